@@ -1,0 +1,70 @@
+# `make help` lists what there is.
+
+PYTHON ?= python3
+VENV   ?= .venv
+
+# What the project's own environment is built on, in this one place. Another torch is fine for an environment of your
+# own (pyproject.toml has the lower bounds), or here: make conformance TORCH=torch==2.13.0 TORCHVISION=torchvision
+TORCH       ?= torch==2.14.1
+TORCHVISION ?= torchvision==0.29.1
+
+PROFILE ?= dev#  dev, ci or nightly
+ARGS    ?=#      anything that pytest takes, e.g. ARGS="--implementation my.py:assigner"
+
+PROFILE := $(strip $(PROFILE))
+BIN     := $(VENV)/bin
+# Named after the pins, so that another TORCH sets up again; older than pyproject.toml: sets up again too.
+STAMP   := $(VENV)/.set-up-$(shell printf '%s' '$(TORCH) $(TORCHVISION)' | cksum | cut -d ' ' -f 1)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup conformance test bench lint format wheel clean distclean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  PROFILE=dev|ci|nightly   how much is generated (now: $(PROFILE))'
+	@echo '  ARGS="..."               passed on to pytest, e.g. ARGS="--implementation my.py:assigner --device cpu"'
+	@echo '  PYTHON, VENV             the Python to start from, the environment'"'"'s folder (now: $(PYTHON), $(VENV))'
+	@echo '  TORCH, TORCHVISION       what pip installs for them (now: $(TORCH), $(TORCHVISION))'
+
+setup: $(STAMP)  ## the environment in $(VENV), made once and brought up to date when pyproject.toml changes
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'Python 3.11 or newer is needed, and $(PYTHON) is' "$$($(PYTHON) --version 2>&1):" \
+	       'name another one, e.g. make PYTHON=python3.12' >&2; exit 1; }
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  echo '$(PYTHON) -m venv failed: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check '$(TORCH)' '$(TORCHVISION)'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@rm -f $(VENV)/.set-up-*
+	@touch $@
+
+conformance: $(STAMP)  ## the main job: every implementation asked for against the reference, with a report at the end
+	$(BIN)/python -m pytest conformance --conformance-profile $(PROFILE) $(ARGS)
+
+test: $(STAMP)  ## the tests of this project itself
+	$(BIN)/python -m pytest tests $(ARGS)
+
+bench: $(STAMP)  ## the benchmarks alone, with their report
+	$(BIN)/python -m pytest conformance/test_benchmark.py --conformance-profile $(PROFILE) $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## ruff's formatting and safe repairs
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(STAMP)  ## the wheel in dist/
+	$(BIN)/python -m build --wheel
+
+clean:  ## builds and caches (what runs left stays: reports/runs)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find reference conformance reports tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## the environment as well
+	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
