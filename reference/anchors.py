@@ -1,0 +1,67 @@
+"""Stage "anchors": one anchor a grid cell, and the feature maps flattened in the same order.
+
+The article calls these steps `pred_process` and `make_anchors`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reference.settings import Head
+from reference.shapes import Float
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """All A anchors of the input: level by level, row by row (PRE-1).
+
+    Attributes:
+        centres: (A, 2) x and y in grid units of the anchor's own level.
+        strides: (A, 1) pixels per grid unit.
+    """
+
+    centres: Float[Tensor, "A 2"]
+    strides: Float[Tensor, "A 1"]
+
+    @property
+    def pixels(self) -> Float[Tensor, "A 2"]:
+        """Centres in pixels (ANC-1)."""
+        return self.centres * self.strides
+
+
+def flatten(
+    feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head
+) -> tuple[Float[Tensor, "B A bins"], Float[Tensor, "B A C"]]:
+    """Distance logits (B, A, 4R) and class logits (B, A, C) of all levels, one row an anchor (PRE-1).
+
+    Raises:
+        ValueError: the number of maps or of channels is not the head's.
+    """
+    if len(feature_maps) != len(head.strides):
+        raise ValueError(f"{len(feature_maps)} feature maps for {len(head.strides)} strides")
+    wrong = [tuple(level.shape) for level in feature_maps if level.shape[1] != head.channels]
+    if wrong:
+        raise ValueError(f"feature maps of shape {wrong} where the head has 4R + C = {head.channels} channels")
+    rows = torch.cat([level.flatten(2) for level in feature_maps], dim=2).transpose(1, 2)  # (B, A, 4R + C)
+    distances, logits = rows.split((4 * head.reg_max, head.classes), dim=2)
+    return distances, logits  # (B, A, 4R), (B, A, C)
+
+
+def input_size(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> tuple[int, int]:
+    """Height and width of the input in pixels: the first level's grid times its stride (PRE-2)."""
+    rows, columns = feature_maps[0].shape[2:]
+    return rows * head.strides[0], columns * head.strides[0]
+
+
+def make_anchors(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> Anchors:
+    """The centre of every grid cell of every level (ANC-1), in the feature maps' dtype and on their device."""
+    centres, strides = [], []
+    for level, stride in zip(feature_maps, head.strides, strict=True):
+        rows, columns = level.shape[2:]
+        ys = torch.arange(rows, dtype=level.dtype, device=level.device) + 0.5  # (H,)
+        xs = torch.arange(columns, dtype=level.dtype, device=level.device) + 0.5  # (W,)
+        centres.append(torch.cartesian_prod(ys, xs).flip(1))  # (H W, 2) rows outside, columns inside; then x first
+        strides.append(torch.full_like(centres[-1][:, :1], stride))  # (H W, 1)
+    return Anchors(torch.cat(centres), torch.cat(strides))

@@ -1,0 +1,59 @@
+"""Stage "annotations": rows of a data loader to the ground truths of each image. The article calls it `ann_process`.
+
+The article pads every image to the same number of ground truths. Here each image keeps its own, which is why padding
+cannot change a result (ANN-4).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reference.shapes import Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class GroundTruths:
+    """The M ground truths of one image, in the order of their rows (ANN-2).
+
+    Attributes:
+        labels: (M,) int64 class of each.
+        boxes: (M, 4) xyxy in pixels.
+    """
+
+    labels: Int[Tensor, "M"]
+    boxes: Float[Tensor, "M 4"]
+
+    @property
+    def real(self) -> Bool[Tensor, "M"]:
+        """Which of them count: those whose four corner coordinates add up to more than zero (ANN-3)."""
+        return self.boxes.sum(-1) > 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def to_corners(boxes: Float[Tensor, "N 4"], size: tuple[int, int]) -> Float[Tensor, "N 4"]:
+    """Normalised (cx, cy, w, h) to xyxy in pixels, for an input of (height, width) pixels (ANN-1)."""
+    height, width = size
+    in_pixels = boxes * boxes.new_tensor((width, height, width, height))  # (N, 4)
+    centre, half = in_pixels[:, :2], in_pixels[:, 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=1)  # (N, 4)
+
+
+def ground_truths(annotations: Float[Tensor, "N 6"], images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    """The ground truths of each of the `images` images.
+
+    Args:
+        annotations: (N, 6) rows (image index, class, cx, cy, w, h), the last four normalised (ANN-1).
+        images: number of images B in the batch.
+        size: (height, width) of the input in pixels (PRE-2).
+
+    Raises:
+        ValueError: a row names an image outside the batch.
+    """
+    image = annotations[:, 0].long()  # (N,)
+    if ((image < 0) | (image >= images)).any():
+        raise ValueError(f"annotation rows name images {sorted(set(image.tolist()))} in a batch of {images}")
+    labels, boxes = annotations[:, 1].long(), to_corners(annotations[:, 2:], size)  # (N,), (N, 4)
+    return [GroundTruths(labels[image == i], boxes[image == i]) for i in range(images)]

@@ -1,0 +1,215 @@
+"""Stages "candidates" to "normalisation": the Task-Aligned Assigner, for one image (TAL-*).
+
+Feng et al., TOOD: Task-aligned One-stage Object Detection, 2021; the article's section 3. In words: an anchor whose
+centre lies in a ground truth may learn it. Each ground truth takes the k anchors that already predict it best (class
+and box together); an anchor taken twice goes to the ground truth that it overlaps most; and the better an anchor is
+among those of its ground truth, the higher the class score that it must learn.
+
+M is the number of ground truths of the image, A of anchors, C of classes. No gradient flows through any of it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reference.annotations import GroundTruths
+from reference.boxes import ciou
+from reference.dialect import NEWEST, Dialect
+from reference.settings import Hyperparameters
+from reference.shapes import Bool, Float, Int
+
+INSIDE = 1e-9
+"""Pixels by which a centre must lie inside a box (TAL-CAND-1)."""
+NORMALISATION_EPS = 1e-9
+"""Keeps the quotient of TAL-NORM-1 finite where every metric is zero."""
+
+
+@dataclass(frozen=True)
+class AssignmentTrace:
+    """What every stage of one image's assignment computed; g runs over ground truths, a over anchors.
+
+    Attributes:
+        candidates: (M, A) a may learn g (TAL-CAND-1, TAL-CAND-2).
+        score: (M, A) s, predicted score of g's class at a; zero off candidates (TAL-MET-1).
+        overlap: (M, A) u, CIoU clamped at zero, in pixels; zero off candidates (TAL-MET-1).
+        metric: (M, A) t = s^alpha u^beta (TAL-MET-1).
+        selected: (M, A) g takes a (TAL-TOPK-1).
+        positives: (M, A) g owns a, at most one g an anchor (TAL-CONF-1, TAL-CONF-2).
+    """
+
+    candidates: Bool[Tensor, "M A"]
+    score: Float[Tensor, "M A"]
+    overlap: Float[Tensor, "M A"]
+    metric: Float[Tensor, "M A"]
+    selected: Bool[Tensor, "M A"]
+    positives: Bool[Tensor, "M A"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What each anchor of one image must learn (TAL-TGT-1). Background anchors hold zeros.
+
+    Attributes:
+        foreground: (A,) the anchor is a positive.
+        truth_index: (A,) int64 which ground truth it learns.
+        labels: (A,) int64 class of that ground truth.
+        boxes: (A, 4) box of that ground truth, not the widened one; xyxy in pixels.
+        weights: (A,) target score of its class, w (TAL-NORM-1).
+        trace: the stages behind it, if they were asked for.
+    """
+
+    foreground: Bool[Tensor, "A"]
+    truth_index: Int[Tensor, "A"]
+    labels: Int[Tensor, "A"]
+    boxes: Float[Tensor, "A 4"]
+    weights: Float[Tensor, "A"]
+    trace: AssignmentTrace | None = None
+
+    def scores(self, classes: int) -> Float[Tensor, "A C"]:
+        """Target scores: the weight at the label's place, zero elsewhere (TAL-TGT-1)."""
+        scores = self.weights.new_zeros(len(self.weights), classes)
+        return scores.scatter(1, self.labels[:, None], self.weights[:, None])  # (A, C)
+
+
+@torch.no_grad()
+def assign(
+    scores: Float[Tensor, "A C"],
+    boxes: Float[Tensor, "A 4"],
+    centres: Float[Tensor, "A 2"],
+    truths: GroundTruths,
+    strides: tuple[int, ...],
+    hyperparameters: Hyperparameters = Hyperparameters(),
+    dialect: Dialect = NEWEST,
+    keep_trace: bool = False,
+) -> Targets:
+    """What each anchor of one image must learn.
+
+    Args:
+        scores: (A, C) predicted class scores, after the sigmoid.
+        boxes: (A, 4) predicted boxes, xyxy in pixels.
+        centres: (A, 2) anchor centres in pixels.
+        truths: the image's ground truths, boxes in pixels.
+        strides: the head's strides in pixels, for TAL-CAND-2.
+        hyperparameters: k, alpha, beta and topk2.
+        dialect: whose choices to follow where releases differ.
+        keep_trace: keep every stage's values.
+
+    Raises:
+        ValueError: there are fewer anchors than k (TAL-TOPK-2).
+    """
+    if not len(truths):
+        return background(centres)  # TAL-EMPTY-1
+    inside = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
+    score = scores.T[truths.labels].where(inside, 0)  # (M, A)
+    overlap = overlaps_of(truths.boxes, boxes, inside)  # (M, A)
+    metric = alignment_metric(score, overlap, hyperparameters)  # (M, A)
+    selected = top_k(metric, hyperparameters.topk) & inside  # (M, A)
+    positives = settle_contested(selected, overlap)  # (M, A)
+    if hyperparameters.topk2 is not None:
+        positives = positives & top_k(metric * positives, hyperparameters.topk2)  # (M, A)   TAL-CONF-2
+    weights = normalised(metric, overlap, positives)  # (A,)
+    trace = AssignmentTrace(inside, score, overlap, metric, selected, positives) if keep_trace else None
+    return targets_of(truths, positives, weights, trace)
+
+
+def candidates_of(
+    truths: GroundTruths, centres: Float[Tensor, "A 2"], floor: tuple[int, int]
+) -> Bool[Tensor, "M A"]:
+    """TAL-CAND-1: the anchors whose centre lies inside a real ground truth on all four sides.
+
+    Args:
+        truths: ground truths, boxes in pixels.
+        centres: (A, 2) anchor centres in pixels.
+        floor: sides below the first number are widened to the second, both in pixels (TAL-CAND-2).
+    """
+    return (distance_inside(truths.boxes, centres, floor) > INSIDE) & truths.real[:, None]
+
+
+def distance_inside(
+    boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"], floor: tuple[int, int]
+) -> Float[Tensor, "M A"]:
+    """How far, in pixels, each centre lies inside each (widened) box: negative outside (TAL-CAND-1, TAL-CAND-2)."""
+    left_top, right_bottom = widened(boxes, floor)[:, None].split(2, dim=-1)  # (M, 1, 2) twice
+    sides = torch.cat((centres - left_top, right_bottom - centres), dim=-1)  # (M, A, 4)
+    return sides.amin(-1)  # (M, A)
+
+
+def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor, "M 4"]:
+    """TAL-CAND-2: sides shorter than `floor[0]` pixels grow to `floor[1]` about their centre."""
+    below, to = floor
+    centre, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]  # (M, 2), (M, 2)
+    grown = torch.cat((centre - to / 2, centre + to / 2), dim=1)  # (M, 4)
+    return torch.where((sides < below).repeat(1, 2), grown, boxes)
+
+
+def overlaps_of(
+    truths: Float[Tensor, "M 4"], boxes: Float[Tensor, "A 4"], candidates: Bool[Tensor, "M A"]
+) -> Float[Tensor, "M A"]:
+    """TAL-MET-1: u, the CIoU of ground truth and predicted box in pixels; never below zero, zero off candidates."""
+    return ciou(truths[:, None], boxes).clamp(min=0).where(candidates, 0)
+
+
+def alignment_metric(
+    score: Float[Tensor, "M A"], overlap: Float[Tensor, "M A"], hyperparameters: Hyperparameters
+) -> Float[Tensor, "M A"]:
+    """TAL-MET-1: t = s^alpha u^beta, high where class and box are both good."""
+    return score**hyperparameters.alpha * overlap**hyperparameters.beta
+
+
+def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
+    """TAL-TOPK-1: the k largest of each row, over ALL anchors: zeros of non-candidates compete too.
+
+    Which of several equal values at the k-th place are taken is not defined (ambiguity T1).
+
+    Raises:
+        ValueError: k is more than there are anchors (TAL-TOPK-2).
+    """
+    if k > metric.shape[1]:
+        raise ValueError(f"top-k needs k <= A, but k = {k} and A = {metric.shape[1]} (TAL-TOPK-2)")
+    best = metric.topk(k, dim=1).indices  # (M, k)
+    return torch.zeros_like(metric, dtype=torch.bool).scatter(1, best, True)  # (M, A)
+
+
+def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"]) -> Bool[Tensor, "M A"]:
+    """TAL-CONF-1: an anchor that several ground truths take goes to the one with the largest overlap of ALL.
+
+    So a ground truth can win an anchor that it did not take; and where all overlaps are zero any may be the largest
+    (ambiguity T2).
+    """
+    contested = selected.sum(0) > 1  # (A,)
+    most_overlapped = torch.zeros_like(selected).scatter(0, overlap.argmax(0, keepdim=True), True)  # (M, A)
+    return torch.where(contested, most_overlapped, selected)
+
+
+def normalised(
+    metric: Float[Tensor, "M A"], overlap: Float[Tensor, "M A"], positives: Bool[Tensor, "M A"]
+) -> Float[Tensor, "A"]:
+    """TAL-NORM-1: w = t u* / t*, where t* and u* are the best of the ground truth's own positives.
+
+    So the best positive of a ground truth must learn a score as high as the ground truth's best overlap.
+    """
+    metric, overlap = metric * positives, overlap * positives  # (M, A), (M, A)
+    best_metric, best_overlap = metric.amax(1, keepdim=True), overlap.amax(1, keepdim=True)  # (M, 1), (M, 1)
+    weight = metric * best_overlap / (best_metric + NORMALISATION_EPS)  # (M, A)
+    return weight.sum(0)  # (A,): an anchor has at most one ground truth
+
+
+def targets_of(
+    truths: GroundTruths,
+    positives: Bool[Tensor, "M A"],
+    weights: Float[Tensor, "A"],
+    trace: AssignmentTrace | None = None,
+) -> Targets:
+    """TAL-TGT-1: label and box of the ground truth that owns each anchor."""
+    foreground, index = positives.max(0)  # (A,), (A,)
+    labels = truths.labels[index].where(foreground, 0)  # (A,)
+    boxes = truths.boxes[index].where(foreground[:, None], 0)  # (A, 4)
+    return Targets(foreground, index, labels, boxes, weights, trace)
+
+
+def background(centres: Float[Tensor, "A 2"]) -> Targets:
+    """Targets of an image without ground truths: nothing to learn but "nothing here" (TAL-EMPTY-1)."""
+    none = torch.zeros(len(centres), dtype=torch.long, device=centres.device)  # (A,)
+    weights = centres.new_zeros(len(centres))  # (A,)
+    return Targets(none.bool(), none, none, weights[:, None].expand(-1, 4), weights)

@@ -1,0 +1,65 @@
+"""Boxes: intersection over union and its "complete" form (Zheng et al., Distance-IoU Loss, 2020; IOU-1 to IOU-3).
+
+All boxes are xyxy. CIoU is computed in pixels for the assignment and in grid units for the box loss; because of
+`EPS` the two are not exactly the same number (IOU-3).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from reference.shapes import Float
+
+EPS = 1e-7
+"""Keeps the quotients of IOU-1 finite for boxes without area."""
+
+
+def width_and_height(box: Float[Tensor, "*pairs 4"]) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
+    """Sides of a box as CIoU measures them: the height carries `EPS`, the width does not (IOU-1)."""
+    left, top, right, bottom = box.unbind(-1)
+    return right - left, bottom - top + EPS
+
+
+def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+    """Area that two boxes share."""
+    left_top = torch.maximum(one[..., :2], other[..., :2])
+    right_bottom = torch.minimum(one[..., 2:], other[..., 2:])
+    width, height = (right_bottom - left_top).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def iou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+    """Intersection over union (IOU-1)."""
+    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    shared = intersection(one, other)
+    return shared / (w1 * h1 + w2 * h2 - shared + EPS)
+
+
+def centre_penalty(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+    """Squared distance of the centres over the squared diagonal of the smallest box around both (IOU-1)."""
+    enclosing = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(one[..., :2], other[..., :2])
+    apart = (one[..., :2] + one[..., 2:] - other[..., :2] - other[..., 2:]) / 2
+    return apart.square().sum(-1) / (enclosing.square().sum(-1) + EPS)
+
+
+def shape_penalty(
+    one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"], overlap: Float[Tensor, "*#pairs"]
+) -> Float[Tensor, "*#pairs"]:
+    """How much the aspect ratios differ, weighted the more the better the boxes overlap (IOU-1)."""
+    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    angle = torch.atan(w2 / h2) - torch.atan(w1 / h1)
+    difference = 4 / math.pi**2 * angle.square()  # v
+    weight = difference / (1 - overlap + difference + EPS)  # a
+    return weight.detach() * difference  # IOU-2: the weight is a constant for the gradient
+
+
+def ciou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+    """Complete IoU, from -1.5 or so (far apart) to 1 (the same box). IOU-1, IOU-2.
+
+    Args:
+        one: (.., 4) xyxy; by convention the ground truth. Broadcasts against `other`.
+        other: (.., 4) xyxy in the same units.
+    """
+    overlap = iou(one, other)
+    return overlap - centre_penalty(one, other) - shape_penalty(one, other, overlap)

@@ -1,0 +1,210 @@
+"""Stages "cls", "box", "dfl" and "total": the v8 detection loss (LOSS-*).
+
+The article announces this part and leaves it out; it is written from the specification.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reference.anchors import Anchors, flatten, input_size, make_anchors
+from reference.annotations import GroundTruths, ground_truths
+from reference.assignment import Targets, assign
+from reference.boxes import ciou
+from reference.decoding import decode
+from reference.dialect import NEWEST, Dialect
+from reference.settings import Head, Hyperparameters
+from reference.shapes import Bool, Float
+
+LAST_BIN_MARGIN = 0.01
+"""Grid units by which a target distance stays below the last bin, so that it has a bin on either side (LOSS-DFL-1)."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The feature maps as the loss reads them.
+
+    Attributes:
+        distances: (B, A, 4R) logits of the sides' distances.
+        logits: (B, A, C) class logits.
+        boxes: (B, A, 4) decoded boxes, xyxy in grid units.
+        anchors: centres and strides of the A anchors.
+        size: (height, width) of the input in pixels.
+    """
+
+    distances: Float[Tensor, "B A bins"]
+    logits: Float[Tensor, "B A C"]
+    boxes: Float[Tensor, "B A 4"]
+    anchors: Anchors
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BatchTargets:
+    """The targets of a batch's images, stacked: what the loss terms read.
+
+    Attributes:
+        foreground: (B, A) the anchor is a positive.
+        boxes: (B, A, 4) target boxes, xyxy in pixels.
+        scores: (B, A, C) target scores.
+    """
+
+    foreground: Bool[Tensor, "B A"]
+    boxes: Float[Tensor, "B A 4"]
+    scores: Float[Tensor, "B A C"]
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """The loss of a batch, and what led to it.
+
+    Attributes:
+        terms: (3,) box, cls and dfl, times their gains and the batch size: what is differentiated (LOSS-GAIN-1).
+        items: (3,) the same without the batch size, detached: what is logged.
+        targets: per image, what each anchor had to learn.
+        predictions: the feature maps as the loss read them.
+    """
+
+    terms: Float[Tensor, "3"]
+    items: Float[Tensor, "3"]
+    targets: list[Targets]
+    predictions: Predictions
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """The number to call `backward` on."""
+        return self.terms.sum()
+
+
+def detection_loss(
+    feature_maps: Sequence[Float[Tensor, "B _ _ _"]],
+    annotations: Float[Tensor, "N 6"],
+    head: Head,
+    hyperparameters: Hyperparameters = Hyperparameters(),
+    dialect: Dialect = NEWEST,
+    keep_trace: bool = False,
+) -> DetectionLoss:
+    """The v8 detection loss, from the head's feature maps and the data loader's rows.
+
+    Args:
+        feature_maps: one (B, 4R + C, H, W) map a level, all of one dtype and device (PRE-1).
+        annotations: (N, 6) rows (image index, class, cx, cy, w, h), boxes normalised to the input (ANN-1).
+        head: strides, classes and bins.
+        hyperparameters: of assigner and loss.
+        dialect: whose choices to follow where releases differ.
+        keep_trace: keep every stage of the assignment in `targets[i].trace`.
+
+    Raises:
+        ValueError: maps that are not the head's, rows outside the batch, fewer anchors than k.
+    """
+    predictions = read_predictions(feature_maps, head)
+    truths = ground_truths(annotations.to(predictions.boxes.dtype), len(predictions.boxes), predictions.size)
+    targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
+    items = loss_items(predictions, stacked(targets, head.classes), head, hyperparameters)  # (3,)
+    return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
+
+
+def read_predictions(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> Predictions:
+    """Flatten the feature maps, place the anchors and decode the boxes (PRE-*, ANC-1, DEC-*)."""
+    distances, logits = flatten(feature_maps, head)  # (B, A, 4R), (B, A, C)
+    anchors = make_anchors(feature_maps, head)
+    boxes = decode(distances, anchors, head.reg_max)  # (B, A, 4)
+    return Predictions(distances, logits, boxes, anchors, input_size(feature_maps, head))
+
+
+def assign_images(
+    predictions: Predictions,
+    truths: Sequence[GroundTruths],
+    head: Head,
+    hyperparameters: Hyperparameters,
+    dialect: Dialect,
+    keep_trace: bool = False,
+) -> list[Targets]:
+    """Assign image by image (TAL-*): scores after the sigmoid, boxes and centres in pixels, nothing differentiated."""
+    scores = predictions.logits.detach().sigmoid()  # (B, A, C)
+    boxes = predictions.boxes.detach() * predictions.anchors.strides  # (B, A, 4)
+    centres = predictions.anchors.pixels  # (A, 2)
+    return [
+        assign(scores[i], boxes[i], centres, truths[i], head.strides, hyperparameters, dialect, keep_trace)
+        for i in range(len(truths))
+    ]
+
+
+def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
+    """One batch of the images' targets."""
+    return BatchTargets(
+        torch.stack([image.foreground for image in targets]),  # (B, A)
+        torch.stack([image.boxes for image in targets]),  # (B, A, 4)
+        torch.stack([image.scores(classes) for image in targets]),  # (B, A, C)
+    )
+
+
+def loss_items(
+    predictions: Predictions, targets: BatchTargets, head: Head, hyperparameters: Hyperparameters
+) -> Float[Tensor, "3"]:
+    """box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1)."""
+    score_sum = targets.scores.sum().clamp(min=1)  # N, LOSS-SUM-1
+    positive = targets.foreground  # (B, A)
+    weights = targets.scores.sum(-1)[positive]  # (P,)
+    strides = predictions.anchors.strides.expand(*positive.shape, 1)[positive]  # (P, 1)
+    centres = predictions.anchors.centres.expand(*positive.shape, 2)[positive]  # (P, 2)
+    boxes = targets.boxes[positive] / strides  # (P, 4) in grid units
+    distances = predictions.distances[positive]  # (P, 4R)
+
+    box = box_loss(predictions.boxes[positive], boxes)  # (P,)
+    if head.reg_max > 1:
+        side = dfl_loss(distances, distances_to(boxes, centres), head.reg_max)  # (P,)
+    else:
+        side = l1_loss(distances, distances_to(boxes, centres), strides, predictions.size)  # (P,)
+    terms = (weights * box).sum(), cls_loss(predictions.logits, targets.scores), (weights * side).sum()
+    gains = hyperparameters.box_gain, hyperparameters.cls_gain, hyperparameters.dfl_gain
+    return torch.stack([gain * term / score_sum for gain, term in zip(gains, terms, strict=True)])  # (3,)
+
+
+def cls_loss(logits: Float[Tensor, "B A C"], scores: Float[Tensor, "B A C"]) -> Float[Tensor, ""]:
+    """LOSS-CLS-1: binary cross-entropy of every anchor and class, background included, summed."""
+    return functional.binary_cross_entropy_with_logits(logits, scores, reduction="sum")
+
+
+def box_loss(predicted: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"]) -> Float[Tensor, "P"]:
+    """LOSS-BOX-1: 1 - CIoU of each positive; both boxes xyxy in grid units."""
+    return 1 - ciou(target, predicted)
+
+
+def distances_to(boxes: Float[Tensor, "P 4"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:
+    """Left, top, right and bottom distance from an anchor to the sides of its target box, in grid units."""
+    left_top, right_bottom = boxes.split(2, dim=1)
+    return torch.cat((centres - left_top, right_bottom - centres), dim=1)
+
+
+def dfl_loss(
+    distances: Float[Tensor, "P bins"], target: Float[Tensor, "P 4"], reg_max: int
+) -> Float[Tensor, "P"]:
+    """LOSS-DFL-1: pull each side's distribution to the two bins around its target distance.
+
+    Args:
+        distances: (P, 4R) logits.
+        target: (P, 4) target distances in grid units; clamped to [0, R - 1 - 0.01].
+        reg_max: R, at least 2.
+    """
+    log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
+    clamped = target.clamp(0, reg_max - 1 - LAST_BIN_MARGIN)  # (P, 4)
+    lower = clamped.floor()  # (P, 4)
+    upper_share = clamped - lower  # (P, 4): the nearer the upper bin, the larger its share
+    at = lower.long()[..., None]  # (P, 4, 1)
+    below, above = (log_probability.gather(-1, at + step).squeeze(-1) for step in (0, 1))  # (P, 4) twice
+    return -((1 - upper_share) * below + upper_share * above).mean(1)  # (P,)
+
+
+def l1_loss(
+    distances: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"], strides: Float[Tensor, "P 1"], size: tuple[int, int]
+) -> Float[Tensor, "P"]:
+    """LOSS-DFL-1 where R = 1: absolute error of the four distances as shares of the input's width and height."""
+    height, width = size
+    share = strides / strides.new_tensor((width, height, width, height))  # (P, 4)
+    return ((distances - target) * share).abs().mean(1)  # (P,)
+
+
