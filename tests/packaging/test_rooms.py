@@ -1,0 +1,162 @@
+"""Which package may import what: reference <- conformance -> run log -> reports, and no arrow back."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("reference", "conformance", "reports")
+RUNS_CODE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+RUNS_CODE_CALLS = {("torch", "load"), ("torch", "save"), ("numpy", "load"), ("np", "load")}
+PYTEST_PLUGINS = {"pytest-benchmark", "pytest-xdist"}  # found by pytest, imported by nobody
+
+
+def imported(source: str, package: str = "") -> set[str]:
+    """Dotted names of the modules that a module of `package` imports, wherever in it the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            names |= {".".join([*above, *filter(None, [node.module]), alias.name]) for alias in node.names}
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            if ast.unparse(node.func).split(".")[-1] in {"__import__", "import_module", "importorskip"}:
+                names.add(str(node.args[0].value))
+    return names
+
+
+def modules(package: str, root: Path = ROOT) -> Iterator[tuple[Path, set[str]]]:
+    """Every module of a package, as its path from the root, with what it imports."""
+    for path in sorted((root / package).rglob("*.py")):
+        if "runs" not in path.parts:
+            parts = path.relative_to(root).parent.parts
+            yield path.relative_to(root), imported(path.read_text(encoding="utf-8"), ".".join(parts))
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def strangers(package: str, allowed: set[str], root: Path = ROOT) -> list[str]:
+    """`path: package` of every import that is neither the standard library's nor allowed."""
+    return [
+        f"{path}: {name}"
+        for path, names in modules(package, root)
+        for name in sorted(tops(names) - set(sys.stdlib_module_names) - allowed)
+    ]
+
+
+def code_runners(root: Path = ROOT) -> list[str]:
+    """`path: name` of every import or call by which a file that is read could run code."""
+    found: list[str] = []
+    for package in PACKAGES:
+        for path, names in modules(package, root):
+            found += [f"{path}: {name}" for name in sorted(tops(names) & RUNS_CODE)]
+            for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    if (node.value.id, node.attr) in RUNS_CODE_CALLS:
+                        found.append(f"{path}: {node.value.id}.{node.attr}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import torch.nn as nn, os", {"torch.nn", "os"}),
+        ("from torch import Tensor", {"torch.Tensor"}),
+        ("def f():\n    if x:\n        import pickle", {"pickle"}),
+        ("from . import log", {"a.b.log"}),
+        ("from ..c.d import e", {"a.c.d.e"}),
+        ("importlib.import_module('torch')", {"torch"}),
+        ("__import__('torch')", {"torch"}),
+        ("'import torch'", set()),
+    ],
+)
+def test_imports_are_seen_wherever_they_stand(source: str, expected: set[str]):
+    assert imported(source, "a.b") == expected
+
+
+def test_a_planted_stranger_is_named(tmp_path: Path):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "page.py").write_text("import json, jinja2\nfrom conformance.batches import Batch\n")
+    assert strangers("reports", {"reports", "jinja2"}, tmp_path) == ["reports/page.py: conformance"]
+
+
+@pytest.mark.parametrize("line", ["import pickle", "from pickle import loads", "x = torch.load(path)"])
+def test_a_planted_code_runner_is_named(tmp_path: Path, line: str):
+    (tmp_path / "conformance").mkdir()
+    (tmp_path / "conformance" / "case.py").write_text(f"import torch\n\ndef read(path):\n    {line}\n")
+    assert len(code_runners(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_is_there_and_typed(package: str):
+    assert (ROOT / package / "py.typed").is_file()
+    assert (ROOT / package / "__init__.py").is_file()
+    assert list(modules(package))
+
+
+def test_reference_imports_torch_alone():
+    assert strangers("reference", {"reference", "torch", "jaxtyping"}) == []
+
+
+def test_only_reference_shapes_imports_jaxtyping():
+    assert [path for path, names in modules("reference") if "jaxtyping" in tops(names)] == [
+        Path("reference/shapes.py")
+    ]
+
+
+def test_reference_works_where_jaxtyping_is_absent():
+    run("import sys; sys.modules['jaxtyping'] = None; import reference")
+
+
+def test_importing_reference_brings_neither_tests_nor_official_code():
+    run("import reference, sys; assert not {'ultralytics', 'hypothesis', 'pytest', 'jinja2'} & set(sys.modules)")
+
+
+def test_reports_imports_neither_torch_nor_the_suite():
+    declared = {"jinja2", "markupsafe", "jsonschema", "referencing"}
+    assert strangers("reports", {"reports"} | declared) == []
+
+
+def test_importing_reports_brings_no_torch():
+    modules_of_reports = sorted(
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+        for path, _ in modules("reports")
+        if path.stem != "__main__"
+    )
+    names = ", ".join(modules_of_reports)
+    run(f"import {names}, sys; assert not {{'torch', 'numpy', 'conformance', 'reference'}} & set(sys.modules)")
+
+
+def test_reference_does_not_know_the_suite_nor_the_suite_the_renderer():
+    assert strangers("reference", {"reference", "torch", "jaxtyping"}) == []
+    face = {name for _, names in modules("conformance") for name in names if name.startswith("reports.")}
+    renderer_parts = {name for name in face if re.match(r"reports\.(page|svg|html|templates)", name)}
+    assert not renderer_parts
+
+
+def test_nothing_that_reads_files_could_run_code_from_them():
+    assert code_runners() == []
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_used():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower() for line in project["dependencies"]}
+    optional = {"jaxtyping", "beartype"}
+    used = set().union(*(tops(names) for package in PACKAGES for _, names in modules(package)))
+    used -= set(sys.stdlib_module_names) | set(PACKAGES)
+    assert used - optional - {"_pytest", "markupsafe", "referencing", "numpy"} <= declared
+    assert declared - PYTEST_PLUGINS <= used
+
+
+def run(code: str) -> None:
+    """Runs code in a fresh interpreter, from the repository's root."""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

@@ -1,0 +1,170 @@
+"""The wheel: what is in it, and that it works in a repository that has only its own adapter."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from dataclasses import dataclass
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("reference", "conformance", "reports")
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """Somebody's repository with an environment of its own, in which the wheel is installed."""
+
+    folder: Path
+    python: Path
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs its Python there as an installed command would be run: the folder itself is not on the path (-P)."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON"))}
+        return subprocess.run(
+            [self.python, "-P", *arguments],
+            cwd=self.folder,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the tree, into which the leavings of a run are planted."""
+    copy = tmp_path_factory.mktemp("source") / "tal"
+    leavings = shutil.ignore_patterns("__pycache__", "runs", "latest")
+    for name in (*PACKAGES, "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=leavings)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    run = copy / "reports" / "runs" / "20260101-000000"
+    (run / "cases").mkdir(parents=True)
+    for name in ("report.html", "summary.json", "cases/0123456789ab.safetensors", "__init__.py"):
+        (run / name).write_text("left by a run")
+    out = copy / "dist"
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def contents(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="session")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+@pytest.fixture(scope="session")
+def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Consumer:
+    """A fresh environment inside a repository; torch and the rest are lent to it by the environment of this test."""
+    folder = tmp_path_factory.mktemp("consumer")
+    venv.create(folder / ".venv", with_pip=False)
+    python = folder / ".venv" / "bin" / "python"
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / ".venv")}))
+    lent = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    (site / "lent.pth").write_text("\n".join(lent))  # .pth files in there, an editable install's too, are not read
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    package = folder / "my_pkg"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    return Consumer(folder, python)
+
+
+def test_every_file_of_the_packages_is_in_it(contents: set[str]):
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and not {"__pycache__", "runs"} & set(path.parts) and path.name != ".gitignore"
+    }
+    assert expected <= contents
+    assert {f"{package}/py.typed" for package in PACKAGES} <= expected
+
+
+def test_nothing_else_is_in_it(contents: set[str]):
+    tops = {name.split("/")[0] for name in contents}
+    assert tops == {*PACKAGES, *(top for top in tops if re.fullmatch(r"tal_conformance-[\d.]+\.dist-info", top))}
+    assert not [name for name in contents if "runs/" in name]
+
+
+def test_its_metadata(metadata: Message, contents: set[str]):
+    assert metadata["Name"] == "tal-conformance"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in contents)
+
+
+def test_its_requirements_leave_an_installed_torch_alone(metadata: Message):
+    required = [line for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line]
+    assert [line for line in required if re.match(r"torch\b", line)]
+    assert not [line for line in required if re.search(r"[<=~!]=|<|@", line.replace(">=", ""))]
+
+
+def test_the_installed_modules_are_the_wheels_own(consumer: Consumer):
+    names = ", ".join(PACKAGES)
+    done = consumer.run("-c", f"import {names}; print(*(p.__file__ for p in ({names})), sep='\\n')")
+    assert done.returncode == 0, done.stderr
+    assert all(Path(line).is_relative_to(consumer.folder) for line in done.stdout.split())
+
+
+def test_options_are_not_added_to_other_peoples_pytest_runs(consumer: Consumer):
+    (consumer.folder / "test_own.py").write_text("def test_own(): pass\n")
+    done = consumer.run("-m", "pytest", "test_own.py", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--conformance-profile" not in done.stdout
+
+
+def test_an_adapter_in_another_repository_is_tested_there(consumer: Consumer, readme_assigner: str):
+    (consumer.folder / "my_pkg" / "adapter.py").write_text(readme_assigner + "\n\ntal = MyAssigner()\n")
+    done = consumer.run(
+        *("-m", "pytest", "--pyargs", "conformance", "--implementation", "my_pkg.adapter:tal"),
+        *("--examples", "3", "-p", "no:cacheprovider", "--benchmark-skip"),
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    report = consumer.folder / "tal-conformance-reports" / "latest" / "report.html"
+    assert str(report.resolve()) in done.stdout or "tal-conformance-reports" in done.stdout
+    assert report.stat().st_size > 0
+    summary = json.loads(report.with_name("summary.json").read_text(encoding="utf-8"))
+    assert [implementation["name"] for implementation in summary["implementations"]] == ["my-assigner"]
+    assert summary["implementations"][0]["batches"] > 0
+    assert summary["exit"] == 0
+
+
+def test_it_leaves_nothing_elsewhere(consumer: Consumer):
+    """After the runs above: only the report folder is new, and the installed packages are as they were."""
+    left = {path.name for path in consumer.folder.iterdir()}
+    assert left <= {".venv", "my_pkg", "test_own.py", "tal-conformance-reports", ".pytest_cache", "__pycache__"}
+    installed = consumer.folder / ".venv"
+    assert not list(installed.rglob("report.html")) or all(
+        "templates" in path.parts for path in installed.rglob("report.html")
+    )
