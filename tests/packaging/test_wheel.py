@@ -29,11 +29,22 @@ class Consumer:
     folder: Path
     python: Path
 
+    def files(self) -> set[Path]:
+        """Every file in it, its environment's too, but what Python and Hypothesis keep for themselves."""
+        caches = {"__pycache__", ".hypothesis"}
+        return {
+            path.relative_to(self.folder)
+            for path in self.folder.rglob("*")
+            if path.is_file() and not caches & set(path.parts)
+        }
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs its Python there as an installed command would be run: the folder itself is not on the path (-P)."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON"))}
+        """Runs its Python there as an installed command runs: without the folder on the path (-P)."""
+        ours = ("PYTEST", "PYTHON", "COV", "HYPOTHESIS")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return subprocess.run(
             [self.python, "-P", *arguments],
+            check=False,
             cwd=self.folder,
             env=environment | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -81,13 +92,14 @@ def metadata(wheel: Path) -> Message:
 
 @pytest.fixture(scope="session")
 def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Consumer:
-    """A fresh environment inside a repository; torch and the rest are lent to it by the environment of this test."""
+    """A fresh environment inside a repository, to which the one of this test lends torch and the rest."""
     folder = tmp_path_factory.mktemp("consumer")
     venv.create(folder / ".venv", with_pip=False)
     python = folder / ".venv" / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / ".venv")}))
     lent = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    (site / "lent.pth").write_text("\n".join(lent))  # .pth files in there, an editable install's too, are not read
+    # The .pth files in there are not read, so that an editable install of this project is not lent with them.
+    (site / "lent.pth").write_text("\n".join(lent))
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel],
         check=True,
@@ -112,8 +124,8 @@ def test_every_file_of_the_packages_is_in_it(contents: set[str]):
 
 
 def test_nothing_else_is_in_it(contents: set[str]):
-    tops = {name.split("/")[0] for name in contents}
-    assert tops == {*PACKAGES, *(top for top in tops if re.fullmatch(r"tal_conformance-[\d.]+\.dist-info", top))}
+    tops = {re.sub(r"-[\d.]+", "", name.split("/")[0]) for name in contents}
+    assert tops == {*PACKAGES, "tal_conformance.dist-info"}
     assert not [name for name in contents if "runs/" in name]
 
 
@@ -146,25 +158,17 @@ def test_options_are_not_added_to_other_peoples_pytest_runs(consumer: Consumer):
 
 def test_an_adapter_in_another_repository_is_tested_there(consumer: Consumer, readme_assigner: str):
     (consumer.folder / "my_pkg" / "adapter.py").write_text(readme_assigner + "\n\ntal = MyAssigner()\n")
+    before = consumer.files()
     done = consumer.run(
         *("-m", "pytest", "--pyargs", "conformance", "--implementation", "my_pkg.adapter:tal"),
         *("--examples", "3", "-p", "no:cacheprovider", "--benchmark-skip"),
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert "tal-conformance-reports" in done.stdout
+    assert {path.parts[0] for path in consumer.files() - before} == {"tal-conformance-reports"}
     report = consumer.folder / "tal-conformance-reports" / "latest" / "report.html"
-    assert str(report.resolve()) in done.stdout or "tal-conformance-reports" in done.stdout
     assert report.stat().st_size > 0
     summary = json.loads(report.with_name("summary.json").read_text(encoding="utf-8"))
     assert [implementation["name"] for implementation in summary["implementations"]] == ["my-assigner"]
     assert summary["implementations"][0]["batches"] > 0
     assert summary["exit"] == 0
-
-
-def test_it_leaves_nothing_elsewhere(consumer: Consumer):
-    """After the runs above: only the report folder is new, and the installed packages are as they were."""
-    left = {path.name for path in consumer.folder.iterdir()}
-    assert left <= {".venv", "my_pkg", "test_own.py", "tal-conformance-reports", ".pytest_cache", "__pycache__"}
-    installed = consumer.folder / ".venv"
-    assert not list(installed.rglob("report.html")) or all(
-        "templates" in path.parts for path in installed.rglob("report.html")
-    )

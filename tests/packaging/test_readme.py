@@ -1,0 +1,104 @@
+"""What the README shows works as printed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def conformance(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict]:
+    """Runs the suite from the repository's root with few examples; what it printed and its summary.json."""
+    options = ("--examples", "5", "--report-dir", str(folder / "reports"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "conformance", "--benchmark-skip", *options, *arguments],
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    summary = folder / "reports" / "latest" / "summary.json"
+    assert summary.is_file(), done.stdout[-5000:] + done.stderr[-5000:]
+    return done, json.loads(summary.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def written(tmp_path: Path, readme_blocks: dict[str, str]) -> Path:
+    """The README's Python files, in a folder."""
+    for name, source in readme_blocks.items():
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_template_is_short(readme_assigner: str):
+    assert len(readme_assigner.split("class MyAssigner")[1].splitlines()) <= 20
+
+
+@pytest.mark.slow
+def test_the_template_adapters_conform(written: Path):
+    done, summary = conformance(
+        written,
+        *("--implementation", f"{written / 'my_adapter.py'}:MyAssigner"),
+        *("--implementation", f"{written / 'my_loss_adapter.py'}:MyLoss"),
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert [implementation["name"] for implementation in summary["implementations"]] == [
+        "my-assigner",
+        "my-loss",
+    ]
+    assert all(implementation["batches"] > 0 for implementation in summary["implementations"])
+
+
+@pytest.mark.slow
+def test_the_worked_mistake_is_found_at_its_stage(written: Path):
+    adapter = written / "my_adapter.py"
+    right = adapter.read_text(encoding="utf-8")
+    wrong = right.replace("alpha=numbers.alpha, beta=numbers.beta", "alpha=numbers.beta, beta=numbers.alpha")
+    assert wrong != right
+    adapter.write_text(wrong, encoding="utf-8")
+    done, summary = conformance(written, "--implementation", f"{adapter}:MyAssigner")
+    assert done.returncode == 1, done.stdout[-5000:]
+    (mine,) = summary["implementations"]
+    assert mine["verdicts"]["divergent"] > 0
+    assert mine["first_divergences"]
+
+
+def test_its_links_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_its_make_targets_exist():
+    rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    assert named
+    assert named <= rules | {"itself"}
+
+
+def test_its_options_are_the_suites():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "conformance", "--help"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    named = set(re.findall(r"`(--[a-z-]+)", README.partition("## Options")[2]))
+    assert {"--implementation", "--device", "--examples", "--report-dir"} <= named
+    assert [option for option in named if option not in done.stdout] == []
+
+
+def test_what_it_says_of_the_licence():
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "AGPL-3.0" in README
+    assert "called, not contained" in README
