@@ -1,0 +1,136 @@
+"""Run an implementation on a batch: what it showed, or how it failed. Nothing is judged here."""
+
+import traceback
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from conformance.batches import Batch
+from conformance.implementations.protocol import (
+    AssignerInputs,
+    Assignment,
+    Implementation,
+    ProtocolViolation,
+    check_assignment,
+    check_inputs,
+    check_loss,
+)
+from reference import ground_truths
+from reference.loss import read_predictions
+
+
+@dataclass(frozen=True)
+class LossOutcome:
+    """What a loss returned, and what its total's gradient is.
+
+    Attributes:
+        items: (3,) box, cls and dfl as logged.
+        total: scalar that was differentiated.
+        gradients: one (B, 4R + C, H, W) a feature map.
+    """
+
+    items: Tensor
+    total: Tensor
+    gradients: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an implementation made of a batch.
+
+    Attributes:
+        inputs: what its assigner read.
+        own_inputs: they are the implementation's own (its stage "decode"), not the reference's.
+        assignment: what its assigner returned; None if it shows none.
+        loss: what its loss returned; None if it has none.
+    """
+
+    inputs: AssignerInputs
+    own_inputs: bool
+    assignment: Assignment | None
+    loss: LossOutcome | None
+
+
+class ImplementationFailed(Exception):
+    """An implementation raised, or broke the protocol, on a batch.
+
+    Attributes:
+        what: one sentence.
+        details: the traceback, if there is one.
+    """
+
+    def __init__(self, what: str, details: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.details = what, details
+
+
+def assigner_inputs(batch: Batch) -> AssignerInputs:
+    """What an assigner reads of a batch, decoded by the reference in the batch's dtype (PRE-*, ANC-1, DEC-*, ANN-*)."""
+    predictions = read_predictions(batch.feature_maps, batch.head)
+    truths = ground_truths(batch.annotations, batch.images, batch.size)
+    labels = pad_sequence([image.labels.float() for image in truths], batch_first=True)  # (B, M)
+    boxes = pad_sequence([image.boxes for image in truths], batch_first=True)  # (B, M, 4)
+    real = pad_sequence([image.real.float() for image in truths], batch_first=True)  # (B, M)
+    return AssignerInputs(
+        scores=predictions.logits.detach().sigmoid(),
+        boxes=(predictions.boxes.detach() * predictions.anchors.strides),
+        anchors=predictions.anchors.pixels,
+        strides=predictions.anchors.strides,
+        labels=labels[..., None],
+        truth_boxes=boxes,
+        truth_mask=real[..., None],
+        head=batch.head,
+        hyperparameters=batch.hyperparameters,
+    )
+
+
+def observe(implementation: Implementation, batch: Batch) -> Outcome:
+    """Run `implementation` on `batch`, which it can neither change nor keep.
+
+    Raises:
+        ImplementationFailed: it raised, or returned something that the protocol does not allow.
+    """
+    own = assigner_inputs(batch)
+    try:
+        if "loss" in implementation.capabilities:
+            return _observe_loss(implementation, batch, own)
+        return Outcome(own, False, _observe_assigner(implementation, own), None)
+    except ProtocolViolation as error:
+        raise ImplementationFailed(str(error)) from error
+    except Exception as error:
+        raise ImplementationFailed(f"raised {type(error).__name__}: {error}", traceback.format_exc()) from error
+
+
+def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) -> Assignment:
+    private = AssignerInputs(
+        **{name: value.clone() if isinstance(value, Tensor) else value for name, value in vars(inputs).items()}
+    )
+    returned = implementation.adapter.assign(private)
+    return check_assignment(returned, inputs, implementation.shows_stages)
+
+
+def _observe_loss(implementation: Implementation, batch: Batch, own: AssignerInputs) -> Outcome:
+    feature_maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)
+    returned = implementation.adapter.loss(
+        feature_maps, batch.annotations.clone(), batch.head, batch.hyperparameters
+    )
+    loss = check_loss(returned, feature_maps)
+    total = loss.total.sum()
+    outcome = LossOutcome(loss.items.detach(), total.detach(), _gradients(total, feature_maps))
+    inputs = own if loss.inputs is None else check_inputs(loss.inputs, own)
+    if loss.assignment is not None:
+        assignment = check_assignment(loss.assignment, inputs, implementation.shows_stages)
+        return Outcome(inputs, loss.inputs is not None, assignment, outcome)
+    if "assign" in implementation.capabilities:
+        return Outcome(own, False, _observe_assigner(implementation, own), outcome)
+    return Outcome(own, False, None, outcome)
+
+
+def _gradients(total: Tensor, feature_maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    gradients = torch.autograd.grad(total, feature_maps, allow_unused=True)
+    missing = [level for level, gradient in enumerate(gradients) if gradient is None]
+    if missing:
+        raise ProtocolViolation(f"Loss.total has no gradient on feature map {missing[0]} (LOSS-GRAD-1: zero, not None)")
+    return gradients

@@ -1,0 +1,285 @@
+"""What an implementation under test is: the few lines that an adapter writes, and what passes through them.
+
+An adapter is any object (or class, or function without arguments that returns one) with a `name` and at least one of
+
+- `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
+- `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss.
+
+`version`, `dialect` (what it is held to; the newest official one by default) and `shows_stages` are optional.
+Nothing here knows the reference's inner life: an adapter needs this module and torch.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from reference import DIALECTS, NEWEST, Dialect, Head, Hyperparameters
+
+
+@dataclass(frozen=True)
+class AssignerInputs:
+    """What the assigner of a batch reads; padded to M ground truths an image, as most implementations want it.
+
+    Attributes:
+        scores: (B, A, C) predicted class scores after the sigmoid.
+        boxes: (B, A, 4) predicted boxes, xyxy in pixels.
+        anchors: (A, 2) anchor centres in pixels.
+        strides: (A, 1) pixels per grid cell of each anchor's level.
+        labels: (B, M, 1) class of each ground truth, a float as the data loader gives it; 0 on padding.
+        truth_boxes: (B, M, 4) ground truths, xyxy in pixels; 0 on padding.
+        truth_mask: (B, M, 1) 1.0 where a real ground truth stands (ANN-3), 0.0 elsewhere.
+        head: strides, classes and bins.
+        hyperparameters: k, alpha, beta, topk2.
+    """
+
+    scores: Tensor
+    boxes: Tensor
+    anchors: Tensor
+    strides: Tensor
+    labels: Tensor
+    truth_boxes: Tensor
+    truth_mask: Tensor
+    head: Head
+    hyperparameters: Hyperparameters
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The intermediate values of an assigner that shows them; all or none.
+
+    Attributes:
+        candidates: (B, M, A) bool, TAL-CAND-1.
+        overlap: (B, M, A) u, TAL-MET-1.
+        metric: (B, M, A) t, TAL-MET-1.
+        selected: (B, M, A) bool, candidates among the top k, TAL-TOPK-1.
+        positives: (B, M, A) bool, after contested anchors are settled, TAL-CONF-1.
+    """
+
+    candidates: Tensor
+    overlap: Tensor
+    metric: Tensor
+    selected: Tensor
+    positives: Tensor
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What each anchor must learn (TAL-TGT-1); only `foreground` and `scores` have a meaning on background.
+
+    Attributes:
+        labels: (B, A) integral, target class.
+        boxes: (B, A, 4) target box, xyxy in pixels.
+        scores: (B, A, C) target scores.
+        foreground: (B, A) bool.
+        truth_index: (B, A) integral, which of the image's ground truths.
+        stages: intermediate values, of an implementation that says `shows_stages = True`.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    scores: Tensor
+    foreground: Tensor
+    truth_index: Tensor
+    stages: Stages | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The detection loss of a batch.
+
+    Attributes:
+        total: scalar, or (3,) whose sum is meant: what is differentiated (LOSS-GAIN-1).
+        items: (3,) box, cls and dfl as logged: times their gains, without the batch size.
+        assignment: what the loss's own assigner returned, if it can be seen. Without it an ambiguous batch can only
+            be judged by trying the admissible assignments.
+        inputs: what the loss gave to its assigner, if it can be seen (stage "decode").
+    """
+
+    total: Tensor
+    items: Tensor
+    assignment: Assignment | None = None
+    inputs: AssignerInputs | None = None
+
+
+@runtime_checkable
+class Assigner(Protocol):
+    """An implementation with an assigner of its own."""
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """Assign ground truths to anchors."""
+        ...
+
+
+@runtime_checkable
+class LossFunction(Protocol):
+    """An implementation with a detection loss of its own."""
+
+    def loss(
+        self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
+    ) -> Loss:
+        """The loss of a batch: `feature_maps` (B, 4R + C, H, W) a level, `annotations` (N, 6) as in ANN-1."""
+        ...
+
+
+class ProtocolViolation(TypeError):
+    """An adapter, or what it returned, is not what the protocol asks for."""
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """An adapter that was found to follow the protocol.
+
+    Attributes:
+        name: as it was asked for on the command line or, for a registered one, its registered name.
+        version: of the code under test, as the adapter states it.
+        dialect: what it is held to.
+        adapter: the object with `assign`, `loss` or both.
+        shows_stages: whether its assignments carry `Stages`.
+    """
+
+    name: str
+    version: str
+    dialect: Dialect
+    adapter: Any
+    shows_stages: bool
+
+    @property
+    def capabilities(self) -> list[str]:
+        """Which of "assign", "loss" and "stages" it offers."""
+        offers = {
+            "assign": isinstance(self.adapter, Assigner),
+            "loss": isinstance(self.adapter, LossFunction),
+            "stages": self.shows_stages,
+        }
+        return [capability for capability, offered in offers.items() if offered]
+
+
+def implementation_from(adapter: Any, name: str) -> Implementation:
+    """Check an adapter against the protocol.
+
+    Args:
+        adapter: an object with `assign` or `loss`, or a class or function without arguments that makes one.
+        name: what the user called it.
+
+    Raises:
+        ProtocolViolation: it offers neither, cannot be made, or names a dialect that is not known.
+    """
+    if callable(adapter) and (isinstance(adapter, type) or not isinstance(adapter, (Assigner, LossFunction))):
+        try:
+            adapter = adapter()
+        except Exception as error:
+            raise ProtocolViolation(f"{name}: making the adapter raised {type(error).__name__}: {error}") from error
+    if not isinstance(adapter, (Assigner, LossFunction)):
+        raise ProtocolViolation(
+            f"{name} is a {type(adapter).__name__} with neither `assign(inputs)` nor `loss(feature_maps, annotations, "
+            "head, hyperparameters)`: see the README's template adapter"
+        )
+    dialect = getattr(adapter, "dialect", NEWEST)
+    if isinstance(dialect, str):
+        if dialect not in DIALECTS:
+            raise ProtocolViolation(f"{name} declares the dialect {dialect!r}; known are {', '.join(DIALECTS)}")
+        dialect = DIALECTS[dialect]
+    if not isinstance(dialect, Dialect):
+        raise ProtocolViolation(f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}")
+    return Implementation(
+        name=str(getattr(adapter, "name", name)),
+        version=str(getattr(adapter, "version", "unknown")),
+        dialect=dialect,
+        adapter=adapter,
+        shows_stages=bool(getattr(adapter, "shows_stages", False)),
+    )
+
+
+def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool) -> Assignment:
+    """Raise unless `assignment` has the type, shapes, dtypes and device that the protocol promises.
+
+    Raises:
+        ProtocolViolation: naming the field, what was expected and what came.
+    """
+    if not isinstance(assignment, Assignment):
+        raise ProtocolViolation(f"assign returned {_kind(assignment)}, expected an Assignment")
+    images, anchors, classes = inputs.scores.shape
+    truths = inputs.truth_boxes.shape[1]
+    real = inputs.scores.dtype
+    device = inputs.scores.device
+    _check("Assignment.boxes", assignment.boxes, (images, anchors, 4), device, inputs.truth_boxes.dtype)
+    _check("Assignment.scores", assignment.scores, (images, anchors, classes), device, real)
+    _check("Assignment.foreground", assignment.foreground, (images, anchors), device, torch.bool)
+    # TAL-EMPTY-1: without any ground truth no anchor is a positive, and labels and indices have no meaning.
+    integral = None if truths else real
+    _check("Assignment.labels", assignment.labels, (images, anchors), device, integral, loose=not truths)
+    _check("Assignment.truth_index", assignment.truth_index, (images, anchors), device, integral, loose=not truths)
+    if not shows_stages:
+        return assignment
+    if truths and not isinstance(assignment.stages, Stages):
+        raise ProtocolViolation(f"it says shows_stages, but Assignment.stages is {_kind(assignment.stages)}")
+    if assignment.stages is not None:
+        masks = ("candidates", "selected", "positives")
+        for field in fields(Stages):
+            value = getattr(assignment.stages, field.name)
+            dtype = torch.bool if field.name in masks else real
+            _check(f"Stages.{field.name}", value, (images, truths, anchors), device, dtype)
+    return assignment
+
+
+def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
+    """Raise unless what a loss says it gave to its assigner has the shapes of what it should have given.
+
+    Raises:
+        ProtocolViolation: naming the field, what was expected and what came.
+    """
+    if not isinstance(seen, AssignerInputs):
+        raise ProtocolViolation(f"Loss.inputs is {_kind(seen)}, expected AssignerInputs")
+    for field in ("scores", "boxes", "anchors", "strides", "labels", "truth_boxes", "truth_mask"):
+        expected = getattr(own, field)
+        _check(f"AssignerInputs.{field}", getattr(seen, field), tuple(expected.shape), expected.device, expected.dtype)
+    return seen
+
+
+def check_loss(loss: Any, feature_maps: tuple[Tensor, ...]) -> Loss:
+    """Raise unless `loss` has the type, shapes and device that the protocol promises.
+
+    Raises:
+        ProtocolViolation: naming the field, what was expected and what came.
+    """
+    if not isinstance(loss, Loss):
+        raise ProtocolViolation(f"loss returned {_kind(loss)}, expected a Loss")
+    device = feature_maps[0].device
+    dtypes = {feature_maps[0].dtype, torch.float32}  # float32 is official code's own choice, whatever the input
+    shape = (3,) if isinstance(loss.total, Tensor) and loss.total.ndim else ()
+    for name, value, expected in (("total", loss.total, shape), ("items", loss.items, (3,))):
+        dtype = value.dtype if isinstance(value, Tensor) and value.dtype in dtypes else feature_maps[0].dtype
+        _check(f"Loss.{name}", value, expected, device, dtype)
+    if not loss.total.requires_grad:
+        raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")
+    return loss
+
+
+def _check(
+    name: str,
+    value: Any,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype | None,
+    loose: bool = False,
+) -> None:
+    """Raise unless `value` is a tensor like this; `dtype` None asks for any integral one, `loose` for any at all."""
+    if not isinstance(value, Tensor):
+        raise ProtocolViolation(f"{name} is {_kind(value)}, expected a tensor of shape {shape}")
+    if tuple(value.shape) != shape:
+        raise ProtocolViolation(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+    if value.device != device:
+        raise ProtocolViolation(f"{name} is on {value.device}, expected {device}")
+    if loose:
+        return
+    if dtype is None:
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected an integral one")
+    elif value.dtype != dtype:
+        raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected {dtype}")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,96 @@
+"""From what stands behind `--implementation` to an implementation."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from conformance.implementations.protocol import Implementation, implementation_from
+
+
+class UnknownImplementation(LookupError):
+    """No implementation can be had under this name; the message says what was expected."""
+
+
+def _reference() -> Any:
+    from conformance.implementations.reference import ReferenceAdapter
+
+    return ReferenceAdapter()
+
+
+def _article() -> Any:
+    from conformance.implementations.article import ArticleAdapter
+
+    return ArticleAdapter()
+
+
+def _ultralytics() -> Any:
+    from conformance.implementations.ultralytics import UltralyticsAdapter
+
+    return UltralyticsAdapter()
+
+
+REGISTERED: dict[str, Callable[[], Any]] = {
+    "ultralytics": _ultralytics,
+    "article": _article,
+    "reference": _reference,
+}
+"""Names that need no path. Each entry imports its adapter only when it is asked for."""
+
+
+def find(name: str) -> Implementation:
+    """The implementation called `name`: registered, `package.module:object` or `path/to/file.py:object`.
+
+    Raises:
+        UnknownImplementation: there is none.
+        ProtocolViolation: there is an object, but it is no adapter.
+    """
+    if name in REGISTERED:
+        return implementation_from(REGISTERED[name], name)
+    where, colon, attribute = name.rpartition(":")
+    if not colon or not where or not attribute:
+        raise UnknownImplementation(
+            f"{name!r} is no registered implementation ({', '.join(REGISTERED)}); "
+            "write package.module:object or path/to/file.py:object for your own"
+        )
+    module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
+    target: Any = module
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise UnknownImplementation(f"{where} has no {attribute!r}: its objects are {_public_names(module)}")
+        target = getattr(target, part)
+    return implementation_from(target, name)
+
+
+def _module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise UnknownImplementation(f"importing {name} raised {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UnknownImplementation(f"there is no file {path}")
+    name = f"implementation_under_test_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UnknownImplementation(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while it runs
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UnknownImplementation(f"running {path} raised {type(error).__name__}: {error}") from error
+    return module
+
+
+def _public_names(module: ModuleType) -> str:
+    return ", ".join(name for name in vars(module) if not name.startswith("_")) or "none"

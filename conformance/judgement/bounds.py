@@ -1,0 +1,124 @@
+"""How far rounding may move each number: derived from the clauses, never chosen to make a test pass.
+
+Let x64 be what the reference computes in float64 from the very numbers that the implementation read, x_naive what it
+computes in the implementation's dtype, and unit(x) the first-order effect on x of one rounding (`eps` of the dtype) in
+each operation that its clause names, amplified by the operations after it. An implementation may then differ by
+
+    |x - x64| <= NAIVE_FACTOR |x_naive - x64| + UNITS unit(x).
+
+The functions here are the `unit`s. Each takes float64 tensors and the dtype's eps, and returns float64.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from reference.boxes import EPS as BOX_EPS
+from reference.boxes import ciou, intersection, width_and_height
+from reference.loss import Predictions
+
+NAIVE_FACTOR = 2.0
+"""Another order of the same operations errs like the naive one; two such orders may err to opposite sides."""
+UNITS = 4.0
+"""A unit counts each operation of the clause once; official code's own order takes at most a few more of each
+(a subtraction written as two, a mean as sum and quotient), and library functions round by up to 2 ulp."""
+
+
+def bound(naive: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bound of the module's docstring; never below what the dtype can represent at all."""
+    smallest = torch.finfo(dtype).tiny
+    return NAIVE_FACTOR * (naive.double() - exact).abs() + UNITS * (unit + smallest)
+
+
+def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
+    """DEC-1: error of the expected distances (.., 4) in grid units, from logits (.., 4R).
+
+    A logit's difference to the largest is rounded (z eps), so is its exponential, its share, product and sum.
+    """
+    if reg_max == 1:
+        return torch.zeros_like(distances)
+    sides = distances.unflatten(-1, (4, reg_max))  # (.., 4, R)
+    below = sides.amax(-1, keepdim=True) - sides  # (.., 4, R)  z
+    bins = torch.arange(reg_max, dtype=sides.dtype, device=sides.device)  # (R,)
+    return eps * (sides.softmax(-1) * bins * (3 + below)).sum(-1)  # (.., 4)
+
+
+def box_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
+    """DEC-2: error of the decoded boxes (B, A, 4) in grid units."""
+    distance = distance_unit(predictions.distances, reg_max, eps)  # (B, A, 4)
+    return distance + eps * (predictions.boxes.abs() + predictions.anchors.centres.repeat(1, 2))
+
+
+def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float) -> Tensor:
+    """IOU-1: error of CIoU where every edge of `other` errs by up to `edge_error`, in the boxes' unit.
+
+    The differences of edges round relative to themselves; the sums of edges that make the centres round relative to
+    the coordinates. The aspect-ratio term a v = v^2 / (1 - IoU + v + eps) has slopes within [0, 1] in v and in IoU.
+    """
+    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    w1, w2 = w1.abs(), w2.abs()
+    h1, h2 = h1.abs(), h2.abs()
+    side = 2 * edge_error  # error of a width or height, beside its own rounding
+    shared = intersection(one, other)
+    area = w1 * h1 + w2 * h2
+    shared_error = side * torch.minimum(w1, w2) + side * torch.minimum(h1, h2) + side**2 + 3 * eps * shared
+    union = (area - shared + BOX_EPS).clamp(min=BOX_EPS)
+    union_error = side * (w2 + h2) + side**2 + shared_error + 3 * eps * (area + shared)
+    iou_error = (shared_error + shared / union * union_error) / union + 2 * eps
+
+    coordinates = torch.maximum(one.abs().amax(-1), other.abs().amax(-1))
+    enclosing = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(one[..., :2], other[..., :2])
+    diagonal = enclosing.square().sum(-1) + BOX_EPS
+    diagonal_error = 2 * side * enclosing.abs().sum(-1) + 2 * side**2 + 3 * eps * diagonal
+    apart = ((one[..., :2] + one[..., 2:] - other[..., :2] - other[..., 2:]) / 2).square().sum(-1)
+    centre_error = edge_error + 2 * eps * coordinates
+    apart_error = 2 * math.sqrt(2) * apart.sqrt() * centre_error + 2 * centre_error**2
+    penalty_error = (apart_error + apart / diagonal * diagonal_error) / diagonal + 3 * eps
+
+    angle = (torch.atan(w2 / h2) - torch.atan(w1 / h1)).abs()
+    turn = (side * (w2 + h2) / (w2.square() + h2.square())).clamp(max=math.pi / 2)  # other's angle
+    angle_error = turn + 4 * eps
+    shape_error = 4 / math.pi**2 * (2 * angle * angle_error + angle_error**2)
+    return 2 * iou_error + penalty_error + shape_error + 4 * eps
+
+
+def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: float) -> Tensor:
+    """TAL-MET-1: error of t from given s and u; a power rounds by about its exponent."""
+    return eps * (2 + alpha + beta) * score**alpha * overlap**beta
+
+
+def power_range(
+    score: tuple[Tensor, Tensor], overlap: tuple[Tensor, Tensor], alpha: float, beta: float
+) -> tuple[Tensor, Tensor]:
+    """TAL-MET-1: smallest and largest t of s and u that lie in ranges of non-negative numbers."""
+    return score[0] ** alpha * overlap[0] ** beta, score[1] ** alpha * overlap[1] ** beta
+
+
+def bce_sum_unit(logits: Tensor, scores: Tensor, eps: float) -> Tensor:
+    """LOSS-CLS-1: error of the sum of max(x, 0) - x z + log(1 + exp(-|x|)) over all logits x and targets z."""
+    terms = logits.clamp(min=0) + (logits * scores).abs() + torch.log1p(torch.exp(-logits.abs()))
+    return eps * 3 * terms.sum()
+
+
+def dfl_unit(log_probability: Tensor, target: Tensor, target_error: Tensor, reg_max: int, eps: float) -> Tensor:
+    """LOSS-DFL-1: error of each positive's loss (P,), from log-probabilities (P, 4, R) and target distances (P, 4)."""
+    lower = target.clamp(0, reg_max - 1 - 0.01).floor().long()[..., None]  # (P, 4, 1)
+    below, above = (log_probability.gather(-1, lower + step).squeeze(-1).abs() for step in (0, 1))  # (P, 4) twice
+    slope = (below - above).abs()  # (P, 4) of the loss in the target distance
+    return (target_error * slope + eps * (4 * (below + above) + 2)).mean(1)  # (P,)
+
+
+def gradient_range(target: Tensor, predicted: Tensor, edge_error: Tensor) -> tuple[Tensor, Tensor]:
+    """LOSS-BOX-1: the gradient of CIoU in the predicted box (P, 4), and how far it moves with the box's edges.
+
+    The gradient jumps where an edge of the prediction passes one of the target (min and max), so no first-order bound
+    holds there. Instead all 16 corners of the box of edge errors are tried; the largest change is the error.
+    """
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4).to(predicted)  # (16, 4)
+    corners = torch.cat((torch.zeros_like(signs[:1]), signs))[:, None]  # (17, 1, 4)
+    moved = (predicted + corners * edge_error).detach().requires_grad_()  # (17, P, 4)
+    (gradients,) = torch.autograd.grad(ciou(target, moved).sum(), moved)  # (17, P, 4)
+    return gradients[0], (gradients[1:] - gradients[0]).abs().amax(0)
+
+

@@ -1,0 +1,169 @@
+"""Comparators: they raise `Mismatch`, or return how well the numbers agree. None can be ignored by mistake."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from conformance.judgement.verdicts import Agreement, Mismatch, Value, Verdict
+
+SHOWN = 6
+"""Places that a mismatch lists."""
+
+
+def within(
+    quantity: str,
+    clause: str,
+    observed: Tensor,
+    expected: Tensor,
+    bound: Tensor,
+    naive: Tensor | None = None,
+    names: Sequence[str] = (),
+    image: int | None = None,
+) -> Agreement:
+    """Every observed number lies within its bound of the expected one.
+
+    Args:
+        quantity: what is compared, for the message.
+        clause: the clause that asks for it.
+        observed: what the implementation computed.
+        expected: the same in float64.
+        bound: how far each may differ, float64, same shape.
+        naive: what the reference computes in the implementation's dtype; equal bits count as exact.
+        names: what each dimension counts ("GT", "anchor"), for the message.
+        image: the image that all of it belongs to.
+
+    Raises:
+        Mismatch: some number lies further away, is not finite, or the shapes differ.
+    """
+    _same_shape(quantity, clause, observed, expected)
+    if not torch.isfinite(observed).all():
+        bad = ~torch.isfinite(observed)
+        values = _values(quantity, bad, bad.double(), observed, expected, bound, names, image)
+        raise Mismatch(f"{quantity} is not finite at {values[0].where}", clause, values, Verdict.ERROR)
+    error = (observed.double() - expected).abs()
+    beyond = error > bound
+    if beyond.any():
+        values = _values(quantity, beyond, error / bound.clamp(min=1e-300), observed, expected, bound, names, image)
+        worst = values[0]
+        raise Mismatch(
+            f"{quantity} is {worst.implementation} at {worst.where}, expected {worst.reference} "
+            f"within {worst.bound} ({int(beyond.sum())} of {beyond.numel()} differ)",
+            clause,
+            values,
+        )
+    share = torch.where(error > 0, error / bound, 0)
+    exact = naive is not None and torch.equal(observed, naive.to(observed.dtype))
+    return Agreement(float(share.max()) if share.numel() else 0.0, exact)
+
+
+def equal(
+    quantity: str,
+    clause: str,
+    observed: Tensor,
+    expected: Tensor,
+    names: Sequence[str] = (),
+    image: int | None = None,
+    where: Tensor | None = None,
+) -> Agreement:
+    """Every observed element is the expected one; only those in the mask `where` if it is given.
+
+    Raises:
+        Mismatch: some element is not, or the shapes differ.
+    """
+    _same_shape(quantity, clause, observed, expected)
+    differs = observed != expected
+    if where is not None:
+        differs = differs & where.view(*where.shape, *[1] * (differs.ndim - where.ndim))
+    if differs.any():
+        values = _values(quantity, differs, differs.double(), observed, expected, None, names, image)
+        worst = values[0]
+        raise Mismatch(
+            f"{quantity} is {worst.implementation} at {worst.where}, expected {worst.reference} "
+            f"({int(differs.sum())} of {differs.numel()} differ)",
+            clause,
+            values,
+        )
+    return Agreement()
+
+
+def holds(
+    quantity: str,
+    clause: str,
+    broken: Tensor,
+    observed: Tensor,
+    expected: str,
+    names: Sequence[str] = (),
+    image: int | None = None,
+    problem: str = "",
+) -> Agreement:
+    """No element of the mask `broken` is set; `expected` says in words what should be there.
+
+    Raises:
+        Mismatch: some is.
+    """
+    if not broken.any():
+        return Agreement()
+    places = broken.nonzero()
+    values = [
+        Value(
+            place_name(place, names, image), quantity, expected, _text(observed[tuple(place)]), "none",
+            _anchor(place, names), image,
+        )
+        for place in places[:SHOWN]
+    ]  # fmt: skip
+    raise Mismatch(f"{problem or quantity} at {values[0].where} ({len(places)} places)", clause, values)
+
+
+def _same_shape(quantity: str, clause: str, observed: Tensor, expected: Tensor) -> None:
+    if observed.shape != expected.shape:
+        raise Mismatch(
+            f"{quantity} has shape {tuple(observed.shape)}, expected {tuple(expected.shape)}",
+            clause,
+            verdict=Verdict.ERROR,
+        )
+
+
+def _values(
+    quantity: str,
+    differs: Tensor,
+    badness: Tensor,
+    observed: Tensor,
+    expected: Tensor,
+    bound: Tensor | None,
+    names: Sequence[str],
+    image: int | None,
+) -> list[Value]:
+    """The worst places, worst first."""
+    places = differs.nonzero()
+    order = badness[differs].argsort(descending=True, stable=True)[:SHOWN]
+    return [
+        Value(
+            place_name(place, names, image),
+            quantity,
+            _text(expected[tuple(place)]),
+            _text(observed[tuple(place)]),
+            "0" if bound is None else f"{float(bound[tuple(place)]):.2g}",
+            _anchor(place, names),
+            int(place[names.index("image")]) if "image" in names else image,
+        )
+        for place in places[order]
+    ]
+
+
+def place_name(place: Tensor, names: Sequence[str], image: int | None) -> str:
+    """ "image 0, GT 1, anchor 17"."""
+    parts = [] if image is None else [f"image {image}"]
+    for dimension, index in enumerate(place.tolist()):
+        name = names[dimension] if dimension < len(names) else f"index {dimension}"
+        parts.append(f"{name} {index}")
+    return ", ".join(parts) or "the whole batch"
+
+
+def _anchor(place: Tensor, names: Sequence[str]) -> int | None:
+    return int(place[names.index("anchor")]) if "anchor" in names else None
+
+
+def _text(value: Tensor) -> str:
+    number = value.item()
+    return f"{number:.9g}" if isinstance(number, float) else str(number)
