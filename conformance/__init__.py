@@ -1,1 +1,17 @@
-"""The conformance suite: batches to feed, implementations to test, the judgement, and the tests themselves."""
+"""Conformance tests for YOLOv8's task-aligned label assigner and detection loss: `pytest conformance`."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conformance.conforming import check
+
+__all__ = ["check"]
+
+
+def __getattr__(name: str) -> Any:
+    """`check` is imported when it is first used: pytest's plugin must not import torch in everybody's runs."""
+    if name == "check":
+        from conformance.conforming import check
+
+        return check
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

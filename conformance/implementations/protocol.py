@@ -132,7 +132,8 @@ class Implementation:
     """An adapter that was found to follow the protocol.
 
     Attributes:
-        name: as it was asked for on the command line or, for a registered one, its registered name.
+        name: what the adapter calls itself.
+        asked_as: what stands behind `--implementation` to get it.
         version: of the code under test, as the adapter states it.
         dialect: what it is held to.
         adapter: the object with `assign`, `loss` or both.
@@ -140,6 +141,7 @@ class Implementation:
     """
 
     name: str
+    asked_as: str
     version: str
     dialect: Dialect
     adapter: Any
@@ -185,6 +187,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         raise ProtocolViolation(f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}")
     return Implementation(
         name=str(getattr(adapter, "name", name)),
+        asked_as=name,
         version=str(getattr(adapter, "version", "unknown")),
         dialect=dialect,
         adapter=adapter,

@@ -1,0 +1,125 @@
+"""Run one implementation on one batch and hold it to its dialect; record what came of it."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conformance.batches import Batch, Recipe
+from conformance.implementations import Implementation, ImplementationFailed, find, observe
+from conformance.judgement import Diverges, Judgement, Verdict, judge
+from conformance.judgement.picture import picture
+from conformance.recording import Failure, Recorder, Subject, failure_of
+
+
+def conform(subject: Subject, batch: Batch) -> Judgement:
+    """Judge an implementation on a batch.
+
+    Args:
+        subject: the implementation, and the device to run it on.
+        batch: any batch; it is moved to the device.
+
+    Returns:
+        A judgement that does not fail.
+
+    Raises:
+        Failure: it diverges from its dialect, raised, or broke the protocol.
+    """
+    batch = batch.to(subject.device)
+    dialect = subject.implementation.dialect
+    outcome = None
+    try:
+        outcome = observe(subject.implementation, batch)
+        return judge(batch, outcome, dialect)
+    except (Diverges, ImplementationFailed) as error:
+        judgement = error.judgement if isinstance(error, Diverges) else None
+        assignment = outcome.assignment if outcome else None
+        drawn = picture(batch, dialect, assignment, judgement)
+        raise failure_of(subject, batch, error, drawn) from error
+
+
+def check(implementation: str | Implementation, batch: Batch | Recipe | str | Path, device: str = "cpu") -> Judgement:
+    """Judge an implementation on one batch, from Python.
+
+    Args:
+        implementation: its name, as behind `--implementation`, or an implementation.
+        batch: a batch, a recipe, or the path of a case file.
+        device: where to run it.
+
+    Returns:
+        A judgement that does not fail.
+
+    Raises:
+        Failure: it diverges; the message says where.
+        CorruptCase: the file is no case file.
+        UnknownImplementation, ProtocolViolation: there is no such implementation.
+    """
+    if isinstance(implementation, str):
+        implementation = find(implementation)
+    if isinstance(batch, Recipe):
+        batch = batch.build()
+    if not isinstance(batch, Batch):
+        batch = Batch.load(Path(batch))
+    return conform(Subject(implementation, device), batch)
+
+
+@dataclass
+class Conformance:
+    """What a test of the suite gets: call it with a recipe or a batch.
+
+    Attributes:
+        subject: who is tested.
+        recorder: takes every judged batch.
+        test: name of the test.
+        clause_group: what the test is about.
+        failed: a batch failed before; what follows is Hypothesis shrinking it.
+    """
+
+    subject: Subject
+    recorder: Recorder
+    test: str
+    clause_group: str
+    failed: bool = field(default=False)
+
+    def __call__(self, drawn: Recipe | Batch) -> Judgement:
+        """Judge and record.
+
+        Raises:
+            Failure: the implementation does not conform.
+        """
+        batch = drawn.build() if isinstance(drawn, Recipe) else drawn
+        began = time.perf_counter()
+        try:
+            judgement = conform(self.subject, batch)
+        except Failure as failure:
+            self._record(batch, failure.verdict, failure.judgement, began)
+            self.failed = True
+            raise
+        self._record(batch, judgement.verdict, judgement, began)
+        return judgement
+
+    def must_raise(self, batch: Batch, stage: str, clause: str, because: str) -> None:
+        """The batch is an error by `clause`: the implementation must raise, not return.
+
+        Raises:
+            Failure: it returned.
+        """
+        began = time.perf_counter()
+        try:
+            observe(self.subject.implementation, batch.to(self.subject.device))
+        except ImplementationFailed:
+            self._record(batch, Verdict.EXACT, None, began)
+            return
+        drawn = picture(batch, self.subject.implementation.dialect, None, None) if stage != "top-k" else None
+        failure = Failure(
+            self.subject, batch, Verdict.DIVERGENT, stage, clause, f"it returned, where {because}", picture=drawn
+        )
+        self._record(batch, Verdict.DIVERGENT, None, began)
+        self.failed = True
+        raise failure
+
+    def _record(self, batch: Batch, verdict: Verdict, judgement: Judgement | None, began: float) -> None:
+        phase = "shrink" if self.failed else "generate"
+        milliseconds = (time.perf_counter() - began) * 1000
+        self.recorder.batch(
+            self.subject, self.test, self.clause_group, batch, verdict, judgement, phase, milliseconds
+        )

@@ -1,0 +1,268 @@
+"""The suite's pytest face: its options, one set of tests for every implementation, and the run that it leaves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.batches import Batch, CorruptCase
+from conformance.conforming import Conformance
+from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
+from conformance.options import add_options, devices, load_profile, report_dir, seed_hypothesis
+from conformance.recording import Failure, Recorder, Subject, command_line
+from reports import RunLog, read_log, render, terminal_table
+
+RUN = pytest.StashKey["Run"]()
+
+
+@dataclass
+class Run:
+    """What one pytest session tests.
+
+    Attributes:
+        recorder: writes the log.
+        seed: of Hypothesis.
+        devices: every device with "tested" or the reason why not.
+        implementations: those that could be had.
+        missing: those that could not, with the reason.
+        cases: batches of `--case`.
+    """
+
+    recorder: Recorder
+    seed: str
+    devices: dict[str, str]
+    implementations: list[Implementation] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    cases: list[Batch] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves its log, cases and report."""
+        return self.recorder.folder
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """Every implementation on every tested device."""
+        tested = [device for device, state in self.devices.items() if state == "tested"]
+        return [Subject(implementation, device) for implementation in self.implementations for device in tested]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Fix seed, profile and implementations, and open the run's folder."""
+    config.addinivalue_line("markers", "clauses(group): the clause group of the specification that a test is about")
+    if config.option.collectonly or config.option.help:
+        return
+    seed = seed_hypothesis(config)
+    load_profile(config)
+    tested = devices(config)
+    worker = getattr(config, "workerinput", None)
+    torch.set_num_threads(1 if worker or _parallel(config) else torch.get_num_threads())
+    log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
+    run = Run(Recorder(log), seed, tested)
+    find_implementations(run, config.getoption("--implementation") or ["ultralytics"])
+    run.cases = load_cases(config)
+    config.stash[RUN] = run
+    if not worker:
+        begin(run, config)
+        if config.getoption("benchmark_json", "absent") is None:
+            config.option.benchmark_json = run.folder / "benchmark.json"
+
+
+def _parallel(config: pytest.Config) -> bool:
+    return bool(getattr(config.option, "numprocesses", None))
+
+
+def _create_log(config: pytest.Config) -> RunLog:
+    parent = report_dir(config)
+    try:
+        return RunLog.create(parent)
+    except OSError as error:
+        raise pytest.UsageError(f"cannot write a report into {parent}: {error} (--report-dir takes another)") from error
+
+
+def find_implementations(run: Run, names: list[str]) -> None:
+    """Look up what is to be tested; what cannot be had is noted, and does not keep the others from it."""
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        try:
+            implementation = find(name)
+        except (UnknownImplementation, ProtocolViolation) as error:
+            run.missing[name] = str(error)
+            continue
+        if implementation.name in taken:
+            implementation = Implementation(**{**vars(implementation), "name": name})
+        taken.add(implementation.name)
+        run.implementations.append(implementation)
+
+
+def load_cases(config: pytest.Config) -> list[Batch]:
+    """The batches of `--case`.
+
+    Raises:
+        pytest.UsageError: a file is no case file.
+    """
+    cases = []
+    for name in config.getoption("--case") or []:
+        try:
+            cases.append(Batch.load(Path(config.invocation_params.dir, name)))
+        except (CorruptCase, OSError) as error:
+            raise pytest.UsageError(f"--case {name}: {error}") from error
+    return cases
+
+
+def begin(run: Run, config: pytest.Config) -> None:
+    """Write the log's first lines."""
+    run.recorder.begin(
+        {
+            "profile": config.getoption("--conformance-profile"),
+            "seed": run.seed,
+            "command": command_line(),
+            "devices": run.devices,
+            "implementations": [
+                {
+                    "name": implementation.name,
+                    "version": implementation.version,
+                    "dialect": implementation.dialect.name,
+                    "capabilities": implementation.capabilities,
+                }
+                for implementation in run.implementations
+            ]
+            + [
+                {"name": name, "version": "unknown", "dialect": "unknown", "capabilities": []} for name in run.missing
+            ],
+        }
+    )
+    for device, state in run.devices.items():
+        if state != "tested":
+            run.recorder.line(
+                "not_tested", implementation=None, device=device, reason=state.removeprefix("not tested: ")
+            )
+    for name, reason in run.missing.items():
+        run.recorder.line("not_tested", implementation=name, device=None, reason=reason)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist which run it belongs to."""
+    node.workerinput["tal_run"] = str(node.config.stash[RUN].folder)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is tested, and with which seed."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return []
+    tested = ", ".join(f"{i.name} {i.version} (dialect {i.dialect.name})" for i in run.implementations) or "none"
+    places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
+    profile = config.getoption("--conformance-profile")
+    return [
+        f"conformance: {tested}",
+        f"conformance: {places}; profile {profile}, seed {run.seed}",
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for every implementation on every device."""
+    run = metafunc.config.stash.get(RUN, None)
+    subjects = run.subjects if run else []
+    if "conforms" in metafunc.fixturenames or "subject" in metafunc.fixturenames:
+        metafunc.parametrize("subject", subjects, ids=lambda subject: subject.id, scope="session", indirect=True)
+    if "missing" in metafunc.fixturenames:
+        metafunc.parametrize("missing", list(run.missing) if run else [])
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", run.cases if run else [], ids=lambda batch: batch.id)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--case` only those cases are judged; without, there is nothing to skip."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    if run.cases:
+        dropped = [item for item in ours if item.path.stem not in ("test_cases", "test_implementations")]
+    else:
+        empty = ("test_cases", "test_implementations")
+        dropped = [item for item in ours if item.path.stem in empty and item.get_closest_marker("skip")]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+@pytest.fixture(scope="session")
+def run(request: pytest.FixtureRequest) -> Run:
+    """The run that this session is."""
+    return request.config.stash[RUN]
+
+
+@pytest.fixture(scope="session")
+def subject(request: pytest.FixtureRequest) -> Subject:
+    """One implementation on one device."""
+    value: Subject = request.param
+    return value
+
+
+@pytest.fixture
+def conforms(request: pytest.FixtureRequest, run: Run, subject: Subject) -> Conformance:
+    """Call it with a recipe or a batch: the implementation must conform on it."""
+    marker = request.node.get_closest_marker("clauses")
+    group = marker.args[0] if marker else ""
+    name = getattr(request.node, "originalname", request.node.name)
+    return Conformance(subject, run.recorder, name, group)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Write down the batch that a test failed on, as Hypothesis has shrunk it; print it in place of a traceback."""
+    report: Any = yield
+    run = item.config.stash.get(RUN, None)
+    if run is None or call.when != "call" or call.excinfo is None:
+        return report  # type: ignore[return-value]
+    failures = list(failures_in(call.excinfo.value))
+    marker = item.get_closest_marker("clauses")
+    for failure in failures:
+        name = getattr(item, "originalname", item.name)
+        run.recorder.failure(name, item.nodeid, marker.args[0] if marker else "", failure)
+    if failures:
+        report.longrepr = "\n".join(str(failure) for failure in failures)
+    return report  # type: ignore[return-value]
+
+
+def failures_in(error: BaseException) -> Iterator[Failure]:
+    """The failures that an exception is, or is a group of."""
+    if isinstance(error, Failure):
+        yield error
+    elif isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from failures_in(part)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Close the log."""
+    run = session.config.stash.get(RUN, None)
+    if run is None or hasattr(session.config, "workerinput"):
+        return
+    run.recorder.end(int(exitstatus != 0))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Render the report, print one short table and say where the report is."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    report = render(run.folder)
+    run.recorder.make_latest()
+    terminalreporter.section("conformance")
+    terminalreporter.write_line(terminal_table(read_log(run.folder)))
+    terminalreporter.write_line(f"seed {run.seed}; report: {report}")

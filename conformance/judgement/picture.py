@@ -1,0 +1,71 @@
+"""What the report draws of one image: boxes, anchors and positives, as plain numbers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conformance.batches import Batch
+from conformance.implementations import Assignment
+from conformance.judgement.verdicts import Judgement
+from reference import Dialect, detection_loss, ground_truths
+
+
+def picture(batch: Batch, dialect: Dialect, assignment: Assignment | None, judgement: Judgement | None) -> dict[str, Any]:
+    """The image in which the first divergence lies.
+
+    Args:
+        batch: what was judged.
+        dialect: whose positives are drawn as the reference's.
+        assignment: the implementation's, if it showed one.
+        judgement: names the image and the anchors to mark.
+
+    Returns:
+        Plain numbers, in pixels; positives are triples of anchor, ground truth and weight.
+    """
+    first = judgement.first if judgement else None
+    values = first.mismatch.values if first and first.mismatch else []
+    image = next((value.image for value in values if value.image is not None), _busiest(batch))
+    with torch.no_grad():
+        targets = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect).targets
+    truths = ground_truths(batch.annotations, batch.images, batch.size)[image]
+    height, width = batch.size
+    expected = targets[image]
+    return {
+        "image": image,
+        "width": width,
+        "height": height,
+        "levels": [
+            {"stride": stride, "rows": level.shape[2], "columns": level.shape[3]}
+            for stride, level in zip(batch.head.strides, batch.feature_maps, strict=True)
+        ],
+        "truths": [
+            {"box": box, "label": label, "real": real}
+            for box, label, real in zip(
+                truths.boxes.tolist(), truths.labels.tolist(), truths.real.tolist(), strict=True
+            )
+        ],
+        "reference": _positives(expected.foreground, expected.truth_index, expected.weights),
+        "implementation": None
+        if assignment is None
+        else _positives(
+            assignment.foreground[image], assignment.truth_index[image], assignment.scores[image].sum(-1)
+        ),
+        "stage": first.stage if first else "",
+        "focus": sorted({value.anchor for value in values if value.anchor is not None and value.image == image}),
+    }
+
+
+def _positives(foreground: Tensor, index: Tensor, weights: Tensor) -> list[list[float]]:
+    anchors = foreground.nonzero().flatten()
+    return [
+        [anchor, int(truth), float(f"{weight:.6g}")]
+        for anchor, truth, weight in zip(
+            anchors.tolist(), index[anchors].tolist(), weights[anchors].tolist(), strict=True
+        )
+    ]
+
+
+def _busiest(batch: Batch) -> int:
+    """The image with the most ground truths."""
+    return int(torch.bincount(batch.annotations[:, 0].long(), minlength=batch.images).argmax())

@@ -1,0 +1,139 @@
+"""The suite's command line, and the profiles that say how much is generated."""
+
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is generated.
+
+    Attributes:
+        examples: batches of each test and implementation.
+        repeats: the same batches every time.
+        remembers: keeps found cases in a folder from run to run.
+    """
+
+    examples: int
+    repeats: bool = False
+    remembers: bool = False
+
+
+PROFILES = {
+    "dev": Profile(examples=40),
+    "ci": Profile(examples=220, repeats=True),
+    "nightly": Profile(examples=2000, remembers=True),
+}
+"""`dev` while one works, `ci` as the gate of a merge, `nightly` to find what nobody thought of."""
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the suite's options."""
+    group = parser.getgroup("conformance", "conformance of assigners and losses")
+    group.addoption(
+        "--implementation",
+        action="append",
+        metavar="NAME",
+        help="implementation to test, repeatable: a registered name, package.module:object or path/to/file.py:object "
+        "(default: ultralytics)",
+    )
+    group.addoption(
+        "--device",
+        choices=("cpu", "cuda", "all"),
+        help="where to test (default: every device that is present; absent ones are reported as not tested)",
+    )
+    group.addoption("--conformance-profile", choices=tuple(PROFILES), default="dev", help="how much is generated")
+    group.addoption("--examples", type=_positive, metavar="N", help="batches of each test, in place of the profile's")
+    group.addoption("--report-dir", type=Path, metavar="DIR", help="where runs are left")
+    group.addoption(
+        "--case",
+        action="append",
+        metavar="FILE",
+        help="judge these case files instead of generated batches, repeatable",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(f"{text} is not positive")
+    return number
+
+
+def report_dir(config: pytest.Config) -> Path:
+    """Where runs are left: `--report-dir`, else reports/runs in this repository, else under the working directory."""
+    chosen: Path | None = config.getoption("--report-dir")
+    if chosen is not None:
+        return Path(config.invocation_params.dir, chosen)
+    repository = Path(__file__).parents[1]
+    if config.rootpath == repository:
+        return repository / "reports" / "runs"
+    return Path(config.invocation_params.dir) / "tal-conformance-reports"
+
+
+def devices(config: pytest.Config) -> dict[str, str]:
+    """Every device with "tested" or the reason why not.
+
+    Raises:
+        pytest.UsageError: a device was asked for by name that is not there.
+    """
+    asked = config.getoption("--device")
+    there = {"cpu": True, "cuda": torch.cuda.is_available()}
+    if asked in there and not there[asked]:
+        raise pytest.UsageError(f"--device {asked}: no such device here (torch.cuda.is_available() is False)")
+    states = {}
+    for device, present in there.items():
+        if asked in there and device != asked:
+            states[device] = "not tested: not asked for"
+        else:
+            states[device] = "tested" if present else "not tested: no such device"
+    return states
+
+
+def seed_hypothesis(config: pytest.Config) -> str:
+    """Choose and fix the seed of this run; what to print for it."""
+    profile = PROFILES[config.getoption("--conformance-profile")]
+    given = config.getoption("--hypothesis-seed", None)
+    if given is not None:
+        return str(given)
+    if profile.repeats:
+        return "derandomized"
+    seed = os.environ.get("TAL_CONFORMANCE_SEED") or str(random.SystemRandom().randrange(SEEDS))
+    os.environ["TAL_CONFORMANCE_SEED"] = seed  # the workers of pytest-xdist inherit it
+    config.option.hypothesis_seed = seed  # read by Hypothesis' own plugin when it is configured, after this
+    return seed
+
+
+def load_profile(config: pytest.Config) -> None:
+    """Make the chosen profile Hypothesis' current one."""
+    name = config.getoption("--conformance-profile")
+    profile = PROFILES[name]
+    database = DirectoryBasedExampleDatabase(report_dir(config) / "examples") if profile.remembers else None
+    phases = [phase for phase in Phase if phase is not Phase.explain]
+    fixed = config.getoption("--hypothesis-seed", None) is not None
+    settings.register_profile(
+        f"conformance-{name}",
+        max_examples=config.getoption("--examples") or profile.examples,
+        derandomize=profile.repeats and not fixed,
+        database=database,
+        deadline=None,  # time claims come from benchmarks
+        phases=phases,
+        print_blob=False,
+        report_multiple_bugs=profile.remembers,
+        suppress_health_check=[
+            HealthCheck.function_scoped_fixture,  # a test's fixture records; it holds no state between examples
+            HealthCheck.differing_executors,
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+        ],
+    )
+    settings.load_profile(f"conformance-{name}")

@@ -1,0 +1,23 @@
+"""pytest finds this when the distribution is installed: it makes `pytest --pyargs conformance` know the suite's options.
+
+In everybody else's pytest runs it does nothing. `pytest conformance` in the repository needs it not: there pytest finds
+`conftest.py` by itself.
+"""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Register the suite's conftest early, so that its options are known, if the suite is asked for by its name."""
+    known = early_config.known_args_namespace
+    asked = [argument.split("::")[0] for argument in known.file_or_dir]
+    by_name = [name for name in asked if name.split(".")[0] == "conformance" and not Path(name).exists()]
+    if not (known.pyargs and by_name):
+        return
+    conftest = importlib.import_module("conformance.conftest")
+    name = str(Path(str(conftest.__file__)).resolve())
+    if not early_config.pluginmanager.has_plugin(name):
+        early_config.pluginmanager.register(conftest, name)

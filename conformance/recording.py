@@ -1,0 +1,272 @@
+"""A run: the folder that it leaves, and what is written into its log while batches are judged."""
+
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.batches import Batch
+from conformance.implementations import Implementation, ImplementationFailed
+from conformance.judgement import STAGES, Diverges, Judgement, State, Uniqueness, Value, Verdict
+from conformance.judgement.picture import picture
+from reports import RunLog
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One implementation on one device."""
+
+    implementation: Implementation
+    device: str
+
+    @property
+    def id(self) -> str:
+        """What pytest shows in brackets."""
+        return f"{self.implementation.name}-{self.device}"
+
+
+@dataclass
+class Failure(Exception):
+    """A batch that an implementation failed, raised by a test so that Hypothesis shrinks it.
+
+    Attributes:
+        subject: who failed, and where.
+        batch: the batch, as shrunk as it is.
+        verdict: divergent, error or nondeterministic.
+        stage: first diverging stage; "" where the implementation failed as a whole.
+        clause: the clause that is broken.
+        summary: one sentence.
+        values: the worst places.
+        judgement: if there was something to judge.
+        details: traceback of an implementation that raised.
+        picture: what the report draws.
+    """
+
+    subject: Subject
+    batch: Batch
+    verdict: Verdict
+    stage: str
+    clause: str
+    summary: str
+    values: list[Value] = field(default_factory=list)
+    judgement: Judgement | None = None
+    details: str | None = None
+    picture: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        where = f" at stage {self.stage} ({self.clause})" if self.stage else ""
+        return (
+            f"{self.subject.id} is {self.verdict.value.upper()}{where}: {self.summary}\n"
+            f"  batch {self.batch.id}: {self.batch.describe()}\n"
+            f"  {self.batch.origin}"
+        )
+
+
+_TYPES: dict[str, type[Failure]] = {}
+
+
+def failure_of(subject: Subject, batch: Batch, error: Diverges | ImplementationFailed, drawn: Any) -> Failure:
+    """The failure behind what the judge or the implementation raised.
+
+    Its class differs by stage, because Hypothesis takes errors of one class at one line for one bug: so a batch that
+    fails at the metric is not shrunk into one that fails at the gradient.
+    """
+    if isinstance(error, ImplementationFailed):
+        return _type("error")(
+            subject, batch, Verdict.ERROR, "", "", error.what, details=error.details, picture=drawn
+        )
+    judgement = error.judgement
+    first = judgement.first
+    assert first is not None
+    assert first.mismatch is not None
+    return _type(first.stage)(
+        subject, batch, judgement.verdict, first.stage, first.clause, first.mismatch.summary, first.mismatch.values,
+        judgement, picture=drawn,
+    )  # fmt: skip
+
+
+def _type(stage: str) -> type[Failure]:
+    name = "".join(part.capitalize() for part in stage.replace("-", " ").split())
+    return _TYPES.setdefault(stage, type(f"{name}Failure", (Failure,), {"__module__": __name__}))
+
+
+class Recorder:
+    """Writes a run's log."""
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._log.folder
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """The log's first line."""
+        self._log.append("run", environment=environment(), **facts)
+
+    def end(self, exit_status: int) -> None:
+        """The log's last line."""
+        self._log.finish(exit_status)
+
+    def make_latest(self) -> None:
+        """Let `latest` point at this run."""
+        self._log.set_latest()
+
+    def line(self, kind: str, **fields: Any) -> None:
+        """Any other line."""
+        self._log.append(kind, **fields)
+
+    def batch(
+        self,
+        subject: Subject,
+        test: str,
+        clause_group: str,
+        batch: Batch,
+        verdict: Verdict,
+        judgement: Judgement | None,
+        phase: str,
+        milliseconds: float,
+    ) -> None:
+        """One judged batch."""
+        stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
+        uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
+        self._log.append(
+            "batch",
+            implementation=subject.implementation.name,
+            test=test,
+            clause_group=clause_group,
+            case=batch.id,
+            device=subject.device,
+            dtype=str(batch.dtype).removeprefix("torch."),
+            verdict=verdict.value,
+            uniqueness=uniqueness.value,
+            stages={name: None if margin is None else float(f"{margin:.3g}") for name, margin in stages.items()},
+            hazards=sorted(batch.hazards),
+            phase=phase,
+            milliseconds=round(milliseconds, 2),
+        )
+
+    def failure(self, test: str, node: str, clause_group: str, failure: Failure) -> None:
+        """One failing batch, shrunk, with its case file."""
+        case = self.save(failure.batch)
+        self._log.append(
+            "divergence",
+            implementation=failure.subject.implementation.name,
+            test=test,
+            clause_group=clause_group,
+            case=failure.batch.id,
+            device=failure.subject.device,
+            dtype=str(failure.batch.dtype).removeprefix("torch."),
+            verdict=failure.verdict.value,
+            stage=failure.stage,
+            clause=failure.clause,
+            summary=failure.summary,
+            description=failure.batch.describe(),
+            recipe=failure.batch.origin,
+            stages=strip(failure.judgement),
+            values=[value_fields(value) for value in failure.values],
+            picture=failure.picture,
+            reproduce=reproduction(failure.subject.implementation.asked_as, failure.batch, case),
+            traceback=failure.details,
+        )
+
+    def save(self, batch: Batch) -> Path:
+        """Keep a batch as a case file of this run."""
+        cases = self.folder / "cases"
+        cases.mkdir(parents=True, exist_ok=True)
+        path = cases / f"{batch.id}.safetensors"
+        batch.save(path)
+        return path
+
+
+def value_fields(value: Value) -> dict[str, str]:
+    """A place where two numbers differ, for the log."""
+    return {
+        "where": value.where,
+        "quantity": value.quantity,
+        "reference": value.reference,
+        "implementation": value.implementation,
+        "bound": value.bound,
+    }
+
+
+def strip(judgement: Judgement | None) -> list[dict[str, Any]]:
+    """Every stage with its state, in order."""
+    if judgement is None:
+        return [{"stage": s, "clause": c, "state": State.NOT_SHOWN.value, "margin": None} for s, c in STAGES.items()]
+    return [
+        {"stage": stage.stage, "clause": stage.clause, "state": stage.state.value, "margin": stage.margin}
+        for stage in judgement.stages.values()
+    ]
+
+
+def reproduction(name: str, batch: Batch, case: Path) -> dict[str, str]:
+    """Three ways to judge a batch again."""
+    try:
+        shown = case.relative_to(Path.cwd())
+    except ValueError:
+        shown = case
+    ours = Path(__file__).parents[1] == Path.cwd()
+    pytest_target = "pytest conformance" if ours else "pytest --pyargs conformance"
+    return {
+        "pytest": f"{pytest_target} --implementation {name} --case {shown}",
+        "python": f'from conformance import check\n\ncheck("{name}", "{shown}")',
+        "example": f"@example(recipe={batch.origin})" if batch.origin.startswith("Recipe(") else "",
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What a reader must know of this machine to compare two runs."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ultralytics": _version("ultralytics"),
+        "hypothesis": _version("hypothesis"),
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "git": _commit(),
+        "flags": {
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        },
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({os.cpu_count()} cores)" if names else platform.processor()
+
+
+def _commit() -> str | None:
+    """Commit of this repository, with a mark where files are changed; None outside of one."""
+    git = ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def command_line() -> list[str]:
+    """How this run was started."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

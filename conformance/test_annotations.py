@@ -1,0 +1,14 @@
+"""ANN: rows of the data loader to ground truths."""
+
+import pytest
+from hypothesis import given
+
+from conformance.batches import Recipe, recipes
+from conformance.conforming import Conformance
+
+
+@pytest.mark.clauses("ANN")
+@given(recipe=recipes(outside=True))
+def test_annotations(conforms: Conformance, recipe: Recipe):
+    """Any number of rows an image, none included; boxes on the border, outside and beyond the corner."""
+    conforms(recipe)
