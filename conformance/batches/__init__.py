@@ -1,0 +1,22 @@
+"""What the suite feeds: batches, the recipes they are made of, their hazards, and what Hypothesis draws."""
+
+from conformance.batches.batch import Batch, CorruptCase
+from conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
+from conformance.batches.predictions import REGIMES, Copy
+from conformance.batches.recipe import Recipe
+from conformance.batches.strategies import recipes
+from conformance.batches.truths import KINDS, Truth
+
+__all__ = [
+    "HAZARDS",
+    "KINDS",
+    "MEANINGS",
+    "REGIMES",
+    "Batch",
+    "Copy",
+    "CorruptCase",
+    "Recipe",
+    "Truth",
+    "hazards_of",
+    "recipes",
+]

@@ -1,0 +1,308 @@
+"""Batch: everything that an assigner and a detection loss are given, with an identity and a file format."""
+
+import ctypes
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conformance.batches.hazards import hazards_of
+from conformance.batches.layout import pixel_boxes
+from reference import Head, Hyperparameters
+
+SCHEMA = 1
+"""Version of the case files that `Batch.save` writes."""
+METADATA = "tal-conformance"
+"""Key of the JSON text in a case file's header."""
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes that feature maps may have."""
+LISTED = 6
+"""Ground truths of one image that `Batch.describe` spells out before it only counts."""
+
+
+class CorruptCase(ValueError):
+    """A case file that does not hold a valid batch. The message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One input of an assigner and of a detection loss.
+
+    Attributes:
+        feature_maps: level l is (B, 4R + C, H_l, W_l); all of one dtype, on one device (PRE-1).
+        annotations: (N, 6) float32 rows (image, class, cx, cy, w, h), the last four normalised by the input's
+            width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device.
+        head: strides in pixels, classes C, bins R.
+        hyperparameters: the numbers of assigner and loss.
+        origin: the recipe it was built from, as one line of Python, or where it was recorded.
+        hazards: names of what it contains, of `HAZARDS`.
+
+    Raises:
+        ValueError: the parts do not fit each other, or an annotation row is no annotation of this batch. What
+            rows hold is looked at on the CPU alone: elsewhere it would cost a synchronisation.
+    """
+
+    feature_maps: tuple[Tensor, ...]
+    annotations: Tensor
+    head: Head
+    hyperparameters: Hyperparameters = Hyperparameters()
+    origin: str = ""
+    hazards: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        _check_maps(self.feature_maps, self.head)
+        _check_annotations(self.annotations, self.images, self.head.classes, self.device)
+
+    @cached_property
+    def id(self) -> str:
+        """First 12 hexadecimal digits of a SHA-256 over the content: not over origin, hazards and device.
+
+        Hyperparameters count where they are not the defaults: one that is added later leaves known ids alone.
+        """
+        settings = {"head": dataclasses.asdict(self.head), "hyperparameters": _changed(self.hyperparameters)}
+        return _digest(_as_json(settings), self._tensors())[:12]
+
+    @property
+    def images(self) -> int:
+        """Number of images B."""
+        return self.feature_maps[0].shape[0]
+
+    @property
+    def anchors(self) -> int:
+        """Number of anchors A of one image: all cells of all levels."""
+        return sum(level.shape[2] * level.shape[3] for level in self.feature_maps)
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each level."""
+        return tuple((level.shape[2], level.shape[3]) for level in self.feature_maps)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels: the first level's grid times its stride (PRE-2)."""
+        rows, columns = self.grids[0]
+        return rows * self.head.strides[0], columns * self.head.strides[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the feature maps."""
+        return self.feature_maps[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of all tensors."""
+        return self.feature_maps[0].device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The batch on another device, its feature maps in another dtype; annotations stay float32.
+
+        Another dtype makes another content: it has a new id, and its hazards are looked for anew.
+        """
+        maps = tuple(level.to(dtype=dtype or self.dtype) for level in self.feature_maps)
+        batch = dataclasses.replace(self, feature_maps=maps)
+        if self.hazards and batch.dtype != self.dtype:
+            batch = dataclasses.replace(batch, hazards=hazards_of(batch))
+        if device is None:
+            return batch
+        moved = tuple(level.to(device) for level in batch.feature_maps)
+        return dataclasses.replace(batch, feature_maps=moved, annotations=batch.annotations.to(device))
+
+    def describe(self) -> str:
+        """The resolved content as one readable line: sizes, ground truths in pixels, kind of predictions."""
+        height, width = self.size
+        boxes = pixel_boxes(self.annotations.cpu(), self.size).tolist()
+        rows = [(int(image), int(label)) for image, label in self.annotations[:, :2].tolist()]
+        truths: list[list[str]] = [[] for _ in range(self.images)]
+        for (image, label), (x1, y1, x2, y2) in zip(rows, boxes, strict=True):
+            truths[image].append(f"class {label} at ({x1:.6g}, {y1:.6g})-({x2:.6g}, {y2:.6g})")
+        parts = [f"image {image}: {_listed(those)}" for image, those in enumerate(truths)]
+        strides = f"stride{'s' * (len(self.head.strides) > 1)} {'/'.join(map(str, self.head.strides))}"
+        sizes = [
+            f"{_count(self.images, 'image')} {width}x{height} px",
+            strides,
+            _count(self.head.classes, "class"),
+        ]
+        settings = _changed(self.hyperparameters) + _changed(self.head, "reg_max")
+        return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
+
+    def save(self, path: Path | str) -> None:
+        """Write one .safetensors file, the rest as JSON in its header. It appears whole or not at all."""
+        path = Path(path)
+        case = {
+            "schema": SCHEMA,
+            "head": dataclasses.asdict(self.head),
+            "hyperparameters": dataclasses.asdict(self.hyperparameters),
+            "origin": self.origin,
+            "hazards": sorted(self.hazards),
+        }
+        text, tensors = _as_json(case), self._tensors()
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            save_file(tensors, unfinished, {METADATA: text, "sha256": _digest(text, tensors)})
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """The batch of a file that `save` wrote, on the CPU. Nothing in the file is executed.
+
+        Raises:
+            CorruptCase: the file holds no valid batch.
+            OSError: the file cannot be read.
+        """
+        try:
+            return cls._parsed(*_read(Path(path)))
+        except (ValueError, TypeError, RecursionError, SafetensorError) as error:
+            raise CorruptCase(f"{path} is no case file that can be used: {error}") from error
+
+    @classmethod
+    def _parsed(cls, metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> Self:
+        if METADATA not in metadata:
+            raise ValueError(f"its header has no {METADATA!r}")
+        text = metadata[METADATA]
+        case = json.loads(text)
+        if not isinstance(case, dict) or case.get("schema") != SCHEMA:
+            schema = case.get("schema") if isinstance(case, dict) else None
+            raise ValueError(f"its schema is {schema!r}; this version reads schema {SCHEMA}")
+        if metadata.get("sha256") != _digest(text, tensors):
+            raise ValueError("its checksum does not match its content")
+        head, hyperparameters = _head_of(case.get("head")), _hyperparameters_of(case.get("hyperparameters"))
+        names = _tensor_names(len(head.strides))
+        if set(tensors) != set(names):
+            raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(names)}")
+        origin, hazards = case.get("origin"), case.get("hazards")
+        if not isinstance(origin, str):
+            raise ValueError(f"its origin is no text but {origin!r}")
+        if not isinstance(hazards, list) or not all(isinstance(name, str) for name in hazards):
+            raise ValueError(f"its hazards are no list of names but {hazards!r}")
+        annotations, *maps = (tensors[name] for name in names)
+        return cls(tuple(maps), annotations, head, hyperparameters, origin, frozenset(hazards))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = _tensor_names(len(self.feature_maps))
+        every = (self.annotations, *self.feature_maps)
+        return {name: value.detach().cpu().contiguous() for name, value in zip(names, every, strict=True)}
+
+    def _predictions(self) -> str:
+        manners = {"constant_predictions": "constant", "quantised": "quantised", "saturated": "saturated"}
+        named = [word for name, word in manners.items() if name in self.hazards]
+        return f"{' and '.join(named) or 'varied'} predictions"
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def _listed(truths: list[str]) -> str:
+    spelled = truths[:LISTED] + [f"and {len(truths) - LISTED} more"] * (len(truths) > LISTED)
+    return ", ".join(spelled) or "no GT"
+
+
+def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
+    """`name value` of each field (of `names`, if given) without its default; 6 and 6.0 are the same."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    chosen = [name for name in values if (not names or name in names) and values[name] != defaults[name]]
+    return [f"{name} {values[name]:.17g}" if values[name] is not None else f"{name} None" for name in chosen]
+
+
+def _check_maps(feature_maps: tuple[Tensor, ...], head: Head) -> None:
+    """Raise ValueError unless the maps are those of one head, batch, dtype and device (PRE-1)."""
+    if len(feature_maps) != len(head.strides):
+        raise ValueError(f"there are {len(feature_maps)} feature maps for {len(head.strides)} strides")
+    first = feature_maps[0]
+    for number, level in enumerate(feature_maps):
+        if level.dim() != 4 or level.shape[1] != head.channels or 0 in level.shape:
+            raise ValueError(f"feature map {number} is {tuple(level.shape)}, not (B, {head.channels}, H, W)")
+        if level.shape[0] != first.shape[0]:
+            raise ValueError(f"feature map {number} has {level.shape[0]} images, the first {first.shape[0]}")
+        if level.dtype != first.dtype or level.dtype not in FLOATS or level.device != first.device:
+            raise ValueError(
+                f"feature map {number} is {level.dtype} on {level.device}, the first {first.dtype} on"
+                f" {first.device}; allowed is one of {', '.join(map(str, FLOATS))} for all"
+            )
+
+
+def _check_annotations(annotations: Tensor, images: int, classes: int, device: torch.device) -> None:
+    """Raise ValueError unless every row is an annotation of a batch of so many images and classes."""
+    if annotations.dim() != 2 or annotations.shape[1] != 6 or annotations.dtype != torch.float32:
+        raise ValueError(
+            f"annotations are {tuple(annotations.shape)} {annotations.dtype}, not (N, 6) torch.float32"
+        )
+    if annotations.device != device:
+        raise ValueError(f"annotations are on {annotations.device}, the feature maps on {device}")
+    for number, row in enumerate(annotations.tolist() if device.type == "cpu" else ()):
+        image, label, _, _, width, height = row
+        if not all(map(math.isfinite, row)):
+            raise ValueError(f"annotation row {number} is not finite: {row}")
+        if image not in range(images):
+            raise ValueError(f"annotation row {number} names image {image:g} of a batch of {images}")
+        if label not in range(classes):
+            raise ValueError(f"annotation row {number} names class {label:g} of {classes}")
+        if width < 0 or height < 0:
+            raise ValueError(f"annotation row {number} has a negative side: {row}")
+
+
+def _tensor_names(levels: int) -> list[str]:
+    return ["annotations", *(f"level.{number}" for number in range(levels))]
+
+
+def _as_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a text and tensors (on the CPU, contiguous): name, dtype, shape and bytes of each."""
+    sha = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))  # needs no NumPy, knows bfloat16
+    return sha.hexdigest()
+
+
+def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    """Header metadata and tensors of a safetensors file; copies, so that the file may change afterwards."""
+    with path.open("rb"):
+        pass  # an OSError here is about the file, from safe_open it may be about its content
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in names}
+    except OSError as error:
+        raise ValueError(str(error)) from error
+
+
+def _head_of(value: Any) -> Head:
+    match value:
+        case {"strides": [*strides], "classes": int(), "reg_max": int()} if all(
+            type(s) is int for s in strides
+        ):
+            return Head(**(value | {"strides": tuple(strides)}))
+    raise ValueError(f"its head is no head: {value!r}")
+
+
+def _hyperparameters_of(value: Any) -> Hyperparameters:
+    whole = {"topk", "topk2"}
+    if not isinstance(value, dict):
+        raise ValueError(f"its hyperparameters are {value!r}")
+    for name, number in value.items():
+        allowed = int if name in whole else (int, float)
+        missing = number is None and name == "topk2"
+        if not missing and (
+            isinstance(number, bool) or not isinstance(number, allowed) or not math.isfinite(number)
+        ):
+            raise ValueError(f"its hyperparameter {name} is {number!r}")
+    return Hyperparameters(**value)

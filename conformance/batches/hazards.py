@@ -1,0 +1,526 @@
+"""Hazards: what a batch contains that implementations get wrong. Its content counts, not what was intended.
+
+Each detector below is one hazard: its name is the hazard's name, its docstring the hazard's meaning. They
+look at the batch as float32 on the CPU, with the candidates of the newest dialect (TAL-CAND-2 widens sides
+below the second level's stride to it). "Box", "side" and "GT" are those of real ground truths alone
+(ANN-3), "row" is any annotation; "the first stride" and "the second" are those of the first two levels.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from conformance.batches.layout import (
+    INSIDE,
+    anchors,
+    ciou,
+    decode,
+    depth,
+    flatten,
+    pixel_boxes,
+    sides_to,
+    widened,
+)
+
+if TYPE_CHECKING:
+    from conformance.batches.batch import Batch
+
+SATURATED = 17.0
+"""From this logit on the sigmoid is exactly 1 in float32."""
+FEW_VALUES = 8
+"""Quantised class logits have no more different values than this."""
+
+
+class Content:
+    """What the detectors look at. N annotation rows, n real GTs among them, B images, A anchors.
+
+    Everything beyond the rows is computed when first asked for; overlaps only for GTs and their candidates.
+    """
+
+    def __init__(self, batch: "Batch") -> None:
+        self.head, self.size, self.k = batch.head, batch.size, batch.hyperparameters.topk
+        self.alpha, self.beta = batch.hyperparameters.alpha, batch.hyperparameters.beta
+        self.grids = batch.grids
+        self.centres, self.strides = anchors(self.grids, self.head.strides)  # (A, 2), (A,)
+        maps = [level.detach().to("cpu", torch.float32) for level in batch.feature_maps]
+        self.distances, self.logits = flatten(maps, self.head)  # (B, A, 4, R), (B, A, C)
+        rows = batch.annotations.detach().cpu()  # (N, 6)
+        every_box = pixel_boxes(rows, self.size)  # (N, 4)
+        self.rows_image = rows[:, 0].long()  # (N,)
+        self.dropped = every_box.sum(1) <= 0  # (N,)   ANN-3
+        self.image = self.rows_image[~self.dropped]  # (n,)
+        self.labels = rows[:, 1].long()[~self.dropped]  # (n,)
+        self.boxes = every_box[~self.dropped]  # (n, 4)
+
+    def has(self, what: str) -> bool:
+        """Whether there is any "truth", "pair", "candidate" or "contested" anchor; "" needs nothing."""
+        match what:
+            case "truth":
+                return len(self.boxes) > 0
+            case "pair":
+                return len(self.pairs[0]) > 0
+            case "candidate":
+                return len(self.candidate_pairs[0]) > 0
+            case "contested":
+                return self.has("pair") and len(self.contested[0]) > 0
+            case _:
+                return True
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Rows of each image, dropped ones included."""
+        return torch.bincount(self.rows_image, minlength=self.logits.shape[0]).tolist()
+
+    @cached_property
+    def sides(self) -> Tensor:
+        """(n, 2) width and height of the GTs in pixels."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """(n,) both sides are longer than zero."""
+        return (self.sides > 0).all(1)
+
+    @property
+    def floor(self) -> int:
+        """The second stride; the first where there is one level."""
+        return self.head.strides[min(1, len(self.head.strides) - 1)]
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """(P,), (P,) GT and later GT of the same image, each two once."""
+        same = (self.image[:, None] == self.image).triu(1)  # (n, n)
+        one, other = same.nonzero().unbind(1)
+        return one, other
+
+    @cached_property
+    def pair_boxes(self) -> tuple[Tensor, Tensor]:
+        """(P, 4), (P, 4) their boxes."""
+        one, other = self.pairs
+        return self.boxes[one], self.boxes[other]
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """(n, A) pixels by which a centre lies inside the box in which candidates are sought."""
+        return depth(self.centres, widened(self.boxes, self.floor))
+
+    @cached_property
+    def candidates(self) -> Tensor:
+        """(n, A) which anchors are candidates of which GT (TAL-CAND-1)."""
+        return self.depth > INSIDE
+
+    @cached_property
+    def candidate_pairs(self) -> tuple[Tensor, Tensor]:
+        """(P,), (P,) GT and candidate anchor."""
+        truth, anchor = self.candidates.nonzero().unbind(1)
+        return truth, anchor
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """(P, 4) predicted box of every candidate pair, in pixels."""
+        truth, anchor = self.candidate_pairs
+        return decode(self.distances[self.image[truth], anchor], self.centres[anchor], self.strides[anchor])
+
+    @cached_property
+    def overlap(self) -> Tensor:
+        """(n, A) u, zero off candidates (TAL-MET-1)."""
+        truth, anchor = self.candidate_pairs
+        overlap = torch.zeros(self.candidates.shape, dtype=torch.float32)
+        overlap[truth, anchor] = ciou(self.boxes[truth], self.predicted).clamp(min=0)
+        return overlap
+
+    @cached_property
+    def metric(self) -> Tensor:
+        """(n, A) t, zero off candidates (TAL-MET-1)."""
+        truth, anchor = self.candidate_pairs
+        metric = torch.zeros(self.candidates.shape, dtype=torch.float32)
+        score = self.logits[self.image[truth], anchor, self.labels[truth]].sigmoid()  # (P,)
+        metric[truth, anchor] = score**self.alpha * self.overlap[truth, anchor] ** self.beta
+        return metric
+
+    @cached_property
+    def ranked(self) -> tuple[Tensor, Tensor]:
+        """(n, min(k + 1, A)) largest t of every GT in falling order, and their anchors."""
+        values, places = self.metric.topk(min(self.k + 1, self.metric.shape[1]), dim=1)
+        return values, places
+
+    @cached_property
+    def selected(self) -> Tensor:
+        """(n, A) one possible selection (TAL-TOPK-1)."""
+        best = self.ranked[1][:, : self.k]
+        return torch.zeros_like(self.candidates).scatter(1, best, value=True) & self.candidates
+
+    @cached_property
+    def rivals(self) -> Tensor:
+        """(B, A) how many GTs have the anchor as a candidate."""
+        return self._by_image(self.candidates)
+
+    @cached_property
+    def contested(self) -> tuple[Tensor, Tensor]:
+        """(Q,), (Q,) image and anchor of those that are selected by more than one GT."""
+        image, anchor = (self._by_image(self.selected) > 1).nonzero().unbind(1)
+        return image, anchor
+
+    @cached_property
+    def claims(self) -> tuple[Tensor, Tensor]:
+        """(n, Q), (n, Q) u of all GTs at all contested anchors, -1 in other images; and who selected them."""
+        image, anchor = self.contested
+        here = self.image[:, None] == image  # (n, Q)
+        return self.overlap[:, anchor].where(here, -1.0), self.selected[:, anchor] & here
+
+    def _by_image(self, mask: Tensor) -> Tensor:
+        counts = torch.zeros((self.logits.shape[0], mask.shape[1]), dtype=torch.int64)
+        return counts.index_add(0, self.image, mask.long())  # (B, A)
+
+
+Detector = Callable[[Content], "bool | Tensor"]
+_DETECTORS: dict[str, tuple[str, Detector]] = {}
+
+
+def hazard(needs: str = "") -> Callable[[Detector], Detector]:
+    """Make a function a hazard under its own name, which is asked only if the batch has what it `needs`."""
+
+    def register(detector: Detector) -> Detector:
+        _DETECTORS[detector.__name__] = (needs, detector)
+        return detector
+
+    return register
+
+
+@torch.inference_mode()
+def hazards_of(batch: "Batch") -> frozenset[str]:
+    """Names of the hazards that the batch contains. Costs a millisecond or so on small grids."""
+    content = Content(batch)
+    return frozenset(
+        name for name, (needs, found) in _DETECTORS.items() if content.has(needs) and bool(found(content))
+    )
+
+
+# The rows
+
+
+@hazard()
+def no_gt_in_batch(content: Content) -> bool:
+    """No image has a row (TAL-EMPTY-1)."""
+    return not len(content.rows_image)
+
+
+@hazard()
+def image_without_gt(content: Content) -> bool:
+    """Some images have rows and some have none."""
+    return 0 in content.counts and any(content.counts)
+
+
+@hazard()
+def padding(content: Content) -> bool:
+    """Images have unequal numbers of rows, so that a padded implementation pads (ANN-4)."""
+    return len(set(content.counts)) > 1
+
+
+@hazard()
+def shuffled_rows(content: Content) -> Tensor:
+    """Rows are not sorted by image."""
+    return (content.rows_image[1:] < content.rows_image[:-1]).any()
+
+
+@hazard()
+def negative_sum(content: Content) -> Tensor:
+    """A row is dropped, because its corner coordinates add up to zero or less (ANN-3)."""
+    return content.dropped.any()
+
+
+# Shapes and places of the GTs
+
+
+@hazard("truth")
+def tiny(content: Content) -> Tensor:
+    """A side is below the first stride, and longer than zero (TAL-CAND-2)."""
+    return ((content.sides > 0) & (content.sides < content.head.strides[0])).any()
+
+
+@hazard("truth")
+def small_8_16(content: Content) -> Tensor:
+    """A side is from the first stride to below the second (8 to 16 px): TAL-CAND-2 differs by release."""
+    return ((content.sides >= content.head.strides[0]) & (content.sides < content.floor)).any()
+
+
+@hazard("truth")
+def thin(content: Content) -> Tensor:
+    """A box is at least eight times as long as it is wide."""
+    return (content.positive & (content.sides.amax(1) >= 8 * content.sides.amin(1))).any()
+
+
+@hazard("truth")
+def huge(content: Content) -> Tensor:
+    """A box has at least 4/5 of the input's area."""
+    height, width = content.size
+    return (content.sides.prod(1) >= 0.8 * height * width).any()
+
+
+@hazard("truth")
+def zero_area(content: Content) -> Tensor:
+    """A side is zero."""
+    return (~content.positive).any()
+
+
+@hazard("truth")
+def edge_on_centre(content: Content) -> bool:
+    """A centre lies exactly on the border of a box, widened or not (TAL-CAND-1)."""
+    if bool((content.depth == 0).any()):
+        return True
+    small = content.boxes[
+        (content.sides < content.floor).any(1)
+    ]  # (m, 4) whose depth is not that of the box itself
+    return bool((depth(content.centres, small) == 0).any())
+
+
+@hazard("truth")
+def on_border(content: Content) -> Tensor:
+    """An edge lies exactly on the input's border."""
+    height, width = content.size
+    return ((content.boxes == 0) | (content.boxes == content.boxes.new_tensor((width, height) * 2))).any()
+
+
+@hazard("truth")
+def partly_outside(content: Content) -> Tensor:
+    """A box reaches beyond the input's border, and into the input."""
+    return (_reaches_in(content) & _reaches_out(content)).any()
+
+
+@hazard("truth")
+def wholly_outside(content: Content) -> Tensor:
+    """A box has no point inside the input."""
+    return (~_reaches_in(content)).any()
+
+
+# Two GTs of one image
+
+
+@hazard("pair")
+def nested(content: Content) -> Tensor:
+    """A box lies within another, larger one."""
+    one, other = content.pair_boxes
+    return (_within(one, other) | _within(other, one)).any()
+
+
+@hazard("pair")
+def identical_boxes(content: Content) -> Tensor:
+    """Two GTs have the same box and the same class (ambiguity T2)."""
+    one, other = content.pairs
+    return (_same_box(content) & (content.labels[one] == content.labels[other])).any()
+
+
+@hazard("pair")
+def same_box_other_class(content: Content) -> Tensor:
+    """Two GTs have the same box and different classes (ambiguity T2)."""
+    one, other = content.pairs
+    return (_same_box(content) & (content.labels[one] != content.labels[other])).any()
+
+
+@hazard("pair")
+def touching(content: Content) -> Tensor:
+    """Two boxes share a piece of an edge and nothing else."""
+    one, other = content.pair_boxes
+    gap = torch.maximum(one[:, :2], other[:, :2]) - torch.minimum(one[:, 2:], other[:, 2:])  # (P, 2) x, y
+    return ((gap.amax(1) == 0) & (gap.amin(1) < 0)).any()
+
+
+@hazard("pair")
+def contested(content: Content) -> Tensor:
+    """Two GTs share a candidate anchor."""
+    return (content.rivals > 1).any()
+
+
+@hazard("contested")
+def contested_selection(content: Content) -> bool:
+    """Two GTs select the same anchor (TAL-CONF-1)."""
+    return content.has("contested")
+
+
+@hazard("contested")
+def third_owner(content: Content) -> Tensor:
+    """A contested anchor's largest u is that of a GT which did not select it (TAL-CONF-1)."""
+    overlap, selected = content.claims
+    return (overlap.where(selected, -1.0).amax(0) < overlap.amax(0)).any()
+
+
+@hazard("contested")
+def contested_at_zero(content: Content) -> Tensor:
+    """An anchor is contested where every u is zero (TAL-CONF-1)."""
+    overlap, _ = content.claims
+    return (overlap <= 0).all(0).any()
+
+
+@hazard("contested")
+def equal_owners(content: Content) -> Tensor:
+    """A contested anchor has the same largest u > 0 for two GTs (ambiguity T2)."""
+    overlap, _ = content.claims
+    first, second = overlap.topk(2, dim=0).values  # (Q,), (Q,)
+    return ((first == second) & (first > 0)).any()
+
+
+# Candidates and their ranks
+
+
+@hazard("truth")
+def no_candidates(content: Content) -> Tensor:
+    """A GT has no candidate."""
+    return (~content.candidates.any(1)).any()
+
+
+@hazard("truth")
+def few_candidates(content: Content) -> Tensor:
+    """A GT has candidates, but fewer than k (TAL-TOPK-1)."""
+    count = content.candidates.sum(1)  # (n,)
+    return ((count > 0) & (count < content.k)).any()
+
+
+@hazard("truth")
+def many_candidates(content: Content) -> Tensor:
+    """A GT has more candidates than k with t > 0, so that k decides (TAL-TOPK-1)."""
+    return ((content.metric > 0).sum(1) > content.k).any()
+
+
+@hazard("truth")
+def tie_at_k(content: Content) -> Tensor:
+    """Two equal t > 0 at the k-th place and the next (ambiguity T1)."""
+    values, _ = content.ranked
+    last, following = (
+        values[:, content.k - 1 : content.k],
+        values[:, content.k : content.k + 1],
+    )  # (n, 1), (n, 0 or 1)
+    return ((last == following) & (last > 0)).any()
+
+
+@hazard("truth")
+def zero_at_k(content: Content) -> Tensor:
+    """A candidate with t = 0 competes with the other zeros of its row for a place (ambiguity T1)."""
+    positive = (content.metric > 0).sum(1)  # (n,)
+    return ((positive < content.k) & (content.candidates.sum(1) > positive)).any()
+
+
+@hazard("truth")
+def no_overlap(content: Content) -> Tensor:
+    """A GT has candidates, and none of them has u > 0."""
+    return (content.candidates.any(1) & ~(content.overlap > 0).any(1)).any()
+
+
+# The predictions
+
+
+@hazard()
+def constant_predictions(content: Content) -> bool:
+    """Every anchor of every image predicts the same logits."""
+    first = content.distances[:1, :1], content.logits[:1, :1]
+    return bool((content.distances == first[0]).all() and (content.logits == first[1]).all())
+
+
+@hazard()
+def quantised(content: Content) -> bool:
+    """The class logits take eight values or fewer, much fewer than there are, and anchors predict differently."""
+    few = min(FEW_VALUES, content.logits.numel() // 2)
+    return len(content.logits.flatten()[:1024].unique()) <= few and not constant_predictions(content)
+
+
+@hazard()
+def saturated(content: Content) -> Tensor:
+    """A class logit so large that its score is exactly 1 in float32."""
+    return (content.logits >= SATURATED).any()
+
+
+@hazard("candidate")
+def exact_hit(content: Content) -> Tensor:
+    """A candidate anchor predicts exactly its GT's box."""
+    truth, _ = content.candidate_pairs
+    return (content.predicted == content.boxes[truth]).all(1).any()
+
+
+@hazard("candidate")
+def dfl_clamp(content: Content) -> Tensor:
+    """A candidate lies farther than R - 1 - 0.01 grid units from a side of its GT (LOSS-DFL-1)."""
+    truth, anchor = content.candidate_pairs
+    sides = sides_to(content.boxes[truth], content.centres[anchor], content.strides[anchor])  # (P, 4)
+    return (sides > content.head.reg_max - 1 - 0.01).any() & (content.head.reg_max > 1)
+
+
+# The head
+
+
+@hazard()
+def one_level(content: Content) -> bool:
+    """The head has one level: there is no second stride (TAL-CAND-2)."""
+    return len(content.head.strides) == 1
+
+
+@hazard()
+def many_levels(content: Content) -> bool:
+    """The head has four levels or more."""
+    return len(content.head.strides) >= 4
+
+
+@hazard()
+def other_strides(content: Content) -> bool:
+    """The strides are not the first ones of 8, 16, 32."""
+    return content.head.strides != (8, 16, 32)[: len(content.head.strides)]
+
+
+@hazard()
+def non_square(content: Content) -> bool:
+    """The input is not square."""
+    return content.size[0] != content.size[1]
+
+
+@hazard()
+def uneven_levels(content: Content) -> bool:
+    """The input's size is no multiple of every stride: the last row or column of cells reaches beyond it."""
+    return any(side % stride for side in content.size for stride in content.head.strides)
+
+
+@hazard()
+def many_classes(content: Content) -> bool:
+    """There are 20 classes or more."""
+    return content.head.classes >= 20
+
+
+@hazard()
+def few_bins(content: Content) -> bool:
+    """There are at most 4 bins, so that no box can be larger than 6 cells."""
+    return content.head.reg_max <= 4
+
+
+def _reaches_in(content: Content) -> Tensor:
+    height, width = content.size
+    x1, y1, x2, y2 = content.boxes.unbind(1)
+    return (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0)  # (n,)
+
+
+def _reaches_out(content: Content) -> Tensor:
+    height, width = content.size
+    x1, y1, x2, y2 = content.boxes.unbind(1)
+    return (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)  # (n,)
+
+
+def _within(one: Tensor, other: Tensor) -> Tensor:
+    """(P,) `one` lies in `other`, and is not it."""
+    outward = one.new_tensor((1, 1, -1, -1))
+    inward = (one - other) * outward  # (P, 4)
+    return (inward.amin(1) >= 0) & (inward.amax(1) > 0)
+
+
+def _same_box(content: Content) -> Tensor:
+    one, other = content.pair_boxes
+    return (one == other).all(1)  # (P,)
+
+
+def _meaning(detector: Detector) -> str:
+    return (detector.__doc__ or "").partition("\n")[0]
+
+
+HAZARDS: tuple[str, ...] = tuple(_DETECTORS)
+"""The names of all hazards."""
+MEANINGS = MappingProxyType({name: _meaning(detector) for name, (_, detector) in _DETECTORS.items()})
+"""What each hazard means, in one line."""

@@ -1,0 +1,122 @@
+"""Recipe: a batch in one line of Python that a person can read, change and run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from conformance.batches.batch import Batch
+from conformance.batches.hazards import hazards_of
+from conformance.batches.layout import Grid, anchors, fold
+from conformance.batches.predictions import Copy, Scene, predictions
+from conformance.batches.truths import Box, Canvas, Truth, call, resolve
+from reference import Head, Hyperparameters
+
+Resolved = list[list[tuple[int, Box]]]
+"""Class and pixel box of every ground truth of every image."""
+
+
+@dataclass(frozen=True, repr=False)
+class Recipe:
+    """How to make a batch. Its `repr` is the shortest call that makes it again, on one line.
+
+    Attributes:
+        images: the ground truths of each image; at least one image.
+        cells: rows and columns of the first level's grid.
+        strides: pixels per cell of each level; level l has ceil(size / stride) cells.
+        classes: C.
+        reg_max: bins R.
+        predictions: regime of the predictions, a key of `REGIMES`.
+        levels: quantise the predictions: whole and half distances, so many different class logits.
+        copies: ties to plant.
+        shuffled: annotation rows in random order instead of sorted by image.
+        seed: fills the bulk.
+        hyperparameters: the numbers of assigner and loss.
+    """
+
+    images: tuple[tuple[Truth, ...], ...] = ((),)
+    cells: tuple[int, int] = (4, 4)
+    strides: tuple[int, ...] = (8,)
+    classes: int = 1
+    reg_max: int = 16
+    predictions: str = "random"
+    levels: int | None = None
+    copies: tuple[Copy, ...] = ()
+    shuffled: bool = False
+    seed: int = 0
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+    def __repr__(self) -> str:
+        return call(self)
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Rows and columns of each level."""
+        return grids(self.cells, self.strides)
+
+    def build(self) -> Batch:
+        """The batch: float32, on the CPU, the same one every time and on every machine.
+
+        Raises:
+            ValueError: the recipe has no image, or names a kind, regime, class or ground truth that is not.
+        """
+        if not self.images or min(self.cells) < 1:
+            raise ValueError(f"a recipe needs at least one image and one cell: {self}")
+        head = Head(self.strides, self.classes, self.reg_max)
+        height, width = (cells * self.strides[0] for cells in self.cells)
+        canvas = Canvas(width, height, self.strides)
+        resolved = [resolve(truths, canvas, self.classes) for truths in self.images]
+        generator = torch.Generator().manual_seed(self.seed)
+        scene = _scene(head, (height, width), resolved, self.grids, generator)
+        logits = predictions(scene, self.predictions, self.levels, self.copies, self.hyperparameters)
+        rows = _annotations(resolved, (height, width))
+        if self.shuffled:
+            rows = _shuffled(rows, generator)
+        batch = Batch(fold(*logits, self.grids), rows, head, self.hyperparameters, repr(self))
+        return replace(batch, hazards=hazards_of(batch))
+
+
+def grids(cells: tuple[int, int], strides: Sequence[int]) -> tuple[Grid, ...]:
+    """Rows and columns of each level where the first one has `cells`: ceil(size / stride)."""
+    rows, columns = (count * strides[0] for count in cells)
+    return tuple((-(-rows // stride), -(-columns // stride)) for stride in strides)
+
+
+def _scene(
+    head: Head, size: tuple[int, int], resolved: Resolved, grids: tuple[Grid, ...], generator: torch.Generator
+) -> Scene:
+    most = max(1, *map(len, resolved))
+    nothing = (0, (0.0, 0.0, 0.0, 0.0))
+    padded = [truths + [nothing] * (most - len(truths)) for truths in resolved]
+    centres, strides = anchors(grids, head.strides)
+    return Scene(
+        head,
+        size,
+        centres,
+        strides,
+        boxes=torch.tensor(
+            [[box for _, box in truths] for truths in padded], dtype=torch.float32
+        ),  # (B, M, 4)
+        labels=torch.tensor([[label for label, _ in truths] for truths in padded]),  # (B, M)
+        present=torch.arange(most) < torch.tensor([[len(truths)] for truths in resolved]),  # (B, M)
+        generator=generator,
+    )
+
+
+def _annotations(resolved: Resolved, size: tuple[int, int]) -> Tensor:
+    """Rows (N, 6), normalised, sorted by image (ANN-1)."""
+    height, width = size
+    rows = [
+        (image, label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        for image, truths in enumerate(resolved)
+        for label, (x1, y1, x2, y2) in truths
+    ]
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+
+
+def _shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """The rows in another order: out of order by image, if they are of more than one."""
+    rows = rows[torch.rand(len(rows), generator=generator, dtype=torch.float32).argsort(stable=True)]
+    in_order = bool((rows[1:, 0] >= rows[:-1, 0]).all())
+    return rows.flip(0) if in_order else rows

@@ -1,0 +1,188 @@
+"""What Hypothesis draws: recipes. Tests draw the recipe and build it, so that a failure prints one line.
+
+Structure and hazards are drawn, and a seed that fills the bulk: drawing every float would be too slow, and
+a seed alone never meets a tie. Everything is listed from simple to complicated, because Hypothesis shrinks
+towards what comes first: no ground truth, one level of 4 x 4 cells, one class, 16 bins, random predictions,
+seed 0.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from conformance.batches.predictions import REGIMES, Copy
+from conformance.batches.recipe import Recipe, grids
+from conformance.batches.truths import KINDS, Truth
+from reference import Hyperparameters
+
+T = TypeVar("T")
+
+STRIDES = ((8,), (8, 16), *((8, 16, 32),) * 5, (4, 8, 16), (16, 32), (8, 16, 32, 64), (12, 24), (32,), (1, 2))
+"""Strides of the levels; the usual ones more often."""
+CELLS = (
+    *(
+        (4, 4),
+        (2, 5),
+        (3, 4),
+        (4, 6),
+        (6, 4),
+        (5, 5),
+        (8, 4),
+        (4, 8),
+        (8, 8),
+        (8, 8),
+        (7, 5),
+        (8, 8),
+        (8, 12),
+    ),
+    *((1, 12), (10, 9), (9, 12), (16, 3), (11, 13)),
+)
+"""Rows and columns of the first level, also odd numbers and uneven sides."""
+CLASSES = (1, 2, 3, 4, 5, 2, 3, 80)
+"""Number of classes; 80 seldom, because it makes batches large."""
+BINS = (16, 16, 16, 16, 16, 8, 4, 2, 32)
+"""Number of bins R; 16 is what every released model has."""
+CALM = ("ordinary", "off_lattice")
+"""Kinds of ground truth in a third of the batches, at most three an image: there, most choices are unique."""
+REPEATS = {"ordinary": 6, "off_lattice": 3, "aligned": 2}
+"""Kinds of ground truth that are drawn so many times as often as every other."""
+PREDICTIONS = (*REGIMES, "random", "near", "near", "exact_hit")
+"""Regimes of predictions."""
+LEVELS = (None, None, 1, 2, 4)
+"""Quantisation of predictions that have no levels by themselves (`QUANTISABLE`)."""
+QUANTISABLE = ("random", "near", "exact_hit")
+RANKS = ((9, 10), (9, 10), (8, 11), (2, 12), (0, 9))
+"""Source and target of planted copies, where k is 10; the first is the tie at the k-th place."""
+_NUMBER = st.integers(0, 32 * len(RANKS) - 1)
+FEW_COPIES = st.just(()) | st.tuples(_NUMBER)
+"""Numbers that stand for none or one planted copy."""
+SOME_COPIES = st.tuples(_NUMBER) | st.tuples(_NUMBER, _NUMBER)
+"""Numbers that stand for one or two planted copies."""
+
+TIES = ("near", "exact_hit", "exact_hit", "saturated", "constant")
+TIED_KINDS = ("ordinary", "aligned", "huge")
+SMALL = ("tiny", "small", "thin", "zero_area")
+CROWDED = ("huge", "nested", "identical", "other_class", "overlapping")
+OUTSIDE = ("on_border", "partly_outside", "beyond_bottom_right", "beyond_top_left")
+
+
+@st.composite
+def recipes(
+    draw: DrawFn,
+    *,
+    ties: bool = False,
+    small_boxes: bool = False,
+    contested: bool = False,
+    outside: bool = False,
+    shuffled_rows: bool = False,
+    kinds: Sequence[str] | None = None,
+    predictions: Sequence[str] | None = None,
+    strides: Sequence[tuple[int, ...]] = STRIDES,
+    classes: Sequence[int] = CLASSES,
+    bins: Sequence[int] = BINS,
+    max_images: int = 4,
+    max_truths: int = 8,
+    hyperparameters: SearchStrategy[Hyperparameters] | None = None,
+) -> Recipe:
+    """Recipes of batches of all kinds, with the emphasis asked for; every hazard stays possible.
+
+    Args:
+        draw: given by Hypothesis.
+        ties: quantised predictions and planted copies throughout.
+        small_boxes: half of the ground truths have a side that TAL-CAND-2 may widen.
+        contested: half of the ground truths lie on the one before them; the first image has two at least.
+        outside: half of the ground truths touch or cross the border.
+        shuffled_rows: draw annotation rows out of order too, which not every release accepts.
+        kinds: draw these kinds of ground truths only, in this order of simplicity.
+        predictions: draw these regimes only, in this order of simplicity.
+        strides: draw one of these.
+        classes: draw one of these.
+        bins: draw one of these.
+        max_images: at most so many images.
+        max_truths: at most so many ground truths an image.
+        hyperparameters: strategy of them; by default those of the loss. Grids have at least `topk` anchors.
+    """
+    settings = Hyperparameters() if hyperparameters is None else draw(hyperparameters)
+    chosen = draw(_one_of(tuple(strides)))
+    cells = draw(_cells(chosen, settings.topk))
+    count = draw(_one_of(tuple(classes)))
+    emphasised = ties * TIED_KINDS + small_boxes * SMALL + contested * CROWDED + outside * OUTSIDE
+    calm = not emphasised and kinds is None and draw(_one_of((True, False, False)))
+    chosen_kinds = CALM if calm else tuple(kinds) if kinds is not None else _emphasis(emphasised)
+    most = (max_images, min(max_truths, 3) if calm else max_truths)
+    images = draw(_images(chosen_kinds, count, most, 2 if contested else 0))
+    bin_count = draw(_one_of(tuple(bins)))
+    regime = draw(_one_of(tuple(predictions) if predictions is not None else (TIES if ties else PREDICTIONS)))
+    return Recipe(
+        images=images,
+        cells=cells,
+        strides=chosen,
+        classes=count,
+        reg_max=bin_count,
+        predictions=regime,
+        levels=draw(_one_of((1, 2, 4) if ties else LEVELS)) if regime in QUANTISABLE else None,
+        copies=_copies(draw(SOME_COPIES if ties else FEW_COPIES), tuple(map(len, images)), settings.topk),
+        shuffled=shuffled_rows and draw(st.booleans()),
+        seed=draw(st.integers(0, 2**16 - 1)),
+        hyperparameters=settings,
+    )
+
+
+@lru_cache(maxsize=256)
+def _one_of(choices: tuple[T, ...]) -> SearchStrategy[T]:
+    return st.sampled_from(choices)
+
+
+@lru_cache(maxsize=256)
+def _cells(strides: tuple[int, ...], topk: int) -> SearchStrategy[tuple[int, int]]:
+    """First grids with which there are at least `topk` anchors (TAL-TOPK-2)."""
+    enough = [cells for cells in CELLS if sum(h * w for h, w in grids(cells, strides)) >= topk]
+    return st.sampled_from(enough)
+
+
+@lru_cache(maxsize=256)
+def _emphasis(emphasised: tuple[str, ...]) -> tuple[str, ...]:
+    """All kinds, the ordinary one first, with about as many of the emphasised ones as of all together."""
+    every = tuple(kind for kind in KINDS for _ in range(REPEATS.get(kind, 1)))
+    return every + emphasised * (len(every) // len(emphasised)) if emphasised else every
+
+
+@lru_cache(maxsize=256)
+def _truths(kinds: tuple[str, ...], classes: int) -> SearchStrategy[Truth]:
+    digits = st.integers(0, classes * 16**4 - 1)
+    return st.tuples(st.sampled_from(kinds), digits).map(_truth)
+
+
+def _truth(drawn: tuple[str, int]) -> Truth:
+    """One number holds the class and four digits: one draw instead of five, and it shrinks digit by digit."""
+    kind, number = drawn
+    x, y, width, height = (number >> shift & 15 for shift in (0, 4, 8, 12))
+    return Truth(kind, number >> 16, (x, y), (width, height))
+
+
+@lru_cache(maxsize=256)
+def _images(
+    kinds: tuple[str, ...], classes: int, most: tuple[int, int], first_has: int
+) -> SearchStrategy[tuple[tuple[Truth, ...], ...]]:
+    """Images of ground truths; at most `most` images and GTs an image, at least `first_has` in the first."""
+    images, truths = most
+    truth = _truths(kinds, classes)
+    image = st.lists(truth, max_size=truths).map(tuple)
+    if not first_has:
+        return st.lists(image, min_size=1, max_size=images).map(tuple)
+    first = st.lists(truth, min_size=first_has, max_size=truths).map(tuple)
+    return st.tuples(first, st.lists(image, max_size=images - 1)).map(lambda drawn: (drawn[0], *drawn[1]))
+
+
+def _copies(numbers: tuple[int, ...], counts: Sequence[int], topk: int) -> tuple[Copy, ...]:
+    """The copies that drawn numbers stand for, in images of so many ground truths, about the k-th place."""
+    places = [(image, truth) for image, count in enumerate(counts) for truth in range(count)]
+    copies = []
+    for number in numbers if places else ():
+        image, truth = places[number // len(RANKS) % len(places)]
+        source, target = (max(0, rank + topk - 10) for rank in RANKS[number % len(RANKS)])
+        copies.append(Copy(image, truth, source, target))
+    return tuple(copies)

@@ -1,0 +1,308 @@
+"""Truth: one ground truth of a recipe, by its kind; and the pixel box that each kind of ground truth becomes.
+
+All kinds but `off_lattice` lie on a lattice of 1/64 px. Divided by an input size of 2^i or 2^i + 2^j pixels
+(16, 24, 32, 40, 48, 64, 72, 80, 96, 128 are such; 56 is not) and multiplied by it again, such a number comes
+back exactly in float32: "on an anchor's centre" and "on the border" are meant, and kept, to the last bit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import floor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, modulo 1, are spread evenly and lie on no lattice."""
+
+
+@dataclass(frozen=True, repr=False)
+class Truth:
+    """One ground truth: its kind of box, and four digits. Larger digits: further right or down, or larger.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        label: its class. Kinds that repeat the previous ground truth's box choose the class themselves.
+        at: digits 0..15 for the place, x and y.
+        size: digits 0..15 for width and height.
+    """
+
+    kind: str = "ordinary"
+    label: int = 0
+    at: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
+
+    def __repr__(self) -> str:
+        return call(self, positional=1)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What boxes are placed on: the input's width and height, and the strides; all in pixels."""
+
+    width: int
+    height: int
+    strides: tuple[int, ...]
+
+    @property
+    def stride(self) -> int:
+        """The first level's."""
+        return self.strides[0]
+
+    @property
+    def floor(self) -> int:
+        """The second level's stride, to which TAL-CAND-2 widens; twice the first's if there is one level."""
+        return self.strides[1] if len(self.strides) > 1 else 2 * self.stride
+
+
+Kind = Callable[[Canvas, Truth, Box], Box]
+"""From the canvas, the digits, and the previous ground truth of the image (at first, an ordinary one)."""
+KINDS: dict[str, Kind] = {}
+"""Every kind of ground truth by name; the functions' docstrings say what they are."""
+
+
+def resolve(truths: Sequence[Truth], canvas: Canvas, classes: int) -> list[tuple[int, Box]]:
+    """Class and pixel box of each of one image's ground truths.
+
+    Raises:
+        ValueError: a kind does not exist, or a label is none of the classes.
+    """
+    resolved: list[tuple[int, Box]] = []
+    for truth in truths:
+        if truth.kind not in KINDS:
+            raise ValueError(f"there is no kind {truth.kind!r} of ground truth; there are {', '.join(KINDS)}")
+        if truth.label not in range(classes):
+            raise ValueError(f"{truth} has a label that is none of the {classes} classes")
+        before = resolved[-1] if resolved else (truth.label, ordinary(canvas, Truth(), (0.0, 0.0, 0.0, 0.0)))
+        resolved.append((_label(truth, before[0], classes), KINDS[truth.kind](canvas, truth, before[1])))
+    return resolved
+
+
+def call(value: "DataclassInstance", positional: int = 0) -> str:
+    """The shortest call that makes a dataclass instance: defaults left out, the first fields without name."""
+    parts = []
+    for number, (name, default) in enumerate(_fields(type(value))):
+        content = getattr(value, name)
+        if number < positional:
+            parts.append(repr(content))
+        elif content != default:
+            parts.append(f"{name}={content!r}")
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+@cache
+def _fields(of: "type[DataclassInstance]") -> list[tuple[str, Any]]:
+    """Name and default of each field of a dataclass."""
+    return [(field.name, field.default) for field in dataclasses.fields(of)]
+
+
+def kind(function: Kind) -> Kind:
+    """Make a function a kind of ground truth, under its own name."""
+    KINDS[function.__name__] = function
+    return function
+
+
+@kind
+def ordinary(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """Sides from a quarter of the input (and over the first stride) to nearly all of it, off the border."""
+    width = _side(canvas.width, canvas.stride, truth.size[0])
+    height = _side(canvas.height, canvas.stride, truth.size[1])
+    return _placed(canvas, truth, width, height)
+
+
+@kind
+def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """As ordinary, but on no lattice: the way to normalised coordinates and back rounds, as in real data."""
+    x, y, w, h = ((digit + 1) * GOLDEN % 1 for digit in (*truth.at, *truth.size))
+    width, height = canvas.width * (0.2 + 0.7 * w), canvas.height * (0.2 + 0.7 * h)
+    left, top = (canvas.width - width) * x, (canvas.height - height) * y
+    return left, top, left + width, top + height
+
+
+@kind
+def aligned(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """All edges on cell borders of the first level, which whole and half distances hit exactly."""
+    left, right = _cells(canvas.width // canvas.stride, truth.at[0], truth.size[0])
+    top, bottom = _cells(canvas.height // canvas.stride, truth.at[1], truth.size[1])
+    return left * canvas.stride, top * canvas.stride, right * canvas.stride, bottom * canvas.stride
+
+
+@kind
+def tiny(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """Both sides below the first stride: TAL-CAND-2 widens it."""
+    width, height = (max(0.25, _down(canvas.stride * (digit + 1) / 17)) for digit in truth.size)
+    return _placed(canvas, truth, width, height)
+
+
+@kind
+def small(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """Sides from the first stride (8 px) to the second (16 px), both included: TAL-CAND-2's floors differ."""
+    width, height = (_between(canvas.stride, canvas.floor, digit) for digit in truth.size)
+    return _placed(canvas, truth, width, height)
+
+
+@kind
+def thin(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """One side of 1 to 4 px, the other from half the input to all; upright where the first digit is odd."""
+    short, share = 1 + truth.size[0] // 4, truth.size[1]
+    if truth.size[0] % 2:
+        return _placed(canvas, truth, short, _between(canvas.height / 2, canvas.height, share))
+    return _placed(canvas, truth, _between(canvas.width / 2, canvas.width, share), short)
+
+
+@kind
+def huge(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """Sides from 15/16 of the input to 18/16, so that it may reach beyond every border."""
+    width, height = (
+        canvas.width * (15 + truth.size[0] % 4) / 16,
+        canvas.height * (15 + truth.size[1] % 4) / 16,
+    )
+    return _placed(canvas, truth, width, height)
+
+
+@kind
+def nested(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """Inside the previous one."""
+    left, top, right, bottom = previous
+    width, height = (right - left) * (truth.size[0] + 2) / 18, (bottom - top) * (truth.size[1] + 2) / 18
+    x1 = left + (right - left - width) * (truth.at[0] + 1) / 17
+    y1 = top + (bottom - top - height) * (truth.at[1] + 1) / 17
+    return _lattice((x1, y1, x1 + width, y1 + height))
+
+
+@kind
+def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """The previous one moved right and down by 1/32 to 16/32 of its sides."""
+    left, top, right, bottom = previous
+    x, y = (right - left) * (truth.at[0] + 1) / 32, (bottom - top) * (truth.at[1] + 1) / 32
+    return _lattice((left + x, top + y, right + x, bottom + y))
+
+
+@kind
+def identical(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """The previous one again: same box, same class."""
+    return previous
+
+
+@kind
+def other_class(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """The previous one's box with another class (the same where there is one class)."""
+    return previous
+
+
+@kind
+def touching(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """An ordinary box's sides, right of the previous one; below it where the first digit is odd."""
+    left, top, right, bottom = ordinary(canvas, truth, previous)
+    if truth.at[0] % 2:
+        return previous[0], previous[3], previous[0] + right - left, previous[3] + bottom - top
+    return previous[2], previous[1], previous[2] + right - left, previous[1] + bottom - top
+
+
+@kind
+def edge_on_centre(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """An ordinary box with one to four of its edges moved onto the nearest anchor centre of some level."""
+    stride = canvas.strides[sum(truth.at) % len(canvas.strides)]
+    chosen = sum(truth.size) % 15 + 1  # bits: left, top, right, bottom
+    box = ordinary(canvas, truth, previous)
+    left, top, right, bottom = (
+        (floor(edge / stride) + 0.5) * stride if chosen >> bit & 1 else edge for bit, edge in enumerate(box)
+    )
+    return left, top, right + stride * (right <= left), bottom + stride * (bottom <= top)
+
+
+@kind
+def on_border(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """An ordinary box with one to four of its edges moved to the input's border."""
+    chosen = truth.at[0] % 15 + 1  # bits: left, top, right, bottom
+    border = (0.0, 0.0, float(canvas.width), float(canvas.height))
+    box = ordinary(canvas, truth, previous)
+    left, top, right, bottom = (border[bit] if chosen >> bit & 1 else box[bit] for bit in range(4))
+    return left, top, right, bottom
+
+
+@kind
+def partly_outside(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """An ordinary box with 1/17 to 16/17 beyond a border: left, top, right, bottom by the first digit."""
+    left, top, right, bottom = ordinary(canvas, truth, previous)
+    width, height, share = right - left, bottom - top, (truth.at[1] + 1) / 17
+    match truth.at[0] % 4:
+        case 0:
+            left = -width * share
+        case 1:
+            top = -height * share
+        case 2:
+            left = canvas.width - width * (1 - share)
+        case _:
+            top = canvas.height - height * (1 - share)
+    return _lattice((left, top, left + width, top + height))
+
+
+@kind
+def beyond_bottom_right(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """Wholly outside, right and below; touches the corner from outside where the digits are zero."""
+    left, top, right, bottom = ordinary(canvas, truth, previous)
+    x, y = canvas.width + canvas.stride * truth.at[0] / 8, canvas.height + canvas.stride * truth.at[1] / 8
+    return x, y, x + right - left, y + bottom - top
+
+
+@kind
+def beyond_top_left(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """Centred on the top left corner (coordinates add up to exactly 0) or further out: ANN-3 drops it."""
+    left, top, right, bottom = ordinary(canvas, truth, previous)
+    width, height = right - left, bottom - top
+    x, y = width * (truth.at[0] + 8) / 16, height * (truth.at[1] + 8) / 16
+    return _lattice((-x, -y, width - x, height - y))
+
+
+@kind
+def zero_area(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """A line, or a point: a side is zero where its digit is below 8, the width in any case if neither is."""
+    left, top, right, bottom = ordinary(canvas, truth, previous)
+    no_width, no_height = truth.size[0] < 8 or truth.size[1] >= 8, truth.size[1] < 8
+    return left, top, left if no_width else right, top if no_height else bottom
+
+
+def _label(truth: Truth, before: int, classes: int) -> int:
+    if truth.kind == "identical":
+        return before
+    return (before + 1) % classes if truth.kind == "other_class" else truth.label
+
+
+def _placed(canvas: Canvas, truth: Truth, width: float, height: float) -> Box:
+    """A box of these sides at the place of the digits: inside the input, off its border if there is room."""
+    left = _down((canvas.width - width) * (truth.at[0] + 1) / 17)
+    top = _down((canvas.height - height) * (truth.at[1] + 1) / 17)
+    return left, top, left + width, top + height
+
+
+def _side(extent: int, stride: int, digit: int) -> float:
+    largest = extent * 15 / 16
+    return _between(min(max(extent / 4, 1.25 * stride), largest), largest, digit)
+
+
+def _between(low: float, high: float, digit: int) -> float:
+    return _down(low + (high - low) * digit / 15)
+
+
+def _cells(count: int, at: int, size: int) -> tuple[int, int]:
+    """First cell, and the one after the last, of a run of 1 to `count` cells."""
+    length = 1 + count * size // 16
+    first = (count - length + 1) * at // 16
+    return first, first + length
+
+
+def _down(value: float) -> float:
+    """To quarters of a pixel, which no centre of an anchor shares with odd ones."""
+    return floor(value * 4) / 4
+
+
+def _lattice(box: Box) -> Box:
+    """To 1/64 px."""
+    left, top, right, bottom = (floor(edge * 64) / 64 for edge in box)
+    return left, top, right, bottom
