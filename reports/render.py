@@ -1,0 +1,92 @@
+"""report.html: one file that needs nothing else, no network and no scripts."""
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from reports.log import read_log
+from reports.page import Page, filter_link, page_of, word
+from reports.runlog import write_whole
+from reports.summary import summarise, write_summary
+from reports.text import visible
+
+NAME = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
+    """Read the log of a run, finished or killed, and write its report.html and summary.json.
+
+    Args:
+        run_dir: the run's folder, or a log file.
+        into: where to write, if not into the run's folder.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        LogError: there is no log, or none that this version reads.
+        OSError: the log cannot be read, or the report not written.
+    """
+    log = read_log(run_dir)
+    folder = log.folder if into is None else Path(into)
+    summary = summarise(log)
+    write_summary(summary, folder)
+    path = folder / NAME
+    write_whole(path, html_of(page_of(log, summary)))
+    return path
+
+
+def html_of(page: Page) -> str:
+    """The page as one HTML document."""
+    style, script = _asset("style.css"), _asset("script.js")
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src {_source(style)}",
+            f"script-src {_source(script)}",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    template = _environment().get_template("report.html.j2")
+    return template.render(page=page, policy=policy, style=style, script=script)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["word"] = word
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["num"] = lambda number: f"{number:.4g}"
+    environment.globals["filter_link"] = filter_link
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """What every expression of a template passes through before it is escaped."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+@cache
+def _asset(name: str) -> Markup:
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704  (our own file, in an element of its own)
+
+
+def _source(content: str) -> str:
+    """A style or script as Content-Security-Policy names it: allowed as it is, and no other."""
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

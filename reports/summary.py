@@ -1,0 +1,187 @@
+"""summary.json: what a run came to, for other tools."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reports.batches import FAILING, UNIQUENESS, VERDICTS
+from reports.causes import causes
+from reports.log import Log
+from reports.runlog import write_whole
+from reports.schemas import fault
+
+SCHEMA = 1
+NAME = "summary.json"
+NO_BATCH = "no batch was judged"
+
+
+def summarise(log: Log) -> dict[str, Any]:
+    """What a run came to, as `summary.schema.json` says.
+
+    A run that did not finish has no `finished`, and its `exit` is 1, as it is wherever an implementation fails.
+
+    Raises:
+        ValueError: the result does not follow the schema, which is an error in this package.
+    """
+    run, implementations = log.run, [_implementation(log, line) for line in implementations_of(log)]
+    fails = any(one["result"] in FAILING for one in implementations)
+    summary = {
+        "schema": SCHEMA,
+        "run": run["run"],
+        "started": run["time"],
+        "finished": None if log.end is None else log.end.get("finished") or log.end["time"],
+        "profile": run["profile"],
+        "seed": run["seed"],
+        "environment": run["environment"],
+        "devices": run["devices"],
+        "implementations": implementations,
+        "hazards": hazards_of(log),
+        "benchmarks": [_without_log(line) | _ratio(line) for line in log.benchmarks],
+        "differences": [_difference(cause.shown) for cause in causes(log.differences)],
+        "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
+        "not_tested": not_tested(log),
+        "problems": log.problems.sentences(),
+        "exit": int(fails or log.end is None or log.end["exit"] != 0),
+    }
+    wrong = fault(summary, "summary")
+    if wrong is not None:
+        raise ValueError(f"the summary of {log.folder} does not follow its schema: {wrong}")
+    return summary
+
+
+def write_summary(summary: dict[str, Any], folder: Path) -> Path:
+    """Write summary.json into a folder; for readers it appears whole, or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = folder / NAME
+    write_whole(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def implementations_of(log: Log) -> list[dict[str, Any]]:
+    """Name, version, dialect and capabilities of every implementation that the log names anywhere."""
+    said = {line["name"]: line for line in log.run["implementations"]}
+    lines = [*log.divergences, *log.differences, *log.not_tested, *log.training]
+    named = [cell.implementation for cell in log.batches.cells] + [line.get("implementation") for line in lines]
+    names = dict.fromkeys([*said, *(name for name in named if name is not None)])
+    nothing = {"version": None, "dialect": None, "capabilities": []}
+    return [nothing | said.get(name, {}) | {"name": name} for name in names]
+
+
+def hazards_of(log: Log) -> dict[str, int]:
+    """How many different batches had each hazard, with those that none had; the most frequent first."""
+    counts = {name: 0 for name in log.run.get("hazards", {})} | dict(log.batches.hazards)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def failures_of(log: Log) -> list[dict[str, Any]]:
+    """The log's divergences, and one of verdict `error` for every implementation that could not be tested at all."""
+    judged = {cell.implementation for cell in log.batches.cells}
+    judged |= {line["implementation"] for line in log.divergences}
+    absent = [
+        {"kind": "divergence", "stage": None, "clause": None, "case": None, "verdict": "error"}
+        | {"implementation": line["implementation"], "summary": line["reason"]}
+        for line in log.not_tested
+        if line.get("device") is None and line.get("implementation") not in (None, *judged)
+    ]
+    return log.divergences + absent
+
+
+def not_tested(log: Log) -> list[dict[str, Any]]:
+    """What was not tested, of which implementation, on which device, and why: said in the log, or following from it."""
+    reasons = [{key: line.get(key) for key in ("implementation", "device", "reason")} for line in log.not_tested]
+    for device, state in log.run["devices"].items():
+        if state != "tested":
+            reason = state.removeprefix("not tested").lstrip(": ") or "no reason given"
+            reasons.append({"implementation": None, "device": device, "reason": reason})
+    told = {(line["implementation"], line["device"]) for line in reasons}
+    reasons = [line for at, line in enumerate(reasons) if line not in reasons[:at]]
+    for one in implementations_of(log):
+        if (one["name"], None) not in told:
+            reasons += [_reason(one["name"], text) for text in _not_offered(log, one)]
+    return reasons
+
+
+def _reason(implementation: str, reason: str) -> dict[str, Any]:
+    return {"implementation": implementation, "device": None, "reason": reason}
+
+
+def _not_offered(log: Log, implementation: dict[str, Any]) -> list[str]:
+    name, offers = implementation["name"], implementation["capabilities"]
+    if not log.batches.verdicts(name):
+        return [] if any(line["implementation"] == name for line in log.divergences) else [NO_BATCH]
+    found = []
+    if offers and "loss" not in offers:
+        found.append("it offers no loss: cls, box, dfl, total and gradients are not judged")
+    if offers and "stages" not in offers:
+        found.append("it shows no stages of its assigner: they are judged by the assignment that follows from them")
+    return found
+
+
+def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
+    name = line["name"]
+    verdicts = log.batches.verdicts(name)
+    judged = sum(verdicts.values())
+    divergences = [divergence for divergence in failures_of(log) if divergence["implementation"] == name]
+    for divergence in divergences:
+        if not divergence["case"]:  # it failed before there was a batch: counted all the same
+            verdicts[divergence["verdict"]] += 1
+        else:  # its batch may be one that was made while shrinking, and the log of the first one cut or left out
+            verdicts[divergence["verdict"]] = max(1, verdicts[divergence["verdict"]])
+    training = any(not other["agrees"] for other in log.training if other["implementation"] == name)
+    return {
+        "name": name,
+        "version": line["version"],
+        "dialect": line["dialect"],
+        "capabilities": line["capabilities"],
+        "result": _result(verdicts, training),
+        "batches": judged,
+        "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
+        "uniqueness": {kind: log.batches.uniqueness[name][kind] for kind in UNIQUENESS},
+        "margins": _margins(log, name),
+        "first_divergences": [
+            {key: cause.shown.get(key) or None for key in ("stage", "clause", "case", "verdict")}
+            | {"summary": cause.shown["summary"]}
+            for cause in causes(divergences, log.batches)
+        ],
+    }
+
+
+def _result(verdicts: dict[str, int], training_differs: bool) -> str:
+    for verdict in reversed(FAILING):
+        if verdicts[verdict]:
+            return verdict
+    if training_differs:
+        return "divergent"
+    return "conforms" if sum(verdicts.values()) else "not tested"
+
+
+def _margins(log: Log, name: str) -> dict[str, dict[str, Any]]:
+    return {
+        stage: {
+            "p50": _finite(margins.quantile(0.5)),
+            "p99": _finite(margins.quantile(0.99)),
+            "largest": _finite(margins.largest),
+        }
+        for (implementation, stage), margins in log.batches.margins.items()
+        if implementation == name
+    }
+
+
+def _finite(value: float) -> float | str:
+    return value if value - value == 0 else str(value)
+
+
+def _ratio(line: dict[str, Any]) -> dict[str, Any]:
+    return {"ratio_to_official": line.get("ratio_to_official")}
+
+
+def _difference(line: dict[str, Any]) -> dict[str, Any]:
+    keys = ("implementation", "dialect", "against", "stage", "clause", "case", "summary")
+    return {key: line.get(key) for key in keys}
+
+
+def _without_log(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in ("kind", "time")}

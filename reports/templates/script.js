@@ -1,0 +1,121 @@
+"use strict";
+// The page says everything without this script; it adds the filter, and buttons that copy.
+const cards = [...document.querySelectorAll("details.card")].map((card) => ({
+  card,
+  tokens: JSON.parse(card.dataset.tokens),
+  text: null,
+}));
+const form = document.querySelector(".filter");
+const input = document.getElementById("filter");
+const shown = document.getElementById("shown");
+const openAll = document.getElementById("open-all");
+const PREFIX = "#filter=";
+
+// `impl:"my assigner" clause:TAL-CONF words` as a list of {key, value}; key is "" for a plain word.
+function parsed(query) {
+  const found = query.matchAll(/(?:(\w+):)?(?:"((?:[^"\\]|\\.)*)"?|(\S+))/gs);
+  return [...found].map(([, key, quoted, plain]) => ({
+    key: key in cards[0].tokens ? key : "",
+    value: (key && !(key in cards[0].tokens) ? `${key}:` : "") + (quoted?.replace(/\\(.)/gs, "$1") ?? plain),
+  }));
+}
+
+// A token means its exact value where some card has it, otherwise any value that contains it.
+function test({ key, value }) {
+  const wanted = value.toLowerCase();
+  if (!key) {
+    return (entry) => (entry.text ??= entry.card.textContent.toLowerCase()).includes(wanted);
+  }
+  const equal = (have) => have.toLowerCase() === wanted;
+  const exact = cards.some((entry) => entry.tokens[key].some(equal));
+  return (entry) => entry.tokens[key].some(exact ? equal : (have) => have.toLowerCase().includes(wanted));
+}
+
+// Tokens of one key are alternatives; different keys, and every word, must all match.
+function filter(query) {
+  const alternatives = new Map();
+  for (const [number, token] of parsed(query).entries()) {
+    const name = token.key || `word ${number}`;
+    alternatives.set(name, [...(alternatives.get(name) ?? []), test(token)]);
+  }
+  const groups = [...alternatives.values()];
+  const matching = cards.filter((entry) => groups.every((tests) => tests.some((matches) => matches(entry))));
+  for (const { card } of cards) {
+    card.hidden = true;
+  }
+  for (const { card } of matching) {
+    card.hidden = false;
+  }
+  shown.textContent = groups.length ? `${matching.length} of ${cards.length} shown` : "";
+  return matching;
+}
+
+function fragment() {
+  try {
+    return decodeURIComponent(location.hash);
+  } catch {
+    return location.hash; // a percent sign that begins no escape
+  }
+}
+
+function follow() {
+  const target = fragment();
+  if (target.startsWith(PREFIX)) {
+    input.value = target.slice(PREFIX.length);
+    const matching = filter(input.value);
+    if (matching.length === 1) {
+      matching[0].card.open = true;
+    }
+    document.getElementById(matching[0]?.card.closest("section").id ?? "disagreements").scrollIntoView();
+    return;
+  }
+  const card = target.length > 1 && document.getElementById(target.slice(1));
+  if (card && card.matches("details.card")) {
+    input.value = "";
+    filter("");
+    card.open = true;
+    card.scrollIntoView();
+  }
+}
+
+if (cards.length) {
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  input.addEventListener("input", () => {
+    filter(input.value);
+    const hash = input.value ? PREFIX + encodeURIComponent(input.value) : location.pathname + location.search;
+    history.replaceState(null, "", hash);
+  });
+  openAll.addEventListener("click", () => {
+    const visible = cards.filter(({ card }) => !card.hidden);
+    const open = visible.some(({ card }) => !card.open);
+    for (const { card } of visible) {
+      card.open = open;
+    }
+    openAll.textContent = open ? "Close all" : "Open all";
+  });
+  addEventListener("hashchange", follow);
+  follow();
+}
+
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false; // the browser does not allow it here: the text is selected instead
+  }
+}
+
+for (const button of document.querySelectorAll(".copy")) {
+  const pre = button.previousElementSibling;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const done = await copied(pre.textContent);
+    if (!done) {
+      getSelection().selectAllChildren(pre);
+    }
+    button.textContent = done ? "Copied" : "Selected";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+}

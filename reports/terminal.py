@@ -1,0 +1,81 @@
+"""The few lines that a run prints at its end."""
+
+from typing import Any
+
+from reports.batches import FAILING, VERDICTS
+from reports.log import Log
+from reports.render import NAME
+from reports.summary import NO_BATCH, summarise
+from reports.text import counted, shortened, visible
+
+ALWAYS = ("exact", "within_bound", "divergent", "error")
+"""Verdicts that have a column even if no batch came to them."""
+WIDEST = 36
+"""Characters of a name that are printed."""
+MOST_CAUSES = 5
+"""First divergences of one implementation that are printed."""
+
+
+def terminal_table(log: Log) -> str:
+    """Who was tested against what, how many batches came to which verdict, first divergences, the report's path.
+
+    Plain text without colour; nothing in it steers the terminal, whatever the log holds.
+    """
+    summary = summarise(log)
+    blocks = [_table(summary["implementations"]), *(_divergences(one) for one in summary["implementations"])]
+    blocks.append("\n".join(_not_tested(summary)))
+    report = log.folder / NAME
+    blocks.append(visible(f"report: {report}" if report.is_file() else f"run: {log.folder}"))
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _table(implementations: list[dict[str, Any]]) -> str:
+    if not implementations:
+        return "No implementation was tested."
+    columns = [v for v in VERDICTS if v in ALWAYS or any(one["verdicts"][v] for one in implementations)]
+    rows = [["implementation", "version", "held to", "batches", *(v.replace("_", " ") for v in columns), "result"]]
+    for one in implementations:
+        words = [_word(one["name"]), _word(one["version"]), _word(one["dialect"])]
+        numbers = [f"{number:,}" for number in (one["batches"], *(one["verdicts"][verdict] for verdict in columns))]
+        rows.append([*words, *numbers, one["result"]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    numeric = range(3, len(widths) - 1)
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if at in numeric else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _divergences(implementation: dict[str, Any]) -> str:
+    causes = implementation["first_divergences"]
+    lines = [_divergence(implementation["name"], cause) for cause in causes[:MOST_CAUSES]]
+    if len(causes) > MOST_CAUSES:
+        lines.append(f"  and {counted(len(causes) - MOST_CAUSES, 'more cause')}, in the report")
+    if not causes and implementation["result"] in FAILING:
+        lines.append(f"{_word(implementation['name'])}: {implementation['result']}; the report says more")
+    return "\n".join(lines)
+
+
+def _divergence(name: str, cause: dict[str, Any]) -> str:
+    where = f"{cause['stage'] or 'before any stage'}" + f" ({cause['clause']})" * bool(cause["clause"])
+    case = f", case {cause['case']}" if cause["case"] else ""
+    summary = " ".join(shortened(cause["summary"], 300).split())
+    return visible(f"{_word(name)}: {cause['verdict']} at {where}{case}\n  ") + visible(summary)
+
+
+def _not_tested(summary: dict[str, Any]) -> list[str]:
+    lines = [
+        f"not tested: {', '.join(filter(None, (line['implementation'], line['device'])))}: {line['reason']}"
+        for line in summary["not_tested"]
+        if line["device"] or line["reason"] == NO_BATCH or line["implementation"] is None
+    ]
+    return [visible(" ".join(shortened(line, 300).split())) for line in [*lines, *summary["problems"]]]
+
+
+def _word(text: str | None) -> str:
+    word = " ".join(visible(text or "unknown").split())
+    return word if len(word) <= WIDEST else f"{word[: WIDEST - 1]}…"
