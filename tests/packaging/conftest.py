@@ -9,12 +9,13 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="session")
-def readme_blocks() -> dict[str, str]:
-    """Every Python file of the README, by the file name that its first line has as a comment."""
-    blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    return dict(blocks)
+def readme_adapters() -> tuple[str, str]:
+    """The README's my_adapter.py: the assigner, and what is added to it for the loss."""
+    text = README.read_text(encoding="utf-8")
+    assigner, loss = re.findall(r"```python\n# my_adapter\.py.*?\n(.*?)```", text, re.DOTALL)
+    return assigner, loss
 
 
 @pytest.fixture(scope="session")
-def readme_assigner(readme_blocks: dict[str, str]) -> str:
-    return readme_blocks["my_adapter.py"]
+def readme_assigner(readme_adapters: tuple[str, str]) -> str:
+    return readme_adapters[0]
