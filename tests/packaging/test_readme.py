@@ -56,6 +56,8 @@ def test_the_template_adapters_conform(adapter: Path):
     }
     assert set(tested) == {"my-assigner", "my-loss"}
     assert min(tested.values()) > 0
+    for line in re.findall(r"^implementation  .*", README, re.MULTILINE):
+        assert set(line.split()) <= set(done.stdout.split())
 
 
 @pytest.mark.slow
@@ -66,6 +68,9 @@ def test_the_worked_mistake_is_found_at_its_stage(adapter: Path):
     adapter.write_text(wrong, encoding="utf-8")
     done, summary = conformance(adapter.parent, "--implementation", f"{adapter}:MyAssigner")
     assert done.returncode == 1, done.stdout[-5000:]
+    verdict = re.search(r"my-assigner-cpu is DIVERGENT at stage metric \(\S+\)", README)
+    assert verdict
+    assert verdict[0] in done.stdout
     (mine,) = summary["implementations"]
     assert mine["verdicts"]["divergent"] > 0
     assert "metric" in {first["stage"] for first in mine["first_divergences"]}
