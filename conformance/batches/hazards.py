@@ -421,7 +421,7 @@ def constant_predictions(content: Content) -> bool:
 
 @hazard()
 def quantised(content: Content) -> bool:
-    """The class logits take eight values or fewer, much fewer than there are, and anchors predict differently."""
+    """The class logits take at most eight values, fewer than there are, and anchors predict differently."""
     few = min(FEW_VALUES, content.logits.numel() // 2)
     return len(content.logits.flatten()[:1024].unique()) <= few and not constant_predictions(content)
 
@@ -488,8 +488,8 @@ def many_classes(content: Content) -> bool:
 
 @hazard()
 def few_bins(content: Content) -> bool:
-    """There are at most 4 bins, so that no box can be larger than 6 cells."""
-    return content.head.reg_max <= 4
+    """There are 2 to 4 bins, so that no box can be larger than 6 cells."""
+    return 1 < content.head.reg_max <= 4
 
 
 def _reaches_in(content: Content) -> Tensor:

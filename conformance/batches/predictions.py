@@ -7,8 +7,9 @@ and sums of these: unlike normally distributed ones they come out the same on ev
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,8 @@ class Scene:
         boxes: (B, M, 4) ground truths, xyxy in pixels, padded with zeros; M is at least 1.
         labels: (B, M) their classes.
         present: (B, M) which are no padding.
-        generator: fills the bulk.
+        seed: fills the bulk.
+        streams: numbers the calls for random numbers.
     """
 
     head: Head
@@ -43,7 +45,8 @@ class Scene:
     boxes: Tensor
     labels: Tensor
     present: Tensor
-    generator: torch.Generator
+    seed: int
+    streams: Iterator[int] = field(default_factory=count)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,8 +54,13 @@ class Scene:
         return self.boxes.shape[0], self.centres.shape[0]
 
     def uniform(self, *shape: int) -> Tensor:
-        """Numbers from [0, 1)."""
-        return torch.rand(shape, generator=self.generator, dtype=torch.float32)
+        """Numbers from [0, 1). The first dimension is the image's.
+
+        Every call has a stream of its own: without one of its ground truths or its last image, the rest of a
+        batch stays what it was. That is what lets a failing batch shrink.
+        """
+        generator = torch.Generator().manual_seed(self.seed * 64 + next(self.streams))
+        return torch.rand(shape, generator=generator, dtype=torch.float32)
 
     def wobble(self, *shape: int) -> Tensor:
         """Numbers from (-1, 1), those near 0 most often."""
@@ -141,8 +149,8 @@ def near(scene: Scene) -> Wish:
     """As after training: an anchor in or beside ground truths predicts one of them, not exactly."""
     owner, covered = aims(scene)
     exact = exact_sides(scene, owner)
-    wobble = scene.wobble(2, *scene.shape, 4)
-    sides = exact * (1 + 0.5 * wobble[0]) + 0.3 * wobble[1]  # (B, A, 4)
+    error, offset = scene.wobble(*scene.shape, 4), scene.wobble(*scene.shape, 4)
+    sides = exact * (1 + 0.5 * error) + 0.3 * offset  # (B, A, 4)
     sides = torch.where(covered[..., None], sides, any_sides(scene)).clamp(min=0)
     return Wish(sides, scores_for(scene, owner, covered))
 
@@ -194,8 +202,10 @@ def any_sides(scene: Scene) -> Tensor:
 def aims(scene: Scene) -> tuple[Tensor, Tensor]:
     """(B, A), (B, A) the ground truth each anchor aims at; whether it is in it, or under a stride beside."""
     close = (depth(scene.centres, scene.boxes) > -scene.strides) & scene.present[..., None]  # (B, M, A)
-    lots = scene.uniform(*close.shape) + close  # (B, M, A)
-    return lots.argmax(1), close.any(1)
+    choices = close.sum(1)  # (B, A)
+    chosen = (scene.uniform(*scene.shape) * choices).floor() + 1  # (B, A) counted from 1
+    owner = (close & (close.cumsum(1) == chosen[:, None])).int().argmax(1)  # (B, A)
+    return owner, choices > 0
 
 
 def exact_sides(scene: Scene, owner: Tensor) -> Tensor:

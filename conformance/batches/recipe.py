@@ -67,12 +67,11 @@ class Recipe:
         height, width = (cells * self.strides[0] for cells in self.cells)
         canvas = Canvas(width, height, self.strides)
         resolved = [resolve(truths, canvas, self.classes) for truths in self.images]
-        generator = torch.Generator().manual_seed(self.seed)
-        scene = _scene(head, (height, width), resolved, self.grids, generator)
+        scene = _scene(head, (height, width), resolved, self.grids, self.seed)
         logits = predictions(scene, self.predictions, self.levels, self.copies, self.hyperparameters)
         rows = _annotations(resolved, (height, width))
         if self.shuffled:
-            rows = _shuffled(rows, generator)
+            rows = _shuffled(rows, scene.uniform(len(rows)))
         batch = Batch(fold(*logits, self.grids), rows, head, self.hyperparameters, repr(self))
         return replace(batch, hazards=hazards_of(batch))
 
@@ -84,7 +83,7 @@ def grids(cells: tuple[int, int], strides: Sequence[int]) -> tuple[Grid, ...]:
 
 
 def _scene(
-    head: Head, size: tuple[int, int], resolved: Resolved, grids: tuple[Grid, ...], generator: torch.Generator
+    head: Head, size: tuple[int, int], resolved: Resolved, grids: tuple[Grid, ...], seed: int
 ) -> Scene:
     most = max(1, *map(len, resolved))
     nothing = (0, (0.0, 0.0, 0.0, 0.0))
@@ -100,7 +99,7 @@ def _scene(
         ),  # (B, M, 4)
         labels=torch.tensor([[label for label, _ in truths] for truths in padded]),  # (B, M)
         present=torch.arange(most) < torch.tensor([[len(truths)] for truths in resolved]),  # (B, M)
-        generator=generator,
+        seed=seed,
     )
 
 
@@ -115,8 +114,8 @@ def _annotations(resolved: Resolved, size: tuple[int, int]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
 
 
-def _shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """The rows in another order: out of order by image, if they are of more than one."""
-    rows = rows[torch.rand(len(rows), generator=generator, dtype=torch.float32).argsort(stable=True)]
+def _shuffled(rows: Tensor, lots: Tensor) -> Tensor:
+    """The rows in the order of their lots (N,): out of order by image, if they are of more than one."""
+    rows = rows[lots.argsort(stable=True)]
     in_order = bool((rows[1:, 0] >= rows[:-1, 0]).all())
     return rows.flip(0) if in_order else rows

@@ -23,22 +23,8 @@ T = TypeVar("T")
 STRIDES = ((8,), (8, 16), *((8, 16, 32),) * 5, (4, 8, 16), (16, 32), (8, 16, 32, 64), (12, 24), (32,), (1, 2))
 """Strides of the levels; the usual ones more often."""
 CELLS = (
-    *(
-        (4, 4),
-        (2, 5),
-        (3, 4),
-        (4, 6),
-        (6, 4),
-        (5, 5),
-        (8, 4),
-        (4, 8),
-        (8, 8),
-        (8, 8),
-        (7, 5),
-        (8, 8),
-        (8, 12),
-    ),
-    *((1, 12), (10, 9), (9, 12), (16, 3), (11, 13)),
+    *((4, 4), (2, 5), (3, 4), (4, 6), (6, 4), (5, 5), (8, 4), (4, 8), (8, 8), (8, 8), (7, 5)),
+    *((8, 8), (8, 12), (1, 12), (10, 9), (9, 12), (16, 3), (11, 13)),
 )
 """Rows and columns of the first level, also odd numbers and uneven sides."""
 CLASSES = (1, 2, 3, 4, 5, 2, 3, 80)
@@ -51,16 +37,16 @@ REPEATS = {"ordinary": 6, "off_lattice": 3, "aligned": 2}
 """Kinds of ground truth that are drawn so many times as often as every other."""
 PREDICTIONS = (*REGIMES, "random", "near", "near", "exact_hit")
 """Regimes of predictions."""
-LEVELS = (None, None, 1, 2, 4)
-"""Quantisation of predictions that have no levels by themselves (`QUANTISABLE`)."""
-QUANTISABLE = ("random", "near", "exact_hit")
+ADJUSTABLE = ("random", "near", "exact_hit")
+"""Regimes of predictions that are quantised or have copies planted; in the others ties come by themselves."""
 RANKS = ((9, 10), (9, 10), (8, 11), (2, 12), (0, 9))
 """Source and target of planted copies, where k is 10; the first is the tie at the k-th place."""
-_NUMBER = st.integers(0, 32 * len(RANKS) - 1)
-FEW_COPIES = st.just(()) | st.tuples(_NUMBER)
-"""Numbers that stand for none or one planted copy."""
-SOME_COPIES = st.tuples(_NUMBER) | st.tuples(_NUMBER, _NUMBER)
-"""Numbers that stand for one or two planted copies."""
+_COPY = st.integers(0, 32 * len(RANKS) - 1)
+SELDOM_TIED = st.tuples(st.sampled_from((None, None, 1, 2, 4)), st.just(()) | st.tuples(_COPY))
+"""Levels of quantisation, if any, and numbers that stand for planted copies, if any."""
+TIED = st.tuples(st.sampled_from((1, 2, 4)), st.tuples(_COPY) | st.tuples(_COPY, _COPY))
+"""The same, and always some."""
+SEEDS = st.integers(0, 2**16 - 1)
 
 TIES = ("near", "exact_hit", "exact_hit", "saturated", "constant")
 TIED_KINDS = ("ordinary", "aligned", "huge")
@@ -106,27 +92,28 @@ def recipes(
         hyperparameters: strategy of them; by default those of the loss. Grids have at least `topk` anchors.
     """
     settings = Hyperparameters() if hyperparameters is None else draw(hyperparameters)
-    chosen = draw(_one_of(tuple(strides)))
-    cells = draw(_cells(chosen, settings.topk))
+    levels = draw(_one_of(tuple(strides)))
+    cells = draw(_cells(levels, settings.topk))
     count = draw(_one_of(tuple(classes)))
     emphasised = ties * TIED_KINDS + small_boxes * SMALL + contested * CROWDED + outside * OUTSIDE
-    calm = not emphasised and kinds is None and draw(_one_of((True, False, False)))
-    chosen_kinds = CALM if calm else tuple(kinds) if kinds is not None else _emphasis(emphasised)
-    most = (max_images, min(max_truths, 3) if calm else max_truths)
-    images = draw(_images(chosen_kinds, count, most, 2 if contested else 0))
+    if kinds is None and not emphasised and draw(_one_of((True, False, False))):
+        kinds, max_truths = CALM, min(max_truths, 3)
+    every_kind = _emphasis(emphasised) if kinds is None else tuple(kinds)
+    images = draw(_images(every_kind, count, (max_images, max_truths), 2 if contested else 0))
     bin_count = draw(_one_of(tuple(bins)))
-    regime = draw(_one_of(tuple(predictions) if predictions is not None else (TIES if ties else PREDICTIONS)))
+    regime = draw(_one_of(tuple(predictions or (TIES if ties else PREDICTIONS))))
+    quantisation, numbers = draw(TIED if ties else SELDOM_TIED) if regime in ADJUSTABLE else (None, ())
     return Recipe(
         images=images,
         cells=cells,
-        strides=chosen,
+        strides=levels,
         classes=count,
         reg_max=bin_count,
         predictions=regime,
-        levels=draw(_one_of((1, 2, 4) if ties else LEVELS)) if regime in QUANTISABLE else None,
-        copies=_copies(draw(SOME_COPIES if ties else FEW_COPIES), tuple(map(len, images)), settings.topk),
+        levels=quantisation,
+        copies=_copies(numbers, tuple(map(len, images)), settings.topk),
         shuffled=shuffled_rows and draw(st.booleans()),
-        seed=draw(st.integers(0, 2**16 - 1)),
+        seed=draw(SEEDS),
         hyperparameters=settings,
     )
 
