@@ -15,6 +15,7 @@ from conformance.batches import Batch
 from conformance.implementations import Implementation, ImplementationFailed
 from conformance.judgement import STAGES, Diverges, Judgement, State, Uniqueness, Value, Verdict
 from conformance.judgement.picture import picture
+from reference import Dialect
 from reports import RunLog
 
 
@@ -175,6 +176,24 @@ class Recorder:
             picture=failure.picture,
             reproduce=reproduction(failure.subject.implementation.asked_as, failure.batch, case),
             traceback=failure.details,
+        )
+
+    def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
+        """What a declared dialect makes different from another, on its smallest batch; no failure."""
+        self.save(failure.batch)
+        self._log.append(
+            "difference",
+            implementation=failure.subject.implementation.name,
+            dialect=declared.name,
+            against=against.name,
+            stage=failure.stage,
+            clause=failure.clause,
+            case=failure.batch.id,
+            summary=failure.summary,
+            description=failure.batch.describe(),
+            recipe=failure.batch.origin,
+            values=[value_fields(value) for value in failure.values],
+            picture=failure.picture,
         )
 
     def save(self, batch: Batch) -> Path:

@@ -3,19 +3,20 @@
 import pytest
 from hypothesis import given
 
-from conformance.batches import Recipe, recipes
+from conformance.batches import Recipe
 from conformance.conforming import Conformance
+from conformance.lanes import LANES
 
 
 @pytest.mark.clauses("TAL-CAND")
-@given(recipe=recipes(kinds=("ordinary", "edge_on_centre", "on_border", "partly_outside")))
+@given(recipe=LANES["borders"])
 def test_borders(conforms: Conformance, recipe: Recipe):
     """TAL-CAND-1: an anchor on the border is none of the box's candidates."""
     conforms(recipe)
 
 
 @pytest.mark.clauses("TAL-CAND")
-@given(recipe=recipes(small_boxes=True))
+@given(recipe=LANES["small_boxes"])
 def test_small_boxes(conforms: Conformance, recipe: Recipe):
     """TAL-CAND-2: the floor of the sides, of the dialect that the implementation is held to."""
     conforms(recipe)

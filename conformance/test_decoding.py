@@ -3,12 +3,13 @@
 import pytest
 from hypothesis import given
 
-from conformance.batches import Recipe, recipes
+from conformance.batches import Recipe
 from conformance.conforming import Conformance
+from conformance.lanes import LANES
 
 
 @pytest.mark.clauses("DEC")
-@given(recipe=recipes(bins=(16, 2, 4, 8, 32), predictions=("random", "saturated", "constant", "near")))
+@given(recipe=LANES["decoding"])
 def test_decoding(conforms: Conformance, recipe: Recipe):
     """Any grid, any number of levels and bins."""
     conforms(recipe)

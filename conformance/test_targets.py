@@ -3,19 +3,20 @@
 import pytest
 from hypothesis import given
 
-from conformance.batches import Recipe, recipes
+from conformance.batches import Recipe
 from conformance.conforming import Conformance
+from conformance.lanes import LANES
 
 
 @pytest.mark.clauses("TAL-TGT")
-@given(recipe=recipes(classes=(2, 3, 5, 80), predictions=("near", "random", "exact_hit")))
+@given(recipe=LANES["targets"])
 def test_targets(conforms: Conformance, recipe: Recipe):
     """Labels, boxes and target scores."""
     conforms(recipe)
 
 
 @pytest.mark.clauses("TAL-EMPTY")
-@given(recipe=recipes(max_truths=0))
+@given(recipe=LANES["no_ground_truth"])
 def test_no_ground_truth(conforms: Conformance, recipe: Recipe):
     """TAL-EMPTY-1, LOSS-GRAD-1: no ground truth in the whole batch."""
     conforms(recipe)

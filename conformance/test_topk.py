@@ -3,12 +3,13 @@
 import pytest
 from hypothesis import given
 
-from conformance.batches import Recipe, Truth, recipes
+from conformance.batches import Recipe, Truth
 from conformance.conforming import Conformance
+from conformance.lanes import LANES
 
 
 @pytest.mark.clauses("TAL-TOPK")
-@given(recipe=recipes(ties=True))
+@given(recipe=LANES["topk"])
 def test_topk(conforms: Conformance, recipe: Recipe):
     """TAL-TOPK-1, with equal metrics at the k-th place."""
     conforms(recipe)

@@ -13,8 +13,8 @@ from torch import Tensor
 from conformance.implementations import AssignerInputs, Assignment
 from conformance.judgement.bounds import UNITS, bound, ciou_unit, metric_unit
 from conformance.judgement.choices import Owners, Range, Selection, is_reachable, may_own, top_k_choices
-from conformance.judgement.comparators import equal, holds, within
-from conformance.judgement.verdicts import Agreement, Judgement, Mismatch, Uniqueness, Value
+from conformance.judgement.comparators import equal, finite, holds, within
+from conformance.judgement.verdicts import STAGES, Agreement, Judgement, Mismatch, Uniqueness, Value
 from reference import Dialect, GroundTruths
 from reference.assignment import (
     INSIDE,
@@ -187,6 +187,8 @@ def judge_assignment(
         dialect: what it is held to.
         errors: uncertainty of the inputs, an image each; None if they are the implementation's own.
     """
+    if not _all_finite(judgement, assignment):
+        return
     for image, truths in enumerate(counts):
         judge_padding(judgement, assignment, image, truths)
         if not truths:
@@ -199,6 +201,21 @@ def judge_assignment(
             judged.shown_stages()
         else:
             judged.outputs_alone()
+
+
+def _all_finite(judgement: Judgement, assignment: Assignment) -> bool:
+    """Note every shown number that is none (NaN, infinity) at its stage, before anything is computed from it."""
+    stages = assignment.stages
+    shown = [("targets", "target box", "TAL-TGT-1", assignment.boxes.where(assignment.foreground[..., None], 0))]
+    shown.append(("normalisation", "target score w", "TAL-NORM-1", assignment.scores))
+    if stages is not None:
+        shown.append(("overlap", "overlap u", "TAL-MET-1", stages.overlap))
+        shown.append(("metric", "metric t", "TAL-MET-1", stages.metric))
+    before = {name for name, stage in judgement.stages.items() if stage.mismatch}
+    for stage, quantity, clause, value in shown:
+        names = ("image", "anchor", "column") if stage in ("targets", "normalisation") else ("image", *PAIR)
+        _note(judgement, stage, finite, quantity, clause, value, names)
+    return before == {name for name, stage in judgement.stages.items() if stage.mismatch}
 
 
 def judge_padding(judgement: Judgement, assignment: Assignment, image: int, truths: int) -> None:
@@ -271,7 +288,14 @@ class ImageJudge:
         """TAL-CAND-1, TAL-CAND-2."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
-        return equal("candidate", "TAL-CAND-1", candidates, torch.where(wrong, expected, candidates), PAIR, self.image)
+        clause = "TAL-CAND-2" if bool((wrong <= self.small()).all()) else "TAL-CAND-1"
+        return equal("candidate", clause, candidates, torch.where(wrong, expected, candidates), PAIR, self.image)
+
+    def small(self) -> Tensor:
+        """(M, 1) ground truths with a side that some dialect widens (TAL-CAND-2)."""
+        boxes, strides = self.inputs.truth_boxes[self.image, : self.truths], self.inputs.head.strides
+        sides = boxes[:, 2:] - boxes[:, :2]  # (M, 2)
+        return (sides < strides[min(1, len(strides) - 1)]).any(1, keepdim=True)
 
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: u on the implementation's own candidates, zero elsewhere."""
@@ -346,7 +370,9 @@ class ImageJudge:
         unit = eps * 4 * exact + tiny / NORMALISATION_EPS  # t u* may underflow before it is divided
         return self.check_scores(exact, bound(naive, exact, unit, dtype), naive, positives)
 
-    def check_scores(self, exact: Tensor, error: Tensor, naive: Tensor, positives: Tensor) -> Agreement:
+    def check_scores(
+        self, exact: Tensor, error: Tensor, naive: Tensor, positives: Tensor, clause: str = "TAL-NORM-1"
+    ) -> Agreement:
         """TAL-TGT-1: the weight at the label of each positive; zero elsewhere."""
         observed = self.assignment.scores[self.image]  # (A, C)
         labels = self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]  # (A,)
@@ -354,7 +380,7 @@ class ImageJudge:
         zero = torch.zeros_like(observed, dtype=torch.float64)
         names = ("anchor", "class")
         return within(
-            "target score w", "TAL-NORM-1", observed, torch.where(here, exact[:, None], zero),
+            "target score w", clause, observed, torch.where(here, exact[:, None], zero),
             torch.where(here, error[:, None], zero), torch.where(here, naive[:, None], 0), names, self.image,
         )  # fmt: skip
 
@@ -381,35 +407,37 @@ class ImageJudge:
             if not torch.equal(positives, self.oracle.naive["positives"]):
                 self.judgement.chose = True
         self.note("targets", self.check_labels_and_boxes, foreground, owners.index)
-        self.note(self.weights_stage(positives), self.check_replayed_weights, positives)
+        stage = self.weights_stage(positives)
+        self.note(stage, self.check_replayed_weights, positives, STAGES[stage])
 
     def diagnose(self, owners: Owners, positives: Tensor) -> tuple[str, Mismatch | None]:
         """The first stage that explains why no admissible selection leads to these owners; none if one does."""
         expected = self.oracle
+        winnable = expected.owners & (expected.selection.may.sum(0) > 1)  # (M, A) may be won without being selected
+        never = positives & ~expected.may_candidate & ~winnable
+        if never.any():
+            return "candidates", self.wrong(never, positives, "TAL-CAND-1", "no candidate", "a positive is no candidate")
         if self.reachable(owners):
             return "", None
-        never = positives & ~expected.may_candidate & ~expected.owners  # (M, A)
-        if never.any():
-            return "candidates", self.wrong(never, positives, "TAL-CAND-1", "not a candidate", "is no candidate")
-        lost = expected.selection.must & ~owners.foreground  # (M, A)
-        few = expected.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1): no top-k needed
-        if (lost & few).any():
-            return "candidates", self.wrong(lost & few, positives, "TAL-CAND-1", "candidate", "is a candidate left out")
         if not self.shares_follow_metric(positives):
             claim = "the target scores of a ground truth's positives are not in the ratio of t = s^alpha u^beta"
             return "metric", Mismatch(f"image {self.image}: {claim}", "TAL-MET-1")
+        lost = expected.selection.must & ~owners.foreground  # (M, A)
+        few = expected.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1): no top-k needed
+        if (lost & few).any() and self.best_follows_overlap(positives):
+            problem = "a candidate is left out, though there are no more than k"
+            return "candidates", self.wrong(lost & few, positives, "TAL-CAND-1", "positive", problem)
         if lost.any():
-            return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "selected", "must be selected, but is background")
-        extra = positives & ~expected.selection.may & ~expected.owners  # (M, A)
+            problem = "an anchor among the k best is background"
+            return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "positive", problem)
+        extra = positives & ~expected.selection.may & ~winnable
         if extra.any():
-            return "top-k", self.wrong(extra, positives, "TAL-TOPK-1", "not selected", "is not among the top k")
+            return "top-k", self.wrong(extra, positives, "TAL-TOPK-1", "background", "a positive is not among the k best")
         rivals = expected.selection.must.sum(0) > 1  # (A,)
         stolen = positives & rivals & ~expected.owners
         if stolen.any():
-            return "conflict", self.wrong(stolen, positives, "TAL-CONF-1", "another owner", "has the wrong owner")
-        taken = positives & ~expected.selection.may & ~(expected.selection.may.sum(0) > 1)
-        if taken.any():
-            return "conflict", self.wrong(taken, positives, "TAL-CONF-1", "another owner", "was never contested")
+            problem = "a contested anchor has the wrong owner"
+            return "conflict", self.wrong(stolen, positives, "TAL-CONF-1", "another owner", problem)
         claim = "no selection of k anchors a ground truth leads to these owners"
         return "top-k", Mismatch(f"image {self.image}: {claim}", "TAL-TOPK-1", self.counts(positives))
 
@@ -425,7 +453,7 @@ class ImageJudge:
     def wrong(self, where: Tensor, observed: Tensor, clause: str, expected: str, problem: str) -> Mismatch:
         """The mismatch of `holds`, as a value."""
         try:
-            holds("positive", clause, where, observed, expected, PAIR, self.image, f"what {problem}")
+            holds("positive", clause, where, observed, expected, PAIR, self.image, problem)
         except Mismatch as mismatch:
             return mismatch
         raise AssertionError("nothing is wrong")
@@ -475,7 +503,7 @@ class ImageJudge:
             return "metric"
         return "normalisation" if best else "overlap"
 
-    def check_replayed_weights(self, positives: Tensor) -> Agreement:
+    def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
         """TAL-NORM-1 on the implementation's own positives, with what u and t should have been."""
         shown = self.oracle
         metric, overlap = shown.metric * positives, shown.overlap * positives  # (M, A) twice
@@ -490,7 +518,7 @@ class ImageJudge:
         naive = normalised(shown.naive["metric"], shown.naive["overlap"], positives)
         rounding = 4 * torch.finfo(dtype).eps * exact + torch.finfo(dtype).tiny / NORMALISATION_EPS
         error = bound(naive, exact, rounding, dtype) + (moved / low).sum(0)
-        return self.check_scores(exact, error, naive, positives)
+        return self.check_scores(exact, error, naive, positives, clause)
 
     def note(self, stage: str, check: object, *arguments: object) -> None:
         """Run a check and note what it says."""

@@ -1,6 +1,7 @@
 """Comparators: they raise `Mismatch`, or return how well the numbers agree. None can be ignored by mistake."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,10 +38,7 @@ def within(
         Mismatch: some number lies further away, is not finite, or the shapes differ.
     """
     _same_shape(quantity, clause, observed, expected)
-    if not torch.isfinite(observed).all():
-        bad = ~torch.isfinite(observed)
-        values = _values(quantity, bad, bad.double(), observed, expected, bound, names, image)
-        raise Mismatch(f"{quantity} is not finite at {values[0].where}", clause, values, Verdict.ERROR)
+    finite(quantity, clause, observed, names)
     error = (observed.double() - expected).abs()
     beyond = error > bound
     if beyond.any():
@@ -113,6 +111,21 @@ def holds(
         for place in places[:SHOWN]
     ]  # fmt: skip
     raise Mismatch(f"{problem or quantity} at {values[0].where} ({len(places)} places)", clause, values)
+
+
+def finite(quantity: str, clause: str, observed: Tensor, names: Sequence[str] = ()) -> Agreement:
+    """Every number is one.
+
+    Raises:
+        Mismatch: some is NaN or infinite; its verdict is ERROR.
+    """
+    bad = ~torch.isfinite(observed)
+    if bad.any():
+        expected = torch.zeros_like(observed)
+        values = _values(quantity, bad, bad.double(), observed, expected, None, names, None)
+        values = [replace(value, reference="a finite number", bound="none") for value in values]
+        raise Mismatch(f"{quantity} is {values[0].implementation} at {values[0].where}", clause, values, Verdict.ERROR)
+    return Agreement()
 
 
 def _same_shape(quantity: str, clause: str, observed: Tensor, expected: Tensor) -> None:

@@ -14,6 +14,7 @@ from conformance.judgement.comparators import equal, within
 from conformance.judgement.loss import judge_loss
 from conformance.judgement.verdicts import Agreement, Diverges, Judgement, Mismatch, Uniqueness
 from reference import Dialect, GroundTruths, Targets, ground_truths
+from reference.annotations import to_corners
 from reference.assignment import alignment_metric, normalised, overlaps_of, targets_of
 from reference.loss import Predictions, assign_images, read_predictions
 
@@ -114,10 +115,26 @@ def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -
     eps = torch.finfo(batch.dtype).eps
     boxes = 2 * UNITS * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)  # (B, A)
     scores = 2 * UNITS * 3 * eps * exact.logits.sigmoid()  # (B, A, C)
-    return [
-        InputErrors(boxes[image], scores[image], 2 * UNITS * truth_unit(truths[image], eps))
-        for image in range(batch.images)
-    ]
+    sharp = converts_exactly(batch.annotations[:, 2:], batch.size)  # (N,)
+    errors = []
+    for image in range(batch.images):
+        rows = sharp[batch.annotations[:, 0] == image]  # (M,)
+        truth_error = (2 * UNITS * truth_unit(truths[image], eps)).where(~rows[:, None], 0)  # (M, 4)
+        errors.append(InputErrors(boxes[image], scores[image], truth_error))
+    return errors
+
+
+def converts_exactly(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """ANN-1: whose conversion to pixels rounds nowhere, whether corners or pixels come first: (N,) bool.
+
+    Such a ground truth has the same edges in every implementation, and its borders are sharp.
+    """
+    height, width = size
+    scale = boxes.new_tensor((width, height, width, height))
+    pixels_first = to_corners(boxes, size)
+    corners_first = to_corners(boxes, (1, 1)) * scale
+    exact = to_corners(boxes.double(), size)
+    return ((pixels_first.double() == exact) & (corners_first.double() == exact)).all(1)
 
 
 def well_formed(assignment: Assignment, batch: Batch) -> bool:

@@ -1,0 +1,517 @@
+"""The catalogue of planted faults: the reference with one line changed.
+
+Each fault replaces named functions of the reference while the faulty implementation runs, and only then: the judge
+works with the untouched ones. It names the clause that it breaks and the stage that must be reported for it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import reference.annotations
+import reference.assignment
+import reference.boxes
+import reference.dialect
+import reference.loss
+from conformance.implementations.protocol import AssignerInputs, Assignment, Loss
+from conformance.implementations.reference import ReferenceAdapter
+from reference import GroundTruths, Head, Hyperparameters, Predictions, Targets
+from reference.assignment import NORMALISATION_EPS
+from reference.boxes import EPS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault.
+
+    Attributes:
+        name: what it is called.
+        clauses: the clauses that it breaks.
+        stage: the stage that must be reported as the first to diverge, where stages are shown.
+        replaces: dotted names of functions or constants, with what takes their place.
+        outputs_stage: the stage that must be reported where outputs alone are shown; "" where it is the same.
+    """
+
+    name: str
+    clauses: tuple[str, ...]
+    stage: str
+    replaces: dict[str, Any]
+    outputs_stage: str = ""
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """While it lasts, the reference has the fault."""
+        with ExitStack() as stack:
+            for name, replacement in self.replaces.items():
+                stack.enter_context(patch(name, replacement))
+            yield
+
+
+class FaultyReference(ReferenceAdapter):
+    """The reference with a fault in it."""
+
+    def __init__(self, fault: Fault, shows_stages: bool = True) -> None:
+        super().__init__()
+        self.fault = fault
+        self.name = fault.name
+        self.shows_stages = shows_stages
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """The reference's assigner, with the fault."""
+        with self.fault.planted():
+            return self.shown(super().assign(inputs))
+
+    def loss(
+        self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
+    ) -> Loss:
+        """The reference's loss, with the fault."""
+        with self.fault.planted():
+            loss = super().loss(feature_maps, annotations, head, hyperparameters)
+        assignment = None if loss.assignment is None else self.shown(loss.assignment)
+        return Loss(loss.total, loss.items, assignment)
+
+    def shown(self, assignment: Assignment) -> Assignment:
+        """With or without its stages."""
+        stages = assignment.stages if self.shows_stages else None
+        fields = {name: getattr(assignment, name) for name in ("labels", "boxes", "scores", "foreground", "truth_index")}
+        return Assignment(**{name: value.detach() for name, value in fields.items()}, stages=stages)
+
+
+FAULTS: dict[str, Fault] = {}
+"""Every fault by name, in the order of the stages."""
+
+
+
+def enter(name: str, clauses: tuple[str, ...], stage: str, replaces: dict[str, Any], outputs_stage: str = "") -> None:
+    """Enter a fault into the catalogue."""
+    FAULTS[name] = Fault(name, clauses, stage, replaces, outputs_stage)
+
+
+def fault(
+    *clauses: str, stage: str, at: str, outputs_stage: str = "", also: dict[str, Any] | None = None
+) -> Callable[[Any], Any]:
+    """Enter the decorated function as a replacement of `at`, under its own name."""
+
+    def entered(replacement: Any) -> Any:
+        enter(replacement.__name__, clauses, stage, {at: replacement, **(also or {})}, outputs_stage)
+        return replacement
+
+    return entered
+
+
+# Candidates -----------------------------------------------------------------------------------------------------------
+
+
+@fault("TAL-CAND-1", stage="candidates", at="reference.assignment.candidates_of")
+def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
+    """`>=` for `>`."""
+    return (reference.assignment.distance_inside(truths.boxes, centres, floor) >= 0) & truths.real[:, None]
+
+
+@fault("TAL-CAND-2", stage="candidates", at="reference.dialect.Dialect.floor")
+def floor_of_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
+    """8 pixels for 16."""
+    return strides[0], strides[0]
+
+
+@fault("TAL-CAND-2", stage="candidates", at="reference.dialect.Dialect.floor")
+def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
+    """No side is widened."""
+    return 0, 0
+
+
+@fault("TAL-CAND-1", stage="candidates", at="reference.assignment.distance_inside")
+def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, int]) -> Tensor:
+    """The vertical sides alone."""
+    wide = reference.assignment.widened(boxes, floor)[:, None]
+    return torch.minimum(centres[:, 0] - wide[..., 0], wide[..., 2] - centres[:, 0])
+
+
+# Overlap and metric ---------------------------------------------------------------------------------------------------
+
+
+@fault("IOU-1", "TAL-MET-1", stage="overlap", at="reference.assignment.ciou")
+def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
+    """The plain overlap."""
+    return reference.boxes.iou(one, other)
+
+
+@fault("TAL-MET-1", stage="overlap", at="reference.assignment.overlaps_of")
+def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
+    """Negative overlaps stay."""
+    return reference.boxes.ciou(truths[:, None], boxes).where(candidates, 0)
+
+
+@fault("IOU-1", stage="gradients", at="reference.boxes.width_and_height")
+def eps_on_the_width(box: Tensor) -> tuple[Tensor, Tensor]:
+    """The width carries eps, the height does not: boxes so thin have no overlap to show it, but a gradient."""
+    left, top, right, bottom = box.unbind(-1)
+    return right - left + EPS, bottom - top
+
+
+@fault("IOU-3", stage="overlap", at="reference.assignment.ciou")
+def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
+    """Overlap in a unit so large that eps counts."""
+    return reference.boxes.ciou(one / 4096, other / 4096)
+
+
+@fault("TAL-MET-1", stage="metric", at="reference.assignment.alignment_metric")
+def alpha_of_one(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
+    """The assigner class's own default."""
+    return score * overlap**numbers.beta
+
+
+@fault("TAL-MET-1", stage="metric", at="reference.assignment.alignment_metric")
+def beta_of_five(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
+    """5 for 6."""
+    return score**numbers.alpha * overlap ** (numbers.beta - 1)
+
+
+@fault("TAL-MET-1", stage="metric", at="reference.assignment.alignment_metric")
+def alpha_and_beta_swapped(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
+    """The class counts more than the box."""
+    return score**numbers.beta * overlap**numbers.alpha
+
+
+# Top-k ----------------------------------------------------------------------------------------------------------------
+
+_top_k = reference.assignment.top_k
+
+
+@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k")
+def nine_for_ten(metric: Tensor, k: int) -> Tensor:
+    """One anchor too few."""
+    return _top_k(metric, k - 1)
+
+
+@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k")
+def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
+    """One anchor too many."""
+    return _top_k(metric, min(k + 1, metric.shape[1]))
+
+
+@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k")
+def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
+    """An anchor with metric zero is never taken."""
+    return _top_k(metric, k) & (metric > 0)
+
+
+@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k")
+def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
+    """All that reach the k-th value: more than k where it is tied."""
+    return metric >= metric.topk(k, dim=1).values[:, -1:]
+
+
+# Conflict -------------------------------------------------------------------------------------------------------------
+
+
+def _settled(selected: Tensor, score: Tensor) -> Tensor:
+    best = torch.zeros_like(selected).scatter(0, score.argmax(0, keepdim=True), True)
+    return torch.where(selected.sum(0) > 1, best, selected)
+
+
+@fault("TAL-CONF-1", stage="conflict", at="reference.assignment.settle_contested")
+def contested_by_claimants(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Only ground truths that took the anchor can win it."""
+    return _settled(selected, overlap.where(selected, -1))
+
+
+@fault("TAL-CONF-1", stage="conflict", at="reference.assignment.settle_contested")
+def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
+    """The first ground truth that took the anchor."""
+    return _settled(selected, selected.float())
+
+
+@fault("TAL-CONF-1", stage="conflict", at="reference.assignment.settle_contested")
+def contested_stays_with_all(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Nothing is settled."""
+    return selected
+
+
+class _ByMetric:
+    """Remembers the metric, which `settle_contested` does not see."""
+
+    metric: Tensor
+
+    @classmethod
+    def top_k(cls, metric: Tensor, k: int) -> Tensor:
+        cls.metric = metric
+        return _top_k(metric, k)
+
+
+@fault(
+    "TAL-CONF-1",
+    stage="conflict",
+    at="reference.assignment.settle_contested",
+    also={"reference.assignment.top_k": _ByMetric.top_k},
+)
+def contested_by_metric(selected: Tensor, overlap: Tensor) -> Tensor:
+    """The largest t wins, not the largest u."""
+    return _settled(selected, _ByMetric.metric)
+
+
+class _Unmasked:
+    """Remembers the overlaps that `overlaps_of` hides."""
+
+    overlap: Tensor
+
+    @classmethod
+    def overlaps_of(cls, truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
+        cls.overlap = reference.boxes.ciou(truths[:, None], boxes).clamp(min=0)
+        return cls.overlap.where(candidates, 0)
+
+
+@fault(
+    "TAL-CONF-1",
+    stage="conflict",
+    at="reference.assignment.settle_contested",
+    also={"reference.assignment.overlaps_of": _Unmasked.overlaps_of},
+)
+def contested_by_unmasked_overlap(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Overlaps count outside the ground truth too, as before 8.0.52."""
+    return _settled(selected, _Unmasked.overlap)
+
+
+# Targets and normalisation --------------------------------------------------------------------------------------------
+
+_targets_of = reference.assignment.targets_of
+_normalised = reference.assignment.normalised
+
+
+@fault("TAL-CAND-2", "TAL-TGT-1", stage="targets", at="reference.assignment.targets_of")
+def widened_target_box(truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
+    """The box to learn is the widened one."""
+    wide = GroundTruths(truths.labels, reference.assignment.widened(truths.boxes, (16, 16)))
+    return _targets_of(wide, positives, weights, trace)
+
+
+@fault("TAL-TGT-1", stage="targets", at="reference.assignment.targets_of")
+def label_of_the_first(truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
+    """Every positive learns the class of the first ground truth."""
+    same = GroundTruths(truths.labels[:1].expand_as(truths.labels), truths.boxes)
+    return _targets_of(same, positives, weights, trace)
+
+
+class _Selected:
+    """Remembers what was selected before contested anchors were settled."""
+
+    selected: Tensor
+    settle = staticmethod(reference.assignment.settle_contested)
+
+    @classmethod
+    def settle_contested(cls, selected: Tensor, overlap: Tensor) -> Tensor:
+        cls.selected = selected
+        return cls.settle(selected, overlap)
+
+
+@fault(
+    "TAL-NORM-1",
+    stage="normalisation",
+    at="reference.assignment.normalised",
+    also={"reference.assignment.settle_contested": _Selected.settle_contested},
+)
+def weights_before_conflict(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+    """t* and u* are the best of what was selected, not of what is left."""
+    taken = _Selected.selected
+    best_metric = (metric * taken).amax(1, keepdim=True)
+    best_overlap = (overlap * taken).amax(1, keepdim=True)
+    return (metric * positives * best_overlap / (best_metric + NORMALISATION_EPS)).sum(0)
+
+
+@fault("TAL-NORM-1", stage="normalisation", at="reference.assignment.normalised")
+def clamped_for_added_eps(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+    """`clamp(min=eps)` for `+ eps`."""
+    metric, overlap = metric * positives, overlap * positives
+    best = metric.amax(1, keepdim=True).clamp(min=NORMALISATION_EPS)
+    return (metric * overlap.amax(1, keepdim=True) / best).sum(0)
+
+
+@fault("TAL-NORM-1", stage="normalisation", at="reference.assignment.normalised")
+def not_scaled_by_overlap(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+    """The best positive must learn a score of one."""
+    metric = metric * positives
+    return (metric / (metric.amax(1, keepdim=True) + NORMALISATION_EPS)).sum(0)
+
+
+class _Losers:
+    """Remembers the labels whose ground truths lost an anchor."""
+
+    selected: Tensor
+    labels: Tensor
+
+    @classmethod
+    def targets_of(cls, truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
+        cls.selected, cls.labels = _Selected.selected, truths.labels
+        targets = _targets_of(truths, positives, weights, trace)
+        return _KeepsLosers(**vars(targets))
+
+
+class _KeepsLosers(Targets):
+    def scores(self, classes: int) -> Tensor:
+        one_hot = functional.one_hot(_Losers.labels, classes).to(self.weights.dtype)  # (M, C)
+        taken = (_Losers.selected.to(one_hot.dtype).T @ one_hot).clamp(max=1)  # (A, C)
+        return torch.maximum(super().scores(classes), taken * self.weights[:, None])
+
+
+enter(
+    "losing_truth_keeps_its_score",
+    ("TAL-TGT-1",),
+    "normalisation",
+    {
+        "reference.assignment.targets_of": _Losers.targets_of,
+        "reference.assignment.settle_contested": _Selected.settle_contested,
+    },
+)
+
+
+_ground_truths = reference.annotations.ground_truths
+
+
+def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    truths = _ground_truths(annotations, images, size)
+    most = max(map(len, truths))
+    return [
+        GroundTruths(
+            torch.cat((image.labels, image.labels.new_zeros(most - len(image)))),
+            torch.cat((image.boxes, image.boxes.new_zeros(most - len(image), 4))),
+        )
+        for image in truths
+    ]
+
+
+enter(
+    "padding_leaks",
+    ("ANN-4",),
+    "candidates",
+    {
+        "reference.loss.ground_truths": _padded,
+        "reference.annotations.GroundTruths.real": property(lambda self: self.boxes.sum(-1) >= 0),
+    },
+    outputs_stage="targets",
+)
+enter(
+    "negative_sum_kept",
+    ("ANN-3",),
+    "candidates",
+    {"reference.annotations.GroundTruths.real": property(lambda self: torch.ones_like(self.labels, dtype=torch.bool))},
+)
+
+
+# Loss -----------------------------------------------------------------------------------------------------------------
+
+_loss_items = reference.loss.loss_items
+_cls_loss = reference.loss.cls_loss
+_dfl_loss = reference.loss.dfl_loss
+
+
+def _with_targets(targets: Any, **changed: Tensor) -> Any:
+    return type(targets)(**{**vars(targets), **changed})
+
+
+@fault("LOSS-BOX-1", stage="box", at="reference.loss.loss_items")
+def target_box_in_pixels(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+    """The box loss compares grid units with pixels."""
+    pixels = targets.boxes * predictions.anchors.strides
+    return _loss_items(predictions, _with_targets(targets, boxes=pixels), head, numbers)
+
+
+@fault("LOSS-DFL-1", stage="dfl", at="reference.loss.dfl_loss")
+def dfl_weights_swapped(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
+    """The farther bin has the larger share."""
+    log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)
+    clamped = target.clamp(0, reg_max - 1 - 0.01)
+    lower = clamped.floor().long()[..., None]
+    share = clamped - clamped.floor()
+    below, above = (log_probability.gather(-1, lower + step).squeeze(-1) for step in (0, 1))
+    return -(share * below + (1 - share) * above).mean(1)
+
+
+enter("dfl_clamped_late", ("LOSS-DFL-1",), "dfl", {"reference.loss.LAST_BIN_MARGIN": 1e-6}
+)
+
+
+@fault("LOSS-DFL-1", stage="gradients", at="reference.loss.dfl_loss")
+def dfl_without_gradient_at_the_clamp(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
+    """Clamped sides have the right value and no gradient."""
+    inside = (target < reg_max - 1 - 0.01)[..., None]  # (P, 4, 1)
+    sides = distances.unflatten(1, (4, reg_max))
+    return _dfl_loss(torch.where(inside, sides, sides.detach()).flatten(1), target, reg_max)
+
+
+@fault("LOSS-SUM-1", stage="cls", at="reference.loss.loss_items")
+def score_sum_not_clamped(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+    """No max(1, .), as before 8.0.35."""
+    total = targets.scores.sum()
+    return _loss_items(predictions, targets, head, numbers) * total.clamp(min=1) / total.clamp(min=1e-3)
+
+
+@fault("LOSS-SUM-1", stage="cls", at="reference.loss.loss_items")
+def score_sum_an_image(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+    """N is the mean over images."""
+    total = targets.scores.sum()
+    each = (total / len(targets.scores)).clamp(min=1)
+    return _loss_items(predictions, targets, head, numbers) * total.clamp(min=1) / each
+
+
+@fault("LOSS-CLS-1", stage="cls", at="reference.loss.cls_loss")
+def mean_cross_entropy(logits: Tensor, scores: Tensor) -> Tensor:
+    """The mean for the sum."""
+    return _cls_loss(logits, scores) / logits.numel()
+
+
+@fault("LOSS-CLS-1", stage="cls", at="reference.loss.cls_loss")
+def cross_entropy_of_positives(logits: Tensor, scores: Tensor) -> Tensor:
+    """Background anchors are left out."""
+    positive = scores.sum(-1) > 0
+    return _cls_loss(logits[positive], scores[positive])
+
+
+@fault("LOSS-GAIN-1", stage="cls", at="reference.loss.loss_items")
+def gains_swapped(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+    """The gains of box and cls."""
+    swapped = Hyperparameters(**{**vars(numbers), "box_gain": numbers.cls_gain, "cls_gain": numbers.box_gain})
+    return _loss_items(predictions, targets, head, swapped)
+
+
+class _WithoutBatchSize(reference.loss.DetectionLoss):
+    def __init__(self, terms: Tensor, items: Tensor, targets: list[Targets], predictions: Predictions) -> None:
+        super().__init__(terms / len(targets), items, targets, predictions)
+
+
+enter("missing_batch_size", ("LOSS-GAIN-1",), "total", {"reference.loss.DetectionLoss": _WithoutBatchSize}
+)
+
+
+@fault("IOU-2", stage="gradients", at="reference.boxes.shape_penalty")
+def alpha_differentiated(one: Tensor, other: Tensor, overlap: Tensor) -> Tensor:
+    """The weight of CIoU's last term has a gradient."""
+    (w1, h1), (w2, h2) = reference.boxes.width_and_height(one), reference.boxes.width_and_height(other)
+    difference = 4 / torch.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()
+    return difference / (1 - overlap + difference + EPS) * difference
+
+
+def _assign_with_gradient(
+    predictions: Predictions, truths: Any, head: Head, numbers: Hyperparameters, dialect: Any, keep_trace: bool = False
+) -> list[Targets]:
+    """The assignment is not detached."""
+    scores = predictions.logits.sigmoid()
+    boxes = predictions.boxes * predictions.anchors.strides
+    plain = reference.assignment.assign.__wrapped__  # type: ignore[attr-defined]
+    return [
+        plain(scores[i], boxes[i], predictions.anchors.pixels, truths[i], head.strides, numbers, dialect, keep_trace)
+        for i in range(len(truths))
+    ]
+
+
+enter(
+    "assignment_not_detached",
+    ("LOSS-GRAD-1", "TAL-NORM-1"),
+    "gradients",
+    {"reference.loss.assign_images": _assign_with_gradient},
+)

@@ -1,0 +1,57 @@
+"""Dialects: an implementation that declares another one than the newest really differs where it says, and only there."""
+
+import pytest
+from hypothesis import find, settings
+from hypothesis.errors import NoSuchExample
+
+from conformance.batches import Recipe
+from conformance.conforming import Conformance, conform
+from conformance.implementations import Implementation, implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.lanes import LANES
+from conformance.recording import Failure, Subject
+from reference import NEWEST, Dialect
+
+
+@pytest.mark.clauses("DIALECT")
+def test_declared_differences(conforms: Conformance):
+    """The smallest batch on which the declared dialect and the newest one differ; both are checked on it."""
+    declared = conforms.subject.implementation.dialect
+    if declared == NEWEST:
+        return  # nothing is declared: every other test holds it to the newest dialect
+    recipe = smallest_difference(declared)
+    conforms(recipe)  # it does what it declares ...
+    against_newest = Subject(held_to(conforms.subject.implementation, NEWEST), conforms.subject.device)
+    with pytest.raises(Failure) as caught:  # ... and so is not what the newest release does
+        conform(against_newest, recipe.build())
+    conforms.recorder.difference(caught.value, declared, NEWEST)
+
+
+def smallest_difference(declared: Dialect) -> Recipe:
+    """The smallest batch on which the reference in one dialect differs from the newest.
+
+    Raises:
+        Failed: there is none among those drawn, so that the dialect declares nothing.
+    """
+    subject = Subject(held_to(implementation_from(ReferenceAdapter(declared), "reference"), NEWEST), "cpu")
+    wanted = settings(max_examples=500, derandomize=True, database=None, deadline=None)
+    for lane in LANES.values():
+        try:
+            return find(lane, lambda recipe: differs(subject, recipe), settings=wanted)
+        except NoSuchExample:
+            continue
+    pytest.fail(f"the dialect {declared.name} differs from {NEWEST.name} on no batch that was drawn")
+
+
+def differs(subject: Subject, recipe: Recipe) -> bool:
+    """Whether the subject does not conform on the recipe's batch."""
+    try:
+        conform(subject, recipe.build())
+    except Failure:
+        return True
+    return False
+
+
+def held_to(implementation: Implementation, dialect: Dialect) -> Implementation:
+    """The same implementation, held to another dialect."""
+    return Implementation(**{**vars(implementation), "dialect": dialect})
