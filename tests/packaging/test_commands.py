@@ -4,9 +4,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,11 +74,60 @@ def test_help_lists_every_target():
     assert [rule for rule in rules if f"make {rule} " not in listed] == []
 
 
-def test_ci_runs_lint_tests_and_the_main_job_and_needs_the_browser():
-    script = ROOT / ".ci" / "run"
-    text = script.read_text(encoding="utf-8")
-    assert os.access(script, os.X_OK)
-    assert "TAL_REQUIRE_BROWSER=1" in text
-    commands = [line for line in text.splitlines() if line.startswith("make ")]
-    assert commands == ["make setup", "make lint", "make test", "make conformance PROFILE=ci"]
-    subprocess.run(["bash", "-n", script], check=True)
+@pytest.fixture
+def ci(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
+    """Runs .ci/run where make and apt-get only write down how they are called; exit status and calls."""
+    calls = tmp_path / "calls"
+    for name in ("dirname", "id"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+
+    def run(*present: str, failing: str = "nothing") -> tuple[int, list[str]]:
+        for name in ("make", "apt-get", *present):
+            stub = tmp_path / name
+            said = f'{name} "$@" $TAL_REQUIRE_BROWSER' if name == "make" else f'{name} "$@"'
+            stub.write_text(f'#!/bin/sh\necho {said} >> {calls}\n[ "$1" != "{failing}" ]\n')
+            stub.chmod(0o755)
+        done = subprocess.run(
+            [str(shutil.which("bash")), ROOT / ".ci" / "run"],
+            check=False,
+            cwd=tmp_path,
+            env={"PATH": str(tmp_path), "CI": "true"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+        )
+        return done.returncode, calls.read_text(encoding="utf-8").splitlines()
+
+    return run
+
+
+STEPS = ["make setup 1", "make lint 1", "make test 1", "make conformance PROFILE=ci 1"]
+"""Each with TAL_REQUIRE_BROWSER=1: a test that needs a browser fails where there is none."""
+
+
+def test_ci_runs_lint_tests_and_the_main_job(ci: Callable[..., tuple[int, list[str]]]):
+    assert ci("chromium") == (0, STEPS)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="without root it asks sudo")
+def test_ci_installs_a_browser_where_there_is_none(ci: Callable[..., tuple[int, list[str]]]):
+    status, calls = ci()
+    assert status == 0
+    assert calls[0].startswith("apt-get update")
+    assert calls[1].startswith("apt-get install")
+    assert calls[1].endswith("chromium")
+    assert calls[2:] == STEPS
+
+
+@pytest.mark.parametrize(("failing", "step"), [("lint", 1), ("test", 2), ("conformance", 3)])
+def test_ci_fails_with_the_step_that_fails(ci: Callable[..., tuple[int, list[str]]], failing: str, step: int):
+    status, calls = ci("chromium", failing=failing)
+    assert status != 0
+    assert calls == STEPS[: step + 1]
+
+
+def test_the_workflow_runs_what_ci_runs_and_keeps_the_report():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["cpu"]["steps"]
+    assert any(step.get("run") == "bash .ci/run" for step in steps)
+    assert any(step.get("with", {}).get("path") == "reports/runs" for step in steps)
