@@ -73,8 +73,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = run
     if not worker:
         begin(run, config)
-        if config.getoption("benchmark_json", "absent") is None:
-            config.option.benchmark_json = run.folder / "benchmark.json"
 
 
 def _parallel(config: pytest.Config) -> bool:

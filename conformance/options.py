@@ -53,6 +53,12 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--conformance-profile", choices=tuple(PROFILES), default="dev", help="how much is generated")
     group.addoption("--examples", type=_positive, metavar="N", help="batches of each test, in place of the profile's")
+    group.addoption(
+        "--rounds",
+        type=_positive,
+        metavar="N",
+        help="interleaved rounds of each benchmark, of all sizes, in place of the profile's; peak memory too",
+    )
     group.addoption("--report-dir", type=Path, metavar="DIR", help="where runs are left")
     group.addoption(
         "--case",
