@@ -229,22 +229,21 @@ def _add_rare(log: Log, kind: Any, line: Line) -> str | None:
     if not isinstance(kind, str) or kind not in kept:
         _tally(log.problems.unknown, f"{kind!s:.40}")
         return None
-    _drop_bad_picture(log, line)
-    wrong = fault(line, "log", kind)
+    wrong = fault(line | {"picture": None}, "log", kind) if "picture" in line else fault(line, "log", kind)
     if wrong is None and len(kept[kind]) >= MOST_LINES:
         wrong = f"more than {MOST_LINES:,} of them"
     if wrong is None:
         kept[kind].append(line)
+        _drop_bad_picture(log, line)
     return wrong
 
 
 def _drop_bad_picture(log: Log, line: Line) -> None:
     """A picture that cannot be drawn does not take its divergence with it."""
-    if line.get("picture") is not None:
-        wrong = fault(line["picture"], "log", "picture")
-        if wrong is not None:
-            line["picture"] = None
-            _leave_out(log, f"case {line.get('case')!s:.40}", f"picture: {wrong}")
+    wrong = None if line.get("picture") is None else fault(line["picture"], "log", "picture")
+    if wrong is not None:
+        line["picture"] = None
+        _leave_out(log, f"case {line.get('case')!s:.40}", f"picture: {wrong}")
 
 
 def _leave_out(log: Log, where: str, reason: str) -> None:

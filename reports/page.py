@@ -18,12 +18,12 @@ from reports.summary import failures_of, implementations_of
 from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size
 
 OPEN_CARDS = 3
-"""Cards that are open when the page is; where there are more, the others show one line each."""
+"""So many cards are open when the page is; if there are more, only the first one is, and the others show a line each."""
 MOST_CARDS = 1000
 """Cards of one section that are shown at all."""
 MOST_VALUES, MOST_OTHERS, MOST_CASES = 12, 10, 40
 """Rows of a card's table of values, other batches that it names, and cases that it is found by."""
-LONGEST_SUMMARY, LONGEST_TEXT, LONGEST_TRACEBACK = 600, 4_000, 12_000
+LONGEST_NAME, LONGEST_SUMMARY, LONGEST_TEXT, LONGEST_TRACEBACK = 200, 600, 4_000, 12_000
 """Characters."""
 
 RESULTS = {
@@ -69,16 +69,19 @@ class Card:
     id: str
     verdict: str
     implementation: str
-    line: dict[str, Any]
+    stage: str
+    clause: str
     summary: str
     batches: str
+    case: str
+    case_file: str | None
+    description: str
     facts: list[tuple[str, str]]
     strip: list[dict[str, str]]
     values: list[dict[str, str]]
     more_values: int
     drawing: Drawing | None
     repeats: list[tuple[str, str]]
-    case_file: str | None
     others: list[str]
     more_others: int
     traceback: str | None
@@ -92,8 +95,28 @@ class MatrixCell:
 
     verdict: str | None
     text: str
-    detail: str
-    link: str | None
+    detail: str = ""
+    link: str | None = None
+    fails: bool = False
+
+
+@dataclass(frozen=True)
+class StageTable:
+    """How many causes each implementation has at which first diverging stage, each with the filter that shows them."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[tuple[int, str]]]]
+
+
+@dataclass(frozen=True)
+class MarginCell:
+    """Median, 99th percentile and largest error of 100 that the bound is, and two of them in words."""
+
+    p50: float
+    p99: float
+    largest: float
+    text: str
+    median: str
 
 
 @dataclass(frozen=True)
@@ -135,7 +158,8 @@ class Page:
     devices: list[tuple[str, str, bool]]
     problems: list[str]
     rows: list[Row]
-    not_tested: list[dict[str, Any]]
+    not_tested: list[tuple[str, str]]
+    stages: StageTable | None
     cards: list[Card]
     hidden_cards: int
     unexplained: list[dict[str, Any]]
@@ -144,7 +168,8 @@ class Page:
     places: Table
     differences: list[Card]
     uniqueness: Table
-    margins: Table
+    margin_columns: list[str]
+    margins: list[tuple[str, list[MarginCell | None]]]
     hazards: list[tuple[str, str, int]]
     different: int
     training: list[dict[str, Any]]
@@ -162,7 +187,7 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         summary: what `summarise` made of it.
     """
     found = causes(failures_of(log), log.batches)
-    open_cards = OPEN_CARDS if len(found) > OPEN_CARDS else len(found)
+    open_cards = 1 if len(found) > OPEN_CARDS else len(found)
     implementations = summary["implementations"]
     page = Page(
         run=log.run["run"],
@@ -172,7 +197,8 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         devices=[(device, state, state == "tested") for device, state in summary["devices"].items()],
         problems=summary["problems"],
         rows=[_row(one, found) for one in implementations],
-        not_tested=summary["not_tested"],
+        not_tested=_not_tested(summary["not_tested"]),
+        stages=_stages(found),
         cards=[_card(log, cause, number < open_cards) for number, cause in enumerate(found[:MOST_CARDS])],
         hidden_cards=max(len(found) - MOST_CARDS, 0),
         unexplained=_unexplained(log),
@@ -181,7 +207,8 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         places=_places(log),
         differences=[_card(log, cause, False) for cause in causes(log.differences)[:MOST_CARDS]],
         uniqueness=_uniqueness(implementations),
-        margins=_margins(implementations),
+        margin_columns=[one["name"] for one in implementations if one["margins"]],
+        margins=_margins([one for one in implementations if one["margins"]]),
         hazards=[(name, log.run.get("hazards", {}).get(name, ""), n) for name, n in summary["hazards"].items()],
         different=log.batches.different,
         training=[_training(line) for line in summary["training"]],
@@ -253,6 +280,18 @@ def _row(one: dict[str, Any], found: list[Cause]) -> Row:
     )
 
 
+def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Who or what was not tested, and why; those of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        subject = " on ".join(filter(None, (line["implementation"], line["device"])))
+        reasons.setdefault(line["reason"], []).append(subject)
+    return [
+        (listed([subject for subject in subjects if subject]), shortened(reason, LONGEST_SUMMARY))
+        for reason, subjects in reasons.items()
+    ]
+
+
 def filter_link(**tokens: str) -> str:
     """The fragment that shows only the cards which have all of these tokens (see script.js)."""
     words = [f'{key}:"{_escaped(value)}"' if _needs_quotes(value) else f"{key}:{value}" for key, value in tokens.items()]
@@ -272,21 +311,24 @@ def _card(log: Log, cause: Cause, is_open: bool) -> Card:
     values = [_value(value) for value in line.get("values") or ()]
     others = [_other(other) for other in cause.lines[1:]]
     traceback = line.get("traceback") or ""
-    failed = f"{counted(cause.batches, 'batch')} failed so" if cause.batches else ""
+    failed = f"on {counted(cause.batches, 'batch')}" if cause.batches else ""
     return Card(
         id=f"{'difference' if cause.verdict == 'declared' else 'cause'}-{cause.id}",
         verdict=cause.verdict,
-        implementation=line["implementation"],
-        line=line,
+        implementation=shortened(line["implementation"], LONGEST_NAME),
+        stage=shortened(line.get("stage") or "", LONGEST_NAME),
+        clause=shortened(line.get("clause") or "", LONGEST_NAME),
         summary=shortened(line["summary"], LONGEST_SUMMARY),
         batches=failed,
+        case=shortened(line.get("case") or "", LONGEST_NAME),
+        case_file=_case_file(log.folder, line.get("case")),
+        description=shortened(line.get("description") or "", LONGEST_TEXT),
         facts=_card_facts(cause),
         strip=_strip(line),
         values=values[:MOST_VALUES],
         more_values=len(values) - MOST_VALUES,
         drawing=draw(line["picture"]) if line.get("picture") else None,
         repeats=_repeats(line),
-        case_file=_case_file(log.folder, line.get("case")),
         others=others[:MOST_OTHERS],
         more_others=len(others) - MOST_OTHERS,
         traceback=shortened(traceback.strip("\n"), LONGEST_TRACEBACK) or None,
@@ -312,8 +354,8 @@ def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
     first = next((at for at, stage in enumerate(stages) if stage["state"] == "diverges"), None)
     return [
         {
-            "stage": stage["stage"],
-            "clause": stage.get("clause") or "",
+            "stage": shortened(stage["stage"], LONGEST_NAME),
+            "clause": shortened(stage.get("clause") or "", LONGEST_NAME),
             "state": stage["state"],
             "key": stage["state"].replace(" ", "-"),
             "margin": "" if stage.get("margin") is None else short(stage["margin"], 2),
@@ -327,6 +369,7 @@ def _value(value: dict[str, Any]) -> dict[str, str]:
     shown = {name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")}
     margin = real(value.get("margin"))
     return shown | {
+        "theirs": "" if value["reference"] == value["implementation"] else "theirs",
         "bound": shortened(value.get("bound") or "–", 200),
         "margin": "" if margin is None else f"{short(margin)} × the bound",
     }
@@ -398,16 +441,16 @@ def _matrix_cell(
 ) -> MatrixCell:
     verdicts = counts.get((name, group))
     if not verdicts:
-        return MatrixCell(None, "not tested", "", None)
+        return MatrixCell(None, "not tested")
     worst = max(verdicts, key=VERDICTS.index)
     total = sum(verdicts.values())
     failing = {verdict: verdicts[verdict] for verdict in FAILING if verdicts[verdict]}
     if not failing:
         detail = ", ".join(f"{verdicts[v]:,} {word(v)}" for v in VERDICTS[1:] if verdicts[v])
-        return MatrixCell(worst, f"{total:,}", detail, None)
+        return MatrixCell(worst, f"{total:,}", detail or "all exact")
     link = filter_link(impl=name, clause=group) if (name, group) in linked else None
     text = ", ".join(f"{count:,} {word(verdict)}" for verdict, count in failing.items())
-    return MatrixCell(worst, text, f"of {total:,}", link)
+    return MatrixCell(worst, text, f"of {total:,}", link, fails=True)
 
 
 def word(verdict: str) -> str:
@@ -426,29 +469,47 @@ def _places(log: Log) -> Table:
 
 
 def _uniqueness(implementations: list[dict[str, Any]]) -> Table:
-    rows = [
-        [one["name"], *(f"{one['uniqueness'][kind]:,}" for kind in UNIQUENESS)]
-        for one in implementations
-        if any(one["uniqueness"].values())
-    ]
+    rows = []
+    for one in implementations:
+        total = sum(one["uniqueness"].values())
+        if total:
+            counts = [one["uniqueness"][kind] for kind in UNIQUENESS]
+            rows.append([one["name"], *(f"{n:,} ({100 * n / total:.3g} %)" if n else "0" for n in counts)])
     return Table(["implementation", "unique", "tie", "near tie"], rows)
 
 
-def _margins(implementations: list[dict[str, Any]]) -> Table:
-    """The largest and the median error of each stage, as shares of the bound."""
-    shown = [one for one in implementations if one["margins"]]
-    stages = dict.fromkeys(stage for one in shown for stage in one["margins"])
+def _margins(implementations: list[dict[str, Any]]) -> list[tuple[str, list[MarginCell | None]]]:
+    """For each stage, what each implementation's errors come to, as shares of the bound."""
+    stages = dict.fromkeys(stage for one in implementations for stage in one["margins"])
     ordered = [stage for stage in STAGES if stage in stages] + [stage for stage in stages if stage not in STAGES]
-    rows = [[stage, *(_margin(one["margins"].get(stage)) for one in shown)] for stage in ordered]
-    return Table(["stage", *(one["name"] for one in shown)], rows)
+    return [(stage, [_margin(one["margins"].get(stage)) for one in implementations]) for stage in ordered]
 
 
-def _margin(margins: dict[str, Any] | None) -> str:
+def _margin(margins: dict[str, Any] | None) -> MarginCell | None:
     if margins is None:
-        return "–"
-    if not margins["largest"]:
-        return "0"
-    return f"{short(margins['p50'], 2)} / {short(margins['p99'], 2)} / {short(margins['largest'], 2)}"
+        return None
+    shares = {name: real(margins[name]) or 0.0 for name in ("p50", "p99", "largest")}
+    drawn = {name: 100 * min(share, 1.0) for name, share in shares.items()}
+    median = f"median {short(shares['p50'], 2)}" if shares["largest"] else ""
+    return MarginCell(**drawn, text=short(shares["largest"], 2), median=median)
+
+
+def _stages(found: list[Cause]) -> StageTable | None:
+    """Where there are more causes than one looks at one by one."""
+    if len(found) <= OPEN_CARDS:
+        return None
+    counts = Counter((cause.shown["implementation"], cause.shown.get("stage") or "") for cause in found)
+    columns = ["", *STAGES] + [stage for _, stage in counts if stage and stage not in STAGES]
+    columns = [stage for stage in dict.fromkeys(columns) if any(at == stage for _, at in counts)]
+    rows = [
+        (name, [(counts[name, stage], _stage_link(name, stage)) for stage in columns])
+        for name in dict.fromkeys(name for name, _ in counts)
+    ]
+    return StageTable([stage or "none: it failed" for stage in columns], rows)
+
+
+def _stage_link(name: str, stage: str) -> str:
+    return filter_link(impl=name, stage=stage) if stage else filter_link(impl=name, verdict="error")
 
 
 def _training(line: dict[str, Any]) -> dict[str, Any]:
@@ -513,7 +574,7 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("disagreements", "Disagreements"): page.cards or page.unexplained,
         ("matrix", "Matrix"): page.matrix,
         ("differences", "Declared differences"): page.differences,
-        ("rounding", "Rounding"): page.margins.rows,
+        ("rounding", "Rounding"): page.margins,
         ("ambiguity", "Ties"): page.uniqueness.rows,
         ("hazards", "Hazards"): page.hazards,
         ("training", "Training"): page.training,

@@ -4,16 +4,15 @@ import base64
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from reports.log import read_log
-from reports.page import Page, filter_link, page_of, word
+from reports.page import Page, page_of, word
 from reports.runlog import write_whole
 from reports.summary import summarise, write_summary
-from reports.text import visible
+from reports.text import counted, visible
 
 NAME = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -56,7 +55,8 @@ def html_of(page: Page) -> str:
         )
     )
     template = _environment().get_template("report.html.j2")
-    return template.render(page=page, policy=policy, style=style, script=script)
+    # Here, at the end, for all of the page: no name or message can slip past.
+    return visible(template.render(page=page, policy=policy, style=style, script=script))
 
 
 @cache
@@ -65,20 +65,15 @@ def _environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["word"] = word
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["num"] = lambda number: f"{number:.4g}"
-    environment.globals["filter_link"] = filter_link
+    environment.filters["counted"] = counted
+    environment.globals["shy"] = Markup("normali&shy;sation")  # the one stage whose name is too long for its place
     return environment
-
-
-def _finalize(value: Any) -> Any:
-    """What every expression of a template passes through before it is escaped."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache

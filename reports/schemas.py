@@ -22,7 +22,20 @@ def schema(name: str) -> dict[str, Any]:
 @cache
 def _validator(name: str, part: str | None) -> Draft202012Validator:
     whole = schema(name)
-    return Draft202012Validator(whole if part is None else {"$ref": f"#/$defs/{part}", "$defs": whole["$defs"]})
+    return Draft202012Validator(_resolved(whole if part is None else whole["$defs"][part], whole["$defs"]))
+
+
+def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with every reference replaced by what it refers to: several times as fast to validate by."""
+    if isinstance(part, list):
+        return [_resolved(item, definitions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    whole = {key: _resolved(value, definitions) for key, value in part.items() if key not in ("$ref", "$defs")}
+    if "$ref" in part:
+        target = definitions[part["$ref"].removeprefix("#/$defs/")]
+        whole["allOf"] = [*whole.get("allOf", []), _resolved(target, definitions)]
+    return whole
 
 
 def fault(value: Any, name: str, part: str | None = None) -> str | None:

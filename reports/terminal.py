@@ -69,7 +69,7 @@ def _divergence(name: str, cause: dict[str, Any]) -> str:
 
 def _not_tested(summary: dict[str, Any]) -> list[str]:
     lines = [
-        f"not tested: {', '.join(filter(None, (line['implementation'], line['device'])))}: {line['reason']}"
+        ": ".join(filter(None, ("not tested", line["implementation"], line["device"], line["reason"])))
         for line in summary["not_tested"]
         if line["device"] or line["reason"] == NO_BATCH or line["implementation"] is None
     ]

@@ -10,6 +10,7 @@ const input = document.getElementById("filter");
 const shown = document.getElementById("shown");
 const openAll = document.getElementById("open-all");
 const PREFIX = "#filter=";
+const FEW = 3; // cards that need no filter
 
 // `impl:"my assigner" clause:TAL-CONF words` as a list of {key, value}; key is "" for a plain word.
 function parsed(query) {
@@ -61,6 +62,7 @@ function fragment() {
 function follow() {
   const target = fragment();
   if (target.startsWith(PREFIX)) {
+    form.hidden = false;
     input.value = target.slice(PREFIX.length);
     const matching = filter(input.value);
     if (matching.length === 1) {
@@ -79,7 +81,7 @@ function follow() {
 }
 
 if (cards.length) {
-  form.hidden = false;
+  form.hidden = cards.length <= FEW;
   form.addEventListener("submit", (event) => event.preventDefault());
   input.addEventListener("input", () => {
     filter(input.value);
