@@ -272,11 +272,14 @@ def _overlap(box: Tensor, predicted: Tensor, scene: Scene, anchors: Tensor | Non
 
 
 def _shared_box(box: Tensor, scene: Scene, both: Tensor) -> Tensor:
-    """(4,) `box` (4,) moved to half cells of the first of two anchors, and grown to hold both centres."""
+    """(4,) `box` (4,) moved to half cells of the first of two anchors, around both, and within their bins."""
     half = scene.strides[both[0]] / 2
-    edges = (box / half).round() * half  # (4,)
     centres = scene.centres[both]  # (2, 2)
-    return torch.cat((torch.minimum(edges[:2], centres.amin(0)), torch.maximum(edges[2:], centres.amax(0))))
+    reach = scene.strides[both, None] * max(scene.head.reg_max - 1, 1)  # (2, 1)
+    left_top, right_bottom = ((box / half).round() * half).split(2)  # (2,), (2,)
+    left_top = torch.maximum(torch.minimum(left_top, centres.amin(0)), (centres - reach).amax(0))
+    right_bottom = torch.minimum(torch.maximum(right_bottom, centres.amax(0)), (centres + reach).amin(0))
+    return torch.cat((left_top, right_bottom))
 
 
 def _logit_for(metric: float, overlap: float, hyperparameters: Hyperparameters) -> float:

@@ -9,8 +9,9 @@ from torch import Tensor
 from conformance.batches.batch import Batch
 from conformance.batches.hazards import hazards_of
 from conformance.batches.layout import Grid, anchors, fold
+from conformance.batches.notation import OneLine
 from conformance.batches.predictions import Copy, Scene, predictions
-from conformance.batches.truths import Box, Canvas, Truth, call, resolve
+from conformance.batches.truths import Box, Canvas, Truth, resolve
 from reference import Head, Hyperparameters
 
 Resolved = list[list[tuple[int, Box]]]
@@ -18,7 +19,7 @@ Resolved = list[list[tuple[int, Box]]]
 
 
 @dataclass(frozen=True, repr=False)
-class Recipe:
+class Recipe(OneLine):
     """How to make a batch. Its `repr` is the shortest call that makes it again, on one line.
 
     Attributes:
@@ -46,9 +47,6 @@ class Recipe:
     shuffled: bool = False
     seed: int = 0
     hyperparameters: Hyperparameters = Hyperparameters()
-
-    def __repr__(self) -> str:
-        return call(self)
 
     @property
     def grids(self) -> tuple[Grid, ...]:

@@ -5,15 +5,12 @@ All kinds but `off_lattice` lie on a lattice of 1/64 px. Divided by an input siz
 back exactly in float32: "on an anchor's centre" and "on the border" are meant, and kept, to the last bit.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import floor
-from typing import TYPE_CHECKING, Any
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from conformance.batches.notation import OneLine
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels."""
@@ -22,7 +19,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, repr=False)
-class Truth:
+class Truth(OneLine):
     """One ground truth: its kind of box, and four digits. Larger digits: further right or down, or larger.
 
     Attributes:
@@ -32,13 +29,12 @@ class Truth:
         size: digits 0..15 for width and height.
     """
 
+    unnamed: ClassVar[int] = 1
+
     kind: str = "ordinary"
     label: int = 0
     at: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
-
-    def __repr__(self) -> str:
-        return call(self, positional=1)
 
 
 @dataclass(frozen=True)
@@ -81,24 +77,6 @@ def resolve(truths: Sequence[Truth], canvas: Canvas, classes: int) -> list[tuple
         before = resolved[-1] if resolved else (truth.label, ordinary(canvas, Truth(), (0.0, 0.0, 0.0, 0.0)))
         resolved.append((_label(truth, before[0], classes), KINDS[truth.kind](canvas, truth, before[1])))
     return resolved
-
-
-def call(value: "DataclassInstance", positional: int = 0) -> str:
-    """The shortest call that makes a dataclass instance: defaults left out, the first fields without name."""
-    parts = []
-    for number, (name, default) in enumerate(_fields(type(value))):
-        content = getattr(value, name)
-        if number < positional:
-            parts.append(repr(content))
-        elif content != default:
-            parts.append(f"{name}={content!r}")
-    return f"{type(value).__name__}({', '.join(parts)})"
-
-
-@cache
-def _fields(of: "type[DataclassInstance]") -> list[tuple[str, Any]]:
-    """Name and default of each field of a dataclass."""
-    return [(field.name, field.default) for field in dataclasses.fields(of)]
 
 
 def kind(function: Kind) -> Kind:

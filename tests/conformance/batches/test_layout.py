@@ -1,0 +1,139 @@
+"""The suite's own geometry against the reference's: written twice, and both must come out the same.
+
+Where both may round differently, torch's default tolerance of the dtype is meant.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.testing import assert_close
+
+import reference
+from conformance.batches import Batch, Recipe, layout, recipes
+from conformance.batches.hazards import Content
+
+quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
+
+
+def double(recipe: Recipe) -> Batch:
+    return recipe.build().to(dtype=torch.float64)
+
+
+@quickly
+@given(recipe=recipes())
+def test_anchors(recipe: Recipe):
+    """ANC-1."""
+    batch = recipe.build()
+    centres, strides = layout.anchors(batch.grids, batch.head.strides)
+    expected = reference.make_anchors(batch.feature_maps, batch.head)
+    assert torch.equal(centres, expected.pixels)
+    assert torch.equal(strides, expected.strides[:, 0])
+
+
+@quickly
+@given(recipe=recipes())
+def test_flatten_and_fold(recipe: Recipe):
+    """PRE-1, and `fold` undoes it."""
+    batch = recipe.build()
+    distances, logits = layout.flatten(batch.feature_maps, batch.head)
+    expected = reference.flatten(batch.feature_maps, batch.head)
+    assert torch.equal(distances.flatten(2), expected[0])
+    assert torch.equal(logits, expected[1])
+    folded = layout.fold(distances, logits, batch.grids)
+    assert len(folded) == len(batch.feature_maps)
+    assert all(map(torch.equal, folded, batch.feature_maps))
+
+
+@quickly
+@given(recipe=recipes(bins=(1, 2, 4, 16, 32)))
+def test_decode(recipe: Recipe):
+    """DEC-1, DEC-2."""
+    batch = double(recipe)
+    anchors = reference.make_anchors(batch.feature_maps, batch.head)
+    logits, _ = reference.flatten(batch.feature_maps, batch.head)
+    expected = reference.decode(logits, anchors, batch.head.reg_max) * anchors.strides
+    distances, _ = layout.flatten(batch.feature_maps, batch.head)
+    found = layout.decode(distances, anchors.pixels, anchors.strides[:, 0])
+    assert_close(found, expected)
+
+
+@quickly
+@given(recipe=recipes())
+def test_pixel_boxes(recipe: Recipe):
+    """ANN-1, to the last bit: a hazard may depend on it."""
+    batch = recipe.build()
+    found = layout.pixel_boxes(batch.annotations, batch.size)
+    for image, truths in enumerate(reference.ground_truths(batch.annotations, batch.images, batch.size)):
+        assert torch.equal(found[batch.annotations[:, 0] == image], truths.boxes)
+
+
+@quickly
+@given(recipe=recipes(small_boxes=True))
+def test_candidates_overlap_and_metric(recipe: Recipe):
+    """TAL-CAND-1, TAL-CAND-2, IOU-1 and TAL-MET-1, on what the hazards look at; in float32, as they do."""
+    batch = recipe.build()
+    content = Content(batch)
+    anchors = reference.make_anchors(batch.feature_maps, batch.head)
+    distances, logits = reference.flatten(batch.feature_maps, batch.head)
+    boxes = reference.decode(distances, anchors, batch.head.reg_max) * anchors.strides
+    for image, truths in enumerate(reference.ground_truths(batch.annotations, batch.images, batch.size)):
+        here = content.image == image
+        assert int(here.sum()) == int(truths.real.sum())
+        if not len(truths):
+            continue
+        targets = reference.assign(
+            logits[image].sigmoid(), boxes[image], anchors.pixels, truths, batch.head.strides, keep_trace=True
+        )
+        trace = targets.trace
+        assert trace is not None
+        assert torch.equal(content.candidates[here], trace.candidates[truths.real])
+        assert_close(content.overlap[here], trace.overlap[truths.real])
+        assert_close(content.metric[here], trace.metric[truths.real])
+
+
+@pytest.mark.parametrize("reg_max", [2, 3, 4, 8, 16, 17, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whole_and_half_distances_are_encoded_exactly(reg_max: int, dtype: torch.dtype):
+    """What makes exact hits and exact ties possible; decoded by the reference."""
+    sides = (
+        torch.arange(8 * ((reg_max + 3) // 4), dtype=torch.float32).reshape(-1, 4).clamp(max=2 * reg_max - 2)
+        / 2
+    )
+    logits = layout.encode(sides, reg_max).to(dtype)
+    centres = torch.full((len(sides), 2), 0.5, dtype=dtype)
+    boxes = reference.decode(logits.flatten(1)[None], reference.Anchors(centres, centres[:, :1]), reg_max)[0]
+    assert torch.equal(boxes, layout.boxes_around(centres, sides.to(dtype)))
+
+
+def test_other_distances_are_encoded_nearly():
+    sides = torch.tensor([[0.1, 3.3, 7.77, 14.999]])
+    logits = layout.encode(sides, 16)
+    assert_close(logits.softmax(-1) @ torch.arange(16.0), sides)
+
+
+def test_distances_beyond_the_bins_are_clamped():
+    logits = layout.encode(torch.tensor([-1.0, 20.0]), 4)
+    assert (0.5 + logits.softmax(-1) @ torch.arange(4.0)).tolist() == [0.5, 3.5]
+
+
+def test_one_bin_is_the_distance_itself():
+    """DEC-1, R = 1."""
+    assert layout.encode(torch.tensor([2.5, -1.0]), 1).tolist() == [[2.5], [-1.0]]
+
+
+def test_noisy_distances_are_missed_by_some_tenths_and_differ_by_anchor():
+    sides = torch.full((200,), 5.0)
+    noise = torch.rand(200, 16, generator=torch.Generator().manual_seed(0)) / 2
+    error = layout.encode(sides, 16, noise).softmax(-1) @ torch.arange(16.0) - sides
+    assert 0 < error.abs().mean() < 0.5
+    assert len(error.unique()) > 190
+
+
+@quickly
+@given(recipe=recipes())
+def test_shared_anchors_are_not_written_to(recipe: Recipe):
+    """They are cached: two equal calls give the same tensors, with the values they had."""
+    grids, strides = recipe.grids, recipe.strides
+    before = [part.clone() for part in layout.anchors(grids, strides)]
+    recipe.build()
+    assert all(map(torch.equal, layout.anchors(grids, strides), before))
