@@ -9,9 +9,11 @@ TORCH       ?= torch==2.14.1
 TORCHVISION ?= torchvision==0.29.1
 
 PROFILE ?= dev#  dev, ci or nightly
+ROUNDS  ?= 10#   of each benchmark in make bench
 ARGS    ?=#      anything that pytest takes, e.g. ARGS="--implementation my.py:assigner"
 
 PROFILE := $(strip $(PROFILE))
+ROUNDS  := $(strip $(ROUNDS))
 BIN     := $(VENV)/bin
 # Named after the pins, so that another TORCH sets up again; older than pyproject.toml: sets up again too.
 STAMP   := $(VENV)/.set-up-$(shell printf '%s' '$(TORCH) $(TORCHVISION)' | cksum | cut -d ' ' -f 1)
@@ -24,6 +26,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  PROFILE=dev|ci|nightly   how much is generated (now: $(PROFILE))'
+	@echo '  ROUNDS=N                 of each benchmark in make bench (now: $(ROUNDS))'
 	@echo '  ARGS="..."               passed on to pytest, e.g. ARGS="--implementation my.py:assigner --device cpu"'
 	@echo '  PYTHON, VENV             the Python to start from, the environment'"'"'s folder (now: $(PYTHON), $(VENV))'
 	@echo '  TORCH, TORCHVISION       what pip installs for them (now: $(TORCH), $(TORCHVISION))'
@@ -47,8 +50,8 @@ conformance: $(STAMP)  ## the main job: every implementation asked for against t
 test: $(STAMP)  ## the tests of this project itself
 	$(BIN)/python -m pytest tests $(ARGS)
 
-bench: $(STAMP)  ## the benchmarks alone, with their report
-	$(BIN)/python -m pytest conformance/test_benchmark.py --conformance-profile $(PROFILE) $(ARGS)
+bench: $(STAMP)  ## the benchmarks alone, of all sizes, with their report
+	$(BIN)/python -m pytest conformance/test_benchmark.py --rounds $(ROUNDS) $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

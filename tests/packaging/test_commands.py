@@ -17,7 +17,18 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs make as from a shell, also where make itself runs this test and exports what it was given."""
-    given = {"ARGS", "PROFILE", "PYTHON", "TORCH", "TORCHVISION", "VENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
+    given = {
+        "ARGS",
+        "PROFILE",
+        "ROUNDS",
+        "PYTHON",
+        "TORCH",
+        "TORCHVISION",
+        "VENV",
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+    }
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
         check=False,
@@ -43,6 +54,11 @@ def test_options_reach_pytest(tmp_path: Path):
 def test_without_options_the_profile_is_dev(tmp_path: Path):
     last = printed("conformance", f"VENV={tmp_path}")[-1]
     assert last.rstrip() == f"{tmp_path}/bin/python -m pytest conformance --conformance-profile dev"
+
+
+def test_benchmarks_are_of_all_sizes(tmp_path: Path):
+    last = printed("bench", "ROUNDS=3", f"VENV={tmp_path}")[-1]
+    assert last.rstrip() == f"{tmp_path}/bin/python -m pytest conformance/test_benchmark.py --rounds 3"
 
 
 def test_it_sets_up_once_for_a_torch(tmp_path: Path):

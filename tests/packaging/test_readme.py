@@ -68,7 +68,7 @@ def test_the_worked_mistake_is_found_at_its_stage(adapter: Path):
     adapter.write_text(wrong, encoding="utf-8")
     done, summary = conformance(adapter.parent, "--implementation", f"{adapter}:MyAssigner")
     assert done.returncode == 1, done.stdout[-5000:]
-    verdict = re.search(r"my-assigner-cpu is DIVERGENT at stage metric \(\S+\)", README)
+    verdict = re.search(r"my-assigner-cpu is DIVERGENT at stage metric", README)
     assert verdict
     assert verdict[0] in done.stdout
     (mine,) = summary["implementations"]
