@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conformance.implementations import AssignerInputs, Assignment
-from conformance.judgement.bounds import UNITS, bound, ciou_unit, metric_unit
+from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit
 from conformance.judgement.choices import Owners, Range, Selection, is_reachable, may_own, top_k_choices
 from conformance.judgement.comparators import equal, finite, holds, within
 from conformance.judgement.verdicts import STAGES, Agreement, Judgement, Mismatch, Uniqueness, Value
@@ -105,7 +105,7 @@ def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTru
         (widened(small, floor), widened(large, floor)),
     )
     sharp = torch.stack([(ours.double() == theirs).all(1) for ours, theirs in pairs]).all(0)  # (M,)
-    error = UNITS * eps * large.abs().amax(1)  # (M,)
+    error = ROUNDINGS * eps * large.abs().amax(1)  # (M,)
     return error.where(~sharp, 0)[:, None]  # (M, 1)
 
 
@@ -148,10 +148,10 @@ def oracle(
     moved: Tensor | float = 0.0 if errors is None else errors.boxes + errors.truths.amax(1, keepdim=True)
     unit = ciou_unit(large.boxes[:, None], boxes, moved, eps)  # (M, A)
     dtype = inputs.scores.dtype
-    overlap_error = bound(naive_overlap, overlap, unit, dtype).where(may_candidate, 0)
+    overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u").where(may_candidate, 0)
     metric = alignment_metric(score, overlap, numbers)  # (M, A)
     rounding = metric_unit(score + score_error, overlap + overlap_error, numbers.alpha, numbers.beta, eps)
-    rounding = bound(naive_metric, metric, rounding, dtype).where(may_candidate, 0)
+    rounding = bound(naive_metric, metric, rounding, dtype, "metric t").where(may_candidate, 0)
     low = alignment_metric((score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0), numbers)
     high = alignment_metric(score + score_error, overlap + overlap_error, numbers)
     metric_error = torch.maximum(high - metric, metric - low) + rounding  # (M, A)
@@ -315,7 +315,7 @@ class ImageJudge:
         naive = alignment_metric(score, overlap, numbers)
         eps = torch.finfo(metric.dtype).eps
         unit = metric_unit(score.double(), overlap.double(), numbers.alpha, numbers.beta, eps)
-        error = bound(naive, exact, unit, metric.dtype).where(candidates, 0)
+        error = bound(naive, exact, unit, metric.dtype, "metric t").where(candidates, 0)
         return within("metric t", "TAL-MET-1", metric, exact, error, naive, PAIR, self.image)
 
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
@@ -368,7 +368,7 @@ class ImageJudge:
         dtype = metric.dtype
         eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
         unit = eps * 4 * exact + tiny / NORMALISATION_EPS  # t u* may underflow before it is divided
-        return self.check_scores(exact, bound(naive, exact, unit, dtype), naive, positives)
+        return self.check_scores(exact, bound(naive, exact, unit, dtype, "target score w"), naive, positives)
 
     def check_scores(
         self, exact: Tensor, error: Tensor, naive: Tensor, positives: Tensor, clause: str = "TAL-NORM-1"
@@ -481,7 +481,7 @@ class ImageJudge:
         error = (metric_error + metric * scale * metric_error.amax(1, keepdim=True)) * scale * best_weight
         tiny = torch.finfo(self.inputs.scores.dtype).tiny / NORMALISATION_EPS
         off = (weight * best_metric - metric * best_weight).abs() * scale
-        return bool((off <= 2 * error + UNITS * (8 * eps * weight + tiny)).all())
+        return bool((off <= 2 * error + ROUNDINGS * (8 * eps * weight + tiny)).all())
 
     def best_follows_overlap(self, positives: Tensor) -> bool:
         """TAL-NORM-1 and TAL-MET-1 together: every ground truth's best weight is its best overlap (times t*/(t* + eps))."""
@@ -489,7 +489,7 @@ class ImageJudge:
         overlap, error = self.oracle.overlap * positives, self.oracle.overlap_error * positives
         scale = best_metric / (best_metric + NORMALISATION_EPS)
         expected = overlap.amax(1, keepdim=True) * scale
-        slack = error.amax(1, keepdim=True) + UNITS * 8 * torch.finfo(self.inputs.scores.dtype).eps
+        slack = error.amax(1, keepdim=True) + ROUNDINGS * 8 * torch.finfo(self.inputs.scores.dtype).eps
         slack = slack + (self.oracle.metric_error * positives).amax(1, keepdim=True) / (best_metric + NORMALISATION_EPS)
         settled = ~(self.oracle.selection.may & ~positives).any(1, keepdim=True)  # (M, 1) lost nothing to another
         return bool(((best_weight - expected).abs() <= slack)[settled & positives.any(1, keepdim=True)].all())
@@ -517,7 +517,7 @@ class ImageJudge:
         dtype = self.inputs.scores.dtype
         naive = normalised(shown.naive["metric"], shown.naive["overlap"], positives)
         rounding = 4 * torch.finfo(dtype).eps * exact + torch.finfo(dtype).tiny / NORMALISATION_EPS
-        error = bound(naive, exact, rounding, dtype) + (moved / low).sum(0)
+        error = bound(naive, exact, rounding, dtype, "target score w") + (moved / low).sum(0)
         return self.check_scores(exact, error, naive, positives, clause)
 
     def note(self, stage: str, check: object, *arguments: object) -> None:

@@ -8,7 +8,7 @@ from conformance.batches import Batch
 from conformance.implementations import AssignerInputs, Assignment, Outcome
 from conformance.implementations.outcome import assigner_inputs
 from conformance.judgement.assignment import InputErrors, judge_assignment, oracle
-from conformance.judgement.bounds import UNITS, bound, box_unit
+from conformance.judgement.bounds import ROUNDINGS, bound, box_unit
 from conformance.judgement.choices import assignments
 from conformance.judgement.comparators import equal, within
 from conformance.judgement.loss import judge_loss
@@ -68,9 +68,10 @@ def judge_inputs(
     eps, dtype = torch.finfo(batch.dtype).eps, batch.dtype
     stage = judgement.stages["decode"]
     boxes = exact.boxes * exact.anchors.strides  # (B, A, 4)
-    box_error = bound(own.boxes, boxes, box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides, dtype)
+    unit = box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides  # (B, A, 4)
+    box_error = bound(own.boxes, boxes, unit, dtype, "predicted box")
     scores = exact.logits.sigmoid()  # (B, A, C)
-    score_error = bound(own.scores, scores, 3 * eps * scores, dtype)
+    score_error = bound(own.scores, scores, 3 * eps * scores, dtype, "class score")
     try:
         stage.add(equal("anchor centre", "ANC-1", seen.anchors.double(), exact.anchors.pixels, ("anchor", "axis")))
         names = ("image", "anchor", "side")
@@ -93,7 +94,7 @@ def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: 
     labels, mask = seen.labels[image, :count, 0].long(), seen.truth_mask[image, :, 0] > 0
     equal("label", "ANN-2", labels, truths.labels, ("GT",), image)
     boxes, mine = seen.truth_boxes[image, :count], own.truth_boxes[image, :count]
-    error = bound(mine, truths.boxes, truth_unit(truths, eps), boxes.dtype)
+    error = bound(mine, truths.boxes, truth_unit(truths, eps), boxes.dtype, "ground truth box")
     agreement = within("ground truth box", "ANN-1", boxes, truths.boxes, error, mine, ("GT", "side"), image)
     sum_error = 4 * error.amax(-1) if count else error.sum(-1)  # (M,)
     doubtful = truths.boxes.sum(-1).abs() <= sum_error.where(boxes.double().sum(-1) != truths.boxes.sum(-1), 0)
@@ -113,13 +114,13 @@ def truth_unit(truths: GroundTruths, eps: float) -> torch.Tensor:
 def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -> list[InputErrors]:
     """How far a loss's own, hidden inputs may lie from the reference's in the same dtype."""
     eps = torch.finfo(batch.dtype).eps
-    boxes = 2 * UNITS * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)  # (B, A)
-    scores = 2 * UNITS * 3 * eps * exact.logits.sigmoid()  # (B, A, C)
+    boxes = 2 * ROUNDINGS * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)  # (B, A)
+    scores = 2 * ROUNDINGS * 3 * eps * exact.logits.sigmoid()  # (B, A, C)
     sharp = converts_exactly(batch.annotations[:, 2:], batch.size)  # (N,)
     errors = []
     for image in range(batch.images):
         rows = sharp[batch.annotations[:, 0] == image]  # (M,)
-        truth_error = (2 * UNITS * truth_unit(truths[image], eps)).where(~rows[:, None], 0)  # (M, 4)
+        truth_error = (2 * ROUNDINGS * truth_unit(truths[image], eps)).where(~rows[:, None], 0)  # (M, 4)
         errors.append(InputErrors(boxes[image], scores[image], truth_error))
     return errors
 

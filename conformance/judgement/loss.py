@@ -179,12 +179,13 @@ def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss:
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
         _note(
             judgement, stage, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
-            bound(naive.items[place], exact.items[place], unit.items[place], dtype), naive.items[place], (),
+            bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss"), naive.items[place], (),
         )  # fmt: skip
     items = loss.items.double().nan_to_num()
     total = items.sum() * batch.images  # LOSS-GAIN-1, of the implementation's own items
     naive_total = loss.items.sum() * batch.images
-    error = bound(naive_total, total, 4 * torch.finfo(dtype).eps * items.abs().sum() * batch.images, dtype)
+    rounding = 4 * torch.finfo(dtype).eps * items.abs().sum() * batch.images
+    error = bound(naive_total, total, rounding, dtype, "total")
     _note(judgement, "total", "total", STAGES["total"], loss.total, total, error, naive_total, ())
     judge_gradients(judgement, batch, loss, exact, naive, unit)
 
@@ -198,7 +199,7 @@ def judge_gradients(
         ("class logits", logits, exact.logit_gradient, naive.logit_gradient, unit.logit_gradient),
         ("distance logits", distances, exact.distance_gradient, naive.distance_gradient, unit.distance_gradient),
     ):
-        allowed = bound(approximate, expected, error, batch.dtype)
+        allowed = bound(approximate, expected, error, batch.dtype, f"gradient on {name}")
         background = expected == 0  # exact zeros stay exact zeros
         allowed = torch.where(background & (error == 0), 0, allowed)
         _note(

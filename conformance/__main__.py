@@ -1,0 +1,37 @@
+"""`python -m conformance COMMAND`: what the suite can do besides `pytest conformance`."""
+
+import argparse
+import sys
+
+import torch
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure", help="how many units of rounding each compared quantity needs")
+    measuring.add_argument("--examples", type=int, default=100, metavar="N", help="batches of each lane")
+    measuring.add_argument("--implementation", action="append", metavar="NAME", help="whose errors to look at")
+    options = parser.parse_args(arguments)
+    return measure(options.implementation or ["ultralytics", "article", "reference"], options.examples)
+
+
+def measure(names: list[str], examples: int) -> int:
+    """Print the measurement behind `bounds.UNITS`."""
+    from conformance.implementations import ProtocolViolation, UnknownImplementation, find
+    from conformance.judgement import measure as measurement
+
+    torch.set_num_threads(1)
+    try:
+        implementations = [find(name) for name in names]
+    except (UnknownImplementation, ProtocolViolation) as error:
+        print(f"python -m conformance measure: {error}", file=sys.stderr)
+        return 2
+    progress = lambda lane: print(f"... {lane}", file=sys.stderr, flush=True)  # noqa: E731
+    print(measurement.table(measurement.measure(implementations, examples, progress)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
