@@ -56,7 +56,7 @@ class Margins:
         self._octaves[_step(margin)] += 1
 
     def quantile(self, share: float) -> float:
-        """A margin that this share of the batches does not exceed; at most 4 % above the smallest such one."""
+        """A margin that this share of the batches does not exceed, at most 4 % above the smallest such."""
         below = 0
         for step, count in sorted(self._octaves.items()):
             below += count
@@ -70,7 +70,7 @@ class Batches:
     """Counts over the `batch` lines of a log.
 
     Attributes:
-        cells: verdicts by implementation, clause group, device and dtype; batches made while shrinking left out.
+        cells: verdicts by implementation, clause group, device and dtype; without what shrinking made.
         uniqueness: of the assignments, by implementation.
         hazards: how many different batches had each.
         margins: by implementation and stage, over the batches that do not fail.
@@ -162,13 +162,17 @@ def batch_fault(line: dict[str, Any]) -> str | None:
     hazards, stages = line.get("hazards", []), line.get("stages", {})
     if not isinstance(hazards, list) or not all(isinstance(hazard, str) for hazard in hazards):
         return "hazards: no list of names"
-    if not isinstance(stages, dict) or not _are_reals(stages.values()) or not _are_reals([line.get("milliseconds")]):
+    if (
+        not isinstance(stages, dict)
+        or not _are_reals(stages.values())
+        or not _are_reals([line.get("milliseconds")])
+    ):
         return "stages, milliseconds: not all of them numbers"
     return None
 
 
 def _step(margin: float) -> float:
-    """The margin's place on a logarithmic scale, rounded up; zero at the far left, what is not finite at the far right."""
+    """The margin's place on a logarithmic scale, rounded up; zero and what is not finite at its ends."""
     if margin <= 0:
         return -math.inf
     return math.ceil(math.log2(margin) * STEPS_PER_OCTAVE) if margin < math.inf else math.inf
@@ -176,7 +180,7 @@ def _step(margin: float) -> float:
 
 def _are_reals(values: Iterable[Any]) -> bool:
     return all(
-        isinstance(value, (str, type(None))) and value in _OTHER_REALS
-        or isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 <= value <= 1e300
+        (isinstance(value, (str, type(None))) and value in _OTHER_REALS)
+        or (isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 <= value <= 1e300)
         for value in values
     )

@@ -1,4 +1,4 @@
-"""One cause, one card: however many tests, devices and batches show a divergence, it is told once, on its smallest batch."""
+"""One cause, one card: a divergence that many tests and devices show is told once, on its smallest batch."""
 
 import hashlib
 import re
@@ -60,7 +60,10 @@ class Cause:
 
 
 def causes(lines: Iterable[dict[str, Any]], batches: Batches | None = None) -> list[Cause]:
-    """Divergences (or declared differences) grouped by cause; the worst verdict first, then the earliest stage.
+    """Divergences (or declared differences) grouped by cause.
+
+    The implementation with the worst verdict comes first; of one implementation, the worst verdict, then the
+    earliest stage.
 
     Args:
         lines: `divergence` or `difference` lines.
@@ -73,7 +76,12 @@ def causes(lines: Iterable[dict[str, Any]], batches: Batches | None = None) -> l
     alike = [_place(cause) for cause in found]
     # Where two causes share a stage and a clause, the log cannot tell which of them a batch failed for.
     found = [cause if alike.count(_place(cause)) == 1 else Cause(cause.lines) for cause in found]
-    return sorted(found, key=_severity)
+    worst: dict[str, int] = {}
+    for cause in found:
+        name = cause.shown["implementation"]
+        worst[name] = min(worst.get(name, 0), _severity(cause)[0])
+    ranks = {name: rank for rank, name in enumerate(sorted(worst, key=lambda name: worst[name]))}
+    return sorted(found, key=lambda cause: (ranks[cause.shown["implementation"]], *_severity(cause)))
 
 
 def _key(line: dict[str, Any]) -> tuple[str, ...]:
@@ -100,12 +108,8 @@ def _bulk(line: dict[str, Any]) -> tuple[int, int]:
     return anchors + 10 * len(picture["truths"] if picture else ()), len(line.get("description") or "")
 
 
-def _severity(cause: Cause) -> tuple[int, int, int, str]:
+def _severity(cause: Cause) -> tuple[int, int, int]:
     worst_first = -VERDICTS.index(cause.verdict) if cause.verdict in VERDICTS else 0
     stage = cause.shown.get("stage")
-    return (
-        worst_first,
-        STAGES.index(stage) if stage in STAGES else len(STAGES) if stage else -1,
-        -(cause.batches or 0),
-        cause.shown["implementation"],
-    )
+    place = STAGES.index(stage) if stage in STAGES else len(STAGES) if stage else -1
+    return worst_first, place, -(cause.batches or 0)

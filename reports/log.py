@@ -1,7 +1,7 @@
 """Reading a run log: of a finished run, a killed one, or one of several worker processes.
 
-A log that was cut anywhere still says all that it says. What cannot be used is left out, counted, and reported; only
-what is no run log at all, or one of another schema, is refused.
+A log that was cut anywhere still says all that it says. What cannot be used is left out, counted and
+reported; only what is no run log at all, or one of another schema, is refused.
 """
 
 import json
@@ -31,7 +31,7 @@ OPENING = b'{"kind":"run"'
 
 
 class LogError(ValueError):
-    """There is no run log, or none that this version reads. The message names the file and what is wrong with it."""
+    """There is no run log, or none that this version reads. The message names the file and what is wrong."""
 
 
 @dataclass
@@ -119,7 +119,7 @@ def read_log(path: Path | str) -> Log:
 
 
 def _run_line(file: BinaryIO, path: Path) -> Line:
-    """The first line of a run log; if the run was killed before it was complete, one that knows the folder's name alone.
+    """The first line of a run log; if the run was killed before that, one with the folder's name.
 
     Raises:
         LogError: it is none.
@@ -192,7 +192,7 @@ def _parsed(raw: bytes) -> Line:
     except RecursionError as error:
         raise ValueError("too deep") from error
     if not isinstance(line, dict):
-        raise ValueError(f"a {type(line).__name__}")  # noqa: TRY004
+        raise ValueError(f"a {type(line).__name__}")
     return line
 
 
@@ -211,7 +211,7 @@ def _add(log: Log, line: Line) -> str | None:
         wrong = _add_rare(log, kind, line)
     if moment(line.get("time")) is not None:
         log.last_time = max(log.last_time or "", line["time"])
-    return wrong and f"{str(kind):.40}: {wrong}"
+    return wrong and f"{kind!s:.40}: {wrong}"
 
 
 def _add_rare(log: Log, kind: Any, line: Line) -> str | None:

@@ -4,28 +4,26 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from reports.batches import FAILING, UNIQUENESS, VERDICTS
+from reports.cards import LONGEST_SUMMARY, Card, card_of, filter_link
 from reports.causes import STAGES, Cause, causes
 from reports.log import Log
-from reports.pictures import Drawing, draw
-from reports.summary import failures_of, implementations_of
+from reports.summary import failures_of
 from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size
 
+CLAUSE_GROUPS = (
+    *("PRE", "ANC", "DEC", "ANN", "IOU"),
+    *("TAL-CAND", "TAL-MET", "TAL-TOPK", "TAL-CONF", "TAL-NORM", "TAL-TGT"),
+)
+"""In the specification's order; others follow as they come."""
 OPEN_CARDS = 3
-"""So many cards are open when the page is; if there are more, only the first one is, and the others show a line each."""
+"""So many cards are open when the page is; of more, only the first is, and the others show a line each."""
 MOST_CARDS = 1000
 """Cards of one section that are shown at all."""
-MOST_VALUES, MOST_OTHERS, MOST_CASES = 12, 10, 40
-"""Rows of a card's table of values, other batches that it names, and cases that it is found by."""
-LONGEST_NAME, LONGEST_SUMMARY, LONGEST_TEXT, LONGEST_TRACEBACK = 200, 600, 4_000, 12_000
-"""Characters."""
-
 RESULTS = {
     "conforms": "conforms",
     "divergent": "diverges",
@@ -34,7 +32,6 @@ RESULTS = {
     "not tested": "was not tested",
 }
 """What an implementation's result says of it."""
-REPEAT = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
 
 
 @dataclass(frozen=True)
@@ -63,33 +60,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Card:
-    """One cause of disagreement (or one declared difference), on its smallest batch."""
-
-    id: str
-    verdict: str
-    implementation: str
-    stage: str
-    clause: str
-    summary: str
-    batches: str
-    case: str
-    case_file: str | None
-    description: str
-    facts: list[tuple[str, str]]
-    strip: list[dict[str, str]]
-    values: list[dict[str, str]]
-    more_values: int
-    drawing: Drawing | None
-    repeats: list[tuple[str, str]]
-    others: list[str]
-    more_others: int
-    traceback: str | None
-    tokens: str
-    is_open: bool
-
-
-@dataclass(frozen=True)
 class MatrixCell:
     """What one implementation came to on one clause group."""
 
@@ -102,7 +72,7 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class StageTable:
-    """How many causes each implementation has at which first diverging stage, each with the filter that shows them."""
+    """How many causes each implementation has at which stage, each with the filter that shows them."""
 
     columns: list[str]
     rows: list[tuple[str, list[tuple[int, str]]]]
@@ -130,7 +100,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Bar:
-    """A benchmark's ratio and its interval on a logarithmic scale of 0 to 100; `one` is where the ratio is 1."""
+    """A benchmark's ratio and interval on a logarithmic scale of 0 to 100; `one` is where it is 1."""
 
     low: float
     at: float
@@ -191,7 +161,7 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
     implementations = summary["implementations"]
     page = Page(
         run=log.run["run"],
-        headline=headline(implementations),
+        headline=headline(implementations, finished=log.end is not None),
         tone=_tone(implementations, log.end is not None),
         facts=_facts(log),
         devices=[(device, state, state == "tested") for device, state in summary["devices"].items()],
@@ -199,17 +169,21 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         rows=[_row(one, found) for one in implementations],
         not_tested=_not_tested(summary["not_tested"]),
         stages=_stages(found),
-        cards=[_card(log, cause, number < open_cards) for number, cause in enumerate(found[:MOST_CARDS])],
+        cards=[
+            card_of(log.folder, cause, number < open_cards) for number, cause in enumerate(found[:MOST_CARDS])
+        ],
         hidden_cards=max(len(found) - MOST_CARDS, 0),
         unexplained=_unexplained(log),
         matrix_columns=[one["name"] for one in implementations if one["batches"]],
         matrix=_matrix(log, [one["name"] for one in implementations if one["batches"]], found),
         places=_places(log),
-        differences=[_card(log, cause, False) for cause in causes(log.differences)[:MOST_CARDS]],
+        differences=[card_of(log.folder, cause, False) for cause in causes(log.differences)[:MOST_CARDS]],
         uniqueness=_uniqueness(implementations),
         margin_columns=[one["name"] for one in implementations if one["margins"]],
         margins=_margins([one for one in implementations if one["margins"]]),
-        hazards=[(name, log.run.get("hazards", {}).get(name, ""), n) for name, n in summary["hazards"].items()],
+        hazards=[
+            (name, log.run.get("hazards", {}).get(name, ""), n) for name, n in summary["hazards"].items()
+        ],
         different=log.batches.different,
         training=[_training(line) for line in summary["training"]],
         benchmarks=_benchmarks(log.benchmarks),
@@ -220,19 +194,24 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
     return page
 
 
-def headline(implementations: list[dict[str, Any]]) -> str:
+def headline(implementations: list[dict[str, Any]], finished: bool) -> str:
     """The run in one sentence."""
     failing = [one for one in implementations if one["result"] in FAILING]
     tested = [one for one in implementations if one["result"] != "not tested"]
     if not tested:
         return "Nothing was tested"
-    if not failing:
-        names = listed([one["name"] for one in tested])
-        many = f"All {len(tested)} implementations conform"
-        return f"{names} {'conforms' if len(tested) == 1 else 'conform'}" if len(tested) <= 3 else many
-    if len(failing) > 3 or len(failing) == len(tested) > 1:
+    if failing and (len(failing) > 3 or len(failing) == len(tested) > 1):
         return f"{len(failing)} of {counted(len(tested), 'implementation')} do not conform"
-    return listed([f"{one['name']} {RESULTS[one['result']]}" for one in failing])
+    if failing:
+        return listed([f"{_name(one)} {RESULTS[one['result']]}" for one in failing])
+    so_far = "" if finished else " so far"
+    if len(tested) > 3:
+        return f"All {len(tested)} implementations conform{so_far}"
+    return f"{listed([_name(one) for one in tested])} {'conforms' if len(tested) == 1 else 'conform'}{so_far}"
+
+
+def _name(implementation: dict[str, Any]) -> str:
+    return shortened(implementation["name"], 60)
 
 
 def _tone(implementations: list[dict[str, Any]], finished: bool) -> str:
@@ -292,130 +271,16 @@ def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def filter_link(**tokens: str) -> str:
-    """The fragment that shows only the cards which have all of these tokens (see script.js)."""
-    words = [f'{key}:"{_escaped(value)}"' if _needs_quotes(value) else f"{key}:{value}" for key, value in tokens.items()]
-    return "#filter=" + quote(" ".join(words), safe=":", errors="replace")
-
-
-def _needs_quotes(value: str) -> bool:
-    return not value or any(character.isspace() or character in '"\\' for character in value)
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _card(log: Log, cause: Cause, is_open: bool) -> Card:
-    line = cause.shown
-    values = [_value(value) for value in line.get("values") or ()]
-    others = [_other(other) for other in cause.lines[1:]]
-    traceback = line.get("traceback") or ""
-    failed = f"on {counted(cause.batches, 'batch')}" if cause.batches else ""
-    return Card(
-        id=f"{'difference' if cause.verdict == 'declared' else 'cause'}-{cause.id}",
-        verdict=cause.verdict,
-        implementation=shortened(line["implementation"], LONGEST_NAME),
-        stage=shortened(line.get("stage") or "", LONGEST_NAME),
-        clause=shortened(line.get("clause") or "", LONGEST_NAME),
-        summary=shortened(line["summary"], LONGEST_SUMMARY),
-        batches=failed,
-        case=shortened(line.get("case") or "", LONGEST_NAME),
-        case_file=_case_file(log.folder, line.get("case")),
-        description=shortened(line.get("description") or "", LONGEST_TEXT),
-        facts=_card_facts(cause),
-        strip=_strip(line),
-        values=values[:MOST_VALUES],
-        more_values=len(values) - MOST_VALUES,
-        drawing=draw(line["picture"]) if line.get("picture") else None,
-        repeats=_repeats(line),
-        others=others[:MOST_OTHERS],
-        more_others=len(others) - MOST_OTHERS,
-        traceback=shortened(traceback.strip("\n"), LONGEST_TRACEBACK) or None,
-        tokens=_tokens(cause),
-        is_open=is_open,
-    )
-
-
-def _card_facts(cause: Cause) -> list[tuple[str, str]]:
-    """Where a cause was seen; all of its lines together."""
-    facts = [(name, listed(cause.every(name))) for name in ("test", "device", "dtype") if cause.every(name)]
-    hazards = sorted({hazard for line in cause.lines for hazard in line.get("hazards", ())})
-    if hazards:
-        facts.append(("hazards", ", ".join(hazards)))
-    if cause.verdict == "declared":
-        facts.append(("compared with", str(cause.shown["against"])))
-    return facts
-
-
-def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
-    """Every stage with its state and margin; the first that diverges is marked."""
-    stages = line.get("stages") or []
-    first = next((at for at, stage in enumerate(stages) if stage["state"] == "diverges"), None)
-    return [
-        {
-            "stage": shortened(stage["stage"], LONGEST_NAME),
-            "clause": shortened(stage.get("clause") or "", LONGEST_NAME),
-            "state": stage["state"],
-            "key": stage["state"].replace(" ", "-"),
-            "margin": "" if stage.get("margin") is None else short(stage["margin"], 2),
-            "first": "first" if at == first else "",
-        }
-        for at, stage in enumerate(stages)
-    ]
-
-
-def _value(value: dict[str, Any]) -> dict[str, str]:
-    shown = {name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")}
-    margin = real(value.get("margin"))
-    return shown | {
-        "theirs": "" if value["reference"] == value["implementation"] else "theirs",
-        "bound": shortened(value.get("bound") or "–", 200),
-        "margin": "" if margin is None else f"{short(margin)} × the bound",
-    }
-
-
-def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:
-    commands = line.get("reproduce") or {}
-    return [(name, shortened(commands[key], LONGEST_TEXT)) for key, name in REPEAT.items() if commands.get(key)]
-
-
-def _case_file(folder: Path, case: str | None) -> str | None:
-    """The case file beside the report, if it is there; a name with a path in it is none."""
-    name = f"{case}.safetensors"
-    if not case or not case.isalnum() or not (folder / "cases" / name).is_file():
-        return None
-    return f"cases/{name}"
-
-
-def _other(line: dict[str, Any]) -> str:
-    seen = [line.get("test"), line.get("device"), line.get("dtype"), line.get("case") and f"case {line['case']}"]
-    where = ", ".join(text for text in seen if text)
-    return shortened(f"{where}: {line.get('description') or line['summary']}", 400)
-
-
-def _tokens(cause: Cause) -> str:
-    """What a card is found by: JSON of token names and their values."""
-    tokens = {
-        "impl": cause.every("implementation"),
-        "clause": cause.every("clause") + cause.every("clause_group"),
-        "verdict": [cause.verdict],
-        "stage": cause.every("stage"),
-        "hazard": sorted({hazard for line in cause.lines for hazard in line.get("hazards", ())}),
-        "case": cause.every("case")[:MOST_CASES],
-        "device": cause.every("device"),
-        "dtype": cause.every("dtype"),
-        "test": cause.every("test"),
-    }
-    return json.dumps({key: list(dict.fromkeys(filter(None, values))) for key, values in tokens.items()})
-
-
 def _unexplained(log: Log) -> list[dict[str, Any]]:
     """Failing batches for which no smallest one was found: the run was stopped before."""
     told = {(line["implementation"], line.get("clause_group")) for line in log.divergences}
     cases = {line.get("case") for line in log.divergences}
     return [
-        {"cell": cell, "failures": failures, "count": sum(log.batches.cells[cell][verdict] for verdict in FAILING)}
+        {
+            "cell": cell,
+            "failures": failures,
+            "count": sum(log.batches.cells[cell][verdict] for verdict in FAILING),
+        }
         for cell, failures in log.batches.failures.items()
         if (cell.implementation, cell.clause_group) not in told and not any(f.case in cases for f in failures)
     ]
@@ -429,8 +294,13 @@ def _matrix(log: Log, names: list[str], found: list[Cause]) -> list[tuple[str, s
     titles = log.run.get("clauses", {})
     return [
         (group, titles.get(group, ""), [_matrix_cell(name, group, counts, linked) for name in names])
-        for group in log.batches.clause_groups()
+        for group in sorted(log.batches.clause_groups(), key=_in_order(titles or CLAUSE_GROUPS))
     ]
+
+
+def _in_order(names: Iterable[str]) -> Callable[[str], int]:
+    places = {name: place for place, name in enumerate(names)}
+    return lambda name: places.get(name, len(places))
 
 
 def _matrix_cell(
@@ -481,7 +351,9 @@ def _uniqueness(implementations: list[dict[str, Any]]) -> Table:
 def _margins(implementations: list[dict[str, Any]]) -> list[tuple[str, list[MarginCell | None]]]:
     """For each stage, what each implementation's errors come to, as shares of the bound."""
     stages = dict.fromkeys(stage for one in implementations for stage in one["margins"])
-    ordered = [stage for stage in STAGES if stage in stages] + [stage for stage in stages if stage not in STAGES]
+    ordered = [stage for stage in STAGES if stage in stages] + [
+        stage for stage in stages if stage not in STAGES
+    ]
     return [(stage, [_margin(one["margins"].get(stage)) for one in implementations]) for stage in ordered]
 
 
@@ -529,7 +401,9 @@ def _benchmarks(lines: Iterable[dict[str, Any]]) -> list[tuple[str, list[Benchma
         groups.setdefault(line.get("group") or line["name"], []).append(line)
     every = [value for group in groups.values() for line in group for value in _ratios(line)]
     scale = (math.log(min([*every, 0.5])), math.log(max([*every, 2.0])))
-    return [(group, [_benchmark(line, group, scale) for line in members]) for group, members in groups.items()]
+    return [
+        (group, [_benchmark(line, group, scale) for line in members]) for group, members in groups.items()
+    ]
 
 
 def _ratios(line: dict[str, Any]) -> list[float]:

@@ -1,7 +1,7 @@
-"""The picture of an image's assignment: from a log's `Picture` to shapes with coordinates, for the template to write.
+"""The picture of an image's assignment: from a log's `Picture` to shapes, for a template to write.
 
-Three views over the same ground truths and anchors: what the reference assigns, what the implementation assigns, and
-what differs between the two. All coordinates are pixels of the input image.
+Three views over the same ground truths and anchors: what the reference assigns, what the implementation does,
+and what differs. All coordinates are pixels of the input image.
 """
 
 from collections import Counter
@@ -21,13 +21,13 @@ PALETTE = 8
 MOST_MARKS, MOST_TRUTHS, MOST_ROWS = 500, 300, 2000
 """Positives, ground truths, and rows of anchors of one level that are drawn."""
 CROP = 4.0
-"""An image of more than this many times the area that matters is cropped to that area."""
+"""An image too large to show every cell well, and this many times what matters, is cropped to that."""
 SMALLEST, LARGEST = 220, 540
 """Width of a picture on the page, in CSS pixels, where the page has room for it."""
 CELL = 36
 """CSS pixels for one cell of the finest level, between those two."""
 DISC, LEAST_DISC, DOT = 15, 5, 3.2
-"""Largest radius of a positive, least one of one that differs, and diameter of the finest anchors, in CSS pixels."""
+"""Largest radius of a positive, least one of a difference, diameter of the finest anchors: CSS pixels."""
 MOST_NAMES = 12
 """Where there are more ground truths, only those are named that own or hold an anchor that matters."""
 
@@ -38,7 +38,7 @@ KINDS = {
     "weight": ("w", "with another weight"),
     "same": ("", "the same in both"),
 }
-"""What the difference view says of an anchor that is positive on either side, the gravest first; with its glyph."""
+"""What the difference view says of an anchor that is positive on either side; the gravest first."""
 
 
 class Anchor(NamedTuple):
@@ -53,7 +53,7 @@ class Anchor(NamedTuple):
 
 @dataclass(frozen=True)
 class Dots:
-    """All anchors of one level: a path with one dashed line a row, whose dashes of length zero are the dots."""
+    """All anchors of one level: a dashed line for each row, whose dashes of no length are the dots."""
 
     stride: float
     path: str
@@ -137,7 +137,7 @@ class Drawing:
 
 
 def draw(picture: dict[str, Any]) -> Drawing:
-    """The drawing of a picture that follows `log.schema.json`; anchors that do not exist are left out of it."""
+    """The drawing of a picture that follows `log.schema.json`, without anchors that do not exist."""
     marks = _marks(picture)
     rings = _rings(picture)
     matter = [mark for mark in marks if mark.kind not in ("same", "")] + rings
@@ -170,7 +170,7 @@ def _fitted(mark: Mark, unit: float) -> Mark:
 
 
 def place(picture: dict[str, Any], number: int) -> Anchor | None:
-    """Where an anchor is (levels one after the other, each row by row); None if there is none of this number."""
+    """Where an anchor is (levels one after the other, each row by row); None if there is none such."""
     for level in picture["levels"]:
         cells = level["rows"] * level["columns"]
         if number < cells:
@@ -231,7 +231,9 @@ def _name(picture: dict[str, Any], number: int, anchor: Anchor) -> str:
 
 def _concerned(picture: dict[str, Any], matter: Sequence[Mark]) -> set[int]:
     """The ground truths that own or hold an anchor that matters."""
-    owners = {owner for mark in matter for owner in (mark.reference, mark.implementation) if owner is not None}
+    owners = {
+        owner for mark in matter for owner in (mark.reference, mark.implementation) if owner is not None
+    }
     holders = {
         number
         for number, truth in enumerate(picture["truths"][:MOST_TRUTHS])
@@ -253,7 +255,10 @@ def _frame(picture: dict[str, Any], matter: Sequence[Mark], concerned: set[int])
     truths = [_near(truth["box"], image) for truth in picture["truths"]]
     boxes = [truths[number] for number in concerned] if matter else truths
     hot = _around([*boxes, *map(_surroundings, matter)])
-    if hot is not None and _area(image) > CROP * _area(hot):
+    too_large = max(image[2:]) * CELL > LARGEST * min(
+        (level["stride"] for level in picture["levels"]), default=1
+    )
+    if hot is not None and too_large and _area(image) > CROP * _area(hot):
         return _widened(hot), True
     return _widened(_around([image, *truths]) or image), False
 
@@ -301,7 +306,9 @@ def _shown(picture: dict[str, Any], width: float, height: float) -> tuple[int, i
 def _dots(level: dict[str, Any], number: int, unit: float) -> Dots:
     """A dot for every anchor of a level; the coarser the level, the larger its dots."""
     stride, half = level["stride"], level["stride"] / 2
-    end = half + (level["columns"] - 0.75) * stride  # a bit beyond the last dot, so that rounding cannot swallow it
+    end = (
+        half + (level["columns"] - 0.75) * stride
+    )  # a bit beyond the last dot, so that rounding cannot swallow it
     rows = range(min(level["rows"], MOST_ROWS) if level["columns"] else 0)
     path = "".join(f"M{half:g} {half + row * stride:g}H{end:g}" for row in rows)
     return Dots(stride, path, min((1 + 0.5 * number) * DOT * unit, 0.22 * stride))
@@ -317,9 +324,12 @@ def _outlines(picture: dict[str, Any], frame: Box, unit: float, named: set[int])
             continue
         is_real, label = truth.get("real", True), truth.get("label")
         name = f"GT {number}" if is_real else f"GT {number} dropped"
-        tag = _free((max(x1, frame[0]), max(y1 - 15 * unit, frame[1]), (7 * len(name) + 6) * unit, 15 * unit), taken)
+        tag = _free(
+            (max(x1, frame[0]), max(y1 - 15 * unit, frame[1]), (7 * len(name) + 6) * unit, 15 * unit), taken
+        )
         where = f"({x1:.6g}, {y1:.6g})-({x2:.6g}, {y2:.6g})"
-        title = f"GT {number}{'' if label is None else f', class {label}'}: {where}{'' if is_real else ' (ANN-3)'}"
+        kind = "" if label is None else f", class {label}"
+        title = f"GT {number}{kind}: {where}{'' if is_real else ' (ANN-3)'}"
         box = (x1, y1, max(x2 - x1, 0), max(y2 - y1, 0))
         if number in named:
             taken.append(tag)
@@ -342,7 +352,9 @@ def _views(picture: dict[str, Any], kinds: Counter[str]) -> list[View]:
     if implementation is None:
         return [ours]
     same = set(kinds) <= {"same"}
-    says = "Both assign the same anchors, with the same weights." if same else "Where the two assign otherwise:"
+    says = (
+        "Both assign the same anchors, with the same weights." if same else "Where the two assign otherwise:"
+    )
     theirs = View("implementation", "Implementation", _says(implementation))
     return [View("difference", "Difference", says), ours, theirs]
 
@@ -354,9 +366,12 @@ def _says(positives: Sequence[Any]) -> str:
 
 
 def _title(picture: dict[str, Any]) -> str:
-    grids = listed([f"{level['columns']}×{level['rows']} at stride {level['stride']:g}" for level in picture["levels"]])
+    grids = listed(
+        [f"{level['columns']}×{level['rows']} at stride {level['stride']:g}" for level in picture["levels"]]
+    )
     truths = counted(len(picture["truths"]), "ground truth")
-    return f"Image {picture.get('image', 0)}, {picture['width']:g}×{picture['height']:g} px, {truths}, anchors {grids}"
+    size = f"{picture['width']:g}×{picture['height']:g} px"
+    return f"Image {picture.get('image', 0)}, {size}, {truths}, anchors {grids}"
 
 
 def _notes(picture: dict[str, Any], frame: Box | None, marks: int) -> list[str]:

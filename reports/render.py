@@ -72,7 +72,9 @@ def _environment() -> Environment:
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["num"] = lambda number: f"{number:.4g}"
     environment.filters["counted"] = counted
-    environment.globals["shy"] = Markup("normali&shy;sation")  # the one stage whose name is too long for its place
+    environment.globals["shy"] = Markup(
+        "normali&shy;sation"
+    )  # the one stage whose name is too long for its place
     return environment
 
 

@@ -1,4 +1,4 @@
-"""Writing a run's log: a folder for each run, one JSON line for each thing that happened, complete on disk at once."""
+"""Writing a run's log: a folder for each run, one JSON line for each thing that happened, on disk at once."""
 
 import json
 import math
@@ -24,8 +24,9 @@ LATEST = "latest"
 class RunLog:
     """The log of one run, open for appending.
 
-    Every line is handed to the operating system as soon as it is appended, in one piece: a killed process loses
-    nothing that it has appended, and processes that append to the same file do not mix their lines.
+    Every line is handed to the operating system as soon as it is appended, in one piece: a killed process
+    loses nothing that it has appended, and processes that append to the same file do not mix their
+    lines.
 
     Attributes:
         folder: the run's folder.
@@ -37,7 +38,7 @@ class RunLog:
 
         Args:
             folder: the run's folder.
-            worker: of several processes that judge batches in one run, the name of this one; it gets a file of its own.
+            worker: where several processes judge batches, the name of this one; it gets a file of its own.
 
         Raises:
             ValueError: the worker's name is not one or more of letters, digits, `.`, `_` and `-`.
@@ -76,14 +77,14 @@ class RunLog:
     def append(self, kind: str, **fields: Any) -> None:
         """Append one line; `time` is added. In a line of kind `run` so are `schema` and the run's id.
 
-        Paths are written as text, sets as sorted lists, numbers that are not finite as `inf`, `-inf` and `nan`.
+        Paths are written as text, sets as sorted lists, numbers that are not finite as `inf`, `-inf`, `nan`.
 
         Raises:
             ValueError: the line does not follow `log.schema.json`; nothing is written.
             TypeError: a field holds what JSON has no word for; nothing is written.
             OSError: it could not be written.
         """
-        line = {"kind": kind, "time": now()}
+        line: dict[str, Any] = {"kind": kind, "time": now()}
         if kind == "run":
             line |= {"schema": SCHEMA, "run": self.run}
         line |= _plain(fields)
@@ -109,7 +110,7 @@ class RunLog:
             self._file = -1
 
     def set_latest(self) -> None:
-        """Point `latest`, beside the run's folder, at this run: for readers it changes at once, or not at all.
+        """Point `latest`, beside the run's folder, at it; for readers it changes at once, or not at all.
 
         Raises:
             OSError: the link cannot be made, for example because something else of that name is there.
@@ -138,7 +139,7 @@ class RunLog:
 
 
 def new_run_id() -> str:
-    """An id that sorts by time and that two runs of the same second do not share: `20251124-021033-5f3a9c`."""
+    """An id that sorts by time and that two runs of one second do not share: `20251124-021033-5f3a9c`."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 

@@ -31,7 +31,9 @@ def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
         return [_resolved(item, definitions) for item in part]
     if not isinstance(part, dict):
         return part
-    whole = {key: _resolved(value, definitions) for key, value in part.items() if key not in ("$ref", "$defs")}
+    whole = {
+        key: _resolved(value, definitions) for key, value in part.items() if key not in ("$ref", "$defs")
+    }
     if "$ref" in part:
         target = definitions[part["$ref"].removeprefix("#/$defs/")]
         whole["allOf"] = [*whole.get("allOf", []), _resolved(target, definitions)]

@@ -18,7 +18,7 @@ NO_BATCH = "no batch was judged"
 def summarise(log: Log) -> dict[str, Any]:
     """What a run came to, as `summary.schema.json` says.
 
-    A run that did not finish has no `finished`, and its `exit` is 1, as it is wherever an implementation fails.
+    A run that did not finish has no `finished`, and its `exit` is 1, as where an implementation fails.
 
     Raises:
         ValueError: the result does not follow the schema, which is an error in this package.
@@ -40,13 +40,21 @@ def summarise(log: Log) -> dict[str, Any]:
         "differences": [_difference(cause.shown) for cause in causes(log.differences)],
         "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
         "not_tested": not_tested(log),
-        "problems": log.problems.sentences(),
+        "problems": log.problems.sentences() + _otherwise_failed(log, fails),
         "exit": int(fails or log.end is None or log.end["exit"] != 0),
     }
     wrong = fault(summary, "summary")
     if wrong is not None:
         raise ValueError(f"the summary of {log.folder} does not follow its schema: {wrong}")
     return summary
+
+
+def _otherwise_failed(log: Log, fails: bool) -> list[str]:
+    if fails or log.end is None or log.end["exit"] == 0:
+        return []
+    return [
+        f"The run ended with exit status {log.end['exit']}, although no implementation fails: see its output."
+    ]
 
 
 def write_summary(summary: dict[str, Any], folder: Path) -> Path:
@@ -64,20 +72,22 @@ def implementations_of(log: Log) -> list[dict[str, Any]]:
     """Name, version, dialect and capabilities of every implementation that the log names anywhere."""
     said = {line["name"]: line for line in log.run["implementations"]}
     lines = [*log.divergences, *log.differences, *log.not_tested, *log.training]
-    named = [cell.implementation for cell in log.batches.cells] + [line.get("implementation") for line in lines]
+    named = [cell.implementation for cell in log.batches.cells] + [
+        line.get("implementation") for line in lines
+    ]
     names = dict.fromkeys([*said, *(name for name in named if name is not None)])
-    nothing = {"version": None, "dialect": None, "capabilities": []}
+    nothing: dict[str, Any] = {"version": None, "dialect": None, "capabilities": []}
     return [nothing | said.get(name, {}) | {"name": name} for name in names]
 
 
 def hazards_of(log: Log) -> dict[str, int]:
     """How many different batches had each hazard, with those that none had; the most frequent first."""
-    counts = {name: 0 for name in log.run.get("hazards", {})} | dict(log.batches.hazards)
+    counts = dict.fromkeys(log.run.get("hazards", {}), 0) | dict(log.batches.hazards)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def failures_of(log: Log) -> list[dict[str, Any]]:
-    """The log's divergences, and one of verdict `error` for every implementation that could not be tested at all."""
+    """The log's divergences, and one of verdict `error` for every implementation that could not be had."""
     judged = {cell.implementation for cell in log.batches.cells}
     judged |= {line["implementation"] for line in log.divergences}
     absent = [
@@ -90,8 +100,10 @@ def failures_of(log: Log) -> list[dict[str, Any]]:
 
 
 def not_tested(log: Log) -> list[dict[str, Any]]:
-    """What was not tested, of which implementation, on which device, and why: said in the log, or following from it."""
-    reasons = [{key: line.get(key) for key in ("implementation", "device", "reason")} for line in log.not_tested]
+    """What was not tested, of which implementation, on which device, and why."""
+    reasons = [
+        {key: line.get(key) for key in ("implementation", "device", "reason")} for line in log.not_tested
+    ]
     for device, state in log.run["devices"].items():
         if state != "tested":
             reason = state.removeprefix("not tested").lstrip(": ") or "no reason given"
@@ -116,7 +128,9 @@ def _not_offered(log: Log, implementation: dict[str, Any]) -> list[str]:
     if offers and "loss" not in offers:
         found.append("it offers no loss: cls, box, dfl, total and gradients are not judged")
     if offers and "stages" not in offers:
-        found.append("it shows no stages of its assigner: they are judged by the assignment that follows from them")
+        found.append(
+            "it shows no stages of its assigner: they are judged by the assignment that follows from them"
+        )
     return found
 
 
@@ -128,7 +142,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
     for divergence in divergences:
         if not divergence["case"]:  # it failed before there was a batch: counted all the same
             verdicts[divergence["verdict"]] += 1
-        else:  # its batch may be one that was made while shrinking, and the log of the first one cut or left out
+        else:  # its batch may come from shrinking, and the line of the one before be cut
             verdicts[divergence["verdict"]] = max(1, verdicts[divergence["verdict"]])
     training = any(not other["agrees"] for other in log.training if other["implementation"] == name)
     return {

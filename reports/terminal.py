@@ -17,7 +17,7 @@ MOST_CAUSES = 5
 
 
 def terminal_table(log: Log) -> str:
-    """Who was tested against what, how many batches came to which verdict, first divergences, the report's path.
+    """Who was tested against what, how many batches came to which verdict, first divergences, the report.
 
     Plain text without colour; nothing in it steers the terminal, whatever the log holds.
     """
@@ -33,10 +33,14 @@ def _table(implementations: list[dict[str, Any]]) -> str:
     if not implementations:
         return "No implementation was tested."
     columns = [v for v in VERDICTS if v in ALWAYS or any(one["verdicts"][v] for one in implementations)]
-    rows = [["implementation", "version", "held to", "batches", *(v.replace("_", " ") for v in columns), "result"]]
+    rows = [
+        ["implementation", "version", "held to", "batches", *(v.replace("_", " ") for v in columns), "result"]
+    ]
     for one in implementations:
         words = [_word(one["name"]), _word(one["version"]), _word(one["dialect"])]
-        numbers = [f"{number:,}" for number in (one["batches"], *(one["verdicts"][verdict] for verdict in columns))]
+        numbers = [
+            f"{number:,}" for number in (one["batches"], *(one["verdicts"][verdict] for verdict in columns))
+        ]
         rows.append([*words, *numbers, one["result"]])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])

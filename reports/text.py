@@ -8,7 +8,7 @@ from typing import Any
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff]"
 )
-"""Control characters, marks that reorder or hide text, and halves of surrogate pairs (which UTF-8 cannot hold)."""
+"""Control characters, marks that reorder or hide text, and halves of surrogate pairs (UTF-8 has none)."""
 
 
 def visible(text: str) -> str:
@@ -38,7 +38,9 @@ def listed(words: list[str]) -> str:
 
 def real(value: Any) -> float | None:
     """A number of a log as a float; `inf` and `nan` stand there as strings. None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) and value not in ("inf", "-inf", "nan"):
+    if isinstance(value, bool) or (
+        not isinstance(value, (int, float)) and value not in ("inf", "-inf", "nan")
+    ):
         return None
     return float(value)
 

@@ -1,0 +1,181 @@
+"""Cards: one cause of disagreement, or one declared difference, each on its smallest batch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from reports.causes import Cause
+from reports.pictures import Drawing, draw
+from reports.text import counted, listed, real, short, shortened
+
+MOST_VALUES, MOST_OTHERS, MOST_CASES = 12, 10, 40
+"""Rows of a card's table of values, other batches that it names, and cases that it is found by."""
+LONGEST_NAME, LONGEST_SUMMARY, LONGEST_TEXT, LONGEST_TRACEBACK = 200, 600, 4_000, 12_000
+"""Characters that are shown; what is longer loses its middle."""
+REPEAT = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
+"""The ways to repeat a case, as the log and as the reader names them."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One cause of disagreement (or one declared difference), on its smallest batch."""
+
+    id: str
+    verdict: str
+    implementation: str
+    stage: str
+    clause: str
+    summary: str
+    batches: str
+    case: str
+    case_file: str | None
+    description: str
+    facts: list[tuple[str, str]]
+    strip: list[dict[str, str]]
+    values: list[dict[str, str]]
+    more_values: int
+    drawing: Drawing | None
+    repeats: list[tuple[str, str]]
+    others: list[str]
+    more_others: int
+    traceback: str | None
+    tokens: str
+    is_open: bool
+
+
+def card_of(folder: Path, cause: Cause, is_open: bool) -> Card:
+    """The card of a cause; `folder` is where the report and the case files lie."""
+    line = cause.shown
+    values = [_value(value) for value in line.get("values") or ()]
+    others = [_other(other) for other in cause.lines[1:]]
+    traceback = line.get("traceback") or ""
+    failed = f"on {counted(cause.batches, 'batch')}" if cause.batches else ""
+    return Card(
+        id=f"{'difference' if cause.verdict == 'declared' else 'cause'}-{cause.id}",
+        verdict=cause.verdict,
+        implementation=shortened(line["implementation"], LONGEST_NAME),
+        stage=shortened(line.get("stage") or "", LONGEST_NAME),
+        clause=shortened(line.get("clause") or "", LONGEST_NAME),
+        summary=shortened(line["summary"], LONGEST_SUMMARY),
+        batches=failed,
+        case=shortened(line.get("case") or "", LONGEST_NAME),
+        case_file=_case_file(folder, line.get("case")),
+        description=shortened(line.get("description") or "", LONGEST_TEXT),
+        facts=_card_facts(cause),
+        strip=_strip(line),
+        values=values[:MOST_VALUES],
+        more_values=len(values) - MOST_VALUES,
+        drawing=draw(line["picture"]) if line.get("picture") else None,
+        repeats=_repeats(line),
+        others=others[:MOST_OTHERS],
+        more_others=len(others) - MOST_OTHERS,
+        traceback=shortened(traceback.strip("\n"), LONGEST_TRACEBACK) or None,
+        tokens=_tokens(cause),
+        is_open=is_open,
+    )
+
+
+def _card_facts(cause: Cause) -> list[tuple[str, str]]:
+    """Where a cause was seen; all of its lines together."""
+    facts = {name: cause.every(name) for name in ("test", "device", "dtype")}
+    facts["hazards"] = _hazards(cause)
+    if cause.verdict == "declared":
+        facts["compared with"] = [cause.shown["against"]]
+    return [(name, shortened(listed(values), LONGEST_SUMMARY)) for name, values in facts.items() if values]
+
+
+def _hazards(cause: Cause) -> list[str]:
+    return sorted({hazard for line in cause.lines for hazard in line.get("hazards", ())})
+
+
+def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
+    """Every stage with its state and margin; the first that diverges is marked."""
+    stages = line.get("stages") or []
+    if all(stage["state"] == "not shown" for stage in stages):
+        return []
+    first = next((at for at, stage in enumerate(stages) if stage["state"] == "diverges"), None)
+    return [
+        {
+            "stage": shortened(stage["stage"], LONGEST_NAME),
+            "clause": shortened(stage.get("clause") or "", LONGEST_NAME),
+            "state": stage["state"],
+            "key": stage["state"].replace(" ", "-"),
+            "margin": "" if stage.get("margin") is None else short(stage["margin"], 2),
+            "first": "first" if at == first else "",
+        }
+        for at, stage in enumerate(stages)
+    ]
+
+
+def _value(value: dict[str, Any]) -> dict[str, str]:
+    shown = {
+        name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
+    }
+    margin = real(value.get("margin"))
+    return shown | {
+        "theirs": "" if value["reference"] == value["implementation"] else "theirs",
+        "bound": shortened(value.get("bound") or "–", 200),
+        "margin": "" if margin is None else f"{short(margin)} × the bound",
+    }
+
+
+def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:
+    commands = line.get("reproduce") or {}
+    told = [(name, commands.get(key) or "") for key, name in REPEAT.items()]
+    return [
+        (name, command) for name, command in told if 0 < len(command) <= LONGEST_TEXT
+    ]  # part of one is none
+
+
+def _case_file(folder: Path, case: str | None) -> str | None:
+    """The case file beside the report, if it is there; a name with a path in it is none."""
+    name = f"{case}.safetensors"
+    if not case or not case.isalnum() or not (folder / "cases" / name).is_file():
+        return None
+    return f"cases/{name}"
+
+
+def _other(line: dict[str, Any]) -> str:
+    seen = [
+        line.get("test"),
+        line.get("device"),
+        line.get("dtype"),
+        line.get("case") and f"case {line['case']}",
+    ]
+    where = ", ".join(text for text in seen if text)
+    return shortened(f"{where}: {line.get('description') or line['summary']}", 400)
+
+
+def _tokens(cause: Cause) -> str:
+    """What a card is found by: JSON of token names and their values."""
+    tokens = {
+        "impl": cause.every("implementation"),
+        "clause": cause.every("clause") + cause.every("clause_group"),
+        "verdict": [cause.verdict],
+        "stage": cause.every("stage"),
+        "hazard": _hazards(cause),
+        "case": cause.every("case")[:MOST_CASES],
+        "device": cause.every("device"),
+        "dtype": cause.every("dtype"),
+        "test": cause.every("test"),
+    }
+    return json.dumps({key: list(dict.fromkeys(filter(None, values))) for key, values in tokens.items()})
+
+
+def filter_link(**tokens: str) -> str:
+    """The fragment that shows only the cards which have all of these tokens (see script.js)."""
+    words = [
+        f'{key}:"{_escaped(value)}"' if _needs_quotes(value) else f"{key}:{value}"
+        for key, value in tokens.items()
+    ]
+    return "#filter=" + quote(" ".join(words), safe=":", errors="replace")
+
+
+def _needs_quotes(value: str) -> bool:
+    return not value or any(character.isspace() or character in '"\\' for character in value)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
