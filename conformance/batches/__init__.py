@@ -1,6 +1,7 @@
 """What the suite feeds: batches, the recipes they are made of, their hazards, and what Hypothesis draws."""
 
-from conformance.batches.batch import Batch, CorruptCase
+from conformance.batches.batch import Batch
+from conformance.batches.casefile import CorruptCase
 from conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
 from conformance.batches.predictions import REGIMES, Copy
 from conformance.batches.recipe import Recipe

@@ -1,41 +1,28 @@
 """Batch: everything that an assigner and a detection loss are given, with an identity and a file format."""
 
-import ctypes
 import dataclasses
-import hashlib
-import json
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from conformance.batches import casefile
+from conformance.batches.casefile import CorruptCase
 from conformance.batches.hazards import hazards_of
 from conformance.batches.layout import pixel_boxes
 from reference import Head, Hyperparameters
 
-SCHEMA = 1
-"""Version of the case files that `Batch.save` writes."""
-METADATA = "tal-conformance"
-"""Key of the JSON text in a case file's header."""
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Dtypes that feature maps may have."""
 LISTED = 6
 """Ground truths of one image that `Batch.describe` spells out before it only counts."""
 
 
-class CorruptCase(ValueError):
-    """A case file that does not hold a valid batch. The message names the file and what is wrong with it."""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Batch:
     """One input of an assigner and of a detection loss.
 
@@ -64,14 +51,19 @@ class Batch:
         _check_maps(self.feature_maps, self.head)
         _check_annotations(self.annotations, self.images, self.head.classes, self.device)
 
+    def __repr__(self) -> str:
+        readable = self.device.type == "cpu"
+        return f"<Batch {self.id}: {self.describe()}>" if readable else f"<Batch on {self.device}>"
+
     @cached_property
     def id(self) -> str:
         """First 12 hexadecimal digits of a SHA-256 over the content: not over origin, hazards and device.
 
         Hyperparameters count where they are not the defaults: one that is added later leaves known ids alone.
         """
-        settings = {"head": dataclasses.asdict(self.head), "hyperparameters": _changed(self.hyperparameters)}
-        return _digest(_as_json(settings), self._tensors())[:12]
+        head = {"strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max}
+        settings = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
+        return casefile.digest(settings, casefile.named_tensors(self.feature_maps, self.annotations))[:12]
 
     @property
     def images(self) -> int:
@@ -137,22 +129,10 @@ class Batch:
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
     def save(self, path: Path | str) -> None:
-        """Write one .safetensors file, the rest as JSON in its header. It appears whole or not at all."""
-        path = Path(path)
-        case = {
-            "schema": SCHEMA,
-            "head": dataclasses.asdict(self.head),
-            "hyperparameters": dataclasses.asdict(self.hyperparameters),
-            "origin": self.origin,
-            "hazards": sorted(self.hazards),
-        }
-        text, tensors = _as_json(case), self._tensors()
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            save_file(tensors, unfinished, {METADATA: text, "sha256": _digest(text, tensors)})
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        """Write a case file: safetensors, the rest as JSON in its header. It appears whole or not at all."""
+        casefile.write(
+            Path(path), casefile.Content(*(getattr(self, name) for name in casefile.Content._fields))
+        )
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -163,37 +143,9 @@ class Batch:
             OSError: the file cannot be read.
         """
         try:
-            return cls._parsed(*_read(Path(path)))
-        except (ValueError, TypeError, RecursionError, SafetensorError) as error:
+            return cls(*casefile.read(Path(path)))
+        except (ValueError, TypeError, RecursionError) as error:
             raise CorruptCase(f"{path} is no case file that can be used: {error}") from error
-
-    @classmethod
-    def _parsed(cls, metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> Self:
-        if METADATA not in metadata:
-            raise ValueError(f"its header has no {METADATA!r}")
-        text = metadata[METADATA]
-        case = json.loads(text)
-        if not isinstance(case, dict) or case.get("schema") != SCHEMA:
-            schema = case.get("schema") if isinstance(case, dict) else None
-            raise ValueError(f"its schema is {schema!r}; this version reads schema {SCHEMA}")
-        if metadata.get("sha256") != _digest(text, tensors):
-            raise ValueError("its checksum does not match its content")
-        head, hyperparameters = _head_of(case.get("head")), _hyperparameters_of(case.get("hyperparameters"))
-        names = _tensor_names(len(head.strides))
-        if set(tensors) != set(names):
-            raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(names)}")
-        origin, hazards = case.get("origin"), case.get("hazards")
-        if not isinstance(origin, str):
-            raise ValueError(f"its origin is no text but {origin!r}")
-        if not isinstance(hazards, list) or not all(isinstance(name, str) for name in hazards):
-            raise ValueError(f"its hazards are no list of names but {hazards!r}")
-        annotations, *maps = (tensors[name] for name in names)
-        return cls(tuple(maps), annotations, head, hyperparameters, origin, frozenset(hazards))
-
-    def _tensors(self) -> dict[str, Tensor]:
-        names = _tensor_names(len(self.feature_maps))
-        every = (self.annotations, *self.feature_maps)
-        return {name: value.detach().cpu().contiguous() for name, value in zip(names, every, strict=True)}
 
     def _predictions(self) -> str:
         manners = {"constant_predictions": "constant", "quantised": "quantised", "saturated": "saturated"}
@@ -254,55 +206,3 @@ def _check_annotations(annotations: Tensor, images: int, classes: int, device: t
             raise ValueError(f"annotation row {number} names class {label:g} of {classes}")
         if width < 0 or height < 0:
             raise ValueError(f"annotation row {number} has a negative side: {row}")
-
-
-def _tensor_names(levels: int) -> list[str]:
-    return ["annotations", *(f"level.{number}" for number in range(levels))]
-
-
-def _as_json(value: dict[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over a text and tensors (on the CPU, contiguous): name, dtype, shape and bytes of each."""
-    sha = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))  # needs no NumPy, knows bfloat16
-    return sha.hexdigest()
-
-
-def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
-    """Header metadata and tensors of a safetensors file; copies, so that the file may change afterwards."""
-    with path.open("rb"):
-        pass  # an OSError here is about the file, from safe_open it may be about its content
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in names}
-    except OSError as error:
-        raise ValueError(str(error)) from error
-
-
-def _head_of(value: Any) -> Head:
-    match value:
-        case {"strides": [*strides], "classes": int(), "reg_max": int()} if all(
-            type(s) is int for s in strides
-        ):
-            return Head(**(value | {"strides": tuple(strides)}))
-    raise ValueError(f"its head is no head: {value!r}")
-
-
-def _hyperparameters_of(value: Any) -> Hyperparameters:
-    whole = {"topk", "topk2"}
-    if not isinstance(value, dict):
-        raise ValueError(f"its hyperparameters are {value!r}")
-    for name, number in value.items():
-        allowed = int if name in whole else (int, float)
-        missing = number is None and name == "topk2"
-        if not missing and (
-            isinstance(number, bool) or not isinstance(number, allowed) or not math.isfinite(number)
-        ):
-            raise ValueError(f"its hyperparameter {name} is {number!r}")
-    return Hyperparameters(**value)

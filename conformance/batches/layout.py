@@ -52,7 +52,8 @@ def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid]) -> tuple[Ten
     """Feature maps (B, 4R + C, H, W) of distance logits (B, A, 4, R) and class logits (B, A, C) (PRE-1)."""
     rows = torch.cat((distances.flatten(2), classes), dim=2).transpose(1, 2)  # (B, 4R + C, A)
     levels = rows.split([height * width for height, width in grids], dim=2)
-    return tuple(level.unflatten(2, grid).contiguous() for level, grid in zip(levels, grids, strict=True))
+    maps = (level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
+    return tuple(level.clone(memory_format=torch.contiguous_format) for level in maps)
 
 
 def decode(distances: Tensor, centres: Tensor, strides: Tensor) -> Tensor:

@@ -176,7 +176,10 @@ def saturated(scene: Scene) -> Wish:
 @regime
 def constant(scene: Scene) -> Wish:
     """The same logits at every anchor of every image."""
-    sides = (0.25 + 0.75 * scene.uniform(4)) * scene.reach.mean(0)  # (4,)
+    reach = (
+        scene.reach.double().mean(0).float()
+    )  # (4,) in float64, as the order of the sum depends on the machine
+    sides = (0.25 + 0.75 * scene.uniform(4)) * reach  # (4,)
     logits = 3 * scene.wobble(scene.head.classes) - 1  # (C,)
     return Wish(sides.expand(*scene.shape, 4), logits.expand(*scene.shape, -1).clone(), sharp=True)
 

@@ -1,0 +1,321 @@
+"""Case files: what is saved is loaded, and nothing else is."""
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conformance.batches import Batch, CorruptCase, Recipe, Truth, recipes
+from conformance.batches.casefile import METADATA, digest
+from reference import Hyperparameters
+
+quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
+RECIPE = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (2, 5), reg_max=2, predictions="near")
+"""Small, so that every byte of its file can be tried."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "case.safetensors"
+    RECIPE.build().save(path)
+    return path
+
+
+def assert_same(found: Batch, expected: Batch) -> None:
+    assert found.id == expected.id
+    assert found.head == expected.head
+    assert found.hyperparameters == expected.hyperparameters
+    assert found.origin == expected.origin
+    assert found.hazards == expected.hazards
+    assert torch.equal(found.annotations, expected.annotations)
+    assert len(found.feature_maps) == len(expected.feature_maps)
+    for one, other in zip(found.feature_maps, expected.feature_maps, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cases")
+
+
+@quickly
+@given(recipe=recipes(shuffled_rows=True))
+def test_what_is_saved_is_loaded(folder: Path, recipe: Recipe):
+    path = folder / "case.safetensors"
+    recipe.build().save(path)
+    assert_same(Batch.load(path), recipe.build())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_dtypes_settings_and_strange_predictions(tmp_path: Path, dtype: torch.dtype):
+    """Predictions may be anything, NaN too: what implementations do with them is a clause of its own."""
+    batch = dataclasses.replace(
+        RECIPE.build().to(dtype=dtype),
+        hyperparameters=Hyperparameters(topk=7, topk2=1, alpha=0.1),
+        origin='recorded: "é" \n after',
+    )
+    batch.feature_maps[0][0, 0, 0, :2] = torch.tensor([torch.nan, -torch.inf])
+    batch.save(tmp_path / "case.safetensors")
+    assert_same(Batch.load(tmp_path / "case.safetensors"), batch)
+
+
+def test_paths_may_be_text(tmp_path: Path):
+    RECIPE.build().save(f"{tmp_path}/case.safetensors")
+    assert_same(Batch.load(f"{tmp_path}/case.safetensors"), RECIPE.build())
+
+
+def test_gradients_and_views_can_be_saved(tmp_path: Path):
+    maps = tuple(
+        level.flip(3).flip(3).transpose(2, 3).requires_grad_() for level in RECIPE.build().feature_maps
+    )
+    batch = dataclasses.replace(RECIPE.build(), feature_maps=maps)
+    batch.save(tmp_path / "case.safetensors")
+    loaded = Batch.load(tmp_path / "case.safetensors")
+    assert loaded.id == batch.id
+    assert not any(level.requires_grad for level in loaded.feature_maps)
+
+
+def test_a_loaded_batch_does_not_depend_on_its_file(file: Path):
+    batch = Batch.load(file)
+    file.write_bytes(bytes(file.stat().st_size))
+    file.unlink()
+    assert_same(batch, RECIPE.build())
+
+
+def test_nothing_is_left_beside_the_file(file: Path):
+    assert [path.name for path in file.parent.iterdir()] == ["case.safetensors"]
+
+
+def test_a_save_that_fails_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch):
+    """A full disk, say: no half-written case file under its name, and no remains."""
+
+    def half_a_file(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("conformance.batches.casefile.save_file", half_a_file)
+    with pytest.raises(OSError, match="No space left"):
+        Recipe().build().save(file)
+    assert_same(Batch.load(file), RECIPE.build())
+    test_nothing_is_left_beside_the_file(file)
+
+
+def test_files_of_the_same_batch_are_the_same(file: Path, tmp_path: Path):
+    RECIPE.build().save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+# Files that hold no batch
+
+
+def test_no_file_is_no_corrupt_file(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        Batch.load(tmp_path / "none.safetensors")
+
+
+def test_every_truncated_file_is_refused(file: Path):
+    whole = file.read_bytes()
+    for length in [*range(0, len(whole), 37), len(whole) - 1]:
+        file.write_bytes(whole[:length])
+        with pytest.raises(CorruptCase, match=r"case\.safetensors"):
+            Batch.load(file)
+
+
+def test_every_flipped_bit_is_found(file: Path):
+    """One bit of each byte, header and data: nothing is read as another batch."""
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(CorruptCase, match=r"case\.safetensors"):
+            Batch.load(file)
+
+
+def test_a_longer_file_is_refused(file: Path):
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(CorruptCase):
+        Batch.load(file)
+
+
+class Bomb:
+    """Says so if it is ever unpickled."""
+
+    exploded = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return setattr, (Bomb, "exploded", True)
+
+
+def a_pickle() -> bytes:
+    import pickle  # noqa: TID251  (to see it refused)
+
+    return pickle.dumps(Bomb())
+
+
+def a_torch_file() -> bytes:
+    with io.BytesIO() as file:
+        torch.save({"bomb": Bomb()}, file)  # noqa: TID251  (to see it refused)
+        return file.getvalue()
+
+
+def a_zip_file() -> bytes:
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("case.json", "{}")
+        return file.getvalue()
+
+
+STRANGERS = {
+    "pickle": a_pickle(),
+    "torch": a_torch_file(),
+    "zip": a_zip_file(),
+    "empty": b"",
+    "json": b"{}",
+    "huge header": b"\xff" * 64,
+}
+
+
+@pytest.mark.parametrize("content", STRANGERS.values(), ids=list(STRANGERS))
+def test_files_of_other_kinds_are_refused_unread(tmp_path: Path, content: bytes):
+    path = tmp_path / "case.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CorruptCase, match=r"case\.safetensors is no case file that can be used"):
+        Batch.load(path)
+    assert not Bomb.exploded
+
+
+def test_a_folder_is_no_case_file(tmp_path: Path):
+    with pytest.raises(OSError, match="directory"):
+        Batch.load(tmp_path)
+
+
+def test_a_file_of_someone_else_is_refused(tmp_path: Path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CorruptCase, match="its header has no 'tal-conformance'"):
+        Batch.load(tmp_path / "model.safetensors")
+
+
+Case = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+
+def forged(path: Path, change: Callable[[Case, Tensors], Any], case_text: str | None = None) -> Path:
+    """A file with changed content whose checksum is right: what another version could have written."""
+    batch = RECIPE.build()
+    tensors = {"annotations": batch.annotations.clone(), "level.0": batch.feature_maps[0].clone()}
+    case: Case = {
+        "schema": 1,
+        "head": dataclasses.asdict(batch.head),
+        "hyperparameters": dataclasses.asdict(batch.hyperparameters),
+        "origin": batch.origin,
+        "hazards": sorted(batch.hazards),
+    }
+    change(case, tensors)
+    case["sha256"] = digest(case, tensors)
+    save_file(tensors, path, {METADATA: json.dumps(case) if case_text is None else case_text})
+    return path
+
+
+def test_an_unchanged_forgery_is_the_batch(tmp_path: Path):
+    """Else the tests below would pass for a wrong reason."""
+    assert_same(Batch.load(forged(tmp_path / "case.safetensors", lambda case, tensors: None)), RECIPE.build())
+
+
+FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
+    "a newer schema": (lambda case, _: case.update(schema=2), "its schema is 2; this version reads schema 1"),
+    "no schema": (lambda case, _: case.pop("schema"), "its schema is None"),
+    "no head": (lambda case, _: case.pop("head"), "its head is no head: None"),
+    "strides of text": (lambda case, _: case["head"].update(strides=["8"]), "its head is no head"),
+    "strides of truth values": (lambda case, _: case["head"].update(strides=[True]), "its head is no head"),
+    "no strides": (lambda case, _: case["head"].update(strides=[]), "at least one level"),
+    "a field of the head that is not known": (lambda case, _: case["head"].update(depth=3), "depth"),
+    "classes of text": (lambda case, _: case["head"].update(classes="1"), "its head is no head"),
+    "no classes": (lambda case, _: case["head"].update(classes=0), "positive strides, classes and reg_max"),
+    "a head of other channels": (lambda case, _: case["head"].update(classes=2), r"not \(B, 10, H, W\)"),
+    "no hyperparameters": (lambda case, _: case.pop("hyperparameters"), "its hyperparameters are None"),
+    "half an anchor for topk": (lambda case, _: case["hyperparameters"].update(topk=2.5), "topk is 2.5"),
+    "alpha of text": (lambda case, _: case["hyperparameters"].update(alpha="1"), "alpha is '1'"),
+    "alpha of nothing": (lambda case, _: case["hyperparameters"].update(alpha=None), "alpha is None"),
+    "an infinite beta": (lambda case, _: case["hyperparameters"].update(beta=float("inf")), "beta is inf"),
+    "a gain that is not known": (lambda case, _: case["hyperparameters"].update(pose_gain=1.0), "pose_gain"),
+    "no origin": (lambda case, _: case.pop("origin"), "its origin is no text but None"),
+    "hazards of numbers": (lambda case, _: case.update(hazards=[1]), "its hazards are no list of names"),
+    "no hazards": (lambda case, _: case.pop("hazards"), "its hazards are no list of names but None"),
+    "no annotations": (
+        lambda _, tensors: tensors.pop("annotations"),
+        r"holds the tensors \['level.0'\] instead of \['annotations', 'level.0'\]",
+    ),
+    "no level": (lambda _, tensors: tensors.pop("level.0"), r"holds the tensors \['annotations'\] instead"),
+    "a level too many": (
+        lambda _, tensors: tensors.update({"level.1": torch.zeros(1)}),
+        r"holds the tensors \['annotations', 'level.0', 'level.1'\] instead",
+    ),
+    "a level of three dimensions": (
+        lambda _, tensors: tensors.update({"level.0": tensors["level.0"][0].clone()}),
+        r"feature map 0 is \(9, 2, 5\)",
+    ),
+    "a level of whole numbers": (
+        lambda _, tensors: tensors.update({"level.0": tensors["level.0"].int()}),
+        "feature map 0 is torch.int32",
+    ),
+    "annotations of five columns": (
+        lambda _, tensors: tensors.update(annotations=tensors["annotations"][:, :5].clone()),
+        r"annotations are \(2, 5\)",
+    ),
+    "annotations that are not numbers": (
+        lambda _, tensors: tensors["annotations"].fill_(torch.nan),
+        "annotation row 0 is not finite",
+    ),
+    "an image outside the batch": (
+        lambda _, tensors: tensors["annotations"].select(1, 0).fill_(2),
+        "annotation row 0 names image 2 of a batch of 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FORGERIES.values(), ids=list(FORGERIES))
+def test_what_does_not_fit_is_refused(tmp_path: Path, change: Callable[[Case, Tensors], Any], message: str):
+    path = forged(tmp_path / "case.safetensors", change)
+    with pytest.raises(CorruptCase, match=message) as refusal:
+        Batch.load(path)
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "[]", "null", '"text"', "[" * 100_000, '{"schema": 1', '{"schema": "1"}']
+)
+def test_what_is_no_json_is_refused(tmp_path: Path, text: str):
+    """Deeply nested too, which must not end the process."""
+    path = forged(tmp_path / "case.safetensors", lambda case, tensors: None, text)
+    with pytest.raises(CorruptCase):
+        Batch.load(path)
+
+
+@pytest.mark.parametrize("checksum", ["0" * 64, None, 0])
+def test_a_wrong_checksum_is_refused(tmp_path: Path, checksum: object):
+    path = forged(
+        tmp_path / "case.safetensors", lambda *_: None, json.dumps({"schema": 1, "sha256": checksum})
+    )
+    with pytest.raises(CorruptCase, match="its checksum does not match its content"):
+        Batch.load(path)
+
+
+def test_settings_that_a_file_does_not_know_have_their_defaults(tmp_path: Path):
+    """So that a file of this schema is still read when a hyperparameter has been added."""
+    path = forged(tmp_path / "case.safetensors", lambda case, _: case["hyperparameters"].pop("dfl_gain"))
+    assert_same(Batch.load(path), RECIPE.build())
+
+
+def test_whole_numbers_are_floats_where_floats_are_meant(tmp_path: Path):
+    """As other tools write JSON: 6 for 6.0."""
+    path = forged(tmp_path / "case.safetensors", lambda case, _: case["hyperparameters"].update(beta=6))
+    assert_same(Batch.load(path), RECIPE.build())
