@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.batches import Batch, CorruptCase
+from conformance.accounting import shortfalls
+from conformance.batches import MEANINGS, Batch, CorruptCase
 from conformance.conforming import Conformance
 from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
 from conformance.options import add_options, devices, load_profile, report_dir, seed_hypothesis
@@ -16,6 +17,8 @@ from conformance.recording import Failure, Recorder, Subject, command_line
 from reports import RunLog, read_log, render, terminal_table
 
 RUN = pytest.StashKey["Run"]()
+GATING = ("ci", "nightly")
+"""Profiles whose runs fail where a clause or a hazard was reached too rarely."""
 
 
 @dataclass
@@ -29,6 +32,8 @@ class Run:
         implementations: those that could be had.
         missing: those that could not, with the reason.
         cases: batches of `--case`.
+        unreached: clauses and hazards that the run should have reached more often.
+        report: the report's path, or what kept it from being made.
     """
 
     recorder: Recorder
@@ -37,6 +42,8 @@ class Run:
     implementations: list[Implementation] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     cases: list[Batch] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
+    report: Path | Exception | None = None
 
     @property
     def folder(self) -> Path:
@@ -125,6 +132,7 @@ def begin(run: Run, config: pytest.Config) -> None:
             "seed": run.seed,
             "command": command_line(),
             "devices": run.devices,
+            "hazards": dict(MEANINGS),
             "implementations": [
                 {
                     "name": implementation.name,
@@ -246,11 +254,45 @@ def failures_in(error: BaseException) -> Iterator[Failure]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Close the log."""
+    """Count what was exercised, close the log and render the report."""
     run = session.config.stash.get(RUN, None)
     if run is None or hasattr(session.config, "workerinput"):
         return
+    if exitstatus == pytest.ExitCode.OK and gates(session.config):
+        run.unreached = unreached(run)
+        if run.unreached:
+            session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     run.recorder.end(int(exitstatus != 0))
+    run.report = rendered(run)
+    if isinstance(run.report, Exception):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
+
+
+def gates(config: pytest.Config) -> bool:
+    """Whether this run is a whole one of a profile that must exercise everything."""
+    whole = config.getoption("--conformance-profile") in GATING and not config.getoption("--examples")
+    narrowed = ("keyword", "markexpr", "deselect", "lf", "stepwise")
+    parts = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
+    return whole and not parts and not any(config.getoption(option, None) for option in narrowed)
+
+
+def unreached(run: Run) -> list[str]:
+    """Clauses and hazards that too few batches of this run reached; they are logged as not tested."""
+    batches = read_log(run.folder).batches
+    missed = shortfalls(batches.hazards, batches.different)
+    for reason in missed:
+        run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
+    return missed
+
+
+def rendered(run: Run) -> Path | Exception:
+    """The report's path, or what kept it from being made; the log is whole either way."""
+    try:
+        report = render(run.folder)
+        run.recorder.make_latest()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the results that are there must not be lost
+        return error
+    return report
 
 
 @pytest.hookimpl(trylast=True)
@@ -259,8 +301,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     run = config.stash.get(RUN, None)
     if run is None:
         return
-    report = render(run.folder)
-    run.recorder.make_latest()
     terminalreporter.section("conformance")
     terminalreporter.write_line(terminal_table(read_log(run.folder)))
-    terminalreporter.write_line(f"seed {run.seed}; report: {report}")
+    for missed in run.unreached:
+        terminalreporter.write_line(missed, red=True)
+    if isinstance(run.report, Exception):
+        problem = f"{type(run.report).__name__}: {run.report}"
+        terminalreporter.write_line(f"the report could not be rendered ({problem})", red=True)
+        terminalreporter.write_line(f"the log is whole: python -m reports render {run.folder}", red=True)
+    terminalreporter.write_line(f"seed {run.seed}")

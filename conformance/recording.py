@@ -278,8 +278,11 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of this repository, with a mark where files are changed; None outside of one."""
-    git = ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Commit of this repository, with a mark where files are changed; None where the suite is installed elsewhere."""
+    repository = Path(__file__).parents[1]
+    if not (repository / ".git").exists():
+        return None
+    git = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None  # noqa: S603
     except (OSError, subprocess.SubprocessError):

@@ -84,6 +84,8 @@ def _module_from_file(path: Path) -> ModuleType:
         raise UnknownImplementation(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while it runs
+    if str(path.parent.resolve()) not in sys.path:
+        sys.path.append(str(path.parent.resolve()))  # as a script's: it may import what lies beside it, also later
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -28,8 +28,23 @@ another library's functions, round elsewhere. It is what keeps a bound within a 
 ROUNDINGS = 4.0
 """Units of a number that no measurement covers: its clause's operations, each written in up to so many steps."""
 
-UNITS: dict[str, float] = {}
-"""Units that each quantity may err by: `SAFETY` times the largest that was needed. Others may err by `ROUNDINGS`."""
+UNITS: dict[str, float] = {
+    "predicted box": 1.4,
+    "class score": 1.3,
+    "ground truth box": 0.42,
+    "overlap u": 0.21,
+    "metric t": 0.41,
+    "target score w": 0.94,
+    "cls loss": 1.0,
+    "box loss": 0.035,
+    "dfl loss": 0.16,
+    "total": 0.78,
+    "gradient on class logits": 2.5,
+    "gradient on distance logits": 1.0,
+}
+"""Units that each quantity may err by: `SAFETY` times the largest that was needed, or the largest error in units where
+that is more. Others may err by `ROUNDINGS`. Measured on ultralytics 8.4.190, the article's algorithm and the reference,
+120 batches of each lane, torch 2.14.1 on a CPU: `python -m conformance measure --examples 120`."""
 
 
 def bound(naive: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quantity: str = "") -> Tensor:
@@ -111,8 +126,11 @@ def power_range(
 
 
 def bce_sum_unit(logits: Tensor, scores: Tensor, eps: float) -> Tensor:
-    """LOSS-CLS-1: error of the sum of max(x, 0) - x z + log(1 + exp(-|x|)) over all logits x and targets z."""
-    terms = logits.clamp(min=0) + (logits * scores).abs() + torch.log1p(torch.exp(-logits.abs()))
+    """LOSS-CLS-1: error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z.
+
+    The two terms cancel where x is large, so each rounds relative to |x|, not to what is left of it.
+    """
+    terms = logits.abs() * (1 + scores) + torch.log1p(torch.exp(-logits.abs()))
     return eps * 3 * terms.sum()
 
 

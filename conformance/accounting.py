@@ -1,0 +1,75 @@
+"""What a run exercised: "passed" must mean "was exercised".
+
+A clause counts as reached on a batch whose content makes it decide something: the hazards that do so are listed here.
+The profiles that gate fail where a clause or a hazard was reached on fewer batches than the stated minimum.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from conformance.batches import HAZARDS
+
+ALWAYS = "every batch"
+TRUTHS = "a batch with ground truths"
+
+REACHED_BY: dict[str, tuple[str, ...]] = {
+    "PRE-1": (ALWAYS,),
+    "PRE-2": ("non_square",),
+    "ANC-1": (ALWAYS,),
+    "DEC-1": (ALWAYS,),
+    "DEC-2": (ALWAYS,),
+    "ANN-1": (TRUTHS,),
+    "ANN-2": ("contested",),
+    "ANN-3": ("negative_sum",),
+    "ANN-4": ("padding",),
+    "IOU-1": ("exact_hit", "thin", "zero_area"),
+    "IOU-2": ("many_candidates",),
+    "IOU-3": ("many_candidates",),
+    "TAL-CAND-1": ("edge_on_centre",),
+    "TAL-CAND-2": ("tiny", "small_8_16"),
+    "TAL-MET-1": ("many_candidates",),
+    "TAL-TOPK-1": ("many_candidates", "few_candidates", "zero_at_k"),
+    "TAL-CONF-1": ("contested_selection", "third_owner"),
+    "TAL-NORM-1": ("contested_selection", "many_candidates"),
+    "TAL-TGT-1": ("same_box_other_class", "many_candidates"),
+    "TAL-EMPTY-1": ("no_gt_in_batch",),
+    "LOSS-SUM-1": ("no_gt_in_batch", "no_overlap"),
+    "LOSS-CLS-1": (ALWAYS,),
+    "LOSS-BOX-1": ("many_candidates",),
+    "LOSS-DFL-1": ("dfl_clamp",),
+    "LOSS-GAIN-1": (ALWAYS,),
+    "LOSS-GRAD-1": ("no_gt_in_batch", "many_candidates"),
+    "T1": ("tie_at_k", "zero_at_k"),
+    "T2": ("equal_owners", "identical_boxes"),
+}
+"""Clauses of specification sections 1 to 6, each with the hazards that make it decide something (any of them)."""
+
+OPTIONAL = frozenset({"shuffled_rows"})
+"""Hazards that the newest dialect does not allow to draw."""
+MINIMUM_SHARE = 0.002
+"""Share of a run's batches on which every clause and hazard must be met: 5 of the 2,600 of `ci`. The rarest one is met
+three times as often, so that a run that meets it less has lost it."""
+
+
+def clause_counts(hazards: Mapping[str, int], batches: int) -> dict[str, int]:
+    """On how many batches each clause was reached, at least: those of its most frequent hazard.
+
+    Args:
+        hazards: on how many batches each was met.
+        batches: how many there were.
+    """
+    without_truths = hazards.get("no_gt_in_batch", 0)
+    known = {**hazards, ALWAYS: batches, TRUTHS: batches - without_truths}
+    return {clause: max(known.get(hazard, 0) for hazard in by) for clause, by in REACHED_BY.items()}
+
+
+def shortfalls(hazards: Mapping[str, int], batches: int) -> list[str]:
+    """What was reached too rarely, a sentence each; nothing if the run exercised everything."""
+    minimum = max(1, round(MINIMUM_SHARE * batches))
+    counts = Counter({hazard: hazards.get(hazard, 0) for hazard in HAZARDS if hazard not in OPTIONAL})
+    counts.update(clause_counts(hazards, batches))
+    return [
+        f"{name} was reached on {count} of {batches} batches, fewer than the {minimum} that this profile asks for"
+        for name, count in counts.items()
+        if count < minimum
+    ]
