@@ -19,7 +19,7 @@ from reference import Head, Hyperparameters
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Dtypes that feature maps may have."""
 LISTED = 6
-"""Ground truths of one image that `Batch.describe` spells out before it only counts."""
+"""Ground truths of one image, and images, that `Batch.describe` spells out before it only counts."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,7 +118,10 @@ class Batch:
         truths: list[list[str]] = [[] for _ in range(self.images)]
         for (image, label), (x1, y1, x2, y2) in zip(rows, boxes, strict=True):
             truths[image].append(f"class {label} at ({x1:.6g}, {y1:.6g})-({x2:.6g}, {y2:.6g})")
-        parts = [f"image {image}: {_listed(those)}" for image, those in enumerate(truths)]
+        parts = [f"image {image}: {_listed(those)}" for image, those in enumerate(truths[:LISTED])]
+        parts += [f"{len(truths) - LISTED} more images, {sum(map(len, truths[LISTED:]))} GT"] * (
+            len(truths) > LISTED
+        )
         strides = f"stride{'s' * (len(self.head.strides) > 1)} {'/'.join(map(str, self.head.strides))}"
         sizes = [
             f"{_count(self.images, 'image')} {width}x{height} px",

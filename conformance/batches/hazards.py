@@ -363,6 +363,15 @@ def equal_owners(content: Content) -> Tensor:
     return ((first == second) & (first > 0)).any()
 
 
+@hazard("contested")
+def symmetric_owners(content: Content) -> Tensor:
+    """A contested anchor has the same largest u > 0 for two GTs whose boxes differ (ambiguity T2)."""
+    overlap, _ = content.claims
+    values, truths = overlap.topk(2, dim=0)  # (2, Q), (2, Q)
+    first, second = content.boxes[truths]  # (Q, 4), (Q, 4)
+    return ((values[0] == values[1]) & (values[0] > 0) & (first != second).any(1)).any()
+
+
 # Candidates and their ranks
 
 

@@ -147,7 +147,7 @@ def random(scene: Scene) -> Wish:
 @regime
 def near(scene: Scene) -> Wish:
     """As after training: an anchor in or beside ground truths predicts one of them, not exactly."""
-    owner, covered = aims(scene)
+    owner, covered = aims(scene, scene.uniform(*scene.shape))
     exact = exact_sides(scene, owner)
     error, offset = scene.wobble(*scene.shape, 4), scene.wobble(*scene.shape, 4)
     sides = exact * (1 + 0.5 * error) + 0.3 * offset  # (B, A, 4)
@@ -158,12 +158,22 @@ def near(scene: Scene) -> Wish:
 @regime
 def exact_hit(scene: Scene) -> Wish:
     """As near, but three in four anchors predict their ground truth's very box, as exactly as bins allow."""
-    owner, covered = aims(scene)
+    owner, covered = aims(scene, scene.uniform(*scene.shape))
     wish, exact = near(scene), exact_sides(scene, owner).clamp(min=0)
     hits = covered & (scene.uniform(*scene.shape) < 0.75)  # (B, A)
     return Wish(
         torch.where(hits[..., None], exact, wish.sides), scores_for(scene, owner, covered), sharp=True
     )
+
+
+@regime
+def between(scene: Scene) -> Wish:
+    """In crowds: an anchor in several ground truths predicts the box half way between two of them."""
+    lots = scene.uniform(*scene.shape)
+    (one, covered), (other, _) = aims(scene, lots), aims(scene, lots, following=1)
+    sides = (exact_sides(scene, one) + exact_sides(scene, other)) / 2  # (B, A, 4)
+    sides = torch.where(covered[..., None], sides, any_sides(scene)).clamp(min=0)
+    return Wish(sides, scores_for(scene, one, covered), sharp=True)
 
 
 @regime
@@ -202,12 +212,18 @@ def any_sides(scene: Scene) -> Tensor:
     return (0.25 + 0.75 * scene.uniform(*scene.shape, 4)) * scene.reach
 
 
-def aims(scene: Scene) -> tuple[Tensor, Tensor]:
-    """(B, A), (B, A) the ground truth each anchor aims at; whether it is in it, or under a stride beside."""
+def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor]:
+    """(B, A), (B, A) the ground truth each anchor aims at; whether it is in it, or under a stride beside.
+
+    Args:
+        scene: anchors and ground truths.
+        lots: (B, A) from [0, 1) choose among those that are so close.
+        following: take the one that comes so many places after the chosen one.
+    """
     close = (depth(scene.centres, scene.boxes) > -scene.strides) & scene.present[..., None]  # (B, M, A)
     choices = close.sum(1)  # (B, A)
-    chosen = (scene.uniform(*scene.shape) * choices).floor() + 1  # (B, A) counted from 1
-    owner = (close & (close.cumsum(1) == chosen[:, None])).int().argmax(1)  # (B, A)
+    place = ((lots * choices).floor() + following) % choices.clamp(min=1) + 1  # (B, A) counted from 1
+    owner = (close & (close.cumsum(1) == place[:, None])).int().argmax(1)  # (B, A)
     return owner, choices > 0
 
 

@@ -37,7 +37,7 @@ REPEATS = {"ordinary": 6, "off_lattice": 3, "aligned": 2}
 """Kinds of ground truth that are drawn so many times as often as every other."""
 PREDICTIONS = (*REGIMES, "random", "near", "near", "exact_hit")
 """Regimes of predictions."""
-ADJUSTABLE = ("random", "near", "exact_hit")
+ADJUSTABLE = ("random", "near", "exact_hit", "between")
 """Regimes of predictions that are quantised or have copies planted; in the others ties come by themselves."""
 RANKS = ((9, 10), (9, 10), (8, 11), (2, 12), (0, 9))
 """Source and target of planted copies, where k is 10; the first is the tie at the k-th place."""
@@ -48,10 +48,10 @@ TIED = st.tuples(st.sampled_from((1, 2, 4)), st.tuples(_COPY) | st.tuples(_COPY,
 """The same, and always some."""
 SEEDS = st.integers(0, 2**16 - 1)
 
-TIES = ("near", "exact_hit", "exact_hit", "saturated", "constant")
+TIES = ("near", "exact_hit", "exact_hit", "between", "saturated", "constant")
 TIED_KINDS = ("ordinary", "aligned", "huge")
 SMALL = ("tiny", "small", "thin", "zero_area")
-CROWDED = ("huge", "nested", "identical", "other_class", "overlapping")
+CROWDED = ("huge", "nested", "mirrored", "identical", "other_class", "overlapping")
 OUTSIDE = ("on_border", "partly_outside", "beyond_bottom_right", "beyond_top_left")
 
 

@@ -162,6 +162,15 @@ def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 
 @kind
+def mirrored(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """The previous one mirrored at a column of anchors in it, whose symmetric boxes overlap both alike."""
+    left, top, right, bottom = previous
+    at = left + (right - left) * (truth.at[0] + 1) / 17
+    column = (floor(at / canvas.stride) + 0.5) * canvas.stride
+    return 2 * column - right, top, 2 * column - left, bottom
+
+
+@kind
 def identical(canvas: Canvas, truth: Truth, previous: Box) -> Box:
     """The previous one again: same box, same class."""
     return previous

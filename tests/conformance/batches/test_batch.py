@@ -179,8 +179,16 @@ def test_to_leaves_the_original_alone():
             + "class 0 at (0, 0)-(8, 8), " * 6
             + "and 2 more; quantised and saturated predictions",
         ),
+        (
+            Recipe(((),) * 5 + ((Truth("aligned"),),) * 4),
+            (
+                "9 images 32x32 px, stride 8, 1 class: image 0: no GT; image 1: no GT; image 2: no GT; "
+                "image 3: no GT; image 4: no GT; image 5: class 0 at (0, 0)-(8, 8); "
+                "3 more images, 3 GT; varied predictions"
+            ),
+        ),
     ],
-    ids=["no GT", "one GT", "two images", "many GTs"],
+    ids=["no GT", "one GT", "two images", "many GTs", "many images"],
 )
 def test_description(recipe: Recipe, line: str):
     batch = recipe.build()

@@ -78,6 +78,13 @@ def test_exact_hits_hit():
     assert 40 <= int(hit.sum()) <= 56
 
 
+def test_predictions_between_two_ground_truths_overlap_both_alike():
+    """Ambiguity T2 without identical boxes: two mirrored ones, and an anchor on the axis."""
+    images = ((Truth("aligned", at=(5, 5), size=(5, 3)), Truth("mirrored", at=(2, 0))),)
+    batch = Recipe(images, (8, 8), predictions="between").build()
+    assert "symmetric_owners" in batch.hazards
+
+
 def test_saturated_predictions_are_at_the_ends():
     batch = in_regime("saturated")
     distances, logits = flatten(batch.feature_maps, batch.head)
@@ -94,7 +101,7 @@ def test_constant_predictions_are_constant_and_not_trivial():
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5])
-@pytest.mark.parametrize("regime", ["random", "near", "exact_hit"])
+@pytest.mark.parametrize("regime", ["random", "near", "exact_hit", "between"])
 def test_quantised_predictions(regime: str, levels: int):
     """As many class logits as levels, and sides of whole and half cells, exactly."""
     boxes, logits = predicted(in_regime(regime, levels=levels))

@@ -58,6 +58,12 @@ PROMISES: dict[str, Callable[[Box, Canvas, Box], bool]] = {
     "overlapping": lambda box, _, previous: (
         previous[0] < box[0] < previous[2] < box[2] and previous[1] < box[1] < previous[3] < box[3]
     ),
+    "mirrored": lambda box, canvas, previous: (
+        box[1::2] == previous[1::2]
+        and sides(box) == sides(previous)
+        and (box[0] + previous[2]) / 2 in centres(canvas, canvas.width)
+        and (box[2] + previous[0]) / 2 in centres(canvas, canvas.width)
+    ),
     "identical": lambda box, _, previous: box == previous,
     "other_class": lambda box, _, previous: box == previous,
     "touching": lambda box, _, previous: (
