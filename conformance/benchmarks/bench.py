@@ -1,0 +1,162 @@
+"""The benchmarks of a run: who is timed against whom, on what, and what came of it."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median
+
+from conformance.benchmarks.cases import CASES
+from conformance.benchmarks.intervals import Ratio
+from conformance.benchmarks.memory import peak_bytes
+from conformance.benchmarks.operations import LAPS, operation
+from conformance.benchmarks.plans import Plan
+from conformance.benchmarks.timing import Timings, clock_of, interleave
+from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
+
+OFFICIAL = "ultralytics"
+BESIDE = (OFFICIAL, "reference")
+"""Timed whether or not they are under test: what is measured against, and what is to be read."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row of the table of benchmarks.
+
+    Attributes:
+        case: name of the batch.
+        capability: "assign" or "loss".
+        lap: up to where time is taken, of `LAPS`.
+        name: who is timed.
+        device: where.
+    """
+
+    case: str
+    capability: str
+    lap: str
+    name: str
+    device: str
+
+    @property
+    def title(self) -> str:
+        """What is timed, as in the log and the report."""
+        return f"{self.lap} {self.case}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a benchmark found.
+
+    Attributes:
+        seconds: one time a round; none if nothing was timed.
+        ratio: to the official release; None where there is none.
+    """
+
+    seconds: list[float]
+    ratio: Ratio | None
+
+    @property
+    def median(self) -> float | None:
+        """Median of the rounds, in seconds."""
+        return median(self.seconds) if self.seconds else None
+
+
+class OutOfTime(Exception):
+    """The plan's time for all benchmarks together is spent."""
+
+
+@dataclass
+class Bench:
+    """Each case is timed when it is first asked for, for everybody at once.
+
+    Attributes:
+        contenders: who is timed, by name.
+        plan: how much is timed.
+        now: seconds on the clock of the plan's time budgets.
+        spent: seconds that timing took so far.
+    """
+
+    contenders: Mapping[str, Implementation]
+    plan: Plan
+    now: Callable[[], float] = time.monotonic
+    spent: float = 0
+    _measured: dict[tuple[str, str, str], Timings] = field(default_factory=dict)
+
+    @property
+    def official(self) -> str | None:
+        """Name of the official release among the contenders."""
+        return next((name for name, each in self.contenders.items() if each.asked_as == OFFICIAL), None)
+
+    def benchmarks(self, device: str) -> list[Benchmark]:
+        """All of a device; those of one interleaved measurement stand together."""
+        return [
+            Benchmark(case, capability, lap, name, device)
+            for case in self.plan.cases
+            for capability, laps in LAPS.items()
+            for lap in laps
+            for name, each in self.contenders.items()
+            if capability in each.capabilities
+        ]
+
+    def cost(self, benchmark: Benchmark) -> Cost:
+        """Time it, unless it was timed along with another one.
+
+        Raises:
+            ImplementationFailed: this one raised, or broke the protocol.
+            OutOfTime: it was not timed.
+        """
+        timings = self._timings(benchmark.case, benchmark.capability, benchmark.device)
+        if benchmark.name in timings.failures:
+            raise timings.failures[benchmark.name]
+        lap = LAPS[benchmark.capability].index(benchmark.lap)
+        return Cost(timings.seconds(benchmark.name, lap), timings.ratio(benchmark.name, self.official, lap))
+
+    def peak(self, benchmark: Benchmark) -> int | None:
+        """Peak memory in bytes, where the plan wants it: of the whole operation, so it is its last lap's.
+
+        Raises:
+            ImplementationFailed: it raised, or its process died.
+            MemoryUnknown: it cannot be measured here.
+        """
+        if benchmark.case not in self.plan.memory or benchmark.lap != LAPS[benchmark.capability][-1]:
+            return None
+        batch = CASES[benchmark.case].build()
+        return peak_bytes(self.contenders[benchmark.name], batch, benchmark.device, benchmark.capability)
+
+    def _timings(self, case: str, capability: str, device: str) -> Timings:
+        key = (case, capability, device)
+        if key not in self._measured:
+            if self.spent >= self.plan.total:
+                raise OutOfTime(f"the {self.plan.total:g} s that this profile has for benchmarks are spent")
+            began = self.now()
+            self._measured[key] = self._measure(case, capability, device)
+            self.spent += self.now() - began
+        return self._measured[key]
+
+    def _measure(self, case: str, capability: str, device: str) -> Timings:
+        batch = CASES[case].build().to(device)
+        operations = {
+            name: operation(capability, each, batch)
+            for name, each in self.contenders.items()
+            if capability in each.capabilities
+        }
+        return interleave(operations, clock_of(device), self.plan, self.official, self.now)
+
+
+def contenders(tested: list[Implementation], beside: tuple[str, ...] = BESIDE) -> dict[str, Implementation]:
+    """Those under test and those `beside` them that can be had, by name; the official release comes first."""
+    taken = {each.name for each in tested}
+    everybody = {each.name: each for each in tested}
+    for name in beside:
+        if name in [each.asked_as for each in tested]:
+            continue
+        with suppress(
+            UnknownImplementation, ProtocolViolation
+        ):  # without it, no ratios to it: the run says so
+            found = find(name)
+            everybody[f"{found.name} (baseline)" if found.name in taken else found.name] = found
+    return dict(sorted(everybody.items(), key=lambda item: _rank(item[1].asked_as)))
+
+
+def _rank(name: str) -> int:
+    return BESIDE.index(name) if name in BESIDE else len(BESIDE)

@@ -1,0 +1,89 @@
+"""A process that measures how much one operation adds to its resident set, for `memory`, which starts it."""
+
+import ctypes
+import gc
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.batches import Batch
+from conformance.benchmarks.cases import SMALL
+from conformance.benchmarks.memory import MemoryUnknown
+from conformance.benchmarks.operations import failing_clearly, operation
+from conformance.implementations import Implementation, ImplementationFailed, find
+
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, and write the answer into a file."""
+    name, capability, threads, case, answer = arguments
+    torch.set_num_threads(int(threads))
+    said: dict[str, Any]
+    try:
+        said = {"bytes": _measure(find(name), Batch.load(Path(case)), capability)}
+    except ImplementationFailed as failure:
+        said = {"failed": failure.what, "details": failure.details}
+    except MemoryUnknown as unknown:
+        said = {"unknown": str(unknown)}
+    Path(answer).write_text(json.dumps(said), encoding="utf-8")
+
+
+def _measure(implementation: Implementation, batch: Batch, capability: str) -> int:
+    # A small batch first: threads, lazy imports and all that torch makes when first used must not count.
+    operation(capability, implementation, SMALL.build()).run()
+    call = operation(capability, implementation, batch)
+    with failing_clearly():
+        state = call.prepare()
+        _give_back()
+        before = _reset_peak()
+        for step in call.steps:
+            state = step(state)
+        return max(0, _peak() - before)
+
+
+def _give_back() -> None:
+    """Hand memory that is free to the system, lest the operation takes it unseen; the GNU C library can."""
+    gc.collect()
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _reset_peak() -> int:
+    """Forget the peak so far, where the system can.
+
+    Returns:
+        The peak from which to count, in bytes.
+    """
+    with suppress(OSError):  # not Linux, or not allowed: then a peak below an earlier one is not seen
+        RESET.write_text("5", encoding="ascii")
+    return _peak()
+
+
+def _peak() -> int:
+    """Largest resident set of this process, in bytes.
+
+    On Linux it is the kernel's figure for this program alone: `ru_maxrss` begins with its parent process's.
+    Linux counts resident pages in batches on each core; so two readings may be some 100 KB apart for nothing.
+
+    Raises:
+        MemoryUnknown: this system has no such number.
+    """
+    with suppress(OSError, StopIteration):
+        lines = STATUS.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    try:
+        import resource
+    except ImportError as error:
+        raise MemoryUnknown(f"no resident set size is known on {sys.platform}") from error
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

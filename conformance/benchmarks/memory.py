@@ -1,0 +1,77 @@
+"""Peak memory of one forward and backward pass, above what was there before.
+
+On the CPU a fresh process measures its resident set: in one that has run other things, the allocator holds
+memory that the pass would reuse unseen. On CUDA the allocator counts.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.batches import Batch
+from conformance.benchmarks.operations import failing_clearly, operation
+from conformance.implementations import Implementation, ImplementationFailed
+
+TIMEOUT = 600
+"""Seconds after which a process that measures is given up."""
+
+
+class MemoryUnknown(RuntimeError):
+    """This system does not tell how much memory a process took."""
+
+
+def peak_bytes(implementation: Implementation, batch: Batch, device: str, capability: str = "loss") -> int:
+    """Bytes that one whole operation on `batch` (on the CPU) takes at its peak, results included, inputs not.
+
+    Raises:
+        ImplementationFailed: it raised, or the process died or did not end.
+        MemoryUnknown: it cannot be measured here.
+    """
+    if device == "cuda":
+        return _peak_on_cuda(implementation, batch, capability)
+    return _peak_in_fresh_process(implementation.asked_as, batch, capability)
+
+
+def _peak_on_cuda(implementation: Implementation, batch: Batch, capability: str) -> int:
+    call = operation(capability, implementation, batch.to("cuda"))
+    call.run()  # so that what is made once, as handles and workspaces, does not count
+    with failing_clearly():
+        state = call.prepare()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        for step in call.steps:
+            state = step(state)
+        torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_in_fresh_process(name: str, batch: Batch, capability: str) -> int:
+    with tempfile.TemporaryDirectory(prefix="tal-conformance-memory-") as folder:
+        case, answer = Path(folder, "case.safetensors"), Path(folder, "answer.json")
+        batch.save(case)
+        arguments = [name, capability, str(torch.get_num_threads()), str(case), str(answer)]
+        command = [sys.executable, "-m", "conformance.benchmarks.fresh_process", *arguments]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+        try:
+            done = subprocess.run(  # noqa: S603
+                command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            what = f"it did not end within {TIMEOUT} s in a process of its own"
+            raise ImplementationFailed(what) from error
+        if not answer.exists():
+            what = f"its process ended with status {done.returncode} while memory was measured"
+            raise ImplementationFailed(what, done.stderr)
+        said: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    if "unknown" in said:
+        raise MemoryUnknown(said["unknown"])
+    if "failed" in said:
+        raise ImplementationFailed(said["failed"], said["details"])
+    return int(said["bytes"])

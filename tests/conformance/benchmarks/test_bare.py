@@ -1,0 +1,78 @@
+"""What is timed computes just what is judged."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.batches import Batch
+from conformance.benchmarks import Case, bare
+from conformance.implementations import AssignerInputs, Assignment, Loss, assigner_inputs, find
+from conformance.implementations.reference import ReferenceAdapter
+from reference import ARTICLE
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return Case(2, 96, 6, classes=3).build()
+
+
+def differentiated(adapter: Any, batch: Batch) -> tuple[Loss, tuple[torch.Tensor, ...]]:
+    maps = tuple(level.clone().requires_grad_() for level in batch.feature_maps)
+    loss: Loss = adapter.loss(maps, batch.annotations, batch.head, batch.hyperparameters)
+    return loss, torch.autograd.grad(loss.total.sum(), maps)
+
+
+@pytest.mark.parametrize("name", ["reference", "ultralytics", "article"])
+def test_the_same_to_the_last_bit(batch: Batch, name: str):
+    adapter = find(name).adapter
+    assert bare(adapter) is not adapter
+    judged, timed = (one.assign(assigner_inputs(batch)) for one in (adapter, bare(adapter)))
+    for field in ("labels", "boxes", "scores", "foreground", "truth_index"):
+        assert torch.equal(getattr(judged, field), getattr(timed, field)), field
+    assert judged.stages is not None
+    assert timed.stages is None
+    (judged_loss, judged_gradients), (timed_loss, timed_gradients) = (
+        differentiated(one, batch) for one in (adapter, bare(adapter))
+    )
+    assert torch.equal(judged_loss.items, timed_loss.items)
+    assert all(map(torch.equal, judged_gradients, timed_gradients))
+    assert timed_loss.inputs is None or name == "article", "nothing is noted"
+
+
+def test_the_official_assigner_is_the_releases_own(batch: Batch):
+    assigner = bare(find("ultralytics").adapter)._new_assigner(batch.head, batch.hyperparameters)
+    assert type(assigner).__module__ == "ultralytics.utils.tal"
+
+
+def test_the_dialect_stays():
+    assert bare(ReferenceAdapter(ARTICLE)).dialect is ARTICLE
+
+
+class Own:
+    """An adapter of somebody else."""
+
+    name = "own"
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        raise NotImplementedError
+
+
+class OwnWithBare(Own):
+    def bare(self) -> Own:
+        return Own()
+
+
+def test_somebody_elses_adapter_is_timed_as_it_is_unless_it_says_otherwise():
+    own = Own()
+    assert bare(own) is own
+    assert type(bare(OwnWithBare())) is Own
+
+
+class Derived(ReferenceAdapter):
+    """Computes something else than its parent."""
+
+
+def test_an_adapter_derived_from_ours_is_not_replaced():
+    derived = Derived()
+    assert bare(derived) is derived

@@ -1,0 +1,59 @@
+"""The batches that are timed are such as training has."""
+
+import pytest
+import torch
+
+from conformance.batches import Batch
+from conformance.benchmarks import CASES, SMALL, Case
+from conformance.implementations import assigner_inputs, find
+from reference import ciou
+
+
+@pytest.fixture(scope="module", params=[SMALL, Case(2, 640, 50)], ids=lambda case: case.name)
+def batch(request: pytest.FixtureRequest) -> Batch:
+    built: Batch = request.param.build()
+    return built
+
+
+def test_the_sizes_of_the_issue_are_there():
+    sizes = {(case.images, case.pixels, case.truths) for case in CASES.values()}
+    assert sizes == {(2, 160, 8), (16, 640, 10), (16, 640, 50), (16, 640, 150)}
+    assert {case.classes for case in CASES.values()} == {80}
+    assert all(name == case.name for name, case in CASES.items())
+
+
+def test_size(batch: Batch):
+    side = batch.size[0]
+    assert batch.size == (side, side)
+    assert batch.grids == tuple((side // stride, side // stride) for stride in (8, 16, 32))
+    assert (batch.head.classes, batch.head.reg_max) == (80, 16)
+
+
+def test_the_same_every_time():
+    first = SMALL.build()
+    assert Case(1, 64, 3).build().id != first.id, "another batch in between, so that nothing kept is returned"
+    assert SMALL.build() is not first
+    assert SMALL.build().id == first.id
+
+
+def test_rows_are_sorted_and_boxes_lie_in_the_image(batch: Batch):
+    images, labels, centres, sides = batch.annotations.split((1, 1, 2, 2), dim=1)
+    assert bool((images[1:] >= images[:-1]).all())
+    assert torch.equal(images.unique(return_counts=True)[1], torch.full((2,), len(images) // 2))
+    assert len(labels.unique()) > 5
+    assert bool((centres - sides / 2 >= -1e-6).all())
+    assert bool((centres + sides / 2 <= 1 + 1e-6).all())
+
+
+def test_positives_are_such_as_in_the_middle_of_training(batch: Batch):
+    """Ground truths have most of their ten positives, which overlap them well; most anchors have none."""
+    inputs = assigner_inputs(batch)
+    assignment = find("reference").adapter.assign(inputs)
+    foreground = assignment.foreground  # (B, A)
+    per_truth = foreground.sum() / len(batch.annotations)
+    assert 6 < per_truth <= 10
+    assert foreground.float().mean() < 0.2
+    overlaps = ciou(assignment.boxes[foreground], inputs.boxes[foreground])  # (P,)
+    assert 0.6 < overlaps.median() < 0.95
+    own = assignment.scores[foreground].amax(1)  # (P,)
+    assert own.median() > 0.1
