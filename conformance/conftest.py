@@ -10,6 +10,7 @@ import torch
 
 from conformance.accounting import shortfalls
 from conformance.batches import MEANINGS, Batch, CorruptCase
+from conformance.benchmarks import table
 from conformance.conforming import Conformance
 from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
 from conformance.options import add_options, devices, load_profile, report_dir, seed_hypothesis
@@ -78,6 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
     find_implementations(run, config.getoption("--implementation") or ["ultralytics"])
     run.cases = load_cases(config)
     config.stash[RUN] = run
+    if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
+        config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
     if not worker:
         begin(run, config)
 
@@ -302,7 +305,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if run is None:
         return
     terminalreporter.section("conformance")
-    terminalreporter.write_line(terminal_table(read_log(run.folder)))
+    log = read_log(run.folder)
+    if log.benchmarks:
+        terminalreporter.write_line("\n".join([*table(log.benchmarks), ""]))
+    terminalreporter.write_line(terminal_table(log))
     for missed in run.unreached:
         terminalreporter.write_line(missed, red=True)
     if isinstance(run.report, Exception):
