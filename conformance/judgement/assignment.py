@@ -12,7 +12,15 @@ from torch import Tensor
 
 from conformance.implementations import AssignerInputs, Assignment
 from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit
-from conformance.judgement.choices import Owners, Range, Selection, is_reachable, may_own, top_k_choices
+from conformance.judgement.choices import (
+    Keeps,
+    Owners,
+    Range,
+    Selection,
+    is_reachable,
+    may_own,
+    top_k_choices,
+)
 from conformance.judgement.comparators import equal, finite, holds, within
 from conformance.judgement.verdicts import STAGES, Agreement, Judgement, Mismatch, Uniqueness, Value
 from reference import Dialect, GroundTruths
@@ -60,6 +68,7 @@ class ImageOracle:
         owners: (M, A) who may own a contested anchor.
         naive: the overlap, metric and positives that the reference finds in the batch's dtype.
         k: places that each ground truth takes.
+        keeps: what it keeps of them, where TAL-CONF-2 applies.
     """
 
     candidate: Tensor
@@ -74,6 +83,7 @@ class ImageOracle:
     owners: Tensor
     naive: dict[str, Tensor]
     k: int
+    keeps: Keeps | None
 
     @property
     def uniqueness(self) -> Uniqueness:
@@ -82,14 +92,24 @@ class ImageOracle:
         doubtful = self.may_candidate & ~self.candidate
         rivals = self.selection.may.sum(0) > 1  # (A,) may be contested
         open_owners = rivals & (self.owners.sum(0) > 1)  # (A,)
-        if not (open_places.any() or doubtful.any() or open_owners.any()):
+        settled = not (open_places.any() or doubtful.any() or open_owners.any())
+        if settled and not self.leaves_open_what_is_kept(self.metric_range):
             return Uniqueness.UNIQUE
         exact = Range.exact(self.metric)
         ties = top_k_choices(exact, self.candidate, self.candidate, self.k)
         tied_owner = (self.overlap == self.overlap.amax(0)).sum(0) > 1  # (A,)
         if (ties.may & ~ties.must).any() or (open_owners & tied_owner).any():
             return Uniqueness.TIE
-        return Uniqueness.NEAR_TIE
+        return Uniqueness.TIE if settled and self.leaves_open_what_is_kept(exact) else Uniqueness.NEAR_TIE
+
+    def leaves_open_what_is_kept(self, metric: Range) -> bool:
+        """T3: whether TAL-CONF-2 leaves a choice, where the stages before it leave none."""
+        if self.keeps is None:
+            return False
+        taken = self.selection.must  # (M, A)
+        own = torch.where(taken.sum(0) > 1, self.owners, taken)  # (M, A)
+        choices = top_k_choices(Range(metric.low * own, metric.high * own), own, own, self.keeps.k)
+        return bool((choices.may & ~choices.must).any())
 
 
 def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTruths, eps: float) -> Tensor:
@@ -162,10 +182,14 @@ def oracle(
     selection = top_k_choices(metric_range, candidate, may_candidate, numbers.topk)
     selected = top_k(naive_metric * naive_candidate, numbers.topk) & naive_candidate
     positives = settle_contested(selected, naive_overlap * naive_candidate)
+    keeps = None
+    if numbers.topk2 is not None:
+        keeps = Keeps(metric_range, numbers.topk2)
+        positives = positives & top_k(naive_metric * positives, numbers.topk2)
     naive = {"overlap": naive_overlap, "metric": naive_metric, "positives": positives}
     return ImageOracle(
         candidate, may_candidate, overlap, overlap_error, metric, metric_error,
-        overlap_range, metric_range, selection, may_own(overlap_range), naive, numbers.topk,
+        overlap_range, metric_range, selection, may_own(overlap_range), naive, numbers.topk, keeps,
     )  # fmt: skip
 
 
@@ -281,7 +305,7 @@ class ImageJudge:
         self.note("conflict", self.check_positives, positives, selected, overlap, metric)
         self.note("targets", self.check_targets, positives)
         self.note("normalisation", self.check_weights, positives, metric, overlap)
-        if not torch.equal(positives, self.oracle.naive["positives"]) and self.inputs.hyperparameters.topk2 is None:
+        if not torch.equal(positives, self.oracle.naive["positives"]):
             self.judgement.chose = True
 
     def check_candidates(self, candidates: Tensor) -> Agreement:
@@ -337,10 +361,17 @@ class ImageJudge:
         if k is None:
             lost = selected.any(0) & (owners == 0)
             return holds("owners", "TAL-CONF-1", lost, owners, "1", ("anchor",), image, "a selected anchor has no owner")
+        exact = Range.exact(metric.double().nan_to_num().clamp(min=0))
+        counts = selected.sum(1)  # (M,)
+        taken = Selection(selected, selected, counts, counts)
+        shown = Owners(positives.any(0), positives.int().argmax(0))
+        if is_reachable(taken, largest, shown, Keeps(exact, k)):
+            return Agreement()
         first = torch.zeros_like(allowed).scatter(0, allowed.int().argmax(0, keepdim=True), True) & allowed
-        before = torch.where(positives.any(0), positives, first)  # (M, A), the owners before TAL-CONF-2
-        choices = top_k_choices(Range.exact((metric * before).double().nan_to_num()), before, before, k)
-        return check_selection(positives, choices, k, "TAL-CONF-2", image)
+        before = torch.where(positives.any(0), positives, first)  # (M, A), owners that TAL-CONF-2 may have found
+        value = Range.exact(exact.low * before)
+        check_selection(positives, top_k_choices(value, before, before, k), k, "TAL-CONF-2", image)
+        raise Mismatch(f"image {image}: nobody can have dropped these anchors", "TAL-CONF-2", self.counts(positives))
 
     def check_targets(self, positives: Tensor) -> Agreement:
         """TAL-TGT-1: foreground, index, label and box follow from the positives; scores stand at the label alone."""
@@ -443,12 +474,7 @@ class ImageJudge:
 
     def reachable(self, owners: Owners) -> bool:
         """Whether these owners are admissible, TAL-CONF-2 included."""
-        k = self.inputs.hyperparameters.topk2
-        if k is None:
-            return is_reachable(self.oracle.selection, self.oracle.owners, owners)
-        kept = owners.positives(self.truths).sum(1)  # (M,)
-        plausible = (self.oracle.selection.may.any(0) | ~owners.foreground).all() and (kept <= k).all()
-        return bool(plausible)
+        return is_reachable(self.oracle.selection, self.oracle.owners, owners, self.oracle.keeps)
 
     def wrong(self, where: Tensor, observed: Tensor, clause: str, expected: str, problem: str) -> Mismatch:
         """The mismatch of `holds`, as a value."""

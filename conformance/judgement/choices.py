@@ -4,15 +4,15 @@ Values are known up to rounding, as ranges [low, high]; a range of width zero is
 overlap, either order is admissible (T4); where two exact values are equal, either is (T1, T2, T3).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations, islice, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array, hstack, kron
 from torch import Tensor
 
 
@@ -98,97 +98,168 @@ class Owners:
         return (rows == self.index) & self.foreground
 
 
-def is_reachable(selection: Selection, owner_may_be: Tensor, owners: Owners) -> bool:
-    """Whether some admissible selection leads to these owners (TAL-CONF-1).
+@dataclass(frozen=True)
+class Keeps:
+    """TAL-CONF-2: what each ground truth keeps of the anchors that are its own after TAL-CONF-1.
+
+    Attributes:
+        metric: (M, A) ranges of the metric that decides.
+        k: places that each ground truth takes in that second top-k, `topk2`; zeros of the whole row compete again.
+    """
+
+    metric: Range
+    k: int
+
+    def droppable(self, kept: Tensor) -> Tensor | None:
+        """The anchors (M, A) that a ground truth may have owned and dropped, where it kept these (M, A).
+
+        A full row drops what is no better than all that it kept; one that is not full was filled up with zeros, and
+        drops zeros alone. None where a row kept more than `k`.
+        """
+        count = kept.sum(1, keepdim=True)  # (M, 1)
+        if (count > self.k).any():
+            return None
+        worst = self.metric.high.where(kept, torch.inf).amin(1, keepdim=True)  # (M, 1) of those kept
+        return (self.metric.low <= worst.where(count == self.k, 0)) & ~kept.any(0)
+
+    @property
+    def most_dropped(self) -> int:
+        """Anchors that a ground truth can have dropped at most: the k places that it took are others."""
+        return self.metric.low.shape[1] - self.k
+
+
+def is_reachable(selection: Selection, owner_may_be: Tensor, owners: Owners, keeps: Keeps | None = None) -> bool:
+    """Whether some admissible selection leads to these owners (TAL-CONF-1, and TAL-CONF-2 where `keeps` is given).
 
     An anchor that no ground truth selects is background; one that a single ground truth selects is its own; one that
-    several select belongs to any ground truth with the largest overlap. The first try is the smallest selection that
-    these rules force; where it has the wrong size the joint question, rows against columns, is decided exactly as a
-    0/1 feasibility problem.
+    several select belongs to any ground truth with the largest overlap. With TAL-CONF-2 a background anchor may also
+    have been somebody's and dropped. The first try is the smallest selection that these rules force; where it has
+    the wrong size the joint question, rows against columns, is decided exactly as a 0/1 feasibility problem.
+
+    For exact values the answer is exact. For ranges it accepts what it must and sometimes more: it takes `selection`
+    at its word (see `top_k_choices`), and asks of each value alone whether it can be as needed, not of all at once.
     """
-    truths = len(selection.must)
-    owned = owners.positives(truths)  # (M, A)
-    if (selection.must & ~owners.foreground).any():
+    owned = owners.positives(len(selection.must))  # (M, A)
+    foreground = owners.foreground
+    dropped = torch.zeros_like(owned) if keeps is None else keeps.droppable(owned)
+    if dropped is None:
         return False
-    contested_ok = (owner_may_be & owned).any(0)  # (A,) the owner may have won it
-    alone = owners.foreground & ~contested_ok  # (A,) must have been selected by its owner and nobody else
-    may = selection.may & torch.where(alone, owned, owners.foreground)
-    if (selection.must & ~may).any() or (owners.foreground & ~may.any(0)).any():
+    could_own = torch.where(foreground, owned, dropped & (owner_may_be | selection.may))  # (M, A)
+    alone = ~(owner_may_be & could_own).any(0)  # (A,) must have been selected by its owner and nobody else
+    may = selection.may & torch.where(alone, could_own, could_own.any(0))
+    if (selection.must & ~may).any() or (foreground & ~may.any(0)).any():
         return False
     forced = selection.must | (owned & may)  # (M, A)
-    enough = ~owners.foreground | (forced & owned).any(0) | (forced.sum(0) > 1)  # (A,)
-    counts = forced.sum(1)
-    if enough.all() and ((counts >= selection.fewest) & (counts <= selection.most)).all():
+    claims = forced.sum(0)  # (A,)
+    settled = could_own & torch.where(claims > 1, owner_may_be, forced)  # (M, A) who owns it if no more is selected
+    enough = settled.any(0) | ((claims == 0) & ~foreground)  # (A,)
+    counts, lost = forced.sum(1), (claims > 0) & ~foreground
+    fits = (counts >= selection.fewest) & (counts <= selection.most)  # (M,)
+    if enough.all() and fits.all() and (keeps is None or lost.sum() <= keeps.most_dropped):
         return True
-    return _feasible(selection.must, may, owned, selection.fewest, selection.most)
+    most_dropped = 0 if keeps is None else keeps.most_dropped
+    return _feasible(replace(selection, may=may), owner_may_be, could_own, foreground, most_dropped)
 
 
-def _feasible(must: Tensor, may: Tensor, owned: Tensor, fewest: Tensor, most: Tensor) -> bool:
-    """Is there a selection x, must <= x <= may, with row sums in [fewest, most], whose columns lead to `owned`?
+def _feasible(
+    selection: Selection, owner_may_be: Tensor, could_own: Tensor, foreground: Tensor, most_dropped: int
+) -> bool:
+    """Is there a selection x, must <= x <= may, with row sums in [fewest, most], that leads to such owners?
 
-    A foreground column holds its owner, or at least two others. That "or" takes one more 0/1 variable y a column:
-    x_owner + y >= 1 and sum x >= 2 y. Solved by SciPy's mixed-integer solver (HiGHS).
+    p says who owns an anchor before TAL-CONF-2: it is within `could_own`, and on the foreground it is somebody. An
+    owner has selected its anchor, and is the only one if it has not the largest overlap; or it has the largest overlap,
+    and two others have selected it (y). All are 0 or 1; SciPy's mixed-integer solver (HiGHS) decides.
     """
-    columns = owned.any(0).nonzero().flatten()  # the foreground
-    rows, anchors = len(may), len(columns)
-    if not anchors:
-        return bool((fewest <= 0).all())
-    lower, upper, is_owner = (mask[:, columns].cpu().numpy().ravel() for mask in (must, may, owned))
-    cell = np.arange(rows * anchors)
-    column_of, row_of = cell % anchors, cell // anchors
-    one = np.ones(len(cell))
-    pick_y = rows * anchors + np.arange(anchors)
-    width = rows * anchors + anchors
-    row_sums = csr_array((one, (row_of, cell)), shape=(rows, width))
-    owner_or_y = csr_array(
-        (np.concatenate((is_owner.astype(float), np.ones(anchors))),
-         (np.concatenate((column_of, np.arange(anchors))), np.concatenate((cell, pick_y)))),
-        shape=(anchors, width),
-    )  # fmt: skip
-    two_if_y = csr_array(
-        (np.concatenate((one, np.full(anchors, -2.0))),
-         (np.concatenate((column_of, np.arange(anchors))), np.concatenate((cell, pick_y)))),
-        shape=(anchors, width),
-    )  # fmt: skip
+    columns = selection.may.any(0).nonzero().flatten()  # nobody may select any other
+    if not len(columns):
+        return bool((selection.fewest <= 0).all())
+    must, may, largest, owner, somebody = (
+        mask[..., columns].cpu().numpy().astype(float)
+        for mask in (selection.must, selection.may, owner_may_be, could_own, foreground)
+    )
+    rows, anchors = may.shape
+    cells, per_anchor, per_row = (diags_array(np.ones(count)) for count in (may.size, anchors, rows))
+    along = kron(per_row, np.ones((1, anchors)))  # sums over a ground truth's anchors
+    down = kron(np.ones((1, rows)), per_anchor)  # sums over an anchor's ground truths
+    dropped = kron(per_row, 1 - somebody[None])
+    not_largest, of_largest = (diags_array(mask.ravel()) for mask in (1 - largest, largest))
+    constraints = (  # blocks of x (rows anchors), p (rows anchors) and y (anchors), lower bound, upper bound
+        ((along, None, None), selection.fewest.cpu().numpy(), selection.most.cpu().numpy()),
+        ((None, down, None), somebody, 1),
+        ((None, dropped, None), 0, most_dropped),
+        ((down, -rows * down, None), -np.inf, 0),  # what is selected is owned
+        ((down, (rows - 1) * down @ not_largest, None), -np.inf, rows),  # an owner by selection is the only one
+        ((cells, -cells, of_largest @ down.T), 0, np.inf),  # an owner has selected it, or
+        ((down, None, -2 * per_anchor), 0, np.inf),  # two others have
+    )
+    zero, one = np.zeros(anchors), np.ones(anchors)
     result = milp(
-        np.zeros(width),
-        integrality=np.ones(width),
-        bounds=Bounds(np.concatenate((lower, np.zeros(anchors))), np.concatenate((upper, np.ones(anchors)))),
+        np.zeros(2 * may.size + anchors),
+        integrality=np.ones(2 * may.size + anchors),
+        bounds=Bounds(
+            np.concatenate((must.ravel(), 0 * may.ravel(), zero)),
+            np.concatenate((may.ravel(), owner.ravel(), one)),
+        ),
         constraints=[
-            LinearConstraint(row_sums, fewest.cpu().numpy(), most.cpu().numpy()),
-            LinearConstraint(owner_or_y, np.ones(anchors), np.inf),
-            LinearConstraint(two_if_y, np.zeros(anchors), np.inf),
+            LinearConstraint(_side_by_side(blocks, (may.size, may.size, anchors)), low, high)
+            for blocks, low, high in constraints
         ],
     )
     return bool(result.success)
 
 
-def assignments(selection: Selection, owner_may_be: Tensor, at_most: int) -> Iterator[Owners]:
-    """The admissible assignments of one image, at most so many, for implementations that do not show theirs."""
-    rows = [_row_choices(selection, row) for row in range(len(selection.must))]
-    seen: set[bytes] = set()
-    for picked in islice(product(*rows), at_most):
-        selected = torch.stack(picked)  # (M, A)
-        contested = selected.sum(0) > 1  # (A,)
-        free = contested.nonzero().flatten().tolist()
-        winners = [owner_may_be[:, anchor].nonzero().flatten().tolist() for anchor in free]
-        for choice in islice(product(*winners), at_most):
-            index = selected.int().argmax(0)  # (A,)
-            index[free] = torch.tensor(choice, dtype=index.dtype, device=index.device)
-            owners = Owners(selected.any(0), index)
-            key = torch.where(owners.foreground, index, -1).cpu().numpy().tobytes()
-            if key not in seen:
-                seen.add(key)
-                yield owners
+def _side_by_side(blocks: Sequence[Any], widths: Sequence[int]) -> Any:
+    """One matrix of blocks with these widths; None is a block of zeros."""
+    height = next(block.shape[0] for block in blocks if block is not None)
+    filled = [
+        csr_array((height, width)) if block is None else block
+        for block, width in zip(blocks, widths, strict=True)
+    ]
+    return hstack(filled, format="csr")
 
 
-def _row_choices(selection: Selection, row: int) -> list[Tensor]:
-    """The selections that one row admits, smallest first, up to a few hundred."""
+def assignments(
+    selection: Selection, owner_may_be: Tensor, at_most: int, keeps: Keeps | None = None
+) -> Iterator[Owners]:
+    """The admissible assignments of one image, for implementations that do not show theirs.
+
+    Every choice leads to one; two choices may lead to the same. Fewer than `at_most` are all there are.
+    """
+    rows = [_row_choices(selection, row, at_most) for row in range(len(selection.must))]
+    every = (
+        owners
+        for picked in product(*rows)
+        for settled in _settled(torch.stack(picked), owner_may_be)
+        for owners in ([settled] if keeps is None else _kept(settled, keeps, at_most))
+    )
+    return islice(every, at_most)
+
+
+def _settled(selected: Tensor, owner_may_be: Tensor) -> Iterator[Owners]:
+    """TAL-CONF-1: every way to settle a selection (M, A)."""
+    contested = (selected.sum(0) > 1).nonzero().flatten().tolist()
+    for winners in product(*[owner_may_be[:, anchor].nonzero().flatten().tolist() for anchor in contested]):
+        index = selected.int().argmax(0)  # (A,)
+        index[contested] = index.new_tensor(winners)
+        yield Owners(selected.any(0), index)
+
+
+def _kept(owners: Owners, keeps: Keeps, at_most: int) -> Iterator[Owners]:
+    """TAL-CONF-2: every way to keep some of the anchors."""
+    own = owners.positives(len(keeps.metric.low))  # (M, A)
+    value = Range(keeps.metric.low * own, keeps.metric.high * own)
+    choices = top_k_choices(value, own, own, keeps.k)
+    for kept in product(*[_row_choices(choices, row, at_most) for row in range(len(own))]):
+        yield Owners(torch.stack(kept).any(0), owners.index)
+
+
+def _row_choices(selection: Selection, row: int, at_most: int) -> list[Tensor]:
+    """The selections that one row admits, largest first, at most so many of each size."""
     must, free = selection.must[row], (selection.may[row] & ~selection.must[row]).nonzero().flatten().tolist()
     taken = int(must.sum())
     choices = []
     for size in range(int(selection.most[row]) - taken, int(selection.fewest[row]) - taken - 1, -1):
-        for extra in islice(combinations(free, size), 256):
+        for extra in islice(combinations(free, size), at_most):
             choice = must.clone()
             choice[list(extra)] = True
             choices.append(choice)

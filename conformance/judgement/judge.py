@@ -173,7 +173,7 @@ def judge_hidden(
         if expected is None or expected.uniqueness is Uniqueness.UNIQUE:
             continue
         tried = 0
-        for tried, owners in enumerate(assignments(expected.selection, expected.owners, TRIED), start=1):
+        for tried, owners in enumerate(assignments(expected.selection, expected.owners, TRIED, expected.keeps), start=1):
             positives = owners.positives(len(truths[image]))
             changed = [*own[:image], _targets(batch, predictions, truths, image, positives), *own[image + 1 :]]
             candidate = _judged(batch, changed, outcome)
