@@ -137,3 +137,32 @@ def test_the_cuda_clock_sees_what_the_device_does_after_the_call_returned():
 
     timings = interleave({"once": multiply(1), "often": multiply(20)}, clock, rounds(5), "once")
     assert min(timings.seconds("often", 0)) > min(timings.seconds("once", 0))
+
+
+def test_on_cuda_nothing_waits_while_time_is_taken(monkeypatch: pytest.MonkeyPatch):
+    """Device and events are stand-ins; the order of what is asked of them is what counts."""
+    asked: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            asked.append("record")
+
+        def synchronize(self) -> None:
+            asked.append("wait for event")
+
+        def elapsed_time(self, until: "Event") -> float:
+            return 1500.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: asked.append("wait for device"))
+    steps = (lambda _: asked.append("forward"), lambda _: asked.append("backward"))
+    call = Operation(lambda: asked.append("prepare"), steps, lambda _: None)
+    timings = interleave({"A": call}, clock_of("cuda"), rounds(1), now=lambda: 0)
+    assert asked[3:] == [
+        *("prepare", "wait for device", "record", "forward", "record", "backward", "record"),
+        *("wait for event", "wait for event"),
+    ]
+    assert timings.rounds == {"A": [(1.5, 1.5)]}
