@@ -1,6 +1,7 @@
 """Cards: one cause of disagreement, or one declared difference, each on its smallest batch."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,10 @@ def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _case_file(folder: Path, case: str | None) -> str | None:
     """The case file beside the report, if it is there; a name with a path in it is none."""
-    name = f"{case}.safetensors"
-    if not case or not case.isalnum() or not (folder / "cases" / name).is_file():
+    if not re.fullmatch("[0-9A-Za-z]{1,64}", case or ""):
         return None
-    return f"cases/{name}"
+    path = f"cases/{case}.safetensors"
+    return path if (folder / path).is_file() else None
 
 
 def _other(line: dict[str, Any]) -> str:
@@ -161,21 +162,24 @@ def _tokens(cause: Cause) -> str:
         "dtype": cause.every("dtype"),
         "test": cause.every("test"),
     }
-    return json.dumps({key: list(dict.fromkeys(filter(None, values))) for key, values in tokens.items()})
+    return json.dumps({key: [_short(value) for value in values if value] for key, values in tokens.items()})
 
 
 def filter_link(**tokens: str) -> str:
     """The fragment that shows only the cards which have all of these tokens (see script.js)."""
-    words = [
-        f'{key}:"{_escaped(value)}"' if _needs_quotes(value) else f"{key}:{value}"
-        for key, value in tokens.items()
-    ]
+    values = {key: _short(value) for key, value in tokens.items()}
+    words = [f"{key}:{_quoted(value) if _needs_quotes(value) else value}" for key, value in values.items()]
     return "#filter=" + quote(" ".join(words), safe=":", errors="replace")
+
+
+def _short(name: str) -> str:
+    return shortened(name, LONGEST_NAME)
 
 
 def _needs_quotes(value: str) -> bool:
     return not value or any(character.isspace() or character in '"\\' for character in value)
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"')
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -65,10 +65,11 @@ def _divergences(implementation: dict[str, Any]) -> str:
 
 
 def _divergence(name: str, cause: dict[str, Any]) -> str:
-    where = f"{cause['stage'] or 'before any stage'}" + f" ({cause['clause']})" * bool(cause["clause"])
+    where = f" at {cause['stage']}" if cause["stage"] else ""
+    where += f" ({cause['clause']})" if cause["clause"] else ""
     case = f", case {cause['case']}" if cause["case"] else ""
     summary = " ".join(shortened(cause["summary"], 300).split())
-    return visible(f"{_word(name)}: {cause['verdict']} at {where}{case}\n  ") + visible(summary)
+    return visible(f"{_word(name)}: {cause['verdict']}{where}{case}\n  ") + visible(summary)
 
 
 def _not_tested(summary: dict[str, Any]) -> list[str]:

@@ -293,3 +293,9 @@ def write_raw(folder: Path, content: bytes) -> Path:
 
 def raw(*lines: dict[str, Any]) -> bytes:
     return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+
+
+def line(kind: str, fields: dict[str, Any], time: str = "2025-11-24T02:10:33.000+00:00") -> dict[str, Any]:
+    """A line as RunLog would write it."""
+    run = {"schema": 1, "run": "synthetic"} if kind == "run" else {}
+    return {"kind": kind, "time": time, **run, **fields}
