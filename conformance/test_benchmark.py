@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Never
 
 import pytest
@@ -161,6 +162,8 @@ def no_result(benchmark: Any, failure: ImplementationFailed) -> None:
 def fail(run: Run, bench: Bench, benched: Benchmark, failure: ImplementationFailed) -> Never:
     """Count it as an error of the implementation; the others' benchmarks go on."""
     asked_as = bench.contenders[benched.name].asked_as
+    suite = "conformance" if Path(__file__).parents[1] == Path.cwd() else "--pyargs conformance"
+    word = benched.case.replace(" ", "-")
     message = f"{benched.name}-{benched.device} is ERROR in the benchmark {benched.title!r}: {failure.what}"
     run.recorder.line(
         "divergence",
@@ -177,6 +180,6 @@ def fail(run: Run, bench: Bench, benched: Benchmark, failure: ImplementationFail
         cause=failure.what,
         description=f"the batch of the benchmark {benched.title!r}",
         traceback=failure.details,
-        reproduce={"pytest": f"pytest conformance/test_benchmark.py --implementation {asked_as} --rounds 1"},
+        reproduce={"pytest": f"pytest {suite} --implementation {asked_as} --rounds 1 -k {word}"},
     )
     pytest.fail(message if failure.details is None else f"{message}\n{failure.details}", pytrace=False)

@@ -93,6 +93,8 @@ def test_an_implementation_that_fails_and_one_without_a_loss(start: Start, tmp_p
     assert (failed["implementation"], failed["verdict"], failed["case"]) == ("broken", "error", None)
     assert "raised RuntimeError: on purpose" in failed["summary"]
     assert "on purpose" in failed["traceback"]
+    repeat = f"pytest conformance --implementation {tmp_path}/adapter.py:Broken --rounds 1 -k 2x160-8gt"
+    assert failed["reproduce"]["pytest"] == repeat
     assert (
         "broken-cpu is ERROR in the benchmark 'assign forward 2x160 8gt': raised RuntimeError" in run.output
     )
