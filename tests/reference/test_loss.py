@@ -72,11 +72,13 @@ def test_cls(logit: float, score: float, expected: float):
 
 
 def test_box():
-    """LOSS-BOX-1: 1 - CIoU, in the units it is given: half over at 4 x 2 and at a quarter of the size."""
-    predicted, target = doubles([0, 0, 4, 2], [0, 0, 1, 0.5]), doubles([2, 0, 6, 2], [0.5, 0, 1.5, 0.5])
+    """LOSS-BOX-1: 1 - CIoU, in the units it is given: half over, at a quarter of the size, and apart."""
+    predicted = doubles([0, 0, 4, 2], [0, 0, 1, 0.5], [0, 0, 4, 2])
+    target = doubles([2, 0, 6, 2], [0.5, 0, 1.5, 0.5], [8, 0, 12, 2])
     large = 4 / (12 + 9 * EPS) - 4 / (40 + EPS)
     small = Fraction(1, 4) / (Fraction(3, 4) + 3 * EPS) - Fraction(1, 4) / (Fraction(5, 2) + EPS)
-    assert box_loss(predicted, target).tolist() == near(1 - large, 1 - small)
+    apart = -64 / (148 + EPS)
+    assert box_loss(predicted, target).tolist() == near(1 - large, 1 - small, 1 - apart)
 
 
 def test_target_distances():
@@ -385,6 +387,19 @@ def test_the_loss_has_the_maps_dtype():
     head, numbers = Head((8, 16), 3, 4), Hyperparameters(topk=5)
     assert detection_loss(single, ROWS, head, numbers).terms.dtype == torch.float32
     assert detection_loss(maps(4), ROWS, head, numbers).terms.dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_ground_truths_are_not_rounded_to_half_precision(dtype: torch.dtype):
+    """ANN-1, TAL-TGT-1: neither class 257 in bfloat16 nor 47 and 47 / 64 pixels in float16."""
+    level = torch.zeros(1, 300 + 4, 8, 8, dtype=dtype)
+    level[:, :4] = 2
+    row = [0, 257, 0.5, 0.5, (64 - 2 * 16.265625) / 64, 0.5]
+    loss = detection_loss([level], torch.tensor([row]), Head((8,), 300, 1))
+    found = loss.targets[0].foreground
+    assert found.any()
+    assert loss.targets[0].labels[found].unique().tolist() == [257]
+    assert loss.targets[0].boxes[found].unique(dim=0).tolist() == [[16.265625, 16, 47.734375, 48]]
 
 
 def test_more_anchors_asked_for_than_there_are():
