@@ -99,7 +99,7 @@ def assign(
         ValueError: there are fewer anchors than k (TAL-TOPK-2).
     """
     if not len(truths):
-        return background(centres)  # TAL-EMPTY-1
+        return background(truths, len(centres))  # TAL-EMPTY-1
     inside = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
     score = scores.T[truths.labels].where(inside, 0)  # (M, A)
     overlap = overlaps_of(truths.boxes, boxes, inside)  # (M, A)
@@ -208,8 +208,7 @@ def targets_of(
     return Targets(foreground, index, labels, boxes, weights, trace)
 
 
-def background(centres: Float[Tensor, "A 2"]) -> Targets:
+def background(truths: GroundTruths, anchors: int) -> Targets:
     """Targets of an image without ground truths: nothing to learn but "nothing here" (TAL-EMPTY-1)."""
-    none = torch.zeros(len(centres), dtype=torch.long, device=centres.device)  # (A,)
-    weights = centres.new_zeros(len(centres))  # (A,)
-    return Targets(none.bool(), none, none, weights[:, None].expand(-1, 4), weights)
+    index, boxes = truths.labels.new_zeros(anchors), truths.boxes.new_zeros(anchors, 4)  # (A,), (A, 4)
+    return Targets(index.bool(), index, index, boxes, boxes[:, 0])

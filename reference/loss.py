@@ -101,7 +101,8 @@ def detection_loss(
         ValueError: maps that are not the head's, rows outside the batch, fewer anchors than k.
     """
     predictions = read_predictions(feature_maps, head)
-    truths = ground_truths(annotations.to(predictions.boxes.dtype), len(predictions.boxes), predictions.size)
+    finest = torch.promote_types(annotations.dtype, predictions.boxes.dtype)  # half precision: as in the annotations
+    truths = ground_truths(annotations.to(finest), len(predictions.boxes), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
     items = loss_items(predictions, stacked(targets, head.classes), head, hyperparameters)  # (3,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
@@ -128,8 +129,8 @@ def assign_images(
     boxes = predictions.boxes.detach() * predictions.anchors.strides  # (B, A, 4)
     centres = predictions.anchors.pixels  # (A, 2)
     return [
-        assign(scores[i], boxes[i], centres, truths[i], head.strides, hyperparameters, dialect, keep_trace)
-        for i in range(len(truths))
+        assign(scores[i], boxes[i].to(image.boxes), centres, image, head.strides, hyperparameters, dialect, keep_trace)
+        for i, image in enumerate(truths)
     ]
 
 

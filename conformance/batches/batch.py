@@ -34,6 +34,7 @@ class Batch:
         hyperparameters: the numbers of assigner and loss.
         origin: the recipe it was built from, as one line of Python, or where it was recorded.
         hazards: names of what it contains, of `HAZARDS`.
+        autocast: the loss is called with automatic mixed precision on, in the feature maps' dtype, as in training.
 
     Raises:
         ValueError: the parts do not fit each other, or an annotation row is no annotation of this batch. What
@@ -46,6 +47,7 @@ class Batch:
     hyperparameters: Hyperparameters = Hyperparameters()
     origin: str = ""
     hazards: frozenset[str] = frozenset()
+    autocast: bool = False
 
     def __post_init__(self) -> None:
         _check_maps(self.feature_maps, self.head)
@@ -62,7 +64,9 @@ class Batch:
         Hyperparameters count where they are not the defaults: one that is added later leaves known ids alone.
         """
         head = {"strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max}
-        settings = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
+        settings: dict[str, object] = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
+        if self.autocast:
+            settings["autocast"] = True
         return casefile.digest(settings, casefile.named_tensors(self.feature_maps, self.annotations))[:12]
 
     @property
@@ -129,6 +133,9 @@ class Batch:
             _count(self.head.classes, "class"),
         ]
         settings = _changed(self.hyperparameters) + _changed(self.head, "reg_max")
+        if self.dtype != torch.float32:
+            precision = str(self.dtype).removeprefix("torch.")
+            settings.append(f"{precision} under autocast" if self.autocast else precision)
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
     def save(self, path: Path | str) -> None:

@@ -40,6 +40,7 @@ class Content(NamedTuple):
     hyperparameters: Hyperparameters
     origin: str
     hazards: frozenset[str]
+    autocast: bool
 
 
 def write(path: Path, content: Content) -> None:
@@ -51,6 +52,7 @@ def write(path: Path, content: Content) -> None:
         "hyperparameters": dataclasses.asdict(content.hyperparameters),
         "origin": content.origin,
         "hazards": sorted(content.hazards),
+        **({"autocast": True} if content.autocast else {}),
     }
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -82,9 +84,10 @@ def read(path: Path) -> Content:
         raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(names)}")
     annotations, *maps = (tensors[name] for name in names)
     settings = _hyperparameters(case.get("hyperparameters"))
-    return Content(
-        tuple(maps), annotations, head, settings, _origin(case.get("origin")), _hazards(case.get("hazards"))
-    )
+    origin, hazards, autocast = _origin(case.get("origin")), _hazards(case.get("hazards")), case.get("autocast", False)
+    if not isinstance(autocast, bool):
+        raise ValueError(f"its autocast is {autocast!r}")
+    return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast)
 
 
 def digest(settings: object, tensors: Mapping[str, Tensor]) -> str:

@@ -46,7 +46,7 @@ class ArticleAdapter:
         gt_bboxes, gt_labels, gt_mask = ann_process(annotations, len(pred_scores), size)  # (B, M, 4), (B, M, 1) twice
         inputs = AssignerInputs(
             pred_scores.detach().sigmoid(),
-            pred_bboxes.detach() * stride_scales,
+            (pred_bboxes.detach() * stride_scales).to(gt_bboxes.dtype),
             anc_points * stride_scales,
             stride_scales,
             gt_labels,
@@ -130,7 +130,8 @@ class ArticleAssigner:
         """
         if not len(gt_labels):  # TAL-EMPTY-1: the article's code has no answer, the specification does
             none = torch.zeros(len(anc_points), dtype=torch.long, device=anc_points.device)
-            return [none, torch.zeros_like(pb_bboxes), torch.zeros_like(pb_scores), none.bool(), none], []
+            scores = torch.zeros_like(pb_scores, dtype=torch.promote_types(pb_scores.dtype, gt_bboxes.dtype))
+            return [none, gt_bboxes.new_zeros(len(none), 4), scores, none.bool(), none], []
         in_gts_mask = self.get_in_gts_mask(gt_bboxes, anc_points) & gt_mask.bool()  # (M, A)
         align_metrics, overlaps = self.refine_select(pb_scores, pb_bboxes, gt_labels, gt_bboxes, in_gts_mask)
         selected = self.select_topk_candidates(align_metrics, self.topk) & in_gts_mask  # (M, A)

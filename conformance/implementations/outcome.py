@@ -67,7 +67,10 @@ class ImplementationFailed(Exception):
 
 
 def assigner_inputs(batch: Batch) -> AssignerInputs:
-    """What an assigner reads of a batch, decoded by the reference in the batch's dtype (PRE-*, ANC-1, DEC-*, ANN-*)."""
+    """What an assigner reads of a batch, decoded by the reference in the batch's dtype (PRE-*, ANC-1, DEC-*, ANN-*).
+
+    Predicted boxes come in the ground truths' float32, whatever the batch's dtype: so official code hands them over.
+    """
     predictions = read_predictions(batch.feature_maps, batch.head)
     truths = ground_truths(batch.annotations, batch.images, batch.size)
     labels = pad_sequence([image.labels.float() for image in truths], batch_first=True)  # (B, M)
@@ -75,7 +78,7 @@ def assigner_inputs(batch: Batch) -> AssignerInputs:
     real = pad_sequence([image.real.float() for image in truths], batch_first=True)  # (B, M)
     return AssignerInputs(
         scores=predictions.logits.detach().sigmoid(),
-        boxes=(predictions.boxes.detach() * predictions.anchors.strides),
+        boxes=(predictions.boxes.detach() * predictions.anchors.strides).to(boxes.dtype),
         anchors=predictions.anchors.pixels,
         strides=predictions.anchors.strides,
         labels=labels[..., None],
@@ -94,13 +97,18 @@ def observe(implementation: Implementation, batch: Batch) -> Outcome:
     """
     own = assigner_inputs(batch)
     try:
-        if "loss" in implementation.capabilities:
-            return _observe_loss(implementation, batch, own)
-        return Outcome(own, False, _observe_assigner(implementation, own), None)
+        with torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast):
+            return _observe(implementation, batch, own)
     except ProtocolViolation as error:
         raise ImplementationFailed(str(error)) from error
     except Exception as error:
         raise ImplementationFailed(f"raised {type(error).__name__}: {error}", traceback.format_exc()) from error
+
+
+def _observe(implementation: Implementation, batch: Batch, own: AssignerInputs) -> Outcome:
+    if "loss" in implementation.capabilities:
+        return _observe_loss(implementation, batch, own)
+    return Outcome(own, False, _observe_assigner(implementation, own), None)
 
 
 def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) -> Assignment:

@@ -205,9 +205,11 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool
         raise ProtocolViolation(f"assign returned {_kind(assignment)}, expected an Assignment")
     images, anchors, classes = inputs.scores.shape
     truths = inputs.truth_boxes.shape[1]
-    real = inputs.scores.dtype
     device = inputs.scores.device
-    _check("Assignment.boxes", assignment.boxes, (images, anchors, 4), device, inputs.truth_boxes.dtype)
+    real = _floats(assignment.scores, inputs.scores.dtype, inputs.truth_boxes.dtype)
+    finest = torch.promote_types(inputs.truth_boxes.dtype, inputs.scores.dtype)
+    boxes = _floats(assignment.boxes, inputs.truth_boxes.dtype, finest)
+    _check("Assignment.boxes", assignment.boxes, (images, anchors, 4), device, boxes)
     _check("Assignment.scores", assignment.scores, (images, anchors, classes), device, real)
     _check("Assignment.foreground", assignment.foreground, (images, anchors), device, torch.bool)
     # TAL-EMPTY-1: without any ground truth no anchor is a positive, and labels and indices have no meaning.
@@ -222,7 +224,7 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool
         masks = ("candidates", "selected", "positives")
         for field in fields(Stages):
             value = getattr(assignment.stages, field.name)
-            dtype = torch.bool if field.name in masks else real
+            dtype = torch.bool if field.name in masks else _floats(value, inputs.scores.dtype, inputs.truth_boxes.dtype)
             _check(f"Stages.{field.name}", value, (images, truths, anchors), device, dtype)
     return assignment
 
@@ -236,8 +238,9 @@ def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
     if not isinstance(seen, AssignerInputs):
         raise ProtocolViolation(f"Loss.inputs is {_kind(seen)}, expected AssignerInputs")
     for field in ("scores", "boxes", "anchors", "strides", "labels", "truth_boxes", "truth_mask"):
-        expected = getattr(own, field)
-        _check(f"AssignerInputs.{field}", getattr(seen, field), tuple(expected.shape), expected.device, expected.dtype)
+        expected, value = getattr(own, field), getattr(seen, field)
+        dtype = _floats(value, expected.dtype, own.scores.dtype, own.truth_boxes.dtype)
+        _check(f"AssignerInputs.{field}", value, tuple(expected.shape), expected.device, dtype)
     return seen
 
 
@@ -258,6 +261,11 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...]) -> Loss:
     if not loss.total.requires_grad:
         raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")
     return loss
+
+
+def _floats(value: Any, first: torch.dtype, *others: torch.dtype) -> torch.dtype:
+    """The dtype to ask for: that of `value` if it is one of these (mixed precision leaves a choice), else the first."""
+    return value.dtype if isinstance(value, Tensor) and value.dtype in (first, *others) else first
 
 
 def _check(

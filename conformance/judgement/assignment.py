@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conformance.implementations import AssignerInputs, Assignment
-from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit
+from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit, precision, smallest
 from conformance.judgement.choices import (
     Keeps,
     Owners,
@@ -142,7 +142,8 @@ def oracle(
         errors: how uncertain the inputs are; None if they are the implementation's own.
     """
     numbers = inputs.hyperparameters
-    eps = torch.finfo(inputs.scores.dtype).eps
+    dtype = precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)  # of the overlap
+    eps = torch.finfo(dtype).eps
     floor = dialect.floor(inputs.head.strides)
     small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
     large = GroundTruths(small.labels, small.boxes.double())
@@ -167,11 +168,12 @@ def oracle(
 
     moved: Tensor | float = 0.0 if errors is None else errors.boxes + errors.truths.amax(1, keepdim=True)
     unit = ciou_unit(large.boxes[:, None], boxes, moved, eps)  # (M, A)
-    dtype = inputs.scores.dtype
     overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u").where(may_candidate, 0)
     metric = alignment_metric(score, overlap, numbers)  # (M, A)
-    rounding = metric_unit(score + score_error, overlap + overlap_error, numbers.alpha, numbers.beta, eps)
-    rounding = bound(naive_metric, metric, rounding, dtype, "metric t").where(may_candidate, 0)
+    coarse = precision(inputs.scores.dtype, dtype)  # of the metric
+    coarse_eps = torch.finfo(coarse).eps
+    rounding = metric_unit(score + score_error, overlap + overlap_error, numbers.alpha, numbers.beta, coarse_eps)
+    rounding = bound(naive_metric, metric, rounding, coarse, "metric t").where(may_candidate, 0)
     low = alignment_metric((score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0), numbers)
     high = alignment_metric(score + score_error, overlap + overlap_error, numbers)
     metric_error = torch.maximum(high - metric, metric - low) + rounding  # (M, A)
@@ -220,7 +222,8 @@ def judge_assignment(
             continue
         expected = oracle(inputs, image, truths, dialect, errors[image] if errors else None)
         judgement.uniqueness = _less_unique(judgement.uniqueness, expected.uniqueness)
-        judged = ImageJudge(judgement, assignment, inputs, image, truths, expected)
+        truth_error = errors[image].truths if errors else None
+        judged = ImageJudge(judgement, assignment, inputs, image, truths, expected, truth_error)
         if assignment.stages is not None:
             judged.shown_stages()
         else:
@@ -282,6 +285,7 @@ class ImageJudge:
         image: index of the image.
         truths: M, its number of ground truths.
         oracle: what the specification says of it.
+        truth_error: (M, 4) by which its ground truths' edges may differ from those in `inputs`; None: not at all.
     """
 
     judgement: Judgement
@@ -290,6 +294,12 @@ class ImageJudge:
     image: int
     truths: int
     oracle: ImageOracle
+    truth_error: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest dtype that takes part in the assignment."""
+        return precision(self.inputs.scores.dtype, self.inputs.boxes.dtype, self.assignment.scores.dtype)
 
     def shown_stages(self) -> None:
         """Judge every stage from the implementation's own values of the stage before."""
@@ -337,9 +347,9 @@ class ImageJudge:
         overlap = overlap.clamp(min=0).nan_to_num()  # a u that is none was a mismatch already
         exact = alignment_metric(score.double(), overlap.double(), numbers)
         naive = alignment_metric(score, overlap, numbers)
-        eps = torch.finfo(metric.dtype).eps
-        unit = metric_unit(score.double(), overlap.double(), numbers.alpha, numbers.beta, eps)
-        error = bound(naive, exact, unit, metric.dtype, "metric t").where(candidates, 0)
+        dtype = precision(score.dtype, overlap.dtype)
+        unit = metric_unit(score.double(), overlap.double(), numbers.alpha, numbers.beta, torch.finfo(dtype).eps)
+        error = bound(naive, exact, unit, dtype, "metric t").where(candidates, 0)
         return within("metric t", "TAL-MET-1", metric, exact, error, naive, PAIR, self.image)
 
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
@@ -383,12 +393,16 @@ class ImageJudge:
         return self.check_labels_and_boxes(foreground, index)
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
-        """TAL-TGT-1: label and box are the owner's own, to the bit."""
+        """TAL-TGT-1: label and box are the owner's own; to the bit, where the implementation's ground truths are known."""
         at, image = ("anchor",), self.image
         labels = self.inputs.labels[image, : self.truths, 0].long()
         boxes = self.inputs.truth_boxes[image, : self.truths]
         equal("label", "TAL-TGT-1", self.assignment.labels[image].long(), labels[index], at, image, where=foreground)
         sides = ("anchor", "side")
+        if self.truth_error is not None:
+            shown = self.assignment.boxes[image].where(foreground[:, None], 0)
+            expected = boxes[index].double().where(foreground[:, None], 0)
+            return within("target box", "TAL-TGT-1", shown, expected, self.truth_error[index], boxes[index], sides, image)
         return equal("target box", "TAL-TGT-1", self.assignment.boxes[image], boxes[index], sides, image, where=foreground)
 
     def check_weights(self, positives: Tensor, metric: Tensor, overlap: Tensor) -> Agreement:
@@ -396,9 +410,9 @@ class ImageJudge:
         metric, overlap = metric.nan_to_num(), overlap.nan_to_num()
         exact = normalised(metric.double(), overlap.double(), positives)  # (A,)
         naive = normalised(metric, overlap, positives)
-        dtype = metric.dtype
-        eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
-        unit = eps * 4 * exact + tiny / NORMALISATION_EPS  # t u* may underflow before it is divided
+        dtype = precision(metric.dtype, self.assignment.scores.dtype)
+        eps = torch.finfo(dtype).eps
+        unit = eps * 4 * exact + smallest(dtype) / NORMALISATION_EPS  # t u* may underflow before it is divided
         return self.check_scores(exact, bound(naive, exact, unit, dtype, "target score w"), naive, positives)
 
     def check_scores(
@@ -501,11 +515,11 @@ class ImageJudge:
     def shares_follow_metric(self, positives: Tensor) -> bool:
         """TAL-MET-1, seen through TAL-NORM-1: positives of one ground truth have weights in the ratio of their t."""
         weight, metric, best_weight, best_metric = self.implied(positives)
-        eps = torch.finfo(self.inputs.scores.dtype).eps
+        eps = torch.finfo(self.dtype).eps
         scale = 1 / (best_metric + NORMALISATION_EPS)  # (M, 1)
         metric_error = self.oracle.metric_error * positives
         error = (metric_error + metric * scale * metric_error.amax(1, keepdim=True)) * scale * best_weight
-        tiny = torch.finfo(self.inputs.scores.dtype).tiny / NORMALISATION_EPS
+        tiny = smallest(self.dtype) / NORMALISATION_EPS
         off = (weight * best_metric - metric * best_weight).abs() * scale
         return bool((off <= 2 * error + ROUNDINGS * (8 * eps * weight + tiny)).all())
 
@@ -515,7 +529,7 @@ class ImageJudge:
         overlap, error = self.oracle.overlap * positives, self.oracle.overlap_error * positives
         scale = best_metric / (best_metric + NORMALISATION_EPS)
         expected = overlap.amax(1, keepdim=True) * scale
-        slack = error.amax(1, keepdim=True) + ROUNDINGS * 8 * torch.finfo(self.inputs.scores.dtype).eps
+        slack = error.amax(1, keepdim=True) + ROUNDINGS * 8 * torch.finfo(self.dtype).eps
         slack = slack + (self.oracle.metric_error * positives).amax(1, keepdim=True) / (best_metric + NORMALISATION_EPS)
         settled = ~(self.oracle.selection.may & ~positives).any(1, keepdim=True)  # (M, 1) lost nothing to another
         return bool(((best_weight - expected).abs() <= slack)[settled & positives.any(1, keepdim=True)].all())
@@ -540,9 +554,9 @@ class ImageJudge:
         exact = normalised(metric, overlap, positives)  # (A,)
         moved = metric_error * best_overlap + metric * best_overlap_error + metric * best_overlap * best_error / best
         low = (best - best_error).clamp(min=NORMALISATION_EPS)
-        dtype = self.inputs.scores.dtype
+        dtype = self.dtype
         naive = normalised(shown.naive["metric"], shown.naive["overlap"], positives)
-        rounding = 4 * torch.finfo(dtype).eps * exact + torch.finfo(dtype).tiny / NORMALISATION_EPS
+        rounding = 4 * torch.finfo(dtype).eps * exact + smallest(dtype) / NORMALISATION_EPS
         error = bound(naive, exact, rounding, dtype, "target score w") + (moved / low).sum(0)
         return self.check_scores(exact, error, naive, positives, clause)
 

@@ -58,7 +58,19 @@ def bound(naive: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quanti
         quantity: key of `UNITS`.
     """
     error = (naive.double() - exact).abs().nan_to_num(nan=0.0, posinf=0.0)
-    return NAIVE_FACTOR * error + UNITS.get(quantity, ROUNDINGS) * (unit + torch.finfo(dtype).tiny)
+    return NAIVE_FACTOR * error + UNITS.get(quantity, ROUNDINGS) * (unit + smallest(dtype))
+
+
+def precision(*dtypes: torch.dtype) -> torch.dtype:
+    """The coarsest of the dtypes and float32, which is what official code computes in even where its input is finer."""
+    return max((torch.float32, *dtypes), key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def smallest(dtype: torch.dtype) -> float:
+    """What may be lost to underflow: a subnormal number of a 16-bit dtype; any subnormal of the others, which some
+    processors flush to zero."""
+    limits = torch.finfo(dtype)
+    return limits.tiny * limits.eps if limits.bits == 16 else limits.tiny
 
 
 def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:

@@ -36,7 +36,8 @@ def within(
         observed: what the implementation computed.
         expected: the same in float64.
         bound: how far each may differ, float64, same shape.
-        naive: what the reference computes in the implementation's dtype; equal bits count as exact.
+        naive: what the reference computes in the implementation's dtype; equal bits count as exact. Where it is not
+            finite (16 bits overflow, and 0 / 0 follows), the implementation need not be either.
         names: what each dimension counts ("GT", "anchor"), for the message.
         image: the image that all of it belongs to.
 
@@ -44,6 +45,9 @@ def within(
         Mismatch: some number lies further away, is not finite, or the shapes differ.
     """
     _same_shape(quantity, clause, observed, expected)
+    if naive is not None and not torch.isfinite(naive).all():
+        overflows = ~torch.isfinite(naive) & ~torch.isfinite(observed)  # the dtype cannot hold what is in between
+        observed, bound = observed.where(~overflows, expected.to(observed.dtype)), bound.where(~overflows, torch.inf)
     finite(quantity, clause, observed, names)
     watching = observer.get()
     if watching is not None:

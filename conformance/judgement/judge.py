@@ -8,7 +8,7 @@ from conformance.batches import Batch
 from conformance.implementations import AssignerInputs, Assignment, Outcome
 from conformance.implementations.outcome import assigner_inputs
 from conformance.judgement.assignment import InputErrors, judge_assignment, oracle
-from conformance.judgement.bounds import ROUNDINGS, bound, box_unit
+from conformance.judgement.bounds import ROUNDINGS, bound, box_unit, precision
 from conformance.judgement.choices import assignments
 from conformance.judgement.comparators import equal, within
 from conformance.judgement.loss import judge_loss
@@ -65,7 +65,8 @@ def judge_inputs(
 ) -> None:
     """Stage "decode": what the implementation gave to its assigner follows from the feature maps and annotations."""
     own = assigner_inputs(batch)
-    eps, dtype = torch.finfo(batch.dtype).eps, batch.dtype
+    dtype = precision(batch.dtype)
+    eps = torch.finfo(dtype).eps
     stage = judgement.stages["decode"]
     boxes = exact.boxes * exact.anchors.strides  # (B, A, 4)
     unit = box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides  # (B, A, 4)
@@ -73,18 +74,21 @@ def judge_inputs(
     scores = exact.logits.sigmoid()  # (B, A, C)
     score_error = bound(own.scores, scores, 3 * eps * scores, dtype, "class score")
     try:
-        stage.add(equal("anchor centre", "ANC-1", seen.anchors.double(), exact.anchors.pixels, ("anchor", "axis")))
+        centres, own_centres = exact.anchors.pixels, own.anchors.double()  # (A, 2) twice
+        centre_error = torch.where(own_centres == centres, 0, eps * centres)  # a coarse dtype rounds far anchors
+        names: tuple[str, ...] = ("anchor", "axis")
+        stage.add(within("anchor centre", "ANC-1", seen.anchors, centres, centre_error, own.anchors, names))
         names = ("image", "anchor", "side")
         stage.add(within("predicted box", "DEC-2", seen.boxes, boxes, box_error, own.boxes, names))
         names = ("image", "anchor", "class")
         stage.add(within("class score", "TAL-MET-1", seen.scores, scores, score_error, own.scores, names))
         for image, exact_truths in enumerate(truths):
-            stage.add(judge_truths(seen, own, image, exact_truths, eps))
+            stage.add(judge_truths(seen, own, image, exact_truths))
     except Mismatch as mismatch:
         stage.fail(mismatch)
 
 
-def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: GroundTruths, eps: float) -> Agreement:
+def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: GroundTruths) -> Agreement:
     """ANN-1 to ANN-4 of one image: its ground truths stand first, in their order; what follows is padding.
 
     Raises:
@@ -94,7 +98,9 @@ def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: 
     labels, mask = seen.labels[image, :count, 0].long(), seen.truth_mask[image, :, 0] > 0
     equal("label", "ANN-2", labels, truths.labels, ("GT",), image)
     boxes, mine = seen.truth_boxes[image, :count], own.truth_boxes[image, :count]
-    error = bound(mine, truths.boxes, truth_unit(truths, eps), boxes.dtype, "ground truth box")
+    dtype = precision(boxes.dtype)
+    unit = truth_unit(truths, torch.finfo(dtype).eps)
+    error = bound(mine, truths.boxes, unit, dtype, "ground truth box")
     agreement = within("ground truth box", "ANN-1", boxes, truths.boxes, error, mine, ("GT", "side"), image)
     sum_error = 4 * error.amax(-1) if count else error.sum(-1)  # (M,)
     doubtful = truths.boxes.sum(-1).abs() <= sum_error.where(boxes.double().sum(-1) != truths.boxes.sum(-1), 0)
@@ -113,7 +119,7 @@ def truth_unit(truths: GroundTruths, eps: float) -> torch.Tensor:
 
 def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -> list[InputErrors]:
     """How far a loss's own, hidden inputs may lie from the reference's in the same dtype."""
-    eps = torch.finfo(batch.dtype).eps
+    eps = torch.finfo(precision(batch.dtype)).eps
     boxes = 2 * ROUNDINGS * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)  # (B, A)
     scores = 2 * ROUNDINGS * 3 * eps * exact.logits.sigmoid()  # (B, A, C)
     sharp = converts_exactly(batch.annotations[:, 2:], batch.size)  # (N,)

@@ -18,6 +18,7 @@ from conformance.judgement.bounds import (
     dfl_unit,
     distance_unit,
     gradient_range,
+    precision,
 )
 from conformance.judgement.comparators import within
 from conformance.judgement.verdicts import STAGES, Agreement, Judgement, Mismatch
@@ -51,7 +52,8 @@ def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype) -> Computed
     maps = [level.detach().to(dtype).requires_grad_() for level in batch.feature_maps]
     predictions = read_predictions(maps, batch.head)
     given = BatchTargets(targets.foreground, targets.boxes.to(dtype), targets.scores.to(dtype))
-    items = loss_items(predictions, given, batch.head, batch.hyperparameters)
+    with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
+        items = loss_items(predictions, given, batch.head, batch.hyperparameters)
     gradients = torch.autograd.grad(items.sum() * batch.images, maps)
     distances, logits = flatten(gradients, batch.head)
     detached = Predictions(
@@ -79,7 +81,7 @@ class LossUnits:
 def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
     """The units of a batch's loss for given targets; `exact` is what float64 computes."""
     numbers, reg_max = batch.hyperparameters, batch.head.reg_max
-    eps = torch.finfo(batch.dtype).eps
+    eps = torch.finfo(precision(batch.dtype)).eps
     given = exact.predictions
     positive, scores = targets.foreground, targets.scores.double()  # (B, A), (B, A, C)
     score_sum = scores.sum().clamp(min=1)
@@ -175,7 +177,7 @@ def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss:
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
     exact, naive = compute(batch, targets, torch.float64), compute(batch, targets, batch.dtype)
     unit = units(batch, targets, exact)
-    dtype = batch.dtype
+    dtype = precision(batch.dtype)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
         _note(
             judgement, stage, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
@@ -199,7 +201,7 @@ def judge_gradients(
         ("class logits", logits, exact.logit_gradient, naive.logit_gradient, unit.logit_gradient),
         ("distance logits", distances, exact.distance_gradient, naive.distance_gradient, unit.distance_gradient),
     ):
-        allowed = bound(approximate, expected, error, batch.dtype, f"gradient on {name}")
+        allowed = bound(approximate, expected, error, precision(batch.dtype), f"gradient on {name}")
         background = expected == 0  # exact zeros stay exact zeros
         allowed = torch.where(background & (error == 0), 0, allowed)
         _note(
