@@ -1,6 +1,7 @@
 """Run one implementation on one batch and hold it to its dialect; record what came of it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,8 +81,12 @@ class Conformance:
     clause_group: str
     failed: bool = field(default=False)
 
-    def __call__(self, drawn: Recipe | Batch) -> Judgement:
+    def __call__(self, drawn: Recipe | Batch, by: Callable[[Subject, Batch], Judgement] = conform) -> Judgement:
         """Judge and record.
+
+        Args:
+            drawn: the batch, or how to make it.
+            by: what judges: held to the dialect, or by a relation of specification section 7.
 
         Raises:
             Failure: the implementation does not conform.
@@ -89,7 +94,7 @@ class Conformance:
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
         began = time.perf_counter()
         try:
-            judgement = conform(self.subject, batch)
+            judgement = by(self.subject, batch)
         except Failure as failure:
             self._record(batch, failure.verdict, failure.judgement, began)
             self.failed = True
