@@ -6,8 +6,11 @@ from hypothesis.strategies import SearchStrategy
 from conformance.batches import Recipe, recipes
 from reference import Hyperparameters
 
-ONE_TO_ONE = st.sampled_from([Hyperparameters(topk2=1), Hyperparameters(topk=7, topk2=1), Hyperparameters(topk2=3)])
-"""Heads that keep few of their anchors; the ends-to-end heads of official models have topk 7 and topk2 1."""
+ONE_TO_ONE = st.sampled_from(
+    [Hyperparameters(topk2=1), Hyperparameters(topk=7, topk2=1), Hyperparameters(topk2=3), Hyperparameters(topk=4, topk2=4)]
+)
+"""Heads that keep few of their anchors: end-to-end heads of official models have topk 7 and topk2 1. Equal numbers keep
+all (TAL-CONF-2)."""
 
 LANES: dict[str, SearchStrategy[Recipe]] = {
     "decoding": recipes(bins=(16, 2, 4, 8, 32), predictions=("random", "saturated", "constant", "near")),
@@ -24,5 +27,6 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
     "loss_of_large_boxes": recipes(
         kinds=("huge", "ordinary"), bins=(16, 4, 2, 8), predictions=("near", "random")
     ),
+    "precision": recipes(predictions=("near", "random", "exact_hit", "saturated")),
 }
 """Every lane by the name of its test, in the order of the stages."""

@@ -37,13 +37,15 @@ def flatten(
     """Distance logits (B, A, 4R) and class logits (B, A, C) of all levels, one row an anchor (PRE-1).
 
     Raises:
-        ValueError: the number of maps or of channels is not the head's.
+        ValueError: the number of maps or of channels is not the head's, or the maps differ in images or dtype.
     """
     if len(feature_maps) != len(head.strides):
         raise ValueError(f"{len(feature_maps)} feature maps for {len(head.strides)} strides")
     wrong = [tuple(level.shape) for level in feature_maps if level.shape[1] != head.channels]
     if wrong:
         raise ValueError(f"feature maps of shape {wrong} where the head has 4R + C = {head.channels} channels")
+    if len({(len(level), level.dtype) for level in feature_maps}) > 1:
+        raise ValueError(f"feature maps of {[(len(level), level.dtype) for level in feature_maps]} in one batch")
     rows = torch.cat([level.flatten(2) for level in feature_maps], dim=2).transpose(1, 2)  # (B, A, 4R + C)
     distances, logits = rows.split((4 * head.reg_max, head.classes), dim=2)
     return distances, logits  # (B, A, 4R), (B, A, C)

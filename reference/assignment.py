@@ -5,6 +5,10 @@ centre lies in a ground truth may learn it. Each ground truth takes the k anchor
 and box together); an anchor taken twice goes to the ground truth that it overlaps most; and the better an anchor is
 among those of its ground truth, the higher the class score that it must learn.
 
+The article's names: `candidates_of` is its `__get_in_gts_mask` (<1>); `overlaps_of`, `alignment_metric` and `top_k` are
+its `__refine_select` and `__select_topk_candidates` (<2>); `settle_contested` is its `__filter_repeat_assign_candidates`
+(<3>), `targets_of` its `__get_train_targets` (<4>), and `normalised` the lines after it.
+
 M is the number of ground truths of the image, A of anchors, C of classes. No gradient flows through any of it.
 """
 
@@ -22,7 +26,7 @@ from reference.shapes import Bool, Float, Int
 INSIDE = 1e-9
 """Pixels by which a centre must lie inside a box (TAL-CAND-1)."""
 NORMALISATION_EPS = 1e-9
-"""Keeps the quotient of TAL-NORM-1 finite where every metric is zero."""
+"""Keeps the quotient of TAL-NORM-1 finite where every metric is zero; weights of metrics near it are visibly smaller."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Targets:
         labels: (A,) int64 class of that ground truth.
         boxes: (A, 4) box of that ground truth, not the widened one; xyxy in pixels.
         weights: (A,) target score of its class, w (TAL-NORM-1).
-        trace: the stages behind it, if they were asked for.
+        trace: the stages behind it, if they were asked for; None for an image without ground truths.
     """
 
     foreground: Bool[Tensor, "A"]
@@ -100,16 +104,16 @@ def assign(
     """
     if not len(truths):
         return background(truths, len(centres))  # TAL-EMPTY-1
-    inside = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
-    score = scores.T[truths.labels].where(inside, 0)  # (M, A)
-    overlap = overlaps_of(truths.boxes, boxes, inside)  # (M, A)
+    candidates = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
+    score = scores.T[truths.labels].where(candidates, 0)  # (M, A)
+    overlap = overlaps_of(truths.boxes, boxes, candidates)  # (M, A)
     metric = alignment_metric(score, overlap, hyperparameters)  # (M, A)
-    selected = top_k(metric, hyperparameters.topk) & inside  # (M, A)
+    selected = top_k(metric, hyperparameters.topk) & candidates  # (M, A)
     positives = settle_contested(selected, overlap)  # (M, A)
-    if hyperparameters.topk2 is not None:
-        positives = positives & top_k(metric * positives, hyperparameters.topk2)  # (M, A)   TAL-CONF-2
-    weights = normalised(metric, overlap, positives)  # (A,)
-    trace = AssignmentTrace(inside, score, overlap, metric, selected, positives) if keep_trace else None
+    if hyperparameters.kept is not None:
+        positives = positives & top_k(metric * positives, hyperparameters.kept)  # (M, A)   TAL-CONF-2
+    weights = normalised(metric, overlap, positives)  # (A,) the article weighs its targets after it has set them
+    trace = AssignmentTrace(candidates, score, overlap, metric, selected, positives) if keep_trace else None
     return targets_of(truths, positives, weights, trace)
 
 
@@ -136,7 +140,7 @@ def distance_inside(
 
 
 def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor, "M 4"]:
-    """TAL-CAND-2: sides shorter than `floor[0]` pixels grow to `floor[1]` about their centre."""
+    """TAL-CAND-2: sides shorter than `floor[0]` pixels grow to `floor[1]` about their centre; (0, 0) widens nothing."""
     below, to = floor
     centre, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]  # (M, 2), (M, 2)
     grown = torch.cat((centre - to / 2, centre + to / 2), dim=1)  # (M, 4)
@@ -174,8 +178,8 @@ def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
 def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"]) -> Bool[Tensor, "M A"]:
     """TAL-CONF-1: an anchor that several ground truths take goes to the one with the largest overlap of ALL.
 
-    So a ground truth can win an anchor that it did not take; and where all overlaps are zero any may be the largest
-    (ambiguity T2).
+    So a ground truth can win an anchor that it did not take. Equal largest overlaps leave a choice (ambiguity T2); where
+    all are zero `argmax` takes the image's first ground truth, however far away: a positive with weight zero.
     """
     contested = selected.sum(0) > 1  # (A,)
     most_overlapped = torch.zeros_like(selected).scatter(0, overlap.argmax(0, keepdim=True), True)  # (M, A)
@@ -202,7 +206,7 @@ def targets_of(
     trace: AssignmentTrace | None = None,
 ) -> Targets:
     """TAL-TGT-1: label and box of the ground truth that owns each anchor."""
-    foreground, index = positives.max(0)  # (A,), (A,)
+    foreground, index = positives.max(0)  # (A,), (A,) is there a True, and where (0 if not)
     labels = truths.labels[index].where(foreground, 0)  # (A,)
     boxes = truths.boxes[index].where(foreground[:, None], 0)  # (A, 4)
     return Targets(foreground, index, labels, boxes, weights, trace)

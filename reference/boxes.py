@@ -22,7 +22,7 @@ def width_and_height(box: Float[Tensor, "*pairs 4"]) -> tuple[Float[Tensor, "*pa
 
 
 def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Area that two boxes share."""
+    """Area that two boxes share (IOU-1)."""
     left_top = torch.maximum(one[..., :2], other[..., :2])
     right_bottom = torch.minimum(one[..., 2:], other[..., 2:])
     width, height = (right_bottom - left_top).clamp(min=0).unbind(-1)
@@ -55,7 +55,7 @@ def shape_penalty(
 
 
 def ciou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Complete IoU, from -1.5 or so (far apart) to 1 (the same box). IOU-1, IOU-2.
+    """Complete IoU: from above -1.5 (far apart, one flat, one upright) to just below 1 (the same box). IOU-1, IOU-2.
 
     Args:
         one: (.., 4) xyxy; by convention the ground truth. Broadcasts against `other`.

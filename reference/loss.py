@@ -87,7 +87,7 @@ def detection_loss(
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
 ) -> DetectionLoss:
-    """The v8 detection loss, from the head's feature maps and the data loader's rows.
+    """The v8 detection loss, from the head's feature maps and the data loader's rows (LOSS-*).
 
     Args:
         feature_maps: one (B, 4R + C, H, W) map a level, all of one dtype and device (PRE-1).
@@ -98,9 +98,12 @@ def detection_loss(
         keep_trace: keep every stage of the assignment in `targets[i].trace`.
 
     Raises:
-        ValueError: maps that are not the head's, rows outside the batch, fewer anchors than k.
+        ValueError: maps that are not the head's, rows of other images or classes, fewer anchors than k.
     """
     predictions = read_predictions(feature_maps, head)
+    foreign = annotations[(annotations[:, 1] < 0) | (annotations[:, 1] >= head.classes), 1]
+    if len(foreign):
+        raise ValueError(f"annotation rows name classes {sorted(set(foreign.tolist()))} of a head with {head.classes}")
     finest = torch.promote_types(annotations.dtype, predictions.boxes.dtype)  # half precision: as in the annotations
     truths = ground_truths(annotations.to(finest), len(predictions.boxes), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
@@ -124,7 +127,7 @@ def assign_images(
     dialect: Dialect,
     keep_trace: bool = False,
 ) -> list[Targets]:
-    """Assign image by image (TAL-*): scores after the sigmoid, boxes and centres in pixels, nothing differentiated."""
+    """Assign image by image (TAL-*): scores after the sigmoid, boxes and centres in pixels; no gradient (LOSS-GRAD-1)."""
     scores = predictions.logits.detach().sigmoid()  # (B, A, C)
     boxes = predictions.boxes.detach() * predictions.anchors.strides  # (B, A, 4)
     centres = predictions.anchors.pixels  # (A, 2)
@@ -135,7 +138,7 @@ def assign_images(
 
 
 def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
-    """One batch of the images' targets."""
+    """One batch of the images' targets (TAL-TGT-1)."""
     return BatchTargets(
         torch.stack([image.foreground for image in targets]),  # (B, A)
         torch.stack([image.boxes for image in targets]),  # (B, A, 4)
@@ -146,10 +149,14 @@ def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
 def loss_items(
     predictions: Predictions, targets: BatchTargets, head: Head, hyperparameters: Hyperparameters
 ) -> Float[Tensor, "3"]:
-    """box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1)."""
+    """box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
+
+    Gradients reach the logits through cls alone and the distances through box and dfl alone; without positives those
+    two are sums over nothing: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
+    """
     score_sum = targets.scores.sum().clamp(min=1)  # N, LOSS-SUM-1
     positive = targets.foreground  # (B, A)
-    weights = targets.scores.sum(-1)[positive]  # (P,)
+    weights = targets.scores.sum(-1)[positive]  # (P,) w: a row has one number that is not zero (TAL-TGT-1)
     strides = predictions.anchors.strides.expand(*positive.shape, 1)[positive]  # (P, 1)
     centres = predictions.anchors.centres.expand(*positive.shape, 2)[positive]  # (P, 2)
     boxes = targets.boxes[positive] / strides  # (P, 4) in grid units
@@ -176,7 +183,7 @@ def box_loss(predicted: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"]) -> F
 
 
 def distances_to(boxes: Float[Tensor, "P 4"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:
-    """Left, top, right and bottom distance from an anchor to the sides of its target box, in grid units."""
+    """LOSS-DFL-1: left, top, right and bottom distance from an anchor to the sides of its target box, in grid units."""
     left_top, right_bottom = boxes.split(2, dim=1)
     return torch.cat((centres - left_top, right_bottom - centres), dim=1)
 
@@ -207,5 +214,3 @@ def l1_loss(
     height, width = size
     share = strides / strides.new_tensor((width, height, width, height))  # (P, 4)
     return ((distances - target) * share).abs().mean(1)  # (P,)
-
-

@@ -38,7 +38,8 @@ class Hyperparameters:
         topk: anchors that each ground truth takes (k).
         alpha: exponent of the class score.
         beta: exponent of the overlap.
-        topk2: anchors that each ground truth keeps after contested anchors are settled; None keeps all.
+        topk2: anchors that each ground truth keeps after contested anchors are settled; None, and a number equal to
+            `topk`, keep all (official code prunes only where the two differ).
         box_gain: weight of the CIoU loss.
         cls_gain: weight of the class loss.
         dfl_gain: weight of the distribution focal loss (L1 loss where R = 1).
@@ -51,3 +52,8 @@ class Hyperparameters:
     box_gain: float = 7.5
     cls_gain: float = 0.5
     dfl_gain: float = 1.5
+
+    @property
+    def kept(self) -> int | None:
+        """Anchors that each ground truth keeps after contested ones are settled (TAL-CONF-2); None: all of them."""
+        return None if self.topk2 == self.topk else self.topk2

@@ -8,7 +8,7 @@ out, is the specification's. M is the padded number of ground truths, A of ancho
 import torch
 from torch import Tensor
 
-from conformance.implementations.protocol import AssignerInputs, Assignment, Loss, Stages
+from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss, Stages
 from reference import ARTICLE, BatchTargets, Head, Hyperparameters, Predictions, ciou, input_size
 from reference.anchors import Anchors
 from reference.loss import loss_items
@@ -21,6 +21,7 @@ class ArticleAdapter:
     version = "1"
     dialect = ARTICLE
     shows_stages = True
+    precisions = EVERY
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Section 3 of the article, image by image."""
@@ -111,7 +112,7 @@ class ArticleAssigner:
 
     def __init__(self, hyperparameters: Hyperparameters) -> None:
         self.topk = hyperparameters.topk
-        self.topk2 = hyperparameters.topk2
+        self.topk2 = hyperparameters.kept
         self.alpha, self.beta = hyperparameters.alpha, hyperparameters.beta
 
     def assign_image(

@@ -5,7 +5,8 @@ An adapter is any object (or class, or function without arguments that returns o
 - `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
 - `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss.
 
-`version`, `dialect` (what it is held to; the newest official one by default) and `shows_stages` are optional.
+`version`, `dialect` (what it is held to; the newest official one by default), `shows_stages` and `precisions` (besides
+float32, those that it takes; by default the ones of mixed-precision training) are optional.
 Nothing here knows the reference's inner life: an adapter needs this module and torch.
 """
 
@@ -103,6 +104,12 @@ class Loss:
     inputs: AssignerInputs | None = None
 
 
+MIXED = ("autocast-float16", "autocast-bfloat16")
+"""Precisions that training with automatic mixed precision meets."""
+EVERY = ("float64", *MIXED, "float16", "bfloat16")
+"""All precisions that are tested besides float32."""
+
+
 @runtime_checkable
 class Assigner(Protocol):
     """An implementation with an assigner of its own."""
@@ -138,6 +145,7 @@ class Implementation:
         dialect: what it is held to.
         adapter: the object with `assign`, `loss` or both.
         shows_stages: whether its assignments carry `Stages`.
+        precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
     """
 
     name: str
@@ -146,6 +154,7 @@ class Implementation:
     dialect: Dialect
     adapter: Any
     shows_stages: bool
+    precisions: tuple[str, ...] = MIXED
 
     @property
     def capabilities(self) -> list[str]:
@@ -192,6 +201,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         dialect=dialect,
         adapter=adapter,
         shows_stages=bool(getattr(adapter, "shows_stages", False)),
+        precisions=tuple(getattr(adapter, "precisions", MIXED)),
     )
 
 

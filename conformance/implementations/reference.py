@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from conformance.implementations.protocol import AssignerInputs, Assignment, Loss, Stages
+from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss, Stages
 from reference import NEWEST, Dialect, GroundTruths, Head, Hyperparameters, Targets, assign, detection_loss
 
 
@@ -13,6 +13,7 @@ class ReferenceAdapter:
     name = "reference"
     version = "1"
     shows_stages = True
+    precisions = EVERY
 
     def __init__(self, dialect: Dialect = NEWEST) -> None:
         self.dialect = dialect

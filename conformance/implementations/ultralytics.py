@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from conformance.implementations.hermetic import isolate
-from conformance.implementations.protocol import AssignerInputs, Assignment, Loss, Stages
+from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss, Stages
 from conformance.implementations.registry import UnknownImplementation
 from reference import NEWEST, Head, Hyperparameters, make_anchors
 
@@ -30,6 +30,7 @@ class UltralyticsAdapter:
 
     name = "ultralytics"
     shows_stages = True
+    precisions = EVERY
     dialect = NEWEST
 
     def __init__(self) -> None:

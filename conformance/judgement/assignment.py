@@ -185,9 +185,9 @@ def oracle(
     selected = top_k(naive_metric * naive_candidate, numbers.topk) & naive_candidate
     positives = settle_contested(selected, naive_overlap * naive_candidate)
     keeps = None
-    if numbers.topk2 is not None:
-        keeps = Keeps(metric_range, numbers.topk2)
-        positives = positives & top_k(naive_metric * positives, numbers.topk2)
+    if numbers.kept is not None:
+        keeps = Keeps(metric_range, numbers.kept)
+        positives = positives & top_k(naive_metric * positives, numbers.kept)
     naive = {"overlap": naive_overlap, "metric": naive_metric, "positives": positives}
     return ImageOracle(
         candidate, may_candidate, overlap, overlap_error, metric, metric_error,
@@ -360,7 +360,7 @@ class ImageJudge:
 
     def check_positives(self, positives: Tensor, selected: Tensor, overlap: Tensor, metric: Tensor) -> Agreement:
         """TAL-CONF-1 and TAL-CONF-2 on the implementation's own selection and overlap."""
-        image, k = self.image, self.inputs.hyperparameters.topk2
+        image, k = self.image, self.inputs.hyperparameters.kept
         contested = selected.sum(0) > 1  # (A,)
         largest = may_own(Range.exact(overlap.double().nan_to_num()))  # (M, A)
         allowed = torch.where(contested, largest, selected)  # (M, A)

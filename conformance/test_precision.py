@@ -1,0 +1,40 @@
+"""Every dtype that the loss meets: the other tests feed float32.
+
+The official trainer calls the loss inside autocast with feature maps in the low precision that the head left them in;
+ground truths stay float32. A model converted to half precision as a whole feeds the same maps without autocast.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from conformance.batches import Recipe
+from conformance.conforming import Conformance
+from conformance.lanes import LANES
+
+PRECISIONS = {
+    "float64": (torch.float64, False),
+    "autocast-float16": (torch.float16, True),
+    "autocast-bfloat16": (torch.bfloat16, True),
+    "float16": (torch.float16, False),
+    "bfloat16": (torch.bfloat16, False),
+}
+"""Dtype of the feature maps, and whether autocast is on."""
+
+
+@pytest.mark.clauses("DTYPE")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(max_examples=max(1, settings.default.max_examples // len(PRECISIONS)))
+@given(recipe=LANES["precision"])
+def test_precision(conforms: Conformance, precision: str, recipe: Recipe):
+    """The same clauses, with the rounding of the dtype."""
+    if precision not in conforms.subject.implementation.precisions:
+        reason = f"precision {precision}: the adapter does not declare it (attribute `precisions`)"
+        conforms.recorder.line(
+            "not_tested", implementation=conforms.subject.implementation.name, device=None, reason=reason
+        )
+        pytest.skip(reason)
+    dtype, autocast = PRECISIONS[precision]
+    conforms(replace(recipe.build().to(dtype=dtype), autocast=autocast))
