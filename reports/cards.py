@@ -103,11 +103,18 @@ def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
             "clause": shortened(stage.get("clause") or "", LONGEST_NAME),
             "state": stage["state"],
             "key": stage["state"].replace(" ", "-"),
-            "margin": "" if stage.get("margin") is None else short(stage["margin"], 2),
+            "margin": _margin(stage),
             "first": "first" if at == first else "",
         }
         for at, stage in enumerate(stages)
     ]
+
+
+def _margin(stage: dict[str, Any]) -> str:
+    margin = real(stage.get("margin"))
+    if margin is None or (stage["state"] == "diverges" and margin <= 1):  # it diverges in something else
+        return ""
+    return short(margin, 2)
 
 
 def _value(value: dict[str, Any]) -> dict[str, str]:

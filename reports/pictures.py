@@ -193,6 +193,7 @@ def _marks(picture: dict[str, Any]) -> list[Mark]:
             ours, theirs = reference.get(number), implementation.get(number)
             kind = "" if alone else _kind(ours, theirs)
             told = _told(ours) if alone else f"reference {_told(ours)}, implementation {_told(theirs)}"
+            told = f"both {_told(ours)}" if kind == "same" else told
             glyph = KINDS[kind][0] if kind else ""
             owners = (ours and ours[0], theirs and theirs[0])
             title = f"{_name(picture, number, anchor)}: {told}"

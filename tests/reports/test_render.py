@@ -463,3 +463,13 @@ def test_a_wrong_command_is_status_2(capsys: pytest.CaptureFixture[str]):
 def test_entities_are_decoded_as_a_browser_would():
     # The other tests read the page through this parser: it must not hide what it should show.
     assert Document("<p title='&lt;'>&amp;amp; &#34;</p>").text == html.unescape("&amp;amp; &#34;")
+
+
+def test_a_margin_below_the_bound_is_no_reason_to_diverge_and_not_shown(run_dir: Path):
+    stages = [
+        {"stage": "box", "clause": "LOSS-BOX-1", "state": "agrees", "margin": 0.25},
+        {"stage": "dfl", "clause": "LOSS-DFL-1", "state": "diverges", "margin": 0.0},
+        {"stage": "total", "clause": "LOSS-GAIN-1", "state": "diverges", "margin": 7.5},
+    ]
+    document, _ = page(run_dir, [("run", run_line()), ("divergence", divergence(stages=stages))])
+    assert "box agrees 0.25 dfl diverges total diverges 7.5 Numbers" in document.text
