@@ -12,7 +12,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("measure", help="how many units of rounding each compared quantity needs")
     measuring.add_argument("--examples", type=int, default=100, metavar="N", help="batches of each lane")
-    measuring.add_argument("--implementation", action="append", metavar="NAME", help="whose errors to look at")
+    measuring.add_argument(
+        "--implementation", action="append", metavar="NAME", help="whose errors to look at"
+    )
     options = parser.parse_args(arguments)
     return measure(options.implementation or ["ultralytics", "article", "reference"], options.examples)
 

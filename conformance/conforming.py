@@ -38,7 +38,9 @@ def conform(subject: Subject, batch: Batch) -> Judgement:
         raise failure_of(subject, batch, error, drawn) from error
 
 
-def check(implementation: str | Implementation, batch: Batch | Recipe | str | Path, device: str = "cpu") -> Judgement:
+def check(
+    implementation: str | Implementation, batch: Batch | Recipe | str | Path, device: str = "cpu"
+) -> Judgement:
     """Judge an implementation on one batch, from Python.
 
     Args:
@@ -81,7 +83,9 @@ class Conformance:
     clause_group: str
     failed: bool = field(default=False)
 
-    def __call__(self, drawn: Recipe | Batch, by: Callable[[Subject, Batch], Judgement] = conform) -> Judgement:
+    def __call__(
+        self, drawn: Recipe | Batch, by: Callable[[Subject, Batch], Judgement] = conform
+    ) -> Judgement:
         """Judge and record.
 
         Args:
@@ -116,7 +120,13 @@ class Conformance:
             return
         drawn = picture(batch, self.subject.implementation.dialect, None, None) if stage != "top-k" else None
         failure = Failure(
-            self.subject, batch, Verdict.DIVERGENT, stage, clause, f"it returned, where {because}", picture=drawn
+            self.subject,
+            batch,
+            Verdict.DIVERGENT,
+            stage,
+            clause,
+            f"it returned, where {because}",
+            picture=drawn,
         )
         self._record(batch, Verdict.DIVERGENT, None, began)
         self.failed = True

@@ -55,7 +55,9 @@ class Run:
     def subjects(self) -> list[Subject]:
         """Every implementation on every tested device."""
         tested = [device for device, state in self.devices.items() if state == "tested"]
-        return [Subject(implementation, device) for implementation in self.implementations for device in tested]
+        return [
+            Subject(implementation, device) for implementation in self.implementations for device in tested
+        ]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,7 +68,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Fix seed, profile and implementations, and open the run's folder."""
-    config.addinivalue_line("markers", "clauses(group): the clause group of the specification that a test is about")
+    config.addinivalue_line(
+        "markers", "clauses(group): the clause group of the specification that a test is about"
+    )
     if config.option.collectonly or config.option.help:
         return
     seed = seed_hypothesis(config)
@@ -94,7 +98,9 @@ def _create_log(config: pytest.Config) -> RunLog:
     try:
         return RunLog.create(parent)
     except OSError as error:
-        raise pytest.UsageError(f"cannot write a report into {parent}: {error} (--report-dir takes another)") from error
+        raise pytest.UsageError(
+            f"cannot write a report into {parent}: {error} (--report-dir takes another)"
+        ) from error
 
 
 def find_implementations(run: Run, names: list[str]) -> None:
@@ -146,7 +152,8 @@ def begin(run: Run, config: pytest.Config) -> None:
                 for implementation in run.implementations
             ]
             + [
-                {"name": name, "version": "unknown", "dialect": "unknown", "capabilities": []} for name in run.missing
+                {"name": name, "version": "unknown", "dialect": "unknown", "capabilities": []}
+                for name in run.missing
             ],
         }
     )
@@ -170,7 +177,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     run = config.stash.get(RUN, None)
     if run is None:
         return []
-    tested = ", ".join(f"{i.name} {i.version} (dialect {i.dialect.name})" for i in run.implementations) or "none"
+    tested = (
+        ", ".join(f"{i.name} {i.version} (dialect {i.dialect.name})" for i in run.implementations) or "none"
+    )
     places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
     profile = config.getoption("--conformance-profile")
     return [
@@ -184,7 +193,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     run = metafunc.config.stash.get(RUN, None)
     subjects = run.subjects if run else []
     if "conforms" in metafunc.fixturenames or "subject" in metafunc.fixturenames:
-        metafunc.parametrize("subject", subjects, ids=lambda subject: subject.id, scope="session", indirect=True)
+        metafunc.parametrize(
+            "subject", subjects, ids=lambda subject: subject.id, scope="session", indirect=True
+        )
     if "missing" in metafunc.fixturenames:
         metafunc.parametrize("missing", list(run.missing) if run else [])
     if "case" in metafunc.fixturenames:
@@ -235,7 +246,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: Any = yield
     run = item.config.stash.get(RUN, None)
     if run is None or call.when != "call" or call.excinfo is None:
-        return report  # type: ignore[return-value]
+        return report
     failures = list(failures_in(call.excinfo.value))
     marker = item.get_closest_marker("clauses")
     for failure in failures:
@@ -243,7 +254,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         run.recorder.failure(name, item.nodeid, marker.args[0] if marker else "", failure)
     if failures:
         report.longrepr = "\n".join(str(failure) for failure in failures)
-    return report  # type: ignore[return-value]
+    return report
 
 
 def failures_in(error: BaseException) -> Iterator[Failure]:
@@ -293,7 +304,7 @@ def rendered(run: Run) -> Path | Exception:
     try:
         report = render(run.folder)
         run.recorder.make_latest()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the results that are there must not be lost
+    except Exception as error:
         return error
     return report
 

@@ -1,4 +1,4 @@
-"""Lanes: what each test of the suite draws. Tests take their strategy from here, and so does what measures their power."""
+"""Lanes: what each test of the suite draws. Tests take their strategy here, and so does what proves their power."""
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -7,7 +7,12 @@ from conformance.batches import Recipe, recipes
 from reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
-    [Hyperparameters(topk2=1), Hyperparameters(topk=7, topk2=1), Hyperparameters(topk2=3), Hyperparameters(topk=4, topk2=4)]
+    [
+        Hyperparameters(topk2=1),
+        Hyperparameters(topk=7, topk2=1),
+        Hyperparameters(topk2=3),
+        Hyperparameters(topk=4, topk2=4),
+    ]
 )
 """Heads that keep few of their anchors: end-to-end heads of official models have topk 7 and topk2 1. Equal numbers keep
 all (TAL-CONF-2)."""

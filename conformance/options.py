@@ -51,8 +51,12 @@ def add_options(parser: pytest.Parser) -> None:
         choices=("cpu", "cuda", "all"),
         help="where to test (default: every device that is present; absent ones are reported as not tested)",
     )
-    group.addoption("--conformance-profile", choices=tuple(PROFILES), default="dev", help="how much is generated")
-    group.addoption("--examples", type=_positive, metavar="N", help="batches of each test, in place of the profile's")
+    group.addoption(
+        "--conformance-profile", choices=tuple(PROFILES), default="dev", help="how much is generated"
+    )
+    group.addoption(
+        "--examples", type=_positive, metavar="N", help="batches of each test, in place of the profile's"
+    )
     group.addoption(
         "--rounds",
         type=_positive,
@@ -117,6 +121,13 @@ def seed_hypothesis(config: pytest.Config) -> str:
     os.environ["TAL_CONFORMANCE_SEED"] = seed  # the workers of pytest-xdist inherit it
     config.option.hypothesis_seed = seed  # read by Hypothesis' own plugin when it is configured, after this
     return seed
+
+
+def share_of_examples(parts: int) -> int:
+    """The loaded profile's number of examples divided among `parts` tests."""
+    current = settings.default
+    assert current is not None
+    return max(1, current.max_examples // parts)
 
 
 def load_profile(config: pytest.Config) -> None:

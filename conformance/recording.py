@@ -14,7 +14,6 @@ import torch
 from conformance.batches import Batch
 from conformance.implementations import Implementation, ImplementationFailed
 from conformance.judgement import STAGES, Diverges, Judgement, State, Uniqueness, Value, Verdict
-from conformance.judgement.picture import picture
 from reference import Dialect
 from reports import RunLog
 
@@ -148,7 +147,9 @@ class Recorder:
             dtype=str(batch.dtype).removeprefix("torch."),
             verdict=verdict.value,
             uniqueness=uniqueness.value,
-            stages={name: None if margin is None else float(f"{margin:.3g}") for name, margin in stages.items()},
+            stages={
+                name: None if margin is None else float(f"{margin:.3g}") for name, margin in stages.items()
+            },
             hazards=sorted(batch.hazards),
             phase=phase,
             milliseconds=round(milliseconds, 2),
@@ -219,7 +220,10 @@ def value_fields(value: Value) -> dict[str, str]:
 def strip(judgement: Judgement | None) -> list[dict[str, Any]]:
     """Every stage with its state, in order."""
     if judgement is None:
-        return [{"stage": s, "clause": c, "state": State.NOT_SHOWN.value, "margin": None} for s, c in STAGES.items()]
+        return [
+            {"stage": s, "clause": c, "state": State.NOT_SHOWN.value, "margin": None}
+            for s, c in STAGES.items()
+        ]
     return [
         {"stage": stage.stage, "clause": stage.clause, "state": stage.state.value, "margin": stage.margin}
         for stage in judgement.stages.values()
@@ -284,9 +288,10 @@ def _commit() -> str | None:
         return None
     git = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None  # noqa: S603
+        done = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603 - our own words
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip() or None
 
 
 def command_line() -> list[str]:

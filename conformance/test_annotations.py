@@ -10,6 +10,6 @@ from conformance.lanes import LANES
 
 @pytest.mark.clauses("ANN")
 @given(recipe=LANES["annotations"])
-def test_annotations(conforms: Conformance, recipe: Recipe):
+def test_annotations(conforms: Conformance, recipe: Recipe) -> None:
     """Any number of rows an image, none included; boxes on the border, outside and beyond the corner."""
     conforms(recipe)

@@ -10,13 +10,13 @@ from conformance.lanes import LANES
 
 @pytest.mark.clauses("TAL-CONF")
 @given(recipe=LANES["conflict"])
-def test_conflict(conforms: Conformance, recipe: Recipe):
+def test_conflict(conforms: Conformance, recipe: Recipe) -> None:
     """TAL-CONF-1: nested, identical and overlapping ground truths."""
     conforms(recipe)
 
 
 @pytest.mark.clauses("TAL-CONF")
 @given(recipe=LANES["topk2"])
-def test_topk2(conforms: Conformance, recipe: Recipe):
+def test_topk2(conforms: Conformance, recipe: Recipe) -> None:
     """TAL-CONF-2: heads that keep only their best anchors."""
     conforms(recipe)

@@ -10,6 +10,6 @@ from conformance.lanes import LANES
 
 @pytest.mark.clauses("DEC")
 @given(recipe=LANES["decoding"])
-def test_decoding(conforms: Conformance, recipe: Recipe):
+def test_decoding(conforms: Conformance, recipe: Recipe) -> None:
     """Any grid, any number of levels and bins."""
     conforms(recipe)

@@ -1,4 +1,4 @@
-"""Dialects: an implementation that declares another one than the newest really differs where it says, and only there."""
+"""Dialects: an implementation that declares another than the newest differs where it says so, and only there."""
 
 import pytest
 from hypothesis import find, settings
@@ -14,7 +14,7 @@ from reference import NEWEST, Dialect
 
 
 @pytest.mark.clauses("DIALECT")
-def test_declared_differences(conforms: Conformance):
+def test_declared_differences(conforms: Conformance) -> None:
     """The smallest batch on which the declared dialect and the newest one differ; both are checked on it."""
     declared = conforms.subject.implementation.dialect
     if declared == NEWEST:

@@ -10,6 +10,6 @@ from conformance.lanes import LANES
 
 @pytest.mark.clauses("TAL-MET")
 @given(recipe=LANES["metric"])
-def test_metric(conforms: Conformance, recipe: Recipe):
+def test_metric(conforms: Conformance, recipe: Recipe) -> None:
     """Predictions near the ground truth, as after training, right on it, and far from it."""
     conforms(recipe)

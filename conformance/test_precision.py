@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from conformance.batches import Recipe
 from conformance.conforming import Conformance
 from conformance.lanes import LANES
+from conformance.options import share_of_examples
 
 PRECISIONS = {
     "float64": (torch.float64, False),
@@ -26,9 +27,9 @@ PRECISIONS = {
 
 @pytest.mark.clauses("DTYPE")
 @pytest.mark.parametrize("precision", PRECISIONS)
-@settings(max_examples=max(1, settings.default.max_examples // len(PRECISIONS)))
+@settings(max_examples=share_of_examples(len(PRECISIONS)))
 @given(recipe=LANES["precision"])
-def test_precision(conforms: Conformance, precision: str, recipe: Recipe):
+def test_precision(conforms: Conformance, precision: str, recipe: Recipe) -> None:
     """The same clauses, with the rounding of the dtype."""
     if precision not in conforms.subject.implementation.precisions:
         reason = f"precision {precision}: the adapter does not declare it (attribute `precisions`)"

@@ -6,8 +6,8 @@ and box together); an anchor taken twice goes to the ground truth that it overla
 among those of its ground truth, the higher the class score that it must learn.
 
 The article's names: `candidates_of` is its `__get_in_gts_mask` (<1>); `overlaps_of`, `alignment_metric` and `top_k` are
-its `__refine_select` and `__select_topk_candidates` (<2>); `settle_contested` is its `__filter_repeat_assign_candidates`
-(<3>), `targets_of` its `__get_train_targets` (<4>), and `normalised` the lines after it.
+its `__refine_select` and `__select_topk_candidates` (<2>); `settle_contested` is (<3>), its
+`__filter_repeat_assign_candidates`, `targets_of` its `__get_train_targets` (<4>), and `normalised` what follows it.
 
 M is the number of ground truths of the image, A of anchors, C of classes. No gradient flows through any of it.
 """
@@ -26,7 +26,7 @@ from reference.shapes import Bool, Float, Int
 INSIDE = 1e-9
 """Pixels by which a centre must lie inside a box (TAL-CAND-1)."""
 NORMALISATION_EPS = 1e-9
-"""Keeps the quotient of TAL-NORM-1 finite where every metric is zero; weights of metrics near it are visibly smaller."""
+"""Keeps the quotient of TAL-NORM-1 finite where every metric is zero; weights of metrics near it come out smaller."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
 def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"]) -> Bool[Tensor, "M A"]:
     """TAL-CONF-1: an anchor that several ground truths take goes to the one with the largest overlap of ALL.
 
-    So a ground truth can win an anchor that it did not take. Equal largest overlaps leave a choice (ambiguity T2); where
-    all are zero `argmax` takes the image's first ground truth, however far away: a positive with weight zero.
+    So a ground truth can win an anchor that it did not take. Equal largest overlaps leave a choice (T2); where
+    all are zero, `argmax` takes the image's first ground truth, however far away: a positive with weight zero.
     """
     contested = selected.sum(0) > 1  # (A,)
     most_overlapped = torch.zeros_like(selected).scatter(0, overlap.argmax(0, keepdim=True), True)  # (M, A)

@@ -127,7 +127,7 @@ def assign_images(
     dialect: Dialect,
     keep_trace: bool = False,
 ) -> list[Targets]:
-    """Assign image by image (TAL-*): scores after the sigmoid, boxes and centres in pixels; no gradient (LOSS-GRAD-1)."""
+    """Assign image by image (TAL-*): scores after the sigmoid, boxes in pixels; no gradient flows (LOSS-GRAD-1)."""
     scores = predictions.logits.detach().sigmoid()  # (B, A, C)
     boxes = predictions.boxes.detach() * predictions.anchors.strides  # (B, A, 4)
     centres = predictions.anchors.pixels  # (A, 2)

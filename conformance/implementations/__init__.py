@@ -1,6 +1,12 @@
 """Who is tested: the protocol that adapters follow, the adapters of this project, and how one is found by name."""
 
-from conformance.implementations.outcome import ImplementationFailed, LossOutcome, Outcome, assigner_inputs, observe
+from conformance.implementations.outcome import (
+    ImplementationFailed,
+    LossOutcome,
+    Outcome,
+    assigner_inputs,
+    observe,
+)
 from conformance.implementations.protocol import (
     AssignerInputs,
     Assignment,

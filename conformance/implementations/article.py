@@ -32,19 +32,28 @@ class ArticleAdapter:
                 inputs.scores, inputs.boxes, inputs.labels, inputs.truth_boxes, inputs.truth_mask, strict=True
             )
         ]
-        outputs = [torch.stack(output) for output in zip(*[image for image, _ in images], strict=True)]
+        labels, boxes, one_hot, foreground, index = (
+            torch.stack(output) for output in zip(*[outputs for outputs, _ in images], strict=True)
+        )
         stages = [torch.stack(stage) for stage in zip(*[stages for _, stages in images], strict=True)]
-        return Assignment(*outputs, Stages(*stages) if inputs.truth_boxes.shape[1] else None)
+        shown = Stages(*stages) if inputs.truth_boxes.shape[1] else None
+        return Assignment(labels, boxes, one_hot, foreground, index, shown)
 
     def loss(
-        self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
     ) -> Loss:
         """Section 2 of the article prepares the tensors, section 3 assigns, the specification's section 5 ends it."""
         size = input_size(feature_maps, head)
         pred_scores, pred_regs = pred_process(feature_maps, head)  # (B, A, C), (B, A, 4R)
         anc_points, stride_scales = make_anchors(feature_maps, head)  # (A, 2), (A, 1)
         pred_bboxes = decode(pred_regs, anc_points, head.reg_max)  # (B, A, 4)
-        gt_bboxes, gt_labels, gt_mask = ann_process(annotations, len(pred_scores), size)  # (B, M, 4), (B, M, 1) twice
+        gt_bboxes, gt_labels, gt_mask = ann_process(
+            annotations, len(pred_scores), size
+        )  # (B, M, 4), (B, M, 1) twice
         inputs = AssignerInputs(
             pred_scores.detach().sigmoid(),
             (pred_bboxes.detach() * stride_scales).to(gt_bboxes.dtype),
@@ -57,7 +66,9 @@ class ArticleAdapter:
             hyperparameters,
         )
         assignment = self.assign(inputs)
-        predictions = Predictions(pred_regs, pred_scores, pred_bboxes, Anchors(anc_points, stride_scales), size)
+        predictions = Predictions(
+            pred_regs, pred_scores, pred_bboxes, Anchors(anc_points, stride_scales), size
+        )
         targets = BatchTargets(assignment.foreground, assignment.boxes, assignment.scores)
         items = loss_items(predictions, targets, head, hyperparameters)  # (3,)
         return Loss(items * len(pred_scores), items.detach(), assignment, inputs)
@@ -65,12 +76,16 @@ class ArticleAdapter:
 
 def pred_process(inputs: tuple[Tensor, ...], head: Head) -> tuple[Tensor, Tensor]:
     """All levels as one tensor, split into class logits (B, A, C) and side distributions (B, A, 4R)."""
-    rows = [level.reshape(*level.shape[:2], -1).permute(0, 2, 1) for level in inputs]  # (B, H W, 4R + C) a level
+    rows = [
+        level.reshape(*level.shape[:2], -1).permute(0, 2, 1) for level in inputs
+    ]  # (B, H W, 4R + C) a level
     predictions = torch.cat(rows, dim=1)  # (B, A, 4R + C)
     return predictions[..., 4 * head.reg_max :], predictions[..., : 4 * head.reg_max]
 
 
-def make_anchors(inputs: tuple[Tensor, ...], head: Head, grid_cell_offset: float = 0.5) -> tuple[Tensor, Tensor]:
+def make_anchors(
+    inputs: tuple[Tensor, ...], head: Head, grid_cell_offset: float = 0.5
+) -> tuple[Tensor, Tensor]:
     """Centres in grid units (A, 2) and strides (A, 1)."""
     anc_points, strides = [], []
     for level, stride in zip(inputs, head.strides, strict=True):
@@ -94,13 +109,17 @@ def decode(pred_regs: Tensor, anc_points: Tensor, reg_max: int) -> Tensor:
 
 def ann_process(annotations: Tensor, images: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Every image padded with zeros to M, the most ground truths of an image: boxes, labels and mask."""
-    counts = torch.bincount(annotations[:, 0].long(), minlength=images)  # (B,): 0 too, where the article's max() fails
+    counts = torch.bincount(
+        annotations[:, 0].long(), minlength=images
+    )  # (B,): 0 too, where the article's max() fails
     padded = annotations.new_zeros(images, int(counts.max()), 5)  # (B, M, 5)
     for image in range(images):
         rows = annotations[annotations[:, 0] == image, 1:]
         padded[image, : len(rows)] = rows
     height, width = size
-    x, y, w, h = (padded[..., 1:] * padded.new_tensor((width, height, width, height))).unbind(2)  # (B, M) each
+    x, y, w, h = (padded[..., 1:] * padded.new_tensor((width, height, width, height))).unbind(
+        2
+    )  # (B, M) each
     gt_bboxes = torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), dim=2)  # (B, M, 4)
     return gt_bboxes, padded[..., :1], gt_bboxes.sum(2, keepdim=True) > 0
 
@@ -136,8 +155,12 @@ class ArticleAssigner:
         in_gts_mask = self.get_in_gts_mask(gt_bboxes, anc_points) & gt_mask.bool()  # (M, A)
         align_metrics, overlaps = self.refine_select(pb_scores, pb_bboxes, gt_labels, gt_bboxes, in_gts_mask)
         selected = self.select_topk_candidates(align_metrics, self.topk) & in_gts_mask  # (M, A)
-        target_gt_idx, fg_mask, pos_mask = self.filter_repeat_assign_candidates(selected, overlaps, align_metrics)
-        labels, boxes, one_hot = self.get_train_targets(gt_labels, gt_bboxes, target_gt_idx, fg_mask, pb_scores)
+        target_gt_idx, fg_mask, pos_mask = self.filter_repeat_assign_candidates(
+            selected, overlaps, align_metrics
+        )
+        labels, boxes, one_hot = self.get_train_targets(
+            gt_labels, gt_bboxes, target_gt_idx, fg_mask, pb_scores
+        )
         weights = self.normalise(align_metrics, overlaps, pos_mask, selected)  # (A,)
         outputs = [labels, boxes, one_hot * weights[:, None], fg_mask, target_gt_idx]
         return outputs, [in_gts_mask, overlaps, align_metrics, selected, pos_mask]
@@ -195,7 +218,9 @@ class ArticleAssigner:
         one_hot = (target_labels[:, None] == classes) & fg_mask[:, None]  # (A, C)
         return target_labels, gt_bboxes[target_gt_idx], one_hot.to(pb_scores.dtype)
 
-    def normalise(self, align_metrics: Tensor, overlaps: Tensor, pos_mask: Tensor, selected: Tensor) -> Tensor:
+    def normalise(
+        self, align_metrics: Tensor, overlaps: Tensor, pos_mask: Tensor, selected: Tensor
+    ) -> Tensor:
         """The dynamic weight of each anchor, (A,). `selected` is what a fault might use in place of `pos_mask`."""
         align_metrics, overlaps = align_metrics * pos_mask, overlaps * pos_mask  # (M, A) twice
         gt_max_metrics, gt_max_overlaps = align_metrics.amax(1), overlaps.amax(1)  # (M,) twice

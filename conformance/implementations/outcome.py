@@ -1,7 +1,8 @@
 """Run an implementation on a batch: what it showed, or how it failed. Nothing is judged here."""
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +103,9 @@ def observe(implementation: Implementation, batch: Batch) -> Outcome:
     except ProtocolViolation as error:
         raise ImplementationFailed(str(error)) from error
     except Exception as error:
-        raise ImplementationFailed(f"raised {type(error).__name__}: {error}", traceback.format_exc()) from error
+        raise ImplementationFailed(
+            f"raised {type(error).__name__}: {error}", traceback.format_exc()
+        ) from error
 
 
 def _observe(implementation: Implementation, batch: Batch, own: AssignerInputs) -> Outcome:
@@ -112,9 +115,10 @@ def _observe(implementation: Implementation, batch: Batch, own: AssignerInputs) 
 
 
 def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) -> Assignment:
-    private = AssignerInputs(
-        **{name: value.clone() if isinstance(value, Tensor) else value for name, value in vars(inputs).items()}
-    )
+    copies: dict[str, Any] = {
+        n: value.clone() for n, value in vars(inputs).items() if isinstance(value, Tensor)
+    }
+    private = replace(inputs, **copies)
     returned = implementation.adapter.assign(private)
     return check_assignment(returned, inputs, implementation.shows_stages)
 
@@ -137,8 +141,10 @@ def _observe_loss(implementation: Implementation, batch: Batch, own: AssignerInp
 
 
 def _gradients(total: Tensor, feature_maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    gradients = torch.autograd.grad(total, feature_maps, allow_unused=True)
+    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, feature_maps, allow_unused=True)
     missing = [level for level, gradient in enumerate(gradients) if gradient is None]
     if missing:
-        raise ProtocolViolation(f"Loss.total has no gradient on feature map {missing[0]} (LOSS-GRAD-1: zero, not None)")
-    return gradients
+        raise ProtocolViolation(
+            f"Loss.total has no gradient on feature map {missing[0]} (LOSS-GRAD-1: zero, not None)"
+        )
+    return tuple(gradient for gradient in gradients if gradient is not None)

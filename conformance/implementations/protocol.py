@@ -124,7 +124,11 @@ class LossFunction(Protocol):
     """An implementation with a detection loss of its own."""
 
     def loss(
-        self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
     ) -> Loss:
         """The loss of a batch: `feature_maps` (B, 4R + C, H, W) a level, `annotations` (N, 6) as in ANN-1."""
         ...
@@ -181,7 +185,9 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         try:
             adapter = adapter()
         except Exception as error:
-            raise ProtocolViolation(f"{name}: making the adapter raised {type(error).__name__}: {error}") from error
+            raise ProtocolViolation(
+                f"{name}: making the adapter raised {type(error).__name__}: {error}"
+            ) from error
     if not isinstance(adapter, (Assigner, LossFunction)):
         raise ProtocolViolation(
             f"{name} is a {type(adapter).__name__} with neither `assign(inputs)` nor `loss(feature_maps, annotations, "
@@ -190,10 +196,14 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
     dialect = getattr(adapter, "dialect", NEWEST)
     if isinstance(dialect, str):
         if dialect not in DIALECTS:
-            raise ProtocolViolation(f"{name} declares the dialect {dialect!r}; known are {', '.join(DIALECTS)}")
+            raise ProtocolViolation(
+                f"{name} declares the dialect {dialect!r}; known are {', '.join(DIALECTS)}"
+            )
         dialect = DIALECTS[dialect]
     if not isinstance(dialect, Dialect):
-        raise ProtocolViolation(f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}")
+        raise ProtocolViolation(
+            f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}"
+        )
     return Implementation(
         name=str(getattr(adapter, "name", name)),
         asked_as=name,
@@ -225,7 +235,14 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool
     # TAL-EMPTY-1: without any ground truth no anchor is a positive, and labels and indices have no meaning.
     integral = None if truths else real
     _check("Assignment.labels", assignment.labels, (images, anchors), device, integral, loose=not truths)
-    _check("Assignment.truth_index", assignment.truth_index, (images, anchors), device, integral, loose=not truths)
+    _check(
+        "Assignment.truth_index",
+        assignment.truth_index,
+        (images, anchors),
+        device,
+        integral,
+        loose=not truths,
+    )
     if not shows_stages:
         return assignment
     if truths and not isinstance(assignment.stages, Stages):
@@ -234,7 +251,11 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool
         masks = ("candidates", "selected", "positives")
         for field in fields(Stages):
             value = getattr(assignment.stages, field.name)
-            dtype = torch.bool if field.name in masks else _floats(value, inputs.scores.dtype, inputs.truth_boxes.dtype)
+            dtype = (
+                torch.bool
+                if field.name in masks
+                else _floats(value, inputs.scores.dtype, inputs.truth_boxes.dtype)
+            )
             _check(f"Stages.{field.name}", value, (images, truths, anchors), device, dtype)
     return assignment
 
@@ -263,10 +284,12 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...]) -> Loss:
     if not isinstance(loss, Loss):
         raise ProtocolViolation(f"loss returned {_kind(loss)}, expected a Loss")
     device = feature_maps[0].device
-    dtypes = {feature_maps[0].dtype, torch.float32}  # float32 is official code's own choice, whatever the input
-    shape = (3,) if isinstance(loss.total, Tensor) and loss.total.ndim else ()
-    for name, value, expected in (("total", loss.total, shape), ("items", loss.items, (3,))):
-        dtype = value.dtype if isinstance(value, Tensor) and value.dtype in dtypes else feature_maps[0].dtype
+    total: Any = loss.total
+    shape = (3,) if isinstance(total, Tensor) and total.ndim else ()
+    for name, value, expected in (("total", total, shape), ("items", loss.items, (3,))):
+        dtype = _floats(
+            value, feature_maps[0].dtype, torch.float32
+        )  # official code's choice, whatever the input
         _check(f"Loss.{name}", value, expected, device, dtype)
     if not loss.total.requires_grad:
         raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")

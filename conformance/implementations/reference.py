@@ -24,11 +24,17 @@ class ReferenceAdapter:
         targets = []
         for i, boxes in enumerate(inputs.truth_boxes):
             truths = GroundTruths(inputs.labels[i, :, 0].long(), boxes)
-            targets.append(assign(inputs.scores[i], inputs.boxes[i], inputs.anchors, truths, *numbers, keep_trace=True))
+            targets.append(
+                assign(inputs.scores[i], inputs.boxes[i], inputs.anchors, truths, *numbers, keep_trace=True)
+            )
         return _assignment(targets, inputs.head.classes)
 
     def loss(
-        self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
     ) -> Loss:
         """The reference's loss."""
         loss = detection_loss(feature_maps, annotations, head, hyperparameters, self.dialect, keep_trace=True)

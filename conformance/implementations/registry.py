@@ -60,7 +60,9 @@ def find(name: str) -> Implementation:
     target: Any = module
     for part in attribute.split("."):
         if not hasattr(target, part):
-            raise UnknownImplementation(f"{where} has no {attribute!r}: its objects are {_public_names(module)}")
+            raise UnknownImplementation(
+                f"{where} has no {attribute!r}: its objects are {_public_names(module)}"
+            )
         target = getattr(target, part)
     return implementation_from(target, name)
 
@@ -85,7 +87,9 @@ def _module_from_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while it runs
     if str(path.parent.resolve()) not in sys.path:
-        sys.path.append(str(path.parent.resolve()))  # as a script's: it may import what lies beside it, also later
+        sys.path.append(
+            str(path.parent.resolve())
+        )  # as a script's: it may import what lies beside it, also later
     try:
         spec.loader.exec_module(module)
     except Exception as error:

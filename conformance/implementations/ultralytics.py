@@ -47,7 +47,11 @@ class UltralyticsAdapter:
         return assigner.assignment()
 
     def loss(
-        self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
     ) -> Loss:
         """The official loss, with what its assigner read and returned."""
         criterion = self._criterion(head, hyperparameters, feature_maps[0].device)
@@ -117,7 +121,9 @@ def load_release() -> tuple[ModuleType, ModuleType]:
     try:
         from ultralytics.utils import loss, tal
     except Exception as error:
-        raise UnknownImplementation(f"importing ultralytics raised {type(error).__name__}: {error}") from error
+        raise UnknownImplementation(
+            f"importing ultralytics raised {type(error).__name__}: {error}"
+        ) from error
     return tal, loss
 
 
@@ -125,7 +131,7 @@ def load_release() -> tuple[ModuleType, ModuleType]:
 def noting(assigner: type) -> type:
     """A subclass of the release's assigner that notes what passes between its methods."""
 
-    class NotingAssigner(assigner):  # type: ignore[misc, valid-type]
+    class NotingAssigner(assigner):  # type: ignore[misc]
         """The release's assigner; `seen` holds copies of what it computed in its last call."""
 
         def forward(self, *arguments: Tensor) -> Any:
@@ -136,7 +142,11 @@ def noting(assigner: type) -> type:
 
         def get_box_metrics(self, *arguments: Tensor) -> Any:
             metric, overlap = super().get_box_metrics(*arguments)
-            self.seen |= {"candidates": arguments[4].bool(), "metric": metric.clone(), "overlap": overlap.clone()}
+            self.seen |= {
+                "candidates": arguments[4].bool(),
+                "metric": metric.clone(),
+                "overlap": overlap.clone(),
+            }
             return metric, overlap
 
         def get_pos_mask(self, *arguments: Tensor) -> Any:
@@ -155,7 +165,9 @@ def noting(assigner: type) -> type:
             return Assignment(labels, boxes, scores, foreground, index, stages)
 
         def inputs(self, strides: Tensor, head: Head, hyperparameters: Hyperparameters) -> AssignerInputs:
-            scores, boxes, anchors, *truths = self.read
-            return AssignerInputs(scores, boxes, anchors, strides, *truths, head, hyperparameters)
+            scores, boxes, anchors, labels, truth_boxes, truth_mask = self.read
+            return AssignerInputs(
+                scores, boxes, anchors, strides, labels, truth_boxes, truth_mask, head, hyperparameters
+            )
 
     return NotingAssigner

@@ -159,7 +159,9 @@ def oracle(
     may_candidate = (inside > INSIDE - edge) & real  # (M, A)
 
     score = scores.T[large.labels].where(may_candidate, 0)  # (M, A)
-    score_error = torch.zeros_like(score) if errors is None else errors.scores.T[large.labels].where(may_candidate, 0)
+    score_error = (
+        torch.zeros_like(score) if errors is None else errors.scores.T[large.labels].where(may_candidate, 0)
+    )
     overlap = overlaps_of(large.boxes, boxes, may_candidate)  # (M, A)
     naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
     naive_overlap = overlaps_of(small.boxes, inputs.boxes[image], may_candidate)  # (M, A)
@@ -172,9 +174,13 @@ def oracle(
     metric = alignment_metric(score, overlap, numbers)  # (M, A)
     coarse = precision(inputs.scores.dtype, dtype)  # of the metric
     coarse_eps = torch.finfo(coarse).eps
-    rounding = metric_unit(score + score_error, overlap + overlap_error, numbers.alpha, numbers.beta, coarse_eps)
+    rounding = metric_unit(
+        score + score_error, overlap + overlap_error, numbers.alpha, numbers.beta, coarse_eps
+    )
     rounding = bound(naive_metric, metric, rounding, coarse, "metric t").where(may_candidate, 0)
-    low = alignment_metric((score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0), numbers)
+    low = alignment_metric(
+        (score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0), numbers
+    )
     high = alignment_metric(score + score_error, overlap + overlap_error, numbers)
     metric_error = torch.maximum(high - metric, metric - low) + rounding  # (M, A)
 
@@ -233,7 +239,9 @@ def judge_assignment(
 def _all_finite(judgement: Judgement, assignment: Assignment) -> bool:
     """Note every shown number that is none (NaN, infinity) at its stage, before anything is computed from it."""
     stages = assignment.stages
-    shown = [("targets", "target box", "TAL-TGT-1", assignment.boxes.where(assignment.foreground[..., None], 0))]
+    shown = [
+        ("targets", "target box", "TAL-TGT-1", assignment.boxes.where(assignment.foreground[..., None], 0))
+    ]
     shown.append(("normalisation", "target score w", "TAL-NORM-1", assignment.scores))
     if stages is not None:
         shown.append(("overlap", "overlap u", "TAL-MET-1", stages.overlap))
@@ -323,7 +331,9 @@ class ImageJudge:
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = "TAL-CAND-2" if bool((wrong <= self.small()).all()) else "TAL-CAND-1"
-        return equal("candidate", clause, candidates, torch.where(wrong, expected, candidates), PAIR, self.image)
+        return equal(
+            "candidate", clause, candidates, torch.where(wrong, expected, candidates), PAIR, self.image
+        )
 
     def small(self) -> Tensor:
         """(M, 1) ground truths with a side that some dialect widens (TAL-CAND-2)."""
@@ -348,7 +358,9 @@ class ImageJudge:
         exact = alignment_metric(score.double(), overlap.double(), numbers)
         naive = alignment_metric(score, overlap, numbers)
         dtype = precision(score.dtype, overlap.dtype)
-        unit = metric_unit(score.double(), overlap.double(), numbers.alpha, numbers.beta, torch.finfo(dtype).eps)
+        unit = metric_unit(
+            score.double(), overlap.double(), numbers.alpha, numbers.beta, torch.finfo(dtype).eps
+        )
         error = bound(naive, exact, unit, dtype, "metric t").where(candidates, 0)
         return within("metric t", "TAL-MET-1", metric, exact, error, naive, PAIR, self.image)
 
@@ -358,19 +370,48 @@ class ImageJudge:
         choices = top_k_choices(Range.exact(metric.double().nan_to_num()), candidates, candidates, k)
         return check_selection(selected, choices, k, "TAL-TOPK-1", self.image)
 
-    def check_positives(self, positives: Tensor, selected: Tensor, overlap: Tensor, metric: Tensor) -> Agreement:
+    def check_positives(
+        self, positives: Tensor, selected: Tensor, overlap: Tensor, metric: Tensor
+    ) -> Agreement:
         """TAL-CONF-1 and TAL-CONF-2 on the implementation's own selection and overlap."""
         image, k = self.image, self.inputs.hyperparameters.kept
         contested = selected.sum(0) > 1  # (A,)
         largest = may_own(Range.exact(overlap.double().nan_to_num()))  # (M, A)
         allowed = torch.where(contested, largest, selected)  # (M, A)
         wrong = positives & ~allowed
-        holds("owner", "TAL-CONF-1", wrong, positives, "not the owner", PAIR, image, "an anchor has the wrong owner")
+        holds(
+            "owner",
+            "TAL-CONF-1",
+            wrong,
+            positives,
+            "not the owner",
+            PAIR,
+            image,
+            "an anchor has the wrong owner",
+        )
         owners = positives.sum(0)  # (A,)
-        holds("owners", "TAL-CONF-1", owners > 1, owners, "1", ("anchor",), image, "an anchor has several owners")
+        holds(
+            "owners",
+            "TAL-CONF-1",
+            owners > 1,
+            owners,
+            "1",
+            ("anchor",),
+            image,
+            "an anchor has several owners",
+        )
         if k is None:
             lost = selected.any(0) & (owners == 0)
-            return holds("owners", "TAL-CONF-1", lost, owners, "1", ("anchor",), image, "a selected anchor has no owner")
+            return holds(
+                "owners",
+                "TAL-CONF-1",
+                lost,
+                owners,
+                "1",
+                ("anchor",),
+                image,
+                "a selected anchor has no owner",
+            )
         exact = Range.exact(metric.double().nan_to_num().clamp(min=0))
         counts = selected.sum(1)  # (M,)
         taken = Selection(selected, selected, counts, counts)
@@ -378,10 +419,14 @@ class ImageJudge:
         if is_reachable(taken, largest, shown, Keeps(exact, k)):
             return Agreement()
         first = torch.zeros_like(allowed).scatter(0, allowed.int().argmax(0, keepdim=True), True) & allowed
-        before = torch.where(positives.any(0), positives, first)  # (M, A), owners that TAL-CONF-2 may have found
+        before = torch.where(
+            positives.any(0), positives, first
+        )  # (M, A), owners that TAL-CONF-2 may have found
         value = Range.exact(exact.low * before)
         check_selection(positives, top_k_choices(value, before, before, k), k, "TAL-CONF-2", image)
-        raise Mismatch(f"image {image}: nobody can have dropped these anchors", "TAL-CONF-2", self.counts(positives))
+        raise Mismatch(
+            f"image {image}: nobody can have dropped these anchors", "TAL-CONF-2", self.counts(positives)
+        )
 
     def check_targets(self, positives: Tensor) -> Agreement:
         """TAL-TGT-1: foreground, index, label and box follow from the positives; scores stand at the label alone."""
@@ -393,17 +438,42 @@ class ImageJudge:
         return self.check_labels_and_boxes(foreground, index)
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
-        """TAL-TGT-1: label and box are the owner's own; to the bit, where the implementation's ground truths are known."""
+        """TAL-TGT-1: label and box are the owner's own; to the bit, where its ground truths are known."""
         at, image = ("anchor",), self.image
         labels = self.inputs.labels[image, : self.truths, 0].long()
         boxes = self.inputs.truth_boxes[image, : self.truths]
-        equal("label", "TAL-TGT-1", self.assignment.labels[image].long(), labels[index], at, image, where=foreground)
+        equal(
+            "label",
+            "TAL-TGT-1",
+            self.assignment.labels[image].long(),
+            labels[index],
+            at,
+            image,
+            where=foreground,
+        )
         sides = ("anchor", "side")
         if self.truth_error is not None:
             shown = self.assignment.boxes[image].where(foreground[:, None], 0)
             expected = boxes[index].double().where(foreground[:, None], 0)
-            return within("target box", "TAL-TGT-1", shown, expected, self.truth_error[index], boxes[index], sides, image)
-        return equal("target box", "TAL-TGT-1", self.assignment.boxes[image], boxes[index], sides, image, where=foreground)
+            return within(
+                "target box",
+                "TAL-TGT-1",
+                shown,
+                expected,
+                self.truth_error[index],
+                boxes[index],
+                sides,
+                image,
+            )
+        return equal(
+            "target box",
+            "TAL-TGT-1",
+            self.assignment.boxes[image],
+            boxes[index],
+            sides,
+            image,
+            where=foreground,
+        )
 
     def check_weights(self, positives: Tensor, metric: Tensor, overlap: Tensor) -> Agreement:
         """TAL-NORM-1 on the implementation's own metric, overlap and positives."""
@@ -412,7 +482,9 @@ class ImageJudge:
         naive = normalised(metric, overlap, positives)
         dtype = precision(metric.dtype, self.assignment.scores.dtype)
         eps = torch.finfo(dtype).eps
-        unit = eps * 4 * exact + smallest(dtype) / NORMALISATION_EPS  # t u* may underflow before it is divided
+        unit = (
+            eps * 4 * exact + smallest(dtype) / NORMALISATION_EPS
+        )  # t u* may underflow before it is divided
         return self.check_scores(exact, bound(naive, exact, unit, dtype, "target score w"), naive, positives)
 
     def check_scores(
@@ -421,7 +493,9 @@ class ImageJudge:
         """TAL-TGT-1: the weight at the label of each positive; zero elsewhere."""
         observed = self.assignment.scores[self.image]  # (A, C)
         labels = self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]  # (A,)
-        here = torch.zeros_like(observed, dtype=torch.bool).scatter(1, labels[:, None], positives.any(0)[:, None])
+        here = torch.zeros_like(observed, dtype=torch.bool).scatter(
+            1, labels[:, None], positives.any(0)[:, None]
+        )
         zero = torch.zeros_like(observed, dtype=torch.float64)
         names = ("anchor", "class")
         return within(
@@ -458,17 +532,25 @@ class ImageJudge:
     def diagnose(self, owners: Owners, positives: Tensor) -> tuple[str, Mismatch | None]:
         """The first stage that explains why no admissible selection leads to these owners; none if one does."""
         expected = self.oracle
-        winnable = expected.owners & (expected.selection.may.sum(0) > 1)  # (M, A) may be won without being selected
+        winnable = expected.owners & (
+            expected.selection.may.sum(0) > 1
+        )  # (M, A) may be won without being selected
         never = positives & ~expected.may_candidate & ~winnable
         if never.any():
-            return "candidates", self.wrong(never, positives, "TAL-CAND-1", "no candidate", "a positive is no candidate")
+            return "candidates", self.wrong(
+                never, positives, "TAL-CAND-1", "no candidate", "a positive is no candidate"
+            )
         if self.reachable(owners):
             return "", None
         if not self.shares_follow_metric(positives):
-            claim = "the target scores of a ground truth's positives are not in the ratio of t = s^alpha u^beta"
+            claim = (
+                "the target scores of a ground truth's positives are not in the ratio of t = s^alpha u^beta"
+            )
             return "metric", Mismatch(f"image {self.image}: {claim}", "TAL-MET-1")
         lost = expected.selection.must & ~owners.foreground  # (M, A)
-        few = expected.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1): no top-k needed
+        few = (
+            expected.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk
+        )  # (M, 1): no top-k needed
         if (lost & few).any() and self.best_follows_overlap(positives):
             problem = "a candidate is left out, though there are no more than k"
             return "candidates", self.wrong(lost & few, positives, "TAL-CAND-1", "positive", problem)
@@ -477,7 +559,9 @@ class ImageJudge:
             return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "positive", problem)
         extra = positives & ~expected.selection.may & ~winnable
         if extra.any():
-            return "top-k", self.wrong(extra, positives, "TAL-TOPK-1", "background", "a positive is not among the k best")
+            return "top-k", self.wrong(
+                extra, positives, "TAL-TOPK-1", "background", "a positive is not among the k best"
+            )
         rivals = expected.selection.must.sum(0) > 1  # (A,)
         stolen = positives & rivals & ~expected.owners
         if stolen.any():
@@ -502,7 +586,13 @@ class ImageJudge:
         """How many positives each ground truth has, for a message."""
         fewest, most = self.oracle.selection.fewest.tolist(), self.oracle.selection.most.tolist()
         return [
-            Value(f"image {self.image}, GT {g}", "positives", f"{fewest[g]} to {most[g]} selected", str(n), "none")
+            Value(
+                f"image {self.image}, GT {g}",
+                "positives",
+                f"{fewest[g]} to {most[g]} selected",
+                str(n),
+                "none",
+            )
             for g, n in enumerate(positives.sum(1).tolist())
         ]
 
@@ -524,14 +614,18 @@ class ImageJudge:
         return bool((off <= 2 * error + ROUNDINGS * (8 * eps * weight + tiny)).all())
 
     def best_follows_overlap(self, positives: Tensor) -> bool:
-        """TAL-NORM-1 and TAL-MET-1 together: every ground truth's best weight is its best overlap (times t*/(t* + eps))."""
-        _, metric, best_weight, best_metric = self.implied(positives)
+        """TAL-NORM-1, TAL-MET-1: every ground truth's best weight is its best overlap, times t*/(t* + eps)."""
+        _, _, best_weight, best_metric = self.implied(positives)
         overlap, error = self.oracle.overlap * positives, self.oracle.overlap_error * positives
         scale = best_metric / (best_metric + NORMALISATION_EPS)
         expected = overlap.amax(1, keepdim=True) * scale
         slack = error.amax(1, keepdim=True) + ROUNDINGS * 8 * torch.finfo(self.dtype).eps
-        slack = slack + (self.oracle.metric_error * positives).amax(1, keepdim=True) / (best_metric + NORMALISATION_EPS)
-        settled = ~(self.oracle.selection.may & ~positives).any(1, keepdim=True)  # (M, 1) lost nothing to another
+        slack = slack + (self.oracle.metric_error * positives).amax(1, keepdim=True) / (
+            best_metric + NORMALISATION_EPS
+        )
+        settled = ~(self.oracle.selection.may & ~positives).any(
+            1, keepdim=True
+        )  # (M, 1) lost nothing to another
         return bool(((best_weight - expected).abs() <= slack)[settled & positives.any(1, keepdim=True)].all())
 
     def weights_stage(self, positives: Tensor) -> str:
@@ -550,9 +644,16 @@ class ImageJudge:
         metric_error, overlap_error = shown.metric_error * positives, shown.overlap_error * positives
         best = metric.amax(1, keepdim=True) + NORMALISATION_EPS  # (M, 1)
         best_overlap = overlap.amax(1, keepdim=True)  # (M, 1)
-        best_error, best_overlap_error = metric_error.amax(1, keepdim=True), overlap_error.amax(1, keepdim=True)
+        best_error, best_overlap_error = (
+            metric_error.amax(1, keepdim=True),
+            overlap_error.amax(1, keepdim=True),
+        )
         exact = normalised(metric, overlap, positives)  # (A,)
-        moved = metric_error * best_overlap + metric * best_overlap_error + metric * best_overlap * best_error / best
+        moved = (
+            metric_error * best_overlap
+            + metric * best_overlap_error
+            + metric * best_overlap * best_error / best
+        )
         low = (best - best_error).clamp(min=NORMALISATION_EPS)
         dtype = self.dtype
         naive = normalised(shown.naive["metric"], shown.naive["overlap"], positives)
@@ -572,13 +673,33 @@ def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, i
         Mismatch: it is not.
     """
     where = selected & ~choices.may
-    holds("selected", clause, where, selected, "not selected", PAIR, image, f"an anchor not among the {k} best is taken")
+    holds(
+        "selected",
+        clause,
+        where,
+        selected,
+        "not selected",
+        PAIR,
+        image,
+        f"an anchor not among the {k} best is taken",
+    )
     where = choices.must & ~selected
-    holds("selected", clause, where, selected, "selected", PAIR, image, f"an anchor among the {k} best is not taken")
+    holds(
+        "selected",
+        clause,
+        where,
+        selected,
+        "selected",
+        PAIR,
+        image,
+        f"an anchor among the {k} best is not taken",
+    )
     counts = selected.sum(1)  # (M,)
     wrong = (counts < choices.fewest) | (counts > choices.most)
     expected = f"{choices.fewest.tolist()} to {choices.most.tolist()}"
-    return holds("selected anchors", clause, wrong, counts, expected, ("GT",), image, "the number of selected anchors")
+    return holds(
+        "selected anchors", clause, wrong, counts, expected, ("GT",), image, "the number of selected anchors"
+    )
 
 
 def _note(judgement: Judgement, stage: str, check: object, *arguments: object) -> None:
@@ -591,4 +712,3 @@ def _note(judgement: Judgement, stage: str, check: object, *arguments: object) -
 
 def _less_unique(one: Uniqueness, other: Uniqueness) -> Uniqueness:
     return max((one, other), key=[Uniqueness.UNIQUE, Uniqueness.NEAR_TIE, Uniqueness.TIE].index)
-

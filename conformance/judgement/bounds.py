@@ -67,8 +67,7 @@ def precision(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def smallest(dtype: torch.dtype) -> float:
-    """What may be lost to underflow: a subnormal number of a 16-bit dtype; any subnormal of the others, which some
-    processors flush to zero."""
+    """What may be lost to underflow: any subnormal number, which some processors flush to zero; the smallest in 16 bits."""
     limits = torch.finfo(dtype)
     return limits.tiny * limits.eps if limits.bits == 16 else limits.tiny
 
@@ -146,10 +145,14 @@ def bce_sum_unit(logits: Tensor, scores: Tensor, eps: float) -> Tensor:
     return eps * 3 * terms.sum()
 
 
-def dfl_unit(log_probability: Tensor, target: Tensor, target_error: Tensor, reg_max: int, eps: float) -> Tensor:
+def dfl_unit(
+    log_probability: Tensor, target: Tensor, target_error: Tensor, reg_max: int, eps: float
+) -> Tensor:
     """LOSS-DFL-1: error of each positive's loss (P,), from log-probabilities (P, 4, R) and target distances (P, 4)."""
     lower = target.clamp(0, reg_max - 1 - 0.01).floor().long()[..., None]  # (P, 4, 1)
-    below, above = (log_probability.gather(-1, lower + step).squeeze(-1).abs() for step in (0, 1))  # (P, 4) twice
+    below, above = (
+        log_probability.gather(-1, lower + step).squeeze(-1).abs() for step in (0, 1)
+    )  # (P, 4) twice
     slope = (below - above).abs()  # (P, 4) of the loss in the target distance
     return (target_error * slope + eps * (4 * (below + above) + 2)).mean(1)  # (P,)
 
@@ -165,5 +168,3 @@ def gradient_range(target: Tensor, predicted: Tensor, edge_error: Tensor) -> tup
     moved = (predicted + corners * edge_error).detach().requires_grad_()  # (17, P, 4)
     (gradients,) = torch.autograd.grad(ciou(target, moved).sum(), moved)  # (17, P, 4)
     return gradients[0], (gradients[1:] - gradients[0]).abs().amax(0)
-
-

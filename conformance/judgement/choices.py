@@ -64,7 +64,9 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
     places = low.shape[1]
     sorted_low, sorted_high = low.sort(1).values, high.sort(1).values
     surely_above = places - torch.searchsorted(sorted_low, high.contiguous(), right=True)  # (M, A)
-    perhaps_above = places - torch.searchsorted(sorted_high, low.contiguous(), right=False) - 1  # (M, A), without itself
+    perhaps_above = (
+        places - torch.searchsorted(sorted_high, low.contiguous(), right=False) - 1
+    )  # (M, A), without itself
     never, always = surely_above >= k, perhaps_above < k  # (M, A)
     must = always & shows
     may = ~never & may_show
@@ -128,7 +130,9 @@ class Keeps:
         return self.metric.low.shape[1] - self.k
 
 
-def is_reachable(selection: Selection, owner_may_be: Tensor, owners: Owners, keeps: Keeps | None = None) -> bool:
+def is_reachable(
+    selection: Selection, owner_may_be: Tensor, owners: Owners, keeps: Keeps | None = None
+) -> bool:
     """Whether some admissible selection leads to these owners (TAL-CONF-1, and TAL-CONF-2 where `keeps` is given).
 
     An anchor that no ground truth selects is background; one that a single ground truth selects is its own; one that
@@ -151,7 +155,9 @@ def is_reachable(selection: Selection, owner_may_be: Tensor, owners: Owners, kee
         return False
     forced = selection.must | (owned & may)  # (M, A)
     claims = forced.sum(0)  # (A,)
-    settled = could_own & torch.where(claims > 1, owner_may_be, forced)  # (M, A) who owns it if no more is selected
+    settled = could_own & torch.where(
+        claims > 1, owner_may_be, forced
+    )  # (M, A) who owns it if no more is selected
     enough = settled.any(0) | ((claims == 0) & ~foreground)  # (A,)
     counts, lost = forced.sum(1), (claims > 0) & ~foreground
     fits = (counts >= selection.fewest) & (counts <= selection.most)  # (M,)
@@ -188,7 +194,11 @@ def _feasible(
         ((None, down, None), somebody, 1),
         ((None, dropped, None), 0, most_dropped),
         ((down, -rows * down, None), -np.inf, 0),  # what is selected is owned
-        ((down, (rows - 1) * down @ not_largest, None), -np.inf, rows),  # an owner by selection is the only one
+        (
+            (down, (rows - 1) * down @ not_largest, None),
+            -np.inf,
+            rows,
+        ),  # an owner by selection is the only one
         ((cells, -cells, of_largest @ down.T), 0, np.inf),  # an owner has selected it, or
         ((down, None, -2 * per_anchor), 0, np.inf),  # two others have
     )

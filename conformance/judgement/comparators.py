@@ -46,8 +46,13 @@ def within(
     """
     _same_shape(quantity, clause, observed, expected)
     if naive is not None and not torch.isfinite(naive).all():
-        overflows = ~torch.isfinite(naive) & ~torch.isfinite(observed)  # the dtype cannot hold what is in between
-        observed, bound = observed.where(~overflows, expected.to(observed.dtype)), bound.where(~overflows, torch.inf)
+        overflows = ~torch.isfinite(naive) & ~torch.isfinite(
+            observed
+        )  # the dtype cannot hold what is in between
+        observed, bound = (
+            observed.where(~overflows, expected.to(observed.dtype)),
+            bound.where(~overflows, torch.inf),
+        )
     finite(quantity, clause, observed, names)
     watching = observer.get()
     if watching is not None:
@@ -55,7 +60,9 @@ def within(
     error = (observed.double() - expected).abs()
     beyond = ~(error <= bound)  # a bound that is no number is no bound
     if beyond.any():
-        values = _values(quantity, beyond, error / bound.clamp(min=1e-300), observed, expected, bound, names, image)
+        values = _values(
+            quantity, beyond, error / bound.clamp(min=1e-300), observed, expected, bound, names, image
+        )
         worst = values[0]
         raise Mismatch(
             f"{quantity} is {worst.implementation} at {worst.where}, expected {worst.reference} "
@@ -137,7 +144,9 @@ def finite(quantity: str, clause: str, observed: Tensor, names: Sequence[str] = 
         expected = torch.zeros_like(observed)
         values = _values(quantity, bad, bad.double(), observed, expected, None, names, None)
         values = [replace(value, reference="a finite number", bound="none") for value in values]
-        raise Mismatch(f"{quantity} is {values[0].implementation} at {values[0].where}", clause, values, Verdict.ERROR)
+        raise Mismatch(
+            f"{quantity} is {values[0].implementation} at {values[0].where}", clause, values, Verdict.ERROR
+        )
     return Agreement()
 
 
@@ -178,7 +187,7 @@ def _values(
 
 
 def place_name(place: Tensor, names: Sequence[str], image: int | None) -> str:
-    """ "image 0, GT 1, anchor 17"."""
+    """A place in words: image 0, GT 1, anchor 17."""
     parts = [] if image is None else [f"image {image}"]
     for dimension, index in enumerate(place.tolist()):
         name = names[dimension] if dimension < len(names) else f"index {dimension}"

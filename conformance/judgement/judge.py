@@ -75,7 +75,9 @@ def judge_inputs(
     score_error = bound(own.scores, scores, 3 * eps * scores, dtype, "class score")
     try:
         centres, own_centres = exact.anchors.pixels, own.anchors.double()  # (A, 2) twice
-        centre_error = torch.where(own_centres == centres, 0, eps * centres)  # a coarse dtype rounds far anchors
+        centre_error = torch.where(
+            own_centres == centres, 0, eps * centres
+        )  # a coarse dtype rounds far anchors
         names: tuple[str, ...] = ("anchor", "axis")
         stage.add(within("anchor centre", "ANC-1", seen.anchors, centres, centre_error, own.anchors, names))
         names = ("image", "anchor", "side")
@@ -103,7 +105,9 @@ def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: 
     error = bound(mine, truths.boxes, unit, dtype, "ground truth box")
     agreement = within("ground truth box", "ANN-1", boxes, truths.boxes, error, mine, ("GT", "side"), image)
     sum_error = 4 * error.amax(-1) if count else error.sum(-1)  # (M,)
-    doubtful = truths.boxes.sum(-1).abs() <= sum_error.where(boxes.double().sum(-1) != truths.boxes.sum(-1), 0)
+    doubtful = truths.boxes.sum(-1).abs() <= sum_error.where(
+        boxes.double().sum(-1) != truths.boxes.sum(-1), 0
+    )
     expected = torch.where(doubtful, mask[:count], truths.real)
     equal("real", "ANN-3", mask[:count], expected, ("GT",), image)
     equal("real", "ANN-4", mask[count:], torch.zeros_like(mask[count:]), ("padding row",), image)
@@ -120,7 +124,9 @@ def truth_unit(truths: GroundTruths, eps: float) -> torch.Tensor:
 def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -> list[InputErrors]:
     """How far a loss's own, hidden inputs may lie from the reference's in the same dtype."""
     eps = torch.finfo(precision(batch.dtype)).eps
-    boxes = 2 * ROUNDINGS * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)  # (B, A)
+    boxes = (
+        2 * ROUNDINGS * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)
+    )  # (B, A)
     scores = 2 * ROUNDINGS * 3 * eps * exact.logits.sigmoid()  # (B, A, C)
     sharp = converts_exactly(batch.annotations[:, 2:], batch.size)  # (N,)
     errors = []
@@ -146,7 +152,10 @@ def converts_exactly(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
 
 def well_formed(assignment: Assignment, batch: Batch) -> bool:
     """Whether the loss can be computed from it at all; if not, a mismatch was noted already."""
-    finite = torch.isfinite(assignment.scores).all() and torch.isfinite(assignment.boxes[assignment.foreground]).all()
+    finite = (
+        torch.isfinite(assignment.scores).all()
+        and torch.isfinite(assignment.boxes[assignment.foreground]).all()
+    )
     return bool(finite)
 
 
@@ -179,9 +188,14 @@ def judge_hidden(
         if expected is None or expected.uniqueness is Uniqueness.UNIQUE:
             continue
         tried = 0
-        for tried, owners in enumerate(assignments(expected.selection, expected.owners, TRIED, expected.keeps), start=1):
+        for owners in assignments(expected.selection, expected.owners, TRIED, expected.keeps):
+            tried += 1
             positives = owners.positives(len(truths[image]))
-            changed = [*own[:image], _targets(batch, predictions, truths, image, positives), *own[image + 1 :]]
+            changed = [
+                *own[:image],
+                _targets(batch, predictions, truths, image, positives),
+                *own[image + 1 :],
+            ]
             candidate = _judged(batch, changed, outcome)
             if not candidate.verdict.fails:
                 best = replace(candidate, chose=True)
@@ -189,7 +203,9 @@ def judge_hidden(
         complete = complete and tried < TRIED
     if best.verdict.fails and (not complete or sum(kind is not Uniqueness.UNIQUE for kind in kinds) > 1):
         judgement.chose = True
-        judgement.notes.append("the loss shows no assignment and the batch admits more of them than were tried")
+        judgement.notes.append(
+            "the loss shows no assignment and the batch admits more of them than were tried"
+        )
         return
     judgement.stages |= {name: best.stages[name] for name in ("cls", "box", "dfl", "total", "gradients")}
     judgement.chose = best.chose

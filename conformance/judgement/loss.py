@@ -93,7 +93,9 @@ def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
     edge = box_unit(given, reg_max, eps)[positive].amax(1)  # (P,) of the prediction
     edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
 
-    box = weights * (ciou_unit(target, predicted, edge, eps) + 2 * eps * (1 - ciou(target, predicted)))  # (P,)
+    box = weights * (
+        ciou_unit(target, predicted, edge, eps) + 2 * eps * (1 - ciou(target, predicted))
+    )  # (P,)
     cls = bce_sum_unit(given.logits, scores, eps)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs())  # (P, 4)
@@ -101,7 +103,9 @@ def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
         side = weights * dfl_unit(log_probability, wanted, wanted_error, reg_max, eps)  # (P,)
     else:
-        side = weights * (wanted_error + eps * (distances - wanted).abs()).mean(1)  # (P,) in grid units: at most
+        side = weights * (wanted_error + eps * (distances - wanted).abs()).mean(
+            1
+        )  # (P,) in grid units: at most
     gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(scores)
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
@@ -155,7 +159,9 @@ class Slope:
     def side(self) -> Tensor:
         """LOSS-DFL-1: p minus the two bins' shares, which move as the target distance does."""
         if self.reg_max == 1:
-            near = (self.distances - self.wanted).abs() <= self.wanted_error  # (P, 4): the sign is not certain
+            near = (
+                self.distances - self.wanted
+            ).abs() <= self.wanted_error  # (P, 4): the sign is not certain
             return (2 * near.double() + 4 * self.eps)[..., None]
         sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
         share, below = sides.softmax(-1), sides.amax(-1, keepdim=True) - sides
@@ -181,7 +187,8 @@ def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss:
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
         _note(
             judgement, stage, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
-            bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss"), naive.items[place], (),
+            bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss"),
+            naive.items[place], (),
         )  # fmt: skip
     items = loss.items.double().nan_to_num()
     total = items.sum() * batch.images  # LOSS-GAIN-1, of the implementation's own items
@@ -199,7 +206,13 @@ def judge_gradients(
     distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
     for name, observed, expected, approximate, error in (
         ("class logits", logits, exact.logit_gradient, naive.logit_gradient, unit.logit_gradient),
-        ("distance logits", distances, exact.distance_gradient, naive.distance_gradient, unit.distance_gradient),
+        (
+            "distance logits",
+            distances,
+            exact.distance_gradient,
+            naive.distance_gradient,
+            unit.distance_gradient,
+        ),
     ):
         allowed = bound(approximate, expected, error, precision(batch.dtype), f"gradient on {name}")
         background = expected == 0  # exact zeros stay exact zeros
@@ -219,5 +232,3 @@ def _note(
         judgement.stages[stage].add(agreement)
     except Mismatch as mismatch:
         judgement.stages[stage].fail(mismatch)
-
-

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from conformance.batches import Recipe
@@ -41,7 +42,9 @@ class Needed:
 
 
 def measure(
-    implementations: Iterable[Implementation], examples: int, progress: Callable[[str], None] = lambda text: None
+    implementations: Iterable[Implementation],
+    examples: int,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Needed]:
     """Judge `examples` batches of every lane and look at every comparison.
 
@@ -72,10 +75,15 @@ def measure(
             _judge_all(list(implementations), strategy, examples)
     finally:
         observer.reset(token)
-    return {quantity: _summary(*(torch.cat(kept[quantity]) for kept in (needed, whole, shares))) for quantity in needed}
+    return {
+        quantity: _summary(*(torch.cat(kept[quantity]) for kept in (needed, whole, shares)))
+        for quantity in needed
+    }
 
 
-def _judge_all(implementations: list[Implementation], strategy: object, examples: int) -> None:
+def _judge_all(
+    implementations: list[Implementation], strategy: SearchStrategy[Recipe], examples: int
+) -> None:
     @settings(
         max_examples=examples,
         derandomize=True,
@@ -84,7 +92,7 @@ def _judge_all(implementations: list[Implementation], strategy: object, examples
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(recipe=strategy)  # type: ignore[arg-type]
+    @given(recipe=strategy)
     def judged(recipe: Recipe) -> None:
         batch = recipe.build()
         for implementation in implementations:
@@ -111,7 +119,9 @@ def _summary(needed: Tensor, whole: Tensor, shares: Tensor) -> Needed:
 
 def table(measured: dict[str, Needed]) -> str:
     """The measurement as text, one quantity a line."""
-    lines = [f"{'quantity':28}{'numbers':>12}{'p99.9':>10}{'largest':>10}{'whole':>10}{'units':>10}{'looseness':>11}"]
+    lines = [
+        f"{'quantity':28}{'numbers':>12}{'p99.9':>10}{'largest':>10}{'whole':>10}{'units':>10}{'looseness':>11}"
+    ]
     lines += [
         f"{quantity:28}{n.numbers:12d}{n.p999:10.3g}{n.largest:10.3g}{n.whole:10.3g}{n.units:10.3g}{n.looseness:11.3g}"
         for quantity, n in measured.items()

@@ -11,7 +11,9 @@ from conformance.judgement.verdicts import Judgement
 from reference import Dialect, detection_loss, ground_truths
 
 
-def picture(batch: Batch, dialect: Dialect, assignment: Assignment | None, judgement: Judgement | None) -> dict[str, Any]:
+def picture(
+    batch: Batch, dialect: Dialect, assignment: Assignment | None, judgement: Judgement | None
+) -> dict[str, Any]:
     """The image in which the first divergence lies.
 
     Args:
@@ -27,7 +29,9 @@ def picture(batch: Batch, dialect: Dialect, assignment: Assignment | None, judge
     values = first.mismatch.values if first and first.mismatch else []
     image = next((value.image for value in values if value.image is not None), _busiest(batch))
     with torch.no_grad():
-        targets = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect).targets
+        targets = detection_loss(
+            batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect
+        ).targets
     truths = ground_truths(batch.annotations, batch.images, batch.size)[image]
     height, width = batch.size
     expected = targets[image]
@@ -52,7 +56,9 @@ def picture(batch: Batch, dialect: Dialect, assignment: Assignment | None, judge
             assignment.foreground[image], assignment.truth_index[image], assignment.scores[image].sum(-1)
         ),
         "stage": first.stage if first else "",
-        "focus": sorted({value.anchor for value in values if value.anchor is not None and value.image == image}),
+        "focus": sorted(
+            {value.anchor for value in values if value.anchor is not None and value.image == image}
+        ),
     }
 
 

@@ -192,6 +192,7 @@ class Diverges(AssertionError):
 
     def __init__(self, judgement: Judgement) -> None:
         first = judgement.first
-        assert first is not None and first.mismatch is not None
+        assert first is not None
+        assert first.mismatch is not None
         super().__init__(f"{first.stage} ({first.clause}): {first.mismatch.summary}")
         self.judgement = judgement

@@ -68,7 +68,11 @@ class FaultyReference(ReferenceAdapter):
             return self.shown(super().assign(inputs))
 
     def loss(
-        self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
     ) -> Loss:
         """The reference's loss, with the fault."""
         with self.fault.planted():
@@ -79,7 +83,10 @@ class FaultyReference(ReferenceAdapter):
     def shown(self, assignment: Assignment) -> Assignment:
         """With or without its stages."""
         stages = assignment.stages if self.shows_stages else None
-        fields = {name: getattr(assignment, name) for name in ("labels", "boxes", "scores", "foreground", "truth_index")}
+        fields = {
+            name: getattr(assignment, name)
+            for name in ("labels", "boxes", "scores", "foreground", "truth_index")
+        }
         return Assignment(**{name: value.detach() for name, value in fields.items()}, stages=stages)
 
 
@@ -87,8 +94,9 @@ FAULTS: dict[str, Fault] = {}
 """Every fault by name, in the order of the stages."""
 
 
-
-def enter(name: str, clauses: tuple[str, ...], stage: str, replaces: dict[str, Any], outputs_stage: str = "") -> None:
+def enter(
+    name: str, clauses: tuple[str, ...], stage: str, replaces: dict[str, Any], outputs_stage: str = ""
+) -> None:
     """Enter a fault into the catalogue."""
     FAULTS[name] = Fault(name, clauses, stage, replaces, outputs_stage)
 
@@ -285,14 +293,18 @@ _normalised = reference.assignment.normalised
 
 
 @fault("TAL-CAND-2", "TAL-TGT-1", stage="targets", at="reference.assignment.targets_of")
-def widened_target_box(truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
+def widened_target_box(
+    truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
+) -> Targets:
     """The box to learn is the widened one."""
     wide = GroundTruths(truths.labels, reference.assignment.widened(truths.boxes, (16, 16)))
     return _targets_of(wide, positives, weights, trace)
 
 
 @fault("TAL-TGT-1", stage="targets", at="reference.assignment.targets_of")
-def label_of_the_first(truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
+def label_of_the_first(
+    truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
+) -> Targets:
     """Every positive learns the class of the first ground truth."""
     same = GroundTruths(truths.labels[:1].expand_as(truths.labels), truths.boxes)
     return _targets_of(same, positives, weights, trace)
@@ -346,7 +358,9 @@ class _Losers:
     labels: Tensor
 
     @classmethod
-    def targets_of(cls, truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
+    def targets_of(
+        cls, truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
+    ) -> Targets:
         cls.selected, cls.labels = _Selected.selected, truths.labels
         targets = _targets_of(truths, positives, weights, trace)
         return _KeepsLosers(**vars(targets))
@@ -399,7 +413,11 @@ enter(
     "negative_sum_kept",
     ("ANN-3",),
     "candidates",
-    {"reference.annotations.GroundTruths.real": property(lambda self: torch.ones_like(self.labels, dtype=torch.bool))},
+    {
+        "reference.annotations.GroundTruths.real": property(
+            lambda self: torch.ones_like(self.labels, dtype=torch.bool)
+        )
+    },
 )
 
 
@@ -415,7 +433,9 @@ def _with_targets(targets: Any, **changed: Tensor) -> Any:
 
 
 @fault("LOSS-BOX-1", stage="box", at="reference.loss.loss_items")
-def target_box_in_pixels(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+def target_box_in_pixels(
+    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
+) -> Tensor:
     """The box loss compares grid units with pixels."""
     pixels = targets.boxes * predictions.anchors.strides
     return _loss_items(predictions, _with_targets(targets, boxes=pixels), head, numbers)
@@ -432,8 +452,7 @@ def dfl_weights_swapped(distances: Tensor, target: Tensor, reg_max: int) -> Tens
     return -(share * below + (1 - share) * above).mean(1)
 
 
-enter("dfl_clamped_late", ("LOSS-DFL-1",), "dfl", {"reference.loss.LAST_BIN_MARGIN": 1e-6}
-)
+enter("dfl_clamped_late", ("LOSS-DFL-1",), "dfl", {"reference.loss.LAST_BIN_MARGIN": 1e-6})
 
 
 @fault("LOSS-DFL-1", stage="gradients", at="reference.loss.dfl_loss")
@@ -445,14 +464,18 @@ def dfl_without_gradient_at_the_clamp(distances: Tensor, target: Tensor, reg_max
 
 
 @fault("LOSS-SUM-1", stage="cls", at="reference.loss.loss_items")
-def score_sum_not_clamped(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+def score_sum_not_clamped(
+    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
+) -> Tensor:
     """No max(1, .), as before 8.0.35."""
     total = targets.scores.sum()
     return _loss_items(predictions, targets, head, numbers) * total.clamp(min=1) / total.clamp(min=1e-3)
 
 
 @fault("LOSS-SUM-1", stage="cls", at="reference.loss.loss_items")
-def score_sum_an_image(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+def score_sum_an_image(
+    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
+) -> Tensor:
     """N is the mean over images."""
     total = targets.scores.sum()
     each = (total / len(targets.scores)).clamp(min=1)
@@ -480,12 +503,13 @@ def gains_swapped(predictions: Predictions, targets: Any, head: Head, numbers: H
 
 
 class _WithoutBatchSize(reference.loss.DetectionLoss):
-    def __init__(self, terms: Tensor, items: Tensor, targets: list[Targets], predictions: Predictions) -> None:
+    def __init__(
+        self, terms: Tensor, items: Tensor, targets: list[Targets], predictions: Predictions
+    ) -> None:
         super().__init__(terms / len(targets), items, targets, predictions)
 
 
-enter("missing_batch_size", ("LOSS-GAIN-1",), "total", {"reference.loss.DetectionLoss": _WithoutBatchSize}
-)
+enter("missing_batch_size", ("LOSS-GAIN-1",), "total", {"reference.loss.DetectionLoss": _WithoutBatchSize})
 
 
 @fault("IOU-2", stage="gradients", at="reference.boxes.shape_penalty")
@@ -497,14 +521,28 @@ def alpha_differentiated(one: Tensor, other: Tensor, overlap: Tensor) -> Tensor:
 
 
 def _assign_with_gradient(
-    predictions: Predictions, truths: Any, head: Head, numbers: Hyperparameters, dialect: Any, keep_trace: bool = False
+    predictions: Predictions,
+    truths: Any,
+    head: Head,
+    numbers: Hyperparameters,
+    dialect: Any,
+    keep_trace: bool = False,
 ) -> list[Targets]:
     """The assignment is not detached."""
     scores = predictions.logits.sigmoid()
     boxes = predictions.boxes * predictions.anchors.strides
     plain = reference.assignment.assign.__wrapped__  # type: ignore[attr-defined]
     return [
-        plain(scores[i], boxes[i], predictions.anchors.pixels, truths[i], head.strides, numbers, dialect, keep_trace)
+        plain(
+            scores[i],
+            boxes[i],
+            predictions.anchors.pixels,
+            truths[i],
+            head.strides,
+            numbers,
+            dialect,
+            keep_trace,
+        )
         for i in range(len(truths))
     ]
 

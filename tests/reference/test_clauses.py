@@ -22,8 +22,6 @@ def cited(folder: Path, pattern: str) -> set[str]:
     }
 
 
-
-
 @pytest.mark.parametrize("clause", CLAUSES)
 def test_the_reference_cites_it(clause: str):
     assert clause in cited(Path(reference.__file__).parent, r"[A-Z]+(?:-[A-Z]+)?-\d")
