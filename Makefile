@@ -8,11 +8,13 @@ VENV   ?= .venv
 TORCH       ?= torch==2.14.1
 TORCHVISION ?= torchvision==0.29.1
 
-PROFILE ?= dev#  dev, ci or nightly
+PROFILE ?= ci#   dev, ci or nightly
+IMPLEMENTATIONS ?= ultralytics article#  what is tested
 ROUNDS  ?= 10#   of each benchmark in make bench
 ARGS    ?=#      anything that pytest takes, e.g. ARGS="--implementation my.py:assigner"
 
 PROFILE := $(strip $(PROFILE))
+TESTED  := $(foreach name,$(IMPLEMENTATIONS),--implementation $(name))
 ROUNDS  := $(strip $(ROUNDS))
 BIN     := $(VENV)/bin
 # Named after the pins, so that another TORCH sets up again; older than pyproject.toml: sets up again too.
@@ -26,6 +28,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  PROFILE=dev|ci|nightly   how much is generated (now: $(PROFILE))'
+	@echo '  IMPLEMENTATIONS="..."    what is tested (now: $(strip $(IMPLEMENTATIONS)))'
 	@echo '  ROUNDS=N                 of each benchmark in make bench (now: $(ROUNDS))'
 	@echo '  ARGS="..."               passed on to pytest, e.g. ARGS="--implementation my.py:assigner --device cpu"'
 	@echo '  PYTHON, VENV             the Python to start from, the environment'"'"'s folder (now: $(PYTHON), $(VENV))'
@@ -45,7 +48,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 conformance: $(STAMP)  ## the main job: every implementation asked for against the reference, with a report at the end
-	$(BIN)/python -m pytest conformance --conformance-profile $(PROFILE) $(ARGS)
+	$(BIN)/python -m pytest conformance --conformance-profile $(PROFILE) $(TESTED) $(ARGS)
 
 test: $(STAMP)  ## the tests of this project itself
 	$(BIN)/python -m pytest tests $(ARGS)

@@ -100,7 +100,7 @@ class Conformance:
         try:
             judgement = by(self.subject, batch)
         except Failure as failure:
-            self._record(batch, failure.verdict, failure.judgement, began)
+            self._record(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
             raise
         self._record(batch, judgement.verdict, judgement, began)
@@ -128,13 +128,28 @@ class Conformance:
             f"it returned, where {because}",
             picture=drawn,
         )
-        self._record(batch, Verdict.DIVERGENT, None, began)
+        self._record(batch, Verdict.DIVERGENT, None, began, failure)
         self.failed = True
         raise failure
 
-    def _record(self, batch: Batch, verdict: Verdict, judgement: Judgement | None, began: float) -> None:
+    def _record(
+        self,
+        batch: Batch,
+        verdict: Verdict,
+        judgement: Judgement | None,
+        began: float,
+        failure: Failure | None = None,
+    ) -> None:
         phase = "shrink" if self.failed else "generate"
         milliseconds = (time.perf_counter() - began) * 1000
         self.recorder.batch(
-            self.subject, self.test, self.clause_group, batch, verdict, judgement, phase, milliseconds
+            self.subject,
+            self.test,
+            self.clause_group,
+            batch,
+            verdict,
+            judgement,
+            phase,
+            milliseconds,
+            failure,
         )

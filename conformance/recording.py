@@ -133,8 +133,10 @@ class Recorder:
         judgement: Judgement | None,
         phase: str,
         milliseconds: float,
+        failure: Failure | None = None,
     ) -> None:
         """One judged batch."""
+        cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
         self._log.append(
@@ -153,6 +155,7 @@ class Recorder:
             hazards=sorted(batch.hazards),
             phase=phase,
             milliseconds=round(milliseconds, 2),
+            **cause,
         )
 
     def failure(self, test: str, node: str, clause_group: str, failure: Failure) -> None:

@@ -67,7 +67,7 @@ def precision(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def smallest(dtype: torch.dtype) -> float:
-    """What may be lost to underflow: any subnormal number, which some processors flush to zero; the smallest in 16 bits."""
+    """What underflow may lose: any subnormal number, which some processors flush to zero; the smallest in 16 bits."""
     limits = torch.finfo(dtype)
     return limits.tiny * limits.eps if limits.bits == 16 else limits.tiny
 

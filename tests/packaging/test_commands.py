@@ -20,6 +20,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     given = {
         "ARGS",
         "PROFILE",
+        "IMPLEMENTATIONS",
         "ROUNDS",
         "PYTHON",
         "TORCH",
@@ -47,13 +48,16 @@ def printed(*arguments: str) -> list[str]:
 
 def test_options_reach_pytest(tmp_path: Path):
     options = '--implementation "my own.py:obj"'
-    last = printed("conformance", "PROFILE=ci", f"ARGS={options}", f"VENV={tmp_path}")[-1]
-    assert last == f"{tmp_path}/bin/python -m pytest conformance --conformance-profile ci {options}"
+    given = ("PROFILE=dev", "IMPLEMENTATIONS=reference", f"ARGS={options}", f"VENV={tmp_path}")
+    last = printed("conformance", *given)[-1]
+    profile = "--conformance-profile dev --implementation reference"
+    assert last == f"{tmp_path}/bin/python -m pytest conformance {profile} {options}"
 
 
-def test_without_options_the_profile_is_dev(tmp_path: Path):
+def test_without_options_official_and_article_are_tested_by_the_gating_profile(tmp_path: Path):
     last = printed("conformance", f"VENV={tmp_path}")[-1]
-    assert last.rstrip() == f"{tmp_path}/bin/python -m pytest conformance --conformance-profile dev"
+    asked = "--conformance-profile ci --implementation ultralytics --implementation article"
+    assert last.rstrip() == f"{tmp_path}/bin/python -m pytest conformance {asked}"
 
 
 def test_benchmarks_are_of_all_sizes(tmp_path: Path):

@@ -1,0 +1,42 @@
+"""META: what holds of an implementation whatever the right answer is (specification section 7)."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import event, given, reject
+from hypothesis import strategies as st
+
+from conformance.batches import Batch, Recipe
+from conformance.conforming import Conformance
+from conformance.judgement import Verdict
+from conformance.lanes import LANES
+from conformance.relations import RELATIONS, Relation, SaysNothing
+
+EVERY = [
+    pytest.param(each, id=clause, marks=pytest.mark.clauses(clause)) for clause, each in RELATIONS.items()
+]
+FULLY = 0.25
+"""Share of its batches that a relation must be able to compare in full: no choice moved with the change."""
+
+
+@pytest.fixture
+def extents() -> Iterator[Counter[str]]:
+    """How many batches were compared in full and in part; a relation that hardly ever was has shown nothing."""
+    counts: Counter[str] = Counter()
+    yield counts
+    if counts["in full"] < FULLY * counts.total():
+        pytest.fail(f"of {counts.total()} batches only {counts['in full']} could be compared in full")
+
+
+@pytest.mark.parametrize("relation", EVERY)
+@given(recipe=st.one_of(*LANES.values()))
+def test_relation(conforms: Conformance, relation: Relation, extents: Counter[str], recipe: Recipe):
+    """The implementation's results on a batch and on a changed one are related as the clause says."""
+    try:
+        judgement = conforms(recipe, by=relation)
+    except SaysNothing:
+        reject()
+    extent = "in part" if judgement.verdict is Verdict.ADMISSIBLE else "in full"
+    extents[extent] += 1
+    event(f"{relation.clause} compared {extent}")
