@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given, reject
 from hypothesis import strategies as st
 
-from conformance.batches import Batch, Recipe
+from conformance.batches import Recipe
 from conformance.conforming import Conformance
 from conformance.judgement import Verdict
 from conformance.lanes import LANES
@@ -31,7 +31,7 @@ def extents() -> Iterator[Counter[str]]:
 
 @pytest.mark.parametrize("relation", EVERY)
 @given(recipe=st.one_of(*LANES.values()))
-def test_relation(conforms: Conformance, relation: Relation, extents: Counter[str], recipe: Recipe):
+def test_relation(conforms: Conformance, relation: Relation, extents: Counter[str], recipe: Recipe) -> None:
     """The implementation's results on a batch and on a changed one are related as the clause says."""
     try:
         judgement = conforms(recipe, by=relation)

@@ -1,0 +1,160 @@
+"""The relations of specification section 7: one table, each with its clause and its meaning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conformance.batches import Batch
+from conformance.implementations import ImplementationFailed, observe
+from conformance.judgement import Diverges, Judgement
+from conformance.judgement.picture import picture
+from conformance.recording import Subject, failure_of
+from conformance.relations import changes, scores
+from conformance.relations.changes import Change, Plan
+from conformance.relations.compare import Comparison
+from conformance.relations.plans import compare
+from conformance.relations.runs import Run
+
+
+class SaysNothing(Exception):
+    """The relation says nothing of this batch, or of this implementation."""
+
+
+class Session:
+    """Runs of one implementation; the same batch is run once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self._runs: list[Run] = []
+
+    def __call__(self, batch: Batch) -> Run:
+        """The run of a batch.
+
+        Raises:
+            ImplementationFailed: the implementation raised, or broke the protocol.
+        """
+        known = next((run for run in self._runs if run.batch is batch), None)
+        if known is None:
+            known = Run(
+                batch, observe(self.subject.implementation, batch), self.subject.implementation.dialect
+            )
+            self._runs.append(known)
+        return known
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation of specification section 7.
+
+    Attributes:
+        clause: its id.
+        meaning: one line.
+        change: the changed batches, of a relation between runs.
+        check: of a relation within one outcome.
+    """
+
+    clause: str
+    meaning: str
+    change: Change | None = None
+    check: Callable[[Run, Comparison], None] | None = None
+
+    def __call__(self, subject: Subject, batch: Batch) -> Judgement:
+        """Judge an implementation on a batch by this relation alone.
+
+        Args:
+            subject: the implementation, and the device to run it on.
+            batch: any batch; it is moved to the device.
+
+        Returns:
+            A judgement that does not fail. Its verdict is ADMISSIBLE where a choice that the specification leaves
+            open moved with the change, so that not everything could be compared.
+
+        Raises:
+            Failure: the relation does not hold, or the implementation raised or broke the protocol.
+            SaysNothing: it does not apply.
+        """
+        batch = batch.to(subject.device)
+        session, given = Session(subject), None
+        try:
+            plans = list(self.change(batch)) if self.change else []
+            given = session(plans[0].sources[0] if plans else batch)
+            judgement = self.judged(plans, session, given)
+            if judgement.verdict.fails:
+                raise Diverges(judgement)
+        except (Diverges, ImplementationFailed) as error:
+            found = error.judgement if isinstance(error, Diverges) else None
+            shown = given.outcome.assignment if given else None
+            drawn = picture(batch, subject.implementation.dialect, shown, found)
+            raise failure_of(subject, batch, error, drawn) from error
+        return judgement
+
+    def judged(self, plans: list[Plan], session: Session, given: Run) -> Judgement:
+        """Judge by the plans, or within the given run."""
+        judgement = Judgement()
+        if self.check is not None:
+            if given.outcome.assignment is None:
+                raise SaysNothing(f"{self.clause} needs target scores, and none are shown")
+            self.check(given, Comparison(judgement, self.clause, "in itself"))
+        elif not plans:
+            raise SaysNothing(f"{self.clause} says nothing of {given.batch.describe()}")
+        for plan in plans:
+            compare(plan, session, Comparison(judgement, self.clause, plan.how))
+        judgement.uniqueness = given.uniqueness
+        return judgement
+
+
+RELATIONS = {
+    relation.clause: relation
+    for relation in (
+        Relation(
+            "META-GT-PERMUTATION",
+            "the order of an image's ground truths decides nothing",
+            changes.permuted_truths,
+        ),
+        Relation(
+            "META-IMAGE-PERMUTATION",
+            "the order of the images decides nothing",
+            changes.permuted_images,
+        ),
+        Relation(
+            "META-PADDING",
+            "an image with more ground truths beside it, which pads the others further, changes nothing of them",
+            changes.more_padding,
+        ),
+        Relation(
+            "META-SPLIT",
+            "a batch's images are assigned as in batches of their own, and its loss before N is the sum of theirs",
+            changes.split,
+        ),
+        Relation(
+            "META-MIRROR",
+            "a mirrored image has mirrored targets, the same loss, and mirrored gradients",
+            changes.mirrored,
+        ),
+        Relation(
+            "META-CLASS-RENAMING",
+            "renamed classes are nothing but renamed",
+            changes.renamed_classes,
+        ),
+        Relation(
+            "META-EMPTY-IMAGE",
+            "an image without ground truths changes nothing but adds its cross-entropy",
+            changes.empty_image,
+        ),
+        Relation(
+            "META-UNREACHABLE-CLASS",
+            "a class that no ground truth has changes nothing but adds its cross-entropy",
+            changes.unreachable_class,
+        ),
+        Relation(
+            "META-SCORE-RANGE",
+            "a target score lies in [0, 1]",
+            check=scores.within_zero_and_one,
+        ),
+        Relation(
+            "META-BEST-SCORE",
+            "the best positive of a ground truth must score its best overlap",
+            check=scores.best_is_overlap,
+        ),
+    )
+}
+"""Every relation by its clause."""
