@@ -10,7 +10,7 @@ from conformance.implementations.outcome import assigner_inputs
 from conformance.judgement.assignment import InputErrors, judge_assignment, oracle
 from conformance.judgement.bounds import ROUNDINGS, bound, box_unit, precision
 from conformance.judgement.choices import assignments
-from conformance.judgement.comparators import equal, within
+from conformance.judgement.comparators import equal, finite, within
 from conformance.judgement.loss import judge_loss
 from conformance.judgement.verdicts import Agreement, Diverges, Judgement, Mismatch, Uniqueness
 from reference import Dialect, GroundTruths, Targets, ground_truths
@@ -42,6 +42,8 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
     counts = [len(image) for image in truths]
     if outcome.own_inputs:
         judge_inputs(judgement, batch, outcome.inputs, exact, truths)
+        if judgement.verdict.fails and not classes_exist(outcome.inputs):
+            raise Diverges(judgement)  # there is no score to go on with
     errors = None if outcome.own_inputs or outcome.loss is None else input_errors(batch, exact, truths)
     if outcome.assignment is not None:
         judge_assignment(judgement, outcome.assignment, outcome.inputs, counts, dialect, errors)
@@ -80,6 +82,8 @@ def judge_inputs(
         )  # a coarse dtype rounds far anchors
         names: tuple[str, ...] = ("anchor", "axis")
         stage.add(within("anchor centre", "ANC-1", seen.anchors, centres, centre_error, own.anchors, names))
+        finite("stride", "ANC-1", seen.strides)
+        stage.add(equal("stride", "ANC-1", seen.strides.double(), exact.anchors.strides, ("anchor",)))
         names = ("image", "anchor", "side")
         stage.add(within("predicted box", "DEC-2", seen.boxes, boxes, box_error, own.boxes, names))
         names = ("image", "anchor", "class")
@@ -90,6 +94,11 @@ def judge_inputs(
         stage.fail(mismatch)
 
 
+def classes_exist(seen: AssignerInputs) -> bool:
+    """Whether every label is the index of a class."""
+    return bool(((seen.labels >= 0) & (seen.labels < seen.head.classes)).all())
+
+
 def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: GroundTruths) -> Agreement:
     """ANN-1 to ANN-4 of one image: its ground truths stand first, in their order; what follows is padding.
 
@@ -97,7 +106,9 @@ def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: 
         Mismatch: they do not, or their boxes or labels are others.
     """
     count = len(truths)
-    labels, mask = seen.labels[image, :count, 0].long(), seen.truth_mask[image, :, 0] > 0
+    finite("label", "ANN-1", seen.labels[image])
+    finite("truth mask", "ANN-3", seen.truth_mask[image])
+    labels, mask = seen.labels[image, :count, 0], seen.truth_mask[image, :, 0] > 0
     equal("label", "ANN-2", labels, truths.labels, ("GT",), image)
     boxes, mine = seen.truth_boxes[image, :count], own.truth_boxes[image, :count]
     dtype = precision(boxes.dtype)

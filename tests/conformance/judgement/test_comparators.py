@@ -1,0 +1,129 @@
+"""Comparators find what is planted, say where, and never pass by accident."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance.judgement import Mismatch, Verdict
+from conformance.judgement.comparators import SHOWN, equal, finite, holds, within
+
+EXPECTED = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+BOUND = torch.full_like(EXPECTED, 1e-3)
+NAMES = ("image", "anchor")
+
+
+def changed(value: float, at: tuple[int, ...] = (1, 0)) -> Tensor:
+    copy = EXPECTED.clone()
+    copy[at] = value
+    return copy
+
+
+OBSERVED: dict[str, tuple[Tensor, Verdict, str]] = {
+    "value": (changed(3.1), Verdict.DIVERGENT, "u is 3.1 at image 1, anchor 0, expected 3 within 0.001"),
+    "just beyond": (changed(3.00100001), Verdict.DIVERGENT, "image 1, anchor 0"),
+    "NaN": (changed(math.nan), Verdict.ERROR, "u is nan at image 1, anchor 0"),
+    "infinity": (changed(math.inf), Verdict.ERROR, "u is inf at image 1, anchor 0"),
+    "minus infinity": (changed(-math.inf), Verdict.ERROR, "u is -inf at image 1, anchor 0"),
+    "fewer": (EXPECTED[:, :1], Verdict.ERROR, r"u has shape \(2, 1\), expected \(2, 2\)"),
+    "more": (torch.cat((EXPECTED, EXPECTED)), Verdict.ERROR, r"u has shape \(4, 2\), expected \(2, 2\)"),
+    "broadcast": (EXPECTED[:1], Verdict.ERROR, r"u has shape \(1, 2\), expected \(2, 2\)"),
+    "transposed": (torch.ones(2, 2, 1), Verdict.ERROR, r"u has shape \(2, 2, 1\), expected \(2, 2\)"),
+    "none": (torch.empty(0, 2), Verdict.ERROR, r"u has shape \(0, 2\), expected \(2, 2\)"),
+}
+
+
+@pytest.mark.parametrize("planted", OBSERVED)
+def test_within_finds(planted: str):
+    observed, verdict, message = OBSERVED[planted]
+    with pytest.raises(Mismatch, match=message) as caught:
+        within("u", "TAL-MET-1", observed, EXPECTED, BOUND, names=NAMES)
+    assert (caught.value.verdict, caught.value.clause) == (verdict, "TAL-MET-1")
+
+
+@pytest.mark.parametrize("bound", [math.nan, -1.0])
+def test_a_bound_that_is_none_bounds_nothing(bound: float):
+    with pytest.raises(Mismatch):
+        within("u", "TAL-MET-1", EXPECTED, EXPECTED, torch.full_like(EXPECTED, bound))
+
+
+def test_an_expectation_that_is_no_number_is_met_by_nothing():
+    with pytest.raises(Mismatch):
+        within("u", "TAL-MET-1", EXPECTED, changed(math.nan), BOUND)
+
+
+def test_within_says_how_well_it_agrees():
+    agreement = within("u", "TAL-MET-1", changed(3.0005), EXPECTED, BOUND, naive=EXPECTED)
+    assert agreement.margin == pytest.approx(0.5)
+    assert not agreement.exact
+    assert within("u", "TAL-MET-1", EXPECTED, EXPECTED, 0 * BOUND, naive=EXPECTED).exact
+    assert within("u", "TAL-MET-1", EXPECTED, EXPECTED, 0 * BOUND).margin == 0
+    assert not within("u", "TAL-MET-1", EXPECTED, EXPECTED, BOUND).exact, "nobody said what is exact"
+    assert within("u", "TAL-MET-1", torch.empty(0), torch.empty(0), torch.empty(0)).margin == 0
+
+
+def test_minus_zero_is_zero():
+    zeros = torch.zeros(2)
+    assert within("u", "TAL-MET-1", -zeros, zeros, zeros, naive=zeros).margin == 0
+    equal("u", "TAL-MET-1", -zeros, zeros)
+
+
+def test_the_worst_places_come_first_and_no_more_than_can_be_read():
+    observed = EXPECTED.repeat(5, 1)
+    observed[7, 1] += 1
+    observed[:, 0] += 0.5
+    with pytest.raises(Mismatch, match=r"11 of 20 differ") as caught:
+        within("u", "X-1", observed, EXPECTED.repeat(5, 1), BOUND.repeat(5, 1), names=NAMES)
+    values = caught.value.values
+    assert len(values) == SHOWN
+    assert (values[0].where, values[0].image, values[0].anchor) == ("image 7, anchor 1", 7, 1)
+    assert (values[0].reference, values[0].implementation, values[0].bound) == ("4", "5", "0.001")
+
+
+PLACES = torch.tensor([[1, 2], [3, 4]])
+DIFFERENT: dict[str, tuple[Tensor, Verdict, str]] = {
+    "value": (torch.tensor([[1, 2], [3, 5]]), Verdict.DIVERGENT, "label is 5 at GT 1, anchor 1, expected 4"),
+    "fewer": (PLACES[:1], Verdict.ERROR, r"label has shape \(1, 2\), expected \(2, 2\)"),
+    "more": (torch.ones(2, 2, 2), Verdict.ERROR, r"label has shape \(2, 2, 2\), expected \(2, 2\)"),
+    "NaN": (torch.tensor([[1, 2], [3, math.nan]]), Verdict.DIVERGENT, "label is nan at GT 1, anchor 1"),
+    "infinity": (torch.tensor([[1, 2], [3, math.inf]]), Verdict.DIVERGENT, "label is inf at GT 1, anchor 1"),
+}
+
+
+@pytest.mark.parametrize("planted", DIFFERENT)
+def test_equal_finds(planted: str):
+    observed, verdict, message = DIFFERENT[planted]
+    with pytest.raises(Mismatch, match=message) as caught:
+        equal("label", "TAL-TGT-1", observed, PLACES, ("GT", "anchor"))
+    assert (caught.value.verdict, caught.value.clause) == (verdict, "TAL-TGT-1")
+
+
+def test_equal_looks_only_where_it_is_told_to():
+    observed = torch.tensor([[1, 2], [0, 4]])
+    equal("box", "X-1", observed, PLACES, where=torch.tensor([True, False]))
+    with pytest.raises(Mismatch, match=r"box is 0 at image 3, anchor 1, side 0, expected 3") as caught:
+        equal("box", "X-1", observed, PLACES, ("anchor", "side"), 3, where=torch.tensor([False, True]))
+    assert caught.value.values[0].image == 3
+
+
+def test_holds_names_the_place_and_what_should_be_there():
+    broken = torch.tensor([[False, True]])
+    observed = torch.tensor([[0.0, 7.0]])
+    with pytest.raises(
+        Mismatch, match=r"^a padding row leaks at image 2, GT 0, anchor 1 \(1 places\)$"
+    ) as caught:
+        holds("u", "ANN-4", broken, observed, "0", ("GT", "anchor"), 2, "a padding row leaks")
+    (value,) = caught.value.values
+    assert (value.reference, value.implementation, value.bound) == ("0", "7", "none")
+    holds("u", "ANN-4", ~broken & broken, observed, "0")
+
+
+@pytest.mark.parametrize("planted", [math.nan, math.inf, -math.inf])
+def test_finite_finds(planted: float):
+    with pytest.raises(Mismatch, match=f"w is {planted} at image 1, anchor 0") as caught:
+        finite("w", "TAL-NORM-1", changed(planted), NAMES)
+    assert caught.value.verdict is Verdict.ERROR
+    assert caught.value.values[0].reference == "a finite number"
+    finite("w", "TAL-NORM-1", torch.tensor([True, False]))
+    finite("w", "TAL-NORM-1", torch.tensor([1, 2]))
