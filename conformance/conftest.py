@@ -13,6 +13,7 @@ from conformance.batches import MEANINGS, Batch, CorruptCase
 from conformance.benchmarks import table
 from conformance.conforming import Conformance
 from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
+from conformance.implementations.isolation import official_code
 from conformance.options import add_options, devices, load_profile, report_dir, seed_hypothesis
 from conformance.recording import Failure, Recorder, Subject, command_line
 from reports import RunLog, read_log, render, terminal_table
@@ -229,6 +230,17 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     """One implementation on one device."""
     value: Subject = request.param
     return value
+
+
+@pytest.fixture(autouse=True)
+def _official_code_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test changes the loaded code of the official modules for the tests after it."""
+    before = official_code()
+    yield
+    after = official_code()
+    changed = [name for name, code in before.items() if after.get(name) != code]
+    if changed:
+        pytest.fail(f"{request.node.nodeid} changed the loaded code of {', '.join(changed)}", pytrace=False)
 
 
 @pytest.fixture

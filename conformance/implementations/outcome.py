@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from conformance.batches import Batch
+from conformance.implementations.isolation import StateChanged, unchanged_torch_state
 from conformance.implementations.protocol import (
     AssignerInputs,
     Assignment,
@@ -98,9 +99,12 @@ def observe(implementation: Implementation, batch: Batch) -> Outcome:
     """
     own = assigner_inputs(batch)
     try:
-        with torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast):
+        with (
+            unchanged_torch_state(),
+            torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
+        ):
             return _observe(implementation, batch, own)
-    except ProtocolViolation as error:
+    except (ProtocolViolation, StateChanged) as error:
         raise ImplementationFailed(str(error)) from error
     except Exception as error:
         raise ImplementationFailed(

@@ -538,7 +538,7 @@ class ImageJudge:
         never = positives & ~expected.may_candidate & ~winnable
         if never.any():
             return "candidates", self.wrong(
-                never, positives, "TAL-CAND-1", "no candidate", "a positive is no candidate"
+                never, positives, "TAL-CAND-1", "False: no candidate", "a positive is no candidate"
             )
         if self.reachable(owners):
             return "", None
@@ -553,20 +553,20 @@ class ImageJudge:
         )  # (M, 1): no top-k needed
         if (lost & few).any() and self.best_follows_overlap(positives):
             problem = "a candidate is left out, though there are no more than k"
-            return "candidates", self.wrong(lost & few, positives, "TAL-CAND-1", "positive", problem)
+            return "candidates", self.wrong(lost & few, positives, "TAL-CAND-1", "True: a candidate", problem)
         if lost.any():
             problem = "an anchor among the k best is background"
-            return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "positive", problem)
+            return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "True: among the k best", problem)
         extra = positives & ~expected.selection.may & ~winnable
         if extra.any():
             return "top-k", self.wrong(
-                extra, positives, "TAL-TOPK-1", "background", "a positive is not among the k best"
+                extra, positives, "TAL-TOPK-1", "False: background", "a positive is not among the k best"
             )
         rivals = expected.selection.must.sum(0) > 1  # (A,)
         stolen = positives & rivals & ~expected.owners
         if stolen.any():
             problem = "a contested anchor has the wrong owner"
-            return "conflict", self.wrong(stolen, positives, "TAL-CONF-1", "another owner", problem)
+            return "conflict", self.wrong(stolen, positives, "TAL-CONF-1", "False: another owner", problem)
         claim = "no selection of k anchors a ground truth leads to these owners"
         return "top-k", Mismatch(f"image {self.image}: {claim}", "TAL-TOPK-1", self.counts(positives))
 
