@@ -62,7 +62,7 @@ def beside_others(config: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="module")
-def bench(run: Run, request: pytest.FixtureRequest) -> Bench:
+def bench(run: Run, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The benchmarks of this run. What they leave out is noted."""
     if beside_others(request.config):
         reason = "benchmarks: no times are taken while pytest-xdist keeps all cores busy (run without -n)"
@@ -76,7 +76,12 @@ def bench(run: Run, request: pytest.FixtureRequest) -> Bench:
         note(run, "benchmarks: disabled, so everything is called once and nothing is timed")
     if bench.official is None:
         note(run, "benchmarks: no official release can be had, so there are no ratios to it")
-    return bench
+    yield bench
+    if bench.dropped:
+        note(
+            run,
+            f"benchmarks: {bench.plan.total:g} s were spent before {', '.join(bench.dropped)} (make bench)",
+        )
 
 
 def note(run: Run, reason: str) -> None:
@@ -110,7 +115,6 @@ def test_benchmark(bench: Bench, run: Run, finished: list[Any], benchmark: Any, 
     try:
         cost, peak = bench.cost(benched), peak_of(bench, run, benched)
     except OutOfTime as spent:
-        note(run, f"benchmarks: {benched.title} on {benched.device}: {spent}")
         pytest.skip(str(spent))
     except ImplementationFailed as failure:
         no_result(benchmark, failure)

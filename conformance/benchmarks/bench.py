@@ -74,12 +74,14 @@ class Bench:
         plan: how much is timed.
         now: seconds on the clock of the plan's time budgets.
         spent: seconds that timing took so far.
+        dropped: titles of what was asked for after the plan's time was spent.
     """
 
     contenders: Mapping[str, Implementation]
     plan: Plan
     now: Callable[[], float] = time.monotonic
     spent: float = 0
+    dropped: list[str] = field(default_factory=list)
     _measured: dict[tuple[str, str, str], Timings] = field(default_factory=dict)
 
     @property
@@ -105,7 +107,11 @@ class Bench:
             ImplementationFailed: this one raised, or broke the protocol.
             OutOfTime: it was not timed.
         """
-        timings = self._timings(benchmark.case, benchmark.capability, benchmark.device)
+        try:
+            timings = self._timings(benchmark.case, benchmark.capability, benchmark.device)
+        except OutOfTime:
+            self.dropped += [] if benchmark.title in self.dropped else [benchmark.title]
+            raise
         if benchmark.name in timings.failures:
             raise timings.failures[benchmark.name]
         lap = LAPS[benchmark.capability].index(benchmark.lap)

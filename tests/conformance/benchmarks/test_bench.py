@@ -100,6 +100,7 @@ def test_when_all_time_is_spent_no_other_case_is_begun():
     first = bench.cost(assign)
     with pytest.raises(OutOfTime, match="10 s"):
         bench.cost(loss)
+    assert bench.dropped == ["loss forward 2x160 8gt"]
     assert bench.cost(assign) == first, "what was timed stays known"
 
 
