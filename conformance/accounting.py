@@ -73,3 +73,21 @@ def shortfalls(hazards: Mapping[str, int], batches: int) -> list[str]:
         for name, count in counts.items()
         if count < minimum
     ]
+
+
+LOOSE = 0.1
+"""A bound is too loose where 99.9 % of the errors stay below this share of it: it would hide what it should find."""
+
+
+def loose_bounds(shares: Mapping[tuple[str, str], float]) -> list[str]:
+    """Stages whose bound no error comes near, a sentence each.
+
+    Args:
+        shares: by implementation and stage, the 99.9th percentile over batches of the largest error as a share of its
+            bound; zero where nothing is rounded.
+    """
+    return [
+        f"{implementation}: errors of stage {stage} stay below {share:.2g} of their bound, which is too loose"
+        for (implementation, stage), share in shares.items()
+        if 0 < share < LOOSE
+    ]

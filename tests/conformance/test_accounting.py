@@ -1,0 +1,37 @@
+"""A run that exercised too little is told so, by name."""
+
+from conformance.accounting import OPTIONAL, REACHED_BY, clause_counts, loose_bounds, shortfalls
+from conformance.batches import HAZARDS
+
+PLENTY = dict.fromkeys(HAZARDS, 100)
+
+
+def test_nothing_is_missed_where_everything_was_met():
+    assert shortfalls(PLENTY, 1000) == []
+
+
+def test_a_hazard_that_was_hardly_met_is_named():
+    (missed,) = shortfalls(PLENTY | {"touching": 1}, 1000)
+    assert missed.startswith("touching was reached on 1 of 1000 batches, fewer than the 2 ")
+
+
+def test_a_clause_whose_hazards_were_hardly_met_is_named_too():
+    missed = shortfalls(PLENTY | {"negative_sum": 0}, 1000)
+    assert [sentence.split()[0] for sentence in missed] == ["negative_sum", "ANN-3"]
+
+
+def test_every_hazard_behind_a_clause_exists():
+    named = {hazard for by in REACHED_BY.values() for hazard in by if " " not in hazard}
+    assert named <= set(HAZARDS)
+    assert set(HAZARDS) >= OPTIONAL
+
+
+def test_clauses_count_by_their_most_frequent_hazard():
+    counts = clause_counts({"tiny": 3, "small_8_16": 5, "no_gt_in_batch": 10}, 50)
+    assert (counts["TAL-CAND-2"], counts["ANN-1"], counts["PRE-1"]) == (5, 40, 50)
+
+
+def test_a_bound_that_no_error_comes_near_is_loose():
+    shares = {("a", "overlap"): 0.02, ("a", "metric"): 0.3, ("a", "top-k"): 0.0}
+    (said,) = loose_bounds(shares)
+    assert "stage overlap stay below 0.02" in said
