@@ -330,16 +330,20 @@ class ImageJudge:
         """TAL-CAND-1, TAL-CAND-2."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
-        clause = "TAL-CAND-2" if bool((wrong <= self.small()).all()) else "TAL-CAND-1"
+        clause = self.clause_of(wrong)
         return equal(
             "candidate", clause, candidates, torch.where(wrong, expected, candidates), PAIR, self.image
         )
 
-    def small(self) -> Tensor:
-        """(M, 1) ground truths with a side that some dialect widens (TAL-CAND-2)."""
-        boxes, strides = self.inputs.truth_boxes[self.image, : self.truths], self.inputs.head.strides
-        sides = boxes[:, 2:] - boxes[:, :2]  # (M, 2)
-        return (sides < strides[min(1, len(strides) - 1)]).any(1, keepdim=True)
+    def clause_of(self, wrong: Tensor) -> str:
+        """The clause that wrong candidates (M, A) are about: do they lie in ground truths that count, or small ones?"""
+        boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
+        if len(boxes) and (boxes.sum(1) <= 0).all():
+            return "ANN-3"
+        strides = self.inputs.head.strides
+        sides = boxes[:, 2:] - boxes[:, :2]  # (.., 2)
+        small = (sides < strides[min(1, len(strides) - 1)]).any(1)  # (..,) some dialect widens it
+        return "TAL-CAND-2" if small.all() else "TAL-CAND-1"
 
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: u on the implementation's own candidates, zero elsewhere."""
@@ -532,43 +536,65 @@ class ImageJudge:
     def diagnose(self, owners: Owners, positives: Tensor) -> tuple[str, Mismatch | None]:
         """The first stage that explains why no admissible selection leads to these owners; none if one does."""
         expected = self.oracle
-        winnable = expected.owners & (
-            expected.selection.may.sum(0) > 1
-        )  # (M, A) may be won without being selected
+        rivals = expected.selection.may.sum(0) > 1  # (A,) may be contested
+        winnable = expected.owners & rivals  # (M, A) may be won without being selected
         never = positives & ~expected.may_candidate & ~winnable
+        if never.any() and (never <= rivals).all():
+            problem = "a contested anchor went to a ground truth that does not hold it"
+            return "conflict", self.wrong(never, positives, "TAL-CONF-1", "False: another owner", problem)
         if never.any():
-            return "candidates", self.wrong(
-                never, positives, "TAL-CAND-1", "False: no candidate", "a positive is no candidate"
-            )
+            clause, problem = self.clause_of(never), "a positive is no candidate"
+            return "candidates", self.wrong(never, positives, clause, "False: no candidate", problem)
         if self.reachable(owners):
             return "", None
         if not self.shares_follow_metric(positives):
-            claim = (
-                "the target scores of a ground truth's positives are not in the ratio of t = s^alpha u^beta"
-            )
-            return "metric", Mismatch(f"image {self.image}: {claim}", "TAL-MET-1")
-        lost = expected.selection.must & ~owners.foreground  # (M, A)
-        few = (
-            expected.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk
-        )  # (M, 1): no top-k needed
-        if (lost & few).any() and self.best_follows_overlap(positives):
-            problem = "a candidate is left out, though there are no more than k"
-            return "candidates", self.wrong(lost & few, positives, "TAL-CAND-1", "True: a candidate", problem)
+            claim = "target scores of a ground truth's positives are not in the ratio of t = s^alpha u^beta"
+            return self.weights_stage(positives), Mismatch(f"image {self.image}: the {claim}", "TAL-MET-1")
+        dropped = self.dropped(positives)  # (A,)
+        if dropped is None:
+            claim = "a ground truth keeps more anchors than it may"
+            return "conflict", Mismatch(f"image {self.image}: {claim}", "TAL-CONF-2", self.counts(positives))
+        return self.wrong_selection(owners, positives, dropped, winnable)
+
+    def wrong_selection(
+        self, owners: Owners, positives: Tensor, dropped: Tensor, winnable: Tensor
+    ) -> tuple[str, Mismatch]:
+        """Which anchors should have been taken, left or won otherwise.
+
+        Args:
+            owners: the observed assignment.
+            positives: the same as (M, A).
+            dropped: (A,) anchors that TAL-CONF-2 may have made background.
+            winnable: (M, A) anchors that may be won without being selected.
+        """
+        expected = self.oracle
+        lost = expected.selection.must & ~owners.foreground & ~dropped  # (M, A)
+        few = expected.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1)
+        if (lost & few).any() and self.best_follows_overlap(positives).all():
+            clause, problem = self.clause_of(lost & few), "a candidate is left out of no more than k"
+            return "candidates", self.wrong(lost & few, positives, clause, "True: a candidate", problem)
         if lost.any():
             problem = "an anchor among the k best is background"
             return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "True: among the k best", problem)
         extra = positives & ~expected.selection.may & ~winnable
         if extra.any():
-            return "top-k", self.wrong(
-                extra, positives, "TAL-TOPK-1", "False: background", "a positive is not among the k best"
-            )
-        rivals = expected.selection.must.sum(0) > 1  # (A,)
-        stolen = positives & rivals & ~expected.owners
+            problem = "a positive is not among the k best"
+            return "top-k", self.wrong(extra, positives, "TAL-TOPK-1", "False: background", problem)
+        stolen = positives & (expected.selection.must.sum(0) > 1) & ~expected.owners
         if stolen.any():
             problem = "a contested anchor has the wrong owner"
             return "conflict", self.wrong(stolen, positives, "TAL-CONF-1", "False: another owner", problem)
-        claim = "no selection of k anchors a ground truth leads to these owners"
-        return "top-k", Mismatch(f"image {self.image}: {claim}", "TAL-TOPK-1", self.counts(positives))
+        claim = f"image {self.image}: no selection of k anchors a ground truth leads to these owners"
+        if expected.keeps is not None:
+            return "conflict", Mismatch(claim, "TAL-CONF-2", self.counts(positives))
+        return "top-k", Mismatch(claim, "TAL-TOPK-1", self.counts(positives))
+
+    def dropped(self, positives: Tensor) -> Tensor | None:
+        """TAL-CONF-2: background (A,) that somebody may have owned and dropped; None: not so many may be kept."""
+        if self.oracle.keeps is None:
+            return torch.zeros_like(positives[0])
+        droppable = self.oracle.keeps.droppable(positives)  # (M, A)
+        return None if droppable is None else (droppable & self.oracle.may_candidate).any(0)
 
     def reachable(self, owners: Owners) -> bool:
         """Whether these owners are admissible, TAL-CONF-2 included."""
@@ -603,7 +629,11 @@ class ImageJudge:
         return weight, metric, weight.amax(1, keepdim=True), metric.amax(1, keepdim=True)
 
     def shares_follow_metric(self, positives: Tensor) -> bool:
-        """TAL-MET-1, seen through TAL-NORM-1: positives of one ground truth have weights in the ratio of their t."""
+        """TAL-MET-1 by TAL-NORM-1: weights of one ground truth's positives are in the ratio of their t.
+
+        Anchors that another ground truth may want too are left out: there the conflict may be what is wrong.
+        """
+        positives = positives & (self.oracle.selection.may.sum(0) <= 1)
         weight, metric, best_weight, best_metric = self.implied(positives)
         eps = torch.finfo(self.dtype).eps
         scale = 1 / (best_metric + NORMALISATION_EPS)  # (M, 1)
@@ -613,8 +643,8 @@ class ImageJudge:
         off = (weight * best_metric - metric * best_weight).abs() * scale
         return bool((off <= 2 * error + ROUNDINGS * (8 * eps * weight + tiny)).all())
 
-    def best_follows_overlap(self, positives: Tensor) -> bool:
-        """TAL-NORM-1, TAL-MET-1: every ground truth's best weight is its best overlap, times t*/(t* + eps)."""
+    def best_follows_overlap(self, positives: Tensor) -> Tensor:
+        """TAL-NORM-1, TAL-MET-1: (M,) whether the best weight is the best overlap times t*/(t* + eps)."""
         _, _, best_weight, best_metric = self.implied(positives)
         overlap, error = self.oracle.overlap * positives, self.oracle.overlap_error * positives
         scale = best_metric / (best_metric + NORMALISATION_EPS)
@@ -623,19 +653,22 @@ class ImageJudge:
         slack = slack + (self.oracle.metric_error * positives).amax(1, keepdim=True) / (
             best_metric + NORMALISATION_EPS
         )
-        settled = ~(self.oracle.selection.may & ~positives).any(
-            1, keepdim=True
-        )  # (M, 1) lost nothing to another
-        return bool(((best_weight - expected).abs() <= slack)[settled & positives.any(1, keepdim=True)].all())
+        wanted = self.oracle.selection.may & positives.any(0)  # (M, A)
+        fought_for = (wanted & (wanted.sum(0) > 1)).any(1)  # (M,) its best may have been lost, or won
+        follows = ((best_weight - expected).abs() <= slack)[:, 0]  # (M,)
+        return follows | fought_for | ~positives.any(1)
 
     def weights_stage(self, positives: Tensor) -> str:
-        """Which stage explains weights that are wrong, where only outputs are shown."""
-        shares, best = self.shares_follow_metric(positives), self.best_follows_overlap(positives)
-        if not best and not shares:
-            return "overlap"
-        if not shares:
-            return "metric"
-        return "normalisation" if best else "overlap"
+        """Which stage explains weights that are wrong, where only outputs are shown.
+
+        A wrong u is seen in the shares and in the best weight, a wrong t in the shares alone. A best weight that is
+        wrong while the shares are right has its fault in the normalisation; of one positive there are no shares.
+        """
+        best = self.best_follows_overlap(positives)  # (M,)
+        if not self.shares_follow_metric(positives):
+            return "metric" if best.all() else "overlap"
+        shared = (self.oracle.metric * positives > 0).sum(1) > 1  # (M,)
+        return "overlap" if (~best & ~shared).any() else "normalisation"
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
         """TAL-NORM-1 on the implementation's own positives, with what u and t should have been."""
