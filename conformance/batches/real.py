@@ -1,4 +1,4 @@
-"""Real input: the photographs bundled in the ultralytics package, with labels made by hand, as images to train on."""
+"""Real input: photographs bundled in the ultralytics package, with labels made by hand."""
 
 import json
 import random
@@ -81,7 +81,8 @@ def photograph(name: str) -> Photograph:
     """A photograph of the installed ultralytics package, with its labels.
 
     Raises:
-        UnknownImplementation: ultralytics is not installed, or its photograph is not the one that was labelled.
+        UnknownImplementation: ultralytics is not installed, or its photograph is not the one that was
+            labelled.
         KeyError: there are no labels for it.
     """
     made: dict[str, Any] = json.loads(LABELS.read_text(encoding="utf-8"))["photographs"][name]
@@ -119,8 +120,8 @@ def render(view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
     Returns:
         pixels: (3, height, width) float32 in [0, 1].
-        rows: (M, 5) float32 class, cx, cy, w, h of what it shows, normalised to the image; objects that reach beyond
-            the crop end at its border, slivers are left out.
+        rows: (M, 5) float32 class, cx, cy, w, h of what it shows, normalised to the image; objects that reach
+            beyond the crop end at its border, slivers are left out.
     """
     source = photograph(view.name)
     scale = torch.tensor(source.pixels.shape[:0:-1]).repeat(2)  # (4,) width, height, width, height
@@ -175,8 +176,8 @@ def images_of(views: list[View], size: tuple[int, int]) -> Images:
 def augmented(seed: int) -> list[View]:
     """Four views: both photographs almost whole, a part of one of them, and one without any object.
 
-    The same for the same seed, on every machine. So the number of objects varies from image to image and from batch to
-    batch, boxes end at borders, and one image has none.
+    The same for the same seed, on every machine. So the number of objects varies from image to image and from
+    batch to batch, boxes end at borders, and one image has none.
     """
     source = random.Random(seed)
     wide = [_crop(source, "bus.jpg", 0.75, 1.0), _crop(source, "zidane.jpg", 0.75, 1.0)]
@@ -187,7 +188,7 @@ def augmented(seed: int) -> list[View]:
 
 
 def _crop(source: random.Random, name: str, least: float, most: float) -> View:
-    """A random crop whose sides are between `least` and `most` of the photograph's, mirrored half of the time."""
+    """A random part with sides between `least` and `most` of the photograph's, mirrored half of the time."""
     side = least + (most - least) * source.random()
     left, top = (1 - side) * source.random(), (1 - side) * source.random()
     return View(name, (left, top, left + side, top + side), source.random() < 0.5)

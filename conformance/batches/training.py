@@ -1,8 +1,9 @@
 """A real YOLOv8n in training: its steps, and batches recorded from them.
 
-The model is built by Ultralytics from its bundled description, with random weights: nothing is downloaded. It learns the
-photographs of `conformance.batches.real` with the official loss. What its loss receives at some of the steps becomes
-the suite's recorded batches: predictions of a network, at first like noise, later near the ground truth.
+The model is built by Ultralytics from its bundled description, with random weights: nothing is downloaded. It
+learns the photographs of `conformance.batches.real` with the official loss. What its loss receives at some of
+the steps becomes the suite's recorded batches: predictions of a network, at first like noise, later near the
+ground truth.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ CLASSES = 80
 """Of COCO, as the labels count them."""
 
 Predictions = Mapping[str, Any]
-"""What the model's head returns in training: "boxes" (B, 4R, A), "scores" (B, C, A), and "feats", whose grids it has."""
+"""What the head returns in training: "boxes" (B, 4R, A), "scores" (B, C, A), and "feats" with the grids."""
 Gradients = Callable[[int, Batch], Sequence[Tensor]]
 """From the number of a step and what a loss receives there, the gradient of its total on each feature map."""
 
@@ -119,21 +120,39 @@ def build_model(seed: int = 0) -> nn.Module:
             from ultralytics.nn.tasks import DetectionModel
             from ultralytics.utils import ROOT
         except ImportError as error:
-            raise UnknownImplementation(f"ultralytics, which builds the model, cannot be imported: {error}") from error
+            raise UnknownImplementation(
+                f"ultralytics, which builds the model, cannot be imported: {error}"
+            ) from error
         # its full path: a file of this name in the working directory would be preferred otherwise
-        model: nn.Module = DetectionModel(str(ROOT / "cfg" / "models" / "v8" / MODEL), nc=CLASSES, verbose=False)
+        model: nn.Module = DetectionModel(
+            str(ROOT / "cfg" / "models" / "v8" / MODEL), nc=CLASSES, verbose=False
+        )
     return model.train()
 
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Put back what building and importing change in torch: random numbers and the way tensors are printed."""
+    """Put back what importing and building change in torch: random numbers, and how tensors are printed."""
     printing = dict(vars(torch._tensor_str.PRINT_OPTS))
     try:
         with torch.random.fork_rng():
             yield
     finally:
         torch.set_printoptions(**printing)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: so sums are added up in the same order on machines with any number of cores.
+
+    Two threads would be a third faster on an idle machine, and many times slower on a busy one.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def head_of(model: Any) -> Head:
@@ -143,7 +162,7 @@ def head_of(model: Any) -> Head:
 
 
 def feature_maps_of(predictions: Predictions) -> tuple[Tensor, ...]:
-    """The feature maps (B, 4R + C, H, W) of which the head's predictions are the rows; differentiable (PRE-1)."""
+    """The feature maps (B, 4R + C, H, W) whose rows the head's predictions are; differentiable (PRE-1)."""
     rows = torch.cat((predictions["boxes"], predictions["scores"]), dim=1)  # (B, 4R + C, A)
     grids = [tuple(level.shape[2:]) for level in predictions["feats"]]
     levels = rows.split([height * width for height, width in grids], dim=2)
@@ -183,6 +202,7 @@ class Trainee:
 
 
 @cache
+@one_thread()
 def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
     """Train with the official loss from random weights, and record; once in a process.
 
@@ -204,7 +224,9 @@ def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
         if step in schedule.recorded:
             batch = batch_of(predictions, images, head)
             progress.append(progress_of(step, losses[-1], batch))
-            batches.append(dataclasses.replace(batch, origin=_origin(schedule, progress[-1]), hazards=hazards_of(batch)))
+            batches.append(
+                dataclasses.replace(batch, origin=_origin(schedule, progress[-1]), hazards=hazards_of(batch))
+            )
         trainee.learn(total.backward)
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return RecordedTraining(schedule, head, batches, progress, losses, weights)
@@ -231,20 +253,29 @@ def progress_of(step: int, total: float, batch: Batch) -> Progress:
         loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, keep_trace=True)
     traces = [image.trace for image in loss.targets if image.trace]
     overlaps = torch.cat([trace.overlap[trace.positives] for trace in traces])  # (P,)
-    scores = torch.cat([(trace.score * trace.positives).amax(1) for trace in traces])  # (G,) of the ground truths
+    scores = torch.cat(
+        [(trace.score * trace.positives).amax(1) for trace in traces]
+    )  # (G,) of the ground truths
     return Progress(step, total, float(overlaps.mean()), float(scores.mean()))
 
 
 def _origin(schedule: Schedule, progress: Progress) -> str:
+    name = MODEL.removesuffix(".yaml")
     return (
-        f"recorded: {MODEL.removesuffix('.yaml')} in training, step {progress.step} of {schedule.steps}, seed "
-        f"{schedule.seed}: loss {progress.total:.1f}, positives' mean overlap {progress.overlap:.2f}, ground truths' "
-        f"mean best score {progress.score:.4f}"
+        f"recorded: {name} in training, step {progress.step} of {schedule.steps}, seed {schedule.seed}: "
+        f"loss {progress.total:.1f}, positives' mean overlap {progress.overlap:.2f}, "
+        f"ground truths' mean best score {progress.score:.4f}"
     )
 
 
+@one_thread()
 def train(
-    weights: Mapping[str, Tensor], schedule: Schedule, first: int, steps: int, gradients: Gradients, device: str = "cpu"
+    weights: Mapping[str, Tensor],
+    schedule: Schedule,
+    first: int,
+    steps: int,
+    gradients: Gradients,
+    device: str = "cpu",
 ) -> Tensor:
     """Train with any loss, from given weights.
 

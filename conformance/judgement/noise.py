@@ -1,0 +1,62 @@
+"""Monte Carlo arithmetic: a computation in which every operation rounds at random, and worse than it has to.
+
+Running the same computation several times like this shows how far rounding can carry its result, without a
+bound that has to assume that every error of every operation works in the same direction (Parker, Monte Carlo
+Arithmetic, 1997).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+ROUNDS = frozenset(
+    {
+        *("add", "sub", "rsub", "mul", "div", "reciprocal", "pow", "square", "sqrt", "rsqrt", "lerp"),
+        *("exp", "log", "log1p", "sigmoid", "softplus", "atan", "atan2", "_softmax", "_log_softmax"),
+        *("sum", "mean", "cumsum", "mv", "mm", "bmm", "dot", "addmv", "addmm", "addcmul", "addcdiv"),
+        *(
+            "binary_cross_entropy",
+            "binary_cross_entropy_with_logits",
+            "scatter_add",
+            "index_add",
+            "index_put",
+        ),
+        *("sigmoid_backward", "_softmax_backward_data", "_log_softmax_backward_data"),
+    }
+)
+"""Operations of ATen whose result is rounded, and which occur where losses are computed and differentiated.
+All others move, choose or compare numbers, or their results are always representable."""
+
+
+class RoundingNoise(TorchDispatchMode):
+    """While it is entered, each result of an operation that rounds is moved by `amplitude` of itself.
+
+    Each element at random up or down; the same for the same seed, on every device. Gradients that are
+    computed while it is entered are included: their operations are operations like others.
+
+    Attributes:
+        operations: names of all operations that were run.
+    """
+
+    def __init__(self, seed: int, amplitude: float) -> None:
+        """`amplitude` is in units of the dtype's eps; a correct rounding errs by half a unit at most."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.amplitude = amplitude
+        self.source = torch.Generator().manual_seed(seed)
+        self.operations: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and move its result."""
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.removesuffix("_")  # `add_` is `add` in place
+        self.operations.add(name)
+        return tree_map(self._moved, result) if name in ROUNDS else result
+
+    def _moved(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        signs = torch.randint(0, 2, value.shape, generator=self.source).to(value) * 2 - 1
+        return value.mul_(1 + signs * (self.amplitude * torch.finfo(value.dtype).eps))

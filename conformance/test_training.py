@@ -1,0 +1,63 @@
+"""Real input: a YOLOv8n that learns photographs; what its loss receives, and where its loss leads."""
+
+from dataclasses import replace
+
+import pytest
+
+from conformance.batches.training import RecordedTraining, recorded_training
+from conformance.conforming import Conformance
+from conformance.conftest import Run
+from conformance.implementations import ImplementationFailed, UnknownImplementation
+from conformance.judgement.training import STEPS, compare_training
+from conformance.recording import Failure, Subject
+
+GROUP = "TRAINING"
+
+
+@pytest.fixture(scope="module")
+def recorded(run: Run) -> RecordedTraining:
+    """The training that the recorded batches come from; it takes about 15 seconds, once in a process."""
+    try:
+        return recorded_training()
+    except UnknownImplementation as error:
+        reason = f"batches recorded from training: {error}"
+        run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
+        pytest.skip(reason)
+
+
+@pytest.mark.clauses(GROUP)
+def test_recorded_batches(conforms: Conformance, recorded: RecordedTraining) -> None:
+    """What the official loss received at several steps of a real training, value and gradient."""
+    failures = []
+    for batch in recorded.batches:
+        try:
+            replace(conforms, failed=False)(batch)  # one that fails does not make the next one a shrunk one
+        except Failure as failure:
+            failures.append(failure)
+    if failures:
+        raise ExceptionGroup("recorded batches", failures)
+
+
+@pytest.mark.clauses(GROUP)
+def test_training_leads_to_the_same_weights(subject: Subject, run: Run, recorded: RecordedTraining) -> None:
+    """The training goes on with this loss and with the reference's: their weights stay within a derived bound."""
+    implementation, line = subject.implementation, run.recorder.line
+    if "loss" not in implementation.capabilities:
+        pytest.skip(f"{implementation.name} offers no loss")
+    try:
+        comparison = compare_training(implementation, recorded, device=subject.device)
+    except ImplementationFailed as error:
+        said = f"the training with the loss of {implementation.name} failed: {error.what}"
+        line("training", implementation=implementation.name, steps=STEPS, summary=said, agrees=False)
+        pytest.fail(said, pytrace=False)
+    line(
+        "training",
+        implementation=implementation.name,
+        steps=comparison.steps,
+        summary=comparison.summary,
+        bound=comparison.bound,
+        worst=comparison.worst,
+        agrees=comparison.agrees,
+    )
+    if not comparison.agrees:
+        pytest.fail(comparison.summary, pytrace=False)
