@@ -1,0 +1,211 @@
+"""Stored outcomes: what an implementation made of a batch, so that it can be judged again where it cannot run.
+
+One safetensors file beside the case file: the tensors by name, the rest as JSON text in the header. Nothing in such a
+file is ever executed, and a checksum over all of it tells a damaged file from an outcome.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conformance.batches import Batch
+from conformance.batches.casefile import CHECKSUM, as_json, digest
+from conformance.implementations.outcome import LossOutcome, Outcome, assigner_inputs
+from conformance.implementations.protocol import (
+    AssignerInputs,
+    Assignment,
+    ProtocolViolation,
+    Stages,
+    check_assignment,
+    check_inputs,
+)
+from reference import Head, Hyperparameters
+
+SCHEMA = 1
+"""Version of the files that `store` writes."""
+METADATA = "tal-conformance-outcome"
+"""Key of the JSON text in the file's header."""
+SUFFIX = ".outcome.safetensors"
+"""End of the name of every such file."""
+FACTS = ("case", "implementation", "version", "dialect", "device")
+"""Texts in the header: the batch's id, who made what of it, held to which dialect, and where."""
+
+
+class CorruptOutcome(ValueError):
+    """A file that does not hold an outcome of the batch. The message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class StoredOutcome:
+    """An outcome, and whose it is.
+
+    Attributes:
+        case: id of the batch.
+        implementation, version: who made it.
+        dialect: name of the dialect that it is held to.
+        device: where it was made: "cpu", "cuda".
+        outcome: what was made, on the CPU.
+    """
+
+    case: str
+    implementation: str
+    version: str
+    dialect: str
+    device: str
+    outcome: Outcome
+
+
+def named_tensors(outcome: Outcome) -> dict[str, Tensor]:
+    """Every tensor of an outcome by its name, in the order of the data: `stages.overlap`, `loss.gradients.0`."""
+    parts: list[tuple[str, object]] = [("inputs", outcome.inputs)]
+    if outcome.assignment is not None:
+        parts += [("stages", outcome.assignment.stages), ("assignment", outcome.assignment)]
+    named = {
+        f"{prefix}.{field.name}": getattr(part, field.name)
+        for prefix, part in parts
+        if part is not None
+        for field in fields(part)  # type: ignore[arg-type]
+        if isinstance(getattr(part, field.name), Tensor)
+    }
+    if outcome.loss is not None:
+        named |= {"loss.items": outcome.loss.items, "loss.total": outcome.loss.total}
+        named |= {
+            f"loss.gradients.{level}": gradient for level, gradient in enumerate(outcome.loss.gradients)
+        }
+    return named
+
+
+def mapped(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
+    """The same outcome with every tensor changed."""
+    tensors = {name: change(tensor) for name, tensor in named_tensors(outcome).items()}
+    return _outcome(tensors, outcome.own_inputs, outcome.inputs.head, outcome.inputs.hyperparameters)
+
+
+def outcome_path(case: Path, implementation: str, device: str) -> Path:
+    """Where the outcome of a case file's batch is stored: beside it."""
+    safe = re.sub(r"[^\w.=-]+", "_", implementation)[:80]
+    return case.with_name(f"{case.stem}.{safe}-{device}{SUFFIX}")
+
+
+def outcomes_beside(case: Path) -> list[Path]:
+    """Every outcome that is stored beside a case file, by name."""
+    return sorted(path for path in case.parent.glob(f"{case.stem}.*{SUFFIX}") if path.is_file())
+
+
+def store(path: Path, stored: StoredOutcome) -> None:
+    """Write the file. It appears whole or not at all."""
+    named = named_tensors(stored.outcome)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
+    facts: dict[str, Any] = {name: getattr(stored, name) for name in FACTS}
+    facts |= {"schema": SCHEMA, "own_inputs": stored.outcome.own_inputs}
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, unfinished, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load(path: Path, batch: Batch) -> StoredOutcome:
+    """What `store` wrote about `batch`, which is on the CPU. Nothing in the file is executed.
+
+    Raises:
+        CorruptOutcome: the file holds no outcome, or not one of this batch.
+        OSError: the file cannot be read.
+    """
+    try:
+        facts, tensors = _read(path)
+        if facts["case"] != batch.id:
+            raise ValueError(f"it is about the batch {facts['case']}, not {batch.id}")
+        outcome = _outcome(tensors, facts["own_inputs"], batch.head, batch.hyperparameters)
+        _check(outcome, batch)
+    except (ValueError, ProtocolViolation, RecursionError) as error:
+        raise CorruptOutcome(f"{path} is no stored outcome that can be used: {error}") from error
+    return StoredOutcome(**{name: facts[name] for name in FACTS}, outcome=outcome)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The facts, and copies of the tensors, so that the file may change afterwards.
+
+    Raises:
+        ValueError: it is no such file.
+        OSError: it cannot be read.
+    """
+    with path.open("rb"):
+        pass  # an OSError here is about the file; one of safe_open may be about its content
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(str(error)) from error
+    if METADATA not in header:
+        raise ValueError(f"its header has no {METADATA!r}")
+    facts = json.loads(header[METADATA])
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        found = facts.get("schema") if isinstance(facts, dict) else None
+        raise ValueError(f"its schema is {found!r}; this version reads schema {SCHEMA}")
+    checksum = facts.pop(CHECKSUM, None)
+    if checksum != digest(facts, tensors):
+        raise ValueError("its checksum does not match its content")
+    wrong = [name for name in FACTS if not isinstance(facts.get(name), str)]
+    if wrong or not isinstance(facts.get("own_inputs"), bool):
+        raise ValueError(f"its header does not say {', '.join(wrong or ['own_inputs'])}")
+    return facts, tensors
+
+
+def _outcome(
+    tensors: dict[str, Tensor], own_inputs: bool, head: Head, hyperparameters: Hyperparameters
+) -> Outcome:
+    """The inverse of `named_tensors`.
+
+    Raises:
+        ValueError: a tensor is missing, or is one that no outcome has.
+    """
+    rest = dict(tensors)
+
+    def part(prefix: str, kind: type, **others: Any) -> Any:
+        names = [field.name for field in fields(kind) if field.name not in others]
+        if not any(f"{prefix}.{name}" in rest for name in names):
+            return None
+        missing = [f"{prefix}.{name}" for name in names if f"{prefix}.{name}" not in rest]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return kind(**{name: rest.pop(f"{prefix}.{name}") for name in names}, **others)
+
+    inputs = part("inputs", AssignerInputs, head=head, hyperparameters=hyperparameters)
+    stages = part("stages", Stages)
+    assignment = part("assignment", Assignment, stages=stages)
+    levels = sum(name.startswith("loss.gradients.") for name in rest)
+    gradients = tuple(rest.pop(f"loss.gradients.{level}", torch.empty(0)) for level in range(levels))
+    loss = part("loss", LossOutcome, gradients=gradients)
+    if rest or inputs is None or (assignment is None and (stages is not None or loss is None)):
+        raise ValueError(f"its tensors {sorted(tensors)} are not those of an outcome")
+    return Outcome(inputs, own_inputs, assignment, loss)
+
+
+def _check(outcome: Outcome, batch: Batch) -> None:
+    """Raise ProtocolViolation or ValueError unless the tensors are those that the protocol promises for the batch."""
+    own = assigner_inputs(batch)
+    check_inputs(outcome.inputs, own)
+    if outcome.assignment is not None:
+        check_assignment(outcome.assignment, outcome.inputs, outcome.assignment.stages is not None)
+    if outcome.loss is None:
+        return
+    expected = [("loss.items", outcome.loss.items, (3,)), ("loss.total", outcome.loss.total, ())]
+    expected += [
+        (f"loss.gradients.{level}", gradient, tuple(of.shape))
+        for level, (gradient, of) in enumerate(zip(outcome.loss.gradients, batch.feature_maps, strict=True))
+    ]
+    for name, tensor, shape in expected:
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected {shape} of floats")

@@ -1,0 +1,52 @@
+"""Planted faults: each is found on the simulated device, and its line in the implementation's code is named."""
+
+import pytest
+
+from conformance.batches import Batch, Recipe, Truth
+from conformance.devices.checks import made_on_the_device
+from conformance.devices.running import simulate
+from conformance.devices.watch import Violation
+from conformance.implementations import implementation_from
+from conformance.implementations.article import ArticleAssigner
+from conformance.judgement import Verdict
+from conformance.recording import Failure, Subject
+
+from .planted import FAULTS, Backward, Doubled, planted_line, with_assigner
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return Recipe(images=((Truth("ordinary"), Truth("ordinary")), (Truth("ordinary"),)), classes=2).build()
+
+
+def named(violation: Violation) -> set[tuple[str, str, int]]:
+    """Operation, file and line of a violation and of where its tensors came from."""
+    places = [(violation.operation, violation.line), *((o.operation, o.line) for o in violation.origins)]
+    return {(operation, line.path.rpartition("/")[2], line.number) for operation, line in places}
+
+
+def test_the_article_as_it_is_passes(batch: Batch):
+    run = simulate(with_assigner(ArticleAssigner), batch)
+    assert run.outcome is not None
+    assert run.watch.violations == []
+    assert made_on_the_device(Subject(with_assigner(ArticleAssigner), "cpu"), batch).verdict is Verdict.EXACT
+
+
+@pytest.mark.parametrize("assigner", FAULTS)
+def test_a_planted_fault_is_found_and_its_line_is_named(assigner: type, batch: Batch):
+    run = simulate(with_assigner(assigner), batch, judged=False)
+    assert run.watch.violations
+    assert (FAULTS[assigner], "planted.py", planted_line(assigner)) in named(run.watch.violations[0])
+    with pytest.raises(Failure) as caught:
+        made_on_the_device(Subject(with_assigner(assigner), "cpu"), batch)
+    failure = caught.value
+    assert (failure.verdict, failure.stage, failure.clause) == (Verdict.ERROR, "", "DEVICE-1")
+    assert f"planted.py:{planted_line(assigner)}" in failure.summary
+    assert FAULTS[assigner] in failure.summary
+
+
+def test_a_fault_in_a_backward_is_found(batch: Batch):
+    run = simulate(implementation_from(Backward, "backward"), batch, judged=False)
+    assert run.failure is not None
+    assert "aten.full" in str(run.watch.violations[0])
+    assert f"planted.py:{planted_line(Doubled)}" in str(run.watch.violations[0])
