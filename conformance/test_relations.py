@@ -4,20 +4,24 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import event, given, reject
+from hypothesis import event, given, reject, settings
 from hypothesis import strategies as st
 
-from conformance.batches import Recipe
+from conformance.batches import Recipe, recipes
 from conformance.conforming import Conformance
 from conformance.judgement import Verdict
 from conformance.lanes import LANES
-from conformance.relations import RELATIONS, Relation, SaysNothing
+from conformance.relations import RELATIONS, NotShown, Relation, SaysNothing
 
 EVERY = [
     pytest.param(each, id=clause, marks=pytest.mark.clauses(clause)) for clause, each in RELATIONS.items()
 ]
+CALM = recipes(kinds=("ordinary", "off_lattice"), max_truths=3, predictions=("near", "random"))
+BATCHES = st.one_of(*[CALM] * (len(LANES) // 2), *LANES.values())
+"""A third are calm: there, most choices are unique, and so nothing can move with a change."""
 FULLY = 0.25
-"""Share of its batches that a relation must be able to compare in full: no choice moved with the change."""
+"""Share of its batches that a relation must be able to compare in full; most reach 0.6 to 1, as no choice
+moves with most changes."""
 
 
 @pytest.fixture
@@ -30,13 +34,20 @@ def extents() -> Iterator[Counter[str]]:
 
 
 @pytest.mark.parametrize("relation", EVERY)
-@given(recipe=st.one_of(*LANES.values()))
+@settings(
+    max_examples=max(1, settings().max_examples // 2)
+)  # each runs the implementation two or three times
+@given(recipe=BATCHES)
 def test_relation(conforms: Conformance, relation: Relation, extents: Counter[str], recipe: Recipe) -> None:
     """The implementation's results on a batch and on a changed one are related as the clause says."""
     try:
         judgement = conforms(recipe, by=relation)
     except SaysNothing:
         reject()
+    except NotShown as hidden:
+        name = conforms.subject.implementation.name
+        conforms.recorder.line("not_tested", implementation=name, device=None, reason=str(hidden))
+        pytest.skip(str(hidden))
     extent = "in part" if judgement.verdict is Verdict.ADMISSIBLE else "in full"
     extents[extent] += 1
     event(f"{relation.clause} compared {extent}")

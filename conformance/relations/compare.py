@@ -8,16 +8,17 @@ M ground truths, A anchors, C classes.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from conformance.judgement.assignment import ImageOracle, InputErrors
+from conformance.judgement.assignment import InputErrors
 from conformance.judgement.comparators import equal, finite, holds, within
 from conformance.judgement.verdicts import Agreement, Judgement, Mismatch
 from conformance.relations.changes import Pair
-from conformance.relations.known import Known
+from conformance.relations.known import Known, uncertain
 from conformance.relations.looks import View
 from conformance.relations.runs import Run
 
@@ -189,24 +190,20 @@ class ImageComparison:
             (new["truths"] - old["truths"]).abs(),
         )
         before, now = self.before.oracle(self.pair.image, moved), self.now.oracle(self.pair.here)
-        overlap_error = before.overlap_error + self.look.pairs(now.overlap_error)
-        metric_error = before.metric_error + self.look.pairs(now.metric_error)
-        doubtful = uncertain(before) | self.look.pairs(uncertain(now))
-        candidates, overlap, metric = before.candidate, before.overlap, before.metric
-        if self.old.shown:
-            one, other = self.old.shown, self.new.shown
-            candidates = one["candidates"] & other["candidates"]
-            overlap = torch.maximum(one["overlap"], other["overlap"].where(doubtful, 0)).double()
-            metric = torch.maximum(one["metric"], other["metric"].where(doubtful, 0)).double()
-        numbers = self.before.batch.hyperparameters
-        return Known(candidates & ~doubtful, doubtful, overlap, overlap_error, metric, metric_error, numbers)
+        told = replace(
+            Known.of(before, self.old.read, self.before.batch.hyperparameters),
+            doubtful=uncertain(before) | self.look.pairs(uncertain(now)),
+            overlap_error=before.overlap_error + self.look.pairs(now.overlap_error),
+            metric_error=before.metric_error + self.look.pairs(now.metric_error),
+        )
+        return told.shown(self.old.shown, self.new.shown) if self.old.shown else told
 
     def shown(self, known: Known) -> bool:
         """Stages "candidates" to "top-k", of an implementation that shows them."""
         old, new = self.old.shown, self.new.shown
         if not old:
             return True
-        sure, both = ~known.doubtful, old["candidates"] & new["candidates"]
+        sure, both = ~known.doubtful, old["candidates"] & new["candidates"] & known.possible
         fine = self.to.equal(
             "candidates", "candidate", new["candidates"] & sure, old["candidates"] & sure, CELL, self.image
         )
@@ -233,7 +230,7 @@ class ImageComparison:
             places, contested = known.open_places, known.selection.may.sum(0) > 1
         choices = places.any(0) | (known.tied_owners & contested)  # (M, A)
         allowed = choices | known.kept_otherwise(choices)
-        self.moved = bool((differs & known.decides).any())
+        self.moved = bool((differs & known.counts).any())
         told = "the same owner", "an anchor changed its owner, though no choice was open"
         return self.to.holds("conflict", "owner", differs & ~allowed, new, told, self.image)
 
@@ -249,15 +246,10 @@ class ImageComparison:
     def weights(self, known: Known) -> bool:
         """Stage "normalisation": the target scores of every ground truth that kept all positives that count."""
         old, new = self.old.positives, self.new.positives  # (M, A)
-        follows = ((old != new) & known.decides).any(1, keepdim=True)  # (M, 1) from a choice that moved
+        follows = ((old != new) & known.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
         elsewhere = ((old | new) & follows).any(0)[:, None]  # (A, 1)
         errors = known.weight_errors(old, self.before.dtype)  # (A,)
         at_label = torch.zeros(self.old.scores.shape, dtype=errors.dtype, device=errors.device)
         at_label.scatter_(1, self.old.labels[:, None], errors[:, None])
         now, before = self.new.scores.where(~elsewhere, 0), self.old.scores.where(~elsewhere, 0)
         return self.to.within("normalisation", "target score w", now, before, at_label, SCORE, self.image)
-
-
-def uncertain(oracle: ImageOracle) -> Tensor:
-    """(M, A) pairs that may or may not be candidates: the centre is too near the border to tell."""
-    return oracle.may_candidate & ~oracle.candidate

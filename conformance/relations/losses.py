@@ -13,6 +13,10 @@ STAGES = {"cls": 1, "box": 0, "dfl": 2, "total": 3}
 """Stages of the loss, with their places in `Run.terms`."""
 
 
+LOSS_STAGES = (*STAGES, "gradients")
+"""Every stage of the loss."""
+
+
 class LossComparison:
     """Compares two sides of a plan.
 
@@ -32,18 +36,13 @@ class LossComparison:
         changed: list[Run],
         weights: list[Tensor],
     ) -> None:
-        self.to, self.plan, self.sources, self.changed, self.weights = (
-            comparison,
-            plan,
-            sources,
-            changed,
-            weights,
-        )
+        self.to, self.plan = comparison, plan
+        self.sources, self.changed, self.weights = sources, changed, weights
 
     def run(self) -> None:
         """Compare terms, totals and gradients."""
         if self.identical():
-            for stage in (*STAGES, "gradients"):
+            for stage in LOSS_STAGES:
                 self.to.agrees(stage)
             return
         if not all(self.all_finite(run) for run in (*self.sources, *self.changed)):

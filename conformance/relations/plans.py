@@ -7,11 +7,11 @@ from torch import Tensor
 
 from conformance.batches import Batch
 from conformance.implementations import ImplementationFailed
-from conformance.judgement import Uniqueness
+from conformance.judgement import Judgement
 from conformance.relations.changes import Changed, Pair, Plan
 from conformance.relations.compare import Comparison, ImageComparison
 from conformance.relations.looks import unchanged, view
-from conformance.relations.losses import LossComparison
+from conformance.relations.losses import LOSS_STAGES, LossComparison
 from conformance.relations.runs import Run
 
 
@@ -19,6 +19,7 @@ def compare(plan: Plan, run: Callable[[Batch], Run], to: Comparison) -> None:
     """Compare the changed batches with their sources, into the judgement of `to`.
 
     Where a choice moved, the losses differ for a good reason and are not compared; the judgement says that it `chose`.
+    Where the assignment is hidden, and a choice may have moved, only losses that agree have shown anything.
 
     Raises:
         ImplementationFailed: the implementation raised on one of them.
@@ -40,9 +41,17 @@ def compare(plan: Plan, run: Callable[[Batch], Run], to: Comparison) -> None:
             fine, settled = fine and agrees, settled and not moved
             weights[pair.source][pair.image] = apart
         fine = no_extra_scores(each, now, to) and fine
+    if fine and sources[0].outcome.loss is not None:
+        if settled:
+            LossComparison(to, plan, sources, changed, weights).run()
+        elif sources[0].outcome.assignment is None:
+            # A choice may have moved or not: losses that agree show that it did not, others show nothing.
+            tried = Comparison(Judgement(), to.clause, to.how)
+            LossComparison(tried, plan, sources, changed, weights).run()
+            settled = not tried.judgement.verdict.fails
+            if settled:
+                to.judgement.stages |= {name: tried.judgement.stages[name] for name in LOSS_STAGES}
     to.judgement.chose = to.judgement.chose or not settled
-    if fine and settled and sources[0].outcome.loss is not None:
-        LossComparison(to, plan, sources, changed, weights).run()
 
 
 def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bool, bool, Tensor]:
@@ -52,7 +61,8 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
         Whether all agrees; whether a choice moved, or may have; by how much the weights (A,) differ, or may differ.
     """
     if before.outcome.assignment is None or now.outcome.assignment is None:
-        open_choice = before.oracles[pair.image].uniqueness is not Uniqueness.UNIQUE
+        known = before.hidden_known(pair.image)
+        open_choice = known is not None and known.undecided
         apart = (
             before.hidden_weight_errors(pair.image) + now.hidden_weight_errors(pair.here)[pair.look.anchors]
         )

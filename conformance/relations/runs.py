@@ -118,14 +118,20 @@ class Run:
         numbers = self.batch.head, self.batch.hyperparameters, self.dialect
         return assign_images(predictions, self.own_truths, *numbers)
 
+    def hidden_known(self, image: int) -> Known | None:
+        """What decides the assignment of an image, where it is not shown; None without ground truths."""
+        if image not in self.oracles:
+            return None
+        read = {"truths": self.truths[image].boxes, "boxes": self.outcome.inputs.boxes[image]}
+        return Known.of(self.oracles[image], read, self.batch.hyperparameters)
+
     def hidden_weight_errors(self, image: int) -> Tensor:
         """(A,) errors of the weights of an assignment that is not shown."""
-        own = self.own_targets[image]
-        if image not in self.oracles:
+        own, known = self.own_targets[image], self.hidden_known(image)
+        if known is None:
             return torch.zeros_like(own.weights, dtype=torch.float64)
         rows = torch.arange(len(self.truths[image]), device=self.batch.device)[:, None]  # (M, 1)
         positives = (rows == own.truth_index) & own.foreground  # (M, A)
-        known = Known.of(self.oracles[image], self.batch.hyperparameters)
         return known.weight_errors(positives, self.dtype)
 
     @cached_property

@@ -64,14 +64,13 @@ def images_of(run: Run) -> Iterator[tuple[int, View, Known | None]]:
     for image in range(run.batch.images):
         seen = view(run.outcome, image, unchanged(run.batch, image))
         told = run.oracles.get(image)
-        known = None if told is None else Known.of(told, run.batch.hyperparameters)
+        known = None if told is None else Known.of(told, seen.read, run.batch.hyperparameters)
         yield image, seen, known
 
 
 def independent(run: Run, image: int, seen: View, known: Known) -> tuple[Tensor, Tensor]:
     """u and t (M, A), computed without the reference: float64, from the boxes and scores that the assigner read."""
     numbers = run.batch.hyperparameters
-    candidates = known.candidates | known.doubtful
-    overlap = ciou(seen.read["truths"][:, None], seen.read["boxes"]).clamp(min=0).where(candidates, 0)
+    overlap = ciou(seen.read["truths"][:, None], seen.read["boxes"]).clamp(min=0).where(known.possible, 0)
     score = seen.read["scores"].double().T[seen.read["labels"]]  # (M, A)
     return overlap, score**numbers.alpha * overlap**numbers.beta

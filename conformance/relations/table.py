@@ -16,7 +16,11 @@ from conformance.relations.runs import Run
 
 
 class SaysNothing(Exception):
-    """The relation says nothing of this batch, or of this implementation."""
+    """The relation says nothing of this batch."""
+
+
+class NotShown(Exception):
+    """The implementation does not show what the relation is about."""
 
 
 class Session:
@@ -70,7 +74,8 @@ class Relation:
 
         Raises:
             Failure: the relation does not hold, or the implementation raised or broke the protocol.
-            SaysNothing: it does not apply.
+            SaysNothing: it says nothing of this batch.
+            NotShown: the implementation does not show what the relation is about.
         """
         batch = batch.to(subject.device)
         session, given = Session(subject), None
@@ -92,7 +97,7 @@ class Relation:
         judgement = Judgement()
         if self.check is not None:
             if given.outcome.assignment is None:
-                raise SaysNothing(f"{self.clause} needs target scores, and none are shown")
+                raise NotShown(f"{self.clause}: it shows no target scores")
             self.check(given, Comparison(judgement, self.clause, "in itself"))
         elif not plans:
             raise SaysNothing(f"{self.clause} says nothing of {given.batch.describe()}")
