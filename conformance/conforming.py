@@ -35,7 +35,9 @@ def conform(subject: Subject, batch: Batch) -> Judgement:
         judgement = error.judgement if isinstance(error, Diverges) else None
         assignment = outcome.assignment if outcome else None
         drawn = picture(batch, dialect, assignment, judgement)
-        raise failure_of(subject, batch, error, drawn) from error
+        failure = failure_of(subject, batch, error, drawn)
+        failure.outcome = outcome
+        raise failure from error
 
 
 def check(

@@ -1,6 +1,7 @@
 """The suite's pytest face: its options, one set of tests for every implementation, and the run that it leaves."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from conformance.accounting import loose_bounds, shortfalls
 from conformance.batches import MEANINGS, Batch, CorruptCase
 from conformance.benchmarks import table
 from conformance.conforming import Conformance
+from conformance.devices.arithmetic import fixed_arithmetic
 from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
 from conformance.implementations.isolation import official_code
 from conformance.options import add_options, devices, load_profile, report_dir, seed_hypothesis
@@ -77,6 +79,9 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = seed_hypothesis(config)
     load_profile(config)
     tested = devices(config)
+    arithmetic = ExitStack()
+    arithmetic.enter_context(fixed_arithmetic())
+    config.add_cleanup(arithmetic.close)
     worker = getattr(config, "workerinput", None)
     torch.set_num_threads(1 if worker or _parallel(config) else torch.get_num_threads())
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)

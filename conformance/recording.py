@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from conformance.batches import Batch
-from conformance.implementations import Implementation, ImplementationFailed
+from conformance.devices.arithmetic import arithmetic
+from conformance.implementations import Implementation, ImplementationFailed, Outcome
+from conformance.implementations.stored import StoredOutcome, outcome_path, store
 from conformance.judgement import STAGES, Diverges, Judgement, State, Uniqueness, Value, Verdict
 from reference import Dialect
 from reports import RunLog
@@ -46,6 +48,7 @@ class Failure(Exception):
         judgement: if there was something to judge.
         details: traceback of an implementation that raised.
         picture: what the report draws.
+        outcome: what the implementation made of the batch, if it made something.
     """
 
     subject: Subject
@@ -58,6 +61,7 @@ class Failure(Exception):
     judgement: Judgement | None = None
     details: str | None = None
     picture: dict[str, Any] | None = None
+    outcome: Outcome | None = None
 
     def __str__(self) -> str:
         where = f" at stage {self.stage} ({self.clause})" if self.stage else ""
@@ -159,8 +163,10 @@ class Recorder:
         )
 
     def failure(self, test: str, node: str, clause_group: str, failure: Failure) -> None:
-        """One failing batch, shrunk, with its case file."""
+        """One failing batch, shrunk, with its case file and what the implementation made of it."""
         case = self.save(failure.batch)
+        if failure.outcome is not None:
+            keep_outcome(case, failure, failure.outcome)
         self._log.append(
             "divergence",
             implementation=failure.subject.implementation.name,
@@ -207,6 +213,13 @@ class Recorder:
         path = cases / f"{batch.id}.safetensors"
         batch.save(path)
         return path
+
+
+def keep_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:
+    """Store what an implementation made of a failing batch beside its case file: to judge it again elsewhere."""
+    who = failure.subject.implementation
+    facts = failure.batch.id, who.name, who.version, who.dialect.name, failure.subject.device
+    store(outcome_path(case, who.name, failure.subject.device), StoredOutcome(*facts, outcome))
 
 
 def value_fields(value: Value) -> dict[str, str]:
@@ -260,11 +273,7 @@ def environment() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "git": _commit(),
-        "flags": {
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        },
+        "flags": arithmetic(),
     }
 
 

@@ -143,6 +143,8 @@ class Page:
     hazards: list[tuple[str, str, int]]
     different: int
     training: list[dict[str, Any]]
+    synchronisations: Table
+    waiting: Table
     benchmarks: list[tuple[str, list[Benchmark]]]
     environment: list[tuple[str, str]]
     command: str
@@ -186,6 +188,8 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         ],
         different=log.batches.different,
         training=[_training(line) for line in summary["training"]],
+        synchronisations=_synchronisations(log.synchronisations),
+        waiting=_waiting(log.synchronisations),
         benchmarks=_benchmarks(log.benchmarks),
         environment=list(_flat(summary["environment"])),
         command=shlex.join(log.run["command"]),
@@ -395,6 +399,34 @@ def _training(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _synchronisations(lines: Iterable[dict[str, Any]]) -> Table:
+    """How often the CPU waits for a device, and sends it tensors, in one batch."""
+    rows = []
+    for line in lines:
+        counts = [line[name] / max(line["batches"], 1) for name in ("synchronisations", "transfers")]
+        rows.append(
+            [line["implementation"], line["device"], f"{line['batches']:,}", *(f"{n:.1f}" for n in counts)]
+        )
+    columns = ["implementation", "device", "batches", "synchronisations a batch", "transfers a batch"]
+    return Table(columns, rows, numeric=2)
+
+
+def _waiting(lines: Iterable[dict[str, Any]]) -> Table:
+    """The lines of code that wait or send most often."""
+    rows = [
+        [
+            line["implementation"],
+            place["kind"],
+            place["operation"],
+            shortened(place["where"], 200),
+            f"{place['count']:,}",
+        ]
+        for line in lines
+        for place in line.get("places", [])
+    ]
+    return Table(["implementation", "kind", "operation", "line of code", "times"], rows, numeric=4)
+
+
 def _benchmarks(lines: Iterable[dict[str, Any]]) -> list[tuple[str, list[Benchmark]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -452,6 +484,7 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("ambiguity", "Ties"): page.uniqueness.rows,
         ("hazards", "Hazards"): page.hazards,
         ("training", "Training"): page.training,
+        ("synchronisations", "Waiting"): page.synchronisations.rows,
         ("benchmarks", "Benchmarks"): page.benchmarks,
         ("environment", "Environment"): page.environment,
     }

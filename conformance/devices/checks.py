@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conformance.batches import Batch
 from conformance.devices.running import SimulatedRun, same_bits, simulate
+from conformance.devices.watch import Watch
 from conformance.implementations import Implementation, ImplementationFailed, Outcome, observe
 from conformance.implementations.stored import mapped, named_tensors
 from conformance.judgement import STAGES, Diverges, Judgement, Value, Verdict
@@ -45,12 +46,13 @@ def faces(implementation: Implementation) -> list[Implementation]:
     return [implementation, replace(implementation, adapter=alone)]
 
 
-def made_on_the_device(subject: Subject, batch: Batch) -> Judgement:
+def made_on_the_device(subject: Subject, batch: Batch, watch: Watch | None = None) -> Judgement:
     """DEVICE-1, on the simulated device: forward and backward, the loss and the assigner alone.
 
     Args:
         subject: the implementation.
         batch: any batch on the CPU.
+        watch: takes what the implementation as a whole waits for and transfers.
 
     Returns:
         A judgement that does not fail: EXACT where all bits are those of the run on the CPU.
@@ -63,13 +65,21 @@ def made_on_the_device(subject: Subject, batch: Batch) -> Judgement:
         expected, run = _observed(Subject(face, "cpu"), batch), simulate(face, batch, judged=False)
         if run.outcome is None or run.watch.violations:
             raise _wrong_device(subject, batch, run)
+        if watch is not None and face is subject.implementation:
+            watch.add(run.watch)
         if first_difference([expected, run.outcome]) is None:
             continue
         how = "on a simulated CUDA device"
         judgement = judged_against(expected, run.outcome, batch, face.dialect, "DEVICE-1", how)
         if judgement.verdict.fails:
-            raise failure_of(subject, batch, Diverges(judgement), None)
+            raise _told(subject, batch, judgement, run.outcome)
     return judgement
+
+
+def _told(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outcome) -> Failure:
+    failure = failure_of(subject, batch, Diverges(judgement), None)
+    failure.outcome = outcome
+    return failure
 
 
 def _observed(subject: Subject, batch: Batch) -> Outcome:
@@ -140,7 +150,7 @@ def as_on_the_cpu(subject: Subject, batch: Batch) -> Judgement:
     how = f"on {subject.device} and not on the CPU"
     judgement = judged_against(expected, observed, batch, subject.implementation.dialect, "DEVICE-2", how)
     if judgement.verdict.fails:
-        raise failure_of(subject, batch, Diverges(judgement), None)
+        raise _told(subject, batch, judgement, observed)
     return judgement
 
 
@@ -157,12 +167,13 @@ def repeatable(subject: Subject, batch: Batch) -> Judgement:
     Raises:
         Failure: some run gave other bits; its verdict is NONDETERMINISTIC.
     """
-    found = first_difference([_observed(subject, batch) for _ in range(REPETITIONS)])
-    if found is not None:
-        stage, summary, value = found
-        kind = Verdict.NONDETERMINISTIC
-        raise Failure(subject, batch, kind, stage, "DEVICE-3", f"run again, {summary}", [value])
-    return Judgement()
+    outcomes = [_observed(subject, batch) for _ in range(REPETITIONS)]
+    found = first_difference(outcomes)
+    if found is None:
+        return Judgement()
+    stage, summary, value = found
+    kind, text = Verdict.NONDETERMINISTIC, f"run again, {summary}"
+    raise Failure(subject, batch, kind, stage, "DEVICE-3", text, [value], outcome=outcomes[0])
 
 
 def first_difference(outcomes: Sequence[Outcome]) -> tuple[str, str, Value] | None:

@@ -49,7 +49,7 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
     Raises:
         WrongDevice: the suite's own code met tensors on two devices.
     """
-    run = SimulatedRun()
+    run = SimulatedRun(Watch(batches=1))
     with Simulation() as simulation:
         moved = batch.to(DEVICE)
         try:

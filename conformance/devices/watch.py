@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from conformance.devices.origins import Line, Origin
 
@@ -47,8 +48,27 @@ class Watch:
         violations: in their order.
         synchronisations: how often the CPU had to wait for the device, by operation and line.
         transfers: how often tensors went from the CPU to the device, by operation and line.
+        batches: how many batches were run.
     """
 
     violations: list[Violation] = field(default_factory=list)
     synchronisations: Counter[tuple[str, Line]] = field(default_factory=Counter)
     transfers: Counter[tuple[str, Line]] = field(default_factory=Counter)
+    batches: int = 0
+
+    def add(self, other: "Watch") -> None:
+        """Take what another one saw."""
+        self.violations += other.violations
+        self.synchronisations += other.synchronisations
+        self.transfers += other.transfers
+        self.batches += other.batches
+
+    def places(self, most: int) -> list[dict[str, Any]]:
+        """The lines that wait or transfer most often, for the run log."""
+        counted = [("synchronisation", self.synchronisations), ("transfer", self.transfers)]
+        found = [(count, kind, *key) for kind, counts in counted for key, count in counts.items()]
+        found.sort(key=lambda place: (-place[0], place[1], place[2], str(place[3])))
+        return [
+            {"kind": kind, "operation": operation, "where": str(line), "count": count}
+            for count, kind, operation, line in found[:most]
+        ]

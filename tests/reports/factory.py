@@ -231,6 +231,17 @@ def training(**fields: Any) -> dict[str, Any]:
     return line | fields
 
 
+def synchronisations(**fields: Any) -> dict[str, Any]:
+    place = {
+        "kind": "synchronisation",
+        "operation": "Tensor.__bool__",
+        "where": "my/assigner.py:7: if claims.max() > 1:",
+        "count": 26,
+    }
+    line = {"implementation": "article", "device": "cuda (simulated)", "batches": 13, "places": [place]}
+    return line | {"synchronisations": 160, "transfers": 39} | fields
+
+
 Lines = list[tuple[str, dict[str, Any]]]
 
 
@@ -244,6 +255,7 @@ def passing(batches: int = 90) -> Lines:
         ("difference", difference()),
         ("difference", difference(stage="conflict", summary="a third ground truth cannot win an anchor")),
         ("training", training()),
+        ("synchronisations", synchronisations()),
         *(("benchmark", benchmark(kind, name, ratio)) for kind in ("assign forward", "loss backward")
           for name, ratio in (("reference", 0.62), ("ultralytics", 1.0), ("article", 1.7))),
         ("end", {"exit": 0}),

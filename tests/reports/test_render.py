@@ -65,6 +65,7 @@ def page(folder: Path, lines: factory.Lines) -> tuple[Document, str]:
 
 
 def hostile_lines() -> factory.Lines:
+    place = {"kind": "transfer", "operation": HOSTILE, "where": HOSTILE * 50, "count": 1}
     everywhere = {"implementation": HOSTILE, "test": HOSTILE, "clause_group": HOSTILE, "device": HOSTILE}
     values = [dict.fromkeys(("where", "quantity", "reference", "implementation", "bound"), HOSTILE)] * 40
     shown = {
@@ -109,6 +110,10 @@ def hostile_lines() -> factory.Lines:
         ("difference", factory.difference(HOSTILE, **shown, dialect=HOSTILE, against=HOSTILE, case=HOSTILE)),
         ("not_tested", {"implementation": HOSTILE, "device": HOSTILE, "reason": HOSTILE}),
         ("training", factory.training(implementation=HOSTILE, summary=HOSTILE, worst="nan", bound="inf")),
+        (
+            "synchronisations",
+            factory.synchronisations(implementation=HOSTILE, device=HOSTILE, places=[place]),
+        ),
         ("benchmark", factory.benchmark(HOSTILE, HOSTILE, 0.5)),
     ]
 
@@ -293,6 +298,14 @@ def test_hazards_that_nothing_reached_are_told(run_dir: Path):
     document, _ = page(run_dir, factory.passing(60))
     assert "never dfl clamp a target side is beyond the last bin" in document.text
     assert len(document.of("li", "never")) == 1
+
+
+def test_what_waits_for_a_device_is_told_with_its_lines(run_dir: Path):
+    document, _ = page(run_dir, factory.passing(5))
+    assert "article cuda (simulated) 13 12.3 3.0" in document.text
+    assert (
+        "article synchronisation Tensor.__bool__ my/assigner.py:7: if claims.max() > 1: 26" in document.text
+    )
 
 
 def test_benchmarks_have_ratios_with_intervals(run_dir: Path):

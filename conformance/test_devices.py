@@ -1,0 +1,67 @@
+"""DEVICE: the same on every device, every time."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformance.batches import Recipe
+from conformance.conforming import Conformance
+from conformance.devices.checks import as_on_the_cpu, made_on_the_device, repeatable
+from conformance.devices.drawn import drawn
+from conformance.devices.watch import Watch
+from conformance.lanes import LANES
+from conformance.options import share_of_examples
+
+EVERY_LANE = st.one_of(*LANES.values())
+PLACES = 12
+"""Lines of an implementation's code that are listed."""
+
+
+@pytest.fixture
+def watch(conforms: Conformance) -> Iterator[Watch]:
+    """Takes what the implementation waits for and transfers; the log gets it at the end."""
+    seen = Watch()
+    yield seen
+    if not seen.batches:
+        return
+    conforms.recorder.line(
+        "synchronisations",
+        implementation=conforms.subject.implementation.name,
+        device="cuda (simulated)",
+        batches=seen.batches,
+        synchronisations=seen.synchronisations.total(),
+        transfers=seen.transfers.total(),
+        places=seen.places(PLACES),
+    )
+
+
+@pytest.mark.clauses("DEVICE")
+@settings(max_examples=share_of_examples(3))
+@given(recipe=EVERY_LANE)
+def test_made_on_the_device(conforms: Conformance, watch: Watch, recipe: Recipe) -> None:
+    """DEVICE-1: without a CUDA device, on a simulated one."""
+    if conforms.subject.device != "cpu" or torch.cuda.is_available():
+        pytest.skip("there is a CUDA device: every test runs on it")
+    conforms(recipe, by=partial(made_on_the_device, watch=watch))
+
+
+@pytest.mark.clauses("DEVICE")
+@settings(max_examples=share_of_examples(3))
+@given(recipe=EVERY_LANE)
+def test_as_on_the_cpu(conforms: Conformance, recipe: Recipe) -> None:
+    """DEVICE-2: with a CUDA device, an implementation there against itself on the CPU."""
+    if conforms.subject.device == "cpu":
+        pytest.skip("what other devices are compared with")
+    conforms(recipe, by=as_on_the_cpu)
+
+
+@pytest.mark.clauses("DEVICE")
+@pytest.mark.parametrize("lane", LANES)
+def test_repeatable(conforms: Conformance, lane: str) -> None:
+    """DEVICE-3: the same batches again and again. Hypothesis cannot shrink what comes and goes: they are only drawn."""
+    for recipe in drawn(lane, share_of_examples(3 * len(LANES))):
+        conforms(recipe, by=repeatable)
