@@ -115,7 +115,7 @@ def build_model(seed: int = 0) -> nn.Module:
     """
     isolate()
     with untouched():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         try:
             from ultralytics.nn.tasks import DetectionModel
             from ultralytics.utils import ROOT
@@ -135,7 +135,7 @@ def untouched() -> Iterator[None]:
     """Put back what importing and building change in torch: random numbers, and how tensors are printed."""
     printing = dict(vars(torch._tensor_str.PRINT_OPTS))
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=()):
             yield
     finally:
         torch.set_printoptions(**printing)

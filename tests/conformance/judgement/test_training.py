@@ -1,0 +1,223 @@
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance.batches import Batch
+from conformance.batches.training import RecordedTraining, Schedule, recorded_training
+from conformance.implementations import (
+    Implementation,
+    ImplementationFailed,
+    Loss,
+    find,
+    implementation_from,
+    observe,
+)
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.judgement import Diverges, judge, training
+from conformance.judgement.training import (
+    Control,
+    Reference,
+    Subject,
+    choice_of,
+    compare_training,
+    factor,
+    gradient_on,
+    own_targets,
+    same_choice,
+)
+from reference import ARTICLE, NEWEST, Head, Hyperparameters, detection_loss
+
+SMALL = Schedule(steps=30, recorded=(0, 29), sizes=((64, 96),), pool=2)
+STEPS = 4
+Planted = Callable[[tuple[Tensor, ...], Tensor, Head, Hyperparameters], Loss]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> RecordedTraining:
+    return recorded_training(SMALL)
+
+
+def an_implementation(loss: Planted) -> Implementation:
+    class Adapter:
+        name = "planted"
+
+        def loss(self, *arguments: Any) -> Loss:
+            return loss(*arguments)
+
+    return implementation_from(Adapter(), "planted")
+
+
+def with_numbers(shown: bool = False, **changed: float) -> Planted:
+    """The reference's loss with other hyperparameters; its assignment shown or hidden."""
+
+    def loss(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: Hyperparameters) -> Loss:
+        returned = ReferenceAdapter().loss(maps, rows, head, replace(numbers, **changed))
+        return returned if shown else replace(returned, assignment=None)
+
+    return loss
+
+
+def steeper_boxes(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: Hyperparameters) -> Loss:
+    """Every value right, the gradient of the distance logits one percent too large."""
+    sides = 4 * head.reg_max
+    steep = tuple(
+        torch.cat(
+            (level[:, :sides] + 0.01 * (level[:, :sides] - level[:, :sides].detach()), level[:, sides:]),
+            dim=1,
+        )
+        for level in maps
+    )
+    return with_numbers()(steep, rows, head, numbers)
+
+
+def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining):
+    comparison = compare_training(find("ultralytics"), recorded, STEPS)
+    assert comparison.agrees, comparison.summary
+    assert comparison.steps == STEPS
+    assert 0 < comparison.worst < comparison.bound / factor(training.CONTROLS)  # nearer than the controls
+    assert comparison.bound < 0.01
+    assert "after 4 steps the weights that the loss of ultralytics leads to lie " in comparison.summary
+
+
+def test_the_references_own_training_leads_to_the_very_same(recorded: RecordedTraining):
+    comparison = compare_training(find("reference"), recorded, STEPS)
+    assert (comparison.worst, comparison.agrees, comparison.followed) == (0.0, True, 0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(with_numbers(box_gain=7.45), id="box gain 7.45 for 7.5"),
+        pytest.param(with_numbers(cls_gain=0.505), id="class gain 0.505 for 0.5"),
+        pytest.param(with_numbers(dfl_gain=1.49), id="DFL gain 1.49 for 1.5"),
+        pytest.param(with_numbers(topk=9), id="k 9 for 10"),
+        pytest.param(with_numbers(beta=6.1), id="beta 6.1 for 6"),
+        pytest.param(with_numbers(alpha=0.6), id="alpha 0.6 for 0.5"),
+        pytest.param(with_numbers(shown=True, topk=9), id="k 9 for 10, shown"),
+        pytest.param(steeper_boxes, id="gradient alone"),
+    ],
+)
+def test_a_wrong_loss_leads_elsewhere(recorded: RecordedTraining, loss: Planted):
+    comparison = compare_training(an_implementation(loss), recorded, STEPS)
+    assert not comparison.agrees
+    assert comparison.worst > comparison.bound
+    assert "NOT within the bound" in comparison.summary
+
+
+def test_a_factor_on_everything_is_left_to_the_stage_total(recorded: RecordedTraining):
+    def loss(*arguments: Any) -> Loss:
+        right = with_numbers(shown=True)(*arguments)
+        return replace(right, total=right.total * 1.01)
+
+    implementation = an_implementation(loss)
+    assert compare_training(implementation, recorded, STEPS).agrees  # the gradient is clipped
+    with pytest.raises(Diverges, match="total"):
+        judge(recorded.batches[1], observe(implementation, recorded.batches[1]), NEWEST)
+
+
+def test_a_loss_that_raises_is_reported(recorded: RecordedTraining):
+    def loss(*arguments: Any) -> Loss:
+        raise RuntimeError("out of ideas")
+
+    with pytest.raises(ImplementationFailed, match="out of ideas"):
+        compare_training(an_implementation(loss), recorded, 1)
+
+
+def test_the_bound_holds_for_one_training_in_so_many(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training, "FALSE_ALARM", 0.05)
+    source = torch.Generator().manual_seed(0)
+    ends = torch.randn(200_000, 1 + training.CONTROLS, generator=source).abs()
+    rms = ends[:, 1:].square().mean(1).sqrt()
+    beyond = (ends[:, 0] > factor(training.CONTROLS) * rms).float().mean()
+    assert beyond == pytest.approx(0.05, abs=0.003)  # six standard deviations of 200,000 draws
+
+
+def test_the_bound_holds_for_more_where_many_directions_scatter(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training, "FALSE_ALARM", 0.05)
+    source = torch.Generator().manual_seed(0)
+    ends = torch.randn(20_000, 1 + training.CONTROLS, 5, generator=source).norm(dim=2)
+    rms = ends[:, 1:].square().mean(1).sqrt()
+    assert (ends[:, 0] > factor(training.CONTROLS) * rms).float().mean() < 0.005
+
+
+# One step
+
+
+@pytest.fixture(scope="module")
+def batch(recorded: RecordedTraining) -> Batch:
+    return recorded.batches[1]
+
+
+def own_choice(batch: Batch) -> list[Tensor]:
+    return choice_of(own_targets(batch, NEWEST), batch)
+
+
+def equal_maps(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+
+
+def test_the_later_stages_on_ones_own_choice_are_the_whole_loss(batch: Batch):
+    maps = [level.clone().requires_grad_() for level in batch.feature_maps]
+    total = detection_loss(maps, batch.annotations, batch.head).total
+    assert equal_maps(gradient_on(batch, own_choice(batch)), torch.autograd.grad(total, maps))
+
+
+def test_a_choice_is_the_same_whoever_shows_it(batch: Batch):
+    for name in ("reference", "ultralytics"):
+        shown = observe(find(name), batch).assignment
+        assert shown is not None
+        assert same_choice(choice_of(shown, batch), own_choice(batch))
+
+
+def without_one(choice: list[Tensor]) -> list[Tensor]:
+    """A choice less one positive."""
+    image = next(number for number, positives in enumerate(choice) if positives.any())
+    truth, anchor = choice[image].nonzero()[0].tolist()
+    changed = [positives.clone() for positives in choice]
+    changed[image][truth, anchor] = False
+    return changed
+
+
+def test_an_allowed_choice_is_followed(batch: Batch):
+    subject = Subject(find("reference"))
+    subject(0, batch)
+    subject.choices = [without_one(subject.choices[0])]  # the outcome itself is right
+    reference = Reference(NEWEST, subject)
+    gradients = reference(0, batch)
+    assert (reference.followed, reference.problem) == (1, "")
+    assert same_choice(reference.choices[0], subject.choices[0])
+    assert equal_maps(gradients, gradient_on(batch, subject.choices[0]))
+    assert not equal_maps(gradients, gradient_on(batch, own_choice(batch)))
+
+
+def test_a_wrong_choice_is_not_followed(batch: Batch):
+    subject = Subject(an_implementation(with_numbers(shown=True, topk=3)))
+    subject(0, batch)
+    reference = Reference(NEWEST, subject)
+    assert equal_maps(reference(0, batch), gradient_on(batch, own_choice(batch)))
+    assert reference.followed == 0
+    assert "at step 1 the loss itself diverges" in reference.problem
+
+
+def test_a_dialect_makes_its_own_choices(recorded: RecordedTraining):
+    batch = recorded.batches[0]  # its ties are narrower than 16 px
+    assert not same_choice(choice_of(own_targets(batch, ARTICLE), batch), own_choice(batch))
+
+
+def test_controls_move_the_gradient_a_little_and_differently(batch: Batch):
+    choices = [own_choice(batch)]
+    exact, one, same, other = (
+        torch.cat([level.flatten() for level in gradients])
+        for gradients in (
+            gradient_on(batch, choices[0]),
+            *(Control(choices, seed)(0, batch) for seed in (1, 1, 2)),
+        )
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    share = (one - exact).norm() / exact.norm()
+    assert 1e-7 < share < 1e-3
