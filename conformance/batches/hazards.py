@@ -407,9 +407,10 @@ def tie_at_k(content: Content) -> Tensor:
 
 @hazard("truth")
 def zero_at_k(content: Content) -> Tensor:
-    """A candidate with t = 0 competes with the other zeros of its row for a place (ambiguity T1)."""
+    """A candidate with t = 0 competes with the other zeros of its row for the last places (ambiguity T1)."""
     positive = (content.metric > 0).sum(1)  # (n,)
-    return ((positive < content.k) & (content.candidates.sum(1) > positive)).any()
+    competes = (positive < content.k) & (content.candidates.sum(1) > positive)  # (n,)
+    return competes.any() & (content.metric.shape[1] > content.k)
 
 
 @hazard("truth")

@@ -7,9 +7,8 @@ and sums of these: unlike normally distributed ones they come out the same on ev
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -34,8 +33,7 @@ class Scene:
         boxes: (B, M, 4) ground truths, xyxy in pixels, padded with zeros; M is at least 1.
         labels: (B, M) their classes.
         present: (B, M) which are no padding.
-        seed: fills the bulk.
-        streams: numbers the calls for random numbers.
+        generators: B sources of random numbers.
     """
 
     head: Head
@@ -45,25 +43,23 @@ class Scene:
     boxes: Tensor
     labels: Tensor
     present: Tensor
-    seed: int
-    streams: Iterator[int] = field(default_factory=count)
+    generators: tuple[torch.Generator, ...]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(B, A)."""
-        return self.boxes.shape[0], self.centres.shape[0]
+    def anchors(self) -> int:
+        """A."""
+        return len(self.centres)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Numbers from [0, 1). The first dimension is the image's.
+        """(B, *shape) numbers from [0, 1).
 
-        Every call has a stream of its own: without one of its ground truths or its last image, the rest of a
-        batch stays what it was. That is what lets a failing batch shrink.
+        Each image has its own generator, of which no ground truth uses anything: take a ground truth or another
+        image away, and the image's random numbers stay what they were. That lets a failing batch shrink.
         """
-        generator = torch.Generator().manual_seed(self.seed * 64 + next(self.streams))
-        return torch.rand(shape, generator=generator, dtype=torch.float32)
+        return torch.stack([torch.rand(shape, generator=g, dtype=torch.float32) for g in self.generators])
 
     def wobble(self, *shape: int) -> Tensor:
-        """Numbers from (-1, 1), those near 0 most often."""
+        """(B, *shape) numbers from (-1, 1), those near 0 most often."""
         return self.uniform(*shape) - self.uniform(*shape)
 
     @property
@@ -125,7 +121,7 @@ def predictions(
     wish = REGIMES[regime](scene)
     if levels is not None:
         wish = quantised(wish, levels)
-    noise = None if wish.sharp else 0.5 * scene.uniform(*wish.sides.shape, scene.head.reg_max)
+    noise = None if wish.sharp else 0.5 * scene.uniform(scene.anchors, 4, scene.head.reg_max)
     distances = encode(wish.sides, scene.head.reg_max, noise)  # (B, A, 4, R)
     for copy in copies:
         plant(copy, scene, distances, wish.logits, hyperparameters)
@@ -141,15 +137,15 @@ def regime(function: Callable[[Scene], Wish]) -> Callable[[Scene], Wish]:
 @regime
 def random(scene: Scene) -> Wish:
     """Any box about the anchor from a quarter of the input's sides to all, any scores from 0.02 to 0.88."""
-    return Wish(any_sides(scene), 3 * scene.wobble(*scene.shape, scene.head.classes) - 1)
+    return Wish(any_sides(scene), 3 * scene.wobble(scene.anchors, scene.head.classes) - 1)
 
 
 @regime
 def near(scene: Scene) -> Wish:
     """As after training: an anchor in or beside ground truths predicts one of them, not exactly."""
-    owner, covered = aims(scene, scene.uniform(*scene.shape))
+    owner, covered = aims(scene, scene.uniform(scene.anchors))
     exact = exact_sides(scene, owner)
-    error, offset = scene.wobble(*scene.shape, 4), scene.wobble(*scene.shape, 4)
+    error, offset = scene.wobble(scene.anchors, 4), scene.wobble(scene.anchors, 4)
     sides = exact * (1 + 0.5 * error) + 0.3 * offset  # (B, A, 4)
     sides = torch.where(covered[..., None], sides, any_sides(scene)).clamp(min=0)
     return Wish(sides, scores_for(scene, owner, covered))
@@ -158,9 +154,9 @@ def near(scene: Scene) -> Wish:
 @regime
 def exact_hit(scene: Scene) -> Wish:
     """As near, but three in four anchors predict their ground truth's very box, as exactly as bins allow."""
-    owner, covered = aims(scene, scene.uniform(*scene.shape))
+    owner, covered = aims(scene, scene.uniform(scene.anchors))
     wish, exact = near(scene), exact_sides(scene, owner).clamp(min=0)
-    hits = covered & (scene.uniform(*scene.shape) < 0.75)  # (B, A)
+    hits = covered & (scene.uniform(scene.anchors) < 0.75)  # (B, A)
     return Wish(
         torch.where(hits[..., None], exact, wish.sides), scores_for(scene, owner, covered), sharp=True
     )
@@ -169,7 +165,7 @@ def exact_hit(scene: Scene) -> Wish:
 @regime
 def between(scene: Scene) -> Wish:
     """In crowds: an anchor in several ground truths predicts the box half way between two of them."""
-    lots = scene.uniform(*scene.shape)
+    lots = scene.uniform(scene.anchors)
     (one, covered), (other, _) = aims(scene, lots), aims(scene, lots, following=1)
     sides = (exact_sides(scene, one) + exact_sides(scene, other)) / 2  # (B, A, 4)
     sides = torch.where(covered[..., None], sides, any_sides(scene)).clamp(min=0)
@@ -189,9 +185,10 @@ def constant(scene: Scene) -> Wish:
     reach = (
         scene.reach.double().mean(0).float()
     )  # (4,) in float64, as the order of the sum depends on the machine
-    sides = (0.25 + 0.75 * scene.uniform(4)) * reach  # (4,)
-    logits = 3 * scene.wobble(scene.head.classes) - 1  # (C,)
-    return Wish(sides.expand(*scene.shape, 4), logits.expand(*scene.shape, -1).clone(), sharp=True)
+    sides = (0.25 + 0.75 * scene.uniform(4)[0]) * reach  # (4,)
+    logits = 3 * scene.wobble(scene.head.classes)[0] - 1  # (C,)
+    shape = len(scene.generators), scene.anchors, -1
+    return Wish(sides.expand(shape), logits.expand(shape).clone(), sharp=True)
 
 
 def quantised(wish: Wish, levels: int) -> Wish:
@@ -209,7 +206,7 @@ def quantised(wish: Wish, levels: int) -> Wish:
 
 def any_sides(scene: Scene) -> Tensor:
     """(B, A, 4) sides in grid units, from a quarter of their reach (shorter ones overlap little) to all."""
-    return (0.25 + 0.75 * scene.uniform(*scene.shape, 4)) * scene.reach
+    return (0.25 + 0.75 * scene.uniform(scene.anchors, 4)) * scene.reach
 
 
 def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor]:
@@ -235,9 +232,9 @@ def exact_sides(scene: Scene, owner: Tensor) -> Tensor:
 
 def scores_for(scene: Scene, owner: Tensor, covered: Tensor) -> Tensor:
     """(B, A, C) class logits: a covered anchor's own class scores 0.05 to 0.95, all others below 0.12."""
-    logits = 2 * scene.wobble(*scene.shape, scene.head.classes) - 4  # (B, A, C)
+    logits = 2 * scene.wobble(scene.anchors, scene.head.classes) - 4  # (B, A, C)
     label = scene.labels.gather(1, owner)[..., None]  # (B, A, 1)
-    own = 3 * scene.wobble(*label.shape)  # (B, A, 1)
+    own = 3 * scene.wobble(scene.anchors, 1)  # (B, A, 1)
     return torch.where(covered[..., None], logits.scatter(2, label, own), logits)
 
 
@@ -261,7 +258,7 @@ def plant(
         ValueError: there is no such ground truth.
     """
     image, truth, *ranks = copy
-    if image not in range(scene.shape[0]) or not bool(scene.present[image, truth : truth + 1].any()):
+    if image not in range(len(scene.boxes)) or not bool(scene.present[image, truth : truth + 1].any()):
         raise ValueError(f"{copy} is for a ground truth that is not there")
     box, label = scene.boxes[image, truth].double(), int(scene.labels[image, truth])
     predicted = decode(distances[image], scene.centres, scene.strides)  # (A, 4)

@@ -33,6 +33,8 @@ class Recipe(OneLine):
         copies: ties to plant.
         shuffled: annotation rows in random order instead of sorted by image.
         seed: fills the bulk.
+        streams: which of the seed's 256 streams of random numbers fills each image; by default image i has the
+            i-th, so that no two are alike.
         hyperparameters: the numbers of assigner and loss.
     """
 
@@ -46,6 +48,7 @@ class Recipe(OneLine):
     copies: tuple[Copy, ...] = ()
     shuffled: bool = False
     seed: int = 0
+    streams: tuple[int, ...] = ()
     hyperparameters: Hyperparameters = Hyperparameters()
 
     @property
@@ -57,19 +60,24 @@ class Recipe(OneLine):
         """The batch: float32, on the CPU, the same one every time and on every machine.
 
         Raises:
-            ValueError: the recipe has no image, or names a kind, regime, class or ground truth that is not.
+            ValueError: the recipe has no image, not a stream for each, or names a kind, regime, class or ground
+                truth that is not.
         """
         if not self.images or min(self.cells) < 1:
             raise ValueError(f"a recipe needs at least one image and one cell: {self}")
+        streams = self.streams or range(len(self.images))
+        if len(streams) != len(self.images):
+            raise ValueError(f"a recipe needs as many streams as images: {self}")
+        generators = tuple(torch.Generator().manual_seed(256 * self.seed + stream) for stream in streams)
         head = Head(self.strides, self.classes, self.reg_max)
         height, width = (cells * self.strides[0] for cells in self.cells)
         canvas = Canvas(width, height, self.strides)
         resolved = [resolve(truths, canvas, self.classes) for truths in self.images]
-        scene = _scene(head, (height, width), resolved, self.grids, self.seed)
+        scene = _scene(head, (height, width), resolved, self.grids, generators)
         logits = predictions(scene, self.predictions, self.levels, self.copies, self.hyperparameters)
         rows = _annotations(resolved, (height, width))
         if self.shuffled:
-            rows = _shuffled(rows, scene.uniform(len(rows)))
+            rows = _shuffled(rows, scene.uniform(len(rows))[0])
         batch = Batch(fold(*logits, self.grids), rows, head, self.hyperparameters, repr(self))
         return replace(batch, hazards=hazards_of(batch))
 
@@ -81,7 +89,11 @@ def grids(cells: tuple[int, int], strides: Sequence[int]) -> tuple[Grid, ...]:
 
 
 def _scene(
-    head: Head, size: tuple[int, int], resolved: Resolved, grids: tuple[Grid, ...], seed: int
+    head: Head,
+    size: tuple[int, int],
+    resolved: Resolved,
+    grids: tuple[Grid, ...],
+    generators: tuple[torch.Generator, ...],
 ) -> Scene:
     most = max(1, *map(len, resolved))
     nothing = (0, (0.0, 0.0, 0.0, 0.0))
@@ -97,7 +109,7 @@ def _scene(
         ),  # (B, M, 4)
         labels=torch.tensor([[label for label, _ in truths] for truths in padded]),  # (B, M)
         present=torch.arange(most) < torch.tensor([[len(truths)] for truths in resolved]),  # (B, M)
-        seed=seed,
+        generators=generators,
     )
 
 

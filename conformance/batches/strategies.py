@@ -8,7 +8,7 @@ seed 0.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -23,33 +23,30 @@ T = TypeVar("T")
 STRIDES = ((8,), (8, 16), *((8, 16, 32),) * 5, (4, 8, 16), (16, 32), (8, 16, 32, 64), (12, 24), (32,), (1, 2))
 """Strides of the levels; the usual ones more often."""
 CELLS = (
-    *((4, 4), (2, 5), (3, 4), (4, 6), (6, 4), (5, 5), (8, 4), (4, 8), (8, 8), (8, 8), (7, 5)),
-    *((8, 8), (8, 12), (1, 12), (10, 9), (9, 12), (16, 3), (11, 13)),
+    *((4, 4), (2, 5), (3, 4), (4, 6), (6, 4), (5, 5), (8, 4), (4, 8), (7, 5), (1, 12), (16, 3)),
+    *((8, 8), (8, 8), (8, 8), (8, 8), (8, 8), (8, 12), (10, 9), (9, 12), (12, 8), (11, 13)),
 )
 """Rows and columns of the first level, also odd numbers and uneven sides."""
 CLASSES = (1, 2, 3, 4, 5, 2, 3, 80)
 """Number of classes; 80 seldom, because it makes batches large."""
 BINS = (16, 16, 16, 16, 16, 8, 4, 2, 32)
 """Number of bins R; 16 is what every released model has."""
-CALM = ("ordinary", "off_lattice")
-"""Kinds of ground truth in a third of the batches, at most three an image: there, most choices are unique."""
-REPEATS = {"ordinary": 6, "off_lattice": 3, "aligned": 2}
+CALM = ("ordinary", "off_lattice", "huge")
+"""Kinds of ground truth in two of five batches, at most three an image: there, most choices are unique."""
+REPEATS = {"ordinary": 6, "off_lattice": 3, "aligned": 2, "mirrored": 2, "other_class": 2}
 """Kinds of ground truth that are drawn so many times as often as every other."""
 PREDICTIONS = (*REGIMES, "random", "near", "near", "exact_hit")
 """Regimes of predictions."""
 ADJUSTABLE = ("random", "near", "exact_hit", "between")
 """Regimes of predictions that are quantised or have copies planted; in the others ties come by themselves."""
+LEVELS = (None, None, 1, 2, 4)
+"""Quantisation of adjustable predictions."""
 RANKS = ((9, 10), (9, 10), (8, 11), (2, 12), (0, 9))
 """Source and target of planted copies, where k is 10; the first is the tie at the k-th place."""
-_COPY = st.integers(0, 32 * len(RANKS) - 1)
-SELDOM_TIED = st.tuples(st.sampled_from((None, None, 1, 2, 4)), st.just(()) | st.tuples(_COPY))
-"""Levels of quantisation, if any, and numbers that stand for planted copies, if any."""
-TIED = st.tuples(st.sampled_from((1, 2, 4)), st.tuples(_COPY) | st.tuples(_COPY, _COPY))
-"""The same, and always some."""
 SEEDS = st.integers(0, 2**16 - 1)
 
-TIES = ("near", "exact_hit", "exact_hit", "between", "saturated", "constant")
-TIED_KINDS = ("ordinary", "aligned", "huge")
+TIED = ("ordinary", "aligned", "huge")
+TIED_PREDICTIONS = ("near", "exact_hit", "exact_hit", "between", "saturated", "constant")
 SMALL = ("tiny", "small", "thin", "zero_area")
 CROWDED = ("huge", "nested", "mirrored", "identical", "other_class", "overlapping")
 OUTSIDE = ("on_border", "partly_outside", "beyond_bottom_right", "beyond_top_left")
@@ -95,25 +92,29 @@ def recipes(
     levels = draw(_one_of(tuple(strides)))
     cells = draw(_cells(levels, settings.topk))
     count = draw(_one_of(tuple(classes)))
-    emphasised = ties * TIED_KINDS + small_boxes * SMALL + contested * CROWDED + outside * OUTSIDE
-    if kinds is None and not emphasised and draw(_one_of((True, False, False))):
+    emphasised = ties * TIED + small_boxes * SMALL + contested * CROWDED + outside * OUTSIDE
+    if kinds is None and not emphasised and draw(_one_of((True, True, False, False, False))):
         kinds, max_truths = CALM, min(max_truths, 3)
-    every_kind = _emphasis(emphasised) if kinds is None else tuple(kinds)
-    images = draw(_images(every_kind, count, (max_images, max_truths), 2 if contested else 0))
+    truth = _truths(_emphasis(emphasised) if kinds is None else tuple(kinds), count)
+    images = draw(_images(truth, (max_images, max_truths), 2 if contested else 0, ties))
     bin_count = draw(_one_of(tuple(bins)))
-    regime = draw(_one_of(tuple(predictions or (TIES if ties else PREDICTIONS))))
-    quantisation, numbers = draw(TIED if ties else SELDOM_TIED) if regime in ADJUSTABLE else (None, ())
+    regime = draw(_one_of(tuple(predictions or (TIED_PREDICTIONS if ties else PREDICTIONS))))
+    quantisation = draw(
+        _one_of((1, 2, 4) if ties else LEVELS)
+    )  # in any case: fewer draws would count as simpler
+    adjustable, streams = regime in ADJUSTABLE, tuple(image.stream for image in images)
     return Recipe(
-        images=images,
+        images=tuple(image.truths for image in images),
         cells=cells,
         strides=levels,
         classes=count,
         reg_max=bin_count,
         predictions=regime,
-        levels=quantisation,
-        copies=_copies(numbers, tuple(map(len, images)), settings.topk),
+        levels=quantisation if adjustable else None,
+        copies=_copies(images, settings.topk) if adjustable else (),
         shuffled=shuffled_rows and draw(st.booleans()),
         seed=draw(SEEDS),
+        streams=() if streams == tuple(range(len(streams))) else streams,
         hyperparameters=settings,
     )
 
@@ -150,26 +151,52 @@ def _truth(drawn: tuple[str, int]) -> Truth:
     return Truth(kind, number >> 16, (x, y), (width, height))
 
 
+class Image(NamedTuple):
+    """One image as it is drawn: all that belongs to it, so that it can be taken away without harm to the others.
+
+    Attributes:
+        truths: its ground truths.
+        stream: of random numbers.
+        copied: which of `RANKS` to plant a copy of; None: no copy.
+        truth: the ground truth that the copy is for, or the last one if there are fewer.
+    """
+
+    truths: tuple[Truth, ...]
+    stream: int
+    copied: tuple[int, int] | None
+    truth: int
+
+
+def _image(drawn: tuple[int, list[Truth]]) -> Image:
+    """One number holds the stream (8 bits), the truth of a copy (3 bits) and its ranks, if any."""
+    number, truths = drawn
+    stream, truth, ranks = number & 255, number >> 8 & 7, (number >> 11) - NO_COPY
+    return Image(tuple(truths), stream, RANKS[ranks] if ranks >= 0 else None, truth)
+
+
+NO_COPY = 15
+"""Three in four images have no copy: of twenty numbers the first fifteen, the others choose one of `RANKS`."""
+
+
 @lru_cache(maxsize=256)
 def _images(
-    kinds: tuple[str, ...], classes: int, most: tuple[int, int], first_has: int
-) -> SearchStrategy[tuple[tuple[Truth, ...], ...]]:
-    """Images of ground truths; at most `most` images and GTs an image, at least `first_has` in the first."""
+    truth: SearchStrategy[Truth], most: tuple[int, int], first_has: int, copied: bool
+) -> SearchStrategy[list[Image]]:
+    """At most `most` images and ground truths an image, at least `first_has` in the first one; all `copied`."""
     images, truths = most
-    truth = _truths(kinds, classes)
-    image = st.lists(truth, max_size=truths).map(tuple)
+    number = st.integers((NO_COPY << 11) * copied, (NO_COPY + len(RANKS) << 11) - 1)
+    image = st.tuples(number, st.lists(truth, max_size=truths)).map(_image)
     if not first_has:
-        return st.lists(image, min_size=1, max_size=images).map(tuple)
-    first = st.lists(truth, min_size=first_has, max_size=truths).map(tuple)
-    return st.tuples(first, st.lists(image, max_size=images - 1)).map(lambda drawn: (drawn[0], *drawn[1]))
+        return st.lists(image, min_size=1, max_size=images)
+    first = st.tuples(number, st.lists(truth, min_size=first_has, max_size=truths)).map(_image)
+    return st.tuples(first, st.lists(image, max_size=images - 1)).map(lambda drawn: [drawn[0], *drawn[1]])
 
 
-def _copies(numbers: tuple[int, ...], counts: Sequence[int], topk: int) -> tuple[Copy, ...]:
-    """The copies that drawn numbers stand for, in images of so many ground truths, about the k-th place."""
-    places = [(image, truth) for image, count in enumerate(counts) for truth in range(count)]
+def _copies(images: Sequence[Image], topk: int) -> tuple[Copy, ...]:
+    """The copies of the images' ground truths, about the k-th place."""
     copies = []
-    for number in numbers if places else ():
-        image, truth = places[number // len(RANKS) % len(places)]
-        source, target = (max(0, rank + topk - 10) for rank in RANKS[number % len(RANKS)])
-        copies.append(Copy(image, truth, source, target))
+    for index, image in enumerate(images):
+        if image.copied and image.truths:
+            source, target = (max(0, rank + topk - 10) for rank in image.copied)
+            copies.append(Copy(index, min(image.truth, len(image.truths) - 1), source, target))
     return tuple(copies)

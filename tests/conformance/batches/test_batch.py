@@ -172,11 +172,11 @@ def test_to_leaves_the_original_alone():
         (
             Recipe(
                 predictions="saturated",
-                images=((Truth("aligned"),) * 8,),
+                images=((Truth("huge"),) * 8,),
                 hyperparameters=Hyperparameters(topk=3),
             ),
             "1 image 32x32 px, stride 8, 1 class, topk 3: image 0: "
-            + "class 0 at (0, 0)-(8, 8), " * 6
+            + "class 0 at (0, 0)-(30, 30), " * 6
             + "and 2 more; quantised and saturated predictions",
         ),
         (

@@ -1,0 +1,87 @@
+"""What a failing batch shrinks to: a line that a person can read, and no more than is needed.
+
+Each test lets Hypothesis look for the smallest recipe with some property, as it does for a batch that fails. That
+takes hundreds of batches a test.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, find, settings
+
+from conformance.batches import Recipe, Truth, recipes
+
+pytestmark = pytest.mark.slow
+
+LINE = 140
+"""Characters of a readable line."""
+
+Property = Callable[[Recipe], bool]
+
+
+def smallest(wanted: Property, **options: bool) -> Recipe:
+    quiet = settings(
+        max_examples=3000,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    return find(recipes(**options), wanted, settings=quiet)
+
+
+def has(*hazards: str) -> Property:
+    return lambda recipe: set(hazards) <= recipe.build().hazards
+
+
+ONE = (Truth("ordinary"),)
+TWO = (Truth("ordinary"), Truth("ordinary"))
+
+# What is wanted, and the very recipe that it must shrink to.
+EXACTLY: dict[str, tuple[Property, Recipe]] = {
+    "any batch": (lambda recipe: True, Recipe()),
+    "a ground truth": (lambda recipe: any(recipe.images), Recipe((ONE,))),
+    "two of one image": (lambda recipe: any(len(truths) > 1 for truths in recipe.images), Recipe((TWO,))),
+    "padding": (has("padding"), Recipe(((), ONE), streams=(0, 0))),
+    "equal owners": (has("equal_owners"), Recipe((TWO,))),
+    "a box that is dropped": (has("negative_sum"), Recipe(((Truth("beyond_top_left"),),))),
+}
+
+
+@pytest.mark.parametrize(("wanted", "expected"), EXACTLY.values(), ids=list(EXACTLY))
+def test_shrinks_to_this_line(wanted: Property, expected: Recipe):
+    assert smallest(wanted) == expected
+
+
+def shrinks(wanted: Property, truths: int, **options: bool) -> Recipe:
+    """The smallest recipe, of one image, at most so many ground truths, and a readable line."""
+    recipe = smallest(wanted, **options)
+    assert len(repr(recipe)) <= LINE, recipe
+    assert len(recipe.images) == 1, recipe
+    assert len(recipe.images[0]) <= truths, recipe
+    return recipe
+
+
+def test_a_tie_at_the_tenth_place():
+    shrinks(has("tie_at_k"), truths=2)
+
+
+def test_a_tie_that_is_planted():
+    recipe = shrinks(
+        lambda recipe: recipe.predictions == "random" and recipe.levels is None and has("tie_at_k")(recipe),
+        truths=1,
+    )
+    assert len(recipe.copies) == 1
+
+
+def test_a_tiny_box():
+    shrinks(has("tiny"), truths=1)
+
+
+def test_a_third_owner():
+    """Two that select an anchor, and one that does not and wins it."""
+    assert len(shrinks(has("third_owner"), truths=3, contested=True).images[0]) == 3
+
+
+def test_symmetric_owners():
+    shrinks(has("symmetric_owners"), truths=2, contested=True)
