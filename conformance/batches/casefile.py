@@ -84,7 +84,11 @@ def read(path: Path) -> Content:
         raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(names)}")
     annotations, *maps = (tensors[name] for name in names)
     settings = _hyperparameters(case.get("hyperparameters"))
-    origin, hazards, autocast = _origin(case.get("origin")), _hazards(case.get("hazards")), case.get("autocast", False)
+    origin, hazards, autocast = (
+        _origin(case.get("origin")),
+        _hazards(case.get("hazards")),
+        case.get("autocast", False),
+    )
     if not isinstance(autocast, bool):
         raise ValueError(f"its autocast is {autocast!r}")
     return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast)
