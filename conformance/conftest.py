@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
     arithmetic.enter_context(fixed_arithmetic())
     config.add_cleanup(arithmetic.close)
     worker = getattr(config, "workerinput", None)
-    torch.set_num_threads(1 if worker or _parallel(config) else torch.get_num_threads())
+    torch.set_num_threads(1)  # batches are small: more threads wait for each other, and for other processes'
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = Run(Recorder(log), seed, tested)
     find_implementations(run, config.getoption("--implementation") or ["ultralytics"])
@@ -93,10 +93,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
     if not worker:
         begin(run, config)
-
-
-def _parallel(config: pytest.Config) -> bool:
-    return bool(getattr(config.option, "numprocesses", None))
 
 
 def _create_log(config: pytest.Config) -> RunLog:

@@ -51,7 +51,10 @@ def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype) -> Computed
     """The reference's loss and gradient in `dtype` for given targets."""
     maps = [level.detach().to(dtype).requires_grad_() for level in batch.feature_maps]
     predictions = read_predictions(maps, batch.head)
-    given = BatchTargets(targets.foreground, targets.boxes.to(dtype), targets.scores.to(dtype))
+    finest = torch.promote_types(
+        dtype, torch.float32
+    )  # targets follow the annotations, which are never coarser
+    given = BatchTargets(targets.foreground, targets.boxes.to(finest), targets.scores.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
         items = loss_items(predictions, given, batch.head, batch.hyperparameters)
     gradients = torch.autograd.grad(items.sum() * batch.images, maps)
