@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MISTAKE = ("alpha=numbers.alpha, beta=numbers.beta", "alpha=numbers.beta, beta=numbers.alpha")
+MISTAKE = (
+    "alpha=numbers.alpha,\n            beta=numbers.beta,",
+    "alpha=numbers.beta,\n            beta=numbers.alpha,",
+)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
