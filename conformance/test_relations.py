@@ -22,6 +22,9 @@ BATCHES = st.one_of(*[CALM] * (len(LANES) // 2), *LANES.values())
 """A third are calm: there, most choices are unique, and so nothing can move with a change."""
 FULLY = 0.25
 """Share of its batches that a relation must be able to compare in full; most reach 0.7 to 1."""
+ENOUGH = 20
+"""Batches from which the share is asked for: where half of all can be compared in full, of 20 fewer than a quarter
+are once in 170 runs; of fewer batches, often."""
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def extents() -> Iterator[Counter[str]]:
     """How many batches were compared in full and in part; a relation that hardly ever was has shown nothing."""
     counts: Counter[str] = Counter()
     yield counts
-    if counts["in full"] < FULLY * counts.total():
+    if counts.total() >= ENOUGH and counts["in full"] < FULLY * counts.total():
         pytest.fail(f"of {counts.total()} batches only {counts['in full']} could be compared in full")
 
 
