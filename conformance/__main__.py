@@ -15,7 +15,20 @@ def main(arguments: list[str] | None = None) -> int:
     measuring.add_argument(
         "--implementation", action="append", metavar="NAME", help="whose errors to look at"
     )
+    replaying = commands.add_parser(
+        "replay", help="judge case files again, and print verdict, stages and divergence"
+    )
+    replaying.add_argument("case", nargs="+", metavar="CASE", help="case file of a run")
+    replaying.add_argument("--implementation", action="append", metavar="NAME", help="whom to judge")
+    replaying.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run it")
+    replaying.add_argument(
+        "--offline", action="store_true", help="judge the outcomes stored beside the cases; nothing runs"
+    )
     options = parser.parse_args(arguments)
+    if options.command == "replay":
+        from conformance.replay import replay
+
+        return replay(options.case, options.implementation or [], options.offline, options.device)
     return measure(options.implementation or ["ultralytics", "article", "reference"], options.examples)
 
 

@@ -34,8 +34,8 @@ SCHEMA = 1
 """Version of the files that `store` writes."""
 METADATA = "tal-conformance-outcome"
 """Key of the JSON text in the file's header."""
-SUFFIX = ".outcome.safetensors"
-"""End of the name of every such file."""
+SUFFIX = ".outcome"
+"""End of the name of every such file: not that of case files, which `*.safetensors` should find alone."""
 FACTS = ("case", "implementation", "version", "dialect", "device")
 """Texts in the header: the batch's id, who made what of it, held to which dialect, and where."""
 
@@ -98,7 +98,10 @@ def outcome_path(case: Path, implementation: str, device: str) -> Path:
 
 def outcomes_beside(case: Path) -> list[Path]:
     """Every outcome that is stored beside a case file, by name."""
-    return sorted(path for path in case.parent.glob(f"{case.stem}.*{SUFFIX}") if path.is_file())
+    if not case.parent.is_dir():
+        return []
+    named = (path for path in case.parent.iterdir() if path.name.startswith(f"{case.stem}."))
+    return sorted(path for path in named if path.suffix == SUFFIX and path.is_file())
 
 
 def store(path: Path, stored: StoredOutcome) -> None:

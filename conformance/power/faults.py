@@ -4,9 +4,9 @@ Each fault replaces named functions of the reference while the faulty implementa
 works with the untouched ones. It names the clause that it breaks and the stage that must be reported for it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import reference.anchors
 import reference.annotations
 import reference.assignment
 import reference.boxes
+import reference.decoding
 import reference.dialect
 import reference.loss
+from conformance.batches import Batch
+from conformance.implementations.outcome import assigner_inputs
 from conformance.implementations.protocol import AssignerInputs, Assignment, Loss
 from conformance.implementations.reference import ReferenceAdapter
-from reference import GroundTruths, Head, Hyperparameters, Predictions, Targets
+from reference import Anchors, GroundTruths, Head, Hyperparameters, Predictions, Targets
 from reference.assignment import NORMALISATION_EPS
 from reference.boxes import EPS
 
@@ -35,14 +39,16 @@ class Fault:
         clauses: the clauses that it breaks.
         stage: the stage that must be reported as the first to diverge, where stages are shown.
         replaces: dotted names of functions or constants, with what takes their place.
-        outputs_stage: the stage that must be reported where outputs alone are shown; "" where it is the same.
+        outputs_stages: the stages of which one must be reported where outputs alone are shown.
+        lane: the test of the suite that must find it.
     """
 
     name: str
     clauses: tuple[str, ...]
     stage: str
     replaces: dict[str, Any]
-    outputs_stage: str = ""
+    outputs_stages: tuple[str, ...]
+    lane: str
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -74,11 +80,14 @@ class FaultyReference(ReferenceAdapter):
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """The reference's loss, with the fault."""
+        """The reference's loss, with the fault; what its assigner read is shown if the fault lies there."""
+        inputs = None
         with self.fault.planted():
             loss = super().loss(feature_maps, annotations, head, hyperparameters)
+            if self.shows_stages and self.fault.stage == "decode":
+                inputs = assigner_inputs(Batch(feature_maps, annotations, head, hyperparameters))
         assignment = None if loss.assignment is None else self.shown(loss.assignment)
-        return Loss(loss.total, loss.items, assignment)
+        return Loss(loss.total, loss.items, assignment, inputs)
 
     def shown(self, assignment: Assignment) -> Assignment:
         """With or without its stages."""
@@ -90,27 +99,141 @@ class FaultyReference(ReferenceAdapter):
         return Assignment(**{name: value.detach() for name, value in fields.items()}, stages=stages)
 
 
+class FaultyAssigner:
+    """The assigner of a faulty reference, without its loss."""
+
+    def __init__(self, whole: FaultyReference) -> None:
+        self.name, self.version, self.dialect = whole.name, whole.version, whole.dialect
+        self.shows_stages = whole.shows_stages
+        self.assign = whole.assign
+
+
 FAULTS: dict[str, Fault] = {}
 """Every fault by name, in the order of the stages."""
 
+LANES_OF_STAGES = {
+    "decode": "decoding", "candidates": "borders", "overlap": "metric", "metric": "metric", "top-k": "topk",
+    "conflict": "conflict", "targets": "targets", "normalisation": "targets", "cls": "loss", "box": "loss",
+    "dfl": "loss", "total": "loss", "gradients": "loss",
+}  # fmt: skip
+"""The test that finds the faults of each stage, where none is named."""
+
 
 def enter(
-    name: str, clauses: tuple[str, ...], stage: str, replaces: dict[str, Any], outputs_stage: str = ""
+    name: str,
+    clauses: tuple[str, ...],
+    stage: str,
+    replaces: dict[str, Any],
+    outputs_stages: tuple[str, ...] = (),
+    lane: str = "",
 ) -> None:
     """Enter a fault into the catalogue."""
-    FAULTS[name] = Fault(name, clauses, stage, replaces, outputs_stage)
+    lane = lane or LANES_OF_STAGES[stage]
+    FAULTS[name] = Fault(name, clauses, stage, replaces, outputs_stages or (stage,), lane)
 
 
 def fault(
-    *clauses: str, stage: str, at: str, outputs_stage: str = "", also: dict[str, Any] | None = None
+    *clauses: str,
+    stage: str,
+    at: str,
+    also: dict[str, Any] | None = None,
+    outputs_stages: tuple[str, ...] = (),
+    lane: str = "",
 ) -> Callable[[Any], Any]:
     """Enter the decorated function as a replacement of `at`, under its own name."""
 
     def entered(replacement: Any) -> Any:
-        enter(replacement.__name__, clauses, stage, {at: replacement, **(also or {})}, outputs_stage)
+        enter(replacement.__name__, clauses, stage, {at: replacement, **(also or {})}, outputs_stages, lane)
         return replacement
 
     return entered
+
+
+# What the assigner reads. A loss that shows outputs alone does not show it: what follows from it is wrong first.
+
+
+SEEN_LATER = ("candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation")
+
+_flatten = reference.anchors.flatten
+_input_size = reference.anchors.input_size
+_make_anchors = reference.anchors.make_anchors
+_ground_truths = reference.annotations.ground_truths
+
+
+@fault("PRE-1", stage="decode", at="reference.loss.flatten", outputs_stages=(*SEEN_LATER, "cls"))
+def columns_before_rows(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
+    """Column by column."""
+    return _flatten([level.transpose(2, 3) for level in feature_maps], head)
+
+
+@fault("PRE-1", stage="decode", at="reference.loss.flatten", outputs_stages=(*SEEN_LATER, "cls"))
+def classes_before_distances(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
+    """Class logits in the first channels."""
+    return _flatten([level.roll(-head.classes, 1) for level in feature_maps], head)
+
+
+def _exchanged(feature_maps: Sequence[Tensor], head: Head) -> tuple[int, int]:
+    height, width = _input_size(feature_maps, head)
+    return width, height
+
+
+enter(
+    "width_and_height_exchanged",  # only inputs that are not square show it
+    ("PRE-2", "ANN-1"),
+    "decode",
+    {
+        "reference.loss.input_size": _exchanged,
+        "conformance.batches.Batch.size": property(lambda self: _exchanged(self.feature_maps, self.head)),
+    },
+    outputs_stages=SEEN_LATER,
+)
+
+
+@fault("ANC-1", stage="decode", at="reference.loss.make_anchors", outputs_stages=SEEN_LATER)
+def anchors_at_the_corner(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
+    """At a cell's corner, not at its centre."""
+    anchors = _make_anchors(feature_maps, head)
+    return Anchors(anchors.centres - 0.5, anchors.strides)
+
+
+@fault(
+    "DEC-1", stage="decode", at="reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, "box")
+)
+def most_likely_distance(distances: Tensor, reg_max: int) -> Tensor:
+    """The most likely bin for the expectation."""
+    return distances.unflatten(-1, (4, reg_max)).argmax(-1).to(distances.dtype)
+
+
+@fault("DEC-2", stage="decode", at="reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, "box"))
+def distances_as_width_and_height(centres: Tensor, distances: Tensor) -> Tensor:
+    """Right and bottom distances are counted from the left top corner."""
+    left_top, right_bottom = distances.split(2, dim=-1)
+    return torch.cat((centres - left_top, centres - left_top + right_bottom), dim=-1)
+
+
+@fault("ANN-1", stage="decode", at="reference.annotations.to_corners", outputs_stages=SEEN_LATER)
+def centre_taken_for_corner(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The first two numbers are taken for the left top corner."""
+    height, width = size
+    left_top, sides = (boxes * boxes.new_tensor((width, height, width, height))).split(2, dim=1)
+    return torch.cat((left_top, left_top + sides), dim=1)
+
+
+def _reversed(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    return _ground_truths(annotations.flip(0), images, size)
+
+
+enter(
+    "truths_in_reverse",  # the last row of an image is its first ground truth
+    ("ANN-2",),
+    "decode",
+    {
+        "reference.loss.ground_truths": _reversed,
+        "conformance.implementations.outcome.ground_truths": _reversed,
+    },
+    outputs_stages=SEEN_LATER,
+    lane="annotations",
+)
 
 
 # Candidates -----------------------------------------------------------------------------------------------------------
@@ -144,13 +267,30 @@ def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, i
 # Overlap and metric ---------------------------------------------------------------------------------------------------
 
 
-@fault("IOU-1", "TAL-MET-1", stage="overlap", at="reference.assignment.ciou")
+@fault(
+    "IOU-1",
+    "TAL-MET-1",
+    stage="overlap",
+    at="reference.assignment.ciou",
+    outputs_stages=(
+        "overlap",
+        "metric",
+    ),  # where the best overlap is the same by chance, t is all that is wrong
+)
 def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
     """The plain overlap."""
     return reference.boxes.iou(one, other)
 
 
-@fault("TAL-MET-1", stage="overlap", at="reference.assignment.overlaps_of")
+@fault(
+    "TAL-MET-1",
+    stage="overlap",
+    at="reference.assignment.overlaps_of",
+    outputs_stages=(
+        "overlap",
+        "metric",
+    ),  # a negative overlap to an even power is a metric, and never the best overlap
+)
 def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
     """Negative overlaps stay."""
     return reference.boxes.ciou(truths[:, None], boxes).where(candidates, 0)
@@ -216,6 +356,12 @@ def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
     return metric >= metric.topk(k, dim=1).values[:, -1:]
 
 
+@fault("TAL-TOPK-2", stage="top-k", at="reference.assignment.top_k", lane="fewer_anchors_than_k")
+def k_cut_to_the_anchors(metric: Tensor, k: int) -> Tensor:
+    """Fewer anchors than k are no error."""
+    return _top_k(metric, min(k, metric.shape[1]))
+
+
 # Conflict -------------------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +382,15 @@ def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
     return _settled(selected, selected.float())
 
 
-@fault("TAL-CONF-1", stage="conflict", at="reference.assignment.settle_contested")
+@fault(
+    "TAL-CONF-1",
+    stage="conflict",
+    at="reference.assignment.settle_contested",
+    outputs_stages=(
+        "conflict",
+        "normalisation",
+    ),  # the owner may happen to be right, with the weights of all added up
+)
 def contested_stays_with_all(selected: Tensor, overlap: Tensor) -> Tensor:
     """Nothing is settled."""
     return selected
@@ -284,6 +438,15 @@ class _Unmasked:
 def contested_by_unmasked_overlap(selected: Tensor, overlap: Tensor) -> Tensor:
     """Overlaps count outside the ground truth too, as before 8.0.52."""
     return _settled(selected, _Unmasked.overlap)
+
+
+enter(
+    "topk2_ignored",
+    ("TAL-CONF-2",),
+    "conflict",
+    {"reference.settings.Hyperparameters.kept": None},
+    lane="topk2",
+)
 
 
 # Targets and normalisation --------------------------------------------------------------------------------------------
@@ -384,9 +547,6 @@ enter(
 )
 
 
-_ground_truths = reference.annotations.ground_truths
-
-
 def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
     truths = _ground_truths(annotations, images, size)
     most = max(map(len, truths))
@@ -407,7 +567,12 @@ enter(
         "reference.loss.ground_truths": _padded,
         "reference.annotations.GroundTruths.real": property(lambda self: self.boxes.sum(-1) >= 0),
     },
-    outputs_stage="targets",
+    outputs_stages=(
+        "targets",
+        "candidates",
+        "conflict",
+    ),  # padding takes an anchor for itself, or makes it contested
+    lane="small_boxes",
 )
 enter(
     "negative_sum_kept",
@@ -418,7 +583,17 @@ enter(
             lambda self: torch.ones_like(self.labels, dtype=torch.bool)
         )
     },
+    lane="annotations",
 )
+
+
+_background = reference.assignment.background
+
+
+@fault("TAL-EMPTY-1", stage="normalisation", at="reference.assignment.background", lane="no_ground_truth")
+def empty_image_scores(truths: GroundTruths, anchors: int) -> Targets:
+    """An image without ground truths learns a little of its first class."""
+    return replace(_background(truths, anchors), weights=truths.boxes.new_full((anchors,), 1e-3))
 
 
 # Loss -----------------------------------------------------------------------------------------------------------------
@@ -453,6 +628,34 @@ def dfl_weights_swapped(distances: Tensor, target: Tensor, reg_max: int) -> Tens
 
 
 enter("dfl_clamped_late", ("LOSS-DFL-1",), "dfl", {"reference.loss.LAST_BIN_MARGIN": 1e-6})
+
+
+def _clamped_at(distances: Tensor, target: Tensor, reg_max: int, last: float) -> Tensor:
+    """DFL with another clamp; a bin that does not exist is the last one."""
+    log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)
+    clamped = target.clamp(0, last)
+    lower = clamped.floor().long()
+    share = clamped - lower
+    below, above = (
+        log_probability.gather(-1, (lower + step).clamp(max=reg_max - 1)[..., None]).squeeze(-1)
+        for step in (0, 1)
+    )
+    return -((1 - share) * below + share * above).mean(1)
+
+
+@fault("LOSS-DFL-1", stage="dfl", at="reference.loss.dfl_loss", lane="loss_of_large_boxes")
+def dfl_clamp_15_99(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
+    """Clamped to R - 0.01 for R - 1 - 0.01."""
+    return _clamped_at(distances, target, reg_max, reg_max - 0.01)
+
+
+@fault(
+    "LOSS-DFL-1", "LOSS-GRAD-1", stage="gradients", at="reference.loss.dfl_loss", lane="loss_of_large_boxes"
+)
+def dfl_clamp_15_99_in_the_gradient(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
+    """The right value, with the gradient of that clamp."""
+    wrong = _clamped_at(distances, target, reg_max, reg_max - 0.01)
+    return _dfl_loss(distances, target, reg_max).detach() + wrong - wrong.detach()
 
 
 @fault("LOSS-DFL-1", stage="gradients", at="reference.loss.dfl_loss")

@@ -1,0 +1,122 @@
+"""How soon the suite finds a fault, and what it shrinks to: the suite's own tests, run on the faulty reference."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+
+from conformance.batches import Batch, Recipe
+from conformance.implementations import Implementation, ImplementationFailed, implementation_from, observe
+from conformance.judgement import Diverges, Verdict, judge
+from conformance.lanes import LANES
+from conformance.options import PROFILES
+from conformance.power.faults import Fault, FaultyAssigner, FaultyReference
+from conformance.recording import Failure, Subject, failure_of
+
+MODULES = {
+    "decoding": "decoding", "annotations": "annotations", "borders": "candidates", "small_boxes": "candidates",
+    "metric": "metric", "topk": "topk", "fewer_anchors_than_k": "topk", "conflict": "conflict", "topk2": "conflict",
+    "targets": "targets", "no_ground_truth": "targets", "loss": "loss", "loss_of_large_boxes": "loss",
+}  # fmt: skip
+"""Module of each test that has its own lane, or needs none."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A fault that was found.
+
+    Attributes:
+        lane: name of the test.
+        batches: how many it drew until then, the failing one included.
+        failure: as far shrunk as was asked for.
+    """
+
+    lane: str
+    batches: int
+    failure: Failure
+
+
+@dataclass
+class Judged:
+    """Stands for the suite's `conforms`: judges and counts, and records nothing."""
+
+    subject: Subject
+    batches: int = 0
+    failed: bool = False
+
+    def __call__(self, recipe: Recipe) -> None:
+        """Judge what was drawn.
+
+        Raises:
+            Failure: it does not conform.
+        """
+        self.batches += not self.failed
+        batch = recipe.build()
+        implementation = self.subject.implementation
+        try:
+            judge(batch, observe(implementation, batch), implementation.dialect)
+        except (Diverges, ImplementationFailed) as error:
+            self.failed = True
+            raise failure_of(self.subject, batch, error, None) from error
+
+    def must_raise(self, batch: Batch, stage: str, clause: str, because: str) -> None:
+        """The implementation must raise.
+
+        Raises:
+            Failure: it returned.
+        """
+        self.batches += 1
+        try:
+            observe(self.subject.implementation, batch)
+        except ImplementationFailed:
+            return
+        raise Failure(self.subject, batch, Verdict.DIVERGENT, stage, clause, f"it returned, where {because}")
+
+
+def faulty(fault: Fault, shows_stages: bool = True, assigner_alone: bool = False) -> Implementation:
+    """The reference with a fault in it, as an implementation under test.
+
+    Args:
+        fault: which one.
+        shows_stages: it shows its stages, not its outputs alone.
+        assigner_alone: it has no loss; faults of the assignment are found as well, and sooner.
+    """
+    whole = FaultyReference(fault, shows_stages)
+    return implementation_from(FaultyAssigner(whole) if assigner_alone else whole, fault.name)
+
+
+def attack(
+    implementation: Implementation, lane: str, phases: Sequence[Phase] = (Phase.generate,)
+) -> Hit | None:
+    """Run one test, with the batches that the gating profile draws, until it fails.
+
+    Args:
+        implementation: whom to test.
+        lane: name of the test without `test_`.
+        phases: generate alone stops at the first batch that fails; with shrink, at the smallest.
+    """
+    test: Any = getattr(importlib.import_module(f"conformance.test_{MODULES[lane]}"), f"test_{lane}")
+    judged = Judged(Subject(implementation, "cpu"))
+    try:
+        _as_gated(test, lane, phases)(conforms=judged)
+    except Failure as failure:
+        return Hit(lane, judged.batches, failure)
+    return None
+
+
+def _as_gated(test: Any, lane: str, phases: Sequence[Phase]) -> Any:
+    """The test with the gating profile's settings; it was made with those of whoever imported it."""
+    if lane not in LANES:
+        return test
+    return settings(
+        max_examples=PROFILES["ci"].examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.explicit, *phases),
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )(given(recipe=LANES[lane])(test.hypothesis.inner_test))  # with the explicit examples below its @given
