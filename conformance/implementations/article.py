@@ -55,15 +55,15 @@ class ArticleAdapter:
             annotations, len(pred_scores), size
         )  # (B, M, 4), (B, M, 1) twice
         inputs = AssignerInputs(
-            pred_scores.detach().sigmoid(),
-            (pred_bboxes.detach() * stride_scales).to(gt_bboxes.dtype),
-            anc_points * stride_scales,
-            stride_scales,
-            gt_labels,
-            gt_bboxes,
-            gt_mask.to(gt_bboxes.dtype),
-            head,
-            hyperparameters,
+            anchors=anc_points * stride_scales,
+            strides=stride_scales,
+            boxes=(stride_scales * pred_bboxes.detach()).to(gt_bboxes),
+            scores=torch.sigmoid(pred_scores.detach()),
+            truth_boxes=gt_bboxes,
+            truth_mask=gt_mask.to(gt_bboxes.dtype),
+            labels=gt_labels,
+            head=head,
+            hyperparameters=hyperparameters,
         )
         assignment = self.assign(inputs)
         predictions = Predictions(
