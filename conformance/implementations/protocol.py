@@ -184,7 +184,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
     if callable(adapter) and (isinstance(adapter, type) or not isinstance(adapter, (Assigner, LossFunction))):
         try:
             adapter = adapter()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ProtocolViolation(
                 f"{name}: making the adapter raised {type(error).__name__}: {error}"
             ) from error

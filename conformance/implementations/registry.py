@@ -49,7 +49,7 @@ def find(name: str) -> Implementation:
         ProtocolViolation: there is an object, but it is no adapter.
     """
     if name in REGISTERED:
-        return implementation_from(REGISTERED[name], name)
+        return implementation_from(REGISTERED[name](), name)
     where, colon, attribute = name.rpartition(":")
     if not colon or not where or not attribute:
         raise UnknownImplementation(
@@ -71,7 +71,7 @@ def _module(name: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnknownImplementation(f"importing {name} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
@@ -92,7 +92,7 @@ def _module_from_file(path: Path) -> ModuleType:
         )  # as a script's: it may import what lies beside it, also later
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UnknownImplementation(f"running {path} raised {type(error).__name__}: {error}") from error
     return module

@@ -1,0 +1,260 @@
+"""From a name to an implementation: what is found, and what is said of what is not."""
+
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.conftest import Run, find_implementations
+from conformance.implementations import (
+    REGISTERED,
+    AssignerInputs,
+    Assignment,
+    ProtocolViolation,
+    UnknownImplementation,
+    find,
+    implementation_from,
+    ultralytics,
+)
+from conformance.recording import Recorder
+from reference import ARTICLE, NEWEST, Dialect
+from reports import RunLog
+
+ADAPTER = """
+class Adapter:
+    name = {name!r}
+
+    def assign(self, inputs):
+        raise NotImplementedError
+"""
+
+
+class Assigner:
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with adapters of all kinds in it."""
+    monkeypatch.chdir(tmp_path)
+    imported, searched = set(sys.modules), list(sys.path)
+    files = {
+        "good.py": ADAPTER.format(name="good") + "adapter = Adapter()\nclass Outer:\n    Inner = Adapter\n",
+        "same name/good.py": ADAPTER.format(name="also good") + "adapter = Adapter()\n",
+        "package/__init__.py": "",
+        "package/module.py": ADAPTER.format(name="in a package"),
+        "raises.py": "raise RuntimeError('no GPU here')",
+        "exits.py": "import sys\nsys.exit('usage: exits.py')",
+        "wrong.py": "def f(:\n",
+        "lacks.py": "import a_package_that_nobody_has",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    (tmp_path / "folder.py").mkdir()
+    yield tmp_path
+    for name in set(sys.modules) - imported:
+        del sys.modules[name]
+    sys.path[:] = searched
+
+
+FOUND = {
+    "good.py:adapter": "good",
+    "good.py:Adapter": "good",
+    "good.py:Outer.Inner": "good",
+    "./good.py:adapter": "good",
+    "same name/good.py:adapter": "also good",
+    "good:adapter": "good",
+    "package.module:Adapter": "in a package",
+}
+
+
+@pytest.mark.parametrize("asked", FOUND)
+def test_found(folder: Path, asked: str):
+    found = find(asked)
+    assert (found.name, found.asked_as) == (FOUND[asked], asked)
+
+
+def test_a_module_is_found_in_the_working_directory_without_leaving_that_in_the_path(folder: Path):
+    path = list(sys.path)
+    find("package.module:Adapter")
+    assert sys.path == path
+
+
+def test_a_file_may_import_what_lies_beside_it(folder: Path):
+    (folder / "same name/user.py").write_text("def make():\n    import beside\n    return beside.Adapter()\n")
+    (folder / "same name/beside.py").write_text(ADAPTER.format(name="beside"))
+    assert find("same name/user.py:make").name == "beside"
+
+
+def test_found_by_absolute_path(folder: Path):
+    assert find(f"{folder / 'good.py'}:Adapter").name == "good"
+
+
+def test_files_of_one_name_are_not_confused(folder: Path):
+    assert [find(f"{where}good.py:Adapter").name for where in ("", "same name/", "")] == [
+        "good", "also good", "good",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_registered(name: str):
+    found = find(name)
+    assert found.name == found.asked_as == name
+    assert found.capabilities == ["assign", "loss", "stages"]
+
+
+UNKNOWN = {
+    "nothing": "'nothing' is no registered implementation (ultralytics, article, reference); write package",
+    "": "'' is no registered implementation",
+    ":": "':' is no registered implementation",
+    "good:": "'good:' is no registered implementation",
+    ":adapter": "':adapter' is no registered implementation",
+    "good.py": "'good.py' is no registered implementation",
+    "absent.py:adapter": "there is no file absent.py",
+    "folder.py:adapter": "there is no file folder.py",
+    "absent.module:adapter": "importing absent.module raised ModuleNotFoundError: No module named 'absent'",
+    "good.py:nobody": "good.py has no 'nobody': its objects are Adapter, adapter, Outer",
+    "good:Outer.nobody": "good has no 'Outer.nobody': its objects are Adapter, adapter, Outer",
+    "raises.py:adapter": "running raises.py raised RuntimeError: no GPU here",
+    "raises:adapter": "importing raises raised RuntimeError: no GPU here",
+    "exits.py:adapter": "running exits.py raised SystemExit: usage: exits.py",
+    "exits:adapter": "importing exits raised SystemExit: usage: exits.py",
+    "wrong.py:adapter": "running wrong.py raised SyntaxError",
+    "wrong:adapter": "importing wrong raised SyntaxError",
+    "lacks.py:adapter": "running lacks.py raised ModuleNotFoundError: No module named 'a_package_that_nobody_has'",
+}
+
+
+@pytest.mark.parametrize("asked", UNKNOWN)
+def test_unknown(folder: Path, asked: str):
+    with pytest.raises(UnknownImplementation) as caught:
+        find(asked)
+    assert str(caught.value).startswith(UNKNOWN[asked])
+
+
+def raising() -> Any:
+    raise ValueError("no weights")
+
+
+def exiting() -> Any:
+    sys.exit("no weights")
+
+
+class NeedsArguments(Assigner):
+    def __init__(self, weights: str) -> None:
+        self.weights = weights
+
+
+class Unmakeable(Assigner):
+    def __init__(self) -> None:
+        raise OSError("no such file")
+
+
+class Of(Assigner):
+    def __init__(self, dialect: Any) -> None:
+        self.dialect = dialect
+
+
+class Nothing:
+    pass
+
+
+VIOLATIONS: dict[str, tuple[Any, str]] = {
+    "a number": (3, "x is a int with neither `assign(inputs)` nor `loss("),
+    "None": (None, "x is a NoneType with neither"),
+    "a module": (sys, "x is a module with neither"),
+    "an object without methods": (Nothing(), "x is a Nothing with neither"),
+    "a class without methods": (Nothing, "x is a Nothing with neither"),
+    "a function that returns None": (lambda: None, "x is a NoneType with neither"),
+    "a function that raises": (raising, "x: making the adapter raised ValueError: no weights"),
+    "a function that exits": (exiting, "x: making the adapter raised SystemExit: no weights"),
+    "a function with arguments": (lambda weights: Assigner(), "x: making the adapter raised TypeError"),
+    "a class with arguments": (NeedsArguments, "x: making the adapter raised TypeError"),
+    "a class that raises": (Unmakeable, "x: making the adapter raised OSError: no such file"),
+    "an unknown dialect": (
+        Of("yolov9"), "x declares the dialect 'yolov9'; known are ultralytics-8.4.190, article",
+    ),
+    "a dialect that is none": (Of(8), "x: `dialect` must be a dialect or its name, not int"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("adapter", VIOLATIONS)
+def test_violations(adapter: str):
+    what, message = VIOLATIONS[adapter]
+    with pytest.raises(ProtocolViolation) as caught:
+        implementation_from(what, "x")
+    assert str(caught.value).startswith(message)
+
+
+def test_what_an_adapter_need_not_say():
+    found = implementation_from(Assigner, "my.py:Assigner")
+    assert (found.name, found.version, found.dialect) == ("my.py:Assigner", "unknown", NEWEST)
+    assert not found.shows_stages
+    assert found.capabilities == ["assign"]
+
+
+@pytest.mark.parametrize("dialect", [ARTICLE, "article"])
+def test_a_dialect_or_its_name(dialect: Dialect | str):
+    assert implementation_from(Of(dialect), "x").dialect == ARTICLE
+
+
+def test_an_object_that_can_be_called_is_not_called():
+    class Module(Assigner):
+        def __call__(self) -> None:
+            raise AssertionError("called")
+
+    assert implementation_from(Module(), "x").capabilities == ["assign"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(Recorder(RunLog.create(tmp_path / "runs")), "1", {"cpu": "tested"})
+
+
+def test_those_that_cannot_be_had_keep_nobody_from_being_tested(folder: Path, run: Run):
+    find_implementations(run, ["nobody", "good.py:adapter", "raises.py:adapter", "article"])
+    assert [found.name for found in run.implementations] == ["good", "article"]
+    assert list(run.missing) == ["nobody", "raises.py:adapter"]
+
+
+def test_two_of_one_name_are_told_apart(folder: Path, run: Run):
+    find_implementations(run, ["good.py:adapter", "good.py:Adapter", "good.py:adapter"])
+    assert [found.name for found in run.implementations] == ["good", "good.py:Adapter"]
+    assert not run.missing
+
+
+# Ultralytics that is not there
+
+
+def find_ultralytics() -> str:
+    with pytest.raises(UnknownImplementation) as caught:
+        find("ultralytics")
+    return str(caught.value)
+
+
+def test_ultralytics_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert find_ultralytics() == "ultralytics is not installed: `pip install ultralytics`"
+
+
+def test_ultralytics_is_too_old(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "8.3.1")
+    assert find_ultralytics() == "ultralytics 8.3.1 is installed; 8.4.128 or newer is needed"
+
+
+def test_ultralytics_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):
+    ultralytics.load_release.cache_clear()
+    monkeypatch.setitem(sys.modules, "ultralytics.utils", None)
+    try:
+        assert find_ultralytics().startswith("importing ultralytics raised ModuleNotFoundError")
+    finally:
+        ultralytics.load_release.cache_clear()
