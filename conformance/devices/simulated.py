@@ -199,6 +199,8 @@ class Simulation:
         if name in MOVES:
             tensor, *rest = args
             return self.to(tensor, name, *(MOVES[name] or rest), **kwargs)
+        if name in OVERRIDDEN and isinstance(args[0], SimulatedTensor):
+            return OVERRIDDEN[name](*args, **kwargs)
         if func in CONVERSIONS and args and isinstance(args[0], Tensor):
             return self.to(args[0], name, **kwargs)
         if func in FACTORIES or func in CONVERSIONS:
@@ -372,6 +374,11 @@ class Simulation:
                 self._origins[tensor] = origin
 
 
+OVERRIDDEN: dict[str, Callable[..., Any]] = {
+    f"Tensor.{name}": getattr(SimulatedTensor, name)
+    for name in ("tolist", "numpy", "__array__", "new_tensor")
+}
+"""Methods that PyTorch's own code does not have for wrappers, also where they are called as `Tensor.tolist(x)`."""
 _current: list[Simulation] = []
 
 
