@@ -1,0 +1,87 @@
+"""Every in-process implementation, and the judge, on the simulated device: the numbers are those of the CPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conformance.batches import Recipe, Truth
+from conformance.devices import simulate
+from conformance.devices.checks import faces
+from conformance.devices.drawn import drawn
+from conformance.devices.running import same_bits
+from conformance.implementations import Outcome, find, observe
+from conformance.implementations.stored import named_tensors
+from conformance.judgement import Diverges, Judgement, judge
+from conformance.lanes import LANES
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="stands in for a CUDA device, and there is one"
+)
+
+ADAPTER = """
+import torch
+from conformance.implementations import Assignment
+
+class Nothing:
+    name = "nothing"
+
+    def assign(self, inputs):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        images, anchors, classes = inputs.scores.shape
+        none = torch.zeros(images, anchors, dtype=torch.long, device=device)
+        boxes = torch.zeros(images, anchors, 4, device=device)
+        return Assignment(none, boxes, torch.zeros_like(inputs.scores), none.bool(), none)
+"""
+
+
+def bits(outcome: Outcome, other: Outcome) -> list[str]:
+    """Names of the tensors that have not the same bits."""
+    one, two = named_tensors(outcome), named_tensors(other)
+    assert list(one) == list(two)
+    return [name for name in one if not same_bits(one[name], two[name])]
+
+
+def stages(judgement: Judgement) -> list[tuple[str, str, float | None]]:
+    return [(stage.stage, stage.state.value, stage.margin) for stage in judgement.stages.values()]
+
+
+def judged(outcome: Outcome, recipe: Recipe, name: str) -> Judgement:
+    try:
+        return judge(recipe.build(), outcome, find(name).dialect)
+    except Diverges as error:
+        return error.judgement
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
+def test_numbers_and_verdict_are_those_of_the_cpu(name: str, lane: str):
+    recipe = drawn(lane, 3)[-1]
+    for face in faces(find(name)):
+        expected, run = observe(face, recipe.build()), simulate(face, recipe.build())
+        assert run.watch.violations == []
+        assert run.judging.violations == []
+        assert run.outcome is not None
+        assert run.judgement is not None
+        assert bits(run.outcome, expected) == []
+        assert stages(run.judgement) == stages(judged(expected, recipe, name))
+
+
+def test_an_adapter_of_somebody_else(tmp_path: Path):
+    (tmp_path / "theirs.py").write_text(ADAPTER, encoding="utf-8")
+    theirs = find(f"{tmp_path / 'theirs.py'}:Nothing")
+    run = simulate(theirs, Recipe(images=((Truth("ordinary"),),)).build())
+    assert run.watch.violations == []
+    assert run.judgement is not None
+    assert run.judgement.first is not None
+
+
+def test_waits_and_transfers_are_those_of_the_implementation_alone():
+    run = simulate(find("article"), Recipe(images=((Truth("ordinary"),),)).build())
+    files = {Path(line.path).name for _, line in (*run.watch.synchronisations, *run.watch.transfers)}
+    assert "article.py" in files
+    assert not files & {"outcome.py", "judge.py", "assignment.py", "batch.py"}
+    operations = {
+        operation for operation, line in run.watch.synchronisations if line.path.endswith("article.py")
+    }
+    assert {"Tensor.__bool__", "torch.bincount"} <= operations
