@@ -9,7 +9,7 @@ below the second level's stride to it). "Box", "side" and "GT" are those of real
 from collections.abc import Callable
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,10 +35,27 @@ FEW_VALUES = 8
 """Quantised class logits have no more different values than this."""
 
 
+class Shape(NamedTuple):
+    """Edges and sides of one real GT in pixels, as float32 has them."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    width: float
+    height: float
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """Width and height."""
+        return self.width, self.height
+
+
 class Content:
     """What the detectors look at. N annotation rows, n real GTs among them, B images, A anchors.
 
     Everything beyond the rows is computed when first asked for; overlaps only for GTs and their candidates.
+    Most batches have few GTs, of which Python's loops are faster than a dozen calls of torch.
     """
 
     def __init__(self, batch: "Batch") -> None:
@@ -50,11 +67,10 @@ class Content:
         self.distances, self.logits = flatten(maps, self.head)  # (B, A, 4, R), (B, A, C)
         rows = batch.annotations.detach().cpu()  # (N, 6)
         every_box = pixel_boxes(rows, self.size)  # (N, 4)
-        self.rows_image = rows[:, 0].long()  # (N,)
-        self.dropped = every_box.sum(1) <= 0  # (N,)   ANN-3
-        self.image = self.rows_image[~self.dropped]  # (n,)
-        self.labels = rows[:, 1].long()[~self.dropped]  # (n,)
-        self.boxes = every_box[~self.dropped]  # (n, 4)
+        real = every_box.sum(1) > 0  # (N,)   ANN-3
+        image, labels = rows[:, :2].long().unbind(1)  # (N,), (N,)
+        self.rows: list[int] = image.tolist()  # N images
+        self.image, self.labels, self.boxes = image[real], labels[real], every_box[real]  # (n,), (n,), (n, 4)
 
     def has(self, what: str) -> bool:
         """Whether there is any "truth", "pair", "candidate" or "contested" anchor; "" needs nothing."""
@@ -73,17 +89,21 @@ class Content:
     @cached_property
     def counts(self) -> list[int]:
         """Rows of each image, dropped ones included."""
-        return torch.bincount(self.rows_image, minlength=self.logits.shape[0]).tolist()
+        counts = [0] * self.logits.shape[0]
+        for image in self.rows:
+            counts[image] += 1
+        return counts
 
     @cached_property
-    def sides(self) -> Tensor:
-        """(n, 2) width and height of the GTs in pixels."""
-        return self.boxes[:, 2:] - self.boxes[:, :2]
+    def shapes(self) -> list[Shape]:
+        """The n GTs."""
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]  # (n, 2)
+        return [Shape(*numbers) for numbers in torch.cat((self.boxes, sides), dim=1).tolist()]
 
-    @cached_property
-    def positive(self) -> Tensor:
-        """(n,) both sides are longer than zero."""
-        return (self.sides > 0).all(1)
+    @property
+    def first_stride(self) -> int:
+        """Below it a side is widened by all releases that widen."""
+        return self.head.strides[0]
 
     @property
     def floor(self) -> int:
@@ -206,7 +226,7 @@ def hazards_of(batch: "Batch") -> frozenset[str]:
 @hazard()
 def no_gt_in_batch(content: Content) -> bool:
     """No image has a row (TAL-EMPTY-1)."""
-    return not len(content.rows_image)
+    return not content.rows
 
 
 @hazard()
@@ -222,49 +242,49 @@ def padding(content: Content) -> bool:
 
 
 @hazard()
-def shuffled_rows(content: Content) -> Tensor:
+def shuffled_rows(content: Content) -> bool:
     """Rows are not sorted by image."""
-    return (content.rows_image[1:] < content.rows_image[:-1]).any()
+    return content.rows != sorted(content.rows)
 
 
 @hazard()
-def negative_sum(content: Content) -> Tensor:
+def negative_sum(content: Content) -> bool:
     """A row is dropped, because its corner coordinates add up to zero or less (ANN-3)."""
-    return content.dropped.any()
+    return len(content.boxes) < len(content.rows)
 
 
 # Shapes and places of the GTs
 
 
 @hazard("truth")
-def tiny(content: Content) -> Tensor:
+def tiny(content: Content) -> bool:
     """A side is below the first stride, and longer than zero (TAL-CAND-2)."""
-    return ((content.sides > 0) & (content.sides < content.head.strides[0])).any()
+    return any(0 < side < content.first_stride for gt in content.shapes for side in gt.sides)
 
 
 @hazard("truth")
-def small_8_16(content: Content) -> Tensor:
+def small_8_16(content: Content) -> bool:
     """A side is from the first stride to below the second (8 to 16 px): TAL-CAND-2 differs by release."""
-    return ((content.sides >= content.head.strides[0]) & (content.sides < content.floor)).any()
+    return any(content.first_stride <= side < content.floor for gt in content.shapes for side in gt.sides)
 
 
 @hazard("truth")
-def thin(content: Content) -> Tensor:
+def thin(content: Content) -> bool:
     """A box is at least eight times as long as it is wide."""
-    return (content.positive & (content.sides.amax(1) >= 8 * content.sides.amin(1))).any()
+    return any(max(gt.sides) >= 8 * min(gt.sides) > 0 for gt in content.shapes)
 
 
 @hazard("truth")
-def huge(content: Content) -> Tensor:
+def huge(content: Content) -> bool:
     """A box has at least 4/5 of the input's area."""
     height, width = content.size
-    return (content.sides.prod(1) >= 0.8 * height * width).any()
+    return any(gt.width * gt.height >= 0.8 * height * width for gt in content.shapes)
 
 
 @hazard("truth")
-def zero_area(content: Content) -> Tensor:
+def zero_area(content: Content) -> bool:
     """A side is zero."""
-    return (~content.positive).any()
+    return any(min(gt.sides) == 0 for gt in content.shapes)
 
 
 @hazard("truth")
@@ -272,29 +292,32 @@ def edge_on_centre(content: Content) -> bool:
     """A centre lies exactly on the border of a box, widened or not (TAL-CAND-1)."""
     if bool((content.depth == 0).any()):
         return True
-    small = content.boxes[
-        (content.sides < content.floor).any(1)
-    ]  # (m, 4) whose depth is not that of the box itself
-    return bool((depth(content.centres, small) == 0).any())
+    small = [index for index, gt in enumerate(content.shapes) if min(gt.sides) < content.floor]
+    return bool(small) and bool((depth(content.centres, content.boxes[small]) == 0).any())
 
 
 @hazard("truth")
-def on_border(content: Content) -> Tensor:
+def on_border(content: Content) -> bool:
     """An edge lies exactly on the input's border."""
     height, width = content.size
-    return ((content.boxes == 0) | (content.boxes == content.boxes.new_tensor((width, height) * 2))).any()
+    return any(
+        0 in (gt.left, gt.top, gt.right, gt.bottom)
+        or width in (gt.left, gt.right)
+        or height in (gt.top, gt.bottom)
+        for gt in content.shapes
+    )
 
 
 @hazard("truth")
-def partly_outside(content: Content) -> Tensor:
+def partly_outside(content: Content) -> bool:
     """A box reaches beyond the input's border, and into the input."""
-    return (_reaches_in(content) & _reaches_out(content)).any()
+    return any(_reaches_in(gt, content) and _reaches_out(gt, content) for gt in content.shapes)
 
 
 @hazard("truth")
-def wholly_outside(content: Content) -> Tensor:
+def wholly_outside(content: Content) -> bool:
     """A box has no point inside the input."""
-    return (~_reaches_in(content)).any()
+    return any(not _reaches_in(gt, content) for gt in content.shapes)
 
 
 # Two GTs of one image
@@ -502,16 +525,14 @@ def few_bins(content: Content) -> bool:
     return 1 < content.head.reg_max <= 4
 
 
-def _reaches_in(content: Content) -> Tensor:
+def _reaches_in(gt: Shape, content: Content) -> bool:
     height, width = content.size
-    x1, y1, x2, y2 = content.boxes.unbind(1)
-    return (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0)  # (n,)
+    return gt.left < width and gt.top < height and gt.right > 0 and gt.bottom > 0
 
 
-def _reaches_out(content: Content) -> Tensor:
+def _reaches_out(gt: Shape, content: Content) -> bool:
     height, width = content.size
-    x1, y1, x2, y2 = content.boxes.unbind(1)
-    return (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)  # (n,)
+    return gt.left < 0 or gt.top < 0 or gt.right > width or gt.bottom > height
 
 
 def _within(one: Tensor, other: Tensor) -> Tensor:

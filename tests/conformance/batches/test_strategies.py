@@ -28,7 +28,7 @@ STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
 @cache
 def drawn(name: str) -> list[Recipe]:
     """The same ones each time."""
-    return draw(STRATEGIES[name], DRAWS)
+    return draw(STRATEGIES[name], DRAWS if name == EVERY else DRAWS // 2)
 
 
 @cache
@@ -108,7 +108,7 @@ AT_LEAST = {
     "many_classes": 20,
     "few_bins": 22,
 }
-# And where the emphasis lies on it.
+# And where the emphasis lies on it, of half as many batches.
 EMPHASISED = {
     "ties": {
         "tie_at_k": 60,
@@ -193,7 +193,7 @@ def test_drawn_recipes_are_small_and_possible(name: str):
     batches = built(name)
     assert all(10 <= batch.anchors <= 250 for batch in batches)
     assert {batch.images for batch in batches} == {1, 2, 3, 4}
-    assert sum(batch.anchors for batch in batches) <= 100 * DRAWS
+    assert sum(batch.anchors for batch in batches) <= 100 * len(batches)
     assert max(len(truths) for recipe in drawn(name) for truths in recipe.images) == 8
 
 

@@ -18,7 +18,7 @@ CANVASES = st.builds(
     st.sampled_from(STRIDES),
     st.sampled_from(CELLS),
 )
-quickly = settings(deadline=None, derandomize=True, database=None, max_examples=100)
+quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
 NO_BOX = (0.0, 0.0, 0.0, 0.0)
 
 
