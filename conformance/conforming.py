@@ -10,14 +10,17 @@ from conformance.implementations import Implementation, ImplementationFailed, fi
 from conformance.judgement import Diverges, Judgement, Verdict, judge
 from conformance.judgement.picture import picture
 from conformance.recording import Failure, Recorder, Subject, failure_of
+from conformance.relations import NotShown, SaysNothing
 
 
-def conform(subject: Subject, batch: Batch) -> Judgement:
+def conform(subject: Subject, batch: Batch, each_term: bool = False, alone: bool = False) -> Judgement:
     """Judge an implementation on a batch.
 
     Args:
         subject: the implementation, and the device to run it on.
         batch: any batch; it is moved to the device.
+        each_term: judge the gradients of box, cls and dfl one by one as well, where its total is of three.
+        alone: judge its assigner alone, whether it has a loss or not.
 
     Returns:
         A judgement that does not fail.
@@ -29,7 +32,7 @@ def conform(subject: Subject, batch: Batch) -> Judgement:
     dialect = subject.implementation.dialect
     outcome = None
     try:
-        outcome = observe(subject.implementation, batch)
+        outcome = observe(subject.implementation, batch, each_term, alone)
         return judge(batch, outcome, dialect)
     except (Diverges, ImplementationFailed) as error:
         judgement = error.judgement if isinstance(error, Diverges) else None
@@ -96,6 +99,7 @@ class Conformance:
 
         Raises:
             Failure: the implementation does not conform.
+            Exception: the judge itself failed; the batch counts as an error, never as judged.
         """
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
         began = time.perf_counter()
@@ -105,6 +109,11 @@ class Conformance:
             self._record(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
             raise
+        except (SaysNothing, NotShown):
+            raise
+        except Exception:
+            self._record(batch, Verdict.ERROR, None, began)
+            raise
         self._record(batch, judgement.verdict, judgement, began)
         return judgement
 
@@ -112,14 +121,15 @@ class Conformance:
         """The batch is an error by `clause`: the implementation must raise, not return.
 
         Raises:
-            Failure: it returned.
+            Failure: it returned, were it something that the protocol refuses.
         """
         began = time.perf_counter()
         try:
             observe(self.subject.implementation, batch.to(self.subject.device))
-        except ImplementationFailed:
-            self._record(batch, Verdict.EXACT, None, began)
-            return
+        except ImplementationFailed as error:
+            if error.details is not None:
+                self._record(batch, Verdict.EXACT, None, began)
+                return
         drawn = picture(batch, self.subject.implementation.dialect, None, None) if stage != "top-k" else None
         failure = Failure(
             self.subject,

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ def find_implementations(run: Run, names: list[str]) -> None:
             run.missing[name] = str(error)
             continue
         if implementation.name in taken:
-            implementation = Implementation(**{**vars(implementation), "name": name})
+            free = (f"{name} ({number})" if number else name for number in count())
+            implementation = replace(implementation, name=next(text for text in free if text not in taken))
         taken.add(implementation.name)
         run.implementations.append(implementation)
 
@@ -308,7 +310,8 @@ def gates(config: pytest.Config) -> bool:
 def unreached(run: Run) -> list[str]:
     """Clauses and hazards that too few batches of this run reached; they are logged as not tested."""
     batches = read_log(run.folder).batches
-    missed = shortfalls(batches.hazards, batches.different)
+    near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
+    missed = shortfalls(batches.hazards, batches.different, near_ties)
     for reason in missed:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
     return missed

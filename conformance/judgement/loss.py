@@ -21,13 +21,16 @@ from conformance.judgement.bounds import (
     precision,
 )
 from conformance.judgement.comparators import within
-from conformance.judgement.verdicts import STAGES, Agreement, Judgement, Mismatch
+from conformance.judgement.verdicts import STAGES, Judgement
 from reference import BatchTargets, Predictions
 from reference.anchors import flatten
 from reference.boxes import ciou
 from reference.loss import distances_to, loss_items, read_predictions
 
 TERMS = ("box", "cls", "dfl")
+LOGITS = ("distance logits", "class logits")
+Gradients = tuple[Tensor, Tensor]
+"""On the distance logits (B, A, 4R) and on the class logits (B, A, C)."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,18 @@ class Computed:
     Attributes:
         predictions: the feature maps as the loss reads them.
         items: (3,) box, cls, dfl, with gains, without the batch size.
-        distance_gradient: (B, A, 4R) of the total.
-        logit_gradient: (B, A, C) of the total.
+        of_total: its gradients.
+        of_terms: those of box, cls and dfl each, where they were asked for.
     """
 
     predictions: Predictions
     items: Tensor
-    distance_gradient: Tensor
-    logit_gradient: Tensor
+    of_total: Gradients
+    of_terms: tuple[Gradients, ...] = ()
 
 
-def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype) -> Computed:
-    """The reference's loss and gradient in `dtype` for given targets."""
+def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype, each_term: bool = False) -> Computed:
+    """The reference's loss and gradient in `dtype` for given targets; `each_term` differentiates one by one too."""
     maps = [level.detach().to(dtype).requires_grad_() for level in batch.feature_maps]
     predictions = read_predictions(maps, batch.head)
     finest = torch.promote_types(
@@ -57,13 +60,16 @@ def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype) -> Computed
     given = BatchTargets(targets.foreground, targets.boxes.to(finest), targets.scores.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
         items = loss_items(predictions, given, batch.head, batch.hyperparameters)
+    terms = (items * batch.images).unbind() if each_term else ()
+    of_terms = tuple(
+        flatten(torch.autograd.grad(term, maps, retain_graph=True), batch.head) for term in terms
+    )
     gradients = torch.autograd.grad(items.sum() * batch.images, maps)
-    distances, logits = flatten(gradients, batch.head)
     detached = Predictions(
         predictions.distances.detach(), predictions.logits.detach(), predictions.boxes.detach(),
         predictions.anchors, predictions.size,
     )  # fmt: skip
-    return Computed(detached, items.detach(), distances, logits)
+    return Computed(detached, items.detach(), flatten(gradients, batch.head), of_terms)
 
 
 @dataclass(frozen=True)
@@ -72,19 +78,24 @@ class LossUnits:
 
     Attributes:
         items: (3,).
-        distance_gradient: (B, A, 4R).
-        logit_gradient: (B, A, C).
+        of_terms: gradients of box, cls and dfl.
     """
 
     items: Tensor
-    distance_gradient: Tensor
-    logit_gradient: Tensor
+    of_terms: tuple[Gradients, Gradients, Gradients]
+
+    @property
+    def of_total(self) -> Gradients:
+        """Gradients of the total: the terms' share no logit but those of the distances."""
+        box, cls, dfl = self.of_terms
+        return box[0] + dfl[0], cls[1]
 
 
 def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
     """The units of a batch's loss for given targets; `exact` is what float64 computes."""
     numbers, reg_max = batch.hyperparameters, batch.head.reg_max
-    eps = torch.finfo(precision(batch.dtype)).eps
+    coarse = torch.finfo(precision(batch.dtype)).eps  # of the predictions, and of gradients that they keep
+    eps = torch.finfo(loss_precision(batch)).eps
     given = exact.predictions
     positive, scores = targets.foreground, targets.scores.double()  # (B, A), (B, A, C)
     score_sum = scores.sum().clamp(min=1)
@@ -93,13 +104,13 @@ def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
     centres = given.anchors.centres.expand(*positive.shape, 2)[positive]  # (P, 2)
     target = targets.boxes.double()[positive] / strides  # (P, 4) grid units
     predicted, distances = given.boxes[positive], given.distances[positive]  # (P, 4), (P, 4R)
-    edge = box_unit(given, reg_max, eps)[positive].amax(1)  # (P,) of the prediction
+    edge = box_unit(given, reg_max, coarse)[positive].amax(1)  # (P,) of the prediction
     edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
 
     box = weights * (
         ciou_unit(target, predicted, edge, eps) + 2 * eps * (1 - ciou(target, predicted))
     )  # (P,)
-    cls = bce_sum_unit(given.logits, scores, eps)
+    cls = bce_sum_unit(given.logits, scores, eps, coarse)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs())  # (P, 4)
     if reg_max > 1:
@@ -114,13 +125,17 @@ def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
 
     share = batch.images / score_sum
-    logit_gradient = eps * 3 * numbers.cls_gain * share * (given.logits.sigmoid() + scores)
-    distance_gradient = torch.zeros_like(given.distances)
-    slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, eps)
-    box_slope = numbers.box_gain * slope.box(distance_unit(distances, reg_max, eps))  # (P, 4, R)
+    logit_gradient = coarse * 3 * numbers.cls_gain * share * (given.logits.sigmoid() + scores)
+    slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, coarse)
+    box_slope = numbers.box_gain * slope.box(distance_unit(distances, reg_max, coarse))  # (P, 4, R)
     side_slope = numbers.dfl_gain / 4 * slope.side()  # (P, 4, R)
-    distance_gradient[positive] = ((box_slope + side_slope) * weights[:, None, None]).flatten(1) * share
-    return LossUnits(items, distance_gradient + 4 * eps * exact.distance_gradient.abs(), logit_gradient)
+    no_distance, no_logit = torch.zeros_like(given.distances), torch.zeros_like(logit_gradient)
+    box_gradient, side_gradient = no_distance.clone(), no_distance.clone()
+    box_gradient[positive] = (box_slope * weights[:, None, None]).flatten(1) * share
+    side_gradient[positive] = (side_slope * weights[:, None, None]).flatten(1) * share
+    return LossUnits(
+        items, ((box_gradient, no_logit), (no_distance, logit_gradient), (side_gradient, no_logit))
+    )
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,11 @@ class Slope:
         return self.eps * share * (3 + below) + near * (self.wanted_error[..., None] + 2 * self.eps)
 
 
+def loss_precision(batch: Batch) -> torch.dtype:
+    """In which dtype the terms are computed: autocast runs softmax, logarithms and cross-entropies in float32."""
+    return torch.float32 if batch.autocast else precision(batch.dtype)
+
+
 def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss: LossOutcome) -> None:
     """Judge the stages "cls" to "gradients", into `judgement`.
 
@@ -184,54 +204,53 @@ def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss:
         loss: what came out.
     """
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
-    exact, naive = compute(batch, targets, torch.float64), compute(batch, targets, batch.dtype)
+    each_term = bool(loss.term_gradients)
+    exact, naive = (compute(batch, targets, dtype, each_term) for dtype in (torch.float64, batch.dtype))
     unit = units(batch, targets, exact)
-    dtype = precision(batch.dtype)
+    dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
-        _note(
-            judgement, stage, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
+        judgement.note(
+            stage, within, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
             bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss"),
             naive.items[place], (),
         )  # fmt: skip
-    items = loss.items.double().nan_to_num()
-    total = items.sum() * batch.images  # LOSS-GAIN-1, of the implementation's own items
-    naive_total = loss.items.sum() * batch.images
-    rounding = 4 * torch.finfo(dtype).eps * items.abs().sum() * batch.images
-    error = bound(naive_total, total, rounding, dtype, "total")
-    _note(judgement, "total", "total", STAGES["total"], loss.total, total, error, naive_total, ())
+    judge_total(judgement, batch, loss)
     judge_gradients(judgement, batch, loss, exact, naive, unit)
+
+
+def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
+    """LOSS-GAIN-1: what is differentiated is the sum of the implementation's own items, times the batch size."""
+    dtype = loss_precision(batch)
+    items = loss.items.double()
+    total = items.sum() * batch.images
+    naive = loss.items.sum() * batch.images
+    rounding = 4 * torch.finfo(dtype).eps * items.abs().sum() * batch.images
+    error = bound(naive, total, rounding, dtype, "total")
+    judgement.note("total", within, "total", STAGES["total"], loss.total, total, error, naive, ())
 
 
 def judge_gradients(
     judgement: Judgement, batch: Batch, loss: LossOutcome, exact: Computed, naive: Computed, unit: LossUnits
 ) -> None:
-    """LOSS-GRAD-1: the gradients on class logits and on distance logits."""
-    distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
-    for name, observed, expected, approximate, error in (
-        ("class logits", logits, exact.logit_gradient, naive.logit_gradient, unit.logit_gradient),
-        (
-            "distance logits",
-            distances,
-            exact.distance_gradient,
-            naive.distance_gradient,
-            unit.distance_gradient,
-        ),
-    ):
-        allowed = bound(approximate, expected, error, precision(batch.dtype), f"gradient on {name}")
-        background = expected == 0  # exact zeros stay exact zeros
-        allowed = torch.where(background & (error == 0), 0, allowed)
-        _note(
-            judgement, "gradients", f"gradient on {name}", STAGES["gradients"], observed, expected, allowed,
-            approximate, ("image", "anchor", "channel"),
-        )  # fmt: skip
+    """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits."""
+    rows = [("total", loss.gradients, exact.of_total, naive.of_total, unit.of_total)]
+    if loss.term_gradients:
+        of_terms = zip(TERMS, loss.term_gradients, exact.of_terms, naive.of_terms, unit.of_terms, strict=True)
+        rows = [*of_terms, *rows]
+    for term, maps, expected, approximate, units in rows:
+        observed = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
+        for part, name in enumerate(LOGITS):
+            allowed = gradient_bound(batch, name, expected[part], approximate[part], units[part])
+            judgement.note(
+                "gradients", within, f"gradient of {term} on {name}", STAGES["gradients"], observed[part],
+                expected[part], allowed, approximate[part], ("image", "anchor", "channel"),
+            )  # fmt: skip
 
 
-def _note(
-    judgement: Judgement, stage: str, quantity: str, clause: str, observed: Tensor, expected: Tensor, allowed: Tensor,
-    naive: Tensor, names: tuple[str, ...],
-) -> None:  # fmt: skip
-    try:
-        agreement: Agreement = within(quantity, clause, observed, expected, allowed, naive, names)
-        judgement.stages[stage].add(agreement)
-    except Mismatch as mismatch:
-        judgement.stages[stage].fail(mismatch)
+def gradient_bound(batch: Batch, name: str, exact: Tensor, naive: Tensor, unit: Tensor) -> Tensor:
+    """By how much a gradient may differ; exact zeros stay exact zeros."""
+    dtype = precision(batch.dtype)
+    if name == "distance logits":
+        unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()
+    allowed = bound(naive, exact, unit, dtype, f"gradient on {name}")
+    return torch.where((exact == 0) & (unit == 0), 0, allowed)
