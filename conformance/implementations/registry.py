@@ -33,10 +33,17 @@ def _ultralytics() -> Any:
     return UltralyticsAdapter()
 
 
+def _rearranged() -> Any:
+    from conformance.implementations.rearranged import Rearranged
+
+    return Rearranged()
+
+
 REGISTERED: dict[str, Callable[[], Any]] = {
     "ultralytics": _ultralytics,
     "article": _article,
     "reference": _reference,
+    "rearranged": _rearranged,
 }
 """Names that need no path. Each entry imports its adapter only when it is asked for."""
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from conformance.batches import Batch
 from conformance.implementations import Assignment, Outcome
 from conformance.implementations.outcome import LossOutcome
+from conformance.judgement.bounds import bound, precision
 from conformance.judgement.choices import Owners, Selection, assignments
 from conformance.judgement.comparators import holds
-from conformance.judgement.loss import judge_loss, judge_total
+from conformance.judgement.loss import Unsure, judge_loss, judge_total
 from conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from conformance.judgement.verdicts import Judgement, Uniqueness, least_unique
 from reference import Dialect, GroundTruths, Targets, ground_truths
@@ -77,15 +78,16 @@ def judge_hidden(
         for image, expected in enumerate(oracles)
         if expected is not None and expected.uniqueness is not Uniqueness.UNIQUE
     }
+    replay = Replay(batch, loss, oracles, errors)
     complete, chosen = True, list(own)
     for fit in fits.values():
         chosen[fit.image], _ = fit.best(own[fit.image], fit.likely())
-    judged = _judged(batch, chosen, loss)
+    judged = replay.judged(chosen)
     if judged.verdict.fails:
         for fit in fits.values():
             chosen[fit.image], tried = fit.best(chosen[fit.image], fit.admissible())
             complete = complete and tried < TRIED
-        judged = _judged(batch, chosen, loss) if fits else judged
+        judged = replay.judged(chosen) if fits else judged
     if judged.verdict.fails and not complete:
         judgement.undecided = True
         judge_total(judgement, batch, loss)
@@ -204,14 +206,52 @@ class Fits:
         return missing, float((scores - self.reading.scores[self.image]).abs().max())
 
 
-def _judged(batch: Batch, targets: list[Targets], loss: LossOutcome) -> Judgement:
-    judgement = Judgement()
-    assignment = Assignment(
-        labels=torch.stack([image.labels for image in targets]),
-        boxes=torch.stack([image.boxes for image in targets]),
-        scores=torch.stack([image.scores(batch.head.classes) for image in targets]),
-        foreground=torch.stack([image.foreground for image in targets]),
-        truth_index=torch.stack([image.truth_index for image in targets]),
-    )
-    judge_loss(judgement, batch, assignment, loss)
-    return judgement
+@dataclass(frozen=True)
+class Replay:
+    """Judges the loss as if it had shown an assignment.
+
+    Attributes:
+        batch: what was computed on.
+        loss: what came out.
+        oracles: what the specification says of each image; None without ground truths.
+        errors: how far the loss's own inputs may lie from ours, an image each.
+    """
+
+    batch: Batch
+    loss: LossOutcome
+    oracles: list[ImageOracle | None]
+    errors: list[InputErrors]
+
+    def judged(self, targets: list[Targets]) -> Judgement:
+        """The stages "cls" to "gradients" for this assignment, with float64's weights."""
+        weights, moved, edges = (
+            torch.stack(parts) for parts in zip(*map(self.weights, range(len(targets)), targets), strict=True)
+        )  # (B, A) each
+        labels = torch.stack([image.labels for image in targets])  # (B, A)
+        scores = weights.new_zeros(*labels.shape, self.batch.head.classes)
+        assignment = Assignment(
+            labels=labels,
+            boxes=torch.stack([image.boxes for image in targets]),
+            scores=scores.scatter(2, labels[..., None], weights[..., None]),
+            foreground=torch.stack([image.foreground for image in targets]),
+            truth_index=torch.stack([image.truth_index for image in targets]),
+        )
+        judgement = Judgement()
+        judge_loss(judgement, self.batch, assignment, self.loss, Unsure(moved, edges))
+        return judgement
+
+    def weights(self, image: int, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, by how much they may differ, and pixels by which the target boxes' edges may, (A,) each."""
+        expected = self.oracles[image]
+        if expected is None:
+            none = targets.weights.double()
+            return none, none, none
+        positives = Owners(targets.foreground, targets.truth_index).positives(
+            len(expected.candidate)
+        )  # (M, A)
+        dtype = precision(self.batch.dtype)
+        exact, unit, moved = expected.weights(positives, dtype)
+        naive = normalised(expected.naive["metric"], expected.naive["overlap"], positives)
+        error = bound(naive, exact, unit, dtype, "target score w") + moved
+        edges = (self.errors[image].truths.amax(1)[:, None] * positives).sum(0)  # (A,)
+        return exact, error * positives.any(0), edges

@@ -33,6 +33,9 @@ Gradients = tuple[Tensor, Tensor]
 """On the distance logits (B, A, 4R) and on the class logits (B, A, C)."""
 
 
+ZERO = torch.zeros((), dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class Computed:
     """The reference's loss of a batch in one dtype, for given targets.
@@ -91,8 +94,15 @@ class LossUnits:
         return box[0] + dfl[0], cls[1]
 
 
-def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
-    """The units of a batch's loss for given targets; `exact` is what float64 computes."""
+def units(batch: Batch, targets: BatchTargets, exact: Computed, edges: Tensor | float = 0.0) -> LossUnits:
+    """The units of a batch's loss for given targets.
+
+    Args:
+        batch: what was computed on.
+        targets: what it had to learn.
+        exact: what float64 computes.
+        edges: (B, A) pixels by which the edges of the target boxes may err; none by default.
+    """
     numbers, reg_max = batch.hyperparameters, batch.head.reg_max
     coarse = torch.finfo(precision(batch.dtype)).eps  # of the predictions, and of gradients that they keep
     eps = torch.finfo(loss_precision(batch)).eps
@@ -106,13 +116,18 @@ def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
     predicted, distances = given.boxes[positive], given.distances[positive]  # (P, 4), (P, 4R)
     edge = box_unit(given, reg_max, coarse)[positive].amax(1)  # (P,) of the prediction
     edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
+    given_edge = (
+        edges[positive][:, None] / strides if isinstance(edges, Tensor) else edges
+    )  # (P, 1) grid units
+    if isinstance(given_edge, Tensor):
+        edge = edge + given_edge[:, 0]
 
     box = weights * (
         ciou_unit(target, predicted, edge, eps) + 2 * eps * (1 - ciou(target, predicted))
     )  # (P,)
     cls = bce_sum_unit(given.logits, scores, eps, coarse)
     wanted = distances_to(target, centres)  # (P, 4)
-    wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs())  # (P, 4)
+    wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
     if reg_max > 1:
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
         side = weights * dfl_unit(log_probability, wanted, wanted_error, reg_max, eps)  # (P,)
@@ -189,12 +204,62 @@ class Slope:
         return self.eps * share * (3 + below) + near * (self.wanted_error[..., None] + 2 * self.eps)
 
 
+@dataclass(frozen=True)
+class Unsure:
+    """How far an assignment that a loss hides may lie from the one that is replayed for it.
+
+    Attributes:
+        weights: (B, A) of the target scores.
+        edges: (B, A) pixels, of the target boxes' edges.
+    """
+
+    weights: Tensor
+    edges: Tensor
+
+
+def moved(batch: Batch, targets: BatchTargets, exact: Computed, unsure: Unsure) -> LossUnits:
+    """How far the loss and its gradients move with what is unsure.
+
+    Before N all of them are linear in the weights, so what moves is the loss of the movements; N moves with their sum.
+    """
+    scores = targets.scores.double()
+    score_sum = scores.sum().clamp(min=1)
+    label = scores.argmax(2, keepdim=True)  # (B, A, 1)
+    movements = torch.zeros_like(scores).scatter(2, label, unsure.weights[..., None].double())
+    movements = movements * targets.foreground[..., None]
+    share = movements.sum() / score_sum  # of N
+    loss = compute(
+        batch, BatchTargets(targets.foreground, targets.boxes, movements), torch.float64, each_term=True
+    )
+    scale = movements.sum().clamp(min=1) / score_sum
+    cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
+    items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
+    wider, narrow = units(batch, targets, exact, unsure.edges), units(batch, targets, exact)
+    slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
+    own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
+    box, dfl = (
+        loss.of_terms[at][0].abs() * scale
+        + own[at][0].abs() * share
+        + wider.of_terms[at][0]
+        - narrow.of_terms[at][0]
+        for at in (0, 2)
+    )  # (B, A, 4R) twice
+    cls = slope + own[1][1].abs() * share  # (B, A, C)
+    return LossUnits(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)))
+
+
 def loss_precision(batch: Batch) -> torch.dtype:
     """In which dtype the terms are computed: autocast runs softmax, logarithms and cross-entropies in float32."""
     return torch.float32 if batch.autocast else precision(batch.dtype)
 
 
-def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss: LossOutcome) -> None:
+def judge_loss(
+    judgement: Judgement,
+    batch: Batch,
+    assignment: Assignment,
+    loss: LossOutcome,
+    unsure: Unsure | None = None,
+) -> None:
     """Judge the stages "cls" to "gradients", into `judgement`.
 
     Args:
@@ -202,20 +267,22 @@ def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss:
         batch: what was computed on.
         assignment: what the loss used; its numbers are taken as they are.
         loss: what came out.
+        unsure: how far the loss's own may lie from it; None if it is the loss's own.
     """
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
     each_term = bool(loss.term_gradients)
     exact, naive = (compute(batch, targets, dtype, each_term) for dtype in (torch.float64, batch.dtype))
     unit = units(batch, targets, exact)
+    slack = None if unsure is None else moved(batch, targets, exact, unsure)
     dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
+        allowed = bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss")
         judgement.note(
             stage, within, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
-            bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss"),
-            naive.items[place], (),
+            allowed if slack is None else allowed + slack.items[place], naive.items[place], (),
         )  # fmt: skip
     judge_total(judgement, batch, loss)
-    judge_gradients(judgement, batch, loss, exact, naive, unit)
+    judge_gradients(judgement, batch, loss, exact, naive, unit, slack)
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
@@ -230,17 +297,21 @@ def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
 
 
 def judge_gradients(
-    judgement: Judgement, batch: Batch, loss: LossOutcome, exact: Computed, naive: Computed, unit: LossUnits
-) -> None:
+    judgement: Judgement, batch: Batch, loss: LossOutcome, exact: Computed, naive: Computed, unit: LossUnits,
+    slack: LossUnits | None = None,
+) -> None:  # fmt: skip
     """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits."""
-    rows = [("total", loss.gradients, exact.of_total, naive.of_total, unit.of_total)]
+    none = slack or LossUnits(torch.zeros_like(unit.items), ((ZERO, ZERO),) * 3)
+    rows = [("total", loss.gradients, exact.of_total, naive.of_total, unit.of_total, none.of_total)]
     if loss.term_gradients:
-        of_terms = zip(TERMS, loss.term_gradients, exact.of_terms, naive.of_terms, unit.of_terms, strict=True)
-        rows = [*of_terms, *rows]
-    for term, maps, expected, approximate, units in rows:
+        of_terms = exact.of_terms, naive.of_terms, unit.of_terms, none.of_terms
+        rows = [*zip(TERMS, loss.term_gradients, *of_terms, strict=True), *rows]
+    for term, maps, expected, approximate, units, moves in rows:
         observed = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
         for part, name in enumerate(LOGITS):
-            allowed = gradient_bound(batch, name, expected[part], approximate[part], units[part])
+            allowed = (
+                gradient_bound(batch, name, expected[part], approximate[part], units[part]) + moves[part]
+            )
             judgement.note(
                 "gradients", within, f"gradient of {term} on {name}", STAGES["gradients"], observed[part],
                 expected[part], allowed, approximate[part], ("image", "anchor", "channel"),

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from conformance.implementations import AssignerInputs
-from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit, precision
+from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit, precision, smallest
 from conformance.judgement.choices import Keeps, Range, Selection, may_own, top_k_choices
 from conformance.judgement.verdicts import Uniqueness
 from reference import Dialect, GroundTruths
 from reference.assignment import (
     INSIDE,
+    NORMALISATION_EPS,
     alignment_metric,
     candidates_of,
     distance_inside,
+    normalised,
     overlaps_of,
     settle_contested,
     top_k,
@@ -96,6 +98,24 @@ class ImageOracle:
         own = torch.where(taken.sum(0) > 1, self.owners, taken)  # (M, A)
         choices = top_k_choices(Range(metric.low * own, metric.high * own), own, own, self.keeps.k)
         return bool((choices.may & ~choices.must).any())
+
+    def weights(self, positives: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """TAL-NORM-1 on these positives (M, A): weights, unit of rounding, how far u and t move them; (A,) each."""
+        metric, overlap = self.metric * positives, self.overlap * positives  # (M, A) twice
+        metric_error, overlap_error = self.metric_error * positives, self.overlap_error * positives
+        best, best_overlap, best_error, best_overlap_error = (
+            value.amax(1, keepdim=True) for value in (metric, overlap, metric_error, overlap_error)
+        )  # (M, 1) each
+        best = best + NORMALISATION_EPS
+        exact = normalised(metric, overlap, positives)  # (A,)
+        moved = (
+            metric_error * (best_overlap + best_overlap_error)
+            + metric * best_overlap_error
+            + metric * best_overlap * best_error / best
+        )
+        low = (best - best_error).clamp(min=NORMALISATION_EPS)
+        unit = 4 * torch.finfo(dtype).eps * exact + smallest(dtype) / NORMALISATION_EPS
+        return exact, unit, (moved / low).sum(0)
 
 
 def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTruths, eps: float) -> Tensor:

@@ -169,24 +169,7 @@ class OutputsJudge(ImageJudge):
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
         """TAL-NORM-1 on the implementation's own positives, with what u and t should have been."""
-        shown = self.oracle
-        metric, overlap = shown.metric * positives, shown.overlap * positives  # (M, A) twice
-        metric_error, overlap_error = shown.metric_error * positives, shown.overlap_error * positives
-        best = metric.amax(1, keepdim=True) + NORMALISATION_EPS  # (M, 1)
-        best_overlap = overlap.amax(1, keepdim=True)  # (M, 1)
-        best_error, best_overlap_error = (
-            metric_error.amax(1, keepdim=True),
-            overlap_error.amax(1, keepdim=True),
-        )
-        exact = normalised(metric, overlap, positives)  # (A,)
-        moved = (
-            metric_error * (best_overlap + best_overlap_error)
-            + metric * best_overlap_error
-            + metric * best_overlap * best_error / best
-        )
-        low = (best - best_error).clamp(min=NORMALISATION_EPS)
-        dtype = self.dtype
-        naive = normalised(shown.naive["metric"], shown.naive["overlap"], positives)
-        rounding = 4 * torch.finfo(dtype).eps * exact + smallest(dtype) / NORMALISATION_EPS
-        error = bound(naive, exact, rounding, dtype, "target score w") + (moved / low).sum(0)
+        naive = normalised(self.oracle.naive["metric"], self.oracle.naive["overlap"], positives)
+        exact, rounding, moved = self.oracle.weights(positives, self.dtype)
+        error = bound(naive, exact, rounding, self.dtype, "target score w") + moved
         return self.check_scores(exact, error, naive, positives, clause)

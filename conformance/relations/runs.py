@@ -200,7 +200,8 @@ class Run:
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()
         whole = self.batch.hyperparameters.cls_gain * self.batch.images
-        at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).flatten().argmax()
+        rounds = gradient.abs() < torch.finfo(self.dtype).tiny / self.eps  # coarser than others do
+        at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).where(~rounds, 0).flatten().argmax()
         steepest = gradient.flatten()[at].clamp(min=torch.finfo(self.dtype).tiny)
         error = ROUNDINGS * 3 * self.eps  # sigmoid, quotient and product
         return whole * score.flatten()[at] / steepest, torch.full_like(steepest, error)
