@@ -43,12 +43,14 @@ REACHED_BY: dict[str, tuple[str, ...]] = {
     "LOSS-DFL-1, R = 1": ("one_bin",),
     "LOSS-GAIN-1": (ALWAYS,),
     "LOSS-GRAD-1": ("no_gt_in_batch", "many_candidates"),
+    "NONFINITE-1": ("not_finite",),
     "T1": ("tie_at_k", "zero_at_k"),
     "T2": ("equal_owners", "identical_boxes"),
     "T3": ("tie_at_topk2",),
     "T4": (NEAR_TIE,),
 }
-"""Clauses of specification sections 1 to 6, each with the hazards that make it decide something (any of them)."""
+"""Clauses of specification sections 1 to 6 and of `judgement.nonfinite`, each with the hazards that make it decide
+something (any of them)."""
 
 OPTIONAL = frozenset({"shuffled_rows"})
 """Hazards that the newest dialect does not allow to draw."""

@@ -6,14 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance.batches import Batch, Recipe
-from conformance.implementations import Implementation, ImplementationFailed, find, observe
+from conformance.implementations import Implementation, ImplementationFailed, Outcome, find, observe
 from conformance.judgement import Diverges, Judgement, Verdict, judge
 from conformance.judgement.picture import picture
 from conformance.recording import Failure, Recorder, Subject, failure_of
 from conformance.relations import NotShown, SaysNothing
+from reference import Dialect
+
+Judge = Callable[[Batch, Outcome, Dialect], Judgement]
+"""Judges an outcome, or raises `Diverges`."""
 
 
-def conform(subject: Subject, batch: Batch, each_term: bool = False, alone: bool = False) -> Judgement:
+def conform(
+    subject: Subject, batch: Batch, each_term: bool = False, alone: bool = False, judge: Judge = judge
+) -> Judgement:
     """Judge an implementation on a batch.
 
     Args:
@@ -21,6 +27,7 @@ def conform(subject: Subject, batch: Batch, each_term: bool = False, alone: bool
         batch: any batch; it is moved to the device.
         each_term: judge the gradients of box, cls and dfl one by one as well, where its total is of three.
         alone: judge its assigner alone, whether it has a loss or not.
+        judge: what judges the outcome.
 
     Returns:
         A judgement that does not fail.
@@ -37,7 +44,8 @@ def conform(subject: Subject, batch: Batch, each_term: bool = False, alone: bool
     except (Diverges, ImplementationFailed) as error:
         judgement = error.judgement if isinstance(error, Diverges) else None
         assignment = outcome.assignment if outcome else None
-        drawn = picture(batch, dialect, assignment, judgement)
+        finite = all(bool(level.isfinite().all()) for level in batch.feature_maps)
+        drawn = picture(batch, dialect, assignment, judgement) if finite else None
         failure = failure_of(subject, batch, error, drawn)
         failure.outcome = outcome
         raise failure from error

@@ -30,13 +30,18 @@ OTHER_NUMBERS = st.sampled_from(
 )
 """Other exponents, k and gains than the loss's own: an implementation that has them built in is found out here."""
 
+FEW_OVERLAPS = recipes(
+    kinds=("huge",), predictions=("random", "saturated", "near"), strides=((8,), (16, 32)), max_truths=3
+)
+"""Ground truths that hold nearly every anchor, of which few overlap them: candidates with t = 0 must be taken too."""
+
 LANES: dict[str, SearchStrategy[Recipe]] = {
     "decoding": recipes(bins=(16, 2, 4, 8, 32, 1), predictions=("random", "saturated", "constant", "near")),
     "annotations": recipes(outside=True),
-    "borders": recipes(kinds=("ordinary", "edge_on_centre", "on_border", "partly_outside")),
+    "borders": recipes(kinds=("edge_on_centre", "ordinary", "on_border", "partly_outside")),
     "small_boxes": recipes(small_boxes=True),
     "metric": recipes(predictions=("near", "exact_hit", "random", "saturated")),
-    "topk": recipes(ties=True),
+    "topk": st.one_of(recipes(ties=True), FEW_OVERLAPS),
     "conflict": recipes(contested=True),
     "topk2": recipes(contested=True, hyperparameters=ONE_TO_ONE),
     "targets": recipes(classes=(2, 3, 5, 80), predictions=("near", "random", "exact_hit")),
@@ -47,6 +52,9 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
     ),
     "hyperparameters": recipes(hyperparameters=OTHER_NUMBERS),
     "assigner": recipes(),
+    "nonfinite": recipes(
+        kinds=("ordinary", "huge", "off_lattice"), predictions=("near", "random"), max_images=2
+    ),
     "precision": recipes(predictions=("near", "random", "exact_hit", "saturated")),
 }
 """Every lane by the name of its test, in the order of the stages."""

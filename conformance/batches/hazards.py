@@ -533,6 +533,12 @@ def one_bin(content: Content) -> bool:
 
 
 @hazard()
+def not_finite(content: Content) -> bool:
+    """A prediction is NaN or infinite (NONFINITE-1)."""
+    return not bool(content.logits.isfinite().all() and content.distances.isfinite().all())
+
+
+@hazard()
 def fewer_anchors_than_k(content: Content) -> bool:
     """A ground truth cannot take k anchors (TAL-TOPK-2)."""
     return content.logits.shape[1] < content.k

@@ -48,9 +48,9 @@ class Rearranged:
                     inputs.truth_boxes.dtype), none.bool(), none
             )  # fmt: skip
         candidate = centres_inside(inputs, truths) & (inputs.truth_mask[..., 0] > 0)[..., None]  # (B, M, A)
-        overlap = overlaps(truths[:, :, None], boxes[:, None]).clamp(min=0) * candidate  # (B, M, A)
+        overlap = overlaps(truths[:, :, None], boxes[:, None]).clamp(min=0).where(candidate, 0)  # (B, M, A)
         own = labels[..., None].expand(-1, -1, anchors)
-        score = scores.transpose(1, 2).gather(1, own) * candidate  # (B, M, A)
+        score = scores.transpose(1, 2).gather(1, own).where(candidate, 0)  # (B, M, A)
         metric = torch.exp(
             numbers.alpha * score.log() + numbers.beta * overlap.log()
         )  # (B, M, A), 0 at log 0
@@ -165,7 +165,7 @@ def side_loss(distances: Tensor, away: Tensor, reg_max: int, share: Tensor) -> T
     bins = torch.arange(reg_max, device=sides.device).to(sides.dtype)  # (R,)
     wanted = away.clamp(0, reg_max - 1.01)[..., None]  # (P, 4, 1)
     shares = (1 - (bins - wanted).abs()).clamp(min=0)  # (P, 4, R)
-    return (sides.logsumexp(-1) - (shares * sides).sum(-1)).sum(1) / 4
+    return (sides.logsumexp(-1) - (shares * sides.where(shares > 0, 0)).sum(-1)).sum(1) / 4
 
 
 def centres_inside(inputs: AssignerInputs, truths: Tensor) -> Tensor:

@@ -66,12 +66,13 @@ class Judged:
         Raises:
             Failure: it returned.
         """
-        self.batches += 1
+        self.batches += not self.failed
         try:
             observe(self.subject.implementation, batch)
         except ImplementationFailed as error:
             if error.details is not None:
                 return
+        self.failed = True
         raise Failure(self.subject, batch, Verdict.DIVERGENT, stage, clause, f"it returned, where {because}")
 
 

@@ -207,6 +207,16 @@ class Run:
         return whole * score.flatten()[at] / steepest, torch.full_like(steepest, error)
 
     @property
+    def shows_scores(self) -> bool:
+        """Whether the target scores are shown, so that N need not be read from the gradients."""
+        return self.outcome.assignment is not None
+
+    @property
+    def scale_error(self) -> Tensor:
+        """By how much N may differ, as a number."""
+        return self.scale * self._scale_error
+
+    @property
     def _scale_error(self) -> Tensor | float:
         return 0.0 if self.outcome.assignment is not None else self._background_logit[1]
 
