@@ -29,5 +29,5 @@ def test_loss_of_large_boxes(conforms: Conformance, recipe: Recipe) -> None:
 @pytest.mark.clauses("LOSS")
 @given(recipe=LANES["hyperparameters"])
 def test_hyperparameters(conforms: Conformance, recipe: Recipe) -> None:
-    """TAL-MET-1, TAL-TOPK-1, LOSS-GAIN-1: exponents, k and gains are those that it is given."""
+    """TAL-TOPK-1, LOSS-GAIN-1: k and gains are those that it is given."""
     conforms(recipe)

@@ -26,12 +26,12 @@ class Rearranged:
         shows: what its loss shows besides numbers: "inputs" (and the assignment), "assignment" or "nothing".
     """
 
-    name = "rearranged"
     version = "1"
     dialect = NEWEST
 
     def __init__(self, dtype: torch.dtype | None = None, shows: str = "inputs") -> None:
         self.dtype, self.shows = dtype, shows
+        self.name = "rearranged" if dtype is None else f"rearranged-{str(dtype).removeprefix('torch.')}"
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Dense over (B, M, A); what comes out has the dtypes of what came in."""

@@ -39,11 +39,20 @@ def _rearranged() -> Any:
     return Rearranged()
 
 
+def _rearranged_in_float64() -> Any:
+    import torch
+
+    from conformance.implementations.rearranged import Rearranged
+
+    return Rearranged(torch.float64)
+
+
 REGISTERED: dict[str, Callable[[], Any]] = {
     "ultralytics": _ultralytics,
     "article": _article,
     "reference": _reference,
     "rearranged": _rearranged,
+    "rearranged-float64": _rearranged_in_float64,
 }
 """Names that need no path. Each entry imports its adapter only when it is asked for."""
 

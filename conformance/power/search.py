@@ -24,6 +24,10 @@ MODULES = {
 """Module of each test that has its own lane, or needs none."""
 
 
+ASSIGNED = ("candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation")
+"""Stages that an assigner has without a loss."""
+
+
 @dataclass(frozen=True)
 class Hit:
     """A fault that was found.

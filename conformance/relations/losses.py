@@ -85,7 +85,7 @@ class LossComparison:
         return all(fine)
 
     def score_sum(self) -> None:
-        """LOSS-SUM-1: where one batch became one other, N is the same; it is looked at where gradients alone show it."""
+        """LOSS-SUM-1: where one batch became one other, N is the same; looked at where gradients alone show it."""
         if len(self.sources) > 1 or len(self.changed) > 1:
             return
         (source,), (changed,) = self.sources, self.changed

@@ -14,10 +14,7 @@ from conformance.implementations import find
 from conformance.options import PROFILES
 from conformance.power import FAULTS
 from conformance.power.faults import LANES_OF_STAGES
-from conformance.power.search import MODULES, Hit, attack, faulty
-
-ASSIGNED = ("candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation")
-"""Stages that an assigner has without a loss."""
+from conformance.power.search import ASSIGNED, MODULES, Hit, attack, faulty
 
 ISSUE = {
     "inclusive border": "inclusive_border",
@@ -54,8 +51,8 @@ ISSUE = {
 """Faults that the suite was asked to find from the beginning, and what they are called here."""
 
 IMAGES = {"padding_leaks": 2, "score_sum_an_image": 2, "missing_batch_size": 2, "negative_sum_kept": 2}
-"""Images of the smallest batch where one is not enough: there is nothing to pad, to average over, or to multiply by. The
-last one keeps padding rows too."""
+"""Images of the smallest batch where one is not enough: there is nothing to pad, to average over, or to multiply by.
+The last one keeps padding rows too."""
 TRUTHS = {"contested_by_claimants": 3, "contested_by_unmasked_overlap": 3}
 """Ground truths of the smallest batch where two are not enough: who wins has not selected the anchor."""
 ANCHORS = 24
