@@ -28,6 +28,13 @@ def test_topk(conforms: Conformance, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("TAL-TOPK")
+@given(recipe=LANES["zeros_compete"])
+def test_zeros_compete(conforms: Conformance, recipe: Recipe) -> None:
+    """TAL-TOPK-1: candidates whose metric is zero compete with every zero of the row."""
+    conforms(recipe)
+
+
+@pytest.mark.clauses("TAL-TOPK")
 @settings(max_examples=share_of_examples(8))
 @given(recipe=TOO_SMALL)
 def test_fewer_anchors_than_k(conforms: Conformance, recipe: Recipe) -> None:

@@ -178,7 +178,7 @@ class Slope:
     def box(self, distance_error: Tensor) -> Tensor:
         """LOSS-BOX-1: a logit moves its side by p (k - d), the side moves CIoU by its gradient."""
         gradient, jump = gradient_range(self.target, self.predicted, self.edge[:, None])  # (P, 4) twice
-        jump = jump + self.eps * gradient.abs().amax(1, keepdim=True)
+        jump = jump + 4 * self.eps * (gradient.abs() + jump).amax(1, keepdim=True)
         if self.reg_max == 1:
             return jump[..., None]  # (P, 4, 1)
         sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)

@@ -346,7 +346,7 @@ def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
     return _top_k(metric, min(k + 1, metric.shape[1]))
 
 
-@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k")
+@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k", lane="zeros_compete")
 def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
     """An anchor with metric zero is never taken."""
     return _top_k(metric, k) & (metric > 0)

@@ -18,7 +18,7 @@ from conformance.recording import Failure, Subject
 
 MODULES = {
     "decoding": "decoding", "annotations": "annotations", "borders": "candidates", "small_boxes": "candidates",
-    "metric": "metric", "topk": "topk", "fewer_anchors_than_k": "topk", "conflict": "conflict", "topk2": "conflict",
+    "metric": "metric", "topk": "topk", "zeros_compete": "topk", "fewer_anchors_than_k": "topk", "conflict": "conflict", "topk2": "conflict",
     "targets": "targets", "no_ground_truth": "targets", "loss": "loss", "loss_of_large_boxes": "loss",
 }  # fmt: skip
 """Module of each test that has its own lane, or needs none."""

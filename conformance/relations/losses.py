@@ -85,10 +85,11 @@ class LossComparison:
         return all(fine)
 
     def score_sum(self) -> None:
-        """LOSS-SUM-1: where one batch became one other, N is the same; looked at where gradients alone show it."""
-        if len(self.sources) > 1 or len(self.changed) > 1:
+        """LOSS-SUM-1: N is that of the only source with ground truths; looked at where gradients alone show it."""
+        filled = [run for run in self.sources if any(map(len, run.truths))]
+        if len(filled) != 1 or len(self.changed) > 1:
             return
-        (source,), (changed,) = self.sources, self.changed
+        (source,), (changed,) = filled, self.changed
         if source.shows_scores or changed.shows_scores:
             return
         error = source.scale_error + changed.scale_error + sum(weights.sum() for weights in self.weights)
