@@ -1,6 +1,7 @@
 """Cards: one cause of disagreement, or one declared difference, each on its smallest batch."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,15 @@ class Card:
     is_open: bool
 
 
-def card_of(folder: Path, cause: Cause, is_open: bool) -> Card:
-    """The card of a cause; `folder` is where the report and the case files lie."""
+def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = 100_000) -> Card:
+    """The card of a cause.
+
+    Args:
+        folder: where the report and the case files lie.
+        cause: what went wrong.
+        is_open: the card is open when the page is.
+        letters: how much may be written about the anchors of its picture.
+    """
     line = cause.shown
     values = [_value(value) for value in line.get("values") or ()]
     others = [_other(other) for other in cause.lines[1:]]
@@ -68,7 +76,7 @@ def card_of(folder: Path, cause: Cause, is_open: bool) -> Card:
         strip=_strip(line),
         values=values[:MOST_VALUES],
         more_values=len(values) - MOST_VALUES,
-        drawing=draw(line["picture"]) if line.get("picture") else None,
+        drawing=draw(line["picture"], letters) if line.get("picture") else None,
         repeats=_repeats(line),
         others=others[:MOST_OTHERS],
         more_others=len(others) - MOST_OTHERS,
@@ -122,11 +130,22 @@ def _value(value: dict[str, Any]) -> dict[str, str]:
         name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
     }
     margin = real(value.get("margin"))
+    margin = _error_over_bound(value) if margin is None else margin
     return shown | {
         "theirs": "" if value["reference"] == value["implementation"] else "theirs",
         "bound": shortened(value.get("bound") or "–", 200),
         "margin": "" if margin is None else f"{short(margin)} × the bound",
     }
+
+
+def _error_over_bound(value: dict[str, Any]) -> float | None:
+    """The error as a share of the bound, where all three are numbers."""
+    try:
+        reference, other, bound = (float(value[key]) for key in ("reference", "implementation", "bound"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    share = abs(other - reference) / bound if bound > 0 else math.nan
+    return None if math.isnan(share) else share
 
 
 def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:

@@ -24,6 +24,8 @@ OPEN_CARDS = 3
 """So many cards are open when the page is; of more, only the first is, and the others show a line each."""
 MOST_CARDS = 1000
 """Cards of one section that are shown at all."""
+LETTERS = 400_000
+"""How much all cards together may write about the anchors of their pictures: a report stays below 2 MB."""
 RESULTS = {
     "conforms": "conforms",
     "divergent": "diverges",
@@ -159,7 +161,9 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         summary: what `summarise` made of it.
     """
     found = causes(failures_of(log), log.batches)
+    declared = causes(log.differences)[:MOST_CARDS]
     open_cards = 1 if len(found) > OPEN_CARDS else len(found)
+    letters = LETTERS // max(1, len(found[:MOST_CARDS]) + len(declared))
     implementations = summary["implementations"]
     page = Page(
         run=log.run["run"],
@@ -172,14 +176,14 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         not_tested=_not_tested(summary["not_tested"]),
         stages=_stages(found),
         cards=[
-            card_of(log.folder, cause, number < open_cards) for number, cause in enumerate(found[:MOST_CARDS])
+            card_of(log.folder, cause, number < open_cards, letters) for number, cause in enumerate(found[:MOST_CARDS])
         ],
         hidden_cards=max(len(found) - MOST_CARDS, 0),
         unexplained=_unexplained(log),
         matrix_columns=[one["name"] for one in implementations if one["batches"]],
         matrix=_matrix(log, [one["name"] for one in implementations if one["batches"]], found),
         places=_places(log),
-        differences=[card_of(log.folder, cause, False) for cause in causes(log.differences)[:MOST_CARDS]],
+        differences=[card_of(log.folder, cause, False, letters) for cause in declared],
         uniqueness=_uniqueness(implementations),
         margin_columns=[one["name"] for one in implementations if one["margins"]],
         margins=_margins([one for one in implementations if one["margins"]]),

@@ -7,9 +7,10 @@ and what differs. All coordinates are pixels of the input image.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from reports.text import counted, listed, short
+from reports.anchors import Anchor, anchor_lines, place, short_line
+from reports.text import counted, listed, real, short
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
@@ -28,6 +29,10 @@ CELL = 36
 """CSS pixels for one cell of the finest level, between those two."""
 DISC, LEAST_DISC, DOT = 15, 5, 3.2
 """Largest radius of a positive, least one of a difference, diameter of the finest anchors: CSS pixels."""
+MARKUP = 200
+"""Characters of markup around what is written about an anchor."""
+FARTHEST = 1e6
+"""Pixels beyond which a predicted box is not drawn."""
 MOST_NAMES = 12
 """Where there are more ground truths, only those are named that own or hold an anchor that matters."""
 
@@ -39,16 +44,6 @@ KINDS = {
     "same": ("", "the same in both"),
 }
 """What the difference view says of an anchor that is positive on either side; the gravest first."""
-
-
-class Anchor(NamedTuple):
-    """Where an anchor is: centre and stride of its level in pixels, and its cell."""
-
-    x: float
-    y: float
-    stride: float
-    column: int
-    row: int
 
 
 @dataclass(frozen=True)
@@ -85,6 +80,7 @@ class Mark:
         glyph: label in the difference view.
         reference, implementation: ground truth by either side; None where it is background.
         title: all of it in words.
+        number: of the anchor.
     """
 
     x: float
@@ -95,6 +91,28 @@ class Mark:
     reference: int | None
     implementation: int | None
     title: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Spot:
+    """An anchor of which the picture has numbers: a place to point at.
+
+    Attributes:
+        number: of the anchor.
+        x, y, radius: where.
+        box: the predicted box: x, y, width and height; None where it is none that can be drawn.
+        title: its numbers in a few words.
+        lines: why it has its ground truth or none.
+    """
+
+    number: int
+    x: float
+    y: float
+    radius: float
+    box: Box | None
+    title: str
+    lines: list[str]
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ class Drawing:
         size: width and height of the whole image.
         shown: width and height on the page, in CSS pixels.
         unit: pixels of the image per CSS pixel.
-        levels, truths, marks, rings: what is drawn, from the bottom to the top.
+        levels, truths, marks, rings, spots: what is drawn, from the bottom to the top.
         views: how marks can be looked at, the one that is shown at first first.
         legend: for each kind of difference that occurs: its key, glyph and meaning, and how often.
         title: the picture in a sentence.
@@ -130,14 +148,20 @@ class Drawing:
     truths: list[Outline]
     marks: list[Mark]
     rings: list[Mark]
+    spots: list[Spot]
     views: list[View]
     legend: list[tuple[str, str, str, int]]
     title: str
     notes: list[str]
 
 
-def draw(picture: dict[str, Any]) -> Drawing:
-    """The drawing of a picture that follows `log.schema.json`, without anchors that do not exist."""
+def draw(picture: dict[str, Any], letters: int = 100_000) -> Drawing:
+    """The drawing of a picture that follows `log.schema.json`, without anchors that do not exist.
+
+    Args:
+        picture: of the log.
+        letters: how much may be written about its anchors, the most important ones first.
+    """
     marks = _marks(picture)
     rings = _rings(picture)
     matter = [mark for mark in marks if mark.kind not in ("same", "")] + rings
@@ -157,6 +181,7 @@ def draw(picture: dict[str, Any]) -> Drawing:
         truths=_outlines(picture, frame, unit, named),
         marks=[_fitted(mark, unit) for mark in marks[-MOST_MARKS:]],
         rings=[_fitted(ring, 1.4 * unit) for ring in rings],
+        spots=_spots(picture, marks, unit, letters),
         views=_views(picture, kinds),
         legend=[(kind, *told, kinds[kind]) for kind, told in KINDS.items() if kinds[kind]],
         title=_title(picture),
@@ -167,18 +192,6 @@ def draw(picture: dict[str, Any]) -> Drawing:
 def _fitted(mark: Mark, unit: float) -> Mark:
     least = 0 if mark.kind == "same" else LEAST_DISC * unit
     return replace(mark, radius=max(min(mark.radius, DISC * unit), least))
-
-
-def place(picture: dict[str, Any], number: int) -> Anchor | None:
-    """Where an anchor is (levels one after the other, each row by row); None if there is none such."""
-    for level in picture["levels"]:
-        cells = level["rows"] * level["columns"]
-        if number < cells:
-            row, column = divmod(number, level["columns"])
-            stride = level["stride"]
-            return Anchor((column + 0.5) * stride, (row + 0.5) * stride, stride, column, row)
-        number -= cells
-    return None
 
 
 def _marks(picture: dict[str, Any]) -> list[Mark]:
@@ -197,7 +210,7 @@ def _marks(picture: dict[str, Any]) -> list[Mark]:
             glyph = KINDS[kind][0] if kind else ""
             owners = (ours and ours[0], theirs and theirs[0])
             title = f"{_name(picture, number, anchor)}: {told}"
-            marks.append(Mark(anchor.x, anchor.y, 0.3 * anchor.stride, kind, glyph, *owners, title))
+            marks.append(Mark(anchor.x, anchor.y, 0.3 * anchor.stride, kind, glyph, *owners, title, number))
     grave = list(KINDS)
     return marks if alone else sorted(marks, key=lambda mark: -grave.index(mark.kind))
 
@@ -220,8 +233,38 @@ def _rings(picture: dict[str, Any]) -> list[Mark]:
         anchor = place(picture, number)
         if anchor is not None:
             title = f"{_name(picture, number, anchor)}: the values differ here"
-            rings.append(Mark(anchor.x, anchor.y, 0.42 * anchor.stride, "focus", "", None, None, title))
+            rings.append(Mark(anchor.x, anchor.y, 0.42 * anchor.stride, "focus", "", None, None, title, number))
     return rings
+
+
+def _spots(picture: dict[str, Any], marks: Sequence[Mark], unit: float, letters: int) -> list[Spot]:
+    """The anchors that can be told of, as many as `letters` have room for; those that matter most are kept."""
+    titles = {mark.number: mark.title for mark in marks}
+    gravest = {mark.number: rank for rank, mark in enumerate(reversed(marks))}
+    focus = set(picture.get("focus") or ())
+    numbers = [int(key) for key in picture.get("anchors") or {}]
+    kept = []
+    for number in sorted(numbers, key=lambda one: (one not in focus, gravest.get(one, len(gravest)), one)):
+        anchor = place(picture, number)
+        if anchor is None:
+            continue
+        title = titles.get(number) or f"{_name(picture, number, anchor)}: background"
+        title = f"{title}. {short_line(picture, number)}"
+        lines = anchor_lines(picture, number)
+        letters -= len(title) + sum(map(len, lines)) + MARKUP
+        if letters < 0:
+            break
+        radius = max(0.42 * anchor.stride, LEAST_DISC * unit)
+        kept.append(Spot(number, anchor.x, anchor.y, radius, _predicted(picture, number), title, lines))
+    return sorted(kept, key=lambda spot: (spot.y, spot.x))
+
+
+def _predicted(picture: dict[str, Any], number: int) -> Box | None:
+    corners = [real(edge) for edge in picture["anchors"][str(number)]["box"]]
+    if any(edge is None or not -FARTHEST < edge < FARTHEST for edge in corners):
+        return None
+    x1, y1, x2, y2 = (edge for edge in corners if edge is not None)
+    return (min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1))
 
 
 def _name(picture: dict[str, Any], number: int, anchor: Anchor) -> str:
