@@ -45,9 +45,10 @@ class Card:
     traceback: str | None
     tokens: str
     is_open: bool
+    is_new: bool
 
 
-def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = 100_000) -> Card:
+def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = 100_000, is_new: bool = False) -> Card:
     """The card of a cause.
 
     Args:
@@ -55,6 +56,7 @@ def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = 100_000) -
         cause: what went wrong.
         is_open: the card is open when the page is.
         letters: how much may be written about the anchors of its picture.
+        is_new: the last run did not have it.
     """
     line = cause.shown
     values = [_value(value) for value in line.get("values") or ()]
@@ -83,6 +85,7 @@ def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = 100_000) -
         traceback=shortened(traceback.strip("\n"), LONGEST_TRACEBACK) or None,
         tokens=_tokens(cause),
         is_open=is_open,
+        is_new=is_new,
     )
 
 

@@ -4,16 +4,19 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from reports.batches import FAILING, UNIQUENESS, VERDICTS
 from reports.cards import LONGEST_SUMMARY, Card, card_of, filter_link
 from reports.causes import STAGES, Cause, causes
+from reports.compare import Change, Timing, compare, said, timing_key
+from reports.history import Entry
 from reports.log import Log
 from reports.summary import failures_of
 from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size
+from reports.trend import Trend, trend_of
 
 CLAUSE_GROUPS = (
     *("PRE", "ANC", "DEC", "ANN", "IOU"),
@@ -24,6 +27,8 @@ OPEN_CARDS = 3
 """So many cards are open when the page is; of more, only the first is, and the others show a line each."""
 MOST_CARDS = 1000
 """Cards of one section that are shown at all."""
+MOST_LISTED = 20
+"""New or fixed causes that the first screen names."""
 LETTERS = 400_000
 """How much all cards together may write about the anchors of their pictures: a report stays below 2 MB."""
 RESULTS = {
@@ -112,11 +117,34 @@ class Bar:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One row of the table of benchmarks."""
+    """One row of the table of benchmarks; `before` is the ratio of the last run on such a machine."""
 
     cells: list[str]
     bar: Bar | None
     better: bool | None
+    before: str
+
+
+@dataclass(frozen=True)
+class Since:
+    """What changed since the last run.
+
+    Attributes:
+        run, when: the last run.
+        said: the change in a sentence.
+        lists: new causes with links to their cards, and those that are gone.
+        results: implementations whose result changed, in words.
+        timings: benchmarks that became faster or slower.
+        notes: what else is different.
+    """
+
+    run: str
+    when: str
+    said: str
+    lists: list[tuple[str, list[tuple[str, str | None]]]]
+    results: list[str]
+    timings: list[Timing]
+    notes: list[str]
 
 
 @dataclass
@@ -150,16 +178,21 @@ class Page:
     benchmarks: list[tuple[str, list[Benchmark]]]
     environment: list[tuple[str, str]]
     command: str
+    since: Since | None = None
+    trend: Trend | None = None
     sections: list[tuple[str, str]] = field(default_factory=list)
 
 
-def page_of(log: Log, summary: dict[str, Any]) -> Page:
+def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) -> Page:
     """The page of a run.
 
     Args:
         log: the run's log.
         summary: what `summarise` made of it.
+        entries: what the history says of the runs that it is compared with, and of itself at the end.
     """
+    change = compare(entries[-2], entries[-1]) if len(entries) > 1 else None
+    new = {cause["id"] for cause in change.new} if change else set()
     found = causes(failures_of(log), log.batches)
     declared = causes(log.differences)[:MOST_CARDS]
     open_cards = 1 if len(found) > OPEN_CARDS else len(found)
@@ -176,7 +209,8 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         not_tested=_not_tested(summary["not_tested"]),
         stages=_stages(found),
         cards=[
-            card_of(log.folder, cause, number < open_cards, letters) for number, cause in enumerate(found[:MOST_CARDS])
+            card_of(log.folder, cause, number < open_cards, letters, cause.id in new)
+            for number, cause in enumerate(found[:MOST_CARDS])
         ],
         hidden_cards=max(len(found) - MOST_CARDS, 0),
         unexplained=_unexplained(log),
@@ -194,12 +228,49 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         training=[_training(line) for line in summary["training"]],
         synchronisations=_synchronisations(log.synchronisations),
         waiting=_waiting(log.synchronisations),
-        benchmarks=_benchmarks(log.benchmarks),
+        benchmarks=_benchmarks(log.benchmarks, _earlier(entries)),
         environment=list(_flat(summary["environment"])),
         command=shlex.join(log.run["command"]),
+        since=_since(change) if change else None,
+        trend=trend_of(entries),
     )
     page.sections = _sections(page)
     return page
+
+
+def _since(change: Change) -> Since:
+    before = change.before
+    lists = [
+        ("new", [(_cause(cause), f"#cause-{cause['id']}") for cause in change.new]),
+        ("fixed", [(_cause(cause), None) for cause in change.fixed]),
+        ("not tested again", [(_cause(cause), None) for cause in change.untested]),
+    ]
+    return Since(
+        before["run"],
+        clock(before["started"]),
+        said(change),
+        [(name, found[:MOST_LISTED]) for name, found in lists if found],
+        [f"{_short(name)}: {was} before, {became} now" for name, was, became in change.results],
+        change.timings,
+        change.notes,
+    )
+
+
+def _cause(cause: dict[str, Any]) -> str:
+    where = f" at {cause['stage']}" if cause.get("stage") else ""
+    return shortened(f"{cause['implementation']}{where}: {cause.get('summary') or ''}", LONGEST_SUMMARY)
+
+
+def _short(name: str) -> str:
+    return shortened(name, 60)
+
+
+def _earlier(entries: Sequence[Entry]) -> dict[tuple[Any, ...], str]:
+    """Ratios of the last run whose times can be compared with this one's, by benchmark."""
+    for entry in reversed(entries[:-1]):
+        if entry["fingerprint"] == entries[-1]["fingerprint"] and entry["benchmarks"]:
+            return {timing_key(one): f"{short(one.get('ratio_to_official'))}×" for one in entry["benchmarks"]}
+    return {}
 
 
 def headline(implementations: list[dict[str, Any]], finished: bool) -> str:
@@ -431,14 +502,14 @@ def _waiting(lines: Iterable[dict[str, Any]]) -> Table:
     return Table(["implementation", "kind", "operation", "line of code", "times"], rows, numeric=4)
 
 
-def _benchmarks(lines: Iterable[dict[str, Any]]) -> list[tuple[str, list[Benchmark]]]:
+def _benchmarks(lines: Iterable[dict[str, Any]], earlier: dict[tuple[Any, ...], str]) -> list[tuple[str, list[Benchmark]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault(line.get("group") or line["name"], []).append(line)
     every = [value for group in groups.values() for line in group for value in _ratios(line)]
     scale = (math.log(min([*every, 0.5])), math.log(max([*every, 2.0])))
     return [
-        (group, [_benchmark(line, group, scale) for line in members]) for group, members in groups.items()
+        (group, [_benchmark(line, group, scale, earlier) for line in members]) for group, members in groups.items()
     ]
 
 
@@ -447,7 +518,9 @@ def _ratios(line: dict[str, Any]) -> list[float]:
     return [value for value in values if value is not None and 1e-6 < value < 1e6]
 
 
-def _benchmark(line: dict[str, Any], group: str, scale: tuple[float, float]) -> Benchmark:
+def _benchmark(
+    line: dict[str, Any], group: str, scale: tuple[float, float], earlier: dict[tuple[Any, ...], str]
+) -> Benchmark:
     ratios = _ratios(line)
     ratio = real(line.get("ratio_to_official"))
     interval = f" ({short(line['ratio_low'])}–{short(line['ratio_high'])})" if len(ratios) == 3 else ""
@@ -466,7 +539,7 @@ def _benchmark(line: dict[str, Any], group: str, scale: tuple[float, float]) -> 
 
     bar = Bar(at(min(ratios)), at(ratios[len(ratios) // 2]), at(max(ratios)), at(1.0)) if ratios else None
     decided = len(ratios) == 3 and (max(ratios) < 1 or min(ratios) > 1)
-    return Benchmark(cells, bar, max(ratios) < 1 if decided else None)
+    return Benchmark(cells, bar, max(ratios) < 1 if decided else None, earlier.get(timing_key(line), ""))
 
 
 def _flat(environment: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -490,6 +563,7 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("training", "Training"): page.training,
         ("synchronisations", "Waiting"): page.synchronisations.rows,
         ("benchmarks", "Benchmarks"): page.benchmarks,
+        ("trend", "Trend"): page.trend,
         ("environment", "Environment"): page.environment,
     }
     return [names for names, content in there.items() if content]
