@@ -27,6 +27,8 @@ OPEN_CARDS = 3
 """So many cards are open when the page is; of more, only the first is, and the others show a line each."""
 MOST_CARDS = 1000
 """Cards of one section that are shown at all."""
+MOST_PLACES = 24
+"""Devices and dtypes that have a matrix of their own."""
 MOST_LISTED = 20
 """New or fixed causes that the first screen names."""
 LETTERS = 400_000
@@ -75,6 +77,21 @@ class MatrixCell:
     detail: str = ""
     link: str | None = None
     fails: bool = False
+
+
+Place = tuple[str, str]
+"""Device and dtype."""
+
+
+@dataclass(frozen=True)
+class PlaceMatrix:
+    """The matrix of one device and dtype, and what it comes to."""
+
+    name: str
+    says: str
+    fails: bool
+    columns: list[str]
+    rows: list[tuple[str, str, list[MatrixCell]]]
 
 
 @dataclass(frozen=True)
@@ -166,6 +183,7 @@ class Page:
     matrix_columns: list[str]
     matrix: list[tuple[str, str, list[MatrixCell]]]
     places: Table
+    place_matrices: list[PlaceMatrix]
     differences: list[Card]
     uniqueness: Table
     margin_columns: list[str]
@@ -217,6 +235,7 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
         matrix_columns=[one["name"] for one in implementations if one["batches"]],
         matrix=_matrix(log, [one["name"] for one in implementations if one["batches"]], found),
         places=_places(log),
+        place_matrices=_place_matrices(log, [one["name"] for one in implementations if one["batches"]], found),
         differences=[card_of(log.folder, cause, False, letters) for cause in declared],
         uniqueness=_uniqueness(implementations),
         margin_columns=[one["name"] for one in implementations if one["margins"]],
@@ -339,14 +358,18 @@ def _row(one: dict[str, Any], found: list[Cause]) -> Row:
 
 
 def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Who or what was not tested, and why; those of one reason together."""
-    reasons: dict[str, list[str]] = {}
+    """Who or what was not tested, and why; those of one reason, or of the same subjects, together."""
+    subjects: dict[str, list[str]] = {}
     for line in lines:
         subject = " on ".join(filter(None, (line["implementation"], line["device"])))
-        reasons.setdefault(line["reason"], []).append(subject)
+        subjects.setdefault(line["reason"], []).append(subject)
+    reasons: dict[str, list[str]] = {}
+    for reason, named in subjects.items():
+        reasons.setdefault(listed([subject for subject in named if subject]), []).append(reason)
     return [
-        (listed([subject for subject in subjects if subject]), shortened(reason, LONGEST_SUMMARY))
-        for reason, subjects in reasons.items()
+        (who, shortened(reason, LONGEST_SUMMARY))
+        for who, why in reasons.items()
+        for reason in ([ "; ".join(why)] if who else why)
     ]
 
 
@@ -365,16 +388,42 @@ def _unexplained(log: Log) -> list[dict[str, Any]]:
     ]
 
 
-def _matrix(log: Log, names: list[str], found: list[Cause]) -> list[tuple[str, str, list[MatrixCell]]]:
-    linked = {(line["implementation"], line.get("clause_group")) for cause in found for line in cause.lines}
+def _matrix(
+    log: Log, names: list[str], found: list[Cause], place: Place | None = None
+) -> list[tuple[str, str, list[MatrixCell]]]:
+    """Implementations by clause group: everywhere, or on one device in one dtype."""
+    linked = {
+        (line["implementation"], line.get("clause_group"))
+        for cause in found
+        for line in cause.lines
+        if place is None or place == (line.get("device"), line.get("dtype"))
+    }
     counts: dict[tuple[str, str], Counter[str]] = {}
     for cell, verdicts in log.batches.cells.items():
-        counts.setdefault((cell.implementation, cell.clause_group), Counter()).update(verdicts)
+        if place is None or place == (cell.device, cell.dtype):
+            counts.setdefault((cell.implementation, cell.clause_group), Counter()).update(verdicts)
     titles = log.run.get("clauses", {})
+    groups = [group for group in log.batches.clause_groups() if any((name, group) in counts for name in names)]
     return [
-        (group, titles.get(group, ""), [_matrix_cell(name, group, counts, linked) for name in names])
-        for group in sorted(log.batches.clause_groups(), key=_in_order(titles or CLAUSE_GROUPS))
+        (group, titles.get(group, ""), [_matrix_cell(name, group, counts, linked, place) for name in names])
+        for group in sorted(groups, key=_in_order(titles or CLAUSE_GROUPS))
     ]
+
+
+def _place_matrices(log: Log, names: list[str], found: list[Cause]) -> list[PlaceMatrix]:
+    """The matrix of every device and dtype, where there are several; those where something fails first."""
+    places: dict[Place, Counter[str]] = {}
+    for cell, verdicts in log.batches.cells.items():
+        places.setdefault((cell.device, cell.dtype), Counter()).update(verdicts)
+    if len(places) < 2:
+        return []
+    tables = []
+    for place, verdicts in list(places.items())[:MOST_PLACES]:
+        failing = sum(verdicts[verdict] for verdict in FAILING)
+        tested = [name for name in names if any((c.device, c.dtype) == place for c in log.batches.cells if c.implementation == name)]
+        says = f"{counted(sum(verdicts.values()), 'verdict')}, {f'{failing:,} failing' if failing else 'none failing'}"
+        tables.append(PlaceMatrix(", ".join(place), says, bool(failing), tested, _matrix(log, tested, found, place)))
+    return sorted(tables, key=lambda table: not table.fails)
 
 
 def _in_order(names: Iterable[str]) -> Callable[[str], int]:
@@ -387,6 +436,7 @@ def _matrix_cell(
     group: str,
     counts: dict[tuple[str, str], Counter[str]],
     linked: set[tuple[str, str | None]],
+    place: Place | None,
 ) -> MatrixCell:
     verdicts = counts.get((name, group))
     if not verdicts:
@@ -397,7 +447,8 @@ def _matrix_cell(
     if not failing:
         detail = ", ".join(f"{verdicts[v]:,} {word(v)}" for v in VERDICTS[1:] if verdicts[v])
         return MatrixCell(worst, f"{total:,}", detail or "all exact")
-    link = filter_link(impl=name, clause=group) if (name, group) in linked else None
+    where = {} if place is None else {"device": place[0], "dtype": place[1]}
+    link = filter_link(impl=name, clause=group, **where) if (name, group) in linked else None
     text = ", ".join(f"{count:,} {word(verdict)}" for verdict, count in failing.items())
     return MatrixCell(worst, text, f"of {total:,}", link, fails=True)
 

@@ -59,11 +59,18 @@ function fragment() {
   }
 }
 
+// `#case:0a5910e6fcde` alone is a filter too: a link that can be written by hand.
+function bare(text) {
+  const key = /^(\w+):/.exec(text)?.[1];
+  return key && key in cards[0].tokens ? text : null;
+}
+
 function follow() {
   const target = fragment();
-  if (target.startsWith(PREFIX)) {
+  const query = target.startsWith(PREFIX) ? target.slice(PREFIX.length) : bare(target.slice(1));
+  if (query !== null) {
     form.hidden = false;
-    input.value = target.slice(PREFIX.length);
+    input.value = query;
     const matching = filter(input.value);
     if (matching.length === 1) {
       matching[0].card.open = true;
