@@ -1,6 +1,5 @@
 """Cards: one cause of disagreement, or one declared difference, each on its smallest batch."""
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -9,11 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 from reports.causes import Cause
-from reports.pictures import Drawing, draw
+from reports.pictures import PLENTY, Drawing, draw
 from reports.text import counted, listed, real, short, shortened
 
 MOST_VALUES, MOST_OTHERS, MOST_CASES = 12, 10, 40
 """Rows of a card's table of values, other batches that it names, and cases that it is found by."""
+LEAST_PICTURE = 1500
+"""Characters of markup below which a picture is left out; it stays in the log."""
 LONGEST_NAME, LONGEST_SUMMARY, LONGEST_TEXT, LONGEST_TRACEBACK = 200, 600, 4_000, 12_000
 """Characters that are shown; what is longer loses its middle."""
 REPEAT = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
@@ -39,6 +40,7 @@ class Card:
     values: list[dict[str, str]]
     more_values: int
     drawing: Drawing | None
+    undrawn: bool
     repeats: list[tuple[str, str]]
     others: list[str]
     more_others: int
@@ -48,14 +50,14 @@ class Card:
     is_new: bool
 
 
-def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = 100_000, is_new: bool = False) -> Card:
+def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = PLENTY, is_new: bool = False) -> Card:
     """The card of a cause.
 
     Args:
         folder: where the report and the case files lie.
         cause: what went wrong.
         is_open: the card is open when the page is.
-        letters: how much may be written about the anchors of its picture.
+        letters: how much markup its picture may be, about.
         is_new: the last run did not have it.
     """
     line = cause.shown
@@ -78,7 +80,8 @@ def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = 100_000, i
         strip=_strip(line),
         values=values[:MOST_VALUES],
         more_values=len(values) - MOST_VALUES,
-        drawing=draw(line["picture"], letters) if line.get("picture") else None,
+        drawing=draw(line["picture"], letters) if line.get("picture") and letters >= LEAST_PICTURE else None,
+        undrawn=bool(line.get("picture")) and letters < LEAST_PICTURE,
         repeats=_repeats(line),
         others=others[:MOST_OTHERS],
         more_others=len(others) - MOST_OTHERS,
@@ -179,7 +182,7 @@ def _other(line: dict[str, Any]) -> str:
 
 
 def _tokens(cause: Cause) -> str:
-    """What a card is found by: JSON of token names and their values."""
+    """What a card is found by: a line for each token, its name and its values with tabs between."""
     tokens = {
         "impl": cause.every("implementation"),
         "clause": cause.every("clause") + cause.every("clause_group"),
@@ -191,7 +194,11 @@ def _tokens(cause: Cause) -> str:
         "dtype": cause.every("dtype"),
         "test": cause.every("test"),
     }
-    return json.dumps({key: [_short(value) for value in values if value] for key, values in tokens.items()})
+    return "\n".join("\t".join([key, *(_token(value) for value in values if value)]) for key, values in tokens.items())
+
+
+def _token(value: str) -> str:
+    return re.sub(r"[\t\n]", " ", _short(value))
 
 
 def filter_link(**tokens: str) -> str:

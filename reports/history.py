@@ -127,7 +127,7 @@ def read_history(path: Path) -> list[Entry]:
             continue
         if _is_entry(entry):
             entries[entry["run"]] = entry
-    return sorted(entries.values(), key=lambda entry: entry["started"])
+    return sorted(entries.values(), key=_when)
 
 
 def _is_entry(entry: Any) -> bool:
@@ -148,6 +148,10 @@ def _is_entry(entry: Any) -> bool:
     )
 
 
+def _when(entry: Entry) -> tuple[str, str]:
+    return entry["started"] or "", entry["run"]
+
+
 def previous(entries: list[Entry], entry: Entry) -> Entry | None:
     """The last run before this one with the same profile and one of its implementations."""
     return next(iter(reversed(comparable(entries, entry))), None)
@@ -160,7 +164,7 @@ def comparable(entries: list[Entry], entry: Entry) -> list[Entry]:
         other
         for other in entries
         if other["run"] != entry["run"]
-        and other["started"] < (entry["started"] or "")
+        and _when(other) < _when(entry)
         and other.get("profile") == entry["profile"]
         and names & {one["name"] for one in other["implementations"]}
     ]

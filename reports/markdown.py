@@ -120,5 +120,5 @@ def _code(text: str) -> str:
 def _text(text: str, limit: int = 200) -> str:
     """Text in which nothing is markup, a mention or a link, on one line."""
     plain = " ".join(visible(shortened(text, limit)).split())
-    plain = re.sub(r"([\\`*_{}\[\]<>#|~!])", r"\\\1", plain)
-    return re.sub(r"@|:(?=//)", lambda found: f"&#{ord(found.group())};", plain)
+    plain = re.sub(r"[&<>@]|:(?=//)", lambda found: f"&#{ord(found.group())};", plain)
+    return re.sub(r"([\\`*_{}\[\]|~!]|#(?!\d+;))", r"\\\1", plain)

@@ -31,8 +31,8 @@ MOST_PLACES = 24
 """Devices and dtypes that have a matrix of their own."""
 MOST_LISTED = 20
 """New or fixed causes that the first screen names."""
-LETTERS = 400_000
-"""How much all cards together may write about the anchors of their pictures: a report stays below 2 MB."""
+LETTERS = 1_200_000
+"""Characters of markup of all pictures together, about: a report stays below 2 MB."""
 RESULTS = {
     "conforms": "conforms",
     "divergent": "diverges",
@@ -214,7 +214,7 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
     found = causes(failures_of(log), log.batches)
     declared = causes(log.differences)[:MOST_CARDS]
     open_cards = 1 if len(found) > OPEN_CARDS else len(found)
-    letters = LETTERS // max(1, len(found[:MOST_CARDS]) + len(declared))
+    cards = _cards(log, [*found[:MOST_CARDS], *declared], open_cards, new)
     implementations = summary["implementations"]
     page = Page(
         run=log.run["run"],
@@ -226,17 +226,14 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
         rows=[_row(one, found) for one in implementations],
         not_tested=_not_tested(summary["not_tested"]),
         stages=_stages(found),
-        cards=[
-            card_of(log.folder, cause, number < open_cards, letters, cause.id in new)
-            for number, cause in enumerate(found[:MOST_CARDS])
-        ],
+        cards=cards[: len(found[:MOST_CARDS])],
         hidden_cards=max(len(found) - MOST_CARDS, 0),
         unexplained=_unexplained(log),
         matrix_columns=[one["name"] for one in implementations if one["batches"]],
         matrix=_matrix(log, [one["name"] for one in implementations if one["batches"]], found),
         places=_places(log),
         place_matrices=_place_matrices(log, [one["name"] for one in implementations if one["batches"]], found),
-        differences=[card_of(log.folder, cause, False, letters) for cause in declared],
+        differences=cards[len(found[:MOST_CARDS]) :],
         uniqueness=_uniqueness(implementations),
         margin_columns=[one["name"] for one in implementations if one["margins"]],
         margins=_margins([one for one in implementations if one["margins"]]),
@@ -255,6 +252,18 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
     )
     page.sections = _sections(page)
     return page
+
+
+def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list[Card]:
+    """A card for each cause; they share the room for pictures, and what one leaves is the next ones'."""
+    cards, room = [], LETTERS
+    for number, cause in enumerate(found):
+        share = room // (len(found) - number)
+        is_declared = cause.verdict == "declared"
+        card = card_of(log.folder, cause, number < open_cards and not is_declared, share, cause.id in new)
+        room -= card.drawing.bulk if card.drawing else 0
+        cards.append(card)
+    return cards
 
 
 def _since(change: Change) -> Since:

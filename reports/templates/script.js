@@ -2,7 +2,10 @@
 // The page says everything without this script; it adds the filter, and buttons that copy.
 const cards = [...document.querySelectorAll("details.card")].map((card) => ({
   card,
-  tokens: JSON.parse(card.dataset.tokens),
+  tokens: Object.fromEntries(card.dataset.tokens.split("\n").map((line) => {
+    const [key, ...values] = line.split("\t");
+    return [key, values];
+  })),
   text: null,
 }));
 const form = document.querySelector(".filter");
