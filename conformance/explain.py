@@ -156,7 +156,7 @@ class Explained:
         metric = trace.metric.double()  # (M, A)
         here = metric[:, at]  # (M, N)
         ahead = (metric[:, None] > here[..., None]).sum(-1)  # (M, N) anchors with a larger t
-        equal = (metric[:, None] == here[..., None]).sum(-1) - 1  # (M, N) others with the same t
+        equal = ((metric[:, None] == here[..., None]).sum(-1) - 1).clamp(min=0)  # (M, N) others with the same t; NaN: 0
         shown = trace.candidates[:, at] | trace.positives[:, at]  # (M, N)
         numbers = torch.stack((trace.score[:, at].double(), trace.overlap[:, at].double(), here))  # (3, M, N)
         first = 2.0 * trace.positives[:, at] + 1.0 * trace.selected[:, at] + numbers[1]  # (M, N)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -181,13 +182,25 @@ def _renamed(line: Line, shard: Shard, folder: Path) -> Line:
         line["device"] = shard.device(line["device"])
     commands, case = line.get("reproduce"), line.get("case")
     if isinstance(commands, dict) and isinstance(case, str):
-        moved = f"{folder}/cases/{case}.safetensors"
-        old = re.compile(rf"[^\s\"']*cases/{re.escape(case)}\.safetensors")
-        line["reproduce"] = {
-            name: old.sub(lambda _: moved, text) if isinstance(text, str) else text
-            for name, text in commands.items()
-        }
+        path = f"{folder}/cases/{case}.safetensors"
+        line["reproduce"] = {name: _moved(text, case, path) for name, text in commands.items()}
     return line
+
+
+def _moved(command: Any, case: str, path: str) -> Any:
+    """A command that names the case's file, with the file's new path."""
+    if not isinstance(command, str):
+        return command
+    ending = f"cases/{case}.safetensors"
+    python = re.compile(rf'"[^"\n]*{re.escape(ending)}"')
+    if python.search(command):
+        return python.sub(lambda _: json.dumps(path), command)
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    named = any(word.endswith(ending) for word in words)
+    return shlex.join([path if word.endswith(ending) else word for word in words]) if named else command
 
 
 def _copy_files(shard: Shard, into: Path) -> None:

@@ -74,6 +74,24 @@ def test_cases_come_along_and_commands_name_them(tmp_path):
     assert line["reproduce"]["example"] == found["reproduce"]["example"]
 
 
+def test_paths_with_spaces_are_moved_too(tmp_path):
+    case = "0000c0ffee00"
+    old = f"/some where/runs/1/cases/{case}.safetensors"
+    commands = {
+        "pytest": f"pytest conformance --implementation 'my a.py:A' --case '{old}'",
+        "python": f'check("my a.py:A", "{old}")',
+        "example": "@example(recipe=Recipe())",
+    }
+    a = shard(tmp_path / "a", "my-assigner", extra=[("divergence", divergence(0, reproduce=commands))], exit_status=1)
+    (line,) = read_log(merge([a], tmp_path / "all to gether")).divergences
+    new = f"{tmp_path}/all to gether/cases/{case}.safetensors"
+    assert line["reproduce"] == {
+        "pytest": f"pytest conformance --implementation 'my a.py:A' --case '{new}'",
+        "python": f'check("my a.py:A", "{new}")',
+        "example": "@example(recipe=Recipe())",
+    }
+
+
 def test_a_killed_shard_counts_with_what_it_had_logged(tmp_path):
     killed = shard(tmp_path / "killed", exit_status=None)
     with (killed / "log.jsonl").open("ab") as file:
