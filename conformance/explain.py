@@ -42,7 +42,7 @@ from reports.text import visible
 MOST_ANCHORS = 48
 """Anchors of one picture whose numbers are kept."""
 MOST_PAIRS = 5
-"""Ground truths of one anchor whose numbers are kept: its owner, those that selected it, those that it overlaps most."""
+"""Ground truths of one anchor whose numbers are kept: owner, selecting ones, most overlapped."""
 NEXT = 3
 """Anchors behind the k-th place that are told of each ground truth."""
 DIGITS = 6
@@ -83,7 +83,9 @@ class Explained:
         """
         numbers = batch.head, batch.hyperparameters, dialect
         loss = detection_loss(batch.feature_maps, batch.annotations, *numbers, keep_trace=True)
-        return cls(batch, image, dialect, ground_truths(batch.annotations, batch.images, batch.size)[image], loss)
+        return cls(
+            batch, image, dialect, ground_truths(batch.annotations, batch.images, batch.size)[image], loss
+        )
 
     @property
     def trace(self) -> AssignmentTrace | None:
@@ -101,7 +103,7 @@ class Explained:
         return predictions.boxes[self.image] * predictions.anchors.strides
 
     def facts(self, anchors: Iterable[int]) -> dict[str, Any]:
-        """Numbers of the image, of its ground truths and of these anchors, as `picture` of the log's schema has them."""
+        """Numbers of the image, its ground truths and these anchors, as `picture` of the log's schema has them."""
         numbers = self.batch.hyperparameters
         items = dict(zip(("box", "cls", "dfl"), map(_number, self.loss.items.double()), strict=True))
         return {
@@ -129,7 +131,8 @@ class Explained:
         grown = widened(self.truths.boxes, self.dialect.floor(self.batch.head.strides))  # (M, 4)
         changed = (grown != self.truths.boxes).any(1).tolist()
         return [
-            dict(zip(columns, row, strict=True)) | {"widened": _numbers(grown[truth]) if changed[truth] else None}
+            dict(zip(columns, row, strict=True))
+            | {"widened": _numbers(grown[truth]) if changed[truth] else None}
             for truth, row in enumerate(rows)
         ]
 
@@ -149,14 +152,16 @@ class Explained:
         }
 
     def _pairs(self, at: Tensor) -> list[list[list[Any]]]:
-        """For each anchor, the ground truths that hold its centre: index, s, u, t, rank, equals and whether selected."""
+        """For each anchor, the ground truths that hold it: index, s, u, t, rank, equals and whether selected."""
         trace = self.trace
         if trace is None:
             return [[] for _ in at]
         metric = trace.metric.double()  # (M, A)
         here = metric[:, at]  # (M, N)
         ahead = (metric[:, None] > here[..., None]).sum(-1)  # (M, N) anchors with a larger t
-        equal = ((metric[:, None] == here[..., None]).sum(-1) - 1).clamp(min=0)  # (M, N) others with the same t; NaN: 0
+        equal = ((metric[:, None] == here[..., None]).sum(-1) - 1).clamp(
+            min=0
+        )  # (M, N) others with the same t; NaN: 0
         shown = trace.candidates[:, at] | trace.positives[:, at]  # (M, N)
         numbers = torch.stack((trace.score[:, at].double(), trace.overlap[:, at].double(), here))  # (3, M, N)
         first = 2.0 * trace.positives[:, at] + 1.0 * trace.selected[:, at] + numbers[1]  # (M, N)
@@ -230,9 +235,17 @@ class Explained:
         metric, selected = trace.metric.double(), trace.selected
         numbers = self.batch.hyperparameters
         order = metric.argsort(dim=1, descending=True)  # (M, A)
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(self.anchors, device=order.device).expand_as(order))
+        rank = torch.empty_like(order).scatter_(
+            1, order, torch.arange(self.anchors, device=order.device).expand_as(order)
+        )
         near_kth = (trace.candidates & (rank < numbers.topk + NEXT)).any(0)  # (A,)
-        groups = (selected.sum(0) > 1, trace.positives.any(0), selected.any(0), near_kth, trace.candidates.any(0))
+        groups = (
+            selected.sum(0) > 1,
+            trace.positives.any(0),
+            selected.any(0),
+            near_kth,
+            trace.candidates.any(0),
+        )
         chosen = dict.fromkeys(anchor for anchor in marked if 0 <= anchor < self.anchors)
         best = metric.amax(0)  # (A,)
         for group in groups:
@@ -317,7 +330,8 @@ def lines(
     except ValueError as error:
         raise CannotExplain(f"the reference cannot assign this batch: {error}") from error
     about = f"{path.name}: {batch.describe()}", f"By the reference, dialect {held_to.name}:"
-    return [*about, "", *_told(explained, anchor, truth, found and _assignment(found, batch))]
+    assignment = None if found is None else _assignment(found, batch)
+    return [*about, "", *_told(explained, anchor, truth, assignment)]
 
 
 def _told(
@@ -328,12 +342,16 @@ def _told(
     count = len(explained.truths)
     if truth is not None:
         if not 0 <= truth < count:
-            raise CannotExplain(f"image {explained.image} has {count} ground truths, from 0; there is no GT {truth}")
+            raise CannotExplain(
+                f"image {explained.image} has {count} ground truths, from 0; there is no GT {truth}"
+            )
         return truth_lines(drawn(explained, assignment, explained.of_truth(truth)), truth)
     if anchor is None:
         picture = drawn(explained, assignment, explained.telling([]))
         told = [truth_lines(picture, number) for number in range(count)]
-        return [line for part in told for line in (*part, "")] or ["The image has no ground truth: all is background."]
+        return [line for part in told for line in (*part, "")] or [
+            "The image has no ground truth: all is background."
+        ]
     if not 0 <= anchor < explained.anchors:
         raise CannotExplain(f"the batch has {explained.anchors} anchors, from 0; there is no anchor {anchor}")
     return anchor_lines(drawn(explained, assignment, [anchor]), anchor)

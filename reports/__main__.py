@@ -66,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         telling = command(name, does, says)
         telling.add_argument("run", type=Path, metavar="RUN", help=RUN)
         telling.add_argument(
-            "--against", type=Path, metavar="RUN", help="compare with this run instead of the last in the history"
+            "--against",
+            type=Path,
+            metavar="RUN",
+            help="compare with this run instead of the last in the history",
         )
     return parser
 

@@ -83,8 +83,14 @@ def told(picture: dict[str, Any], number: int) -> Told | None:
         next((rest for anchor, *rest in picture[side] or () if anchor == number), None)
         for side in ("reference", "implementation")
     ]
-    pairs = [Pair(int(row[0]), *map(_float, row[1:4]), *map(int, row[4:6]), bool(row[6])) for row in facts["pairs"]]
+    pairs = [_pair(row) for row in facts["pairs"]]
     return Told(number, where, facts["box"], pairs, facts["loss"], facts.get("outside"), sides[0], sides[1])
+
+
+def _pair(row: Sequence[Any]) -> Pair:
+    truth, score, overlap, metric, rank, equal, selected = row
+    numbers = _float(score), _float(overlap), _float(metric)
+    return Pair(int(truth), *numbers, int(rank), int(equal), bool(selected))
 
 
 def anchor_lines(picture: dict[str, Any], number: int) -> list[str]:
@@ -92,7 +98,12 @@ def anchor_lines(picture: dict[str, Any], number: int) -> list[str]:
     anchor = told(picture, number)
     if anchor is None:
         return []
-    lines = [_where(picture, anchor), *_candidates(picture, anchor), *_contest(anchor), _outcome(picture, anchor)]
+    lines = [
+        _where(picture, anchor),
+        *_candidates(picture, anchor),
+        *_contest(anchor),
+        _outcome(picture, anchor),
+    ]
     lines += _loss(picture, anchor) + _otherwise(picture, anchor)
     return [line for line in lines if line]
 
@@ -152,16 +163,22 @@ def _contest(anchor: Told) -> list[str]:
     best, second = ordered[0], ordered[1]
     owner = anchor.reference[0] if anchor.reference else None
     if best.overlap == 0:
-        return [f"Selected by {named}, and overlapped by none: the image's first ground truth gets it (TAL-CONF-1)."]
+        return [
+            f"Selected by {named}, and overlapped by none: the image's first ground truth gets it (TAL-CONF-1)."
+        ]
     if best.overlap == second.overlap:
         return [
-            f"Selected by {named}; GT {best.truth} and GT {second.truth} overlap it equally, and which of them gets "
-            f"it is not defined (T2): here GT {owner}."
+            (
+                f"Selected by {named}; GT {best.truth} and GT {second.truth} overlap it equally, and which of them "
+                f"gets it is not defined (T2): here GT {owner}."
+            )
         ]
     unasked = "" if best.selected else ", although it did not select it"
     return [
-        f"Selected by {named}: contested. GT {best.truth} overlaps it most, u {_n(best.overlap)}, "
-        f"{_n(best.overlap - second.overlap)} more than GT {second.truth}, and wins{unasked} (TAL-CONF-1)."
+        (
+            f"Selected by {named}: contested. GT {best.truth} overlaps it most, u {_n(best.overlap)}, "
+            f"{_n(best.overlap - second.overlap)} more than GT {second.truth}, and wins{unasked} (TAL-CONF-1)."
+        )
     ]
 
 
@@ -205,7 +222,8 @@ def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
     """What a ground truth took, lost and kept, a line an anchor."""
     truth, facts = picture["truths"][number], _facts(picture, number)
     x1, y1, x2, y2 = truth["box"]
-    what = f"GT {number}{_class(picture, number)} of image {picture.get('image', 0)}: ({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"
+    where = f"({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"
+    what = f"GT {number}{_class(picture, number)} of image {picture.get('image', 0)}: {where}"
     if not truth.get("real", True):
         return [f"{what}. Its corner coordinates add up to no more than 0: it is dropped (ANN-3)."]
     k = picture.get("k", 0)
@@ -214,8 +232,13 @@ def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
         taken = f"fewer than k = {k} of them with t above 0: those are selected, and zeros fill up (T1)"
     else:
         taken = f"of which the {k} with the largest t are selected"
-    lines = [f"{what}{_widened(picture, number)}.", f"{counted(candidates, 'candidate')} (TAL-CAND-1), {taken} (TAL-TOPK-1):"]
-    anchors = [anchor for key in picture.get("anchors") or {} if (anchor := told(picture, int(key))) is not None]
+    lines = [
+        f"{what}{_widened(picture, number)}.",
+        f"{counted(candidates, 'candidate')} (TAL-CAND-1), {taken} (TAL-TOPK-1):",
+    ]
+    anchors = [
+        anchor for key in picture.get("anchors") or {} if (anchor := told(picture, int(key))) is not None
+    ]
     rows = [(pair, anchor) for anchor in anchors for pair in anchor.pairs if pair.truth == number]
     for pair, anchor in sorted(rows, key=lambda row: (row[0].rank, row[1].number)):
         lines.append(_row(pair, anchor, number))
@@ -252,7 +275,11 @@ def _class(picture: dict[str, Any], truth: int) -> str:
 
 def _widened(picture: dict[str, Any], truth: int) -> str:
     box = _facts(picture, truth).get("widened")
-    return "" if box is None else f", widened to ({_n(box[0])}, {_n(box[1])})-({_n(box[2])}, {_n(box[3])}) (TAL-CAND-2)"
+    return (
+        ""
+        if box is None
+        else f", widened to ({_n(box[0])}, {_n(box[1])})-({_n(box[2])}, {_n(box[3])}) (TAL-CAND-2)"
+    )
 
 
 def _percent(share: float) -> str:

@@ -194,7 +194,9 @@ def _tokens(cause: Cause) -> str:
         "dtype": cause.every("dtype"),
         "test": cause.every("test"),
     }
-    return "\n".join("\t".join([key, *(_token(value) for value in values if value)]) for key, values in tokens.items())
+    return "\n".join(
+        "\t".join([key, *(_token(value) for value in values if value)]) for key, values in tokens.items()
+    )
 
 
 def _token(value: str) -> str:

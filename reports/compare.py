@@ -51,7 +51,9 @@ class Change:
     def counts(self) -> str:
         """In a few words: `2 new, 1 fixed, 3 still`."""
         named = {"new": self.new, "fixed": self.fixed, "still": self.still, "not tested again": self.untested}
-        return ", ".join(f"{len(found):,} {name}" for name, found in named.items() if found) or "nothing failed"
+        return (
+            ", ".join(f"{len(found):,} {name}" for name, found in named.items() if found) or "nothing failed"
+        )
 
 
 def compare(before: Entry, after: Entry) -> Change:
@@ -99,8 +101,10 @@ def _timings(before: Entry, after: Entry) -> list[Timing]:
         if len(ranges) == 2 and None not in ranges:
             (low, high), (new_low, new_high) = ranges  # type: ignore[misc]
             if new_low > high * CLEARLY or new_high * CLEARLY < low:
-                texts = [_interval(line) for line in (was[timing_key(one)], one)]
-                found.append(Timing(str(one.get("name")), str(one.get("implementation")), *texts, new_low > high))
+                texts = _interval(was[timing_key(one)]), _interval(one)
+                found.append(
+                    Timing(str(one.get("name")), str(one.get("implementation")), *texts, new_low > high)
+                )
     return found
 
 
@@ -142,7 +146,9 @@ def _said(value: Any) -> str:
 def lines_of(change: Change) -> list[str]:
     """The comparison as plain text that steers no terminal."""
     before, after = change.before, change.after
-    lines = [f"{before['run']} ({clock(before['started'])}) -> {after['run']} ({clock(after['started'])}): {change.counts}"]
+    lines = [
+        f"{before['run']} ({clock(before['started'])}) -> {after['run']} ({clock(after['started'])}): {change.counts}"
+    ]
     for name, was, became in change.results:
         lines.append(f"{name}: {was} -> {became}")
     for word, found in (
@@ -150,7 +156,8 @@ def lines_of(change: Change) -> list[str]:
     ):  # fmt: skip
         lines += [f"{word}: {_told(cause)}" for cause in found]
     lines += [
-        f"{'slower' if timing.slower else 'faster'}: {timing.implementation}, {timing.name}: {timing.before} -> {timing.after}"
+        f"{'slower' if timing.slower else 'faster'}: {timing.implementation}, {timing.name}: "
+        f"{timing.before} -> {timing.after}"
         for timing in change.timings
     ]
     lines += [f"note: {note}" for note in change.notes]
@@ -161,11 +168,16 @@ def _told(cause: dict[str, Any]) -> str:
     where = f" at {cause['stage']}" if cause.get("stage") else ""
     clause = f" ({cause['clause']})" if cause.get("clause") else ""
     case = f", case {cause['case']}" if cause.get("case") else ""
-    return f"{cause['implementation']} {cause.get('verdict')}{where}{clause}{case}: {cause.get('summary')} [{cause['id']}]"
+    who = f"{cause['implementation']} {cause.get('verdict')}"
+    return f"{who}{where}{clause}{case}: {cause.get('summary')} [{cause['id']}]"
 
 
 def said(change: Change) -> str:
     """What a reader who comes every day wants to know, in a sentence."""
     if not change.new and not change.fixed and not change.results:
-        return "Nothing changed." if not change.still else f"Nothing changed: {counted(len(change.still), 'cause')} still."
+        return (
+            "Nothing changed."
+            if not change.still
+            else f"Nothing changed: {counted(len(change.still), 'cause')} still."
+        )
     return f"{change.counts}."

@@ -28,8 +28,16 @@ def job_summary(log: Log, change: Change | None = None) -> str:
 
 def _facts(summary: dict[str, Any]) -> str:
     environment = summary["environment"]
-    told = [f"run {_code(summary['run'])}", f"profile {_text(str(summary['profile']))}", _text(clock(summary['started']))]
-    told += [f"{name} {_text(str(environment[name]))}" for name in ("torch", "cuda") if isinstance(environment.get(name), str)]
+    told = [
+        f"run {_code(summary['run'])}",
+        f"profile {_text(str(summary['profile']))}",
+        _text(clock(summary["started"])),
+    ]
+    told += [
+        f"{name} {_text(str(environment[name]))}"
+        for name in ("torch", "cuda")
+        if isinstance(environment.get(name), str)
+    ]
     told += [f"{_text(device)} {_text(state)}" for device, state in summary["devices"].items()]
     return " · ".join(told)
 
@@ -38,7 +46,14 @@ def _table(ones: list[dict[str, Any]]) -> str:
     if not ones:
         return "No implementation was named."
     columns = [v for v in VERDICTS if v in ALWAYS or any(one["verdicts"][v] for one in ones)]
-    head = ["implementation", "version", "held to", "verdicts", *(v.replace("_", " ") for v in columns), "result"]
+    head = [
+        "implementation",
+        "version",
+        "held to",
+        "verdicts",
+        *(v.replace("_", " ") for v in columns),
+        "result",
+    ]
     rows = [head, ["---"] * 3 + ["---:"] * (1 + len(columns)) + ["---"]]
     for one in ones:
         numbers = [f"{count:,}" for count in (one["batches"], *(one["verdicts"][v] for v in columns))]
@@ -65,12 +80,18 @@ def _causes(ones: list[dict[str, Any]]) -> str:
 
 def _absences(summary: dict[str, Any]) -> str:
     lines = [
-        "- " + ": ".join(_text(part, 300) for part in (line["implementation"], line["device"], line["reason"]) if part)
+        "- "
+        + ": ".join(
+            _text(part, 300) for part in (line["implementation"], line["device"], line["reason"]) if part
+        )
         for line in summary["not_tested"]
     ] + [f"- {_text(problem, 300)}" for problem in summary["problems"]]
     if not lines:
         return ""
-    shown = [*lines[:MOST_ABSENCES], *[f"- and {len(lines) - MOST_ABSENCES:,} more"] * (len(lines) > MOST_ABSENCES)]
+    shown = [
+        *lines[:MOST_ABSENCES],
+        *[f"- and {len(lines) - MOST_ABSENCES:,} more"] * (len(lines) > MOST_ABSENCES),
+    ]
     told = counted(len(lines), "thing")
     return "\n".join([f"<details><summary>Not tested: {told}</summary>", "", *shown, "", "</details>"])
 
@@ -80,13 +101,20 @@ def issue(change: Change) -> str:
     if not change.new:
         return ""
     names = list(dict.fromkeys(cause["implementation"] for cause in change.new))
-    title = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''}: {counted(len(change.new), 'new divergence')}"
+    who = ", ".join(names[:3]) + " and others" * (len(names) > 3)
+    title = f"{who}: {counted(len(change.new), 'new divergence')}"
     environment = change.after["environment"]
-    told = [f"{name} {environment[name]}" for name in ("torch", "ultralytics", "cpu", "cuda", "git") if name in environment]
+    told = [
+        f"{name} {environment[name]}"
+        for name in ("torch", "ultralytics", "cpu", "cuda", "git")
+        if name in environment
+    ]
     parts = [
         _text(title, 120),
-        f"Found by run {_code(change.after['run'])} of {_text(clock(change.after['started']))}; "
-        f"not in run {_code(change.before['run'])} of {_text(clock(change.before['started']))}.",
+        (
+            f"Found by run {_code(change.after['run'])} of {_text(clock(change.after['started']))}; "
+            f"not in run {_code(change.before['run'])} of {_text(clock(change.before['started']))}."
+        ),
         _text(", ".join(map(str, told))),
         *(_section(cause) for cause in change.new[:MOST_CAUSES]),
     ]
@@ -100,7 +128,11 @@ def issue(change: Change) -> str:
 def _section(cause: dict[str, Any]) -> str:
     where = f" at {_text(cause['stage'])}" if cause.get("stage") else ""
     clause = f" ({_text(cause['clause'])})" if cause.get("clause") else ""
-    lines = [f"### {_text(cause['implementation'])}{where}{clause}", "", _text(cause.get("summary") or "", 600)]
+    lines = [
+        f"### {_text(cause['implementation'])}{where}{clause}",
+        "",
+        _text(cause.get("summary") or "", 600),
+    ]
     if cause.get("description"):
         lines += ["", f"Smallest batch {_code(cause.get('case') or '')}: {_text(cause['description'], 600)}"]
     if cause.get("pytest"):

@@ -232,7 +232,9 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
         matrix_columns=[one["name"] for one in implementations if one["batches"]],
         matrix=_matrix(log, [one["name"] for one in implementations if one["batches"]], found),
         places=_places(log),
-        place_matrices=_place_matrices(log, [one["name"] for one in implementations if one["batches"]], found),
+        place_matrices=_place_matrices(
+            log, [one["name"] for one in implementations if one["batches"]], found
+        ),
         differences=cards[len(found[:MOST_CARDS]) :],
         uniqueness=_uniqueness(implementations),
         margin_columns=[one["name"] for one in implementations if one["margins"]],
@@ -268,7 +270,7 @@ def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list
 
 def _since(change: Change) -> Since:
     before = change.before
-    lists = [
+    lists: list[tuple[str, list[tuple[str, str | None]]]] = [
         ("new", [(_cause(cause), f"#cause-{cause['id']}") for cause in change.new]),
         ("fixed", [(_cause(cause), None) for cause in change.fixed]),
         ("not tested again", [(_cause(cause), None) for cause in change.untested]),
@@ -378,7 +380,7 @@ def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [
         (who, shortened(reason, LONGEST_SUMMARY))
         for who, why in reasons.items()
-        for reason in ([ "; ".join(why)] if who else why)
+        for reason in (["; ".join(why)] if who else why)
     ]
 
 
@@ -412,7 +414,9 @@ def _matrix(
         if place is None or place == (cell.device, cell.dtype):
             counts.setdefault((cell.implementation, cell.clause_group), Counter()).update(verdicts)
     titles = log.run.get("clauses", {})
-    groups = [group for group in log.batches.clause_groups() if any((name, group) in counts for name in names)]
+    groups = [
+        group for group in log.batches.clause_groups() if any((name, group) in counts for name in names)
+    ]
     return [
         (group, titles.get(group, ""), [_matrix_cell(name, group, counts, linked, place) for name in names])
         for group in sorted(groups, key=_in_order(titles or CLAUSE_GROUPS))
@@ -429,9 +433,15 @@ def _place_matrices(log: Log, names: list[str], found: list[Cause]) -> list[Plac
     tables = []
     for place, verdicts in list(places.items())[:MOST_PLACES]:
         failing = sum(verdicts[verdict] for verdict in FAILING)
-        tested = [name for name in names if any((c.device, c.dtype) == place for c in log.batches.cells if c.implementation == name)]
+        tested = [
+            name
+            for name in names
+            if any((c.device, c.dtype) == place for c in log.batches.cells if c.implementation == name)
+        ]
         says = f"{counted(sum(verdicts.values()), 'verdict')}, {f'{failing:,} failing' if failing else 'none failing'}"
-        tables.append(PlaceMatrix(", ".join(place), says, bool(failing), tested, _matrix(log, tested, found, place)))
+        tables.append(
+            PlaceMatrix(", ".join(place), says, bool(failing), tested, _matrix(log, tested, found, place))
+        )
     return sorted(tables, key=lambda table: not table.fails)
 
 
@@ -562,14 +572,17 @@ def _waiting(lines: Iterable[dict[str, Any]]) -> Table:
     return Table(["implementation", "kind", "operation", "line of code", "times"], rows, numeric=4)
 
 
-def _benchmarks(lines: Iterable[dict[str, Any]], earlier: dict[tuple[Any, ...], str]) -> list[tuple[str, list[Benchmark]]]:
+def _benchmarks(
+    lines: Iterable[dict[str, Any]], earlier: dict[tuple[Any, ...], str]
+) -> list[tuple[str, list[Benchmark]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault(line.get("group") or line["name"], []).append(line)
     every = [value for group in groups.values() for line in group for value in _ratios(line)]
     scale = (math.log(min([*every, 0.5])), math.log(max([*every, 2.0])))
     return [
-        (group, [_benchmark(line, group, scale, earlier) for line in members]) for group, members in groups.items()
+        (group, [_benchmark(line, group, scale, earlier) for line in members])
+        for group, members in groups.items()
     ]
 
 

@@ -71,7 +71,9 @@ class Room:
         letters = max(letters - FRAME, 0)
         marks, truths = letters // 3 // MARK, letters // 6 // TRUTH
         return cls(
-            min(max(marks, LEAST_MARKS), MOST_MARKS), min(max(truths, LEAST_TRUTHS), MOST_TRUTHS), letters // 2
+            min(max(marks, LEAST_MARKS), MOST_MARKS),
+            min(max(truths, LEAST_TRUTHS), MOST_TRUTHS),
+            letters // 2,
         )
 
 
@@ -275,7 +277,9 @@ def _rings(picture: dict[str, Any]) -> list[Mark]:
         anchor = place(picture, number)
         if anchor is not None:
             title = f"{_name(picture, number, anchor)}: the values differ"
-            rings.append(Mark(anchor.x, anchor.y, 0.42 * anchor.stride, "focus", "", None, None, title, number))
+            rings.append(
+                Mark(anchor.x, anchor.y, 0.42 * anchor.stride, "focus", "", None, None, title, number)
+            )
     return rings
 
 

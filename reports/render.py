@@ -45,7 +45,9 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     before = comparable(read_history(history), entry)
     write_whole(path, html_of(page_of(log, summary, [*before, entry])))
     if into is None:
-        with suppress(OSError):  # the report is there; that its parent folder cannot be written takes nothing from it
+        with suppress(
+            OSError
+        ):  # the report is there; that its parent folder cannot be written takes nothing from it
             remember(history, entry)
     return path
 

@@ -53,7 +53,9 @@ def trend_of(entries: Sequence[Entry]) -> Trend | None:
     if len(entries) < 2:
         return None
     names = [one["name"] for one in entries[-1]["implementations"]]
-    rows = [TrendRow(name, [_line(entries, name, of, show) for of, show in MEASURES.values()]) for name in names]
+    rows = [
+        TrendRow(name, [_line(entries, name, of, show) for of, show in MEASURES.values()]) for name in names
+    ]
     return Trend(list(MEASURES), rows, len(entries), entries[0]["started"])
 
 

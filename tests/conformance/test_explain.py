@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def every_anchor(explained: Explained) -> dict:
 
 
 @pytest.mark.parametrize("recipe", [CROWDED, replace(CROWDED, reg_max=1), PAIR])
-def test_what_anchors_add_to_the_loss_is_the_loss(recipe):
+def test_what_anchors_add_to_the_loss_is_the_loss(recipe: Recipe):
     batch = recipe.build()
     sums = torch.zeros(3, dtype=torch.float64)
     for image in range(batch.images):
@@ -49,7 +50,7 @@ def test_what_anchors_add_to_the_loss_is_the_loss(recipe):
     torch.testing.assert_close(sums, items, rtol=1e-4, atol=1e-5)
 
 
-def test_ranks_gaps_and_selection_belong_together(crowded):
+def test_ranks_gaps_and_selection_belong_together(crowded: Explained):
     facts = every_anchor(crowded)
     k = facts["k"]
     taken = dict.fromkeys(range(4), 0)
@@ -67,9 +68,11 @@ def test_ranks_gaps_and_selection_belong_together(crowded):
     assert taken[0] == taken[1] == k
 
 
-def test_candidates_are_counted(crowded):
+def test_candidates_are_counted(crowded: Explained):
     facts = every_anchor(crowded)
-    counts = [sum(pair[0] == truth for a in facts["anchors"].values() for pair in a["pairs"]) for truth in range(4)]
+    counts = [
+        sum(pair[0] == truth for a in facts["anchors"].values() for pair in a["pairs"]) for truth in range(4)
+    ]
     assert counts == [truth["candidates"] for truth in facts["facts"]]
     assert [truth["widened"] is not None for truth in facts["facts"]] == [False, False, True, True]
 
@@ -97,7 +100,7 @@ def test_an_image_without_ground_truths():
     assert "The image has no ground truth (TAL-EMPTY-1)." in anchor_lines(facts, 0)
 
 
-def test_what_is_told_is_bounded_and_begins_with_what_is_marked(crowded):
+def test_what_is_told_is_bounded_and_begins_with_what_is_marked(crowded: Explained):
     told = crowded.telling([335, 20])
     assert len(told) == MOST_ANCHORS
     assert {20, 335} <= set(told)
@@ -109,7 +112,7 @@ def test_what_is_told_is_bounded_and_begins_with_what_is_marked(crowded):
 
 
 @pytest.mark.parametrize("recipe", [CROWDED, PAIR, Recipe()])
-def test_pictures_follow_the_log_s_schema(recipe):
+def test_pictures_follow_the_log_s_schema(recipe: Recipe):
     batch = recipe.build()
     assignment = observe(find("ultralytics"), batch).assignment
     assert fault(_plain(picture(batch, NEWEST, assignment, None)), "log", "picture") is None
@@ -136,14 +139,16 @@ def test_a_contested_anchor_in_words():
         assert f"It learns GT {winner}" in words
 
 
-def test_a_ground_truth_in_words(crowded):
+def test_a_ground_truth_in_words(crowded: Explained):
     facts = drawn(crowded, None, crowded.of_truth(1))
     said = truth_lines(facts, 1)
     weights = crowded.loss.targets[0].weights
     owned = (crowded.trace.positives[1]).nonzero().flatten().tolist()
     for anchor in owned:
         (line,) = [line for line in said if f"anchor {anchor}:" in line]
-        assert float(re.search(r"weight ([\d.e-]+)", line)[1]) == pytest.approx(float(weights[anchor]), rel=1e-4)
+        assert float(re.search(r"weight ([\d.e-]+)", line)[1]) == pytest.approx(
+            float(weights[anchor]), rel=1e-4
+        )
     assert sum("not selected" in line for line in said) == 3
 
 
@@ -156,13 +161,13 @@ def test_topk2_in_words():
 
 
 @pytest.fixture
-def case(tmp_path) -> Path:
+def case(tmp_path: Path) -> Path:
     path = tmp_path / "case.safetensors"
     CROWDED.build().save(path)
     return path
 
 
-def test_on_the_command_line(case, capsys):
+def test_on_the_command_line(case: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["explain", str(case), "--image", "0", "--anchor", "69"]) == 0
     said = capsys.readouterr().out
     assert "Anchor 69 of image 0: stride 8, column 5, row 4, centre (44, 36)" in said
@@ -175,7 +180,7 @@ def test_on_the_command_line(case, capsys):
     assert "no ground truth: all is background" in capsys.readouterr().out
 
 
-def test_beside_an_implementation(case):
+def test_beside_an_implementation(case: Path):
     said = lines(str(case), 0, anchor=60, implementation="article")
     assert said[1] == "By the reference, dialect article:"
     assert said[-1].startswith("The implementation: GT 0 with weight")
@@ -193,26 +198,28 @@ def test_beside_an_implementation(case):
         ({"implementation": "nobody"}, "nobody"),
     ],
 )
-def test_what_cannot_be_explained(case, arguments, says):
+def test_what_cannot_be_explained(case: Path, arguments: Any, says: str):
     with pytest.raises(CannotExplain, match=re.escape(says)):
         lines(str(case), **arguments)
 
 
-def test_no_case(tmp_path, capsys):
+def test_no_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "no.safetensors").write_bytes(b"nonsense")
     for name in (str(tmp_path / "no.safetensors"), str(tmp_path / "absent.safetensors"), "0123456789ab"):
         assert main(["explain", name]) == 2
         assert capsys.readouterr().err.startswith("python -m conformance explain: ")
 
 
-def test_fewer_anchors_than_k(tmp_path):
+def test_fewer_anchors_than_k(tmp_path: Path):
     path = tmp_path / "few.safetensors"
     Recipe(images=((Truth("ordinary"),),), cells=(2, 2)).build().save(path)
     with pytest.raises(CannotExplain, match="TAL-TOPK-2"):
         lines(str(path))
 
 
-def test_a_case_is_found_by_its_name_in_the_newest_run(tmp_path, monkeypatch, case):
+def test_a_case_is_found_by_its_name_in_the_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Path
+):
     monkeypatch.chdir(tmp_path)
     for run in ("20250101-000000-aaaaaa", "20260101-000000-bbbbbb"):
         folder = tmp_path / "tal-conformance-reports" / run / "cases"

@@ -35,7 +35,9 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="module", params=["from this repository", "from another folder"])
@@ -65,24 +67,26 @@ def named(line: dict[str, Any]) -> tuple[str, str]:
     return implementation, path
 
 
-def test_the_pytest_line(failed, tmp_path):
+def test_the_pytest_line(failed: Any, tmp_path: Path):
     where, line = failed
     command = shlex.split(line["reproduce"]["pytest"])
     assert command[0] == "pytest"
-    done = run(sys.executable, "-m", *command, "-p", "no:cacheprovider", "--report-dir", str(tmp_path), cwd=where)
+    done = run(
+        sys.executable, "-m", *command, "-p", "no:cacheprovider", "--report-dir", str(tmp_path), cwd=where
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"swapped-cpu is DIVERGENT at stage {line['stage']} ({line['clause']})" in done.stdout
     assert f"batch {line['case']}" in done.stdout
 
 
-def test_the_python_lines(failed):
+def test_the_python_lines(failed: Any):
     where, line = failed
     done = run(sys.executable, "-c", line["reproduce"]["python"], cwd=where)
     assert done.returncode == 1
     assert f"swapped-cpu is DIVERGENT at stage {line['stage']} ({line['clause']})" in done.stderr
 
 
-def test_the_example_line(failed):
+def test_the_example_line(failed: Any):
     where, line = failed
     source = f"""
 from hypothesis import Phase, example, given, settings, strategies
@@ -104,7 +108,7 @@ test()
     assert f"swapped-cpu is DIVERGENT at stage {line['stage']} ({line['clause']})" in done.stderr
 
 
-def test_in_words(failed):
+def test_in_words(failed: Any):
     where, line = failed
     picture = line["picture"]
     anchor = picture["focus"][0]

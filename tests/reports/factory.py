@@ -112,12 +112,28 @@ def picture(**fields: Any) -> dict[str, Any]:
         "kept": None,
         "items": {"box": 1.25, "cls": 2.0, "dfl": 0.5},
         "facts": [
-            {"candidates": 4, "positives": 3, "kth": 0.0, "best_metric": 0.3, "best_overlap": 0.8, "widened": None},
-            {"candidates": 6, "positives": 3, "kth": 0.0, "best_metric": 0.4, "best_overlap": 0.9, "widened": None},
+            {
+                "candidates": 4,
+                "positives": 3,
+                "kth": 0.0,
+                "best_metric": 0.3,
+                "best_overlap": 0.8,
+                "widened": None,
+            },
+            {
+                "candidates": 6,
+                "positives": 3,
+                "kth": 0.0,
+                "best_metric": 0.4,
+                "best_overlap": 0.9,
+                "widened": None,
+            },
         ],
         "anchors": {
             "5": anchor([[0, 0.9, 0.8, 0.3, 1, 0, 1]], loss=[0.2, 0.1, 0.05]),
-            "6": anchor([[1, 0.7, 0.64, 0.05, 2, 0, 1], [0, 0.61, 0.41, 0.004, 4, 0, 1]], loss=[0.5, 0.2, 0.05]),
+            "6": anchor(
+                [[1, 0.7, 0.64, 0.05, 2, 0, 1], [0, 0.61, 0.41, 0.004, 4, 0, 1]], loss=[0.5, 0.2, 0.05]
+            ),
             "15": anchor([], outside=[1, 1.5]),
         },
     }
@@ -134,8 +150,14 @@ def large_picture(number: int = 0) -> dict[str, Any]:
     chance = random.Random(number)
     truths = []
     for _ in range(20):
-        x, y, w, h = (chance.uniform(0, 500), chance.uniform(0, 500), *(chance.uniform(20, 200) for _ in "wh"))
-        truths.append({"box": [round(v, 2) for v in (x, y, x + w, y + h)], "label": chance.randrange(80), "real": True})
+        x, y, w, h = (
+            chance.uniform(0, 500),
+            chance.uniform(0, 500),
+            *(chance.uniform(20, 200) for _ in "wh"),
+        )
+        truths.append(
+            {"box": [round(v, 2) for v in (x, y, x + w, y + h)], "label": chance.randrange(80), "real": True}
+        )
     taken = sorted(chance.sample(range(8400), 120))
     sides = [[[a, a % 20, round(chance.random(), 6)] for a in half] for half in (taken[:100], taken[20:])]
     facts = {"positives": 5, "kth": 0.001, "best_metric": 0.3, "best_overlap": 0.8, "widened": None}
@@ -147,7 +169,8 @@ def large_picture(number: int = 0) -> dict[str, Any]:
         for a in taken[:48]
     }
     return picture(
-        width=640, height=640, truths=truths, reference=sides[0], implementation=sides[1], focus=taken[:6], anchors=told,
+        width=640, height=640, truths=truths, reference=sides[0], implementation=sides[1], focus=taken[:6],
+        anchors=told,
         levels=[{"stride": s, "rows": 640 // s, "columns": 640 // s} for s in (8, 16, 32)],
         facts=[facts | {"candidates": 40 + g} for g in range(23)],
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,17 +16,20 @@ from tests.reports import factory
 from tests.reports.factory import batch, benchmark, divergence, error, implementation, run_line, write
 
 
-def entry(folder: Path, lines, started: str = "2025-11-24T02:10:33.000+00:00", **fields):
+def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
     """What the history would say of a run with these lines that began then."""
     raw = b"".join(
-        json.dumps(factory.line(kind, line, started) | ({"run": folder.name} if kind == "run" else {})).encode() + b"\n"
+        json.dumps(
+            factory.line(kind, line, started) | ({"run": folder.name} if kind == "run" else {})
+        ).encode()
+        + b"\n"
         for kind, line in lines
     )
     log = read_log(factory.write_raw(folder, raw))
     return entry_of(log, summarise(log)) | fields
 
 
-def run(*causes, batches=20, **fields):
+def run(*causes: Any, batches: Any = 20, **fields: Any):
     """A run of one implementation with these causes."""
     return [
         ("run", run_line([implementation("my-assigner", version="1.0")], **fields)),
@@ -36,15 +40,17 @@ def run(*causes, batches=20, **fields):
 
 
 @pytest.fixture
-def pair(tmp_path):
+def pair(tmp_path: Path):
     """A run that fails in two ways, and a later one with one of them and another."""
     first = divergence(1, stage="metric", clause_group="TAL-MET")
     before = entry(tmp_path / "a", run(divergence(0), first))
-    after = entry(tmp_path / "b", run(divergence(5), error(2, "my-assigner")), "2025-11-25T02:10:33.000+00:00")
+    after = entry(
+        tmp_path / "b", run(divergence(5), error(2, "my-assigner")), "2025-11-25T02:10:33.000+00:00"
+    )
     return before, after
 
 
-def test_new_fixed_and_still(pair):
+def test_new_fixed_and_still(pair: Any):
     change = compare(*pair)
     assert [cause["verdict"] for cause in change.new] == ["error"]
     assert [cause["stage"] for cause in change.fixed] == ["metric"]
@@ -53,13 +59,13 @@ def test_new_fixed_and_still(pair):
     assert change.results == [("my-assigner", "divergent", "error")]
 
 
-def test_the_same_run_twice_changes_nothing(pair):
+def test_the_same_run_twice_changes_nothing(pair: Any):
     change = compare(pair[0], pair[0])
     assert (change.new, change.fixed, change.results, change.notes) == ([], [], [], [])
     assert said(change) == "Nothing changed: 2 causes still."
 
 
-def test_what_was_not_tested_again_is_not_called_fixed(tmp_path):
+def test_what_was_not_tested_again_is_not_called_fixed(tmp_path: Path):
     before = entry(tmp_path / "a", run(divergence(1, stage="metric", clause_group="TAL-MET")))
     after = entry(tmp_path / "b", run(batches=1))  # of DEC alone
     change = compare(before, after)
@@ -68,14 +74,14 @@ def test_what_was_not_tested_again_is_not_called_fixed(tmp_path):
     assert change.counts == "1 not tested again"
 
 
-def test_an_implementation_that_is_tested_for_the_first_time_is_no_news(tmp_path):
+def test_an_implementation_that_is_tested_for_the_first_time_is_no_news(tmp_path: Path):
     before = entry(tmp_path / "a", factory.passing(20))
     change = compare(before, entry(tmp_path / "b", run(divergence(0))))
     assert change.new == []
     assert "not tested before: my-assigner" in change.notes
 
 
-def test_what_makes_a_comparison_weaker_is_said(tmp_path):
+def test_what_makes_a_comparison_weaker_is_said(tmp_path: Path):
     other = run(seed="7", environment=factory.ENVIRONMENT | {"torch": "2.15.0"})
     notes = compare(entry(tmp_path / "a", run()), entry(tmp_path / "b", other)).notes
     assert notes == [
@@ -85,7 +91,7 @@ def test_what_makes_a_comparison_weaker_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(("ratio", "slower"), [(0.62, None), (0.9, True), (0.4, False)])
-def test_times_are_compared_by_their_intervals(tmp_path, ratio, slower):
+def test_times_are_compared_by_their_intervals(tmp_path: Path, ratio: float, slower: bool | None):
     lines = [run(), run()]
     for one, value in zip(lines, (0.62, ratio), strict=True):
         one.insert(1, ("benchmark", benchmark(ratio=value)))
@@ -93,7 +99,7 @@ def test_times_are_compared_by_their_intervals(tmp_path, ratio, slower):
     assert [timing.slower for timing in change.timings] == ([] if slower is None else [slower])
 
 
-def test_times_of_another_machine_are_not_compared(tmp_path):
+def test_times_of_another_machine_are_not_compared(tmp_path: Path):
     first, second = run(), run(environment=factory.ENVIRONMENT | {"cpu": "another"})
     first.insert(1, ("benchmark", benchmark(ratio=0.62)))
     second.insert(1, ("benchmark", benchmark(ratio=0.9)))
@@ -106,7 +112,7 @@ def test_the_fingerprint_is_of_the_machine_alone():
     assert fingerprint(factory.ENVIRONMENT) != fingerprint(factory.ENVIRONMENT | {"threads": 2})
 
 
-def test_a_run_is_remembered_once(tmp_path, pair):
+def test_a_run_is_remembered_once(tmp_path: Path, pair: Any):
     path = tmp_path / "history.jsonl"
     assert remember(path, pair[1])
     assert remember(path, pair[0])
@@ -116,13 +122,13 @@ def test_a_run_is_remembered_once(tmp_path, pair):
     assert [known["run"] for known in read_history(path)] == ["a", "b"]
 
 
-def test_a_run_that_did_not_finish_is_not_remembered(tmp_path):
+def test_a_run_that_did_not_finish_is_not_remembered(tmp_path: Path):
     unfinished = entry(tmp_path / "a", run()[:-1])
     assert not remember(tmp_path / "history.jsonl", unfinished)
     assert not (tmp_path / "history.jsonl").exists()
 
 
-def test_a_torn_history_loses_one_line(tmp_path, pair):
+def test_a_torn_history_loses_one_line(tmp_path: Path, pair: Any):
     path = tmp_path / "history.jsonl"
     remember(path, pair[0])
     whole = path.read_bytes()
@@ -132,15 +138,17 @@ def test_a_torn_history_loses_one_line(tmp_path, pair):
     assert path.read_bytes().startswith(whole)
 
 
-@pytest.mark.parametrize("line", [b"[]", b"{}", b'{"schema":2}', b"\xff\xfe", b"nonsense", b'{"schema":1,"run":"x"}'])
-def test_lines_that_are_no_runs_are_left_out(tmp_path, pair, line):
+@pytest.mark.parametrize(
+    "line", [b"[]", b"{}", b'{"schema":2}', b"\xff\xfe", b"nonsense", b'{"schema":1,"run":"x"}']
+)
+def test_lines_that_are_no_runs_are_left_out(tmp_path: Path, pair: Any, line: bytes):
     path = tmp_path / "history.jsonl"
     path.write_bytes(line + b"\n")
     remember(path, pair[0])
     assert [known["run"] for known in read_history(path)] == ["a"]
 
 
-def test_which_runs_are_comparable(tmp_path, pair):
+def test_which_runs_are_comparable(tmp_path: Path, pair: Any):
     before, after = pair
     other_profile = before | {"run": "c", "profile": "nightly"}
     others = entry(tmp_path / "d", factory.passing(5))
@@ -149,14 +157,14 @@ def test_which_runs_are_comparable(tmp_path, pair):
     assert previous([], after) is None
 
 
-def test_nothing_in_a_comparison_steers_a_terminal(tmp_path):
+def test_nothing_in_a_comparison_steers_a_terminal(tmp_path: Path):
     hostile = divergence(3, summary=factory.HOSTILE.replace("\ud800", ""))
     text = "\n".join(lines_of(compare(entry(tmp_path / "a", run()), entry(tmp_path / "b", run(hostile)))))
     assert "\\x1b" in text
     assert "\x1b" not in text
 
 
-def test_a_report_says_what_changed(tmp_path):
+def test_a_report_says_what_changed(tmp_path: Path):
     render(write(tmp_path / "runs" / "a", run(divergence(0))))
     page = render(write(tmp_path / "runs" / "b", run(error(2, "my-assigner")))).read_text()
     assert "Since the last run" in page
@@ -168,25 +176,25 @@ def test_a_report_says_what_changed(tmp_path):
     assert len(read_history(tmp_path / "runs" / "history.jsonl")) == 2
 
 
-def test_the_first_report_says_nothing_of_it(tmp_path):
+def test_the_first_report_says_nothing_of_it(tmp_path: Path):
     page = render(write(tmp_path / "runs" / "a", run(divergence(0)))).read_text()
     assert "Since the last run" not in page
     assert 'id="trend"' not in page
 
 
-def test_a_report_elsewhere_leaves_no_history(tmp_path):
+def test_a_report_elsewhere_leaves_no_history(tmp_path: Path):
     (tmp_path / "out").mkdir()
     render(write(tmp_path / "runs" / "a", run()), tmp_path / "out")
     assert not (tmp_path / "runs" / "history.jsonl").exists()
 
 
-def test_a_history_that_cannot_be_written_does_not_cost_the_report(tmp_path):
+def test_a_history_that_cannot_be_written_does_not_cost_the_report(tmp_path: Path):
     folder = write(tmp_path / "runs" / "a", run())
     (tmp_path / "runs" / "history.jsonl").mkdir()
     assert render(folder).is_file()
 
 
-def test_compare_on_the_command_line(tmp_path, capsys):
+def test_compare_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     a, b = write(tmp_path / "a", run()), write(tmp_path / "b", run(divergence(0)))
     assert main(["compare", str(a), str(b)]) == 1
     assert "new: my-assigner divergent at conflict (TAL-CONF-1)" in capsys.readouterr().out
@@ -195,13 +203,13 @@ def test_compare_on_the_command_line(tmp_path, capsys):
     assert main(["compare", str(a), str(tmp_path / "none")]) == 2
 
 
-def test_a_trend_needs_two_runs(pair):
+def test_a_trend_needs_two_runs(pair: Any):
     assert trend_of(pair[:1]) is None
     trend = trend_of(pair)
     assert trend.runs == 2
     (row,) = trend.rows
     assert row.name == "my-assigner"
-    assert [line.text for line in row.lines][0] == "2"
+    assert next(line.text for line in row.lines) == "2"
 
 
 def test_a_sparkline():
