@@ -15,8 +15,9 @@ from reports.compare import Change, Timing, compare, said, timing_key
 from reports.history import Entry
 from reports.log import Log
 from reports.summary import failures_of
-from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size
+from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size, visible
 from reports.trend import Trend, trend_of
+from reports.walkthrough import Walkthrough, read_walkthrough
 
 CLAUSE_GROUPS = (
     *("PRE", "ANC", "DEC", "ANN", "IOU"),
@@ -31,7 +32,7 @@ MOST_PLACES = 24
 """Devices and dtypes that have a matrix of their own."""
 MOST_LISTED = 20
 """New or fixed causes that the first screen names."""
-LETTERS = 1_200_000
+LETTERS = 1_000_000
 """Characters of markup of all pictures together, about: a report stays below 2 MB."""
 RESULTS = {
     "conforms": "conforms",
@@ -198,6 +199,7 @@ class Page:
     command: str
     since: Since | None = None
     trend: Trend | None = None
+    walkthrough: Walkthrough | None = None
     sections: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -252,6 +254,9 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
         since=_since(change) if change else None,
         trend=trend_of(entries),
     )
+    page.walkthrough, wrong = read_walkthrough(log.folder)
+    if wrong:
+        page.problems = [*page.problems, visible(shortened(wrong, LONGEST_SUMMARY))]
     page.sections = _sections(page)
     return page
 
@@ -636,6 +641,7 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("training", "Training"): page.training,
         ("synchronisations", "Waiting"): page.synchronisations.rows,
         ("benchmarks", "Benchmarks"): page.benchmarks,
+        ("walkthrough", "Walkthrough"): page.walkthrough,
         ("trend", "Trend"): page.trend,
         ("environment", "Environment"): page.environment,
     }

@@ -300,7 +300,7 @@ def _spots(picture: dict[str, Any], marks: Sequence[Mark], unit: float, letters:
         radius = max(0.42 * anchor.stride, LEAST_DISC * unit)
         spot = Spot(number, anchor.x, anchor.y, radius, _predicted(picture, number), title, lines)
         letters -= spot.bulk
-        if letters < 0:
+        if letters < 0 and kept:  # the most important one is always told of
             break
         kept.append(spot)
     return sorted(kept, key=lambda spot: (spot.y, spot.x))

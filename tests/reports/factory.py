@@ -306,6 +306,48 @@ def synchronisations(**fields: Any) -> dict[str, Any]:
     return line | {"synchronisations": 160, "transfers": 39} | fields
 
 
+def walkthrough(**fields: Any) -> dict[str, Any]:
+    """What walkthrough.json says of the picture above, as if it had been a photograph."""
+    told = {
+        "schema": 1,
+        "batch": "0000c0ffee00",
+        "origin": "recorded: a network in training, step 6 of 7",
+        "photo": "data:image/jpeg;base64,/9j/4AAQSkZJRg==",
+        "names": ["cat", "dog"],
+        "picture": picture(implementation=None),
+        "truth": 1,
+        "anchor": 10,
+        "decode": {
+            "shares": [[0.5, 0.25, 0.25, 0.0]] * 4,
+            "distances": [0.75, 0.75, 0.75, 0.75],
+            "centre": [2.5, 2.5],
+            "stride": 8.0,
+            "box": [1.75, 1.75, 3.25, 3.25],
+        },
+        "candidates": [[10, 0.8, 0.9, 0.4], [6, 0.7, 0.64, 0.05], [7, 0.2, 0.5, 0.004], [9, 0.1, 0.2, 0.0]],
+        "conflict": {
+            "step": 0,
+            "anchors": [{"anchor": 6, "overlaps": [[0, 0.41], [1, 0.64]], "owner": 1}],
+            "counts": [[0, 1], [6, 0]],
+        },
+        "loss": {
+            "truths": [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]],
+            "background": [0.0, 0.7, 0.0],
+            "score_sum": 3.73,
+        },
+        "moments": [
+            {"step": 0, "steps": 7, "overlap": 0.2, "score": 0.01, "positives": [[5, 0, 0.3], [6, 0, 0.2]]},
+            {"step": 6, "steps": 7, "overlap": 0.5, "score": 0.4, "positives": [[5, 0, 0.8], [6, 1, 0.7]]},
+        ],
+        "static": {
+            "ratio": 4.0,
+            "boxes": [{"stride": 8, "sides": [[10, 13], [16, 30], [33, 23]]}],
+            "cells": [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2], [1, 0, 2, 2, 3]],
+        },
+    }
+    return told | fields
+
+
 Lines = list[tuple[str, dict[str, Any]]]
 
 

@@ -23,15 +23,18 @@ def test_a_contested_anchor():
     assert words.splitlines() == [
         "Anchor 6 of image 0: stride 8, column 2, row 1, centre (20, 12); it predicts (9.5, 2.5)-(30, 28).",
         (
-            "Candidate of GT 1 (class 1): score s 0.7, overlap u 0.64, metric t 0.05, rank 2 by t; fewer than k = 10 "
+            "Candidate of GT 1 (class 1): score s 0.7, overlap u 0.64, metric t 0.05, rank 2 by t; fewer "
+            "than k = 10 "
             "anchors have t above 0 for GT 1: selected (TAL-TOPK-1)."
         ),
         (
-            "Candidate of GT 0 (class 0): score s 0.61, overlap u 0.41, metric t 0.004, rank 4 by t; fewer than k = 10 "
+            "Candidate of GT 0 (class 0): score s 0.61, overlap u 0.41, metric t 0.004, rank 4 by t; fewer "
+            "than k = 10 "
             "anchors have t above 0 for GT 0: selected (TAL-TOPK-1)."
         ),
         (
-            "Selected by GT 0 and GT 1: contested. GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and wins "
+            "Selected by GT 0 and GT 1: contested. GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and "
+            "wins "
             "(TAL-CONF-1)."
         ),
         "It learns GT 1, with weight 0.7 = t 0.05 × u* 0.9 / (t* 0.4 + 1e-9) (TAL-NORM-1).",
@@ -114,7 +117,8 @@ def test_a_ground_truth():
     assert lines == [
         "GT 1 (class 1) of image 0: (10, 3)-(31, 29).",
         (
-            "6 candidates (TAL-CAND-1), fewer than k = 10 of them with t above 0: those are selected, and zeros fill up "
+            "6 candidates (TAL-CAND-1), fewer than k = 10 of them with t above 0: those are selected, and "
+            "zeros fill up "
             "(T1) (TAL-TOPK-1):"
         ),
         "     2. anchor 6: s 0.7, u 0.64, t 0.05: weight 0.7",
@@ -130,7 +134,8 @@ def test_a_dropped_ground_truth():
     dropped = {"box": [-9.0, -9.0, -1.0, -1.0], "label": 0, "real": False}
     assert truth_lines(picture(truths=[dropped]), 0) == [
         (
-            "GT 0 (class 0) of image 0: (-9, -9)-(-1, -1). Its corner coordinates add up to no more than 0: it is "
+            "GT 0 (class 0) of image 0: (-9, -9)-(-1, -1). Its corner coordinates add up to no more than "
+            "0: it is "
             "dropped (ANN-3)."
         )
     ]

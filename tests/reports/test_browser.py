@@ -1,6 +1,7 @@
 """The report in a real browser, with the network cut."""
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "awkward": [("run", run_line([implementation(awkward)])), *causes, ("end", {"exit": 1})],
         "nothing": factory.passing(1)[:1],
     }
-    return {name: render(factory.write(folder / name, lines)) for name, lines in runs.items()}
+    folders = {name: factory.write(folder / name, lines) for name, lines in runs.items()}
+    (folders["one"] / "walkthrough.json").write_text(json.dumps(factory.walkthrough()))
+    return {name: render(folder) for name, folder in folders.items()}
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def open_page(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
     yield opened
     own = {path.as_uri() for path in reports.values()}
     assert [
-        url for url in asked if url.partition("#")[0] not in own and not url.startswith("data:image/svg")
+        url for url in asked if url.partition("#")[0] not in own and not url.startswith("data:image/")
     ] == []
     assert complaints == []
 

@@ -1,5 +1,6 @@
 """A night's run of 10,000 judged batches and 200 causes stays small, and is usable at once."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if kind == "batch" and number % 3 == 0:
             fields["device"] = "cuda"
     folder = factory.write(tmp_path_factory.mktemp("runs") / "night", lines)
+    told = factory.walkthrough(photo="data:image/jpeg;base64," + 60_000 * "A")
+    (folder / "walkthrough.json").write_text(json.dumps(told))
     render(folder)
     return folder
 
