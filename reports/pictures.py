@@ -289,7 +289,7 @@ def _spots(picture: dict[str, Any], marks: Sequence[Mark], unit: float, letters:
     gravest = {mark.number: rank for rank, mark in enumerate(reversed(marks))}
     focus = set(picture.get("focus") or ())
     numbers = [int(key) for key in picture.get("anchors") or {}]
-    kept = []
+    kept: list[Spot] = []
     for number in sorted(numbers, key=lambda one: (one not in focus, gravest.get(one, len(gravest)), one)):
         anchor = place(picture, number)
         if anchor is None:
