@@ -127,9 +127,9 @@ class Explained:
             "best_metric": (metric * trace.positives).amax(1),
             "best_overlap": (overlap * trace.positives).amax(1),
         }  # (M,) each
-        rows = zip(*(map(_number, column) for column in columns.values()), strict=True)
-        grown = widened(self.truths.boxes, self.dialect.floor(self.batch.head.strides))  # (M, 4)
-        changed = (grown != self.truths.boxes).any(1).tolist()
+        rows = zip(*(map(_number, column.cpu()) for column in columns.values()), strict=True)
+        grown = widened(self.truths.boxes, self.dialect.floor(self.batch.head.strides)).cpu()  # (M, 4)
+        changed = (grown != self.truths.boxes.cpu()).any(1).tolist()
         return [
             dict(zip(columns, row, strict=True))
             | {"widened": _numbers(grown[truth]) if changed[truth] else None}
@@ -139,7 +139,7 @@ class Explained:
     def _anchor_facts(self, anchors: list[int]) -> dict[str, Any]:
         """Of each anchor: its predicted box, its ground truths, and its part in each loss item."""
         at = torch.tensor(anchors, dtype=torch.long, device=self.loss.items.device)  # (N,)
-        boxes, terms = self.boxes()[at].double(), self._terms(at)  # (N, 4), (N, 3)
+        boxes, terms = self.boxes()[at].double().cpu(), self._terms(at).cpu()  # (N, 4), (N, 3)
         pairs, outside = self._pairs(at), self._outside(at)
         return {
             str(number): {
@@ -165,6 +165,8 @@ class Explained:
         shown = trace.candidates[:, at] | trace.positives[:, at]  # (M, N)
         numbers = torch.stack((trace.score[:, at].double(), trace.overlap[:, at].double(), here))  # (3, M, N)
         first = 2.0 * trace.positives[:, at] + 1.0 * trace.selected[:, at] + numbers[1]  # (M, N)
+        taken = trace.selected[:, at].cpu()  # (M, N)
+        ahead, equal, shown, numbers, first = (one.cpu() for one in (ahead, equal, shown, numbers, first))
         found = []
         for place in range(len(at)):
             truths = shown[:, place].nonzero().flatten().tolist()
@@ -176,7 +178,7 @@ class Explained:
                         *_numbers(numbers[:, truth, place]),
                         int(ahead[truth, place]) + 1,
                         int(equal[truth, place]),
-                        int(trace.selected[truth, at[place]]),
+                        int(taken[truth, place]),
                     ]
                     for truth in truths[:MOST_PAIRS]
                 ]
@@ -190,7 +192,8 @@ class Explained:
             return [None for _ in at]
         centres = self.loss.predictions.anchors.pixels[at].to(self.truths.boxes)  # (N, 2)
         inside = distance_inside(self.truths.boxes, centres, floor).double()  # (M, N)
-        nearest = inside.where(self.truths.real[:, None], -torch.inf).argmax(0).tolist()
+        inside = inside.where(self.truths.real[:, None], -torch.inf).cpu()
+        nearest = inside.argmax(0).tolist()
         return [[truth, _number(-inside[truth, place])] for place, truth in enumerate(nearest)]
 
     @torch.no_grad()
