@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 import torch
 
@@ -27,12 +28,31 @@ def main(arguments: list[str] | None = None) -> int:
     replaying.add_argument(
         "--offline", action="store_true", help="judge the outcomes stored beside the cases; nothing runs"
     )
+    _add_explain(commands)
     options = parser.parse_args(arguments)
+    if options.command == "explain":
+        from conformance.explain import explain
+
+        asked = options.image, options.anchor, options.gt, options.dialect, options.implementation
+        return explain(options.case, *asked)
     if options.command == "replay":
         from conformance.replay import replay
 
         return replay(options.case, options.implementation or [], options.offline, options.device)
     return measure(options.implementation or MEASURED, options.examples)
+
+
+def _add_explain(commands: Any) -> None:
+    explaining = commands.add_parser(
+        "explain", help="why an anchor of a case got its ground truth or none, in words"
+    )
+    explaining.add_argument("case", metavar="CASE", help="case file of a run, or the name of a case of a run")
+    explaining.add_argument("--image", type=int, default=0, metavar="N", help="image of the batch, from 0")
+    which = explaining.add_mutually_exclusive_group()
+    which.add_argument("--anchor", type=int, metavar="N", help="anchor of the image, from 0, level by level")
+    which.add_argument("--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all")
+    explaining.add_argument("--dialect", metavar="NAME", help="whose choices to follow; default: the newest")
+    explaining.add_argument("--implementation", metavar="NAME", help="tell what this one does beside it")
 
 
 def measure(names: list[str], examples: int) -> int:

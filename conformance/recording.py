@@ -1,7 +1,9 @@
 """A run: the folder that it leaves, and what is written into its log while batches are judged."""
 
+import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -256,10 +258,15 @@ def reproduction(name: str, batch: Batch, case: Path) -> dict[str, str]:
     ours = Path(__file__).parents[1] == Path.cwd()
     pytest_target = "pytest conformance" if ours else "pytest --pyargs conformance"
     return {
-        "pytest": f"{pytest_target} --implementation {name} --case {shown}",
-        "python": f'from conformance import check\n\ncheck("{name}", "{shown}")',
+        "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(shown))}",
+        "python": f"from conformance import check\n\ncheck({_quoted(name)}, {_quoted(str(shown))})",
         "example": f"@example(recipe={batch.origin})" if batch.origin.startswith("Recipe(") else "",
     }
+
+
+def _quoted(text: str) -> str:
+    """Text as Python writes it, between double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def environment() -> dict[str, Any]:

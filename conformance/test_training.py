@@ -10,6 +10,7 @@ from conformance.conftest import Run
 from conformance.implementations import ImplementationFailed, UnknownImplementation
 from conformance.judgement.training import STEPS, compare_training
 from conformance.recording import Failure, Subject
+from conformance.walkthrough import write_walkthrough
 
 GROUP = "TRAINING"
 
@@ -18,11 +19,13 @@ GROUP = "TRAINING"
 def recorded(run: Run) -> RecordedTraining:
     """The training that the recorded batches come from; it takes about 15 seconds, once in a process."""
     try:
-        return recorded_training()
+        recorded = recorded_training()
     except UnknownImplementation as error:
         reason = f"batches recorded from training: {error}"
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
         pytest.skip(reason)
+    write_walkthrough(run.folder, recorded)
+    return recorded
 
 
 @pytest.mark.clauses(GROUP)

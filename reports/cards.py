@@ -1,6 +1,6 @@
 """Cards: one cause of disagreement, or one declared difference, each on its smallest batch."""
 
-import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 from reports.causes import Cause
-from reports.pictures import Drawing, draw
+from reports.pictures import PLENTY, Drawing, draw
 from reports.text import counted, listed, real, short, shortened
 
 MOST_VALUES, MOST_OTHERS, MOST_CASES = 12, 10, 40
 """Rows of a card's table of values, other batches that it names, and cases that it is found by."""
+LEAST_PICTURE = 1500
+"""Characters of markup below which a picture is left out; it stays in the log."""
 LONGEST_NAME, LONGEST_SUMMARY, LONGEST_TEXT, LONGEST_TRACEBACK = 200, 600, 4_000, 12_000
 """Characters that are shown; what is longer loses its middle."""
 REPEAT = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
@@ -38,16 +40,26 @@ class Card:
     values: list[dict[str, str]]
     more_values: int
     drawing: Drawing | None
+    undrawn: bool
     repeats: list[tuple[str, str]]
     others: list[str]
     more_others: int
     traceback: str | None
     tokens: str
     is_open: bool
+    is_new: bool
 
 
-def card_of(folder: Path, cause: Cause, is_open: bool) -> Card:
-    """The card of a cause; `folder` is where the report and the case files lie."""
+def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = PLENTY, is_new: bool = False) -> Card:
+    """The card of a cause.
+
+    Args:
+        folder: where the report and the case files lie.
+        cause: what went wrong.
+        is_open: the card is open when the page is.
+        letters: how much markup its picture may be, about.
+        is_new: the last run did not have it.
+    """
     line = cause.shown
     values = [_value(value) for value in line.get("values") or ()]
     others = [_other(other) for other in cause.lines[1:]]
@@ -68,13 +80,15 @@ def card_of(folder: Path, cause: Cause, is_open: bool) -> Card:
         strip=_strip(line),
         values=values[:MOST_VALUES],
         more_values=len(values) - MOST_VALUES,
-        drawing=draw(line["picture"]) if line.get("picture") else None,
+        drawing=draw(line["picture"], letters) if line.get("picture") and letters >= LEAST_PICTURE else None,
+        undrawn=bool(line.get("picture")) and letters < LEAST_PICTURE,
         repeats=_repeats(line),
         others=others[:MOST_OTHERS],
         more_others=len(others) - MOST_OTHERS,
         traceback=shortened(traceback.strip("\n"), LONGEST_TRACEBACK) or None,
         tokens=_tokens(cause),
         is_open=is_open,
+        is_new=is_new,
     )
 
 
@@ -122,11 +136,22 @@ def _value(value: dict[str, Any]) -> dict[str, str]:
         name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
     }
     margin = real(value.get("margin"))
+    margin = _error_over_bound(value) if margin is None else margin
     return shown | {
         "theirs": "" if value["reference"] == value["implementation"] else "theirs",
         "bound": shortened(value.get("bound") or "–", 200),
         "margin": "" if margin is None else f"{short(margin)} × the bound",
     }
+
+
+def _error_over_bound(value: dict[str, Any]) -> float | None:
+    """The error as a share of the bound, where all three are numbers."""
+    try:
+        reference, other, bound = (float(value[key]) for key in ("reference", "implementation", "bound"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    share = abs(other - reference) / bound if bound > 0 else math.nan
+    return None if math.isnan(share) else share
 
 
 def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:
@@ -157,7 +182,7 @@ def _other(line: dict[str, Any]) -> str:
 
 
 def _tokens(cause: Cause) -> str:
-    """What a card is found by: JSON of token names and their values."""
+    """What a card is found by: a line for each token, its name and its values with tabs between."""
     tokens = {
         "impl": cause.every("implementation"),
         "clause": cause.every("clause") + cause.every("clause_group"),
@@ -169,7 +194,13 @@ def _tokens(cause: Cause) -> str:
         "dtype": cause.every("dtype"),
         "test": cause.every("test"),
     }
-    return json.dumps({key: [_short(value) for value in values if value] for key, values in tokens.items()})
+    return "\n".join(
+        "\t".join([key, *(_token(value) for value in values if value)]) for key, values in tokens.items()
+    )
+
+
+def _token(value: str) -> str:
+    return re.sub(r"[\t\n]", " ", _short(value))
 
 
 def filter_link(**tokens: str) -> str:

@@ -4,16 +4,20 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from reports.batches import FAILING, UNIQUENESS, VERDICTS
 from reports.cards import LONGEST_SUMMARY, Card, card_of, filter_link
 from reports.causes import STAGES, Cause, causes
+from reports.compare import Change, Timing, compare, said, timing_key
+from reports.history import Entry
 from reports.log import Log
 from reports.summary import failures_of
-from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size
+from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size, visible
+from reports.trend import Trend, trend_of
+from reports.walkthrough import Walkthrough, read_walkthrough
 
 CLAUSE_GROUPS = (
     *("PRE", "ANC", "DEC", "ANN", "IOU"),
@@ -24,6 +28,12 @@ OPEN_CARDS = 3
 """So many cards are open when the page is; of more, only the first is, and the others show a line each."""
 MOST_CARDS = 1000
 """Cards of one section that are shown at all."""
+MOST_PLACES = 24
+"""Devices and dtypes that have a matrix of their own."""
+MOST_LISTED = 20
+"""New or fixed causes that the first screen names."""
+LETTERS = 1_000_000
+"""Characters of markup of all pictures together, about: a report stays below 2 MB."""
 RESULTS = {
     "conforms": "conforms",
     "divergent": "diverges",
@@ -70,6 +80,21 @@ class MatrixCell:
     fails: bool = False
 
 
+Place = tuple[str, str]
+"""Device and dtype."""
+
+
+@dataclass(frozen=True)
+class PlaceMatrix:
+    """The matrix of one device and dtype, and what it comes to."""
+
+    name: str
+    says: str
+    fails: bool
+    columns: list[str]
+    rows: list[tuple[str, str, list[MatrixCell]]]
+
+
 @dataclass(frozen=True)
 class StageTable:
     """How many causes each implementation has at which stage, each with the filter that shows them."""
@@ -110,11 +135,34 @@ class Bar:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One row of the table of benchmarks."""
+    """One row of the table of benchmarks; `before` is the ratio of the last run on such a machine."""
 
     cells: list[str]
     bar: Bar | None
     better: bool | None
+    before: str
+
+
+@dataclass(frozen=True)
+class Since:
+    """What changed since the last run.
+
+    Attributes:
+        run, when: the last run.
+        said: the change in a sentence.
+        lists: new causes with links to their cards, and those that are gone.
+        results: implementations whose result changed, in words.
+        timings: benchmarks that became faster or slower.
+        notes: what else is different.
+    """
+
+    run: str
+    when: str
+    said: str
+    lists: list[tuple[str, list[tuple[str, str | None]]]]
+    results: list[str]
+    timings: list[Timing]
+    notes: list[str]
 
 
 @dataclass
@@ -136,6 +184,7 @@ class Page:
     matrix_columns: list[str]
     matrix: list[tuple[str, str, list[MatrixCell]]]
     places: Table
+    place_matrices: list[PlaceMatrix]
     differences: list[Card]
     uniqueness: Table
     margin_columns: list[str]
@@ -148,18 +197,26 @@ class Page:
     benchmarks: list[tuple[str, list[Benchmark]]]
     environment: list[tuple[str, str]]
     command: str
+    since: Since | None = None
+    trend: Trend | None = None
+    walkthrough: Walkthrough | None = None
     sections: list[tuple[str, str]] = field(default_factory=list)
 
 
-def page_of(log: Log, summary: dict[str, Any]) -> Page:
+def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) -> Page:
     """The page of a run.
 
     Args:
         log: the run's log.
         summary: what `summarise` made of it.
+        entries: what the history says of the runs that it is compared with, and of itself at the end.
     """
+    change = compare(entries[-2], entries[-1]) if len(entries) > 1 else None
+    new = {cause["id"] for cause in change.new} if change else set()
     found = causes(failures_of(log), log.batches)
+    declared = causes(log.differences)[:MOST_CARDS]
     open_cards = 1 if len(found) > OPEN_CARDS else len(found)
+    cards = _cards(log, [*found[:MOST_CARDS], *declared], open_cards, new)
     implementations = summary["implementations"]
     page = Page(
         run=log.run["run"],
@@ -171,15 +228,16 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         rows=[_row(one, found) for one in implementations],
         not_tested=_not_tested(summary["not_tested"]),
         stages=_stages(found),
-        cards=[
-            card_of(log.folder, cause, number < open_cards) for number, cause in enumerate(found[:MOST_CARDS])
-        ],
+        cards=cards[: len(found[:MOST_CARDS])],
         hidden_cards=max(len(found) - MOST_CARDS, 0),
         unexplained=_unexplained(log),
         matrix_columns=[one["name"] for one in implementations if one["batches"]],
         matrix=_matrix(log, [one["name"] for one in implementations if one["batches"]], found),
         places=_places(log),
-        differences=[card_of(log.folder, cause, False) for cause in causes(log.differences)[:MOST_CARDS]],
+        place_matrices=_place_matrices(
+            log, [one["name"] for one in implementations if one["batches"]], found
+        ),
+        differences=cards[len(found[:MOST_CARDS]) :],
         uniqueness=_uniqueness(implementations),
         margin_columns=[one["name"] for one in implementations if one["margins"]],
         margins=_margins([one for one in implementations if one["margins"]]),
@@ -190,12 +248,64 @@ def page_of(log: Log, summary: dict[str, Any]) -> Page:
         training=[_training(line) for line in summary["training"]],
         synchronisations=_synchronisations(log.synchronisations),
         waiting=_waiting(log.synchronisations),
-        benchmarks=_benchmarks(log.benchmarks),
+        benchmarks=_benchmarks(log.benchmarks, _earlier(entries)),
         environment=list(_flat(summary["environment"])),
         command=shlex.join(log.run["command"]),
+        since=_since(change) if change else None,
+        trend=trend_of(entries),
     )
+    page.walkthrough, wrong = read_walkthrough(log.folder)
+    if wrong:
+        page.problems = [*page.problems, visible(shortened(wrong, LONGEST_SUMMARY))]
     page.sections = _sections(page)
     return page
+
+
+def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list[Card]:
+    """A card for each cause; they share the room for pictures, and what one leaves is the next ones'."""
+    cards, room = [], LETTERS
+    for number, cause in enumerate(found):
+        share = room // (len(found) - number)
+        is_declared = cause.verdict == "declared"
+        card = card_of(log.folder, cause, number < open_cards and not is_declared, share, cause.id in new)
+        room -= card.drawing.bulk if card.drawing else 0
+        cards.append(card)
+    return cards
+
+
+def _since(change: Change) -> Since:
+    before = change.before
+    lists: list[tuple[str, list[tuple[str, str | None]]]] = [
+        ("new", [(_cause(cause), f"#cause-{cause['id']}") for cause in change.new]),
+        ("fixed", [(_cause(cause), None) for cause in change.fixed]),
+        ("not tested again", [(_cause(cause), None) for cause in change.untested]),
+    ]
+    return Since(
+        before["run"],
+        clock(before["started"]),
+        said(change),
+        [(name, found[:MOST_LISTED]) for name, found in lists if found],
+        [f"{_short(name)}: {was} before, {became} now" for name, was, became in change.results],
+        change.timings,
+        change.notes,
+    )
+
+
+def _cause(cause: dict[str, Any]) -> str:
+    where = f" at {cause['stage']}" if cause.get("stage") else ""
+    return shortened(f"{cause['implementation']}{where}: {cause.get('summary') or ''}", LONGEST_SUMMARY)
+
+
+def _short(name: str) -> str:
+    return shortened(name, 60)
+
+
+def _earlier(entries: Sequence[Entry]) -> dict[tuple[Any, ...], str]:
+    """Ratios of the last run whose times can be compared with this one's, by benchmark."""
+    for entry in reversed(entries[:-1]):
+        if entry["fingerprint"] == entries[-1]["fingerprint"] and entry["benchmarks"]:
+            return {timing_key(one): f"{short(one.get('ratio_to_official'))}×" for one in entry["benchmarks"]}
+    return {}
 
 
 def headline(implementations: list[dict[str, Any]], finished: bool) -> str:
@@ -264,14 +374,18 @@ def _row(one: dict[str, Any], found: list[Cause]) -> Row:
 
 
 def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Who or what was not tested, and why; those of one reason together."""
-    reasons: dict[str, list[str]] = {}
+    """Who or what was not tested, and why; those of one reason, or of the same subjects, together."""
+    subjects: dict[str, list[str]] = {}
     for line in lines:
         subject = " on ".join(filter(None, (line["implementation"], line["device"])))
-        reasons.setdefault(line["reason"], []).append(subject)
+        subjects.setdefault(line["reason"], []).append(subject)
+    reasons: dict[str, list[str]] = {}
+    for reason, named in subjects.items():
+        reasons.setdefault(listed([subject for subject in named if subject]), []).append(reason)
     return [
-        (listed([subject for subject in subjects if subject]), shortened(reason, LONGEST_SUMMARY))
-        for reason, subjects in reasons.items()
+        (who, shortened(reason, LONGEST_SUMMARY))
+        for who, why in reasons.items()
+        for reason in (["; ".join(why)] if who else why)
     ]
 
 
@@ -290,16 +404,50 @@ def _unexplained(log: Log) -> list[dict[str, Any]]:
     ]
 
 
-def _matrix(log: Log, names: list[str], found: list[Cause]) -> list[tuple[str, str, list[MatrixCell]]]:
-    linked = {(line["implementation"], line.get("clause_group")) for cause in found for line in cause.lines}
+def _matrix(
+    log: Log, names: list[str], found: list[Cause], place: Place | None = None
+) -> list[tuple[str, str, list[MatrixCell]]]:
+    """Implementations by clause group: everywhere, or on one device in one dtype."""
+    linked = {
+        (line["implementation"], line.get("clause_group"))
+        for cause in found
+        for line in cause.lines
+        if place is None or place == (line.get("device"), line.get("dtype"))
+    }
     counts: dict[tuple[str, str], Counter[str]] = {}
     for cell, verdicts in log.batches.cells.items():
-        counts.setdefault((cell.implementation, cell.clause_group), Counter()).update(verdicts)
+        if place is None or place == (cell.device, cell.dtype):
+            counts.setdefault((cell.implementation, cell.clause_group), Counter()).update(verdicts)
     titles = log.run.get("clauses", {})
-    return [
-        (group, titles.get(group, ""), [_matrix_cell(name, group, counts, linked) for name in names])
-        for group in sorted(log.batches.clause_groups(), key=_in_order(titles or CLAUSE_GROUPS))
+    groups = [
+        group for group in log.batches.clause_groups() if any((name, group) in counts for name in names)
     ]
+    return [
+        (group, titles.get(group, ""), [_matrix_cell(name, group, counts, linked, place) for name in names])
+        for group in sorted(groups, key=_in_order(titles or CLAUSE_GROUPS))
+    ]
+
+
+def _place_matrices(log: Log, names: list[str], found: list[Cause]) -> list[PlaceMatrix]:
+    """The matrix of every device and dtype, where there are several; those where something fails first."""
+    places: dict[Place, Counter[str]] = {}
+    for cell, verdicts in log.batches.cells.items():
+        places.setdefault((cell.device, cell.dtype), Counter()).update(verdicts)
+    if len(places) < 2:
+        return []
+    tables = []
+    for place, verdicts in list(places.items())[:MOST_PLACES]:
+        failing = sum(verdicts[verdict] for verdict in FAILING)
+        tested = [
+            name
+            for name in names
+            if any((c.device, c.dtype) == place for c in log.batches.cells if c.implementation == name)
+        ]
+        says = f"{counted(sum(verdicts.values()), 'verdict')}, {f'{failing:,} failing' if failing else 'none failing'}"
+        tables.append(
+            PlaceMatrix(", ".join(place), says, bool(failing), tested, _matrix(log, tested, found, place))
+        )
+    return sorted(tables, key=lambda table: not table.fails)
 
 
 def _in_order(names: Iterable[str]) -> Callable[[str], int]:
@@ -312,6 +460,7 @@ def _matrix_cell(
     group: str,
     counts: dict[tuple[str, str], Counter[str]],
     linked: set[tuple[str, str | None]],
+    place: Place | None,
 ) -> MatrixCell:
     verdicts = counts.get((name, group))
     if not verdicts:
@@ -322,7 +471,8 @@ def _matrix_cell(
     if not failing:
         detail = ", ".join(f"{verdicts[v]:,} {word(v)}" for v in VERDICTS[1:] if verdicts[v])
         return MatrixCell(worst, f"{total:,}", detail or "all exact")
-    link = filter_link(impl=name, clause=group) if (name, group) in linked else None
+    where = {} if place is None else {"device": place[0], "dtype": place[1]}
+    link = filter_link(impl=name, clause=group, **where) if (name, group) in linked else None
     text = ", ".join(f"{count:,} {word(verdict)}" for verdict, count in failing.items())
     return MatrixCell(worst, text, f"of {total:,}", link, fails=True)
 
@@ -427,14 +577,17 @@ def _waiting(lines: Iterable[dict[str, Any]]) -> Table:
     return Table(["implementation", "kind", "operation", "line of code", "times"], rows, numeric=4)
 
 
-def _benchmarks(lines: Iterable[dict[str, Any]]) -> list[tuple[str, list[Benchmark]]]:
+def _benchmarks(
+    lines: Iterable[dict[str, Any]], earlier: dict[tuple[Any, ...], str]
+) -> list[tuple[str, list[Benchmark]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault(line.get("group") or line["name"], []).append(line)
     every = [value for group in groups.values() for line in group for value in _ratios(line)]
     scale = (math.log(min([*every, 0.5])), math.log(max([*every, 2.0])))
     return [
-        (group, [_benchmark(line, group, scale) for line in members]) for group, members in groups.items()
+        (group, [_benchmark(line, group, scale, earlier) for line in members])
+        for group, members in groups.items()
     ]
 
 
@@ -443,7 +596,9 @@ def _ratios(line: dict[str, Any]) -> list[float]:
     return [value for value in values if value is not None and 1e-6 < value < 1e6]
 
 
-def _benchmark(line: dict[str, Any], group: str, scale: tuple[float, float]) -> Benchmark:
+def _benchmark(
+    line: dict[str, Any], group: str, scale: tuple[float, float], earlier: dict[tuple[Any, ...], str]
+) -> Benchmark:
     ratios = _ratios(line)
     ratio = real(line.get("ratio_to_official"))
     interval = f" ({short(line['ratio_low'])}–{short(line['ratio_high'])})" if len(ratios) == 3 else ""
@@ -462,7 +617,7 @@ def _benchmark(line: dict[str, Any], group: str, scale: tuple[float, float]) -> 
 
     bar = Bar(at(min(ratios)), at(ratios[len(ratios) // 2]), at(max(ratios)), at(1.0)) if ratios else None
     decided = len(ratios) == 3 and (max(ratios) < 1 or min(ratios) > 1)
-    return Benchmark(cells, bar, max(ratios) < 1 if decided else None)
+    return Benchmark(cells, bar, max(ratios) < 1 if decided else None, earlier.get(timing_key(line), ""))
 
 
 def _flat(environment: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -486,6 +641,8 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("training", "Training"): page.training,
         ("synchronisations", "Waiting"): page.synchronisations.rows,
         ("benchmarks", "Benchmarks"): page.benchmarks,
+        ("walkthrough", "Walkthrough"): page.walkthrough,
+        ("trend", "Trend"): page.trend,
         ("environment", "Environment"): page.environment,
     }
     return [names for names, content in there.items() if content]

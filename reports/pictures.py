@@ -7,9 +7,10 @@ and what differs. All coordinates are pixels of the input image.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from reports.text import counted, listed, short
+from reports.anchors import Anchor, anchor_lines, place, short_line
+from reports.text import counted, listed, real, short
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
@@ -18,8 +19,14 @@ Assigned = Sequence[Any] | None
 
 PALETTE = 8
 """Colours that ground truths are told apart by; the ninth has the first one's again."""
-MOST_MARKS, MOST_TRUTHS, MOST_ROWS = 500, 300, 2000
-"""Positives, ground truths, and rows of anchors of one level that are drawn."""
+MOST_MARKS, MOST_TRUTHS = 500, 300
+"""Positives and ground truths that are drawn."""
+LEAST_MARKS, LEAST_TRUTHS = 6, 4
+"""So many of them are drawn however little room there is."""
+FRAME, MARK, RING, TRUTH = 3000, 340, 160, 340
+"""Characters of markup around a drawing, of a positive, of a ring and of a ground truth."""
+PLENTY = 500_000
+"""Characters of markup that leave out nothing that these numbers do not."""
 CROP = 4.0
 """An image too large to show every cell well, and this many times what matters, is cropped to that."""
 SMALLEST, LARGEST = 220, 540
@@ -28,6 +35,10 @@ CELL = 36
 """CSS pixels for one cell of the finest level, between those two."""
 DISC, LEAST_DISC, DOT = 15, 5, 3.2
 """Largest radius of a positive, least one of a difference, diameter of the finest anchors: CSS pixels."""
+MARKUP = 250
+"""Characters of markup around what is written about an anchor."""
+FARTHEST = 1e6
+"""Pixels beyond which a predicted box is not drawn."""
 MOST_NAMES = 12
 """Where there are more ground truths, only those are named that own or hold an anchor that matters."""
 
@@ -41,23 +52,39 @@ KINDS = {
 """What the difference view says of an anchor that is positive on either side; the gravest first."""
 
 
-class Anchor(NamedTuple):
-    """Where an anchor is: centre and stride of its level in pixels, and its cell."""
+@dataclass(frozen=True)
+class Room:
+    """How much of a picture there is room for: a page with hundreds of large pictures must stay small.
 
-    x: float
-    y: float
-    stride: float
-    column: int
-    row: int
+    Attributes:
+        marks, truths: positives and ground truths, the most important ones first.
+        letters: how much is written about anchors.
+    """
+
+    marks: int
+    truths: int
+    letters: int
+
+    @classmethod
+    def of(cls, letters: int) -> "Room":
+        """The room in so many characters of markup."""
+        letters = max(letters - FRAME, 0)
+        marks, truths = letters // 3 // MARK, letters // 6 // TRUTH
+        return cls(
+            min(max(marks, LEAST_MARKS), MOST_MARKS),
+            min(max(truths, LEAST_TRUTHS), MOST_TRUTHS),
+            letters // 2,
+        )
 
 
 @dataclass(frozen=True)
 class Dots:
-    """All anchors of one level: a dashed line for each row, whose dashes of no length are the dots."""
+    """All anchors of one level: a dot in the middle of every cell of a grid of this width and height."""
 
     stride: float
-    path: str
     width: float
+    height: float
+    radius: float
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,7 @@ class Mark:
         glyph: label in the difference view.
         reference, implementation: ground truth by either side; None where it is background.
         title: all of it in words.
+        number: of the anchor.
     """
 
     x: float
@@ -95,6 +123,33 @@ class Mark:
     reference: int | None
     implementation: int | None
     title: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Spot:
+    """An anchor of which the picture has numbers: a place to point at.
+
+    Attributes:
+        number: of the anchor.
+        x, y, radius: where.
+        box: the predicted box: x, y, width and height; None where it is none that can be drawn.
+        title: its numbers in a few words.
+        lines: why it has its ground truth or none.
+    """
+
+    number: int
+    x: float
+    y: float
+    radius: float
+    box: Box | None
+    title: str
+    lines: list[str]
+
+    @property
+    def bulk(self) -> int:
+        """Characters of markup that it is, about."""
+        return MARKUP + len(self.title) + sum(len(line) + 7 for line in self.lines)
 
 
 @dataclass(frozen=True)
@@ -115,7 +170,7 @@ class Drawing:
         size: width and height of the whole image.
         shown: width and height on the page, in CSS pixels.
         unit: pixels of the image per CSS pixel.
-        levels, truths, marks, rings: what is drawn, from the bottom to the top.
+        levels, truths, marks, rings, spots: what is drawn, from the bottom to the top.
         views: how marks can be looked at, the one that is shown at first first.
         legend: for each kind of difference that occurs: its key, glyph and meaning, and how often.
         title: the picture in a sentence.
@@ -130,14 +185,27 @@ class Drawing:
     truths: list[Outline]
     marks: list[Mark]
     rings: list[Mark]
+    spots: list[Spot]
     views: list[View]
     legend: list[tuple[str, str, str, int]]
     title: str
     notes: list[str]
 
+    @property
+    def bulk(self) -> int:
+        """Characters of markup that it is, about."""
+        shapes = MARK * len(self.marks) + RING * len(self.rings) + TRUTH * len(self.truths)
+        return FRAME + shapes + sum(spot.bulk for spot in self.spots)
 
-def draw(picture: dict[str, Any]) -> Drawing:
-    """The drawing of a picture that follows `log.schema.json`, without anchors that do not exist."""
+
+def draw(picture: dict[str, Any], letters: int = PLENTY) -> Drawing:
+    """The drawing of a picture that follows `log.schema.json`, without anchors that do not exist.
+
+    Args:
+        picture: of the log.
+        letters: how much markup it may be, about; what matters most is kept.
+    """
+    room = Room.of(letters)
     marks = _marks(picture)
     rings = _rings(picture)
     matter = [mark for mark in marks if mark.kind not in ("same", "")] + rings
@@ -154,31 +222,20 @@ def draw(picture: dict[str, Any]) -> Drawing:
         shown=shown,
         unit=unit,
         levels=[_dots(level, number, unit) for number, level in enumerate(picture["levels"])],
-        truths=_outlines(picture, frame, unit, named),
-        marks=[_fitted(mark, unit) for mark in marks[-MOST_MARKS:]],
-        rings=[_fitted(ring, 1.4 * unit) for ring in rings],
+        truths=_outlines(picture, frame, unit, named, _first(picture, named, room.truths)),
+        marks=[_fitted(mark, unit) for mark in marks[-room.marks :]],
+        rings=[_fitted(ring, 1.4 * unit) for ring in rings[: room.marks]],
+        spots=_spots(picture, marks, unit, room.letters),
         views=_views(picture, kinds),
         legend=[(kind, *told, kinds[kind]) for kind, told in KINDS.items() if kinds[kind]],
         title=_title(picture),
-        notes=_notes(picture, frame if cropped else None, len(marks)),
+        notes=_notes(picture, frame if cropped else None, len(marks), room),
     )
 
 
 def _fitted(mark: Mark, unit: float) -> Mark:
     least = 0 if mark.kind == "same" else LEAST_DISC * unit
     return replace(mark, radius=max(min(mark.radius, DISC * unit), least))
-
-
-def place(picture: dict[str, Any], number: int) -> Anchor | None:
-    """Where an anchor is (levels one after the other, each row by row); None if there is none such."""
-    for level in picture["levels"]:
-        cells = level["rows"] * level["columns"]
-        if number < cells:
-            row, column = divmod(number, level["columns"])
-            stride = level["stride"]
-            return Anchor((column + 0.5) * stride, (row + 0.5) * stride, stride, column, row)
-        number -= cells
-    return None
 
 
 def _marks(picture: dict[str, Any]) -> list[Mark]:
@@ -197,7 +254,7 @@ def _marks(picture: dict[str, Any]) -> list[Mark]:
             glyph = KINDS[kind][0] if kind else ""
             owners = (ours and ours[0], theirs and theirs[0])
             title = f"{_name(picture, number, anchor)}: {told}"
-            marks.append(Mark(anchor.x, anchor.y, 0.3 * anchor.stride, kind, glyph, *owners, title))
+            marks.append(Mark(anchor.x, anchor.y, 0.3 * anchor.stride, kind, glyph, *owners, title, number))
     grave = list(KINDS)
     return marks if alone else sorted(marks, key=lambda mark: -grave.index(mark.kind))
 
@@ -219,9 +276,42 @@ def _rings(picture: dict[str, Any]) -> list[Mark]:
     for number in (picture.get("focus") or [])[:MOST_MARKS]:
         anchor = place(picture, number)
         if anchor is not None:
-            title = f"{_name(picture, number, anchor)}: the values differ here"
-            rings.append(Mark(anchor.x, anchor.y, 0.42 * anchor.stride, "focus", "", None, None, title))
+            title = f"{_name(picture, number, anchor)}: the values differ"
+            rings.append(
+                Mark(anchor.x, anchor.y, 0.42 * anchor.stride, "focus", "", None, None, title, number)
+            )
     return rings
+
+
+def _spots(picture: dict[str, Any], marks: Sequence[Mark], unit: float, letters: int) -> list[Spot]:
+    """The anchors that can be told of, as many as `letters` have room for; those that matter most are kept."""
+    titles = {mark.number: mark.title for mark in marks}
+    gravest = {mark.number: rank for rank, mark in enumerate(reversed(marks))}
+    focus = set(picture.get("focus") or ())
+    numbers = [int(key) for key in picture.get("anchors") or {}]
+    kept: list[Spot] = []
+    for number in sorted(numbers, key=lambda one: (one not in focus, gravest.get(one, len(gravest)), one)):
+        anchor = place(picture, number)
+        if anchor is None:
+            continue
+        title = titles.get(number) or f"{_name(picture, number, anchor)}: background"
+        title = f"{title}. {short_line(picture, number)}"
+        lines = anchor_lines(picture, number)
+        radius = max(0.42 * anchor.stride, LEAST_DISC * unit)
+        spot = Spot(number, anchor.x, anchor.y, radius, _predicted(picture, number), title, lines)
+        letters -= spot.bulk
+        if letters < 0 and kept:  # the most important one is always told of
+            break
+        kept.append(spot)
+    return sorted(kept, key=lambda spot: (spot.y, spot.x))
+
+
+def _predicted(picture: dict[str, Any], number: int) -> Box | None:
+    corners = [real(edge) for edge in picture["anchors"][str(number)]["box"]]
+    if any(edge is None or not -FARTHEST < edge < FARTHEST for edge in corners):
+        return None
+    x1, y1, x2, y2 = (edge for edge in corners if edge is not None)
+    return (min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1))
 
 
 def _name(picture: dict[str, Any], number: int, anchor: Anchor) -> str:
@@ -306,20 +396,24 @@ def _shown(picture: dict[str, Any], width: float, height: float) -> tuple[int, i
 
 def _dots(level: dict[str, Any], number: int, unit: float) -> Dots:
     """A dot for every anchor of a level; the coarser the level, the larger its dots."""
-    stride, half = level["stride"], level["stride"] / 2
-    end = (
-        half + (level["columns"] - 0.75) * stride
-    )  # a bit beyond the last dot, so that rounding cannot swallow it
-    rows = range(min(level["rows"], MOST_ROWS) if level["columns"] else 0)
-    path = "".join(f"M{half:g} {half + row * stride:g}H{end:g}" for row in rows)
-    return Dots(stride, path, min((1 + 0.5 * number) * DOT * unit, 0.22 * stride))
+    stride = level["stride"]
+    radius = min((1 + 0.5 * number) * DOT * unit, 0.22 * stride) / 2
+    return Dots(stride, level["columns"] * stride, level["rows"] * stride, radius)
 
 
-def _outlines(picture: dict[str, Any], frame: Box, unit: float, named: set[int]) -> list[Outline]:
+def _first(picture: dict[str, Any], named: set[int], most: int) -> set[int]:
+    """The ground truths that are drawn: those with names, and as many others as there is room for."""
+    return set(sorted(range(len(picture["truths"])), key=lambda number: (number not in named, number))[:most])
+
+
+def _outlines(
+    picture: dict[str, Any], frame: Box, unit: float, named: set[int], drawn: set[int]
+) -> list[Outline]:
     """Ground truths, the largest first so that those inside stay in sight; names do not cover each other."""
     taken: list[Box] = []
     outlines = []
-    for number, truth in enumerate(picture["truths"][:MOST_TRUTHS]):
+    for number in sorted(drawn):
+        truth = picture["truths"][number]
         x1, y1, x2, y2 = truth["box"]
         if x2 < frame[0] or y2 < frame[1] or x1 > frame[2] or y1 > frame[3]:
             continue
@@ -375,15 +469,15 @@ def _title(picture: dict[str, Any]) -> str:
     return f"Image {picture.get('image', 0)}, {size}, {truths}, anchors {grids}"
 
 
-def _notes(picture: dict[str, Any], frame: Box | None, marks: int) -> list[str]:
+def _notes(picture: dict[str, Any], frame: Box | None, marks: int, room: Room) -> list[str]:
     notes = []
     if frame is not None:
         x1, y1, x2, y2 = (round(edge) for edge in frame)
         notes.append(f"Cropped to ({x1}, {y1})-({x2}, {y2}).")
     if picture["implementation"] is None:
         notes.append("The implementation shows no assignment.")
-    if marks > MOST_MARKS:
-        notes.append(f"{MOST_MARKS} of {counted(marks, 'positive')} are drawn.")
-    if len(picture["truths"]) > MOST_TRUTHS:
-        notes.append(f"{MOST_TRUTHS} of {counted(len(picture['truths']), 'ground truth')} are drawn.")
+    if marks > room.marks:
+        notes.append(f"{room.marks} of {counted(marks, 'positive')} are drawn.")
+    if len(picture["truths"]) > room.truths:
+        notes.append(f"{room.truths} of {counted(len(picture['truths']), 'ground truth')} are drawn.")
     return notes

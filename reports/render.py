@@ -2,12 +2,14 @@
 
 import base64
 import hashlib
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from reports.history import comparable, entry_of, history_of, read_history, remember
 from reports.log import read_log
 from reports.page import Page, page_of, word
 from reports.runlog import write_whole
@@ -20,6 +22,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     """Read the log of a run, finished or killed, and write its report.html and summary.json.
+
+    A finished run is also remembered in `history.jsonl` beside its folder, and compared with the last one there.
 
     Args:
         run_dir: the run's folder, or a log file.
@@ -37,7 +41,14 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     summary = summarise(log)
     write_summary(summary, folder)
     path = folder / NAME
-    write_whole(path, html_of(page_of(log, summary)))
+    entry, history = entry_of(log, summary), history_of(log.folder)
+    before = comparable(read_history(history), entry)
+    write_whole(path, html_of(page_of(log, summary, [*before, entry])))
+    if into is None:
+        with suppress(
+            OSError
+        ):  # the report is there; that its parent folder cannot be written takes nothing from it
+            remember(history, entry)
     return path
 
 

@@ -157,7 +157,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "margins": _margins(log, name),
         "first_divergences": [
             {key: cause.shown.get(key) or None for key in ("stage", "clause", "case", "verdict")}
-            | {"summary": cause.shown["summary"]}
+            | {"summary": cause.shown["summary"], "id": cause.id}
             for cause in causes(divergences, log.batches)
         ],
     }

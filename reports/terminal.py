@@ -3,6 +3,8 @@
 from typing import Any
 
 from reports.batches import FAILING, VERDICTS
+from reports.compare import compare, said
+from reports.history import entry_of, history_of, previous, read_history
 from reports.log import Log
 from reports.render import NAME
 from reports.summary import NO_BATCH, summarise
@@ -24,9 +26,22 @@ def terminal_table(log: Log) -> str:
     summary = summarise(log)
     blocks = [_table(summary["implementations"]), *(_divergences(one) for one in summary["implementations"])]
     blocks.append("\n".join(_not_tested(summary)))
+    blocks.append(_since(log, summary))
     report = log.folder / NAME
     blocks.append(visible(f"report: {report}" if report.is_file() else f"run: {log.folder}"))
     return "\n\n".join(block for block in blocks if block)
+
+
+def _since(log: Log, summary: dict[str, Any]) -> str:
+    """What changed since the last run, if there is one."""
+    entry = entry_of(log, summary)
+    before = previous(read_history(history_of(log.folder)), entry)
+    if before is None:
+        return ""
+    change = compare(before, entry)
+    lines = [f"since run {before['run']}: {said(change)}"]
+    lines += [f"  {_word(name)}: {was} -> {became}" for name, was, became in change.results]
+    return "\n".join(visible(" ".join(shortened(line, 300).split(" "))) for line in lines)
 
 
 def _table(implementations: list[dict[str, Any]]) -> str:

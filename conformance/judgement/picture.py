@@ -1,14 +1,16 @@
-"""What the report draws of one image: boxes, anchors and positives, as plain numbers."""
+"""What the report draws of one image: boxes, anchors and positives, and why they are, as plain numbers."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from conformance.batches import Batch
+from conformance.explain import Explained
 from conformance.implementations import Assignment
 from conformance.judgement.verdicts import Judgement
-from reference import Dialect, detection_loss, ground_truths
+from reference import Dialect
 
 
 def picture(
@@ -28,13 +30,18 @@ def picture(
     first = judgement.first if judgement else None
     values = first.mismatch.values if first and first.mismatch else []
     image = next((value.image for value in values if value.image is not None), _busiest(batch))
-    with torch.no_grad():
-        targets = detection_loss(
-            batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect
-        ).targets
-    truths = ground_truths(batch.annotations, batch.images, batch.size)[image]
+    explained = Explained.of(batch, image, dialect)
+    focus = sorted({value.anchor for value in values if value.anchor is not None and value.image == image})
+    differing = [] if assignment is None else _differing(explained, assignment)
+    told = explained.telling([*focus, *differing])
+    return drawn(explained, assignment, told) | {"stage": first.stage if first else "", "focus": focus}
+
+
+def drawn(explained: Explained, assignment: Assignment | None, told: Iterable[int]) -> dict[str, Any]:
+    """An image with the positives of reference and implementation, and what is to be told of some anchors."""
+    batch, image, truths = explained.batch, explained.image, explained.truths
     height, width = batch.size
-    expected = targets[image]
+    expected = explained.loss.targets[image]
     return {
         "image": image,
         "width": width,
@@ -55,11 +62,19 @@ def picture(
         else _positives(
             assignment.foreground[image], assignment.truth_index[image], assignment.scores[image].sum(-1)
         ),
-        "stage": first.stage if first else "",
-        "focus": sorted(
-            {value.anchor for value in values if value.anchor is not None and value.image == image}
-        ),
+        **explained.facts(told),
     }
+
+
+def _differing(explained: Explained, assignment: Assignment) -> list[int]:
+    """Anchors that one of the two makes positive, or that they give to different ground truths."""
+    image, expected = explained.image, explained.loss.targets[explained.image]
+    foreground, owner = assignment.foreground[image].bool(), assignment.truth_index[image]
+    if foreground.shape != expected.foreground.shape:
+        return []
+    other = expected.foreground & (owner != expected.truth_index)
+    anchors: list[int] = ((foreground != expected.foreground) | other).nonzero().flatten().tolist()
+    return anchors
 
 
 def _positives(foreground: Tensor, index: Tensor, weights: Tensor) -> list[list[float]]:

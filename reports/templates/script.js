@@ -2,7 +2,10 @@
 // The page says everything without this script; it adds the filter, and buttons that copy.
 const cards = [...document.querySelectorAll("details.card")].map((card) => ({
   card,
-  tokens: JSON.parse(card.dataset.tokens),
+  tokens: Object.fromEntries(card.dataset.tokens.split("\n").map((line) => {
+    const [key, ...values] = line.split("\t");
+    return [key, values];
+  })),
   text: null,
 }));
 const form = document.querySelector(".filter");
@@ -59,11 +62,18 @@ function fragment() {
   }
 }
 
+// `#case:0a5910e6fcde` alone is a filter too: a link that can be written by hand.
+function bare(text) {
+  const key = /^(\w+):/.exec(text)?.[1];
+  return key && key in cards[0].tokens ? text : null;
+}
+
 function follow() {
   const target = fragment();
-  if (target.startsWith(PREFIX)) {
+  const query = target.startsWith(PREFIX) ? target.slice(PREFIX.length) : bare(target.slice(1));
+  if (query !== null) {
     form.hidden = false;
-    input.value = target.slice(PREFIX.length);
+    input.value = query;
     const matching = filter(input.value);
     if (matching.length === 1) {
       matching[0].card.open = true;
@@ -120,4 +130,77 @@ for (const button of document.querySelectorAll(".copy")) {
     button.textContent = done ? "Copied" : "Selected";
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
+}
+
+// Pointing at an anchor of a picture, or walking to it with the arrow keys, shows its words beneath, and its box.
+const SVG = "http://www.w3.org/2000/svg";
+
+function made(svg, name, kind) {
+  const shape = document.createElementNS(SVG, name);
+  shape.setAttribute("class", kind);
+  shape.setAttribute("visibility", "hidden");
+  svg.insertBefore(shape, svg.querySelector(".spots"));
+  return shape;
+}
+
+function viewer(picture) {
+  const svg = picture.querySelector("svg");
+  const spots = [...svg.querySelectorAll(".spots circle")];
+  const words = new Map([...picture.querySelectorAll(".why li")].map((one) => [one.dataset.a, one]));
+  const ring = made(svg, "circle", "here");
+  const box = made(svg, "rect", "predicted");
+  const panel = document.createElement("div");
+  panel.className = "now";
+  panel.setAttribute("role", "status");
+  panel.innerHTML = "<p class='soft'>Point at an anchor, or walk with the arrow keys: why it has its ground truth, or none.</p>";
+  picture.querySelector(".why").before(panel);
+  let pinned = null;
+
+  function show(spot) {
+    for (const name of ["cx", "cy", "r"]) {
+      ring.setAttribute(name, spot.getAttribute(name));
+    }
+    ring.setAttribute("visibility", "visible");
+    const edges = spot.dataset.box?.split(" ");
+    ["x", "y", "width", "height"].forEach((name, at) => edges && box.setAttribute(name, edges[at]));
+    box.setAttribute("visibility", edges ? "visible" : "hidden");
+    panel.replaceChildren(...[...words.get(spot.dataset.a).children].map((line) => line.cloneNode(true)));
+  }
+
+  function pin(spot) {
+    pinned = spot;
+    show(spot);
+  }
+
+  for (const spot of spots) {
+    spot.addEventListener("pointerenter", () => show(spot));
+    spot.addEventListener("click", () => pin(spot));
+  }
+  svg.addEventListener("pointerleave", () => pinned && show(pinned));
+  svg.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (step) {
+      event.preventDefault();
+      const at = spots.indexOf(pinned);
+      pin(spots[at < 0 ? (step > 0 ? 0 : spots.length - 1) : (at + spots.length + step) % spots.length]);
+    }
+  });
+}
+
+// Only when its card is opened: a page of hundreds of cards must be there at once.
+function prepare(card) {
+  for (const picture of card.querySelectorAll(".picture:not(.ready)")) {
+    if (picture.querySelector(".why")) {
+      picture.classList.add("ready");
+      picture.querySelector("svg").setAttribute("tabindex", "0");
+      viewer(picture);
+    }
+  }
+}
+
+for (const { card } of cards) {
+  card.addEventListener("toggle", () => card.open && prepare(card));
+  if (card.open) {
+    prepare(card);
+  }
 }

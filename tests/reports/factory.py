@@ -108,8 +108,72 @@ def picture(**fields: Any) -> dict[str, Any]:
         "implementation": [[0, 0, 0.41], [1, 0, 0.62], [5, 0, 0.85], [6, 0, 0.7], [10, 1, 0.9], [14, 1, 0.2]],
         "stage": "conflict",
         "focus": [6],
+        "k": 10,
+        "kept": None,
+        "items": {"box": 1.25, "cls": 2.0, "dfl": 0.5},
+        "facts": [
+            {
+                "candidates": 4,
+                "positives": 3,
+                "kth": 0.0,
+                "best_metric": 0.3,
+                "best_overlap": 0.8,
+                "widened": None,
+            },
+            {
+                "candidates": 6,
+                "positives": 3,
+                "kth": 0.0,
+                "best_metric": 0.4,
+                "best_overlap": 0.9,
+                "widened": None,
+            },
+        ],
+        "anchors": {
+            "5": anchor([[0, 0.9, 0.8, 0.3, 1, 0, 1]], loss=[0.2, 0.1, 0.05]),
+            "6": anchor(
+                [[1, 0.7, 0.64, 0.05, 2, 0, 1], [0, 0.61, 0.41, 0.004, 4, 0, 1]], loss=[0.5, 0.2, 0.05]
+            ),
+            "15": anchor([], outside=[1, 1.5]),
+        },
     }
     return drawn | fields
+
+
+def anchor(pairs: list[list[float]], **fields: Any) -> dict[str, Any]:
+    """What the reference computes for one anchor."""
+    return {"box": [9.5, 2.5, 30.0, 28.0], "pairs": pairs, "loss": [0.0, 0.1, 0.0], "outside": None} | fields
+
+
+def large_picture(number: int = 0) -> dict[str, Any]:
+    """640 x 640 px, three levels, 20 ground truths, 100 positives a side, 48 anchors with their numbers."""
+    chance = random.Random(number)
+    truths = []
+    for _ in range(20):
+        x, y, w, h = (
+            chance.uniform(0, 500),
+            chance.uniform(0, 500),
+            *(chance.uniform(20, 200) for _ in "wh"),
+        )
+        truths.append(
+            {"box": [round(v, 2) for v in (x, y, x + w, y + h)], "label": chance.randrange(80), "real": True}
+        )
+    taken = sorted(chance.sample(range(8400), 120))
+    sides = [[[a, a % 20, round(chance.random(), 6)] for a in half] for half in (taken[:100], taken[20:])]
+    facts = {"positives": 5, "kth": 0.001, "best_metric": 0.3, "best_overlap": 0.8, "widened": None}
+    told = {
+        str(a): anchor(
+            [[g, 0.612345, 0.512345, 0.00123456, 4, 0, 1] for g in range(a % 20, a % 20 + 3)],
+            loss=[0.123456, 0.00234567, 0.0345678],
+        )
+        for a in taken[:48]
+    }
+    return picture(
+        width=640, height=640, truths=truths, reference=sides[0], implementation=sides[1], focus=taken[:6],
+        anchors=told,
+        levels=[{"stride": s, "rows": 640 // s, "columns": 640 // s} for s in (8, 16, 32)],
+        facts=[facts | {"candidates": 40 + g} for g in range(23)],
+    )  # fmt: skip
 
 
 def strip(first: str | None) -> list[dict[str, Any]]:
@@ -240,6 +304,48 @@ def synchronisations(**fields: Any) -> dict[str, Any]:
     }
     line = {"implementation": "article", "device": "cuda (simulated)", "batches": 13, "places": [place]}
     return line | {"synchronisations": 160, "transfers": 39} | fields
+
+
+def walkthrough(**fields: Any) -> dict[str, Any]:
+    """What walkthrough.json says of the picture above, as if it had been a photograph."""
+    told = {
+        "schema": 1,
+        "batch": "0000c0ffee00",
+        "origin": "recorded: a network in training, step 6 of 7",
+        "photo": "data:image/jpeg;base64,/9j/4AAQSkZJRg==",
+        "names": ["cat", "dog"],
+        "picture": picture(implementation=None),
+        "truth": 1,
+        "anchor": 10,
+        "decode": {
+            "shares": [[0.5, 0.25, 0.25, 0.0]] * 4,
+            "distances": [0.75, 0.75, 0.75, 0.75],
+            "centre": [2.5, 2.5],
+            "stride": 8.0,
+            "box": [1.75, 1.75, 3.25, 3.25],
+        },
+        "candidates": [[10, 0.8, 0.9, 0.4], [6, 0.7, 0.64, 0.05], [7, 0.2, 0.5, 0.004], [9, 0.1, 0.2, 0.0]],
+        "conflict": {
+            "step": 0,
+            "anchors": [{"anchor": 6, "overlaps": [[0, 0.41], [1, 0.64]], "owner": 1}],
+            "counts": [[0, 1], [6, 0]],
+        },
+        "loss": {
+            "truths": [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]],
+            "background": [0.0, 0.7, 0.0],
+            "score_sum": 3.73,
+        },
+        "moments": [
+            {"step": 0, "steps": 7, "overlap": 0.2, "score": 0.01, "positives": [[5, 0, 0.3], [6, 0, 0.2]]},
+            {"step": 6, "steps": 7, "overlap": 0.5, "score": 0.4, "positives": [[5, 0, 0.8], [6, 1, 0.7]]},
+        ],
+        "static": {
+            "ratio": 4.0,
+            "boxes": [{"stride": 8, "sides": [[10, 13], [16, 30], [33, 23]]}],
+            "cells": [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2], [1, 0, 2, 2, 3]],
+        },
+    }
+    return told | fields
 
 
 Lines = list[tuple[str, dict[str, Any]]]

@@ -1,5 +1,8 @@
 """The report in a real browser, with the network cut."""
 
+import importlib.util
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -35,7 +38,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "awkward": [("run", run_line([implementation(awkward)])), *causes, ("end", {"exit": 1})],
         "nothing": factory.passing(1)[:1],
     }
-    return {name: render(factory.write(folder / name, lines)) for name, lines in runs.items()}
+    folders = {name: factory.write(folder / name, lines) for name, lines in runs.items()}
+    (folders["one"] / "walkthrough.json").write_text(json.dumps(factory.walkthrough()))
+    return {name: render(folder) for name, folder in folders.items()}
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def open_page(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
     yield opened
     own = {path.as_uri() for path in reports.values()}
     assert [
-        url for url in asked if url.partition("#")[0] not in own and not url.startswith("data:image/svg")
+        url for url in asked if url.partition("#")[0] not in own and not url.startswith("data:image/")
     ] == []
     assert complaints == []
 
@@ -82,7 +87,7 @@ def test_nothing_is_wider_than_the_screen(open_page: Open, name: str, size: tupl
         outside = page.evaluate(
             """() => [...document.querySelectorAll('body *')].filter(one => {
                 const box = one.getBoundingClientRect();
-                const clipped = one.closest('.wide, pre, svg, .evidence > div, .skip');
+                const clipped = one.closest('.wide, pre, svg, .skip');
                 return box.width && !clipped && (box.right > innerWidth + 1 || box.left < -1);
             }).map(one => one.outerHTML.slice(0, 120))"""
         )
@@ -136,6 +141,76 @@ def test_three_views_of_a_picture(open_page: Open):
         assert seen() == {"extra": ["1"], "owner": ["0"], "weight": ["0"], "same": ["0", "0", "1"]}
         assert picture.locator("svg .m.focus").is_visible()
         assert "with the number of its ground truth" in picture.locator("figcaption").inner_text()
+
+
+def here(page: Any) -> str:
+    return page.locator(".picture .now").first.inner_text()
+
+
+def test_pointing_at_an_anchor_says_why_it_has_its_ground_truth(open_page: Open):
+    with open_page("one") as page:
+        picture = page.locator(".picture").first
+        assert "walk with the arrow keys" in here(page)
+        picture.locator('.spots circle[data-a="6"]').hover()
+        assert "GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and wins (TAL-CONF-1)." in here(page)
+        assert "The implementation, otherwise: GT 0 with weight 0.7." in here(page)
+        assert picture.locator("svg .here").get_attribute("visibility") == "visible"
+        assert picture.locator("svg .predicted").get_attribute("width") == "20.5"
+        picture.locator('.spots circle[data-a="15"]').hover()
+        assert "the nearest is GT 1, 1.5 px away" in here(page)
+
+
+def test_an_anchor_that_is_clicked_stays(open_page: Open):
+    with open_page("one") as page:
+        spots = page.locator(".picture").first.locator(".spots circle")
+        page.locator('.picture .spots circle[data-a="6"]').first.click()
+        spots.locator("xpath=self::*[@data-a='15']").hover()
+        assert "Anchor 15" in here(page)
+        page.locator("h1").hover()
+        assert "Anchor 6" in here(page)
+
+
+def test_arrow_keys_walk_through_the_anchors(open_page: Open):
+    with open_page("one") as page:
+        page.locator(".picture svg").first.focus()
+        said = []
+        for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowRight", "ArrowLeft"):
+            page.keyboard.press(key)
+            said.append(here(page).split()[1])
+        assert said == ["5", "6", "15", "5", "15"]
+        page.locator(".picture svg").first.evaluate("one => one.blur()")
+    with open_page("one") as page:
+        page.locator(".picture svg").first.focus()
+        page.keyboard.press("ArrowUp")
+        assert here(page).split()[1] == "15"
+
+
+def test_the_same_words_are_there_without_scripts(open_page: Open):
+    with open_page("one", java_script_enabled=False) as page:
+        page.locator(".why summary").first.click()
+        words = page.locator(".why").first.inner_text()
+        assert "3 anchors in words" in words
+        assert "GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and wins (TAL-CONF-1)." in words
+        assert not page.locator(".now").count()
+        title = page.locator('.spots circle[data-a="6"] title').first.text_content()
+        assert (
+            "reference GT 1 weight 0.7, implementation GT 0 weight 0.7. GT 1: s 0.7, u 0.64, t 0.05" in title
+        )
+
+
+def test_a_card_that_is_opened_later_has_its_viewer_too(open_page: Open):
+    with open_page("many") as page:
+        card = page.locator("details.card:has(.why)").nth(3)
+        assert not card.locator(".now").count()
+        card.locator("summary").first.click()
+        card.locator(".spots circle").first.hover()
+        assert "Anchor 5" in card.locator(".now").inner_text()
+
+
+def test_a_link_written_by_hand_filters(open_page: Open):
+    with open_page("many", "#case:0000c0ffee00") as page:
+        assert len(cards(page)) == 1
+        assert page.locator("details.card:not([hidden])[open]").count() == 1
 
 
 def test_a_fragment_filters(open_page: Open):
@@ -350,3 +425,40 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(open_page: Open):
         tags = {tag for tag, _, _ in reached}
         assert {"A", "SUMMARY", "INPUT", "PRE", "BUTTON"} <= tags
         assert reached[0][1] == "skip"
+
+
+AXE = """async (rules) => {
+  const found = await axe.run(document, { runOnly: rules, resultTypes: ["violations"] });
+  const nodes = (one) => one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160));
+  return found.violations.map((one) => [one.id, one.help, nodes(one)]);
+}"""
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script of axe-core, as a package of Python brings it along."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or found.origin is None:
+        assert os.environ.get("TAL_REQUIRE_BROWSER") != "1", "axe-playwright-python is not installed"
+        pytest.skip("axe-playwright-python is not installed (pip install -e '.[dev]')")
+    return (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("name", ["none", "one", "hostile"])
+def test_axe_finds_nothing(open_page: Open, axe: str, name: str, size: tuple[int, int], scheme: str):
+    with open_page(name, size=size, color_scheme=scheme) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        page.evaluate(f"{axe}; null")
+        assert (
+            page.evaluate(AXE, ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"])
+            == []
+        )
+
+
+def test_axe_can_find_something(open_page: Open, axe: str):
+    with open_page("one") as page:
+        page.evaluate("document.documentElement.removeAttribute('lang')")
+        page.evaluate(f"{axe}; null")
+        assert [found[0] for found in page.evaluate(AXE, ["wcag2a"])] == ["html-has-lang"]

@@ -87,3 +87,15 @@ def test_no_implementation(run_dir: Path):
     assert "No implementation was tested." in table_of(
         run_dir, [("run", run_line() | {"implementations": []})]
     )
+
+
+def test_what_changed_since_the_last_run(tmp_path: Path):
+    first = factory.write(tmp_path / "a", factory.failing(1, 9))
+    render(first)
+    assert "since run" not in terminal_table(read_log(first))
+    lines = factory.failing(0, 9)
+    lines[-1:-1] = [("batch", factory.batch(5, "my-assigner"))]
+    second = factory.write(tmp_path / "b", lines)
+    render(second)
+    said = terminal_table(read_log(second)).split("since run ")[1]
+    assert said.startswith("a: 1 fixed.\n  my-assigner: divergent -> conforms\n")
