@@ -6,7 +6,7 @@ through; geometry comes from `conformance.batches.layout`. What is accepted here
 ordinary judge. B images, M ground truths (1 or 2, padded), A anchors, C classes, S sets of k anchors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 
@@ -20,7 +20,7 @@ from conformance.implementations import AssignerInputs, Assignment
 from conformance.implementations.protocol import Stages
 from conformance.judgement.bounds import bound, ciou_unit, metric_unit, smallest
 from conformance.judgement.choices import Range
-from reference import Dialect, Hyperparameters
+from reference import NEWEST, Dialect, Hyperparameters
 
 NORMALISATION_EPS = 1e-9
 """TAL-NORM-1."""
@@ -81,6 +81,11 @@ class Expected:
         return Range((self.metric - self.metric_error).clamp(min=0), self.metric + self.metric_error)
 
 
+def understands(dialect: Dialect) -> bool:
+    """Whether all that the dialect chooses is followed here: of what releases differ in, the floor of small boxes."""
+    return dialect == replace(NEWEST, name=dialect.name, small_box_floor=dialect.small_box_floor)
+
+
 def expected(
     images: Images, inputs: AssignerInputs, dialect: Dialect, uncertain: Uncertainty | None = None
 ) -> Expected:
@@ -129,7 +134,8 @@ def widened(boxes: Tensor, floor: tuple[int, int]) -> Tensor:
     middle = (left_top + right_bottom) / 2
     small = right_bottom - left_top < below
     return torch.cat(
-        (torch.where(small, middle - to / 2, left_top), torch.where(small, middle + to / 2, right_bottom)), dim=-1
+        (torch.where(small, middle - to / 2, left_top), torch.where(small, middle + to / 2, right_bottom)),
+        dim=-1,
     )
 
 
@@ -313,9 +319,7 @@ def _moved_weights(told: Expected, positives: Tensor) -> Tensor:
     best_error = metric_error.amax(2, keepdim=True)
     best_overlap, best_overlap_error = overlap.amax(2, keepdim=True), overlap_error.amax(2, keepdim=True)
     moved = (
-        metric_error * best_overlap
-        + metric * best_overlap_error
-        + metric * best_overlap * best_error / best
+        metric_error * best_overlap + metric * best_overlap_error + metric * best_overlap * best_error / best
     )
     return (moved / (best - best_error).clamp(min=NORMALISATION_EPS)).sum(1)
 
@@ -334,9 +338,12 @@ def assignment_holds(told: Expected, assignment: Assignment) -> Tensor:
 
 
 def only_assignment(told: Expected, classes: int) -> Assignment:
-    """The assignment of images that leave no choice, for a loss that shows none; as plain float32 computes it."""
+    """The assignment of images that leave no choice that counts, as plain float32 computes it.
+
+    For a loss that shows none. Where all contested overlaps are zero, the first ground truth wins: its w is zero.
+    """
     selected = Choices.of(told.metric_range, told.candidate, told.numbers.topk).always()  # (B, M, A)
-    largest = told.overlap >= told.overlap.amax(1, keepdim=True)
+    largest = torch.zeros_like(selected).scatter(1, told.overlap.argmax(1, keepdim=True), True)
     contested = selected.sum(1, keepdim=True) > 1
     positives = selected & (~contested | largest)
     weights = weights_of(told.naive_metric, told.naive_overlap, positives)  # (B, A)
@@ -345,4 +352,3 @@ def only_assignment(told: Expected, classes: int) -> Assignment:
     scores = weights[..., None] * functional.one_hot(labels, classes)
     boxes = own @ told.boxes.to(DTYPE)
     return Assignment(labels, boxes, scores, positives.any(1), owner_of(positives).clamp(min=0))
-

@@ -3,7 +3,7 @@
 B images, M ground truths, A anchors, C classes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,12 +19,12 @@ from conformance.exhaustive.dense import (
     only_assignment,
 )
 from conformance.exhaustive.scope import Images, Scope
-from conformance.implementations import AssignerInputs, Assignment, Implementation, Outcome, observe
+from conformance.implementations import AssignerInputs, Assignment, Implementation, observe
 from conformance.implementations.outcome import LossOutcome
 from conformance.judgement.bounds import ROUNDINGS, bound, box_unit
 from conformance.judgement.choices import Range
 from conformance.judgement.loss import compute, units
-from reference import BatchTargets, Dialect, Predictions
+from reference import BatchTargets, Predictions
 from reference.anchors import flatten
 from reference.loss import read_predictions
 
@@ -40,7 +40,7 @@ class Looked:
 
     Attributes:
         numbers: (B,) of the images in their scope.
-        right: (B,) nothing of the image is wrong; where False, the ordinary judge has to look at it.
+        right: (B,) nothing is wrong with what the image shows.
         tie, near_tie: (B,) the specification leaves a choice, because values are equal, or closer than rounding.
         sums: the loss and its items are right for the pack as a whole.
         hidden: (B,) the assignment is not shown, and there are several: the image was left out.
@@ -52,6 +52,11 @@ class Looked:
     near_tie: Tensor
     sums: bool
     hidden: Tensor
+
+    @property
+    def suspects(self) -> Tensor:
+        """(B,) images that the ordinary judge has to look at."""
+        return ~self.right | self.hidden
 
 
 def look(implementation: Implementation, scope: Scope, numbers: Tensor, device: str = "cpu") -> Looked:

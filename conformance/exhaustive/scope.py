@@ -207,19 +207,20 @@ def _scopes(name: str, topk: tuple[int, ...], **properties: Any) -> tuple[Scope,
 
 _FIRST = _scopes("pairs on cells", (2,), **_ONE, lattice=CELLS, truths=2, guesses=(SMALL, LARGE))
 _MORE = (
-    *_scopes("pairs on cells", (1, 3), **_ONE, lattice=CELLS, truths=2, guesses=(SMALL, RIGHT_DOWN)),
-    *_scopes("singles on half cells", (1, 2, 3), **_ONE, lattice=HALF_CELLS, truths=1, guesses=(SMALL, LARGE)),
+    *_scopes("pairs on cells", (3,), **_ONE, lattice=CELLS, truths=2, guesses=(SMALL, RIGHT_DOWN)),
+    *_scopes("singles on half cells", (1, 4), **_ONE, lattice=HALF_CELLS, truths=1, guesses=(SMALL, LARGE)),
     *_scopes("singles of two levels", (2,), **_TWO, lattice=HALF_CELLS, truths=1, guesses=(SMALL, LARGE)),
-    *_scopes("pairs in a row", (1,), **_ROW, lattice=HALF_CELLS, truths=2, guesses=(SMALL, LEFT_UP)),
+    *_scopes("pairs in a row", (1, 2), **_ROW, lattice=HALF_CELLS, truths=2, guesses=(SMALL, LEFT_UP)),
     *_scopes(
         "singles beyond the border", (1,), **_CELL, lattice=HALF_CELLS, truths=1, margin=12,
-        guesses=(SMALL, LARGE, RIGHT_DOWN, LEFT_UP), reg_max=2,
+        guesses=(SMALL, LEFT_UP), reg_max=2,
     ),
 )  # fmt: skip
 _ALL = (
     *_scopes("pairs on half cells", (2,), **_ONE, lattice=HALF_CELLS, truths=2, guesses=(SMALL, LARGE)),
-    *_scopes("pairs of two levels", (2,), **_TWO, lattice=CELLS, truths=2, guesses=(SMALL, LARGE, RIGHT_DOWN, LEFT_UP)),
-    *_scopes("pairs in a row", (2,), **_ROW, lattice=HALF_CELLS, truths=2, guesses=(SMALL, LARGE, RIGHT_DOWN, LEFT_UP)),
+    *_scopes(
+        "pairs of two levels", (2,), **_TWO, lattice=CELLS, truths=2, guesses=(SMALL, LARGE, RIGHT_DOWN, LEFT_UP)
+    ),
 )  # fmt: skip
 PROFILES: dict[str, tuple[Scope, ...]] = {
     "dev": _FIRST,
