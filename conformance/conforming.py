@@ -10,6 +10,7 @@ from conformance.implementations import Implementation, ImplementationFailed, fi
 from conformance.judgement import Diverges, Judgement, Verdict, judge
 from conformance.judgement.picture import picture
 from conformance.recording import Failure, Recorder, Subject, failure_of
+from conformance.refusals import refusal
 
 
 def conform(subject: Subject, batch: Batch) -> Judgement:
@@ -27,6 +28,9 @@ def conform(subject: Subject, batch: Batch) -> Judgement:
     """
     batch = batch.to(subject.device)
     dialect = subject.implementation.dialect
+    unknown = refusal(batch, dialect)
+    if unknown is not None:
+        return refused(subject, batch, *unknown)
     outcome = None
     try:
         outcome = observe(subject.implementation, batch)
@@ -38,6 +42,19 @@ def conform(subject: Subject, batch: Batch) -> Judgement:
         failure = failure_of(subject, batch, error, drawn)
         failure.outcome = outcome
         raise failure from error
+
+
+def refused(subject: Subject, batch: Batch, clause: str, reason: str) -> Judgement:
+    """Judge an implementation on a batch that its dialect does not know: it must raise.
+
+    Raises:
+        Failure: it returned.
+    """
+    try:
+        observe(subject.implementation, batch)
+    except ImplementationFailed:
+        return Judgement()
+    raise Failure(subject, batch, Verdict.DIVERGENT, "", clause, f"it returned, where {reason}")
 
 
 def check(

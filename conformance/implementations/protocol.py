@@ -138,6 +138,19 @@ class ProtocolViolation(TypeError):
     """An adapter, or what it returned, is not what the protocol asks for."""
 
 
+class RaisedElsewhere(Exception):
+    """An implementation failed in a process of its own: it raised there, or the process died or hung.
+
+    Attributes:
+        what: one sentence.
+        details: its traceback there, if it raised.
+    """
+
+    def __init__(self, what: str, details: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.details = what, details
+
+
 @dataclass(frozen=True)
 class Implementation:
     """An adapter that was found to follow the protocol.

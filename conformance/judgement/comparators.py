@@ -49,8 +49,9 @@ def within(
         overflows = ~torch.isfinite(naive) & ~torch.isfinite(
             observed
         )  # the dtype cannot hold what is in between
-        observed, bound = (
-            observed.where(~overflows, expected.to(observed.dtype)),
+        observed, expected, bound = (  # float64 may not hold it either: a sum may be zero that is divided by
+            observed.where(~overflows, 0),
+            expected.where(~overflows, 0),
             bound.where(~overflows, torch.inf),
         )
     finite(quantity, clause, observed, names)

@@ -48,7 +48,7 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
     if outcome.assignment is not None:
         judge_assignment(judgement, outcome.assignment, outcome.inputs, counts, dialect, errors)
         if outcome.loss is not None and well_formed(outcome.assignment, batch):
-            judge_loss(judgement, batch, outcome.assignment, outcome.loss)
+            judge_loss(judgement, batch, outcome.assignment, outcome.loss, dialect)
     else:
         judge_hidden(judgement, batch, outcome, dialect, errors)
     if judgement.verdict.fails:
@@ -182,7 +182,7 @@ def judge_hidden(
     predictions = read_predictions([level.detach() for level in batch.feature_maps], batch.head)
     truths = ground_truths(batch.annotations.to(batch.dtype), batch.images, batch.size)
     own = assign_images(predictions, truths, batch.head, batch.hyperparameters, dialect)
-    first = _judged(batch, own, outcome)
+    first = _judged(batch, own, outcome, dialect)
     oracles = [
         oracle(outcome.inputs, image, len(truths[image]), dialect, errors[image] if errors else None)
         if len(truths[image])
@@ -207,7 +207,7 @@ def judge_hidden(
                 _targets(batch, predictions, truths, image, positives),
                 *own[image + 1 :],
             ]
-            candidate = _judged(batch, changed, outcome)
+            candidate = _judged(batch, changed, outcome, dialect)
             if not candidate.verdict.fails:
                 best = replace(candidate, chose=True)
                 break
@@ -222,7 +222,7 @@ def judge_hidden(
     judgement.chose = best.chose
 
 
-def _judged(batch: Batch, targets: list[Targets], outcome: Outcome) -> Judgement:
+def _judged(batch: Batch, targets: list[Targets], outcome: Outcome, dialect: Dialect) -> Judgement:
     assert outcome.loss is not None
     judgement = Judgement()
     assignment = Assignment(
@@ -232,7 +232,7 @@ def _judged(batch: Batch, targets: list[Targets], outcome: Outcome) -> Judgement
         foreground=torch.stack([image.foreground for image in targets]),
         truth_index=torch.stack([image.truth_index for image in targets]),
     )
-    judge_loss(judgement, batch, assignment, outcome.loss)
+    judge_loss(judgement, batch, assignment, outcome.loss, dialect)
     return judgement
 
 

@@ -22,7 +22,7 @@ from conformance.judgement.bounds import (
 )
 from conformance.judgement.comparators import within
 from conformance.judgement.verdicts import STAGES, Agreement, Judgement, Mismatch
-from reference import BatchTargets, Predictions
+from reference import NEWEST, BatchTargets, Dialect, Predictions, WeightsMeet
 from reference.anchors import flatten
 from reference.boxes import ciou
 from reference.loss import distances_to, loss_items, read_predictions
@@ -47,7 +47,7 @@ class Computed:
     logit_gradient: Tensor
 
 
-def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype) -> Computed:
+def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype, dialect: Dialect = NEWEST) -> Computed:
     """The reference's loss and gradient in `dtype` for given targets."""
     maps = [level.detach().to(dtype).requires_grad_() for level in batch.feature_maps]
     predictions = read_predictions(maps, batch.head)
@@ -56,7 +56,7 @@ def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype) -> Computed
     )  # targets follow the annotations, which are never coarser
     given = BatchTargets(targets.foreground, targets.boxes.to(finest), targets.scores.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
-        items = loss_items(predictions, given, batch.head, batch.hyperparameters)
+        items = loss_items(predictions, given, batch.head, batch.hyperparameters, dialect)
     gradients = torch.autograd.grad(items.sum() * batch.images, maps)
     distances, logits = flatten(gradients, batch.head)
     detached = Predictions(
@@ -81,14 +81,17 @@ class LossUnits:
     logit_gradient: Tensor
 
 
-def units(batch: Batch, targets: BatchTargets, exact: Computed) -> LossUnits:
+def units(batch: Batch, targets: BatchTargets, exact: Computed, dialect: Dialect = NEWEST) -> LossUnits:
     """The units of a batch's loss for given targets; `exact` is what float64 computes."""
     numbers, reg_max = batch.hyperparameters, batch.head.reg_max
     eps = torch.finfo(precision(batch.dtype)).eps
     given = exact.predictions
     positive, scores = targets.foreground, targets.scores.double()  # (B, A), (B, A, C)
-    score_sum = scores.sum().clamp(min=1)
+    score_sum = scores.sum().clamp(min=dialect.score_sum_floor)
+    score_sum = score_sum.where(score_sum > 0, 1)  # by zero nothing can be divided, and no error is known
     weights = scores.sum(-1)[positive]  # (P,)
+    if dialect.weights_meet is WeightsMeet.ALL:
+        weights = weights.sum().expand_as(weights)  # (P,)
     strides = given.anchors.strides.expand(*positive.shape, 1)[positive]  # (P, 1)
     centres = given.anchors.centres.expand(*positive.shape, 2)[positive]  # (P, 2)
     target = targets.boxes.double()[positive] / strides  # (P, 4) grid units
@@ -174,7 +177,13 @@ class Slope:
         return self.eps * share * (3 + below) + near * (self.wanted_error[..., None] + 2 * self.eps)
 
 
-def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss: LossOutcome) -> None:
+def judge_loss(
+    judgement: Judgement,
+    batch: Batch,
+    assignment: Assignment,
+    loss: LossOutcome,
+    dialect: Dialect = NEWEST,
+) -> None:
     """Judge the stages "cls" to "gradients", into `judgement`.
 
     Args:
@@ -182,10 +191,12 @@ def judge_loss(judgement: Judgement, batch: Batch, assignment: Assignment, loss:
         batch: what was computed on.
         assignment: what the loss used; its numbers are taken as they are.
         loss: what came out.
+        dialect: what it is held to.
     """
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
-    exact, naive = compute(batch, targets, torch.float64), compute(batch, targets, batch.dtype)
-    unit = units(batch, targets, exact)
+    exact = compute(batch, targets, torch.float64, dialect)
+    naive = compute(batch, targets, batch.dtype, dialect)
+    unit = units(batch, targets, exact, dialect)
     dtype = precision(batch.dtype)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
         _note(
