@@ -115,6 +115,8 @@ class Conformance:
             Failure: the implementation does not conform.
         """
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
+        if refusal(batch, self.subject.implementation.dialect) is not None:
+            by = conform
         began = time.perf_counter()
         try:
             judgement = by(self.subject, batch)

@@ -163,6 +163,7 @@ class Implementation:
         adapter: the object with `assign`, `loss` or both.
         shows_stages: whether its assignments carry `Stages`.
         precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
+        elsewhere: it runs in a process of its own, where nothing but its answers can be watched.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Implementation:
     adapter: Any
     shows_stages: bool
     precisions: tuple[str, ...] = MIXED
+    elsewhere: bool = False
 
     @property
     def capabilities(self) -> list[str]:
@@ -225,6 +227,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         adapter=adapter,
         shows_stages=bool(getattr(adapter, "shows_stages", False)),
         precisions=tuple(getattr(adapter, "precisions", MIXED)),
+        elsewhere=bool(getattr(adapter, "elsewhere", False)),
     )
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from conformance.workers.frames import Frame, decoded, encoded
+from reference import NEWEST
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
 """Events of Python's audit hooks that reach for the network."""
@@ -130,7 +131,8 @@ def first_answer(request: Frame) -> tuple[Any, bytes]:
     torch.set_num_threads(request.fields["threads"])
     adapter = made(request.fields)
     about = {name: str(getattr(adapter, name, "unknown")) for name in ("name", "version")}
-    about["dialect"] = str(getattr(adapter, "dialect", ""))
+    dialect = getattr(adapter, "dialect", NEWEST)
+    about["dialect"] = str(getattr(dialect, "name", dialect))
     return adapter, encoded(
         about
         | {

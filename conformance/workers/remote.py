@@ -44,6 +44,8 @@ class RemoteAdapter:
         Unavailable: the adapter cannot be made there.
     """
 
+    elsewhere = True
+
     def __init__(self, name: str, worker: Worker, dialect: Dialect | None = None) -> None:
         self.name, self.worker = name, worker
         try:
