@@ -24,12 +24,40 @@ def main(arguments: list[str] | None = None) -> int:
     replaying.add_argument(
         "--offline", action="store_true", help="judge the outcomes stored beside the cases; nothing runs"
     )
+    comparing = commands.add_parser(
+        "diff", help="what changed for training from one implementation to another"
+    )
+    comparing.add_argument("implementations", nargs=2, metavar="NAME", help="such as ultralytics==8.3.236")
+    narrowing = commands.add_parser("bisect", help="the release at which assigner or loss changed")
+    narrowing.add_argument("releases", metavar="A..B", help="such as 8.3.236..8.4.6")
+    narrowing.add_argument("--clause", metavar="CLAUSE", help="look for changes of this clause alone")
+    naming = commands.add_parser("identify", help="which dialects explain all that an implementation does")
+    naming.add_argument("implementation", metavar="NAME", help="as behind --implementation")
     options = parser.parse_args(arguments)
+    if options.command in ("diff", "bisect", "identify"):
+        return compare_dialects(options)
     if options.command == "replay":
         from conformance.replay import replay
 
         return replay(options.case, options.implementation or [], options.offline, options.device)
     return measure(options.implementation or ["ultralytics", "article", "reference"], options.examples)
+
+
+def compare_dialects(options: argparse.Namespace) -> int:
+    """Run `diff`, `bisect` or `identify`; 2 if an implementation cannot be had."""
+    from conformance.dialects import bisect, diff, identify
+    from conformance.implementations import ProtocolViolation, UnknownImplementation
+
+    torch.set_num_threads(1)
+    try:
+        if options.command == "diff":
+            return diff(*options.implementations)
+        if options.command == "bisect":
+            return bisect(options.releases, options.clause)
+        return identify(options.implementation)
+    except (UnknownImplementation, ProtocolViolation) as error:
+        print(f"python -m conformance {options.command}: {error}", file=sys.stderr)
+        return 2
 
 
 def measure(names: list[str], examples: int) -> int:

@@ -10,7 +10,7 @@ from conformance.implementations import Implementation, ImplementationFailed, fi
 from conformance.judgement import Diverges, Judgement, Verdict, judge
 from conformance.judgement.picture import picture
 from conformance.recording import Failure, Recorder, Subject, failure_of
-from conformance.refusals import refusal
+from conformance.refusals import can_be_related, refusal
 
 
 def conform(subject: Subject, batch: Batch) -> Judgement:
@@ -28,9 +28,9 @@ def conform(subject: Subject, batch: Batch) -> Judgement:
     """
     batch = batch.to(subject.device)
     dialect = subject.implementation.dialect
-    unknown = refusal(batch, dialect)
-    if unknown is not None:
-        return refused(subject, batch, *unknown)
+    reason = refusal(batch, dialect)
+    if reason is not None:
+        return refused(subject, batch, *reason)
     outcome = None
     try:
         outcome = observe(subject.implementation, batch)
@@ -115,7 +115,7 @@ class Conformance:
             Failure: the implementation does not conform.
         """
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
-        if refusal(batch, self.subject.implementation.dialect) is not None:
+        if not can_be_related(batch, self.subject.implementation.dialect):
             by = conform
         began = time.perf_counter()
         try:

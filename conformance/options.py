@@ -10,6 +10,8 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from reference import DIALECTS, Dialect
+
 SEEDS = 2**32
 
 
@@ -47,6 +49,13 @@ def add_options(parser: pytest.Parser) -> None:
         "(default: ultralytics)",
     )
     group.addoption(
+        "--against",
+        metavar="DIALECT",
+        choices=tuple(DIALECTS),
+        help="hold every implementation to this dialect, in place of the one that it declares: "
+        + ", ".join(DIALECTS),
+    )
+    group.addoption(
         "--device",
         choices=("cpu", "cuda", "all"),
         help="where to test (default: every device that is present; absent ones are reported as not tested)",
@@ -77,6 +86,12 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError(f"{text} is not positive")
     return number
+
+
+def against(config: pytest.Config) -> Dialect | None:
+    """The dialect that all are held to, if one was asked for."""
+    name = config.getoption("--against")
+    return DIALECTS[name] if name else None
 
 
 def report_dir(config: pytest.Config) -> Path:
