@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compare_dialects(options: argparse.Namespace) -> int:
     """Run `diff`, `bisect` or `identify`; 2 if an implementation cannot be had."""
-    from conformance.dialects import bisect, diff, identify
+    from conformance.dialects.bisect import bisect
+    from conformance.dialects.diff import diff
+    from conformance.dialects.identify import identify
     from conformance.implementations import ProtocolViolation, UnknownImplementation
 
     torch.set_num_threads(1)

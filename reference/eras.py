@@ -50,23 +50,43 @@ ERAS = (
     Era(
         (8, 0, 35), EVERYWHERE, "LOSS-SUM-1",
         "N is at least 1: a batch without ground truths has a finite loss",
-        "Recipe()",
+        "Recipe(strides=(8, 16))",
     ),
-    Era((8, 0, 52), NO_FLOOR, "TAL-CONF-1", "u and t are zero off candidates", ""),
+    Era(
+        (8, 0, 52), NO_FLOOR, "TAL-CONF-1",
+        "u and t are zero off candidates",
+        "Recipe(images=((Truth('ordinary'), Truth('ordinary')),), strides=(8, 16))",
+    ),
     Era(
         (8, 0, 100), ALL_WEIGHTS, "LOSS-BOX-1",
         "box and distance loss of every positive are weighted with the sum of all weights",
-        "",
+        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
     ),
-    Era((8, 0, 101), NO_FLOOR, "LOSS-BOX-1", "each positive has its own weight again", ""),
+    Era(
+        (8, 0, 101), NO_FLOOR, "LOSS-BOX-1",
+        "each positive has its own weight again",
+        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
+    ),
     Era(
         (8, 4, 0), MANY_LEVELS, "TAL-CAND-2",
         "a side below the first stride is widened to the second; topk2; L1 where R = 1; one level raises",
-        "",
+        "Recipe(images=((Truth('tiny'),),), strides=(8, 16))",
     ),
-    Era((8, 4, 8), ANY_ORDER, "TAL-CAND-2", "a head with one level is accepted: its stride is the floor", ""),
-    Era((8, 4, 25), LOWER_FLOOR, "ANN-1", "annotation rows must come sorted by image", ""),
-    Era((8, 4, 128), NEWEST, "TAL-CAND-2", "a side below the second stride is widened to it", ""),
+    Era(
+        (8, 4, 8), ANY_ORDER, "TAL-CAND-2",
+        "a head with one level is accepted: its stride is the floor",
+        "Recipe(images=((Truth('ordinary'),),))",
+    ),
+    Era(
+        (8, 4, 25), LOWER_FLOOR, "ANN-1",
+        "annotation rows must come sorted by image",
+        "Recipe(images=((Truth('ordinary'),), (Truth('ordinary', at=(8, 8)),)), strides=(8, 16), shuffled=True)",
+    ),
+    Era(
+        (8, 4, 128), NEWEST, "TAL-CAND-2",
+        "a side below the second stride is widened to it",
+        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
+    ),
 )
 """Every era, the oldest first."""
 
