@@ -10,6 +10,7 @@ from conformance.implementations import Implementation, ImplementationFailed, Ou
 from conformance.judgement import Diverges, Judgement, Verdict, judge
 from conformance.judgement.picture import picture
 from conformance.recording import Failure, Recorder, Subject, failure_of
+from conformance.refusals import can_be_related, refusal
 from conformance.relations import NotShown, SaysNothing
 from reference import Dialect
 
@@ -37,6 +38,9 @@ def conform(
     """
     batch = batch.to(subject.device)
     dialect = subject.implementation.dialect
+    reason = refusal(batch, dialect)
+    if reason is not None:
+        return refused(subject, batch, *reason)
     outcome = None
     try:
         outcome = observe(subject.implementation, batch, each_term, alone)
@@ -49,6 +53,19 @@ def conform(
         failure = failure_of(subject, batch, error, drawn)
         failure.outcome = outcome
         raise failure from error
+
+
+def refused(subject: Subject, batch: Batch, clause: str, reason: str) -> Judgement:
+    """Judge an implementation on a batch that its dialect does not know: it must raise.
+
+    Raises:
+        Failure: it returned.
+    """
+    try:
+        observe(subject.implementation, batch)
+    except ImplementationFailed:
+        return Judgement()
+    raise Failure(subject, batch, Verdict.DIVERGENT, "", clause, f"it returned, where {reason}")
 
 
 def check(
@@ -110,6 +127,8 @@ class Conformance:
             Exception: the judge itself failed; the batch counts as an error, never as judged.
         """
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
+        if not can_be_related(batch, self.subject.implementation.dialect):
+            by = conform
         began = time.perf_counter()
         try:
             judgement = by(self.subject, batch)

@@ -23,7 +23,7 @@ from conformance.implementations import AssignerInputs, Assignment, Implementati
 from conformance.implementations.outcome import LossOutcome
 from conformance.judgement.bounds import ROUNDINGS, bound, box_unit
 from conformance.judgement.choices import Range
-from conformance.judgement.loss import compute, units
+from conformance.judgement.loss import LOGITS, compute, gradient_bound, units
 from reference import BatchTargets, Predictions
 from reference.anchors import flatten
 from reference.loss import read_predictions
@@ -143,15 +143,14 @@ def loss_holds(batch: Batch, assignment: Assignment, loss: LossOutcome) -> tuple
     unit = units(batch, targets, exact)
     right = torch.ones(batch.images, dtype=torch.bool, device=batch.device)
     for name, observed, wanted, approximate, error in zip(
-        ("distance logits", "class logits"),
+        LOGITS,
         flatten(loss.gradients, batch.head),
-        (exact.distance_gradient, exact.logit_gradient),
-        (naive.distance_gradient, naive.logit_gradient),
-        (unit.distance_gradient, unit.logit_gradient),
+        exact.of_total,
+        naive.of_total,
+        unit.of_total,
         strict=True,
     ):
-        allowed = bound(approximate, wanted, error, torch.float32, f"gradient on {name}")
-        allowed = allowed.where((wanted != 0) | (error != 0), 0)  # exact zeros stay exact zeros
+        allowed = gradient_bound(batch, name, wanted, approximate, error)
         right &= ((observed.double() - wanted).abs() <= allowed).flatten(1).all(1)
     return right.cpu(), _sums_hold(batch, loss, exact.items, naive.items, unit.items)
 

@@ -15,6 +15,7 @@ from conformance.implementations.protocol import (
     Assignment,
     Implementation,
     ProtocolViolation,
+    RaisedElsewhere,
     check_assignment,
     check_inputs,
     check_loss,
@@ -118,6 +119,8 @@ def observe(
             return _observe(implementation, batch, own, each_term, alone)
     except (ProtocolViolation, StateChanged) as error:
         raise ImplementationFailed(str(error)) from error
+    except RaisedElsewhere as error:
+        raise ImplementationFailed(error.what, error.details) from error
     except Exception as error:
         raise ImplementationFailed(
             f"raised {type(error).__name__}: {error}", traceback.format_exc()

@@ -138,6 +138,19 @@ class ProtocolViolation(TypeError):
     """An adapter, or what it returned, is not what the protocol asks for."""
 
 
+class RaisedElsewhere(Exception):
+    """An implementation failed in a process of its own: it raised there, or the process died or hung.
+
+    Attributes:
+        what: one sentence.
+        details: its traceback there, if it raised.
+    """
+
+    def __init__(self, what: str, details: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.details = what, details
+
+
 @dataclass(frozen=True)
 class Implementation:
     """An adapter that was found to follow the protocol.
@@ -150,6 +163,7 @@ class Implementation:
         adapter: the object with `assign`, `loss` or both.
         shows_stages: whether its assignments carry `Stages`.
         precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
+        elsewhere: it runs in a process of its own, where nothing but its answers can be watched.
     """
 
     name: str
@@ -159,6 +173,7 @@ class Implementation:
     adapter: Any
     shows_stages: bool
     precisions: tuple[str, ...] = MIXED
+    elsewhere: bool = False
 
     @property
     def capabilities(self) -> list[str]:
@@ -212,6 +227,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         adapter=adapter,
         shows_stages=bool(getattr(adapter, "shows_stages", False)),
         precisions=tuple(getattr(adapter, "precisions", MIXED)),
+        elsewhere=bool(getattr(adapter, "elsewhere", False)),
     )
 
 

@@ -48,8 +48,9 @@ def within(
     if naive is not None and not torch.isfinite(naive).all():
         same = (observed == naive) | (observed.isnan() & naive.isnan())
         overflows = ~torch.isfinite(naive) & same  # the dtype cannot hold what is in between
-        observed, bound = (
-            observed.where(~overflows, expected.to(observed.dtype)),
+        observed, expected, bound = (  # float64 may not hold it either: a sum may be zero that is divided by
+            observed.where(~overflows, 0),
+            expected.where(~overflows, 0),
             bound.where(~overflows, torch.inf),
         )
     finite(quantity, clause, observed, names)

@@ -78,7 +78,7 @@ def judge_hidden(
         for image, expected in enumerate(oracles)
         if expected is not None and expected.uniqueness is not Uniqueness.UNIQUE
     }
-    replay = Replay(batch, loss, oracles, errors)
+    replay = Replay(batch, loss, dialect, oracles, errors)
     complete, chosen = True, list(own)
     for fit in fits.values():
         chosen[fit.image], _ = fit.best(own[fit.image], fit.likely())
@@ -213,12 +213,14 @@ class Replay:
     Attributes:
         batch: what was computed on.
         loss: what came out.
+        dialect: what it is held to.
         oracles: what the specification says of each image; None without ground truths.
         errors: how far the loss's own inputs may lie from ours, an image each.
     """
 
     batch: Batch
     loss: LossOutcome
+    dialect: Dialect
     oracles: list[ImageOracle | None]
     errors: list[InputErrors]
 
@@ -237,7 +239,7 @@ class Replay:
             truth_index=torch.stack([image.truth_index for image in targets]),
         )
         judgement = Judgement()
-        judge_loss(judgement, self.batch, assignment, self.loss, Unsure(moved, edges))
+        judge_loss(judgement, self.batch, assignment, self.loss, self.dialect, Unsure(moved, edges))
         return judgement
 
     def weights(self, image: int, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:

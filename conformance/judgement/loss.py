@@ -22,7 +22,7 @@ from conformance.judgement.bounds import (
 )
 from conformance.judgement.comparators import within
 from conformance.judgement.verdicts import STAGES, Judgement
-from reference import BatchTargets, Predictions
+from reference import NEWEST, BatchTargets, Dialect, Predictions, WeightsMeet
 from reference.anchors import flatten
 from reference.boxes import ciou
 from reference.loss import distances_to, loss_items, read_predictions
@@ -53,7 +53,13 @@ class Computed:
     of_terms: tuple[Gradients, ...] = ()
 
 
-def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype, each_term: bool = False) -> Computed:
+def compute(
+    batch: Batch,
+    targets: BatchTargets,
+    dtype: torch.dtype,
+    dialect: Dialect = NEWEST,
+    each_term: bool = False,
+) -> Computed:
     """The reference's loss and gradient in `dtype` for given targets; `each_term` differentiates one by one too."""
     maps = [level.detach().to(dtype).requires_grad_() for level in batch.feature_maps]
     predictions = read_predictions(maps, batch.head)
@@ -62,7 +68,7 @@ def compute(batch: Batch, targets: BatchTargets, dtype: torch.dtype, each_term: 
     )  # targets follow the annotations, which are never coarser
     given = BatchTargets(targets.foreground, targets.boxes.to(finest), targets.scores.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
-        items = loss_items(predictions, given, batch.head, batch.hyperparameters)
+        items = loss_items(predictions, given, batch.head, batch.hyperparameters, dialect)
     terms = (items * batch.images).unbind() if each_term else ()
     of_terms = tuple(
         flatten(torch.autograd.grad(term, maps, retain_graph=True), batch.head) for term in terms
@@ -94,13 +100,26 @@ class LossUnits:
         return box[0] + dfl[0], cls[1]
 
 
-def units(batch: Batch, targets: BatchTargets, exact: Computed, edges: Tensor | float = 0.0) -> LossUnits:
+def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
+    """LOSS-SUM-1: N; where it is zero nothing can be divided, and no error is known: 1 stands for it."""
+    score_sum = scores.sum().clamp(min=dialect.score_sum_floor)
+    return score_sum.where(score_sum > 0, 1)
+
+
+def units(
+    batch: Batch,
+    targets: BatchTargets,
+    exact: Computed,
+    dialect: Dialect = NEWEST,
+    edges: Tensor | float = 0.0,
+) -> LossUnits:
     """The units of a batch's loss for given targets.
 
     Args:
         batch: what was computed on.
         targets: what it had to learn.
         exact: what float64 computes.
+        dialect: what it is held to.
         edges: (B, A) pixels by which the edges of the target boxes may err; none by default.
     """
     numbers, reg_max = batch.hyperparameters, batch.head.reg_max
@@ -108,8 +127,10 @@ def units(batch: Batch, targets: BatchTargets, exact: Computed, edges: Tensor | 
     eps = torch.finfo(loss_precision(batch)).eps
     given = exact.predictions
     positive, scores = targets.foreground, targets.scores.double()  # (B, A), (B, A, C)
-    score_sum = scores.sum().clamp(min=1)
+    score_sum = divisor(scores, dialect)
     weights = scores.sum(-1)[positive]  # (P,)
+    if dialect.weights_meet is WeightsMeet.ALL:
+        weights = weights.sum().expand_as(weights)  # (P,)
     strides = given.anchors.strides.expand(*positive.shape, 1)[positive]  # (P, 1)
     centres = given.anchors.centres.expand(*positive.shape, 2)[positive]  # (P, 2)
     target = targets.boxes.double()[positive] / strides  # (P, 4) grid units
@@ -217,24 +238,30 @@ class Unsure:
     edges: Tensor
 
 
-def moved(batch: Batch, targets: BatchTargets, exact: Computed, unsure: Unsure) -> LossUnits:
+def moved(
+    batch: Batch, targets: BatchTargets, exact: Computed, unsure: Unsure, dialect: Dialect = NEWEST
+) -> LossUnits:
     """How far the loss and its gradients move with what is unsure.
 
     Before N all of them are linear in the weights, so what moves is the loss of the movements; N moves with their sum.
     """
     scores = targets.scores.double()
-    score_sum = scores.sum().clamp(min=1)
+    score_sum = divisor(scores, dialect)
     label = scores.argmax(2, keepdim=True)  # (B, A, 1)
     movements = torch.zeros_like(scores).scatter(2, label, unsure.weights[..., None].double())
     movements = movements * targets.foreground[..., None]
     share = movements.sum() / score_sum  # of N
     loss = compute(
-        batch, BatchTargets(targets.foreground, targets.boxes, movements), torch.float64, each_term=True
+        batch,
+        BatchTargets(targets.foreground, targets.boxes, movements),
+        torch.float64,
+        dialect,
+        each_term=True,
     )
-    scale = movements.sum().clamp(min=1) / score_sum
+    scale = divisor(movements, dialect) / score_sum
     cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
     items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
-    wider, narrow = units(batch, targets, exact, unsure.edges), units(batch, targets, exact)
+    wider, narrow = units(batch, targets, exact, dialect, unsure.edges), units(batch, targets, exact, dialect)
     slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
     own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
     box, dfl = (
@@ -258,6 +285,7 @@ def judge_loss(
     batch: Batch,
     assignment: Assignment,
     loss: LossOutcome,
+    dialect: Dialect = NEWEST,
     unsure: Unsure | None = None,
 ) -> None:
     """Judge the stages "cls" to "gradients", into `judgement`.
@@ -267,13 +295,16 @@ def judge_loss(
         batch: what was computed on.
         assignment: what the loss used; its numbers are taken as they are.
         loss: what came out.
+        dialect: what it is held to.
         unsure: how far the loss's own may lie from it; None if it is the loss's own.
     """
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
     each_term = bool(loss.term_gradients)
-    exact, naive = (compute(batch, targets, dtype, each_term) for dtype in (torch.float64, batch.dtype))
-    unit = units(batch, targets, exact)
-    slack = None if unsure is None else moved(batch, targets, exact, unsure)
+    exact, naive = (
+        compute(batch, targets, dtype, dialect, each_term) for dtype in (torch.float64, batch.dtype)
+    )
+    unit = units(batch, targets, exact, dialect)
+    slack = None if unsure is None else moved(batch, targets, exact, unsure, dialect)
     dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
         allowed = bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss")

@@ -13,7 +13,7 @@ from conformance.implementations import AssignerInputs
 from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit, precision, smallest
 from conformance.judgement.choices import Keeps, Range, Selection, may_own, top_k_choices
 from conformance.judgement.verdicts import Uniqueness
-from reference import Dialect, GroundTruths
+from reference import Dialect, GroundTruths, OverlapsCompared
 from reference.assignment import (
     INSIDE,
     NORMALISATION_EPS,
@@ -22,6 +22,7 @@ from reference.assignment import (
     distance_inside,
     normalised,
     overlaps_of,
+    pairs_compared,
     settle_contested,
     top_k,
     widened,
@@ -57,6 +58,7 @@ class ImageOracle:
         naive: the overlap, metric and positives that the reference finds in the batch's dtype.
         k: places that each ground truth takes.
         keeps: what it keeps of them, where TAL-CONF-2 applies.
+        everywhere: u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
     """
 
     candidate: Tensor
@@ -72,6 +74,7 @@ class ImageOracle:
     naive: dict[str, Tensor]
     k: int
     keeps: Keeps | None
+    everywhere: bool = False
 
     @property
     def uniqueness(self) -> Uniqueness:
@@ -164,38 +167,40 @@ def oracle(
     candidate = (inside > INSIDE + edge) & real  # (M, A)
     may_candidate = (inside > INSIDE - edge) & real  # (M, A)
 
-    score = scores.T[large.labels].where(may_candidate, 0)  # (M, A)
+    compared = pairs_compared(may_candidate, dialect)  # (M, A) where u and t are not zero
+    score = scores.T[large.labels].where(compared, 0)  # (M, A)
     score_error = (
-        torch.zeros_like(score) if errors is None else errors.scores.T[large.labels].where(may_candidate, 0)
+        torch.zeros_like(score) if errors is None else errors.scores.T[large.labels].where(compared, 0)
     )
-    overlap = overlaps_of(large.boxes, boxes, may_candidate)  # (M, A)
+    overlap = overlaps_of(large.boxes, boxes, compared)  # (M, A)
     naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
-    naive_overlap = overlaps_of(small.boxes, inputs.boxes[image], may_candidate)  # (M, A)
-    naive_score = inputs.scores[image].T[small.labels].where(may_candidate, 0)  # (M, A)
+    naive_overlap = overlaps_of(small.boxes, inputs.boxes[image], compared)  # (M, A)
+    naive_score = inputs.scores[image].T[small.labels].where(compared, 0)  # (M, A)
     naive_metric = alignment_metric(naive_score, naive_overlap, numbers)  # (M, A)
 
     moved: Tensor | float = 0.0 if errors is None else errors.boxes + errors.truths.amax(1, keepdim=True)
     unit = ciou_unit(large.boxes[:, None], boxes, moved, eps)  # (M, A)
-    overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u").where(may_candidate, 0)
+    overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u").where(compared, 0)
     metric = alignment_metric(score, overlap, numbers)  # (M, A)
     coarse = precision(inputs.scores.dtype, dtype)  # of the metric
     coarse_eps = torch.finfo(coarse).eps
     rounding = metric_unit(
         score + score_error, overlap + overlap_error, numbers.alpha, numbers.beta, coarse_eps
     )
-    rounding = bound(naive_metric, metric, rounding, coarse, "metric t").where(may_candidate, 0)
+    rounding = bound(naive_metric, metric, rounding, coarse, "metric t").where(compared, 0)
     low = alignment_metric(
         (score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0), numbers
     )
     high = alignment_metric(score + score_error, overlap + overlap_error, numbers)
     metric_error = torch.maximum(high - metric, metric - low) + rounding  # (M, A)
 
-    shown = candidate.to(metric.dtype)
+    shown = pairs_compared(candidate, dialect).to(metric.dtype)  # (M, A) surely not zero
     overlap_range = Range((overlap - overlap_error).clamp(min=0) * shown, overlap + overlap_error)
     metric_range = Range((low - rounding).clamp(min=0) * shown, high + rounding)
-    selection = top_k_choices(metric_range, candidate, may_candidate, numbers.topk)
+    rivals = Range(metric_range.low * candidate, metric_range.high * may_candidate)
+    selection = top_k_choices(rivals, candidate, may_candidate, numbers.topk)
     selected = top_k(naive_metric * naive_candidate, numbers.topk) & naive_candidate
-    positives = settle_contested(selected, naive_overlap * naive_candidate)
+    positives = settle_contested(selected, naive_overlap * pairs_compared(naive_candidate, dialect))
     keeps = None
     if numbers.kept is not None:
         keeps = Keeps(metric_range, numbers.kept)
@@ -204,4 +209,5 @@ def oracle(
     return ImageOracle(
         candidate, may_candidate, overlap, overlap_error, metric, metric_error,
         overlap_range, metric_range, selection, may_own(overlap_range), naive, numbers.topk, keeps,
+        dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
     )  # fmt: skip

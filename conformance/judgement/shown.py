@@ -51,6 +51,8 @@ class StagesJudge(ImageJudge):
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: u on the implementation's own candidates, zero elsewhere."""
         known = candidates & self.oracle.may_candidate  # others were a mismatch already
+        if self.oracle.everywhere:
+            candidates = known = torch.ones_like(candidates)
         expected = torch.where(candidates & ~known, overlap.double(), self.oracle.overlap * known)
         error = self.oracle.overlap_error * known
         naive = torch.where(candidates & ~known, overlap, self.oracle.naive["overlap"] * known)
@@ -59,6 +61,8 @@ class StagesJudge(ImageJudge):
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: t of the implementation's own u; zero off its candidates."""
         numbers = self.inputs.hyperparameters
+        if self.oracle.everywhere:
+            candidates = torch.ones_like(candidates)
         labels = self.inputs.labels[self.image, : self.truths, 0].long()
         score = self.inputs.scores[self.image].T[labels].where(candidates, 0)  # (M, A)
         overlap = overlap.clamp(min=0)
@@ -74,7 +78,8 @@ class StagesJudge(ImageJudge):
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
         """TAL-TOPK-1 on the implementation's own metric: only equal values leave a choice."""
         k = self.inputs.hyperparameters.topk
-        choices = top_k_choices(Range.exact(metric.double()), candidates, candidates, k)
+        rivals = Range.exact(metric.double().where(candidates, 0))
+        choices = top_k_choices(rivals, candidates, candidates, k)
         return check_selection(selected, choices, k, "TAL-TOPK-1", self.image)
 
     def check_positives(

@@ -53,14 +53,16 @@ class Found:
     Attributes:
         fault: which one.
         mode: one of `MODES`.
+        lane: the test that found it, or its own.
         stage: the first stage that diverged; None if it was not found.
-        batches: how many were drawn until then.
+        batches: how many that test drew until then.
         seconds: how long that took.
         case: the batch in one line.
     """
 
     fault: Fault
     mode: str
+    lane: str
     stage: str | None
     batches: int | None
     seconds: float
@@ -98,13 +100,21 @@ def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Fo
     for fault in faults:
         for mode in modes:
             began = time.perf_counter()
-            hit = attack(implementation_with(fault, mode), fault.lane, (Phase.generate,))
+            lanes = (fault.lane,) if mode != HIDDEN else dict.fromkeys((fault.lane, "metric", "loss"))
+            tried = (attack(implementation_with(fault, mode), lane, (Phase.generate,)) for lane in lanes)
+            hit = next((hit for hit in tried if hit is not None), None)
             seconds = time.perf_counter() - began
             if hit is None:
-                yield Found(fault, mode, None, None, seconds)
+                yield Found(fault, mode, fault.lane, None, None, seconds)
             else:
                 yield Found(
-                    fault, mode, hit.failure.stage, hit.batches, seconds, hit.failure.batch.describe()
+                    fault,
+                    mode,
+                    hit.lane,
+                    hit.failure.stage,
+                    hit.batches,
+                    seconds,
+                    hit.failure.batch.describe(),
                 )
 
 
@@ -148,7 +158,7 @@ def record(recorder: Recorder, found: Found) -> None:
     """One line of the log."""
     recorder.line(
         "power", profile="ci", fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
-        test=f"test_{found.fault.lane}", expected=list(found.expected), stage=found.stage, batches=found.batches,
+        test=f"test_{found.lane}", expected=list(found.expected), stage=found.stage, batches=found.batches,
         seconds=round(found.seconds, 2), result=found.result, case_in_words=found.case,
         argument=INVISIBLE.get(found.mode, {}).get(found.fault.name, ""), limit=PROFILES["ci"].examples,
     )  # fmt: skip

@@ -17,10 +17,21 @@ from conformance.power.faults import Fault, FaultyAssigner, FaultyReference
 from conformance.recording import Failure, Subject
 
 MODULES = {
-    "decoding": "decoding", "annotations": "annotations", "borders": "candidates", "small_boxes": "candidates",
-    "metric": "metric", "topk": "topk", "zeros_compete": "topk", "fewer_anchors_than_k": "topk", "conflict": "conflict", "topk2": "conflict",
-    "targets": "targets", "no_ground_truth": "targets", "loss": "loss", "loss_of_large_boxes": "loss",
-}  # fmt: skip
+    "decoding": "decoding",
+    "annotations": "annotations",
+    "borders": "candidates",
+    "small_boxes": "candidates",
+    "metric": "metric",
+    "topk": "topk",
+    "zeros_compete": "topk",
+    "fewer_anchors_than_k": "topk",
+    "conflict": "conflict",
+    "topk2": "conflict",
+    "targets": "targets",
+    "no_ground_truth": "targets",
+    "loss": "loss",
+    "loss_of_large_boxes": "loss",
+}
 """Module of each test that has its own lane, or needs none."""
 
 
