@@ -142,15 +142,16 @@ def loss_holds(batch: Batch, assignment: Assignment, loss: LossOutcome) -> tuple
     exact, naive = compute(batch, targets, torch.float64), compute(batch, targets, torch.float32)
     unit = units(batch, targets, exact)
     right = torch.ones(batch.images, dtype=torch.bool, device=batch.device)
-    for name, observed, wanted, approximate, error in zip(
+    for name, observed, wanted, approximate, error, jump in zip(
         LOGITS,
         flatten(loss.gradients, batch.head),
         exact.of_total,
         naive.of_total,
         unit.of_total,
+        unit.jumps_of_total,
         strict=True,
     ):
-        allowed = gradient_bound(batch, name, wanted, approximate, error)
+        allowed = gradient_bound(batch, name, wanted, approximate, error) + jump
         right &= ((observed.double() - wanted).abs() <= allowed).flatten(1).all(1)
     return right.cpu(), _sums_hold(batch, loss, exact.items, naive.items, unit.items)
 

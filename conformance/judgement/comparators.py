@@ -12,10 +12,10 @@ from conformance.judgement.verdicts import Agreement, Mismatch, Value, Verdict
 SHOWN = 6
 """Places that a mismatch lists."""
 
-observer: ContextVar[Callable[[str, Tensor, Tensor, Tensor, Tensor | None], None] | None] = ContextVar(
-    "observer", default=None
+observer: ContextVar[Callable[[str, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], None] | None] = (
+    ContextVar("observer", default=None)
 )
-"""Sees quantity, observed, expected, bound and naive of every `within`; `measure` sets it."""
+"""Sees quantity, observed, expected, bound, naive and `besides` of every `within`; `measure` sets it."""
 
 
 def within(
@@ -27,6 +27,7 @@ def within(
     naive: Tensor | None = None,
     names: Sequence[str] = (),
     image: int | None = None,
+    besides: Tensor | None = None,
 ) -> Agreement:
     """Every observed number lies within its bound of the expected one.
 
@@ -40,6 +41,7 @@ def within(
             finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
         names: what each dimension counts ("GT", "anchor"), for the message.
         image: the image that all of it belongs to.
+        besides: the part of the bound that is no multiple of a rounding, for those who measure roundings.
 
     Raises:
         Mismatch: some number lies further away, is not finite, or the shapes differ.
@@ -56,7 +58,7 @@ def within(
     finite(quantity, clause, observed, names)
     watching = observer.get()
     if watching is not None:
-        watching(quantity, observed, expected, bound, naive)
+        watching(quantity, observed, expected, bound if besides is None else bound - besides, naive, besides)
     error = (observed.double() - expected).abs()
     beyond = ~(error <= bound)  # a bound that is no number is no bound
     if beyond.any():

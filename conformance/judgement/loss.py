@@ -88,16 +88,31 @@ class LossUnits:
     Attributes:
         items: (3,).
         of_terms: gradients of box, cls and dfl.
+        jumps: what they may differ by besides, where they are not continuous: no multiple of a rounding.
     """
 
     items: Tensor
     of_terms: tuple[Gradients, Gradients, Gradients]
+    jumps: tuple[Gradients, Gradients, Gradients]
 
     @property
     def of_total(self) -> Gradients:
-        """Gradients of the total: the terms' share no logit but those of the distances."""
-        box, cls, dfl = self.of_terms
-        return box[0] + dfl[0], cls[1]
+        """Gradients of the total."""
+        return _sum(self.of_terms)
+
+    @property
+    def jumps_of_total(self) -> Gradients:
+        """Jumps of the total's gradients."""
+        return _sum(self.jumps)
+
+
+NO_JUMP: tuple[Gradients, Gradients, Gradients] = ((ZERO, ZERO), (ZERO, ZERO), (ZERO, ZERO))
+
+
+def _sum(terms: tuple[Gradients, ...]) -> Gradients:
+    """Of the terms; on the distance logits and on the class logits."""
+    of_terms = [torch.stack(torch.broadcast_tensors(*parts)).sum(0) for parts in zip(*terms, strict=True)]
+    return of_terms[0], of_terms[1]
 
 
 def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
@@ -163,15 +178,19 @@ def units(
     share = batch.images / score_sum
     logit_gradient = coarse * 3 * numbers.cls_gain * share * (given.logits.sigmoid() + scores)
     slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, coarse)
-    box_slope = numbers.box_gain * slope.box(distance_unit(distances, reg_max, coarse))  # (P, 4, R)
-    side_slope = numbers.dfl_gain / 4 * slope.side()  # (P, 4, R)
-    no_distance, no_logit = torch.zeros_like(given.distances), torch.zeros_like(logit_gradient)
-    box_gradient, side_gradient = no_distance.clone(), no_distance.clone()
-    box_gradient[positive] = (box_slope * weights[:, None, None]).flatten(1) * share
-    side_gradient[positive] = (side_slope * weights[:, None, None]).flatten(1) * share
-    return LossUnits(
-        items, ((box_gradient, no_logit), (no_distance, logit_gradient), (side_gradient, no_logit))
-    )
+
+    def everywhere(part: Tensor, gain: float) -> Tensor:
+        """(B, A, 4R) of (P, 4, R) on the positives; zero elsewhere."""
+        whole = torch.zeros_like(given.distances)
+        whole[positive] = (part * weights[:, None, None] * gain).flatten(1) * share
+        return whole
+
+    box_parts = [
+        everywhere(part, numbers.box_gain) for part in slope.box(distance_unit(distances, reg_max, coarse))
+    ]
+    side_parts = [everywhere(part, numbers.dfl_gain / 4) for part in slope.side()]
+    rounding = (box_parts[0], ZERO), (ZERO, logit_gradient), (side_parts[0], ZERO)
+    return LossUnits(items, rounding, ((box_parts[1], ZERO), (ZERO, ZERO), (side_parts[1], ZERO)))
 
 
 @dataclass(frozen=True)
@@ -196,33 +215,44 @@ class Slope:
     reg_max: int
     eps: float
 
-    def box(self, distance_error: Tensor) -> Tensor:
-        """LOSS-BOX-1: a logit moves its side by p (k - d), the side moves CIoU by its gradient."""
+    def box(self, distance_error: Tensor) -> tuple[Tensor, Tensor]:
+        """LOSS-BOX-1: a logit moves its side by p (k - d), the side moves CIoU by its gradient.
+
+        Returns:
+            What rounds, and how far the gradient jumps where an edge may lie on either side of another, (P, 4, R) each.
+        """
         gradient, jump = gradient_range(self.target, self.predicted, self.edge[:, None])  # (P, 4) twice
-        jump = jump + 4 * self.eps * (gradient.abs() + jump).amax(1, keepdim=True)
+        largest = (gradient.abs() + jump).amax(1, keepdim=True)  # (P, 1)
         if self.reg_max == 1:
-            return jump[..., None]  # (P, 4, 1)
+            return (4 * self.eps * largest).expand_as(jump)[..., None], jump[..., None]  # (P, 4, 1) twice
         sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
         share, below = sides.softmax(-1), sides.amax(-1, keepdim=True) - sides  # (P, 4, R) twice
         bins = torch.arange(self.reg_max).to(sides)  # (R,)
         expected = (share * bins).sum(-1, keepdim=True)  # (P, 4, 1)
         lever = share * (bins - expected).abs()  # (P, 4, R)
         lever_error = share * (self.eps * (bins + expected) * (3 + below) + distance_error[..., None])
-        return jump[..., None] * lever + gradient.abs()[..., None] * lever_error
+        rounding = gradient.abs()[..., None] * lever_error + 4 * self.eps * largest[..., None] * lever
+        return rounding, jump[..., None] * lever
 
-    def side(self) -> Tensor:
-        """LOSS-DFL-1: p minus the two bins' shares, which move as the target distance does."""
+    def side(self) -> tuple[Tensor, Tensor]:
+        """LOSS-DFL-1: p minus the two bins' shares, which move as the target distance does.
+
+        Returns:
+            What rounds, and how far the gradient jumps where R = 1 and the sign is not certain, (P, 4, R) each.
+        """
         if self.reg_max == 1:
             near = (
                 self.distances - self.wanted
             ).abs() <= self.wanted_error  # (P, 4): the sign is not certain
-            return (2 * near.double() + 4 * self.eps)[..., None]
+            jump = 2 * near.double()[..., None]  # (P, 4, 1)
+            return torch.full_like(jump, 4 * self.eps), jump
         sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
         share, below = sides.softmax(-1), sides.amax(-1, keepdim=True) - sides
         bins = torch.arange(self.reg_max).to(sides)  # (R,)
         clamped = self.wanted.clamp(0, self.reg_max - 1 - 0.01)[..., None]  # (P, 4, 1)
         near = (bins - clamped).abs() <= 1 + self.wanted_error[..., None]  # (P, 4, R) bins with a share
-        return self.eps * share * (3 + below) + near * (self.wanted_error[..., None] + 2 * self.eps)
+        rounding = self.eps * share * (3 + below) + near * (self.wanted_error[..., None] + 2 * self.eps)
+        return rounding, torch.zeros_like(rounding)
 
 
 @dataclass(frozen=True)
@@ -267,12 +297,12 @@ def moved(
     box, dfl = (
         loss.of_terms[at][0].abs() * scale
         + own[at][0].abs() * share
-        + wider.of_terms[at][0]
-        - narrow.of_terms[at][0]
+        + wider.of_terms[at][0] - narrow.of_terms[at][0]
+        + wider.jumps[at][0] - narrow.jumps[at][0]
         for at in (0, 2)
-    )  # (B, A, 4R) twice
+    )  # (B, A, 4R) twice  # fmt: skip
     cls = slope + own[1][1].abs() * share  # (B, A, C)
-    return LossUnits(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)))
+    return LossUnits(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
 
 
 def loss_precision(batch: Batch) -> torch.dtype:
@@ -304,13 +334,16 @@ def judge_loss(
         compute(batch, targets, dtype, dialect, each_term) for dtype in (torch.float64, batch.dtype)
     )
     unit = units(batch, targets, exact, dialect)
-    slack = None if unsure is None else moved(batch, targets, exact, unsure, dialect)
+    if unsure is None:
+        slack = LossUnits(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
+    else:
+        slack = moved(batch, targets, exact, unsure, dialect)
     dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
         allowed = bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss")
         judgement.note(
             stage, within, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
-            allowed if slack is None else allowed + slack.items[place], naive.items[place], (),
+            allowed + slack.items[place], naive.items[place], (), besides=slack.items[place],
         )  # fmt: skip
     judge_total(judgement, batch, loss)
     judge_gradients(judgement, batch, loss, exact, naive, unit, slack)
@@ -329,23 +362,31 @@ def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
 
 def judge_gradients(
     judgement: Judgement, batch: Batch, loss: LossOutcome, exact: Computed, naive: Computed, unit: LossUnits,
-    slack: LossUnits | None = None,
+    slack: LossUnits,
 ) -> None:  # fmt: skip
     """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits."""
-    none = slack or LossUnits(torch.zeros_like(unit.items), ((ZERO, ZERO),) * 3)
-    rows = [("total", loss.gradients, exact.of_total, naive.of_total, unit.of_total, none.of_total)]
+    rows = [
+        (
+            "total",
+            loss.gradients,
+            exact.of_total,
+            naive.of_total,
+            unit.of_total,
+            unit.jumps_of_total,
+            slack.of_total,
+        )
+    ]
     if loss.term_gradients:
-        of_terms = exact.of_terms, naive.of_terms, unit.of_terms, none.of_terms
+        of_terms = exact.of_terms, naive.of_terms, unit.of_terms, unit.jumps, slack.of_terms
         rows = [*zip(TERMS, loss.term_gradients, *of_terms, strict=True), *rows]
-    for term, maps, expected, approximate, units, moves in rows:
+    for term, maps, expected, approximate, units, jumps, moves in rows:
         observed = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
         for part, name in enumerate(LOGITS):
-            allowed = (
-                gradient_bound(batch, name, expected[part], approximate[part], units[part]) + moves[part]
-            )
+            besides = jumps[part] + moves[part]
+            allowed = gradient_bound(batch, name, expected[part], approximate[part], units[part]) + besides
             judgement.note(
                 "gradients", within, f"gradient of {term} on {name}", STAGES["gradients"], observed[part],
-                expected[part], allowed, approximate[part], ("image", "anchor", "channel"),
+                expected[part], allowed, approximate[part], ("image", "anchor", "channel"), besides=besides,
             )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """How many units of rounding each quantity really needs: `python -m conformance measure`."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -57,10 +58,21 @@ def measure(
     whole: dict[str, list[Tensor]] = defaultdict(list)
     shares: dict[str, list[Tensor]] = defaultdict(list)
 
-    def watch(quantity: str, observed: Tensor, expected: Tensor, bound: Tensor, naive: Tensor | None) -> None:
+    def watch(
+        quantity: str,
+        observed: Tensor,
+        expected: Tensor,
+        bound: Tensor,
+        naive: Tensor | None,
+        besides: Tensor | None,
+    ) -> None:
         if naive is None or not observed.numel():
             return
-        error = (observed.double() - expected).abs().flatten()
+        quantity = re.sub(r"gradient of \w+ on", "gradient on", quantity)
+        error = (observed.double() - expected).abs()
+        if besides is not None:
+            error = (error - besides).clamp(min=0)
+        error = error.flatten()
         own = NAIVE_FACTOR * (naive.double() - expected).abs().flatten() + smallest(naive.dtype)
         unit = (bound.flatten() - own) / UNITS.get(quantity, ROUNDINGS)
         counts = (unit > 0) & torch.isfinite(error)

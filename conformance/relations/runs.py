@@ -167,9 +167,12 @@ class Run:
         share = self.scale / self.batch.images
         shown = flatten(self.loss.gradients, self.batch.head)
         values, errors = [], []
-        computed = self._computed.of_total, self._naive.of_total, self._units.of_total
-        for name, observed, right, ours, unit in zip(LOGITS, shown, *computed, strict=True):
-            error = gradient_bound(self.batch, name, right, ours, unit) + right.abs() * self._scale_error
+        units = self._units
+        computed = self._computed.of_total, self._naive.of_total, units.of_total, units.jumps_of_total
+        for name, observed, right, ours, unit, jump in zip(LOGITS, shown, *computed, strict=True):
+            error = (
+                gradient_bound(self.batch, name, right, ours, unit) + jump + right.abs() * self._scale_error
+            )
             values.append(observed.double() * share)
             errors.append(error.view_as(observed) * share)
         return tuple(values), tuple(errors)
