@@ -36,8 +36,7 @@ from reference import (
 )
 from reference.assignment import distance_inside, widened
 from reference.loss import box_loss, dfl_loss, distances_to, l1_loss, stacked
-from reports.anchors import anchor_lines, truth_lines
-from reports.text import visible
+from reports import anchor_lines, truth_lines, visible
 
 MOST_ANCHORS = 48
 """Anchors of one picture whose numbers are kept."""
