@@ -2,9 +2,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
+
+MEASURED = ["ultralytics", "article", "reference", "rearranged", "rearranged-float64"]
+"""Implementations that are right, in as many orders of operations as there are."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,18 +29,39 @@ def main(arguments: list[str] | None = None) -> int:
     replaying.add_argument(
         "--offline", action="store_true", help="judge the outcomes stored beside the cases; nothing runs"
     )
+    comparing = commands.add_parser(
+        "diff", help="what changed for training from one implementation to another"
+    )
+    comparing.add_argument("implementations", nargs=2, metavar="NAME", help="such as ultralytics==8.3.236")
+    narrowing = commands.add_parser("bisect", help="the release at which assigner or loss changed")
+    narrowing.add_argument("releases", metavar="A..B", help="such as 8.3.236..8.4.6")
+    narrowing.add_argument("--clause", metavar="CLAUSE", help="look for changes of this clause alone")
+    naming = commands.add_parser("identify", help="which dialects explain all that an implementation does")
+    naming.add_argument("implementation", metavar="NAME", help="as behind --implementation")
     _add_explain(commands)
+    proving = commands.add_parser(
+        "power", help="plant every fault of the catalogue, and see that ci finds it"
+    )
+    proving.add_argument("fault", nargs="*", metavar="FAULT", help="these alone")
+    proving.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run is left")
     options = parser.parse_args(arguments)
     if options.command == "explain":
         from conformance.explain import explain
 
         asked = options.image, options.anchor, options.gt, options.dialect, options.implementation
         return explain(options.case, *asked)
+    if options.command == "power":
+        from conformance.options import default_report_dir
+        from conformance.power.run import power
+
+        return power(options.report_dir or default_report_dir(Path.cwd()), options.fault)
+    if options.command in ("diff", "bisect", "identify"):
+        return compare_dialects(options)
     if options.command == "replay":
         from conformance.replay import replay
 
         return replay(options.case, options.implementation or [], options.offline, options.device)
-    return measure(options.implementation or ["ultralytics", "article", "reference"], options.examples)
+    return measure(options.implementation or MEASURED, options.examples)
 
 
 def _add_explain(commands: Any) -> None:
@@ -50,6 +75,25 @@ def _add_explain(commands: Any) -> None:
     which.add_argument("--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all")
     explaining.add_argument("--dialect", metavar="NAME", help="whose choices to follow; default: the newest")
     explaining.add_argument("--implementation", metavar="NAME", help="tell what this one does beside it")
+
+
+def compare_dialects(options: argparse.Namespace) -> int:
+    """Run `diff`, `bisect` or `identify`; 2 if an implementation cannot be had."""
+    from conformance.dialects.bisect import bisect
+    from conformance.dialects.diff import diff
+    from conformance.dialects.identify import identify
+    from conformance.implementations import ProtocolViolation, UnknownImplementation
+
+    torch.set_num_threads(1)
+    try:
+        if options.command == "diff":
+            return diff(*options.implementations)
+        if options.command == "bisect":
+            return bisect(options.releases, options.clause)
+        return identify(options.implementation)
+    except (UnknownImplementation, ProtocolViolation) as error:
+        print(f"python -m conformance {options.command}: {error}", file=sys.stderr)
+        return 2
 
 
 def measure(names: list[str], examples: int) -> int:

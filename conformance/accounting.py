@@ -11,6 +11,7 @@ from conformance.batches import HAZARDS
 
 ALWAYS = "every batch"
 TRUTHS = "a batch with ground truths"
+NEAR_TIE = "a batch that the judge finds to be a near tie"
 
 REACHED_BY: dict[str, tuple[str, ...]] = {
     "PRE-1": (ALWAYS,),
@@ -29,7 +30,9 @@ REACHED_BY: dict[str, tuple[str, ...]] = {
     "TAL-CAND-2": ("tiny", "small_8_16"),
     "TAL-MET-1": ("many_candidates",),
     "TAL-TOPK-1": ("many_candidates", "few_candidates", "zero_at_k"),
+    "TAL-TOPK-2": ("fewer_anchors_than_k",),
     "TAL-CONF-1": ("contested_selection", "third_owner"),
+    "TAL-CONF-2": ("keeps_fewer",),
     "TAL-NORM-1": ("contested_selection", "many_candidates"),
     "TAL-TGT-1": ("same_box_other_class", "many_candidates"),
     "TAL-EMPTY-1": ("no_gt_in_batch",),
@@ -37,12 +40,17 @@ REACHED_BY: dict[str, tuple[str, ...]] = {
     "LOSS-CLS-1": (ALWAYS,),
     "LOSS-BOX-1": ("many_candidates",),
     "LOSS-DFL-1": ("dfl_clamp",),
+    "LOSS-DFL-1, R = 1": ("one_bin",),
     "LOSS-GAIN-1": (ALWAYS,),
     "LOSS-GRAD-1": ("no_gt_in_batch", "many_candidates"),
+    "NONFINITE-1": ("not_finite",),
     "T1": ("tie_at_k", "zero_at_k"),
     "T2": ("equal_owners", "identical_boxes"),
+    "T3": ("tie_at_topk2",),
+    "T4": (NEAR_TIE,),
 }
-"""Clauses of specification sections 1 to 6, each with the hazards that make it decide something (any of them)."""
+"""Clauses of specification sections 1 to 6 and of `judgement.nonfinite`, each with the hazards that make it decide
+something (any of them)."""
 
 OPTIONAL = frozenset({"shuffled_rows"})
 """Hazards that the newest dialect does not allow to draw."""
@@ -51,23 +59,24 @@ MINIMUM_SHARE = 0.002
 three times as often, so that a run that meets it less has lost it."""
 
 
-def clause_counts(hazards: Mapping[str, int], batches: int) -> dict[str, int]:
+def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> dict[str, int]:
     """On how many batches each clause was reached, at least: those of its most frequent hazard.
 
     Args:
         hazards: on how many batches each was met.
         batches: how many there were.
+        near_ties: how many were judged to be near ties.
     """
     without_truths = hazards.get("no_gt_in_batch", 0)
-    known = {**hazards, ALWAYS: batches, TRUTHS: batches - without_truths}
+    known = {**hazards, ALWAYS: batches, TRUTHS: batches - without_truths, NEAR_TIE: near_ties}
     return {clause: max(known.get(hazard, 0) for hazard in by) for clause, by in REACHED_BY.items()}
 
 
-def shortfalls(hazards: Mapping[str, int], batches: int) -> list[str]:
+def shortfalls(hazards: Mapping[str, int], batches: int, near_ties: int) -> list[str]:
     """What was reached too rarely, a sentence each; nothing if the run exercised everything."""
     minimum = max(1, round(MINIMUM_SHARE * batches))
     counts = Counter({hazard: hazards.get(hazard, 0) for hazard in HAZARDS if hazard not in OPTIONAL})
-    counts.update(clause_counts(hazards, batches))
+    counts.update(clause_counts(hazards, batches, near_ties))
     return [
         f"{name} was reached on {count} of {batches} batches, fewer than the {minimum} that this profile asks for"
         for name, count in counts.items()

@@ -6,18 +6,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance.batches import Batch, Recipe
-from conformance.implementations import Implementation, ImplementationFailed, find, observe
+from conformance.implementations import Implementation, ImplementationFailed, Outcome, find, observe
 from conformance.judgement import Diverges, Judgement, Verdict, judge
 from conformance.judgement.picture import picture
 from conformance.recording import Failure, Recorder, Subject, failure_of
+from conformance.refusals import can_be_related, refusal
+from conformance.relations import NotShown, SaysNothing
+from reference import Dialect
+
+Judge = Callable[[Batch, Outcome, Dialect], Judgement]
+"""Judges an outcome, or raises `Diverges`."""
 
 
-def conform(subject: Subject, batch: Batch) -> Judgement:
+def conform(
+    subject: Subject, batch: Batch, each_term: bool = False, alone: bool = False, judge: Judge = judge
+) -> Judgement:
     """Judge an implementation on a batch.
 
     Args:
         subject: the implementation, and the device to run it on.
         batch: any batch; it is moved to the device.
+        each_term: judge the gradients of box, cls and dfl one by one as well, where its total is of three.
+        alone: judge its assigner alone, whether it has a loss or not.
+        judge: what judges the outcome.
 
     Returns:
         A judgement that does not fail.
@@ -27,17 +38,34 @@ def conform(subject: Subject, batch: Batch) -> Judgement:
     """
     batch = batch.to(subject.device)
     dialect = subject.implementation.dialect
+    reason = refusal(batch, dialect)
+    if reason is not None:
+        return refused(subject, batch, *reason)
     outcome = None
     try:
-        outcome = observe(subject.implementation, batch)
+        outcome = observe(subject.implementation, batch, each_term, alone)
         return judge(batch, outcome, dialect)
     except (Diverges, ImplementationFailed) as error:
         judgement = error.judgement if isinstance(error, Diverges) else None
         assignment = outcome.assignment if outcome else None
-        drawn = picture(batch, dialect, assignment, judgement)
+        finite = all(bool(level.isfinite().all()) for level in batch.feature_maps)
+        drawn = picture(batch, dialect, assignment, judgement) if finite else None
         failure = failure_of(subject, batch, error, drawn)
         failure.outcome = outcome
         raise failure from error
+
+
+def refused(subject: Subject, batch: Batch, clause: str, reason: str) -> Judgement:
+    """Judge an implementation on a batch that its dialect does not know: it must raise.
+
+    Raises:
+        Failure: it returned.
+    """
+    try:
+        observe(subject.implementation, batch)
+    except ImplementationFailed:
+        return Judgement()
+    raise Failure(subject, batch, Verdict.DIVERGENT, "", clause, f"it returned, where {reason}")
 
 
 def check(
@@ -96,14 +124,22 @@ class Conformance:
 
         Raises:
             Failure: the implementation does not conform.
+            Exception: the judge itself failed; the batch counts as an error, never as judged.
         """
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
+        if not can_be_related(batch, self.subject.implementation.dialect):
+            by = conform
         began = time.perf_counter()
         try:
             judgement = by(self.subject, batch)
         except Failure as failure:
             self._record(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
+            raise
+        except (SaysNothing, NotShown):
+            raise
+        except Exception:
+            self._record(batch, Verdict.ERROR, None, began)
             raise
         self._record(batch, judgement.verdict, judgement, began)
         return judgement
@@ -112,14 +148,15 @@ class Conformance:
         """The batch is an error by `clause`: the implementation must raise, not return.
 
         Raises:
-            Failure: it returned.
+            Failure: it returned, were it something that the protocol refuses.
         """
         began = time.perf_counter()
         try:
             observe(self.subject.implementation, batch.to(self.subject.device))
-        except ImplementationFailed:
-            self._record(batch, Verdict.EXACT, None, began)
-            return
+        except ImplementationFailed as error:
+            if error.details is not None:
+                self._record(batch, Verdict.EXACT, None, began)
+                return
         drawn = picture(batch, self.subject.implementation.dialect, None, None) if stage != "top-k" else None
         failure = Failure(
             self.subject,

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from conformance.conforming import Conformance
 from conformance.devices.arithmetic import fixed_arithmetic
 from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
 from conformance.implementations.isolation import official_code
-from conformance.options import add_options, devices, load_profile, report_dir, seed_hypothesis
+from conformance.options import add_options, against, devices, load_profile, report_dir, seed_hypothesis
 from conformance.recording import Failure, Recorder, Subject, command_line
+from reference import Dialect
 from reports import RunLog, read_log, render, terminal_table
 
 RUN = pytest.StashKey["Run"]()
@@ -86,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # batches are small: more threads wait for each other, and for other processes'
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = Run(Recorder(log), seed, tested)
-    find_implementations(run, config.getoption("--implementation") or ["ultralytics"])
+    find_implementations(run, config.getoption("--implementation") or ["ultralytics"], against(config))
     run.cases = load_cases(config)
     config.stash[RUN] = run
     if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
@@ -105,8 +107,14 @@ def _create_log(config: pytest.Config) -> RunLog:
         ) from error
 
 
-def find_implementations(run: Run, names: list[str]) -> None:
-    """Look up what is to be tested; what cannot be had is noted, and does not keep the others from it."""
+def find_implementations(run: Run, names: list[str], dialect: Dialect | None = None) -> None:
+    """Look up what is to be tested; what cannot be had is noted, and does not keep the others from it.
+
+    Args:
+        run: takes them.
+        names: as behind `--implementation`.
+        dialect: what all are held to; None: each to its own.
+    """
     taken: set[str] = set()
     for name in dict.fromkeys(names):
         try:
@@ -115,7 +123,10 @@ def find_implementations(run: Run, names: list[str]) -> None:
             run.missing[name] = str(error)
             continue
         if implementation.name in taken:
-            implementation = Implementation(**{**vars(implementation), "name": name})
+            free = (f"{name} ({number})" if number else name for number in count())
+            implementation = replace(implementation, name=next(text for text in free if text not in taken))
+        if dialect is not None:
+            implementation = replace(implementation, dialect=dialect)
         taken.add(implementation.name)
         run.implementations.append(implementation)
 
@@ -308,7 +319,8 @@ def gates(config: pytest.Config) -> bool:
 def unreached(run: Run) -> list[str]:
     """Clauses and hazards that too few batches of this run reached; they are logged as not tested."""
     batches = read_log(run.folder).batches
-    missed = shortfalls(batches.hazards, batches.different)
+    near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
+    missed = shortfalls(batches.hazards, batches.different, near_ties)
     for reason in missed:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
     return missed

@@ -17,20 +17,53 @@ ONE_TO_ONE = st.sampled_from(
 """Heads that keep few of their anchors: end-to-end heads of official models have topk 7 and topk2 1. Equal numbers keep
 all (TAL-CONF-2)."""
 
+OTHER_NUMBERS = st.sampled_from(
+    [
+        Hyperparameters(topk=5),
+        Hyperparameters(box_gain=1.0, cls_gain=2.0, dfl_gain=0.25),
+        Hyperparameters(topk=13, box_gain=5.0, cls_gain=1.0, dfl_gain=1.0),
+        Hyperparameters(topk=1),
+    ]
+)
+"""Other k and gains than the usual ones: an implementation that has them built in is found out here."""
+
+OTHER_EXPONENTS = st.sampled_from(
+    [
+        Hyperparameters(alpha=1.0),
+        Hyperparameters(beta=4.0),
+        Hyperparameters(alpha=1.0, beta=2.0, topk=13),
+        Hyperparameters(topk=1, beta=1.0),
+        Hyperparameters(alpha=2.0, topk=5),
+    ]
+)
+"""For assigners alone: TAL-MET-1 fixes those of the detection loss."""
+
+FEW_OVERLAPS = recipes(
+    kinds=("huge",), predictions=("random", "saturated", "near"), strides=((8,), (16, 32)), max_truths=3
+)
+"""Ground truths that hold nearly every anchor, of which few overlap them: candidates with t = 0 must be taken too."""
+
 LANES: dict[str, SearchStrategy[Recipe]] = {
-    "decoding": recipes(bins=(16, 2, 4, 8, 32), predictions=("random", "saturated", "constant", "near")),
+    "decoding": recipes(bins=(16, 2, 4, 8, 32, 1), predictions=("random", "saturated", "constant", "near")),
     "annotations": recipes(outside=True),
-    "borders": recipes(kinds=("ordinary", "edge_on_centre", "on_border", "partly_outside")),
+    "borders": recipes(kinds=("edge_on_centre", "ordinary", "on_border", "partly_outside")),
     "small_boxes": recipes(small_boxes=True),
     "metric": recipes(predictions=("near", "exact_hit", "random", "saturated")),
     "topk": recipes(ties=True),
+    "zeros_compete": FEW_OVERLAPS,
     "conflict": recipes(contested=True),
     "topk2": recipes(contested=True, hyperparameters=ONE_TO_ONE),
     "targets": recipes(classes=(2, 3, 5, 80), predictions=("near", "random", "exact_hit")),
     "no_ground_truth": recipes(max_truths=0),
-    "loss": recipes(bins=(16, 2, 4, 8, 32)),
+    "loss": recipes(bins=(16, 2, 4, 8, 32, 1)),
     "loss_of_large_boxes": recipes(
         kinds=("huge", "ordinary"), bins=(16, 4, 2, 8), predictions=("near", "random")
+    ),
+    "hyperparameters": recipes(hyperparameters=OTHER_NUMBERS),
+    "assigner": recipes(),
+    "exponents": recipes(hyperparameters=OTHER_EXPONENTS),
+    "nonfinite": recipes(
+        kinds=("ordinary", "huge", "off_lattice"), predictions=("near", "random"), max_images=2
     ),
     "precision": recipes(predictions=("near", "random", "exact_hit", "saturated")),
 }

@@ -10,6 +10,8 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from reference import DIALECTS, Dialect
+
 SEEDS = 2**32
 
 
@@ -47,6 +49,13 @@ def add_options(parser: pytest.Parser) -> None:
         "(default: ultralytics)",
     )
     group.addoption(
+        "--against",
+        metavar="DIALECT",
+        choices=tuple(DIALECTS),
+        help="hold every implementation to this dialect, in place of the one that it declares: "
+        + ", ".join(DIALECTS),
+    )
+    group.addoption(
         "--device",
         choices=("cpu", "cuda", "all"),
         help="where to test (default: every device that is present; absent ones are reported as not tested)",
@@ -79,15 +88,30 @@ def _positive(text: str) -> int:
     return number
 
 
+def against(config: pytest.Config) -> Dialect | None:
+    """The dialect that all are held to, if one was asked for."""
+    name = config.getoption("--against")
+    return DIALECTS[name] if name else None
+
+
 def report_dir(config: pytest.Config) -> Path:
     """Where runs are left: `--report-dir`, else reports/runs in this repository, else under the working directory."""
     chosen: Path | None = config.getoption("--report-dir")
     if chosen is not None:
         return Path(config.invocation_params.dir, chosen)
-    repository = Path(__file__).parents[1]
-    if config.rootpath == repository:
-        return repository / "reports" / "runs"
-    return Path(config.invocation_params.dir) / "tal-conformance-reports"
+    if config.rootpath == REPOSITORY:
+        return REPOSITORY / "reports" / "runs"
+    return default_report_dir(config.invocation_params.dir)
+
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def default_report_dir(working: Path) -> Path:
+    """Where runs are left that start in the folder `working`: reports/runs in this repository, else under it."""
+    if working == REPOSITORY or REPOSITORY in working.parents:
+        return REPOSITORY / "reports" / "runs"
+    return working / "tal-conformance-reports"
 
 
 def devices(config: pytest.Config) -> dict[str, str]:

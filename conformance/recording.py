@@ -161,6 +161,7 @@ class Recorder:
             hazards=sorted(batch.hazards),
             phase=phase,
             milliseconds=round(milliseconds, 2),
+            **({"undecided": True} if judgement is not None and judgement.undecided else {}),
             **cause,
         )
 

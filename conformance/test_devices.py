@@ -46,6 +46,8 @@ def test_made_on_the_device(conforms: Conformance, watch: Watch, recipe: Recipe)
     """DEVICE-1: without a CUDA device, on a simulated one."""
     if conforms.subject.device != "cpu" or torch.cuda.is_available():
         pytest.skip("there is a CUDA device: every test runs on it")
+    if conforms.subject.implementation.elsewhere:
+        pytest.skip("a simulated device cannot follow an implementation into a process of its own")
     conforms(recipe, by=partial(made_on_the_device, watch=watch))
 
 

@@ -1,22 +1,33 @@
 """LOSS: the three terms, their sum and its gradient."""
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 
 from conformance.batches import Recipe
-from conformance.conforming import Conformance
+from conformance.conforming import Conformance, conform
 from conformance.lanes import LANES
+
+each_term = partial(conform, each_term=True)
 
 
 @pytest.mark.clauses("LOSS")
 @given(recipe=LANES["loss"])
 def test_loss(conforms: Conformance, recipe: Recipe) -> None:
-    """Value and gradient on batches of all kinds."""
-    conforms(recipe)
+    """Value and gradient, of each term too, on batches of all kinds."""
+    conforms(recipe, by=each_term)
 
 
 @pytest.mark.clauses("LOSS")
 @given(recipe=LANES["loss_of_large_boxes"])
 def test_loss_of_large_boxes(conforms: Conformance, recipe: Recipe) -> None:
     """LOSS-DFL-1: target distances beyond the last bin."""
+    conforms(recipe, by=each_term)
+
+
+@pytest.mark.clauses("LOSS")
+@given(recipe=LANES["hyperparameters"])
+def test_hyperparameters(conforms: Conformance, recipe: Recipe) -> None:
+    """TAL-TOPK-1, LOSS-GAIN-1: k and gains are those that it is given."""
     conforms(recipe)

@@ -1,11 +1,23 @@
 """TAL-TOPK: each ground truth takes its k best anchors."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conformance.batches import Recipe, Truth
 from conformance.conforming import Conformance
 from conformance.lanes import LANES
+from conformance.options import share_of_examples
+
+TOO_SMALL = st.builds(
+    Recipe,
+    images=st.sampled_from(
+        [((Truth("ordinary"),),), ((), (Truth("huge"),)), ((Truth("ordinary"), Truth("tiny")),)]
+    ),
+    cells=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    seed=st.integers(0, 255),
+)
+"""Grids of one to nine cells."""
 
 
 @pytest.mark.clauses("TAL-TOPK")
@@ -16,8 +28,17 @@ def test_topk(conforms: Conformance, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("TAL-TOPK")
-def test_fewer_anchors_than_k(conforms: Conformance) -> None:
+@given(recipe=LANES["zeros_compete"])
+def test_zeros_compete(conforms: Conformance, recipe: Recipe) -> None:
+    """TAL-TOPK-1: candidates whose metric is zero compete with every zero of the row."""
+    conforms(recipe)
+
+
+@pytest.mark.clauses("TAL-TOPK")
+@settings(max_examples=share_of_examples(8))
+@given(recipe=TOO_SMALL)
+def test_fewer_anchors_than_k(conforms: Conformance, recipe: Recipe) -> None:
     """TAL-TOPK-2: it is an error, and nothing may be silently dropped."""
-    batch = Recipe(images=((Truth("ordinary"),),), cells=(3, 3)).build()
+    batch = recipe.build()
     because = f"k = {batch.hyperparameters.topk} is more than A = {batch.anchors}"
     conforms.must_raise(batch, "top-k", "TAL-TOPK-2", because)

@@ -9,7 +9,16 @@ from reference.annotations import GroundTruths, ground_truths
 from reference.assignment import AssignmentTrace, Targets, assign
 from reference.boxes import ciou, iou
 from reference.decoding import decode
-from reference.dialect import ARTICLE, DIALECTS, NEWEST, Dialect, SmallBoxFloor
+from reference.dialect import (
+    ARTICLE,
+    DIALECTS,
+    NEWEST,
+    Dialect,
+    OverlapsCompared,
+    SingleBin,
+    SmallBoxFloor,
+    WeightsMeet,
+)
 from reference.loss import BatchTargets, DetectionLoss, Predictions, detection_loss
 from reference.settings import Head, Hyperparameters
 
@@ -25,9 +34,12 @@ __all__ = [
     "GroundTruths",
     "Head",
     "Hyperparameters",
+    "OverlapsCompared",
     "Predictions",
+    "SingleBin",
     "SmallBoxFloor",
     "Targets",
+    "WeightsMeet",
     "assign",
     "ciou",
     "decode",

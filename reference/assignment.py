@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reference.annotations import GroundTruths
 from reference.boxes import ciou
-from reference.dialect import NEWEST, Dialect
+from reference.dialect import NEWEST, Dialect, OverlapsCompared
 from reference.settings import Hyperparameters
 from reference.shapes import Bool, Float, Int
 
@@ -37,7 +37,8 @@ class AssignmentTrace:
         candidates: (M, A) a may learn g (TAL-CAND-1, TAL-CAND-2).
         score: (M, A) s, predicted score of g's class at a; zero off candidates (TAL-MET-1).
         overlap: (M, A) u, CIoU clamped at zero, in pixels; zero off candidates (TAL-MET-1).
-        metric: (M, A) t = s^alpha u^beta (TAL-MET-1).
+        metric: (M, A) t = s^alpha u^beta (TAL-MET-1). In a dialect that compares overlaps everywhere, these three are
+            not zero off candidates.
         selected: (M, A) g takes a (TAL-TOPK-1).
         positives: (M, A) g owns a, at most one g an anchor (TAL-CONF-1, TAL-CONF-2).
     """
@@ -100,21 +101,35 @@ def assign(
         keep_trace: keep every stage's values.
 
     Raises:
-        ValueError: there are fewer anchors than k (TAL-TOPK-2).
+        ValueError: there are fewer anchors than k (TAL-TOPK-2), or the dialect knows no such head or topk2.
     """
     if not len(truths):
         return background(truths, len(centres))  # TAL-EMPTY-1
+    refuse_unknown(strides, hyperparameters, dialect)
     candidates = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
-    score = scores.T[truths.labels].where(candidates, 0)  # (M, A)
-    overlap = overlaps_of(truths.boxes, boxes, candidates)  # (M, A)
+    compared = pairs_compared(candidates, dialect)  # (M, A) the candidates, but in the oldest releases
+    score = scores.T[truths.labels].where(compared, 0)  # (M, A)
+    overlap = overlaps_of(truths.boxes, boxes, compared)  # (M, A)
     metric = alignment_metric(score, overlap, hyperparameters)  # (M, A)
-    selected = top_k(metric, hyperparameters.topk) & candidates  # (M, A)
+    selected = top_k(metric * candidates, hyperparameters.topk) & candidates  # (M, A)
     positives = settle_contested(selected, overlap)  # (M, A)
     if hyperparameters.kept is not None:
         positives = positives & top_k(metric * positives, hyperparameters.kept)  # (M, A)   TAL-CONF-2
     weights = normalised(metric, overlap, positives)  # (A,) the article weighs its targets after it has set them
     trace = AssignmentTrace(candidates, score, overlap, metric, selected, positives) if keep_trace else None
     return targets_of(truths, positives, weights, trace)
+
+
+def refuse_unknown(strides: tuple[int, ...], hyperparameters: Hyperparameters, dialect: Dialect) -> None:
+    """Raise where the dialect's releases raise, or have no such thing.
+
+    Raises:
+        ValueError: a head with one level (TAL-CAND-2), or topk2 (TAL-CONF-2), that the dialect does not know.
+    """
+    if len(strides) == 1 and not dialect.one_level:
+        raise ValueError(f"{dialect.name} knows no head with one level (TAL-CAND-2)")
+    if hyperparameters.kept is not None and not dialect.topk2:
+        raise ValueError(f"{dialect.name} knows no topk2 (TAL-CONF-2)")
 
 
 def candidates_of(
@@ -145,6 +160,12 @@ def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor
     centre, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]  # (M, 2), (M, 2)
     grown = torch.cat((centre - to / 2, centre + to / 2), dim=1)  # (M, 4)
     return torch.where((sides < below).repeat(1, 2), grown, boxes)
+
+
+def pairs_compared(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tensor, "M A"]:
+    """TAL-CONF-1: on which pairs u and t are computed; the candidates, or all pairs in releases before 8.0.52."""
+    everywhere = dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
+    return torch.ones_like(candidates) if everywhere else candidates
 
 
 def overlaps_of(

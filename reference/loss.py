@@ -15,7 +15,7 @@ from reference.annotations import GroundTruths, ground_truths
 from reference.assignment import Targets, assign
 from reference.boxes import ciou
 from reference.decoding import decode
-from reference.dialect import NEWEST, Dialect
+from reference.dialect import NEWEST, Dialect, SingleBin, WeightsMeet
 from reference.settings import Head, Hyperparameters
 from reference.shapes import Bool, Float
 
@@ -107,7 +107,7 @@ def detection_loss(
     finest = torch.promote_types(annotations.dtype, predictions.boxes.dtype)  # half precision: as in the annotations
     truths = ground_truths(annotations.to(finest), len(predictions.boxes), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
-    items = loss_items(predictions, stacked(targets, head.classes), head, hyperparameters)  # (3,)
+    items = loss_items(predictions, stacked(targets, head.classes), head, hyperparameters, dialect)  # (3,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 
@@ -147,14 +147,18 @@ def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
 
 
 def loss_items(
-    predictions: Predictions, targets: BatchTargets, head: Head, hyperparameters: Hyperparameters
+    predictions: Predictions,
+    targets: BatchTargets,
+    head: Head,
+    hyperparameters: Hyperparameters,
+    dialect: Dialect = NEWEST,
 ) -> Float[Tensor, "3"]:
     """box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
     Gradients reach the logits through cls alone and the distances through box and dfl alone; without positives those
     two are sums over nothing: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
     """
-    score_sum = targets.scores.sum().clamp(min=1)  # N, LOSS-SUM-1
+    score_sum = targets.scores.sum().clamp(min=dialect.score_sum_floor)  # N, LOSS-SUM-1
     positive = targets.foreground  # (B, A)
     weights = targets.scores.sum(-1)[positive]  # (P,) w: a row has one number that is not zero (TAL-TGT-1)
     strides = predictions.anchors.strides.expand(*positive.shape, 1)[positive]  # (P, 1)
@@ -165,11 +169,20 @@ def loss_items(
     box = box_loss(predictions.boxes[positive], boxes)  # (P,)
     if head.reg_max > 1:
         side = dfl_loss(distances, distances_to(boxes, centres), head.reg_max)  # (P,)
-    else:
+    elif dialect.single_bin is SingleBin.L1:
         side = l1_loss(distances, distances_to(boxes, centres), strides, predictions.size)  # (P,)
-    terms = (weights * box).sum(), cls_loss(predictions.logits, targets.scores), (weights * side).sum()
+    else:
+        side = torch.zeros_like(box)  # (P,)
+    if dialect.weights_meet is WeightsMeet.ALL:
+        weights = weights.sum().expand_as(weights)  # (P,)
+    of_positives = torch.where(positive.any(), score_sum, 1)  # without positives box and dfl are zero, also where N is
+    terms = (
+        (weights * box).sum() / of_positives,
+        cls_loss(predictions.logits, targets.scores) / score_sum,
+        (weights * side).sum() / of_positives,
+    )
     gains = hyperparameters.box_gain, hyperparameters.cls_gain, hyperparameters.dfl_gain
-    return torch.stack([gain * term / score_sum for gain, term in zip(gains, terms, strict=True)])  # (3,)
+    return torch.stack([gain * term for gain, term in zip(gains, terms, strict=True)])  # (3,)
 
 
 def cls_loss(logits: Float[Tensor, "B A C"], scores: Float[Tensor, "B A C"]) -> Float[Tensor, ""]:

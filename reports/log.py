@@ -73,8 +73,8 @@ class Log:
         folder: the run's folder.
         run: the `run` line.
         batches: counts over the `batch` lines.
-        divergences, differences, not_tested, benchmarks, training, synchronisations: the lines of these kinds, in
-            their order.
+        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes: the lines of these
+            kinds, in their order.
         end: the `end` line; None if the run did not finish.
         last_time: time of the last line.
         problems: what could not be used.
@@ -89,6 +89,7 @@ class Log:
     benchmarks: list[Line] = field(default_factory=list)
     training: list[Line] = field(default_factory=list)
     synchronisations: list[Line] = field(default_factory=list)
+    scopes: list[Line] = field(default_factory=list)
     end: Line | None = None
     last_time: str | None = None
     problems: Problems = field(default_factory=Problems)
@@ -224,6 +225,7 @@ def _add_rare(log: Log, kind: Any, line: Line) -> str | None:
         "benchmark": log.benchmarks,
         "training": log.training,
         "synchronisations": log.synchronisations,
+        "scope": log.scopes,
     }
     if kind == "end":
         wrong = fault(line, "log", kind)

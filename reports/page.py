@@ -192,6 +192,7 @@ class Page:
     hazards: list[tuple[str, str, int]]
     different: int
     training: list[dict[str, Any]]
+    scopes: Table
     synchronisations: Table
     waiting: Table
     benchmarks: list[tuple[str, list[Benchmark]]]
@@ -246,6 +247,7 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
         ],
         different=log.batches.different,
         training=[_training(line) for line in summary["training"]],
+        scopes=_scopes(summary["scopes"]),
         synchronisations=_synchronisations(log.synchronisations),
         waiting=_waiting(log.synchronisations),
         benchmarks=_benchmarks(log.benchmarks, _earlier(entries)),
@@ -549,6 +551,36 @@ def _training(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _scopes(lines: Iterable[dict[str, Any]]) -> Table:
+    """Small scopes of which every image was judged."""
+    rows = [
+        [
+            line["implementation"],
+            line["device"] or "",
+            line["scope"],
+            shortened(line["description"], 300),
+            "all conform" if line["conforms"] else "not all conform",
+            *(
+                "" if line[name] is None else f"{line[name]:,}"
+                for name in ("images", "tie", "near_tie", "alone")
+            ),
+        ]
+        for line in lines
+    ]
+    columns = [
+        "implementation",
+        "device",
+        "scope",
+        "what it holds",
+        "result",
+        "images",
+        "tie",
+        "near tie",
+        "alone",
+    ]
+    return Table(columns, rows, numeric=5)
+
+
 def _synchronisations(lines: Iterable[dict[str, Any]]) -> Table:
     """How often the CPU waits for a device, and sends it tensors, in one batch."""
     rows = []
@@ -639,6 +671,7 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("ambiguity", "Ties"): page.uniqueness.rows,
         ("hazards", "Hazards"): page.hazards,
         ("training", "Training"): page.training,
+        ("scopes", "Scopes"): page.scopes.rows,
         ("synchronisations", "Waiting"): page.synchronisations.rows,
         ("benchmarks", "Benchmarks"): page.benchmarks,
         ("walkthrough", "Walkthrough"): page.walkthrough,

@@ -39,6 +39,7 @@ def summarise(log: Log) -> dict[str, Any]:
         "benchmarks": [_without_log(line) | _ratio(line) for line in log.benchmarks],
         "differences": [_difference(cause.shown) for cause in causes(log.differences)],
         "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
+        "scopes": [_scope(line) for line in log.scopes],
         "not_tested": not_tested(log),
         "problems": log.problems.sentences() + _otherwise_failed(log, fails),
         "exit": int(fails or log.end is None or log.end["exit"] != 0),
@@ -194,6 +195,21 @@ def _ratio(line: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(line: dict[str, Any]) -> dict[str, Any]:
     keys = ("implementation", "dialect", "against", "stage", "clause", "case", "summary")
+    return {key: line.get(key) for key in keys}
+
+
+def _scope(line: dict[str, Any]) -> dict[str, Any]:
+    keys = (
+        "implementation",
+        "device",
+        "scope",
+        "description",
+        "images",
+        "conforms",
+        "tie",
+        "near_tie",
+        "alone",
+    )
     return {key: line.get(key) for key in keys}
 
 

@@ -25,6 +25,7 @@ def terminal_table(log: Log) -> str:
     """
     summary = summarise(log)
     blocks = [_table(summary["implementations"]), *(_divergences(one) for one in summary["implementations"])]
+    blocks.append("\n".join(_scopes(summary["scopes"])))
     blocks.append("\n".join(_not_tested(summary)))
     blocks.append(_since(log, summary))
     report = log.folder / NAME
@@ -85,6 +86,19 @@ def _divergence(name: str, cause: dict[str, Any]) -> str:
     case = f", case {cause['case']}" if cause["case"] else ""
     summary = " ".join(shortened(cause["summary"], 300).split())
     return visible(f"{_word(name)}: {cause['verdict']}{where}{case}\n  ") + visible(summary)
+
+
+def _scopes(scopes: list[dict[str, Any]]) -> list[str]:
+    """How many images were all of their scopes, for each implementation and device."""
+    lines = []
+    for name, device in dict.fromkeys((scope["implementation"], scope["device"]) for scope in scopes):
+        those = [scope for scope in scopes if (scope["implementation"], scope["device"]) == (name, device)]
+        whole = [scope for scope in those if scope["conforms"]]
+        images = sum(scope["images"] for scope in whole)
+        said = f"all {images:,} images of {counted(len(whole), 'small scope')} conform"
+        failing = len(those) - len(whole)
+        lines.append(f"{_word(name)} on {device}: {said}" + f"; of {failing} not all do" * (failing > 0))
+    return [visible(line) for line in lines]
 
 
 def _not_tested(summary: dict[str, Any]) -> list[str]:

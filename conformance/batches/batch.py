@@ -105,6 +105,8 @@ class Batch:
 
         Another dtype makes another content: it has a new id, and its hazards are looked for anew.
         """
+        if dtype in (None, self.dtype) and (device is None or torch.device(device) == self.device):
+            return self
         maps = tuple(level.to(dtype=dtype or self.dtype) for level in self.feature_maps)
         batch = dataclasses.replace(self, feature_maps=maps)
         if self.hazards and batch.dtype != self.dtype:
@@ -206,7 +208,9 @@ def _check_annotations(annotations: Tensor, images: int, classes: int, device: t
         )
     if annotations.device != device:
         raise ValueError(f"annotations are on {annotations.device}, the feature maps on {device}")
-    for number, row in enumerate(annotations.tolist() if device.type == "cpu" else ()):
+    if device.type != "cpu" or _all_annotations(annotations, images, classes):
+        return
+    for number, row in enumerate(annotations.tolist()):
         image, label, _, _, width, height = row
         if not all(map(math.isfinite, row)):
             raise ValueError(f"annotation row {number} is not finite: {row}")
@@ -216,3 +220,11 @@ def _check_annotations(annotations: Tensor, images: int, classes: int, device: t
             raise ValueError(f"annotation row {number} names class {label:g} of {classes}")
         if width < 0 or height < 0:
             raise ValueError(f"annotation row {number} has a negative side: {row}")
+
+
+def _all_annotations(annotations: Tensor, images: int, classes: int) -> bool:
+    """Whether every row (N, 6) is an annotation; which one is not, and why, is asked where this is False."""
+    image, label, _, _, width, height = annotations.unbind(1)  # (N,) each
+    indices = (image == image.round()) & (image >= 0) & (image < images)
+    indices &= (label == label.round()) & (label >= 0) & (label < classes)
+    return bool((indices & (width >= 0) & (height >= 0) & annotations.isfinite().all(1)).all())

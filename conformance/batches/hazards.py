@@ -60,6 +60,7 @@ class Content:
 
     def __init__(self, batch: "Batch") -> None:
         self.head, self.size, self.k = batch.head, batch.size, batch.hyperparameters.topk
+        self.hyperparameters = batch.hyperparameters
         self.alpha, self.beta = batch.hyperparameters.alpha, batch.hyperparameters.beta
         self.grids = batch.grids
         self.centres, self.strides = anchors(self.grids, self.head.strides)  # (A, 2), (A,)
@@ -523,6 +524,41 @@ def many_classes(content: Content) -> bool:
 def few_bins(content: Content) -> bool:
     """There are 2 to 4 bins, so that no box can be larger than 6 cells."""
     return 1 < content.head.reg_max <= 4
+
+
+@hazard()
+def one_bin(content: Content) -> bool:
+    """The raw value is the distance, and an L1 loss stands in the place of DFL (DEC-1, LOSS-DFL-1)."""
+    return content.head.reg_max == 1
+
+
+@hazard()
+def not_finite(content: Content) -> bool:
+    """A prediction is NaN or infinite (NONFINITE-1)."""
+    return not bool(content.logits.isfinite().all() and content.distances.isfinite().all())
+
+
+@hazard()
+def fewer_anchors_than_k(content: Content) -> bool:
+    """A ground truth cannot take k anchors (TAL-TOPK-2)."""
+    return content.logits.shape[1] < content.k
+
+
+@hazard("candidate")
+def keeps_fewer(content: Content) -> bool:
+    """A GT has selected more anchors than it keeps (TAL-CONF-2)."""
+    kept = content.hyperparameters.kept
+    return kept is not None and bool((content.selected.sum(1) > kept).any())
+
+
+@hazard("candidate")
+def tie_at_topk2(content: Content) -> bool:
+    """The last anchor that a GT keeps and the next one of those that it selected have the same t (T3)."""
+    kept = content.hyperparameters.kept
+    if kept is None:
+        return False
+    ranked = (content.metric * content.selected).sort(1, descending=True).values  # (n, A)
+    return bool(((ranked[:, kept - 1] == ranked[:, kept]) & (content.selected.sum(1) > kept)).any())
 
 
 def _reaches_in(gt: Shape, content: Content) -> bool:

@@ -30,7 +30,7 @@ class OneLine:
             value = getattr(self, name)
             if number < self.unnamed:
                 parts.append(repr(value))
-            elif value != default:
+            elif default is dataclasses.MISSING or value != default:
                 parts.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
 

@@ -29,8 +29,8 @@ CELLS = (
 """Rows and columns of the first level, also odd numbers and uneven sides."""
 CLASSES = (1, 2, 3, 4, 5, 2, 3, 80)
 """Number of classes; 80 seldom, because it makes batches large."""
-BINS = (16, 16, 16, 16, 16, 8, 4, 2, 32)
-"""Number of bins R; 16 is what every released model has."""
+BINS = (16, 16, 16, 16, 16, 8, 4, 2, 32, 1)
+"""Number of bins R; 16 is what every released model of the v8 family has, 1 what heads without DFL have."""
 CALM = ("ordinary", "off_lattice", "huge")
 """Kinds of ground truth in two of five batches, at most three an image: there, most choices are unique."""
 REPEATS = {"ordinary": 6, "off_lattice": 3, "aligned": 2, "mirrored": 2, "other_class": 2}

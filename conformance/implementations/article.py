@@ -175,8 +175,8 @@ class ArticleAssigner:
         self, pb_scores: Tensor, pb_bboxes: Tensor, gt_labels: Tensor, gt_bboxes: Tensor, in_gts_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Step 2: t = s^alpha u^beta and u, both (M, A) and zero off the mask."""
-        cious = self.overlap(gt_bboxes[:, None], pb_bboxes[None]).clamp(min=0) * in_gts_mask  # (M, A)
-        scores = pb_scores[:, gt_labels[:, 0].long()].T * in_gts_mask  # (M, A)
+        cious = self.overlap(gt_bboxes[:, None], pb_bboxes[None]).clamp(min=0).where(in_gts_mask, 0)  # (M, A)
+        scores = pb_scores[:, gt_labels[:, 0].long()].T.where(in_gts_mask, 0)  # (M, A)
         return self.align(scores, cious), cious
 
     def overlap(self, gt_bboxes: Tensor, pb_bboxes: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from conformance.implementations.protocol import (
     Assignment,
     Implementation,
     ProtocolViolation,
+    RaisedElsewhere,
     check_assignment,
     check_inputs,
     check_loss,
@@ -31,11 +32,13 @@ class LossOutcome:
         items: (3,) box, cls and dfl as logged.
         total: scalar that was differentiated.
         gradients: one (B, 4R + C, H, W) a feature map.
+        term_gradients: the same of box, cls and dfl each, where they were asked for and `Loss.total` is of three.
     """
 
     items: Tensor
     total: Tensor
     gradients: tuple[Tensor, ...]
+    term_gradients: tuple[tuple[Tensor, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,14 @@ class Outcome:
         own_inputs: they are the implementation's own (its stage "decode"), not the reference's.
         assignment: what its assigner returned; None if it shows none.
         loss: what its loss returned; None if it has none.
+        of_loss: the assignment is the one that the loss used; if not, that of `assign` on `inputs`.
     """
 
     inputs: AssignerInputs
     own_inputs: bool
     assignment: Assignment | None
     loss: LossOutcome | None
+    of_loss: bool = False
 
 
 class ImplementationFailed(Exception):
@@ -60,7 +65,7 @@ class ImplementationFailed(Exception):
 
     Attributes:
         what: one sentence.
-        details: the traceback, if there is one.
+        details: the traceback, where the adapter itself raised; None where what it returned was refused.
     """
 
     def __init__(self, what: str, details: str | None = None) -> None:
@@ -91,8 +96,16 @@ def assigner_inputs(batch: Batch) -> AssignerInputs:
     )
 
 
-def observe(implementation: Implementation, batch: Batch) -> Outcome:
+def observe(
+    implementation: Implementation, batch: Batch, each_term: bool = False, alone: bool = False
+) -> Outcome:
     """Run `implementation` on `batch`, which it can neither change nor keep.
+
+    Args:
+        implementation: what is run.
+        batch: what it is run on.
+        each_term: differentiate box, cls and dfl one by one as well, where its total is of three.
+        alone: its assigner alone, on the reference's inputs, whether it has a loss or not.
 
     Raises:
         ImplementationFailed: it raised, or returned something that the protocol does not allow.
@@ -103,18 +116,22 @@ def observe(implementation: Implementation, batch: Batch) -> Outcome:
             unchanged_torch_state(),
             torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
         ):
-            return _observe(implementation, batch, own)
+            return _observe(implementation, batch, own, each_term, alone)
     except (ProtocolViolation, StateChanged) as error:
         raise ImplementationFailed(str(error)) from error
+    except RaisedElsewhere as error:
+        raise ImplementationFailed(error.what, error.details) from error
     except Exception as error:
         raise ImplementationFailed(
             f"raised {type(error).__name__}: {error}", traceback.format_exc()
         ) from error
 
 
-def _observe(implementation: Implementation, batch: Batch, own: AssignerInputs) -> Outcome:
-    if "loss" in implementation.capabilities:
-        return _observe_loss(implementation, batch, own)
+def _observe(
+    implementation: Implementation, batch: Batch, own: AssignerInputs, each_term: bool, alone: bool
+) -> Outcome:
+    if "loss" in implementation.capabilities and not alone:
+        return _observe_loss(implementation, batch, own, each_term)
     return Outcome(own, False, _observe_assigner(implementation, own), None)
 
 
@@ -127,25 +144,32 @@ def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) ->
     return check_assignment(returned, inputs, implementation.shows_stages)
 
 
-def _observe_loss(implementation: Implementation, batch: Batch, own: AssignerInputs) -> Outcome:
+def _observe_loss(
+    implementation: Implementation, batch: Batch, own: AssignerInputs, each_term: bool
+) -> Outcome:
     feature_maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)
     returned = implementation.adapter.loss(
         feature_maps, batch.annotations.clone(), batch.head, batch.hyperparameters
     )
     loss = check_loss(returned, feature_maps)
     total = loss.total.sum()
-    outcome = LossOutcome(loss.items.detach(), total.detach(), _gradients(total, feature_maps))
+    terms = loss.total.unbind() if each_term and loss.total.ndim else ()
+    term_gradients = tuple(_gradients(term, feature_maps, retain=True) for term in terms)
+    gradients = _gradients(total, feature_maps)
+    outcome = LossOutcome(loss.items.detach(), total.detach(), gradients, term_gradients)
     inputs = own if loss.inputs is None else check_inputs(loss.inputs, own)
     if loss.assignment is not None:
         assignment = check_assignment(loss.assignment, inputs, implementation.shows_stages)
-        return Outcome(inputs, loss.inputs is not None, assignment, outcome)
+        return Outcome(inputs, loss.inputs is not None, assignment, outcome, of_loss=True)
     if "assign" in implementation.capabilities:
         return Outcome(own, False, _observe_assigner(implementation, own), outcome)
     return Outcome(own, False, None, outcome)
 
 
-def _gradients(total: Tensor, feature_maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, feature_maps, allow_unused=True)
+def _gradients(total: Tensor, feature_maps: tuple[Tensor, ...], retain: bool = False) -> tuple[Tensor, ...]:
+    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+        total, feature_maps, retain_graph=retain, allow_unused=True
+    )
     missing = [level for level, gradient in enumerate(gradients) if gradient is None]
     if missing:
         raise ProtocolViolation(

@@ -92,9 +92,9 @@ class Loss:
 
     Attributes:
         total: scalar, or (3,) whose sum is meant: what is differentiated (LOSS-GAIN-1).
-        items: (3,) box, cls and dfl as logged: times their gains, without the batch size.
-        assignment: what the loss's own assigner returned, if it can be seen. Without it an ambiguous batch can only
-            be judged by trying the admissible assignments.
+        items: (3,) box, cls and dfl as logged: times their gains, without the batch size, detached.
+        assignment: what the loss's own assigner returned, if it can be seen. Without it, it is read back from the
+            gradients where a batch is ambiguous, and stages before the loss are not judged.
         inputs: what the loss gave to its assigner, if it can be seen (stage "decode").
     """
 
@@ -138,6 +138,19 @@ class ProtocolViolation(TypeError):
     """An adapter, or what it returned, is not what the protocol asks for."""
 
 
+class RaisedElsewhere(Exception):
+    """An implementation failed in a process of its own: it raised there, or the process died or hung.
+
+    Attributes:
+        what: one sentence.
+        details: its traceback there, if it raised.
+    """
+
+    def __init__(self, what: str, details: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.details = what, details
+
+
 @dataclass(frozen=True)
 class Implementation:
     """An adapter that was found to follow the protocol.
@@ -150,6 +163,7 @@ class Implementation:
         adapter: the object with `assign`, `loss` or both.
         shows_stages: whether its assignments carry `Stages`.
         precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
+        elsewhere: it runs in a process of its own, where nothing but its answers can be watched.
     """
 
     name: str
@@ -159,6 +173,7 @@ class Implementation:
     adapter: Any
     shows_stages: bool
     precisions: tuple[str, ...] = MIXED
+    elsewhere: bool = False
 
     @property
     def capabilities(self) -> list[str]:
@@ -212,6 +227,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         adapter=adapter,
         shows_stages=bool(getattr(adapter, "shows_stages", False)),
         precisions=tuple(getattr(adapter, "precisions", MIXED)),
+        elsewhere=bool(getattr(adapter, "elsewhere", False)),
     )
 
 
@@ -243,11 +259,11 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool
         integral,
         loose=not truths,
     )
-    if not shows_stages:
-        return assignment
-    if truths and not isinstance(assignment.stages, Stages):
+    if shows_stages and truths and not isinstance(assignment.stages, Stages):
         raise ProtocolViolation(f"it says shows_stages, but Assignment.stages is {_kind(assignment.stages)}")
     if assignment.stages is not None:
+        if not isinstance(assignment.stages, Stages):
+            raise ProtocolViolation(f"Assignment.stages is {_kind(assignment.stages)}, expected Stages")
         masks = ("candidates", "selected", "positives")
         for field in fields(Stages):
             value = getattr(assignment.stages, field.name)
@@ -291,6 +307,8 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...]) -> Loss:
             value, feature_maps[0].dtype, torch.float32
         )  # official code's choice, whatever the input
         _check(f"Loss.{name}", value, expected, device, dtype)
+    if loss.items.requires_grad:
+        raise ProtocolViolation("Loss.items still require gradients (LOSS-GAIN-1: detached): items.detach()")
     if not loss.total.requires_grad:
         raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")
     return loss

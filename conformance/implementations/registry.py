@@ -33,16 +33,35 @@ def _ultralytics() -> Any:
     return UltralyticsAdapter()
 
 
+def _rearranged() -> Any:
+    from conformance.implementations.rearranged import Rearranged
+
+    return Rearranged()
+
+
+def _rearranged_in_float64() -> Any:
+    import torch
+
+    from conformance.implementations.rearranged import Rearranged
+
+    return Rearranged(torch.float64)
+
+
 REGISTERED: dict[str, Callable[[], Any]] = {
     "ultralytics": _ultralytics,
     "article": _article,
     "reference": _reference,
+    "rearranged": _rearranged,
+    "rearranged-float64": _rearranged_in_float64,
 }
 """Names that need no path. Each entry imports its adapter only when it is asked for."""
 
 
 def find(name: str) -> Implementation:
-    """The implementation called `name`: registered, `package.module:object` or `path/to/file.py:object`.
+    """The implementation called `name`: registered, `ultralytics==X.Y.Z`, or an object of one's own.
+
+    Args:
+        name: also `package.module:object` or `path/to/file.py:object`.
 
     Raises:
         UnknownImplementation: there is none.
@@ -50,11 +69,13 @@ def find(name: str) -> Implementation:
     """
     if name in REGISTERED:
         return implementation_from(REGISTERED[name](), name)
+    if "==" in name:
+        return implementation_from(_fetched(name), name)
     where, colon, attribute = name.rpartition(":")
     if not colon or not where or not attribute:
         raise UnknownImplementation(
             f"{name!r} is no registered implementation ({', '.join(REGISTERED)}); "
-            "write package.module:object or path/to/file.py:object for your own"
+            "write package.module:object or path/to/file.py:object for your own, ultralytics==X.Y.Z for a release"
         )
     module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
     target: Any = module
@@ -65,6 +86,20 @@ def find(name: str) -> Implementation:
             )
         target = getattr(target, part)
     return implementation_from(target, name)
+
+
+def _fetched(name: str) -> Any:
+    """`ultralytics==X.Y.Z`, in a process of its own."""
+    from conformance.implementations.fetching import release
+    from conformance.workers import Unavailable
+
+    package, _, version = name.partition("==")
+    if package != "ultralytics":
+        raise UnknownImplementation(f"{name!r}: only releases of ultralytics can be had by version")
+    try:
+        return release(version)
+    except Unavailable as error:
+        raise UnknownImplementation(str(error)) from error
 
 
 def _module(name: str) -> ModuleType:

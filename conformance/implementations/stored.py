@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,19 @@ def named_tensors(outcome: Outcome) -> dict[str, Tensor]:
         named |= {
             f"loss.gradients.{level}": gradient for level, gradient in enumerate(outcome.loss.gradients)
         }
+        named |= {
+            f"loss.term_gradients.{term}.{level}": gradient
+            for term, gradients in enumerate(outcome.loss.term_gradients)
+            for level, gradient in enumerate(gradients)
+        }
     return named
 
 
 def mapped(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
     """The same outcome with every tensor changed."""
     tensors = {name: change(tensor) for name, tensor in named_tensors(outcome).items()}
-    return _outcome(tensors, outcome.own_inputs, outcome.inputs.head, outcome.inputs.hyperparameters)
+    changed = _outcome(tensors, outcome.own_inputs, outcome.inputs.head, outcome.inputs.hyperparameters)
+    return replace(changed, of_loss=outcome.of_loss)
 
 
 def outcome_path(case: Path, implementation: str, device: str) -> Path:
@@ -109,7 +115,7 @@ def store(path: Path, stored: StoredOutcome) -> None:
     named = named_tensors(stored.outcome)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     facts: dict[str, Any] = {name: getattr(stored, name) for name in FACTS}
-    facts |= {"schema": SCHEMA, "own_inputs": stored.outcome.own_inputs}
+    facts |= {"schema": SCHEMA, "own_inputs": stored.outcome.own_inputs, "of_loss": stored.outcome.of_loss}
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, unfinished, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
@@ -130,6 +136,8 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
         if facts["case"] != batch.id:
             raise ValueError(f"it is about the batch {facts['case']}, not {batch.id}")
         outcome = _outcome(tensors, facts["own_inputs"], batch.head, batch.hyperparameters)
+        of_loss = facts.get("of_loss", outcome.loss is not None and outcome.assignment is not None)
+        outcome = replace(outcome, of_loss=of_loss)
         _check(outcome, batch)
     except (ValueError, ProtocolViolation, RecursionError) as error:
         raise CorruptOutcome(f"{path} is no stored outcome that can be used: {error}") from error
@@ -161,8 +169,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if checksum != digest(facts, tensors):
         raise ValueError("its checksum does not match its content")
     wrong = [name for name in FACTS if not isinstance(facts.get(name), str)]
-    if wrong or not isinstance(facts.get("own_inputs"), bool):
-        raise ValueError(f"its header does not say {', '.join(wrong or ['own_inputs'])}")
+    wrong += [name for name in ("own_inputs",) if not isinstance(facts.get(name), bool)]
+    wrong += [
+        name for name in ("of_loss",) if not isinstance(facts.get(name, False), bool)
+    ]  # older files lack it
+    if wrong:
+        raise ValueError(f"its header does not say {', '.join(wrong)}")
     return facts, tensors
 
 
@@ -190,7 +202,12 @@ def _outcome(
     assignment = part("assignment", Assignment, stages=stages)
     levels = sum(name.startswith("loss.gradients.") for name in rest)
     gradients = tuple(rest.pop(f"loss.gradients.{level}", torch.empty(0)) for level in range(levels))
-    loss = part("loss", LossOutcome, gradients=gradients)
+    split = 3 if any(name.startswith("loss.term_gradients.") for name in rest) else 0
+    terms = tuple(
+        tuple(rest.pop(f"loss.term_gradients.{term}.{level}", torch.empty(0)) for level in range(levels))
+        for term in range(split)
+    )
+    loss = part("loss", LossOutcome, gradients=gradients, term_gradients=terms)
     if rest or inputs is None or (assignment is None and (stages is not None or loss is None)):
         raise ValueError(f"its tensors {sorted(tensors)} are not those of an outcome")
     return Outcome(inputs, own_inputs, assignment, loss)
@@ -208,6 +225,11 @@ def _check(outcome: Outcome, batch: Batch) -> None:
     expected += [
         (f"loss.gradients.{level}", gradient, tuple(of.shape))
         for level, (gradient, of) in enumerate(zip(outcome.loss.gradients, batch.feature_maps, strict=True))
+    ]
+    expected += [
+        (f"loss.term_gradients.{term}.{level}", gradient, tuple(of.shape))
+        for term, gradients in enumerate(outcome.loss.term_gradients)
+        for level, (gradient, of) in enumerate(zip(gradients, batch.feature_maps, strict=True))
     ]
     for name, tensor, shape in expected:
         if tuple(tensor.shape) != shape or not tensor.is_floating_point():

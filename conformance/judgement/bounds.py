@@ -4,7 +4,7 @@ Let x64 be what the reference computes in float64 from the very numbers that the
 computes in the implementation's dtype, and unit(x) the first-order effect on x of one rounding (`eps` of the dtype) in
 each operation that its clause names, amplified by the operations after it. An implementation may then differ by
 
-    |x - x64| <= NAIVE_FACTOR |x_naive - x64| + k unit(x).
+    |x - x64| <= NAIVE_FACTOR |x_naive - x64| + k unit(x) + the smallest number of its dtype.
 
 The functions here are the `unit`s. Each takes float64 tensors and the dtype's eps, and returns float64. A unit adds up
 the worst of every rounding, and roundings rarely add up; how many units are really needed is measured, for each
@@ -58,7 +58,7 @@ def bound(naive: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quanti
         quantity: key of `UNITS`.
     """
     error = (naive.double() - exact).abs().nan_to_num(nan=0.0, posinf=0.0)
-    return NAIVE_FACTOR * error + UNITS.get(quantity, ROUNDINGS) * (unit + smallest(dtype))
+    return NAIVE_FACTOR * error + UNITS.get(quantity, ROUNDINGS) * unit + smallest(dtype)
 
 
 def precision(*dtypes: torch.dtype) -> torch.dtype:
@@ -125,24 +125,24 @@ def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
 
 
 def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: float) -> Tensor:
-    """TAL-MET-1: error of t from given s and u; a power rounds by about its exponent."""
-    return eps * (2 + alpha + beta) * score**alpha * overlap**beta
+    """TAL-MET-1: error of t from given s and u, as powers or as exp(alpha log s + beta log u).
+
+    A power rounds by about its exponent; a logarithm by itself, and exp turns that into a share of t.
+    """
+    metric = score**alpha * overlap**beta
+    logs = alpha * score.log().abs() + beta * overlap.log().abs()  # infinite where t is 0
+    return eps * ((2 + alpha + beta) * metric + torch.where(metric > 0, logs * metric, 0))
 
 
-def power_range(
-    score: tuple[Tensor, Tensor], overlap: tuple[Tensor, Tensor], alpha: float, beta: float
-) -> tuple[Tensor, Tensor]:
-    """TAL-MET-1: smallest and largest t of s and u that lie in ranges of non-negative numbers."""
-    return score[0] ** alpha * overlap[0] ** beta, score[1] ** alpha * overlap[1] ** beta
-
-
-def bce_sum_unit(logits: Tensor, scores: Tensor, eps: float) -> Tensor:
+def bce_sum_unit(logits: Tensor, scores: Tensor, eps: float, score_eps: float) -> Tensor:
     """LOSS-CLS-1: error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z.
 
-    The two terms cancel where x is large, so each rounds relative to |x|, not to what is left of it.
+    The two terms cancel where x is large, so each rounds relative to |x|, not to what is left of it. Targets may be
+    rounded to the logits' dtype first, whose eps is `score_eps`, whatever the terms are computed in.
     """
-    terms = logits.abs() * (1 + scores) + torch.log1p(torch.exp(-logits.abs()))
-    return eps * 3 * terms.sum()
+    sizes = logits.abs()
+    terms = sizes * (1 + scores) + torch.log1p(torch.exp(-sizes))
+    return eps * 3 * terms.sum() + score_eps * (sizes * scores).sum()
 
 
 def dfl_unit(

@@ -37,7 +37,7 @@ def within(
         expected: the same in float64.
         bound: how far each may differ, float64, same shape.
         naive: what the reference computes in the implementation's dtype; equal bits count as exact. Where it is not
-            finite (16 bits overflow, and 0 / 0 follows), the implementation need not be either.
+            finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
         names: what each dimension counts ("GT", "anchor"), for the message.
         image: the image that all of it belongs to.
 
@@ -46,11 +46,11 @@ def within(
     """
     _same_shape(quantity, clause, observed, expected)
     if naive is not None and not torch.isfinite(naive).all():
-        overflows = ~torch.isfinite(naive) & ~torch.isfinite(
-            observed
-        )  # the dtype cannot hold what is in between
-        observed, bound = (
-            observed.where(~overflows, expected.to(observed.dtype)),
+        same = (observed == naive) | (observed.isnan() & naive.isnan())
+        overflows = ~torch.isfinite(naive) & same  # the dtype cannot hold what is in between
+        observed, expected, bound = (  # float64 may not hold it either: a sum may be zero that is divided by
+            observed.where(~overflows, 0),
+            expected.where(~overflows, 0),
             bound.where(~overflows, torch.inf),
         )
     finite(quantity, clause, observed, names)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conformance.batches import Recipe
 from conformance.implementations import Implementation, observe
-from conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS
+from conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest
 from conformance.judgement.comparators import observer
 from conformance.judgement.judge import judge
 from conformance.judgement.verdicts import Diverges
@@ -61,11 +61,11 @@ def measure(
         if naive is None or not observed.numel():
             return
         error = (observed.double() - expected).abs().flatten()
-        own = NAIVE_FACTOR * (naive.double() - expected).abs().flatten()
+        own = NAIVE_FACTOR * (naive.double() - expected).abs().flatten() + smallest(naive.dtype)
         unit = (bound.flatten() - own) / UNITS.get(quantity, ROUNDINGS)
         counts = (unit > 0) & torch.isfinite(error)
         needed[quantity].append(((error - own).clamp(min=0) / unit)[counts])
-        whole[quantity].append((error / unit)[counts])
+        whole[quantity].append(((error - smallest(naive.dtype)).clamp(min=0) / unit)[counts])
         shares[quantity].append((error / bound.flatten())[counts])
 
     token = observer.set(watch)

@@ -143,9 +143,8 @@ class Subject:
         assert outcome.loss is not None
         self.batches.append(batch)
         self.outcomes.append(outcome)
-        self.choices.append(
-            choice_of(outcome.assignment or own_targets(batch, self.implementation.dialect), batch)
-        )
+        shown = outcome.assignment if outcome.of_loss else None
+        self.choices.append(choice_of(shown or own_targets(batch, self.implementation.dialect), batch))
         return outcome.loss.gradients
 
 
@@ -183,9 +182,7 @@ class Reference:
         if self.subject is None or same_choice(own, self.subject.choices[step]):
             return None
         outcome = self.subject.outcomes[step]
-        if (
-            outcome.assignment is not None
-        ):  # else the choice is the reference's own, on the subject's feature maps
+        if outcome.of_loss:  # else the choice is the reference's own, on the subject's feature maps
             try:
                 judge(self.subject.batches[step], outcome, self.dialect)
             except Diverges as error:
@@ -295,7 +292,8 @@ def _length(vector: Tensor) -> float:
 def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
     """The reference's own assignment of a batch."""
     predictions = read_predictions(batch.feature_maps, batch.head)
-    truths = ground_truths(batch.annotations.to(batch.dtype), batch.images, batch.size)
+    finest = torch.promote_types(batch.annotations.dtype, batch.dtype)  # ground truths are never coarser
+    truths = ground_truths(batch.annotations.to(finest), batch.images, batch.size)
     return assign_images(predictions, truths, batch.head, batch.hyperparameters, dialect)
 
 
@@ -329,7 +327,8 @@ def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:
 def replayed(batch: Batch, choice: Positives) -> BatchTargets:
     """The targets that follow from given positives (TAL-NORM-1, TAL-TGT-1)."""
     inputs = assigner_inputs(batch)
-    truths = ground_truths(batch.annotations.to(batch.dtype), batch.images, batch.size)
+    finest = torch.promote_types(batch.annotations.dtype, batch.dtype)  # ground truths are never coarser
+    truths = ground_truths(batch.annotations.to(finest), batch.images, batch.size)
     targets = []
     for image, positives in enumerate(choice):
         here, scores, boxes = truths[image], inputs.scores[image], inputs.boxes[image]

@@ -1,8 +1,11 @@
 """What a judged batch can come to, and the report that explains it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ParamSpec
+
+Arguments = ParamSpec("Arguments")
 
 
 class Verdict(StrEnum):
@@ -37,6 +40,12 @@ class Uniqueness(StrEnum):
     """Equal values leave a choice: T1, T2 or T3."""
     NEAR_TIE = "near_tie"
     """Values closer than the rounding error leave a choice: T4."""
+
+
+def least_unique(*kinds: Uniqueness) -> Uniqueness:
+    """What a whole is of which the parts are these; UNIQUE without any. A tie says more than a near tie."""
+    order = (Uniqueness.UNIQUE, Uniqueness.NEAR_TIE, Uniqueness.TIE)
+    return max(kinds, key=order.index, default=Uniqueness.UNIQUE)
 
 
 STAGES: dict[str, str] = {
@@ -149,6 +158,13 @@ class StageJudgement:
         self.state = State.DIVERGES
         self.mismatch = self.mismatch or mismatch
 
+    def merge(self, other: "StageJudgement") -> None:
+        """Note what other comparisons of the same stage came to."""
+        if other.state is State.AGREES:
+            self.add(Agreement(other.margin or 0.0, other.exact))
+        if other.mismatch is not None:
+            self.fail(other.mismatch)
+
 
 @dataclass
 class Judgement:
@@ -158,13 +174,29 @@ class Judgement:
         stages: every stage, in order.
         uniqueness: how many assignments the batch admits.
         chose: the implementation made an open choice otherwise than the reference would.
+        undecided: the loss hides its assignment, the batch admits more of them than were tried, and none of those
+            explains the loss: only what holds for all of them was judged.
         notes: what a reader should know, in sentences.
     """
 
     stages: dict[str, StageJudgement] = field(default_factory=lambda: {s: StageJudgement(s) for s in STAGES})
     uniqueness: Uniqueness = Uniqueness.UNIQUE
     chose: bool = False
+    undecided: bool = False
     notes: list[str] = field(default_factory=list)
+
+    def note(
+        self,
+        stage: str,
+        check: Callable[Arguments, Agreement],
+        *arguments: Arguments.args,
+        **named: Arguments.kwargs,
+    ) -> None:
+        """Run a comparator and note at `stage` what it says: the only place where a `Mismatch` is caught."""
+        try:
+            self.stages[stage].add(check(*arguments, **named))
+        except Mismatch as mismatch:
+            self.stages[stage].fail(mismatch)
 
     @property
     def first(self) -> StageJudgement | None:

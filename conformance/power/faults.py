@@ -152,6 +152,8 @@ def fault(
 # What the assigner reads. A loss that shows outputs alone does not show it: what follows from it is wrong first.
 
 
+LEFT_OUT = ("candidates", "top-k")
+"""Where a missing positive can be one that was no candidate, or one that was not selected."""
 SEEN_LATER = ("candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation")
 
 _flatten = reference.anchors.flatten
@@ -245,13 +247,13 @@ def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, in
     return (reference.assignment.distance_inside(truths.boxes, centres, floor) >= 0) & truths.real[:, None]
 
 
-@fault("TAL-CAND-2", stage="candidates", at="reference.dialect.Dialect.floor")
+@fault("TAL-CAND-2", stage="candidates", at="reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def floor_of_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
     """8 pixels for 16."""
     return strides[0], strides[0]
 
 
-@fault("TAL-CAND-2", stage="candidates", at="reference.dialect.Dialect.floor")
+@fault("TAL-CAND-2", stage="candidates", at="reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
     """No side is widened."""
     return 0, 0
@@ -344,7 +346,7 @@ def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
     return _top_k(metric, min(k + 1, metric.shape[1]))
 
 
-@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k")
+@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k", lane="zeros_compete")
 def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
     """An anchor with metric zero is never taken."""
     return _top_k(metric, k) & (metric > 0)
@@ -544,6 +546,7 @@ enter(
         "reference.assignment.targets_of": _Losers.targets_of,
         "reference.assignment.settle_contested": _Selected.settle_contested,
     },
+    outputs_stages=("normalisation", "metric"),  # weights that do not follow t, whatever the reason
 )
 
 
@@ -694,8 +697,10 @@ def mean_cross_entropy(logits: Tensor, scores: Tensor) -> Tensor:
 @fault("LOSS-CLS-1", stage="cls", at="reference.loss.cls_loss")
 def cross_entropy_of_positives(logits: Tensor, scores: Tensor) -> Tensor:
     """Background anchors are left out."""
-    positive = scores.sum(-1) > 0
-    return _cls_loss(logits[positive], scores[positive])
+    positive = scores.sum(-1, keepdim=True) > 0
+    return _cls_loss(
+        logits.where(positive, logits - logits.detach() - 1e9), scores
+    )  # the loss of -1e9 is zero
 
 
 @fault("LOSS-GAIN-1", stage="cls", at="reference.loss.loss_items")

@@ -14,8 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from conformance.judgement.assignment import InputErrors
 from conformance.judgement.comparators import equal, finite, holds, within
+from conformance.judgement.oracle import InputErrors
 from conformance.judgement.verdicts import Agreement, Judgement, Mismatch
 from conformance.relations.changes import Pair
 from conformance.relations.known import Known, uncertain

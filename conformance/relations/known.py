@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from conformance.batches.layout import ciou
-from conformance.judgement.assignment import ImageOracle
 from conformance.judgement.bounds import ROUNDINGS
 from conformance.judgement.choices import Range, Selection, may_own, top_k_choices
+from conformance.judgement.oracle import ImageOracle
 from reference import Hyperparameters
 from reference.assignment import NORMALISATION_EPS
 

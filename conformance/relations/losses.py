@@ -51,6 +51,7 @@ class LossComparison:
             run.moved_loss(weights) if bool(weights.any()) else None
             for run, weights in zip(self.sources, self.weights, strict=True)
         ]
+        self.score_sum()
         self.terms([loss[0] for loss in moved if loss is not None])
         gradients = [loss and loss[1] for loss in moved]
         for batch, now in zip(self.plan.changed, self.changed, strict=True):
@@ -82,6 +83,17 @@ class LossComparison:
         fine.append(self.to.finite("total", "total", run.loss.total, ()))
         fine += [self.to.finite("gradients", "gradient", level, ()) for level in run.loss.gradients]
         return all(fine)
+
+    def score_sum(self) -> None:
+        """LOSS-SUM-1: N is that of the only source with ground truths; looked at where gradients alone show it."""
+        filled = [run for run in self.sources if any(map(len, run.truths))]
+        if len(filled) != 1 or len(self.changed) > 1:
+            return
+        (source,), (changed,) = filled, self.changed
+        if source.shows_scores or changed.shows_scores:
+            return
+        error = source.scale_error + changed.scale_error + sum(weights.sum() for weights in self.weights)
+        self.to.within("cls", "N", changed.scale, source.scale, error)
 
     def terms(self, moved: list[Tensor]) -> None:
         """LOSS-SUM-1: the terms of the parts, times their N, add up to those of the whole."""

@@ -4,6 +4,7 @@ This is the only module in which relations use what the reference computes, and 
 every number is compared with the implementation's own, never with the reference's.
 """
 
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -13,11 +14,11 @@ from conformance.batches import Batch
 from conformance.batches.layout import flatten
 from conformance.implementations import LossOutcome, Outcome
 from conformance.implementations.outcome import assigner_inputs
-from conformance.judgement.assignment import ImageOracle, InputErrors, oracle
 from conformance.judgement.bounds import ROUNDINGS, bound, box_unit, precision
-from conformance.judgement.judge import exact_predictions, input_errors, truth_unit
-from conformance.judgement.loss import Computed, LossUnits, compute, units
-from conformance.judgement.verdicts import Uniqueness
+from conformance.judgement.inputs import exact_predictions, input_errors, truth_unit
+from conformance.judgement.loss import LOGITS, Computed, LossUnits, compute, gradient_bound, units
+from conformance.judgement.oracle import ImageOracle, InputErrors, oracle
+from conformance.judgement.verdicts import Uniqueness, least_unique
 from conformance.relations.known import Known
 from reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, ground_truths
 from reference.loss import assign_images, read_predictions, stacked
@@ -36,6 +37,8 @@ class Run:
     """
 
     def __init__(self, batch: Batch, outcome: Outcome, dialect: Dialect) -> None:
+        if outcome.loss is not None and not outcome.of_loss:
+            outcome = replace(outcome, assignment=None)  # another assigner's than the loss's own
         self.batch, self.outcome, self.dialect = batch, outcome, dialect
         self.dtype = precision(batch.dtype)
         self.eps = torch.finfo(self.dtype).eps
@@ -59,7 +62,8 @@ class Run:
     @cached_property
     def own_truths(self) -> list[GroundTruths]:
         """Its ground truths, in its dtype."""
-        return ground_truths(self.batch.annotations.to(self.batch.dtype), self.batch.images, self.batch.size)
+        finest = torch.promote_types(self.batch.annotations.dtype, self.batch.dtype)
+        return ground_truths(self.batch.annotations.to(finest), self.batch.images, self.batch.size)
 
     @cached_property
     def hidden(self) -> list[InputErrors] | None:
@@ -90,9 +94,7 @@ class Run:
     @property
     def uniqueness(self) -> Uniqueness:
         """How many assignments the batch admits."""
-        order = [Uniqueness.UNIQUE, Uniqueness.NEAR_TIE, Uniqueness.TIE]
-        kinds = [known.uniqueness for known in self.oracles.values()]
-        return max(kinds, key=order.index, default=Uniqueness.UNIQUE)
+        return least_unique(*(known.uniqueness for known in self.oracles.values()))
 
     def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
         """The judge's errors of one image's stages, where its inputs moved by so much from one run to the other."""
@@ -165,12 +167,9 @@ class Run:
         share = self.scale / self.batch.images
         shown = flatten(self.loss.gradients, self.batch.head)
         values, errors = [], []
-        for name, observed, right, ours, unit in (
-            ("distance", shown[0], *self._parts("distance_gradient")),
-            ("class", shown[1], *self._parts("logit_gradient")),
-        ):
-            error = bound(ours, right, unit, self.dtype, f"gradient on {name} logits")
-            error = error.where((right != 0) | (unit != 0), 0) + right.abs() * self._scale_error
+        computed = self._computed.of_total, self._naive.of_total, self._units.of_total
+        for name, observed, right, ours, unit in zip(LOGITS, shown, *computed, strict=True):
+            error = gradient_bound(self.batch, name, right, ours, unit) + right.abs() * self._scale_error
             values.append(observed.double() * share)
             errors.append(error.view_as(observed) * share)
         return tuple(values), tuple(errors)
@@ -190,7 +189,7 @@ class Run:
         scale = scores.sum().clamp(min=1)
         cls = numbers.cls_gain * (self._computed.predictions.logits * scores).abs().sum()
         box, dfl = loss.items[0].abs() * scale, loss.items[2].abs() * scale
-        distances = loss.distance_gradient.abs() * scale / images  # (B, A, 4R)
+        distances = loss.of_total[0].abs() * scale / images  # (B, A, 4R)
         gradients = distances.unflatten(2, (4, self.batch.head.reg_max)), numbers.cls_gain * scores
         return torch.stack((box, cls, dfl, box + cls + dfl)), gradients
 
@@ -201,17 +200,25 @@ class Run:
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()
         whole = self.batch.hyperparameters.cls_gain * self.batch.images
-        at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).flatten().argmax()
+        rounds = gradient.abs() < torch.finfo(self.dtype).tiny / self.eps  # coarser than others do
+        at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).where(~rounds, 0).flatten().argmax()
         steepest = gradient.flatten()[at].clamp(min=torch.finfo(self.dtype).tiny)
         error = ROUNDINGS * 3 * self.eps  # sigmoid, quotient and product
         return whole * score.flatten()[at] / steepest, torch.full_like(steepest, error)
 
     @property
+    def shows_scores(self) -> bool:
+        """Whether the target scores are shown, so that N need not be read from the gradients."""
+        return self.outcome.assignment is not None
+
+    @property
+    def scale_error(self) -> Tensor:
+        """By how much N may differ, as a number."""
+        return self.scale * self._scale_error
+
+    @property
     def _scale_error(self) -> Tensor | float:
         return 0.0 if self.outcome.assignment is not None else self._background_logit[1]
-
-    def _parts(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        return getattr(self._computed, name), getattr(self._naive, name), getattr(self._units, name)
 
     @cached_property
     def _computed(self) -> Computed:

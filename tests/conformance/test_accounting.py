@@ -1,5 +1,9 @@
 """A run that exercised too little is told so, by name."""
 
+import re
+from pathlib import Path
+
+import reference
 from conformance.accounting import OPTIONAL, REACHED_BY, clause_counts, loose_bounds, shortfalls
 from conformance.batches import HAZARDS
 
@@ -7,17 +11,30 @@ PLENTY = dict.fromkeys(HAZARDS, 100)
 
 
 def test_nothing_is_missed_where_everything_was_met():
-    assert shortfalls(PLENTY, 1000) == []
+    assert shortfalls(PLENTY, 1000, 100) == []
 
 
 def test_a_hazard_that_was_hardly_met_is_named():
-    (missed,) = shortfalls(PLENTY | {"touching": 1}, 1000)
+    (missed,) = shortfalls(PLENTY | {"touching": 1}, 1000, 100)
     assert missed.startswith("touching was reached on 1 of 1000 batches, fewer than the 2 ")
 
 
 def test_a_clause_whose_hazards_were_hardly_met_is_named_too():
-    missed = shortfalls(PLENTY | {"negative_sum": 0}, 1000)
+    missed = shortfalls(PLENTY | {"negative_sum": 0}, 1000, 100)
     assert [sentence.split()[0] for sentence in missed] == ["negative_sum", "ANN-3"]
+
+
+def test_near_ties_are_counted_by_the_judge():
+    (missed,) = shortfalls(PLENTY, 1000, 1)
+    assert missed.startswith("T4 was reached on 1 of 1000 batches")
+
+
+def test_every_clause_is_accounted_for():
+    """Those that the reference cites, and the ambiguities."""
+    folder = Path(reference.__file__).parent
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))
+    assert cited | {"T1", "T2", "T3", "T4", "NONFINITE-1"} == {clause.split(",")[0] for clause in REACHED_BY}
 
 
 def test_every_hazard_behind_a_clause_exists():
@@ -27,7 +44,7 @@ def test_every_hazard_behind_a_clause_exists():
 
 
 def test_clauses_count_by_their_most_frequent_hazard():
-    counts = clause_counts({"tiny": 3, "small_8_16": 5, "no_gt_in_batch": 10}, 50)
+    counts = clause_counts({"tiny": 3, "small_8_16": 5, "no_gt_in_batch": 10}, 50, 0)
     assert (counts["TAL-CAND-2"], counts["ANN-1"], counts["PRE-1"]) == (5, 40, 50)
 
 

@@ -348,6 +348,12 @@ def walkthrough(**fields: Any) -> dict[str, Any]:
     return told | fields
 
 
+def scope(**fields: Any) -> dict[str, Any]:
+    line = {"implementation": "article", "device": "cpu", "scope": "pairs on cells, k 2", "images": 5488}
+    line |= {"description": "5,488 images of 16x16 px", "conforms": True, "tie": 1236, "near_tie": 512}
+    return line | {"alone": 3, "milliseconds": 410} | fields
+
+
 Lines = list[tuple[str, dict[str, Any]]]
 
 
@@ -362,6 +368,7 @@ def passing(batches: int = 90) -> Lines:
         ("difference", difference(stage="conflict", summary="a third ground truth cannot win an anchor")),
         ("training", training()),
         ("synchronisations", synchronisations()),
+        ("scope", scope()),
         *(("benchmark", benchmark(kind, name, ratio)) for kind in ("assign forward", "loss backward")
           for name, ratio in (("reference", 0.62), ("ultralytics", 1.0), ("article", 1.7))),
         ("end", {"exit": 0}),

@@ -250,11 +250,13 @@ def test_a_broken_summary_fails(run_dir: Path, break_it: Any):
     assert fault(broken, "summary") is not None
 
 
-@pytest.mark.parametrize("kind", ["run", "batch", "divergence", "difference", "benchmark", "training"])
+@pytest.mark.parametrize(
+    "kind", ["run", "batch", "divergence", "difference", "benchmark", "training", "scope"]
+)
 def test_every_field_of_a_line_that_must_be_there_must_be_there(kind: str):
     fields = {
         "run": run_line, "batch": batch, "divergence": divergence, "difference": factory.difference,
-        "benchmark": factory.benchmark, "training": factory.training,
+        "benchmark": factory.benchmark, "training": factory.training, "scope": factory.scope,
     }[kind]()  # fmt: skip
     whole = line(kind, fields)
     assert fault(whole, "log") is None

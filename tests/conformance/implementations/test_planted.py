@@ -287,15 +287,15 @@ LOSSES: dict[str, tuple[Double, Verdict, str, str]] = {
     ),
     "gradient of the class logits": (
         in_loss(total=lambda honest, maps: honest.total + 0.01 * (maps[0] - maps[0].detach())[:, -2:].sum()),
-        Verdict.DIVERGENT, "gradients", "gradient on class logits",
+        Verdict.DIVERGENT, "gradients", "gradient of total on class logits",
     ),
     "gradient of the distance logits": (
         in_loss(total=lambda honest, maps: honest.total + 0.01 * (maps[0] - maps[0].detach())[:, :-2].sum()),
-        Verdict.DIVERGENT, "gradients", "gradient on distance logits",
+        Verdict.DIVERGENT, "gradients", "gradient of total on distance logits",
     ),
     "gradient is NaN": (
         in_loss(total=lambda honest, maps: honest.total + nothing(maps)),
-        Verdict.ERROR, "gradients", "gradient on class logits is (nan|inf)",
+        Verdict.ERROR, "gradients", "gradient of total on distance logits is (nan|inf)",
     ),
     "gradient is missing": (
         in_loss(total=lambda honest, maps: maps[0].sum() * 0 + honest.total.sum().item()), Verdict.ERROR, "",
@@ -335,6 +335,10 @@ LOSSES: dict[str, tuple[Double, Verdict, str, str]] = {
     "an assignment that is none": (
         Double(assignment=lambda honest: (honest.labels, honest.boxes)), Verdict.ERROR, "",
         "assign returned a tuple, expected an Assignment",
+    ),
+    "stages of another kind": (
+        Double(assignment=lambda honest: replace(honest, stages={"overlap": 1}), shows_stages=False), Verdict.ERROR, "",
+        "Assignment.stages is a dict, expected Stages",
     ),
     "stages that are none": (
         Double(assignment=lambda honest: replace(honest, stages=None)), Verdict.ERROR, "",

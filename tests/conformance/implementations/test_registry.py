@@ -20,7 +20,7 @@ from conformance.implementations import (
     ultralytics,
 )
 from conformance.recording import Recorder
-from reference import ARTICLE, NEWEST, Dialect
+from reference import ARTICLE, DIALECTS, NEWEST, Dialect
 from reports import RunLog
 
 ADAPTER = """
@@ -178,7 +178,7 @@ VIOLATIONS: dict[str, tuple[Any, str]] = {
     "a class with arguments": (NeedsArguments, "x: making the adapter raised TypeError"),
     "a class that raises": (Unmakeable, "x: making the adapter raised OSError: no such file"),
     "an unknown dialect": (
-        Of("yolov9"), "x declares the dialect 'yolov9'; known are ultralytics-8.4.190, article",
+        Of("yolov9"), f"x declares the dialect 'yolov9'; known are {', '.join(DIALECTS)}",
     ),
     "a dialect that is none": (Of(8), "x: `dialect` must be a dialect or its name, not int"),
 }  # fmt: skip

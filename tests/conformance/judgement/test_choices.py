@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conformance.judgement import Mismatch
-from conformance.judgement.assignment import check_selection
 from conformance.judgement.choices import (
     Keeps,
     Owners,
@@ -27,6 +26,7 @@ from conformance.judgement.choices import (
     may_own,
     top_k_choices,
 )
+from conformance.judgement.shown import check_selection
 
 Outcome = tuple[int, ...]
 """Owner of each anchor; -1 on background."""

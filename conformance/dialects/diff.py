@@ -1,0 +1,162 @@
+"""`python -m conformance diff A B`: what changed for training from one implementation to another."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import SearchStrategy
+
+from conformance.batches import Recipe, recipes
+from conformance.dialects.choices import Choice, choices_between, differ, failure
+from conformance.implementations import Implementation, find
+from conformance.lanes import LANES
+from conformance.recording import Failure, Subject
+from reference import Dialect
+
+ORDINARY = recipes(
+    kinds=("ordinary", "off_lattice"),
+    predictions=("near", "random"),
+    strides=((8, 16, 32),),
+    bins=(16,),
+    classes=(80, 3),
+    max_images=2,
+)
+"""Batches without hazards: ordinary ground truths, three levels."""
+MEASURED = 100
+"""Ordinary batches on which a change is counted."""
+LOOKED_AT = 12
+"""Batches of each lane on which both are held to what they should do."""
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that the second does otherwise than the first.
+
+    Attributes:
+        choice: what, if it is a choice of their dialects.
+        failure: how the second fails the first's dialect, on the smallest batch; None where that is not judged.
+        share: of ordinary batches that meet it.
+    """
+
+    choice: Choice
+    failure: Failure | None
+    share: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two implementations, compared.
+
+    Attributes:
+        one, other: who.
+        differences: what the second does otherwise.
+        unexpected: batches on which one of them does not even conform to its own dialect.
+        batches: how many they were held to it on, each.
+    """
+
+    one: Implementation
+    other: Implementation
+    differences: list[Difference]
+    unexpected: list[Failure]
+    batches: int
+
+    @property
+    def same(self) -> bool:
+        """Assigner and loss are the same, as far as was looked."""
+        return not self.differences and not self.unexpected
+
+
+def diff(first: str, second: str) -> int:
+    """Print what changed from one implementation to another.
+
+    Returns:
+        0 if nothing did, 1 otherwise.
+
+    Raises:
+        UnknownImplementation, ProtocolViolation: one of them cannot be had.
+    """
+    compared = compare(find(first), find(second))
+    print("\n".join(lines_of(compared)))
+    return int(not compared.same)
+
+
+def compare(one: Implementation, other: Implementation) -> Compared:
+    """Hold both to their own dialects, and the second to each choice of the first."""
+    differences = []
+    for choice in choices_between(one.dialect, other.dialect):
+        held = Subject(replace(other, dialect=one.dialect), "cpu")
+        found = failure(held, choice.recipe) if choice.recipe is not None else None
+        share = share_of(one.dialect, choice.changed) if choice.recipe is not None else 0.0
+        differences.append(Difference(choice, found, share))
+    unexpected = [each for who in (one, other) for each in left(who)]
+    return Compared(one, other, differences, unexpected, LOOKED_AT * len(LANES))
+
+
+def left(implementation: Implementation) -> Iterator[Failure]:
+    """The first failure of each lane: where an implementation leaves its own dialect."""
+    subject = Subject(implementation, "cpu")
+    for lane in LANES.values():
+        for recipe in some(lane, LOOKED_AT):
+            found = failure(subject, recipe)
+            if found is not None:
+                yield found
+                break
+
+
+def share_of(one: Dialect, other: Dialect) -> float:
+    """Share of ordinary batches on which the two dialects differ."""
+    batches = some(ORDINARY, MEASURED)
+    return sum(differ(one, other, recipe) for recipe in batches) / len(batches)
+
+
+@cache
+def some(strategy: SearchStrategy[Recipe], count: int) -> Sequence[Recipe]:
+    """Up to `count` recipes, the same ones every time."""
+    kept: list[Recipe] = []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(recipe=strategy)
+    def keep(recipe: Recipe) -> None:
+        kept.append(recipe)
+
+    keep()
+    return kept
+
+
+def lines_of(compared: Compared) -> list[str]:
+    """What is printed."""
+    one, other = compared.one, compared.other
+    head = f"{one.name} ({one.dialect.name}) -> {other.name} ({other.dialect.name})"
+    lines = [head]
+    if compared.same:
+        claim = "assigner and loss are the same: look elsewhere"
+        return [*lines, f"  {claim} ({compared.batches} batches each, every stage and gradient)."]
+    for difference in compared.differences:
+        lines += ["", *_told(difference, other.name)]
+    for found in compared.unexpected:
+        lines += ["", f"  {found.subject.implementation.name} leaves its own dialect:"]
+        lines += textwrap.indent(str(found), "    ").splitlines()
+    if not compared.unexpected:
+        lines += ["", f"  Nothing else was found on {compared.batches} batches."]
+    return lines
+
+
+def _told(difference: Difference, who: str) -> list[str]:
+    choice = difference.choice
+    lines = textwrap.wrap(f"{choice.clause}: before, {choice.before}; now, {choice.after}.", WIDTH - 2)
+    if choice.recipe is not None:
+        share = f"{difference.share:.0%} of ordinary batches meet it"
+        lines.append(f"{share}; the smallest batch that does: {choice.recipe}")
+    if difference.failure is not None:
+        lines += textwrap.wrap(f"there, {who}: {difference.failure.summary}", WIDTH - 2)
+    return [f"  {line}" for line in lines]

@@ -1,0 +1,1 @@
+"""Every image of small scopes, judged by the thousand: no counterexample lies in them."""

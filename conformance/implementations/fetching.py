@@ -1,0 +1,63 @@
+"""From `ultralytics==X.Y.Z` to an adapter: the release is fetched, started in a worker and held to its own dialect."""
+
+from typing import TypeVar
+
+from conformance.implementations.releases import Version, parsed
+from conformance.workers import Package, RemoteAdapter, Unavailable, Worker, fetched
+from conformance.workers.process import Launch
+from reference.eras import dialect_of
+
+T = TypeVar("T")
+Table = list[tuple[Version, Version, tuple[T, ...]]]
+"""First and last release, and what holds of them."""
+OLDEST: Version = (8, 0, 0)
+HYDRA = (
+    Package("hydra-core", "1.3.2"),
+    Package("omegaconf", "2.3.0"),
+    Package("antlr4-python3-runtime", "4.9.3"),
+)
+RESOURCES = Package("setuptools", "79.0.1")
+"""The last ones with `pkg_resources`, which releases of 2023 import."""
+PROGRESS = Package("tqdm", "4.67.1")
+
+IMPORTS: Table[Package] = [
+    ((8, 0, 0), (8, 0, 6), HYDRA),
+    ((8, 0, 0), (8, 0, 150), (RESOURCES,)),
+    ((8, 0, 0), (8, 3, 175), (PROGRESS,)),
+]
+"""First and last release, and what they import that a present environment lacks."""
+STAND_INS = ("pandas", "IPython", "hub_sdk", "hub_sdk.config", "seaborn", "thop", "clip")
+"""What releases import at their top, never for assigner and loss: where it is missing, an empty module stands in."""
+
+
+def release(version: str) -> RemoteAdapter:
+    """The official release, in a worker.
+
+    Args:
+        version: three numbers, "8.3.236".
+
+    Raises:
+        Unavailable: there is no such release, or it cannot be had or run here.
+    """
+    try:
+        numbers = parsed(version)
+    except ValueError as error:
+        raise Unavailable(
+            f"ultralytics=={version}: write three numbers, such as ultralytics==8.3.236"
+        ) from error
+    if numbers < OLDEST:
+        raise Unavailable(f"ultralytics=={version}: the first release with this loss is 8.0.0")
+    packages = [Package("ultralytics", version), *chosen(IMPORTS, numbers)]
+    folders = [fetched(package) for package in packages]
+    launch = Launch(
+        "conformance.implementations.releases:ReleaseAdapter",
+        {"version": version},
+        folders,
+        STAND_INS,
+    )
+    return RemoteAdapter(f"ultralytics=={version}", Worker(launch), dialect_of(numbers))
+
+
+def chosen(table: Table[T], numbers: Version) -> list[T]:
+    """What the rows of a table say of a release."""
+    return [each for first, last, those in table if first <= numbers <= last for each in those]

@@ -1,0 +1,259 @@
+"""Judging a loss that does not show its assignment: it is read back from the gradients that it made.
+
+The gradient on a class logit is (sigma(x) - z) / N times gain and batch size (LOSS-CLS-1), so it says every target
+score z; the gradient on the distance logits says which anchors have a box at all. Of each image's admissible
+assignments the one that fits these best is replayed, and the loss is judged as if it had shown it. So a loss is only
+held to be wrong where no admissible assignment explains it. B images, A anchors, C classes, M ground truths of an
+image, R bins.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conformance.batches import Batch
+from conformance.implementations import Assignment, Outcome
+from conformance.implementations.outcome import LossOutcome
+from conformance.judgement.bounds import bound, precision
+from conformance.judgement.choices import Owners, Selection, assignments
+from conformance.judgement.comparators import holds
+from conformance.judgement.loss import Unsure, judge_loss, judge_total
+from conformance.judgement.oracle import ImageOracle, InputErrors, oracle
+from conformance.judgement.verdicts import Judgement, Uniqueness, least_unique
+from reference import Dialect, GroundTruths, Targets, ground_truths
+from reference.anchors import flatten
+from reference.assignment import alignment_metric, normalised, overlaps_of, targets_of
+from reference.loss import Predictions, assign_images, read_predictions
+
+TRIED = 128
+"""Admissible assignments of an image among which the best fit is looked for; most images have one."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a loss's gradients say of its assignment.
+
+    Attributes:
+        scores: (B, A, C) target scores z, float64; None where the gradients are no such numbers.
+        learns: (B, A) the distance logits have a gradient: the anchor is a positive for sure.
+    """
+
+    scores: Tensor | None
+    learns: Tensor
+
+
+def judge_hidden(
+    judgement: Judgement, batch: Batch, outcome: Outcome, dialect: Dialect, errors: list[InputErrors]
+) -> None:
+    """Judge the stages "cls" to "gradients" of a loss that does not show its assignment, into `judgement`.
+
+    Where an image admits more assignments than are tried and none of them explains the loss, it is undecided: the
+    judgement says so, and only what holds for every assignment was judged.
+
+    Args:
+        judgement: takes the result.
+        batch: what was computed on.
+        outcome: what came out; its inputs are the reference's.
+        dialect: what it is held to.
+        errors: how far the loss's own inputs may lie from them, an image each.
+    """
+    loss = outcome.loss
+    assert loss is not None
+    predictions = read_predictions([level.detach() for level in batch.feature_maps], batch.head)
+    finest = torch.promote_types(batch.annotations.dtype, batch.dtype)  # ground truths are never coarser
+    truths = ground_truths(batch.annotations.to(finest), batch.images, batch.size)
+    own = assign_images(predictions, truths, batch.head, batch.hyperparameters, dialect)
+    oracles = [
+        oracle(outcome.inputs, image, len(here), dialect, errors[image]) if len(here) else None
+        for image, here in enumerate(truths)
+    ]
+    known = [expected for expected in oracles if expected is not None]
+    judgement.uniqueness = least_unique(judgement.uniqueness, *(expected.uniqueness for expected in known))
+    judge_background_gradients(judgement, batch, loss, oracles)
+    reading = read(batch, loss, predictions)
+    fits = {
+        image: Fits(batch, predictions, truths[image], image, expected, reading)
+        for image, expected in enumerate(oracles)
+        if expected is not None and expected.uniqueness is not Uniqueness.UNIQUE
+    }
+    replay = Replay(batch, loss, dialect, oracles, errors)
+    complete, chosen = True, list(own)
+    for fit in fits.values():
+        chosen[fit.image], _ = fit.best(own[fit.image], fit.likely())
+    judged = replay.judged(chosen)
+    if judged.verdict.fails:
+        for fit in fits.values():
+            chosen[fit.image], tried = fit.best(chosen[fit.image], fit.admissible())
+            complete = complete and tried < TRIED
+        judged = replay.judged(chosen) if fits else judged
+    if judged.verdict.fails and not complete:
+        judgement.undecided = True
+        judge_total(judgement, batch, loss)
+        return
+    for name in ("cls", "box", "dfl", "total", "gradients"):
+        judgement.stages[name].merge(judged.stages[name])
+    judgement.chose = any(
+        not (
+            torch.equal(one.foreground, other.foreground) and torch.equal(one.truth_index, other.truth_index)
+        )
+        for one, other in zip(chosen, own, strict=True)
+    )
+
+
+def judge_background_gradients(
+    judgement: Judgement, batch: Batch, loss: LossOutcome, oracles: list[ImageOracle | None]
+) -> None:
+    """LOSS-GRAD-1: an anchor that no admissible assignment makes a positive has no gradient on its distance logits."""
+    distances, _ = flatten(loss.gradients, batch.head)  # (B, A, 4R)
+    for image, expected in enumerate(oracles):
+        never = torch.ones_like(distances[image, :, 0], dtype=torch.bool)  # (A,)
+        if expected is not None:
+            never = ~expected.selection.may.any(0)
+        wrong = never[:, None] & (distances[image] != 0)  # (A, 4R); NaN too
+        judgement.note(
+            "gradients", holds, "gradient on distance logits", "LOSS-GRAD-1", wrong, distances[image], "0",
+            ("anchor", "channel"), image, "an anchor that nobody may own has a gradient",
+        )  # fmt: skip
+
+
+def read(batch: Batch, loss: LossOutcome, predictions: Predictions) -> Reading:
+    """What the gradients say: z = sigma(x) - N g, where g is the gradient on x over gain and batch size.
+
+    With G the sum of all g and S that of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or 1
+    where that is less (LOSS-SUM-1).
+    """
+    distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
+    learns = (distances != 0).any(-1)  # (B, A)
+    gain = batch.hyperparameters.cls_gain * batch.images
+    if not gain:
+        return Reading(None, learns)
+    score = predictions.logits.detach().double().sigmoid()  # (B, A, C)
+    gradient = logits.double() / gain  # (B, A, C)
+    score_sum = (score.sum() / (1 + gradient.sum())).clamp(min=1)
+    scores = score - gradient * score_sum
+    return Reading(scores if bool(torch.isfinite(scores).all()) else None, learns)
+
+
+@dataclass(frozen=True)
+class Fits:
+    """How well admissible assignments of one image fit what its gradients say.
+
+    Attributes:
+        batch, predictions: the whole batch.
+        truths: the image's ground truths.
+        image: index of the image.
+        expected: what the specification says of it.
+        reading: what the gradients say of the batch.
+    """
+
+    batch: Batch
+    predictions: Predictions
+    truths: GroundTruths
+    image: int
+    expected: ImageOracle
+    reading: Reading
+
+    def best(self, so_far: Targets, others: Iterable[Owners]) -> tuple[Targets, int]:
+        """The best fit among `others` and what is best so far, which stays among equals; and how many were tried."""
+        best, least, tried = so_far, self.misfit(so_far), 0
+        for owners in others:
+            tried += 1
+            targets = self.targets(owners)
+            misfit = self.misfit(targets)
+            if misfit < least:
+                best, least = targets, misfit
+        return best, tried
+
+    def admissible(self) -> Iterator[Owners]:
+        """Up to `TRIED` admissible assignments."""
+        return assignments(self.expected.selection, self.expected.owners, TRIED, self.expected.keeps)
+
+    def likely(self) -> Iterator[Owners]:
+        """Up to `TRIED` of those that the gradients suggest.
+
+        An anchor that learns is selected, by the only ground truth that may have it; one that does not learn is not
+        selected where its metric is above zero. Those whose metric is zero weigh nothing, whoever has them.
+        """
+        selection, learns = self.expected.selection, self.reading.learns[self.image]  # (M, A), (A,)
+        may = selection.may & learns
+        must = selection.must | (may & (may.sum(0) == 1))
+        may = may | must
+        most = torch.minimum(selection.most, may.sum(1))
+        fewest = torch.maximum(torch.minimum(selection.fewest, most), must.sum(1))
+        if (fewest > most).any():
+            return iter(())
+        narrowed = Selection(must, may, fewest, most)
+        return assignments(narrowed, self.expected.owners, TRIED, self.expected.keeps)
+
+    def targets(self, owners: Owners) -> Targets:
+        """What the anchors learn where these own them (TAL-NORM-1, TAL-TGT-1)."""
+        positives = owners.positives(len(self.truths))  # (M, A)
+        boxes = self.predictions.boxes[self.image].detach() * self.predictions.anchors.strides  # (A, 4)
+        overlap = overlaps_of(self.truths.boxes, boxes.to(self.truths.boxes), positives)
+        score = self.predictions.logits[self.image].detach().sigmoid().T[self.truths.labels]
+        metric = alignment_metric(score, overlap, self.batch.hyperparameters)
+        return targets_of(self.truths, positives, normalised(metric, overlap, positives))
+
+    def misfit(self, targets: Targets) -> tuple[int, float]:
+        """Anchors with a gradient that are no positives here, then the largest difference of a target score."""
+        learns = self.reading.learns[self.image]
+        missing = int((learns & ~targets.foreground).sum())
+        if self.reading.scores is None:
+            return missing, 0.0
+        scores = targets.scores(self.batch.head.classes).double()  # (A, C)
+        return missing, float((scores - self.reading.scores[self.image]).abs().max())
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Judges the loss as if it had shown an assignment.
+
+    Attributes:
+        batch: what was computed on.
+        loss: what came out.
+        dialect: what it is held to.
+        oracles: what the specification says of each image; None without ground truths.
+        errors: how far the loss's own inputs may lie from ours, an image each.
+    """
+
+    batch: Batch
+    loss: LossOutcome
+    dialect: Dialect
+    oracles: list[ImageOracle | None]
+    errors: list[InputErrors]
+
+    def judged(self, targets: list[Targets]) -> Judgement:
+        """The stages "cls" to "gradients" for this assignment, with float64's weights."""
+        weights, moved, edges = (
+            torch.stack(parts) for parts in zip(*map(self.weights, range(len(targets)), targets), strict=True)
+        )  # (B, A) each
+        labels = torch.stack([image.labels for image in targets])  # (B, A)
+        scores = weights.new_zeros(*labels.shape, self.batch.head.classes)
+        assignment = Assignment(
+            labels=labels,
+            boxes=torch.stack([image.boxes for image in targets]),
+            scores=scores.scatter(2, labels[..., None], weights[..., None]),
+            foreground=torch.stack([image.foreground for image in targets]),
+            truth_index=torch.stack([image.truth_index for image in targets]),
+        )
+        judgement = Judgement()
+        judge_loss(judgement, self.batch, assignment, self.loss, self.dialect, Unsure(moved, edges))
+        return judgement
+
+    def weights(self, image: int, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, by how much they may differ, and pixels by which the target boxes' edges may, (A,) each."""
+        expected = self.oracles[image]
+        if expected is None:
+            none = targets.weights.double()
+            return none, none, none
+        positives = Owners(targets.foreground, targets.truth_index).positives(
+            len(expected.candidate)
+        )  # (M, A)
+        dtype = precision(self.batch.dtype)
+        exact, unit, moved = expected.weights(positives, dtype)
+        naive = normalised(expected.naive["metric"], expected.naive["overlap"], positives)
+        error = bound(naive, exact, unit, dtype, "target score w") + moved
+        edges = (self.errors[image].truths.amax(1)[:, None] * positives).sum(0)  # (A,)
+        return exact, error * positives.any(0), edges

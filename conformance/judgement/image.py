@@ -1,0 +1,119 @@
+"""What judging one image needs, whether it shows its stages or its outputs alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conformance.implementations import AssignerInputs, Assignment
+from conformance.judgement.bounds import precision
+from conformance.judgement.comparators import equal, within
+from conformance.judgement.oracle import ImageOracle
+from conformance.judgement.verdicts import Agreement, Judgement, Value
+
+PAIR = ("GT", "anchor")
+
+
+@dataclass(frozen=True)
+class ImageJudge:
+    """Judges one image with at least one ground truth.
+
+    Attributes:
+        judgement: takes the result.
+        assignment, inputs: of the whole batch.
+        image: index of the image.
+        truths: M, its number of ground truths.
+        oracle: what the specification says of it.
+        truth_error: (M, 4) by which its ground truths' edges may differ from those in `inputs`; None: not at all.
+    """
+
+    judgement: Judgement
+    assignment: Assignment
+    inputs: AssignerInputs
+    image: int
+    truths: int
+    oracle: ImageOracle
+    truth_error: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest dtype that takes part in the assignment."""
+        return precision(self.inputs.scores.dtype, self.inputs.boxes.dtype, self.assignment.scores.dtype)
+
+    def clause_of(self, wrong: Tensor) -> str:
+        """The clause that wrong candidates (M, A) are about: do they lie in ground truths that count, or small ones?"""
+        boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
+        if len(boxes) and (boxes.sum(1) <= 0).all():
+            return "ANN-3"
+        strides = self.inputs.head.strides
+        sides = boxes[:, 2:] - boxes[:, :2]  # (.., 2)
+        small = (sides < strides[min(1, len(strides) - 1)]).any(1)  # (..,) some dialect widens it
+        return "TAL-CAND-2" if small.all() else "TAL-CAND-1"
+
+    def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
+        """TAL-TGT-1: label and box are the owner's own; to the bit, where its ground truths are known."""
+        at, image = ("anchor",), self.image
+        labels = self.inputs.labels[image, : self.truths, 0].long()
+        boxes = self.inputs.truth_boxes[image, : self.truths]
+        equal(
+            "label",
+            "TAL-TGT-1",
+            self.assignment.labels[image].long(),
+            labels[index],
+            at,
+            image,
+            where=foreground,
+        )
+        sides = ("anchor", "side")
+        if self.truth_error is not None:
+            shown = self.assignment.boxes[image].where(foreground[:, None], 0)
+            expected = boxes[index].double().where(foreground[:, None], 0)
+            return within(
+                "target box",
+                "TAL-TGT-1",
+                shown,
+                expected,
+                self.truth_error[index],
+                boxes[index],
+                sides,
+                image,
+            )
+        return equal(
+            "target box",
+            "TAL-TGT-1",
+            self.assignment.boxes[image],
+            boxes[index],
+            sides,
+            image,
+            where=foreground,
+        )
+
+    def check_scores(
+        self, exact: Tensor, error: Tensor, naive: Tensor, positives: Tensor, clause: str = "TAL-NORM-1"
+    ) -> Agreement:
+        """TAL-TGT-1: the weight at the label of each positive; zero elsewhere."""
+        observed = self.assignment.scores[self.image]  # (A, C)
+        labels = self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]  # (A,)
+        here = torch.zeros_like(observed, dtype=torch.bool).scatter(
+            1, labels[:, None], positives.any(0)[:, None]
+        )
+        zero = torch.zeros_like(observed, dtype=torch.float64)
+        names = ("anchor", "class")
+        return within(
+            "target score w", clause, observed, torch.where(here, exact[:, None], zero),
+            torch.where(here, error[:, None], zero), torch.where(here, naive[:, None], 0), names, self.image,
+        )  # fmt: skip
+
+    def counts(self, positives: Tensor) -> list[Value]:
+        """How many positives each ground truth has, for a message."""
+        fewest, most = self.oracle.selection.fewest.tolist(), self.oracle.selection.most.tolist()
+        return [
+            Value(
+                f"image {self.image}, GT {g}",
+                "positives",
+                f"{fewest[g]} to {most[g]} selected",
+                str(n),
+                "none",
+            )
+            for g, n in enumerate(positives.sum(1).tolist())
+        ]

@@ -1,0 +1,128 @@
+"""Stage "decode": what an implementation gave to its assigner, and how far it may lie from what we say it gave.
+
+B images, A anchors, C classes, M ground truths of an image, N annotation rows.
+"""
+
+import torch
+from torch import Tensor
+
+from conformance.batches import Batch
+from conformance.implementations import AssignerInputs
+from conformance.implementations.outcome import assigner_inputs
+from conformance.judgement.bounds import ROUNDINGS, bound, box_unit, precision, smallest
+from conformance.judgement.comparators import equal, finite, within
+from conformance.judgement.oracle import InputErrors
+from conformance.judgement.verdicts import Agreement, Judgement, Mismatch
+from reference import GroundTruths
+from reference.annotations import to_corners
+from reference.loss import Predictions, read_predictions
+
+
+def exact_predictions(batch: Batch) -> Predictions:
+    """The batch's predictions, decoded in float64."""
+    with torch.no_grad():
+        return read_predictions([level.double() for level in batch.feature_maps], batch.head)
+
+
+def judge_inputs(
+    judgement: Judgement, batch: Batch, seen: AssignerInputs, exact: Predictions, truths: list[GroundTruths]
+) -> None:
+    """Stage "decode": what the implementation gave to its assigner follows from the feature maps and annotations."""
+    own = assigner_inputs(batch)
+    dtype = precision(batch.dtype)
+    eps = torch.finfo(dtype).eps
+    stage = judgement.stages["decode"]
+    boxes = exact.boxes * exact.anchors.strides  # (B, A, 4)
+    unit = box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides  # (B, A, 4)
+    box_error = bound(own.boxes, boxes, unit, dtype, "predicted box")
+    scores = exact.logits.sigmoid()  # (B, A, C)
+    score_error = bound(own.scores, scores, 3 * eps * scores, dtype, "class score")
+    try:
+        centres, own_centres = exact.anchors.pixels, own.anchors.double()  # (A, 2) twice
+        centre_error = torch.where(
+            own_centres == centres, 0, eps * centres
+        )  # a coarse dtype rounds far anchors
+        names: tuple[str, ...] = ("anchor", "axis")
+        stage.add(within("anchor centre", "ANC-1", seen.anchors, centres, centre_error, own.anchors, names))
+        finite("stride", "ANC-1", seen.strides)
+        stage.add(equal("stride", "ANC-1", seen.strides.double(), exact.anchors.strides, ("anchor",)))
+        names = ("image", "anchor", "side")
+        stage.add(within("predicted box", "DEC-2", seen.boxes, boxes, box_error, own.boxes, names))
+        names = ("image", "anchor", "class")
+        stage.add(within("class score", "TAL-MET-1", seen.scores, scores, score_error, own.scores, names))
+        for image, exact_truths in enumerate(truths):
+            stage.add(judge_truths(seen, own, image, exact_truths))
+    except Mismatch as mismatch:
+        stage.fail(mismatch)
+
+
+def classes_exist(seen: AssignerInputs) -> bool:
+    """Whether every label is the index of a class."""
+    return bool(((seen.labels >= 0) & (seen.labels < seen.head.classes)).all())
+
+
+def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: GroundTruths) -> Agreement:
+    """ANN-1 to ANN-4 of one image: its ground truths stand first, in their order; what follows is padding.
+
+    Raises:
+        Mismatch: they do not, or their boxes or labels are others.
+    """
+    count = len(truths)
+    finite("label", "ANN-1", seen.labels[image])
+    finite("truth mask", "ANN-3", seen.truth_mask[image])
+    labels, mask = seen.labels[image, :count, 0], seen.truth_mask[image, :, 0] > 0
+    equal("label", "ANN-2", labels, truths.labels, ("GT",), image)
+    boxes, mine = seen.truth_boxes[image, :count], own.truth_boxes[image, :count]
+    dtype = precision(boxes.dtype)
+    unit = truth_unit(truths, torch.finfo(dtype).eps)
+    error = bound(mine, truths.boxes, unit, dtype, "ground truth box")
+    agreement = within("ground truth box", "ANN-1", boxes, truths.boxes, error, mine, ("GT", "side"), image)
+    sum_error = 4 * error.amax(-1) if count else error.sum(-1)  # (M,)
+    doubtful = truths.boxes.sum(-1).abs() <= sum_error.where(
+        boxes.double().sum(-1) != truths.boxes.sum(-1), 0
+    )
+    expected = torch.where(doubtful, mask[:count], truths.real)
+    equal("real", "ANN-3", mask[:count], expected, ("GT",), image)
+    equal("real", "ANN-4", mask[count:], torch.zeros_like(mask[count:]), ("padding row",), image)
+    return agreement
+
+
+def truth_unit(truths: GroundTruths, eps: float) -> Tensor:
+    """ANN-1: error (M, 4) in pixels of a converted box: centre and half side are each rounded, and so is their sum."""
+    left_top, right_bottom = truths.boxes[:, :2], truths.boxes[:, 2:]
+    centre, half = (left_top + right_bottom).abs() / 2, (right_bottom - left_top).abs() / 2
+    return 2 * eps * (centre + half).repeat(1, 2)
+
+
+def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -> list[InputErrors]:
+    """How far a loss's own, hidden inputs may lie from the reference's in the same dtype.
+
+    Both may err, to opposite sides, by what is derived for each; what is measured of implementations that show their
+    inputs is less, and says nothing about others.
+    """
+    dtype = precision(batch.dtype)
+    eps = torch.finfo(dtype).eps
+    boxes = (
+        2 * ROUNDINGS * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)
+    )  # (B, A)
+    scores = 2 * ROUNDINGS * 3 * eps * exact.logits.sigmoid() + smallest(dtype)  # (B, A, C)
+    sharp = converts_exactly(batch.annotations[:, 2:], batch.size)  # (N,)
+    errors = []
+    for image in range(batch.images):
+        rows = sharp[batch.annotations[:, 0] == image]  # (M,)
+        truth_error = (2 * ROUNDINGS * truth_unit(truths[image], eps)).where(~rows[:, None], 0)  # (M, 4)
+        errors.append(InputErrors(boxes[image], scores[image], truth_error))
+    return errors
+
+
+def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """ANN-1: whose conversion to pixels rounds nowhere, whether corners or pixels come first: (N,) bool.
+
+    Such a ground truth has the same edges in every implementation, and its borders are sharp.
+    """
+    height, width = size
+    scale = boxes.new_tensor((width, height, width, height))
+    pixels_first = to_corners(boxes, size)
+    corners_first = to_corners(boxes, (1, 1)) * scale
+    exact = to_corners(boxes.double(), size)
+    return ((pixels_first.double() == exact) & (corners_first.double() == exact)).all(1)

@@ -1,0 +1,96 @@
+"""Judging what becomes of a prediction that is no finite number (NaN, infinity).
+
+The specification is silent here. What follows is what official code does, found by running releases on such batches,
+and made a clause, so that an implementation that spreads or hides such a number is told so:
+
+- NONFINITE-1: at an anchor that is no candidate of any ground truth it changes no target; only what is computed of
+  that very number is not finite: the class loss if it is a class logit, and gradients on that anchor.
+- NONFINITE-2: where a candidate's s or u is no number, the weights of its ground truth are none, nor are N and the
+  three terms. It is not dropped: a loss that stays finite there hides it.
+- NONFINITE-3: an infinite class logit is a score of 0 or 1 to the assigner, and makes the class loss infinite or NaN.
+
+Only whether numbers are finite is compared, not which of NaN and the infinities they are: that depends on the order of
+operations (infinity minus infinity). Finite terms are compared by their kind alone as well: every other test compares
+their values.
+"""
+
+import torch
+from torch import Tensor
+
+from conformance.batches import Batch
+from conformance.implementations import Outcome, implementation_from, observe
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.judgement.comparators import equal
+from conformance.judgement.loss import TERMS
+from conformance.judgement.verdicts import Agreement, Diverges, Judgement, Mismatch
+from reference import Dialect
+from reference.anchors import flatten
+
+
+def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
+    """Judge which numbers of an outcome are finite (NONFINITE-1 to -3).
+
+    Args:
+        batch: what the implementation was given, with a prediction that is no finite number.
+        outcome: what it made of it.
+        dialect: what it is held to.
+
+    Returns:
+        A judgement whose verdict does not fail.
+
+    Raises:
+        Diverges: other numbers are finite than in the reference's outcome.
+    """
+    judgement = Judgement()
+    reference = implementation_from(ReferenceAdapter(dialect), "reference")
+    expected = observe(reference, batch)
+    clause = "NONFINITE-1" if _targets_finite(expected).all() else "NONFINITE-2"
+    if outcome.assignment is not None:
+        judgement.note("normalisation", _compare, "image with finite target scores", clause, _targets_finite(outcome),
+                       _targets_finite(expected), ("image",))  # fmt: skip
+    if outcome.loss is not None:
+        _judge_loss(judgement, batch, outcome, expected, clause)
+    if judgement.verdict.fails:
+        raise Diverges(judgement)
+    return judgement
+
+
+def _judge_loss(judgement: Judgement, batch: Batch, outcome: Outcome, expected: Outcome, clause: str) -> None:
+    assert outcome.loss is not None
+    assert expected.loss is not None
+    infinite = bool(flatten(batch.feature_maps, batch.head)[1].isinf().any())
+    for place, term in enumerate(TERMS):
+        named = "NONFINITE-3" if term == "cls" and clause == "NONFINITE-1" and infinite else clause
+        shown, wanted = outcome.loss.items[place].isfinite(), expected.loss.items[place].isfinite()
+        judgement.note(term, _compare, f"{term} loss is finite", named, shown, wanted, ())
+    shown, wanted = outcome.loss.total.isfinite(), expected.loss.total.isfinite()
+    judgement.note("total", _compare, "total is finite", clause, shown, wanted, ())
+    if clause == "NONFINITE-2":
+        return  # N is no number: which gradients are zero times NaN, and which nothing, is a matter of masks
+    for name, shown, wanted in zip(
+        ("distance logits", "class logits"),
+        flatten(outcome.loss.gradients, batch.head),
+        flatten(expected.loss.gradients, batch.head),
+        strict=True,
+    ):
+        spoilt = ~wanted.isfinite().all(-1)  # (B, A) the anchor with the number itself: free
+        finite = shown.isfinite().all(-1) | spoilt
+        judgement.note("gradients", _compare, f"gradient on {name} is finite", clause, finite,
+                       torch.ones_like(finite), ("image", "anchor"))  # fmt: skip
+
+
+def _targets_finite(outcome: Outcome) -> Tensor:
+    """(B,) all target scores of an image are finite."""
+    assert outcome.assignment is not None
+    return outcome.assignment.scores.isfinite().flatten(1).all(1)
+
+
+def _compare(
+    quantity: str, clause: str, shown: Tensor, expected: Tensor, names: tuple[str, ...]
+) -> Agreement:
+    """Like `equal`, but says in words what is wrong with a single number."""
+    if shown.ndim:
+        return equal(quantity, clause, shown, expected, names)
+    if bool(shown) != bool(expected):
+        raise Mismatch(f"{quantity}: {bool(shown)}, expected {bool(expected)}", clause)
+    return Agreement()

@@ -1,0 +1,213 @@
+"""The oracle of one image: what the specification says of it, from the numbers that an assigner read.
+
+Values come in float64 with the rounding of the implementation's dtype, so that what must, may and must not be chosen is
+known (specification section 6). M ground truths, A anchors, C classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conformance.implementations import AssignerInputs
+from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit, precision, smallest
+from conformance.judgement.choices import Keeps, Range, Selection, may_own, top_k_choices
+from conformance.judgement.verdicts import Uniqueness
+from reference import Dialect, GroundTruths, OverlapsCompared
+from reference.assignment import (
+    INSIDE,
+    NORMALISATION_EPS,
+    alignment_metric,
+    candidates_of,
+    distance_inside,
+    normalised,
+    overlaps_of,
+    pairs_compared,
+    settle_contested,
+    top_k,
+    widened,
+)
+
+
+@dataclass(frozen=True)
+class InputErrors:
+    """How far what the implementation read may lie from what we say it read; zero where it was shown to us.
+
+    Attributes:
+        boxes: (A,) pixels by which a predicted edge may differ.
+        scores: (A, C) by which a score may differ.
+        truths: (M, 4) pixels by which a ground truth's edge may differ.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    truths: Tensor
+
+
+@dataclass(frozen=True)
+class ImageOracle:
+    """What the specification says of one image, with the rounding of its dtype.
+
+    Attributes:
+        candidate: (M, A) surely a candidate; may_candidate: surely or perhaps.
+        overlap, overlap_error: (M, A) u in float64 and its bound; zero off may_candidate.
+        metric, metric_error: (M, A) t likewise.
+        overlap_range, metric_range: what u and t can be, given that a doubtful candidate may be none.
+        selection: the admissible top-k.
+        owners: (M, A) who may own a contested anchor.
+        naive: the overlap, metric and positives that the reference finds in the batch's dtype.
+        k: places that each ground truth takes.
+        keeps: what it keeps of them, where TAL-CONF-2 applies.
+        everywhere: u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
+    """
+
+    candidate: Tensor
+    may_candidate: Tensor
+    overlap: Tensor
+    overlap_error: Tensor
+    metric: Tensor
+    metric_error: Tensor
+    overlap_range: Range
+    metric_range: Range
+    selection: Selection
+    owners: Tensor
+    naive: dict[str, Tensor]
+    k: int
+    keeps: Keeps | None
+    everywhere: bool = False
+
+    @property
+    def uniqueness(self) -> Uniqueness:
+        """Whether the specification leaves a choice here, and why."""
+        open_places = self.selection.may & ~self.selection.must  # (M, A)
+        doubtful = self.may_candidate & ~self.candidate
+        rivals = self.selection.may.sum(0) > 1  # (A,) may be contested
+        open_owners = rivals & (self.owners.sum(0) > 1)  # (A,)
+        settled = not (open_places.any() or doubtful.any() or open_owners.any())
+        if settled and not self.leaves_open_what_is_kept(self.metric_range):
+            return Uniqueness.UNIQUE
+        exact = Range.exact(self.metric)
+        ties = top_k_choices(exact, self.candidate, self.candidate, self.k)
+        tied_owner = (self.overlap == self.overlap.amax(0)).sum(0) > 1  # (A,)
+        if (ties.may & ~ties.must).any() or (open_owners & tied_owner).any():
+            return Uniqueness.TIE
+        return Uniqueness.TIE if settled and self.leaves_open_what_is_kept(exact) else Uniqueness.NEAR_TIE
+
+    def leaves_open_what_is_kept(self, metric: Range) -> bool:
+        """T3: whether TAL-CONF-2 leaves a choice, where the stages before it leave none."""
+        if self.keeps is None:
+            return False
+        taken = self.selection.must  # (M, A)
+        own = torch.where(taken.sum(0) > 1, self.owners, taken)  # (M, A)
+        choices = top_k_choices(Range(metric.low * own, metric.high * own), own, own, self.keeps.k)
+        return bool((choices.may & ~choices.must).any())
+
+    def weights(self, positives: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """TAL-NORM-1 on these positives (M, A): weights, unit of rounding, how far u and t move them; (A,) each."""
+        metric, overlap = self.metric * positives, self.overlap * positives  # (M, A) twice
+        metric_error, overlap_error = self.metric_error * positives, self.overlap_error * positives
+        best, best_overlap, best_error, best_overlap_error = (
+            value.amax(1, keepdim=True) for value in (metric, overlap, metric_error, overlap_error)
+        )  # (M, 1) each
+        best = best + NORMALISATION_EPS
+        exact = normalised(metric, overlap, positives)  # (A,)
+        moved = (
+            metric_error * (best_overlap + best_overlap_error)
+            + metric * best_overlap_error
+            + metric * best_overlap * best_error / best
+        )
+        low = (best - best_error).clamp(min=NORMALISATION_EPS)
+        unit = 4 * torch.finfo(dtype).eps * exact + smallest(dtype) / NORMALISATION_EPS
+        return exact, unit, (moved / low).sum(0)
+
+
+def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTruths, eps: float) -> Tensor:
+    """TAL-CAND-2: error (M, 1) in pixels of a box's edges after widening about its centre; zero where nothing rounds.
+
+    Centre and sides are sums and differences of edges. Where those, and the widened edges, are the same numbers in the
+    implementation's dtype as in float64, every way to compute them is exact, and the border is sharp.
+    """
+    small, large = truths.boxes, exact.boxes
+    pairs = (
+        (small[:, :2] + small[:, 2:], large[:, :2] + large[:, 2:]),
+        (small[:, 2:] - small[:, :2], large[:, 2:] - large[:, :2]),
+        (widened(small, floor), widened(large, floor)),
+    )
+    sharp = torch.stack([(ours.double() == theirs).all(1) for ours, theirs in pairs]).all(0)  # (M,)
+    error = ROUNDINGS * eps * large.abs().amax(1)  # (M,)
+    return error.where(~sharp, 0)[:, None]  # (M, 1)
+
+
+def oracle(
+    inputs: AssignerInputs, image: int, truths: int, dialect: Dialect, errors: InputErrors | None = None
+) -> ImageOracle:
+    """What the specification says of one image, from the numbers that the implementation's assigner read.
+
+    Args:
+        inputs: what the assigner read.
+        image: index of the image.
+        truths: its number of ground truths, without padding.
+        dialect: whose choices to follow.
+        errors: how uncertain the inputs are; None if they are the implementation's own.
+    """
+    numbers = inputs.hyperparameters
+    dtype = precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)  # of the overlap
+    eps = torch.finfo(dtype).eps
+    floor = dialect.floor(inputs.head.strides)
+    small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
+    large = GroundTruths(small.labels, small.boxes.double())
+    scores, boxes = inputs.scores[image].double(), inputs.boxes[image].double()  # (A, C), (A, 4)
+    centres = inputs.anchors.double()  # (A, 2)
+
+    edge = edge_rounding(small, floor, large, eps)  # (M, 1)
+    if errors is not None:
+        edge = edge + 2 * errors.truths.amax(1, keepdim=True)
+    inside = distance_inside(large.boxes, centres, floor)  # (M, A)
+    real = large.real[:, None]
+    candidate = (inside > INSIDE + edge) & real  # (M, A)
+    may_candidate = (inside > INSIDE - edge) & real  # (M, A)
+
+    compared = pairs_compared(may_candidate, dialect)  # (M, A) where u and t are not zero
+    score = scores.T[large.labels].where(compared, 0)  # (M, A)
+    score_error = (
+        torch.zeros_like(score) if errors is None else errors.scores.T[large.labels].where(compared, 0)
+    )
+    overlap = overlaps_of(large.boxes, boxes, compared)  # (M, A)
+    naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
+    naive_overlap = overlaps_of(small.boxes, inputs.boxes[image], compared)  # (M, A)
+    naive_score = inputs.scores[image].T[small.labels].where(compared, 0)  # (M, A)
+    naive_metric = alignment_metric(naive_score, naive_overlap, numbers)  # (M, A)
+
+    moved: Tensor | float = 0.0 if errors is None else errors.boxes + errors.truths.amax(1, keepdim=True)
+    unit = ciou_unit(large.boxes[:, None], boxes, moved, eps)  # (M, A)
+    overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u").where(compared, 0)
+    metric = alignment_metric(score, overlap, numbers)  # (M, A)
+    coarse = precision(inputs.scores.dtype, dtype)  # of the metric
+    coarse_eps = torch.finfo(coarse).eps
+    rounding = metric_unit(
+        score + score_error, overlap + overlap_error, numbers.alpha, numbers.beta, coarse_eps
+    )
+    rounding = bound(naive_metric, metric, rounding, coarse, "metric t").where(compared, 0)
+    low = alignment_metric(
+        (score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0), numbers
+    )
+    high = alignment_metric(score + score_error, overlap + overlap_error, numbers)
+    metric_error = torch.maximum(high - metric, metric - low) + rounding  # (M, A)
+
+    shown = pairs_compared(candidate, dialect).to(metric.dtype)  # (M, A) surely not zero
+    overlap_range = Range((overlap - overlap_error).clamp(min=0) * shown, overlap + overlap_error)
+    metric_range = Range((low - rounding).clamp(min=0) * shown, high + rounding)
+    rivals = Range(metric_range.low * candidate, metric_range.high * may_candidate)
+    selection = top_k_choices(rivals, candidate, may_candidate, numbers.topk)
+    selected = top_k(naive_metric * naive_candidate, numbers.topk) & naive_candidate
+    positives = settle_contested(selected, naive_overlap * pairs_compared(naive_candidate, dialect))
+    keeps = None
+    if numbers.kept is not None:
+        keeps = Keeps(metric_range, numbers.kept)
+        positives = positives & top_k(naive_metric * positives, numbers.kept)
+    naive = {"overlap": naive_overlap, "metric": naive_metric, "positives": positives}
+    return ImageOracle(
+        candidate, may_candidate, overlap, overlap_error, metric, metric_error,
+        overlap_range, metric_range, selection, may_own(overlap_range), naive, numbers.topk, keeps,
+        dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
+    )  # fmt: skip

@@ -1,0 +1,179 @@
+"""`python -m conformance power`: every planted fault against the gating profile, with a report."""
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import Phase
+
+from conformance.implementations import Implementation, Loss, implementation_from
+from conformance.options import PROFILES
+from conformance.power.faults import FAULTS, Fault, FaultyReference
+from conformance.power.search import ASSIGNED, attack, faulty
+from conformance.recording import Recorder, command_line
+from reference import NEWEST
+from reports import RunLog, render
+
+STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN = "stages shown", "outputs alone", "loss alone"
+MODES = (STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN)
+"""What the faulty implementation shows."""
+
+INVISIBLE: dict[str, dict[str, str]] = {
+    HIDDEN: {
+        "truths_in_reverse": "the order of ground truths decides nothing but which of equals wins (T2)",
+        "zeros_do_not_compete": "an anchor whose metric is zero has the weight zero, taken or not (TAL-NORM-1)",
+    }
+}
+"""By mode, faults that nothing shows: they are equivalent there, each with the argument."""
+
+
+class Hidden:
+    """A loss of which nothing but its numbers is shown."""
+
+    dialect = NEWEST
+
+    def __init__(self, whole: Any) -> None:
+        self.name, self.whole = str(whole.name), whole
+
+    def loss(self, *arguments: Any) -> Loss:
+        """The loss of the implementation within."""
+        loss: Loss = replace(self.whole.loss(*arguments), assignment=None, inputs=None)
+        return loss
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of one fault in one mode.
+
+    Attributes:
+        fault: which one.
+        mode: one of `MODES`.
+        lane: the test that found it, or its own.
+        stage: the first stage that diverged; None if it was not found.
+        batches: how many that test drew until then.
+        seconds: how long that took.
+        case: the batch in one line.
+    """
+
+    fault: Fault
+    mode: str
+    lane: str
+    stage: str | None
+    batches: int | None
+    seconds: float
+    case: str = ""
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """The stages of which one must be reported; any, where nothing of the assignment is shown."""
+        if self.mode == HIDDEN:
+            return ()
+        return (self.fault.stage,) if self.mode == STAGES_SHOWN else self.fault.outputs_stages
+
+    @property
+    def result(self) -> str:
+        """One of killed, survived, equivalent, and elsewhere: found at a stage that is not its own."""
+        argued = self.fault.name in INVISIBLE.get(self.mode, {})
+        if self.stage is None:
+            return "equivalent" if argued else "survived"
+        if argued:
+            return "elsewhere"
+        return "killed" if not self.expected or self.stage in self.expected else "elsewhere"
+
+
+def implementation_with(fault: Fault, mode: str) -> Implementation:
+    """The reference with the fault, showing as much as the mode says."""
+    if mode == STAGES_SHOWN:
+        return faulty(fault, assigner_alone=fault.stage in ASSIGNED)
+    if mode == OUTPUTS_ALONE:
+        return faulty(fault, shows_stages=False)
+    return implementation_from(Hidden(FaultyReference(fault, shows_stages=False)), fault.name)
+
+
+def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Found]:
+    """Plant every fault in every mode, one after the other; the suite's own tests look for it."""
+    for fault in faults:
+        for mode in modes:
+            began = time.perf_counter()
+            lanes = (fault.lane,) if mode != HIDDEN else dict.fromkeys((fault.lane, "metric", "loss"))
+            tried = (attack(implementation_with(fault, mode), lane, (Phase.generate,)) for lane in lanes)
+            hit = next((hit for hit in tried if hit is not None), None)
+            seconds = time.perf_counter() - began
+            if hit is None:
+                yield Found(fault, mode, fault.lane, None, None, seconds)
+            else:
+                yield Found(
+                    fault,
+                    mode,
+                    hit.lane,
+                    hit.failure.stage,
+                    hit.batches,
+                    seconds,
+                    hit.failure.batch.describe(),
+                )
+
+
+def power(report_dir: Path, names: Sequence[str] = ()) -> int:
+    """Search for all faults, or those named, and leave a report; the exit status.
+
+    Args:
+        report_dir: where runs are left.
+        names: of faults; all by default.
+
+    Returns:
+        0 if every fault was found at its own stage or is argued to be equivalent, 1 if not, 2 for an unknown name.
+    """
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        print(f"python -m conformance power: no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    torch.set_num_threads(1)
+    recorder = Recorder(RunLog.create(report_dir))
+    recorder.begin(
+        {
+            "profile": "ci", "seed": "derandomized", "command": command_line(), "devices": {"cpu": "tested"},
+            "hazards": {}, "implementations": [],
+        }
+    )  # fmt: skip
+    chosen = [FAULTS[name] for name in names or FAULTS]
+    found = []
+    for result in search(chosen):
+        found.append(result)
+        record(recorder, result)
+        print(line(len(found), len(chosen) * len(MODES), result), flush=True)
+    failed = [one for one in found if one.result in ("survived", "elsewhere")]
+    recorder.end(int(bool(failed)))
+    recorder.make_latest()
+    print(f"{summary(found)}\nreport: {render(recorder.folder)}")
+    return int(bool(failed))
+
+
+def record(recorder: Recorder, found: Found) -> None:
+    """One line of the log."""
+    recorder.line(
+        "power", profile="ci", fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
+        test=f"test_{found.lane}", expected=list(found.expected), stage=found.stage, batches=found.batches,
+        seconds=round(found.seconds, 2), result=found.result, case_in_words=found.case,
+        argument=INVISIBLE.get(found.mode, {}).get(found.fault.name, ""), limit=PROFILES["ci"].examples,
+    )  # fmt: skip
+
+
+def line(number: int, total: int, found: Found) -> str:
+    """One line of the terminal."""
+    where = f"at {found.stage} after {found.batches} batches" if found.stage else "not found"
+    return f"{number:4}/{total} {found.result:10} {found.fault.name} ({found.mode}): {where}"
+
+
+def summary(found: Sequence[Found]) -> str:
+    """How many were found, in one line."""
+    batches = [one.batches for one in found if one.batches is not None]
+    counts = {result: sum(one.result == result for one in found) for result in
+              ("killed", "equivalent", "elsewhere", "survived")}  # fmt: skip
+    median = f"; median {statistics.median(batches):g} batches" if batches else ""
+    return ", ".join(f"{count} {result}" for result, count in counts.items()) + median

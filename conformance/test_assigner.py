@@ -1,0 +1,29 @@
+"""TAL: the assigner of an implementation that has a loss as well, on its own."""
+
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+
+from conformance.batches import Recipe
+from conformance.conforming import Conformance, conform
+from conformance.lanes import LANES
+from conformance.options import share_of_examples
+
+
+@pytest.mark.clauses("TAL")
+@settings(max_examples=share_of_examples(2))
+@given(recipe=LANES["assigner"])
+def test_assigner(conforms: Conformance, recipe: Recipe) -> None:
+    """`assign` on the reference's inputs. Without a loss every other test judges it; without `assign` there is none."""
+    if set(conforms.subject.implementation.capabilities) >= {"assign", "loss"}:
+        conforms(recipe, by=partial(conform, alone=True))
+
+
+@pytest.mark.clauses("TAL")
+@settings(max_examples=share_of_examples(2))
+@given(recipe=LANES["exponents"])
+def test_exponents(conforms: Conformance, recipe: Recipe) -> None:
+    """TAL-MET-1: alpha and beta are those that `assign` is given, whatever the loss has."""
+    if "assign" in conforms.subject.implementation.capabilities:
+        conforms(recipe, by=partial(conform, alone=True))

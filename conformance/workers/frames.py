@@ -1,0 +1,80 @@
+"""Frames: what passes through the pipes between the suite and a worker process.
+
+A frame is four letters, two lengths, a JSON text and a safetensors block: it is read without running anything, and a
+byte that does not belong there is noticed.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+LETTERS = b"TALF"
+"""With these every frame begins."""
+PREFIX = struct.Struct("<4sIQ")
+"""Letters, length of the text, length of the tensors; in bytes."""
+LONGEST_TEXT, LONGEST_TENSORS = 2**26, 2**34
+"""A frame that claims to be longer is none."""
+
+
+class NoFrame(ValueError):
+    """Bytes that are no frame; the message says what is wrong with them."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One message.
+
+    Attributes:
+        fields: what JSON can say.
+        tensors: by name, on the CPU.
+    """
+
+    fields: dict[str, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def encoded(fields: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> bytes:
+    """A frame as bytes; tensors are copied to the CPU, and their gradients stay behind."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in (tensors or {}).items()}
+    text, block = json.dumps(fields).encode(), save(_unshared(plain)) if plain else b""
+    return PREFIX.pack(LETTERS, len(text), len(block)) + text + block
+
+
+def decoded(read: Callable[[int], bytes]) -> Frame:
+    """The next frame.
+
+    Args:
+        read: gives exactly so many bytes, or raises.
+
+    Raises:
+        NoFrame: what came is none.
+    """
+    letters, text_length, block_length = PREFIX.unpack(read(PREFIX.size))
+    if letters != LETTERS or text_length > LONGEST_TEXT or block_length > LONGEST_TENSORS:
+        raise NoFrame(f"a frame begins with {LETTERS!r}, but {letters!r} came")
+    text, block = read(text_length), read(block_length)
+    try:
+        fields = json.loads(text)
+        tensors = load(block) if block else {}
+    except (ValueError, SafetensorError, RecursionError) as error:
+        raise NoFrame(f"a frame whose content cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise NoFrame(f"a frame that holds {type(fields).__name__}, expected an object with names")
+    return Frame(fields, tensors)
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none of which shares its memory with another: safetensors refuses that."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen and tensor.numel() else tensor
+        seen.add(place)
+    return apart

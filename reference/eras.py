@@ -1,0 +1,112 @@
+"""Eras: which releases of Ultralytics speak which dialect (specification section 8), with the batch that shows it.
+
+Edges were found by running neighbouring releases. The evidence of an era is the smallest batch on which it and the era
+before it compute different things, as the line of Python that makes it.
+"""
+
+from dataclasses import dataclass
+
+from reference.dialect import (
+    ALL_WEIGHTS,
+    ANY_ORDER,
+    EVERYWHERE,
+    FIRST,
+    LOWER_FLOOR,
+    MANY_LEVELS,
+    NEWEST,
+    NO_FLOOR,
+    Dialect,
+)  # fmt: skip
+
+Version = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Era:
+    """A range of releases that compute the same.
+
+    Attributes:
+        first: its first release; it ends where the next era begins.
+        dialect: what its releases are held to.
+        clause: of the specification, about which it differs from the era before.
+        change: what changed with its first release, in words.
+        evidence: the smallest batch that shows the change; "" for the first era.
+    """
+
+    first: Version
+    dialect: Dialect
+    clause: str
+    change: str
+    evidence: str
+
+    @property
+    def begins(self) -> str:
+        """Its first release, as it is written: "8.4.0"."""
+        return ".".join(map(str, self.first))
+
+
+ERAS = (
+    Era((8, 0, 0), FIRST, "", "the first releases", ""),
+    Era(
+        (8, 0, 35), EVERYWHERE, "LOSS-SUM-1",
+        "N is at least 1: a batch without ground truths has a finite loss",
+        "Recipe(strides=(8, 16))",
+    ),
+    Era(
+        (8, 0, 52), NO_FLOOR, "TAL-CONF-1",
+        "u and t are zero off candidates",
+        "Recipe(images=((Truth('ordinary'), Truth('ordinary')),), strides=(8, 16))",
+    ),
+    Era(
+        (8, 0, 100), ALL_WEIGHTS, "LOSS-BOX-1",
+        "box and distance loss of every positive are weighted with the sum of all weights",
+        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
+    ),
+    Era(
+        (8, 0, 101), NO_FLOOR, "LOSS-BOX-1",
+        "each positive has its own weight again",
+        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
+    ),
+    Era(
+        (8, 4, 0), MANY_LEVELS, "TAL-CAND-2",
+        "a side below the first stride is widened to the second; topk2; L1 where R = 1; one level raises",
+        "Recipe(images=((Truth('tiny'),),), strides=(8, 16))",
+    ),
+    Era(
+        (8, 4, 8), ANY_ORDER, "TAL-CAND-2",
+        "a head with one level is accepted: its stride is the floor",
+        "Recipe(images=((Truth('ordinary'),),))",
+    ),
+    Era(
+        (8, 4, 25), LOWER_FLOOR, "ANN-1",
+        "annotation rows must come sorted by image",
+        "Recipe(images=((Truth('ordinary'),), (Truth('ordinary', at=(8, 8)),)), strides=(8, 16), shuffled=True)",
+    ),
+    Era(
+        (8, 4, 128), NEWEST, "TAL-CAND-2",
+        "a side below the second stride is widened to it",
+        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
+    ),
+)
+"""Every era, the oldest first."""
+
+
+def era_of(release: Version) -> Era:
+    """The era of a release; one that came after the newest that was looked at belongs to the last.
+
+    Raises:
+        LookupError: it is older than the first.
+    """
+    known = [era for era in ERAS if era.first <= release]
+    if not known:
+        raise LookupError(f"{'.'.join(map(str, release))} is older than the first release with this loss, 8.0.0")
+    return known[-1]
+
+
+def dialect_of(release: Version) -> Dialect:
+    """What a release is held to.
+
+    Raises:
+        LookupError: it is older than the first.
+    """
+    return era_of(release).dialect

@@ -1,0 +1,72 @@
+"""Choices: what two dialects differ in is shown by a batch, and the eras' evidence shows what it says."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from conformance import batches
+from conformance.batches import Recipe
+from conformance.dialects.choices import CLAUSES, WORDS, choices_between, differ, failure
+from conformance.implementations import implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.recording import Subject
+from reference import DIALECTS, NEWEST, Dialect, SmallBoxFloor
+from reference.eras import ERAS
+
+NAMES = {"Recipe": Recipe, "Truth": batches.Truth}
+
+
+def recipe_of(evidence: str) -> Recipe:
+    recipe = eval(evidence, NAMES)  # our own table
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+@pytest.mark.parametrize("number", [n for n, era in enumerate(ERAS) if n and era.clause != "ANN-1"])
+def test_evidence_of_an_era(number: int):
+    """On its evidence the reference differs from the era before, and not from itself."""
+    before, era = ERAS[number - 1].dialect, ERAS[number].dialect
+    recipe = recipe_of(era_evidence := ERAS[number].evidence)
+    assert differ(before, era, recipe), era_evidence
+    assert not differ(era, era, recipe)
+
+
+def test_evidence_of_rows_out_of_order():
+    (era,) = [era for era in ERAS if era.clause == "ANN-1"]
+    rows = recipe_of(era.evidence).build().annotations
+    assert rows[:, 0].tolist() == [1, 0]
+
+
+def test_every_choice_has_words_and_a_clause():
+    names = {field.name for field in fields(Dialect)} - {"name"}
+    assert set(WORDS) == set(CLAUSES) == names
+    for dialect in DIALECTS.values():
+        assert all(getattr(dialect, name) in WORDS[name] for name in names)
+
+
+def test_a_dialect_does_not_differ_from_itself():
+    assert choices_between(NEWEST, replace(NEWEST, name="other")) == []
+
+
+def test_one_choice():
+    """In words, by clause, on the smallest batch."""
+    other = replace(NEWEST, name="other", small_box_floor=SmallBoxFloor.NONE)
+    (choice,) = choices_between(NEWEST, other)
+    assert (choice.name, choice.clause) == ("small_box_floor", "TAL-CAND-2")
+    assert choice.before != choice.after
+    assert repr(choice.recipe) == "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))"
+    assert choice.changed == replace(other, name=NEWEST.name)
+
+
+def test_what_a_dialect_does_not_know_must_be_refused():
+    """An implementation of such a dialect that returns fails; one that raises conforms."""
+    dialect = DIALECTS["ultralytics-8.4.7"]
+    one_level = Recipe(images=((batches.Truth("ordinary"),),))
+    returns = implementation_from(ReferenceAdapter(NEWEST), "returns")
+    raises = implementation_from(ReferenceAdapter(dialect), "raises")
+    found = failure(Subject(replace(returns, dialect=dialect), "cpu"), one_level)
+    assert found is not None
+    assert (found.clause, found.summary) == (
+        "TAL-CAND-2", "it returned, where ultralytics-8.4.7 knows no head with one level",
+    )  # fmt: skip
+    assert failure(Subject(raises, "cpu"), one_level) is None

@@ -1,0 +1,126 @@
+"""diff, bisect and identify, on the reference in several dialects: what they say, and what they must not overlook."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from conformance.__main__ import main
+from conformance.dialects.bisect import first_that_differs, listed, range_of
+from conformance.dialects.diff import compare, lines_of
+from conformance.dialects.identify import hold, identify
+from conformance.implementations import Implementation, UnknownImplementation, implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.power.faults import FAULTS, FaultyReference
+from reference import DIALECTS, NEWEST, Dialect
+
+OLD = DIALECTS["ultralytics-8.4.127"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer batches than a user's question is worth."""
+    monkeypatch.setattr("conformance.dialects.diff.LOOKED_AT", 3)
+    monkeypatch.setattr("conformance.dialects.diff.MEASURED", 10)
+    monkeypatch.setattr("conformance.dialects.identify.LOOKED_AT", 3)
+    monkeypatch.setattr("conformance.dialects.identify.SHRUNK", 60)
+
+
+def speaking(dialect: Dialect, name: str = "reference", declares: Dialect | None = None) -> Implementation:
+    found = implementation_from(ReferenceAdapter(dialect), name)
+    return replace(found, name=name, dialect=declares or dialect)
+
+
+def test_the_same():
+    compared = compare(speaking(NEWEST, "A"), speaking(NEWEST, "B"))
+    assert compared.same
+    assert "assigner and loss are the same: look elsewhere (39 batches each" in "\n".join(lines_of(compared))
+
+
+def test_a_difference():
+    """Clause, words, share and smallest batch; nothing else."""
+    compared = compare(speaking(OLD, "A"), speaking(NEWEST, "B"))
+    (difference,) = compared.differences
+    assert not compared.unexpected
+    assert difference.choice.clause == "TAL-CAND-2"
+    assert difference.failure is not None
+    assert 0 < difference.share <= 1
+    text = "\n".join(lines_of(compared))
+    assert "the smallest batch that does: Recipe(images=((Truth('ordinary'),),), strides=(8, 16))" in text
+    assert "% of ordinary batches meet it" in text
+
+
+def test_one_that_leaves_its_own_dialect_is_told():
+    """It is not taken for the same, whatever the two declare."""
+    compared = compare(speaking(NEWEST, "A"), speaking(OLD, "B", declares=NEWEST))
+    assert not compared.same
+    assert compared.differences == []
+    assert compared.unexpected
+    assert "B leaves its own dialect" in "\n".join(lines_of(compared))
+
+
+def adapter_of(dialect: Dialect) -> Callable[[str], Implementation]:
+    return lambda name: speaking(dialect, name)
+
+
+@pytest.mark.parametrize("name", ["ultralytics-8.4.127", "ultralytics-8.0.51"])
+def test_identified(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The dialect that it speaks explains all, every other one is refuted on a batch that is shown."""
+    monkeypatch.setattr("conformance.dialects.identify.find", adapter_of(DIALECTS[name]))
+    others = {
+        each: DIALECTS[each] for each in ("ultralytics-8.4.190", "ultralytics-8.4.127", "ultralytics-8.0.51")
+    }
+    monkeypatch.setattr("conformance.dialects.identify.DIALECTS", others)
+    assert identify("mine") == 0
+    said = capsys.readouterr().out
+    assert f"{name} explains all" in said
+    assert said.count("explains all") == 1
+    assert said.count("  not ") == 2
+    assert said.count("    Recipe(") == 2
+
+
+def test_nobody_explains_a_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The nearest dialect is named, with the clauses where it is left."""
+    fault = next(each for each in FAULTS.values() if each.stage == "cls")
+    adapter: Any = FaultyReference(fault)
+    monkeypatch.setattr("conformance.dialects.identify.find", lambda name: implementation_from(adapter, name))
+    monkeypatch.setattr("conformance.dialects.identify.DIALECTS", {NEWEST.name: NEWEST})
+    assert identify("mine") == 1
+    said = capsys.readouterr().out
+    assert "no known dialect explains it; nearest is ultralytics-8.4.190, which it leaves at " in said
+    assert hold(implementation_from(adapter, "x"), NEWEST).refuted is not None
+
+
+def test_bisected():
+    releases = [(8, 4, n) for n in range(100)]
+    asked: list[tuple[int, int, int]] = []
+
+    def as_before(release: tuple[int, int, int]) -> bool:
+        asked.append(release)
+        return release < (8, 4, 37)
+
+    assert first_that_differs(releases, as_before) == ((8, 4, 36), (8, 4, 37))
+    assert len(asked) <= 9
+    assert first_that_differs(releases, lambda release: True) is None
+    with pytest.raises(UnknownImplementation, match=r"8\.4\.0 does not do what its own dialect says"):
+        first_that_differs(releases, lambda release: False)
+
+
+@pytest.mark.parametrize("releases", ["8.4.0", "8.4..8.5", "a..b", "8.4.0..8.4.0", "8.4.1..8.4.0", ""])
+def test_no_range(releases: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(UnknownImplementation):
+        range_of(releases)
+    assert main(["bisect", releases]) == 2
+    assert capsys.readouterr().err.startswith("python -m conformance bisect: ")
+
+
+def test_releases_listed():
+    said = "ultralytics (8.4.2)\nAvailable versions: 8.4.2, 8.4.1, 8.0.0\n  INSTALLED: 8.4.1"
+    assert sorted(listed(said)) == [(8, 0, 0), (8, 4, 1), (8, 4, 2)]
+
+
+def test_unknown_names(capsys: pytest.CaptureFixture[str]):
+    assert main(["diff", "nobody", "reference"]) == 2
+    assert main(["identify", "nobody"]) == 2
+    assert "'nobody' is no registered implementation" in capsys.readouterr().err

@@ -1,0 +1,184 @@
+"""The dense check against the ordinary judge: what it accepts, the judge accepts; it refuses no more but near ties."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from conformance.exhaustive.dense import (
+    Expected,
+    assignment_holds,
+    expected,
+    owner_of,
+    weights_of,
+)
+from conformance.exhaustive.packs import look, uniqueness
+from conformance.exhaustive.scope import SCOPES, Images, Scope
+from conformance.implementations import AssignerInputs, Assignment, find, observe
+from conformance.implementations.outcome import assigner_inputs
+from conformance.implementations.protocol import Stages
+from conformance.judgement import Diverges, Judgement, Uniqueness, judge
+from conformance.judgement.assignment import judge_assignment, oracle
+from conformance.judgement.choices import assignments
+from reference import NEWEST
+
+SAMPLE = 40
+by_name = pytest.mark.parametrize("scope", SCOPES.values(), ids=lambda scope: scope.name)
+
+
+def sample(scope: Scope, count: int = SAMPLE) -> Tensor:
+    source = torch.Generator().manual_seed(len(scope))
+    return torch.randint(len(scope), (count,), generator=source)
+
+
+def told_of(scope: Scope, numbers: Tensor) -> tuple[Images, AssignerInputs, Expected]:
+    images, inputs = scope.images(numbers), assigner_inputs(scope.batch(numbers))
+    return images, inputs, expected(images, inputs, NEWEST)
+
+
+def following(told: Expected, owner: Tensor, classes: int) -> Assignment:
+    """The assignment with these owners (B, A), all else as it should be."""
+    rows = torch.arange(told.real.shape[1])[:, None]
+    positives = owner[:, None] == rows  # (B, M, A)
+    own = positives.transpose(1, 2).float()
+    labels = (own @ told.labels[..., None].float()).squeeze(-1).long()
+    weights = weights_of(told.naive_metric, told.naive_overlap, positives)
+    scores = weights[..., None] * functional.one_hot(labels, classes)
+    return Assignment(labels, own @ told.boxes.float(), scores, owner >= 0, owner.clamp(min=0))
+
+
+def one_of(values: object, image: int) -> dict[str, object]:
+    """The fields of an assignment or of inputs, those of all images cut down to one."""
+    shown = {field.name: getattr(values, field.name) for field in fields(values)}  # type: ignore[arg-type]
+    whole = ("anchors", "strides", "head", "hyperparameters", "stages")
+    return {name: value if name in whole else value[image : image + 1] for name, value in shown.items()}
+
+
+def ordinarily(assignment: Assignment, inputs: AssignerInputs, image: int, truths: int) -> bool:
+    """Whether the ordinary judge accepts the assignment of one image."""
+    judgement = Judgement()
+    judge_assignment(
+        judgement,
+        Assignment(**one_of(assignment, image)),  # type: ignore[arg-type]
+        AssignerInputs(**one_of(inputs, image)),  # type: ignore[arg-type]
+        [truths],
+        NEWEST,
+    )
+    return not judgement.verdict.fails
+
+
+def admissible(inputs: AssignerInputs, image: int, truths: int) -> Iterator[Tensor]:
+    """Owners (A,), -1 on background, of some assignments that the ordinary judge's oracle admits."""
+    if not truths:
+        return
+    found = oracle(inputs, image, truths, NEWEST)
+    for owners in assignments(found.selection, found.owners, 12):
+        yield owners.index.where(owners.foreground, -1)
+
+
+@by_name
+def test_every_admissible_assignment_is_accepted(scope: Scope):
+    images, inputs, told = told_of(scope, sample(scope))
+    counts = images.present.sum(1).tolist()
+    for image, truths in enumerate(counts):
+        for owner in admissible(inputs, image, truths):
+            owners = torch.full((len(counts), scope.anchors), -1)
+            owners[image] = owner
+            assert assignment_holds(told, following(told, owners, scope.head.classes))[image], (image, owner)
+
+
+@by_name
+def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
+    """Random owners, among them many that are one anchor away from an admissible assignment."""
+    images, inputs, told = told_of(scope, sample(scope))
+    counts, source = images.present.sum(1).tolist(), torch.Generator().manual_seed(1)
+    _, near_tie = uniqueness(told)
+    verdicts = set()
+    for turn in range(4):
+        owners = torch.full((len(counts), scope.anchors), -1)
+        for image, truths in enumerate(counts):
+            owners[image] = next(admissible(inputs, image, truths), owners[image])
+            if truths and turn:
+                place = torch.randint(scope.anchors, (turn,), generator=source)
+                owners[image, place] = torch.randint(-1, truths, (turn,), generator=source)
+        assignment = following(told, owners, scope.head.classes)
+        fast = assignment_holds(told, assignment)
+        for image, truths in enumerate(counts):
+            slow = ordinarily(assignment, inputs, image, truths)
+            assert fast[image] <= slow, f"image {image}: only the dense check accepts {owners[image]}"
+            assert fast[image] or not slow or near_tie[image], f"image {image}: it refuses {owners[image]}"
+            verdicts.add(slow)
+    assert verdicts == {True, False}
+
+
+@by_name
+def test_choices_are_counted_as_by_the_ordinary_judge(scope: Scope):
+    images, inputs, told = told_of(scope, sample(scope, 120))
+    tie, near_tie = uniqueness(told)
+    for image, truths in enumerate(images.present.sum(1).tolist()):
+        kind = oracle(inputs, image, truths, NEWEST).uniqueness if truths else Uniqueness.UNIQUE
+        mine = Uniqueness.TIE if tie[image] else Uniqueness.NEAR_TIE if near_tie[image] else Uniqueness.UNIQUE
+        assert mine == kind, image
+
+
+WRONG: dict[str, Callable[[Assignment], Assignment]] = {
+    "label": lambda a: replace(a, labels=a.labels + 1),
+    "box": lambda a: replace(a, boxes=a.boxes + 1e-3),
+    "score": lambda a: replace(a, scores=a.scores * (1 + 1e-4)),
+    "score of another class": lambda a: replace(a, scores=a.scores.flip(-1)),
+    "score on the background": lambda a: replace(a, scores=a.scores + 1e-20),
+    "foreground": lambda a: replace(a, foreground=~a.foreground),
+    "index": lambda a: replace(a, truth_index=1 - a.truth_index),
+    "NaN": lambda a: replace(a, scores=a.scores * torch.nan),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("stages", [True, False], ids=["stages", "outputs"])
+def test_what_is_wrong_is_not_accepted(wrong: Callable[[Assignment], Assignment], stages: bool):
+    scope = SCOPES["pairs on cells, k 2"]
+    numbers = sample(scope, 100)
+    inputs, told = told_of(scope, numbers)[1:]
+    right = find("reference").adapter.assign(inputs)
+    right = right if stages else replace(right, stages=None)
+    assert assignment_holds(told, right).all()
+    positive = (right.scores.sum(-1) > 1e-6).sum(1) > 1
+    refused = ~assignment_holds(told, wrong(right))
+    assert refused[positive].all() or (refused & positive).sum() > positive.sum() / 2
+    assert positive.sum() > 20
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Stages)])
+def test_a_wrong_stage_is_not_accepted(name: str):
+    scope = SCOPES["pairs on cells, k 2"]
+    inputs, told = told_of(scope, sample(scope, 100))[1:]
+    right = find("reference").adapter.assign(inputs)
+    shown = getattr(right.stages, name)
+    broken = ~shown if shown.dtype == torch.bool else shown * (1 + 1e-4)
+    assert shown.any(-1).any(-1).sum() > 50
+    refused = ~assignment_holds(told, replace(right, stages=replace(right.stages, **{name: broken})))
+    assert refused[shown.any(-1).any(-1)].all()
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
+def test_a_sample_is_accepted_as_by_the_ordinary_judge(name: str):
+    implementation = find(name)
+    for scope in SCOPES.values():
+        numbers = sample(scope, 24)
+        found = look(implementation, scope, numbers)
+        assert found.right.all()
+        assert found.sums
+        batch = scope.batch(numbers)
+        try:
+            judge(batch, observe(implementation, batch), implementation.dialect)
+        except Diverges as error:
+            pytest.fail(f"{scope.name}: {error}")
+
+
+def test_owners_and_positives_say_the_same():
+    owner = torch.tensor([[-1, 0, 1], [1, 1, -1]])
+    positives = owner[:, None] == torch.arange(2)[:, None]
+    assert torch.equal(owner_of(positives), owner)

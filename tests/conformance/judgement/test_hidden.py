@@ -1,0 +1,146 @@
+"""Losses that hide their assignment: nothing is found in those that are right, all that shows is found in others."""
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from conformance.batches import Batch, Recipe, Truth
+from conformance.conforming import conform
+from conformance.implementations import Implementation, Loss, implementation_from
+from conformance.implementations.rearranged import Rearranged
+from conformance.judgement import State, Verdict
+from conformance.lanes import LANES
+from conformance.power import FAULTS, FaultyReference
+from conformance.power.search import attack
+from conformance.recording import Failure, Subject
+
+INVISIBLE = {
+    "truths_in_reverse": "the order of ground truths decides nothing but T2",
+    "zeros_do_not_compete": "an anchor whose metric is zero weighs nothing, taken or not",
+}
+"""Faults that no loss and no gradient shows."""
+DRAWS = 60
+
+
+class Hidden:
+    """A loss of which nothing is shown; of a fault, or in other orders of operations."""
+
+    dialect = "ultralytics-8.4.190"
+
+    def __init__(self, whole: Any) -> None:
+        self.name, self.whole = whole.name, whole
+
+    def loss(self, *arguments: Any) -> Loss:
+        return replace(self.whole.loss(*arguments), assignment=None, inputs=None)
+
+
+class HiddenBesideAssign(Hidden):
+    """Its assigner can be called, but what the loss itself assigns is not shown."""
+
+    def assign(self, *arguments: Any) -> Any:
+        return self.whole.assign(*arguments)
+
+
+def hidden(whole: Any) -> Implementation:
+    return implementation_from(Hidden(whole), "hidden")
+
+
+@cache
+def drawn() -> list[Batch]:
+    """Batches of all lanes, the same in every test."""
+    batches: list[Batch] = []
+
+    @settings(
+        max_examples=DRAWS, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.one_of(*LANES.values()))
+    def draw(recipe: Recipe) -> None:
+        batches.append(recipe.build())
+
+    draw()
+    return batches
+
+
+RIGHT = {
+    "everything is shown": Rearranged(),
+    "inputs are hidden": Rearranged(shows="assignment"),
+    "in float64": Rearranged(torch.float64),
+    "inputs are hidden, in float64": Rearranged(torch.float64, shows="assignment"),
+    "the loss is hidden": Hidden(Rearranged()),
+    "the loss is hidden, in float64": Hidden(Rearranged(torch.float64)),
+    "assign beside a hidden loss": HiddenBesideAssign(Rearranged()),
+    "assign beside a hidden loss, in float64": HiddenBesideAssign(Rearranged(torch.float64)),
+}
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_other_orders_of_operations_conform(kind: str):
+    subject = Subject(implementation_from(RIGHT[kind], "right"), "cpu")
+    undecided = Counter(conform(subject, batch).undecided for batch in drawn())
+    assert undecided[True] <= undecided.total() / 10
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in INVISIBLE])
+def test_a_fault_that_shows_in_the_loss_is_found(name: str):
+    """By the test that finds it where more is shown, or by another one: hidden weights leave rounding more room."""
+    fault = FAULTS[name]
+    faulty = hidden(FaultyReference(fault, shows_stages=False))
+    assert any(attack(faulty, lane) is not None for lane in (fault.lane, "metric", "loss"))
+
+
+@pytest.mark.parametrize("name", INVISIBLE)
+def test_a_fault_that_does_not_is_not(name: str):
+    subject = Subject(hidden(FaultyReference(FAULTS[name], shows_stages=False)), "cpu")
+    for batch in drawn()[:20]:
+        conform(subject, batch)
+
+
+TIED = Recipe(
+    images=((Truth("huge"),), (Truth("huge"), Truth("identical"))), cells=(8, 8), predictions="constant"
+)
+"""Every anchor of a ground truth has the same metric: more assignments than can be tried."""
+
+
+def spoilt(change: Any) -> Implementation:
+    class Spoilt(Hidden):
+        def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+            return change(super().loss(feature_maps, *arguments), feature_maps)
+
+    return implementation_from(Spoilt(Rearranged()), "spoilt")
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "stage"),
+    [
+        ("total without B", lambda loss, maps: replace(loss, total=loss.total / 2), "total"),
+        ("an item is NaN", lambda loss, maps: replace(loss, items=loss.items * torch.nan), "total"),
+        (
+            "gradient on every distance",
+            lambda loss, maps: replace(loss, total=loss.total + sum((m - m.detach())[:, :4].sum() for m in maps)),
+            "gradients",
+        ),
+    ],
+)  # fmt: skip
+def test_what_holds_for_every_assignment_is_judged_however_many_there_are(what: str, change: Any, stage: str):
+    with pytest.raises(Failure) as caught:
+        conform(Subject(spoilt(change), "cpu"), TIED.build())
+    assert caught.value.verdict in (Verdict.DIVERGENT, Verdict.ERROR)
+    assert caught.value.stage == stage
+
+
+def test_what_cannot_be_decided_is_called_so():
+    """A loss half as large as it should be, where nobody can say which anchors it took."""
+
+    def smaller(loss: Loss, maps: Any) -> Loss:
+        return replace(loss, items=loss.items * 0.999, total=loss.total * 0.999)
+
+    judgement = conform(Subject(spoilt(smaller), "cpu"), TIED.build())
+    assert judgement.undecided
+    assert judgement.stages["cls"].state is State.NOT_SHOWN

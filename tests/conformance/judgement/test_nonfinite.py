@@ -1,0 +1,70 @@
+"""Predictions that are no finite number: what spreads or hides them is found, what does neither is not."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.batches import Recipe, Truth
+from conformance.batches.nonfinite import NotFinite
+from conformance.conforming import conform
+from conformance.implementations import Loss, find, implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.judgement.nonfinite import judge_nonfinite
+from conformance.recording import Failure, Subject
+
+RECIPE = Recipe(images=((Truth("ordinary"),), (Truth("huge"),)), cells=(5, 5), predictions="near")
+INSIDE, OUTSIDE = 0, 24
+"""Anchors of the first image: a candidate, and one that is none."""
+judge = partial(conform, judge=judge_nonfinite)
+
+
+class Cleaned(ReferenceAdapter):
+    """NaN and infinities are made numbers before anything is computed."""
+
+    def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+        return super().loss([level.nan_to_num() for level in feature_maps], *arguments)
+
+
+class Spread(ReferenceAdapter):
+    """Background is masked by a product with zero."""
+
+    def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+        honest = super().loss(feature_maps, *arguments)
+        leak = sum((level * 0).sum() for level in feature_maps)
+        return replace(honest, total=honest.total + leak, items=honest.items + leak.detach())
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("class_logit", [True, False])
+@pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
+def test_nothing_is_found_in_what_is_right(name: str, value: str, class_logit: bool, place: int):
+    judge(Subject(find(name), "cpu"), NotFinite(RECIPE, value, class_logit, place=place).build())
+
+
+@pytest.mark.parametrize(
+    ("adapter", "value", "class_logit", "place", "clause"),
+    [
+        (Cleaned, "nan", False, INSIDE, "NONFINITE-2"),
+        (Cleaned, "inf", True, OUTSIDE, "NONFINITE-3"),
+        (Spread, "nan", False, OUTSIDE, "NONFINITE-1"),
+    ],
+)
+def test_what_hides_or_spreads_it_is_found(
+    adapter: Any, value: str, class_logit: bool, place: int, clause: str
+):
+    batch = NotFinite(RECIPE, value, class_logit, place=place).build()
+    with pytest.raises(Failure) as caught:
+        judge(Subject(implementation_from(adapter, "double"), "cpu"), batch)
+    assert caught.value.clause == clause
+
+
+def test_it_is_written_as_the_line_that_makes_it():
+    batch = NotFinite(RECIPE, "-inf", class_logit=True, channel=3, place=30)
+    assert eval(repr(batch), {"NotFinite": NotFinite, "Recipe": Recipe, "Truth": Truth}) == batch
+    assert int((~batch.build().feature_maps[0].isfinite()).sum()) == 1
+    assert "not_finite" in batch.build().hazards
+    assert not torch.equal(batch.build().feature_maps[0], RECIPE.build().feature_maps[0])

@@ -1,0 +1,141 @@
+"""The suite can fail: every fault of the catalogue is found by the gating profile, at its stage, and shrinks.
+
+What is run here is the suite's own tests with the gating profile's batches (`conformance.power.search`).
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase
+
+import reference
+from conformance.implementations import find
+from conformance.options import PROFILES
+from conformance.power import FAULTS
+from conformance.power.faults import LANES_OF_STAGES
+from conformance.power.search import ASSIGNED, MODULES, Hit, attack, faulty
+
+ISSUE = {
+    "inclusive border": "inclusive_border",
+    "floor of 8 against 16": "floor_of_first_stride",
+    "floor widening the target box too": "widened_target_box",
+    "k = 9": "nine_for_ten",
+    "k = 11": "eleven_for_ten",
+    "alpha 1": "alpha_of_one",
+    "beta 5": "beta_of_five",
+    "IoU for CIoU": "iou_for_ciou",
+    "CIoU unclamped": "ciou_unclamped",
+    "eps moved from h to w": "eps_on_the_width",
+    "contested anchor by t": "contested_by_metric",
+    "contested anchor by claimants only": "contested_by_claimants",
+    "contested anchor by unmasked overlap": "contested_by_unmasked_overlap",
+    "weights before conflict": "weights_before_conflict",
+    "clamp(min=eps) for + eps": "clamped_for_added_eps",
+    "losing GT keeps its score": "losing_truth_keeps_its_score",
+    "padding leak": "padding_leaks",
+    "GT with negative sum kept": "negative_sum_kept",
+    "zero-metric candidate dropped": "zeros_do_not_compete",
+    "target box in the wrong unit": "target_box_in_pixels",
+    "DFL clamp 15.99": "dfl_clamp_15_99",
+    "DFL clamp 15.99 (gradient only)": "dfl_clamp_15_99_in_the_gradient",
+    "DFL weights swapped": "dfl_weights_swapped",
+    "score sum not clamped": "score_sum_not_clamped",
+    "N per image": "score_sum_an_image",
+    "BCE mean": "mean_cross_entropy",
+    "gain swapped": "gains_swapped",
+    "missing B": "missing_batch_size",
+    "missing detach of the assignment": "assignment_not_detached",
+    "alpha of CIoU differentiated": "alpha_differentiated",
+}
+"""Faults that the suite was asked to find from the beginning, and what they are called here."""
+
+IMAGES = {"padding_leaks": 2, "score_sum_an_image": 2, "missing_batch_size": 2, "negative_sum_kept": 2}
+"""Images of the smallest batch where one is not enough: there is nothing to pad, to average over, or to multiply by.
+The last one keeps padding rows too."""
+TRUTHS = {"contested_by_claimants": 3, "contested_by_unmasked_overlap": 3}
+"""Ground truths of the smallest batch where two are not enough: who wins has not selected the anchor."""
+ANCHORS = 24
+"""Anchors of the smallest batch at most; k = 10 of them are needed anyhow (TAL-TOPK-2)."""
+LINE = 260
+"""Characters that a person reads as one line."""
+
+every_fault = pytest.mark.parametrize("name", FAULTS)
+
+
+@pytest.mark.slow
+@every_fault
+def test_found_where_stages_are_shown(name: str):
+    """At its own stage, and shrunk to a batch that a person can read."""
+    fault = FAULTS[name]
+    phases = (Phase.generate, Phase.shrink)
+    hit = attack(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.lane, phases)
+    assert hit is not None, f"not found by test_{fault.lane}"
+    assert hit.batches <= PROFILES["ci"].examples
+    assert hit.failure.stage == fault.stage, hit.failure
+    assert_small(name, hit)
+
+
+def assert_small(name: str, hit: Hit) -> None:
+    batch = hit.failure.batch
+    counts = [int((batch.annotations[:, 0] == image).sum()) for image in range(batch.images)]
+    line = batch.describe()
+    assert batch.images <= IMAGES.get(name, 1), line
+    assert sum(counts) <= TRUTHS.get(name, 2), line
+    assert batch.anchors <= ANCHORS, line
+    assert len(line) <= LINE
+    assert "\n" not in line + batch.origin
+    assert batch.origin.startswith("Recipe(")
+
+
+@every_fault
+def test_found_where_outputs_alone_are_shown(name: str):
+    """At its own stage, or at one of those that outputs cannot tell from it."""
+    fault = FAULTS[name]
+    hit = attack(faulty(fault, shows_stages=False), fault.lane)
+    assert hit is not None, f"not found by test_{fault.lane}"
+    assert hit.failure.stage in fault.outputs_stages, hit.failure
+
+
+def test_what_has_no_fault_is_not_found():
+    assert attack(find("reference"), "conflict") is None
+
+
+@every_fault
+def test_a_fault_lasts_only_while_it_is_planted(name: str):
+    names = FAULTS[name].replaces
+    before = {name: looked_up(name) for name in names}
+    with FAULTS[name].planted():
+        assert all(looked_up(name) is not before[name] for name in names)
+    assert {name: looked_up(name) for name in names} == before
+
+
+def looked_up(name: str) -> object:
+    owner, _, attribute = name.rpartition(".")
+    module, _, inner = owner.rpartition(".")
+    try:
+        holder = __import__(owner, fromlist=[attribute])
+    except ImportError:
+        holder = getattr(__import__(module, fromlist=[inner]), inner)
+    return vars(holder)[attribute]
+
+
+def test_every_clause_has_a_fault():
+    """Of specification sections 1 to 5, as the reference cites them."""
+    folder = Path(reference.__file__).parent
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))
+    assert len(cited) > 25
+    assert cited == {clause for fault in FAULTS.values() for clause in fault.clauses}
+
+
+def test_every_fault_that_was_asked_for_is_there():
+    assert set(ISSUE.values()) <= set(FAULTS)
+
+
+def test_every_stage_has_a_fault():
+    assert {fault.stage for fault in FAULTS.values()} == set(LANES_OF_STAGES)
+
+
+def test_every_lane_of_a_fault_is_a_test():
+    assert {fault.lane for fault in FAULTS.values()} <= set(MODULES)

@@ -1,0 +1,265 @@
+"""Implementations for the tests of relations: with a fault that one of them must find, and honest ones of all kinds."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import reference.anchors
+import reference.assignment
+import reference.loss
+from conformance.implementations.protocol import AssignerInputs, Assignment, Loss
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.power import FAULTS, Fault, FaultyReference
+from reference import GroundTruths, Head, Hyperparameters, Predictions, Targets
+from reference.assignment import NORMALISATION_EPS
+
+_loss_items = reference.loss.loss_items
+_cls_loss = reference.loss.cls_loss
+_assign_images = reference.loss.assign_images
+_make_anchors = reference.loss.make_anchors
+_targets_of = reference.assignment.targets_of
+_top_k = reference.assignment.top_k
+
+
+def planted(replaces: dict[str, Any], stage: str = "normalisation") -> Fault:
+    return Fault("planted", (), stage, replaces, (stage,), "")
+
+
+def items_over(own_sum: Any) -> Any:
+    """The loss with another N."""
+
+    def loss_items(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+        right = targets.scores.sum().clamp(min=1)
+        return _loss_items(predictions, targets, head, numbers) * right / own_sum(targets.scores)
+
+    return loss_items
+
+
+_ground_truths = reference.loss.ground_truths
+
+
+def padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    """Every image has as many ground truths as the fullest; the added ones are as large as the input."""
+    truths = _ground_truths(annotations, images, size)
+    most = max(map(len, truths))
+    height, width = size
+    whole = annotations.new_tensor((0, 0, width, height))
+    return [
+        GroundTruths(
+            torch.cat((image.labels, image.labels.new_zeros(most - len(image)))),
+            torch.cat((image.boxes, whole.to(image.boxes).expand(most - len(image), 4))),
+        )
+        for image in truths
+    ]
+
+
+def half_open(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
+    """An anchor on the left or top border is a candidate, one on the right or bottom border is none."""
+    boxes = reference.assignment.widened(truths.boxes, floor)[:, None]
+    inside = (centres >= boxes[..., :2]) & (centres < boxes[..., 2:])
+    return inside.all(-1) & truths.real[:, None]
+
+
+def cell_corners(*arguments: Any) -> Any:
+    """Anchors at the top left corners of the cells."""
+    anchors = _make_anchors(*arguments)
+    return replace(anchors, centres=anchors.centres - 0.5)
+
+
+def images_reversed(predictions: Predictions, truths: list[GroundTruths], *rest: Any) -> list[Targets]:
+    """The last image's ground truths for the first image, and so on."""
+    return _assign_images(predictions, truths[::-1], *rest)
+
+
+def softmax_for_sigmoid(predictions: Predictions, *rest: Any) -> list[Targets]:
+    """Scores of an anchor's classes add up to one."""
+    logits = predictions.logits.log_softmax(2)
+    return _assign_images(
+        replace(predictions, logits=(logits - torch.log1p(-logits.exp().clamp(max=0.999)))), *rest
+    )
+
+
+class Stale:
+    """An image without ground truths takes the targets of the one before it."""
+
+    last: Targets | None = None
+
+    @classmethod
+    def assign_images(cls, *arguments: Any) -> list[Targets]:
+        cls.last = None
+        return _assign_images(*arguments)
+
+    @classmethod
+    def targets_of(cls, *arguments: Any) -> Targets:
+        cls.last = _targets_of(*arguments)
+        return cls.last
+
+    @classmethod
+    def background(
+        cls, truths: GroundTruths, anchors: int, _honest: Any = reference.assignment.background
+    ) -> Targets:
+        return cls.last or _honest(truths, anchors)
+
+
+def over_the_mean(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+    """Divided by the mean metric of a ground truth's positives, not by the largest."""
+    metric, overlap = metric * positives, overlap * positives
+    mean = metric.sum(1, keepdim=True) / positives.sum(1, keepdim=True).clamp(min=1)
+    return (metric * overlap.amax(1, keepdim=True) / (mean + NORMALISATION_EPS)).sum(0)
+
+
+PLANTED: list[tuple[str, str, Fault]] = [
+    ("META-GT-PERMUTATION", "contested anchors go to the first", FAULTS["contested_goes_to_the_first"]),
+    ("META-GT-PERMUTATION", "the first one's label for all", FAULTS["label_of_the_first"]),
+    (
+        "META-IMAGE-PERMUTATION",
+        "N of the first image",
+        planted({"reference.loss.loss_items": items_over(lambda scores: scores[0].sum().clamp(min=1))}),
+    ),
+    ("META-IMAGE-PERMUTATION", "images mixed up", planted({"reference.loss.assign_images": images_reversed})),
+    ("META-PADDING", "padding is as large as the image", planted({"reference.loss.ground_truths": padded})),
+    ("META-SPLIT", "the mean cross-entropy", FAULTS["mean_cross_entropy"]),
+    ("META-SPLIT", "N for each image", FAULTS["score_sum_an_image"]),
+    ("META-SPLIT", "N below 1", FAULTS["score_sum_not_clamped"]),
+    ("META-SPLIT", "B left out", FAULTS["missing_batch_size"]),
+    ("META-MIRROR", "half-open borders", planted({"reference.assignment.candidates_of": half_open})),
+    ("META-MIRROR", "anchors at corners", planted({"reference.loss.make_anchors": cell_corners})),
+    (
+        "META-CLASS-RENAMING",
+        "class 0 is no class",
+        planted(
+            {
+                "reference.annotations.GroundTruths.real": property(
+                    lambda self: (self.boxes.sum(-1) > 0) & (self.labels > 0)
+                )
+            }
+        ),
+    ),
+    (
+        "META-EMPTY-IMAGE",
+        "N counts images",
+        planted(
+            {"reference.loss.loss_items": items_over(lambda scores: scores.sum().clamp(min=len(scores)))}
+        ),
+    ),
+    (
+        "META-EMPTY-IMAGE",
+        "targets of the image before",
+        planted(
+            {
+                "reference.loss.assign_images": Stale.assign_images,
+                "reference.assignment.targets_of": Stale.targets_of,
+                "reference.assignment.background": Stale.background,
+            }
+        ),
+    ),
+    (
+        "META-UNREACHABLE-CLASS",
+        "softmax for sigmoid",
+        planted({"reference.loss.assign_images": softmax_for_sigmoid}),
+    ),
+    (
+        "META-UNREACHABLE-CLASS",
+        "cross-entropy averaged over classes",
+        planted(
+            {"reference.loss.cls_loss": lambda logits, scores: _cls_loss(logits, scores) / logits.shape[2]}
+        ),
+    ),
+    ("META-SCORE-RANGE", "over the mean", planted({"reference.assignment.normalised": over_the_mean})),
+    ("META-BEST-SCORE", "not scaled by the overlap", FAULTS["not_scaled_by_overlap"]),
+    ("META-BEST-SCORE", "before contested anchors are settled", FAULTS["weights_before_conflict"]),
+    ("META-BEST-SCORE", "clamped for added eps", FAULTS["clamped_for_added_eps"]),
+]
+"""Relation, what is wrong, and the fault."""
+
+
+class OutputsOnly(ReferenceAdapter):
+    """Shows its outputs, not its stages."""
+
+    shows_stages = False
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        return replace(super().assign(inputs), stages=None)
+
+    def loss(self, *arguments: Any) -> Loss:
+        loss = super().loss(*arguments)
+        assert loss.assignment is not None
+        return replace(loss, assignment=replace(loss.assignment, stages=None))
+
+
+class AssignerAlone:
+    """Has no loss."""
+
+    shows_stages = True
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        return ReferenceAdapter().assign(inputs)
+
+
+class LossAlone:
+    """Shows nothing but its loss."""
+
+    def __init__(self, fault: Fault | None = None) -> None:
+        self.adapter = FaultyReference(fault) if fault else ReferenceAdapter()
+
+    def loss(self, *arguments: Any) -> Loss:
+        loss = self.adapter.loss(*arguments)
+        return Loss(loss.total, loss.items)
+
+
+class Float64Inside(ReferenceAdapter):
+    """Computes in float64 and rounds what it returns: other bits than any float32 computation, and all right."""
+
+    shows_stages = False
+
+    def loss(self, feature_maps: tuple[Tensor, ...], *rest: Any) -> Loss:
+        loss = super().loss(tuple(level.double() for level in feature_maps), *rest)
+        shown = loss.assignment
+        assert shown is not None
+        shown = replace(shown, boxes=shown.boxes.float(), scores=shown.scores.float(), stages=None)
+        return Loss(loss.total.float(), loss.items.float(), shown)
+
+
+class BreaksTiesAtRandom(ReferenceAdapter):
+    """Takes any of equal values, another one every time."""
+
+    def __init__(self, shows_stages: bool = True) -> None:
+        super().__init__()
+        self.shows_stages = shows_stages
+        self.source = torch.Generator().manual_seed(1)
+        self.fault = planted(
+            {
+                "reference.assignment.top_k": self.top_k,
+                "reference.assignment.settle_contested": self.settle_contested,
+            }
+        )
+
+    def loss(self, *arguments: Any) -> Loss:
+        with self.fault.planted():
+            loss = super().loss(*arguments)
+        assert loss.assignment is not None
+        return loss if self.shows_stages else replace(loss, assignment=replace(loss.assignment, stages=None))
+
+    def top_k(self, metric: Tensor, k: int) -> Tensor:
+        order = torch.randperm(metric.shape[1], generator=self.source)
+        return _top_k(metric[:, order], k)[:, order.argsort()]
+
+    def settle_contested(self, selected: Tensor, overlap: Tensor) -> Tensor:
+        order = torch.randperm(len(overlap), generator=self.source)
+        best = order[overlap[order].argmax(0)]
+        largest = torch.zeros_like(selected).scatter(0, best[None], True)
+        return torch.where(selected.sum(0) > 1, largest, selected)
+
+
+HONEST: dict[str, Any] = {
+    "stages shown": ReferenceAdapter,
+    "outputs alone": OutputsOnly,
+    "assigner alone": AssignerAlone,
+    "loss alone": LossAlone,
+    "float64 inside": Float64Inside,
+    "ties at random": BreaksTiesAtRandom,
+    "ties at random, outputs alone": lambda: BreaksTiesAtRandom(shows_stages=False),
+}
+"""Implementations in which no relation may find anything."""

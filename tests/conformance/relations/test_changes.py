@@ -1,0 +1,149 @@
+"""What the changes make of a batch: everything is there once, where its look says, and twice is back where it was."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+from conformance.batches import Batch, Recipe, Truth, recipes
+from conformance.batches.layout import anchors as layout_anchors
+from conformance.batches.layout import decode, flatten, pixel_boxes
+from conformance.relations import changes
+from conformance.relations.changes import Changed, Plan
+
+CHANGES = {
+    change.__name__: change
+    for change in (
+        changes.permuted_truths, changes.permuted_images, changes.more_padding, changes.split, changes.empty_image,
+        changes.mirrored, changes.renamed_classes, changes.unreachable_class,
+    )
+}  # fmt: skip
+FEW = settings(max_examples=25, derandomize=True, database=None, deadline=None)
+BATCH: Batch = Recipe(
+    images=((Truth("ordinary"), Truth("nested", label=1), Truth("thin", label=2)), (), (Truth("huge", label=1),)),
+    cells=(4, 6), strides=(8, 16), classes=3, predictions="near",
+)  # fmt: skip
+BATCH = BATCH.build()
+
+
+def truths(batch: Batch, image: int) -> tuple[Tensor, Tensor]:
+    """Labels and pixel boxes of an image."""
+    rows = batch.annotations[batch.annotations[:, 0] == image].double()
+    return rows[:, 1].long(), pixel_boxes(rows, batch.size)
+
+
+def predicted(batch: Batch, image: int) -> tuple[Tensor, Tensor]:
+    """Boxes (A, 4) in pixels and class logits (A, C) of an image."""
+    distances, logits = flatten([level.double() for level in batch.feature_maps], batch.head)
+    centres, strides = layout_anchors(batch.grids, batch.head.strides)
+    return decode(distances[image], centres.double(), strides.double()), logits[image]
+
+
+def plans(name: str, batch: Batch) -> list[Plan]:
+    return list(CHANGES[name](batch))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@FEW
+@given(recipe=recipes(max_images=3, max_truths=4))
+def test_every_image_is_found_where_its_look_says(name: str, recipe: Recipe):
+    for plan in plans(name, recipe.build()):
+        for changed in plan.changed:
+            for source, image, here, look in changed.pairs:
+                before = plan.sources[source]
+                labels, boxes = truths(before, image)
+                labels_now, boxes_now = truths(changed.batch, here)
+                assert torch.equal(look.labels(labels_now[look.truths]), labels)
+                assert torch.allclose(look.boxes(boxes_now[look.truths]), boxes, rtol=0, atol=1e-9)
+                guess, logits = predicted(before, image)
+                guess_now, logits_now = predicted(changed.batch, here)
+                assert torch.allclose(look.boxes(guess_now[look.anchors]), guess, rtol=0, atol=1e-9)
+                assert torch.equal(logits_now[look.anchors][:, look.classes], logits)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_image_appears_once_on_either_side(name: str):
+    for plan in plans(name, BATCH):
+        pairs = [(pair.source, pair.image) for changed in plan.changed for pair in changed.pairs]
+        assert sorted(pairs) == [(s, i) for s, batch in enumerate(plan.sources) for i in range(batch.images)]
+        for changed in plan.changed:
+            assert [pair.here for pair in changed.pairs] == list(range(changed.batch.images))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_annotations_stay_sorted_by_image(name: str):
+    for plan in plans(name, BATCH):
+        for changed in plan.changed:
+            images = changed.batch.annotations[:, 0]
+            assert torch.equal(images, images.sort(stable=True).values)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_changes_the_batch_and_does_so_the_same_way_every_time(name: str):
+    first, second = plans(name, BATCH), plans(name, BATCH)
+    ids = [[changed.batch.id for changed in plan.changed] for plan in first]
+    assert ids == [[changed.batch.id for changed in plan.changed] for plan in second]
+    assert BATCH.id not in {one for plan in ids for one in plan}
+
+
+def only(plan: Plan) -> Changed:
+    (changed,) = plan.changed
+    return changed
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_mirrored_twice_is_the_batch_itself(axis: int):
+    first = plans("mirrored", BATCH)[axis]
+    second = plans("mirrored", only(first).batch)[axis]
+    again, given_batch = only(second).batch, first.sources[0]
+    assert torch.equal(again.annotations, given_batch.annotations)
+    assert all(map(torch.equal, again.feature_maps, given_batch.feature_maps))
+
+
+def test_renamed_as_often_as_there_are_classes_is_the_batch_itself():
+    batch = BATCH
+    for _ in range(3):
+        batch = only(plans("renamed_classes", batch)[0]).batch
+    assert batch.id == BATCH.id
+
+
+def test_what_breaks_the_mirror_symmetry_is_left_out():
+    outside = Recipe(
+        images=((Truth("beyond_top_left"), Truth("beyond_bottom_right"), Truth("ordinary")),)
+    ).build()
+    kept = changes.mirrorable(outside)
+    assert len(kept.annotations) == 1
+    assert changes.mirrorable(kept).id == kept.id
+
+
+def test_there_is_no_mirror_image_where_a_level_reaches_beyond_the_input():
+    odd = Recipe(images=((Truth(),),), cells=(4, 5), strides=(8, 16)).build()
+    assert [plan.how for plan in plans("mirrored", odd)] == ["mirrored top-bottom"]
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("permuted_truths", Recipe(images=((Truth(),), (Truth(),)))),
+        ("permuted_images", Recipe(images=((Truth(),),))),
+        ("split", Recipe(images=((Truth(),),))),
+        ("renamed_classes", Recipe(images=((Truth(),),), classes=1)),
+    ],
+)
+def test_a_relation_without_a_change_says_so(name: str, recipe: Recipe):
+    assert plans(name, recipe.build()) == []
+
+
+def test_the_fuller_image_has_more_ground_truths_than_any_other():
+    plan = plans("more_padding", BATCH)[0]
+    counts = torch.bincount(only(plan).batch.annotations[:, 0].long())
+    assert counts[-1] == counts[:-1].max() + changes.MORE
+
+
+def test_the_unreachable_class_is_predicted_and_nobodys():
+    changed = only(plans("unreachable_class", BATCH)[0])
+    assert changed.extra == 0
+    assert changed.batch.head.classes == 4
+    assert 0 not in changed.batch.annotations[:, 1]
+    _, logits = flatten(changed.batch.feature_maps, changed.batch.head)
+    assert torch.equal(logits[..., 0], logits[..., 1:].amax(-1))

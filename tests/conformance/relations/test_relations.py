@@ -1,0 +1,113 @@
+"""Each relation finds what it is there for, and nothing in implementations that are right."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from conformance.batches import Batch, Recipe, recipes
+from conformance.implementations import find as find_implementation
+from conformance.implementations import implementation_from
+from conformance.judgement import Verdict
+from conformance.lanes import LANES
+from conformance.power import Fault, FaultyReference
+from conformance.recording import Failure, Subject
+from conformance.relations import RELATIONS, NotShown, SaysNothing
+from tests.conformance.relations.planted import HONEST, PLANTED, LossAlone
+
+QUICK = settings(
+    max_examples=300, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+BOTH_MIRRORS = recipes(strides=((8,), (8, 16), (4, 8)), max_images=2)
+
+
+@cache
+def batches() -> list[Batch]:
+    """Batches of all lanes, the same in every test."""
+    drawn: list[Batch] = []
+
+    @QUICK
+    @given(st.one_of(BOTH_MIRRORS, *LANES.values()))
+    def draw(recipe: Recipe) -> None:
+        drawn.append(recipe.build())
+
+    draw()
+    return drawn
+
+
+def subject(adapter: Any) -> Subject:
+    return Subject(implementation_from(adapter, "double"), "cpu")
+
+
+def failures(clause: str, tested: Subject) -> Iterator[Failure]:
+    """Every failure of a relation on the batches."""
+    for batch in batches():
+        try:
+            RELATIONS[clause](tested, batch)
+        except SaysNothing:
+            continue
+        except Failure as failure:
+            yield failure
+
+
+@pytest.mark.parametrize(
+    ("clause", "fault"), [pytest.param(c, f, id=f"{c}: {what}") for c, what, f in PLANTED]
+)
+def test_a_planted_fault_is_found_by_its_relation(clause: str, fault: Fault):
+    failure = next(failures(clause, subject(FaultyReference(fault))))
+    assert failure.clause == clause
+    assert failure.verdict is Verdict.DIVERGENT
+    assert failure.values
+
+
+def test_every_relation_has_a_planted_fault():
+    assert {clause for clause, _, _ in PLANTED} == set(RELATIONS)
+
+
+@pytest.mark.parametrize(
+    "what", ["N of the first image", "the mean cross-entropy", "B left out", "N counts images"]
+)
+def test_a_loss_that_shows_no_assignment_is_held_to_relations_too(what: str):
+    clause, _, fault = next(row for row in PLANTED if row[1] == what)
+    failure = next(failures(clause, subject(LossAlone(fault))))
+    assert failure.clause == clause
+
+
+@pytest.mark.parametrize("clause", RELATIONS)
+@pytest.mark.parametrize("kind", HONEST)
+def test_nothing_is_found_in_what_is_right(clause: str, kind: str):
+    extents: Counter[bool] = Counter()
+    tested = subject(HONEST[kind]())
+    for batch in islice(batches(), 16):
+        try:
+            judgement = RELATIONS[clause](tested, batch)
+        except SaysNothing:
+            continue
+        except NotShown:
+            assert kind == "loss alone"
+            return
+        extents[judgement.verdict is Verdict.ADMISSIBLE] += 1
+    assert extents[False] > extents.total() / 4
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "article"])
+@pytest.mark.parametrize("clause", RELATIONS)
+def test_nothing_is_found_in_the_registered_implementations(clause: str, name: str):
+    tested = Subject(find_implementation(name), "cpu")
+    assert not list(failures_among(clause, tested, 16))
+
+
+def failures_among(clause: str, tested: Subject, number: int) -> Iterator[Failure]:
+    for batch in islice(batches(), number):
+        try:
+            RELATIONS[clause](tested, batch)
+        except SaysNothing:
+            continue
+        except Failure as failure:
+            yield failure

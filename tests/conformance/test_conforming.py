@@ -1,0 +1,84 @@
+"""What a test of the suite records: a failure of any kind is never a batch that conforms."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.batches import Recipe, Truth
+from conformance.conforming import Conformance
+from conformance.implementations import Implementation, Loss, find, implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.judgement import Judgement
+from conformance.recording import Failure, Recorder, Subject
+from conformance.relations import SaysNothing
+from reports import RunLog, read_log, summarise
+
+BATCH = Recipe(images=((Truth("ordinary"),),)).build()
+TOO_SMALL = Recipe(images=((Truth("ordinary"),),), cells=(2, 2)).build()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> RunLog:
+    return RunLog.create(tmp_path)
+
+
+def conformance(log: RunLog, implementation: Implementation) -> Conformance:
+    recorder = Recorder(log)
+    facts = {"name": implementation.name, "version": "1", "dialect": "x", "capabilities": ["loss"]}
+    recorder.begin(
+        {"profile": "dev", "seed": "1", "command": ["pytest"], "devices": {"cpu": "tested"}, "hazards": {},
+         "implementations": [facts]}
+    )  # fmt: skip
+    return Conformance(Subject(implementation, "cpu"), recorder, "test_something", "TAL")
+
+
+def verdicts(log: RunLog) -> dict[str, int]:
+    (implementation,) = summarise(read_log(log.folder))["implementations"]
+    return {verdict: count for verdict, count in implementation["verdicts"].items() if count}
+
+
+def test_a_judge_that_breaks_counts_as_an_error(log: RunLog):
+    def breaks(subject: Subject, batch: Any) -> Judgement:
+        raise IndexError("a fault of our own")
+
+    with pytest.raises(IndexError):
+        conformance(log, find("reference"))(BATCH, by=breaks)
+    assert verdicts(log) == {"error": 1}
+
+
+def test_a_relation_that_says_nothing_is_no_batch(log: RunLog):
+    def nothing(subject: Subject, batch: Any) -> Judgement:
+        raise SaysNothing
+
+    with pytest.raises(SaysNothing):
+        conformance(log, find("reference"))(BATCH, by=nothing)
+    assert verdicts(log) == {}
+
+
+class Returns(ReferenceAdapter):
+    """It does not raise where it must."""
+
+    def loss(self, *arguments: Any) -> Any:
+        return None
+
+
+def test_an_error_that_a_clause_asks_for_must_come_from_the_implementation(log: RunLog):
+    honest = conformance(log, find("reference"))
+    honest.must_raise(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
+    with pytest.raises(Failure, match="it returned, where k is more than A"):
+        conformance(log, implementation_from(Returns(), "returns")).must_raise(
+            TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A"
+        )
+
+
+class Attached(ReferenceAdapter):
+    def loss(self, *arguments: Any) -> Loss:
+        honest = super().loss(*arguments)
+        return Loss(honest.total, honest.total / len(arguments[0][0]), honest.assignment)
+
+
+def test_items_that_keep_the_graph_are_refused(log: RunLog):
+    with pytest.raises(Failure, match=r"Loss.items still require gradients \(LOSS-GAIN-1: detached\)"):
+        conformance(log, implementation_from(Attached(), "attached"))(BATCH)
+    assert verdicts(log) == {"error": 1}

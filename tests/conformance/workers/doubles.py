@@ -1,0 +1,160 @@
+"""Adapters that a worker runs in the tests: one that is right, and others that hang, die, print, lie or reach out."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss
+from conformance.implementations.reference import ReferenceAdapter
+
+
+class Right(ReferenceAdapter):
+    """The reference, in a worker."""
+
+
+class Double:
+    """Fails on batches that have ground truths, and is right on all others."""
+
+    name = "double"
+    version = "1"
+    shows_stages = True
+    dialect = "ultralytics-8.4.190"
+    precisions = EVERY
+
+    def __init__(self, **notes: str) -> None:
+        self.right, self.notes = ReferenceAdapter(), notes
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        return self.right.assign(inputs)
+
+    def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
+        if len(annotations):
+            self.fail()
+        return self.right.loss(feature_maps, annotations, head, hyperparameters)
+
+    def fail(self) -> None:
+        raise NotImplementedError
+
+
+class Hangs(Double):
+    def fail(self) -> None:
+        while True:
+            time.sleep(1)
+
+
+class Leaves(Double):
+    """Starts a program that outlives it, writes down who it is, and hangs."""
+
+    def fail(self) -> None:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path(self.notes["pids"]).write_text(f"{os.getpid()} {child.pid}", encoding="utf-8")
+        while True:
+            time.sleep(1)
+
+
+class Dies(Double):
+    def fail(self) -> None:
+        print("last words", flush=True)
+        os._exit(7)
+
+
+class Exits(Double):
+    def fail(self) -> None:
+        sys.exit("enough")
+
+
+class IsKilled(Double):
+    def fail(self) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Prints(Double):
+    """Prints whatever it can, wherever it can."""
+
+    def fail(self) -> None:
+        print("TALF" * 10_000, flush=True)
+        sys.stderr.write("TALF\x00\x00")
+        os.write(1, b"TALF\xff" * 1000)
+        os.write(2, b"TALF\xff" * 1000)
+
+
+class Garbage(Double):
+    """Writes into every pipe that it can find."""
+
+    def fail(self) -> None:
+        for pipe in range(3, 64):
+            try:
+                os.write(pipe, b"no frame at all, but long enough to be the head of one")
+            except OSError:
+                continue
+
+
+class Raises(Double):
+    def fail(self) -> None:
+        raise ZeroDivisionError("one by none")
+
+
+class ChangesState(Double):
+    def fail(self) -> None:
+        torch.set_default_dtype(torch.float64)
+
+
+class Connects(Double):
+    def fail(self) -> None:
+        socket.create_connection(("127.0.0.1", int(self.notes["port"])), timeout=1)
+
+
+class Installs(Double):
+    def fail(self) -> None:
+        subprocess.run([sys.executable, "-m", "pip", "--version"], check=True)
+
+
+class Tells(Double):
+    """Raises with what its environment is."""
+
+    def fail(self) -> None:
+        names = ("HOME", "YOLO_CONFIG_DIR", "YOLO_AUTOINSTALL", "SECRET_OF_THE_USER")
+        raise RuntimeError("; ".join(f"{name}={os.environ.get(name)}" for name in names))
+
+
+class WrongShape(Double):
+    def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
+        loss = self.right.loss(feature_maps, annotations, head, hyperparameters)
+        return Loss(loss.total, loss.items[:2], loss.assignment)
+
+
+class NoAssignment(Double):
+    def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
+        loss = self.right.loss(feature_maps, annotations, head, hyperparameters)
+        return Loss(loss.total, loss.items, assignment="none")  # type: ignore[arg-type]
+
+
+class WrongGradient(Double):
+    """Its total is right; its gradient is doubled."""
+
+    def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
+        loss = self.right.loss(feature_maps, annotations, head, hyperparameters)
+        return Loss(2 * loss.total - loss.total.detach(), loss.items, loss.assignment)
+
+
+class CannotBeMade:
+    def __init__(self) -> None:
+        raise OSError("no weights")
+
+
+class DiesWhileMade:
+    def __init__(self) -> None:
+        os._exit(9)
+
+
+class HangsWhileMade:
+    def __init__(self) -> None:
+        time.sleep(600)

@@ -1,0 +1,144 @@
+"""The cache of packages: fetched once, verified on each use, safe when two want the same. No network is used."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from conformance.implementations import UnknownImplementation, find
+from conformance.workers import Package, Unavailable, fetched, packages
+from conformance.workers.packages import FOLDER_VARIABLE, cache_folder, damage
+
+SMALL = Package("tal-conformance-test-package", "1.2.3")
+FILES = {
+    "small_package/__init__.py": "answer = 42\n",
+    "tal_conformance_test_package-1.2.3.dist-info/METADATA": (
+        "Metadata-Version: 2.1\nName: tal-conformance-test-package\nVersion: 1.2.3\n"
+        "Requires-Dist: a-package-that-nobody-has\n"
+    ),
+    "tal_conformance_test_package-1.2.3.dist-info/WHEEL": (
+        "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    ),
+}
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only place where pip finds anything, with one wheel in it; and an empty cache."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    records = "".join(f"{name},,\n" for name in FILES)
+    record = "tal_conformance_test_package-1.2.3.dist-info/RECORD"
+    with zipfile.ZipFile(folder / "tal_conformance_test_package-1.2.3-py3-none-any.whl", "w") as wheel:
+        for name, content in {**FILES, record: records + f"{record},,\n"}.items():
+            wheel.writestr(name, content)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    return folder
+
+
+def test_fetched_once_and_used_without_the_index_after(index: Path):
+    """Its dependencies are not asked for."""
+    folder = fetched(SMALL)
+    assert (folder / "small_package/__init__.py").read_text(encoding="utf-8") == "answer = 42\n"
+    shutil.rmtree(index)
+    assert fetched(SMALL) == folder
+    assert folder.is_relative_to(cache_folder())
+
+
+@pytest.mark.parametrize("harm", ["changed", "removed", "added", "list"])
+def test_a_damaged_copy_is_fetched_again(index: Path, harm: str):
+    folder = fetched(SMALL)
+    module = folder / "small_package/__init__.py"
+    match harm:
+        case "changed":
+            module.write_text("answer = 43\n", encoding="utf-8")
+        case "removed":
+            module.unlink()
+        case "added":
+            (folder / "small_package/other.py").write_text("", encoding="utf-8")
+        case "list":
+            (folder.parent / packages.HASHES).write_text("{", encoding="utf-8")
+    assert damage(folder.parent) is not None
+    assert fetched(SMALL) == folder
+    assert module.read_text(encoding="utf-8") == "answer = 42\n"
+    assert not (folder / "small_package/other.py").exists()
+    assert damage(folder.parent) is None
+
+
+def test_a_damaged_copy_without_an_index(index: Path):
+    """It is not used; the message says what is damaged and what to do."""
+    folder = fetched(SMALL)
+    (folder / "small_package/__init__.py").write_text("answer = 43\n", encoding="utf-8")
+    shutil.rmtree(index)
+    index.mkdir()
+    with pytest.raises(
+        Unavailable, match=r"is damaged \(small_package/__init__\.py\), and pip could not fetch it"
+    ):
+        fetched(SMALL)
+
+
+def test_two_at_once(index: Path):
+    """Two processes want the same package: both get it whole, and it is fetched once."""
+    script = (
+        "import sys; from pathlib import Path; from conformance.workers import packages as p\n"
+        "install = p.install\n"
+        "def counted(*a):\n"
+        "    Path(sys.argv[1]).open('a').write('x'); install(*a)\n"
+        "p.install = counted\n"
+        "print(p.fetched(p.Package('tal-conformance-test-package', '1.2.3')))\n"
+    )
+    count = index / "count"
+    command = [sys.executable, "-c", script, str(count)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = {process.communicate(timeout=120)[0] for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(said) == 1
+    assert count.read_text(encoding="utf-8") == "x"
+
+
+def test_nothing_is_left_of_a_fetch_that_failed(index: Path):
+    with pytest.raises(
+        Unavailable, match=r"tal-conformance-test-package==9\.9 cannot be had: it is not in the cache"
+    ):
+        fetched(Package(SMALL.name, "9.9"))
+    left = [path.name for path in cache_folder().iterdir() if path.suffix != ".lock"]
+    assert left == []
+
+
+def test_a_cache_that_cannot_be_written(index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(Unavailable, match=f"cannot be used: .*{FOLDER_VARIABLE} names another folder"):
+        fetched(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("--index-url", "1"), ("a b", "1"), ("x", ">=1"), ("", "1"), ("x", ""), ("x", "1 --pre")],
+)
+def test_what_is_no_package(name: str, version: str):
+    with pytest.raises(Unavailable, match="write NAME==VERSION"):
+        Package(name, version)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            "ultralytics==8.4.99999",
+            r"ultralytics==8\.4\.99999 cannot be had: it is not in the cache, and pip could not",
+        ),
+        ("ultralytics==8.4", r"write three numbers, such as ultralytics==8\.3\.236"),
+        ("ultralytics==7.0.0", r"the first release with this loss is 8\.0\.0"),
+        ("ultralytics==8.3.1; rm", "write three numbers"),
+        ("yolov5==7.0.0", "only releases of ultralytics can be had by version"),
+    ],
+)
+def test_a_release_that_cannot_be_had(index: Path, asked: str, message: str):
+    with pytest.raises(UnknownImplementation, match=message):
+        find(asked)
