@@ -35,9 +35,9 @@ from reference import (
     ground_truths,
 )
 from reference.assignment import distance_inside, widened
+from reference.dialect import SingleBin, WeightsMeet
 from reference.loss import box_loss, dfl_loss, distances_to, l1_loss, stacked
-from reports.anchors import anchor_lines, truth_lines
-from reports.text import visible
+from reports import anchor_lines, truth_lines, visible
 
 MOST_ANCHORS = 48
 """Anchors of one picture whose numbers are kept."""
@@ -120,10 +120,11 @@ class Explained:
         if trace is None:
             return []
         metric, overlap = trace.metric.double(), trace.overlap.double()  # (M, A) twice
+        ranked = metric * trace.candidates  # (M, A)
         columns = {
             "candidates": trace.candidates.sum(1),
             "positives": trace.positives.sum(1),
-            "kth": metric.topk(self.batch.hyperparameters.topk, dim=1).values[:, -1],
+            "kth": ranked.topk(self.batch.hyperparameters.topk, dim=1).values[:, -1],
             "best_metric": (metric * trace.positives).amax(1),
             "best_overlap": (overlap * trace.positives).amax(1),
         }  # (M,) each
@@ -152,20 +153,24 @@ class Explained:
         }
 
     def _pairs(self, at: Tensor) -> list[list[list[Any]]]:
-        """For each anchor, the ground truths that hold it: index, s, u, t, rank, equals and whether selected."""
+        """For each anchor, its ground truths: index, s, u, t, rank by t, equals and whether selected.
+
+        They are those that hold it; and the one that won it, if that does not: then its rank is 0.
+        """
         trace = self.trace
         if trace is None:
             return [[] for _ in at]
-        metric = trace.metric.double()  # (M, A)
+        metric = (trace.metric * trace.candidates).double()  # (M, A) what is ranked
         here = metric[:, at]  # (M, N)
         ahead = (metric[:, None] > here[..., None]).sum(-1)  # (M, N) anchors with a larger t
         equal = ((metric[:, None] == here[..., None]).sum(-1) - 1).clamp(
             min=0
         )  # (M, N) others with the same t; NaN: 0
         shown = trace.candidates[:, at] | trace.positives[:, at]  # (M, N)
-        numbers = torch.stack((trace.score[:, at].double(), trace.overlap[:, at].double(), here))  # (3, M, N)
+        stages = trace.score, trace.overlap, trace.metric
+        numbers = torch.stack([stage[:, at].double() for stage in stages])  # (3, M, N)
         first = 2.0 * trace.positives[:, at] + 1.0 * trace.selected[:, at] + numbers[1]  # (M, N)
-        taken = trace.selected[:, at].cpu()  # (M, N)
+        taken, held = trace.selected[:, at].cpu(), trace.candidates[:, at].cpu()  # (M, N) twice
         ahead, equal, shown, numbers, first = (one.cpu() for one in (ahead, equal, shown, numbers, first))
         found = []
         for place in range(len(at)):
@@ -176,7 +181,7 @@ class Explained:
                     [
                         truth,
                         *_numbers(numbers[:, truth, place]),
-                        int(ahead[truth, place]) + 1,
+                        (int(ahead[truth, place]) + 1) * int(held[truth, place]),
                         int(equal[truth, place]),
                         int(taken[truth, place]),
                     ]
@@ -205,11 +210,14 @@ class Explained:
         centres, distances = predictions.anchors.centres[at], predictions.distances[image, at]
         boxes = targets.boxes[image, at] / strides  # (N, 4) in grid units
         aims = distances_to(boxes, centres)  # (N, 4)
-        side = (
-            dfl_loss(distances, aims, head.reg_max)
-            if head.reg_max > 1
-            else l1_loss(distances, aims, strides, predictions.size)
-        )
+        if head.reg_max > 1:
+            side = dfl_loss(distances, aims, head.reg_max)  # (N,)
+        elif self.dialect.single_bin is SingleBin.L1:
+            side = l1_loss(distances, aims, strides, predictions.size)  # (N,)
+        else:
+            side = torch.zeros_like(weights)  # (N,)
+        if self.dialect.weights_meet is WeightsMeet.ALL:
+            weights = targets.scores.sum().expand_as(weights)  # (N,)
         cls = binary_cross_entropy_with_logits(
             predictions.logits[image, at].to(targets.scores), targets.scores[image, at], reduction="none"
         ).sum(-1)  # (N,)
@@ -224,7 +232,8 @@ class Explained:
             ),
             dim=1,
         )
-        return terms.double() / targets.scores.double().sum().clamp(min=1)
+        score_sum = targets.scores.double().sum().clamp(min=self.dialect.score_sum_floor)  # N, LOSS-SUM-1
+        return torch.where(terms == 0, 0, terms.double() / score_sum)
 
     def telling(self, marked: Sequence[int]) -> list[int]:
         """The anchors that a reader asks for first, at most `MOST_ANCHORS`, in their order.
@@ -235,7 +244,7 @@ class Explained:
         trace = self.trace
         if trace is None:
             return sorted(marked)[:MOST_ANCHORS]
-        metric, selected = trace.metric.double(), trace.selected
+        metric, selected = (trace.metric * trace.candidates).double(), trace.selected
         numbers = self.batch.hyperparameters
         order = metric.argsort(dim=1, descending=True)  # (M, A)
         rank = torch.empty_like(order).scatter_(
@@ -261,7 +270,7 @@ class Explained:
         trace = self.trace
         if trace is None:
             return []
-        row = trace.metric[truth].double()
+        row = trace.metric[truth].double()  # (A,)
         taken = trace.selected[truth] | trace.positives[truth]
         behind = row.where(trace.candidates[truth] & ~taken, -1.0).argsort(descending=True)[:NEXT]
         behind = behind[trace.candidates[truth][behind]]

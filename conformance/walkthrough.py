@@ -20,7 +20,7 @@ from conformance.batches.training import RecordedTraining
 from conformance.explain import Explained
 from conformance.judgement.picture import drawn
 from reference import NEWEST, AssignmentTrace
-from reports.runlog import write_whole
+from reports import write_whole
 
 NAME = "walkthrough.json"
 SCHEMA = 1

@@ -11,10 +11,24 @@
 What lines and summaries hold is said by the JSON Schemas in `reports/schema/`.
 """
 
+from reports.anchors import anchor_lines, truth_lines
 from reports.log import Log, LogError, read_log
 from reports.render import render
-from reports.runlog import RunLog
+from reports.runlog import RunLog, write_whole
 from reports.summary import summarise
 from reports.terminal import terminal_table
+from reports.text import visible
 
-__all__ = ["Log", "LogError", "RunLog", "read_log", "render", "summarise", "terminal_table"]
+__all__ = [
+    "Log",
+    "LogError",
+    "RunLog",
+    "anchor_lines",
+    "read_log",
+    "render",
+    "summarise",
+    "terminal_table",
+    "truth_lines",
+    "visible",
+    "write_whole",
+]

@@ -29,7 +29,7 @@ class Pair(NamedTuple):
     Attributes:
         truth: index of the ground truth.
         score, overlap, metric: s, u and t (TAL-MET-1).
-        rank: place among all anchors by t, from 1.
+        rank: place among all anchors by t, from 1; 0 if the ground truth does not hold the anchor.
         equal: other anchors with the same t.
         selected: the ground truth took the anchor (TAL-TOPK-1).
     """
@@ -128,6 +128,9 @@ def _candidates(picture: dict[str, Any], anchor: Told) -> list[str]:
 
 
 def _candidate(picture: dict[str, Any], pair: Pair) -> str:
+    if not pair.rank:
+        said = f"it lies outside, and overlaps it by u {_n(pair.overlap)}"
+        return f"No candidate of GT {pair.truth}{_class(picture, pair.truth)}: {said} (TAL-CONF-1)."
     facts = _facts(picture, pair.truth)
     numbers = f"score s {_n(pair.score)}, overlap u {_n(pair.overlap)}, metric t {_n(pair.metric)}"
     state = "selected" if pair.selected else "not selected"
@@ -260,7 +263,7 @@ def _row(pair: Pair, anchor: Told, number: int) -> str:
         rival = next((other for other in anchor.pairs if other.truth == owner[0]), None)
         u = "" if rival is None else f", whose u is {_n(rival.overlap)}"
         state = f"lost to GT {owner[0]}{u} (TAL-CONF-1)"
-    return f"  {pair.rank:>4}. anchor {anchor.number}: {numbers}: {state}"
+    return f"  {pair.rank or '–':>4}. anchor {anchor.number}: {numbers}: {state}"
 
 
 def _facts(picture: dict[str, Any], truth: int) -> dict[str, Any]:

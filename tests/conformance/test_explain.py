@@ -14,7 +14,7 @@ from conformance.batches.truths import Truth
 from conformance.explain import MOST_ANCHORS, MOST_PAIRS, CannotExplain, Explained, case_file, lines
 from conformance.implementations import find, observe
 from conformance.judgement.picture import drawn, picture
-from reference import ARTICLE, NEWEST, Hyperparameters
+from reference import ARTICLE, DIALECTS, NEWEST, Dialect, Hyperparameters
 from reports.anchors import anchor_lines, truth_lines
 from reports.runlog import _plain
 from reports.schemas import fault
@@ -38,12 +38,13 @@ def every_anchor(explained: Explained) -> dict:
     return drawn(explained, None, range(explained.anchors))
 
 
+@pytest.mark.parametrize("dialect", [d for d in DIALECTS.values() if d.one_level], ids=lambda d: d.name)
 @pytest.mark.parametrize("recipe", [CROWDED, replace(CROWDED, reg_max=1), PAIR])
-def test_what_anchors_add_to_the_loss_is_the_loss(recipe: Recipe):
+def test_what_anchors_add_to_the_loss_is_the_loss(recipe: Recipe, dialect: Dialect):
     batch = recipe.build()
     sums = torch.zeros(3, dtype=torch.float64)
     for image in range(batch.images):
-        facts = every_anchor(Explained.of(batch, image, NEWEST))
+        facts = every_anchor(Explained.of(batch, image, dialect))
         for anchor in facts["anchors"].values():
             sums += torch.tensor(anchor["loss"], dtype=torch.float64)
     items = torch.tensor([facts["items"][name] for name in ("box", "cls", "dfl")], dtype=torch.float64)
@@ -150,6 +151,24 @@ def test_a_ground_truth_in_words(crowded: Explained):
             float(weights[anchor]), rel=1e-4
         )
     assert sum("not selected" in line for line in said) == 3
+
+
+def test_a_winner_that_does_not_hold_the_anchor():
+    """Releases before 8.0.52 compare the overlaps everywhere: a third ground truth may win from outside."""
+    old = next(dialect for dialect in DIALECTS.values() if dialect.name == "ultralytics-8.0.51")
+    beside = (Truth("huge"), Truth("huge", at=(2, 0)), Truth("ordinary", at=(8, 8)))
+    for seed in range(200):
+        explained = Explained.of(Recipe(images=(beside,), seed=seed).build(), 0, old)
+        trace = explained.trace
+        outside = (trace.positives & ~trace.candidates).any(0).nonzero().flatten().tolist()
+        if outside:
+            break
+    words = "\n".join(anchor_lines(drawn(explained, None, outside[:1]), outside[0]))
+    winner = int(trace.positives[:, outside[0]].long().argmax())
+    assert f"No candidate of GT {winner} (class 0): it lies outside, and overlaps it by u" in words
+    assert f"GT {winner} overlaps it most" in words
+    assert "although it did not select it" in words
+    assert f"It learns GT {winner}" in words
 
 
 def test_topk2_in_words():

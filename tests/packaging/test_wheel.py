@@ -119,7 +119,8 @@ def test_every_file_of_the_packages_is_in_it(contents: set[str]):
         for path in (ROOT / package).rglob("*")
         if path.is_file() and not {"__pycache__", "runs"} & set(path.parts)
     }
-    assert expected - {"reports/example-report.png"} <= contents  # the README's picture
+    pictures = {"reports/example-report.png", "reports/example-anchor.png"}  # the README's
+    assert expected - pictures <= contents
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
 
 
