@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
-from hypothesis import find, settings
+from hypothesis import Phase, find, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
@@ -21,6 +21,9 @@ LEVELS = ((8, 16), (8, 16, 32))
 """Strides that every dialect knows."""
 TRIES = 400
 """Batches that are drawn to find one that shows a choice."""
+
+SEARCH = settings(derandomize=True, database=None, deadline=None, phases=[Phase.generate, Phase.shrink])
+"""The same batch is found every time, and nothing is explained besides."""
 
 WORDS: dict[str, dict[Any, str]] = {
     "small_box_floor": {
@@ -119,7 +122,7 @@ def smallest(one: Dialect, changed: Dialect, name: str) -> Recipe:
     Raises:
         LookupError: none of those drawn shows it.
     """
-    wanted = settings(max_examples=TRIES, derandomize=True, database=None, deadline=None)
+    wanted = settings(SEARCH, max_examples=TRIES)
     try:
         return find(SHOWN_BY[name][1], lambda recipe: differ(one, changed, recipe), settings=wanted)
     except NoSuchExample as error:

@@ -10,7 +10,7 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from conformance.batches import Recipe
-from conformance.dialects.choices import SHOWN_BY, choices_between, failure
+from conformance.dialects.choices import SEARCH, SHOWN_BY, failure
 from conformance.dialects.diff import some
 from conformance.implementations import Implementation, find
 from conformance.lanes import LANES
@@ -64,7 +64,7 @@ def distinct(dialects: Iterable[Dialect]) -> list[Dialect]:
 
 
 def hold(implementation: Implementation, dialect: Dialect) -> Held:
-    """Judge an implementation by a dialect on every lane, and on what tells this dialect from the others."""
+    """Judge an implementation by a dialect on every lane, and on batches that tell dialects apart."""
     subject = Subject(replace(implementation, dialect=dialect), "cpu")
     held = Held(dialect)
     found: dict[str, tuple[SearchStrategy[Recipe], Failure]] = {}
@@ -72,12 +72,6 @@ def hold(implementation: Implementation, dialect: Dialect) -> Held:
         look(held, subject, strategy, found)
     for strategy in LANES.values():
         look(held, subject, strategy, found)
-    for recipe in telling(dialect):
-        shown = failure(subject, recipe)
-        held.batches += 1
-        if shown is not None:
-            held.failures[shown.clause or "error"] += 1
-            held.refuted = held.refuted or shown
     if found:
         clause = held.failures.most_common(1)[0][0]
         strategy, first = found.get(clause) or next(iter(found.values()))
@@ -101,17 +95,6 @@ def look(
             found.setdefault(clause, (strategy, shown))
 
 
-def telling(dialect: Dialect) -> list[Recipe]:
-    """The batches that tell this dialect from each other one."""
-    found = [
-        choice.recipe
-        for other in distinct(DIALECTS.values())
-        for choice in choices_between(dialect, other)
-        if choice.recipe is not None
-    ]
-    return list(dict.fromkeys(found))
-
-
 def shrunk(subject: Subject, strategy: SearchStrategy[Recipe], first: Failure) -> Failure:
     """The smallest batch that fails as the first did; the first itself if none was found again."""
 
@@ -119,7 +102,7 @@ def shrunk(subject: Subject, strategy: SearchStrategy[Recipe], first: Failure) -
         shown = failure(subject, recipe)
         return shown is not None and (shown.stage, shown.clause) == (first.stage, first.clause)
 
-    wanted = settings(max_examples=SHRUNK, derandomize=True, database=None, deadline=None)
+    wanted = settings(SEARCH, max_examples=SHRUNK)
     try:
         smallest = find_recipe(strategy, fails_so, settings=wanted)
     except NoSuchExample:

@@ -145,6 +145,25 @@ class WrongGradient(Double):
         return Loss(2 * loss.total - loss.total.detach(), loss.items, loss.assignment)
 
 
+EVERY_DOUBLE = (
+    Right, Hangs, Leaves, Dies, Exits, IsKilled, Prints, Garbage, Raises, ChangesState, Connects, Installs, Tells,
+    WrongShape, NoAssignment, WrongGradient,
+)  # fmt: skip
+FIRST_GAIN = 100
+"""A DFL gain of so much, and more, chooses a double by its place."""
+
+
+class Every(Double):
+    """All of them in one process: the batch says which one it is for."""
+
+    def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
+        place = max(0, int(hyperparameters.dfl_gain) - FIRST_GAIN)
+        kind: Any = EVERY_DOUBLE[place]
+        chosen = kind() if kind is Right else kind(**self.notes)
+        loss: Loss = chosen.loss(feature_maps, annotations, head, hyperparameters)
+        return loss
+
+
 class CannotBeMade:
     def __init__(self) -> None:
         raise OSError("no weights")

@@ -2,14 +2,17 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from conformance.batches import Recipe, Truth
+from conformance.batches import Batch, Recipe, Truth
 from conformance.implementations import Implementation, ImplementationFailed, implementation_from, observe
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.implementations.stored import named_tensors
@@ -26,22 +29,48 @@ FULL = Recipe(
 HERE = Path(__file__).parent
 
 
+PLACES = (
+    "Right", "Hangs", "Leaves", "Dies", "Exits", "IsKilled", "Prints", "Garbage",
+    "Raises", "ChangesState", "Connects", "Installs", "Tells", "WrongShape", "NoAssignment", "WrongGradient",
+)  # fmt: skip
+"""Of `doubles.EVERY_DOUBLE`."""
+
+
 def worker(double: str, timeout: float = 60.0, **notes: str) -> Worker:
     return Worker(Launch(f"doubles:{double}", notes, folders=(HERE,)), timeout)
 
 
-@pytest.fixture
-def made() -> Iterator[list[Worker]]:
-    """Workers that are ended after the test."""
-    workers: list[Worker] = []
-    yield workers
-    for each in workers:
-        each.close()
+def meant_for(double: str) -> Batch:
+    """A batch that the double of this name gets."""
+    numbers = replace(FULL.hyperparameters, dfl_gain=100.0 + PLACES.index(double))
+    return replace(FULL, hyperparameters=numbers)
 
 
-def remote(made: list[Worker], double: str, timeout: float = 60.0, **notes: str) -> Implementation:
-    made.append(worker(double, timeout, **notes))
-    return implementation_from(RemoteAdapter(double, made[-1]), double)
+@dataclass
+class Doubles:
+    """All doubles in one worker."""
+
+    worker: Worker
+    implementation: Implementation
+    port: int
+    pids: Path
+
+
+@pytest.fixture(scope="module")
+def doubles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doubles]:
+    pids = tmp_path_factory.mktemp("doubles") / "pids"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    each = worker("Every", pids=str(pids), port=str(port))
+    yield Doubles(each, implementation_from(RemoteAdapter("Every", each), "Every"), port, pids)
+    each.close()
+
+
+@pytest.fixture(autouse=True)
+def _patient(doubles: Doubles) -> Iterator[None]:
+    yield
+    doubles.worker.timeout, doubles.worker.hangs = 60.0, 0
 
 
 def same(one: Implementation, other: Implementation, batch: object) -> bool:
@@ -49,35 +78,35 @@ def same(one: Implementation, other: Implementation, batch: object) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_answers_are_those_of_this_process(made: list[Worker]):
+def test_answers_are_those_of_this_process(doubles: Doubles):
     """To the bit, stages and gradients included; in float32, in 16 bits and in mixed precision."""
-    there, here = remote(made, "Right"), implementation_from(ReferenceAdapter(), "reference")
+    there, here = doubles.implementation, implementation_from(ReferenceAdapter(), "reference")
     assert (there.capabilities, there.dialect, there.version) == (["assign", "loss", "stages"], NEWEST, "1")
     half = FULL.to(dtype=torch.bfloat16)
-    mixed = type(half)(half.feature_maps, half.annotations, half.head, half.hyperparameters, autocast=True)
+    mixed = replace(half, autocast=True)
     for batch in (EMPTY, FULL, half, mixed):
         assert same(there, here, batch)
     inputs = observe(here, FULL).inputs
     assert torch.equal(there.adapter.assign(inputs).scores, here.adapter.assign(inputs).scores)
-    assert made[0].starts == 1
+    assert doubles.worker.starts == 1
 
 
-def test_many_questions_in_one_round_trip(made: list[Worker]):
-    adapter = remote(made, "Raises").adapter
-    facts = question("loss", FULL.head, FULL.hyperparameters, FULL.device) | {"differentiate": False}
+def test_many_questions_in_one_round_trip(doubles: Doubles):
+    numbers = meant_for("Raises").hyperparameters
+    facts = question("loss", FULL.head, numbers, FULL.device) | {"differentiate": False}
     empty = question("loss", EMPTY.head, EMPTY.hyperparameters, EMPTY.device) | {"differentiate": False}
 
     def tensors(batch: object) -> dict[str, torch.Tensor]:
         maps = {f"level.{n}": level for n, level in enumerate(batch.feature_maps)}  # type: ignore[attr-defined]
         return maps | {"annotations": batch.annotations}  # type: ignore[attr-defined]
 
-    answers = adapter.worker.ask([(facts, tensors(FULL)), (empty, tensors(EMPTY))])
+    answers = doubles.worker.ask([(facts, tensors(FULL)), (empty, tensors(EMPTY))])
     assert answers[0][0]["raised"] == "ZeroDivisionError"
     assert answers[1][1]["items"].shape == (3,)
 
 
 FAILURES = {
-    "Hangs": "its process did not answer within 4 s and was killed",
+    "Hangs": "its process did not answer within 2 s and was killed",
     "Dies": "its process died with exit status 7; it printed: last words",
     "IsKilled": "its process died of signal 11 (SIGSEGV)",
     "Exits": "its process died with exit status 1; it printed: enough",
@@ -90,61 +119,66 @@ FAILURES = {
 }
 
 
+DEADLY = {"Hangs", "Dies", "IsKilled", "Exits", "Garbage"}
+
+
 @pytest.mark.parametrize("double", FAILURES)
-def test_a_failure_is_of_its_batch_alone(made: list[Worker], double: str):
+def test_a_failure_is_of_its_batch_alone(doubles: Doubles, double: str):
     """What happened is told of that batch; the next batch is answered, by the same process or by a new one."""
-    implementation = remote(made, double, timeout=4.0 if double == "Hangs" else 60.0)
-    if double not in ("WrongShape", "NoAssignment"):
-        observe(implementation, EMPTY)
+    observe(doubles.implementation, EMPTY)
+    before = doubles.worker.starts
+    doubles.worker.timeout = 2.0 if double == "Hangs" else 60.0
     with pytest.raises(ImplementationFailed) as caught:
-        observe(implementation, FULL)
+        observe(doubles.implementation, meant_for(double))
     assert caught.value.what.startswith(FAILURES[double])
-    if double not in ("WrongShape", "NoAssignment"):
-        made[0].timeout = 60.0
-        observe(implementation, EMPTY)
-    dead = {"Hangs", "Dies", "IsKilled", "Exits", "Garbage"}
-    assert made[0].starts == (2 if double in dead else 1)
+    doubles.worker.timeout = 60.0
+    observe(doubles.implementation, EMPTY)
+    assert doubles.worker.starts == before + (double in DEADLY)
 
 
-def test_an_exception_keeps_its_traceback(made: list[Worker]):
+def test_an_exception_keeps_its_traceback(doubles: Doubles):
     with pytest.raises(ImplementationFailed) as caught:
-        observe(remote(made, "Raises"), FULL)
+        observe(doubles.implementation, meant_for("Raises"))
     assert caught.value.details is not None
     assert "doubles.py" in caught.value.details
 
 
-def test_what_it_prints_damages_nothing(made: list[Worker]):
-    implementation = remote(made, "Prints")
-    judge(FULL, observe(implementation, FULL), NEWEST)
-    assert made[0].starts == 1
+def test_what_it_prints_damages_nothing(doubles: Doubles):
+    observe(doubles.implementation, EMPTY)
+    before = doubles.worker.starts
+    batch = meant_for("Prints")
+    judge(batch, observe(doubles.implementation, batch), NEWEST)
+    assert doubles.worker.starts == before
 
 
-def test_a_wrong_gradient_is_found_through_the_pipe(made: list[Worker]):
-    implementation = remote(made, "WrongGradient")
+def test_a_wrong_gradient_is_found_through_the_pipe(doubles: Doubles):
+    batch = meant_for("WrongGradient")
     with pytest.raises(Diverges) as caught:
-        judge(FULL, observe(implementation, FULL), NEWEST)
+        judge(batch, observe(doubles.implementation, batch), NEWEST)
     first = caught.value.judgement.first
     assert first is not None
     assert first.stage == "gradients"
 
 
-def test_no_network(made: list[Worker]):
+def test_no_network(doubles: Doubles):
+    """Somebody listens, and nobody comes."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", doubles.port))
         listener.listen()
         listener.settimeout(0.2)
-        implementation = remote(made, "Connects", port=str(listener.getsockname()[1]))
         with pytest.raises(ImplementationFailed, match="Blocked: a worker has no network"):
-            observe(implementation, FULL)
+            observe(doubles.implementation, meant_for("Connects"))
         with pytest.raises(TimeoutError):
             listener.accept()
 
 
-def test_a_clean_environment(made: list[Worker], monkeypatch: pytest.MonkeyPatch):
+def test_a_clean_environment(doubles: Doubles, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SECRET_OF_THE_USER", "x")
     monkeypatch.setenv("YOLO_CONFIG_DIR", "/nowhere")
+    doubles.worker.close()
     with pytest.raises(ImplementationFailed) as caught:
-        observe(remote(made, "Tells"), FULL)
+        observe(doubles.implementation, meant_for("Tells"))
     said = dict(part.split("=", 1) for part in caught.value.what.split(": ", 1)[1].split("; "))
     assert said["SECRET_OF_THE_USER"] == "None"
     assert said["YOLO_AUTOINSTALL"] == "false"
@@ -161,27 +195,23 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_what_hangs_is_killed_with_all_it_started(made: list[Worker], tmp_path: Path):
-    pids = tmp_path / "pids"
-    implementation = remote(made, "Leaves", pids=str(pids))
-    made[0].timeout = 3.0
+def test_what_hangs_is_killed_with_all_it_started(doubles: Doubles):
+    observe(doubles.implementation, EMPTY)
+    doubles.worker.timeout = 3.0
     with pytest.raises(ImplementationFailed, match="did not answer within 3 s"):
-        observe(implementation, FULL)
-    mine, its = map(int, pids.read_text(encoding="utf-8").split())
+        observe(doubles.implementation, meant_for("Leaves"))
+    mine, its = map(int, doubles.pids.read_text(encoding="utf-8").split())
     assert gone(mine)
     assert gone(its)
 
 
 def test_it_goes_when_the_suite_goes(tmp_path: Path):
     """However that goes: the suite is killed while its worker hangs, and nothing is left."""
-    import subprocess
-    import sys
-
     pids = tmp_path / "pids"
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from test_process import *\n"
-        "observe(remote([], 'Leaves', pids=sys.argv[2]), FULL)\n"
+        "observe(implementation_from(RemoteAdapter('L', worker('Leaves', pids=sys.argv[2])), 'L'), FULL)\n"
     )
     suite = subprocess.Popen([sys.executable, "-c", script, str(HERE), str(pids)], cwd=HERE.parents[2])
     try:
@@ -197,19 +227,21 @@ def test_it_goes_when_the_suite_goes(tmp_path: Path):
     assert gone(its)
 
 
-def test_a_worker_that_keeps_hanging_is_given_up(made: list[Worker]):
-    implementation = remote(made, "Hangs")
-    made[0].timeout = 0.5
-    made[0].hangs = 2
+def test_a_worker_that_keeps_hanging_is_given_up(doubles: Doubles):
+    observe(doubles.implementation, EMPTY)
+    batch = meant_for("Hangs")
+    again = replace(batch, hyperparameters=replace(batch.hyperparameters, cls_gain=0.25))
+    doubles.worker.timeout, doubles.worker.hangs = 0.5, 2
     with pytest.raises(ImplementationFailed, match="did not answer"):
-        observe(implementation, FULL)
-    with pytest.raises(ImplementationFailed, match="did not answer"):
-        observe(implementation, FULL)  # the same batch: told again, not waited for again
+        observe(doubles.implementation, again)
+    before = doubles.worker.starts
     began = time.monotonic()
+    with pytest.raises(ImplementationFailed, match="did not answer"):
+        observe(doubles.implementation, again)  # told again, not waited for again
     with pytest.raises(ImplementationFailed, match="was not asked: its worker was given up after 3 hangs"):
-        observe(implementation, EMPTY)
+        observe(doubles.implementation, EMPTY)
     assert time.monotonic() - began < 0.4
-    assert made[0].starts == 1
+    assert doubles.worker.starts == before
 
 
 @pytest.mark.parametrize(
@@ -217,23 +249,24 @@ def test_a_worker_that_keeps_hanging_is_given_up(made: list[Worker]):
     [
         ("CannotBeMade", "X cannot be used here: OSError: no weights"),
         ("DiesWhileMade", "X: its process died with exit status 9"),
-        ("HangsWhileMade", "X: its process did not answer within 8 s"),
+        ("HangsWhileMade", "X: its process did not answer within 4 s"),
         ("Nobody", "X cannot be used here: AttributeError"),
     ],
 )
 def test_an_adapter_that_cannot_be_made(double: str, message: str):
-    each = worker(double, timeout=8.0)
+    each = worker(double, timeout=4.0 if double == "HangsWhileMade" else 60.0)
     with pytest.raises(Unavailable) as caught:
         RemoteAdapter("X", each)
     assert str(caught.value).startswith(message)
     each.close()
 
 
-def test_many_deaths_are_enough(made: list[Worker]):
-    made.append(worker("Right"))
-    made[0].deaths = 50
+def test_many_deaths_are_enough():
+    each = worker("Right")
+    each.deaths = 50
     with pytest.raises(WorkerFailed, match="given up after 0 hangs and 50 deaths"):
-        made[0].ask([])
+        each.ask([])
+    assert each.starts == 0
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "nan"])

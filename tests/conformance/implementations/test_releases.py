@@ -1,0 +1,39 @@
+"""Official releases in workers: each does what its era says, and not what its neighbour's says."""
+
+from dataclasses import replace
+
+import pytest
+
+from conformance.batches import Recipe, Truth
+from conformance.dialects.choices import conforms_to
+from conformance.implementations import find
+from conformance.recording import Subject
+from reference import DIALECTS
+
+CROWD = Recipe(
+    images=((Truth("ordinary"), Truth("overlapping"), Truth("tiny")), (), (Truth("huge"),)),
+    cells=(8, 8),
+    strides=(8, 16, 32),
+    classes=3,
+)
+CONTESTED = Recipe(images=((Truth("ordinary"), Truth("ordinary")),), strides=(8, 16))
+SMALL = Recipe(images=((Truth("tiny"),),), strides=(8, 16))
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("version", "neighbour", "shows"),
+    [
+        ("8.0.51", "ultralytics-8.3.253", CONTESTED),
+        ("8.3.253", "ultralytics-8.4.24", SMALL),
+        ("8.4.127", "ultralytics-8.3.253", SMALL),
+    ],
+)
+def test_a_release_is_of_its_era(version: str, neighbour: str, shows: Recipe):
+    implementation = find(f"ultralytics=={version}")
+    assert (implementation.version, implementation.capabilities) == (version, ["assign", "loss", "stages"])
+    own = Subject(implementation, "cpu")
+    for recipe in (Recipe(), CROWD, CONTESTED, SMALL):
+        assert conforms_to(own, recipe), recipe
+    assert not conforms_to(Subject(replace(implementation, dialect=DIALECTS[neighbour]), "cpu"), shows)
+    implementation.adapter.worker.close()
