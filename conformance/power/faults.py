@@ -612,7 +612,7 @@ def target_box_in_pixels(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
 ) -> Tensor:
     """The box loss compares grid units with pixels."""
-    pixels = targets.boxes * predictions.anchors.strides
+    pixels = targets.boxes * predictions.anchors.strides[targets.anchor]
     return _loss_items(predictions, _with_targets(targets, boxes=pixels), head, numbers)
 
 
@@ -671,7 +671,7 @@ def score_sum_not_clamped(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
 ) -> Tensor:
     """No max(1, .), as before 8.0.35."""
-    total = targets.scores.sum()
+    total = targets.weights.sum()
     return _loss_items(predictions, targets, head, numbers) * total.clamp(min=1) / total.clamp(min=1e-3)
 
 
@@ -680,22 +680,23 @@ def score_sum_an_image(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
 ) -> Tensor:
     """N is the mean over images."""
-    total = targets.scores.sum()
-    each = (total / len(targets.scores)).clamp(min=1)
+    total = targets.weights.sum()
+    each = (total / len(predictions.logits)).clamp(min=1)
     return _loss_items(predictions, targets, head, numbers) * total.clamp(min=1) / each
 
 
 @fault("LOSS-CLS-1", stage="cls", at="reference.loss.cls_loss")
-def mean_cross_entropy(logits: Tensor, scores: Tensor) -> Tensor:
+def mean_cross_entropy(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
     """The mean for the sum."""
-    return _cls_loss(logits, scores) / logits.numel()
+    return _cls_loss(logits, at, scores) / logits.numel()
 
 
 @fault("LOSS-CLS-1", stage="cls", at="reference.loss.cls_loss")
-def cross_entropy_of_positives(logits: Tensor, scores: Tensor) -> Tensor:
+def cross_entropy_of_positives(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
     """Background anchors are left out."""
-    positive = scores.sum(-1) > 0
-    return _cls_loss(logits[positive], scores[positive])
+    image, anchor, label = (index[scores > 0] for index in at)  # (P,) each
+    places = torch.arange(len(label), device=label.device)
+    return _cls_loss(logits[image, anchor][None], (0 * places, places, label), scores[scores > 0])
 
 
 @fault("LOSS-GAIN-1", stage="cls", at="reference.loss.loss_items")
