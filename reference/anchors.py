@@ -46,9 +46,9 @@ def flatten(
         raise ValueError(f"feature maps of shape {wrong} where the head has 4R + C = {head.channels} channels")
     if len({(len(level), level.dtype) for level in feature_maps}) > 1:
         raise ValueError(f"feature maps of {[(len(level), level.dtype) for level in feature_maps]} in one batch")
-    rows = torch.cat([level.flatten(2) for level in feature_maps], dim=2).transpose(1, 2)  # (B, A, 4R + C)
-    distances, logits = rows.split((4 * head.reg_max, head.classes), dim=2)
-    return distances, logits  # (B, A, 4R), (B, A, C)
+    channels = torch.cat([level.flatten(2) for level in feature_maps], dim=2)  # (B, 4R + C, A)
+    distances, logits = channels.split((4 * head.reg_max, head.classes), dim=1)  # (B, 4R, A), (B, C, A)
+    return distances.mT, logits.mT  # (B, A, 4R), (B, A, C)
 
 
 def input_size(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> tuple[int, int]:

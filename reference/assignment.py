@@ -9,7 +9,8 @@ The article's names: `candidates_of` is its `__get_in_gts_mask` (<1>); `overlaps
 its `__refine_select` and `__select_topk_candidates` (<2>); `settle_contested` is (<3>), its
 `__filter_repeat_assign_candidates`, `targets_of` its `__get_train_targets` (<4>), and `normalised` what follows it.
 
-M is the number of ground truths of the image, A of anchors, C of classes. No gradient flows through any of it.
+M is the number of ground truths of the image, A of anchors, C of classes, P of whatever pairs of the two are at hand:
+the candidates, or the positives. Only what is needed on pairs is computed there. No gradient flows through any of it.
 """
 
 from dataclasses import dataclass
@@ -108,15 +109,19 @@ def assign(
     refuse_unknown(strides, hyperparameters, dialect)
     candidates = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
     compared = pairs_compared(candidates, dialect)  # (M, A) the candidates, but in the oldest releases
-    score = scores.T[truths.labels].where(compared, 0)  # (M, A)
+    truth, anchor = pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs; elsewhere s, u, t are 0
+    score = scores[anchor, truths.labels[truth]]  # (P,)
     overlap = overlaps_of(truths.boxes, boxes, compared)  # (M, A)
-    metric = alignment_metric(score, overlap, hyperparameters)  # (M, A)
-    selected = top_k(metric * candidates, hyperparameters.topk) & candidates  # (M, A)
+    metric = spread(alignment_metric(score, overlap[pairs], hyperparameters), pairs, candidates)  # (M, A)
+    rivals = metric if compared is candidates else metric * candidates  # (M, A)
+    selected = top_k(rivals, hyperparameters.topk) & candidates  # (M, A)
     positives = settle_contested(selected, overlap)  # (M, A)
     if hyperparameters.kept is not None:
         positives = positives & top_k(metric * positives, hyperparameters.kept)  # (M, A)   TAL-CONF-2
     weights = normalised(metric, overlap, positives)  # (A,) the article weighs its targets after it has set them
-    trace = AssignmentTrace(candidates, score, overlap, metric, selected, positives) if keep_trace else None
+    if not keep_trace:
+        return targets_of(truths, positives, weights)
+    trace = AssignmentTrace(candidates, spread(score, pairs, candidates), overlap, metric, selected, positives)
     return targets_of(truths, positives, weights, trace)
 
 
@@ -149,9 +154,10 @@ def distance_inside(
     boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"], floor: tuple[int, int]
 ) -> Float[Tensor, "M A"]:
     """How far, in pixels, each centre lies inside each (widened) box: negative outside (TAL-CAND-1, TAL-CAND-2)."""
-    left_top, right_bottom = widened(boxes, floor)[:, None].split(2, dim=-1)  # (M, 1, 2) twice
-    sides = torch.cat((centres - left_top, right_bottom - centres), dim=-1)  # (M, A, 4)
-    return sides.amin(-1)  # (M, A)
+    x, y = centres.unbind(1)  # (A,), (A,)
+    left, top, right, bottom = widened(boxes, floor)[..., None].unbind(1)  # (M, 1) each
+    across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (M, A), (M, A)
+    return torch.minimum(across, down)  # (M, A)
 
 
 def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor, "M 4"]:
@@ -172,12 +178,20 @@ def overlaps_of(
     truths: Float[Tensor, "M 4"], boxes: Float[Tensor, "A 4"], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
     """TAL-MET-1: u, the CIoU of ground truth and predicted box in pixels; never below zero, zero off candidates."""
-    return ciou(truths[:, None], boxes).clamp(min=0).where(candidates, 0)
+    truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
+    return spread(ciou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
+
+
+def spread(
+    values: Float[Tensor, "P"], pairs: tuple[Int[Tensor, "P"], ...], candidates: Bool[Tensor, "M A"]
+) -> Float[Tensor, "M A"]:
+    """The values of candidate pairs at their places, zero off candidates (TAL-MET-1)."""
+    return values.new_zeros(candidates.shape).index_put_(pairs, values)  # (M, A)
 
 
 def alignment_metric(
-    score: Float[Tensor, "M A"], overlap: Float[Tensor, "M A"], hyperparameters: Hyperparameters
-) -> Float[Tensor, "M A"]:
+    score: Float[Tensor, "*pairs"], overlap: Float[Tensor, "*pairs"], hyperparameters: Hyperparameters
+) -> Float[Tensor, "*pairs"]:
     """TAL-MET-1: t = s^alpha u^beta, high where class and box are both good."""
     return score**hyperparameters.alpha * overlap**hyperparameters.beta
 
@@ -202,9 +216,11 @@ def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"
     So a ground truth can win an anchor that it did not take. Equal largest overlaps leave a choice (T2); where
     all are zero, `argmax` takes the image's first ground truth, however far away: a positive with weight zero.
     """
-    contested = selected.sum(0) > 1  # (A,)
-    most_overlapped = torch.zeros_like(selected).scatter(0, overlap.argmax(0, keepdim=True), True)  # (M, A)
-    return torch.where(contested, most_overlapped, selected)
+    contested = (selected.sum(0) > 1).nonzero().flatten()  # (Q,)
+    winners = overlap[:, contested].argmax(0)  # (Q,)
+    settled = selected.index_fill(1, contested, False)  # (M, A)
+    settled[winners, contested] = True
+    return settled
 
 
 def normalised(
@@ -214,10 +230,12 @@ def normalised(
 
     So the best positive of a ground truth must learn a score as high as the ground truth's best overlap.
     """
-    metric, overlap = metric * positives, overlap * positives  # (M, A), (M, A)
-    best_metric, best_overlap = metric.amax(1, keepdim=True), overlap.amax(1, keepdim=True)  # (M, 1), (M, 1)
-    weight = metric * best_overlap / (best_metric + NORMALISATION_EPS)  # (M, A)
-    return weight.sum(0)  # (A,): an anchor has at most one ground truth
+    owner, anchor = pairs = positives.nonzero(as_tuple=True)  # (P,), (P,)
+    best_metric, best_overlap = (
+        values.new_zeros(len(values)).scatter_reduce(0, owner, values[pairs], "amax") for values in (metric, overlap)
+    )  # (M,), (M,)
+    weight = metric[pairs] * best_overlap[owner] / (best_metric[owner] + NORMALISATION_EPS)  # (P,)
+    return weight.new_zeros(metric.shape[1]).index_add(0, anchor, weight)  # (A,)
 
 
 def targets_of(

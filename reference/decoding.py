@@ -26,7 +26,7 @@ def boxes_around(centres: Float[Tensor, "*rows 2"], distances: Float[Tensor, "*r
     return torch.cat((centres - left_top, centres + right_bottom), dim=-1)
 
 
-def decode(distances: Float[Tensor, "B A bins"], anchors: Anchors, reg_max: int) -> Float[Tensor, "B A 4"]:
+def decode(distances: Float[Tensor, "*B A bins"], anchors: Anchors, reg_max: int) -> Float[Tensor, "*B A 4"]:
     """The predicted box of every anchor, xyxy in grid units of its level (DEC-1, DEC-2)."""
-    sides = expected_distances(distances, reg_max)  # (B, A, 4)
+    sides = expected_distances(distances, reg_max)  # (.., A, 4)
     return boxes_around(anchors.centres.expand(*sides.shape[:-1], 2), sides)

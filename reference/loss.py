@@ -17,10 +17,12 @@ from reference.boxes import ciou
 from reference.decoding import decode
 from reference.dialect import NEWEST, Dialect, SingleBin, WeightsMeet
 from reference.settings import Head, Hyperparameters
-from reference.shapes import Bool, Float
+from reference.shapes import Bool, Float, Int
 
 LAST_BIN_MARGIN = 0.01
 """Grid units by which a target distance stays below the last bin, so that it has a bin on either side (LOSS-DFL-1)."""
+NEGLIGIBLE = 40.0
+"""Logit x from which log(1 + e^x) is x in every dtype: what is left out, e^-40, is less than a rounding of x."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Predictions:
     Attributes:
         distances: (B, A, 4R) logits of the sides' distances.
         logits: (B, A, C) class logits.
-        boxes: (B, A, 4) decoded boxes, xyxy in grid units.
+        boxes: (B, A, 4) decoded boxes, xyxy in grid units; no gradient, the box loss decodes its positives again.
         anchors: centres and strides of the A anchors.
         size: (height, width) of the input in pixels.
     """
@@ -43,18 +45,43 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Positives:
+    """The P positives of a batch and what they must learn: all that the loss terms read of the targets.
+
+    Attributes:
+        image, anchor: (P,) int64 where they are.
+        labels: (P,) int64 class.
+        boxes: (P, 4) target box, xyxy in pixels.
+        weights: (P,) target score of that class, w; every other target score of the batch is zero.
+    """
+
+    image: Int[Tensor, "P"]
+    anchor: Int[Tensor, "P"]
+    labels: Int[Tensor, "P"]
+    boxes: Float[Tensor, "P 4"]
+    weights: Float[Tensor, "P"]
+
+
+@dataclass(frozen=True)
 class BatchTargets:
-    """The targets of a batch's images, stacked: what the loss terms read.
+    """The targets of a batch's images, stacked: what an assigner returns.
 
     Attributes:
         foreground: (B, A) the anchor is a positive.
         boxes: (B, A, 4) target boxes, xyxy in pixels.
-        scores: (B, A, C) target scores.
+        scores: (B, A, C) target scores, of which one in a row may be other than zero (TAL-TGT-1).
     """
 
     foreground: Bool[Tensor, "B A"]
     boxes: Float[Tensor, "B A 4"]
     scores: Float[Tensor, "B A C"]
+
+    @property
+    def positives(self) -> Positives:
+        """The same without the background."""
+        image, anchor = self.foreground.nonzero(as_tuple=True)  # (P,), (P,)
+        scores = self.scores[image, anchor]  # (P, C)
+        return Positives(image, anchor, scores.argmax(1), self.boxes[image, anchor], scores.sum(1))
 
 
 @dataclass(frozen=True)
@@ -107,7 +134,7 @@ def detection_loss(
     finest = torch.promote_types(annotations.dtype, predictions.boxes.dtype)  # half precision: as in the annotations
     truths = ground_truths(annotations.to(finest), len(predictions.boxes), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
-    items = loss_items(predictions, stacked(targets, head.classes), head, hyperparameters, dialect)  # (3,)
+    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect)  # (3,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 
@@ -115,7 +142,8 @@ def read_predictions(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Hea
     """Flatten the feature maps, place the anchors and decode the boxes (PRE-*, ANC-1, DEC-*)."""
     distances, logits = flatten(feature_maps, head)  # (B, A, 4R), (B, A, C)
     anchors = make_anchors(feature_maps, head)
-    boxes = decode(distances, anchors, head.reg_max)  # (B, A, 4)
+    with torch.no_grad():  # image by image: what is needed in between stays small
+        boxes = torch.stack([decode(image, anchors, head.reg_max) for image in distances])  # (B, A, 4)
     return Predictions(distances, logits, boxes, anchors, input_size(feature_maps, head))
 
 
@@ -128,27 +156,40 @@ def assign_images(
     keep_trace: bool = False,
 ) -> list[Targets]:
     """Assign image by image (TAL-*): scores after the sigmoid, boxes in pixels; no gradient flows (LOSS-GRAD-1)."""
-    scores = predictions.logits.detach().sigmoid()  # (B, A, C)
+    logits = predictions.logits.detach()  # (B, A, C)
     boxes = predictions.boxes.detach() * predictions.anchors.strides  # (B, A, 4)
     centres = predictions.anchors.pixels  # (A, 2)
     return [
-        assign(scores[i], boxes[i].to(image.boxes), centres, image, head.strides, hyperparameters, dialect, keep_trace)
+        assign(
+            logits[i].sigmoid(), boxes[i].to(image.boxes), centres, image,
+            head.strides, hyperparameters, dialect, keep_trace,
+        )
         for i, image in enumerate(truths)
     ]
 
 
 def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
     """One batch of the images' targets (TAL-TGT-1)."""
-    return BatchTargets(
-        torch.stack([image.foreground for image in targets]),  # (B, A)
-        torch.stack([image.boxes for image in targets]),  # (B, A, 4)
-        torch.stack([image.scores(classes) for image in targets]),  # (B, A, C)
-    )
+    foreground = torch.stack([image.foreground for image in targets])  # (B, A)
+    boxes = torch.stack([image.boxes for image in targets])  # (B, A, 4)
+    positives = positives_of(targets)
+    scores = positives.weights.new_zeros(*foreground.shape, classes)  # (B, A, C)
+    scores[positives.image, positives.anchor, positives.labels] = positives.weights
+    return BatchTargets(foreground, boxes, scores)
+
+
+def positives_of(targets: Sequence[Targets]) -> Positives:
+    """The positives of all images, in the order of images and anchors (TAL-TGT-1)."""
+    image, anchor = torch.stack([each.foreground for each in targets]).nonzero(as_tuple=True)  # (P,), (P,)
+    labels = torch.stack([each.labels for each in targets])[image, anchor]  # (P,)
+    boxes = torch.stack([each.boxes for each in targets])[image, anchor]  # (P, 4)
+    weights = torch.stack([each.weights for each in targets])[image, anchor]  # (P,)
+    return Positives(image, anchor, labels, boxes, weights)
 
 
 def loss_items(
     predictions: Predictions,
-    targets: BatchTargets,
+    targets: Positives | BatchTargets,
     head: Head,
     hyperparameters: Hyperparameters,
     dialect: Dialect = NEWEST,
@@ -158,36 +199,46 @@ def loss_items(
     Gradients reach the logits through cls alone and the distances through box and dfl alone; without positives those
     two are sums over nothing: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
     """
-    score_sum = targets.scores.sum().clamp(min=dialect.score_sum_floor)  # N, LOSS-SUM-1
-    positive = targets.foreground  # (B, A)
-    weights = targets.scores.sum(-1)[positive]  # (P,) w: a row has one number that is not zero (TAL-TGT-1)
-    strides = predictions.anchors.strides.expand(*positive.shape, 1)[positive]  # (P, 1)
-    centres = predictions.anchors.centres.expand(*positive.shape, 2)[positive]  # (P, 2)
-    boxes = targets.boxes[positive] / strides  # (P, 4) in grid units
-    distances = predictions.distances[positive]  # (P, 4R)
+    positives = targets.positives if isinstance(targets, BatchTargets) else targets
+    image, anchor, weights = positives.image, positives.anchor, positives.weights  # (P,) each
+    score_sum = weights.sum().clamp(min=dialect.score_sum_floor)  # N, LOSS-SUM-1
+    anchors = Anchors(predictions.anchors.centres[anchor], predictions.anchors.strides[anchor])  # of the positives
+    boxes = positives.boxes / anchors.strides  # (P, 4) in grid units
+    distances = predictions.distances.mT[image, :, anchor]  # (P, 4R): in memory, channels stand before anchors
 
-    box = box_loss(predictions.boxes[positive], boxes)  # (P,)
+    box = box_loss(decode(distances, anchors, head.reg_max), boxes)  # (P,)
     if head.reg_max > 1:
-        side = dfl_loss(distances, distances_to(boxes, centres), head.reg_max)  # (P,)
+        side = dfl_loss(distances, distances_to(boxes, anchors.centres), head.reg_max)  # (P,)
     elif dialect.single_bin is SingleBin.L1:
-        side = l1_loss(distances, distances_to(boxes, centres), strides, predictions.size)  # (P,)
+        side = l1_loss(distances, distances_to(boxes, anchors.centres), anchors.strides, predictions.size)  # (P,)
     else:
         side = torch.zeros_like(box)  # (P,)
+    cls = cls_loss(predictions.logits, (image, anchor, positives.labels), weights) / score_sum
     if dialect.weights_meet is WeightsMeet.ALL:
         weights = weights.sum().expand_as(weights)  # (P,)
-    of_positives = torch.where(positive.any(), score_sum, 1)  # without positives box and dfl are zero, also where N is
-    terms = (
-        (weights * box).sum() / of_positives,
-        cls_loss(predictions.logits, targets.scores) / score_sum,
-        (weights * side).sum() / of_positives,
-    )
+    of_positives = score_sum if len(weights) else 1  # without positives box and dfl are zero, also where N is
+    terms = (weights * box).sum() / of_positives, cls, (weights * side).sum() / of_positives
     gains = hyperparameters.box_gain, hyperparameters.cls_gain, hyperparameters.dfl_gain
     return torch.stack([gain * term for gain, term in zip(gains, terms, strict=True)])  # (3,)
 
 
-def cls_loss(logits: Float[Tensor, "B A C"], scores: Float[Tensor, "B A C"]) -> Float[Tensor, ""]:
-    """LOSS-CLS-1: binary cross-entropy of every anchor and class, background included, summed."""
-    return functional.binary_cross_entropy_with_logits(logits, scores, reduction="sum")
+def cls_loss(
+    logits: Float[Tensor, "B A C"], at: tuple[Int[Tensor, "P"], ...], scores: Float[Tensor, "P"]
+) -> Float[Tensor, ""]:
+    """LOSS-CLS-1: binary cross-entropy of every anchor and class, background included, summed.
+
+    With x the logit and z the target score it is log(1 + e^x) - z x: the first part needs no target, and the second
+    is zero but for the P target scores that are not.
+
+    Args:
+        logits: (B, A, C).
+        at: image, anchor and class of each target score that may be other than zero.
+        scores: (P,) those target scores.
+    """
+    image, anchor, label = at
+    logits = logits.to(torch.promote_types(logits.dtype, scores.dtype))  # (B, A, C)
+    learnt = (logits.mT[image, label, anchor] * scores).sum()
+    return functional.softplus(logits, threshold=NEGLIGIBLE).sum() - learnt
 
 
 def box_loss(predicted: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"]) -> Float[Tensor, "P"]:

@@ -20,6 +20,10 @@ CROWD = 3.0
 """With M ground truths an image none is longer than this over sqrt(M): crowds are of small things."""
 
 
+COCO = 80
+"""Classes of most models: a case with so many does not say so."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A batch to be timed.
@@ -29,17 +33,21 @@ class Case:
         pixels: side of the square input.
         truths: ground truths in each image.
         classes: C.
+        crowd: ground truths in the first image, in place of `truths`; 0: it is no different.
     """
 
     images: int
     pixels: int
     truths: int
     classes: int = 80
+    crowd: int = 0
 
     @property
     def name(self) -> str:
         """As the log and the report have it."""
-        return f"{self.images}x{self.pixels} {self.truths}gt"
+        crowd = f" and {self.crowd}gt" if self.crowd else ""
+        classes = f" {self.classes}c" if self.classes != COCO else ""
+        return f"{self.images}x{self.pixels} {self.truths}gt{crowd}{classes}"
 
     def build(self) -> Batch:
         """The batch: float32, on the CPU, the same one every time; the latest is kept, as it may take 80 MB.
@@ -50,8 +58,18 @@ class Case:
 
 
 SMALL = Case(2, 160, 8)
-CASES = {case.name: case for case in (SMALL, Case(16, 640, 10), Case(16, 640, 50), Case(16, 640, 150))}
-"""By name, the smallest first."""
+TRAINING = (Case(16, 640, 10), Case(16, 640, 50), Case(16, 640, 150))
+CROWDED = Case(16, 640, 10, crowd=1000)
+"""One image that is full: what pads the others to its number of ground truths pays for it sixteen times."""
+CURVES = (
+    *(Case(16, 640, truths) for truths in (1, 300)),
+    *(Case(16, pixels, 50) for pixels in (160, 320)),
+    *(Case(images, 640, 50) for images in (1, 4)),
+    *(Case(16, 640, 50, classes=classes) for classes in (1, 20)),
+)
+"""16x640 50gt, with one of its numbers changed: how costs grow with each."""
+CASES = {case.name: case for case in (SMALL, *TRAINING, CROWDED, *CURVES)}
+"""By name."""
 
 
 @lru_cache(maxsize=1)
@@ -68,8 +86,9 @@ def _image(
     case: Case, index: int, head: Head, levels: tuple[Grid, ...], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Distance logits (1, A, 4, R), class logits (1, A, C) and annotation rows (M, 6) of one image."""
-    centres, sides = _truths(case.truths, generator)  # (M, 2), (M, 2)
-    labels = torch.randint(case.classes, (case.truths,), generator=generator)  # (M,)
+    truths = case.crowd if case.crowd and not index else case.truths
+    centres, sides = _truths(truths, generator)  # (M, 2), (M, 2)
+    labels = torch.randint(case.classes, (truths,), generator=generator)  # (M,)
     boxes = torch.cat((centres - sides / 2, centres + sides / 2), dim=1) * case.pixels  # (M, 4)
     distances, logits = _predictions(boxes, labels, head, levels, generator)
     rows = torch.cat((torch.stack((torch.full_like(labels, index), labels), dim=1), centres, sides), dim=1)

@@ -24,7 +24,7 @@ ROUNDS = frozenset(
             "index_add",
             "index_put",
         ),
-        *("sigmoid_backward", "_softmax_backward_data", "_log_softmax_backward_data"),
+        *("sigmoid_backward", "softplus_backward", "_softmax_backward_data", "_log_softmax_backward_data"),
     }
 )
 """Operations of ATen whose result is rounded, and which occur where losses are computed and differentiated.

@@ -7,7 +7,8 @@ and made a clause, so that an implementation that spreads or hides such a number
   that very number is not finite: the class loss if it is a class logit, and gradients on that anchor.
 - NONFINITE-2: where a candidate's s or u is no number, the weights of its ground truth are none, nor are N and the
   three terms. It is not dropped: a loss that stays finite there hides it.
-- NONFINITE-3: an infinite class logit is a score of 0 or 1 to the assigner, and makes the class loss infinite or NaN.
+- NONFINITE-3: an infinite class logit is a score of 0 or 1 to the assigner. Plus infinity makes the class loss infinite
+  or NaN; of minus infinity, whose cross-entropy is 0 in the limit, official code makes NaN, and either is accepted.
 
 Only whether numbers are finite is compared, not which of NaN and the infinities they are: that depends on the order of
 operations (infinity minus infinity). Finite terms are compared by their kind alone as well: every other test compares
@@ -21,7 +22,7 @@ from conformance.batches import Batch
 from conformance.implementations import Outcome, implementation_from, observe
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.judgement.comparators import equal
-from conformance.judgement.loss import TERMS
+from conformance.judgement.loss import LOGITS, TERMS
 from conformance.judgement.verdicts import Agreement, Diverges, Judgement, Mismatch
 from reference import Dialect
 from reference.anchors import flatten
@@ -58,22 +59,28 @@ def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgeme
 def _judge_loss(judgement: Judgement, batch: Batch, outcome: Outcome, expected: Outcome, clause: str) -> None:
     assert outcome.loss is not None
     assert expected.loss is not None
-    infinite = bool(flatten(batch.feature_maps, batch.head)[1].isinf().any())
+    logits = flatten(batch.feature_maps, batch.head)[1]  # (B, A, C)
+    free = bool((logits == -torch.inf).any())  # log(1 + e^x) is 0 there, and as official code computes it NaN
     for place, term in enumerate(TERMS):
-        named = "NONFINITE-3" if term == "cls" and clause == "NONFINITE-1" and infinite else clause
+        if term == "cls" and free:
+            continue
+        named = (
+            "NONFINITE-3"
+            if term == "cls" and clause == "NONFINITE-1" and bool(logits.isinf().any())
+            else clause
+        )
         shown, wanted = outcome.loss.items[place].isfinite(), expected.loss.items[place].isfinite()
         judgement.note(term, _compare, f"{term} loss is finite", named, shown, wanted, ())
     shown, wanted = outcome.loss.total.isfinite(), expected.loss.total.isfinite()
-    judgement.note("total", _compare, "total is finite", clause, shown, wanted, ())
+    if not free:
+        judgement.note("total", _compare, "total is finite", clause, shown, wanted, ())
     if clause == "NONFINITE-2":
         return  # N is no number: which gradients are zero times NaN, and which nothing, is a matter of masks
-    for name, shown, wanted in zip(
-        ("distance logits", "class logits"),
-        flatten(outcome.loss.gradients, batch.head),
-        flatten(expected.loss.gradients, batch.head),
-        strict=True,
-    ):
-        spoilt = ~wanted.isfinite().all(-1)  # (B, A) the anchor with the number itself: free
+    read = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
+    spoilt = ~(
+        read[0].isfinite().all(-1) & read[1].isfinite().all(-1)
+    )  # (B, A) the anchor with the number: free
+    for name, shown in zip(LOGITS, flatten(outcome.loss.gradients, batch.head), strict=True):
         finite = shown.isfinite().all(-1) | spoilt
         judgement.note("gradients", _compare, f"gradient on {name} is finite", clause, finite,
                        torch.ones_like(finite), ("image", "anchor"))  # fmt: skip

@@ -612,11 +612,11 @@ def _with_targets(targets: Any, **changed: Tensor) -> Any:
 
 @fault("LOSS-BOX-1", stage="box", at="reference.loss.loss_items")
 def target_box_in_pixels(
-    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
+    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
     """The box loss compares grid units with pixels."""
-    pixels = targets.boxes * predictions.anchors.strides
-    return _loss_items(predictions, _with_targets(targets, boxes=pixels), head, numbers)
+    pixels = targets.boxes * predictions.anchors.strides[targets.anchor]
+    return _loss_items(predictions, _with_targets(targets, boxes=pixels), head, numbers, *dialect)
 
 
 @fault("LOSS-DFL-1", stage="dfl", at="reference.loss.dfl_loss")
@@ -671,43 +671,48 @@ def dfl_without_gradient_at_the_clamp(distances: Tensor, target: Tensor, reg_max
 
 @fault("LOSS-SUM-1", stage="cls", at="reference.loss.loss_items")
 def score_sum_not_clamped(
-    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
+    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
     """No max(1, .), as before 8.0.35."""
-    total = targets.scores.sum()
-    return _loss_items(predictions, targets, head, numbers) * total.clamp(min=1) / total.clamp(min=1e-3)
+    total = targets.weights.sum()
+    return (
+        _loss_items(predictions, targets, head, numbers, *dialect)
+        * total.clamp(min=1)
+        / total.clamp(min=1e-3)
+    )
 
 
 @fault("LOSS-SUM-1", stage="cls", at="reference.loss.loss_items")
 def score_sum_an_image(
-    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters
+    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
     """N is the mean over images."""
-    total = targets.scores.sum()
-    each = (total / len(targets.scores)).clamp(min=1)
-    return _loss_items(predictions, targets, head, numbers) * total.clamp(min=1) / each
+    total = targets.weights.sum()
+    each = (total / len(predictions.logits)).clamp(min=1)
+    return _loss_items(predictions, targets, head, numbers, *dialect) * total.clamp(min=1) / each
 
 
 @fault("LOSS-CLS-1", stage="cls", at="reference.loss.cls_loss")
-def mean_cross_entropy(logits: Tensor, scores: Tensor) -> Tensor:
+def mean_cross_entropy(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
     """The mean for the sum."""
-    return _cls_loss(logits, scores) / logits.numel()
+    return _cls_loss(logits, at, scores) / logits.numel()
 
 
 @fault("LOSS-CLS-1", stage="cls", at="reference.loss.cls_loss")
-def cross_entropy_of_positives(logits: Tensor, scores: Tensor) -> Tensor:
+def cross_entropy_of_positives(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
     """Background anchors are left out."""
-    positive = scores.sum(-1, keepdim=True) > 0
-    return _cls_loss(
-        logits.where(positive, logits - logits.detach() - 1e9), scores
-    )  # the loss of -1e9 is zero
+    image, anchor, label = (index[scores > 0] for index in at)  # (P,) each
+    places = torch.arange(len(label), device=label.device)
+    return _cls_loss(logits[image, anchor][None], (0 * places, places, label), scores[scores > 0])
 
 
 @fault("LOSS-GAIN-1", stage="cls", at="reference.loss.loss_items")
-def gains_swapped(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
+def gains_swapped(
+    predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
+) -> Tensor:
     """The gains of box and cls."""
     swapped = Hyperparameters(**{**vars(numbers), "box_gain": numbers.cls_gain, "cls_gain": numbers.box_gain})
-    return _loss_items(predictions, targets, head, swapped)
+    return _loss_items(predictions, targets, head, swapped, *dialect)
 
 
 class _WithoutBatchSize(reference.loss.DetectionLoss):

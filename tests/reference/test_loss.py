@@ -52,7 +52,8 @@ def doubles(*values: object) -> Tensor:
 def test_cls_of_a_logit_of_zero():
     """LOSS-CLS-1: ln 2 whatever the target score, summed over images, anchors and classes."""
     scores = torch.rand(2, 3, 5, dtype=torch.float64)
-    assert cls_loss(torch.zeros_like(scores), scores).item() == pytest.approx(30 * LN2, rel=ROUNDINGS)
+    loss = cls_loss(torch.zeros_like(scores), scores.nonzero(as_tuple=True), scores.flatten())
+    assert loss.item() == pytest.approx(30 * LN2, rel=ROUNDINGS)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,38 @@ def test_cls_of_a_logit_of_zero():
 )
 def test_cls(logit: float, score: float, expected: float):
     """LOSS-CLS-1: - y ln p - (1 - y) ln(1 - p)."""
-    assert cls_loss(doubles([[logit]]), doubles([[score]])).item() == pytest.approx(expected, rel=ROUNDINGS)
+    only = torch.zeros(1, dtype=torch.long)
+    loss = cls_loss(doubles([[logit]]), (only, only, only), doubles(score))
+    assert loss.item() == pytest.approx(expected, rel=ROUNDINGS)
+
+
+def test_cls_of_logits_without_a_target():
+    """LOSS-CLS-1: - ln (1 - p)."""
+    nothing = torch.zeros(0, dtype=torch.long)
+    loss = cls_loss(doubles([[LN3, 0.0]]), (nothing, nothing, nothing), doubles())
+    assert loss.item() == pytest.approx(math.log(4) + LN2, rel=ROUNDINGS)
+
+
+def test_cls_of_each_logit_where_it_stands():
+    """LOSS-CLS-1: two images, three anchors, two classes; the gradient is p - y."""
+    logits = torch.linspace(-2, 3, 12, dtype=torch.float64).reshape(2, 3, 2).requires_grad_()
+    scores = torch.zeros(2, 3, 2, dtype=torch.float64)
+    scores[0, 1, 0], scores[1, 2, 1], scores[1, 0, 1] = 0.75, 0.25, 0.5
+    at = scores.nonzero(as_tuple=True)
+    (gradient,) = torch.autograd.grad(cls_loss(logits, at, scores[at]), logits)
+    assert torch.allclose(gradient, logits.detach().sigmoid() - scores, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("logit", [30.0, 39.9, 40.0, 40.1, 80.0, 1000.0])
+def test_cls_of_a_large_logit(logit: float, dtype: torch.dtype):
+    """LOSS-CLS-1: where log(1 + e^x) turns into x, no bit is lost."""
+    nothing = torch.zeros(0, dtype=torch.long)
+    loss = cls_loss(
+        torch.full((1, 1, 1), logit, dtype=dtype), (nothing, nothing, nothing), torch.zeros(0, dtype=dtype)
+    )
+    expected = logit + math.log1p(math.exp(-logit))
+    assert loss.item() == pytest.approx(expected, rel=2 * torch.finfo(dtype).eps, abs=0)
 
 
 def test_box():
@@ -146,12 +178,11 @@ ONES = Hyperparameters(box_gain=1.0, cls_gain=1.0, dfl_gain=1.0)
 
 
 def predictions() -> Predictions:
-    logits, boxes = torch.zeros(2, 3, 2, dtype=torch.float64), torch.zeros(2, 3, 4, dtype=torch.float64)
+    logits, nowhere = torch.zeros(2, 3, 2, dtype=torch.float64), torch.zeros(2, 3, 4, dtype=torch.float64)
     logits[0, 1, 0], logits[1, 0, 1] = LN3, -LN3
-    boxes[0, 1] = doubles(1.5, -1.5, 7.75, -0.5)
-    boxes[1, 2] = doubles(0.5, 0, 2, 3.5)
-    distances = doubles([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)] * 4).expand(2, 3, 16)
-    return Predictions(distances, logits, boxes, ANCHORS, (8, 16))
+    sides = doubles([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)] * 4)  # each 2: boxes of 4 x 4
+    distances = sides.expand(2, 3, 16)
+    return Predictions(distances, logits, nowhere, ANCHORS, (8, 16))
 
 
 def targets(first: float, second: float) -> BatchTargets:
@@ -165,9 +196,17 @@ def targets(first: float, second: float) -> BatchTargets:
     return BatchTargets(foreground, boxes, scores)
 
 
-# 6.25 x 1 moved by 1.25: inter 5, union 2 x 6.25 (1 + e) - 5 + e, rho^2 1.25^2, c^2 7.5^2 + 1 + e
-FIRST_BOX = 1 - (5 / (Fraction(15, 2) + Fraction(27, 2) * EPS) - Fraction(25, 16) / (Fraction(229, 4) + EPS))
-SECOND_BOX = 1 - Fraction(21, 4) / (Fraction(21, 4) + 4 * EPS)  # 1.5 x 3.5 on itself
+def box_term(width: Fraction, height: Fraction, shared: Fraction, apart: Fraction, around: Fraction) -> float:
+    """1 - CIoU of a box and the predicted one, 4 x 4, of their shared area, rho^2 and c^2 without e (IOU-1)."""
+    iou = shared / (width * (height + EPS) + 4 * (4 + EPS) - shared + EPS)
+    v = 4 / math.pi**2 * (math.atan(4 / (4 + EPS)) - math.atan(width / (height + EPS))) ** 2
+    return 1 - float(iou) + float(apart / (around + EPS)) + v**2 / (1 - float(iou) + v + float(EPS))
+
+
+# 6.25 x 1 from (0.25, -1.5), 4 x 4 around (1.5, 0.5): 3.25 x 1 shared, centres (1.875, 1.5) apart, 7 x 4 around both
+FIRST_BOX = box_term(*map(Fraction, ("6.25", "1", "3.25", "5.765625", "65")))
+# 1.5 x 3.5 from (0.5, 0), 4 x 4 around (0.5, 0.5): 1.5 x 2.5 shared, centres (0.75, 1.25) apart, 4 x 5 around both
+SECOND_BOX = box_term(*map(Fraction, ("1.5", "3.5", "3.75", "2.125", "41")))
 FIRST_DFL = (0.75 * CE[1] + 0.25 * CE[2] + CE[2] + 0.01 * CE[2] + 0.99 * CE[3] + CE[0]) / 4
 SECOND_DFL = (CE[0] + 0.5 * (CE[0] + CE[1]) + 0.5 * (CE[1] + CE[2]) + 0.01 * CE[2] + 0.99 * CE[3]) / 4
 # ten logits of 0, one of ln 3 with the first score, one of -ln 3 with score 0
@@ -180,7 +219,7 @@ def cls_sum(first: float) -> float:
 def test_terms_are_weighted_and_divided_by_the_score_sum():
     """LOSS-SUM-1, LOSS-BOX-1, LOSS-CLS-1, LOSS-DFL-1: scores 0.75 and 0.5 in two images, so N = 1.25."""
     items = loss_items(predictions(), targets(0.75, 0.5), HEAD, ONES)
-    box = (0.75 * float(FIRST_BOX) + 0.5 * float(SECOND_BOX)) / 1.25
+    box = (0.75 * FIRST_BOX + 0.5 * SECOND_BOX) / 1.25
     dfl = (0.75 * FIRST_DFL + 0.5 * SECOND_DFL) / 1.25
     assert items.tolist() == near(box, cls_sum(0.75) / 1.25, dfl)
 
@@ -188,7 +227,7 @@ def test_terms_are_weighted_and_divided_by_the_score_sum():
 def test_a_score_sum_below_one_does_not_divide():
     """LOSS-SUM-1: scores 0.25 and 0.5, so N = 1."""
     items = loss_items(predictions(), targets(0.25, 0.5), HEAD, ONES)
-    box = 0.25 * float(FIRST_BOX) + 0.5 * float(SECOND_BOX)
+    box = 0.25 * FIRST_BOX + 0.5 * SECOND_BOX
     assert items.tolist() == near(box, cls_sum(0.25), 0.25 * FIRST_DFL + 0.5 * SECOND_DFL)
 
 

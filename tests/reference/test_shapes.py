@@ -21,7 +21,7 @@ from reference.loss import dfl_loss
 WRONG_CALLS: dict[str, Callable[[], Any]] = {
     "anchors": lambda: reference.make_anchors([torch.zeros(9, 2, 2)], Head((8,), 1, 2)),
     "anchors, a dataclass": lambda: Anchors(torch.zeros(3, 2), torch.zeros(4, 1)),
-    "decoding": lambda: decode(torch.zeros(3, 8), Anchors(torch.zeros(3, 2), torch.zeros(3, 1)), 2),
+    "decoding": lambda: decode(torch.zeros(8), Anchors(torch.zeros(3, 2), torch.zeros(3, 1)), 2),
     "annotations": lambda: to_corners(torch.zeros(3, 5), (8, 8)),
     "annotations, a dataclass": lambda: GroundTruths(torch.zeros(2, dtype=torch.long), torch.zeros(3, 4)),
     "annotations, a dtype": lambda: GroundTruths(torch.zeros(2), torch.zeros(2, 4)),

@@ -107,7 +107,9 @@ def test_when_all_time_is_spent_no_other_case_is_begun():
 def test_plans():
     assert PLANS["dev"].cases == ("2x160 8gt",)
     assert (
-        PLANS["nightly"].memory == plan_for("dev", 3).memory == ("16x640 10gt", "16x640 50gt", "16x640 150gt")
+        PLANS["nightly"].memory
+        == plan_for("dev", 3).memory
+        == ("16x640 10gt", "16x640 50gt", "16x640 150gt", "16x640 10gt and 1000gt")
     )
     assert (plan_for("ci", 7).rounds, plan_for("ci", 7).most) == (7, 7)
     assert plan_for("ci", None) == PLANS["ci"]

@@ -5,6 +5,7 @@ import torch
 
 from conformance.batches import Batch
 from conformance.benchmarks import CASES, SMALL, Case
+from conformance.benchmarks.cases import CURVES
 from conformance.implementations import assigner_inputs, find
 from reference import ciou
 
@@ -16,10 +17,22 @@ def batch(request: pytest.FixtureRequest) -> Batch:
 
 
 def test_the_sizes_of_the_issue_are_there():
-    sizes = {(case.images, case.pixels, case.truths) for case in CASES.values()}
-    assert sizes == {(2, 160, 8), (16, 640, 10), (16, 640, 50), (16, 640, 150)}
-    assert {case.classes for case in CASES.values()} == {80}
+    sizes = {(case.images, case.pixels, case.truths, case.classes) for case in CASES.values()}
+    assert {(2, 160, 8, 80), (16, 640, 10, 80), (16, 640, 50, 80), (16, 640, 150, 80)} <= sizes
+    assert {"2x160 8gt", "16x640 10gt", "16x640 10gt and 1000gt", "16x640 50gt 20c"} <= set(CASES)
     assert all(name == case.name for name, case in CASES.items())
+
+
+def test_curves_change_one_number_each():
+    base = (16, 640, 50, 80, 0)
+    for case in CURVES:
+        changed = (case.images, case.pixels, case.truths, case.classes, case.crowd)
+        assert sum(one != other for one, other in zip(changed, base, strict=True)) == 1
+
+
+def test_a_crowd_is_in_the_first_image_alone():
+    rows = Case(3, 160, 4, crowd=30).build().annotations
+    assert rows[:, 0].int().bincount().tolist() == [30, 4, 4]
 
 
 def test_size(batch: Batch):

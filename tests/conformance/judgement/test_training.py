@@ -157,7 +157,12 @@ def own_choice(batch: Batch) -> list[Tensor]:
 
 
 def equal_maps(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    return all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+    """But for the last bits: a function of a few pairs and of many rounds otherwise, where vectors end."""
+    largest = max(float(each.abs().max()) for each in one)
+    return all(
+        torch.allclose(mine, theirs, rtol=0, atol=1e-6 * largest)
+        for mine, theirs in zip(one, other, strict=True)
+    )
 
 
 def test_the_later_stages_on_ones_own_choice_are_the_whole_loss(batch: Batch):

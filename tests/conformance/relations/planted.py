@@ -12,7 +12,7 @@ import reference.loss
 from conformance.implementations.protocol import AssignerInputs, Assignment, Loss
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.power import FAULTS, Fault, FaultyReference
-from reference import GroundTruths, Head, Hyperparameters, Predictions, Targets
+from reference import GroundTruths, Predictions, Targets
 from reference.assignment import NORMALISATION_EPS
 
 _loss_items = reference.loss.loss_items
@@ -30,9 +30,10 @@ def planted(replaces: dict[str, Any], stage: str = "normalisation") -> Fault:
 def items_over(own_sum: Any) -> Any:
     """The loss with another N."""
 
-    def loss_items(predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters) -> Tensor:
-        right = targets.scores.sum().clamp(min=1)
-        return _loss_items(predictions, targets, head, numbers) * right / own_sum(targets.scores)
+    def loss_items(predictions: Predictions, targets: Any, *rest: Any) -> Tensor:
+        weights = predictions.boxes.new_zeros(predictions.boxes.shape[:2])  # (B, A)
+        weights[targets.image, targets.anchor] = targets.weights
+        return _loss_items(predictions, targets, *rest) * weights.sum().clamp(min=1) / own_sum(weights)
 
     return loss_items
 

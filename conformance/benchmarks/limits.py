@@ -1,0 +1,83 @@
+"""How fast it could be at all: bytes that must move, at the rate at which this machine copies memory.
+
+`python -m conformance.benchmarks.limits` measures the rate and the official release and the reference beside it. No
+computation is counted, each input is read once a pass and each output written once:
+
+- assign forward: predicted boxes, and the scores of ground truths' classes at their candidates, are so few that only
+  the dense outputs count: target scores (B, A, C) and boxes (B, A, 4).
+- loss forward: all feature maps are read.
+- loss forward+backward: they are read a second time, and their gradients are written.
+
+Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, which copied 17.5 GB/s: the limits of the
+batches 16x640 are 3, 4 and 13 ms. The reference took 32 to 135, 53 to 93 and 28 to 41 times as long (10 to 150 ground
+truths an image), the official release 48 to 387, 132 to 277 and 59 to 112 times.
+
+What keeps the reference from it is readable code: operations of torch that each read and write whole tensors, the maps
+of all levels put one after the other, and their gradients likewise.
+"""
+
+import time
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from conformance.batches import Batch
+from conformance.benchmarks.cases import CASES, TRAINING
+from conformance.benchmarks.operations import LAPS, operation
+from conformance.benchmarks.plans import Plan
+from conformance.benchmarks.timing import WallClock, interleave
+from conformance.implementations import find
+
+ROUNDS = 10
+NAMES = ("ultralytics", "reference")
+
+
+def least_bytes(batch: Batch, lap: str) -> int:
+    """Bytes that are read or written at least until the end of a lap of `LAPS`."""
+    maps = sum(_bytes(level) for level in batch.feature_maps)
+    width = batch.feature_maps[0].element_size()
+    outputs = batch.images * batch.anchors * (batch.head.classes + 4) * width
+    return {"assign forward": outputs, "loss forward": maps, "loss forward+backward": 3 * maps}[lap]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def copy_rate(size: int = 64 * 2**20) -> float:
+    """Bytes a second, read and written counted both, of copying so many into memory that is there already."""
+    source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    seconds = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - began)
+    return 2 * size / median(seconds)
+
+
+def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
+    """A line for each lap: the limit in milliseconds, and how many times as long each implementation takes."""
+    lines = []
+    for capability, laps in LAPS.items():
+        operations = {name: operation(capability, find(name), batch) for name in NAMES}
+        timings = interleave(operations, WallClock(), plan)
+        for at, lap in enumerate(laps):
+            limit = least_bytes(batch, lap) / rate
+            times = [median(timings.seconds(name, at)) / limit for name in NAMES]
+            said = ", ".join(f"{name} {factor:.1f}x" for name, factor in zip(NAMES, times, strict=True))
+            lines.append(f"{lap}: at least {limit * 1000:.0f} ms; {said}")
+    return lines
+
+
+def main() -> None:
+    """Measure and print."""
+    rate = copy_rate()
+    print(f"{rate / 1e9:.1f} GB/s copied, {torch.get_num_threads()} threads")
+    for case in TRAINING:
+        for line in distances(CASES[case.name].build(), rate, Plan((), ROUNDS, ROUNDS, 0)):
+            print(f"{case.name} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
