@@ -224,3 +224,13 @@ def test_a_sparkline_is_broken_where_a_number_is_missing():
     assert sparkline([None, None]).path == ""
     assert sparkline([2.0, 2.0]).last == (120.0, HEIGHT / 2)
     assert sparkline([2.0, None]).text == "–"
+
+
+@pytest.mark.parametrize(("cpu", "told"), [("Example CPU @ 2.5 GHz (2 cores)", 1), ("another", 0)])
+def test_benchmarks_stand_beside_those_of_the_last_run_on_such_a_machine(tmp_path: Path, cpu: str, told: int):
+    first, second = run(), run(environment=factory.ENVIRONMENT | {"cpu": cpu})
+    first.insert(1, ("benchmark", benchmark(ratio=0.777)))
+    second.insert(1, ("benchmark", benchmark(ratio=0.62)))
+    render(write(tmp_path / "runs" / "a", first))
+    page = render(write(tmp_path / "runs" / "b", second)).read_text()
+    assert page.count('<td class="soft">0.777×</td>') == told
