@@ -346,7 +346,13 @@ def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
     return _top_k(metric, min(k + 1, metric.shape[1]))
 
 
-@fault("TAL-TOPK-1", stage="top-k", at="reference.assignment.top_k", lane="zeros_compete")
+@fault(
+    "TAL-TOPK-1",
+    stage="top-k",
+    at="reference.assignment.top_k",
+    lane="zeros_compete",
+    outputs_stages=LEFT_OUT,
+)
 def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
     """An anchor with metric zero is never taken."""
     return _top_k(metric, k) & (metric > 0)
@@ -551,12 +557,14 @@ enter(
 
 
 def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    """Every image has as many ground truths as the fullest; the added ones are as large as the input."""
     truths = _ground_truths(annotations, images, size)
     most = max(map(len, truths))
+    whole = annotations.new_tensor((0, 0, size[1], size[0]))  # (4,)
     return [
         GroundTruths(
             torch.cat((image.labels, image.labels.new_zeros(most - len(image)))),
-            torch.cat((image.boxes, image.boxes.new_zeros(most - len(image), 4))),
+            torch.cat((image.boxes, whole.to(image.boxes).expand(most - len(image), 4))),
         )
         for image in truths
     ]
@@ -574,6 +582,7 @@ enter(
         "targets",
         "candidates",
         "conflict",
+        "top-k",
     ),  # padding takes an anchor for itself, or makes it contested
     lane="small_boxes",
 )

@@ -11,7 +11,7 @@ import torch
 from conformance.batches.layout import anchors as anchors_of
 from conformance.batches.layout import boxes_around, decode, flatten, pixel_boxes
 from conformance.exhaustive.scope import CELLS, PROFILES, SCOPES, SMALL, Guess, Scope
-from conformance.judgement.judge import converts_exactly
+from conformance.judgement.inputs import converts_exactly
 
 ENUMERATED = 15_000
 SMALL_SCOPES = [scope for scope in SCOPES.values() if len(scope) <= ENUMERATED]

@@ -84,7 +84,7 @@ RIGHT = {
 def test_other_orders_of_operations_conform(kind: str):
     subject = Subject(implementation_from(RIGHT[kind], "right"), "cpu")
     undecided = Counter(conform(subject, batch).undecided for batch in drawn())
-    assert undecided[True] <= undecided.total() / 10
+    assert undecided[True] <= undecided.total() / 4  # a half of all lanes plants ties
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in INVISIBLE])

@@ -55,7 +55,7 @@ IMAGES = {"padding_leaks": 2, "score_sum_an_image": 2, "missing_batch_size": 2, 
 The last one keeps padding rows too."""
 TRUTHS = {"contested_by_claimants": 3, "contested_by_unmasked_overlap": 3}
 """Ground truths of the smallest batch where two are not enough: who wins has not selected the anchor."""
-ANCHORS = 24
+ANCHORS = 40
 """Anchors of the smallest batch at most; k = 10 of them are needed anyhow (TAL-TOPK-2)."""
 LINE = 260
 """Characters that a person reads as one line."""

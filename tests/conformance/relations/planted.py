@@ -38,24 +38,6 @@ def items_over(own_sum: Any) -> Any:
     return loss_items
 
 
-_ground_truths = reference.loss.ground_truths
-
-
-def padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
-    """Every image has as many ground truths as the fullest; the added ones are as large as the input."""
-    truths = _ground_truths(annotations, images, size)
-    most = max(map(len, truths))
-    height, width = size
-    whole = annotations.new_tensor((0, 0, width, height))
-    return [
-        GroundTruths(
-            torch.cat((image.labels, image.labels.new_zeros(most - len(image)))),
-            torch.cat((image.boxes, whole.to(image.boxes).expand(most - len(image), 4))),
-        )
-        for image in truths
-    ]
-
-
 def half_open(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
     """An anchor on the left or top border is a candidate, one on the right or bottom border is none."""
     boxes = reference.assignment.widened(truths.boxes, floor)[:, None]
@@ -120,7 +102,7 @@ PLANTED: list[tuple[str, str, Fault]] = [
         planted({"reference.loss.loss_items": items_over(lambda scores: scores[0].sum().clamp(min=1))}),
     ),
     ("META-IMAGE-PERMUTATION", "images mixed up", planted({"reference.loss.assign_images": images_reversed})),
-    ("META-PADDING", "padding is as large as the image", planted({"reference.loss.ground_truths": padded})),
+    ("META-PADDING", "padding is taken for ground truths", FAULTS["padding_leaks"]),
     ("META-SPLIT", "the mean cross-entropy", FAULTS["mean_cross_entropy"]),
     ("META-SPLIT", "N for each image", FAULTS["score_sum_an_image"]),
     ("META-SPLIT", "N below 1", FAULTS["score_sum_not_clamped"]),
