@@ -55,7 +55,8 @@ ERAS = (
     Era(
         (8, 0, 52), NO_FLOOR, "TAL-CONF-1",
         "u and t are zero off candidates",
-        "Recipe(images=((Truth('ordinary'), Truth('ordinary')),), strides=(8, 16))",
+        "Recipe(images=((Truth('ordinary'), Truth('ordinary'), Truth('ordinary', at=(0, 4), size=(1, 0))),), "
+        "strides=(8, 16), streams=(1,))",
     ),
     Era(
         (8, 0, 100), ALL_WEIGHTS, "LOSS-BOX-1",
@@ -70,7 +71,7 @@ ERAS = (
     Era(
         (8, 4, 0), MANY_LEVELS, "TAL-CAND-2",
         "a side below the first stride is widened to the second; topk2; L1 where R = 1; one level raises",
-        "Recipe(images=((Truth('tiny'),),), strides=(8, 16))",
+        "Recipe(images=((Truth('thin'),),), strides=(8, 16), seed=9)",
     ),
     Era(
         (8, 4, 8), ANY_ORDER, "TAL-CAND-2",

@@ -5,17 +5,27 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
+import torch
 from hypothesis import Phase, find, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
+from torch import Tensor
 
 from conformance.batches import Recipe, recipes
 from conformance.conforming import conform
-from conformance.implementations import implementation_from
-from conformance.implementations.reference import ReferenceAdapter
 from conformance.recording import Failure, Subject
-from reference import Dialect, Hyperparameters, OverlapsCompared, SingleBin, SmallBoxFloor, WeightsMeet
+from conformance.refusals import refusal
+from reference import (
+    Dialect,
+    Hyperparameters,
+    OverlapsCompared,
+    SingleBin,
+    SmallBoxFloor,
+    WeightsMeet,
+    detection_loss,
+)
+from reference.loss import DetectionLoss
 
 LEVELS = ((8, 16), (8, 16, 32))
 """Strides that every dialect knows."""
@@ -61,8 +71,8 @@ WORDS: dict[str, dict[Any, str]] = {
 
 
 def few(**emphasis: Any) -> SearchStrategy[Recipe]:
-    """Batches with few images and ground truths: small ones are found soon, and found small."""
-    sizes: dict[str, Any] = {"strides": LEVELS, "classes": (1, 2), "max_images": 2, "max_truths": 3}
+    """Batches of one image with few ground truths: small ones are found soon, and found small."""
+    sizes: dict[str, Any] = {"strides": LEVELS, "classes": (1, 2), "max_images": 1, "max_truths": 3}
     return recipes(**sizes | emphasis)
 
 
@@ -130,9 +140,25 @@ def smallest(one: Dialect, changed: Dialect, name: str) -> Recipe:
 
 
 def differ(one: Dialect, other: Dialect, recipe: Recipe) -> bool:
-    """Whether the reference in the second dialect does not conform to the first on the recipe's batch."""
-    spoken = implementation_from(ReferenceAdapter(other), "reference")
-    return not conforms_to(Subject(replace(spoken, dialect=one), "cpu"), recipe)
+    """Whether what is trained differs on the recipe's batch: one refuses it, or the targets or the loss are others."""
+    batch = recipe.build()
+    refuses = [refusal(batch, dialect) is not None for dialect in (one, other)]
+    if any(refuses):
+        return not all(refuses)
+    mine, theirs = (
+        detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
+        for dialect in (one, other)
+    )
+    return any(
+        not torch.equal(first.nan_to_num(), second.nan_to_num())
+        for first, second in zip(_trained(mine), _trained(theirs), strict=True)
+    )
+
+
+def _trained(loss: DetectionLoss) -> list[Tensor]:
+    """The logged items, and of each image the weights and whose they are; an anchor without weight trains nothing."""
+    images = [(image.weights, image.truth_index.where(image.weights > 0, 0)) for image in loss.targets]
+    return [loss.items, *(tensor for image in images for tensor in image)]
 
 
 def conforms_to(subject: Subject, recipe: Recipe) -> bool:

@@ -99,14 +99,14 @@ def reader(pipe: int) -> Callable[[int], bytes]:
     """A function that reads exactly so many bytes from the pipe; the process ends when there are no more."""
 
     def read(count: int) -> bytes:
-        parts: list[bytes] = []
-        while count:
-            part = os.read(pipe, min(count, 2**20))
-            if not part:
+        block = bytearray(count)
+        left = memoryview(block)
+        while left:
+            came = os.readv(pipe, [left])
+            if not came:
                 os._exit(0)
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            left = left[came:]
+        return bytes(block)
 
     return read
 
