@@ -27,6 +27,8 @@ INVISIBLE: dict[str, dict[str, str]] = {
     HIDDEN: {
         "truths_in_reverse": "the order of ground truths decides nothing but which of equals wins (T2)",
         "zeros_do_not_compete": "an anchor whose metric is zero has the weight zero, taken or not (TAL-NORM-1)",
+        "losing_truth_keeps_its_score": "the reference's loss reads the scores of positives' own classes alone",
+        "empty_image_scores": "the reference's loss reads the scores of positives' own classes alone",
     }
 }
 """By mode, faults that nothing shows: they are equivalent there, each with the argument."""

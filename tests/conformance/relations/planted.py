@@ -147,7 +147,11 @@ PLANTED: list[tuple[str, str, Fault]] = [
         "META-UNREACHABLE-CLASS",
         "cross-entropy averaged over classes",
         planted(
-            {"reference.loss.cls_loss": lambda logits, scores: _cls_loss(logits, scores) / logits.shape[2]}
+            {
+                "reference.loss.cls_loss": lambda logits, at, scores: (
+                    _cls_loss(logits, at, scores) / logits.shape[2]
+                )
+            }
         ),
     ),
     ("META-SCORE-RANGE", "over the mean", planted({"reference.assignment.normalised": over_the_mean})),
