@@ -72,6 +72,7 @@ class Batches:
     Attributes:
         cells: verdicts by implementation, clause group, device and dtype; without what shrinking made.
         uniqueness: of the assignments, by implementation.
+        undecided: batches of a loss that hides its assignment which were judged in part, by implementation.
         hazards: how many different batches had each.
         margins: by implementation and stage, over the batches that do not fail.
         failures: failing batches by cell, the first `KEPT` of each.
@@ -82,6 +83,7 @@ class Batches:
 
     cells: defaultdict[Cell, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     uniqueness: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    undecided: Counter[str] = field(default_factory=Counter)
     hazards: Counter[str] = field(default_factory=Counter)
     margins: defaultdict[tuple[str, str], Margins] = field(default_factory=lambda: defaultdict(Margins))
     failures: defaultdict[Cell, list[Failure]] = field(default_factory=lambda: defaultdict(list))
@@ -101,6 +103,7 @@ class Batches:
         self.cells[cell][verdict] += 1
         if line.get("uniqueness"):
             self.uniqueness[name][line["uniqueness"]] += 1
+        self.undecided[name] += line.get("undecided") is True
         self._add_hazards(line)
         if verdict in FAILING:
             self._add_failure(cell, line)

@@ -73,7 +73,7 @@ class Log:
         folder: the run's folder.
         run: the `run` line.
         batches: counts over the `batch` lines.
-        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes: the lines of these
+        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power: the lines of these
             kinds, in their order.
         end: the `end` line; None if the run did not finish.
         last_time: time of the last line.
@@ -90,6 +90,7 @@ class Log:
     training: list[Line] = field(default_factory=list)
     synchronisations: list[Line] = field(default_factory=list)
     scopes: list[Line] = field(default_factory=list)
+    power: list[Line] = field(default_factory=list)
     end: Line | None = None
     last_time: str | None = None
     problems: Problems = field(default_factory=Problems)
@@ -226,6 +227,7 @@ def _add_rare(log: Log, kind: Any, line: Line) -> str | None:
         "training": log.training,
         "synchronisations": log.synchronisations,
         "scope": log.scopes,
+        "power": log.power,
     }
     if kind == "end":
         wrong = fault(line, "log", kind)

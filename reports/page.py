@@ -193,6 +193,7 @@ class Page:
     different: int
     training: list[dict[str, Any]]
     scopes: Table
+    power: Table
     synchronisations: Table
     waiting: Table
     benchmarks: list[tuple[str, list[Benchmark]]]
@@ -248,6 +249,7 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
         different=log.batches.different,
         training=[_training(line) for line in summary["training"]],
         scopes=_scopes(summary["scopes"]),
+        power=_power(log.power),
         synchronisations=_synchronisations(log.synchronisations),
         waiting=_waiting(log.synchronisations),
         benchmarks=_benchmarks(log.benchmarks, _earlier(entries)),
@@ -500,8 +502,9 @@ def _uniqueness(implementations: list[dict[str, Any]]) -> Table:
         total = sum(one["uniqueness"].values())
         if total:
             counts = [one["uniqueness"][kind] for kind in UNIQUENESS]
+            counts.append(one.get("undecided", 0))
             rows.append([one["name"], *(f"{n:,} ({100 * n / total:.3g} %)" if n else "0" for n in counts)])
-    return Table(["implementation", "unique", "tie", "near tie"], rows)
+    return Table(["implementation", "unique", "tie", "near tie", "undecided"], rows)
 
 
 def _margins(implementations: list[dict[str, Any]]) -> list[tuple[str, list[MarginCell | None]]]:
@@ -579,6 +582,28 @@ def _scopes(lines: Iterable[dict[str, Any]]) -> Table:
         "alone",
     ]
     return Table(columns, rows, numeric=5)
+
+
+def _power(lines: Iterable[dict[str, Any]]) -> Table:
+    """Faults that were planted to see whether the suite finds them, those that it did not first."""
+    order = ("survived", "elsewhere", "equivalent", "killed")
+    rows = [
+        [
+            shortened(line["fault"].replace("_", " "), 100),
+            ", ".join(line["clauses"]),
+            line["mode"],
+            line["result"]
+            if line["result"] != "equivalent"
+            else f"equivalent: {shortened(line['argument'], 200)}",
+            line["stage"] or "–",
+            ", ".join(line["expected"]) or "any",
+            line["test"],
+            "–" if line["batches"] is None else f"{line['batches']:,}",
+        ]
+        for line in sorted(lines, key=lambda line: order.index(line["result"]))
+    ]
+    columns = ["fault", "clauses", "what it shows", "result", "found at", "its own stage", "test", "batches"]
+    return Table(columns, rows, numeric=7)
 
 
 def _synchronisations(lines: Iterable[dict[str, Any]]) -> Table:
@@ -672,6 +697,7 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("hazards", "Hazards"): page.hazards,
         ("training", "Training"): page.training,
         ("scopes", "Scopes"): page.scopes.rows,
+        ("power", "Planted faults"): page.power.rows,
         ("synchronisations", "Waiting"): page.synchronisations.rows,
         ("benchmarks", "Benchmarks"): page.benchmarks,
         ("walkthrough", "Walkthrough"): page.walkthrough,

@@ -1,7 +1,9 @@
 """summary.json: what a run came to, for other tools."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from reports.batches import FAILING, UNIQUENESS, VERDICTS
@@ -40,6 +42,7 @@ def summarise(log: Log) -> dict[str, Any]:
         "differences": [_difference(cause.shown) for cause in causes(log.differences)],
         "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
         "scopes": [_scope(line) for line in log.scopes],
+        "power": power_of(log),
         "not_tested": not_tested(log),
         "problems": log.problems.sentences() + _otherwise_failed(log, fails),
         "exit": int(fails or log.end is None or log.end["exit"] != 0),
@@ -48,6 +51,23 @@ def summarise(log: Log) -> dict[str, Any]:
     if wrong is not None:
         raise ValueError(f"the summary of {log.folder} does not follow its schema: {wrong}")
     return summary
+
+
+def power_of(log: Log) -> dict[str, dict[str, Any]]:
+    """How many planted faults were found, by profile; one that was found at a stage that is not its own survived."""
+    profiles: dict[str, dict[str, Any]] = {}
+    for profile in dict.fromkeys(line["profile"] for line in log.power):
+        lines = [line for line in log.power if line["profile"] == profile]
+        counts = Counter(line["result"] for line in lines)
+        batches = [line["batches"] for line in lines if line["result"] == "killed"]
+        profiles[profile] = {
+            "mutants": len(lines),
+            "killed": counts["killed"],
+            "equivalent": counts["equivalent"],
+            "survived": counts["survived"] + counts["elsewhere"],
+            "median_batches_to_kill": median(batches) if batches else None,
+        }
+    return profiles
 
 
 def _otherwise_failed(log: Log, fails: bool) -> list[str]:
@@ -155,6 +175,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "batches": judged,
         "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
         "uniqueness": {kind: log.batches.uniqueness[name][kind] for kind in UNIQUENESS},
+        "undecided": log.batches.undecided[name],
         "margins": _margins(log, name),
         "first_divergences": [
             {key: cause.shown.get(key) or None for key in ("stage", "clause", "case", "verdict")}
