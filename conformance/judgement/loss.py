@@ -111,8 +111,8 @@ NO_JUMP: tuple[Gradients, Gradients, Gradients] = ((ZERO, ZERO), (ZERO, ZERO), (
 
 def _sum(terms: tuple[Gradients, ...]) -> Gradients:
     """Of the terms; on the distance logits and on the class logits."""
-    of_terms = [torch.stack(torch.broadcast_tensors(*parts)).sum(0) for parts in zip(*terms, strict=True)]
-    return of_terms[0], of_terms[1]
+    distances, logits = zip(*terms, strict=True)
+    return sum(distances, ZERO), sum(logits, ZERO)  # a number on the CPU meets every device
 
 
 def divisor(scores: Tensor, dialect: Dialect) -> Tensor:

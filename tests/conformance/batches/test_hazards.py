@@ -1,6 +1,7 @@
 """Every hazard is found where it is, and not found one step beside it."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,7 @@ AXIS = Recipe(
     ((Truth("aligned", at=(5, 5), size=(5, 3)), Truth("mirrored", at=(2, 0))),), (8, 8), predictions="between"
 )
 COPY = Recipe(((Truth("huge"),),), (8, 8), predictions="near", copies=(Copy(0, 0, 9, 10),))
+BEST_TWICE = dataclasses.replace(NEAR, copies=(Copy(0, 1, 0, 1),))
 CONSTANT = Recipe(((Truth("ordinary"),),), predictions="constant")
 
 # For every hazard: batches that have it, and batches that just do not.
@@ -231,6 +233,26 @@ EXAMPLES: dict[str, tuple[list[Example], list[Example]]] = {
     ),
     "many_classes": ([head(classes=20)], [head(classes=19)]),
     "few_bins": ([head(reg_max=2), head(reg_max=4)], [head(reg_max=5), head(reg_max=1)]),
+    "one_bin": ([head(reg_max=1)], [head(reg_max=2)]),
+    "not_finite": (
+        [changed(NEAR.build, 0, 64, 0, 0, value=math.nan), changed(NEAR.build, 0, 0, 0, 0, value=math.inf)],
+        [NEAR.build],
+    ),
+    "fewer_anchors_than_k": (
+        [head(cells=(3, 3), strides=(8,))],
+        [
+            head(cells=(3, 4), strides=(8,)),
+            head(cells=(3, 3), strides=(8,), hyperparameters=Hyperparameters(topk=9)),
+        ],
+    ),
+    "keeps_fewer": (
+        [dataclasses.replace(NEAR, hyperparameters=Hyperparameters(topk2=1)).build],
+        [NEAR.build, dataclasses.replace(NEAR, hyperparameters=Hyperparameters(topk2=10)).build],
+    ),
+    "tie_at_topk2": (
+        [dataclasses.replace(BEST_TWICE, hyperparameters=Hyperparameters(topk2=1)).build],
+        [BEST_TWICE.build, dataclasses.replace(NEAR, hyperparameters=Hyperparameters(topk2=1)).build],
+    ),
 }
 
 

@@ -107,7 +107,10 @@ AT_LEAST = {
     "uneven_levels": 70,
     "many_classes": 20,
     "few_bins": 22,
+    "one_bin": 15,
 }
+ELSEWHERE = {"not_finite", "fewer_anchors_than_k", "keeps_fewer", "tie_at_topk2"}
+"""Hazards that need other numbers or other predictions than these strategies draw; lanes of their own have them."""
 # And where the emphasis lies on it, of half as many batches.
 EMPHASISED = {
     "ties": {
@@ -144,10 +147,10 @@ EMPHASISED = {
 
 
 def test_every_hazard_has_a_frequency():
-    assert set(AT_LEAST) == set(HAZARDS)
+    assert set(AT_LEAST) == set(HAZARDS) - ELSEWHERE
 
 
-@pytest.mark.parametrize("hazard", HAZARDS)
+@pytest.mark.parametrize("hazard", AT_LEAST)
 def test_every_hazard_occurs(hazard: str):
     assert hazard_counts(EVERY)[hazard] >= AT_LEAST[hazard]
 
@@ -166,7 +169,7 @@ def test_emphasis_makes_it_frequent(emphasis: str, hazard: str, least: int):
 
 @pytest.mark.parametrize("emphasis", EMPHASISED)
 def test_emphasis_leaves_most_other_hazards_possible(emphasis: str):
-    missing = set(HAZARDS) - set(hazard_counts(emphasis)) - {"shuffled_rows", "no_gt_in_batch"}
+    missing = set(AT_LEAST) - set(hazard_counts(emphasis)) - {"shuffled_rows", "no_gt_in_batch"}
     assert len(missing) <= 2, missing
 
 
