@@ -48,6 +48,7 @@ def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
         "implementations": [_implementation(log, one) for one in summary["implementations"]],
         "causes": [_cause(cause) for cause in found[:MOST_CAUSES]],
         "benchmarks": [_benchmark(line) for line in log.benchmarks[:MOST_BENCHMARKS]],
+        **({"power": summary["power"]} if summary.get("power") else {}),
     }
 
 

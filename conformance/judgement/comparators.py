@@ -132,7 +132,8 @@ def holds(
         )
         for place in places[:SHOWN]
     ]  # fmt: skip
-    raise Mismatch(f"{problem or quantity} at {values[0].where} ({len(places)} places)", clause, values)
+    count = f"{len(places)} place{'s' * (len(places) > 1)}"
+    raise Mismatch(f"{problem or quantity} at {values[0].where} ({count})", clause, values)
 
 
 def finite(quantity: str, clause: str, observed: Tensor, names: Sequence[str] = ()) -> Agreement:

@@ -111,7 +111,7 @@ def test_holds_names_the_place_and_what_should_be_there():
     broken = torch.tensor([[False, True]])
     observed = torch.tensor([[0.0, 7.0]])
     with pytest.raises(
-        Mismatch, match=r"^a padding row leaks at image 2, GT 0, anchor 1 \(1 places\)$"
+        Mismatch, match=r"^a padding row leaks at image 2, GT 0, anchor 1 \(1 place\)$"
     ) as caught:
         holds("u", "ANN-4", broken, observed, "0", ("GT", "anchor"), 2, "a padding row leaks")
     (value,) = caught.value.values
