@@ -63,8 +63,9 @@ def refused(subject: Subject, batch: Batch, clause: str, reason: str) -> Judgeme
     """
     try:
         observe(subject.implementation, batch)
-    except ImplementationFailed:
-        return Judgement()
+    except ImplementationFailed as error:
+        if error.details is not None:  # it raised itself; what it returned was not merely refused
+            return Judgement()
     raise Failure(subject, batch, Verdict.DIVERGENT, "", clause, f"it returned, where {reason}")
 
 
