@@ -302,6 +302,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
         if session.config.getoption("--conformance-profile") == "nightly":
             note_loose_bounds(run)
+    if exitstatus == pytest.ExitCode.OK and run.missing:  # also where -k left out the test that says so
+        session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     run.recorder.end(int(exitstatus != 0))
     run.report = rendered(run)
     if isinstance(run.report, Exception):

@@ -57,6 +57,8 @@ def shape_penalty(
 def ciou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Complete IoU: from above -1.5 (far apart, one flat, one upright) to just below 1 (the same box). IOU-1, IOU-2.
 
+    An inverted box, as a raw distance below zero makes one (R = 1), can come out lower.
+
     Args:
         one: (.., 4) xyxy; by convention the ground truth. Broadcasts against `other`.
         other: (.., 4) xyxy in the same units.

@@ -592,9 +592,7 @@ def _power(lines: Iterable[dict[str, Any]]) -> Table:
             shortened(line["fault"].replace("_", " "), 100),
             ", ".join(line["clauses"]),
             line["mode"],
-            line["result"]
-            if line["result"] != "equivalent"
-            else f"equivalent: {shortened(line['argument'], 200)}",
+            f"{line['result']}: {shortened(line['argument'], 200)}" if line["argument"] else line["result"],
             line["stage"] or "–",
             ", ".join(line["expected"]) or "any",
             line["test"],

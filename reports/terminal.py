@@ -95,9 +95,10 @@ def _scopes(scopes: list[dict[str, Any]]) -> list[str]:
         those = [scope for scope in scopes if (scope["implementation"], scope["device"]) == (name, device)]
         whole = [scope for scope in those if scope["conforms"]]
         images = sum(scope["images"] for scope in whole)
-        said = f"all {images:,} images of {counted(len(whole), 'small scope')} conform"
-        failing = len(those) - len(whole)
-        lines.append(f"{_word(name)} on {device}: {said}" + f"; of {failing} not all do" * (failing > 0))
+        said = [f"all {images:,} images of {counted(len(whole), 'small scope')} conform"] if whole else []
+        failing = [shortened(scope["scope"], 60) for scope in those if not scope["conforms"]]
+        said += [f"not all images of {', '.join(failing)} do"] if failing else []
+        lines.append(f"{_word(name)} on {device}: {'; '.join(said)}")
     return [visible(line) for line in lines]
 
 

@@ -2,6 +2,7 @@
 
 import traceback
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,9 +122,12 @@ def observe(
         raise ImplementationFailed(str(error)) from error
     except RaisedElsewhere as error:
         raise ImplementationFailed(error.what, error.details) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
         raise ImplementationFailed(
-            f"raised {type(error).__name__}: {error}", traceback.format_exc()
+            f"raised {type(error).__name__}: {error} ({where}; the report has the traceback)",
+            traceback.format_exc(),
         ) from error
 
 

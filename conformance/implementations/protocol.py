@@ -10,7 +10,7 @@ float32, those that it takes; by default the ones of mixed-precision training) a
 Nothing here knows the reference's inner life: an adapter needs this module and torch.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -288,7 +288,9 @@ def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
         expected, value = getattr(own, field), getattr(seen, field)
         dtype = _floats(value, expected.dtype, own.scores.dtype, own.truth_boxes.dtype)
         _check(f"AssignerInputs.{field}", value, tuple(expected.shape), expected.device, dtype)
-    return seen
+    return replace(
+        seen, head=own.head, hyperparameters=own.hyperparameters
+    )  # what it was given, not what it says
 
 
 def check_loss(loss: Any, feature_maps: tuple[Tensor, ...]) -> Loss:
@@ -307,6 +309,10 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...]) -> Loss:
             value, feature_maps[0].dtype, torch.float32
         )  # official code's choice, whatever the input
         _check(f"Loss.{name}", value, expected, device, dtype)
+    if loss.inputs is not None and loss.assignment is None:
+        raise ProtocolViolation(
+            "Loss.inputs without Loss.assignment: show what the assigner made of them as well"
+        )
     if loss.items.requires_grad:
         raise ProtocolViolation("Loss.items still require gradients (LOSS-GAIN-1: detached): items.detach()")
     if not loss.total.requires_grad:

@@ -8,7 +8,7 @@ image, R bins.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from torch import Tensor
 from conformance.batches import Batch
 from conformance.implementations import Assignment, Outcome
 from conformance.implementations.outcome import LossOutcome
-from conformance.judgement.bounds import bound, precision
+from conformance.judgement.bounds import ROUNDINGS, bound, precision
 from conformance.judgement.choices import Owners, Selection, assignments
 from conformance.judgement.comparators import holds
-from conformance.judgement.loss import Unsure, judge_loss, judge_total
+from conformance.judgement.loss import Unsure, compute, judge_loss, judge_total
 from conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from conformance.judgement.verdicts import Judgement, Uniqueness, least_unique
-from reference import Dialect, GroundTruths, Targets, ground_truths
+from reference import BatchTargets, Dialect, GroundTruths, Targets, ground_truths
 from reference.anchors import flatten
 from reference.assignment import alignment_metric, normalised, overlaps_of, targets_of
 from reference.loss import Predictions, assign_images, read_predictions
@@ -38,10 +38,12 @@ class Reading:
     Attributes:
         scores: (B, A, C) target scores z, float64; None where the gradients are no such numbers.
         learns: (B, A) the distance logits have a gradient: the anchor is a positive for sure.
+        distances: (B, A, 4R) that gradient before N and batch size.
     """
 
     scores: Tensor | None
     learns: Tensor
+    distances: Tensor
 
 
 def judge_hidden(
@@ -72,7 +74,7 @@ def judge_hidden(
     known = [expected for expected in oracles if expected is not None]
     judgement.uniqueness = least_unique(judgement.uniqueness, *(expected.uniqueness for expected in known))
     judge_background_gradients(judgement, batch, loss, oracles)
-    reading = read(batch, loss, predictions)
+    reading = read(batch, loss, predictions, dialect)
     fits = {
         image: Fits(batch, predictions, truths[image], image, expected, reading)
         for image, expected in enumerate(oracles)
@@ -118,22 +120,23 @@ def judge_background_gradients(
         )  # fmt: skip
 
 
-def read(batch: Batch, loss: LossOutcome, predictions: Predictions) -> Reading:
+def read(batch: Batch, loss: LossOutcome, predictions: Predictions, dialect: Dialect) -> Reading:
     """What the gradients say: z = sigma(x) - N g, where g is the gradient on x over gain and batch size.
 
-    With G the sum of all g and S that of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or 1
-    where that is less (LOSS-SUM-1).
+    With G the sum of all g and S that of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or its
+    floor where that is less (LOSS-SUM-1).
     """
     distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
     learns = (distances != 0).any(-1)  # (B, A)
     gain = batch.hyperparameters.cls_gain * batch.images
     if not gain:
-        return Reading(None, learns)
+        return Reading(None, learns, distances.double() / batch.images)
     score = predictions.logits.detach().double().sigmoid()  # (B, A, C)
     gradient = logits.double() / gain  # (B, A, C)
-    score_sum = (score.sum() / (1 + gradient.sum())).clamp(min=1)
+    score_sum = (score.sum() / (1 + gradient.sum())).clamp(min=dialect.score_sum_floor)
     scores = score - gradient * score_sum
-    return Reading(scores if bool(torch.isfinite(scores).all()) else None, learns)
+    before = distances.double() * score_sum / batch.images
+    return Reading(scores if bool(torch.isfinite(scores).all()) else None, learns, before)
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ class Fits:
             tried += 1
             targets = self.targets(owners)
             misfit = self.misfit(targets)
-            if misfit < least:
+            if misfit < least or (misfit == least and self.residual(targets) < self.residual(best)):
                 best, least = targets, misfit
         return best, tried
 
@@ -196,14 +199,28 @@ class Fits:
         metric = alignment_metric(score, overlap, self.batch.hyperparameters)
         return targets_of(self.truths, positives, normalised(metric, overlap, positives))
 
-    def misfit(self, targets: Targets) -> tuple[int, float]:
-        """Anchors with a gradient that are no positives here, then the largest difference of a target score."""
+    def residual(self, targets: Targets) -> float:
+        """How far the gradient on the distance logits lies from what these targets lead to: whose box was learnt."""
+        here = slice(self.image, self.image + 1)
+        maps = tuple(level[here] for level in self.batch.feature_maps)
+        alone = replace(self.batch, feature_maps=maps, annotations=self.batch.annotations[:0])
+        scores = targets.scores(self.batch.head.classes)  # (A, C)
+        given = BatchTargets(targets.foreground[None], targets.boxes[None], scores[None])
+        wanted = compute(alone, given, torch.float64).of_total[0][0] * scores.double().sum().clamp(min=1)
+        return float((wanted - self.reading.distances[self.image]).abs().sum())
+
+    def misfit(self, targets: Targets) -> tuple[int, int]:
+        """Anchors with a gradient that are no positives here, then the largest difference of a target score.
+
+        The latter is counted in what rounding may do to a score that is read from a gradient, so that equals are equal.
+        """
         learns = self.reading.learns[self.image]
         missing = int((learns & ~targets.foreground).sum())
         if self.reading.scores is None:
-            return missing, 0.0
+            return missing, 0
         scores = targets.scores(self.batch.head.classes).double()  # (A, C)
-        return missing, float((scores - self.reading.scores[self.image]).abs().max())
+        noise = 2 * ROUNDINGS * 3 * torch.finfo(precision(self.batch.dtype)).eps
+        return missing, int((scores - self.reading.scores[self.image]).abs().max() / noise)
 
 
 @dataclass(frozen=True)

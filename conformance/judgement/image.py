@@ -89,7 +89,13 @@ class ImageJudge:
         )
 
     def check_scores(
-        self, exact: Tensor, error: Tensor, naive: Tensor, positives: Tensor, clause: str = "TAL-NORM-1"
+        self,
+        exact: Tensor,
+        error: Tensor,
+        naive: Tensor,
+        positives: Tensor,
+        clause: str = "TAL-NORM-1",
+        besides: Tensor | None = None,
     ) -> Agreement:
         """TAL-TGT-1: the weight at the label of each positive; zero elsewhere."""
         observed = self.assignment.scores[self.image]  # (A, C)
@@ -102,6 +108,7 @@ class ImageJudge:
         return within(
             "target score w", clause, observed, torch.where(here, exact[:, None], zero),
             torch.where(here, error[:, None], zero), torch.where(here, naive[:, None], 0), names, self.image,
+            None if besides is None else torch.where(here, besides[:, None], zero),
         )  # fmt: skip
 
     def counts(self, positives: Tensor) -> list[Value]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from conformance.batches import Batch
 from conformance.implementations import AssignerInputs
 from conformance.implementations.outcome import assigner_inputs
-from conformance.judgement.bounds import ROUNDINGS, bound, box_unit, precision, smallest
+from conformance.judgement.bounds import UNITS, bound, box_unit, precision, smallest
 from conformance.judgement.comparators import equal, finite, within
 from conformance.judgement.oracle import InputErrors
 from conformance.judgement.verdicts import Agreement, Judgement, Mismatch
@@ -97,21 +97,22 @@ def truth_unit(truths: GroundTruths, eps: float) -> Tensor:
 def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -> list[InputErrors]:
     """How far a loss's own, hidden inputs may lie from the reference's in the same dtype.
 
-    Both may err, to opposite sides, by what is derived for each; what is measured of implementations that show their
-    inputs is less, and says nothing about others.
+    Both may err, to opposite sides, by what implementations that show their inputs may.
     """
     dtype = precision(batch.dtype)
     eps = torch.finfo(dtype).eps
     boxes = (
-        2 * ROUNDINGS * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)
+        2
+        * UNITS["predicted box"]
+        * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)
     )  # (B, A)
-    scores = 2 * ROUNDINGS * 3 * eps * exact.logits.sigmoid() + smallest(dtype)  # (B, A, C)
+    scores = 2 * UNITS["class score"] * 3 * eps * exact.logits.sigmoid() + smallest(dtype)  # (B, A, C)
     sharp = converts_exactly(batch.annotations[:, 2:], batch.size)  # (N,)
     errors = []
     for image in range(batch.images):
         rows = sharp[batch.annotations[:, 0] == image]  # (M,)
-        truth_error = (2 * ROUNDINGS * truth_unit(truths[image], eps)).where(~rows[:, None], 0)  # (M, 4)
-        errors.append(InputErrors(boxes[image], scores[image], truth_error))
+        error = 2 * UNITS["ground truth box"] * truth_unit(truths[image], eps)  # (M, 4)
+        errors.append(InputErrors(boxes[image], scores[image], error.where(~rows[:, None], 0)))
     return errors
 
 

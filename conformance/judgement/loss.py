@@ -164,13 +164,13 @@ def units(
     cls = bce_sum_unit(given.logits, scores, eps, coarse)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
+    height, width = given.size
+    of_input = strides / strides.new_tensor((width, height, width, height))  # (P, 4) shares, for the L1 form
     if reg_max > 1:
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
         side = weights * dfl_unit(log_probability, wanted, wanted_error, reg_max, eps)  # (P,)
     else:
-        side = weights * (wanted_error + eps * (distances - wanted).abs()).mean(
-            1
-        )  # (P,) in grid units: at most
+        side = weights * ((wanted_error + eps * (distances - wanted).abs()) * of_input).mean(1)  # (P,)
     gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(scores)
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
@@ -188,7 +188,8 @@ def units(
     box_parts = [
         everywhere(part, numbers.box_gain) for part in slope.box(distance_unit(distances, reg_max, coarse))
     ]
-    side_parts = [everywhere(part, numbers.dfl_gain / 4) for part in slope.side()]
+    shares = of_input[..., None] if reg_max == 1 else 1.0  # (P, 4, 1)
+    side_parts = [everywhere(part * shares, numbers.dfl_gain / 4) for part in slope.side()]
     rounding = (box_parts[0], ZERO), (ZERO, logit_gradient), (side_parts[0], ZERO)
     return LossUnits(items, rounding, ((box_parts[1], ZERO), (ZERO, ZERO), (side_parts[1], ZERO)))
 

@@ -172,4 +172,4 @@ class OutputsJudge(ImageJudge):
         naive = normalised(self.oracle.naive["metric"], self.oracle.naive["overlap"], positives)
         exact, rounding, moved = self.oracle.weights(positives, self.dtype)
         error = bound(naive, exact, rounding, self.dtype, "target score w") + moved
-        return self.check_scores(exact, error, naive, positives, clause)
+        return self.check_scores(exact, error, naive, positives, clause, moved)
