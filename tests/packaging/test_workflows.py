@@ -98,7 +98,8 @@ def environment(checkout: Path) -> dict[str, str]:
         name: str(shard[name.lower()]) for name in ("TORCH", "TORCHVISION", "IMPLEMENTATIONS", "DEVICE")
     }
     stamp = subprocess.run(
-        ["make", "-n", "setup", *(f"{name}={given[name]}" for name in ("VENV", "TORCH", "TORCHVISION"))],
+        ["make", "--no-print-directory", "-n", "setup",
+         *(f"{name}={given[name]}" for name in ("VENV", "TORCH", "TORCHVISION"))],
         cwd=checkout, capture_output=True, text=True, check=True,
     ).stdout.splitlines()[-1].removeprefix("touch ")  # fmt: skip
     Path(stamp).touch()

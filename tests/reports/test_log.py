@@ -127,11 +127,11 @@ def test_where_there_is_no_log(tmp_path: Path):
 def test_unknown_kinds_and_fields_are_ignored_and_counted(run_dir: Path):
     new = line("batch", factory.batch() | {"colour": "green"})
     log = read(
-        run_dir, new, line("power", {"mutants": 9}), line("power", {}), line(["list"], {}), {"time": "now"}
+        run_dir, new, line("weather", {"rain": 9}), line("weather", {}), line(["list"], {}), {"time": "now"}
     )
     assert log.batches.judged == 1
-    assert dict(log.problems.unknown) == {"power": 2, "['list']": 1, "None": 1}
-    assert "2 lines of a kind that this version does not know: power." in log.problems.sentences()
+    assert dict(log.problems.unknown) == {"weather": 2, "['list']": 1, "None": 1}
+    assert "2 lines of a kind that this version does not know: weather." in log.problems.sentences()
 
 
 @pytest.mark.parametrize(

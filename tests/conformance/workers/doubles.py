@@ -90,7 +90,7 @@ class Garbage(Double):
     """Writes into every pipe that it can find."""
 
     def fail(self) -> None:
-        for pipe in range(3, 64):
+        for pipe in range(3, 1024):
             try:
                 os.write(pipe, b"no frame at all, but long enough to be the head of one")
             except OSError:
