@@ -68,3 +68,6 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
     "precision": recipes(predictions=("near", "random", "exact_hit", "saturated")),
 }
 """Every lane by the name of its test, in the order of the stages."""
+
+LOSS_LANES = {name: lane for name, lane in LANES.items() if name != "exponents"}
+"""Those that a loss can be fed too: TAL-MET-1 fixes its exponents, and most losses have them built in."""

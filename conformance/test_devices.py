@@ -13,10 +13,10 @@ from conformance.conforming import Conformance
 from conformance.devices.checks import as_on_the_cpu, made_on_the_device, repeatable
 from conformance.devices.drawn import drawn
 from conformance.devices.watch import Watch
-from conformance.lanes import LANES
+from conformance.lanes import LOSS_LANES
 from conformance.options import share_of_examples
 
-EVERY_LANE = st.one_of(*LANES.values())
+EVERY_LANE = st.one_of(*LOSS_LANES.values())
 PLACES = 12
 """Lines of an implementation's code that are listed."""
 
@@ -62,8 +62,8 @@ def test_as_on_the_cpu(conforms: Conformance, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("DEVICE")
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", LOSS_LANES)
 def test_repeatable(conforms: Conformance, lane: str) -> None:
     """DEVICE-3: the same batches again and again. Hypothesis cannot shrink what comes and goes: they are only drawn."""
-    for recipe in drawn(lane, share_of_examples(3 * len(LANES))):
+    for recipe in drawn(lane, share_of_examples(3 * len(LOSS_LANES))):
         conforms(recipe, by=repeatable)

