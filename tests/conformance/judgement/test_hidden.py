@@ -70,10 +70,15 @@ class OtherWay(Rearranged):
     """Of equal ground truths the last one wins."""
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        turned = {name: getattr(inputs, name).flip(1) for name in ("labels", "truth_boxes", "truth_mask")}
+        rows = torch.arange(inputs.truth_boxes.shape[1])  # (M,)
+        count = (inputs.truth_boxes != 0).any(-1).sum(1, keepdim=True)  # (B, 1): padding stays behind
+        order = torch.where(rows < count, count - 1 - rows, rows)  # (B, M)
+        names = ("labels", "truth_boxes", "truth_mask")
+        turned = {name: getattr(inputs, name).take_along_dim(order[..., None], 1) for name in names}
         found = super().assign(replace(inputs, **turned))
-        last = inputs.truth_boxes.shape[1] - 1
-        return replace(found, truth_index=(last - found.truth_index).clamp(min=0))
+        if not len(rows):
+            return found
+        return replace(found, truth_index=order.gather(1, found.truth_index))
 
 
 MIRRORED = Recipe(images=((Truth("ordinary"), Truth("mirrored")),), cells=(5, 5), predictions="constant")
