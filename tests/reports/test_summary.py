@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from reports import read_log, summarise
-from reports.schemas import FOLDER, fault, schema
+from reports import RunLog, read_log, summarise
+from reports.schemas import FOLDER, fault, kinds, schema
 from reports.summary import write_summary
 from tests.reports import factory
 from tests.reports.factory import batch, divergence, error, implementation, line, raw, run_line
@@ -286,3 +286,14 @@ def test_the_log_is_only_read(run_dir: Path):
     summarise(read_log(run_dir))
     assert (run_dir / "log.jsonl").read_bytes() == content
     assert [path.name for path in run_dir.iterdir()] == ["log.jsonl"]
+
+
+def test_the_schema_leaves_out_what_readers_leave_out_and_writers_refuse(run_dir: Path):
+    later = line("weather", {"rain": 9})
+    assert fault(later, "log") is None  # as its description says: a later version's log can be read
+    with (
+        RunLog.create(run_dir.parent, "later") as log,
+        pytest.raises(ValueError, match="there is no such kind"),
+    ):
+        log.append("weather", rain=9)
+    assert kinds() <= set(schema("log")["$defs"])
