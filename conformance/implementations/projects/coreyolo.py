@@ -16,6 +16,9 @@ from torch import Tensor
 from conformance.implementations.protocol import AssignerInputs, Assignment, Loss
 from reference import Head, Hyperparameters, make_anchors
 
+LOSS = "coreyolo.train.loss"
+"""Where its package folder, in the worker alone, has its loss."""
+
 
 class CoreYOLO:
     """The version that the worker's package folder holds.
@@ -28,7 +31,7 @@ class CoreYOLO:
 
     def __init__(self, version: str) -> None:
         self.version = version
-        self._module = importlib.import_module("coreyolo.train.loss")
+        self._module = importlib.import_module(LOSS)
         self._criterion = cache(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:

@@ -17,6 +17,9 @@ from conformance.implementations.noting import Noted
 from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss
 from reference import Head, Hyperparameters, make_anchors
 
+LOSS, TAL = "doclayout_yolo.utils.loss", "doclayout_yolo.utils.tal"
+"""Where its package folder, in the worker alone, has its loss and its assigner."""
+
 
 class DocLayoutYOLO:
     """The version that the worker's package folder holds.
@@ -31,8 +34,8 @@ class DocLayoutYOLO:
 
     def __init__(self, version: str) -> None:
         self.version = version
-        self._loss_class = importlib.import_module("doclayout_yolo.utils.loss").v8DetectionLoss
-        self._tal = importlib.import_module("doclayout_yolo.utils.tal")
+        self._loss_class = importlib.import_module(LOSS).v8DetectionLoss
+        self._tal = importlib.import_module(TAL)
         self._criterion = cache(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:

@@ -17,6 +17,9 @@ from torch import Tensor
 from conformance.implementations.protocol import AssignerInputs, Assignment, Loss
 from reference import Head, Hyperparameters
 
+LOSS = "libreyolo.models.yolo9.loss"
+"""Where its package folder, in the worker alone, has its loss."""
+
 
 class LibreYOLO:
     """The version that the worker's package folder holds.
@@ -29,7 +32,7 @@ class LibreYOLO:
 
     def __init__(self, version: str) -> None:
         self.version = version
-        self._module = importlib.import_module("libreyolo.models.yolo9.loss")
+        self._module = importlib.import_module(LOSS)
         self._criterion = cache(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:

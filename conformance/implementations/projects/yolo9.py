@@ -21,6 +21,8 @@ from conformance.implementations.noting import Noted
 from conformance.implementations.protocol import AssignerInputs, Assignment, Loss
 from reference import Head, Hyperparameters, make_anchors
 
+LOSS, TAL = "utils.loss_tal", "utils.tal.assigner"
+"""Where its package folder, in the worker alone, has its loss and its assigner."""
 OWN = Hyperparameters()
 """The gains that stand in its code."""
 PLAIN = {"cls_pw": 1.0, "label_smoothing": 0.0, "fl_gamma": 0.0}
@@ -39,8 +41,8 @@ class YOLO9:
 
     def __init__(self, version: str) -> None:
         self.version = version
-        self._losses = importlib.import_module("utils.loss_tal")
-        self._tal = importlib.import_module("utils.tal.assigner")
+        self._losses = importlib.import_module(LOSS)
+        self._tal = importlib.import_module(TAL)
         self._criterion = cache(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
