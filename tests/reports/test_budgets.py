@@ -15,7 +15,7 @@ BYTES, ELEMENTS, SEEN = 2_000_000, 50_000, 4_000
 """What a report may weigh, of how many elements it may consist, and how many of those may be seen at first.
 
 No time is measured here: a busy machine would fail. When these were chosen, Chromium loaded a report of 35,000,
-2,800 of them to be seen, within 0.5 s on two cores that had eight other things to do, and filtered it within 0.03 s.
+2,800 of them to be seen, within 0.7 s on two cores that had eight other things to do, and filtered it within 0.03 s.
 """
 
 
