@@ -380,6 +380,12 @@ def _facts(log: Log) -> list[str]:
     judged = f"{counted(batches.judged, 'verdict')} on {counted(batches.different, 'batch')}{took}"
     shrunk = sum(batches.shrinking.values())
     facts = [judged, f"{counted(shrunk, 'batch')} more while shrinking"] if shrunk else [judged]
+    facts += [
+        f"{visible(shortened(name, 60))}: {cost.per_second:.3g} batches a second and core, "
+        f"{cost.times_the_call:.3g} times its own calls"
+        for name, cost in batches.costs.items()
+        if cost.per_second is not None and cost.times_the_call is not None
+    ]
     facts += [f"profile {run['profile']}"] * bool(run["profile"])
     facts += [f"seed {run['seed']}"] * (run["seed"] is not None)
     return [*facts, clock(run["time"])]

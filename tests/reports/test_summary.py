@@ -297,3 +297,26 @@ def test_the_schema_leaves_out_what_readers_leave_out_and_writers_refuse(run_dir
     ):
         log.append("weather", rain=9)
     assert kinds() <= set(schema("log")["$defs"])
+
+
+def test_what_judging_cost_beside_the_call(run_dir: Path):
+    times = {"milliseconds": 30.0, "call_milliseconds": 5.0, "drawing_milliseconds": 20.0}
+    untimed = {"milliseconds": 9.0}
+    lines = [
+        ("run", run_line([implementation("ultralytics")])),
+        *(("batch", batch(number, **times)) for number in (1, 2)),
+        ("batch", batch(3, **untimed)),
+        ("batch", batch(4, **times, phase="shrink")),
+        ("batch", batch(5, **(times | {"call_milliseconds": "inf"}))),
+    ]
+    (one,) = summary_of(run_dir, lines)["implementations"]
+    assert one["cost"]["batches"] == 2
+    assert one["cost"]["seconds"] == pytest.approx(0.1)
+    assert one["cost"]["call_seconds"] == pytest.approx(0.01)
+    assert one["cost"]["times_the_call"] == pytest.approx(10)
+    assert one["cost"]["batches_per_second"] == pytest.approx(20)
+
+
+def test_a_run_that_timed_no_call_has_no_ratio(run_dir: Path):
+    (one,) = summary_of(run_dir, [("run", run_line([implementation("ultralytics")]))])["implementations"]
+    assert (one["cost"]["times_the_call"], one["cost"]["batches_per_second"]) == (None, None)
