@@ -197,9 +197,6 @@ def history(number: int, report_dir: Path, profile: str, only: str) -> Iterator[
         for one, other in pairs
         if fnmatchcase(name := f"{one.name} for {other.name}", only)
     }
-    name = "installed release for rows in any order"
-    if fnmatchcase(name, only):
-        jobs[name] = name, official_in_any_order
     print(f"history: {len(jobs)} pairs of neighbouring dialects, {len(trials)} batches", flush=True)
     yield from resumed("history", jobs, trials, None, None, key_of(profile, number), report_dir)
 
@@ -212,16 +209,6 @@ def held(one: Dialect, other: Dialect) -> Made:
         return Implementation(**{**vars(implementation), "dialect": other})
 
     return made
-
-
-def official_in_any_order() -> Implementation:
-    """The installed release, held to what releases before 8.4.25 do with rows that are not sorted by image.
-
-    The reference takes them in any order, whatever its dialect: only a release can show this difference.
-    """
-    implementation = TARGETS["official"]().implementation()
-    dialect = replace(NEWEST, name="rows in any order", rows_sorted=False)
-    return Implementation(**{**vars(implementation), "dialect": dialect})
 
 
 def every_image(subject: Subject) -> None:
