@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -192,15 +193,28 @@ def killed(target_place: tuple[Any, str], operator: str, batches: list[Trial], o
     return ended
 
 
-@pytest.mark.parametrize("make", [official, reference_target])
-def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(make: Any, batches: list[Trial]):
-    target = make()
+def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batches: list[Trial]):
+    target = official()
     assert tried(target.implementation, batches).test is None
-    function = "dist2bbox" if make is official else "boxes_around"
-    ended = killed((target, function), "ReplaceBinaryOperator_Sub_Add", batches)
+    ended = killed((target, "dist2bbox"), "ReplaceBinaryOperator_Sub_Add", batches)
     assert ended.test is not None
     assert 1 <= ended.batches <= len(batches)
     assert tried(target.implementation, batches).test is None  # here nothing was changed
+
+
+@pytest.mark.slow
+def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
+    """In a fresh interpreter: here annotations are checked, and those of a copy name the classes of the original."""
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance", "power", "--mutants", "reference", "--examples", "4",
+         "--only", "*.boxes_around ReplaceBinaryOperator_Sub_Add *", "--report-dir", str(tmp_path)],
+        cwd=Path(reference.__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reference: 1 mutants: 1 killed" in done.stdout
+    (latest,) = tmp_path.glob("2*")
+    power = json.loads((latest / "summary.json").read_text(encoding="utf-8"))["power"]
+    assert power["ci"]["killed"] == power["ci"]["mutants"] == 1
 
 
 def test_what_is_known_to_conform_is_not_judged_again(batches: list[Trial]):
