@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports.batches import FAILING, UNIQUENESS, VERDICTS
+from reports.batches import FAILING, UNIQUENESS, VERDICTS, Batches
 from reports.cards import LONGEST_NAME, LONGEST_SUMMARY, Card, card_of, filter_link
 from reports.causes import STAGES, Cause, causes
 from reports.compare import Change, Timing, compare, said, timing_key
@@ -260,7 +260,7 @@ def page_of(
         synchronisations=_synchronisations(log.synchronisations),
         waiting=_waiting(log.synchronisations),
         benchmarks=_benchmarks(log.benchmarks, _earlier(entries)),
-        environment=list(_flat(summary["environment"])),
+        environment=[*_flat(summary["environment"]), *_paces(log.batches)],
         command=shlex.join(log.run["command"]),
         since=_since(change) if change else None,
         trend=trend_of(entries),
@@ -380,15 +380,17 @@ def _facts(log: Log) -> list[str]:
     judged = f"{counted(batches.judged, 'verdict')} on {counted(batches.different, 'batch')}{took}"
     shrunk = sum(batches.shrinking.values())
     facts = [judged, f"{counted(shrunk, 'batch')} more while shrinking"] if shrunk else [judged]
-    facts += [
-        f"{visible(shortened(name, 60))}: {cost.per_second:.3g} batches a second and core, "
-        f"{cost.times_the_call:.3g} times its own calls"
-        for name, cost in batches.costs.items()
-        if cost.per_second is not None and cost.times_the_call is not None
-    ]
     facts += [f"profile {run['profile']}"] * bool(run["profile"])
     facts += [f"seed {run['seed']}"] * (run["seed"] is not None)
     return [*facts, clock(run["time"])]
+
+
+def _paces(batches: Batches) -> Iterable[tuple[str, str]]:
+    """What judging costs, by implementation."""
+    for name, cost in batches.costs.items():
+        if cost.per_second is not None and cost.times_the_call is not None:
+            pace = f"{cost.per_second:.3g} batches a second and core, {cost.times_the_call:.3g} times its own calls"
+            yield f"judging {visible(shortened(name, 60))}", pace
 
 
 def _row(one: dict[str, Any], found: list[Cause]) -> Row:
