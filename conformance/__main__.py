@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 MEASURED = ["ultralytics", "article", "reference", "rearranged", "rearranged-float64"]
 """Implementations that are right, in as many orders of operations as there are."""
 
@@ -39,12 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     naming = commands.add_parser("identify", help="which dialects explain all that an implementation does")
     naming.add_argument("implementation", metavar="NAME", help="as behind --implementation")
     _add_explain(commands)
+    _add_record(commands)
     proving = commands.add_parser(
         "power", help="plant every fault of the catalogue, and see that ci finds it"
     )
     proving.add_argument("fault", nargs="*", metavar="FAULT", help="these alone")
     proving.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run is left")
     options = parser.parse_args(arguments)
+    if options.command == "record":
+        from conformance.record import record
+
+        command = options.training[options.training[:1] == ["--"] :]
+        return record(command, options.into, options.every, options.limit_mb)
     if options.command == "explain":
         from conformance.explain import explain
 
@@ -77,8 +81,33 @@ def _add_explain(commands: Any) -> None:
     explaining.add_argument("--implementation", metavar="NAME", help="tell what this one does beside it")
 
 
+def _add_record(commands: Any) -> None:
+    recording = commands.add_parser(
+        "record", help="run a training, and keep some of the batches that its loss receives as case files"
+    )
+    recording.add_argument("--into", type=Path, metavar="DIR", help="folder of the case files")
+    recording.add_argument(
+        "--every",
+        type=int,
+        default=500,
+        metavar="N",
+        help="keep every n-th step's batch; 0: none (default: 500)",
+    )
+    recording.add_argument(
+        "--limit-mb", type=float, default=500.0, metavar="MB", help="what all files may have (default: 500)"
+    )
+    recording.add_argument(
+        "training",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="such as: -- yolo detect train data=my.yaml",
+    )
+
+
 def compare_dialects(options: argparse.Namespace) -> int:
     """Run `diff`, `bisect` or `identify`; 2 if an implementation cannot be had."""
+    import torch
+
     from conformance.dialects.bisect import bisect
     from conformance.dialects.diff import diff
     from conformance.dialects.identify import identify
@@ -98,6 +127,8 @@ def compare_dialects(options: argparse.Namespace) -> int:
 
 def measure(names: list[str], examples: int) -> int:
     """Print the measurement behind `bounds.UNITS`."""
+    import torch
+
     from conformance.implementations import ProtocolViolation, UnknownImplementation, find
     from conformance.judgement import measure as measurement
 
