@@ -22,7 +22,7 @@ from conformance.batches.hazards import hazards_of
 from conformance.batches.real import Images, augmented, images_of
 from conformance.implementations.hermetic import isolate
 from conformance.implementations.registry import UnknownImplementation
-from conformance.recorder.listening import Call, feature_maps_of, listening
+from conformance.recorder.calls import Call, feature_maps_of, listening
 from reference import Head, Hyperparameters, detection_loss
 
 MODEL = "yolov8n.yaml"

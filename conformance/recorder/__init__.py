@@ -8,7 +8,7 @@
 The same from a shell: `python -m conformance record -- yolo detect train data=my.yaml`.
 """
 
-from conformance.recorder.listening import Call, CannotRecord, feature_maps_of, listening
+from conformance.recorder.calls import Call, CannotRecord, feature_maps_of, listening
 from conformance.recorder.training import Recording, recording
 
 __all__ = ["Call", "CannotRecord", "Recording", "feature_maps_of", "listening", "recording"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from conformance.batches.hazards import hazards_of
+from conformance.recorder.calls import Call, CannotRecord, Unfit, listening, official_loss
 from conformance.recorder.interest import Facts, Interest
-from conformance.recorder.listening import Call, CannotRecord, Unfit, listening, official_loss
 from conformance.recorder.shelf import SUFFIX, Shelf
 
 EVERY, LIMIT_MB = 500, 500.0
