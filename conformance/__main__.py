@@ -18,15 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     measuring.add_argument(
         "--implementation", action="append", metavar="NAME", help="whose errors to look at"
     )
-    replaying = commands.add_parser(
-        "replay", help="judge case files again, and print verdict, stages and divergence"
-    )
-    replaying.add_argument("case", nargs="+", metavar="CASE", help="case file of a run")
-    replaying.add_argument("--implementation", action="append", metavar="NAME", help="whom to judge")
-    replaying.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run it")
-    replaying.add_argument(
-        "--offline", action="store_true", help="judge the outcomes stored beside the cases; nothing runs"
-    )
+    _add_replay(commands)
     comparing = commands.add_parser(
         "diff", help="what changed for training from one implementation to another"
     )
@@ -64,7 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "replay":
         from conformance.replay import replay
 
-        return replay(options.case, options.implementation or [], options.offline, options.device)
+        return replay(
+            options.case,
+            options.implementation or [],
+            options.offline,
+            options.device,
+            options.against,
+            options.pictures,
+        )
     return measure(options.implementation or MEASURED, options.examples)
 
 
@@ -79,6 +78,26 @@ def _add_explain(commands: Any) -> None:
     which.add_argument("--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all")
     explaining.add_argument("--dialect", metavar="NAME", help="whose choices to follow; default: the newest")
     explaining.add_argument("--implementation", metavar="NAME", help="tell what this one does beside it")
+
+
+def _add_replay(commands: Any) -> None:
+    replaying = commands.add_parser(
+        "replay", help="judge case files again: verdict, stages, divergence and a picture"
+    )
+    replaying.add_argument(
+        "case", nargs="+", metavar="CASE", help="case file, or a folder of them (of a run, of a recording)"
+    )
+    replaying.add_argument(
+        "--implementation", action="append", metavar="NAME", help="whom to judge, repeatable"
+    )
+    replaying.add_argument(
+        "--against", metavar="DIALECT", help="hold all to this dialect, in place of their own"
+    )
+    replaying.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run it")
+    replaying.add_argument(
+        "--offline", action="store_true", help="judge the outcomes stored beside the cases; nothing runs"
+    )
+    replaying.add_argument("--pictures", type=Path, metavar="DIR", help="folder of the pictures")
 
 
 def _add_record(commands: Any) -> None:
