@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         command = options.training[options.training[:1] == ["--"] :]
         return record(command, options.into, options.every, options.limit_mb)
+    if options.command == "overhead":
+        from conformance.benchmarks.recording import overhead
+
+        return overhead(options.rounds)
     if options.command == "explain":
         from conformance.explain import explain
 
@@ -114,6 +118,10 @@ def _add_record(commands: Any) -> None:
         metavar="-- COMMAND",
         help="such as: -- yolo detect train data=my.yaml",
     )
+    measuring = commands.add_parser(
+        "overhead", help="how much longer a training step takes while `record` listens and keeps nothing"
+    )
+    measuring.add_argument("--rounds", type=int, default=30, metavar="N", help="steps each way (default: 30)")
 
 
 def _add_power(commands: Any) -> None:
