@@ -3,9 +3,9 @@
 Steps of a YOLOv8n's training (forward, official loss, backward; one batch, weights as they are, so that nothing stands
 out and nothing is captured) with and without the recorder, in turns. The loss alone too, where its share is largest.
 
-Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, images of 192x256, 40 rounds, twice: a step
-of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as long with the recorder; the loss alone, 5 ms of
-it, 1.05 (1.02 to 1.08) and 1.04 (1.02 to 1.08) times.
+Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, images of 192x256, 40 rounds, twice: a
+step of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as long with the recorder; the loss alone,
+5 ms of it, 1.05 (1.02 to 1.08) and 1.04 (1.02 to 1.08) times.
 """
 
 import sys
