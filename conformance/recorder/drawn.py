@@ -5,7 +5,7 @@
 Coloured rectangles before noise, two classes by colour. It is trained by Ultralytics' own trainer, as users do.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -99,4 +99,14 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance.recorder.drawn",
+        description="Make the recorded batches of this project again.",
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="takes data set, training and batches; is made"
+    )
+    chosen: Path = parser.parse_args().folder
+    if chosen.exists():
+        parser.error(f"{chosen} is there already: name another folder")
+    main(chosen)

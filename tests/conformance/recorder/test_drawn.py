@@ -64,3 +64,19 @@ def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
         assert made[step].head == ours[step].head
         assert made[step].hyperparameters == ours[step].hyperparameters
         assert made[step].dtype == ours[step].dtype
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [([], "required: FOLDER"), (["."], ". is there already: name another folder")]
+)
+def test_bad_usage_is_told(arguments: list[str], says: str):
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance.recorder.drawn", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]
