@@ -140,8 +140,10 @@ class Recorder:
         phase: str,
         milliseconds: float,
         failure: Failure | None = None,
+        met: tuple[str, ...] = (),
+        entry: str | None = None,
     ) -> None:
-        """One judged batch."""
+        """One judged batch; `met`: entries of the ledger that it fulfils, `entry`: the one that excused it."""
         cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
@@ -162,6 +164,8 @@ class Recorder:
             phase=phase,
             milliseconds=round(milliseconds, 2),
             **({"undecided": True} if judgement is not None and judgement.undecided else {}),
+            **({"met": list(met)} if met else {}),
+            **({"entry": entry} if entry else {}),
             **cause,
         )
 
