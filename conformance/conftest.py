@@ -246,7 +246,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if run.cases:
         dropped = [item for item in ours if item.path.stem not in ("test_cases", "test_implementations")]
     else:
-        empty = ("test_cases", "test_implementations")
+        empty = ("test_cases", "test_findings", "test_implementations")
         dropped = [item for item in ours if item.path.stem in empty and item.get_closest_marker("skip")]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -142,8 +142,13 @@ class Recorder:
         failure: Failure | None = None,
         met: tuple[str, ...] = (),
         entry: str | None = None,
+        shares: tuple[float, float] | None = None,
     ) -> None:
-        """One judged batch; `met`: entries of the ledger that it fulfils, `entry`: the one that excused it."""
+        """One judged batch.
+
+        `met`: entries of the ledger that it fulfils; `entry`: the one that excused it; `shares`: milliseconds of the
+        implementation's own call, and of drawing before it.
+        """
         cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
@@ -163,6 +168,7 @@ class Recorder:
             hazards=sorted(batch.hazards),
             phase=phase,
             milliseconds=round(milliseconds, 2),
+            **_shares(shares),
             **({"undecided": True} if judgement is not None and judgement.undecided else {}),
             **({"met": list(met)} if met else {}),
             **({"entry": entry} if entry else {}),
@@ -220,6 +226,13 @@ class Recorder:
         path = cases / f"{batch.id}.safetensors"
         batch.save(path)
         return path
+
+
+def _shares(shares: tuple[float, float] | None) -> dict[str, float]:
+    names = ("call_milliseconds", "drawing_milliseconds")
+    return (
+        {} if shares is None else {name: round(share, 2) for name, share in zip(names, shares, strict=True)}
+    )
 
 
 def keep_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:
