@@ -74,6 +74,12 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--report-dir", type=Path, metavar="DIR", help="where runs are left")
     group.addoption(
+        "--ledger",
+        type=Path,
+        metavar="FILE",
+        help="a ledger of your own, in TOML: divergences of your implementations that are on record",
+    )
+    group.addoption(
         "--case",
         action="append",
         metavar="FILE",

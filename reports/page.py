@@ -196,6 +196,8 @@ class Page:
     scopes: Table
     power_counts: Table
     power: Table
+    ledger: Table
+    findings: list[dict[str, Any]]
     synchronisations: Table
     waiting: Table
     benchmarks: list[tuple[str, list[Benchmark]]]
@@ -257,6 +259,8 @@ def page_of(
         scopes=_scopes(summary["scopes"]),
         power_counts=_power_counts(summary["power"]),
         power=_power(log.power),
+        ledger=_ledger(log.ledger),
+        findings=[_finding(line) for line in log.findings],
         synchronisations=_synchronisations(log.synchronisations),
         waiting=_waiting(log.synchronisations),
         benchmarks=_benchmarks(log.benchmarks, _earlier(entries)),
@@ -668,6 +672,40 @@ def _power(lines: Iterable[dict[str, Any]]) -> Table:
     return Table(columns, rows, numeric=8)
 
 
+def _ledger(lines: Iterable[dict[str, Any]]) -> Table:
+    """Divergences that are on record, those that make the run fail first."""
+    rows = [
+        [
+            line["entry"],
+            f"{line['implementation']} {line['versions']}".rstrip(),
+            line["device"],
+            f"{line['stage']}, {line['clause']}",
+            ", ".join(line["when"]),
+            f"{shortened(line['reason'], 300)} ({shortened(line['link'], 200)})",
+            line["owner"],
+            line["expires"],
+            line["state"],
+            f"{line['known']:,}",
+            f"{line['met']:,}",
+        ]
+        for line in sorted(lines, key=lambda line: not line["fails"])
+    ]
+    columns = ["entry", "implementation", "device", "stage", "on batches with", "reason", "owner", "expires"]
+    return Table([*columns, "now", "excused", "met"], rows, numeric=9)
+
+
+def _finding(line: dict[str, Any]) -> dict[str, Any]:
+    """A behaviour of official code that is probably a bug, with its script."""
+    shows = line["reproduces"]
+    return line | {
+        "title": shortened(line["title"], 200),
+        "script": shortened(line["script"], 4000),
+        "output": shortened(line["output"], 1000),
+        "verdict": "known" if shows else "divergent",
+        "text": f"shows with {line['version']}" if shows else f"no longer shows with {line['version']}",
+    }
+
+
 def _synchronisations(lines: Iterable[dict[str, Any]]) -> Table:
     """How often the CPU waits for a device, and sends it tensors, in one batch."""
     rows = []
@@ -754,6 +792,8 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("disagreements", "Disagreements"): page.cards or page.unexplained,
         ("matrix", "Matrix"): page.matrix,
         ("differences", "Declared differences"): page.differences,
+        ("ledger", "On record"): page.ledger.rows,
+        ("findings", "Findings"): page.findings,
         ("rounding", "Rounding"): page.margins,
         ("ambiguity", "Ties"): page.uniqueness.rows,
         ("hazards", "Hazards"): page.hazards,
