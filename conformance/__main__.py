@@ -145,6 +145,9 @@ def _add_power(commands: Any) -> None:
     proving.add_argument(
         "--only", metavar="PATTERN", default="*", help="mutants whose name fits, such as '*bbox_iou*'"
     )
+    proving.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="mutants at once (default: one a core)"
+    )
     proving.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run is left")
 
 
@@ -161,7 +164,9 @@ def prove(options: argparse.Namespace) -> int:
         from conformance.power.matrix import KINDS, power_of_mutants
 
         kinds = KINDS if options.mutants == "all" else (options.mutants,)
-        status = power_of_mutants(kinds, options.profile, folder, options.examples, options.only)
+        status = power_of_mutants(
+            kinds, options.profile, folder, options.examples, options.only, options.processes
+        )
     if options.mutants in ("faults", "all"):
         from conformance.power.run import power
 

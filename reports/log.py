@@ -73,8 +73,8 @@ class Log:
         folder: the run's folder.
         run: the `run` line.
         batches: counts over the `batch` lines.
-        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power: the lines of these
-            kinds, in their order.
+        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power, ledger, findings:
+            the lines of these kinds, in their order.
         end: the `end` line; None if the run did not finish.
         last_time: time of the last line.
         problems: what could not be used.
@@ -91,6 +91,8 @@ class Log:
     synchronisations: list[Line] = field(default_factory=list)
     scopes: list[Line] = field(default_factory=list)
     power: list[Line] = field(default_factory=list)
+    ledger: list[Line] = field(default_factory=list)
+    findings: list[Line] = field(default_factory=list)
     end: Line | None = None
     last_time: str | None = None
     problems: Problems = field(default_factory=Problems)
@@ -231,6 +233,8 @@ def _add_rare(log: Log, kind: Any, line: Line) -> str | None:
         "synchronisations": log.synchronisations,
         "scope": log.scopes,
         "power": log.power,
+        "ledger": log.ledger,
+        "finding": log.findings,
     }
     if kind == "end":
         wrong = fault(line, "log", kind)

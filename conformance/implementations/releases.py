@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.implementations.noting import Noted
+from conformance.implementations.noting import Noted, asked_of_loss, has_own_exponents
 from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss
 from reference import Head, Hyperparameters, make_anchors
 
@@ -110,12 +110,16 @@ class ReleaseAdapter:
             numbers |= {"stride": list(head.strides), "topk2": hyperparameters.topk2}
         elif hyperparameters.kept is not None:
             raise NotImplementedError(f"ultralytics {self.version} has no topk2 (TAL-CONF-2)")
-        return Noted(self._tal, numbers)
+        return Noted(self._tal, self._tal.TaskAlignedAssigner(**numbers))
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device
     ) -> tuple[Any, Noted]:
-        """The loss of a model that has nothing but a head, and its assigner."""
+        """The loss of a model that has nothing but a head, and the assigner that it makes for itself.
+
+        Raises:
+            NotImplementedError: the release cannot prune to topk2.
+        """
         detect = SimpleNamespace(
             stride=torch.tensor([float(stride) for stride in head.strides], device=device),
             nc=head.classes,
@@ -130,9 +134,15 @@ class ReleaseAdapter:
         )
         somewhere = torch.zeros(1, device=device)
         model = SimpleNamespace(args=arguments, model=[detect], parameters=lambda: iter((somewhere,)))
-        criterion = self._loss_class(model)
-        noted = self._new_assigner(head, hyperparameters)
-        criterion.assigner = noted.assigner
+        asked = asked_of_loss(hyperparameters)
+        if has_own_exponents(hyperparameters) and set(asked) <= set(
+            inspect.signature(self._loss_class).parameters
+        ):
+            criterion = self._loss_class(model, **asked)
+            noted = Noted(self._tal, criterion.assigner)
+        else:
+            criterion, noted = self._loss_class(model), self._new_assigner(head, hyperparameters)
+            criterion.assigner = noted.assigner
         return criterion, noted
 
 

@@ -554,6 +554,17 @@ def test_a_run_that_plants_faults_is_told_as_one(run_dir: Path):
     assert 'id="disagreements"' not in page
     table = page.partition('aria-label="Planted faults by profile"')[2].partition("</table>")[0]
     assert re.sub("<[^>]*>|\\s+", " ", table).split()[-6:] == ["ci", "20", "16", "2", "2", "4"]
+    assert "<details" not in page.partition('<section id="power">')[2].partition("</section>")[0]
+
+
+@pytest.mark.parametrize(("faults", "shown"), [(100, 100), (101, 20), (1000, 100)])
+def test_of_many_planted_faults_those_that_were_found_are_folded_away(run_dir: Path, faults: int, shown: int):
+    page = render(factory.write(run_dir, factory.planting(faults))).read_text()
+    section = page.partition('<section id="power">')[2].partition("</section>")[0]
+    table, _, folded = section.partition('aria-label="Planted faults">')[2].partition("<details")
+    assert (table.count("<tr>") - 1, max(folded.count("<tr>") - 1, 0)) == (shown, faults - shown)
+    assert "survived" in table
+    assert "survived" not in folded
 
 
 @pytest.mark.parametrize(
