@@ -130,6 +130,7 @@ def summary_of(recorded: "Recording") -> list[str]:
         return [
             "conformance recorder: the official detection loss was never called to train in this process.",
             "  Recorded is `yolo detect train` on one device: on several, the training runs in other processes.",
+            "  A loss that is itself compiled is not heard.",
         ]
     files = f"{len(kept)} batch{'' if len(kept) == 1 else 'es'}"
     return [

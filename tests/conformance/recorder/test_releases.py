@@ -17,7 +17,15 @@ SCRIPT = Path(__file__).with_name("releases.py")
 @pytest.mark.network
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("version", "family"), [("8.0.51", "list"), ("8.3.253", "list"), ("8.4.127", "dict"), ("8.4.190", "dict")]
+    ("version", "family"),
+    [
+        ("8.0.0", "list"),
+        ("8.0.51", "list"),
+        ("8.0.111", "list"),
+        ("8.3.253", "list"),
+        ("8.4.127", "dict"),
+        ("8.4.190", "dict"),
+    ],
 )
 def test_a_release_is_recorded(version: str, family: str, tmp_path: Path):
     done = subprocess.run(
