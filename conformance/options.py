@@ -1,5 +1,6 @@
 """The suite's command line, and the profiles that say how much is generated."""
 
+import argparse
 import os
 import random
 from dataclasses import dataclass
@@ -88,10 +89,9 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(f"{text} is not positive")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
 
 
 def against(config: pytest.Config) -> Dialect | None:

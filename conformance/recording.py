@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -277,8 +278,17 @@ def reproduction(name: str, batch: Batch, case: Path) -> dict[str, str]:
     return {
         "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(shown))}",
         "python": f"from conformance import check\n\ncheck({_quoted(name)}, {_quoted(str(shown))})",
-        "example": f"@example(recipe={batch.origin})" if batch.origin.startswith("Recipe(") else "",
+        "example": _example(batch.origin) if batch.origin.startswith("Recipe(") else "",
     }
+
+
+def _example(recipe: str) -> str:
+    """What stands above `@given` of a test, and in a comment what the names in it are imported from."""
+    names = dict.fromkeys(re.findall(r"\b[A-Z]\w+(?=\()", recipe))
+    ours = ", ".join(name for name in names if name != "Hyperparameters")
+    imports = ["from hypothesis import example", f"from conformance.batches import {ours}"]
+    imports += ["from reference import Hyperparameters"] * ("Hyperparameters" in names)
+    return f"# above @given of a test; needs: {'; '.join(imports)}\n@example(recipe={recipe})"
 
 
 def _quoted(text: str) -> str:

@@ -21,7 +21,9 @@ def test_loss(conforms: Conformance, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("LOSS")
-@settings(max_examples=share_of_examples(2))  # large boxes need large grids, and each term a pass back of its own
+@settings(
+    max_examples=share_of_examples(2)
+)  # large boxes need large grids, and each term a pass back of its own
 @given(recipe=LANES["loss_of_large_boxes"])
 def test_loss_of_large_boxes(conforms: Conformance, recipe: Recipe) -> None:
     """LOSS-DFL-1: target distances beyond the last bin."""

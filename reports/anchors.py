@@ -122,6 +122,9 @@ def _candidates(picture: dict[str, Any], anchor: Told) -> list[str]:
         if anchor.outside is None:
             return ["The image has no ground truth (TAL-EMPTY-1)."]
         truth, pixels = anchor.outside
+        if pixels <= 0:
+            on = f"it lies on the border of GT {truth}{_widened(picture, truth)}, which does not belong to it"
+            return [f"Its centre lies in no ground truth: {on} (TAL-CAND-1)."]
         near = f"the nearest is GT {truth}{_widened(picture, truth)}, {_n(pixels)} px away"
         return [f"Its centre lies in no ground truth (TAL-CAND-1); {near}."]
     return [_candidate(picture, pair) for pair in anchor.pairs]

@@ -65,7 +65,11 @@ def compare(before: Entry, after: Entry) -> Change:
     return Change(
         before,
         after,
-        new=[cause for key, cause in now.items() if key not in then and cause["implementation"] in known],
+        new=[
+            cause
+            for key, cause in now.items()
+            if key not in then and (cause["implementation"] in known or _could_not_be_had(cause))
+        ],
         fixed=[cause for cause in gone if _tested(cause, tested)],
         still=[cause for key, cause in now.items() if key in then],
         untested=[cause for cause in gone if not _tested(cause, tested)],
@@ -73,6 +77,11 @@ def compare(before: Entry, after: Entry) -> Change:
         timings=_timings(before, after),
         notes=_notes(before, after),
     )
+
+
+def _could_not_be_had(cause: dict[str, Any]) -> bool:
+    """Whether nothing at all came of an implementation: that is news, were it asked for the first time."""
+    return not cause.get("stage") and not cause.get("case") and cause.get("verdict") == "error"
 
 
 def _tested(cause: dict[str, Any], tested: dict[str, dict[str, int]]) -> bool:

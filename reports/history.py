@@ -10,7 +10,7 @@ from reports.causes import Cause, causes
 from reports.log import Log
 from reports.runlog import MAIN
 from reports.summary import failures_of
-from reports.text import moment, real, shortened
+from reports.text import real, shortened
 
 NAME = "history.jsonl"
 """Beside the folders of the runs that it tells of."""
@@ -28,7 +28,6 @@ Entry = dict[str, Any]
 
 def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
     """What is remembered of a run."""
-    begun, ended = moment(log.run["time"]), moment(log.last_time)
     found = causes(failures_of(log), log.batches)
     environment = {
         name: value for name, value in log.run["environment"].items() if isinstance(value, (str, int, float))
@@ -41,7 +40,7 @@ def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
         "profile": summary["profile"],
         "seed": summary["seed"],
         "exit": summary["exit"],
-        "seconds": (ended - begun).total_seconds() if begun and ended else None,
+        "seconds": log.seconds,
         "devices": summary["devices"],
         "environment": environment,
         "fingerprint": fingerprint(log.run["environment"]),

@@ -97,6 +97,13 @@ class Log:
     last_time: str | None = None
     problems: Problems = field(default_factory=Problems)
 
+    @property
+    def seconds(self) -> float | None:
+        """How long the run took; None if it is not known, and of merged runs, which were at different times."""
+        begun, ended = moment(self.run["time"]), moment(self.last_time)
+        merged = self.run["command"][1:4] == ["-m", "reports", "merge"]
+        return (ended - begun).total_seconds() if begun and ended and not merged else None
+
 
 def read_log(path: Path | str) -> Log:
     """Read a run's folder (all its `log*.jsonl`, as several workers write them) or one log file.

@@ -15,7 +15,7 @@ from reports.compare import Change, Timing, compare, said, timing_key
 from reports.history import Entry
 from reports.log import Log
 from reports.summary import failures_of
-from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size, visible
+from reports.text import clock, counted, listed, real, seconds, short, shortened, size, visible
 from reports.trend import Trend, power_trend_of, trend_of
 from reports.walkthrough import Walkthrough, read_walkthrough
 
@@ -386,8 +386,7 @@ def _tone(implementations: list[dict[str, Any]], finished: bool, power: dict[str
 
 def _facts(log: Log) -> list[str]:
     batches, run = log.batches, log.run
-    begun, ended = moment(run["time"]), moment(log.last_time)
-    took = f" in {seconds((ended - begun).total_seconds())}" if begun and ended else ""
+    took = "" if log.seconds is None else f" in {seconds(log.seconds)}"
     judged = f"{counted(batches.judged, 'verdict')} on {counted(batches.different, 'batch')}{took}"
     shrunk = sum(batches.shrinking.values())
     facts = [judged, f"{counted(shrunk, 'batch')} more while shrinking"] if shrunk else [judged]

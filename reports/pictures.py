@@ -243,12 +243,13 @@ def _marks(picture: dict[str, Any]) -> list[Mark]:
     alone = picture["implementation"] is None
     reference = {anchor: rest for anchor, *rest in picture["reference"]}
     implementation = {anchor: rest for anchor, *rest in picture["implementation"] or ()}
+    focus = set(picture.get("focus") or ())
     marks = []
     for number in sorted(reference.keys() | implementation.keys()):
         anchor = place(picture, number)
         if anchor is not None:
             ours, theirs = reference.get(number), implementation.get(number)
-            kind = "" if alone else _kind(ours, theirs)
+            kind = "" if alone else _kind(ours, theirs, number in focus)
             told = _told(ours) if alone else f"reference {_told(ours)}, implementation {_told(theirs)}"
             told = f"both {_told(ours)}" if kind == "same" else told
             glyph = KINDS[kind][0] if kind else ""
@@ -259,16 +260,18 @@ def _marks(picture: dict[str, Any]) -> list[Mark]:
     return marks if alone else sorted(marks, key=lambda mark: -grave.index(mark.kind))
 
 
-def _kind(ours: Assigned, theirs: Assigned) -> str:
+def _kind(ours: Assigned, theirs: Assigned, differs: bool) -> str:
+    """Weights are the same as far as rounding may part them, but where they are what was found to differ."""
     if ours is None or theirs is None:
         return "missing" if theirs is None else "extra"
     if ours[0] != theirs[0]:
         return "owner"
-    return "same" if short(ours[1], 4) == short(theirs[1], 4) else "weight"
+    same = ours[1] == theirs[1] if differs else short(ours[1], 4) == short(theirs[1], 4)
+    return "same" if same else "weight"
 
 
 def _told(assigned: Assigned) -> str:
-    return "background" if assigned is None else f"GT {assigned[0]} weight {short(assigned[1], 4)}"
+    return "background" if assigned is None else f"GT {assigned[0]} weight {short(assigned[1], 6)}"
 
 
 def _rings(picture: dict[str, Any]) -> list[Mark]:

@@ -77,6 +77,8 @@ def power_of(log: Log) -> dict[str, dict[str, Any]]:
 def _otherwise_failed(log: Log, fails: bool) -> list[str]:
     if fails or log.end is None or log.end["exit"] == 0:
         return []
+    if not log.batches.judged:
+        return ["No batch was judged: no test was chosen, or all were skipped."]
     return [
         f"The run ended with exit status {log.end['exit']}, although no implementation fails: see its output."
     ]
@@ -113,13 +115,14 @@ def hazards_of(log: Log) -> dict[str, int]:
 
 def failures_of(log: Log) -> list[dict[str, Any]]:
     """The log's divergences, and one of verdict `error` for every implementation that could not be had."""
-    judged = {cell.implementation for cell in log.batches.cells}
-    judged |= {line["implementation"] for line in log.divergences}
+    known = {cell.implementation for cell in log.batches.cells}
+    known |= {line["implementation"] for line in log.divergences}
+    known |= {line["name"] for line in log.run["implementations"] if line.get("capabilities")}
     absent = [
         {"kind": "divergence", "stage": None, "clause": None, "case": None, "verdict": "error"}
         | {"implementation": line["implementation"], "summary": line["reason"]}
         for line in log.not_tested
-        if line.get("device") is None and line.get("implementation") not in (None, *judged)
+        if line.get("device") is None and line.get("implementation") not in (None, *known)
     ]
     return log.divergences + absent
 

@@ -219,6 +219,13 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         raise ProtocolViolation(
             f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}"
         )
+    precisions = getattr(adapter, "precisions", MIXED)
+    unknown = [precisions] if isinstance(precisions, str) else [one for one in precisions if one not in EVERY]
+    if unknown:
+        raise ProtocolViolation(
+            f"{name}: `precisions` must be a tuple of names among {', '.join(EVERY)}, "
+            f"without {', '.join(map(repr, unknown))}"
+        )
     return Implementation(
         name=str(getattr(adapter, "name", name)),
         asked_as=name,
@@ -226,7 +233,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         dialect=dialect,
         adapter=adapter,
         shows_stages=bool(getattr(adapter, "shows_stages", False)),
-        precisions=tuple(getattr(adapter, "precisions", MIXED)),
+        precisions=tuple(precisions),
         elsewhere=bool(getattr(adapter, "elsewhere", False)),
     )
 

@@ -46,9 +46,15 @@ class ImageJudge:
         if len(boxes) and (boxes.sum(1) <= 0).all():
             return "ANN-3"
         strides = self.inputs.head.strides
-        sides = boxes[:, 2:] - boxes[:, :2]  # (.., 2)
-        small = (sides < strides[min(1, len(strides) - 1)]).any(1)  # (..,) some dialect widens it
-        return "TAL-CAND-2" if small.all() else "TAL-CAND-1"
+        small = (
+            boxes[:, 2:] - boxes[:, :2] < strides[min(1, len(strides) - 1)]
+        )  # (.., 2) some dialect widens it
+        centres = self.inputs.anchors.double()[:, None]  # (A, 1, 2)
+        beside = (centres <= boxes[:, :2]) | (
+            centres >= boxes[:, 2:]
+        )  # (A, .., 2) only widening can reach it there
+        widened = (small & beside).any(2).T  # (.., A)
+        return "TAL-CAND-2" if widened[wrong[wrong.any(1)]].all() else "TAL-CAND-1"
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
         """TAL-TGT-1: label and box are the owner's own; to the bit, where its ground truths are known."""

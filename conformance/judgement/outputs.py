@@ -41,8 +41,13 @@ class OutputsJudge(ImageJudge):
             if not torch.equal(positives, self.oracle.naive["positives"]):
                 self.judgement.chose = True
         self.judgement.note("targets", self.check_labels_and_boxes, foreground, owners.index)
-        stage = self.weights_stage(positives)
-        self.judgement.note(stage, self.check_replayed_weights, positives, STAGES[stage])
+        try:
+            agreement = self.check_replayed_weights(positives, STAGES["normalisation"])
+        except Mismatch:
+            stage = self.weights_stage(positives)
+            self.judgement.note(stage, self.check_replayed_weights, positives, STAGES[stage])
+        else:
+            self.judgement.stages["normalisation"].add(agreement)
 
     def diagnose(self, owners: Owners, positives: Tensor) -> tuple[str, Mismatch | None]:
         """The first stage that explains why no admissible selection leads to these owners; none if one does."""
@@ -158,25 +163,27 @@ class OutputsJudge(ImageJudge):
     def weights_stage(self, positives: Tensor) -> str:
         """Which stage explains weights that are wrong, where only outputs are shown.
 
-        A wrong u is seen in the shares and in the best weight, a wrong t in the shares alone. A best weight that is
-        wrong while the shares are right has its fault in the normalisation; of one positive there are no shares.
+        A wrong u is seen in the shares and in the best weight; a wrong t in the shares, and in the best weight only as
+        far as t/(t + eps) goes: that is never above u. A best weight that is wrong while the shares are right has its
+        fault in the normalisation; but one positive has no shares, and nor have several of the same t.
         """
         best = self.best_follows_overlap(positives)  # (M,)
+        told_by_metric = best | self.up_to_overlap(positives)  # (M,)
         if not self.shares_follow_metric(positives):
-            return "metric" if best.all() else "overlap"
-        shared = (self.oracle.metric * positives > 0).sum(1) > 1  # (M,)
-        alone = ~best & ~shared  # (M,)
-        if not alone.any():
+            return "metric" if told_by_metric.all() else "overlap"
+        metric = self.oracle.metric.where(positives, torch.nan)  # (M, A)
+        largest = metric.nan_to_num(nan=-torch.inf).amax(1)  # (M,)
+        shared = largest > metric.nan_to_num(nan=torch.inf).amin(1)  # (M,)
+        alone = positives.any(1) & ~shared  # (M,)
+        if shared.any() and not (alone & ~best).any():
             return "normalisation"
-        return "metric" if self.below_overlap(positives)[alone].all() else "overlap"
+        return "metric" if told_by_metric[alone].all() else "overlap"
 
-    def below_overlap(self, positives: Tensor) -> Tensor:
-        """TAL-NORM-1: (M,) whether the best weight lies below the best overlap: brought there by t/(t + eps), or by u.
-
-        Of the two a t that is too small is told: t is made of s too, and there u may be right.
-        """
+    def up_to_overlap(self, positives: Tensor) -> Tensor:
+        """TAL-NORM-1: (M,) whether the best weight is no more than the best overlap, as any t may make it."""
         best_weight = self.implied(positives)[2][:, 0]  # (M,)
-        return best_weight < (self.oracle.overlap * positives).amax(1)
+        slack = (self.oracle.overlap_error * positives).amax(1) + ROUNDINGS * 8 * torch.finfo(self.dtype).eps
+        return best_weight <= (self.oracle.overlap * positives).amax(1) + slack
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
         """TAL-NORM-1 on the implementation's own positives, with what u and t should have been."""

@@ -305,7 +305,12 @@ def eps_on_the_width(box: Tensor) -> tuple[Tensor, Tensor]:
     return right - left + EPS, bottom - top
 
 
-@fault("IOU-3", stage="overlap", at="reference.assignment.ciou")
+@fault(
+    "IOU-3",
+    stage="overlap",
+    at="reference.assignment.ciou",
+    outputs_stages=("overlap", "metric"),  # it is too small, and of one positive too small a t says the same
+)
 def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
     """Overlap in a unit so large that eps counts."""
     return reference.boxes.ciou(one / 4096, other / 4096)
@@ -396,6 +401,7 @@ def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
     at="reference.assignment.settle_contested",
     outputs_stages=(
         "conflict",
+        "metric",
         "normalisation",
     ),  # the owner may happen to be right, with the weights of all added up
 )

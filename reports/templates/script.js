@@ -90,6 +90,11 @@ function follow() {
   }
 }
 
+function sayWhatItDoes() {
+  const open = cards.some(({ card }) => !card.hidden && !card.open);
+  openAll.textContent = open ? "Open all" : "Close all";
+}
+
 if (cards.length) {
   form.hidden = cards.length <= FEW;
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -104,8 +109,11 @@ if (cards.length) {
     for (const { card } of visible) {
       card.open = open;
     }
-    openAll.textContent = open ? "Close all" : "Open all";
+    sayWhatItDoes();
   });
+  for (const { card } of cards) {
+    card.addEventListener("toggle", sayWhatItDoes);
+  }
   addEventListener("hashchange", follow);
   follow();
 }

@@ -88,15 +88,16 @@ def test_the_python_lines(failed: Any):
 
 def test_the_example_line(failed: Any):
     where, line = failed
+    printed = line["reproduce"]["example"]
+    needs = printed.splitlines()[0].partition("needs: ")[2]
     source = f"""
-from hypothesis import Phase, example, given, settings, strategies
-from conformance.batches import *
+from hypothesis import Phase, given, settings, strategies
 from conformance import check
-from reference import Hyperparameters
+{needs}
 
 @settings(phases=[Phase.explicit])
 @given(recipe=strategies.none())
-{line["reproduce"]["example"]}
+{printed}
 def test(recipe):
     assert recipe.build().id == {line["case"]!r}
     check({named(line)[0]!r}, recipe)

@@ -49,6 +49,13 @@ def test_an_anchor_in_no_ground_truth():
     assert "The implementation: background too." in said(15)
 
 
+@pytest.mark.parametrize("pixels", [0.0, -0.0])
+def test_an_anchor_on_a_border(pixels: float):
+    anchors = {"15": anchor([], outside=[1, pixels])}
+    assert "Its centre lies in no ground truth: it lies on the border of GT 1" in said(15, anchors=anchors)
+    assert "px away" not in said(15, anchors=anchors)
+
+
 def test_an_image_without_ground_truths():
     words = one([], truths=[], facts=[], reference=[], implementation=None)
     assert "The image has no ground truth (TAL-EMPTY-1)." in words

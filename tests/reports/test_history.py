@@ -298,3 +298,13 @@ def test_of_many_new_causes_some_are_named_and_all_are_counted(tmp_path: Path):
     page = render(write(tmp_path / "runs" / "b", run(*many))).read_text()
     assert "<summary>26 new</summary>" in page
     assert "<li>and 6 more</li>" in page
+
+
+def test_what_could_not_be_had_is_new_though_it_was_never_tested(tmp_path: Path):
+    absent = {"implementation": "nope", "device": None, "reason": "no module named nope"}
+    asked = run_line([implementation("ultralytics"), implementation("nope", capabilities=[])])
+    before = entry(tmp_path / "a", [("run", run_line()), ("batch", batch()), ("end", {"exit": 0})])
+    after = entry(
+        tmp_path / "b", [("run", asked), ("batch", batch()), ("not_tested", absent), ("end", {"exit": 1})]
+    )
+    assert [cause["implementation"] for cause in compare(before, after).new] == ["nope"]

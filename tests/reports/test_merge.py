@@ -53,6 +53,8 @@ def test_two_devices_become_one_run(tmp_path: Path):
     assert log.batches.judged == 18
     assert {cell.device for cell in log.batches.cells} == {"cpu", "cuda"}
     assert log.not_tested == []  # each was tested by the other
+    assert log.seconds is None  # they ran at different times
+    assert read_log(cpu).seconds is not None
     assert log.end["exit"] == 0
     assert log.problems.sentences() == []
 

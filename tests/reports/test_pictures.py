@@ -86,6 +86,14 @@ def test_weights_are_compared_as_they_are_printed():
     assert set(kinds(draw(picture(reference=[[0, 0, "nan"]], implementation=[[0, 0, None]])))) == {"weight"}
 
 
+def test_a_weight_that_was_found_to_differ_is_another_however_little():
+    weights = {"reference": [[0, 0, 0.661496]], "implementation": [[0, 0, 0.661472]]}
+    assert set(kinds(draw(picture(**weights, focus=[])))) == {"same"}
+    drawing = draw(picture(**weights, focus=[0]))
+    assert set(kinds(drawing)) == {"weight"}
+    assert drawing.views[0].says == "Where the two assign otherwise:"
+
+
 def test_what_the_suite_says_of_an_anchor_is_in_its_title():
     drawing = draw(picture(titles={"6": "t 0.4, rank 2 of GT 1"}))
     assert any("row 1), t 0.4, rank 2 of GT 1: reference" in mark.title for mark in drawing.marks)

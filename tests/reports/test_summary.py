@@ -320,3 +320,11 @@ def test_what_judging_cost_beside_the_call(run_dir: Path):
 def test_a_run_that_timed_no_call_has_no_ratio(run_dir: Path):
     (one,) = summary_of(run_dir, [("run", run_line([implementation("ultralytics")]))])["implementations"]
     assert (one["cost"]["times_the_call"], one["cost"]["batches_per_second"]) == (None, None)
+
+
+def test_a_precision_that_is_not_tested_makes_no_error_of_what_could_be_had(run_dir: Path):
+    reason = {"implementation": "ultralytics", "device": None, "reason": "precision float64: not declared"}
+    lines = [("run", run_line([implementation("ultralytics")])), ("not_tested", reason), ("end", {"exit": 0})]
+    (one,) = summary_of(run_dir, lines)["implementations"]
+    assert one["result"] == "not tested"
+    assert one["verdicts"]["error"] == 0

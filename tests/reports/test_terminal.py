@@ -54,7 +54,12 @@ def test_many_are_summed_up(run_dir: Path):
 def test_an_implementation_that_could_not_be_had_says_why(run_dir: Path):
     absent = {"implementation": "nope", "device": None, "reason": "no module named nope"}
     table = table_of(
-        run_dir, [("run", run_line([implementation("nope")])), ("not_tested", absent), ("end", {"exit": 1})]
+        run_dir,
+        [
+            ("run", run_line([implementation("nope", capabilities=[])])),
+            ("not_tested", absent),
+            ("end", {"exit": 1}),
+        ],
     )
     assert "nope: error\n  no module named nope" in table
 

@@ -259,3 +259,15 @@ def test_ultralytics_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):
         assert find_ultralytics().startswith("importing ultralytics raised ModuleNotFoundError")
     finally:
         ultralytics.load_release.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("declared", "wrong"), [(("float12",), "'float12'"), ("float64", "'float64'"), (("float64", 16), "16")]
+)
+def test_precisions_are_a_tuple_of_known_names(declared: Any, wrong: str):
+    adapter = Assigner()
+    adapter.precisions = declared
+    with pytest.raises(
+        ProtocolViolation, match=f"`precisions` must be a tuple of names among .*, without {wrong}"
+    ):
+        implementation_from(adapter, "mine")

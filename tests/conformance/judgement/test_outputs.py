@@ -7,20 +7,40 @@ from conformance.conforming import conform
 from conformance.implementations import implementation_from
 from conformance.power import FAULTS, FaultyReference
 from conformance.recording import Failure, Subject
+from reference import Hyperparameters
 
-ONE_POSITIVE = Recipe(images=((Truth("ordinary"),),), predictions="near").build()
-"""Of one positive there is the best weight, and no other weight beside it."""
+LONE = {
+    "one positive": Recipe(images=((Truth("ordinary"),),), predictions="near"),
+    "one positive of a small t": Recipe(images=((Truth("edge_on_centre"),),)),
+    "positives of one t": Recipe(images=((Truth("ordinary"),),)),
+}
+"""Beside the best weight there is no other that could tell more."""
 
 
-@pytest.mark.parametrize(
-    ("name", "stage"), {"alpha_and_beta_swapped": "metric", "iou_for_ciou": "overlap"}.items()
-)
-def test_the_weight_of_one_positive_tells_t_from_u(name: str, stage: str):
-    """A t too small brings the weight below the overlap; nothing but the overlap brings it above."""
-    subject = Subject(implementation_from(FaultyReference(FAULTS[name], shows_stages=False), name), "cpu")
+@pytest.mark.parametrize("which", LONE)
+def test_a_best_weight_up_to_the_overlap_tells_of_t(which: str):
+    """Any t brings the best weight to the overlap at most, from either side of the right one."""
+    assert stage_of("alpha_and_beta_swapped", LONE[which]) == "metric"
+
+
+def test_a_best_weight_above_the_overlap_tells_of_u():
+    assert stage_of("iou_for_ciou", LONE["one positive"]) == "overlap"
+
+
+def stage_of(fault: str, recipe: Recipe) -> str:
+    faulty = implementation_from(FaultyReference(FAULTS[fault], shows_stages=False), fault)
     with pytest.raises(Failure) as caught:
-        conform(subject, ONE_POSITIVE, alone=True)
-    assert caught.value.stage == stage
+        conform(Subject(faulty, "cpu"), recipe.build(), alone=True)
+    return caught.value.stage
+
+
+def test_a_border_that_no_widening_moved_is_the_ground_truths_own():
+    """TAL-CAND-1: the box is widened in height alone, and the anchors lie on its left and right side."""
+    recipe = Recipe(images=((Truth("ordinary"),),), cells=(1, 12), hyperparameters=Hyperparameters(topk=5))
+    faulty = implementation_from(FaultyReference(FAULTS["inclusive_border"], shows_stages=False), "faulty")
+    with pytest.raises(Failure) as caught:
+        conform(Subject(faulty, "cpu"), recipe.build(), alone=True)
+    assert (caught.value.stage, caught.value.clause) == ("candidates", "TAL-CAND-1")
 
 
 def test_a_contested_anchor_that_goes_to_a_bystander_is_the_conflicts():
@@ -35,7 +55,4 @@ def test_a_contested_anchor_that_goes_to_a_bystander_is_the_conflicts():
         cells=(11, 13), strides=(8, 16, 32), classes=5, predictions="near", levels=2,
         copies=(Copy(image=0, truth=1, source=9, target=10),), streams=(241,),
     )  # fmt: skip
-    faulty = FaultyReference(FAULTS["contested_by_metric"], shows_stages=False)
-    with pytest.raises(Failure) as caught:
-        conform(Subject(implementation_from(faulty, "faulty"), "cpu"), recipe.build(), alone=True)
-    assert caught.value.stage == "conflict"
+    assert stage_of("contested_by_metric", recipe) == "conflict"
