@@ -137,7 +137,8 @@ def argued() -> dict[str, str]:
     for entry in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]:
         if not entry.get("because", "").strip():
             raise ValueError(f"{EQUIVALENT.name}: {entry.get('mutants')} has no argument (because = ...)")
-        found[entry["mutants"]] = entry["because"]
+        patterns = entry["mutants"]
+        found |= dict.fromkeys([patterns] if isinstance(patterns, str) else patterns, entry["because"])
     return found
 
 
