@@ -10,6 +10,7 @@ keeps its loss, what the loss wants to know about a model, and what it returns. 
 
 import importlib
 import inspect
+import re
 from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -56,7 +57,7 @@ class ReleaseAdapter:
             raise ImportError(f"ultralytics {found} was imported in place of {version}")
         self.version = version
         self.numbers: Version = parsed(version)
-        loss_module, loss_name, tal_module = next(where for first, where in PLACES if self.numbers >= first)
+        loss_module, loss_name, tal_module = place_of(version)
         self._loss_class = getattr(importlib.import_module(loss_module), loss_name)
         self._tal: ModuleType = importlib.import_module(tal_module)
         self._criterion = cache(self._new_criterion)
@@ -143,6 +144,22 @@ class ReleaseAdapter:
             criterion, noted = self._loss_class(model), self._new_assigner(head, hyperparameters)
             criterion.assigner = noted.assigner
         return criterion, noted
+
+
+def place_of(version: str) -> tuple[str, str, str]:
+    """Module and name of a release's detection loss, and the module of its assigner.
+
+    Args:
+        version: what comes after the three numbers, as of a fork or a development version, does not matter.
+
+    Raises:
+        ValueError: it has not three numbers, or is older than 8.0.0.
+    """
+    numbers = parsed(".".join(re.findall(r"\d+", version)[:3]))
+    for first, where in PLACES:
+        if numbers >= first:
+            return where
+    raise ValueError(f"release {version} is older than 8.0.0, the first one with this loss")
 
 
 def parsed(version: str) -> Version:

@@ -528,6 +528,15 @@ def test_each_device_and_dtype_has_a_matrix_the_failing_ones_first(run_dir: Path
     assert "Clause groups on" not in alone
 
 
+def test_what_judging_costs_stands_beside_the_environment(run_dir: Path):
+    times = {"milliseconds": 30.0, "call_milliseconds": 5.0, "drawing_milliseconds": 20.0}
+    lines = [("run", run_line([implementation("ultralytics")])), ("batch", batch(1, **times))]
+    _, text = page(run_dir, lines)
+    told = "<dt>judging ultralytics</dt><dd>20 batches a second and core, 10 times its own calls</dd>"
+    assert told in text.partition('<section id="environment">')[2]
+    assert "own calls" not in text.partition('<section id="environment">')[0]
+
+
 def test_of_many_reasons_some_are_folded(run_dir: Path):
     reasons = [
         ("not_tested", {"implementation": None, "device": None, "reason": f"reason {n}"}) for n in range(9)
