@@ -22,7 +22,7 @@ STAMP   := $(VENV)/.set-up-$(shell printf '%s' '$(TORCH) $(TORCHVISION)' | cksum
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup conformance test bench lint format wheel clean distclean
+.PHONY: help setup conformance test bench power lint format wheel clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ test: $(STAMP)  ## the tests of this project itself
 
 bench: $(STAMP)  ## the benchmarks alone, of all sizes, with their report
 	$(BIN)/python -m pytest conformance/test_benchmark.py --rounds $(ROUNDS) $(ARGS)
+
+power: $(STAMP)  ## proof that the suite can fail: planted faults, and mutants of the installed release and the reference
+	$(BIN)/python -m conformance power --mutants all $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -152,26 +152,21 @@ def _add_power(commands: Any) -> None:
 
 
 def prove(options: argparse.Namespace) -> int:
-    """Run `power`; the worst status of its parts."""
+    """Run `power`; its exit status."""
     from conformance.options import default_report_dir
 
     folder = options.report_dir or default_report_dir(Path.cwd())
     if options.fault and options.mutants != "faults":
         print("python -m conformance power: name faults, or ask for --mutants, not both", file=sys.stderr)
         return 2
-    status = 0
-    if options.mutants != "faults":
-        from conformance.power.matrix import KINDS, power_of_mutants
+    from conformance.power.faults import FAULTS
+    from conformance.power.matrix import KINDS
+    from conformance.power.prove import prove as run
 
-        kinds = KINDS if options.mutants == "all" else (options.mutants,)
-        status = power_of_mutants(
-            kinds, options.profile, folder, options.examples, options.only, options.processes
-        )
-    if options.mutants in ("faults", "all"):
-        from conformance.power.run import power
-
-        status = max(status, power(folder, options.fault))
-    return status
+    kinds = {"faults": (), "all": KINDS}.get(options.mutants, (options.mutants,))
+    faults = (options.fault or tuple(FAULTS)) if options.mutants in ("faults", "all") else ()
+    numbers = options.profile, options.examples, options.only, options.processes
+    return run(folder, faults, kinds, *numbers)
 
 
 def compare_dialects(options: argparse.Namespace) -> int:

@@ -160,6 +160,8 @@ _flatten = reference.anchors.flatten
 _input_size = reference.anchors.input_size
 _make_anchors = reference.anchors.make_anchors
 _ground_truths = reference.annotations.ground_truths
+_expected_distances = reference.decoding.expected_distances
+_boxes_around = reference.decoding.boxes_around
 
 
 @fault("PRE-1", stage="decode", at="reference.loss.flatten", outputs_stages=(*SEEN_LATER, "cls"))
@@ -191,6 +193,30 @@ enter(
 )
 
 
+def _of_last_level(feature_maps: Sequence[Tensor], head: Head) -> tuple[int, int]:
+    rows, columns = feature_maps[-1].shape[2:]
+    return rows * head.strides[-1], columns * head.strides[-1]
+
+
+enter(
+    "size_of_the_last_level",  # only inputs that its stride does not divide show it
+    ("PRE-2", "ANN-1"),
+    "decode",
+    {
+        "reference.loss.input_size": _of_last_level,
+        "conformance.batches.Batch.size": property(lambda self: _of_last_level(self.feature_maps, self.head)),
+    },
+    outputs_stages=SEEN_LATER,
+)
+
+
+@fault("ANC-1", stage="decode", at="reference.loss.make_anchors", outputs_stages=SEEN_LATER)
+def anchors_column_by_column(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
+    """x and y are exchanged."""
+    anchors = _make_anchors(feature_maps, head)
+    return Anchors(anchors.centres.flip(1), anchors.strides)
+
+
 @fault("ANC-1", stage="decode", at="reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def anchors_at_the_corner(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
     """At a cell's corner, not at its centre."""
@@ -204,6 +230,20 @@ def anchors_at_the_corner(feature_maps: Sequence[Tensor], head: Head) -> Anchors
 def most_likely_distance(distances: Tensor, reg_max: int) -> Tensor:
     """The most likely bin for the expectation."""
     return distances.unflatten(-1, (4, reg_max)).argmax(-1).to(distances.dtype)
+
+
+@fault(
+    "DEC-1", stage="decode", at="reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, "box")
+)
+def bins_from_one(distances: Tensor, reg_max: int) -> Tensor:
+    """The first bin is the distance 1."""
+    return _expected_distances(distances, reg_max) + (reg_max > 1)
+
+
+@fault("DEC-2", stage="decode", at="reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, "box"))
+def top_before_left(centres: Tensor, distances: Tensor) -> Tensor:
+    """The sides are read in the order top, left, bottom, right."""
+    return _boxes_around(centres, distances[..., [1, 0, 3, 2]])
 
 
 @fault("DEC-2", stage="decode", at="reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, "box"))
@@ -232,6 +272,23 @@ enter(
     {
         "reference.loss.ground_truths": _reversed,
         "conformance.implementations.outcome.ground_truths": _reversed,
+    },
+    outputs_stages=SEEN_LATER,
+    lane="annotations",
+)
+
+
+def _by_width(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    return _ground_truths(annotations[annotations[:, 4].argsort(stable=True)], images, size)
+
+
+enter(
+    "truths_by_width",  # the narrowest row of an image is its first ground truth
+    ("ANN-2",),
+    "decode",
+    {
+        "reference.loss.ground_truths": _by_width,
+        "conformance.implementations.outcome.ground_truths": _by_width,
     },
     outputs_stages=SEEN_LATER,
     lane="annotations",
@@ -316,6 +373,12 @@ def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
     return reference.boxes.ciou(one / 4096, other / 4096)
 
 
+@fault("IOU-3", "LOSS-BOX-1", stage="box", at="reference.loss.ciou")
+def box_loss_in_a_large_unit(one: Tensor, other: Tensor) -> Tensor:
+    """The same, in the box loss."""
+    return reference.boxes.ciou(one / 4096, other / 4096)
+
+
 @fault("TAL-MET-1", stage="metric", at="reference.assignment.alignment_metric")
 def alpha_of_one(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
     """The assigner class's own default."""
@@ -373,6 +436,12 @@ def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
 def k_cut_to_the_anchors(metric: Tensor, k: int) -> Tensor:
     """Fewer anchors than k are no error."""
     return _top_k(metric, min(k, metric.shape[1]))
+
+
+@fault("TAL-TOPK-2", stage="top-k", at="reference.assignment.top_k", lane="fewer_anchors_than_k")
+def nothing_taken_of_few_anchors(metric: Tensor, k: int) -> Tensor:
+    """Where there are fewer anchors than k, none is taken."""
+    return _top_k(metric, k) if k <= metric.shape[1] else torch.zeros_like(metric, dtype=torch.bool)
 
 
 # Conflict -------------------------------------------------------------------------------------------------------------
@@ -459,6 +528,19 @@ enter(
     ("TAL-CONF-2",),
     "conflict",
     {"reference.settings.Hyperparameters.kept": None},
+    lane="topk2",
+)
+
+
+def _one_more(self: Hyperparameters) -> int | None:
+    return None if self.topk2 in (None, self.topk) else self.topk2 + 1
+
+
+enter(
+    "one_more_than_topk2",
+    ("TAL-CONF-2",),
+    "conflict",
+    {"reference.settings.Hyperparameters.kept": property(_one_more)},
     lane="topk2",
 )
 
@@ -578,7 +660,7 @@ def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[Gro
 
 enter(
     "padding_leaks",
-    ("ANN-4",),
+    ("ANN-4", "ANN-3"),
     "candidates",
     {
         "reference.loss.ground_truths": _padded,
@@ -593,14 +675,23 @@ enter(
     lane="small_boxes",
 )
 enter(
-    "negative_sum_kept",
-    ("ANN-3",),
+    "negative_sum_kept",  # padding rows are kept too
+    ("ANN-3", "ANN-4"),
     "candidates",
     {
         "reference.annotations.GroundTruths.real": property(
             lambda self: torch.ones_like(self.labels, dtype=torch.bool)
         )
     },
+    lane="annotations",
+)
+
+
+enter(
+    "every_row_counts",  # all that is no padding is taken for real
+    ("ANN-3",),
+    "candidates",
+    {"reference.annotations.GroundTruths.real": property(lambda self: (self.boxes != 0).any(-1))},
     lane="annotations",
 )
 
@@ -612,6 +703,12 @@ _background = reference.assignment.background
 def empty_image_scores(truths: GroundTruths, anchors: int) -> Targets:
     """An image without ground truths learns a little of its first class."""
     return replace(_background(truths, anchors), weights=truths.boxes.new_full((anchors,), 1e-3))
+
+
+@fault("TAL-EMPTY-1", stage="targets", at="reference.assignment.background", lane="no_ground_truth")
+def empty_image_is_foreground(truths: GroundTruths, anchors: int) -> Targets:
+    """Every anchor of an image without ground truths is a positive, with weight zero."""
+    return replace(_background(truths, anchors), foreground=torch.ones(anchors, dtype=torch.bool))
 
 
 # Loss -----------------------------------------------------------------------------------------------------------------
@@ -632,6 +729,12 @@ def target_box_in_pixels(
     """The box loss compares grid units with pixels."""
     pixels = targets.boxes * predictions.anchors.strides[targets.anchor]
     return _loss_items(predictions, _with_targets(targets, boxes=pixels), head, numbers, *dialect)
+
+
+@fault("LOSS-BOX-1", stage="box", at="reference.loss.ciou")
+def iou_for_ciou_in_the_loss(one: Tensor, other: Tensor) -> Tensor:
+    """The plain overlap is learnt."""
+    return reference.boxes.iou(one, other)
 
 
 @fault("LOSS-DFL-1", stage="dfl", at="reference.loss.dfl_loss")
@@ -746,6 +849,15 @@ def alpha_differentiated(one: Tensor, other: Tensor, overlap: Tensor) -> Tensor:
     (w1, h1), (w2, h2) = reference.boxes.width_and_height(one), reference.boxes.width_and_height(other)
     difference = 4 / torch.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()
     return difference / (1 - overlap + difference + EPS) * difference
+
+
+_shape_penalty = reference.boxes.shape_penalty
+
+
+@fault("IOU-2", stage="gradients", at="reference.boxes.shape_penalty")
+def shape_penalty_without_gradient(one: Tensor, other: Tensor, overlap: Tensor) -> Tensor:
+    """All of CIoU's last term is a constant, not its weight alone."""
+    return _shape_penalty(one, other, overlap).detach()
 
 
 def _assign_with_gradient(

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import statistics
-import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,15 +21,21 @@ from conformance.implementations.reference import ReferenceAdapter
 from conformance.power.forked import After, Ended, Made, in_processes, tried
 from conformance.power.mutants import Mutant, Place, mutants_of
 from conformance.power.targets import TARGETS, Seen, Target, watching
-from conformance.power.trials import FIRST, Known, Trial, all_trials, load
-from conformance.recording import Recorder, Subject, command_line
+from conformance.power.trials import FIRST, Known, Trial, all_trials
+from conformance.recording import Recorder, Subject
 from reference import ARTICLE, DIALECTS, NEWEST, Dialect
-from reports import RunLog, render
 
 KINDS = ("official", "reference", "history")
 """What can be mutated here; planted faults are `conformance.power.run`'s."""
 ROOTS = ("conformance", "reference")
-TELLING = ("__main__.py", "power/faults.py", "power/matrix.py", "power/run.py", "power/search.py")
+TELLING = (
+    "__main__.py",
+    "power/faults.py",
+    "power/matrix.py",
+    "power/prove.py",
+    "power/run.py",
+    "power/search.py",
+)
 """Files of ours that say what became of a mutant, and decide nothing about it."""
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"
 FEW = 8
@@ -79,44 +83,30 @@ class Job:
         return [number for number in reached if (number <= few) == first]
 
 
-def power_of_mutants(
+def try_mutants(
+    recorder: Recorder,
     kinds: Sequence[str],
     profile: str,
+    number: int,
     report_dir: Path,
-    examples: int | None = None,
-    only: str = "*",
-    processes: int = 0,
-) -> int:
-    """Try all mutants, and leave a report; the exit status.
+    only: str,
+    processes: int,
+) -> tuple[bool, str]:
+    """Try all mutants, and write down what became of them.
 
     Args:
+        recorder: of the run.
         kinds: of `KINDS`.
         profile: whose batches they are fed.
-        report_dir: where runs are left, and what was tried.
-        examples: batches of a test, in place of the profile's.
+        number: batches of a test.
+        report_dir: where is kept what was tried.
         only: pattern of the names of those that are tried.
-        processes: how many are tried at once; 0: as many as there are cores.
+        processes: how many are tried at once.
 
     Returns:
-        0 if every mutant was killed or is argued to be equivalent; 1 if one survived, or an argued one was killed;
-        2 if cosmic-ray is missing.
+        Whether one survived that is not argued to be equivalent, or an argued one was killed; and how many of each
+        kind, one line a kind.
     """
-    try:
-        import cosmic_ray  # noqa: F401
-    except ModuleNotFoundError:
-        print("python -m conformance power: mutants are made with cosmic-ray: pip install 'tal-conformance[power]'",
-              file=sys.stderr)  # fmt: skip
-        return 2
-    number = load(profile, examples)
-    processes = processes or os.cpu_count() or 1
-    torch.set_num_threads(1)
-    recorder = Recorder(RunLog.create(report_dir))
-    recorder.begin(
-        {
-            "profile": profile, "seed": "derandomized", "command": command_line(), "devices": {"cpu": "tested"},
-            "hazards": {}, "implementations": [],
-        }
-    )  # fmt: skip
     arguments = argued()
     results: list[tuple[Result, str]] = []
     with fixed_arithmetic():
@@ -126,11 +116,7 @@ def power_of_mutants(
                 record(recorder, profile, *results[-1], arguments)
                 if results[-1][1] != "killed":
                     print(f"  {results[-1][1]}: {result.mutant}", flush=True)
-    failed = [result for result, what in results if what in ("survived", "elsewhere")]
-    recorder.end(int(bool(failed)))
-    recorder.make_latest()
-    print(f"{summary(results)}\nreport: {render(recorder.folder)}")
-    return int(bool(failed))
+    return any(what in ("survived", "elsewhere") for _, what in results), summary(results)
 
 
 def became(result: Result, arguments: dict[str, str]) -> str:
@@ -151,7 +137,8 @@ def argued() -> dict[str, str]:
     for entry in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]:
         if not entry.get("because", "").strip():
             raise ValueError(f"{EQUIVALENT.name}: {entry.get('mutants')} has no argument (because = ...)")
-        found[entry["mutants"]] = entry["because"]
+        patterns = entry["mutants"]
+        found |= dict.fromkeys([patterns] if isinstance(patterns, str) else patterns, entry["because"])
     return found
 
 

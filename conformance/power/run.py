@@ -1,23 +1,19 @@
-"""`python -m conformance power`: every planted fault against the gating profile, with a report."""
+"""Every planted fault against the gating profile: which test finds it, at which stage, after how many batches."""
 
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import torch
 from hypothesis import Phase
 
 from conformance.implementations import Implementation, Loss, implementation_from
 from conformance.options import PROFILES
-from conformance.power.faults import FAULTS, Fault, FaultyReference
+from conformance.power.faults import Fault, FaultyReference
 from conformance.power.search import ASSIGNED, attack, faulty
-from conformance.recording import Recorder, command_line
+from conformance.recording import Recorder
 from reference import NEWEST
-from reports import RunLog, render
 
 STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN = "stages shown", "outputs alone", "loss alone"
 MODES = (STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN)
@@ -26,6 +22,8 @@ MODES = (STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN)
 INVISIBLE: dict[str, dict[str, str]] = {
     HIDDEN: {
         "truths_in_reverse": "the order of ground truths decides nothing but which of equals wins (T2)",
+        "truths_by_width": "the order of ground truths decides nothing but which of equals wins (T2)",
+        "empty_image_is_foreground": "positives of weight zero add nothing to any term",
         "losing_truth_keeps_its_score": "the reference's loss reads the scores of positives' own classes alone",
         "empty_image_scores": "the reference's loss reads the scores of positives' own classes alone",
     }
@@ -131,41 +129,20 @@ def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Fo
                 )
 
 
-def power(report_dir: Path, names: Sequence[str] = ()) -> int:
-    """Search for all faults, or those named, and leave a report; the exit status.
-
-    Args:
-        report_dir: where runs are left.
-        names: of faults; all by default.
+def plant(recorder: Recorder, faults: Sequence[Fault]) -> tuple[bool, str]:
+    """Search for these faults, and write down what was found.
 
     Returns:
-        0 if every fault was found at its own stage, is argued to be equivalent or known to survive; 1 if not; 2 for an
-        unknown name.
+        Whether one was not found, or not at its own stage, though it is neither argued to be equivalent nor known to
+        survive; and how many were found, in one line.
     """
-    unknown = [name for name in names if name not in FAULTS]
-    if unknown:
-        print(f"python -m conformance power: no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}",
-              file=sys.stderr)  # fmt: skip
-        return 2
-    torch.set_num_threads(1)
-    recorder = Recorder(RunLog.create(report_dir))
-    recorder.begin(
-        {
-            "profile": "ci", "seed": "derandomized", "command": command_line(), "devices": {"cpu": "tested"},
-            "hazards": {}, "implementations": [],
-        }
-    )  # fmt: skip
-    chosen = [FAULTS[name] for name in names or FAULTS]
-    found = []
-    for result in search(chosen):
+    found: list[Found] = []
+    for result in search(faults):
         found.append(result)
         record(recorder, result)
-        print(line(len(found), len(chosen) * len(MODES), result), flush=True)
-    failed = [one for one in found if one.result in ("survived", "elsewhere") and not one.is_open]
-    recorder.end(int(bool(failed)))
-    recorder.make_latest()
-    print(f"{summary(found)}\nreport: {render(recorder.folder)}")
-    return int(bool(failed))
+        print(line(len(found), len(faults) * len(MODES), result), flush=True)
+    failed = any(one.result in ("survived", "elsewhere") and not one.is_open for one in found)
+    return failed, f"planted faults: {summary(found)}"
 
 
 def record(recorder: Recorder, found: Found) -> None:

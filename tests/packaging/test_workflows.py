@@ -32,7 +32,13 @@ ELSEWHERE = {
     "What reports are made with": "downloads; the next step fails where it did not work",
 }
 """Steps that are not executed here, and why."""
-VALUES = {"github.run_id": "7", "github.run_attempt": "1", "vars.GPU_RUNNERS": "", "inputs.options": ""}
+VALUES = {
+    "github.run_id": "7",
+    "github.run_attempt": "1",
+    "vars.GPU_RUNNERS": "",
+    "inputs.options": "",
+    "inputs.power": "",
+}
 
 
 def steps(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -158,6 +164,24 @@ def test_a_shard_of_a_gpu_without_one_is_no_green_run(checkout: Path, environmen
     done = execute(step, checkout, **environment | {"DEVICE": "cuda"}, OPTIONS="", CUDA_VISIBLE_DEVICES="")
     assert done.returncode != 0
     assert "--device cuda: no such device here" in done.stderr + done.stdout
+
+
+def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str]):
+    """What is argued to be equivalent passes; without its argument the same is a survivor."""
+    nightly = steps(NIGHTLY)
+    assert execute(nightly["The environment of planted faults"], checkout, **environment).returncode == 0
+    options = "--mutants history --examples 2 --only ultralytics-8.4.24*for*127"
+    given = environment | {"OPTIONS": options}
+    done = execute(nightly["What the suite must find, it finds"], checkout, **given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 equivalent" in done.stdout
+    (checkout / "conformance" / "power" / "equivalent.toml").write_text("equivalent = []\n")
+    done = execute(nightly["What the suite must find, it finds"], checkout, **given)
+    assert done.returncode != 0
+    assert "survived: ultralytics-8.4.24 for ultralytics-8.4.127" in done.stdout
+    tried, again = (read_log(run) for run in sorted((checkout / "reports" / "runs").glob("2*")))
+    assert [log.power[0]["result"] for log in (tried, again)] == ["equivalent", "survived"]
+    assert NIGHTLY["jobs"]["merge"]["needs"] == ["plan", "shard", "power"]
 
 
 def test_a_night(checkout: Path, environment: dict[str, str]):

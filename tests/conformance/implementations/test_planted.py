@@ -355,6 +355,40 @@ def test_loss(planted: str):
     assert re.search(message, text), text
 
 
+def in_loss_field(name: str, plant: Plant) -> Double:
+    return in_loss(**{name: lambda honest, _: plant(getattr(honest, name), ())})
+
+
+@pytest.mark.parametrize("name", ["total", "items"])
+@pytest.mark.parametrize("planted", MALFORMED)
+def test_malformed_loss(name: str, planted: str):
+    """As of every field of an assignment: None, another kind, shape, device or dtype."""
+    plant, message = MALFORMED[planted]
+    found, stage, text = verdict(in_loss_field(name, plant))
+    assert (found, stage) == (Verdict.ERROR, ""), text
+    assert re.search(f"^Loss.{name} {message}", text), text
+
+
+@pytest.mark.parametrize("planted", NOT_FINITE)
+@pytest.mark.parametrize(("number", "stage"), [(0, "box"), (1, "cls"), (2, "dfl")])
+def test_an_item_that_is_no_number(number: int, stage: str, planted: str):
+    double = in_loss(items=lambda honest, _: set_to(NOT_FINITE[planted])(honest.items, (number,)))
+    found, first, text = verdict(double)
+    assert (found, first) == (Verdict.ERROR, stage), text
+
+
+@pytest.mark.parametrize("planted", NOT_FINITE)
+def test_a_total_that_is_no_number(planted: str):
+    double = in_loss(total=lambda honest, _: honest.total + NOT_FINITE[planted])
+    found, first, text = verdict(double)
+    assert (found, first) == (Verdict.ERROR, "total"), text
+
+
+def test_no_field_of_a_loss_is_forgotten():
+    """Its assignment and inputs are planted above, field by field and as a whole."""
+    assert {field.name for field in fields(Loss)} == {"total", "items", "assignment", "inputs"}
+
+
 class LossAlone:
     """The reference's loss without its assignment, its items times something."""
 

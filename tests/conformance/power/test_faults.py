@@ -4,6 +4,7 @@ What is run here is the suite's own tests with the gating profile's batches (`co
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -132,13 +133,15 @@ def looked_up(name: str) -> object:
     return vars(holder)[attribute]
 
 
-def test_every_clause_has_a_fault():
+def test_every_clause_has_at_least_two_faults():
     """Of specification sections 1 to 5, as the reference cites them."""
     folder = Path(reference.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))
     assert len(cited) > 25
-    assert cited == {clause for fault in FAULTS.values() for clause in fault.clauses}
+    counts = Counter(clause for fault in FAULTS.values() for clause in set(fault.clauses))
+    assert set(counts) == cited
+    assert {clause: count for clause, count in counts.items() if count < 2} == {}
 
 
 def test_every_fault_that_was_asked_for_is_there():

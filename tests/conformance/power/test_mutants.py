@@ -217,6 +217,23 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
     assert power["ci"]["killed"] == power["ci"]["mutants"] == 1
 
 
+@pytest.mark.slow
+def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
+    """In an interpreter of its own: how much is generated is set once."""
+    code = (
+        "import sys; from pathlib import Path; from conformance.power.prove import prove; "
+        "sys.exit(prove(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=Path(reference.__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = tmp_path.glob("2*")
+    power = json.loads((run / "summary.json").read_text(encoding="utf-8"))["power"]
+    assert (power["ci"]["mutants"], power["ci"]["survived"]) == (1 + 3, 0)
+
+
 def test_what_is_known_to_conform_is_not_judged_again(batches: list[Trial]):
     known = Known()
     implementation = find("reference")
