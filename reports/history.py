@@ -124,7 +124,7 @@ def read_history(path: Path) -> list[Entry]:
     for raw in path.read_bytes().splitlines():
         try:
             entry = json.loads(raw.decode())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if _is_entry(entry):
             entries[entry["run"]] = entry
@@ -143,10 +143,12 @@ def _is_entry(entry: Any) -> bool:
     if not texts or not lists or not isinstance(entry.get("environment"), dict):
         return False
     named = all(isinstance(one.get("name"), str) for one in entry["implementations"])
-    return named and all(
+    flat = all(not isinstance(value, (dict, list)) for one in entry["benchmarks"] for value in one.values())
+    causes = all(
         isinstance(cause.get("id"), str) and isinstance(cause.get("implementation"), str)
         for cause in entry["causes"]
     )
+    return named and flat and causes
 
 
 def _when(entry: Entry) -> tuple[str, str]:

@@ -63,7 +63,7 @@ def decoded(read: Callable[[int], bytes]) -> Frame:
         fields = json.loads(text)
         tensors = load(block) if block else {}
     except (ValueError, SafetensorError, RecursionError) as error:
-        raise NoFrame(f"a frame whose content cannot be read: {error}") from error
+        raise NoFrame(f"a frame whose content cannot be read: {error!s:.400}") from error
     if not isinstance(fields, dict):
         raise NoFrame(f"a frame that holds {type(fields).__name__}, expected an object with names")
     return Frame(fields, tensors)
