@@ -39,11 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     naming = commands.add_parser("identify", help="which dialects explain all that an implementation does")
     naming.add_argument("implementation", metavar="NAME", help="as behind --implementation")
     _add_explain(commands)
-    proving = commands.add_parser(
-        "power", help="plant every fault of the catalogue, and see that ci finds it"
-    )
-    proving.add_argument("fault", nargs="*", metavar="FAULT", help="these alone")
-    proving.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run is left")
+    _add_power(commands)
     options = parser.parse_args(arguments)
     if options.command == "explain":
         from conformance.explain import explain
@@ -51,10 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         asked = options.image, options.anchor, options.gt, options.dialect, options.implementation
         return explain(options.case, *asked)
     if options.command == "power":
-        from conformance.options import default_report_dir
-        from conformance.power.run import power
-
-        return power(options.report_dir or default_report_dir(Path.cwd()), options.fault)
+        return prove(options)
     if options.command in ("diff", "bisect", "identify"):
         return compare_dialects(options)
     if options.command == "replay":
@@ -75,6 +68,51 @@ def _add_explain(commands: Any) -> None:
     which.add_argument("--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all")
     explaining.add_argument("--dialect", metavar="NAME", help="whose choices to follow; default: the newest")
     explaining.add_argument("--implementation", metavar="NAME", help="tell what this one does beside it")
+
+
+def _add_power(commands: Any) -> None:
+    proving = commands.add_parser(
+        "power", help="plant faults or make mutants, and see that the suite finds them"
+    )
+    proving.add_argument("fault", nargs="*", metavar="FAULT", help="these faults of the catalogue alone")
+    proving.add_argument(
+        "--mutants",
+        choices=("faults", "official", "reference", "history", "all"),
+        default="faults",
+        help="faults: of the catalogue (the default); official, reference: their source with one change; "
+        "history: neighbouring dialects held to each other",
+    )
+    proving.add_argument(
+        "--profile", choices=("dev", "ci", "nightly"), default="ci", help="whose batches mutants are fed"
+    )
+    proving.add_argument(
+        "--examples", type=int, metavar="N", help="batches of each test, in place of the profile's"
+    )
+    proving.add_argument(
+        "--only", metavar="PATTERN", default="*", help="mutants whose name fits, such as '*bbox_iou*'"
+    )
+    proving.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run is left")
+
+
+def prove(options: argparse.Namespace) -> int:
+    """Run `power`; the worst status of its parts."""
+    from conformance.options import default_report_dir
+
+    folder = options.report_dir or default_report_dir(Path.cwd())
+    if options.fault and options.mutants != "faults":
+        print("python -m conformance power: name faults, or ask for --mutants, not both", file=sys.stderr)
+        return 2
+    status = 0
+    if options.mutants != "faults":
+        from conformance.power.matrix import KINDS, power_of_mutants
+
+        kinds = KINDS if options.mutants == "all" else (options.mutants,)
+        status = power_of_mutants(kinds, options.profile, folder, options.examples, options.only)
+    if options.mutants in ("faults", "all"):
+        from conformance.power.run import power
+
+        status = max(status, power(folder, options.fault))
+    return status
 
 
 def compare_dialects(options: argparse.Namespace) -> int:

@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from conformance.batches import Batch, Recipe
 from conformance.implementations import Implementation, ImplementationFailed, Outcome, find, observe
+from conformance.implementations.outcome import calls
 from conformance.judgement import Diverges, Judgement, Verdict, judge
 from conformance.judgement.picture import picture
 from conformance.recording import Failure, Recorder, Subject, failure_of
@@ -96,6 +98,22 @@ def check(
     return conform(Subject(implementation, device), batch)
 
 
+class Began(NamedTuple):
+    """When the judging of a batch began.
+
+    Attributes:
+        at: on the clock, in seconds.
+        called: seconds that implementations had computed until then.
+        drawing: seconds since the batch before: drawing and building this one, and logging that one.
+        plain: the implementation is called once, on this batch, and nothing else is made with it.
+    """
+
+    at: float
+    called: float
+    drawing: float
+    plain: bool
+
+
 @dataclass
 class Conformance:
     """What a test of the suite gets: call it with a recipe or a batch.
@@ -106,6 +124,7 @@ class Conformance:
         test: name of the test.
         clause_group: what the test is about.
         failed: a batch failed before; what follows is Hypothesis shrinking it.
+        since: when the batch before was done; what follows draws and builds the next one.
     """
 
     subject: Subject
@@ -113,6 +132,7 @@ class Conformance:
     test: str
     clause_group: str
     failed: bool = field(default=False)
+    since: float = field(default_factory=time.perf_counter)
 
     def __call__(
         self, drawn: Recipe | Batch, by: Callable[[Subject, Batch], Judgement] = conform
@@ -130,7 +150,7 @@ class Conformance:
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
         if not can_be_related(batch, self.subject.implementation.dialect):
             by = conform
-        began = time.perf_counter()
+        began = self._begin(plain=by is conform)
         try:
             judgement = by(self.subject, batch)
         except Failure as failure:
@@ -151,7 +171,7 @@ class Conformance:
         Raises:
             Failure: it returned, were it something that the protocol refuses.
         """
-        began = time.perf_counter()
+        began = self._begin(plain=False)
         try:
             observe(self.subject.implementation, batch.to(self.subject.device))
         except ImplementationFailed as error:
@@ -172,16 +192,22 @@ class Conformance:
         self.failed = True
         raise failure
 
+    def _begin(self, plain: bool) -> Began:
+        now = time.perf_counter()
+        return Began(now, calls.seconds, now - self.since, plain)
+
     def _record(
         self,
         batch: Batch,
         verdict: Verdict,
         judgement: Judgement | None,
-        began: float,
+        began: Began,
         failure: Failure | None = None,
     ) -> None:
         phase = "shrink" if self.failed else "generate"
-        milliseconds = (time.perf_counter() - began) * 1000
+        self.since = time.perf_counter()
+        milliseconds = (self.since - began.at) * 1000
+        shares = ((calls.seconds - began.called) * 1000, began.drawing * 1000) if began.plain else None
         self.recorder.batch(
             self.subject,
             self.test,
@@ -192,4 +218,5 @@ class Conformance:
             phase,
             milliseconds,
             failure,
+            shares,
         )

@@ -140,8 +140,9 @@ class Recorder:
         phase: str,
         milliseconds: float,
         failure: Failure | None = None,
+        shares: tuple[float, float] | None = None,
     ) -> None:
-        """One judged batch."""
+        """One judged batch; `shares`: milliseconds of the implementation's own call, and of drawing before it."""
         cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
@@ -161,6 +162,7 @@ class Recorder:
             hazards=sorted(batch.hazards),
             phase=phase,
             milliseconds=round(milliseconds, 2),
+            **_shares(shares),
             **({"undecided": True} if judgement is not None and judgement.undecided else {}),
             **cause,
         )
@@ -216,6 +218,13 @@ class Recorder:
         path = cases / f"{batch.id}.safetensors"
         batch.save(path)
         return path
+
+
+def _shares(shares: tuple[float, float] | None) -> dict[str, float]:
+    names = ("call_milliseconds", "drawing_milliseconds")
+    return (
+        {} if shares is None else {name: round(share, 2) for name, share in zip(names, shares, strict=True)}
+    )
 
 
 def keep_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.batches.training import RecordedTraining, recorded_training
+from conformance.batches.training import RecordedTraining
 from conformance.conforming import Conformance
 from conformance.conftest import Run
 from conformance.implementations import ImplementationFailed, UnknownImplementation
 from conformance.judgement.training import STEPS, compare_training
+from conformance.kept import kept_controls, kept_training
 from conformance.recording import Failure, Subject
 from conformance.walkthrough import write_walkthrough
 
@@ -17,9 +18,9 @@ GROUP = "TRAINING"
 
 @pytest.fixture(scope="module")
 def recorded(run: Run) -> RecordedTraining:
-    """The training that the recorded batches come from; it takes about 15 seconds, once in a process."""
+    """The training that the recorded batches come from; it takes about 15 seconds, once in an environment."""
     try:
-        recorded = recorded_training()
+        recorded = kept_training()
     except UnknownImplementation as error:
         reason = f"batches recorded from training: {error}"
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
@@ -48,7 +49,8 @@ def test_training_leads_to_the_same_weights(subject: Subject, run: Run, recorded
     if "loss" not in implementation.capabilities:
         pytest.skip(f"{implementation.name} offers no loss")
     try:
-        comparison = compare_training(implementation, recorded, device=subject.device)
+        rms = kept_controls(recorded, subject.device)
+        comparison = compare_training(implementation, recorded, device=subject.device, rms=rms)
     except ImplementationFailed as error:
         said = f"the training with the loss of {implementation.name} failed: {error.what}"
         line("training", implementation=implementation.name, steps=STEPS, summary=said, agrees=False)

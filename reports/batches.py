@@ -18,6 +18,7 @@ KEPT = 20
 """Failing batches of one cell that are kept by name."""
 
 _NAMES = ("time", "implementation", "test", "clause_group", "case", "device", "dtype")
+_TIMES = ("milliseconds", "call_milliseconds", "drawing_milliseconds")
 _OTHER_REALS = ("inf", "-inf", "nan", None)
 
 
@@ -66,6 +67,49 @@ class Margins:
 
 
 @dataclass
+class Cost:
+    """What judging took, over the batches that say what their implementation's own call took.
+
+    Attributes:
+        batches: how many.
+        call: seconds of the implementation's own calls, value and gradient.
+        judged: seconds of calling and judging.
+        drawing: seconds of drawing, building and logging.
+    """
+
+    batches: int = 0
+    call: float = 0.0
+    judged: float = 0.0
+    drawing: float = 0.0
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Count a line, if it says so."""
+        call, judged = real(line.get("call_milliseconds")), real(line.get("milliseconds"))
+        drawing = real(line.get("drawing_milliseconds")) or 0.0
+        if call is None or judged is None or not math.isfinite(call + judged + drawing):
+            return
+        self.batches += 1
+        self.call += call / 1000
+        self.judged += judged / 1000
+        self.drawing += drawing / 1000
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.judged + self.drawing
+
+    @property
+    def times_the_call(self) -> float | None:
+        """All of it, as a multiple of the implementation's own calls."""
+        return self.seconds / self.call if self.call > 0 else None
+
+    @property
+    def per_second(self) -> float | None:
+        """Batches judged a second on one core."""
+        return self.batches / self.seconds if self.seconds > 0 else None
+
+
+@dataclass
 class Batches:
     """Counts over the `batch` lines of a log.
 
@@ -79,6 +123,7 @@ class Batches:
         causes: failing batches by implementation, verdict, stage and clause.
         shrinking: batches made while shrinking, by implementation.
         seconds: spent on judged batches and on shrinking, by implementation.
+        costs: what judging took beside the implementation's own calls, by implementation; without shrinking.
     """
 
     cells: defaultdict[Cell, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -90,6 +135,7 @@ class Batches:
     causes: Counter[tuple[str, str, str | None, str | None]] = field(default_factory=Counter)
     shrinking: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    costs: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     _seen: set[int] = field(default_factory=set, repr=False)
 
     def add(self, line: dict[str, Any]) -> None:
@@ -99,6 +145,7 @@ class Batches:
         if line.get("phase") == "shrink":
             self.shrinking[name] += 1
             return
+        self.costs[name].add(line)
         cell = Cell(name, line["clause_group"], line["device"], line["dtype"])
         self.cells[cell][verdict] += 1
         if line.get("uniqueness"):
@@ -168,7 +215,7 @@ def batch_fault(line: dict[str, Any]) -> str | None:
     if (
         not isinstance(stages, dict)
         or not _are_reals(stages.values())
-        or not _are_reals([line.get("milliseconds")])
+        or not _are_reals([line.get(name) for name in _TIMES])
     ):
         return "stages, milliseconds: not all of them numbers"
     return None

@@ -24,6 +24,8 @@ STAGES = (
     "gradients",
 )
 """In the order of the data."""
+PLURAL = re.compile(r"(?<=# )(\w+?)s\b")
+"""What stands after a number that is not 1."""
 NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?|\binf\b|\bnan\b)", re.IGNORECASE)
 
 
@@ -85,7 +87,7 @@ def causes(lines: Iterable[dict[str, Any]], batches: Batches | None = None) -> l
 
 
 def _key(line: dict[str, Any]) -> tuple[str, ...]:
-    cause = line.get("cause") or NUMBER.sub("#", line["summary"])
+    cause = line.get("cause") or PLURAL.sub(r"\1", NUMBER.sub("#", line["summary"]))
     identity = [line.get(name) or "" for name in ("implementation", "verdict", "against", "stage", "clause")]
     return (*identity, cause)
 

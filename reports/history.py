@@ -52,6 +52,11 @@ def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
     }
 
 
+def repeats(log: Log) -> bool:
+    """Whether a run judged case files in place of drawn batches."""
+    return any(word == "--case" or word.startswith("--case=") for word in log.run["command"])
+
+
 def fingerprint(environment: dict[str, Any]) -> str:
     """Ten hexadecimal digits that two machines share on which times can be compared."""
     told = json.dumps([environment.get(name) for name in TIMING], sort_keys=True)
@@ -171,6 +176,12 @@ def comparable(entries: list[Entry], entry: Entry) -> list[Entry]:
         and other.get("profile") == entry["profile"]
         and names & {one["name"] for one in other["implementations"]}
     ]
+
+
+def with_power(entries: list[Entry], entry: Entry) -> list[Entry]:
+    """The runs up to this one that planted faults, whatever else they tested, the oldest first."""
+    earlier = [other for other in entries if other["run"] != entry["run"] and _when(other) < _when(entry)]
+    return [one for one in (*earlier, entry) if isinstance(one.get("power"), dict) and one["power"]]
 
 
 def _finite(value: Any) -> Any:

@@ -19,7 +19,9 @@ def job_summary(log: Log, change: Change | None = None) -> str:
     """What the page of a CI job says of a run: who, counts, causes, what changed, what was not tested."""
     summary = summarise(log)
     ones = summary["implementations"]
-    parts = [f"## {_text(headline(ones, finished=log.end is not None))}", _facts(summary), _table(ones)]
+    power = summary["power"]
+    said_first = headline(ones, log.end is not None, power)
+    parts = [f"## {_text(said_first)}", _facts(summary), _table(ones, bool(power)), _power(power)]
     if change is not None:
         parts.append(f"**Since run {_code(change.before['run'])}**: {_text(said(change))}")
     parts += [_causes(ones), _absences(summary)]
@@ -42,9 +44,9 @@ def _facts(summary: dict[str, Any]) -> str:
     return " · ".join(told)
 
 
-def _table(ones: list[dict[str, Any]]) -> str:
+def _table(ones: list[dict[str, Any]], power: bool) -> str:
     if not ones:
-        return "No implementation was named."
+        return "" if power else "No implementation was named."
     columns = [v for v in VERDICTS if v in ALWAYS or any(one["verdicts"][v] for one in ones)]
     head = [
         "implementation",
@@ -62,6 +64,14 @@ def _table(ones: list[dict[str, Any]]) -> str:
         words = [_text(str(one[key] or "unknown")) for key in ("name", "version", "dialect")]
         rows.append([*words, *numbers, result])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _power(power: dict[str, dict[str, Any]]) -> str:
+    return "\n".join(
+        f"Planted faults, profile {_text(profile)}: {counts['killed']:,} of {counts['mutants']:,} found, "
+        f"{counts['equivalent']:,} argued to be equivalent, {counts['survived']:,} not found."
+        for profile, counts in power.items()
+    )
 
 
 def _causes(ones: list[dict[str, Any]]) -> str:

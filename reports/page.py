@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports.batches import FAILING, UNIQUENESS, VERDICTS
-from reports.cards import LONGEST_SUMMARY, Card, card_of, filter_link
+from reports.cards import LONGEST_NAME, LONGEST_SUMMARY, Card, card_of, filter_link
 from reports.causes import STAGES, Cause, causes
 from reports.compare import Change, Timing, compare, said, timing_key
 from reports.history import Entry
 from reports.log import Log
 from reports.summary import failures_of
 from reports.text import clock, counted, listed, moment, real, seconds, short, shortened, size, visible
-from reports.trend import Trend, trend_of
+from reports.trend import Trend, power_trend_of, trend_of
 from reports.walkthrough import Walkthrough, read_walkthrough
 
 CLAUSE_GROUPS = (
@@ -67,6 +67,7 @@ class Row:
     result: str
     verdict: str
     link: str | None
+    why: str
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ class Page:
     different: int
     training: list[dict[str, Any]]
     scopes: Table
+    power_counts: Table
     power: Table
     synchronisations: Table
     waiting: Table
@@ -201,17 +203,21 @@ class Page:
     command: str
     since: Since | None = None
     trend: Trend | None = None
+    power_trend: Trend | None = None
     walkthrough: Walkthrough | None = None
     sections: list[tuple[str, str]] = field(default_factory=list)
 
 
-def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) -> Page:
+def page_of(
+    log: Log, summary: dict[str, Any], entries: Sequence[Entry] = (), powers: Sequence[Entry] = ()
+) -> Page:
     """The page of a run.
 
     Args:
         log: the run's log.
         summary: what `summarise` made of it.
         entries: what the history says of the runs that it is compared with, and of itself at the end.
+        powers: what the history says of the runs that planted faults, the oldest first.
     """
     change = compare(entries[-2], entries[-1]) if len(entries) > 1 else None
     new = {cause["id"] for cause in change.new} if change else set()
@@ -222,8 +228,8 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
     implementations = summary["implementations"]
     page = Page(
         run=log.run["run"],
-        headline=headline(implementations, finished=log.end is not None),
-        tone=_tone(implementations, log.end is not None),
+        headline=headline(implementations, log.end is not None, summary["power"]),
+        tone=_tone(implementations, log.end is not None, summary["power"]),
         facts=_facts(log),
         devices=[(device, state, state == "tested") for device, state in summary["devices"].items()],
         problems=summary["problems"],
@@ -249,6 +255,7 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
         different=log.batches.different,
         training=[_training(line) for line in summary["training"]],
         scopes=_scopes(summary["scopes"]),
+        power_counts=_power_counts(summary["power"]),
         power=_power(log.power),
         synchronisations=_synchronisations(log.synchronisations),
         waiting=_waiting(log.synchronisations),
@@ -257,6 +264,7 @@ def page_of(log: Log, summary: dict[str, Any], entries: Sequence[Entry] = ()) ->
         command=shlex.join(log.run["command"]),
         since=_since(change) if change else None,
         trend=trend_of(entries),
+        power_trend=power_trend_of(powers),
     )
     page.walkthrough, wrong = read_walkthrough(log.folder)
     if wrong:
@@ -288,11 +296,16 @@ def _since(change: Change) -> Since:
         before["run"],
         clock(before["started"]),
         said(change),
-        [(name, found[:MOST_LISTED]) for name, found in lists if found],
+        [(f"{len(found):,} {name}", _some(found)) for name, found in lists if found],
         [f"{_short(name)}: {was} before, {became} now" for name, was, became in change.results],
         change.timings,
         change.notes,
     )
+
+
+def _some(found: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    more = len(found) - MOST_LISTED
+    return [*found[:MOST_LISTED], *([(f"and {more:,} more", None)] if more > 0 else [])]
 
 
 def _cause(cause: dict[str, Any]) -> str:
@@ -312,12 +325,20 @@ def _earlier(entries: Sequence[Entry]) -> dict[tuple[Any, ...], str]:
     return {}
 
 
-def headline(implementations: list[dict[str, Any]], finished: bool) -> str:
-    """The run in one sentence."""
+def headline(
+    implementations: list[dict[str, Any]], finished: bool, power: dict[str, dict[str, Any]] | None = None
+) -> str:
+    """The run in one sentence.
+
+    Args:
+        implementations: of the summary.
+        finished: the run did.
+        power: of the summary: planted faults, which a run may hold in place of implementations.
+    """
     failing = [one for one in implementations if one["result"] in FAILING]
     tested = [one for one in implementations if one["result"] != "not tested"]
     if not tested:
-        return "Nothing was tested"
+        return _power_headline(power, finished) if power else "Nothing was tested"
     if failing and (len(failing) > 3 or len(failing) == len(tested) > 1):
         return f"{len(failing)} of {counted(len(tested), 'implementation')} do not conform"
     if failing:
@@ -328,15 +349,27 @@ def headline(implementations: list[dict[str, Any]], finished: bool) -> str:
     return f"{listed([_name(one) for one in tested])} {'conforms' if len(tested) == 1 else 'conform'}{so_far}"
 
 
+def _power_headline(power: dict[str, dict[str, Any]], finished: bool) -> str:
+    planted, missed = (sum(counts[name] for counts in power.values()) for name in ("mutants", "survived"))
+    so_far = "" if finished else " so far"
+    if missed:
+        return f"{missed:,} of {counted(planted, 'planted fault')} not found{so_far}"
+    equivalent = sum(counts["equivalent"] for counts in power.values())
+    argued = f", but for {equivalent:,} argued to be equivalent" if equivalent else ""
+    return f"Every planted fault was found{so_far}{argued}"
+
+
 def _name(implementation: dict[str, Any]) -> str:
     return shortened(implementation["name"], 60)
 
 
-def _tone(implementations: list[dict[str, Any]], finished: bool) -> str:
+def _tone(implementations: list[dict[str, Any]], finished: bool, power: dict[str, dict[str, Any]]) -> str:
     results = [one["result"] for one in implementations]
     worst = max((VERDICTS.index(result) for result in results if result in FAILING), default=None)
     if worst is not None:
         return VERDICTS[worst]
+    if power and not implementations:
+        return "exact" if finished and not any(counts["survived"] for counts in power.values()) else "known"
     return "exact" if finished and "conforms" in results else "known"
 
 
@@ -347,6 +380,12 @@ def _facts(log: Log) -> list[str]:
     judged = f"{counted(batches.judged, 'verdict')} on {counted(batches.different, 'batch')}{took}"
     shrunk = sum(batches.shrinking.values())
     facts = [judged, f"{counted(shrunk, 'batch')} more while shrinking"] if shrunk else [judged]
+    facts += [
+        f"{visible(shortened(name, 60))}: {cost.per_second:.3g} batches a second and core, "
+        f"{cost.times_the_call:.3g} times its own calls"
+        for name, cost in batches.costs.items()
+        if cost.per_second is not None and cost.times_the_call is not None
+    ]
     facts += [f"profile {run['profile']}"] * bool(run["profile"])
     facts += [f"seed {run['seed']}"] * (run["seed"] is not None)
     return [*facts, clock(run["time"])]
@@ -363,7 +402,9 @@ def _row(one: dict[str, Any], found: list[Cause]) -> Row:
             shares.append(Share(verdict, count, start, width))
             start += width
     shares = [Share(s.verdict, s.count, s.start * 100 / start, s.width * 100 / start) for s in shares]
-    has_cards = any(cause.shown["implementation"] == one["name"] for cause in found)
+    own = [cause.shown for cause in found if cause.shown["implementation"] == one["name"]]
+    stage = own[0].get("stage") if own else None
+    at = shortened(stage, 60) if stage else ""
     return Row(
         name=one["name"],
         version=one["version"] or "",
@@ -373,7 +414,10 @@ def _row(one: dict[str, Any], found: list[Cause]) -> Row:
         shares=shares,
         result=RESULTS[one["result"]],
         verdict=one["result"],
-        link=filter_link(impl=one["name"]) if has_cards else None,
+        link=filter_link(impl=one["name"]) if own else None,
+        why=f"{counted(len(own), 'cause')}, {'first ' if len(own) > 1 else ''}at {at}"
+        if at
+        else counted(len(own), "cause"),
     )
 
 
@@ -584,12 +628,29 @@ def _scopes(lines: Iterable[dict[str, Any]]) -> Table:
     return Table(columns, rows, numeric=5)
 
 
+def _power_counts(power: dict[str, dict[str, Any]]) -> Table:
+    """How many planted faults each profile finds."""
+    keys = ("mutants", "killed", "equivalent", "survived")
+    rows = [
+        [
+            shortened(profile, LONGEST_NAME),
+            *(f"{counts[key]:,}" for key in keys),
+            short(counts["median_batches_to_kill"]) if counts["median_batches_to_kill"] is not None else "–",
+        ]
+        for profile, counts in power.items()
+    ]
+    return Table(
+        ["profile", "planted", "found", "equivalent", "not found", "median batches to find one"], rows
+    )
+
+
 def _power(lines: Iterable[dict[str, Any]]) -> Table:
     """Faults that were planted to see whether the suite finds them, those that it did not first."""
     order = ("survived", "elsewhere", "equivalent", "killed")
     rows = [
         [
             shortened(line["fault"].replace("_", " "), 100),
+            shortened(line["profile"], 60),
             ", ".join(line["clauses"]),
             line["mode"],
             f"{line['result']}: {shortened(line['argument'], 200)}" if line["argument"] else line["result"],
@@ -600,8 +661,9 @@ def _power(lines: Iterable[dict[str, Any]]) -> Table:
         ]
         for line in sorted(lines, key=lambda line: order.index(line["result"]))
     ]
-    columns = ["fault", "clauses", "what it shows", "result", "found at", "its own stage", "test", "batches"]
-    return Table(columns, rows, numeric=7)
+    columns = ["fault", "profile", "clauses", "what it shows", "result"]
+    columns += ["found at", "its own stage", "test", "batches"]
+    return Table(columns, rows, numeric=8)
 
 
 def _synchronisations(lines: Iterable[dict[str, Any]]) -> Table:
@@ -699,7 +761,7 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("synchronisations", "Waiting"): page.synchronisations.rows,
         ("benchmarks", "Benchmarks"): page.benchmarks,
         ("walkthrough", "Walkthrough"): page.walkthrough,
-        ("trend", "Trend"): page.trend,
+        ("trend", "Trend"): page.trend or page.power_trend,
         ("environment", "Environment"): page.environment,
     }
     return [names for names, content in there.items() if content]

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports.history import comparable, entry_of, history_of, read_history, remember
+from reports.history import comparable, entry_of, history_of, read_history, remember, repeats, with_power
 from reports.log import read_log
 from reports.page import Page, page_of, word
 from reports.runlog import write_whole
@@ -23,7 +23,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     """Read the log of a run, finished or killed, and write its report.html and summary.json.
 
-    A finished run is also remembered in `history.jsonl` beside its folder, and compared with the last one there.
+    A finished run is also remembered in `history.jsonl` beside its folder, and compared with the last one there. One
+    that judged case files is not: it says nothing of how often what is drawn fails.
 
     Args:
         run_dir: the run's folder, or a log file.
@@ -42,9 +43,10 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     write_summary(summary, folder)
     path = folder / NAME
     entry, history = entry_of(log, summary), history_of(log.folder)
-    before = comparable(read_history(history), entry)
-    write_whole(path, html_of(page_of(log, summary, [*before, entry])))
-    if into is None:
+    known = read_history(history)
+    entries = [*comparable(known, entry), entry]
+    write_whole(path, html_of(page_of(log, summary, entries, with_power(known, entry))))
+    if into is None and not repeats(log):
         with suppress(
             OSError
         ):  # the report is there; that its parent folder cannot be written takes nothing from it

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from reports.batches import batch_fault
-from reports.schemas import fault
+from reports.schemas import fault, kinds
 
 SCHEMA = 1
 """Version of the logs that this version writes, and reads."""
@@ -89,6 +89,8 @@ class RunLog:
             line |= {"schema": SCHEMA, "run": self.run}
         line |= _plain(fields)
         wrong = batch_fault(line) if kind == "batch" else fault(line, "log")
+        if kind not in kinds():
+            wrong = "there is no such kind"
         if wrong is not None:
             raise ValueError(f"a log line of kind {kind} does not follow the schema: {wrong}")
         self._write(json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n")

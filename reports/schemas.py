@@ -20,6 +20,12 @@ def schema(name: str) -> dict[str, Any]:
 
 
 @cache
+def kinds() -> frozenset[str]:
+    """The kinds of line that this version writes and reads; its readers leave out others, as the log's schema says."""
+    return frozenset(rule["if"]["properties"]["kind"]["const"] for rule in schema("log")["allOf"])
+
+
+@cache
 def _validator(name: str, part: str | None) -> Draft202012Validator:
     whole = schema(name)
     return Draft202012Validator(_resolved(whole if part is None else whole["$defs"][part], whole["$defs"]))

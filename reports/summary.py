@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from reports.batches import FAILING, UNIQUENESS, VERDICTS
+from reports.batches import FAILING, UNIQUENESS, VERDICTS, Cost
 from reports.causes import causes
 from reports.log import Log
 from reports.runlog import write_whole
@@ -177,6 +177,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "uniqueness": {kind: log.batches.uniqueness[name][kind] for kind in UNIQUENESS},
         "undecided": log.batches.undecided[name],
         "margins": _margins(log, name),
+        "cost": _cost(log, name),
         "first_divergences": [
             {key: cause.shown.get(key) or None for key in ("stage", "clause", "case", "verdict")}
             | {"summary": cause.shown["summary"], "id": cause.id}
@@ -203,6 +204,17 @@ def _margins(log: Log, name: str) -> dict[str, dict[str, Any]]:
         }
         for (implementation, stage), margins in log.batches.margins.items()
         if implementation == name
+    }
+
+
+def _cost(log: Log, name: str) -> dict[str, Any]:
+    cost = log.batches.costs.get(name, Cost())
+    return {
+        "batches": cost.batches,
+        "seconds": cost.seconds,
+        "call_seconds": cost.call,
+        "times_the_call": None if cost.times_the_call is None else _finite(cost.times_the_call),
+        "batches_per_second": None if cost.per_second is None else _finite(cost.per_second),
     }
 
 

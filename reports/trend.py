@@ -59,6 +59,38 @@ def trend_of(entries: Sequence[Entry]) -> Trend | None:
     return Trend(list(MEASURES), rows, len(entries), entries[0]["started"])
 
 
+def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
+    """How planted faults were found by each profile, the newest run last; None where fewer than two runs say."""
+    entries = entries[-MOST_RUNS:]
+    if len(entries) < 2:
+        return None
+    profiles = dict.fromkeys(profile for entry in reversed(entries) for profile in entry["power"])
+    rows = [
+        TrendRow(
+            profile,
+            [
+                sparkline([of(_counts(entry, profile)) for entry in entries], show)
+                for of, show in POWER.values()
+            ],
+        )
+        for profile in profiles
+    ]
+    return Trend(list(POWER), rows, len(entries), entries[0]["started"])
+
+
+def _counts(entry: Entry, profile: str) -> dict[str, float | None]:
+    """What an entry of the history says of one profile's power; others may have written into the file."""
+    said = entry["power"].get(profile)
+    return {name: real(value) for name, value in said.items()} if isinstance(said, dict) else {}
+
+
+def _found(counts: dict[str, float | None]) -> float | None:
+    """The share of planted faults that was found, of those that can be seen at all."""
+    planted, found = counts.get("mutants"), counts.get("killed")
+    seen = None if planted is None else planted - (counts.get("equivalent") or 0.0)
+    return found / seen if found is not None and seen else None
+
+
 def _line(
     entries: Sequence[Entry],
     name: str,
@@ -118,3 +150,10 @@ MEASURES: dict[str, Measure] = {
     "whole run": (lambda entry, _: real(entry.get("seconds")), seconds),
 }
 """What is drawn of each implementation: how it is read, and how it is written."""
+
+POWER: dict[str, tuple[Callable[[dict[str, float | None]], float | None], Callable[[Any], str]]] = {
+    "found": (_found, _percent),
+    "not found": (lambda counts: counts.get("survived"), lambda value: f"{value:,.0f}"),
+    "median batches to find one": (lambda counts: counts.get("median_batches_to_kill"), short),
+}
+"""What is drawn of each profile's planted faults."""

@@ -16,6 +16,8 @@ from reference import Head, Hyperparameters
 
 LISTENED = ("select_candidates_in_gts", "get_box_metrics", "get_pos_mask", "select_highest_overlaps")
 """The official functions between the stages."""
+READ = 6
+"""Tensors that an assigner reads: those of `AssignerInputs`, but for the strides. Forks add arguments behind them."""
 
 
 class Noted:
@@ -35,10 +37,10 @@ class Noted:
         self.read: list[Tensor] = []
         self.returned: list[Tensor] = []
 
-    def forward(self, *arguments: Tensor) -> Any:
+    def forward(self, *arguments: Any) -> Any:
         """The assigner's own, listened to."""
         self.heard = {}
-        self.read = [argument.detach().clone() for argument in arguments]
+        self.read = [argument.detach().clone() for argument in arguments[:READ]]
         with ExitStack() as stack:
             for name in LISTENED:
                 owner = self.assigner if hasattr(self.assigner, name) else self._tal

@@ -1,6 +1,9 @@
 """Run an implementation on a batch: what it showed, or how it failed. Nothing is judged here."""
 
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,30 @@ from conformance.implementations.protocol import (
 )
 from reference import ground_truths
 from reference.loss import read_predictions
+
+
+@dataclass
+class Stopwatch:
+    """How long the implementations under test computed: their calls and their gradients, nothing of the suite's.
+
+    Attributes:
+        seconds: in all calls of this process.
+    """
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Add what passes until the block ends, also if it raises."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+calls = Stopwatch()
+"""Of this process."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +79,7 @@ class Outcome:
         assignment: what its assigner returned; None if it shows none.
         loss: what its loss returned; None if it has none.
         of_loss: the assignment is the one that the loss used; if not, that of `assign` on `inputs`.
+        decoded: what the reference decodes of the same batch, where it is at hand; the implementation never had it.
     """
 
     inputs: AssignerInputs
@@ -59,6 +87,7 @@ class Outcome:
     assignment: Assignment | None
     loss: LossOutcome | None
     of_loss: bool = False
+    decoded: AssignerInputs | None = None
 
 
 class ImplementationFailed(Exception):
@@ -144,7 +173,8 @@ def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) ->
         n: value.clone() for n, value in vars(inputs).items() if isinstance(value, Tensor)
     }
     private = replace(inputs, **copies)
-    returned = implementation.adapter.assign(private)
+    with calls.running():
+        returned = implementation.adapter.assign(private)
     return check_assignment(returned, inputs, implementation.shows_stages)
 
 
@@ -152,19 +182,20 @@ def _observe_loss(
     implementation: Implementation, batch: Batch, own: AssignerInputs, each_term: bool
 ) -> Outcome:
     feature_maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)
-    returned = implementation.adapter.loss(
-        feature_maps, batch.annotations.clone(), batch.head, batch.hyperparameters
-    )
+    annotations = batch.annotations.clone()
+    with calls.running():
+        returned = implementation.adapter.loss(feature_maps, annotations, batch.head, batch.hyperparameters)
     loss = check_loss(returned, feature_maps)
     total = loss.total.sum()
     terms = loss.total.unbind() if each_term and loss.total.ndim else ()
     term_gradients = tuple(_gradients(term, feature_maps, retain=True) for term in terms)
-    gradients = _gradients(total, feature_maps)
+    with calls.running():
+        gradients = _gradients(total, feature_maps)
     outcome = LossOutcome(loss.items.detach(), total.detach(), gradients, term_gradients)
     inputs = own if loss.inputs is None else check_inputs(loss.inputs, own)
     if loss.assignment is not None:
         assignment = check_assignment(loss.assignment, inputs, implementation.shows_stages)
-        return Outcome(inputs, loss.inputs is not None, assignment, outcome, of_loss=True)
+        return Outcome(inputs, loss.inputs is not None, assignment, outcome, True, own)
     if "assign" in implementation.capabilities:
         return Outcome(own, False, _observe_assigner(implementation, own), outcome)
     return Outcome(own, False, None, outcome)

@@ -55,10 +55,12 @@ REGISTERED: dict[str, Callable[[], Any]] = {
     "rearranged-float64": _rearranged_in_float64,
 }
 """Names that need no path. Each entry imports its adapter only when it is asked for."""
+OTHER_PROJECTS = ("yolo9", "libreyolo", "coreyolo", "doclayout-yolo")
+"""Names of projects that are fetched, with or without `==X.Y.Z`."""
 
 
 def find(name: str) -> Implementation:
-    """The implementation called `name`: registered, `ultralytics==X.Y.Z`, or an object of one's own.
+    """The implementation called `name`: registered, a project or release on PyPI, or an object of one's own.
 
     Args:
         name: also `package.module:object` or `path/to/file.py:object`.
@@ -69,12 +71,12 @@ def find(name: str) -> Implementation:
     """
     if name in REGISTERED:
         return implementation_from(REGISTERED[name](), name)
-    if "==" in name:
+    if "==" in name or name in OTHER_PROJECTS:
         return implementation_from(_fetched(name), name)
     where, colon, attribute = name.rpartition(":")
     if not colon or not where or not attribute:
         raise UnknownImplementation(
-            f"{name!r} is no registered implementation ({', '.join(REGISTERED)}); "
+            f"{name!r} is no registered implementation ({', '.join((*REGISTERED, *OTHER_PROJECTS))}); "
             "write package.module:object or path/to/file.py:object for your own, ultralytics==X.Y.Z for a release"
         )
     module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
@@ -89,17 +91,22 @@ def find(name: str) -> Implementation:
 
 
 def _fetched(name: str) -> Any:
-    """`ultralytics==X.Y.Z`, in a process of its own."""
+    """`ultralytics==X.Y.Z`, or another project with or without a version, in a process of its own."""
     from conformance.implementations.fetching import release
+    from conformance.implementations.projects import project
     from conformance.workers import Unavailable
 
     package, _, version = name.partition("==")
-    if package != "ultralytics":
-        raise UnknownImplementation(f"{name!r}: only releases of ultralytics can be had by version")
     try:
-        return release(version)
+        if package == "ultralytics":
+            return release(version)
+        if package in OTHER_PROJECTS:
+            return project(package, version)
     except Unavailable as error:
         raise UnknownImplementation(str(error)) from error
+    raise UnknownImplementation(
+        f"{name!r}: only {', '.join(('ultralytics', *OTHER_PROJECTS))} can be had by version"
+    )
 
 
 def _module(name: str) -> ModuleType:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from conformance.batches import Batch
-from conformance.implementations import AssignerInputs
+from conformance.implementations import AssignerInputs, Outcome
 from conformance.implementations.outcome import assigner_inputs
 from conformance.judgement.bounds import UNITS, bound, box_unit, precision, smallest
 from conformance.judgement.comparators import equal, finite, within
@@ -25,10 +25,14 @@ def exact_predictions(batch: Batch) -> Predictions:
 
 
 def judge_inputs(
-    judgement: Judgement, batch: Batch, seen: AssignerInputs, exact: Predictions, truths: list[GroundTruths]
+    judgement: Judgement,
+    batch: Batch,
+    outcome: Outcome,
+    exact: Predictions,
+    truths: list[GroundTruths],
 ) -> None:
     """Stage "decode": what the implementation gave to its assigner follows from the feature maps and annotations."""
-    own = assigner_inputs(batch)
+    seen, own = outcome.inputs, outcome.decoded or assigner_inputs(batch)
     dtype = precision(batch.dtype)
     eps = torch.finfo(dtype).eps
     stage = judgement.stages["decode"]

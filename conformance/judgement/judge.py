@@ -29,7 +29,7 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
     truths = ground_truths(batch.annotations.double(), batch.images, batch.size)
     counts = [len(image) for image in truths]
     if outcome.own_inputs:
-        judge_inputs(judgement, batch, outcome.inputs, exact, truths)
+        judge_inputs(judgement, batch, outcome, exact, truths)
         if judgement.verdict.fails and not classes_exist(outcome.inputs):
             raise Diverges(judgement)  # there is no score to go on with
     if outcome.assignment is not None:

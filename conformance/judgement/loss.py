@@ -19,6 +19,7 @@ from conformance.judgement.bounds import (
     distance_unit,
     gradient_range,
     precision,
+    smallest,
 )
 from conformance.judgement.comparators import within
 from conformance.judgement.verdicts import STAGES, Judgement
@@ -170,14 +171,19 @@ def units(
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
         side = weights * dfl_unit(log_probability, wanted, wanted_error, reg_max, eps)  # (P,)
     else:
-        side = weights * ((wanted_error + eps * (distances - wanted).abs()) * of_input).mean(1)  # (P,)
+        scaled = coarse * distances.abs() * of_input + smallest(
+            precision(batch.dtype)
+        )  # (P, 4) of shares, as read
+        side = weights * ((wanted_error + eps * (distances - wanted).abs()) * of_input + scaled).mean(
+            1
+        )  # (P,)
     gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(scores)
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
 
     share = batch.images / score_sum
     logit_gradient = coarse * 3 * numbers.cls_gain * share * (given.logits.sigmoid() + scores)
-    slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, coarse)
+    slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype))
 
     def everywhere(part: Tensor, gain: float) -> Tensor:
         """(B, A, 4R) of (P, 4, R) on the positives; zero elsewhere."""
@@ -190,6 +196,11 @@ def units(
     ]
     shares = of_input[..., None] if reg_max == 1 else 1.0  # (P, 4, 1)
     side_parts = [everywhere(part * shares, numbers.dfl_gain / 4) for part in slope.side()]
+    box_parts[0][positive] += slope.underflow().flatten(1)  # (P, 4R)
+    if (
+        reg_max == 1
+    ):  # as a share of the input's size it may be too small for the dtype before the stride multiplies it
+        side_parts[0][positive] += smallest(precision(batch.dtype)) * strides  # (P, 4)
     rounding = (box_parts[0], ZERO), (ZERO, logit_gradient), (side_parts[0], ZERO)
     return LossUnits(items, rounding, ((box_parts[1], ZERO), (ZERO, ZERO), (side_parts[1], ZERO)))
 
@@ -204,7 +215,7 @@ class Slope:
         wanted, wanted_error: (P, 4) target distances in grid units.
         edge: (P,) error of the boxes' edges.
         reg_max: R.
-        eps: of the dtype.
+        dtype: of the predictions, and of gradients that they keep.
     """
 
     target: Tensor
@@ -214,7 +225,12 @@ class Slope:
     wanted_error: Tensor
     edge: Tensor
     reg_max: int
-    eps: float
+    dtype: torch.dtype
+
+    @property
+    def eps(self) -> float:
+        """Of the dtype."""
+        return float(torch.finfo(self.dtype).eps)
 
     def box(self, distance_error: Tensor) -> tuple[Tensor, Tensor]:
         """LOSS-BOX-1: a logit moves its side by p (k - d), the side moves CIoU by its gradient.
@@ -227,13 +243,30 @@ class Slope:
         if self.reg_max == 1:
             return (4 * self.eps * largest).expand_as(jump)[..., None], jump[..., None]  # (P, 4, 1) twice
         sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
-        share, below = sides.softmax(-1), sides.amax(-1, keepdim=True) - sides  # (P, 4, R) twice
+        below = sides.amax(-1, keepdim=True) - sides  # (P, 4, R)
         bins = torch.arange(self.reg_max).to(sides)  # (R,)
-        expected = (share * bins).sum(-1, keepdim=True)  # (P, 4, 1)
-        lever = share * (bins - expected).abs()  # (P, 4, R)
+        share, expected, lever = self.bins()
         lever_error = share * (self.eps * (bins + expected) * (3 + below) + distance_error[..., None])
         rounding = gradient.abs()[..., None] * lever_error + 4 * self.eps * largest[..., None] * lever
         return rounding, jump[..., None] * lever
+
+    def underflow(self) -> Tensor:
+        """What a gradient of the box loss loses on its way back because its dtype has a smallest number, (P, 4, R).
+
+        Half that number at the box's edge, at the side's distance and at each bin, and the naive computation as much.
+        """
+        least = smallest(self.dtype)
+        if self.reg_max == 1:
+            return torch.full_like(self.distances, 2 * least)[..., None]  # (P, 4, 1)
+        share, _, lever = self.bins()
+        return least * (2 * lever + share)
+
+    def bins(self) -> tuple[Tensor, Tensor, Tensor]:
+        """DEC-1: the bins' shares p, the sides' distances d, and p |k - d|, by which a logit moves its side."""
+        share = self.distances.unflatten(1, (4, self.reg_max)).softmax(-1)  # (P, 4, R)
+        bins = torch.arange(self.reg_max).to(share)  # (R,)
+        expected = (share * bins).sum(-1, keepdim=True)  # (P, 4, 1)
+        return share, expected, share * (bins - expected).abs()
 
     def side(self) -> tuple[Tensor, Tensor]:
         """LOSS-DFL-1: p minus the two bins' shares, which move as the target distance does.

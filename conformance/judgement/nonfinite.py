@@ -6,7 +6,9 @@ and made a clause, so that an implementation that spreads or hides such a number
 - NONFINITE-1: at an anchor that is no candidate of any ground truth it changes no target; only what is computed of
   that very number is not finite: the class loss if it is a class logit, and gradients on that anchor.
 - NONFINITE-2: where a candidate's s or u is no number, the weights of its ground truth are none, nor are N and the
-  three terms. It is not dropped: a loss that stays finite there hides it.
+  three terms. It is not dropped: a loss that stays finite there hides it. Where the candidate's anchor went to another
+  ground truth, TAL-NORM-1 looks at final positives alone and finds a number, and official code, which multiplies with
+  masks, finds none: either is accepted.
 - NONFINITE-3: an infinite class logit is a score of 0 or 1 to the assigner. Plus infinity makes the class loss infinite
   or NaN; of minus infinity, whose cross-entropy is 0 in the limit, official code makes NaN, and either is accepted.
 
@@ -46,23 +48,27 @@ def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgeme
     reference = implementation_from(ReferenceAdapter(dialect), "reference")
     expected = observe(reference, batch)
     clause = "NONFINITE-1" if _targets_finite(expected).all() else "NONFINITE-2"
+    lost = _lost_numbers(expected)  # (B,)
     if outcome.assignment is not None:
-        judgement.note("normalisation", _compare, "image with finite target scores", clause, _targets_finite(outcome),
-                       _targets_finite(expected), ("image",))  # fmt: skip
+        judgement.note("normalisation", _compare, "image with finite target scores", clause,
+                       _targets_finite(outcome) | lost, _targets_finite(expected) | lost, ("image",))  # fmt: skip
     if outcome.loss is not None:
-        _judge_loss(judgement, batch, outcome, expected, clause)
+        _judge_loss(judgement, batch, outcome, expected, clause, bool(lost.any()))
     if judgement.verdict.fails:
         raise Diverges(judgement)
     return judgement
 
 
-def _judge_loss(judgement: Judgement, batch: Batch, outcome: Outcome, expected: Outcome, clause: str) -> None:
+def _judge_loss(
+    judgement: Judgement, batch: Batch, outcome: Outcome, expected: Outcome, clause: str, lost: bool
+) -> None:
+    """Which terms, and which gradients, are finite; where `lost`, N may be a number or none, and cls is none."""
     assert outcome.loss is not None
     assert expected.loss is not None
     logits = flatten(batch.feature_maps, batch.head)[1]  # (B, A, C)
     free = bool((logits == -torch.inf).any())  # log(1 + e^x) is 0 there, and as official code computes it NaN
     for place, term in enumerate(TERMS):
-        if term == "cls" and free:
+        if free if term == "cls" else lost:
             continue
         named = (
             "NONFINITE-3"
@@ -74,7 +80,7 @@ def _judge_loss(judgement: Judgement, batch: Batch, outcome: Outcome, expected: 
     shown, wanted = outcome.loss.total.isfinite(), expected.loss.total.isfinite()
     if not free:
         judgement.note("total", _compare, "total is finite", clause, shown, wanted, ())
-    if clause == "NONFINITE-2":
+    if clause == "NONFINITE-2" or lost:
         return  # N is no number: which gradients are zero times NaN, and which nothing, is a matter of masks
     read = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
     spoilt = ~(
@@ -90,6 +96,18 @@ def _targets_finite(outcome: Outcome) -> Tensor:
     """(B,) all target scores of an image are finite."""
     assert outcome.assignment is not None
     return outcome.assignment.scores.isfinite().flatten(1).all(1)
+
+
+def _lost_numbers(outcome: Outcome) -> Tensor:
+    """(B,) a candidate whose t is no number is no positive of its ground truth: its anchor went to another."""
+    assert outcome.assignment is not None
+    stages = outcome.assignment.stages
+    if stages is None:  # no ground truth: no candidate
+        return torch.zeros(
+            len(outcome.assignment.scores), dtype=torch.bool, device=outcome.assignment.scores.device
+        )
+    lost = ~stages.metric.isfinite() & (stages.candidates > 0) & ~(stages.positives > 0)  # (B, M, A)
+    return lost.flatten(1).any(1)
 
 
 def _compare(

@@ -216,6 +216,7 @@ def compare_training(
     steps: int = STEPS,
     controls: int = CONTROLS,
     device: str = "cpu",
+    rms: float | None = None,
 ) -> TrainingComparison:
     """Train the same model with an implementation's loss and with the reference's, and compare the weights.
 
@@ -225,6 +226,7 @@ def compare_training(
         steps: N.
         controls: number of control trainings K.
         device: where to train.
+        rms: what `rms_of_controls` says of all this, if it is known already.
 
     Raises:
         ImplementationFailed: the implementation raised, or broke the protocol.
@@ -234,7 +236,7 @@ def compare_training(
     subject = Subject(implementation)
     weights = start.train(subject)
     reference, expected = _reference_training(start, implementation.dialect)
-    allowed = factor(controls) * _rms_of_controls(start, controls)
+    allowed = factor(controls) * (_rms_of_controls(start, controls) if rms is None else rms)
     if not all(map(same_choice, reference.choices, subject.choices)):
         reference = Reference(implementation.dialect, subject)
         expected = start.train(reference)
@@ -243,6 +245,13 @@ def compare_training(
     agrees = worst <= allowed and not reference.problem
     summary = _summary(implementation.name, start, worst, allowed, reference)
     return TrainingComparison(implementation.name, steps, allowed, worst, agrees, reference.followed, summary)
+
+
+def rms_of_controls(
+    recorded: RecordedTraining, steps: int = STEPS, controls: int = CONTROLS, device: str = "cpu"
+) -> float:
+    """Root mean square of the distances at which control trainings end from the reference's; no implementation's."""
+    return _rms_of_controls(_start(recorded, steps, device), controls)
 
 
 def factor(controls: int) -> float:

@@ -82,3 +82,13 @@ def test_items_that_keep_the_graph_are_refused(log: RunLog):
     with pytest.raises(Failure, match=r"Loss.items still require gradients \(LOSS-GAIN-1: detached\)"):
         conformance(log, implementation_from(Attached(), "attached"))(BATCH)
     assert verdicts(log) == {"error": 1}
+
+
+def test_a_plain_call_says_what_it_cost(log: RunLog):
+    tested = conformance(log, find("reference"))
+    tested(BATCH)
+    cost = read_log(log.folder).batches.costs["reference"]
+    assert cost.batches == 1
+    assert 0 < cost.call < cost.judged < cost.seconds
+    tested(BATCH, by=lambda subject, batch: Judgement())  # more than one call, or none: no cost of a call
+    assert read_log(log.folder).batches.costs["reference"].batches == 1

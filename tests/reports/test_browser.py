@@ -284,7 +284,7 @@ def test_names_with_spaces_quotes_and_backslashes_are_found(open_page: Open):
 
 def test_the_matrix_leads_to_the_cards(open_page: Open):
     with open_page("one") as page:
-        page.get_by_role("link", name="see why").click()
+        page.get_by_role("link", name="1 cause, at conflict").click()
         (shown,) = cards(page)
         assert "my-assigner first at conflict" in shown
         assert (

@@ -1,7 +1,7 @@
 """A night's run of 10,000 judged batches and 200 causes stays small, and is usable at once."""
 
 import json
-import time
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from reports import read_log, render
 from reports.page import LETTERS
 from tests.reports import factory
 
-BYTES, SECONDS = 2_000_000, 1.0
-"""What a report may weigh, and what may pass until one can use it."""
-TRIES = 5
-"""Other processes of the machine may slow down some of them, never speed one up."""
+BYTES, ELEMENTS, SEEN = 2_000_000, 50_000, 4_000
+"""What a report may weigh, of how many elements it may consist, and how many of those may be seen at first.
+
+No time is measured here: a busy machine would fail. When these were chosen, Chromium loaded a report of 35,000,
+2,800 of them to be seen, within 0.7 s on two cores that had eight other things to do, and filtered it within 0.03 s.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,32 +56,41 @@ def test_the_room_for_pictures_is_shared_among_the_cards(night: Path):
     assert sum(len(part.split("</figure>")[0]) for part in page.split("<figure")[1:]) < LETTERS * 1.3
 
 
-def test_rendering_takes_seconds(night: Path):
-    began = time.process_time()
-    render(night)
-    assert time.process_time() - began < 20
+def elements(page: str) -> int:
+    return len(re.findall(r"<[a-z]", page))
+
+
+def test_the_page_does_not_grow_with_the_batches(tmp_path: Path):
+    few, many = (
+        render(factory.write(tmp_path / f"{number}" / "run", factory.failing(20, number)))
+        for number in (1_000, 5_000)
+    )
+    counts = [elements(path.read_text(encoding="utf-8")) for path in (few, many)]
+    assert counts[1] < counts[0] * 1.02, counts
+
+
+def test_the_page_has_few_elements(night: Path):
+    page = (night / "report.html").read_text(encoding="utf-8")
+    assert 5_000 < elements(page.partition("<body>")[2].partition("<script>")[0]) < ELEMENTS
 
 
 @pytest.mark.browser
-def test_the_report_is_usable_within_a_second(browser: Any, night: Path):
-    url = (night / "report.html").as_uri()
-    took = []
-    for _ in range(TRIES):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        page = context.new_page()
-        page.goto(url, wait_until="load")
-        loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
-        filtered = page.evaluate(
-            """() => {
-                const began = performance.now();
-                const input = document.getElementById("filter");
-                input.value = "impl:my-assigner stage:conflict overlap";
-                input.dispatchEvent(new Event("input"));
-                document.body.getBoundingClientRect();
-                return performance.now() - began;
-            }"""
-        )
-        assert 0 < page.locator("details.card:not([hidden])").count() < 200
-        took.append((loaded + filtered) / 1000)
-        context.close()
-    assert min(took) < SECONDS, took
+def test_what_is_there_at_first_and_after_filtering_is_little(browser: Any, night: Path):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto((night / "report.html").as_uri(), wait_until="load")
+    everything, seen = page.evaluate(
+        """() => {
+            const all = [...document.querySelectorAll("body *")];
+            return [all.length, all.filter((one) => one.checkVisibility()).length];
+        }"""
+    )
+    assert everything < ELEMENTS
+    assert 1_000 < seen < SEEN
+    # The viewer of a picture is made when its card is opened, not for all of them at once.
+    opened = page.locator("details.card[open] .picture").count()
+    assert page.locator(".picture.ready").count() == opened < 5 < page.locator(".picture").count()
+    page.locator("#filter").fill("impl:my-assigner stage:conflict overlap")
+    assert 0 < page.locator("details.card:not([hidden])").count() < 200
+    assert page.locator(".picture.ready").count() == opened
+    context.close()

@@ -99,3 +99,11 @@ def test_ids_are_the_same_in_every_run_and_differ_between_causes():
 
 def test_the_stages_are_those_of_the_suite():
     assert list(factory.CLAUSES) == list(STAGES)
+
+
+def test_one_place_and_several_are_one_cause():
+    summaries = ("is background (1 place)", "is background (2 places)", "is background (12 places)")
+    assert len(causes([divergence(n, summary=text) for n, text in enumerate(summaries)])) == 1
+    assert (
+        len(causes([divergence(0, summary="1 place differs"), divergence(1, summary="2 spaces differ")])) == 2
+    )

@@ -9,9 +9,9 @@ import pytest
 from reports import read_log, render
 from reports.__main__ import main
 from reports.compare import compare, lines_of, said
-from reports.history import comparable, entry_of, fingerprint, previous, read_history, remember
+from reports.history import comparable, entry_of, fingerprint, previous, read_history, remember, with_power
 from reports.summary import summarise
-from reports.trend import HEIGHT, sparkline, trend_of
+from reports.trend import HEIGHT, power_trend_of, sparkline, trend_of
 from tests.reports import factory
 from tests.reports.factory import batch, benchmark, divergence, error, implementation, run_line, write
 
@@ -233,4 +233,68 @@ def test_benchmarks_stand_beside_those_of_the_last_run_on_such_a_machine(tmp_pat
     second.insert(1, ("benchmark", benchmark(ratio=0.62)))
     render(write(tmp_path / "runs" / "a", first))
     page = render(write(tmp_path / "runs" / "b", second)).read_text()
-    assert page.count('<td class="soft">0.777×</td>') == told
+    assert page.count('<td class="soft" data-label="last run">0.777×</td>') == told
+
+
+def powered(folder: Path, survivors: int, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
+    """What the history would say of a run that planted nine faults, and some that survived."""
+    faults = [factory.power(number, **fields) for number in range(8)] + [factory.power(8, **fields)]
+    faults += [factory.power(9, fault=f"survivor {number}", **fields) for number in range(survivors)]
+    return entry(folder, [*factory.planting(0), *(("power", one) for one in faults)], started)
+
+
+def test_planted_faults_have_a_trend_of_their_own(tmp_path: Path):
+    before = powered(tmp_path / "a", 2)
+    between = entry(tmp_path / "b", run(), "2025-11-25T02:10:33.000+00:00")
+    after = powered(tmp_path / "c", 0, "2025-11-26T02:10:33.000+00:00")
+    later = powered(tmp_path / "d", 1, "2025-11-27T02:10:33.000+00:00")
+    known = with_power([before, between, later], after)
+    assert [one["run"] for one in known] == ["a", "c"]
+    (row,) = power_trend_of(known).rows
+    assert row.name == "ci"
+    assert [(line.text, line.range) for line in row.lines] == [
+        ("100 %", "80 % to 100 %"),
+        ("0", "0 to 2"),
+        ("3.5", ""),
+    ]
+    assert power_trend_of([after]) is None
+    assert [one["run"] for one in with_power([before], between)] == ["a"]
+
+
+def test_each_profile_that_plants_faults_has_its_line(tmp_path: Path):
+    entries = [powered(tmp_path / "a", 1), powered(tmp_path / "b", 1, profile="nightly")]
+    trend = power_trend_of(entries)
+    assert {row.name: row.lines[0].text for row in trend.rows} == {"nightly": "88.9 %", "ci": "–"}
+
+
+@pytest.mark.parametrize(
+    "said", [{"ci": None}, {"ci": {"mutants": "many"}}, {"ci": {}}, {"ci": {"mutants": 0, "killed": 0}}]
+)
+def test_a_history_that_others_wrote_into_has_a_trend(tmp_path: Path, said: Any):
+    one = powered(tmp_path / "a", 1)
+    (row,) = power_trend_of([one, one | {"power": said}]).rows
+    assert row.lines[0].text == "–"
+
+
+def test_the_trend_of_planted_faults_is_in_the_report_of_every_later_run(tmp_path: Path):
+    lines = factory.planting(10)
+    first = render(write(tmp_path / "runs" / "a", lines)).read_text()
+    assert "Trend of planted faults" not in first
+    assert "Trend of planted faults" in render(write(tmp_path / "runs" / "b", lines)).read_text()
+    assert "Trend of planted faults" in render(write(tmp_path / "runs" / "c", run())).read_text()
+
+
+@pytest.mark.parametrize("option", [["--case", "cases/0a.safetensors"], ["--case=cases/0a.safetensors"]])
+def test_repeating_a_case_is_no_part_of_the_history(tmp_path: Path, option: list[str]):
+    render(write(tmp_path / "runs" / "a", run(divergence(0))))
+    render(write(tmp_path / "runs" / "b", run(divergence(0), command=["pytest", "conformance", *option])))
+    assert [known["run"] for known in read_history(tmp_path / "runs" / "history.jsonl")] == ["a"]
+
+
+def test_of_many_new_causes_some_are_named_and_all_are_counted(tmp_path: Path):
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    many = [divergence(number, summary=f"fault {letters[number]}{letters[number]}") for number in range(26)]
+    render(write(tmp_path / "runs" / "a", run()))
+    page = render(write(tmp_path / "runs" / "b", run(*many))).read_text()
+    assert "<summary>26 new</summary>" in page
+    assert "<li>and 6 more</li>" in page

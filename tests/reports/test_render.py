@@ -535,3 +535,40 @@ def test_of_many_reasons_some_are_folded(run_dir: Path):
     _, text = page(run_dir, [("run", run_line()), *reasons, ("batch", batch()), ("end", {"exit": 0})])
     assert "and 6 more</summary>" in text
     assert all(f"reason {n}" in text for n in range(9))
+
+
+def test_a_run_that_plants_faults_is_told_as_one(run_dir: Path):
+    page = render(factory.write(run_dir, factory.planting(20))).read_text()
+    assert ">2 of 20 planted faults not found<" in page
+    assert "Nothing was tested" not in page
+    assert "No implementation was named" not in page
+    assert 'id="disagreements"' not in page
+    table = page.partition('aria-label="Planted faults by profile"')[2].partition("</table>")[0]
+    assert re.sub("<[^>]*>|\\s+", " ", table).split()[-6:] == ["ci", "20", "16", "2", "2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((20, 20, 0), "Every planted fault was found"),
+        ((20, 18, 2), "Every planted fault was found, but for 2 argued to be equivalent"),
+        ((20, 17, 2), "1 of 20 planted faults not found"),
+    ],
+)
+def test_the_headline_of_planted_faults(counts: tuple[int, int, int], words: str):
+    planted, killed, equivalent = counts
+    survived = planted - killed - equivalent
+    told = {"mutants": planted, "killed": killed, "equivalent": equivalent, "survived": survived}
+    assert headline([], finished=True, power={"ci": told}) == words
+    twice = headline([], finished=False, power={"ci": told, "nightly": told})
+    assert "so far" in twice
+    assert twice.startswith("Every" if not survived else "2 of 40")
+
+
+def test_the_first_screen_leads_to_the_worst_cause_of_each(run_dir: Path):
+    worse = divergence(1, stage="top-k", summary="another anchor")
+    lines = factory.failing(1)
+    lines.insert(1, ("divergence", worse))
+    page = render(factory.write(run_dir, lines)).read_text()
+    (link,) = re.findall('class="see" href="[^"]*">([^<]*)<', page)
+    assert link == "2 causes, first at top-k"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from reports import read_log, summarise
-from reports.schemas import FOLDER, fault, schema
+from reports import RunLog, read_log, summarise
+from reports.schemas import FOLDER, fault, kinds, schema
 from reports.summary import write_summary
 from tests.reports import factory
 from tests.reports.factory import batch, divergence, error, implementation, line, raw, run_line
@@ -286,3 +286,37 @@ def test_the_log_is_only_read(run_dir: Path):
     summarise(read_log(run_dir))
     assert (run_dir / "log.jsonl").read_bytes() == content
     assert [path.name for path in run_dir.iterdir()] == ["log.jsonl"]
+
+
+def test_the_schema_leaves_out_what_readers_leave_out_and_writers_refuse(run_dir: Path):
+    later = line("weather", {"rain": 9})
+    assert fault(later, "log") is None  # as its description says: a later version's log can be read
+    with (
+        RunLog.create(run_dir.parent, "later") as log,
+        pytest.raises(ValueError, match="there is no such kind"),
+    ):
+        log.append("weather", rain=9)
+    assert kinds() <= set(schema("log")["$defs"])
+
+
+def test_what_judging_cost_beside_the_call(run_dir: Path):
+    times = {"milliseconds": 30.0, "call_milliseconds": 5.0, "drawing_milliseconds": 20.0}
+    untimed = {"milliseconds": 9.0}
+    lines = [
+        ("run", run_line([implementation("ultralytics")])),
+        *(("batch", batch(number, **times)) for number in (1, 2)),
+        ("batch", batch(3, **untimed)),
+        ("batch", batch(4, **times, phase="shrink")),
+        ("batch", batch(5, **(times | {"call_milliseconds": "inf"}))),
+    ]
+    (one,) = summary_of(run_dir, lines)["implementations"]
+    assert one["cost"]["batches"] == 2
+    assert one["cost"]["seconds"] == pytest.approx(0.1)
+    assert one["cost"]["call_seconds"] == pytest.approx(0.01)
+    assert one["cost"]["times_the_call"] == pytest.approx(10)
+    assert one["cost"]["batches_per_second"] == pytest.approx(20)
+
+
+def test_a_run_that_timed_no_call_has_no_ratio(run_dir: Path):
+    (one,) = summary_of(run_dir, [("run", run_line([implementation("ultralytics")]))])["implementations"]
+    assert (one["cost"]["times_the_call"], one["cost"]["batches_per_second"]) == (None, None)

@@ -18,6 +18,10 @@ from conformance.recording import Failure, Subject
 RECIPE = Recipe(images=((Truth("ordinary"),), (Truth("huge"),)), cells=(5, 5), predictions="near")
 INSIDE, OUTSIDE = 0, 24
 """Anchors of the first image: a candidate, and one that is none."""
+LOST = Recipe(
+    images=((Truth("ordinary"), Truth("ordinary", label=1, size=(15, 6))),), classes=2, predictions="near"
+)
+"""Anchor 0 is a candidate of both ground truths; the first, which overlaps more, wins it."""
 judge = partial(conform, judge=judge_nonfinite)
 
 
@@ -43,6 +47,17 @@ class Spread(ReferenceAdapter):
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
 def test_nothing_is_found_in_what_is_right(name: str, value: str, class_logit: bool, place: int):
     judge(Subject(find(name), "cpu"), NotFinite(RECIPE, value, class_logit, place=place).build())
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
+def test_a_number_of_a_lost_anchor_may_spoil_its_image_or_not(name: str):
+    judge(Subject(find(name), "cpu"), NotFinite(LOST, "nan", class_logit=True, channel=1).build())
+
+
+def test_a_number_of_a_lost_anchor_spoils_the_class_loss():
+    batch = NotFinite(LOST, "nan", class_logit=True, channel=1).build()
+    with pytest.raises(Failure, match="cls loss is finite: True, expected False"):
+        judge(Subject(implementation_from(Cleaned, "double"), "cpu"), batch)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""What no implementation changes and every run needs, kept from run to run: the recorded training, and its controls.
+
+Both take longer than all else that a run of `dev` does. They follow from the project's own lines, torch, Ultralytics
+and the processor, and are kept under the hash of these: whoever changes one of them computes anew. What is kept lies in
+the cache of fetched packages and is verified on each use, as packages are; where it cannot be kept, it is computed.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from conformance.batches import Batch
+from conformance.batches.training import Progress, RecordedTraining, Schedule, recorded_training
+from conformance.judgement.training import rms_of_controls
+from conformance.workers.packages import FILES, HASHES, cache_folder, damage, hashes, locked
+from reference import Head
+
+T = TypeVar("T")
+TRAINING, WEIGHTS, CONTROLS = "training.json", "weights.safetensors", "controls.json"
+WHOLE = Schedule()
+"""What the suite trains."""
+ROOMS = ("reference", "conformance")
+"""Packages whose every line counts: fewer would do, but which they are is easily got wrong."""
+
+
+def kept_training(schedule: Schedule = WHOLE) -> RecordedTraining:
+    """The training of `recorded_training`, from the cache if an earlier run left it there.
+
+    Raises:
+        UnknownImplementation: as `recorded_training`.
+    """
+    return _kept(f"training {schedule}", lambda: recorded_training(schedule), write_training, read_training)
+
+
+def kept_controls(recorded: RecordedTraining, device: str) -> float:
+    """The controls' distance of `rms_of_controls`, from the cache if an earlier run left it there."""
+    return _kept(
+        f"controls {recorded.schedule} {device}",
+        lambda: rms_of_controls(recorded, device=device),
+        lambda rms, folder: _write_json(folder / CONTROLS, rms),
+        lambda folder: float(json.loads((folder / CONTROLS).read_text(encoding="utf-8"))),
+    )
+
+
+def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], read: Callable[[Path], T]) -> T:
+    """What lies in the cache, or else is made and put there; two processes that want the same at once make it once."""
+    folder = cache_folder() / f"kept-{fingerprint(what)}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_name(f"{folder.name}.lock")):
+            if damage(folder) is None:
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    return read(folder / FILES)
+            value = made()
+            _keep(value, folder, write)
+            return value
+    except OSError:  # no such folder, no room in it, or no right to write: then without
+        return made()
+
+
+def _keep(value: T, folder: Path, write: Callable[[T, Path], None]) -> None:
+    """Write it into the cache, where it appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        (unfinished / FILES).mkdir()
+        write(value, unfinished / FILES)
+        _write_json(unfinished / HASHES, hashes(unfinished / FILES))
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def fingerprint(what: str) -> str:
+    """Changes with everything on which a computation depends, to the last bit."""
+    sha = hashlib.sha256(what.encode())
+    ultralytics = metadata.version("ultralytics") if _installed("ultralytics") else None
+    facts = (torch.__version__, ultralytics, platform.machine(), _processor(), torch.get_num_threads())
+    sha.update(repr(facts).encode())
+    house = Path(__file__).parents[1]
+    for path in sorted(path for room in ROOMS for path in (house / room).rglob("*.py")):
+        sha.update(path.relative_to(house).as_posix().encode() + b"\n" + path.read_bytes())
+    return sha.hexdigest()[:24]
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> tuple[str, int | None]:
+    """What decides in which order torch adds up: instructions and cores."""
+    return torch.backends.cpu.get_cpu_capability(), os.cpu_count()
+
+
+def write_training(recorded: RecordedTraining, folder: Path) -> None:
+    """Leave a training in a folder, as JSON, safetensors and case files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    facts = {
+        "head": asdict(recorded.head),
+        "progress": [asdict(progress) for progress in recorded.progress],
+        "losses": recorded.losses,
+        "schedule": asdict(recorded.schedule),
+    }
+    _write_json(folder / TRAINING, facts)
+    save_file(recorded.weights, folder / WEIGHTS)
+    for number, batch in enumerate(recorded.batches):
+        batch.save(folder / f"{number}.safetensors")
+
+
+def read_training(folder: Path) -> RecordedTraining:
+    """The training that `write_training` left: the same to the bit.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: there is none.
+    """
+    facts: dict[str, Any] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+    schedule = facts["schedule"] | {
+        "recorded": tuple(facts["schedule"]["recorded"]),
+        "sizes": tuple((height, width) for height, width in facts["schedule"]["sizes"]),
+    }
+    return RecordedTraining(
+        Schedule(**schedule),
+        Head(**(facts["head"] | {"strides": tuple(facts["head"]["strides"])})),
+        [Batch.load(folder / f"{number}.safetensors") for number in range(len(facts["progress"]))],
+        [Progress(**progress) for progress in facts["progress"]],
+        facts["losses"],
+        load_file(folder / WEIGHTS),
+    )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")

@@ -1,0 +1,326 @@
+"""`python -m conformance power --mutants`: which test kills which mutant, at which stage, after how many batches."""
+
+import hashlib
+import json
+import os
+import statistics
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.devices.arithmetic import fixed_arithmetic
+from conformance.implementations import Implementation, implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.power.forked import After, Ended, Made, in_processes, tried
+from conformance.power.mutants import Mutant, Place, mutants_of
+from conformance.power.targets import TARGETS, Target, watching
+from conformance.power.trials import Known, Trial, all_trials, load
+from conformance.recording import Recorder, Subject, command_line
+from reference import ARTICLE, DIALECTS, NEWEST, Dialect
+from reports import RunLog, render
+
+KINDS = ("official", "reference", "history")
+"""What can be mutated here; planted faults are `conformance.power.run`'s."""
+ROOTS = ("conformance", "reference")
+TELLING = ("__main__.py", "power/faults.py", "power/matrix.py", "power/run.py", "power/search.py")
+"""Files of ours that say what became of a mutant, and decide nothing about it."""
+EQUIVALENT = Path(__file__).parent / "equivalent.toml"
+KILLS = "power.jsonl"
+"""In the folder of all runs: a line for each mutant that was tried, so that a run goes on where one stopped."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one mutant under one profile.
+
+    Attributes:
+        mutant: its name.
+        kind: official, reference or history.
+        function: that was changed; of history, the two dialects.
+        key: hash of our sources, of the release and of the batches of a test: whether it still holds.
+        ended: how it went.
+    """
+
+    mutant: str
+    kind: str
+    function: str
+    key: str
+    ended: Ended
+
+
+def power_of_mutants(
+    kinds: Sequence[str], profile: str, report_dir: Path, examples: int | None = None, only: str = "*"
+) -> int:
+    """Try all mutants, and leave a report; the exit status.
+
+    Args:
+        kinds: of `KINDS`.
+        profile: whose batches they are fed.
+        report_dir: where runs are left, and what was tried.
+        examples: batches of a test, in place of the profile's.
+        only: pattern of the names of those that are tried.
+
+    Returns:
+        0 if every mutant was killed or is argued to be equivalent; 1 if one survived, or an argued one was killed;
+        2 if cosmic-ray is missing.
+    """
+    try:
+        import cosmic_ray  # noqa: F401
+    except ModuleNotFoundError:
+        print("python -m conformance power: mutants are made with cosmic-ray: pip install 'tal-conformance[power]'",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    number = load(profile, examples)
+    torch.set_num_threads(1)
+    recorder = Recorder(RunLog.create(report_dir))
+    recorder.begin(
+        {
+            "profile": profile, "seed": "derandomized", "command": command_line(), "devices": {"cpu": "tested"},
+            "hazards": {}, "implementations": [],
+        }
+    )  # fmt: skip
+    arguments = argued()
+    results: list[tuple[Result, str]] = []
+    with fixed_arithmetic():
+        for kind in kinds:
+            for result in tried_of(kind, profile, number, report_dir, only):
+                results.append((result, became(result, arguments)))
+                record(recorder, profile, *results[-1], arguments)
+                if results[-1][1] != "killed":
+                    print(f"  {results[-1][1]}: {result.mutant}", flush=True)
+    failed = [result for result, what in results if what in ("survived", "elsewhere")]
+    recorder.end(int(bool(failed)))
+    recorder.make_latest()
+    print(f"{summary(results)}\nreport: {render(recorder.folder)}")
+    return int(bool(failed))
+
+
+def became(result: Result, arguments: dict[str, str]) -> str:
+    """killed, survived, equivalent, or elsewhere: killed, although somebody argued that it cannot be."""
+    is_argued = argument_for(result.mutant, arguments) != ""
+    if result.ended.test is None:
+        return "equivalent" if is_argued else "survived"
+    return "elsewhere" if is_argued else "killed"
+
+
+def argued() -> dict[str, str]:
+    """The patterns of mutants that are equivalent, each with its argument.
+
+    Raises:
+        ValueError: an entry lacks its argument.
+    """
+    found: dict[str, str] = {}
+    for entry in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]:
+        if not entry.get("because", "").strip():
+            raise ValueError(f"{EQUIVALENT.name}: {entry.get('mutants')} has no argument (because = ...)")
+        found[entry["mutants"]] = entry["because"]
+    return found
+
+
+def argument_for(mutant: str, arguments: dict[str, str]) -> str:
+    """The argument of the first pattern that fits; empty if none does."""
+    return next((text for pattern, text in arguments.items() if fnmatchcase(mutant, pattern)), "")
+
+
+def tried_of(kind: str, profile: str, number: int, report_dir: Path, only: str) -> Iterator[Result]:
+    """Try the mutants of a kind, those first of which is known already what becomes of them."""
+    if kind == "history":
+        yield from history(number, report_dir, profile, only)
+        return
+    target = TARGETS[kind]()
+    trials = all_trials(number, NEWEST)
+    known = Known()
+    trials, reached = baseline(target, trials, known)
+    mutants = [mutant for place in target.places for mutant in mutants_of(place, reached[place])]
+    everything = sum(len(mutants_of(place)) for place in target.places)
+    chosen = {mutant.id: mutant for mutant in mutants if fnmatchcase(mutant.id, only)}
+    print(
+        f"{kind}: {len(chosen)} of {len(mutants)} mutants, {len(trials)} batches; "
+        f"{everything - len(mutants)} more are on lines that no batch runs",
+        flush=True,
+    )
+    places = {(place.module.__name__, place.function): place for place in target.places}
+    jobs = {
+        name: (
+            mutant.function,
+            planted(places[mutant.module, mutant.function], mutant, target.implementation),
+        )
+        for name, mutant in chosen.items()
+    }
+    yield from resumed(kind, jobs, trials, every_image, known, key_of(profile, number), report_dir)
+
+
+def baseline(
+    target: Target, trials: Sequence[Trial], known: Known
+) -> tuple[list[Trial], dict[Place, set[int | str]]]:
+    """The trials that the unchanged code passes, and the lines of its functions that they run."""
+    left, rest = list[Trial](), list(trials)
+    with watching(target.places) as seen:
+        while rest:
+            ended = tried(target.implementation, rest, known=known)
+            if ended.test is None:
+                left += rest
+                break
+            print(f"  left out, since the unchanged code fails it: {ended.test}: {ended.said}", flush=True)
+            left, rest = left + rest[: ended.batches - 1], rest[ended.batches :]
+    known.learns = False
+    return left, seen
+
+
+def planted(place: Place, mutant: Mutant, make: Made) -> Made:
+    """Makes the implementation with the mutant in place; meant for a process of its own."""
+    _, first = place.source()
+
+    def made() -> Implementation:
+        place.put(mutant.text, first)
+        return make()
+
+    return made
+
+
+def history(number: int, report_dir: Path, profile: str, only: str) -> Iterator[Result]:
+    """The reference in one dialect, held to its neighbour's, both ways."""
+    dialects = [dialect for dialect in DIALECTS.values() if dialect != ARTICLE]
+    pairs = [(one, other) for a, b in pairwise(dialects) for one, other in ((a, b), (b, a))]
+    trials = all_trials(number, replace(NEWEST, rows_sorted=False), rows=True)
+    jobs = {
+        name: (name, held(one, other))
+        for one, other in pairs
+        if fnmatchcase(name := f"{one.name} for {other.name}", only)
+    }
+    print(f"history: {len(jobs)} pairs of neighbouring dialects, {len(trials)} batches", flush=True)
+    yield from resumed("history", jobs, trials, None, None, key_of(profile, number), report_dir)
+
+
+def held(one: Dialect, other: Dialect) -> Made:
+    """Makes the reference in the one dialect, held to the other."""
+
+    def made() -> Implementation:
+        implementation = implementation_from(ReferenceAdapter(one), one.name)
+        return Implementation(**{**vars(implementation), "dialect": other})
+
+    return made
+
+
+def every_image(subject: Subject) -> None:
+    """Judge every image of the smallest scopes, which every profile judges.
+
+    Raises:
+        Failure: one of them shows a difference.
+    """
+    from conformance.conforming import Conformance
+    from conformance.exhaustive.judging import judge_scope
+    from conformance.exhaustive.scope import PROFILES
+
+    for scope in PROFILES["dev"]:
+        recorder: Any = Unrecorded()
+        judge_scope(Conformance(subject, recorder, "test_every_image", "EXHAUSTIVE"), scope)
+
+
+class Unrecorded:
+    """A recorder that keeps nothing."""
+
+    def __getattr__(self, _: str) -> Any:
+        return lambda *_, **__: None
+
+
+def resumed(
+    kind: str,
+    jobs: dict[str, tuple[str, Made]],
+    trials: Sequence[Trial],
+    after: After | None,
+    known_outcomes: Known | None,
+    key: str,
+    report_dir: Path,
+) -> Iterator[Result]:
+    """What is known from an earlier run, then what is tried now; each is written down as it ends."""
+    path = report_dir / KILLS
+    known = {name: result for name, result in read(path, key, kind).items() if name in jobs}
+    if known:
+        print(f"  {len(known)} were tried before ({path})", flush=True)
+    yield from known.values()
+    left = ((name, make) for name, (_, make) in jobs.items() if name not in known)
+    done = len(known)
+    cut_off = path.is_file() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" * cut_off)
+        for name, ended in in_processes(left, trials, after, known_outcomes, os.cpu_count() or 1):
+            result = Result(name, kind, jobs[name][0], key, ended)
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            done += 1
+            print(f"{done:5}/{len(jobs)} {line(result)}", flush=True)
+            yield result
+
+
+def read(path: Path, key: str, kind: str) -> dict[str, Result]:
+    """What was written with the same key; a line that was cut off is left out."""
+    found: dict[str, Result] = {}
+    if not path.is_file():
+        return found
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            fields = json.loads(text)
+            result = Result(**fields | {"ended": Ended(**fields["ended"])})
+        except (ValueError, TypeError, KeyError):
+            continue
+        if result.key == key and result.kind == kind:
+            found[result.mutant] = result
+    return found
+
+
+def key_of(profile: str, number: int) -> str:
+    """Of everything that decides what becomes of a mutant: our sources, the release, torch and the profile."""
+    sha = hashlib.sha256(f"{profile} {number} {torch.__version__}".encode())
+    for package in ("ultralytics", "hypothesis", "cosmic-ray"):
+        sha.update(f"{package} {metadata.version(package)}".encode())
+    root = Path(__file__).parents[2]
+    for path in sorted(path for name in ROOTS for path in (root / name).rglob("*.py")):
+        if not path.as_posix().endswith(TELLING):
+            sha.update(path.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def record(recorder: Recorder, profile: str, result: Result, what: str, arguments: dict[str, str]) -> None:
+    """One line of the log."""
+    ended = result.ended
+    recorder.line(
+        "power", profile=profile, fault=result.mutant, function=result.function, clauses=[], mode=result.kind,
+        test=ended.test or "every test", expected=[], stage=ended.stage,
+        batches=None if ended.test is None else ended.batches, seconds=round(ended.seconds, 2), result=what,
+        case_in_words=ended.said, argument=argument_for(result.mutant, arguments), limit=ended.batches,
+    )  # fmt: skip
+
+
+def line(result: Result) -> str:
+    """One line of the terminal."""
+    ended = result.ended
+    if ended.test is None:
+        return f"lives  {result.mutant}: {ended.batches} batches, {ended.seconds:.1f} s"
+    return f"killed {result.mutant}: {ended.test} at {ended.stage} after {ended.batches} batches"
+
+
+def summary(results: Sequence[tuple[Result, str]]) -> str:
+    """How many of each kind, and how soon, one line a kind."""
+    lines = []
+    for kind in dict.fromkeys(result.kind for result, _ in results):
+        own = [(result, what) for result, what in results if result.kind == kind]
+        counts = Counter(what for _, what in own)
+        batches = [result.ended.batches for result, what in own if what == "killed"]
+        meant = len(own) - counts["equivalent"]
+        score = f"; score {counts['killed'] / meant:.1%}" if meant else ""
+        median = f"; median {statistics.median(batches):g} batches" if batches else ""
+        said = ", ".join(
+            f"{counts[what]} {what}" for what in ("killed", "equivalent", "elsewhere", "survived")
+        )
+        lines.append(f"{kind}: {len(own)} mutants: {said}{score}{median}")
+    return "\n".join(lines)

@@ -1,0 +1,292 @@
+"""Mutants: loaded functions with one operator, number or call of their source changed.
+
+What is changed is decided by the operators of cosmic-ray (and one that it lacks). The source is read where the package
+is installed and changed in memory; a mutant is named by its module, function, operator, number and a hash of the line.
+"""
+
+import __future__
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow")
+BITS = ("BitOr", "BitAnd", "BitXor")
+ORDER = ("Eq", "NotEq", "Lt", "LtE", "Gt", "GtE")
+IDENTITY = ("Is", "IsNot")
+"""Operators are replaced by those of their own kind: a float that is shifted raises, and shows nothing."""
+OTHERS = (
+    "AddNot", "NumberReplacer", "RemoveDecorator", "ReplaceAndWithOr", "ReplaceFalseWithTrue", "ReplaceOrWithAnd",
+    "ReplaceTrueWithFalse", "ReplaceUnaryOperator_Delete_Invert", "ReplaceUnaryOperator_Delete_Not",
+    "ReplaceUnaryOperator_Delete_USub", "ZeroIterationForLoop",
+)  # fmt: skip
+"""Operators of cosmic-ray that have no kind."""
+MODULE_NAMES = ("torch", "F", "math", "functional", "super", "self")
+"""What stands before a function or a method that returns something else than what it is called on."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one function.
+
+    Attributes:
+        module: the function's module.
+        function: its name, with its class.
+        operator: what changed it.
+        occurrence: the how manieth place of the function that the operator could change.
+        line: where in the file, from 1.
+        digest: of the changed lines, before and after.
+        text: the function as changed, with its decorators.
+    """
+
+    module: str
+    function: str
+    operator: str
+    occurrence: int
+    line: int
+    digest: str
+    text: str
+
+    @property
+    def id(self) -> str:
+        """The name, which says nothing of the file beyond a hash."""
+        module = self.module.rpartition(".")[2]
+        return f"{module}.{self.function} {self.operator} {self.occurrence} {self.digest}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A function of a loaded module.
+
+    Attributes:
+        module: the module.
+        function: the name, `function` or `Class.method`.
+    """
+
+    module: ModuleType
+    function: str
+
+    @property
+    def owner(self) -> Any:
+        """The module or the class that holds it."""
+        head, dot, _ = self.function.rpartition(".")
+        return getattr(self.module, head) if dot else self.module
+
+    @property
+    def name(self) -> str:
+        """What it is called there."""
+        return self.function.rpartition(".")[2]
+
+    @property
+    def live(self) -> Any:
+        """The function that runs, under its decorators."""
+        return undecorated(vars(self.owner)[self.name])
+
+    def source(self) -> tuple[str, int]:
+        """Text of the function and the number of its first line, decorators included."""
+        lines, first = inspect.getsourcelines(self.live)
+        return "".join(lines), first
+
+    def built(self, text: str, first: int) -> Any:
+        """What a changed text defines, decorators applied, in the module's own names.
+
+        Raises:
+            SyntaxError: the change is no Python.
+        """
+        flags = __future__.annotations.compiler_flag
+        names = dict(vars(self.module))
+        if self.owner is self.module:
+            code = compile("\n" * (first - 1) + text, str(self.module.__file__), "exec", flags, True)
+            exec(code, names)  # noqa: S102 (the installed source, with one change)
+            return names[self.name]
+        padded = "\n" * max(first - 2, 0) + "class Holder:\n" + text
+        exec(compile(padded, str(self.module.__file__), "exec", flags, True), names)  # noqa: S102
+        return vars(names["Holder"])[self.name]
+
+    def put(self, text: str, first: int) -> None:
+        """Let the function that runs be the changed one, for everybody who holds it and for good."""
+        built = self.built(text, first)
+        live = self.live
+        changed = undecorated(built)
+        live.__code__ = changed.__code__
+        live.__defaults__, live.__kwdefaults__ = changed.__defaults__, changed.__kwdefaults__
+        if built is changed and vars(self.owner)[self.name] is not live:
+            setattr(self.owner, self.name, live)  # its decorator was taken away
+
+
+def undecorated(function: Any) -> FunctionType:
+    """The function under static methods, properties and decorators that say what they wrap."""
+    function = getattr(function, "__func__", getattr(function, "fget", function))
+    inner = inspect.unwrap(function)
+    assert isinstance(inner, FunctionType)
+    return inner
+
+
+def places(module: ModuleType, names: Sequence[str]) -> Iterator[Place]:
+    """The functions of a module called so; of a class, every function that it defines itself."""
+    for name in names:
+        value = vars(module).get(name)
+        if isinstance(value, type):
+            for method, content in vars(value).items():
+                if getattr(undecorated_or_none(content), "__module__", None) == module.__name__ and written(
+                    content
+                ):
+                    yield Place(module, f"{name}.{method}")
+        elif value is not None:
+            yield Place(module, name)
+
+
+def undecorated_or_none(value: Any) -> FunctionType | None:
+    """The function within, if there is one."""
+    inner = getattr(value, "__func__", getattr(value, "fget", value))
+    return inspect.unwrap(inner) if callable(inner) and not isinstance(inner, type) else None
+
+
+def written(value: Any) -> bool:
+    """Whether a person wrote it into a file: dataclasses make methods of their own."""
+    function = undecorated_or_none(value)
+    return isinstance(function, FunctionType) and not function.__code__.co_filename.startswith("<")
+
+
+def operators() -> dict[str, Any]:
+    """Every operator by name.
+
+    Raises:
+        ModuleNotFoundError: cosmic-ray is not installed.
+    """
+    from cosmic_ray.plugins import get_operator
+
+    names = list(OTHERS)
+    kinds: tuple[tuple[str, ...], ...] = (ARITHMETIC, BITS)
+    for group in kinds:
+        names += [f"ReplaceBinaryOperator_{one}_{other}" for one in group for other in group if one != other]
+    kinds = (ORDER, IDENTITY)
+    for group in kinds:
+        names += [
+            f"ReplaceComparisonOperator_{one}_{other}" for one in group for other in group if one != other
+        ]
+    found = {name: get_operator(f"core/{name}")() for name in names}
+    return found | {"RemoveMethodCall": RemoveMethodCall()}
+
+
+class RemoveMethodCall:
+    """`x.f(...)` becomes `x`: a clamp, a detach, a sum that is forgotten. cosmic-ray has nothing like it."""
+
+    def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
+        """Every call of a method in a chain."""
+        for index in self._calls(node):
+            yield node.children[index].start_pos, node.children[index + 1].end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        """Take the call out of the chain."""
+        at = list(self._calls(node))[index]
+        del node.children[at : at + 2]
+        return node
+
+    @staticmethod
+    def _calls(node: Any) -> Iterator[int]:
+        if node.type not in ("atom_expr", "power"):
+            return
+        first = getattr(node.children[0], "value", "")
+        for index, (one, other) in enumerate(zip(node.children, node.children[1:], strict=False)):
+            opens = [getattr(part, "children", [part])[0] for part in (one, other)]
+            called = one.type == other.type == "trailer" and [mark.value for mark in opens] == [".", "("]
+            if called and not (index == 1 and first in MODULE_NAMES):
+                yield index
+
+
+def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list[Mutant]:
+    """Every mutant of a function that compiles to something else.
+
+    Args:
+        place: the function.
+        reached: numbers of the lines that run, and parameters whose default is taken; None: all of them.
+    """
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+
+    text, first = place.source()
+    used = None if reached is None else frozenset(reached)
+    runs = None if used is None else _statements_that_run(text, first, used)
+    unused = _unused_defaults(text, used) if used is not None else []
+    seen = {fingerprint(place.built(text, first))}
+    found = []
+    for name, operator in operators().items():
+        spots = [spot for node in ast_nodes(get_ast(text)) for spot in operator.mutation_positions(node)]
+        for number, ((row, column), _) in enumerate(spots):
+            line = first + row - 1
+            if runs is not None and line not in runs:
+                continue
+            if any(start <= (row, column) < end for start, end in unused):
+                continue
+            changed = mutate_code(text, operator, number)
+            try:
+                print_ = fingerprint(place.built(changed, first))
+            except Exception:  # noqa: S112 (no Python, or its definition already fails: nobody would ship that)
+                continue
+            if print_ in seen:
+                continue
+            seen.add(print_)
+            digest = _digest(text, changed)
+            found.append(Mutant(place.module.__name__, place.function, name, number, line, digest, changed))
+    return found
+
+
+def _digest(before: str, after: str) -> str:
+    """Of the lines that differ, without their indentation."""
+    old, new = before.splitlines(), after.splitlines()
+    lines = [f"{one.strip()}\0{other.strip()}" for one, other in zip(old, new, strict=False) if one != other]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+
+
+def _unused_defaults(
+    text: str, reached: frozenset[int | str]
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where defaults stand that no call takes: row and column of start and end."""
+    function = ast.parse(textwrap.dedent(text)).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    indent = len(text) - len(text.lstrip())
+    positional = [*function.args.posonlyargs, *function.args.args]
+    of_positional = zip(reversed(positional), reversed(function.args.defaults), strict=False)
+    of_named = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    return [
+        (
+            (default.lineno, default.col_offset + indent),
+            (default.end_lineno or 0, (default.end_col_offset or 0) + indent),
+        )
+        for parameter, default in (*of_positional, *of_named)
+        if default is not None and parameter.arg not in reached
+    ]
+
+
+def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -> set[int]:
+    """Lines of the file that belong to a statement of which some line runs, and of what is read when it is defined."""
+    (function,) = ast.parse(textwrap.dedent(text)).body
+    assert isinstance(function, ast.FunctionDef)
+    runs = set(range(first, function.body[0].lineno + first - 1)) if reached else set()
+    for statement in ast.walk(function):
+        if not isinstance(statement, ast.stmt) or statement is function:
+            continue
+        inner = [part.lineno for part in getattr(statement, "body", []) if isinstance(part, ast.stmt)]
+        last = min(inner) - 1 if inner else int(statement.end_lineno or statement.lineno)
+        lines = {row + first - 1 for row in range(statement.lineno, last + 1)}
+        if lines & reached:
+            runs |= lines
+    return runs
+
+
+def fingerprint(built: Any) -> str:
+    """What a function does, as text: its code and its defaults, not where they stand."""
+    function = undecorated(built)
+    wrapped = "plain" if function is built else "decorated"
+    return f"{wrapped} {function.__defaults__!r} {function.__kwdefaults__!r} {_code(function.__code__)}"
+
+
+def _code(code: CodeType) -> str:
+    constants = [_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return f"{code.co_code!r} {constants} {code.co_names} {code.co_varnames}"

@@ -1,0 +1,33 @@
+"""Ranges that bounds are made of hold for whatever lies within the errors that they are made from."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance.judgement.bounds import gradient_range
+from reference.boxes import ciou
+
+PAIRS, SAMPLES = 200, 1000
+
+
+def gradient(target: Tensor, predicted: Tensor) -> Tensor:
+    """Of CIoU in the predicted boxes, (.., 4)."""
+    moved = predicted.detach().requires_grad_()
+    return torch.autograd.grad(ciou(target, moved).sum(), moved)[0]
+
+
+@pytest.mark.parametrize("error", [1e-6, 1e-3, 1e-2])
+def test_no_box_within_the_error_of_its_edges_leaves_the_range_of_the_gradient(error: float):
+    random = torch.Generator().manual_seed(0)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=random, dtype=torch.float64)
+
+    centre, half = 10 * uniform(PAIRS, 2), 0.25 + 2 * uniform(PAIRS, 2)
+    target = torch.cat((centre - half, centre + half), 1)  # (P, 4)
+    predicted = target + (4 * uniform(PAIRS, 4) - 2) * error  # about half of the edges may lie on either side
+    exact, change = gradient_range(target, predicted, target.new_full((PAIRS, 1), error))
+    nearby = predicted + (2 * uniform(SAMPLES, PAIRS, 4) - 1) * error  # (S, P, 4)
+    seen = (gradient(target, nearby) - exact).abs().amax(0)  # (P, 4)
+    second_order = 1 + error / (2 * half.min())  # what corners cannot say: relative to the smallest side
+    assert (seen <= change * second_order).all()

@@ -1,0 +1,311 @@
+"""Mutants are made, named, put in place and tried; whatever becomes of one is told."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import reference
+from conformance.implementations import find
+from conformance.power import matrix
+from conformance.power.forked import Ended, in_processes, start, tried
+from conformance.power.mutants import Mutant, Place, fingerprint, mutants_of, operators, places
+from conformance.power.targets import OFFICIAL, official, watching
+from conformance.power.targets import reference as reference_target
+from conformance.power.trials import FIRST, Known, Trial, collected, in_turn, same
+from reference import NEWEST
+
+pytest.importorskip("cosmic_ray")
+
+SOURCE = '''
+import functools
+
+
+def doubled(function):
+    @functools.wraps(function)
+    def inner(*arguments, **named):
+        return 2 * function(*arguments, **named)
+
+    return inner
+
+
+class Base:
+    def offset(self):
+        return 1
+
+
+class Sum(Base):
+    @doubled
+    def total(self, values, start=3, factor=1):
+        """Sum of 1 and 2."""
+        if len(values) > 2:
+            start = start + 5
+        return (sum(values) + start) * factor + super().offset()
+
+    @property
+    def size(self):
+        return 7
+
+    @staticmethod
+    def text(value):
+        return str(value).strip().upper()
+
+
+def unused(value):
+    return -value
+'''
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Iterator[ModuleType]:
+    path = tmp_path / "planted_module.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    loaded = ModuleType("planted_module")
+    loaded.__file__ = str(path)
+    sys.modules["planted_module"] = loaded  # inspect finds a class's source by its module
+    exec(compile(SOURCE, str(path), "exec"), vars(loaded))
+    yield loaded
+    del sys.modules["planted_module"]
+
+
+def mutant(place: Place, operator: str, occurrence: int = 0) -> Mutant:
+    (found,) = (
+        each for each in mutants_of(place) if (each.operator, each.occurrence) == (operator, occurrence)
+    )
+    return found
+
+
+def planted(place: Place, operator: str, occurrence: int = 0) -> None:
+    place.put(mutant(place, operator, occurrence).text, place.source()[1])
+
+
+def test_places_are_the_functions_a_class_defines_itself(module: ModuleType):
+    assert [place.function for place in places(module, ["Sum", "unused", "absent"])] == [
+        "Sum.total", "Sum.size", "Sum.text", "unused",
+    ]  # fmt: skip
+
+
+def test_a_mutant_runs_for_everybody_who_holds_the_function(module: ModuleType):
+    held = vars(module)["Sum"]().total
+    assert held([1]) == 2 * (1 + 3 + 1)
+    planted(Place(module, "Sum.total"), "ReplaceBinaryOperator_Add_Mul", 1)
+    assert held([2]) == 2 * (2 * 3 + 1)  # super() still finds the base of the class that runs
+
+
+def test_defaults_properties_static_methods_and_decorators_are_changed_too(module: ModuleType):
+    summing = vars(module)["Sum"]()
+    planted(Place(module, "Sum.total"), "NumberReplacer", 0)
+    assert summing.total([1]) == 2 * (1 + 4 + 1)
+    planted(Place(module, "Sum.size"), "NumberReplacer", 1)
+    assert summing.size == 6
+    planted(Place(module, "Sum.text"), "RemoveMethodCall", 1)
+    assert summing.text(" a ") == "a"
+    planted(Place(module, "Sum.total"), "RemoveDecorator")
+    assert (
+        summing.total([1]) == 1 + 4 + 1 - 1
+    )  # the number that was changed before is what the file says again
+
+
+def test_what_compiles_to_the_same_is_no_mutant(module: ModuleType):
+    place = Place(module, "Sum.total")
+    text, first = place.source()
+    mutants = mutants_of(place)
+    prints = {fingerprint(place.built(each.text, first)) for each in mutants}
+    assert len(prints) == len(mutants)
+    assert fingerprint(place.built(text, first)) not in prints
+    assert len({each.id for each in mutants}) == len(mutants)
+
+
+def test_names_say_nothing_of_the_file(module: ModuleType):
+    names = {each.id for each in mutants_of(Place(module, "Sum.total"))}
+    assert all(name.startswith("planted_module.Sum.total ") and len(name.split()) == 4 for name in names)
+    moved = "\n\n\n" + SOURCE
+    path = Path(str(module.__file__))
+    path.write_text(moved, encoding="utf-8")
+    exec(compile(moved, str(path), "exec"), vars(module))
+    import linecache
+
+    linecache.checkcache()
+    assert {each.id for each in mutants_of(Place(module, "Sum.total"))} == names
+
+
+def test_only_what_runs_is_changed(module: ModuleType):
+    chosen = tuple(places(module, ["Sum", "unused"]))
+    with watching(chosen) as seen:
+        vars(module)["Sum"]().total([1], start=9)
+    total, size = chosen[0], chosen[1]
+    assert seen[size] == set()
+    assert "factor" in seen[total]
+    assert "start" not in seen[total]
+    made = {(each.operator, each.occurrence) for each in mutants_of(total, seen[total])}
+    everything = {(each.operator, each.occurrence) for each in mutants_of(total)}
+    assert {("NumberReplacer", 0), ("NumberReplacer", 1)} <= everything - made  # start's default, never taken
+    assert {("NumberReplacer", 2), ("NumberReplacer", 3)} <= made  # factor's
+    assert {("NumberReplacer", 6), ("NumberReplacer", 7)} <= everything - made  # + 5, in a branch not taken
+    assert mutants_of(size, seen[size]) == []
+    assert made < everything
+
+
+def test_every_operator_is_one_of_the_library_or_says_why_not():
+    assert len(operators()) > 40
+    own = [name for name, each in operators().items() if type(each).__module__.startswith("conformance")]
+    assert own == ["RemoveMethodCall"]
+
+
+def test_official_places_are_all_found():
+    found = {place.function.partition(".")[0] for place in official().places}
+    assert found == {name for names in OFFICIAL.values() for name in names}
+
+
+def test_the_judge_keeps_its_reference():
+    before = {name: vars(reference)[name] for name in reference.__all__}
+    modules = {name: value for name, value in sys.modules.items() if name.startswith("reference")}
+    target = reference_target()
+    assert {name: vars(reference)[name] for name in reference.__all__} == before
+    assert {name: value for name, value in sys.modules.items() if name.startswith("reference")} == modules
+    ours = vars(sys.modules["reference.assignment"])["top_k"]
+    copied = next(place for place in target.places if place.function == "top_k")
+    assert copied.live is not getattr(ours, "__wrapped__", ours)
+
+
+def trials(number: int = 6) -> list[Trial]:
+    return list(in_turn([collected(source, NEWEST, number) for source in FIRST[:4]]))
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Trial]:
+    return trials()
+
+
+def killed(target_place: tuple[Any, str], operator: str, batches: list[Trial], occurrence: int = 0) -> Ended:
+    target, function = target_place
+    place = next(each for each in target.places if each.function == function)
+    made = matrix.planted(place, mutant(place, operator, occurrence), target.implementation)
+    ((_, ended),) = in_processes(iter([("one", made)]), batches, None, None, 1)
+    return ended
+
+
+def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batches: list[Trial]):
+    target = official()
+    assert tried(target.implementation, batches).test is None
+    ended = killed((target, "dist2bbox"), "ReplaceBinaryOperator_Sub_Add", batches)
+    assert ended.test is not None
+    assert 1 <= ended.batches <= len(batches)
+    assert tried(target.implementation, batches).test is None  # here nothing was changed
+
+
+@pytest.mark.slow
+def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
+    """In a fresh interpreter: here annotations are checked, and those of a copy name the classes of the original."""
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance", "power", "--mutants", "reference", "--examples", "4",
+         "--only", "*.boxes_around ReplaceBinaryOperator_Sub_Add *", "--report-dir", str(tmp_path)],
+        cwd=Path(reference.__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reference: 1 mutants: 1 killed" in done.stdout
+    (latest,) = tmp_path.glob("2*")
+    power = json.loads((latest / "summary.json").read_text(encoding="utf-8"))["power"]
+    assert power["ci"]["killed"] == power["ci"]["mutants"] == 1
+
+
+def test_what_is_known_to_conform_is_not_judged_again(batches: list[Trial]):
+    known = Known()
+    implementation = find("reference")
+    assert tried(lambda: implementation, batches, known=known).test is None
+    assert set(known.outcomes) == {id(trial) for trial in batches}
+    known.learns = False
+    refusing = [Trial(each.test, each.build, each.by) for each in batches]
+    known.outcomes = {id(new): known.outcomes[id(old)] for new, old in zip(refusing, batches, strict=True)}
+    assert tried(lambda: implementation, refusing, known=known).test is None
+
+
+def test_same_is_about_every_number_and_dtype():
+    one = torch.tensor([1.0, float("nan")])
+    assert same((one, [None]), (one.clone(), [None]))
+    for other in (one.double(), torch.tensor([1.0, 2.0]), torch.tensor([2.0, float("nan")]), one[:1], None):
+        assert not same((one,), (other,))
+
+
+class Exits:
+    """An implementation that ends, sleeps, or takes memory."""
+
+    name, version, dialect = "exits", "1", NEWEST
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def assign(self, inputs: Any) -> Any:
+        if self.how == "dies":
+            os._exit(7)
+        if self.how == "hangs":
+            time.sleep(60)
+        return torch.ones(2**34)
+
+
+@pytest.mark.parametrize(("how", "stage"), [("dies", "death"), ("hangs", "hang"), ("eats memory", "error")])
+def test_one_that_ends_its_process_is_killed(how: str, stage: str, batches: list[Trial]):
+    from conformance.implementations import implementation_from
+
+    child = start(lambda: implementation_from(Exits(how), "exits"), batches, patience=1)
+    _, status = os.waitpid(child.pid, 0)
+    ended = child.ended(status, batches)
+    assert (ended.test, ended.stage, ended.batches) == ("test_loss", stage, 1)
+
+
+def result(mutant_id: str, test: str | None) -> matrix.Result:
+    stage = None if test is None else "box"
+    return matrix.Result(mutant_id, "official", "f", "key", Ended(test, stage, 3, 0.1))
+
+
+def test_an_argued_mutant_that_is_killed_is_an_error():
+    arguments = {"tal.f Add* 0 *": "because"}
+    name = "tal.f AddNot 0 12345678"
+    assert matrix.became(result(name, None), arguments) == "equivalent"
+    assert matrix.became(result(name, "test_loss"), arguments) == "elsewhere"
+    assert matrix.became(result("tal.g AddNot 0 12345678", None), arguments) == "survived"
+    assert matrix.became(result("tal.g AddNot 0 12345678", "test_loss"), arguments) == "killed"
+
+
+def test_every_entry_has_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert all(text.strip() for text in matrix.argued().values())
+    path = tmp_path / "equivalent.toml"
+    path.write_text('[[equivalent]]\nmutants = "x"\nbecause = " "\n')
+    monkeypatch.setattr(matrix, "EQUIVALENT", path)
+    with pytest.raises(ValueError, match="x has no argument"):
+        matrix.argued()
+
+
+def test_it_goes_on_where_it_stopped(tmp_path: Path):
+    batches = trials(1)
+    target = official()
+    place = next(each for each in target.places if each.function == "bbox_iou")
+    chosen = [mutant(place, "ReplaceBinaryOperator_Sub_Add", n) for n in (0, 1)]
+    jobs = {one.id: ("bbox_iou", matrix.planted(place, one, target.implementation)) for one in chosen}
+    first = list(matrix.resumed("official", jobs, batches, None, None, "key", tmp_path))
+    path = tmp_path / matrix.KILLS
+    lines = path.read_text().splitlines()
+    assert len(first) == len(lines) == 2
+    path.write_text(lines[0] + "\n" + lines[1][:30])  # stopped in the middle of a line
+    again = list(matrix.resumed("official", jobs, batches, None, None, "key", tmp_path))
+    assert {one.mutant for one in again} == set(jobs)
+    assert json.loads(path.read_text().splitlines()[0])["mutant"] == again[0].mutant
+    assert len(matrix.read(path, "key", "official")) == 2
+    assert matrix.read(path, "another key", "official") == {}
+
+
+def test_history_is_found_both_ways():
+    names = ["ultralytics-8.0.6", "ultralytics-8.0.51"]
+    dialects = reference.DIALECTS
+    batches = trials(4)
+    for one, other in (names, names[::-1]):
+        ended = tried(matrix.held(dialects[one], dialects[other]), batches)
+        assert ended.test is not None

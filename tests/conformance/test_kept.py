@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from conformance import kept
+from conformance.batches.training import RecordedTraining, Schedule, recorded_training
+from conformance.kept import fingerprint, kept_controls, kept_training, read_training, write_training
+
+SMALL = Schedule(steps=2, recorded=(0, 1), sizes=((64, 96),), pool=1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TAL_CONFORMANCE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def recorded() -> RecordedTraining:
+    return recorded_training(SMALL)
+
+
+def same(one: RecordedTraining, other: RecordedTraining) -> bool:
+    facts = [(each.schedule, each.head, each.progress, each.losses) for each in (one, other)]
+    batches = [[(batch.id, batch.origin, batch.hazards) for batch in each.batches] for each in (one, other)]
+    weights = one.weights.keys() == other.weights.keys() and all(
+        torch.equal(value, other.weights[name]) and value.dtype == other.weights[name].dtype
+        for name, value in one.weights.items()
+    )
+    return facts[0] == facts[1] and batches[0] == batches[1] and weights
+
+
+def not_again(*arguments: object, **named: object) -> None:
+    raise AssertionError("it was computed again")
+
+
+def test_a_training_survives_its_files(recorded: RecordedTraining, tmp_path: Path):
+    write_training(recorded, tmp_path)
+    assert same(read_training(tmp_path), recorded)
+
+
+def test_the_second_run_computes_nothing(recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch):
+    assert kept_training(SMALL) is recorded
+    monkeypatch.setattr(kept, "recorded_training", not_again)
+    assert same(kept_training(SMALL), recorded)
+
+
+def test_controls_are_kept(recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kept, "rms_of_controls", lambda recorded, device: 0.1 + 0.2)
+    assert kept_controls(recorded, "cpu") == 0.1 + 0.2
+    monkeypatch.setattr(kept, "rms_of_controls", not_again)
+    assert kept_controls(recorded, "cpu") == 0.1 + 0.2
+    with pytest.raises(AssertionError, match="again"):
+        kept_controls(recorded, "cuda")
+
+
+def test_what_is_damaged_is_computed_again(recorded: RecordedTraining, cache: Path):
+    kept_training(SMALL)
+    (weights,) = cache.glob("kept-*/files/weights.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert kept_training(SMALL) is recorded
+    assert weights.read_bytes() != bytes(content)
+
+
+def test_without_a_folder_it_is_computed(
+    recorded: RecordedTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("TAL_CONFORMANCE_CACHE", str(tmp_path / "file"))
+    assert kept_training(SMALL) is recorded
+
+
+def test_the_fingerprint_changes_with_what_it_stands_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    before = fingerprint("a")
+    assert before == fingerprint("a") != fingerprint("b")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "another")
+        assert fingerprint("a") != before
+    house = tmp_path / "house"
+    for room in kept.ROOMS:
+        (house / room).mkdir(parents=True)
+    monkeypatch.setattr(kept, "__file__", str(house / "conformance" / "kept.py"))
+    (house / "reference" / "loss.py").write_text("one = 1\n")
+    one = fingerprint("a")
+    (house / "reference" / "loss.py").write_text("one = 2\n")
+    assert fingerprint("a") != one
