@@ -88,7 +88,8 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # batches are small: more threads wait for each other, and for other processes'
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = Run(Recorder(log), seed, tested)
-    find_implementations(run, config.getoption("--implementation") or ["ultralytics"], against(config))
+    names = config.getoption("--implementation") or ["ultralytics"]
+    find_implementations(run, names, against(config), config.getoption("--isolate"))
     run.cases = load_cases(config)
     config.stash[RUN] = run
     if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
@@ -107,18 +108,21 @@ def _create_log(config: pytest.Config) -> RunLog:
         ) from error
 
 
-def find_implementations(run: Run, names: list[str], dialect: Dialect | None = None) -> None:
+def find_implementations(
+    run: Run, names: list[str], dialect: Dialect | None = None, isolate: bool = False
+) -> None:
     """Look up what is to be tested; what cannot be had is noted, and does not keep the others from it.
 
     Args:
         run: takes them.
         names: as behind `--implementation`.
         dialect: what all are held to; None: each to its own.
+        isolate: run those of one's own in processes of their own.
     """
     taken: set[str] = set()
     for name in dict.fromkeys(names):
         try:
-            implementation = find(name)
+            implementation = find(name, isolate)
         except (UnknownImplementation, ProtocolViolation) as error:
             run.missing[name] = str(error)
             continue

@@ -189,7 +189,7 @@ class Recorder:
             stages=strip(failure.judgement),
             values=[value_fields(value) for value in failure.values],
             picture=failure.picture,
-            reproduce=reproduction(failure.subject.implementation.asked_as, failure.batch, case),
+            reproduce=reproduction(failure.subject.implementation, failure.batch, case),
             traceback=failure.details,
         )
 
@@ -258,8 +258,10 @@ def strip(judgement: Judgement | None) -> list[dict[str, Any]]:
     ]
 
 
-def reproduction(name: str, batch: Batch, case: Path) -> dict[str, str]:
+def reproduction(implementation: Implementation, batch: Batch, case: Path) -> dict[str, str]:
     """Three ways to judge a batch again."""
+    name = implementation.asked_as
+    isolated = implementation.elsewhere and ":" in name
     try:
         shown = case.relative_to(Path.cwd())
     except ValueError:
@@ -267,8 +269,11 @@ def reproduction(name: str, batch: Batch, case: Path) -> dict[str, str]:
     ours = Path(__file__).parents[1] == Path.cwd()
     pytest_target = "pytest conformance" if ours else "pytest --pyargs conformance"
     return {
-        "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(shown))}",
-        "python": f"from conformance import check\n\ncheck({_quoted(name)}, {_quoted(str(shown))})",
+        "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(shown))}"
+        + " --isolate" * isolated,
+        "python": f"from conformance import check\n\ncheck({_quoted(name)}, {_quoted(str(shown))}"
+        + ", isolate=True" * isolated
+        + ")",
         "example": f"@example(recipe={batch.origin})" if batch.origin.startswith("Recipe(") else "",
     }
 
