@@ -165,7 +165,18 @@ class OutputsJudge(ImageJudge):
         if not self.shares_follow_metric(positives):
             return "metric" if best.all() else "overlap"
         shared = (self.oracle.metric * positives > 0).sum(1) > 1  # (M,)
-        return "overlap" if (~best & ~shared).any() else "normalisation"
+        alone = ~best & ~shared  # (M,)
+        if not alone.any():
+            return "normalisation"
+        return "metric" if self.below_overlap(positives)[alone].all() else "overlap"
+
+    def below_overlap(self, positives: Tensor) -> Tensor:
+        """TAL-NORM-1: (M,) whether the best weight lies below the best overlap: brought there by t/(t + eps), or by u.
+
+        Of the two a t that is too small is told: t is made of s too, and there u may be right.
+        """
+        best_weight = self.implied(positives)[2][:, 0]  # (M,)
+        return best_weight < (self.oracle.overlap * positives).amax(1)
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
         """TAL-NORM-1 on the implementation's own positives, with what u and t should have been."""
