@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from reports.causes import Cause, causes
@@ -147,7 +148,10 @@ def _is_entry(entry: Any) -> bool:
     )
     if not texts or not lists or not isinstance(entry.get("environment"), dict):
         return False
-    named = all(isinstance(one.get("name"), str) for one in entry["implementations"])
+    named = all(
+        isinstance(one.get("name"), str) and isinstance(one.get("uniqueness", {}), (dict, NoneType))
+        for one in entry["implementations"]
+    )
     flat = all(not isinstance(value, (dict, list)) for one in entry["benchmarks"] for value in one.values())
     causes = all(
         isinstance(cause.get("id"), str) and isinstance(cause.get("implementation"), str)

@@ -45,7 +45,7 @@ def real(value: Any) -> float | None:
     try:
         return float(value)
     except OverflowError:  # JSON's whole numbers have no end
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def short(value: Any, digits: int = 3) -> str:

@@ -1,8 +1,10 @@
 """How an implementation behaves besides what it returns: it may change nothing that is not its own."""
 
 import os
+import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -12,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.processes import children, kill, strays
+from conformance.processes import PATIENCE, children, kill, strays
+
+MOST_PRINTED = 2**20
+"""Bytes that may be printed on one batch."""
 
 
 class Misbehaved(Exception):
@@ -68,14 +73,16 @@ def nothing_left_behind() -> Iterator[None]:
     Processes are ended; files are left where they are. An exception that passes is not replaced.
 
     Raises:
-        Misbehaved: a process stays, or a file was written.
+        Misbehaved: a process stays, a file was written, or more was printed than anybody could read.
     """
-    before, writes = children(), files_written()
+    own, before, writes, printed = os.getpid(), children(), files_written(), bytes_printed()
     seen = len(writes.paths)
     writes.folder = Path.cwd()
     try:
         yield
     finally:
+        if os.getpid() != own:
+            wait_to_be_ended()
         writes.folder = None
         written, writes.paths[seen:] = writes.paths[seen:], []
         left = strays(before)
@@ -84,10 +91,32 @@ def nothing_left_behind() -> Iterator[None]:
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
     if left:
-        pid, command = next(iter(left.items()))
-        raise Misbehaved(f"it left the process {pid} behind, which was ended ({command[:120]})")
+        raise Misbehaved(f"it left a process behind, which was ended: {next(iter(left.values()))[:120]}")
     if written:
         raise Misbehaved(f"it wrote into the working directory: {written[0]}")
+    if bytes_printed() - printed > MOST_PRINTED:
+        raise Misbehaved(f"it printed {bytes_printed() - printed:,} bytes, more than {MOST_PRINTED:,}")
+
+
+def wait_to_be_ended() -> None:
+    """What a copy of this process does that an implementation forked and let return here: it must not go on.
+
+    The original finds and ends it; if the original is gone, it ends by itself.
+    """
+    time.sleep(20 * PATIENCE)
+    os._exit(1)
+
+
+def bytes_printed() -> int:
+    """How long the files are that standard output and standard error go into; terminals and pipes count nothing."""
+    files = {}
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+            status = os.fstat(number)
+            if stat.S_ISREG(status.st_mode):
+                files[status.st_ino] = status.st_size
+    return sum(files.values())
 
 
 class Writes:

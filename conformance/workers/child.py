@@ -34,6 +34,8 @@ NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "sock
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 """Events that start another program."""
 PR_SET_CHILD_SUBREAPER = 36
+LONGEST_FILE = 2**28
+"""Bytes of a file that is written here, the log of what is printed among them."""
 INSTALLER = re.compile(r"\bpip3?\b|\buv\b|\bconda\b")
 
 
@@ -60,13 +62,17 @@ def follow_to_the_end(lifeline: int) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether the process may have no more memory: what it holds is of no use any more."""
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+def end_if_out_of_memory(error: BaseException) -> None:
+    """End the process if it may have no more memory: what it holds is of no use any more, and goes with it."""
+    if isinstance(error, MemoryError):
+        os._exit(OUT_OF_MEMORY)  # at once: there may be no room for a message
+    if "can't allocate memory" in str(error):
+        print(f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", file=sys.stderr, flush=True)
+        os._exit(OUT_OF_MEMORY)
 
 
 def adopt_and_limit() -> None:
-    """Stay the parent of what is started here, whatever it does; and take no more memory than is allowed.
+    """Stay the parent of what is started here, whatever it does; take no more memory and disk than is allowed.
 
     Should the machine run out of memory all the same, this process goes first, not the suite.
     """
@@ -75,6 +81,7 @@ def adopt_and_limit() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LONGEST_FILE, LONGEST_FILE))
     limit = int(os.environ.get(LIMIT_VARIABLE, "0"))
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -167,8 +174,8 @@ def first_answer(request: Frame) -> tuple[Any, bytes]:
         | {
             "shows_stages": bool(getattr(adapter, "shows_stages", False)),
             "precisions": list(getattr(adapter, "precisions", MIXED)),
-            "assigns": hasattr(adapter, "assign"),
-            "computes_loss": hasattr(adapter, "loss"),
+            "assigns": callable(getattr(adapter, "assign", None)),
+            "computes_loss": callable(getattr(adapter, "loss", None)),
         }
     )
 
@@ -216,11 +223,7 @@ def answered(adapter: Any, request: Frame, answer: Answer) -> bytes:
         try:
             fields, results = answer(adapter, question, own)
         except Exception as error:
-            if out_of_memory(error):
-                print(
-                    f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", file=sys.stderr, flush=True
-                )
-                os._exit(OUT_OF_MEMORY)  # what it leaked goes with it
+            end_if_out_of_memory(error)
             fields, results = decoded_failure(error), {}
         replies.append(fields)
         tensors |= {prefix + name: tensor for name, tensor in results.items()}
@@ -242,7 +245,11 @@ def main(requests: int, answers: int, lifeline: int) -> None:
     threading.Thread(target=follow_to_the_end, args=(lifeline,), daemon=True).start()
     sys.addaudithook(block)
     adopt_and_limit()
-    serve(requests, answers)
+    try:
+        serve(requests, answers)
+    except Exception as error:
+        end_if_out_of_memory(error)
+        raise
 
 
 if __name__ == "__main__":

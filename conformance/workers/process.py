@@ -181,6 +181,11 @@ class Worker:
             for number, fields in enumerate(replies)
         ]
 
+    @property
+    def pid(self) -> int | None:
+        """Of its process, if one runs."""
+        return self._running.process.pid if self._running else None
+
     def close(self) -> None:
         """End the process; the next question starts another."""
         self._end()

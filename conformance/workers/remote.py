@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from conformance.implementations.conduct import Misbehaved, Returned, check_given, nothing_left_behind
-from conformance.implementations.isolation import unchanged_torch_state
+from conformance.implementations.isolation import StateChanged, unchanged_torch_state
 from conformance.implementations.protocol import (
     AssignerInputs,
     Assignment,
@@ -30,6 +30,8 @@ from reference import Dialect, Head, Hyperparameters
 Question = tuple[dict[str, Any], dict[str, Tensor]]
 """What is asked, in words and tensors; answers are the same."""
 GRADIENT = "gradients."
+REFUSED = {kind.__name__ for kind in (ProtocolViolation, Misbehaved, StateChanged)}
+"""What the worker raises of an adapter that did not raise itself."""
 LAST = Returned()
 """Of the worker's one adapter; used in the worker alone."""
 DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
@@ -112,7 +114,7 @@ class RemoteAdapter:
             ((answer, results),) = self.worker.ask([(facts, tensors)])
         except WorkerFailed as error:
             raise RaisedElsewhere(error.what) from error
-        if answer.get("raised") in (ProtocolViolation.__name__, Misbehaved.__name__):
+        if answer.get("raised") in REFUSED:
             raise ProtocolViolation(answer["message"])
         if "raised" in answer:
             raise RaisedElsewhere(f"raised {answer['raised']}: {answer['message']}", answer.get("traceback"))
