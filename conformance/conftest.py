@@ -95,7 +95,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
     if not worker:
-        begin(run, config)
+        try:
+            begin(run, config)
+        except OSError as error:
+            raise pytest.UsageError(f"cannot write into {run.folder}: {error}") from error
 
 
 def _create_log(config: pytest.Config) -> RunLog:
@@ -275,13 +278,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     run = item.config.stash.get(RUN, None)
     if run is None or call.when != "call" or call.excinfo is None:
         return report
+    if run.recorder.lost is not None:
+        return stopped(item.session, run, report)
     failures = list(failures_in(call.excinfo.value))
     marker = item.get_closest_marker("clauses")
-    for failure in failures:
-        name = getattr(item, "originalname", item.name)
-        run.recorder.failure(name, item.nodeid, marker.args[0] if marker else "", failure)
     if failures:
         report.longrepr = "\n".join(str(failure) for failure in failures)
+    try:
+        for failure in failures:
+            name = getattr(item, "originalname", item.name)
+            run.recorder.failure(name, item.nodeid, marker.args[0] if marker else "", failure)
+    except OSError:
+        return stopped(item.session, run, report)
+    return report
+
+
+def stopped(session: pytest.Session, run: Run, report: Any) -> Any:
+    """Test no more where nothing can be written any more: what is judged from now on would be lost."""
+    session.shouldstop = f"the run's log cannot be written: {run.recorder.lost}"
+    report.longrepr = session.shouldstop
     return report
 
 
@@ -308,8 +323,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             note_loose_bounds(run)
     if exitstatus == pytest.ExitCode.OK and run.missing:  # also where -k left out the test that says so
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
-    run.recorder.end(int(exitstatus != 0))
-    run.report = rendered(run)
+    try:
+        run.recorder.end(int(exitstatus != 0))
+    except OSError as error:
+        run.report = error
+    else:
+        run.report = rendered(run)
     if isinstance(run.report, Exception):
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
@@ -365,5 +384,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if isinstance(run.report, Exception):
         problem = f"{type(run.report).__name__}: {run.report}"
         terminalreporter.write_line(f"the report could not be rendered ({problem})", red=True)
-        terminalreporter.write_line(f"the log is whole: python -m reports render {run.folder}", red=True)
+        kept = "the log has what was judged until then" if run.recorder.lost else "the log is whole"
+        terminalreporter.write_line(f"{kept}: python -m reports render {run.folder}", red=True)
     terminalreporter.write_line(f"seed {run.seed}")

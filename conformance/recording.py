@@ -6,6 +6,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -103,10 +105,28 @@ def _type(stage: str) -> type[Failure]:
 
 
 class Recorder:
-    """Writes a run's log."""
+    """Writes a run's log.
+
+    Attributes:
+        lost: why something could not be written, for example because the disk is full; the run then has to stop.
+    """
 
     def __init__(self, log: RunLog) -> None:
         self._log = log
+        self.lost: OSError | None = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Note what could not be written, and let it pass."""
+        try:
+            yield
+        except OSError as error:
+            self.lost = self.lost or error
+            raise
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        with self._writing():
+            self._log.append(kind, **fields)
 
     @property
     def folder(self) -> Path:
@@ -115,11 +135,12 @@ class Recorder:
 
     def begin(self, facts: dict[str, Any]) -> None:
         """The log's first line."""
-        self._log.append("run", environment=environment(), **facts)
+        self._append("run", environment=environment(), **facts)
 
     def end(self, exit_status: int) -> None:
         """The log's last line."""
-        self._log.finish(exit_status)
+        with self._writing():
+            self._log.finish(exit_status)
 
     def make_latest(self) -> None:
         """Let `latest` point at this run."""
@@ -127,7 +148,7 @@ class Recorder:
 
     def line(self, kind: str, **fields: Any) -> None:
         """Any other line."""
-        self._log.append(kind, **fields)
+        self._append(kind, **fields)
 
     def batch(
         self,
@@ -146,7 +167,7 @@ class Recorder:
         cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
-        self._log.append(
+        self._append(
             "batch",
             implementation=subject.implementation.name,
             test=test,
@@ -169,10 +190,11 @@ class Recorder:
 
     def failure(self, test: str, node: str, clause_group: str, failure: Failure) -> None:
         """One failing batch, shrunk, with its case file and what the implementation made of it."""
-        case = self.save(failure.batch)
-        if failure.outcome is not None:
-            keep_outcome(case, failure, failure.outcome)
-        self._log.append(
+        with self._writing():
+            case = self.save(failure.batch)
+            if failure.outcome is not None:
+                keep_outcome(case, failure, failure.outcome)
+        self._append(
             "divergence",
             implementation=failure.subject.implementation.name,
             test=test,
@@ -196,7 +218,7 @@ class Recorder:
     def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
         """What a declared dialect makes different from another, on its smallest batch; no failure."""
         self.save(failure.batch)
-        self._log.append(
+        self._append(
             "difference",
             implementation=failure.subject.implementation.name,
             dialect=declared.name,

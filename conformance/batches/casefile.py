@@ -48,7 +48,11 @@ class Content(NamedTuple):
 
 
 def write(path: Path, content: Content) -> None:
-    """Write the file. It appears whole or not at all."""
+    """Write the file. It appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     tensors = named_tensors(content.feature_maps, content.annotations)
     case = {
         "schema": SCHEMA,
@@ -62,6 +66,8 @@ def write(path: Path, content: Content) -> None:
     try:
         save_file(tensors, unfinished, {METADATA: as_json(case | {CHECKSUM: digest(case, tensors)})})
         unfinished.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ it, and `latest` points at a whole report.
 """
 
 import argparse
+import json
 import os
 import random
 import select
@@ -91,7 +92,10 @@ def state_of(run: Path | None, judged: int) -> str:
     except LogError:
         assert judged == 0
         return "no first line yet"
-    logged = log.batches.judged
+    whole = [
+        line for line in (run / "log.jsonl").read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
+    ]
+    logged = sum(json.loads(line)["kind"] == "batch" for line in whole)  # those of shrinking too
     assert judged <= logged <= judged + 1, f"{judged} batches were judged, {logged} are in the log of {run}"
     for line in log.divergences:
         Batch.load(run / "cases" / f"{line['case']}.safetensors")
