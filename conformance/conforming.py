@@ -11,6 +11,7 @@ from conformance.implementations import Implementation, ImplementationFailed, Ou
 from conformance.implementations.outcome import calls
 from conformance.judgement import Diverges, Judgement, Verdict, judge
 from conformance.judgement.picture import picture
+from conformance.ledger import Entry
 from conformance.recording import Failure, Recorder, Subject, failure_of
 from conformance.refusals import can_be_related, refusal
 from conformance.relations import NotShown, SaysNothing
@@ -127,7 +128,9 @@ class Conformance:
         recorder: takes every judged batch.
         test: name of the test.
         clause_group: what the test is about.
+        entries: of the ledger that concern the subject and have not expired.
         failed: a batch failed before; what follows is Hypothesis shrinking it.
+        excused: batches on which a divergence was on record.
         since: when the batch before was done; what follows draws and builds the next one.
     """
 
@@ -135,7 +138,9 @@ class Conformance:
     recorder: Recorder
     test: str
     clause_group: str
+    entries: tuple[Entry, ...] = ()
     failed: bool = field(default=False)
+    excused: int = field(default=0)
     since: float = field(default_factory=time.perf_counter)
 
     def __call__(
@@ -148,7 +153,7 @@ class Conformance:
             by: what judges: held to the dialect, or by a relation of specification section 7.
 
         Raises:
-            Failure: the implementation does not conform.
+            Failure: the implementation does not conform, and the ledger does not know of it.
             Exception: the judge itself failed; the batch counts as an error, never as judged.
         """
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
@@ -158,6 +163,8 @@ class Conformance:
         try:
             judgement = by(self.subject, batch)
         except Failure as failure:
+            if self._excused(batch, failure, began):
+                return failure.judgement or Judgement()
             self._record(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
             raise
@@ -173,7 +180,7 @@ class Conformance:
         """The batch is an error by `clause`: the implementation must raise, not return.
 
         Raises:
-            Failure: it returned, were it something that the protocol refuses.
+            Failure: it returned, were it something that the protocol refuses; and the ledger does not know of it.
         """
         began = self._begin(plain=False)
         try:
@@ -192,9 +199,20 @@ class Conformance:
             f"it returned, where {because}",
             picture=drawn,
         )
+        if self._excused(batch, failure, began):
+            return
         self._record(batch, Verdict.DIVERGENT, None, began, failure)
         self.failed = True
         raise failure
+
+    def _excused(self, batch: Batch, failure: Failure, began: Began) -> bool:
+        """Whether the ledger knows of this failure; then it is recorded as known."""
+        entry = next((each for each in self.entries if each.met_by(batch) and each.excuses(failure)), None)
+        if entry is None:
+            return False
+        self.excused += 1
+        self._record(batch, Verdict.KNOWN, failure.judgement, began, failure, entry)
+        return True
 
     def _begin(self, plain: bool) -> Began:
         now = time.perf_counter()
@@ -207,7 +225,9 @@ class Conformance:
         judgement: Judgement | None,
         began: Began,
         failure: Failure | None = None,
+        entry: Entry | None = None,
     ) -> None:
+        met = tuple(each.id for each in self.entries if each.met_by(batch))
         phase = "shrink" if self.failed else "generate"
         self.since = time.perf_counter()
         milliseconds = (self.since - began.at) * 1000
@@ -222,5 +242,7 @@ class Conformance:
             phase,
             milliseconds,
             failure,
+            met,
+            entry.id if entry else None,
             shares,
         )

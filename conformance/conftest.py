@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from conformance.conforming import Conformance
 from conformance.devices.arithmetic import fixed_arithmetic
 from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
 from conformance.implementations.isolation import official_code
+from conformance.ledger import BUNDLED, CorruptLedger, Entry, Standing, read_ledger, standings
 from conformance.options import add_options, against, devices, load_profile, report_dir, seed_hypothesis
 from conformance.recording import Failure, Recorder, Subject, command_line
 from reference import Dialect
@@ -39,6 +41,8 @@ class Run:
         missing: those that could not, with the reason.
         cases: batches of `--case`.
         unreached: clauses and hazards that the run should have reached more often.
+        ledger: divergences on record.
+        stale: entries of it that must make the run fail, and why.
         report: the report's path, or what kept it from being made.
     """
 
@@ -49,6 +53,8 @@ class Run:
     missing: dict[str, str] = field(default_factory=dict)
     cases: list[Batch] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
+    ledger: tuple[Entry, ...] = ()
+    stale: list[str] = field(default_factory=list)
     report: Path | Exception | None = None
 
     @property
@@ -91,6 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
     names = config.getoption("--implementation") or ["ultralytics"]
     find_implementations(run, names, against(config), config.getoption("--isolate"))
     run.cases = load_cases(config)
+    run.ledger = load_ledger(config)
     config.stash[RUN] = run
     if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
@@ -151,6 +158,21 @@ def load_cases(config: pytest.Config) -> list[Batch]:
         except (CorruptCase, OSError) as error:
             raise pytest.UsageError(f"--case {name}: {error}") from error
     return cases
+
+
+def load_ledger(config: pytest.Config) -> tuple[Entry, ...]:
+    """What is on record: of this project, and of `--ledger`. It is so by declared dialects: `--against` has none.
+
+    Raises:
+        pytest.UsageError: a file is no ledger.
+    """
+    own = config.getoption("--ledger")
+    paths = [BUNDLED, *([Path(config.invocation_params.dir, own)] if own else [])]
+    try:
+        entries = read_ledger(*paths)
+    except CorruptLedger as error:
+        raise pytest.UsageError(f"--ledger {error}") from error
+    return () if against(config) else entries
 
 
 def begin(run: Run, config: pytest.Config) -> None:
@@ -231,7 +253,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if run.cases:
         dropped = [item for item in ours if item.path.stem not in ("test_cases", "test_implementations")]
     else:
-        empty = ("test_cases", "test_implementations")
+        empty = ("test_cases", "test_findings", "test_implementations")
         dropped = [item for item in ours if item.path.stem in empty and item.get_closest_marker("skip")]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -268,7 +290,9 @@ def conforms(request: pytest.FixtureRequest, run: Run, subject: Subject) -> Conf
     marker = request.node.get_closest_marker("clauses")
     group = marker.args[0] if marker else ""
     name = getattr(request.node, "originalname", request.node.name)
-    return Conformance(subject, run.recorder, name, group)
+    today = datetime.now(UTC).date()
+    entries = tuple(each for each in run.ledger if each.concerns(subject) and not each.expired(today))
+    return Conformance(subject, run.recorder, name, group, entries)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -321,6 +345,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
         if session.config.getoption("--conformance-profile") == "nightly":
             note_loose_bounds(run)
+    note_ledger(run, whole=gates(session.config) and not session.shouldfail and not session.shouldstop)
+    if exitstatus == pytest.ExitCode.OK and run.stale:
+        session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     if exitstatus == pytest.ExitCode.OK and run.missing:  # also where -k left out the test that says so
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     try:
@@ -351,6 +378,40 @@ def unreached(run: Run) -> list[str]:
     return missed
 
 
+def note_ledger(run: Run, whole: bool) -> None:
+    """Log how the entries of the ledger stand; those that must make the run fail are noted."""
+    concerned = [each for each in run.ledger if any(each.concerns(subject) for subject in run.subjects)]
+    if not concerned:
+        return
+    batches = read_log(run.folder).batches
+    counts = {"met": batches.met, "known": batches.known}
+    for standing in standings(concerned, run.subjects, counts, whole, datetime.now(UTC).date()):
+        run.recorder.line("ledger", **ledger_line(standing))
+        run.stale += [standing.problem] if standing.problem else []
+
+
+def ledger_line(standing: Standing) -> dict[str, Any]:
+    """A standing for the log."""
+    entry, subject = standing.entry, standing.subject
+    return {
+        "entry": entry.id,
+        "implementation": subject.implementation.name,
+        "device": subject.device,
+        "versions": str(entry.versions),
+        "clause": entry.clause,
+        "stage": entry.stage,
+        "when": entry.when,
+        "reason": entry.reason,
+        "link": entry.link,
+        "owner": entry.owner,
+        "expires": entry.expires.isoformat(),
+        "met": standing.met,
+        "known": standing.known,
+        "state": standing.state.value,
+        "fails": standing.problem is not None,
+    }
+
+
 def note_loose_bounds(run: Run) -> None:
     """Log the bounds that no error came near: a reader must know, but the implementation did nothing wrong."""
     margins = read_log(run.folder).batches.margins
@@ -379,7 +440,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if log.benchmarks:
         terminalreporter.write_line("\n".join([*table(log.benchmarks), ""]))
     terminalreporter.write_line(terminal_table(log))
-    for missed in run.unreached:
+    for missed in [*run.unreached, *run.stale]:
         terminalreporter.write_line(missed, red=True)
     if isinstance(run.report, Exception):
         problem = f"{type(run.report).__name__}: {run.report}"

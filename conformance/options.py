@@ -32,7 +32,7 @@ class Profile:
 
 PROFILES = {
     "dev": Profile(examples=40),
-    "ci": Profile(examples=120, repeats=True),
+    "ci": Profile(examples=100, repeats=True),
     "nightly": Profile(examples=2000, remembers=True),
 }
 """`dev` while one works, `ci` as the gate of a merge, `nightly` to find what nobody thought of."""
@@ -79,6 +79,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="interleaved rounds of each benchmark, of all sizes, in place of the profile's; peak memory too",
     )
     group.addoption("--report-dir", type=Path, metavar="DIR", help="where runs are left")
+    group.addoption(
+        "--ledger",
+        type=Path,
+        metavar="FILE",
+        help="a ledger of your own, in TOML: divergences of your implementations that are on record",
+    )
     group.addoption(
         "--case",
         action="append",

@@ -161,9 +161,15 @@ class Recorder:
         phase: str,
         milliseconds: float,
         failure: Failure | None = None,
+        met: tuple[str, ...] = (),
+        entry: str | None = None,
         shares: tuple[float, float] | None = None,
     ) -> None:
-        """One judged batch; `shares`: milliseconds of the implementation's own call, and of drawing before it."""
+        """One judged batch.
+
+        `met`: entries of the ledger that it fulfils; `entry`: the one that excused it; `shares`: milliseconds of the
+        implementation's own call, and of drawing before it.
+        """
         cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
@@ -185,6 +191,8 @@ class Recorder:
             milliseconds=round(milliseconds, 2),
             **_shares(shares),
             **({"undecided": True} if judgement is not None and judgement.undecided else {}),
+            **({"met": list(met)} if met else {}),
+            **({"entry": entry} if entry else {}),
             **cause,
         )
 

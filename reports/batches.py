@@ -121,6 +121,8 @@ class Batches:
         margins: by implementation and stage, over the batches that do not fail.
         failures: failing batches by cell, the first `KEPT` of each.
         causes: failing batches by implementation, verdict, stage and clause.
+        met: batches that met an entry of the ledger, by its id, implementation and device.
+        known: those of them that it excused.
         shrinking: batches made while shrinking, by implementation.
         seconds: spent on judged batches and on shrinking, by implementation.
         costs: what judging took beside the implementation's own calls, by implementation; without shrinking.
@@ -133,6 +135,8 @@ class Batches:
     margins: defaultdict[tuple[str, str], Margins] = field(default_factory=lambda: defaultdict(Margins))
     failures: defaultdict[Cell, list[Failure]] = field(default_factory=lambda: defaultdict(list))
     causes: Counter[tuple[str, str, str | None, str | None]] = field(default_factory=Counter)
+    met: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    known: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     shrinking: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     costs: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
@@ -152,8 +156,11 @@ class Batches:
             self.uniqueness[name][line["uniqueness"]] += 1
         self.undecided[name] += line.get("undecided") is True
         self._add_hazards(line)
+        self._add_entries(line)
         if verdict in FAILING:
             self._add_failure(cell, line)
+            return
+        if verdict == "known":  # its errors say nothing about rounding
             return
         for stage, margin in line.get("stages", {}).items():
             if margin is not None:
@@ -187,6 +194,12 @@ class Batches:
             self._seen.add(identity)
             self.hazards.update(set(line.get("hazards", ())))
 
+    def _add_entries(self, line: dict[str, Any]) -> None:
+        place = line["implementation"], line["device"]
+        self.met.update((entry, *place) for entry in set(line.get("met", ())))
+        if line.get("entry"):
+            self.known[line["entry"], *place] += 1
+
     def _add_failure(self, cell: Cell, line: dict[str, Any]) -> None:
         stage, clause = line.get("stage"), line.get("clause")
         self.causes[cell.implementation, line["verdict"], stage, clause] += 1
@@ -206,12 +219,13 @@ def batch_fault(line: dict[str, Any]) -> str | None:
         return f"verdict: {line.get('verdict')!r:.80} is none of {', '.join(VERDICTS)}"
     if line.get("uniqueness") not in (*UNIQUENESS, None):
         return f"uniqueness: {line['uniqueness']!r:.80} is none of {', '.join(UNIQUENESS)}"
-    for name in ("stage", "clause", "phase"):
+    for name in ("stage", "clause", "phase", "entry"):
         if not isinstance(line.get(name), (str, type(None))):
             return f"{name}: {line[name]!r:.80} is no text"
     hazards, stages = line.get("hazards", []), line.get("stages", {})
-    if not isinstance(hazards, list) or not all(isinstance(hazard, str) for hazard in hazards):
-        return "hazards: no list of names"
+    for name, names in (("hazards", hazards), ("met", line.get("met", []))):
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+            return f"{name}: no list of names"
     if (
         not isinstance(stages, dict)
         or not _are_reals(stages.values())

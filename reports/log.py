@@ -73,8 +73,8 @@ class Log:
         folder: the run's folder.
         run: the `run` line.
         batches: counts over the `batch` lines.
-        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power: the lines of these
-            kinds, in their order.
+        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power, ledger, findings:
+            the lines of these kinds, in their order.
         end: the `end` line; None if the run did not finish.
         last_time: time of the last line.
         problems: what could not be used.
@@ -91,6 +91,8 @@ class Log:
     synchronisations: list[Line] = field(default_factory=list)
     scopes: list[Line] = field(default_factory=list)
     power: list[Line] = field(default_factory=list)
+    ledger: list[Line] = field(default_factory=list)
+    findings: list[Line] = field(default_factory=list)
     end: Line | None = None
     last_time: str | None = None
     problems: Problems = field(default_factory=Problems)
@@ -138,7 +140,10 @@ def _run_line(file: BinaryIO, path: Path) -> Line:
     if line.get("kind") != "run":
         raise LogError(f"{path} is no run log: its first line is not of kind run")
     if line.get("schema") != SCHEMA:
-        raise LogError(f"{path} has schema {line.get('schema')!r:.80}; this version reads schema {SCHEMA}")
+        found = line.get("schema")
+        newer = type(found) is int and found > SCHEMA
+        what_to_do = "; a newer version of tal-conformance wrote it: upgrade this one" if newer else ""
+        raise LogError(f"{path} has schema {found!r:.80}; this version reads schema {SCHEMA}{what_to_do}")
     wrong = fault(line, "log", "run")
     if wrong is not None:
         raise LogError(f"{path} is no run log: in its first line, {wrong}")
@@ -228,6 +233,8 @@ def _add_rare(log: Log, kind: Any, line: Line) -> str | None:
         "synchronisations": log.synchronisations,
         "scope": log.scopes,
         "power": log.power,
+        "ledger": log.ledger,
+        "finding": log.findings,
     }
     if kind == "end":
         wrong = fault(line, "log", kind)

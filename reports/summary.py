@@ -15,6 +15,8 @@ from reports.schemas import fault
 SCHEMA = 1
 NAME = "summary.json"
 NO_BATCH = "no batch was judged"
+LEDGER = ("entry", "implementation", "device", "reason", "link", "expires", "met", "known", "state", "fails")
+FINDING = ("finding", "title", "clause", "version", "reproduces")
 
 
 def summarise(log: Log) -> dict[str, Any]:
@@ -43,6 +45,8 @@ def summarise(log: Log) -> dict[str, Any]:
         "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
         "scopes": [_scope(line) for line in log.scopes],
         "power": power_of(log),
+        "ledger": [_part(line, *LEDGER) for line in log.ledger],
+        "findings": [_part(line, *FINDING) for line in log.findings],
         "not_tested": not_tested(log),
         "problems": log.problems.sentences() + _otherwise_failed(log, fails),
         "exit": int(fails or log.end is None or log.end["exit"] != 0),
@@ -244,6 +248,10 @@ def _scope(line: dict[str, Any]) -> dict[str, Any]:
         "alone",
     )
     return {key: line.get(key) for key in keys}
+
+
+def _part(line: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: line[key] for key in keys}
 
 
 def _without_log(line: dict[str, Any]) -> dict[str, Any]:

@@ -25,17 +25,30 @@ class OneLine:
     """So many of the first fields are written without their names, and always."""
 
     def __repr__(self) -> str:
-        parts = []
-        for number, (name, default) in enumerate(_fields(type(self))):  # type: ignore[arg-type]
-            value = getattr(self, name)
-            if number < self.unnamed:
-                parts.append(repr(value))
-            elif default is dataclasses.MISSING or value != default:
-                parts.append(f"{name}={value!r}")
-        return f"{type(self).__name__}({', '.join(parts)})"
+        return written(self, self.unnamed)
 
     def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
         printer.text(repr(self))
+
+
+def written(value: Any, unnamed: int = 0) -> str:
+    """A value as Python; a dataclass as the shortest call that makes it.
+
+    Args:
+        value: a dataclass, with others in its fields or not, or anything else.
+        unnamed: so many of its first fields are written without their names, and always.
+    """
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    parts = []
+    for number, (name, default) in enumerate(_fields(type(value))):
+        own = getattr(value, name)
+        if number < unnamed:
+            parts.append(written(own))
+        elif default is dataclasses.MISSING or own != default:
+            text = repr(own) if isinstance(own, OneLine) else written(own)
+            parts.append(f"{name}={text}")
+    return f"{type(value).__name__}({', '.join(parts)})"
 
 
 @cache

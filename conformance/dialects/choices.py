@@ -14,6 +14,8 @@ from torch import Tensor
 
 from conformance.batches import Recipe, recipes
 from conformance.conforming import conform
+from conformance.implementations import Implementation
+from conformance.lanes import LANES, LOSS_LANES
 from conformance.recording import Failure, Subject
 from conformance.refusals import refusal
 from reference import (
@@ -29,6 +31,7 @@ from reference.loss import DetectionLoss
 
 LEVELS = ((8, 16), (8, 16, 32))
 """Strides that every dialect knows."""
+USUAL = Hyperparameters()
 TRIES = 400
 """Batches that are drawn to find one that shows a choice."""
 
@@ -80,7 +83,10 @@ SHOWN_BY: dict[str, tuple[str, SearchStrategy[Recipe]]] = {
     "small_box_floor": ("TAL-CAND-2", few(small_boxes=True)),
     "one_level": ("TAL-CAND-2", few(strides=((8,),))),
     "overlaps_compared": ("TAL-CONF-1", few(contested=True)),
-    "topk2": ("TAL-CONF-2", few(hyperparameters=st.just(Hyperparameters(topk2=1)))),
+    "topk2": (
+        "TAL-CONF-2",  # a batch without ground truths asks nobody to keep fewer
+        few(hyperparameters=st.just(Hyperparameters(topk2=1))).filter(lambda recipe: any(recipe.images)),
+    ),
     "score_sum_floor": ("LOSS-SUM-1", few()),
     "weights_meet": ("LOSS-BOX-1", few()),
     "single_bin": ("LOSS-DFL-1", few(bins=(1,))),
@@ -166,10 +172,22 @@ def conforms_to(subject: Subject, recipe: Recipe) -> bool:
     return failure(subject, recipe) is None
 
 
+def lanes_of(implementation: Implementation) -> list[SearchStrategy[Recipe]]:
+    """Every lane that it can be fed: exponents are an assigner's (TAL-MET-1)."""
+    lanes = LANES if "assign" in implementation.capabilities else LOSS_LANES
+    return list(lanes.values())
+
+
 def failure(subject: Subject, recipe: Recipe) -> Failure | None:
-    """How the subject fails on the recipe's batch; None if it conforms."""
+    """How the subject fails on the recipe's batch; None if it conforms.
+
+    Other exponents than the detection loss has are asked of the assigner alone (TAL-MET-1).
+    """
+    asked = recipe.hyperparameters
+    usual = (asked.alpha, asked.beta) == (USUAL.alpha, USUAL.beta)
+    alone = not usual and "assign" in subject.implementation.capabilities
     try:
-        conform(subject, recipe.build())
+        conform(subject, recipe.build(), alone=alone)
     except Failure as found:
         return found
     return None

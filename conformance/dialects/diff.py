@@ -9,9 +9,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from conformance.batches import Recipe, recipes
-from conformance.dialects.choices import Choice, choices_between, differ, failure
+from conformance.dialects.choices import Choice, choices_between, differ, failure, lanes_of
 from conformance.implementations import Implementation, find
-from conformance.lanes import LANES
 from conformance.recording import Failure, Subject
 from reference import Dialect
 
@@ -92,13 +91,14 @@ def compare(one: Implementation, other: Implementation) -> Compared:
         share = share_of(one.dialect, choice.changed) if choice.recipe is not None else 0.0
         differences.append(Difference(choice, found, share))
     unexpected = [each for who in (one, other) for each in left(who)]
-    return Compared(one, other, differences, unexpected, LOOKED_AT * len(LANES))
+    looked = LOOKED_AT * min(len(lanes_of(who)) for who in (one, other))
+    return Compared(one, other, differences, unexpected, looked)
 
 
 def left(implementation: Implementation) -> Iterator[Failure]:
     """The first failure of each lane: where an implementation leaves its own dialect."""
     subject = Subject(implementation, "cpu")
-    for lane in LANES.values():
+    for lane in lanes_of(implementation):
         for recipe in some(lane, LOOKED_AT):
             found = failure(subject, recipe)
             if found is not None:

@@ -1,8 +1,10 @@
 """`python -m conformance identify IMPLEMENTATION`: which dialects explain all that it does."""
 
-from collections import Counter
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from math import prod
 
 from hypothesis import find as find_recipe
 from hypothesis import settings
@@ -10,17 +12,21 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from conformance.batches import Recipe
-from conformance.dialects.choices import SEARCH, SHOWN_BY, failure
+from conformance.dialects.choices import SEARCH, SHOWN_BY, failure, lanes_of
 from conformance.dialects.diff import some
 from conformance.implementations import Implementation, find
-from conformance.lanes import LANES
 from conformance.recording import Failure, Subject
 from reference import DIALECTS, Dialect
 
 LOOKED_AT = 20
 """Batches of each lane."""
-SHRUNK = 300
+COMPARED = 3
+"""Batches of each lane on which the nearest dialect is sought, where none explains the implementation."""
+SHRUNK = 60
 """Batches that are drawn to shrink a refutation."""
+
+Drawn = tuple[Recipe, SearchStrategy[Recipe]]
+"""A recipe, and the strategy that drew it."""
 
 
 @dataclass
@@ -30,18 +36,33 @@ class Held:
     Attributes:
         dialect: which.
         refuted: the smallest batch on which it does otherwise, and how; None if there is none.
-        failures: how often it left the dialect, by clause.
-        batches: on how many it was judged.
+        batches: on how many it was judged, up to the first that refutes the dialect.
     """
 
     dialect: Dialect
     refuted: Failure | None = None
-    failures: Counter[str] = field(default_factory=Counter)
     batches: int = 0
 
 
+@dataclass
+class Left:
+    """Where an implementation leaves a dialect.
+
+    Attributes:
+        dialect: which.
+        batches: on how many it was judged.
+        counts: how often it left the dialect, by clause; "" where it raised.
+        smallest: the smallest batch of each clause, and how it fails there.
+    """
+
+    dialect: Dialect
+    batches: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    smallest: dict[str, Failure] = field(default_factory=dict)
+
+
 def identify(name: str) -> int:
-    """Print which dialects explain all that an implementation does.
+    """Print which dialects explain all that an implementation does; on stderr each dialect as it is settled.
 
     Returns:
         0 if there is one, 1 if there is none.
@@ -50,9 +71,26 @@ def identify(name: str) -> int:
         UnknownImplementation, ProtocolViolation: it cannot be had.
     """
     implementation = find(name)
-    held = [hold(implementation, dialect) for dialect in distinct(DIALECTS.values())]
-    print("\n".join(lines_of(implementation, held)))
-    return int(all(each.refuted is not None for each in held))
+    held = []
+    for dialect in distinct(DIALECTS.values()):
+        held.append(hold(implementation, dialect))
+        progress(settled(held[-1]))
+    explained = any(each.refuted is None for each in held)
+    left = None if explained else nearest(implementation, [each.dialect for each in held])
+    print("\n".join(lines_of(implementation, held, left)))
+    return int(not explained)
+
+
+def progress(line: str) -> None:
+    """Say how far it is, where it can be told from the answer."""
+    print(f"... {line}", file=sys.stderr, flush=True)
+
+
+def settled(held: Held) -> str:
+    """One line about one dialect."""
+    if held.refuted is None:
+        return f"{held.dialect.name}: explains all {held.batches} batches"
+    return f"{held.dialect.name}: refuted by batch {held.batches} ({held.refuted.clause or 'an error'})"
 
 
 def distinct(dialects: Iterable[Dialect]) -> list[Dialect]:
@@ -64,35 +102,33 @@ def distinct(dialects: Iterable[Dialect]) -> list[Dialect]:
 
 
 def hold(implementation: Implementation, dialect: Dialect) -> Held:
-    """Judge an implementation by a dialect on every lane, and on batches that tell dialects apart."""
+    """Judge an implementation by a dialect, small batches first, up to the first that refutes it."""
     subject = Subject(replace(implementation, dialect=dialect), "cpu")
     held = Held(dialect)
-    found: dict[str, tuple[SearchStrategy[Recipe], Failure]] = {}
-    for _, strategy in SHOWN_BY.values():
-        look(held, subject, strategy, found)
-    for strategy in LANES.values():
-        look(held, subject, strategy, found)
-    if found:
-        clause = held.failures.most_common(1)[0][0]
-        strategy, first = found.get(clause) or next(iter(found.values()))
-        held.refuted = shrunk(subject, strategy, first)
+    for recipe, strategy in drawn(implementation, LOOKED_AT):
+        held.batches += 1
+        found = failure(subject, recipe)
+        if found is not None:
+            held.refuted = shrunk(subject, strategy, found)
+            break
     return held
 
 
-def look(
-    held: Held,
-    subject: Subject,
-    strategy: SearchStrategy[Recipe],
-    found: dict[str, tuple[SearchStrategy[Recipe], Failure]],
-) -> None:
-    """Judge some batches, and keep the first failure of each clause with the strategy that drew it."""
-    for recipe in some(strategy, LOOKED_AT):
-        shown = failure(subject, recipe)
-        held.batches += 1
-        if shown is not None:
-            clause = shown.clause or "error"
-            held.failures[clause] += 1
-            found.setdefault(clause, (strategy, shown))
+def drawn(implementation: Implementation, count: int) -> Sequence[Drawn]:
+    """So many batches of each lane, and of those that tell dialects apart: the smallest first."""
+    return _drawn((*(strategy for _, strategy in SHOWN_BY.values()), *lanes_of(implementation)), count)
+
+
+@cache
+def _drawn(strategies: tuple[SearchStrategy[Recipe], ...], count: int) -> Sequence[Drawn]:
+    every = {recipe: strategy for strategy in reversed(strategies) for recipe in some(strategy, count)}
+    return sorted(every.items(), key=lambda pair: size_of(pair[0]))
+
+
+def size_of(recipe: Recipe) -> tuple[int, int]:
+    """How much there is to read: ground truths and anchors of all images; then the length of the recipe's line."""
+    anchors = len(recipe.images) * sum(map(prod, recipe.grids))
+    return anchors * (1 + sum(map(len, recipe.images))), len(repr(recipe))
 
 
 def shrunk(subject: Subject, strategy: SearchStrategy[Recipe], first: Failure) -> Failure:
@@ -110,20 +146,52 @@ def shrunk(subject: Subject, strategy: SearchStrategy[Recipe], first: Failure) -
     return failure(subject, smallest) or first
 
 
-def lines_of(implementation: Implementation, held: list[Held]) -> list[str]:
-    """What is printed."""
+def nearest(
+    implementation: Implementation, dialects: Sequence[Dialect], tell: Callable[[str], None] = progress
+) -> Left:
+    """Of dialects that are all refuted, the one that is left on the fewest batches, and where."""
+
+    def share(dialect: Dialect) -> float:
+        left = left_at(implementation, dialect, COMPARED)
+        tell(f"{dialect.name}: left on {sum(left.counts.values())} of {left.batches} batches")
+        return sum(left.counts.values()) / left.batches
+
+    return left_at(implementation, min(dialects, key=share), LOOKED_AT)
+
+
+def left_at(implementation: Implementation, dialect: Dialect, count: int) -> Left:
+    """Where an implementation leaves a dialect, on so many batches of each lane; small ones first."""
+    subject = Subject(replace(implementation, dialect=dialect), "cpu")
+    left = Left(dialect)
+    for recipe, _ in drawn(implementation, count):
+        left.batches += 1
+        found = failure(subject, recipe)
+        if found is not None:
+            left.counts[found.clause] = left.counts.get(found.clause, 0) + 1
+            left.smallest.setdefault(found.clause, found)
+    return left
+
+
+def lines_of(implementation: Implementation, held: Sequence[Held], left: Left | None) -> list[str]:
+    """What is printed; `left`: where the nearest dialect is left, if none explains the implementation."""
     lines = [f"{implementation.name} {implementation.version}"]
-    explain = [each for each in held if each.refuted is None]
-    for each in explain:
-        lines.append(f"  {each.dialect.name} explains all that it did on {each.batches} batches")
-    if not explain:
-        nearest = min(held, key=lambda each: each.failures.total() / max(each.batches, 1))
-        left = ", ".join(f"{clause} ({count} batches)" for clause, count in nearest.failures.most_common())
+    lines += [
+        f"  {each.dialect.name} explains all that it did on {each.batches} batches"
+        for each in held
+        if each.refuted is None
+    ]
+    if left is not None:
+        differs = sum(left.counts.values())
         lines.append(
-            f"  no known dialect explains it; nearest is {nearest.dialect.name}, which it leaves at {left}"
+            f"  no known dialect explains it; nearest is {left.dialect.name}, which it leaves on {differs} of "
+            f"{left.batches} batches:"
         )
+        for clause, count in sorted(left.counts.items(), key=lambda pair: -pair[1]):
+            found = left.smallest[clause]
+            first = f"    {clause or 'it raises'} (first on {count}): {found.summary}"
+            lines += [first, f"      {found.batch.origin}"]
     for each in held:
-        if each.refuted is not None:
+        if each.refuted is not None and (left is None or each.dialect != left.dialect):
             where = f"{each.refuted.clause}: " if each.refuted.clause else ""
             lines.append(f"  not {each.dialect.name}: {where}{each.refuted.summary}")
             lines.append(f"    {each.refuted.batch.origin}")

@@ -30,7 +30,7 @@ def judge_scope(conforms: Conformance, scope: Scope) -> None:
     counts, began = Counter[str](), time.perf_counter()
     try:
         _settle(conforms, scope, _suspicious(conforms, scope, counts), counts)
-        counts["conforming"] = len(scope)
+        counts["conforming"] = len(scope) if not conforms.excused else 0  # what is on record still diverges
     finally:
         conforms.recorder.line(
             "scope",

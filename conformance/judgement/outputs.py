@@ -88,10 +88,10 @@ class OutputsJudge(ImageJudge):
             problem = "an anchor among the k best is background"
             return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "True: among the k best", problem)
         extra = positives & ~expected.selection.may & ~winnable
-        if extra.any():
+        stolen = positives & (expected.selection.must.sum(0) > 1) & ~expected.owners
+        if (extra & ~stolen).any():
             problem = "a positive is not among the k best"
             return "top-k", self.wrong(extra, positives, "TAL-TOPK-1", "False: background", problem)
-        stolen = positives & (expected.selection.must.sum(0) > 1) & ~expected.owners
         if stolen.any():
             problem = "a contested anchor has the wrong owner"
             return "conflict", self.wrong(stolen, positives, "TAL-CONF-1", "False: another owner", problem)

@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 
 from conformance.__main__ import main
+from conformance.batches import Recipe
 from conformance.dialects.bisect import first_that_differs, listed, range_of
+from conformance.dialects.choices import conforms_to
 from conformance.dialects.diff import compare, lines_of
-from conformance.dialects.identify import hold, identify
+from conformance.dialects.identify import drawn, hold, identify, size_of
 from conformance.implementations import Implementation, UnknownImplementation, implementation_from
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.lanes import LANES
 from conformance.power.faults import FAULTS, FaultyReference
-from reference import DIALECTS, NEWEST, Dialect
+from conformance.recording import Subject
+from reference import DIALECTS, NEWEST, Dialect, Hyperparameters
 
 OLD = DIALECTS["ultralytics-8.4.127"]
 
@@ -77,7 +80,8 @@ def test_identified(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     }
     monkeypatch.setattr("conformance.dialects.identify.DIALECTS", others)
     assert identify("mine") == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert [line.split(":")[0] for line in progress.splitlines()] == [f"... {each}" for each in others]
     assert f"{name} explains all" in said
     assert said.count("explains all") == 1
     assert said.count("  not ") == 2
@@ -92,8 +96,52 @@ def test_nobody_explains_a_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr("conformance.dialects.identify.DIALECTS", {NEWEST.name: NEWEST})
     assert identify("mine") == 1
     said = capsys.readouterr().out
-    assert "no known dialect explains it; nearest is ultralytics-8.4.190, which it leaves at " in said
-    assert hold(implementation_from(adapter, "x"), NEWEST).refuted is not None
+    assert "no known dialect explains it; nearest is ultralytics-8.4.190, which it leaves on " in said
+    assert "LOSS-CLS-1 (first on " in said
+    assert "      Recipe(" in said
+    held = hold(implementation_from(adapter, "x"), NEWEST)
+    assert held.refuted is not None
+
+
+def test_the_nearest_is_the_one_that_is_left_least(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    fault = next(each for each in FAULTS.values() if each.stage == "dfl")
+    adapter: Any = FaultyReference(fault)
+    monkeypatch.setattr("conformance.dialects.identify.find", lambda name: implementation_from(adapter, name))
+    others = {each: DIALECTS[each] for each in ("ultralytics-8.0.51", "ultralytics-8.4.190")}
+    monkeypatch.setattr("conformance.dialects.identify.DIALECTS", others)
+    assert identify("mine") == 1
+    assert "nearest is ultralytics-8.4.190, which it leaves on " in capsys.readouterr().out
+
+
+def test_judging_stops_at_the_first_batch_that_refutes():
+    """Small batches come first: of all that are drawn, few are needed."""
+    held = hold(speaking(OLD), DIALECTS["ultralytics-8.0.6"])
+    every = drawn(speaking(OLD), 3)
+    assert held.refuted is not None
+    assert held.batches < len(every) / 4
+    sizes = [size_of(recipe) for recipe, _ in every]
+    assert sizes == sorted(sizes)
+
+
+def test_exponents_are_asked_of_the_assigner_alone():
+    """TAL-MET-1: the detection loss has its own, and is not asked for others."""
+    asked: list[str] = []
+
+    class Listening(ReferenceAdapter):
+        def assign(self, inputs: Any) -> Any:
+            asked.append("assign")
+            return super().assign(inputs)
+
+        def loss(self, *arguments: Any) -> Any:
+            asked.append("loss")
+            return super().loss(*arguments)
+
+    subject = Subject(implementation_from(Listening(), "listening"), "cpu")
+    assert conforms_to(subject, Recipe(hyperparameters=Hyperparameters(alpha=1.0)))
+    assert conforms_to(subject, Recipe())
+    assert asked == ["assign", "loss"]
 
 
 def test_bisected():

@@ -16,6 +16,7 @@ from conformance.implementations.projects import PROJECTS, project, table
 from conformance.implementations.projects.libreyolo import LibreYOLO, Scores, assignment_of, padded
 from conformance.implementations.projects.yolo9 import YOLO9, Heard, weighted
 from conformance.implementations.registry import OTHER_PROJECTS
+from conformance.ledger import BUNDLED, read_ledger
 from conformance.recording import Subject
 from conformance.workers import Package, Unavailable
 from reference import DIALECTS, Head, Hyperparameters
@@ -214,3 +215,54 @@ def test_a_difference_that_was_found(
     found = failure(Subject(fetched_project(name), "cpu"), recipe)
     assert found is not None
     assert (found.stage, found.clause) == (stage, clause)
+
+
+EVEN: dict[str, Any] = {"strides": (8, 16)}
+LARGE = Recipe(images=((Truth("ordinary", at=(0, 9)),),), cells=(8, 8), **EVEN)
+REACH = Recipe(images=((Truth("ordinary", size=(5, 0)),),), cells=(8, 4), reg_max=2, **EVEN)
+OFF = [
+    Truth("off_lattice", at=at, size=size)
+    for at, size in (((6, 5), (0, 0)), ((3, 8), (12, 7)), ((5, 8), (0, 0)))
+]
+CROSSED = Recipe(
+    images=(tuple(OFF),), cells=(2, 5), predictions="between", levels=4, seed=3854, streams=(6,), **EVEN
+)
+ON_RECORD = [
+    ("total-without-images", "libreyolo", Recipe(images=((), ()), **EVEN)),
+    ("total-without-images", "coreyolo", Recipe(images=((), ()), **EVEN)),
+    ("libreyolo-cells-rounded-down", "libreyolo", Recipe(cells=(2, 5), **EVEN)),
+    ("coreyolo-cells-rounded-down", "coreyolo", Recipe(cells=(5, 5), **EVEN)),
+    ("libreyolo-border-counts", "libreyolo", Recipe(images=((Truth("edge_on_centre"),),), **EVEN)),
+    ("libreyolo-border-counts-unwidened", "libreyolo", LARGE),
+    ("libreyolo-candidates-within-reach", "libreyolo", REACH),
+    ("coreyolo-dfl-clamp", "coreyolo", Recipe(images=((Truth("ordinary"),),), cells=(4, 6), reg_max=2, **EVEN)),
+    ("coreyolo-contested-off-candidates", "coreyolo", CROSSED),
+    ("coreyolo-norm-clamp", "coreyolo", Recipe(images=((Truth("ordinary"),),))),
+]  # fmt: skip
+"""Each entry of the ledger, and a small batch that shows what it says."""
+
+
+def test_every_entry_of_the_ledger_has_its_batch():
+    entries = read_ledger(BUNDLED)
+    assert {(entry.id, name) for entry in entries for name in entry.implementations} == {
+        (entry, name) for entry, name, _ in ON_RECORD
+    }
+
+
+@pytest.mark.parametrize(("entry", "name", "recipe"), ON_RECORD)
+def test_the_batch_of_an_entry_has_what_it_asks_for(entry: str, name: str, recipe: Recipe):
+    (found,) = [each for each in read_ledger(BUNDLED) if each.id == entry]
+    assert found.met_by(recipe.build())
+    assert not found.met_by(Recipe(cells=(2, 2)).build())  # one image without ground truths, one level
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(("entry", "name", "recipe"), ON_RECORD)
+def test_what_is_on_record_diverges_so(
+    entry: str, name: str, recipe: Recipe, fetched_project: Callable[[str], Implementation]
+):
+    subject = Subject(fetched_project(name), "cpu")
+    found = failure(subject, recipe)
+    assert found is not None
+    known = [each.id for each in read_ledger(BUNDLED) if each.concerns(subject) and each.excuses(found)]
+    assert known == [entry]

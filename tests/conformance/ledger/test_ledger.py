@@ -1,0 +1,275 @@
+"""The ledger: what is on record is excused, and nothing else; an entry that is out of date makes the run fail."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from conformance.batches import HAZARDS, Recipe, Truth
+from conformance.conforming import Conformance
+from conformance.conftest import Run, note_ledger
+from conformance.implementations import implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.judgement import Verdict
+from conformance.ledger import BUNDLED, CorruptLedger, Entry, read_ledger, standings
+from conformance.ledger.predicates import PREDICATES
+from conformance.ledger.standing import State
+from conformance.recording import Failure, Recorder, Subject
+from reference import DIALECTS, NEWEST
+from reports import RunLog, read_log, render, summarise
+
+ROOT = Path(__file__).parents[3]
+TODAY = date(2026, 1, 1)
+SMALL = Recipe(images=((Truth("ordinary"),),), strides=(8, 16))
+"""The smallest batch on which the dialects before and after 8.4.128 differ: first in the candidates."""
+LARGE = Recipe(images=((Truth("huge"),),), strides=(8, 16))
+"""One on which they do not."""
+
+GOOD = """
+[[entry]]
+id = "floor-too-low"
+implementations = ["mine"]
+versions = ">=1.0, <2"
+devices = ["cpu"]
+clause = "TAL-CAND-2"
+stage = "candidates"
+when = ["small_8_16"]
+reason = "it widens below the first stride alone"
+link = "https://example.org/1"
+owner = "somebody"
+expires = 2026-06-01
+"""
+
+
+def ledger(folder: Path, text: str = GOOD) -> Path:
+    path = folder / "ledger.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Entry:
+    (found,) = read_ledger(ledger(tmp_path))
+    return found
+
+
+def mine(version: str = "1.2", name: str = "mine") -> Subject:
+    """Does what releases before 8.4.128 did, and says that it does what the newest does."""
+    made = implementation_from(ReferenceAdapter(DIALECTS["ultralytics-8.4.127"]), name)
+    return Subject(replace(made, name=name, version=version, dialect=NEWEST), "cpu")
+
+
+def conformance(folder: Path, entries: tuple[Entry, ...], subject: Subject | None = None) -> Conformance:
+    subject = subject or mine()
+    recorder = Recorder(RunLog.create(folder, "run"))
+    facts = {"name": "mine", "version": "1.2", "dialect": NEWEST.name, "capabilities": ["loss"]}
+    recorder.begin(
+        {"profile": "dev", "seed": "1", "command": ["pytest"], "devices": {"cpu": "tested"}, "hazards": {},
+         "implementations": [facts]}
+    )  # fmt: skip
+    return Conformance(subject, recorder, "test_something", "TAL", entries)
+
+
+def test_what_is_on_record_is_known(tmp_path: Path, entry: Entry):
+    conforms = conformance(tmp_path, (entry,))
+    conforms(SMALL)
+    conforms(LARGE)
+    assert conforms.excused == 1
+    log = read_log(tmp_path / "run")
+    (one,) = summarise(log)["implementations"]
+    assert one["verdicts"][Verdict.KNOWN] == 1
+    assert one["result"] == "conforms"
+    place = "floor-too-low", "mine", "cpu"
+    assert log.batches.met == {place: 1}
+    assert log.batches.known == {place: 1}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"stage": "overlap"},
+        {"stage": "normalisation"},
+        {"clause": "TAL-CAND-1"},
+        {"stage": "error", "says": "a"},
+        {"when": ("huge",)},
+        {"when": ("small_8_16", "padding")},
+        {"says": "something else"},
+    ],
+    ids=str,
+)
+def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: Entry, changed: dict):
+    """Another stage, another clause, another batch, other words."""
+    conforms = conformance(tmp_path, (replace(entry, **changed),))
+    with pytest.raises(Failure):
+        conforms(SMALL)
+    assert read_log(tmp_path / "run").batches.verdicts("mine") == {"divergent": 1}
+
+
+@pytest.mark.parametrize(
+    ("subject", "concerned"),
+    [
+        (mine(), True),
+        (mine("1.0"), True),
+        (mine("2.0"), False),
+        (mine("0.9"), False),
+        (mine("unknown"), False),
+        (mine(name="other"), False),
+        (mine(name="mine==1.2"), True),
+        (replace(mine(), device="cuda"), False),
+    ],
+)
+def test_whom_it_concerns(entry: Entry, subject: Subject, concerned: bool):
+    assert entry.concerns(subject) is concerned
+
+
+def state(entry: Entry, met: int, known: int, whole: bool = True, today: date = TODAY) -> State:
+    place = entry.id, "mine", "cpu"
+    (found,) = standings([entry], [mine()], {"met": {place: met}, "known": {place: known}}, whole, today)
+    assert (found.problem is not None) is (found.state in (State.UNMET, State.HEALED, State.EXPIRED))
+    return found.state
+
+
+def test_standings(entry: Entry):
+    assert state(entry, 9, 2) is State.MATCHED
+    assert state(entry, 9, 0) is State.HEALED
+    assert state(entry, 0, 0) is State.UNMET
+    assert state(entry, 0, 0, whole=False) is State.OPEN
+    assert state(entry, 9, 0, whole=False) is State.OPEN
+    assert state(entry, 9, 2, today=date(2026, 5, 31)) is State.MATCHED
+    assert state(entry, 9, 2, whole=False, today=date(2026, 6, 1)) is State.EXPIRED
+    assert not list(standings([entry], [mine("3.0")], {"met": {}, "known": {}}, True, TODAY))
+
+
+FAULTS = {
+    "is unknown": GOOD + 'expiry = "x"',
+    "'owner' is missing": GOOD.replace('owner = "somebody"', ""),
+    "no stage 'candidate'": GOOD.replace('"candidates"', '"candidate"'),
+    "no predicate 'smal'": GOOD.replace('"small_8_16"', '"smal"'),
+    "no device 'tpu'": GOOD.replace('"cpu"', '"tpu"'),
+    "is no clause": GOOD.replace("TAL-CAND-2", "CANDIDATES"),
+    "must be a specifier": GOOD.replace(">=1.0, <2", "one"),
+    "must be a day": GOOD.replace("2026-06-01", '"2026-06-01"'),
+    "must be a list of names": GOOD.replace('["small_8_16"]', "[]"),
+    "must be a text": GOOD.replace('"somebody"', "7"),
+    "must quote its message": GOOD.replace('"candidates"', '"error"'),
+    "its id is taken": GOOD + GOOD,
+    "is no TOML": "[[entry",
+    "ledger holds": "[[entrys]]\nid = 1",
+    "two brackets": "[entry]\nid = 1",
+}
+
+
+@pytest.mark.parametrize("says", FAULTS)
+def test_no_ledger(tmp_path: Path, says: str):
+    with pytest.raises(CorruptLedger, match=says) as caught:
+        read_ledger(ledger(tmp_path, FAULTS[says]))
+    assert "ledger.toml" in str(caught.value)
+
+
+def test_no_file(tmp_path: Path):
+    with pytest.raises(CorruptLedger, match="cannot be read"):
+        read_ledger(tmp_path / "none.toml")
+
+
+def test_the_bundled_ledger_can_be_read():
+    read_ledger(BUNDLED)
+    assert set(HAZARDS) < set(PREDICATES)
+
+
+MINE = """
+from conformance.implementations.reference import ReferenceAdapter
+from reference import DIALECTS, NEWEST
+
+class Mine:
+    name, version, dialect, shows_stages = "mine", "1.2", NEWEST, True
+    does = ReferenceAdapter(DIALECTS["{dialect}"])
+
+    def assign(self, inputs):
+        return self.does.assign(inputs)
+"""
+
+
+def run(folder: Path, text: str, dialect: str = "ultralytics-8.4.127") -> tuple[int, str]:
+    (folder / "mine.py").write_text(MINE.format(dialect=dialect), encoding="utf-8")
+    command = [
+        *(sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", "-q"),
+        *(
+            "--report-dir",
+            folder / "runs",
+            "--implementation",
+            f"{folder / 'mine.py'}:Mine",
+            "--device",
+            "cpu",
+        ),
+        *(
+            "--ledger",
+            ledger(folder, text),
+            "-k",
+            "test_small_boxes",
+            "--examples",
+            "60",
+            "--hypothesis-seed",
+            "0",
+        ),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+EVERYWHERE = GOOD.replace('"small_8_16"', '"any_batch"').replace("2026-06-01", "2999-01-01")
+
+
+def test_a_run_with_a_divergence_on_record(tmp_path: Path):
+    """It is green, and log, summary and report say what was excused, why, and until when."""
+    status, said = run(tmp_path, EVERYWHERE)
+    assert status == 0, said
+    folder = (tmp_path / "runs" / "latest").resolve()
+    log = read_log(folder)
+    (line,) = log.ledger
+    assert (line["state"], line["expires"]) == ("matched", "2999-01-01")
+    assert line["known"] > 0
+    assert summarise(log)["ledger"][0]["entry"] == "floor-too-low"
+    html = render(folder).read_text(encoding="utf-8")
+    for words in (
+        "On record",
+        "it widens below the first stride alone",
+        "https://example.org/1",
+        "2999-01-01",
+    ):
+        assert words in html
+
+
+def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
+    """It excuses nothing, and fails the run even where nothing diverges."""
+    status, said = run(tmp_path, EVERYWHERE.replace("2999", "2020"), dialect=NEWEST.name)
+    assert status == 1
+    assert "ledger entry floor-too-low (mine-cpu) expired on 2020-01-01" in said
+    assert "its owner is somebody" in said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"), [(LARGE, "was never met: no batch of this run had small_8_16"), (SMALL, "no longer")]
+)
+def test_a_whole_run_in_which_nothing_was_excused(tmp_path: Path, entry: Entry, recipe: Recipe, says: str):
+    """The implementation was mended, or its batch is not drawn: either way the entry must go."""
+    entry = replace(entry, expires=date(2999, 1, 1))
+    mended = mine()
+    mended = replace(mended, implementation=replace(mended.implementation, adapter=ReferenceAdapter(NEWEST)))
+    conforms = conformance(tmp_path, (entry,), mended)
+    conforms(recipe)
+    run = Run(conforms.recorder, "1", {"cpu": "tested"}, [mended.implementation], ledger=(entry,))
+    note_ledger(run, whole=False)
+    assert run.stale == []
+    note_ledger(run, whole=True)
+    (problem,) = run.stale
+    assert says in problem
+    assert [line["fails"] for line in read_log(run.folder).ledger] == [False, True]
+
+
+def test_a_ledger_that_is_none_stops_before_anything_is_judged(tmp_path: Path):
+    status, said = run(tmp_path, FAULTS["is unknown"])
+    assert status == 4
+    assert "entry 1 (floor-too-low): 'expiry' is unknown" in said
