@@ -10,6 +10,7 @@ TORCHVISION ?= torchvision==0.29.1
 
 PROFILE ?= ci#   dev, ci or nightly
 IMPLEMENTATIONS ?= ultralytics article#  what is tested
+INPUTS  ?= 10000#  for each reader in make fuzz
 ROUNDS  ?= 10#   of each benchmark in make bench
 ARGS    ?=#      anything that pytest takes, e.g. ARGS="--implementation my.py:assigner"
 
@@ -22,7 +23,7 @@ STAMP   := $(VENV)/.set-up-$(shell printf '%s' '$(TORCH) $(TORCHVISION)' | cksum
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup conformance test bench power lint format wheel clean distclean
+.PHONY: help setup conformance test fuzz bench power lint format wheel clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +53,9 @@ conformance: $(STAMP)  ## the main job: every implementation asked for against t
 
 test: $(STAMP)  ## the tests of this project itself
 	$(BIN)/python -m pytest tests $(ARGS)
+
+fuzz: $(STAMP)  ## damaged and hostile files for every reader: make fuzz INPUTS=1000000
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
 
 bench: $(STAMP)  ## the benchmarks alone, of all sizes, with their report
 	$(BIN)/python -m pytest conformance/test_benchmark.py --rounds $(ROUNDS) $(ARGS)

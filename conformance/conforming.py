@@ -73,7 +73,10 @@ def refused(subject: Subject, batch: Batch, clause: str, reason: str) -> Judgeme
 
 
 def check(
-    implementation: str | Implementation, batch: Batch | Recipe | str | Path, device: str = "cpu"
+    implementation: str | Implementation,
+    batch: Batch | Recipe | str | Path,
+    device: str = "cpu",
+    isolate: bool = False,
 ) -> Judgement:
     """Judge an implementation on one batch, from Python.
 
@@ -81,6 +84,7 @@ def check(
         implementation: its name, as behind `--implementation`, or an implementation.
         batch: a batch, a recipe, or the path of a case file.
         device: where to run it.
+        isolate: run an implementation of one's own in a process of its own.
 
     Returns:
         A judgement that does not fail.
@@ -91,7 +95,7 @@ def check(
         UnknownImplementation, ProtocolViolation: there is no such implementation.
     """
     if isinstance(implementation, str):
-        implementation = find(implementation)
+        implementation = find(implementation, isolate)
     if isinstance(batch, Recipe):
         batch = batch.build()
     if not isinstance(batch, Batch):

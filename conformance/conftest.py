@@ -94,14 +94,18 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # batches are small: more threads wait for each other, and for other processes'
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = Run(Recorder(log), seed, tested)
-    find_implementations(run, config.getoption("--implementation") or ["ultralytics"], against(config))
+    names = config.getoption("--implementation") or ["ultralytics"]
+    find_implementations(run, names, against(config), config.getoption("--isolate"))
     run.cases = load_cases(config)
     run.ledger = load_ledger(config)
     config.stash[RUN] = run
     if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
     if not worker:
-        begin(run, config)
+        try:
+            begin(run, config)
+        except OSError as error:
+            raise pytest.UsageError(f"cannot write into {run.folder}: {error}") from error
 
 
 def _create_log(config: pytest.Config) -> RunLog:
@@ -114,18 +118,21 @@ def _create_log(config: pytest.Config) -> RunLog:
         ) from error
 
 
-def find_implementations(run: Run, names: list[str], dialect: Dialect | None = None) -> None:
+def find_implementations(
+    run: Run, names: list[str], dialect: Dialect | None = None, isolate: bool = False
+) -> None:
     """Look up what is to be tested; what cannot be had is noted, and does not keep the others from it.
 
     Args:
         run: takes them.
         names: as behind `--implementation`.
         dialect: what all are held to; None: each to its own.
+        isolate: run those of one's own in processes of their own.
     """
     taken: set[str] = set()
     for name in dict.fromkeys(names):
         try:
-            implementation = find(name)
+            implementation = find(name, isolate)
         except (UnknownImplementation, ProtocolViolation) as error:
             run.missing[name] = str(error)
             continue
@@ -295,13 +302,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     run = item.config.stash.get(RUN, None)
     if run is None or call.when != "call" or call.excinfo is None:
         return report
+    if run.recorder.lost is not None:
+        return stopped(item.session, run, report)
     failures = list(failures_in(call.excinfo.value))
     marker = item.get_closest_marker("clauses")
-    for failure in failures:
-        name = getattr(item, "originalname", item.name)
-        run.recorder.failure(name, item.nodeid, marker.args[0] if marker else "", failure)
     if failures:
         report.longrepr = "\n".join(str(failure) for failure in failures)
+    try:
+        for failure in failures:
+            name = getattr(item, "originalname", item.name)
+            run.recorder.failure(name, item.nodeid, marker.args[0] if marker else "", failure)
+    except OSError:
+        return stopped(item.session, run, report)
+    return report
+
+
+def stopped(session: pytest.Session, run: Run, report: Any) -> Any:
+    """Test no more where nothing can be written any more: what is judged from now on would be lost."""
+    session.shouldstop = f"the run's log cannot be written: {run.recorder.lost}"
+    report.longrepr = session.shouldstop
     return report
 
 
@@ -331,8 +350,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     if exitstatus == pytest.ExitCode.OK and run.missing:  # also where -k left out the test that says so
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
-    run.recorder.end(int(exitstatus != 0))
-    run.report = rendered(run)
+    try:
+        run.recorder.end(int(exitstatus != 0))
+    except OSError as error:
+        run.report = error
+    else:
+        run.report = rendered(run)
     if isinstance(run.report, Exception):
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
@@ -422,5 +445,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if isinstance(run.report, Exception):
         problem = f"{type(run.report).__name__}: {run.report}"
         terminalreporter.write_line(f"the report could not be rendered ({problem})", red=True)
-        terminalreporter.write_line(f"the log is whole: python -m reports render {run.folder}", red=True)
+        kept = "the log has what was judged until then" if run.recorder.lost else "the log is whole"
+        terminalreporter.write_line(f"{kept}: python -m reports render {run.folder}", red=True)
     terminalreporter.write_line(f"seed {run.seed}")

@@ -50,6 +50,12 @@ def add_options(parser: pytest.Parser) -> None:
         "(default: ultralytics)",
     )
     group.addoption(
+        "--isolate",
+        action="store_true",
+        help="run each implementation of your own (module:object, file.py:object) in a process of its own, where it "
+        "may crash, hang or eat memory",
+    )
+    group.addoption(
         "--against",
         metavar="DIALECT",
         choices=tuple(DIALECTS),

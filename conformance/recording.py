@@ -7,6 +7,8 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -104,10 +106,28 @@ def _type(stage: str) -> type[Failure]:
 
 
 class Recorder:
-    """Writes a run's log."""
+    """Writes a run's log.
+
+    Attributes:
+        lost: why something could not be written, for example because the disk is full; the run then has to stop.
+    """
 
     def __init__(self, log: RunLog) -> None:
         self._log = log
+        self.lost: OSError | None = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Note what could not be written, and let it pass."""
+        try:
+            yield
+        except OSError as error:
+            self.lost = self.lost or error
+            raise
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        with self._writing():
+            self._log.append(kind, **fields)
 
     @property
     def folder(self) -> Path:
@@ -116,11 +136,12 @@ class Recorder:
 
     def begin(self, facts: dict[str, Any]) -> None:
         """The log's first line."""
-        self._log.append("run", environment=environment(), **facts)
+        self._append("run", environment=environment(), **facts)
 
     def end(self, exit_status: int) -> None:
         """The log's last line."""
-        self._log.finish(exit_status)
+        with self._writing():
+            self._log.finish(exit_status)
 
     def make_latest(self) -> None:
         """Let `latest` point at this run."""
@@ -128,7 +149,7 @@ class Recorder:
 
     def line(self, kind: str, **fields: Any) -> None:
         """Any other line."""
-        self._log.append(kind, **fields)
+        self._append(kind, **fields)
 
     def batch(
         self,
@@ -153,7 +174,7 @@ class Recorder:
         cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
-        self._log.append(
+        self._append(
             "batch",
             implementation=subject.implementation.name,
             test=test,
@@ -178,10 +199,11 @@ class Recorder:
 
     def failure(self, test: str, node: str, clause_group: str, failure: Failure) -> None:
         """One failing batch, shrunk, with its case file and what the implementation made of it."""
-        case = self.save(failure.batch)
-        if failure.outcome is not None:
-            keep_outcome(case, failure, failure.outcome)
-        self._log.append(
+        with self._writing():
+            case = self.save(failure.batch)
+            if failure.outcome is not None:
+                keep_outcome(case, failure, failure.outcome)
+        self._append(
             "divergence",
             implementation=failure.subject.implementation.name,
             test=test,
@@ -198,14 +220,14 @@ class Recorder:
             stages=strip(failure.judgement),
             values=[value_fields(value) for value in failure.values],
             picture=failure.picture,
-            reproduce=reproduction(failure.subject.implementation.asked_as, failure.batch, case),
+            reproduce=reproduction(failure.subject.implementation, failure.batch, case),
             traceback=failure.details,
         )
 
     def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
         """What a declared dialect makes different from another, on its smallest batch; no failure."""
         self.save(failure.batch)
-        self._log.append(
+        self._append(
             "difference",
             implementation=failure.subject.implementation.name,
             dialect=declared.name,
@@ -267,8 +289,10 @@ def strip(judgement: Judgement | None) -> list[dict[str, Any]]:
     ]
 
 
-def reproduction(name: str, batch: Batch, case: Path) -> dict[str, str]:
+def reproduction(implementation: Implementation, batch: Batch, case: Path) -> dict[str, str]:
     """Three ways to judge a batch again."""
+    name = implementation.asked_as
+    isolated = implementation.elsewhere and ":" in name
     try:
         shown = case.relative_to(Path.cwd())
     except ValueError:
@@ -276,8 +300,11 @@ def reproduction(name: str, batch: Batch, case: Path) -> dict[str, str]:
     ours = Path(__file__).parents[1] == Path.cwd()
     pytest_target = "pytest conformance" if ours else "pytest --pyargs conformance"
     return {
-        "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(shown))}",
-        "python": f"from conformance import check\n\ncheck({_quoted(name)}, {_quoted(str(shown))})",
+        "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(shown))}"
+        + " --isolate" * isolated,
+        "python": f"from conformance import check\n\ncheck({_quoted(name)}, {_quoted(str(shown))}"
+        + ", isolate=True" * isolated
+        + ")",
         "example": _example(batch.origin) if batch.origin.startswith("Recipe(") else "",
     }
 

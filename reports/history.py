@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from reports.causes import Cause, causes
@@ -128,7 +129,7 @@ def read_history(path: Path) -> list[Entry]:
     for raw in path.read_bytes().splitlines():
         try:
             entry = json.loads(raw.decode())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if _is_entry(entry):
             entries[entry["run"]] = entry
@@ -146,11 +147,16 @@ def _is_entry(entry: Any) -> bool:
     )
     if not texts or not lists or not isinstance(entry.get("environment"), dict):
         return False
-    named = all(isinstance(one.get("name"), str) for one in entry["implementations"])
-    return named and all(
+    named = all(
+        isinstance(one.get("name"), str) and isinstance(one.get("uniqueness", {}), (dict, NoneType))
+        for one in entry["implementations"]
+    )
+    flat = all(not isinstance(value, (dict, list)) for one in entry["benchmarks"] for value in one.values())
+    causes = all(
         isinstance(cause.get("id"), str) and isinstance(cause.get("implementation"), str)
         for cause in entry["causes"]
     )
+    return named and flat and causes
 
 
 def _when(entry: Entry) -> tuple[str, str]:

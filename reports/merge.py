@@ -207,7 +207,7 @@ def _copy_files(shard: Shard, into: Path) -> None:
     """Cases and outcomes, which are named by their content, and the rest under the shard's name."""
     cases = shard.log.folder / "cases"
     for path in sorted(cases.iterdir()) if cases.is_dir() else ():
-        if path.is_file() and not (into / "cases" / path.name).exists():
+        if path.is_file() and not path.is_symlink() and not (into / "cases" / path.name).exists():
             shutil.copyfile(path, into / "cases" / path.name)
     if (shard.log.folder / "benchmark.json").is_file():
         shutil.copyfile(shard.log.folder / "benchmark.json", into / f"benchmark-{shard.name}.json")

@@ -42,7 +42,10 @@ def real(value: Any) -> float | None:
         not isinstance(value, (int, float)) and value not in ("inf", "-inf", "nan")
     ):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        return math.inf if value > 0 else -math.inf
 
 
 def short(value: Any, digits: int = 3) -> str:

@@ -156,8 +156,8 @@ class Batch:
         """
         try:
             return cls(*casefile.read(Path(path)))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise CorruptCase(f"{path} is no case file that can be used: {error}") from error
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise CorruptCase(f"{path} is no case file that can be used: {casefile.told(error)}") from error
 
     def _predictions(self) -> str:
         manners = {"constant_predictions": "constant", "quantised": "quantised", "saturated": "saturated"}

@@ -26,6 +26,10 @@ METADATA = "tal-conformance"
 """Key of the JSON text in the file's header."""
 CHECKSUM = "sha256"
 """Key of the checksum in the JSON text."""
+LARGEST = 2**20
+"""No stride, k, number of classes or of bins is larger."""
+LONGEST = 400
+"""Characters of a complaint that are told: it may quote the file."""
 
 
 class CorruptCase(ValueError):
@@ -45,7 +49,11 @@ class Content(NamedTuple):
 
 
 def write(path: Path, content: Content) -> None:
-    """Write the file. It appears whole or not at all."""
+    """Write the file. It appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     tensors = named_tensors(content.feature_maps, content.annotations)
     case = {
         "schema": SCHEMA,
@@ -59,6 +67,8 @@ def write(path: Path, content: Content) -> None:
     try:
         save_file(tensors, unfinished, {METADATA: as_json(case | {CHECKSUM: digest(case, tensors)})})
         unfinished.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -72,7 +82,7 @@ def read(path: Path) -> Content:
         OSError: it cannot be read.
     """
     text, tensors = _text_and_tensors(path)
-    case = json.loads(text)
+    case = parsed(text)
     check_schema(case, SCHEMA)
     checksum = case.pop(CHECKSUM, None)
     if checksum != digest(case, tensors):
@@ -116,6 +126,29 @@ def as_json(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def parsed(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is none, or has a name twice.
+        RecursionError: it is too deep.
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("its JSON text has a name twice")
+    return fields
+
+
+def told(error: Exception) -> str:
+    """What an error says; of a long one the beginning and the end."""
+    text, half = str(error), LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
 def tensor_names(levels: int) -> list[str]:
     """Names of the tensors in a file: the annotations, then each level's feature map."""
     return ["annotations", *(f"level.{number}" for number in range(levels))]
@@ -145,10 +178,11 @@ def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
 def _head(value: Any) -> Head:
     match value:
         case {"strides": [*strides], "classes": int(), "reg_max": int()} if all(
-            type(s) is int for s in strides
+            type(number) is int and number <= LARGEST
+            for number in [*strides, value["classes"], value["reg_max"]]
         ):
             return Head(**(value | {"strides": tuple(strides)}))
-    raise ValueError(f"its head is no head: {value!r}")
+    raise ValueError(f"its head is no head: {value!r:.200}")
 
 
 def _hyperparameters(value: Any) -> Hyperparameters:
@@ -164,6 +198,8 @@ def _hyperparameter(name: str, number: Any) -> Any:
     whole = type(number) is int
     if not whole and (name in ("topk", "topk2") or type(number) is not float or not math.isfinite(number)):
         raise ValueError(f"its hyperparameter {name} is {number!r}")
+    if whole and abs(number) > LARGEST:
+        raise ValueError(f"its hyperparameter {name} is too large")
     return number if name in ("topk", "topk2") else float(number)
 
 

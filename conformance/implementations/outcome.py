@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from conformance.batches import Batch
+from conformance.implementations.conduct import Misbehaved, check_given, nothing_left_behind
 from conformance.implementations.isolation import StateChanged, unchanged_torch_state
 from conformance.implementations.protocol import (
     AssignerInputs,
@@ -144,10 +145,14 @@ def observe(
     try:
         with (
             unchanged_torch_state(),
+            nullcontext() if implementation.elsewhere else nothing_left_behind(),
             torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
         ):
-            return _observe(implementation, batch, own, each_term, alone)
-    except (ProtocolViolation, StateChanged) as error:
+            outcome = _observe(implementation, batch, own, each_term, alone)
+            implementation.returned.check()
+            implementation.returned.keep(_shown(outcome))
+            return outcome
+    except (ProtocolViolation, StateChanged, Misbehaved) as error:
         raise ImplementationFailed(str(error)) from error
     except RaisedElsewhere as error:
         raise ImplementationFailed(error.what, error.details) from error
@@ -168,13 +173,26 @@ def _observe(
     return Outcome(own, False, _observe_assigner(implementation, own), None)
 
 
-def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) -> Assignment:
-    copies: dict[str, Any] = {
-        n: value.clone() for n, value in vars(inputs).items() if isinstance(value, Tensor)
+def _shown(outcome: Outcome) -> dict[str, Tensor]:
+    """The tensors that the implementation itself returned, by name."""
+    shown = {} if outcome.loss is None else {"Loss.items": outcome.loss.items}
+    parts = [] if outcome.assignment is None else [outcome.assignment, outcome.assignment.stages]
+    return shown | {
+        f"{type(part).__name__}.{name}": value
+        for part in parts
+        if part is not None
+        for name, value in vars(part).items()
+        if isinstance(value, Tensor)
     }
+
+
+def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) -> Assignment:
+    originals = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+    copies: dict[str, Any] = {name: value.clone() for name, value in originals.items()}
     private = replace(inputs, **copies)
     with calls.running():
         returned = implementation.adapter.assign(private)
+    check_given(copies, originals)
     return check_assignment(returned, inputs, implementation.shows_stages)
 
 
@@ -185,6 +203,9 @@ def _observe_loss(
     annotations = batch.annotations.clone()
     with calls.running():
         returned = implementation.adapter.loss(feature_maps, annotations, batch.head, batch.hyperparameters)
+    given = {f"feature_maps[{level}]": each.detach() for level, each in enumerate(feature_maps)}
+    originals = {f"feature_maps[{level}]": each.detach() for level, each in enumerate(batch.feature_maps)}
+    check_given(given | {"annotations": annotations}, originals | {"annotations": batch.annotations})
     loss = check_loss(returned, feature_maps)
     total = loss.total.sum()
     terms = loss.total.unbind() if each_term and loss.total.ndim else ()

@@ -10,12 +10,14 @@ float32, those that it takes; by default the ones of mixed-precision training) a
 Nothing here knows the reference's inner life: an adapter needs this module and torch.
 """
 
+import dataclasses
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from conformance.implementations.conduct import Returned
 from reference import DIALECTS, NEWEST, Dialect, Head, Hyperparameters
 
 
@@ -164,6 +166,7 @@ class Implementation:
         shows_stages: whether its assignments carry `Stages`.
         precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
         elsewhere: it runs in a process of its own, where nothing but its answers can be watched.
+        returned: what it returned last.
     """
 
     name: str
@@ -174,6 +177,7 @@ class Implementation:
     shows_stages: bool
     precisions: tuple[str, ...] = MIXED
     elsewhere: bool = False
+    returned: Returned = dataclasses.field(default_factory=Returned, compare=False, repr=False)
 
     @property
     def capabilities(self) -> list[str]:

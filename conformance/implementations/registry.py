@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,11 +60,12 @@ OTHER_PROJECTS = ("yolo9", "libreyolo", "coreyolo", "doclayout-yolo")
 """Names of projects that are fetched, with or without `==X.Y.Z`."""
 
 
-def find(name: str) -> Implementation:
+def find(name: str, isolate: bool = False) -> Implementation:
     """The implementation called `name`: registered, a project or release on PyPI, or an object of one's own.
 
     Args:
         name: also `package.module:object` or `path/to/file.py:object`.
+        isolate: run an object of one's own in a process of its own.
 
     Raises:
         UnknownImplementation: there is none.
@@ -73,6 +75,8 @@ def find(name: str) -> Implementation:
         return implementation_from(REGISTERED[name](), name)
     if "==" in name or name in OTHER_PROJECTS:
         return implementation_from(_fetched(name), name)
+    if isolate and ":" in name:
+        return implementation_from(_isolated(name), name)
     where, colon, attribute = name.rpartition(":")
     if not colon and Path(name).is_file() and name.endswith(".py"):
         raise UnknownImplementation(
@@ -112,6 +116,31 @@ def _fetched(name: str) -> Any:
     raise UnknownImplementation(
         f"{name!r}: only {', '.join(('ultralytics', *OTHER_PROJECTS))} can be had by version"
     )
+
+
+def _isolated(name: str) -> Any:
+    """An object of one's own, in a worker; it is imported there alone."""
+    from conformance.workers import RemoteAdapter, Unavailable, Worker
+    from conformance.workers.process import Launch
+
+    where, _, attribute = name.rpartition(":")
+    there = f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else name
+    folders = [
+        Path.cwd(),
+        *(Path(path).resolve() for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path),
+    ]
+    launch = Launch("conformance.implementations.registry:adapter_of", {"name": there}, folders)
+    try:
+        adapter = RemoteAdapter(name, Worker(launch))
+    except Unavailable as error:
+        raise UnknownImplementation(str(error)) from error
+    adapter.name = adapter.own_name if adapter.own_name != "unknown" else name
+    return adapter
+
+
+def adapter_of(name: str) -> Any:
+    """The adapter itself; what a worker calls."""
+    return find(name).adapter
 
 
 def _module(name: str) -> ModuleType:

@@ -4,7 +4,6 @@ One safetensors file beside the case file: the tensors by name, the rest as JSON
 file is ever executed, and a checksum over all of it tells a damaged file from an outcome.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conformance.batches import Batch
-from conformance.batches.casefile import CHECKSUM, as_json, check_schema, digest
+from conformance.batches.casefile import CHECKSUM, as_json, check_schema, digest, parsed, told
 from conformance.implementations.outcome import LossOutcome, Outcome, assigner_inputs
 from conformance.implementations.protocol import (
     AssignerInputs,
@@ -120,6 +119,8 @@ def store(path: Path, stored: StoredOutcome) -> None:
     try:
         save_file(tensors, unfinished, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
         unfinished.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -139,8 +140,8 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
         of_loss = facts.get("of_loss", outcome.loss is not None and outcome.assignment is not None)
         outcome = replace(outcome, of_loss=of_loss)
         _check(outcome, batch)
-    except (ValueError, ProtocolViolation, RecursionError) as error:
-        raise CorruptOutcome(f"{path} is no stored outcome that can be used: {error}") from error
+    except (ValueError, TypeError, ProtocolViolation, OverflowError, RecursionError) as error:
+        raise CorruptOutcome(f"{path} is no stored outcome that can be used: {told(error)}") from error
     return StoredOutcome(**{name: facts[name] for name in FACTS}, outcome=outcome)
 
 
@@ -161,7 +162,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(str(error)) from error
     if METADATA not in header:
         raise ValueError(f"its header has no {METADATA!r}")
-    facts = json.loads(header[METADATA])
+    facts = parsed(header[METADATA])
     check_schema(facts, SCHEMA)
     checksum = facts.pop(CHECKSUM, None)
     if checksum != digest(facts, tensors):

@@ -5,29 +5,37 @@ The network is blocked, and so is every attempt to install something; when the s
 process group goes with it.
 """
 
+import contextlib
+import ctypes
 import importlib
 import importlib.util
 import os
 import re
+import resource
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from conformance.workers.frames import Frame, decoded, encoded
+from conformance.processes import descendants, kill
+from conformance.workers.frames import LIMIT_VARIABLE, OUT_OF_MEMORY, Frame, decoded, encoded
 from reference import NEWEST
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
 """Events of Python's audit hooks that reach for the network."""
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 """Events that start another program."""
+PR_SET_CHILD_SUBREAPER = 36
+LONGEST_FILE = 2**28
+"""Bytes of a file that is written here, the log of what is printed among them."""
 INSTALLER = re.compile(r"\bpip3?\b|\buv\b|\bconda\b")
 
 
@@ -50,7 +58,33 @@ def block(event: str, arguments: tuple[Any, ...]) -> None:
 def follow_to_the_end(lifeline: int) -> None:
     """Wait until the suite's end of the pipe is closed, by its end or its death; then end the whole process group."""
     os.read(lifeline, 1)
+    kill(descendants() - {os.getpid()})
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def end_if_out_of_memory(error: BaseException) -> None:
+    """End the process if it may have no more memory: what it holds is of no use any more, and goes with it."""
+    if isinstance(error, MemoryError):
+        os._exit(OUT_OF_MEMORY)  # at once: there may be no room for a message
+    if "can't allocate memory" in str(error):
+        print(f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", file=sys.stderr, flush=True)
+        os._exit(OUT_OF_MEMORY)
+
+
+def adopt_and_limit() -> None:
+    """Stay the parent of what is started here, whatever it does; take no more memory and disk than is allowed.
+
+    Should the machine run out of memory all the same, this process goes first, not the suite.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LONGEST_FILE, LONGEST_FILE))
+    limit = int(os.environ.get(LIMIT_VARIABLE, "0"))
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 class Absent(type):
@@ -128,6 +162,8 @@ def made(fields: dict[str, Any]) -> Any:
 
 def first_answer(request: Frame) -> tuple[Any, bytes]:
     """Make the adapter, and say what it is."""
+    from conformance.implementations.protocol import MIXED
+
     torch.set_num_threads(request.fields["threads"])
     adapter = made(request.fields)
     about = {name: str(getattr(adapter, name, "unknown")) for name in ("name", "version")}
@@ -137,9 +173,9 @@ def first_answer(request: Frame) -> tuple[Any, bytes]:
         about
         | {
             "shows_stages": bool(getattr(adapter, "shows_stages", False)),
-            "precisions": list(getattr(adapter, "precisions", ())),
-            "assigns": hasattr(adapter, "assign"),
-            "computes_loss": hasattr(adapter, "loss"),
+            "precisions": list(getattr(adapter, "precisions", MIXED)),
+            "assigns": callable(getattr(adapter, "assign", None)),
+            "computes_loss": callable(getattr(adapter, "loss", None)),
         }
     )
 
@@ -187,10 +223,14 @@ def answered(adapter: Any, request: Frame, answer: Answer) -> bytes:
         try:
             fields, results = answer(adapter, question, own)
         except Exception as error:
+            end_if_out_of_memory(error)
             fields, results = decoded_failure(error), {}
         replies.append(fields)
         tensors |= {prefix + name: tensor for name, tensor in results.items()}
-    return encoded({"answers": replies}, tensors)
+    try:
+        return encoded({"answers": replies}, tensors)
+    except Exception as error:  # tensors that cannot be sent
+        return encoded({"answers": [decoded_failure(error) for _ in replies]})
 
 
 def decoded_failure(error: Exception) -> dict[str, Any]:
@@ -204,7 +244,12 @@ def main(requests: int, answers: int, lifeline: int) -> None:
         os.set_inheritable(pipe, False)
     threading.Thread(target=follow_to_the_end, args=(lifeline,), daemon=True).start()
     sys.addaudithook(block)
-    serve(requests, answers)
+    adopt_and_limit()
+    try:
+        serve(requests, answers)
+    except Exception as error:
+        end_if_out_of_memory(error)
+        raise
 
 
 if __name__ == "__main__":

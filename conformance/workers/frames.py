@@ -20,6 +20,10 @@ PREFIX = struct.Struct("<4sIQ")
 """Letters, length of the text, length of the tensors; in bytes."""
 LONGEST_TEXT, LONGEST_TENSORS = 2**26, 2**34
 """A frame that claims to be longer is none."""
+LIMIT_VARIABLE = "TAL_CONFORMANCE_WORKER_BYTES"
+"""Environment variable by which the suite tells a worker how much memory it may take."""
+OUT_OF_MEMORY = 71
+"""Exit status of a worker that may have no more memory."""
 
 
 class NoFrame(ValueError):
@@ -63,7 +67,7 @@ def decoded(read: Callable[[int], bytes]) -> Frame:
         fields = json.loads(text)
         tensors = load(block) if block else {}
     except (ValueError, SafetensorError, RecursionError) as error:
-        raise NoFrame(f"a frame whose content cannot be read: {error}") from error
+        raise NoFrame(f"a frame whose content cannot be read: {error!s:.400}") from error
     if not isinstance(fields, dict):
         raise NoFrame(f"a frame that holds {type(fields).__name__}, expected an object with names")
     return Frame(fields, tensors)

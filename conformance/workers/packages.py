@@ -101,8 +101,10 @@ def damage(folder: Path) -> str | None:
     try:
         known = json.loads((folder / HASHES).read_text(encoding="utf-8"))
         found = hashes(folder / FILES)
-    except (OSError, ValueError) as error:
-        return f"its copy in the cache cannot be read ({error})"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"its copy in the cache cannot be read ({error!s:.400})"
+    if not isinstance(known, dict):
+        return "its copy in the cache has no list of hashes"
     changed = sorted(name for name in {*known, *found} if known.get(name) != found.get(name))
     return f"its copy in the cache is damaged ({changed[0]})" if changed else None
 

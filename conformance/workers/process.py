@@ -19,13 +19,16 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from conformance.workers.frames import Frame, NoFrame, decoded, encoded
+from conformance.processes import descendants, kill
+from conformance.workers.frames import LIMIT_VARIABLE, OUT_OF_MEMORY, Frame, NoFrame, decoded, encoded
 from conformance.workers.packages import cache_folder
 
 TIMEOUT_VARIABLE = "TAL_CONFORMANCE_TIMEOUT"
 """Environment variable: seconds after which a worker that does not answer is killed."""
 TIMEOUT = 120.0
 """The same, where the variable says nothing."""
+MEMORY_VARIABLE = "TAL_CONFORMANCE_MEMORY"
+"""Environment variable: GiB that a worker may take; by default three quarters of what the machine has."""
 HANGS, DEATHS = 3, 50
 """After so many hangs or deaths a worker is given up: every further question fails without being asked."""
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
@@ -33,6 +36,10 @@ KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT
 KEPT_FAMILIES = ("CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
 PIPE = 2**20
 """Bytes that a pipe should hold."""
+PART = 2**24
+"""Bytes that are read at once."""
+LONGEST_LOG = 2**26
+"""Bytes of what a worker prints that are kept on disk."""
 LAST_WORDS = 600
 """Characters of a dead worker's log that are told."""
 
@@ -85,9 +92,11 @@ class Running:
         return " | ".join(line.strip() for line in lines[-4:] if line.strip())
 
     def end(self) -> None:
-        """Kill the whole process group, and leave nothing behind."""
+        """Kill the process, its group and whatever else it started, and leave nothing behind."""
+        started = descendants(self.process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        kill(started)
         self.process.wait()
         for pipe in (self.requests, self.answers, self.lifeline):
             os.close(pipe)
@@ -172,6 +181,11 @@ class Worker:
             for number, fields in enumerate(replies)
         ]
 
+    @property
+    def pid(self) -> int | None:
+        """Of its process, if one runs."""
+        return self._running.process.pid if self._running else None
+
     def close(self) -> None:
         """End the process; the next question starts another."""
         self._end()
@@ -193,6 +207,8 @@ class Worker:
             WorkerFailed: it is dead, hangs, or what came is no frame; the process is ended then.
         """
         assert self._running is not None
+        if os.fstat(self._running.log.fileno()).st_size > LONGEST_LOG:
+            os.truncate(self._running.log.fileno(), 0)
         deadline = time.monotonic() + self.timeout
         try:
             send(self._running.requests, request, deadline)
@@ -216,6 +232,8 @@ class Worker:
             return ": it closed its pipe"
         if status < 0:
             return f" of signal {-status} ({signal.Signals(-status).name})"
+        if status == OUT_OF_MEMORY:
+            return f": it wanted more than {memory_limit() / 2**30:.3g} GiB of memory ({MEMORY_VARIABLE} sets how much)"
         return f" with exit status {status}"
 
     def _failed(self, what: str, counted: bool = True) -> WorkerFailed:
@@ -249,10 +267,30 @@ def default_timeout() -> float:
     return seconds
 
 
+def memory_limit() -> int:
+    """Bytes that a worker may take.
+
+    Raises:
+        ValueError: the environment variable is no positive number.
+    """
+    text = os.environ.get(MEMORY_VARIABLE)
+    if text is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+    try:
+        gibibytes = float(text)
+    except ValueError:
+        gibibytes = 0.0
+    if not 0 < gibibytes < 2**30:
+        raise ValueError(f"{MEMORY_VARIABLE} is {text!r}, expected GiB, more than 0")
+    return int(gibibytes * 2**30)
+
+
 def launched(launch: Launch) -> Running:
     """A process of its own group, with a home of its own; its pipes are not those that it prints to."""
     home = tempfile.TemporaryDirectory(prefix="tal-conformance-worker-", ignore_cleanup_errors=True)
-    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `Running.end`
+    work = Path(home.name) / "work"
+    work.mkdir()
+    log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `Running.end`
     requests, answers, lifeline = os.pipe(), os.pipe(), os.pipe()
     theirs = requests[0], answers[1], lifeline[0]
     process = subprocess.Popen(  # noqa: S603 - our own module
@@ -261,7 +299,7 @@ def launched(launch: Launch) -> Running:
         stdout=log,
         stderr=log,
         pass_fds=theirs,
-        cwd=home.name,
+        cwd=work,
         env=environment(Path(home.name), launch.folders),
         start_new_session=True,
     )
@@ -287,6 +325,7 @@ def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
     ours = Path(__file__).parents[2]
     cache = cache_folder()
     return kept | {
+        LIMIT_VARIABLE: str(memory_limit()),
         "HOME": str(home),
         "PYTHONPATH": os.pathsep.join([*map(str, folders), str(ours)]),
         "PYTHONPYCACHEPREFIX": str(cache / "bytecode"),
@@ -327,18 +366,18 @@ def receive(pipe: int, count: int, deadline: float) -> bytes:
         TimeoutError: the deadline passed.
         EOFError: the other end is gone.
     """
-    block = bytearray(count)
-    left = memoryview(block)
-    while left:
+    parts: list[bytes] = []  # not room for all at once: a frame may claim to be larger than it is
+    while count:
         try:
-            came = os.readv(pipe, [left])
+            part = os.read(pipe, min(count, PART))
         except BlockingIOError:
             wait(pipe, select.POLLIN, deadline)
             continue
-        if not came:
+        if not part:
             raise EOFError
-        left = left[came:]
-    return bytes(block)
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
 
 
 def wait(pipe: int, event: int, deadline: float) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.implementations.isolation import unchanged_torch_state
+from conformance.implementations.conduct import Misbehaved, Returned, check_given, nothing_left_behind
+from conformance.implementations.isolation import StateChanged, unchanged_torch_state
 from conformance.implementations.protocol import (
     AssignerInputs,
     Assignment,
@@ -29,6 +30,10 @@ from reference import Dialect, Head, Hyperparameters
 Question = tuple[dict[str, Any], dict[str, Tensor]]
 """What is asked, in words and tensors; answers are the same."""
 GRADIENT = "gradients."
+REFUSED = {kind.__name__ for kind in (ProtocolViolation, Misbehaved, StateChanged)}
+"""What the worker raises of an adapter that did not raise itself."""
+LAST = Returned()
+"""Of the worker's one adapter; used in the worker alone."""
 DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
@@ -56,6 +61,7 @@ class RemoteAdapter:
             worker.close()
             raise Unavailable(f"{name} cannot be used here: {about['raised']}: {about['message']}")
         self.version: str = about["version"]
+        self.own_name: str = about["name"]
         self.shows_stages: bool = about["shows_stages"]
         self.precisions = tuple(about["precisions"])
         self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
@@ -108,7 +114,7 @@ class RemoteAdapter:
             ((answer, results),) = self.worker.ask([(facts, tensors)])
         except WorkerFailed as error:
             raise RaisedElsewhere(error.what) from error
-        if answer.get("raised") == ProtocolViolation.__name__:
+        if answer.get("raised") in REFUSED:
             raise ProtocolViolation(answer["message"])
         if "raised" in answer:
             raise RaisedElsewhere(f"raised {answer['raised']}: {answer['message']}", answer.get("traceback"))
@@ -152,12 +158,23 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     head = Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])})
     hyperparameters = Hyperparameters(**facts["hyperparameters"])
     device = torch.device(facts["device"])
-    moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-    with unchanged_torch_state(), mixed_precision(device, facts["autocast"]):
+    originals = {name: tensor.to(device) for name, tensor in tensors.items()}
+    given = {name: tensor.clone() for name, tensor in originals.items()}
+    with unchanged_torch_state(), nothing_left_behind(), mixed_precision(device, facts["autocast"]):
         if facts["kind"] == "assign":
-            shown = adapter.assign(AssignerInputs(**moved, head=head, hyperparameters=hyperparameters))
-            return {}, tensors_of(shown, Assignment)
-        return loss_answer(adapter, facts, moved, head, hyperparameters)
+            shown = adapter.assign(AssignerInputs(**given, head=head, hyperparameters=hyperparameters))
+            reply: Question = {}, tensors_of(shown, Assignment)
+        else:
+            reply = loss_answer(adapter, facts, given, head, hyperparameters)
+        check_given({name: tensor.detach() for name, tensor in given.items()}, originals)
+        strangers = [name for name, tensor in reply[1].items() if tensor.device != device]
+        if strangers:
+            raise ProtocolViolation(
+                f"{strangers[0]} is on {reply[1][strangers[0]].device}, expected {device}"
+            )
+    LAST.check()
+    LAST.keep(reply[1])
+    return reply
 
 
 def loss_answer(

@@ -128,6 +128,13 @@ def test_a_run_that_did_not_finish_is_not_remembered(tmp_path: Path):
     assert not (tmp_path / "history.jsonl").exists()
 
 
+def test_a_run_whose_counts_are_no_counts_is_left_out(tmp_path: Path, pair: Any):
+    path = tmp_path / "history.jsonl"
+    remember(path, pair[0] | {"implementations": [pair[0]["implementations"][0] | {"uniqueness": "many"}]})
+    remember(path, pair[1])
+    assert [known["run"] for known in read_history(path)] == ["b"]
+
+
 def test_a_torn_history_loses_one_line(tmp_path: Path, pair: Any):
     path = tmp_path / "history.jsonl"
     remember(path, pair[0])

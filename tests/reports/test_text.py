@@ -54,7 +54,10 @@ def test_sizes(value: int, words: str):
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [(1, 1.0), ("inf", float("inf")), ("1", None), (None, None), (True, None), ([], None)],
+    [
+        *((1, 1.0), ("inf", float("inf")), ("1", None), (None, None), (True, None), ([], None)),
+        *((10**400, float("inf")), (-(10**400), float("-inf"))),
+    ],
 )
 def test_reals(value: object, number: float | None):
     assert text.real(value) == number

@@ -1,0 +1,294 @@
+"""Adapters that misbehave: right on batches without ground truths, and on all others one thing is wrong with each."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conformance.implementations import AssignerInputs, Assignment, Loss
+from conformance.implementations.reference import ReferenceAdapter
+
+RIGHT = ReferenceAdapter()
+LATE = 500
+"""At this batch the late ones fail."""
+
+
+class Double:
+    """Right on all batches."""
+
+    version = "1"
+    dialect = "ultralytics-8.4.190"
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__
+
+    def assign(self, inputs: AssignerInputs) -> Any:
+        right = replace(RIGHT.assign(inputs), stages=None)
+        return self.misbehave(inputs, right) if inputs.truth_mask.any() else right
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return right
+
+
+class Right(Double):
+    pass
+
+
+class RightToo(Double):
+    pass
+
+
+class Raises(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        raise ZeroDivisionError("one by none")
+
+
+class RaisesLate(Double):
+    """Once, at the 500th batch; on all others, also when it is asked again, it is right."""
+
+    asked = 0
+
+    def assign(self, inputs: AssignerInputs) -> Any:
+        self.asked += 1
+        if self.asked == LATE:
+            raise RuntimeError("the 500th")
+        return super().assign(inputs)
+
+
+class RaisesFromThenOn(Double):
+    """From the 500th batch on."""
+
+    asked = 0
+
+    def assign(self, inputs: AssignerInputs) -> Any:
+        self.asked += 1
+        if self.asked >= LATE:
+            raise RuntimeError("the 500th, or a later one")
+        return super().assign(inputs)
+
+
+class RaisesBackwards(Double):
+    """Its loss can be computed, but not differentiated."""
+
+    assign = None  # type: ignore[assignment]
+
+    def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
+        right = RIGHT.loss(feature_maps, annotations, head, hyperparameters)
+        if len(annotations):
+            right.total.register_hook(self.fail)
+        return Loss(right.total, right.items)
+
+    def fail(self, _: Tensor) -> None:
+        raise ArithmeticError("no way back")
+
+
+class Recurses(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return self.misbehave(inputs, right)
+
+
+class ExitsPolitely(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        sys.exit("enough")
+
+
+class ReturnsNone(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return None
+
+
+class TooFew(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return right.labels, right.boxes, right.scores
+
+
+class TooMany(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return *(getattr(right, field.name) for field in fields(right)), right.labels
+
+
+class OneImageTooFew(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return Assignment(
+            *(getattr(right, field.name)[:-1] for field in fields(right) if field.name != "stages")
+        )
+
+
+class WrongShape(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return replace(right, scores=right.scores.transpose(1, 2))
+
+
+class WrongDtype(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return replace(right, truth_index=right.truth_index.float())
+
+
+class WrongDevice(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return replace(right, scores=right.scores.to("meta"))
+
+
+class ReturnsNan(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return replace(right, scores=right.scores * torch.nan)
+
+
+class ChangesInputs(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        inputs.truth_boxes.mul_(2)
+        return right
+
+
+class ChangesLater(Double):
+    """Keeps what it returned, and changes it when it is asked again."""
+
+    kept: Assignment | None = None
+
+    def assign(self, inputs: AssignerInputs) -> Any:
+        if self.kept is not None:
+            self.kept.scores.add_(1)
+        self.kept = replace(RIGHT.assign(inputs), stages=None)
+        return self.kept
+
+
+class ChangesState(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        torch.set_default_dtype(torch.float64)
+        return right
+
+
+class Prints(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        for _ in range(3 * 2**10):
+            print("x" * 2**10)
+        return right
+
+
+class Leaves(Double):
+    """Starts a program that outlives its answer."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        return right
+
+
+class Forks(Double):
+    """A copy of the process stays."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        if os.fork() == 0:
+            time.sleep(600)
+            os._exit(0)
+        return right
+
+
+class ForksAndReturns(Double):
+    """Both copies of the process return."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        os.fork()
+        return right
+
+
+class Writes(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        Path("left-by-writes.txt").write_text("here", encoding="utf-8")
+        return right
+
+
+# What the suite's own process would not survive
+
+
+class Hangs(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        while True:
+            pass
+
+
+class Sleeps(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        time.sleep(600)
+        return right
+
+
+class Segfaults(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return ctypes.string_at(0)
+
+
+class Exits(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        os._exit(0)
+
+
+class IsKilled(Double):
+    """As by the kernel, when there is no more memory."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class EatsMemory(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        eaten = []
+        while True:
+            eaten.append(bytearray(2**27))
+
+
+class EatsMemoryInTorch(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        eaten = []
+        while True:
+            eaten.append(torch.empty(2**27, dtype=torch.uint8))
+
+
+class LeaksMemory(Double):
+    """A third of what it may take, with each batch."""
+
+    leaked: list[Tensor]
+
+    def assign(self, inputs: AssignerInputs) -> Any:
+        self.__dict__.setdefault("leaked", []).append(torch.empty(2**30, dtype=torch.uint8))
+        return super().assign(inputs)
+
+
+class PrintsWithoutEnd(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        while True:
+            print("x" * 2**20)
+
+
+class Daemonises(Double):
+    """Starts a program that belongs to nobody any more."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        if os.fork() == 0:
+            os.setsid()
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            os._exit(0)
+        os.wait()
+        return right
+
+
+FIRST_GAIN = 100
+"""A DFL gain of so much, and more, chooses a double by its place."""
+
+
+class Every(Double):
+    """All of them in one process: the batch says which one it is for."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.each = [globals()[name]() for name in names]
+
+    def assign(self, inputs: AssignerInputs) -> Any:
+        place = int(inputs.hyperparameters.dfl_gain) - FIRST_GAIN
+        return self.each[place].assign(inputs) if place >= 0 else super().assign(inputs)

@@ -1,0 +1,265 @@
+"""The readers of everything that comes from outside, each with valid samples and the errors that it may raise."""
+
+import json
+import random
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load
+
+from conformance.batches import Batch, CorruptCase, Recipe, Truth
+from conformance.batches.casefile import CHECKSUM, METADATA, digest
+from conformance.implementations import find, observe
+from conformance.implementations import stored as outcomes
+from conformance.implementations.stored import CorruptOutcome, StoredOutcome
+from conformance.workers import packages
+from conformance.workers.frames import PREFIX, NoFrame, decoded, encoded
+from reference import Hyperparameters
+from reports.compare import compare, lines_of
+from reports.history import comparable, entry_of, read_history, remember
+from reports.log import LogError, read_log
+from reports.page import page_of
+from reports.render import html_of
+from reports.summary import summarise
+from tests.fuzz.mutations import changed_bytes, changed_json
+from tests.reports import factory
+
+RECIPE = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (2, 3), reg_max=2, predictions="near")
+"""Small: most of its file is what can be wrong."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader.
+
+    Attributes:
+        samples: valid inputs.
+        read: reads one input; must return, or raise one of `refuses`.
+        refuses: the clear errors.
+        changed: a valid input with something changed, its checksum made right again where there is one.
+    """
+
+    samples: list[bytes]
+    read: Callable[[bytes], object]
+    refuses: tuple[type[Exception], ...]
+    changed: Callable[[bytes, random.Random], bytes]
+
+
+def case_reader(folder: Path) -> Reader:
+    """Case files."""
+    path = folder / "case.safetensors"
+    samples = []
+    for batch in (RECIPE.build(), Recipe().build()):
+        batch.save(path)
+        samples.append(path.read_bytes())
+
+    def read(content: bytes) -> object:
+        path.write_bytes(content)
+        batch = Batch.load(path)
+        return batch.id, batch.describe(), batch.anchors
+
+    return Reader(
+        samples, read, (CorruptCase,), lambda sample, chance: changed_tensors(sample, METADATA, chance)
+    )
+
+
+def outcome_reader(folder: Path) -> Reader:
+    """Stored outcomes."""
+    batch = replace(RECIPE, hyperparameters=Hyperparameters(topk=3)).build()
+    path = folder / f"case.x{outcomes.SUFFIX}"
+    samples = []
+    for name in ("reference", "article"):
+        made = find(name)
+        facts = batch.id, made.name, made.version, made.dialect.name, "cpu"
+        outcomes.store(path, StoredOutcome(*facts, observe(made, batch)))
+        samples.append(path.read_bytes())
+
+    def read(content: bytes) -> object:
+        path.write_bytes(content)
+        return outcomes.load(path, batch)
+
+    return Reader(
+        samples,
+        read,
+        (CorruptOutcome,),
+        lambda sample, chance: changed_tensors(sample, outcomes.METADATA, chance),
+    )
+
+
+def log_reader(folder: Path) -> Reader:
+    """Run logs, and everything that is told of them."""
+    run = folder / "runs" / "run"
+    samples = []
+    for lines in (factory.passing(3), factory.failing(2, batches=2), every_kind()):
+        samples.append(factory.write(folder / "sample", lines).joinpath("log.jsonl").read_bytes())
+        shutil.rmtree(folder / "sample")
+    run.mkdir(parents=True)
+    count = 0
+
+    def read(content: bytes) -> object:
+        nonlocal count
+        count += 1
+        (run / "log.jsonl").write_bytes(content)
+        log = read_log(run)
+        summary = summarise(log)
+        entry = entry_of(log, summary)
+        return html_of(page_of(log, summary, [entry])) if count % 20 == 0 else entry
+
+    return Reader(samples, read, (LogError,), changed_lines)
+
+
+def every_kind() -> factory.Lines:
+    """A log with a line of each kind that has a maker."""
+    return [
+        *factory.failing(1, batches=2)[:-1],
+        ("difference", factory.difference()),
+        ("benchmark", factory.benchmark()),
+        ("training", factory.training()),
+        ("synchronisations", factory.synchronisations()),
+        ("scope", factory.scope()),
+        ("divergence", factory.error()),
+        ("end", {"exit": 1, "finished": "2025-11-24T02:11:00.000+00:00"}),
+    ]
+
+
+def history_reader(folder: Path) -> Reader:
+    """Histories, and what is compared and drawn from them."""
+    runs = folder / "histories"
+    path = runs / "history.jsonl"
+    entry: dict[str, Any] = {}
+    logs = []
+    for number in range(3):
+        log = read_log(factory.write(runs / f"run-{number}", every_kind()))
+        summary = summarise(log)
+        entry = entry_of(log, summary) | {"started": f"2025-11-2{number}T02:10:33.000+00:00"}
+        remember(path, entry)
+        logs.append((log, summary, entry))
+    log, summary, entry = logs[-1]
+    count = 0
+
+    def read(content: bytes) -> object:
+        nonlocal count
+        count += 1
+        path.write_bytes(content)
+        before = comparable(read_history(path), entry)
+        if not before:
+            return None
+        if count % 20 == 0:
+            return html_of(page_of(log, summary, [*before, entry]))
+        return lines_of(compare(before[-1], entry))
+
+    return Reader([path.read_bytes()], read, (), changed_lines)
+
+
+def cache_reader(folder: Path) -> Reader:
+    """Lists of hashes in the cache of packages."""
+    package = folder / "package"
+    (package / packages.FILES).mkdir(parents=True)
+    (package / packages.FILES / "module.py").write_text("x = 1\n", encoding="utf-8")
+    sample = json.dumps(packages.hashes(package / packages.FILES)).encode()
+
+    def read(content: bytes) -> object:
+        (package / packages.HASHES).write_bytes(content)
+        return packages.damage(package)
+
+    return Reader(
+        [sample], read, (), lambda content, chance: dumped(changed_json(json.loads(content), chance))
+    )
+
+
+def frame_reader(_: Path) -> Reader:
+    """What passes between the suite and a worker."""
+    batch = RECIPE.build()
+    tensors = {"0.annotations": batch.annotations, "0.level.0": batch.feature_maps[0]}
+    samples = [encoded({"answers": [{"total": True, "assignment": False}]}, tensors), encoded({"name": "x"})]
+
+    def read(content: bytes) -> object:
+        left = memoryview(content)
+
+        def take(count: int) -> bytes:
+            nonlocal left
+            if count > len(left):
+                raise EOFError
+            taken, left = bytes(left[:count]), left[count:]
+            return taken
+
+        return decoded(take)
+
+    def changed(sample: bytes, chance: random.Random) -> bytes:
+        _, text, block = PREFIX.unpack(sample[: PREFIX.size])
+        fields = json.loads(sample[PREFIX.size : PREFIX.size + text])
+        new, rest = dumped(changed_json(fields, chance)), sample[PREFIX.size + text :]
+        if block and chance.random() < 0.5:
+            rest = changed_header(rest, chance)
+        return PREFIX.pack(b"TALF", len(new), len(rest)) + new + rest
+
+    return Reader(samples, read, (NoFrame, EOFError), changed)
+
+
+READERS: dict[str, Callable[[Path], Reader]] = {
+    "case": case_reader,
+    "outcome": outcome_reader,
+    "log": log_reader,
+    "history": history_reader,
+    "cache": cache_reader,
+    "frame": frame_reader,
+}
+"""All of them, by name."""
+
+
+def inputs(reader: Reader, chance: random.Random) -> Iterator[bytes]:
+    """Changed inputs without end: half of them bytes, half of them what the bytes mean."""
+    while True:
+        sample = chance.choice(reader.samples)
+        if chance.random() < 0.5:
+            yield changed_bytes(sample, chance)
+        else:
+            yield reader.changed(sample, chance)
+
+
+def dumped(value: object) -> bytes:
+    """JSON, with NaN and infinities as Python writes them."""
+    return json.dumps(value).encode()
+
+
+def changed_lines(sample: bytes, chance: random.Random) -> bytes:
+    """JSON lines, one of which says something else; now and then one is missing, doubled or moved."""
+    lines = sample.splitlines(keepends=True)
+    at = chance.randrange(len(lines))
+    lines[at] = dumped(changed_json(json.loads(lines[at]), chance)) + b"\n"
+    if chance.random() < 0.2:
+        lines.insert(chance.randrange(len(lines)), lines[chance.randrange(len(lines))])
+    if chance.random() < 0.2:
+        del lines[chance.randrange(len(lines))]
+    return b"".join(lines)
+
+
+def changed_header(block: bytes, chance: random.Random) -> bytes:
+    """A safetensors block whose header says something else of its tensors."""
+    (length,) = struct.unpack("<Q", block[:8])
+    header = dumped(changed_json(json.loads(block[8 : 8 + length]), chance))
+    return struct.pack("<Q", len(header)) + header + block[8 + length :]
+
+
+def changed_tensors(sample: bytes, key: str, chance: random.Random) -> bytes:
+    """A file of ours whose header says something else; mostly with a checksum that is right for it."""
+    (length,) = struct.unpack("<Q", sample[:8])
+    header = json.loads(sample[8 : 8 + length])
+    text = json.loads(header["__metadata__"][key])
+    text.pop(CHECKSUM)
+    if chance.random() < 0.8:
+        text = changed_json(text, chance)
+    else:
+        header = changed_json(header, chance)
+        if not isinstance(header, dict) or not isinstance(header.get("__metadata__"), dict):
+            return struct.pack("<Q", length) + dumped(header) + sample[8 + length :]
+    if isinstance(text, dict):
+        text[CHECKSUM] = digest(text, load(sample))
+    header["__metadata__"][key] = json.dumps(text, sort_keys=True)
+    head = dumped(header)
+    head += b" " * (-len(head) % 8)
+    return struct.pack("<Q", len(head)) + head + sample[8 + length :]
