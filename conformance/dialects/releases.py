@@ -63,7 +63,7 @@ def eras(which: str = "cached", tell: Callable[[str], None] | None = None) -> in
         0 if every release conforms to the dialect of its era and leaves that of the era before, else 1.
 
     Raises:
-        UnknownImplementation: which releases there are, or one of them, cannot be had.
+        UnknownImplementation: which releases there are cannot be found out, or one of them cannot be fetched.
     """
     say = tell or (lambda line: print(f"... {line}", file=sys.stderr, flush=True))
     checked = []
@@ -142,7 +142,11 @@ def source_of(folder: Path) -> str:
 
 def check(source: Checked) -> None:
     """Judge a source by its first release: as its era says, and not as the era before says."""
-    implementation = find(f"ultralytics=={text(source.releases[0])}")
+    try:
+        implementation = find(f"ultralytics=={text(source.releases[0])}")
+    except UnknownImplementation as error:
+        source.problem = str(error)
+        return
     subject = Subject(implementation, "cpu")
     try:
         for recipe in [

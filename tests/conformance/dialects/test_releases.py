@@ -20,7 +20,7 @@ from conformance.dialects.releases import (
     recipe_of,
     source_of,
 )
-from conformance.implementations import Implementation, implementation_from
+from conformance.implementations import Implementation, UnknownImplementation, implementation_from
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.workers import Package
 from reference import Dialect
@@ -144,6 +144,24 @@ def test_a_release_that_is_of_another_era(
     said = capsys.readouterr().out
     assert "8.4.128: not ultralytics-8.4.190: TAL-CAND-2: " in said
     assert "1 leave the dialect of their era" in said
+
+
+def test_a_release_that_cannot_be_used_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    planted(monkeypatch, {})
+    find = releases.find
+
+    def missing_one(name: str) -> Implementation:
+        if name.endswith("8.0.52"):
+            raise UnknownImplementation(f"{name} cannot be used here")
+        return find(name)
+
+    monkeypatch.setattr(releases, "find", missing_one)
+    assert main(["eras"]) == 1
+    said = capsys.readouterr().out
+    assert "8.0.52: not ultralytics-8.3.253: ultralytics==8.0.52 cannot be used here" in said
+    assert "3 releases, 3 distinct sources; 1 leave the dialect" in said
 
 
 def test_an_empty_cache_is_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
