@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 MEASURED = ["ultralytics", "article", "reference", "rearranged", "rearranged-float64"]
 """Implementations that are right, in as many orders of operations as there are."""
 
@@ -20,15 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     measuring.add_argument(
         "--implementation", action="append", metavar="NAME", help="whose errors to look at"
     )
-    replaying = commands.add_parser(
-        "replay", help="judge case files again, and print verdict, stages and divergence"
-    )
-    replaying.add_argument("case", nargs="+", metavar="CASE", help="case file of a run")
-    replaying.add_argument("--implementation", action="append", metavar="NAME", help="whom to judge")
-    replaying.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run it")
-    replaying.add_argument(
-        "--offline", action="store_true", help="judge the outcomes stored beside the cases; nothing runs"
-    )
+    _add_replay(commands)
     comparing = commands.add_parser(
         "diff", help="what changed for training from one implementation to another"
     )
@@ -46,8 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
         help="those in the cache (default), the first of each era, or both sides of every edge and the newest on PyPI",
     )
     _add_explain(commands)
+    _add_record(commands)
     _add_power(commands)
     options = parser.parse_args(arguments)
+    if options.command == "record":
+        from conformance.record import record
+
+        command = options.training[options.training[:1] == ["--"] :]
+        return record(command, options.into, options.every, options.limit_mb)
+    if options.command == "overhead":
+        from conformance.benchmarks.recording import overhead
+
+        return overhead(options.rounds)
     if options.command == "explain":
         from conformance.explain import explain
 
@@ -60,7 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "replay":
         from conformance.replay import replay
 
-        return replay(options.case, options.implementation or [], options.offline, options.device)
+        return replay(
+            options.case,
+            options.implementation or [],
+            options.offline,
+            options.device,
+            options.against,
+            options.pictures,
+        )
     return measure(options.implementation or MEASURED, options.examples)
 
 
@@ -75,6 +82,53 @@ def _add_explain(commands: Any) -> None:
     which.add_argument("--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all")
     explaining.add_argument("--dialect", metavar="NAME", help="whose choices to follow; default: the newest")
     explaining.add_argument("--implementation", metavar="NAME", help="tell what this one does beside it")
+
+
+def _add_replay(commands: Any) -> None:
+    replaying = commands.add_parser(
+        "replay", help="judge case files again: verdict, stages, divergence and a picture"
+    )
+    replaying.add_argument(
+        "case", nargs="+", metavar="CASE", help="case file, or a folder of them (of a run, of a recording)"
+    )
+    replaying.add_argument(
+        "--implementation", action="append", metavar="NAME", help="whom to judge, repeatable"
+    )
+    replaying.add_argument(
+        "--against", metavar="DIALECT", help="hold all to this dialect, in place of their own"
+    )
+    replaying.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run it")
+    replaying.add_argument(
+        "--offline", action="store_true", help="judge the outcomes stored beside the cases; nothing runs"
+    )
+    replaying.add_argument("--pictures", type=Path, metavar="DIR", help="folder of the pictures")
+
+
+def _add_record(commands: Any) -> None:
+    recording = commands.add_parser(
+        "record", help="run a training, and keep some of the batches that its loss receives as case files"
+    )
+    recording.add_argument("--into", type=Path, metavar="DIR", help="folder of the case files")
+    recording.add_argument(
+        "--every",
+        type=int,
+        default=500,
+        metavar="N",
+        help="keep every n-th step's batch; 0: none (default: 500)",
+    )
+    recording.add_argument(
+        "--limit-mb", type=float, default=500.0, metavar="MB", help="what all files may have (default: 500)"
+    )
+    recording.add_argument(
+        "training",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="such as: -- yolo detect train data=my.yaml",
+    )
+    measuring = commands.add_parser(
+        "overhead", help="how much longer a training step takes while `record` listens and keeps nothing"
+    )
+    measuring.add_argument("--rounds", type=int, default=30, metavar="N", help="steps each way (default: 30)")
 
 
 def _add_power(commands: Any) -> None:
@@ -98,6 +152,9 @@ def _add_power(commands: Any) -> None:
     proving.add_argument(
         "--only", metavar="PATTERN", default="*", help="mutants whose name fits, such as '*bbox_iou*'"
     )
+    proving.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="mutants at once (default: one a core)"
+    )
     proving.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run is left")
 
 
@@ -114,7 +171,9 @@ def prove(options: argparse.Namespace) -> int:
         from conformance.power.matrix import KINDS, power_of_mutants
 
         kinds = KINDS if options.mutants == "all" else (options.mutants,)
-        status = power_of_mutants(kinds, options.profile, folder, options.examples, options.only)
+        status = power_of_mutants(
+            kinds, options.profile, folder, options.examples, options.only, options.processes
+        )
     if options.mutants in ("faults", "all"):
         from conformance.power.run import power
 
@@ -124,6 +183,8 @@ def prove(options: argparse.Namespace) -> int:
 
 def compare_dialects(options: argparse.Namespace) -> int:
     """Run `diff`, `bisect`, `identify` or `eras`; 2 if an implementation cannot be had."""
+    import torch
+
     from conformance.dialects.bisect import bisect
     from conformance.dialects.diff import diff
     from conformance.dialects.identify import identify
@@ -146,6 +207,8 @@ def compare_dialects(options: argparse.Namespace) -> int:
 
 def measure(names: list[str], examples: int) -> int:
     """Print the measurement behind `bounds.UNITS`."""
+    import torch
+
     from conformance.implementations import ProtocolViolation, UnknownImplementation, find
     from conformance.judgement import measure as measurement
 

@@ -29,4 +29,9 @@ def refusal(batch: Batch, dialect: Dialect) -> tuple[str, str] | None:
 
     A batch without ground truths is none of these: official code returns before it looks at the head.
     """
-    return unknown(batch, dialect) if len(batch.annotations) else None
+    if not len(batch.annotations):
+        return None
+    k, anchors = batch.hyperparameters.topk, batch.anchors
+    if k > anchors:
+        return "TAL-TOPK-2", f"the best {k} of {anchors} anchors are asked for"
+    return unknown(batch, dialect)

@@ -1,26 +1,43 @@
-"""Judge case files again, with an implementation or by what one left beside them: `python -m conformance replay`."""
+"""Judge case files again, with any implementation or by what one left beside them: `python -m conformance replay`.
 
+A case file may come from a run (`cases/`), from a recorded training, or from anybody: nothing in it is executed. What
+cannot be read, or had, is told in one line, and keeps nothing else from being judged.
+"""
+
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from conformance.batches import Batch, CorruptCase
 from conformance.conforming import conform
-from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
-from conformance.implementations.stored import CorruptOutcome, load, outcomes_beside
+from conformance.implementations import (
+    Implementation,
+    Outcome,
+    ProtocolViolation,
+    UnknownImplementation,
+    find,
+)
+from conformance.implementations.stored import CorruptOutcome, StoredOutcome, load, outcomes_beside
 from conformance.judgement import Diverges, Judgement, State, Value, Verdict, judge
+from conformance.judgement.nonfinite import judge_nonfinite
+from conformance.judgement.picture import picture
+from conformance.options import default_report_dir
 from conformance.recording import Failure, Subject
-from reference import DIALECTS
+from reference import DIALECTS, Dialect
+from reports import write_picture
 
 SHOWN = 6
 """Places of the first divergence that are printed."""
+SUFFIX = ".safetensors"
 
 
 class CannotReplay(Exception):
-    """There is nothing to judge; the message says what is missing."""
+    """Something cannot be judged; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,7 @@ class Replayed:
         summary: of the first divergence; "" if there is none.
         judgement: stage by stage, if something could be judged.
         values: places of the first divergence.
+        picture: what is drawn; None of predictions that are not finite, and where nothing was judged.
     """
 
     who: str
@@ -40,62 +58,228 @@ class Replayed:
     summary: str = ""
     judgement: Judgement | None = None
     values: Sequence[Value] = ()
+    picture: dict[str, Any] | None = None
 
 
-def replay(cases: Sequence[str], names: Sequence[str], offline: bool, device: str = "cpu") -> int:
-    """Judge cases again and print what came of it.
+@dataclass
+class Replay:
+    """What is asked for, and what came of it so far.
 
-    Args:
-        cases: paths of case files.
+    Attributes:
         names: implementations, as behind `--implementation`; offline, only outcomes of those that are named.
         offline: judge the outcomes that are stored beside the case files; no implementation runs.
         device: where to run otherwise.
+        against: dialect that all are held to; None: each to its own.
+        pictures: folder of the pictures.
+        found: implementations that could be had.
+        fails: something does not conform.
+        missing: something could not be judged.
+    """
+
+    names: Sequence[str]
+    offline: bool
+    device: str
+    against: Dialect | None
+    pictures: Path
+    found: list[Implementation] = field(default_factory=list)
+    fails: bool = False
+    missing: bool = False
+
+    @property
+    def status(self) -> int:
+        """0 if all conforms, 1 if something does not, else 2 if something could not be judged."""
+        return 1 if self.fails else 2 if self.missing else 0
+
+    def lacks(self, what: object) -> None:
+        """Tell in one line what cannot be judged."""
+        self.missing = True
+        print(printable(f"python -m conformance replay: {what}"), file=sys.stderr)
+
+    def find_implementations(self) -> None:
+        """Look up whom to judge; what cannot be had is told."""
+        for name in self.names or ["ultralytics"]:
+            try:
+                one = find(name)
+            except (UnknownImplementation, ProtocolViolation) as error:
+                self.lacks(error)
+            else:
+                self.found.append(replace(one, dialect=self.against) if self.against else one)
+
+    def case(self, path: Path) -> None:
+        """Judge one case file, and print what came of it."""
+        try:
+            batch = Batch.load(path)
+        except FileNotFoundError:
+            return self.lacks(f"there is no file {path}")
+        except (CorruptCase, OSError) as error:
+            return self.lacks(error)
+        print(printable(f"{path}: {batch.describe()}"))
+        if batch.origin:
+            print(printable(f"  {batch.origin}"))
+        for replayed in self._stored(path, batch) if self.offline else self._live(batch):
+            self.fails = self.fails or replayed.verdict.fails
+            print("\n".join(printable(line) for line in lines_of(replayed)))
+            self._draw(batch, replayed)
+        return None
+
+    def _live(self, batch: Batch) -> Iterator[Replayed]:
+        """Every implementation on the batch."""
+        for one in self.found:
+            who = f"{one.name} {one.version} on {self.device}, held to {one.dialect.name}"
+            outcomes: list[Outcome] = []
+
+            def watched(
+                batch: Batch, outcome: Outcome, dialect: Dialect, seen: list[Outcome] = outcomes
+            ) -> Judgement:
+                seen.append(outcome)
+                return judge_of(batch)(batch, outcome, dialect)
+
+            try:
+                judgement = conform(Subject(one, self.device), batch, judge=watched)
+            except Failure as failure:
+                told = _told(failure)
+                yield Replayed(who, failure.verdict, told, failure.judgement, failure.values, failure.picture)
+            else:
+                drawn = drawn_of(batch, one.dialect, outcomes[0], judgement) if outcomes else None
+                yield Replayed(who, judgement.verdict, judgement=judgement, picture=drawn)
+
+    def _stored(self, case: Path, batch: Batch) -> Iterator[Replayed]:
+        """Every outcome that is stored beside the case, judged."""
+        judged = 0
+        for path in outcomes_beside(case):
+            try:
+                stored = load(path, batch)
+                dialect = self.against or dialect_of(stored, path)
+            except (CorruptOutcome, CannotReplay, OSError) as error:
+                self.lacks(error)
+                continue
+            if not self.names or stored.implementation in self.names:
+                judged += 1
+                yield judged_again(batch, stored, dialect)
+        if not judged:
+            whose = f" of {', '.join(self.names)}" if self.names else ""
+            self.lacks(f"no outcome{whose} is stored beside {case}")
+
+    def _draw(self, batch: Batch, replayed: Replayed) -> None:
+        """Write the picture of what was judged, and print its path."""
+        if replayed.picture is None:
+            return
+        safe = re.sub(r"[^\w.=-]+", "_", replayed.who)[:100]
+        path = self.pictures / f"{batch.id}-{safe}.html"
+        lines = [line for line in (replayed.who, replayed.summary, batch.describe(), batch.origin) if line]
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            write_picture(path, replayed.picture, f"{_word(replayed.verdict)}: case {batch.id}", lines)
+        except OSError as error:
+            self.lacks(f"the picture could not be written: {error}")
+        else:
+            print(printable(f"  picture: {path}"))
+
+
+def replay(
+    cases: Sequence[str],
+    names: Sequence[str],
+    offline: bool,
+    device: str = "cpu",
+    against: str | None = None,
+    pictures: Path | None = None,
+) -> int:
+    """Judge cases again and print what came of it.
+
+    Args:
+        cases: paths of case files, and of folders with case files (a run's folder too).
+        names: implementations, as behind `--implementation`; offline, only outcomes of those that are named.
+        offline: judge the outcomes that are stored beside the case files; no implementation runs.
+        device: where to run otherwise.
+        against: name of the dialect that all are held to; None: each to its own.
+        pictures: folder of the pictures; by default below that of the reports.
 
     Returns:
-        0 if all conforms, 1 if something does not, 2 if there was nothing to judge.
+        0 if all conforms, 1 if something does not, else 2 if something could not be judged.
     """
-    failed = False
-    try:
-        found = [] if offline else [_found(name) for name in names or ["ultralytics"]]
-        if device == "cuda" and not offline and not torch.cuda.is_available():
-            raise CannotReplay("there is no CUDA device here; --offline judges what one computed elsewhere")
-        for case in cases:
-            batch = _loaded(Path(case))
-            print(printable(f"{case}: {batch.describe()}"))
-            every = _stored(Path(case), batch, names) if offline else _live(batch, found, device)
-            for replayed in every:
-                print("\n".join(printable(line) for line in lines_of(replayed)))
-                failed = failed or replayed.verdict.fails
-    except CannotReplay as error:
-        print(printable(f"python -m conformance replay: {error}"), file=sys.stderr)
-        return 2
-    return int(failed)
-
-
-def _found(name: str) -> Implementation:
-    try:
-        return find(name)
-    except (UnknownImplementation, ProtocolViolation) as error:
-        raise CannotReplay(str(error)) from error
-
-
-def _loaded(path: Path) -> Batch:
-    try:
-        return Batch.load(path)
-    except (CorruptCase, OSError) as error:
-        raise CannotReplay(str(error)) from error
-
-
-def _live(batch: Batch, implementations: Sequence[Implementation], device: str) -> Iterator[Replayed]:
-    """Every implementation on the batch."""
-    for one in implementations:
-        who = f"{one.name} {one.version} on {device}, held to {one.dialect.name}"
+    folder = pictures or default_report_dir(Path.cwd()) / "pictures"
+    asked = Replay(names, offline, device, DIALECTS.get(against or ""), folder)
+    if against and not asked.against:
+        asked.lacks(f"--against {against}: there is no such dialect; known are {', '.join(DIALECTS)}")
+        return asked.status
+    if device == "cuda" and not offline and not torch.cuda.is_available():
+        asked.lacks("there is no CUDA device here; --offline judges what one computed elsewhere")
+        return asked.status
+    if not offline:
+        asked.find_implementations()
+    for name in cases:
         try:
-            judgement = conform(Subject(one, device), batch)
-        except Failure as failure:
-            yield Replayed(who, failure.verdict, _told(failure), failure.judgement, failure.values)
-        else:
-            yield Replayed(who, judgement.verdict, judgement=judgement)
+            files = case_files(Path(name))
+        except CannotReplay as error:
+            asked.lacks(error)
+            continue
+        for path in files:
+            asked.case(path)
+    return asked.status
+
+
+def case_files(path: Path) -> list[Path]:
+    """The file itself, or the case files of a folder or of a run's folder, by name.
+
+    Raises:
+        CannotReplay: the folder has none, or cannot be read.
+    """
+    if not path.is_dir():
+        return [path]
+    try:
+        files = [file for file in (path / "cases", path) if file.is_dir() for file in sorted(file.iterdir())]
+    except OSError as error:
+        raise CannotReplay(f"{path} cannot be read: {error}") from error
+    files = [file for file in files if file.suffix == SUFFIX and file.is_file()]
+    if not files:
+        raise CannotReplay(f"{path} has no case file (*{SUFFIX}) in it")
+    return files
+
+
+def dialect_of(stored: StoredOutcome, path: Path) -> Dialect:
+    """What a stored outcome is held to.
+
+    Raises:
+        CannotReplay: a dialect that this version does not know.
+    """
+    if stored.dialect not in DIALECTS:
+        known = ", ".join(DIALECTS)
+        raise CannotReplay(f"{path} is held to the dialect {stored.dialect!r}; known are {known}")
+    return DIALECTS[stored.dialect]
+
+
+def judge_of(batch: Batch) -> Any:
+    """What judges a batch: predictions that are no numbers have clauses of their own (NONFINITE-1 to -3)."""
+    return judge if _finite(batch) else judge_nonfinite
+
+
+def _finite(batch: Batch) -> bool:
+    return all(bool(level.isfinite().all()) for level in batch.feature_maps)
+
+
+def drawn_of(
+    batch: Batch, dialect: Dialect, outcome: Outcome, judgement: Judgement | None
+) -> dict[str, Any] | None:
+    """The picture of an outcome, if there is something to draw."""
+    return picture(batch, dialect, outcome.assignment, judgement) if _finite(batch) else None
+
+
+def judged_again(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Replayed:
+    """A stored outcome, judged."""
+    who = f"{stored.implementation} {stored.version} on {stored.device} (stored), held to {dialect.name}"
+    try:
+        judgement = judge_of(batch)(batch, stored.outcome, dialect)
+    except Diverges as error:
+        first = error.judgement.first
+        values = first.mismatch.values if first and first.mismatch else []
+        drawn = drawn_of(batch, dialect, stored.outcome, error.judgement)
+        return Replayed(who, error.judgement.verdict, f"at stage {error}", error.judgement, values, drawn)
+    return Replayed(
+        who,
+        judgement.verdict,
+        judgement=judgement,
+        picture=drawn_of(batch, dialect, stored.outcome, judgement),
+    )
 
 
 def _told(failure: Failure) -> str:
@@ -103,40 +287,15 @@ def _told(failure: Failure) -> str:
     return where + failure.summary
 
 
-def _stored(case: Path, batch: Batch, names: Sequence[str]) -> Iterator[Replayed]:
-    """Every outcome that is stored beside the case, judged."""
-    judged = 0
-    for path in outcomes_beside(case):
-        try:
-            stored = load(path, batch)
-        except (CorruptOutcome, OSError) as error:
-            raise CannotReplay(str(error)) from error
-        if names and stored.implementation not in names:
-            continue
-        dialect = DIALECTS.get(stored.dialect)
-        if dialect is None:
-            known = ", ".join(DIALECTS)
-            raise CannotReplay(f"{path} is held to the dialect {stored.dialect!r}; known are {known}")
-        judged += 1
-        who = f"{stored.implementation} {stored.version} on {stored.device} (stored), held to {dialect.name}"
-        try:
-            judgement = judge(batch, stored.outcome, dialect)
-        except Diverges as error:
-            first = error.judgement.first
-            values = first.mismatch.values if first and first.mismatch else []
-            yield Replayed(who, error.judgement.verdict, f"at stage {error}", error.judgement, values)
-        else:
-            yield Replayed(who, judgement.verdict, judgement=judgement)
-    if not judged:
-        whose = f" of {', '.join(names)}" if names else ""
-        raise CannotReplay(f"no outcome{whose} is stored beside {case}")
+def _word(verdict: Verdict) -> str:
+    return verdict.value.replace("_", " ")
 
 
 def lines_of(replayed: Replayed) -> list[str]:
     """What is printed of one replayed outcome."""
     judgement = replayed.judgement
     unique = f" ({judgement.uniqueness.value.replace('_', ' ')})" if judgement else ""
-    lines = [f"{replayed.who}: {replayed.verdict.value.upper().replace('_', ' ')}{unique}"]
+    lines = [f"{replayed.who}: {_word(replayed.verdict).upper()}{unique}"]
     if replayed.summary:
         lines.append(f"  {replayed.summary}")
     for value in replayed.values[:SHOWN]:

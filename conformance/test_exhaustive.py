@@ -38,7 +38,7 @@ def test_every_image(conforms: Conformance, scope: Scope) -> None:
 def test_images_are_independent(conforms: Conformance, scope: Scope) -> None:
     """An image is assigned alone as it is among others: what allows thousands of them in one call."""
     source = torch.Generator().manual_seed(len(scope))
-    for _ in range(share_of_examples(10)):
+    for _ in range(share_of_examples(25)):
         numbers = torch.randint(len(scope), (COMPANY,), generator=source)
         try:
             conforms(scope.batch(numbers), by=RELATIONS["META-SPLIT"])

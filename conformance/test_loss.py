@@ -3,11 +3,12 @@
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from conformance.batches import Recipe
 from conformance.conforming import Conformance, conform
 from conformance.lanes import LANES
+from conformance.options import share_of_examples
 
 each_term = partial(conform, each_term=True)
 
@@ -20,6 +21,9 @@ def test_loss(conforms: Conformance, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("LOSS")
+@settings(
+    max_examples=share_of_examples(2)
+)  # large boxes need large grids, and each term a pass back of its own
 @given(recipe=LANES["loss_of_large_boxes"])
 def test_loss_of_large_boxes(conforms: Conformance, recipe: Recipe) -> None:
     """LOSS-DFL-1: target distances beyond the last bin."""

@@ -13,7 +13,7 @@ What lines and summaries hold is said by the JSON Schemas in `reports/schema/`.
 
 from reports.anchors import anchor_lines, truth_lines
 from reports.log import Log, LogError, read_log
-from reports.render import render
+from reports.render import render, write_picture
 from reports.runlog import RunLog, write_whole
 from reports.summary import summarise
 from reports.terminal import terminal_table
@@ -30,5 +30,6 @@ __all__ = [
     "terminal_table",
     "truth_lines",
     "visible",
+    "write_picture",
     "write_whole",
 ]

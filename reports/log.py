@@ -140,7 +140,10 @@ def _run_line(file: BinaryIO, path: Path) -> Line:
     if line.get("kind") != "run":
         raise LogError(f"{path} is no run log: its first line is not of kind run")
     if line.get("schema") != SCHEMA:
-        raise LogError(f"{path} has schema {line.get('schema')!r:.80}; this version reads schema {SCHEMA}")
+        found = line.get("schema")
+        newer = type(found) is int and found > SCHEMA
+        what_to_do = "; a newer version of tal-conformance wrote it: upgrade this one" if newer else ""
+        raise LogError(f"{path} has schema {found!r:.80}; this version reads schema {SCHEMA}{what_to_do}")
     wrong = fault(line, "log", "run")
     if wrong is not None:
         raise LogError(f"{path} is no run log: in its first line, {wrong}")

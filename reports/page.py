@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports.batches import FAILING, UNIQUENESS, VERDICTS
+from reports.batches import FAILING, UNIQUENESS, VERDICTS, Batches
 from reports.cards import LONGEST_NAME, LONGEST_SUMMARY, Card, card_of, filter_link
 from reports.causes import STAGES, Cause, causes
 from reports.compare import Change, Timing, compare, said, timing_key
@@ -115,6 +115,10 @@ class MarginCell:
     median: str
 
 
+MANY = 100
+"""Planted faults of which a page shows every one; of more, those that were found are folded away."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A plain table; the columns from `numeric` on hold numbers."""
@@ -198,6 +202,7 @@ class Page:
     power: Table
     ledger: Table
     findings: list[dict[str, Any]]
+    power_folded: Table
     synchronisations: Table
     waiting: Table
     benchmarks: list[tuple[str, list[Benchmark]]]
@@ -228,6 +233,7 @@ def page_of(
     open_cards = 1 if len(found) > OPEN_CARDS else len(found)
     cards = _cards(log, [*found[:MOST_CARDS], *declared], open_cards, new)
     implementations = summary["implementations"]
+    shown, folded = _power(log.power)
     page = Page(
         run=log.run["run"],
         headline=headline(implementations, log.end is not None, summary["power"]),
@@ -258,13 +264,14 @@ def page_of(
         training=[_training(line) for line in summary["training"]],
         scopes=_scopes(summary["scopes"]),
         power_counts=_power_counts(summary["power"]),
-        power=_power(log.power),
+        power=shown,
+        power_folded=folded,
         ledger=_ledger(log.ledger),
         findings=[_finding(line) for line in log.findings],
         synchronisations=_synchronisations(log.synchronisations),
         waiting=_waiting(log.synchronisations),
         benchmarks=_benchmarks(log.benchmarks, _earlier(entries)),
-        environment=list(_flat(summary["environment"])),
+        environment=[*_flat(summary["environment"]), *_paces(log.batches)],
         command=shlex.join(log.run["command"]),
         since=_since(change) if change else None,
         trend=trend_of(entries),
@@ -384,15 +391,17 @@ def _facts(log: Log) -> list[str]:
     judged = f"{counted(batches.judged, 'verdict')} on {counted(batches.different, 'batch')}{took}"
     shrunk = sum(batches.shrinking.values())
     facts = [judged, f"{counted(shrunk, 'batch')} more while shrinking"] if shrunk else [judged]
-    facts += [
-        f"{visible(shortened(name, 60))}: {cost.per_second:.3g} batches a second and core, "
-        f"{cost.times_the_call:.3g} times its own calls"
-        for name, cost in batches.costs.items()
-        if cost.per_second is not None and cost.times_the_call is not None
-    ]
     facts += [f"profile {run['profile']}"] * bool(run["profile"])
     facts += [f"seed {run['seed']}"] * (run["seed"] is not None)
     return [*facts, clock(run["time"])]
+
+
+def _paces(batches: Batches) -> Iterable[tuple[str, str]]:
+    """What judging costs, by implementation."""
+    for name, cost in batches.costs.items():
+        if cost.per_second is not None and cost.times_the_call is not None:
+            pace = f"{cost.per_second:.3g} batches a second and core, {cost.times_the_call:.3g} times its own calls"
+            yield f"judging {visible(shortened(name, 60))}", pace
 
 
 def _row(one: dict[str, Any], found: list[Cause]) -> Row:
@@ -648,9 +657,16 @@ def _power_counts(power: dict[str, dict[str, Any]]) -> Table:
     )
 
 
-def _power(lines: Iterable[dict[str, Any]]) -> Table:
-    """Faults that were planted to see whether the suite finds them, those that it did not first."""
+def _power(lines: Iterable[dict[str, Any]]) -> tuple[Table, Table]:
+    """Faults that were planted to see whether the suite finds them, those that it did not first.
+
+    Returns:
+        What is shown, and of more than `MANY` what is folded away: first of all those that were found.
+    """
     order = ("survived", "elsewhere", "equivalent", "killed")
+    lines = list(lines)
+    missed = sum(line["result"] != "killed" for line in lines)
+    open_rows = len(lines) if len(lines) <= MANY else min(max(missed, 1), MANY)
     rows = [
         [
             shortened(line["fault"].replace("_", " "), 100),
@@ -667,7 +683,7 @@ def _power(lines: Iterable[dict[str, Any]]) -> Table:
     ]
     columns = ["fault", "profile", "clauses", "what it shows", "result"]
     columns += ["found at", "its own stage", "test", "batches"]
-    return Table(columns, rows, numeric=8)
+    return Table(columns, rows[:open_rows], numeric=8), Table(columns, rows[open_rows:], numeric=8)
 
 
 def _ledger(lines: Iterable[dict[str, Any]]) -> Table:

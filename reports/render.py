@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -12,6 +14,7 @@ from markupsafe import Markup
 from reports.history import comparable, entry_of, history_of, read_history, remember, repeats, with_power
 from reports.log import read_log
 from reports.page import Page, page_of, word
+from reports.pictures import draw
 from reports.runlog import write_whole
 from reports.summary import summarise, write_summary
 from reports.text import counted, visible
@@ -57,19 +60,33 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
 def html_of(page: Page) -> str:
     """The page as one HTML document."""
     style, script = _asset("style.css"), _asset("script.js")
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"style-src {_source(style)}",
-            f"script-src {_source(script)}",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
+    policy = _policy(f"style-src {_source(style)}", f"script-src {_source(script)}", "img-src data:")
     template = _environment().get_template("report.html.j2")
     # Here, at the end, for all of the page: no name or message can slip past.
     return visible(template.render(page=page, policy=policy, style=style, script=script))
+
+
+def write_picture(path: Path, picture: dict[str, Any], headline: str, lines: Sequence[str] = ()) -> None:
+    """Write the picture of one image as an HTML document of its own, without scripts.
+
+    Args:
+        path: where to.
+        picture: what is drawn, as `log.schema.json` says.
+        headline: what it shows, in a few words.
+        lines: sentences above it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    style = _asset("style.css")
+    told = {"headline": headline, "lines": lines, "drawing": draw(picture), "style": style}
+    policy = _policy(f"style-src {_source(style)}")
+    write_whole(path, visible(_environment().get_template("picture.html.j2").render(policy=policy, **told)))
+
+
+def _policy(*allowed: str) -> str:
+    """What a page may load: nothing but what is in it."""
+    return "; ".join(("default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"))
 
 
 @cache

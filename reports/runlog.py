@@ -14,7 +14,9 @@ from reports.batches import batch_fault
 from reports.schemas import fault, kinds
 
 SCHEMA = 1
-"""Version of the logs that this version writes, and reads."""
+"""Version of the logs that this version writes, and reads. It goes up only where older readers would misread a log: new
+kinds of lines and new fields are added without. Whoever raises it teaches `read_log` the older ones, of which
+`tests/samples` keeps some. The same holds of summary.json and history.jsonl."""
 MAIN = "log.jsonl"
 """The log of a run; worker processes beside it write `log-<worker>.jsonl`."""
 LATEST = "latest"

@@ -20,7 +20,8 @@ from torch import Tensor
 from reference import Head, Hyperparameters
 
 SCHEMA = 1
-"""Version of the files that `write` writes."""
+"""Version of the files that `write` writes. It goes up only where older readers would misread a file; what they can
+ignore is added without. Whoever raises it teaches `read` the older ones, of which `tests/samples` keeps some."""
 METADATA = "tal-conformance"
 """Key of the JSON text in the file's header."""
 CHECKSUM = "sha256"
@@ -72,9 +73,7 @@ def read(path: Path) -> Content:
     """
     text, tensors = _text_and_tensors(path)
     case = json.loads(text)
-    if not isinstance(case, dict) or case.get("schema") != SCHEMA:
-        found = case.get("schema") if isinstance(case, dict) else None
-        raise ValueError(f"its schema is {found!r}; this version reads schema {SCHEMA}")
+    check_schema(case, SCHEMA)
     checksum = case.pop(CHECKSUM, None)
     if checksum != digest(case, tensors):
         raise ValueError("its checksum does not match its content")
@@ -92,6 +91,15 @@ def read(path: Path) -> Content:
     if not isinstance(autocast, bool):
         raise ValueError(f"its autocast is {autocast!r}")
     return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast)
+
+
+def check_schema(facts: object, known: int) -> None:
+    """Raise ValueError unless the JSON object of a file has the schema `known`; of a newer one it says what to do."""
+    found = facts.get("schema") if isinstance(facts, dict) else None
+    if found != known or isinstance(found, bool):
+        newer = type(found) is int and found > known
+        what_to_do = "; a newer version of tal-conformance wrote it: upgrade this one" if newer else ""
+        raise ValueError(f"its schema is {found!r}; this version reads schema {known}{what_to_do}")
 
 
 def digest(settings: object, tensors: Mapping[str, Tensor]) -> str:

@@ -22,6 +22,7 @@ from conformance.batches.hazards import hazards_of
 from conformance.batches.real import Images, augmented, images_of
 from conformance.implementations.hermetic import isolate
 from conformance.implementations.registry import UnknownImplementation
+from conformance.recorder.calls import Call, feature_maps_of, listening
 from reference import Head, Hyperparameters, detection_loss
 
 MODEL = "yolov8n.yaml"
@@ -161,14 +162,6 @@ def head_of(model: Any) -> Head:
     return Head(tuple(int(stride) for stride in detect.stride.tolist()), detect.nc, detect.reg_max)
 
 
-def feature_maps_of(predictions: Predictions) -> tuple[Tensor, ...]:
-    """The feature maps (B, 4R + C, H, W) whose rows the head's predictions are; differentiable (PRE-1)."""
-    rows = torch.cat((predictions["boxes"], predictions["scores"]), dim=1)  # (B, 4R + C, A)
-    grids = [tuple(level.shape[2:]) for level in predictions["feats"]]
-    levels = rows.split([height * width for height, width in grids], dim=2)
-    return tuple(level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
-
-
 def official_criterion(model: Any, hyperparameters: Hyperparameters = Hyperparameters()) -> Any:
     """The loss that the model itself brings along, as its trainer makes it."""
     numbers = hyperparameters
@@ -214,15 +207,20 @@ def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
     batches: list[Batch] = []
     progress: list[Progress] = []
     losses: list[float] = []
+    heard: list[Call] = []
     for step in range(schedule.steps):
         images = schedule.images(step)
         predictions = trainee.predict(images)
         rows = images.annotations
-        terms, _ = criterion(predictions, {"batch_idx": rows[:, 0], "cls": rows[:, 1], "bboxes": rows[:, 2:]})
+        with listening(lambda call: heard.append(call.detached())):
+            terms, _ = criterion(
+                predictions, {"batch_idx": rows[:, 0], "cls": rows[:, 1], "bboxes": rows[:, 2:]}
+            )
+        call = heard.pop()
         total = terms.sum()
         losses.append(float(total.detach()))
         if step in schedule.recorded:
-            batch = batch_of(predictions, images, head)
+            batch = call.batch()
             progress.append(progress_of(step, losses[-1], batch))
             batches.append(
                 dataclasses.replace(batch, origin=_origin(schedule, progress[-1]), hazards=hazards_of(batch))

@@ -16,6 +16,8 @@ from reference import Head, Hyperparameters
 
 LISTENED = ("select_candidates_in_gts", "get_box_metrics", "get_pos_mask", "select_highest_overlaps")
 """The official functions between the stages."""
+USUAL = Hyperparameters()
+"""What a loss must come to by itself (TAL-MET-1, TAL-TOPK-1)."""
 READ = 6
 """Tensors that an assigner reads: those of `AssignerInputs`, but for the strides. Forks add arguments behind them."""
 
@@ -25,12 +27,12 @@ class Noted:
 
     Args:
         tal: the release's module.
-        numbers: what its assigner is made with.
+        assigner: made by the release's loss, or with numbers that the loss does not take.
     """
 
-    def __init__(self, tal: ModuleType, numbers: dict[str, Any]) -> None:
+    def __init__(self, tal: ModuleType, assigner: Any) -> None:
         self._tal = tal
-        self.assigner = tal.TaskAlignedAssigner(**numbers)
+        self.assigner = assigner
         self._forward = self.assigner.forward
         self.assigner.forward = self.forward
         self.heard: dict[str, Any] = {}
@@ -74,6 +76,21 @@ class Noted:
         return AssignerInputs(
             scores, boxes, anchors, strides, labels, truth_boxes, truth_mask, head, hyperparameters
         )
+
+
+def asked_of_loss(hyperparameters: Hyperparameters) -> dict[str, int]:
+    """What an official loss must be told: nothing that it must come to by itself."""
+    asked = {}
+    if hyperparameters.topk != USUAL.topk:
+        asked["tal_topk"] = hyperparameters.topk
+    if hyperparameters.topk2 is not None:
+        asked["tal_topk2"] = hyperparameters.topk2
+    return asked
+
+
+def has_own_exponents(hyperparameters: Hyperparameters) -> bool:
+    """Whether alpha and beta are those that official losses have built in (TAL-MET-1); they take no others."""
+    return (hyperparameters.alpha, hyperparameters.beta) == (USUAL.alpha, USUAL.beta)
 
 
 @contextmanager

@@ -74,6 +74,11 @@ def find(name: str) -> Implementation:
     if "==" in name or name in OTHER_PROJECTS:
         return implementation_from(_fetched(name), name)
     where, colon, attribute = name.rpartition(":")
+    if not colon and Path(name).is_file() and name.endswith(".py"):
+        raise UnknownImplementation(
+            f"{name!r} is a file: say which of its objects, {name}:OBJECT; "
+            f"they are {_public_names(_module_from_file(Path(name)))}"
+        )
     if not colon or not where or not attribute:
         raise UnknownImplementation(
             f"{name!r} is no registered implementation ({', '.join((*REGISTERED, *OTHER_PROJECTS))}); "

@@ -10,6 +10,7 @@ keeps its loss, what the loss wants to know about a model, and what it returns. 
 
 import importlib
 import inspect
+import re
 from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.implementations.noting import Noted
+from conformance.implementations.noting import Noted, asked_of_loss, has_own_exponents
 from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss
 from reference import Head, Hyperparameters, make_anchors
 
@@ -56,7 +57,7 @@ class ReleaseAdapter:
             raise ImportError(f"ultralytics {found} was imported in place of {version}")
         self.version = version
         self.numbers: Version = parsed(version)
-        loss_module, loss_name, tal_module = next(where for first, where in PLACES if self.numbers >= first)
+        loss_module, loss_name, tal_module = place_of(version)
         self._loss_class = getattr(importlib.import_module(loss_module), loss_name)
         self._tal: ModuleType = importlib.import_module(tal_module)
         self._criterion = cache(self._new_criterion)
@@ -109,12 +110,16 @@ class ReleaseAdapter:
             numbers |= {"stride": list(head.strides), "topk2": hyperparameters.topk2}
         elif hyperparameters.kept is not None:
             raise NotImplementedError(f"ultralytics {self.version} has no topk2 (TAL-CONF-2)")
-        return Noted(self._tal, numbers)
+        return Noted(self._tal, self._tal.TaskAlignedAssigner(**numbers))
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device
     ) -> tuple[Any, Noted]:
-        """The loss of a model that has nothing but a head, and its assigner."""
+        """The loss of a model that has nothing but a head, and the assigner that it makes for itself.
+
+        Raises:
+            NotImplementedError: the release cannot prune to topk2.
+        """
         detect = SimpleNamespace(
             stride=torch.tensor([float(stride) for stride in head.strides], device=device),
             nc=head.classes,
@@ -129,10 +134,32 @@ class ReleaseAdapter:
         )
         somewhere = torch.zeros(1, device=device)
         model = SimpleNamespace(args=arguments, model=[detect], parameters=lambda: iter((somewhere,)))
-        criterion = self._loss_class(model)
-        noted = self._new_assigner(head, hyperparameters)
-        criterion.assigner = noted.assigner
+        asked = asked_of_loss(hyperparameters)
+        if has_own_exponents(hyperparameters) and set(asked) <= set(
+            inspect.signature(self._loss_class).parameters
+        ):
+            criterion = self._loss_class(model, **asked)
+            noted = Noted(self._tal, criterion.assigner)
+        else:
+            criterion, noted = self._loss_class(model), self._new_assigner(head, hyperparameters)
+            criterion.assigner = noted.assigner
         return criterion, noted
+
+
+def place_of(version: str) -> tuple[str, str, str]:
+    """Module and name of a release's detection loss, and the module of its assigner.
+
+    Args:
+        version: what comes after the three numbers, as of a fork or a development version, does not matter.
+
+    Raises:
+        ValueError: it has not three numbers, or is older than 8.0.0.
+    """
+    numbers = parsed(".".join(re.findall(r"\d+", version)[:3]))
+    for first, where in PLACES:
+        if numbers >= first:
+            return where
+    raise ValueError(f"release {version} is older than 8.0.0, the first one with this loss")
 
 
 def parsed(version: str) -> Version:

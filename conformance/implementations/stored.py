@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conformance.batches import Batch
-from conformance.batches.casefile import CHECKSUM, as_json, digest
+from conformance.batches.casefile import CHECKSUM, as_json, check_schema, digest
 from conformance.implementations.outcome import LossOutcome, Outcome, assigner_inputs
 from conformance.implementations.protocol import (
     AssignerInputs,
@@ -31,7 +31,7 @@ from conformance.implementations.protocol import (
 from reference import Head, Hyperparameters
 
 SCHEMA = 1
-"""Version of the files that `store` writes."""
+"""Version of the files that `store` writes; for when it goes up, see `conformance.batches.casefile`."""
 METADATA = "tal-conformance-outcome"
 """Key of the JSON text in the file's header."""
 SUFFIX = ".outcome"
@@ -162,9 +162,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if METADATA not in header:
         raise ValueError(f"its header has no {METADATA!r}")
     facts = json.loads(header[METADATA])
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        found = facts.get("schema") if isinstance(facts, dict) else None
-        raise ValueError(f"its schema is {found!r}; this version reads schema {SCHEMA}")
+    check_schema(facts, SCHEMA)
     checksum = facts.pop(CHECKSUM, None)
     if checksum != digest(facts, tensors):
         raise ValueError("its checksum does not match its content")

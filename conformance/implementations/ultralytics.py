@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from conformance.implementations.hermetic import isolate
+from conformance.implementations.noting import asked_of_loss, has_own_exponents
 from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss, Stages
 from conformance.implementations.registry import UnknownImplementation
 from reference import NEWEST, Head, Hyperparameters, make_anchors
@@ -77,7 +78,7 @@ class UltralyticsAdapter:
         )
 
     def _new_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """A `v8DetectionLoss` of a model that has nothing but a head."""
+        """A `v8DetectionLoss` of a model that has nothing but a head, with the assigner that it makes for itself."""
         detect = SimpleNamespace(
             stride=torch.tensor([float(stride) for stride in head.strides], device=device),
             nc=head.classes,
@@ -88,8 +89,11 @@ class UltralyticsAdapter:
         )
         somewhere = torch.zeros(1, device=device)
         model = SimpleNamespace(args=gains, model=[detect], parameters=lambda: iter((somewhere,)))
-        criterion = self._loss.v8DetectionLoss(model)
-        criterion.assigner = self._new_assigner(head, hyperparameters)
+        criterion = self._loss.v8DetectionLoss(model, **asked_of_loss(hyperparameters))
+        if has_own_exponents(hyperparameters):
+            criterion.assigner.__class__ = noting(criterion.assigner.__class__)
+        else:
+            criterion.assigner = self._new_assigner(head, hyperparameters)
         return criterion
 
 

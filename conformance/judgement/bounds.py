@@ -163,10 +163,13 @@ def gradient_range(target: Tensor, predicted: Tensor, edge_error: Tensor) -> tup
     """LOSS-BOX-1: the gradient of CIoU in the predicted box (P, 4), and how far it moves with the box's edges.
 
     The gradient jumps where an edge of the prediction passes one of the target (min and max), so no first-order bound
-    holds there. Instead all 16 corners of the box of edge errors are tried; the largest change is the error.
+    holds there. Instead all 16 corners of the box of edge errors are tried, and the 16 next to the target's edges where
+    these lie within it, because between a jump and a corner the gradient falls again; the largest change is the error.
     """
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4).to(predicted)  # (16, 4)
-    corners = torch.cat((torch.zeros_like(signs[:1]), signs))[:, None]  # (17, 1, 4)
-    moved = (predicted + corners * edge_error).detach().requires_grad_()  # (17, P, 4)
-    (gradients,) = torch.autograd.grad(ciou(target, moved).sum(), moved)  # (17, P, 4)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4).to(predicted)[:, None]  # (16, 1, 4)
+    far = predicted + signs * edge_error  # (16, P, 4)
+    past = torch.nextafter(target.expand_as(far), signs * torch.inf)  # (16, P, 4)
+    near = torch.where((target - predicted).abs() <= edge_error, past, far)  # (16, P, 4)
+    moved = torch.cat((predicted[None], far, near)).detach().requires_grad_()  # (33, P, 4)
+    (gradients,) = torch.autograd.grad(ciou(target, moved).sum(), moved)  # (33, P, 4)
     return gradients[0], (gradients[1:] - gradients[0]).abs().amax(0)

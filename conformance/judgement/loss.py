@@ -254,12 +254,16 @@ class Slope:
         """What a gradient of the box loss loses on its way back because its dtype has a smallest number, (P, 4, R).
 
         Half that number at the box's edge, at the side's distance and at each bin, and the naive computation as much.
+        Where the bins' exponentials are summed before they are divided by their own sum, what the product of bins and
+        exponentials loses reaches a bin times its number and its exponential; nothing of it cancels.
         """
         least = smallest(self.dtype)
         if self.reg_max == 1:
             return torch.full_like(self.distances, 2 * least)[..., None]  # (P, 4, 1)
         share, _, lever = self.bins()
-        return least * (2 * lever + share)
+        bins = torch.arange(self.reg_max).to(share)  # (R,)
+        power = share / share.amax(-1, keepdim=True)  # (P, 4, R) exponentials of the logits below the largest
+        return least * (2 * lever + power * bins + share)
 
     def bins(self) -> tuple[Tensor, Tensor, Tensor]:
         """DEC-1: the bins' shares p, the sides' distances d, and p |k - d|, by which a logit moves its side."""

@@ -88,10 +88,10 @@ class OutputsJudge(ImageJudge):
             problem = "an anchor among the k best is background"
             return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "True: among the k best", problem)
         extra = positives & ~expected.selection.may & ~winnable
-        if extra.any():
+        stolen = positives & (expected.selection.must.sum(0) > 1) & ~expected.owners
+        if (extra & ~stolen).any():
             problem = "a positive is not among the k best"
             return "top-k", self.wrong(extra, positives, "TAL-TOPK-1", "False: background", problem)
-        stolen = positives & (expected.selection.must.sum(0) > 1) & ~expected.owners
         if stolen.any():
             problem = "a contested anchor has the wrong owner"
             return "conflict", self.wrong(stolen, positives, "TAL-CONF-1", "False: another owner", problem)
@@ -165,7 +165,18 @@ class OutputsJudge(ImageJudge):
         if not self.shares_follow_metric(positives):
             return "metric" if best.all() else "overlap"
         shared = (self.oracle.metric * positives > 0).sum(1) > 1  # (M,)
-        return "overlap" if (~best & ~shared).any() else "normalisation"
+        alone = ~best & ~shared  # (M,)
+        if not alone.any():
+            return "normalisation"
+        return "metric" if self.below_overlap(positives)[alone].all() else "overlap"
+
+    def below_overlap(self, positives: Tensor) -> Tensor:
+        """TAL-NORM-1: (M,) whether the best weight lies below the best overlap: brought there by t/(t + eps), or by u.
+
+        Of the two a t that is too small is told: t is made of s too, and there u may be right.
+        """
+        best_weight = self.implied(positives)[2][:, 0]  # (M,)
+        return best_weight < (self.oracle.overlap * positives).amax(1)
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
         """TAL-NORM-1 on the implementation's own positives, with what u and t should have been."""

@@ -3,6 +3,7 @@
 A mutant that hangs, dies or eats memory ends its process alone, and counts as killed.
 """
 
+import gc
 import json
 import mmap
 import os
@@ -34,7 +35,7 @@ class Ended:
     Attributes:
         test: that killed it; None: nothing did.
         stage: the first that diverged; error, hang or death where the mutant did not answer.
-        batches: judged until then, by all tests together.
+        batches: number of the batch that killed it, all tests together; of those that live, how many there are.
         seconds: that took.
         said: one sentence about the difference.
     """
@@ -52,6 +53,7 @@ def tried(
     after: After | None = None,
     judged: Callable[[int], None] = lambda _: None,
     known: Known | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Ended:
     """Feed trial after trial until one fails.
 
@@ -61,12 +63,14 @@ def tried(
         after: what is tried at last; it raises Failure.
         judged: told the number of each batch before it is judged.
         known: what the unchanged implementation made of the batches.
+        numbers: which of the batches, from 1; None: all.
     """
     began = time.perf_counter()
     number, test = 0, "making it"
     try:
         subject = Subject(make(), "cpu")
-        for number, trial in enumerate(trials, 1):
+        for number in range(1, len(trials) + 1) if numbers is None else numbers:
+            trial = trials[number - 1]
             test = trial.test
             judged(number)
             if known is not None:
@@ -82,7 +86,7 @@ def tried(
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         return Ended(test, "error", max(number, 1), time.perf_counter() - began, said[:300])
-    return Ended(None, None, number, time.perf_counter() - began)
+    return Ended(None, None, len(trials), time.perf_counter() - began)
 
 
 @dataclass
@@ -115,6 +119,7 @@ def start(
     after: After | None = None,
     known: Known | None = None,
     patience: int = PATIENCE,
+    numbers: Sequence[int] | None = None,
 ) -> Child:
     """Fork a process that tries a mutant."""
     reads, writes = os.pipe()
@@ -139,7 +144,7 @@ def start(
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
-        answer = tried(make, trials, after, judged, known)
+        answer = tried(make, trials, after, judged, known, numbers)
         signal.alarm(0)
         with os.fdopen(writes, "wb") as pipe:
             pipe.write(json.dumps(asdict(answer)).encode())
@@ -156,17 +161,19 @@ def limit_memory() -> None:
 
 
 def in_processes(
-    jobs: Iterator[tuple[Any, Made]],
+    jobs: Iterator[tuple[Any, Made, Sequence[int] | None]],
     trials: Sequence[Trial],
     after: After | None,
     known: Known | None,
     processes: int,
 ) -> Iterator[tuple[Any, Ended]]:
-    """Try mutants, so many at once; each with what came of it, as they end."""
+    """Try mutants, each on those batches that are numbered, so many at once; each with its end, as they end."""
     running: dict[int, tuple[Any, Child]] = {}
+    gc.collect()
+    gc.freeze()  # what is loaded is shared with every process, and copied where a collector writes to it
     try:
-        for key, make in jobs:
-            child = start(make, trials, after, known)
+        for key, make, numbers in jobs:
+            child = start(make, trials, after, known, numbers=numbers)
             running[child.pid] = key, child
             if len(running) >= processes:
                 yield _next(running, trials)
@@ -176,6 +183,7 @@ def in_processes(
         for pid in running:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        gc.unfreeze()
 
 
 def _next(running: dict[int, tuple[Any, Child]], trials: Sequence[Trial]) -> tuple[Any, Ended]:

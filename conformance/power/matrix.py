@@ -22,8 +22,8 @@ from conformance.implementations import Implementation, implementation_from
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.power.forked import After, Ended, Made, in_processes, tried
 from conformance.power.mutants import Mutant, Place, mutants_of
-from conformance.power.targets import TARGETS, Target, watching
-from conformance.power.trials import Known, Trial, all_trials, load
+from conformance.power.targets import TARGETS, Seen, Target, watching
+from conformance.power.trials import FIRST, Known, Trial, all_trials, load
 from conformance.recording import Recorder, Subject, command_line
 from reference import ARTICLE, DIALECTS, NEWEST, Dialect
 from reports import RunLog, render
@@ -34,6 +34,8 @@ ROOTS = ("conformance", "reference")
 TELLING = ("__main__.py", "power/faults.py", "power/matrix.py", "power/run.py", "power/search.py")
 """Files of ours that say what became of a mutant, and decide nothing about it."""
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"
+FEW = 8
+"""Batches of each of the cheapest tests in the first pass."""
 KILLS = "power.jsonl"
 """In the folder of all runs: a line for each mutant that was tried, so that a run goes on where one stopped."""
 
@@ -57,8 +59,33 @@ class Result:
     ended: Ended
 
 
+@dataclass(frozen=True)
+class Job:
+    """A mutant that is to be tried.
+
+    Attributes:
+        function: that was changed.
+        make: makes the implementation, the mutant in place.
+        reached: numbers of the batches that run what was changed; None: all.
+    """
+
+    function: str
+    make: Made
+    reached: Sequence[int] | None = None
+
+    def numbers(self, first: bool, few: int, all_of_them: int) -> list[int]:
+        """The batches of the first pass, or those of the second."""
+        reached = range(1, all_of_them + 1) if self.reached is None else self.reached
+        return [number for number in reached if (number <= few) == first]
+
+
 def power_of_mutants(
-    kinds: Sequence[str], profile: str, report_dir: Path, examples: int | None = None, only: str = "*"
+    kinds: Sequence[str],
+    profile: str,
+    report_dir: Path,
+    examples: int | None = None,
+    only: str = "*",
+    processes: int = 0,
 ) -> int:
     """Try all mutants, and leave a report; the exit status.
 
@@ -68,6 +95,7 @@ def power_of_mutants(
         report_dir: where runs are left, and what was tried.
         examples: batches of a test, in place of the profile's.
         only: pattern of the names of those that are tried.
+        processes: how many are tried at once; 0: as many as there are cores.
 
     Returns:
         0 if every mutant was killed or is argued to be equivalent; 1 if one survived, or an argued one was killed;
@@ -80,6 +108,7 @@ def power_of_mutants(
               file=sys.stderr)  # fmt: skip
         return 2
     number = load(profile, examples)
+    processes = processes or os.cpu_count() or 1
     torch.set_num_threads(1)
     recorder = Recorder(RunLog.create(report_dir))
     recorder.begin(
@@ -92,7 +121,7 @@ def power_of_mutants(
     results: list[tuple[Result, str]] = []
     with fixed_arithmetic():
         for kind in kinds:
-            for result in tried_of(kind, profile, number, report_dir, only):
+            for result in tried_of(kind, profile, number, report_dir, only, processes):
                 results.append((result, became(result, arguments)))
                 record(recorder, profile, *results[-1], arguments)
                 if results[-1][1] != "killed":
@@ -131,10 +160,12 @@ def argument_for(mutant: str, arguments: dict[str, str]) -> str:
     return next((text for pattern, text in arguments.items() if fnmatchcase(mutant, pattern)), "")
 
 
-def tried_of(kind: str, profile: str, number: int, report_dir: Path, only: str) -> Iterator[Result]:
+def tried_of(
+    kind: str, profile: str, number: int, report_dir: Path, only: str, processes: int
+) -> Iterator[Result]:
     """Try the mutants of a kind, those first of which is known already what becomes of them."""
     if kind == "history":
-        yield from history(number, report_dir, profile, only)
+        yield from history(number, report_dir, profile, only, processes)
         return
     target = TARGETS[kind]()
     trials = all_trials(number, NEWEST)
@@ -149,24 +180,24 @@ def tried_of(kind: str, profile: str, number: int, report_dir: Path, only: str) 
         flush=True,
     )
     places = {(place.module.__name__, place.function): place for place in target.places}
-    jobs = {
-        name: (
-            mutant.function,
-            planted(places[mutant.module, mutant.function], mutant, target.implementation),
-        )
-        for name, mutant in chosen.items()
-    }
-    yield from resumed(kind, jobs, trials, every_image, known, key_of(profile, number), report_dir)
+    jobs = {}
+    for name, mutant in chosen.items():
+        place = places[mutant.module, mutant.function]
+        make = planted(place, mutant, target.implementation)
+        jobs[name] = Job(mutant.function, make, reached.batches_of(mutant, place))
+    yield from resumed(kind, jobs, trials, every_image, known, key_of(profile, number), report_dir, processes)
 
 
-def baseline(
-    target: Target, trials: Sequence[Trial], known: Known
-) -> tuple[list[Trial], dict[Place, set[int | str]]]:
-    """The trials that the unchanged code passes, and the lines of its functions that they run."""
+def baseline(target: Target, trials: Sequence[Trial], known: Known) -> tuple[list[Trial], Seen]:
+    """The trials that the unchanged code passes, and the lines of its functions that each of them runs."""
     left, rest = list[Trial](), list(trials)
+
+    def at(number: int) -> None:
+        seen.batch = len(left) + number
+
     with watching(target.places) as seen:
         while rest:
-            ended = tried(target.implementation, rest, known=known)
+            ended = tried(target.implementation, rest, judged=at, known=known)
             if ended.test is None:
                 left += rest
                 break
@@ -187,18 +218,18 @@ def planted(place: Place, mutant: Mutant, make: Made) -> Made:
     return made
 
 
-def history(number: int, report_dir: Path, profile: str, only: str) -> Iterator[Result]:
+def history(number: int, report_dir: Path, profile: str, only: str, processes: int) -> Iterator[Result]:
     """The reference in one dialect, held to its neighbour's, both ways."""
     dialects = [dialect for dialect in DIALECTS.values() if dialect != ARTICLE]
     pairs = [(one, other) for a, b in pairwise(dialects) for one, other in ((a, b), (b, a))]
     trials = all_trials(number, replace(NEWEST, rows_sorted=False), rows=True)
     jobs = {
-        name: (name, held(one, other))
+        name: Job(name, held(one, other))
         for one, other in pairs
         if fnmatchcase(name := f"{one.name} for {other.name}", only)
     }
     print(f"history: {len(jobs)} pairs of neighbouring dialects, {len(trials)} batches", flush=True)
-    yield from resumed("history", jobs, trials, None, None, key_of(profile, number), report_dir)
+    yield from resumed("history", jobs, trials, None, None, key_of(profile, number), report_dir, processes)
 
 
 def held(one: Dialect, other: Dialect) -> Made:
@@ -235,31 +266,45 @@ class Unrecorded:
 
 def resumed(
     kind: str,
-    jobs: dict[str, tuple[str, Made]],
+    jobs: dict[str, Job],
     trials: Sequence[Trial],
     after: After | None,
     known_outcomes: Known | None,
     key: str,
     report_dir: Path,
+    processes: int,
 ) -> Iterator[Result]:
-    """What is known from an earlier run, then what is tried now; each is written down as it ends."""
+    """What is known from an earlier run, then what is tried now; each is written down as it ends.
+
+    A few batches of each test kill most; what survives them gets all images and all the other batches.
+    """
     path = report_dir / KILLS
     known = {name: result for name, result in read(path, key, kind).items() if name in jobs}
     if known:
         print(f"  {len(known)} were tried before ({path})", flush=True)
     yield from known.values()
-    left = ((name, make) for name, (_, make) in jobs.items() if name not in known)
-    done = len(known)
+    few = min(FEW * len(FIRST), len(trials))
+    done, left = len(known), [name for name in jobs if name not in known]
     cut_off = path.is_file() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" * cut_off)
-        for name, ended in in_processes(left, trials, after, known_outcomes, os.cpu_count() or 1):
-            result = Result(name, kind, jobs[name][0], key, ended)
-            file.write(json.dumps(asdict(result)) + "\n")
-            file.flush()
-            done += 1
-            print(f"{done:5}/{len(jobs)} {line(result)}", flush=True)
-            yield result
+        for first in (True, False):
+            those = ((name, jobs[name].make, jobs[name].numbers(first, few, len(trials))) for name in left)
+            left = []
+            for name, ended in in_processes(
+                those, trials, None if first else after, known_outcomes, processes
+            ):
+                if first and ended.test is None:
+                    left.append(name)
+                    continue
+                result = Result(name, kind, jobs[name].function, key, ended)
+                file.write(json.dumps(asdict(result)) + "\n")
+                file.flush()
+                done += 1
+                print(f"{done:5}/{len(jobs)} {line(result)}", flush=True)
+                yield result
+            if first:
+                print(f"  {len(left)} outlive the first {few} batches", flush=True)
 
 
 def read(path: Path, key: str, kind: str) -> dict[str, Result]:

@@ -272,12 +272,32 @@ def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -
     for statement in ast.walk(function):
         if not isinstance(statement, ast.stmt) or statement is function:
             continue
-        inner = [part.lineno for part in getattr(statement, "body", []) if isinstance(part, ast.stmt)]
-        last = min(inner) - 1 if inner else int(statement.end_lineno or statement.lineno)
-        lines = {row + first - 1 for row in range(statement.lineno, last + 1)}
+        lines = _own_lines(statement, first)
         if lines & reached:
             runs |= lines
     return runs
+
+
+def statement_at(text: str, first: int, line: int) -> set[int]:
+    """Lines of the innermost statement of a function that a line of the file belongs to, without those within it.
+
+    Empty for what is read when the function is defined.
+    """
+    (function,) = ast.parse(textwrap.dedent(text)).body
+    found: set[int] = set()
+    for statement in ast.walk(function):  # outer ones first
+        if not isinstance(statement, ast.stmt) or statement is function:
+            continue
+        lines = _own_lines(statement, first)
+        if line in lines:
+            found = lines
+    return found
+
+
+def _own_lines(statement: ast.stmt, first: int) -> set[int]:
+    inner = [part.lineno for part in getattr(statement, "body", []) if isinstance(part, ast.stmt)]
+    last = min(inner) - 1 if inner else int(statement.end_lineno or statement.lineno)
+    return {row + first - 1 for row in range(statement.lineno, last + 1)}
 
 
 def fingerprint(built: Any) -> str:

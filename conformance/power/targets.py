@@ -10,7 +10,7 @@ from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 from conformance.implementations import AssignerInputs, Assignment, Implementation, Loss, implementation_from
-from conformance.power.mutants import Place, places
+from conformance.power.mutants import Mutant, Place, places, statement_at
 from reference import NEWEST, Head, Hyperparameters
 
 OFFICIAL = {
@@ -128,28 +128,56 @@ def _is_copied(name: str) -> bool:
     return name == COPIED or name.partition(".")[0] == "reference"
 
 
+class Seen(dict[Place, dict[int | str, set[int]]]):
+    """Of each function the lines that ran and the parameters that took their default, and in which batches.
+
+    Attributes:
+        batch: number of the batch that is judged now.
+    """
+
+    batch = 0
+
+    def note(self, place: Place, what: int | str) -> None:
+        """A line of the function ran, or a parameter took its default."""
+        self[place].setdefault(what, set()).add(self.batch)
+
+    def batches_of(self, mutant: Mutant, place: Place) -> list[int] | None:
+        """Numbers of the batches that run the changed statement; of what is read at the definition, the function.
+
+        None, all of them, for what makes an object: later batches are judged with the same one.
+        """
+        if place.name in ("__init__", "__post_init__"):
+            return None
+        ran = self[place]
+        lines = statement_at(*place.source(), mutant.line)
+        found: set[int] = set()
+        return sorted(found.union(*(numbers for what, numbers in ran.items() if not lines or what in lines)))
+
+
 @contextmanager
-def watching(chosen: tuple[Place, ...]) -> Iterator[dict[Place, set[int | str]]]:
+def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
     """While it lasts, the lines of these functions that run are noted, and the parameters that take their default."""
     wanted = {place.live.__code__: place for place in chosen}
-    seen: dict[Place, set[int | str]] = {place: set() for place in chosen}
+    seen = Seen({place: {} for place in chosen})
 
     def called(frame: FrameType, _event: str, _argument: Any) -> Any:
         place = wanted.get(frame.f_code)
         if place is None:
             return None
-        lines = seen[place]
-        lines.update(
-            name for name, default in defaults[place].items() if frame.f_locals.get(name, frame) is default
-        )
+        for name, default in defaults[place].items():
+            if frame.f_locals.get(name, frame) is default:
+                seen.note(place, name)
 
         def ran(inner: FrameType, event: str, _: Any) -> Any:
             if event == "line":
-                lines.add(inner.f_lineno)
+                seen.note(place, inner.f_lineno)
             return ran
 
         return ran
 
+    originals = {place: place.live.__defaults__ for place in chosen}
+    for place, values in originals.items():
+        place.live.__defaults__ = values and tuple(map(told_apart, values))
     defaults = {place: defaults_of(place.live) for place in chosen}
     before = sys.gettrace()
     sys.settrace(called)
@@ -157,6 +185,22 @@ def watching(chosen: tuple[Place, ...]) -> Iterator[dict[Place, set[int | str]]]
         yield seen
     finally:
         sys.settrace(before)
+        for place, values in originals.items():
+            place.live.__defaults__ = values
+
+
+class _Whole(int):
+    """A whole number that is no other of the same value."""
+
+
+class _Real(float):
+    """A number that is no other of the same value."""
+
+
+def told_apart(default: Any) -> Any:
+    """The same number as an object of its own: a caller may pass an equal one, and Python keeps small ones once."""
+    kinds: dict[type, Callable[[Any], Any]] = {int: _Whole, float: _Real}
+    return kinds.get(type(default), lambda same: same)(default)
 
 
 def defaults_of(function: FunctionType) -> dict[str, Any]:

@@ -72,6 +72,18 @@ def test_an_error_that_a_clause_asks_for_must_come_from_the_implementation(log: 
         )
 
 
+class Raises(ReferenceAdapter):
+    def loss(self, *arguments: Any) -> Any:
+        raise RuntimeError("selected index k out of range")
+
+
+def test_more_than_all_anchors_cannot_be_the_best(log: RunLog):
+    """TAL-TOPK-2 on a batch of one's own: raising conforms, returning does not."""
+    conformance(log, implementation_from(Raises(), "raises"))(TOO_SMALL)
+    with pytest.raises(Failure, match="it returned, where the best 10 of 4 anchors are asked for"):
+        conformance(log, implementation_from(Returns(), "returns"))(TOO_SMALL)
+
+
 class Attached(ReferenceAdapter):
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)

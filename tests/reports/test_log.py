@@ -103,7 +103,7 @@ def test_a_log_cut_within_its_first_line_is_that_of_a_run_that_never_began(run_d
         (b"\n", "no JSON object"),
         (b"[" * 100_000 + b"\n", "no JSON object"),
         (raw(line("batch", factory.batch())), "not of kind run"),
-        (raw(RUN | {"schema": 2}), "has schema 2; this version reads schema 1"),
+        (raw(RUN | {"schema": 2}), "has schema 2; this version reads schema 1; a newer version"),
         (raw(RUN | {"schema": None}), "has schema None"),
         (raw(RUN | {"implementations": "all"}), "implementations"),
         (raw({key: value for key, value in RUN.items() if key != "devices"}), "devices"),

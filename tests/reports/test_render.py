@@ -528,6 +528,15 @@ def test_each_device_and_dtype_has_a_matrix_the_failing_ones_first(run_dir: Path
     assert "Clause groups on" not in alone
 
 
+def test_what_judging_costs_stands_beside_the_environment(run_dir: Path):
+    times = {"milliseconds": 30.0, "call_milliseconds": 5.0, "drawing_milliseconds": 20.0}
+    lines = [("run", run_line([implementation("ultralytics")])), ("batch", batch(1, **times))]
+    _, text = page(run_dir, lines)
+    told = "<dt>judging ultralytics</dt><dd>20 batches a second and core, 10 times its own calls</dd>"
+    assert told in text.partition('<section id="environment">')[2]
+    assert "own calls" not in text.partition('<section id="environment">')[0]
+
+
 def test_of_many_reasons_some_are_folded(run_dir: Path):
     reasons = [
         ("not_tested", {"implementation": None, "device": None, "reason": f"reason {n}"}) for n in range(9)
@@ -545,6 +554,17 @@ def test_a_run_that_plants_faults_is_told_as_one(run_dir: Path):
     assert 'id="disagreements"' not in page
     table = page.partition('aria-label="Planted faults by profile"')[2].partition("</table>")[0]
     assert re.sub("<[^>]*>|\\s+", " ", table).split()[-6:] == ["ci", "20", "16", "2", "2", "4"]
+    assert "<details" not in page.partition('<section id="power">')[2].partition("</section>")[0]
+
+
+@pytest.mark.parametrize(("faults", "shown"), [(100, 100), (101, 20), (1000, 100)])
+def test_of_many_planted_faults_those_that_were_found_are_folded_away(run_dir: Path, faults: int, shown: int):
+    page = render(factory.write(run_dir, factory.planting(faults))).read_text()
+    section = page.partition('<section id="power">')[2].partition("</section>")[0]
+    table, _, folded = section.partition('aria-label="Planted faults">')[2].partition("<details")
+    assert (table.count("<tr>") - 1, max(folded.count("<tr>") - 1, 0)) == (shown, faults - shown)
+    assert "survived" in table
+    assert "survived" not in folded
 
 
 @pytest.mark.parametrize(

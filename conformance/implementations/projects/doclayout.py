@@ -80,7 +80,7 @@ class DocLayoutYOLO:
             "alpha": hyperparameters.alpha,
             "beta": hyperparameters.beta,
         }
-        return Noted(self._tal, numbers)
+        return Noted(self._tal, self._tal.TaskAlignedAssigner(**numbers))
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device

@@ -231,7 +231,10 @@ def test_an_unchanged_forgery_is_the_batch(tmp_path: Path):
 
 
 FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
-    "a newer schema": (lambda case, _: case.update(schema=2), "its schema is 2; this version reads schema 1"),
+    "a newer schema": (
+        lambda case, _: case.update(schema=2),
+        "its schema is 2; .* a newer version",
+    ),
     "no schema": (lambda case, _: case.pop("schema"), "its schema is None"),
     "no head": (lambda case, _: case.pop("head"), "its head is no head: None"),
     "strides of text": (lambda case, _: case["head"].update(strides=["8"]), "its head is no head"),

@@ -11,13 +11,13 @@ from conformance.batches.training import (
     RecordedTraining,
     Schedule,
     build_model,
-    feature_maps_of,
     head_of,
     official_criterion,
     recorded_training,
     train,
 )
 from conformance.implementations import find, observe
+from conformance.recorder import feature_maps_of
 from reference import Head, Hyperparameters
 
 ROOT = Path(__file__).parents[3]

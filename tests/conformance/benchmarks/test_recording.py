@@ -1,0 +1,110 @@
+"""What recording costs: measured between captures, in turns, or not at all."""
+
+import itertools
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from conformance.__main__ import main
+from conformance.batches import Recipe, Truth
+from conformance.benchmarks import recording as room
+from conformance.benchmarks.intervals import Ratio
+from conformance.implementations import UnknownImplementation
+from conformance.implementations.hermetic import isolate
+from conformance.implementations.releases import ReleaseAdapter
+from conformance.recorder.calls import official_loss
+
+isolate()
+BATCH = Recipe(((Truth("ordinary"),), ()), classes=3, predictions="near").build()
+
+Step = Callable[..., object]
+
+
+@pytest.fixture
+def step() -> Step:
+    """One call of the official loss, on predictions times a factor."""
+    import ultralytics
+
+    adapter, rows = ReleaseAdapter(ultralytics.__version__), BATCH.annotations
+    criterion = adapter._new_criterion(BATCH.head, BATCH.hyperparameters, torch.device("cpu"))[0]
+    names = {"batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
+
+    def call(factor: int = 1) -> object:
+        maps = tuple((level * factor).requires_grad_() for level in BATCH.feature_maps)
+        return criterion(adapter._predictions(maps, BATCH.head), names)
+
+    return call
+
+
+def test_the_recorder_is_there_in_every_second_step(step: Step):
+    loss, listened = official_loss()[0], []
+
+    def watched() -> None:
+        wrapped = vars(loss)["loss" if "loss" in vars(loss) else "__call__"]
+        listened.append(hasattr(wrapped, "__wrapped__"))
+        step()
+
+    ratio, seconds = room.compared(watched, 4)
+    assert listened == [True, False, True, True, False, False, True, True, False]  # the first one is kept
+    assert ratio.at > 0
+    assert seconds > 0
+
+
+def test_what_is_captured_is_no_measurement(step: Step):
+    """A loss that grows is kept at each step."""
+    factors = itertools.count(1)
+    with pytest.raises(RuntimeError, match="no measurement between captures"):
+        room.compared(lambda: step(next(factors)), 3)
+
+
+def test_a_step_without_a_loss_is_no_measurement():
+    with pytest.raises(RuntimeError, match="no measurement between captures"):
+        room.compared(lambda: None, 2)
+
+
+@pytest.mark.parametrize(("at", "status", "says"), [(1.049, 0, "no more than"), (1.06, 1, "MORE than")])
+def test_the_ratio_decides(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: Step,
+    at: float,
+    status: int,
+    says: str,
+):
+    monkeypatch.setattr(room, "steps", lambda: {"training step": step, "loss alone": step})
+    monkeypatch.setattr(room, "compared", lambda step, rounds: (Ratio(at, at - 0.01, at + 0.01), 0.2))
+    assert main(["overhead"]) == status
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == (
+        f"training step: 200.0 ms without, ratio with the recorder {at:.4f} ({at - 0.01:.4f} to {at + 0.01:.4f})"
+    )
+    assert second.startswith("loss alone: ")
+    assert third == f"a training step takes {says} 1.05 times as long"
+
+
+@pytest.mark.slow
+def test_the_steps_that_are_timed_are_a_real_training(capsys: pytest.CaptureFixture[str]):
+    assert main(["overhead", "--rounds", "2"]) in (0, 1)  # two rounds on a busy machine decide nothing
+    out = capsys.readouterr().out
+    assert (
+        len(re.findall(r"ms without, ratio with the recorder [\d.]+ \([\d.]+ to [\d.]+\)$", out, re.M)) == 2
+    )
+
+
+@pytest.mark.parametrize("rounds", ["-1", "0", "1"])
+def test_too_few_rounds_are_told(capsys: pytest.CaptureFixture[str], rounds: str):
+    assert main(["overhead", "--rounds", rounds]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"python -m conformance overhead: --rounds is {rounds}: ")
+
+
+def test_without_ultralytics_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def absent() -> None:
+        raise UnknownImplementation("ultralytics, which builds the model, cannot be imported")
+
+    monkeypatch.setattr(room, "steps", absent)
+    assert main(["overhead"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be imported" in line

@@ -1,0 +1,56 @@
+"""Ranges that bounds are made of hold for whatever lies within the errors that they are made from."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance.batches import Recipe, Truth
+from conformance.conforming import conform
+from conformance.implementations import find
+from conformance.judgement.bounds import gradient_range
+from conformance.recording import Subject
+from reference.boxes import ciou
+
+PAIRS, SAMPLES = 200, 1000
+ONCE_OUT_OF_BOUNDS = {
+    "an edge may lie on either side of the target's": Recipe(
+        images=((Truth("off_lattice", at=(14, 15), size=(15, 3)),),), cells=(8, 4), predictions="exact_hit"
+    ),
+    "the product of bins and exponentials underflows": Recipe(
+        images=((), (Truth("ordinary", at=(1, 0)), Truth("off_lattice", at=(1, 6)))), cells=(9, 12),
+        predictions="near", seed=1, streams=(0, 0),
+    ),
+}  # fmt: skip
+"""Drawn batches on which a legal order of operations, in float16 under autocast, was once called a fault."""
+
+
+def gradient(target: Tensor, predicted: Tensor) -> Tensor:
+    """Of CIoU in the predicted boxes, (.., 4)."""
+    moved = predicted.detach().requires_grad_()
+    return torch.autograd.grad(ciou(target, moved).sum(), moved)[0]
+
+
+@pytest.mark.parametrize("error", [1e-6, 1e-3, 1e-2])
+def test_no_box_within_the_error_of_its_edges_leaves_the_range_of_the_gradient(error: float):
+    random = torch.Generator().manual_seed(0)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=random, dtype=torch.float64)
+
+    centre, half = 10 * uniform(PAIRS, 2), 0.25 + 2 * uniform(PAIRS, 2)
+    target = torch.cat((centre - half, centre + half), 1)  # (P, 4)
+    predicted = target + (4 * uniform(PAIRS, 4) - 2) * error  # about half of the edges may lie on either side
+    exact, change = gradient_range(target, predicted, target.new_full((PAIRS, 1), error))
+    nearby = predicted + (2 * uniform(SAMPLES, PAIRS, 4) - 1) * error  # (S, P, 4)
+    seen = (gradient(target, nearby) - exact).abs().amax(0)  # (P, 4)
+    second_order = 1 + error / (2 * half.min())  # what corners cannot say: relative to the smallest side
+    assert (seen <= change * second_order).all()
+
+
+@pytest.mark.parametrize("implementation", ["rearranged", "ultralytics", "article", "reference"])
+@pytest.mark.parametrize("reason", ONCE_OUT_OF_BOUNDS)
+def test_every_legal_order_of_operations_is_accepted(reason: str, implementation: str):
+    batch = replace(ONCE_OUT_OF_BOUNDS[reason].build().to(dtype=torch.float16), autocast=True)
+    conform(Subject(find(implementation), "cpu"), batch)

@@ -1,0 +1,37 @@
+"""Run in a process of its own: python releases.py VERSION FOLDER. Records one release's loss on a batch, twice."""
+
+import sys
+from pathlib import Path
+
+from conformance.implementations.hermetic import isolate
+
+isolate()
+import torch  # noqa: E402
+
+from conformance.batches import Recipe, Truth  # noqa: E402
+from conformance.implementations.fetching import IMPORTS, STAND_INS, chosen  # noqa: E402
+from conformance.implementations.releases import ReleaseAdapter, parsed  # noqa: E402
+from conformance.recorder import recording  # noqa: E402
+from conformance.workers import Package, fetched  # noqa: E402
+from conformance.workers.child import stand_in  # noqa: E402
+
+
+def main(version: str, folder: str) -> None:
+    """Put the release and what it imports in front, and call its loss as trainer and validator do."""
+    for package in [Package("ultralytics", version), *chosen(IMPORTS, parsed(version))]:
+        sys.path.insert(0, str(fetched(package)))
+    for name in STAND_INS:
+        stand_in(name)
+    batch = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=3, predictions="near").build()
+    adapter, rows = ReleaseAdapter(version), batch.annotations
+    maps = tuple(level.clone().requires_grad_() for level in batch.feature_maps)
+    criterion = adapter._new_criterion(batch.head, batch.hyperparameters, torch.device("cpu"))[0]
+    predictions = adapter._predictions(maps, batch.head)
+    names = {"batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
+    for way in ("train", "behind"):
+        with recording(Path(folder) / way) as recorded:
+            criterion(predictions if way == "train" else (None, predictions), names)
+        print(way, recorded.calls, recorded.over, batch.id, type(predictions).__name__)
+
+
+main(*sys.argv[1:])

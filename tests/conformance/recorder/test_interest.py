@@ -1,0 +1,56 @@
+"""Which steps of a training are kept."""
+
+import math
+
+import pytest
+
+from conformance.recorder.interest import EVERY, FIRST, LARGEST, MOST, NO_GT, SMALLEST, Facts, Interest
+
+USUAL = Facts(truths=10, smallest=0.01, total=5.0)
+
+
+def kept(*facts: Facts, every: int = 0) -> list[set[str]]:
+    interest = Interest(every)
+    return [interest.reasons(one) for one in facts]
+
+
+def test_the_first_one_is_kept_and_holds_the_records():
+    assert kept(USUAL, USUAL) == [{FIRST, MOST, SMALLEST, LARGEST}, set()]
+
+
+def test_every_nth_is_kept():
+    assert [EVERY in reasons for reasons in kept(*[USUAL] * 7, every=3)] == [False] * 3 + [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "reasons"),
+    [
+        (Facts(12, 0.01, 5.0), {MOST}),
+        (Facts(11, 0.01, 5.0), set()),  # a record is beaten by a tenth
+        (Facts(10, 0.005, 5.0), {SMALLEST}),
+        (Facts(10, 0.01, 6.0), {LARGEST}),
+        (Facts(0, math.inf, 5.0), {NO_GT}),
+        (Facts(10, 0.01, math.nan), {LARGEST}),
+        (Facts(10, 0.01, math.inf), {LARGEST}),
+        (Facts(20, 0.001, 50.0), {MOST, SMALLEST, LARGEST}),
+    ],
+)
+def test_what_stands_out_is_kept(facts: Facts, reasons: set[str]):
+    assert kept(USUAL, facts)[1] == reasons
+
+
+def test_the_next_one_like_it_does_not_stand_out():
+    strange = Facts(0, math.inf, math.nan)
+    assert kept(USUAL, strange, strange)[2] == set()
+
+
+def test_a_loss_that_creeps_upwards_is_not_kept_at_each_step():
+    creeping = [Facts(10, 0.01, 1.01**step) for step in range(300)]
+    assert (
+        sum(bool(reasons) for reasons in kept(*creeping)) == 1 + 29
+    )  # 1.01 ** 10 is more than 1.1: every 10 steps

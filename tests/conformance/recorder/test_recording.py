@@ -1,0 +1,334 @@
+"""A recorded training: what is kept is what the loss received, and the training does not notice."""
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance.batches import Batch, Recipe, Truth
+from conformance.implementations.hermetic import isolate
+from conformance.implementations.isolation import official_code
+from conformance.implementations.releases import ReleaseAdapter
+from conformance.recorder import Call, CannotRecord, Recording, feature_maps_of, listening, recording
+from conformance.recorder.calls import official_loss
+from reference import Hyperparameters
+
+isolate()
+CROWDED = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=3, predictions="near")
+EMPTY = Recipe(((), ()), classes=3)
+
+
+@pytest.fixture(scope="module")
+def adapter() -> ReleaseAdapter:
+    import ultralytics
+
+    return ReleaseAdapter(ultralytics.__version__)
+
+
+Step = Callable[..., Tensor]
+
+
+@pytest.fixture
+def step(adapter: ReleaseAdapter) -> Step:
+    """One call of the official loss on a batch, as a training makes it; the gradient of the first level."""
+
+    def call(batch: Batch, validates: bool = False, criterion: Any = None, **more: Any) -> Tensor:
+        maps = tuple(level.clone().requires_grad_(not validates) for level in batch.feature_maps)
+        if criterion is None:
+            criterion = adapter._criterion(batch.head, batch.hyperparameters, maps[0].device)[0]
+        rows = batch.annotations
+        names = {"batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
+        with torch.autocast("cpu", batch.dtype, enabled=batch.autocast):
+            total, _ = criterion(adapter._predictions(maps, batch.head), names | more)
+        return total.detach() if validates else torch.autograd.grad(total.sum(), maps)[0]
+
+    return call
+
+
+def files(folder: Path) -> list[Batch]:
+    return [Batch.load(path) for path in sorted(folder.iterdir())]
+
+
+def said(captured: Any) -> list[str]:
+    return captured.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        CROWDED.build(),
+        EMPTY.build(),
+        CROWDED.build().to(dtype=torch.bfloat16),
+        replace(CROWDED.build().to(dtype=torch.bfloat16), autocast=True),
+        replace(CROWDED, hyperparameters=Hyperparameters(topk=7, topk2=1, box_gain=2.0)).build(),
+        replace(CROWDED, reg_max=1).build(),
+    ],
+    ids=["float32", "no ground truth", "bfloat16", "mixed precision", "other numbers", "one bin"],
+)
+def test_what_is_kept_is_what_the_loss_received(step: Step, batch: Batch, tmp_path: Path):
+    with recording(tmp_path):
+        step(batch)
+    (kept,) = files(tmp_path)
+    assert kept.id == batch.id  # over feature maps, annotations, head, numbers and mixed precision
+    assert kept.hazards == replace(batch).hazards
+    assert kept.origin.startswith("recorded: ultralytics 8.")
+    assert ", step 0: first" in kept.origin
+
+
+def test_steps_are_counted_and_chosen(step: Step, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with recording(tmp_path, every=2) as recorded:
+        for recipe in (CROWDED, CROWDED, CROWDED, EMPTY):
+            step(recipe.build())
+    assert recorded.calls == 4
+    reasons = {one.step: {name for _, name in one.reasons} for one in recorded.shelf.kept}
+    assert list(reasons) == [0, 2, 3]
+    assert {"first", "most GTs so far", "smallest GT so far"} <= reasons[0]
+    assert reasons[2] == {"every n-th"}
+    assert "no GT" in reasons[3]
+    assert said(capsys) == []
+
+
+def test_validation_is_no_step(step: Step, tmp_path: Path):
+    with recording(tmp_path) as recorded:
+        step(CROWDED.build(), validates=True)
+    assert recorded.calls == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_training_does_not_notice(step: Step, tmp_path: Path):
+    batch = CROWDED.build()
+    expected, before = step(batch), torch.get_rng_state()
+    with recording(tmp_path, every=1):
+        assert torch.equal(step(batch), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def recorded_until(error: type[BaseException], folder: Path, step: Step) -> None:
+    with recording(folder):
+        step(CROWDED.build())
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_what_was_recorded_before_a_crash_stays(step: Step, tmp_path: Path, error: type[BaseException]):
+    with pytest.raises(error):
+        recorded_until(error, tmp_path, step)
+    assert [batch.id for batch in files(tmp_path)] == [CROWDED.build().id]
+
+
+def test_the_official_loss_is_left_as_it_was(step: Step, tmp_path: Path):
+    loss = official_loss()[0]
+    before, code = dict(vars(loss)), official_code()
+    with recording(tmp_path):
+        assert dict(vars(loss)) != before
+    assert dict(vars(loss)) == before
+    with pytest.raises(RuntimeError):
+        recorded_until(RuntimeError, tmp_path / "again", step)
+    assert dict(vars(loss)) == before
+    assert official_code() == code
+
+
+def test_a_loss_that_raises_raises_as_without(step: Step, tmp_path: Path):
+    with recording(tmp_path), pytest.raises(AttributeError):
+        step(CROWDED.build(), criterion=lambda *_: (None, None))
+    with recording(tmp_path) as recorded:
+        step(CROWDED.build())
+    assert recorded.calls == 1
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [OSError(errno.ENOSPC, "No space left on device"), MemoryError(), KeyError("x"), RuntimeError("y")],
+)
+def test_a_recorder_that_fails_says_so_once_and_the_training_goes_on(
+    step: Step,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: Exception,
+):
+    def full(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("conformance.batches.casefile.save_file", full)
+    expected = step(CROWDED.build())
+    with recording(tmp_path, every=1) as recorded:
+        assert all(torch.equal(step(CROWDED.build()), expected) for _ in range(3))
+    assert recorded.over is not None
+    (line,) = said(capsys)
+    assert "nothing more is recorded, and the training goes on" in line
+    assert type(raised).__name__ in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_release_that_calls_its_loss_otherwise_is_no_failure(
+    step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("conformance.recorder.calls._plain", lambda predictions: 1 / 0)
+    with recording(tmp_path) as recorded:
+        step(CROWDED.build())
+    assert recorded.over == "ZeroDivisionError: division by zero"
+    assert len(said(capsys)) == 1
+
+
+def test_what_a_case_file_cannot_hold_is_left_out_and_the_rest_kept(
+    step: Step, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    strange = CROWDED.build()
+    object.__setattr__(strange, "annotations", strange.annotations.clone())
+    strange.annotations[:, 4] = -0.1
+    with recording(tmp_path, every=1) as recorded:
+        for batch in (strange, strange, CROWDED.build()):
+            step(batch)
+    assert recorded.over is None
+    assert [batch.id for batch in files(tmp_path)] == [CROWDED.build().id]
+    (line,) = said(capsys)
+    assert "a case file cannot hold it: annotation row 0 has a negative side" in line
+
+
+def test_class_weights_are_told(step: Step, adapter: ReleaseAdapter, tmp_path: Path, capsys: Any):
+    batch = CROWDED.build()
+    criterion, _ = adapter._new_criterion(batch.head, batch.hyperparameters, torch.device("cpu"))
+    criterion.class_weights = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, -1)
+    with recording(tmp_path):
+        step(batch, criterion=criterion)
+    (kept,) = files(tmp_path)
+    assert "without its class weights" in kept.origin
+    (line,) = said(capsys)
+    assert "case files hold no class weights" in line
+
+
+def test_a_budget_that_is_too_small_is_told(step: Step, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with recording(tmp_path, limit_mb=0.001, every=1):
+        step(CROWDED.build())
+        step(CROWDED.build())
+    (line,) = said(capsys)
+    assert "does not fit into the limit" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_losses_of_an_end_to_end_head_are_recorded(step: Step, adapter: ReleaseAdapter, tmp_path: Path):
+    batch = CROWDED.build()
+    numbers = Hyperparameters(), Hyperparameters(topk=7, topk2=1)
+    losses = [adapter._new_criterion(batch.head, one, torch.device("cpu"))[0] for one in numbers]
+    with recording(tmp_path):
+        for _ in range(2):
+            for criterion in losses:
+                step(batch, criterion=criterion)
+    assert sorted(kept.hyperparameters.topk for kept in files(tmp_path)) == [7, 10]
+    assert sum("loss 2, step 0" in kept.origin for kept in files(tmp_path)) == 1
+
+
+class Trainer:
+    """What the recorder knows an Ultralytics trainer by."""
+
+    def __init__(self) -> None:
+        self.epoch, self.epochs, self.train_loader = 3, 10, None
+        self.args = type("Arguments", (), {"model": "somewhere/my-model.yaml"})()
+
+    def train(self, run: Callable[[], object]) -> None:
+        run()
+        self.epoch += 1
+        run()
+
+
+def test_it_says_in_which_epoch_of_which_model(step: Step, tmp_path: Path):
+    with recording(tmp_path, every=1):
+        Trainer().train(lambda: step(CROWDED.build()))
+    origins = [batch.origin for batch in files(tmp_path)]
+    assert ["my-model.yaml, step 0, epoch 3: " in origins[0], "step 1, epoch 4: " in origins[1]] == [
+        True,
+        True,
+    ]
+    assert not any("somewhere" in origin for origin in origins)
+
+
+def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The event of a GPU, simulated: a call is decided on when its numbers are there, or two calls later."""
+    waited: list[int] = []
+
+    class Event:
+        def query(self) -> bool:
+            return False
+
+        def synchronize(self) -> None:
+            waited.append(1)
+
+    import conformance.recorder.training as room
+
+    numbers = room._numbers
+    monkeypatch.setattr(room, "_numbers", lambda call: (numbers(call)[0], Event()))
+    with recording(tmp_path, every=1) as recorded:
+        step(CROWDED.build())
+        step(CROWDED.build())
+        assert (waited, recorded.shelf.kept) == ([], [])
+        step(CROWDED.build())
+        assert (len(waited), [one.step for one in recorded.shelf.kept]) == (1, [0])
+    assert [one.step for one in recorded.shelf.kept] == [0, 1, 2]
+
+
+def test_what_waits_holds_neither_graph_nor_images(step: Step):
+    heard: list[Call] = []
+    with listening(lambda call: heard.append(call.detached())):
+        step(CROWDED.build(), img=torch.zeros(2, 3, 32, 32))
+    (call,) = heard
+    assert set(call.rows) == {"batch_idx", "cls", "bboxes"}
+    assert not any(level.requires_grad for level in feature_maps_of(call.predictions))
+    assert {level.device.type for level in call.predictions["feats"]} == {"meta"}
+
+
+@pytest.mark.parametrize("family", ["list", "(y, list)", "names", "(y, names)"])
+def test_predictions_of_every_family(family: str, adapter: ReleaseAdapter):
+    batch = CROWDED.build()
+    given: Any = list(batch.feature_maps)
+    if "names" in family:
+        given = adapter._predictions(batch.feature_maps, batch.head)
+    if "y" in family:
+        given = (torch.zeros(2, 7, 16), given)
+    assert all(map(torch.equal, feature_maps_of(given), batch.feature_maps))
+
+
+@pytest.mark.parametrize("given", [None, {"boxes": 1}, (1, None), {"one2many": {}, "one2one": {}}])
+def test_other_predictions_are_refused(given: Any):
+    with pytest.raises(ValueError, match="that is not known"):
+        feature_maps_of(given)
+
+
+def test_a_folder_of_another_recording_is_not_mixed(step: Step, tmp_path: Path):
+    with recording(tmp_path):
+        step(CROWDED.build())
+    with pytest.raises(CannotRecord, match="holds recorded batches already"), recording(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("every", "limit"), [(-1, 1.0), (1, 0.0), (1, -1.0), (1, float("nan")), (1, float("inf"))]
+)
+def test_numbers_without_sense_are_refused(tmp_path: Path, every: int, limit: float):
+    with pytest.raises(CannotRecord, match="every is"), recording(tmp_path, every, limit):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotRecord, match="cannot take recorded batches"), recording(tmp_path / "file"):
+        pass
+
+
+def test_without_ultralytics_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(__import__("sys").modules, "ultralytics", None)
+    with pytest.raises(CannotRecord, match="cannot be imported here"), recording(tmp_path):
+        pass
+
+
+def test_the_recording_is_what_the_context_manager_gives(step: Step, tmp_path: Path):
+    with recording(tmp_path / "new" / "folder") as recorded:
+        assert isinstance(recorded, Recording)
+        step(CROWDED.build())
+    assert recorded.shelf.folder == tmp_path / "new" / "folder"
+    assert len(files(recorded.shelf.folder)) == 1

@@ -1,0 +1,108 @@
+"""Files of older versions are still read: kept samples of every kind, and what must come of them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conformance.__main__ import main
+from conformance.batches import Batch, hazards_of
+from conformance.implementations.stored import load
+from conformance.judgement import Diverges, judge
+from reference import DIALECTS, Head, Hyperparameters
+from reports import read_log, render
+from reports.history import read_history
+from reports.schemas import fault
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+RUNS = sorted(SAMPLES.glob("*/2*"))
+CASE = "d9c6bc059369"
+
+
+@pytest.fixture(params=RUNS, ids=lambda run: run.parent.name)
+def run(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.param
+    return folder
+
+
+def test_there_are_samples_of_every_kind():
+    assert [run.parent.name for run in RUNS] == ["first", "present"]
+    kinds = {path.suffix for path in SAMPLES.rglob("*") if path.is_file()}
+    assert {".safetensors", ".outcome", ".jsonl", ".json"} <= kinds
+    assert (SAMPLES / "present" / "history.jsonl").is_file()
+
+
+def test_a_case(run: Path):
+    batch = Batch.load(run / "cases" / f"{CASE}.safetensors")
+    assert batch.id == CASE
+    assert (batch.head, batch.hyperparameters) == (Head((8,), 1), Hyperparameters())
+    assert (batch.images, batch.size, batch.autocast) == (1, (32, 32), False)
+    assert batch.origin.startswith("Recipe(")
+    assert batch.hazards == hazards_of(batch)
+
+
+def test_an_outcome_and_what_it_comes_to(run: Path):
+    batch = Batch.load(run / "cases" / f"{CASE}.safetensors")
+    stored = load(run / "cases" / f"{CASE}.swapped-cpu.outcome", batch)
+    assert (stored.case, stored.implementation, stored.version) == (CASE, "swapped", "1.0")
+    assert (stored.device, stored.dialect, stored.outcome.loss) == ("cpu", "ultralytics-8.4.190", None)
+    with pytest.raises(Diverges) as found:
+        judge(batch, stored.outcome, DIALECTS[stored.dialect])
+    assert found.value.judgement.first is not None
+    assert found.value.judgement.first.clause.startswith("TAL-")
+
+
+def test_it_is_replayed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["replay", str(run), "--offline", "--pictures", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "swapped 1.0 on cpu (stored), held to ultralytics-8.4.190: DIVERGENT" in out
+    assert err == ""
+
+
+def test_a_log(run: Path):
+    log = read_log(run)
+    assert log.problems.sentences() == []
+    assert log.run["schema"] == 1
+    assert [one["name"] for one in log.run["implementations"]] == ["swapped", "ultralytics"]
+    assert sum(log.batches.verdicts("ultralytics").values()) == 3
+    assert not log.batches.verdicts("ultralytics")["divergent"]
+    assert log.batches.verdicts("swapped")["divergent"] > 0
+    (divergence,) = log.divergences
+    assert (divergence["implementation"], divergence["case"]) == ("swapped", CASE)
+    assert log.end is not None
+    assert log.end["exit"] == 1
+
+
+def test_its_report_can_be_made_again(run: Path, tmp_path: Path):
+    folder = tmp_path / run.name
+    shutil.copytree(run, folder)
+    (folder / "summary.json").unlink()
+    page = render(folder).read_text(encoding="utf-8")
+    assert CASE in page
+    made = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    kept = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    results = [
+        {one["name"]: (one["result"], one["batches"]) for one in summary["implementations"]}
+        for summary in (made, kept)
+    ]
+    assert results[0] == results[1]
+    assert results[0]["swapped"][0] == "divergent"
+
+
+def test_a_summary_follows_the_schema(run: Path):
+    assert fault(json.loads((run / "summary.json").read_text(encoding="utf-8")), "summary") is None
+
+
+def test_a_history():
+    (entry,) = read_history(SAMPLES / "present" / "history.jsonl")
+    assert entry["run"] == RUNS[1].name
+    assert [one["name"] for one in entry["implementations"]] == ["swapped", "ultralytics"]
+    assert [cause["implementation"] for cause in entry["causes"]] == ["swapped"]
+    assert entry["exit"] == 1
+
+
+def test_samples_name_no_machine():
+    for path in SAMPLES.rglob("*"):
+        if path.is_file():
+            assert not any(place in path.read_bytes() for place in (b"/home/", b"/root/", b"/tmp/"))
