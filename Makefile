@@ -12,18 +12,20 @@ PROFILE ?= ci#   dev, ci or nightly
 IMPLEMENTATIONS ?= ultralytics article#  what is tested
 INPUTS  ?= 10000#  for each reader in make fuzz
 ROUNDS  ?= 10#   of each benchmark in make bench
+RELEASES ?= each#  of make eras: cached, each era's first, or the edges and the newest
 ARGS    ?=#      anything that pytest takes, e.g. ARGS="--implementation my.py:assigner"
 
 PROFILE := $(strip $(PROFILE))
 TESTED  := $(foreach name,$(IMPLEMENTATIONS),--implementation $(name))
 ROUNDS  := $(strip $(ROUNDS))
+RELEASES := $(strip $(RELEASES))
 BIN     := $(VENV)/bin
 # Named after the pins, so that another TORCH sets up again; older than pyproject.toml: sets up again too.
 STAMP   := $(VENV)/.set-up-$(shell printf '%s' '$(TORCH) $(TORCHVISION)' | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup conformance test fuzz bench power lint format wheel clean distclean
+.PHONY: help setup conformance eras test fuzz bench power lint format wheel clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +52,9 @@ $(STAMP): pyproject.toml
 
 conformance: $(STAMP)  ## the main job: every implementation asked for against the reference, with a report at the end
 	$(BIN)/python -m pytest conformance --conformance-profile $(PROFILE) $(TESTED) $(ARGS)
+
+eras: $(STAMP)  ## releases of Ultralytics against the table of eras (RELEASES=cached|each|edges)
+	$(BIN)/python -m conformance eras --releases $(RELEASES)
 
 test: $(STAMP)  ## the tests of this project itself
 	$(BIN)/python -m pytest tests $(ARGS)

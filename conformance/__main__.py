@@ -28,6 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     narrowing.add_argument("--clause", metavar="CLAUSE", help="look for changes of this clause alone")
     naming = commands.add_parser("identify", help="which dialects explain all that an implementation does")
     naming.add_argument("implementation", metavar="NAME", help="as behind --implementation")
+    dating = commands.add_parser("eras", help="hold releases of Ultralytics to the table of eras")
+    dating.add_argument(
+        "--releases",
+        choices=("cached", "each", "edges"),
+        default="cached",
+        help="those in the cache (default), the first of each era, or both sides of every edge and the newest on PyPI",
+    )
     _add_explain(commands)
     _add_record(commands)
     _add_power(commands)
@@ -48,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         return explain(options.case, *asked)
     if options.command == "power":
         return prove(options)
-    if options.command in ("diff", "bisect", "identify"):
+    if options.command in ("diff", "bisect", "identify", "eras"):
         return compare_dialects(options)
     if options.command == "replay":
         from conformance.replay import replay
@@ -170,12 +177,13 @@ def prove(options: argparse.Namespace) -> int:
 
 
 def compare_dialects(options: argparse.Namespace) -> int:
-    """Run `diff`, `bisect` or `identify`; 2 if an implementation cannot be had."""
+    """Run `diff`, `bisect`, `identify` or `eras`; 2 if an implementation cannot be had."""
     import torch
 
     from conformance.dialects.bisect import bisect
     from conformance.dialects.diff import diff
     from conformance.dialects.identify import identify
+    from conformance.dialects.releases import eras
     from conformance.implementations import ProtocolViolation, UnknownImplementation
 
     torch.set_num_threads(1)
@@ -184,6 +192,8 @@ def compare_dialects(options: argparse.Namespace) -> int:
             return diff(*options.implementations)
         if options.command == "bisect":
             return bisect(options.releases, options.clause)
+        if options.command == "eras":
+            return eras(options.releases)
         return identify(options.implementation)
     except (UnknownImplementation, ProtocolViolation) as error:
         print(f"python -m conformance {options.command}: {error}", file=sys.stderr)

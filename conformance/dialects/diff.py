@@ -36,7 +36,7 @@ class Difference:
 
     Attributes:
         choice: what, if it is a choice of their dialects.
-        failure: how the second fails the first's dialect, on the smallest batch; None where that is not judged.
+        failure: how the second fails the choice of the first, on the smallest batch; None where that is not judged.
         share: of ordinary batches that meet it.
     """
 
@@ -86,13 +86,28 @@ def compare(one: Implementation, other: Implementation) -> Compared:
     """Hold both to their own dialects, and the second to each choice of the first."""
     differences = []
     for choice in choices_between(one.dialect, other.dialect):
-        held = Subject(replace(other, dialect=one.dialect), "cpu")
-        found = failure(held, choice.recipe) if choice.recipe is not None else None
+        found = shown(other, one.dialect, choice) if choice.recipe is not None else None
         share = share_of(one.dialect, choice.changed) if choice.recipe is not None else 0.0
         differences.append(Difference(choice, found, share))
     unexpected = [each for who in (one, other) for each in left(who)]
     looked = LOOKED_AT * min(len(lanes_of(who)) for who in (one, other))
     return Compared(one, other, differences, unexpected, looked)
+
+
+def shown(other: Implementation, before: Dialect, choice: Choice) -> Failure | None:
+    """How the second fails, on the choice's batch, the dialect that makes this one choice as before.
+
+    Where that batch shows nothing then (the other choices hide it), it is held to all that the first chose.
+    """
+    assert choice.recipe is not None
+    alone = replace(other.dialect, **{choice.name: getattr(before, choice.name)})
+    for dialect in (alone, before):
+        found = failure(
+            Subject(replace(other, dialect=replace(dialect, name=before.name)), "cpu"), choice.recipe
+        )
+        if found is not None:
+            return found
+    return None
 
 
 def left(implementation: Implementation) -> Iterator[Failure]:
@@ -155,8 +170,9 @@ def _told(difference: Difference, who: str) -> list[str]:
     choice = difference.choice
     lines = textwrap.wrap(f"{choice.clause}: before, {choice.before}; now, {choice.after}.", WIDTH - 2)
     if choice.recipe is not None:
-        share = f"{difference.share:.0%} of ordinary batches meet it"
-        lines.append(f"{share}; the smallest batch that does: {choice.recipe}")
+        share = f"{difference.share:.0%}" if difference.share else "none"
+        lines.append(f"{share} of {MEASURED} ordinary batches meet it; the smallest batch that does:")
+        lines.append(f"  {choice.recipe}")
     if difference.failure is not None:
         lines += textwrap.wrap(f"there, {who}: {difference.failure.summary}", WIDTH - 2)
     return [f"  {line}" for line in lines]

@@ -52,12 +52,14 @@ class Left:
         dialect: which.
         batches: on how many it was judged.
         counts: how often it left the dialect, by clause; "" where it raised.
-        smallest: the smallest batch of each clause, and how it fails there.
+        first: the first batch of each clause, how it fails there, and what drew it.
+        smallest: that batch, shrunk.
     """
 
     dialect: Dialect
     batches: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, tuple[Failure, SearchStrategy[Recipe]]] = field(default_factory=dict)
     smallest: dict[str, Failure] = field(default_factory=dict)
 
 
@@ -156,19 +158,23 @@ def nearest(
         tell(f"{dialect.name}: left on {sum(left.counts.values())} of {left.batches} batches")
         return sum(left.counts.values()) / left.batches
 
-    return left_at(implementation, min(dialects, key=share), LOOKED_AT)
+    left = left_at(implementation, min(dialects, key=share), LOOKED_AT)
+    for clause, (found, strategy) in left.first.items():
+        left.smallest[clause] = shrunk(found.subject, strategy, found)
+        tell(f"{left.dialect.name}: left at {clause or 'an error'} on {left.counts[clause]} batches")
+    return left
 
 
 def left_at(implementation: Implementation, dialect: Dialect, count: int) -> Left:
     """Where an implementation leaves a dialect, on so many batches of each lane; small ones first."""
     subject = Subject(replace(implementation, dialect=dialect), "cpu")
     left = Left(dialect)
-    for recipe, _ in drawn(implementation, count):
+    for recipe, strategy in drawn(implementation, count):
         left.batches += 1
         found = failure(subject, recipe)
         if found is not None:
             left.counts[found.clause] = left.counts.get(found.clause, 0) + 1
-            left.smallest.setdefault(found.clause, found)
+            left.first.setdefault(found.clause, (found, strategy))
     return left
 
 

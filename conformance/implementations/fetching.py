@@ -17,12 +17,12 @@ HYDRA = (
     Package("antlr4-python3-runtime", "4.9.3"),
 )
 RESOURCES = Package("setuptools", "79.0.1")
-"""The last ones with `pkg_resources`, which releases of 2023 import."""
+"""The last ones with `pkg_resources`, which releases of 2023 import: 8.0.170 does, 8.0.195 does not."""
 PROGRESS = Package("tqdm", "4.67.1")
 
 IMPORTS: Table[Package] = [
     ((8, 0, 0), (8, 0, 6), HYDRA),
-    ((8, 0, 0), (8, 0, 150), (RESOURCES,)),
+    ((8, 0, 0), (8, 0, 194), (RESOURCES,)),
     ((8, 0, 0), (8, 3, 175), (PROGRESS,)),
 ]
 """First and last release, and what they import that a present environment lacks."""

@@ -142,6 +142,36 @@ def test_shards_cover_implementations_devices_and_torch():
     assert {shard["device"] for shard in planned(GPU_RUNNERS="false")} == {"cpu"}
 
 
+@pytest.mark.parametrize(
+    ("workflow", "name", "releases"),
+    [
+        (CI, "One release of each era is held to the table of eras", "each"),
+        (
+            NIGHTLY,
+            "Both sides of every era's edge, and the newest release of today, are held to the table of eras",
+            "edges",
+        ),
+    ],
+)
+@pytest.mark.parametrize("status", [0, 1])
+def test_eras_are_checked_and_their_table_is_in_the_summary(
+    workflow: dict[str, Any],
+    name: str,
+    releases: str,
+    status: int,
+    checkout: Path,
+    environment: dict[str, str],
+):
+    """The command itself has tests of its own; here it is one that says what it was asked, and how the job ends."""
+    (checkout / "conformance" / "__main__.py").write_text(
+        f"import sys\nprint(sys.argv[1:])\nsys.exit({status})\n"
+    )
+    summary = checkout / "summary.md"
+    done = execute(steps(workflow)[name], checkout, **environment, GITHUB_STEP_SUMMARY=str(summary))
+    assert (done.returncode != 0) == bool(status), done.stderr
+    assert f"['eras', '--releases', '{releases}']" in summary.read_text(encoding="utf-8")
+
+
 def test_the_oldest_torch_is_that_of_pyproject_and_the_newest_the_makefile_s():
     pins = {shard["torch"] for shard in planned()}
     lowest = re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))

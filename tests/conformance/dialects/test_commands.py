@@ -54,8 +54,26 @@ def test_a_difference():
     assert difference.failure is not None
     assert 0 < difference.share <= 1
     text = "\n".join(lines_of(compared))
-    assert "the smallest batch that does: Recipe(images=((Truth('ordinary'),),), strides=(8, 16))" in text
-    assert "% of ordinary batches meet it" in text
+    assert "% of 10 ordinary batches meet it; the smallest batch that does:\n" in text
+    assert "    Recipe(images=((Truth('ordinary'),),), strides=(8, 16))\n" in text
+
+
+def test_each_difference_is_shown_by_itself():
+    """Of two that show on the same batch, each is told by its own clause."""
+    compared = compare(
+        speaking(DIALECTS["ultralytics-8.0.51"], "A"), speaking(DIALECTS["ultralytics-8.0.100"], "B")
+    )
+    told = {each.choice.clause: each.failure for each in compared.differences}
+    assert set(told) == {"TAL-CONF-1", "LOSS-BOX-1"}
+    assert told["LOSS-BOX-1"] is not None
+    assert told["LOSS-BOX-1"].clause == "LOSS-BOX-1"
+
+
+def test_a_difference_that_no_ordinary_batch_meets():
+    compared = compare(
+        speaking(DIALECTS["ultralytics-8.4.7"], "A"), speaking(DIALECTS["ultralytics-8.4.24"], "B")
+    )
+    assert "none of 10 ordinary batches meet it" in "\n".join(lines_of(compared))
 
 
 def test_one_that_leaves_its_own_dialect_is_told():
