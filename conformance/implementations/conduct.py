@@ -31,8 +31,9 @@ class Returned:
         self._kept: list[tuple[str, Tensor, Tensor]] = []
 
     def keep(self, named: Mapping[str, Tensor]) -> None:
-        """Remember what was returned, and what it is now."""
-        self._kept = [(name, tensor, tensor.detach().clone()) for name, tensor in named.items()]
+        """Remember what was returned, and what it is now. Tensors of a simulated device end with the simulation."""
+        plain = {name: tensor for name, tensor in named.items() if type(tensor) is Tensor}
+        self._kept = [(name, tensor, tensor.detach().clone()) for name, tensor in plain.items()]
 
     def check(self) -> None:
         """Compare.
