@@ -51,7 +51,7 @@ LARGE = (*(case.name for case in TRAINING), CROWDED.name)
 
 PLANS = {
     "dev": Plan((SMALL.name,), rounds=5, most=30, seconds=0.5),
-    "ci": Plan(SIZES, rounds=2, most=50, seconds=1.5, total=18),
+    "ci": Plan(SIZES, rounds=2, most=50, seconds=1.5, total=12),
     "nightly": Plan((*SIZES, CROWDED.name), rounds=10, most=400, seconds=60, width=0.05, memory=LARGE),
 }
 """By profile."""
