@@ -81,8 +81,7 @@ def test_without_a_folder_it_makes_one_of_its_own(script: Path):
         ("sys.exit('no more')", 1, "no more"),
         ("raise RuntimeError('broken')", 1, "RuntimeError: broken"),
         (  # in a shell's background SIGINT is ignored, and children inherit that
-            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            "signal.raise_signal(signal.SIGINT)",
+            "from signal import *; signal(SIGINT, default_int_handler); raise_signal(SIGINT)",
             130,
             "",
         ),
