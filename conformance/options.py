@@ -33,7 +33,7 @@ class Profile:
 
 PROFILES = {
     "dev": Profile(examples=40),
-    "ci": Profile(examples=85, repeats=True),
+    "ci": Profile(examples=90, repeats=True),
     "nightly": Profile(examples=2000, remembers=True),
 }
 """`dev` while one works, `ci` as the gate of a merge, `nightly` to find what nobody thought of."""
