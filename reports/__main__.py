@@ -103,6 +103,8 @@ def _markdown(options: argparse.Namespace) -> int:
 
 def _issue(options: argparse.Namespace) -> int:
     change = _change(options.run, options.against)
+    if change is None:
+        print("reports: there is no earlier run to compare with, so nothing is new", file=sys.stderr)
     sys.stdout.write(issue(change) if change else "")
     return 0
 

@@ -117,7 +117,10 @@ def read_log(path: Path | str) -> Log:
     path = Path(path)
     main = path / MAIN if path.is_dir() else path
     if not main.is_file():
-        raise LogError(f"{path}: no such run" if not path.exists() else f"{path}: there is no {MAIN} in it")
+        inside = f": name one of its runs, such as {path / 'latest'}" * (path / "latest" / MAIN).is_file()
+        raise LogError(
+            f"{path}: there is no {MAIN} in it{inside}" if path.exists() else f"{path}: no such run"
+        )
     with main.open("rb") as file:
         log = Log(main.parent.resolve(), _run_line(file, main))
         _read_lines(log, file, main.name, first=2)

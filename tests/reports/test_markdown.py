@@ -90,7 +90,9 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["issue", str(b), "--against", str(a)]) == 0
     assert capsys.readouterr().out.startswith("my-assigner: 1 new divergence")
     assert main(["issue", str(b)]) == 0  # nothing to compare with
-    assert capsys.readouterr().out == ""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no earlier run to compare with" in err
 
 
 def test_without_another_run_the_history_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

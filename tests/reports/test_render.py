@@ -458,6 +458,13 @@ def test_a_missing_or_foreign_run_is_one_clear_line_and_status_2(
         assert err.count("\n") == 1
 
 
+def test_a_folder_of_runs_names_the_last_one(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    factory.write(run_dir, factory.passing(2))
+    (run_dir.parent / "latest").symlink_to(run_dir.name)
+    assert main(["summary", str(run_dir.parent)]) == 2
+    assert f"name one of its runs, such as {run_dir.parent / 'latest'}" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_line_and_status_2(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
