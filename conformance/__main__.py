@@ -23,6 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
         "diff", help="what changed for training from one implementation to another"
     )
     comparing.add_argument("implementations", nargs=2, metavar="NAME", help="such as ultralytics==8.3.236")
+    comparing.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="where the page with pictures goes (default: below the folder of the reports)",
+    )
     narrowing = commands.add_parser("bisect", help="the release at which assigner or loss changed")
     narrowing.add_argument("releases", metavar="A..B", help="such as 8.3.236..8.4.6")
     narrowing.add_argument("--clause", metavar="CLAUSE", help="look for changes of this clause alone")
@@ -189,7 +195,8 @@ def compare_dialects(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     try:
         if options.command == "diff":
-            return diff(*options.implementations)
+            first, second = options.implementations
+            return diff(first, second, options.html)
         if options.command == "bisect":
             return bisect(options.releases, options.clause)
         if options.command == "eras":

@@ -12,8 +12,10 @@ What lines and summaries hold is said by the JSON Schemas in `reports/schema/`.
 """
 
 from reports.anchors import anchor_lines, truth_lines
+from reports.differences import Section
 from reports.log import Log, LogError, read_log
-from reports.render import render, write_picture
+from reports.pictures import Sides
+from reports.render import render, write_differences, write_picture
 from reports.runlog import RunLog, write_whole
 from reports.summary import summarise
 from reports.terminal import terminal_table
@@ -23,6 +25,8 @@ __all__ = [
     "Log",
     "LogError",
     "RunLog",
+    "Section",
+    "Sides",
     "anchor_lines",
     "read_log",
     "render",
@@ -30,6 +34,7 @@ __all__ = [
     "terminal_table",
     "truth_lines",
     "visible",
+    "write_differences",
     "write_picture",
     "write_whole",
 ]

@@ -93,8 +93,14 @@ def _pair(row: Sequence[Any]) -> Pair:
     return Pair(int(truth), *numbers, int(rank), int(equal), bool(selected))
 
 
-def anchor_lines(picture: dict[str, Any], number: int) -> list[str]:
-    """Why an anchor has its ground truth or none, a sentence or a few a line; nothing if the picture does not say."""
+def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implementation") -> list[str]:
+    """Why an anchor has its ground truth or none, a sentence or a few a line; nothing if the picture does not say.
+
+    Args:
+        picture: of the log.
+        number: of the anchor.
+        who: does it as the picture's implementation does, as a sentence begins.
+    """
     anchor = told(picture, number)
     if anchor is None:
         return []
@@ -104,7 +110,7 @@ def anchor_lines(picture: dict[str, Any], number: int) -> list[str]:
         *_contest(anchor),
         _outcome(picture, anchor),
     ]
-    lines += _loss(picture, anchor) + _otherwise(picture, anchor)
+    lines += _loss(picture, anchor) + _otherwise(picture, anchor, who)
     return [line for line in lines if line]
 
 
@@ -213,15 +219,15 @@ def _loss(picture: dict[str, Any], anchor: Told) -> list[str]:
     return [f"It adds to the batch's loss: {', '.join(told)}."] if told else []
 
 
-def _otherwise(picture: dict[str, Any], anchor: Told) -> list[str]:
+def _otherwise(picture: dict[str, Any], anchor: Told, who: str) -> list[str]:
     if picture["implementation"] is None:
         return []
     ours, theirs = anchor.reference, anchor.implementation
     if ours is None and theirs is None:
-        return ["The implementation: background too."]
+        return [f"{who}: background too."]
     said = "background" if theirs is None else f"GT {theirs[0]} with weight {_n(theirs[1])}"
     alike = ours is not None and theirs is not None and ours[0] == theirs[0]
-    return [f"The implementation{'' if alike else ', otherwise'}: {said}."]
+    return [f"{who}{'' if alike else ', otherwise'}: {said}."]
 
 
 def truth_lines(picture: dict[str, Any], number: int) -> list[str]:

@@ -61,7 +61,7 @@ def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = PLENTY, is
         is_new: the last run did not have it.
     """
     line = cause.shown
-    values = [_value(value) for value in line.get("values") or ()]
+    values = [value_of(value) for value in line.get("values") or ()]
     others = [_other(other) for other in cause.lines[1:]]
     traceback = line.get("traceback") or ""
     failed = f"on {counted(cause.batches, 'batch')}" if cause.batches else ""
@@ -131,7 +131,8 @@ def _margin(stage: dict[str, Any]) -> str:
     return short(margin, 2)
 
 
-def _value(value: dict[str, Any]) -> dict[str, str]:
+def value_of(value: dict[str, Any]) -> dict[str, str]:
+    """A row of a table of values, from what the log says of it."""
     shown = {
         name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
     }

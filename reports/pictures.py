@@ -7,10 +7,10 @@ and what differs. All coordinates are pixels of the input image.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from reports.anchors import Anchor, anchor_lines, place, short_line
-from reports.text import counted, listed, real, short
+from reports.text import capital, counted, listed, real, short
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
@@ -43,13 +43,33 @@ MOST_NAMES = 12
 """Where there are more ground truths, only those are named that own or hold an anchor that matters."""
 
 KINDS = {
-    "missing": ("−", "in the reference alone"),
-    "extra": ("+", "in the implementation alone"),
+    "missing": ("−", "{sides.first_alone}"),
+    "extra": ("+", "{sides.second_alone}"),
     "owner": ("≠", "with another ground truth"),
     "weight": ("w", "with another weight"),
     "same": ("", "the same in both"),
 }
 """What the difference view says of an anchor that is positive on either side; the gravest first."""
+
+
+class Sides(NamedTuple):
+    """How the two sides of a picture are called.
+
+    Attributes:
+        first, second: in a word.
+        first_alone, second_alone: where an anchor is positive on that side only.
+        who: the second one, as a sentence begins; "" where there is none, and the first alone is drawn.
+    """
+
+    first: str = "reference"
+    second: str = "implementation"
+    first_alone: str = "in the reference alone"
+    second_alone: str = "in the implementation alone"
+    who: str = "The implementation"
+
+
+SIDES = Sides()
+"""What pictures of the report compare."""
 
 
 @dataclass(frozen=True)
@@ -198,15 +218,16 @@ class Drawing:
         return FRAME + shapes + sum(spot.bulk for spot in self.spots)
 
 
-def draw(picture: dict[str, Any], letters: int = PLENTY) -> Drawing:
+def draw(picture: dict[str, Any], letters: int = PLENTY, sides: Sides = SIDES) -> Drawing:
     """The drawing of a picture that follows `log.schema.json`, without anchors that do not exist.
 
     Args:
         picture: of the log.
         letters: how much markup it may be, about; what matters most is kept.
+        sides: how its reference and its implementation are called.
     """
     room = Room.of(letters)
-    marks = _marks(picture)
+    marks = _marks(picture, sides)
     rings = _rings(picture)
     matter = [mark for mark in marks if mark.kind not in ("same", "")] + rings
     concerned = _concerned(picture, matter)
@@ -225,11 +246,15 @@ def draw(picture: dict[str, Any], letters: int = PLENTY) -> Drawing:
         truths=_outlines(picture, frame, unit, named, _first(picture, named, room.truths)),
         marks=[_fitted(mark, unit) for mark in marks[-room.marks :]],
         rings=[_fitted(ring, 1.4 * unit) for ring in rings[: room.marks]],
-        spots=_spots(picture, marks, unit, room.letters),
-        views=_views(picture, kinds),
-        legend=[(kind, *told, kinds[kind]) for kind, told in KINDS.items() if kinds[kind]],
+        spots=_spots(picture, marks, unit, room.letters, sides),
+        views=_views(picture, kinds, sides),
+        legend=[
+            (kind, glyph, meaning.format(sides=sides), kinds[kind])
+            for kind, (glyph, meaning) in KINDS.items()
+            if kinds[kind]
+        ],
         title=_title(picture),
-        notes=_notes(picture, frame if cropped else None, len(marks), room),
+        notes=_notes(picture, frame if cropped else None, len(marks), room, sides),
     )
 
 
@@ -238,7 +263,7 @@ def _fitted(mark: Mark, unit: float) -> Mark:
     return replace(mark, radius=max(min(mark.radius, DISC * unit), least))
 
 
-def _marks(picture: dict[str, Any]) -> list[Mark]:
+def _marks(picture: dict[str, Any], sides: Sides) -> list[Mark]:
     """A mark for every positive of either side, the gravest kind last so that it is drawn on top."""
     alone = picture["implementation"] is None
     reference = {anchor: rest for anchor, *rest in picture["reference"]}
@@ -250,7 +275,8 @@ def _marks(picture: dict[str, Any]) -> list[Mark]:
         if anchor is not None:
             ours, theirs = reference.get(number), implementation.get(number)
             kind = "" if alone else _kind(ours, theirs, number in focus)
-            told = _told(ours) if alone else f"reference {_told(ours)}, implementation {_told(theirs)}"
+            both = f"{sides.first} {_told(ours)}, {sides.second} {_told(theirs)}"
+            told = _told(ours) if alone else both
             told = f"both {_told(ours)}" if kind == "same" else told
             glyph = KINDS[kind][0] if kind else ""
             owners = (ours and ours[0], theirs and theirs[0])
@@ -286,7 +312,9 @@ def _rings(picture: dict[str, Any]) -> list[Mark]:
     return rings
 
 
-def _spots(picture: dict[str, Any], marks: Sequence[Mark], unit: float, letters: int) -> list[Spot]:
+def _spots(
+    picture: dict[str, Any], marks: Sequence[Mark], unit: float, letters: int, sides: Sides
+) -> list[Spot]:
     """The anchors that can be told of, as many as `letters` have room for; those that matter most are kept."""
     titles = {mark.number: mark.title for mark in marks}
     gravest = {mark.number: rank for rank, mark in enumerate(reversed(marks))}
@@ -299,7 +327,7 @@ def _spots(picture: dict[str, Any], marks: Sequence[Mark], unit: float, letters:
             continue
         title = titles.get(number) or f"{_name(picture, number, anchor)}: background"
         title = f"{title}. {short_line(picture, number)}"
-        lines = anchor_lines(picture, number)
+        lines = anchor_lines(picture, number, sides.who)
         radius = max(0.42 * anchor.stride, LEAST_DISC * unit)
         spot = Spot(number, anchor.x, anchor.y, radius, _predicted(picture, number), title, lines)
         letters -= spot.bulk
@@ -444,16 +472,16 @@ def _free(tag: Box, taken: Sequence[Box]) -> Box:
     return x, y, width, height
 
 
-def _views(picture: dict[str, Any], kinds: Counter[str]) -> list[View]:
+def _views(picture: dict[str, Any], kinds: Counter[str], sides: Sides) -> list[View]:
     reference, implementation = picture["reference"], picture["implementation"]
-    ours = View("reference", "Reference", _says(reference))
+    ours = View("reference", capital(sides.first), _says(reference))
     if implementation is None:
         return [ours]
     same = set(kinds) <= {"same"}
     says = (
         "Both assign the same anchors, with the same weights." if same else "Where the two assign otherwise:"
     )
-    theirs = View("implementation", "Implementation", _says(implementation))
+    theirs = View("implementation", capital(sides.second), _says(implementation))
     return [View("difference", "Difference", says), ours, theirs]
 
 
@@ -472,13 +500,13 @@ def _title(picture: dict[str, Any]) -> str:
     return f"Image {picture.get('image', 0)}, {size}, {truths}, anchors {grids}"
 
 
-def _notes(picture: dict[str, Any], frame: Box | None, marks: int, room: Room) -> list[str]:
+def _notes(picture: dict[str, Any], frame: Box | None, marks: int, room: Room, sides: Sides) -> list[str]:
     notes = []
     if frame is not None:
         x1, y1, x2, y2 = (round(edge) for edge in frame)
         notes.append(f"Cropped to ({x1}, {y1})-({x2}, {y2}).")
-    if picture["implementation"] is None:
-        notes.append("The implementation shows no assignment.")
+    if picture["implementation"] is None and sides.who:
+        notes.append(f"{sides.who} shows no assignment.")
     if marks > room.marks:
         notes.append(f"{room.marks} of {counted(marks, 'positive')} are drawn.")
     if len(picture["truths"]) > room.truths:

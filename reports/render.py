@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from reports.differences import Section, drawn
 from reports.history import comparable, entry_of, history_of, read_history, remember, repeats, with_power
 from reports.log import read_log
 from reports.page import Page, page_of, word
@@ -82,6 +83,26 @@ def write_picture(path: Path, picture: dict[str, Any], headline: str, lines: Seq
     told = {"headline": headline, "lines": lines, "drawing": draw(picture), "style": style}
     policy = _policy(f"style-src {_source(style)}")
     write_whole(path, visible(_environment().get_template("picture.html.j2").render(policy=policy, **told)))
+
+
+def write_differences(path: Path, headline: str, lines: Sequence[str], sections: Sequence[Section]) -> None:
+    """Write what differs between two implementations as an HTML document of its own, without scripts.
+
+    Args:
+        path: where to.
+        headline: who is compared, in a few words.
+        lines: sentences about all of it.
+        sections: what differs, each with a picture.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    style = _asset("style.css")
+    told = {"headline": headline, "lines": lines, "sections": drawn(sections), "style": style}
+    policy = _policy(f"style-src {_source(style)}")
+    write_whole(
+        path, visible(_environment().get_template("differences.html.j2").render(policy=policy, **told))
+    )
 
 
 def _policy(*allowed: str) -> str:

@@ -24,6 +24,11 @@ def shortened(text: str, limit: int) -> str:
     return f"{text[:head]} … ({len(text) - head - tail:,} characters left out) … {text[-tail:]}"
 
 
+def capital(text: str) -> str:
+    """The text as a sentence begins; the rest of it stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 batch`, `2,104 batches`."""
     if number != 1:

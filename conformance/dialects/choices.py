@@ -12,7 +12,7 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from conformance.batches import Recipe, recipes
+from conformance.batches import Batch, Recipe, recipes
 from conformance.conforming import conform
 from conformance.implementations import Implementation
 from conformance.lanes import LANES, LOSS_LANES
@@ -145,9 +145,9 @@ def smallest(one: Dialect, changed: Dialect, name: str) -> Recipe:
         raise LookupError(f"no batch of {TRIES} shows {name} of {one.name} against {changed.name}") from error
 
 
-def differ(one: Dialect, other: Dialect, recipe: Recipe) -> bool:
-    """Whether what is trained differs on the recipe's batch: one refuses it, or the targets or the loss are others."""
-    batch = recipe.build()
+def differ(one: Dialect, other: Dialect, drawn: Recipe | Batch) -> bool:
+    """Whether what is trained differs on a batch: one refuses it, or the targets or the loss are others."""
+    batch = drawn.build() if isinstance(drawn, Recipe) else drawn
     refuses = [refusal(batch, dialect) is not None for dialect in (one, other)]
     if any(refuses):
         return not all(refuses)

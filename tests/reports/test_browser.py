@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from reports import render
+from reports import Section, render, write_differences
 from tests.reports import factory
 from tests.reports.factory import divergence, implementation, run_line
+from tests.reports.test_differences import SIDES, hostile
 from tests.reports.test_render import hostile_lines
 
 pytestmark = pytest.mark.browser
@@ -40,7 +41,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     folders = {name: factory.write(folder / name, lines) for name, lines in runs.items()}
     (folders["one"] / "walkthrough.json").write_text(json.dumps(factory.walkthrough()))
-    return {name: render(folder) for name, folder in folders.items()}
+    differences = folder / "differences.html"
+    sections = [Section(name, ["Before: a."], picture=factory.picture(), sides=SIDES) for name in "AB"]
+    write_differences(differences, factory.HOSTILE, [factory.HOSTILE], [*sections, hostile()])
+    return {name: render(folder) for name, folder in folders.items()} | {"differences": differences}
 
 
 @pytest.fixture
@@ -79,7 +83,7 @@ def cards(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("name", ["none", "one", "many", "hostile", "awkward", "nothing"])
+@pytest.mark.parametrize("name", ["none", "one", "many", "hostile", "awkward", "nothing", "differences"])
 def test_nothing_is_wider_than_the_screen(open_page: Open, name: str, size: tuple[int, int], scheme: str):
     with open_page(name, size=size, color_scheme=scheme) as page:
         page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
@@ -115,6 +119,16 @@ def test_without_scripts_everything_is_there_to_be_read(open_page: Open):
         assert "is not widened" in closed.inner_text()
         page.locator(".views label", has_text="Reference").first.click()
         assert page.locator("svg .m.extra").first.is_hidden()
+
+
+def test_each_picture_of_differences_is_switched_by_itself(open_page: Open):
+    with open_page("differences", java_script_enabled=False) as page:
+        first, second = page.locator(".picture").all()[:2]
+        first.locator("label", has_text="Before").click()
+        assert first.locator("svg .m.extra").is_hidden()
+        assert first.locator("svg .m.missing").is_visible()
+        assert second.locator("svg .m.extra").is_visible()
+        assert second.get_by_role("radio", name="Difference").is_checked()
 
 
 def test_three_views_of_a_picture(open_page: Open):
