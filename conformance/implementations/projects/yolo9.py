@@ -80,7 +80,7 @@ class YOLO9:
             "alpha": hyperparameters.alpha,
             "beta": hyperparameters.beta,
         }
-        return Heard(self._tal, numbers)
+        return Heard(self._tal, self._tal.TaskAlignedAssigner(**numbers))
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device

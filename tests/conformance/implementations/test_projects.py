@@ -92,7 +92,7 @@ TAL: Any = SimpleNamespace(
 
 @pytest.mark.parametrize(("side", "index"), [(1.0, [[1, 0]]), (0.0, [[0, 0]])])
 def test_an_index_that_is_not_returned_is_heard(side: float, index: list[list[int]]):
-    heard = Heard(TAL, {})
+    heard = Heard(TAL, NoIndex())
     heard.assigner.forward(torch.rand(1, 2, 3), torch.full((1, 2, 4), side), *[torch.zeros(1)] * 4)
     assignment = heard.assignment()
     assert assignment.truth_index.tolist() == index
@@ -237,7 +237,8 @@ ON_RECORD = [
     ("libreyolo-candidates-within-reach", "libreyolo", REACH),
     ("coreyolo-dfl-clamp", "coreyolo", Recipe(images=((Truth("ordinary"),),), cells=(4, 6), reg_max=2, **EVEN)),
     ("coreyolo-contested-off-candidates", "coreyolo", CROSSED),
-    ("coreyolo-norm-clamp", "coreyolo", Recipe(images=((Truth("ordinary"),),))),
+    ("coreyolo-norm-clamp", "coreyolo", Recipe(images=((Truth("ordinary"),),), strides=(8, 16))),
+    ("coreyolo-norm-clamp-lone", "coreyolo", Recipe(images=((Truth("ordinary"),),))),
 ]  # fmt: skip
 """Each entry of the ledger, and a small batch that shows what it says."""
 
