@@ -43,8 +43,9 @@ class OutputsJudge(ImageJudge):
         self.judgement.note("targets", self.check_labels_and_boxes, foreground, owners.index)
         try:
             agreement = self.check_replayed_weights(positives, STAGES["normalisation"])
-        except Mismatch:
-            stage = self.weights_stage(positives)
+        except Mismatch:  # where labels are wrong, weights stand under another class: nothing earlier is
+            mislabelled = self.judgement.stages["targets"].mismatch is not None
+            stage = "normalisation" if mislabelled else self.weights_stage(positives)
             self.judgement.note(stage, self.check_replayed_weights, positives, STAGES[stage])
         else:
             self.judgement.stages["normalisation"].add(agreement)

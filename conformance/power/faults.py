@@ -346,9 +346,10 @@ def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
     stage="overlap",
     at="reference.assignment.overlaps_of",
     outputs_stages=(
+        "candidates",
         "overlap",
         "metric",
-    ),  # a negative overlap to an even power is a metric, and never the best overlap
+    ),  # a negative overlap to an even power is a metric, and never the best overlap: others win the anchor
 )
 def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
     """Negative overlaps stay."""
