@@ -171,7 +171,7 @@ def _decoded(explained: Explained, anchor: int) -> dict[str, Any]:
         "distances": _rounded(distances),
         "centre": _rounded(predictions.anchors.centres[anchor]),
         "stride": float(predictions.anchors.strides[anchor]),
-        "box": _rounded(predictions.boxes[explained.image, anchor].detach()),
+        "box": _rounded(predictions.boxes[explained.image, anchor]),
     }
 
 

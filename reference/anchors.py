@@ -62,8 +62,8 @@ def make_anchors(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -
     centres, strides = [], []
     for level, stride in zip(feature_maps, head.strides, strict=True):
         rows, columns = level.shape[2:]
-        ys = torch.arange(rows, dtype=level.dtype, device=level.device) + 0.5  # (H,)
-        xs = torch.arange(columns, dtype=level.dtype, device=level.device) + 0.5  # (W,)
-        centres.append(torch.cartesian_prod(ys, xs).flip(1))  # (H W, 2) rows outside, columns inside; then x first
-        strides.append(torch.full_like(centres[-1][:, :1], stride))  # (H W, 1)
+        cell = torch.arange(rows * columns, device=level.device)  # (H W,) row by row
+        corners = torch.stack((cell % columns, cell // columns), dim=1)  # (H W, 2) x and y
+        centres.append(corners.to(level.dtype) + 0.5)  # (H W, 2)
+        strides.append(level.new_full((rows * columns, 1), stride))  # (H W, 1)
     return Anchors(torch.cat(centres), torch.cat(strides))

@@ -5,6 +5,7 @@ The article announces this part and leaves it out; it is written from the specif
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,16 +33,24 @@ class Predictions:
     Attributes:
         distances: (B, A, 4R) logits of the sides' distances.
         logits: (B, A, C) class logits.
-        boxes: (B, A, 4) decoded boxes, xyxy in grid units; no gradient, the box loss decodes its positives again.
         anchors: centres and strides of the A anchors.
         size: (height, width) of the input in pixels.
     """
 
     distances: Float[Tensor, "B A bins"]
     logits: Float[Tensor, "B A C"]
-    boxes: Float[Tensor, "B A 4"]
     anchors: Anchors
     size: tuple[int, int]
+
+    @cached_property
+    def boxes(self) -> Float[Tensor, "B A 4"]:
+        """The decoded boxes, xyxy in grid units (DEC-*); no gradient, the box loss decodes its positives again.
+
+        Image by image: what is needed in between stays small.
+        """
+        reg_max = self.distances.shape[2] // 4
+        with torch.no_grad():
+            return torch.stack([decode(image, self.anchors, reg_max) for image in self.distances])  # (B, A, 4)
 
 
 @dataclass(frozen=True)
@@ -131,20 +140,17 @@ def detection_loss(
     foreign = annotations[(annotations[:, 1] < 0) | (annotations[:, 1] >= head.classes), 1]
     if len(foreign):
         raise ValueError(f"annotation rows name classes {sorted(set(foreign.tolist()))} of a head with {head.classes}")
-    finest = torch.promote_types(annotations.dtype, predictions.boxes.dtype)  # half precision: as in the annotations
-    truths = ground_truths(annotations.to(finest), len(predictions.boxes), predictions.size)
+    finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)  # half precision: as in the annotations
+    truths = ground_truths(annotations.to(finest), len(predictions.logits), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
     items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect)  # (3,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 
 def read_predictions(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> Predictions:
-    """Flatten the feature maps, place the anchors and decode the boxes (PRE-*, ANC-1, DEC-*)."""
+    """Flatten the feature maps and place the anchors (PRE-*, ANC-1); boxes are decoded when they are asked for."""
     distances, logits = flatten(feature_maps, head)  # (B, A, 4R), (B, A, C)
-    anchors = make_anchors(feature_maps, head)
-    with torch.no_grad():  # image by image: what is needed in between stays small
-        boxes = torch.stack([decode(image, anchors, head.reg_max) for image in distances])  # (B, A, 4)
-    return Predictions(distances, logits, boxes, anchors, input_size(feature_maps, head))
+    return Predictions(distances, logits, make_anchors(feature_maps, head), input_size(feature_maps, head))
 
 
 def assign_images(
@@ -157,7 +163,7 @@ def assign_images(
 ) -> list[Targets]:
     """Assign image by image (TAL-*): scores after the sigmoid, boxes in pixels; no gradient flows (LOSS-GRAD-1)."""
     logits = predictions.logits.detach()  # (B, A, C)
-    boxes = predictions.boxes.detach() * predictions.anchors.strides  # (B, A, 4)
+    boxes = predictions.boxes * predictions.anchors.strides  # (B, A, 4)
     centres = predictions.anchors.pixels  # (A, 2)
     return [
         assign(

@@ -21,7 +21,7 @@ from conformance.exhaustive.dense import (
 from conformance.exhaustive.scope import Images, Scope
 from conformance.implementations import AssignerInputs, Assignment, Implementation, observe
 from conformance.implementations.outcome import LossOutcome
-from conformance.judgement.bounds import ROUNDINGS, bound, box_unit
+from conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit
 from conformance.judgement.choices import Range
 from conformance.judgement.loss import LOGITS, compute, gradient_bound, units
 from reference import BatchTargets, Predictions
@@ -102,7 +102,7 @@ def uniqueness(told: Expected) -> tuple[Tensor, Tensor]:
 def uncertainty(batch: Batch) -> Uncertainty:
     """How far a hidden assigner's inputs may lie from the reference's: both round, each in its own way."""
     exact = predictions(batch, torch.float64)
-    boxes = (box_unit(exact, batch.head.reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)
+    boxes = (boxes_unit(exact, batch.head.reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)
     return Uncertainty(2 * ROUNDINGS * boxes, 2 * ROUNDINGS * 3 * EPS * exact.logits.sigmoid())
 
 
@@ -115,7 +115,7 @@ def inputs_hold(images: Images, batch: Batch, seen: AssignerInputs) -> Tensor:
     """(B,) whether the assigner read what follows from the batch (stage "decode")."""
     exact, own = predictions(batch, torch.float64), predictions(batch, torch.float32)
     boxes, scores = exact.boxes * exact.anchors.strides, exact.logits.sigmoid()  # (B, A, 4), (B, A, C)
-    unit = box_unit(exact, batch.head.reg_max, EPS) * exact.anchors.strides
+    unit = boxes_unit(exact, batch.head.reg_max, EPS) * exact.anchors.strides
     box_error = bound(own.boxes * own.anchors.strides, boxes, unit, torch.float32, "predicted box")
     score_error = bound(own.logits.sigmoid(), scores, 3 * EPS * scores, torch.float32, "class score")
     rows = seen.truth_boxes.shape[1]

@@ -66,9 +66,7 @@ class ArticleAdapter:
             hyperparameters=hyperparameters,
         )
         assignment = self.assign(inputs)
-        predictions = Predictions(
-            pred_regs, pred_scores, pred_bboxes, Anchors(anc_points, stride_scales), size
-        )
+        predictions = Predictions(pred_regs, pred_scores, Anchors(anc_points, stride_scales), size)
         targets = BatchTargets(assignment.foreground, assignment.boxes, assignment.scores)
         items = loss_items(predictions, targets, head, hyperparameters)  # (3,)
         return Loss(items * len(pred_scores), items.detach(), assignment, inputs)

@@ -116,7 +116,7 @@ def assigner_inputs(batch: Batch) -> AssignerInputs:
     real = pad_sequence([image.real.float() for image in truths], batch_first=True)  # (B, M)
     return AssignerInputs(
         scores=predictions.logits.detach().sigmoid(),
-        boxes=(predictions.boxes.detach() * predictions.anchors.strides).to(boxes.dtype),
+        boxes=(predictions.boxes * predictions.anchors.strides).to(boxes.dtype),
         anchors=predictions.anchors.pixels,
         strides=predictions.anchors.strides,
         labels=labels[..., None],

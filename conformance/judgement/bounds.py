@@ -28,6 +28,9 @@ another library's functions, round elsewhere. It is what keeps a bound within a 
 ROUNDINGS = 4.0
 """Units of a number that no measurement covers: its clause's operations, each written in up to so many steps."""
 
+CORNERS = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
+"""(16, 4) on which side of where it should be each edge of a box may lie."""
+
 UNITS: dict[str, float] = {
     "predicted box": 1.9,
     "class score": 1.3,
@@ -87,10 +90,15 @@ def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
     return eps * (sides.softmax(-1) * bins * (3 + below)).sum(-1)  # (.., 4)
 
 
-def box_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
-    """DEC-2: error of the decoded boxes (B, A, 4) in grid units."""
-    distance = distance_unit(predictions.distances, reg_max, eps)  # (B, A, 4)
-    return distance + eps * (predictions.boxes.abs() + predictions.anchors.centres.repeat(1, 2))
+def box_unit(boxes: Tensor, centres: Tensor, distance_error: Tensor, eps: float) -> Tensor:
+    """DEC-2: error of boxes (.., 4) around centres (.., 2), from that of their distances (.., 4); in grid units."""
+    return distance_error + eps * (boxes.abs() + torch.cat((centres, centres), dim=-1))
+
+
+def boxes_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
+    """DEC-2: error of all decoded boxes (B, A, 4) of a batch in grid units."""
+    distance_error = distance_unit(predictions.distances, reg_max, eps)  # (B, A, 4)
+    return box_unit(predictions.boxes, predictions.anchors.centres, distance_error, eps)
 
 
 def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float) -> Tensor:
@@ -166,7 +174,7 @@ def gradient_range(target: Tensor, predicted: Tensor, edge_error: Tensor) -> tup
     holds there. Instead all 16 corners of the box of edge errors are tried, and the 16 next to the target's edges where
     these lie within it, because between a jump and a corner the gradient falls again; the largest change is the error.
     """
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4).to(predicted)[:, None]  # (16, 1, 4)
+    signs = CORNERS.to(predicted)[:, None]  # (16, 1, 4)
     far = predicted + signs * edge_error  # (16, P, 4)
     past = torch.nextafter(target.expand_as(far), signs * torch.inf)  # (16, P, 4)
     near = torch.where((target - predicted).abs() <= edge_error, past, far)  # (16, P, 4)

@@ -47,21 +47,29 @@ def within(
         Mismatch: some number lies further away, is not finite, or the shapes differ.
     """
     _same_shape(quantity, clause, observed, expected)
-    if naive is not None and not torch.isfinite(naive).all():
-        same = (observed == naive) | (observed.isnan() & naive.isnan())
-        overflows = ~torch.isfinite(naive) & same  # the dtype cannot hold what is in between
-        observed, expected, bound = (  # float64 may not hold it either: a sum may be zero that is divided by
-            observed.where(~overflows, 0),
-            expected.where(~overflows, 0),
-            bound.where(~overflows, torch.inf),
-        )
-    finite(quantity, clause, observed, names)
+    error = (observed.double() - expected).abs()
+    held = (error <= bound) & (error < torch.inf)  # a bound that is no number is no bound
+    if not held.all():
+        if naive is not None and not torch.isfinite(naive).all():
+            same = (observed == naive) | (observed.isnan() & naive.isnan())
+            overflows = ~torch.isfinite(naive) & same  # the dtype cannot hold what is in between
+            (
+                observed,
+                expected,
+                bound,
+            ) = (  # float64 may not hold it either: a sum may be zero that is divided by
+                observed.where(~overflows, 0),
+                expected.where(~overflows, 0),
+                bound.where(~overflows, torch.inf),
+            )
+        finite(quantity, clause, observed, names)
+        error = (observed.double() - expected).abs()
+        held = error <= bound
     watching = observer.get()
     if watching is not None:
         watching(quantity, observed, expected, bound if besides is None else bound - besides, naive, besides)
-    error = (observed.double() - expected).abs()
-    beyond = ~(error <= bound)  # a bound that is no number is no bound
-    if beyond.any():
+    if not held.all():
+        beyond = ~held
         values = _values(
             quantity, beyond, error / bound.clamp(min=1e-300), observed, expected, bound, names, image
         )
@@ -72,7 +80,7 @@ def within(
             clause,
             values,
         )
-    share = torch.where(error > 0, error / bound, 0)
+    share = (error / bound).nan_to_num(nan=0.0)  # 0 of 0
     exact = naive is not None and torch.equal(observed, naive.to(observed.dtype))
     return Agreement(float(share.max()) if share.numel() else 0.0, exact)
 

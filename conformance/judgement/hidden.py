@@ -193,7 +193,7 @@ class Fits:
     def targets(self, owners: Owners) -> Targets:
         """What the anchors learn where these own them (TAL-NORM-1, TAL-TGT-1)."""
         positives = owners.positives(len(self.truths))  # (M, A)
-        boxes = self.predictions.boxes[self.image].detach() * self.predictions.anchors.strides  # (A, 4)
+        boxes = self.predictions.boxes[self.image] * self.predictions.anchors.strides  # (A, 4)
         overlap = overlaps_of(self.truths.boxes, boxes.to(self.truths.boxes), positives)
         score = self.predictions.logits[self.image].detach().sigmoid().T[self.truths.labels]
         metric = alignment_metric(score, overlap, self.batch.hyperparameters)

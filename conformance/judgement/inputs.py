@@ -9,7 +9,7 @@ from torch import Tensor
 from conformance.batches import Batch
 from conformance.implementations import AssignerInputs, Outcome
 from conformance.implementations.outcome import assigner_inputs
-from conformance.judgement.bounds import UNITS, bound, box_unit, precision, smallest
+from conformance.judgement.bounds import UNITS, bound, boxes_unit, precision, smallest
 from conformance.judgement.comparators import equal, finite, within
 from conformance.judgement.oracle import InputErrors
 from conformance.judgement.verdicts import Agreement, Judgement, Mismatch
@@ -37,7 +37,7 @@ def judge_inputs(
     eps = torch.finfo(dtype).eps
     stage = judgement.stages["decode"]
     boxes = exact.boxes * exact.anchors.strides  # (B, A, 4)
-    unit = box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides  # (B, A, 4)
+    unit = boxes_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides  # (B, A, 4)
     box_error = bound(own.boxes, boxes, unit, dtype, "predicted box")
     scores = exact.logits.sigmoid()  # (B, A, C)
     score_error = bound(own.scores, scores, 3 * eps * scores, dtype, "class score")
@@ -108,7 +108,7 @@ def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -
     boxes = (
         2
         * UNITS["predicted box"]
-        * (box_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)
+        * (boxes_unit(exact, batch.head.reg_max, eps) * exact.anchors.strides).amax(-1)
     )  # (B, A)
     scores = 2 * UNITS["class score"] * 3 * eps * exact.logits.sigmoid() + smallest(dtype)  # (B, A, C)
     sharp = converts_exactly(batch.annotations[:, 2:], batch.size)  # (N,)

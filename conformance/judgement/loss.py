@@ -3,7 +3,8 @@
 B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,8 +25,9 @@ from conformance.judgement.bounds import (
 from conformance.judgement.comparators import within
 from conformance.judgement.verdicts import STAGES, Judgement
 from reference import NEWEST, BatchTargets, Dialect, Predictions, WeightsMeet
-from reference.anchors import flatten
+from reference.anchors import Anchors, flatten
 from reference.boxes import ciou
+from reference.decoding import decode
 from reference.loss import distances_to, loss_items, read_predictions
 
 TERMS = ("box", "cls", "dfl")
@@ -62,24 +64,28 @@ def compute(
     each_term: bool = False,
 ) -> Computed:
     """The reference's loss and gradient in `dtype` for given targets; `each_term` differentiates one by one too."""
-    maps = [level.detach().to(dtype).requires_grad_() for level in batch.feature_maps]
-    predictions = read_predictions(maps, batch.head)
+    read = read_predictions([level.detach().to(dtype) for level in batch.feature_maps], batch.head)
+    leaves = distances, logits = (
+        read.distances.detach().requires_grad_(),
+        read.logits.detach().requires_grad_(),
+    )
     finest = torch.promote_types(
         dtype, torch.float32
     )  # targets follow the annotations, which are never coarser
     given = BatchTargets(targets.foreground, targets.boxes.to(finest), targets.scores.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
-        items = loss_items(predictions, given, batch.head, batch.hyperparameters, dialect)
-    terms = (items * batch.images).unbind() if each_term else ()
-    of_terms = tuple(
-        flatten(torch.autograd.grad(term, maps, retain_graph=True), batch.head) for term in terms
-    )
-    gradients = torch.autograd.grad(items.sum() * batch.images, maps)
-    detached = Predictions(
-        predictions.distances.detach(), predictions.logits.detach(), predictions.boxes.detach(),
-        predictions.anchors, predictions.size,
-    )  # fmt: skip
-    return Computed(detached, items.detach(), flatten(gradients, batch.head), of_terms)
+        leaf = replace(read, distances=distances, logits=logits)
+        items = loss_items(leaf, given, batch.head, batch.hyperparameters, dialect)
+    if not each_term:
+        of_distances, of_logits = torch.autograd.grad(items.sum() * batch.images, leaves)
+        return Computed(read, items.detach(), (of_distances, of_logits))
+    box, cls, dfl = (items * batch.images).unbind()
+    of_box, of_dfl = (torch.autograd.grad(term, distances, retain_graph=True)[0] for term in (box, dfl))
+    (of_cls,) = torch.autograd.grad(cls, logits)
+    no_distances, no_logits = torch.zeros_like(distances), torch.zeros_like(logits)  # LOSS-GRAD-1
+    of_terms = (of_box, no_logits), (no_distances, of_cls), (of_dfl, no_logits)
+    # box and dfl meet on the distance logits, and are added there when their total is differentiated too
+    return Computed(read, items.detach(), (of_box + of_dfl, of_cls), of_terms)
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,10 @@ def units(
     strides = given.anchors.strides.expand(*positive.shape, 1)[positive]  # (P, 1)
     centres = given.anchors.centres.expand(*positive.shape, 2)[positive]  # (P, 2)
     target = targets.boxes.double()[positive] / strides  # (P, 4) grid units
-    predicted, distances = given.boxes[positive], given.distances[positive]  # (P, 4), (P, 4R)
-    edge = box_unit(given, reg_max, coarse)[positive].amax(1)  # (P,) of the prediction
+    distances = given.distances[positive]  # (P, 4R)
+    predicted = decode(distances, Anchors(centres, strides), reg_max)  # (P, 4)
+    distance_error = distance_unit(distances, reg_max, coarse)  # (P, 4)
+    edge = box_unit(predicted, centres, distance_error, coarse).amax(1)  # (P,) of the prediction
     edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
     given_edge = (
         edges[positive][:, None] / strides if isinstance(edges, Tensor) else edges
@@ -191,9 +199,7 @@ def units(
         whole[positive] = (part * weights[:, None, None] * gain).flatten(1) * share
         return whole
 
-    box_parts = [
-        everywhere(part, numbers.box_gain) for part in slope.box(distance_unit(distances, reg_max, coarse))
-    ]
+    box_parts = [everywhere(part, numbers.box_gain) for part in slope.box(distance_error)]
     shares = of_input[..., None] if reg_max == 1 else 1.0  # (P, 4, 1)
     side_parts = [everywhere(part * shares, numbers.dfl_gain / 4) for part in slope.side()]
     box_parts[0][positive] += slope.underflow().flatten(1)  # (P, 4R)
@@ -242,13 +248,10 @@ class Slope:
         largest = (gradient.abs() + jump).amax(1, keepdim=True)  # (P, 1)
         if self.reg_max == 1:
             return (4 * self.eps * largest).expand_as(jump)[..., None], jump[..., None]  # (P, 4, 1) twice
-        sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
-        below = sides.amax(-1, keepdim=True) - sides  # (P, 4, R)
-        bins = torch.arange(self.reg_max).to(sides)  # (R,)
-        share, expected, lever = self.bins()
-        lever_error = share * (self.eps * (bins + expected) * (3 + below) + distance_error[..., None])
-        rounding = gradient.abs()[..., None] * lever_error + 4 * self.eps * largest[..., None] * lever
-        return rounding, jump[..., None] * lever
+        rounded = self.eps * (self.bins + self.expected) * (3 + self.below)  # (P, 4, R)
+        lever_error = self.share * (rounded + distance_error[..., None])
+        rounding = gradient.abs()[..., None] * lever_error + 4 * self.eps * largest[..., None] * self.lever
+        return rounding, jump[..., None] * self.lever
 
     def underflow(self) -> Tensor:
         """What a gradient of the box loss loses on its way back because its dtype has a smallest number, (P, 4, R).
@@ -260,17 +263,34 @@ class Slope:
         least = smallest(self.dtype)
         if self.reg_max == 1:
             return torch.full_like(self.distances, 2 * least)[..., None]  # (P, 4, 1)
-        share, _, lever = self.bins()
-        bins = torch.arange(self.reg_max).to(share)  # (R,)
-        power = share / share.amax(-1, keepdim=True)  # (P, 4, R) exponentials of the logits below the largest
-        return least * (2 * lever + power * bins + share)
+        power = (-self.below).exp()  # (P, 4, R) exponentials of the logits below the largest
+        return least * (2 * self.lever + power * self.bins + self.share)
 
-    def bins(self) -> tuple[Tensor, Tensor, Tensor]:
-        """DEC-1: the bins' shares p, the sides' distances d, and p |k - d|, by which a logit moves its side."""
-        share = self.distances.unflatten(1, (4, self.reg_max)).softmax(-1)  # (P, 4, R)
-        bins = torch.arange(self.reg_max).to(share)  # (R,)
-        expected = (share * bins).sum(-1, keepdim=True)  # (P, 4, 1)
-        return share, expected, share * (bins - expected).abs()
+    @cached_property
+    def below(self) -> Tensor:
+        """(P, 4, R) by how much each logit is below the largest of its side."""
+        sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
+        return sides.amax(-1, keepdim=True) - sides
+
+    @cached_property
+    def share(self) -> Tensor:
+        """DEC-1: (P, 4, R) the bins' shares p."""
+        return (-self.below).softmax(-1)
+
+    @cached_property
+    def bins(self) -> Tensor:
+        """(R,) the bins' distances k."""
+        return torch.arange(self.reg_max).to(self.distances)
+
+    @cached_property
+    def expected(self) -> Tensor:
+        """DEC-1: (P, 4, 1) the sides' distances d."""
+        return (self.share @ self.bins)[..., None]
+
+    @cached_property
+    def lever(self) -> Tensor:
+        """(P, 4, R) p |k - d|, by which a logit moves its side."""
+        return self.share * (self.bins - self.expected).abs()
 
     def side(self) -> tuple[Tensor, Tensor]:
         """LOSS-DFL-1: p minus the two bins' shares, which move as the target distance does.
@@ -284,12 +304,11 @@ class Slope:
             ).abs() <= self.wanted_error  # (P, 4): the sign is not certain
             jump = 2 * near.double()[..., None]  # (P, 4, 1)
             return torch.full_like(jump, 4 * self.eps), jump
-        sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
-        share, below = sides.softmax(-1), sides.amax(-1, keepdim=True) - sides
-        bins = torch.arange(self.reg_max).to(sides)  # (R,)
         clamped = self.wanted.clamp(0, self.reg_max - 1 - 0.01)[..., None]  # (P, 4, 1)
-        near = (bins - clamped).abs() <= 1 + self.wanted_error[..., None]  # (P, 4, R) bins with a share
-        rounding = self.eps * share * (3 + below) + near * (self.wanted_error[..., None] + 2 * self.eps)
+        near = (self.bins - clamped).abs() <= 1 + self.wanted_error[..., None]  # (P, 4, R) bins with a share
+        rounding = self.eps * self.share * (3 + self.below) + near * (
+            self.wanted_error[..., None] + 2 * self.eps
+        )
         return rounding, torch.zeros_like(rounding)
 
 

@@ -14,7 +14,7 @@ from conformance.batches import Batch
 from conformance.batches.layout import flatten
 from conformance.implementations import LossOutcome, Outcome
 from conformance.implementations.outcome import assigner_inputs
-from conformance.judgement.bounds import ROUNDINGS, bound, box_unit, precision
+from conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit, precision
 from conformance.judgement.inputs import exact_predictions, input_errors, truth_unit
 from conformance.judgement.loss import LOGITS, Computed, LossUnits, compute, gradient_bound, units
 from conformance.judgement.oracle import ImageOracle, InputErrors, oracle
@@ -77,7 +77,7 @@ class Run:
         """Errors of the predicted boxes (B, A, 4) in pixels and of the class scores (B, A, C)."""
         own, exact, dtype = assigner_inputs(self.batch), self.exact, self.dtype
         strides, scores = exact.anchors.strides, exact.logits.sigmoid()  # (A, 1), (B, A, C)
-        unit = box_unit(exact, self.batch.head.reg_max, self.eps) * strides  # (B, A, 4)
+        unit = boxes_unit(exact, self.batch.head.reg_max, self.eps) * strides  # (B, A, 4)
         boxes = bound(own.boxes, exact.boxes * strides, unit, dtype, "predicted box")
         return boxes, bound(own.scores, scores, 3 * self.eps * scores, dtype, "class score")
 

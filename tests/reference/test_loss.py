@@ -178,11 +178,11 @@ ONES = Hyperparameters(box_gain=1.0, cls_gain=1.0, dfl_gain=1.0)
 
 
 def predictions() -> Predictions:
-    logits, nowhere = torch.zeros(2, 3, 2, dtype=torch.float64), torch.zeros(2, 3, 4, dtype=torch.float64)
+    logits = torch.zeros(2, 3, 2, dtype=torch.float64)
     logits[0, 1, 0], logits[1, 0, 1] = LN3, -LN3
     sides = doubles([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)] * 4)  # each 2: boxes of 4 x 4
     distances = sides.expand(2, 3, 16)
-    return Predictions(distances, logits, nowhere, ANCHORS, (8, 16))
+    return Predictions(distances, logits, ANCHORS, (8, 16))
 
 
 def targets(first: float, second: float) -> BatchTargets:
