@@ -245,7 +245,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--case` only those cases are judged; without, there is nothing to skip."""
+    """With `--case` only those cases are judged; without, there is nothing to skip. Large batches are asked for."""
     run = config.stash.get(RUN, None)
     if run is None:
         return
@@ -255,6 +255,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         empty = ("test_cases", "test_findings", "test_implementations")
         dropped = [item for item in ours if item.path.stem in empty and item.get_closest_marker("skip")]
+        if not config.getoption("--large"):
+            dropped += [item for item in ours if item.path.stem == "test_large"]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]

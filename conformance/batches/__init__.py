@@ -5,8 +5,8 @@ from conformance.batches.casefile import CorruptCase
 from conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
 from conformance.batches.predictions import REGIMES, Copy
 from conformance.batches.recipe import Recipe
-from conformance.batches.strategies import recipes
-from conformance.batches.truths import KINDS, Truth
+from conformance.batches.strategies import recipes, training_size
+from conformance.batches.truths import KINDS, Crowd, Truth
 
 __all__ = [
     "HAZARDS",
@@ -16,8 +16,10 @@ __all__ = [
     "Batch",
     "Copy",
     "CorruptCase",
+    "Crowd",
     "Recipe",
     "Truth",
     "hazards_of",
     "recipes",
+    "training_size",
 ]

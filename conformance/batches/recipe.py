@@ -23,7 +23,7 @@ class Recipe(OneLine):
     """How to make a batch. Its `repr` is the shortest call that makes it again, on one line.
 
     Attributes:
-        images: the ground truths of each image; at least one image.
+        images: the ground truths of each image, or a crowd of them; at least one image.
         cells: rows and columns of the first level's grid.
         strides: pixels per cell of each level; level l has ceil(size / stride) cells.
         classes: C.
@@ -38,7 +38,7 @@ class Recipe(OneLine):
         hyperparameters: the numbers of assigner and loss.
     """
 
-    images: tuple[tuple[Truth, ...], ...] = ((),)
+    images: tuple[Sequence[Truth], ...] = ((),)
     cells: tuple[int, int] = (4, 4)
     strides: tuple[int, ...] = (8,)
     classes: int = 1

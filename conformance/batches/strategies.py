@@ -15,7 +15,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from conformance.batches.predictions import REGIMES, Copy
 from conformance.batches.recipe import Recipe, grids
-from conformance.batches.truths import KINDS, Truth
+from conformance.batches.truths import KINDS, Crowd, Truth
 from reference import Hyperparameters
 
 T = TypeVar("T")
@@ -116,6 +116,29 @@ def recipes(
         seed=draw(SEEDS),
         streams=() if streams == tuple(range(len(streams))) else streams,
         hyperparameters=settings,
+    )
+
+
+def training_size(
+    images: int = 16, cells: int = 80, most: int = 300, classes: int = 80
+) -> SearchStrategy[Recipe]:
+    """Recipes at the size of training: 16 images of 640 x 640 pixels, each with up to 300 ground truths of all kinds.
+
+    Args:
+        images: B.
+        cells: rows and columns of the first level, whose stride is 8.
+        most: ground truths an image, at most.
+        classes: C.
+    """
+    crowd = st.builds(Crowd, st.integers(0, most), SEEDS, st.just(classes))
+    return st.builds(
+        Recipe,
+        images=st.lists(crowd, min_size=images, max_size=images).map(tuple),
+        cells=st.just((cells, cells)),
+        strides=st.just((8, 16, 32)),
+        classes=st.just(classes),
+        predictions=st.sampled_from(tuple(dict.fromkeys(PREDICTIONS))),
+        seed=SEEDS,
     )
 
 

@@ -7,8 +7,10 @@ back exactly in float32: "on an anchor's centre" and "on the border" are meant, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import floor
-from typing import ClassVar
+from random import Random
+from typing import ClassVar, overload
 
 from conformance.batches.notation import OneLine
 
@@ -35,6 +37,46 @@ class Truth(OneLine):
     label: int = 0
     at: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, repr=False)
+class Crowd(OneLine, Sequence[Truth]):
+    """Many ground truths of one image, of all kinds: a number of them and a seed, in place of a list as long.
+
+    Attributes:
+        number: how many; those of a smaller crowd of the same seed are the first of a larger one.
+        seed: chooses their kinds, classes, places and sizes.
+        classes: how many there are to choose from.
+    """
+
+    unnamed: ClassVar[int] = 2
+
+    number: int = 0
+    seed: int = 0
+    classes: int = 1
+
+    def __len__(self) -> int:
+        return self.number
+
+    @overload
+    def __getitem__(self, index: int) -> Truth: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Truth]: ...
+    def __getitem__(self, index: int | slice) -> Truth | Sequence[Truth]:
+        return self.truths[index]
+
+    @cached_property
+    def truths(self) -> tuple[Truth, ...]:
+        """Them, one by one."""
+        random, kinds = Random(self.seed), tuple(KINDS)
+        return tuple(
+            Truth(random.choice(kinds), random.randrange(self.classes), _digits(random), _digits(random))
+            for _ in range(self.number)
+        )
+
+
+def _digits(random: Random) -> tuple[int, int]:
+    return random.randrange(16), random.randrange(16)
 
 
 @dataclass(frozen=True)

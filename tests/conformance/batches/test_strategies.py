@@ -9,8 +9,23 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from conformance.batches import HAZARDS, KINDS, REGIMES, Batch, Recipe, recipes
+from conformance.batches import (
+    HAZARDS,
+    KINDS,
+    REGIMES,
+    Batch,
+    Copy,
+    Crowd,
+    Recipe,
+    Truth,
+    recipes,
+    training_size,
+)
 from conformance.batches.hazards import Content
+from conformance.conforming import conform
+from conformance.power.faults import FAULTS
+from conformance.power.search import faulty
+from conformance.recording import Failure, Subject
 from reference import Hyperparameters
 
 DRAWS = 600
@@ -279,3 +294,41 @@ def test_planted_ties_are_about_the_kth_place(topk: int):
     found = draw(recipes(hyperparameters=st.just(Hyperparameters(topk=topk)), ties=True), 60)
     places = {copy[2:] for recipe in found for copy in recipe.copies}
     assert (topk - 1, topk) in places
+
+
+def test_training_size_is_that_of_training():
+    found = draw(training_size(), 24)
+    assert {len(recipe.images) for recipe in found} == {16}
+    assert {(recipe.cells, recipe.strides, recipe.classes) for recipe in found} == {
+        ((80, 80), (8, 16, 32), 80)
+    }
+    counts = [len(truths) for recipe in found for truths in recipe.images]
+    assert max(counts) <= 300
+    assert max(counts) >= 200
+
+
+def test_a_crowd_is_written_in_one_line_and_is_the_same_again():
+    recipe = Recipe(images=(Crowd(300, 5, 80), Crowd(3, 1, 80)), cells=(16, 16), strides=(8, 16), classes=80)
+    assert len(repr(recipe)) < 200
+    again = eval(repr(recipe), {"Recipe": Recipe, "Crowd": Crowd, "Truth": Truth, "Copy": Copy})
+    assert again == recipe
+    assert again.build().id == recipe.build().id
+
+
+def test_a_crowd_holds_every_kind_and_the_smaller_one_begins_it():
+    crowd = Crowd(300, 5, 80)
+    assert {truth.kind for truth in crowd} == set(KINDS)
+    assert max(truth.label for truth in crowd) > 70
+    assert tuple(Crowd(7, 5, 80)) == crowd[:7]
+    assert tuple(Crowd(7, 6, 80)) != crowd[:7]
+
+
+@pytest.mark.parametrize("name", ["nine_for_ten", "alpha_and_beta_swapped"])
+def test_crowds_find_faults(name: str):
+    fault = FAULTS[name]
+    recipe = Recipe(
+        (Crowd(30, 1, 80), Crowd(25, 2, 80)), (16, 16), (8, 16, 32), classes=80, predictions="near"
+    )
+    with pytest.raises(Failure) as caught:
+        conform(Subject(faulty(fault), "cpu"), recipe.build())
+    assert caught.value.stage == fault.stage
