@@ -78,7 +78,7 @@ class UltralyticsAdapter:
         )
 
     def _new_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """A `v8DetectionLoss` of a model that has nothing but a head, with the assigner that it makes for itself."""
+        """A `v8DetectionLoss` of a model that ends with a head, with the assigner that it makes for itself."""
         detect = SimpleNamespace(
             stride=torch.tensor([float(stride) for stride in head.strides], device=device),
             nc=head.classes,
@@ -88,7 +88,8 @@ class UltralyticsAdapter:
             box=hyperparameters.box_gain, cls=hyperparameters.cls_gain, dfl=hyperparameters.dfl_gain
         )
         somewhere = torch.zeros(1, device=device)
-        model = SimpleNamespace(args=gains, model=[detect], parameters=lambda: iter((somewhere,)))
+        backbone = SimpleNamespace()  # nothing is asked of it: the head is the last of a model's parts
+        model = SimpleNamespace(args=gains, model=[backbone, detect], parameters=lambda: iter((somewhere,)))
         criterion = self._loss.v8DetectionLoss(model, **asked_of_loss(hyperparameters))
         if has_own_exponents(hyperparameters):
             criterion.assigner.__class__ = noting(criterion.assigner.__class__)
