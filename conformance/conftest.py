@@ -40,6 +40,7 @@ class Run:
         implementations: those that could be had.
         missing: those that could not, with the reason.
         cases: batches of `--case`.
+        unreadable: those of its files that hold none, with the reason.
         unreached: clauses and hazards that the run should have reached more often.
         ledger: divergences on record.
         stale: entries of it that must make the run fail, and why.
@@ -52,6 +53,7 @@ class Run:
     implementations: list[Implementation] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     cases: list[Batch] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
     ledger: tuple[Entry, ...] = ()
     stale: list[str] = field(default_factory=list)
@@ -96,7 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
     run = Run(Recorder(log), seed, tested)
     names = config.getoption("--implementation") or ["ultralytics"]
     find_implementations(run, names, against(config), config.getoption("--isolate"))
-    run.cases = load_cases(config)
+    load_cases(run, config)
     run.ledger = load_ledger(config)
     config.stash[RUN] = run
     if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
@@ -145,19 +147,17 @@ def find_implementations(
         run.implementations.append(implementation)
 
 
-def load_cases(config: pytest.Config) -> list[Batch]:
-    """The batches of `--case`.
-
-    Raises:
-        pytest.UsageError: a file is no case file.
-    """
-    cases = []
+def load_cases(run: Run, config: pytest.Config) -> None:
+    """The batches of `--case`; a file that holds none is noted, and does not keep the others from being judged."""
     for name in config.getoption("--case") or []:
         try:
-            cases.append(Batch.load(Path(config.invocation_params.dir, name)))
-        except (CorruptCase, OSError) as error:
-            raise pytest.UsageError(f"--case {name}: {error}") from error
-    return cases
+            run.cases.append(Batch.load(Path(config.invocation_params.dir, name)))
+        except CorruptCase as error:
+            run.unreadable[name] = (
+                f"{error}; take it anew from `cases/` of the run that it came from, or record it again"
+            )
+        except OSError as error:
+            run.unreadable[name] = f"{name} cannot be read: {error.strerror or error}"
 
 
 def load_ledger(config: pytest.Config) -> tuple[Entry, ...]:
@@ -240,6 +240,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
     if "missing" in metafunc.fixturenames:
         metafunc.parametrize("missing", list(run.missing) if run else [])
+    if "unreadable" in metafunc.fixturenames:
+        metafunc.parametrize("unreadable", list(run.unreadable) if run else [])
     if "case" in metafunc.fixturenames:
         metafunc.parametrize("case", run.cases if run else [], ids=lambda batch: batch.id)
 
@@ -250,13 +252,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if run is None:
         return
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
-    if run.cases:
-        dropped = [item for item in ours if item.path.stem not in ("test_cases", "test_implementations")]
-    else:
-        empty = ("test_cases", "test_findings", "test_implementations")
-        dropped = [item for item in ours if item.path.stem in empty and item.get_closest_marker("skip")]
-        if not config.getoption("--large"):
-            dropped += [item for item in ours if item.path.stem == "test_large"]
+    empty = ("test_cases", "test_findings", "test_implementations")
+    dropped = [item for item in ours if item.path.stem in empty and item.get_closest_marker("skip")]
+    if run.cases or run.unreadable:
+        judged = ("test_cases", "test_implementations")
+        dropped = [item for item in ours if item in dropped or item.path.stem not in judged]
+    elif not config.getoption("--large"):
+        dropped += [item for item in ours if item.path.stem == "test_large"]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]

@@ -1,9 +1,21 @@
 """Case files given on the command line: `pytest conformance --case FILE`."""
 
+from typing import TYPE_CHECKING
+
+import pytest
+
 from conformance.batches import Batch
 from conformance.conforming import Conformance
+
+if TYPE_CHECKING:
+    from conformance.conftest import Run
 
 
 def test_case(conforms: Conformance, case: Batch) -> None:
     """The implementation conforms on the recorded batch."""
     conforms(case)
+
+
+def test_can_be_read(run: "Run", unreadable: str) -> None:
+    """A file that holds no batch is an error; the others are judged all the same."""
+    pytest.fail(run.unreadable[unreadable], pytrace=False)

@@ -1,0 +1,53 @@
+"""`--case`: files that hold a batch are judged, whatever the others hold."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.batches import Recipe, Truth
+from reports import read_log
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
+    """A run with a case, half a case and a path that leads nowhere."""
+    folder = tmp_path_factory.mktemp("cases")
+    whole, half = folder / "whole.safetensors", folder / "half.safetensors"
+    Recipe(((Truth(),),)).build().save(whole)
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    given = [word for path in (half, folder / "nowhere", whole) for word in ("--case", str(path))]
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", *given),
+            *("--report-dir", str(folder / "runs")),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    (run,) = (folder / "runs").glob("2*")
+    return ended.returncode, ended.stdout, run
+
+
+def test_the_one_that_can_be_read_is_judged(done: tuple[int, str, Path]):
+    _, said, run = done
+    assert read_log(run).batches.judged == 1
+    assert (run / "report.html").is_file()
+    assert "1 passed" in said
+
+
+def test_each_of_the_others_is_an_error_that_says_what_to_do(done: tuple[int, str, Path]):
+    status, said, _ = done
+    assert status == 1
+    assert "half.safetensors is no case file that can be used" in said
+    assert "record it again" in said
+    assert "nowhere cannot be read: No such file or directory" in said
+    assert "2 failed" in said
