@@ -12,7 +12,7 @@ ONE_TO_ONE = st.sampled_from(
         Hyperparameters(topk=7, topk2=1),
         Hyperparameters(topk2=3),
         Hyperparameters(topk=4, topk2=4),
-        Hyperparameters(topk=1, topk2=2),
+        Hyperparameters(topk2=11),
     ]
 )
 """Heads that keep few of their anchors: end-to-end heads of official models have topk 7 and topk2 1. Equal numbers keep
