@@ -9,8 +9,12 @@ and made a clause, so that an implementation that spreads or hides such a number
   three terms. It is not dropped: a loss that stays finite there hides it. Where the candidate's anchor went to another
   ground truth, TAL-NORM-1 looks at final positives alone and finds a number, and official code, which multiplies with
   masks, finds none: either is accepted.
+  Of one bin, an infinite distance is an edge at infinity: u is zero there, or none where infinity is subtracted from
+  itself, as the order of operations has it, and either is accepted, with all that follows.
+- At an anchor of which rounding decides whether it is a candidate, either of these two holds.
 - NONFINITE-3: an infinite class logit is a score of 0 or 1 to the assigner. Plus infinity makes the class loss infinite
-  or NaN; of minus infinity, whose cross-entropy is 0 in the limit, official code makes NaN, and either is accepted.
+  or NaN; of minus infinity, whose cross-entropy is 0 in the limit, official code makes NaN, and either is accepted. So
+  it is of a distance logit of minus infinity: as a bin without a share DFL leaves it out, or takes zero times infinity.
 
 Only whether numbers are finite is compared, not which of NaN and the infinities they are: that depends on the order of
 operations (infinity minus infinity). Finite terms are compared by their kind alone as well: every other test compares
@@ -23,10 +27,13 @@ from torch import Tensor
 from conformance.batches import Batch
 from conformance.implementations import Outcome, implementation_from, observe
 from conformance.implementations.reference import ReferenceAdapter
+from conformance.judgement.bounds import precision
 from conformance.judgement.comparators import equal
+from conformance.judgement.inputs import exact_predictions, input_errors
 from conformance.judgement.loss import LOGITS, TERMS
+from conformance.judgement.oracle import candidates_within
 from conformance.judgement.verdicts import Agreement, Diverges, Judgement, Mismatch
-from reference import Dialect
+from reference import Dialect, GroundTruths, ground_truths
 from reference.anchors import flatten
 
 
@@ -47,6 +54,8 @@ def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgeme
     judgement = Judgement()
     reference = implementation_from(ReferenceAdapter(dialect), "reference")
     expected = observe(reference, batch)
+    if _edge_at_infinity(batch, expected) or _may_be_candidate(batch, expected, dialect):
+        return judgement
     clause = "NONFINITE-1" if _targets_finite(expected).all() else "NONFINITE-2"
     lost = _lost_numbers(expected)  # (B,)
     if outcome.assignment is not None:
@@ -65,10 +74,13 @@ def _judge_loss(
     """Which terms, and which gradients, are finite; where `lost`, N may be a number or none, and cls is none."""
     assert outcome.loss is not None
     assert expected.loss is not None
-    logits = flatten(batch.feature_maps, batch.head)[1]  # (B, A, C)
-    free = bool((logits == -torch.inf).any())  # log(1 + e^x) is 0 there, and as official code computes it NaN
+    distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
+    free = [  # log(1 + e^x) is 0 there, as official code computes it NaN; a bin without a share is left out, or NaN
+        term for term, read in (("cls", logits), ("dfl", distances)) if (read == -torch.inf).any()
+    ]
+    chosen = _may_be_chosen(batch, expected)
     for place, term in enumerate(TERMS):
-        if free if term == "cls" else lost:
+        if term in free or (term != "cls" and (lost or chosen)):
             continue
         named = (
             "NONFINITE-3"
@@ -78,14 +90,11 @@ def _judge_loss(
         shown, wanted = outcome.loss.items[place].isfinite(), expected.loss.items[place].isfinite()
         judgement.note(term, _compare, f"{term} loss is finite", named, shown, wanted, ())
     shown, wanted = outcome.loss.total.isfinite(), expected.loss.total.isfinite()
-    if not free:
+    if not (free or chosen):
         judgement.note("total", _compare, "total is finite", clause, shown, wanted, ())
     if clause == "NONFINITE-2" or lost:
         return  # N is no number: which gradients are zero times NaN, and which nothing, is a matter of masks
-    read = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
-    spoilt = ~(
-        read[0].isfinite().all(-1) & read[1].isfinite().all(-1)
-    )  # (B, A) the anchor with the number: free
+    spoilt = spoilt_anchors(batch)  # (B, A) free
     for name, shown in zip(LOGITS, flatten(outcome.loss.gradients, batch.head), strict=True):
         finite = shown.isfinite().all(-1) | spoilt
         judgement.note("gradients", _compare, f"gradient on {name} is finite", clause, finite,
@@ -108,6 +117,55 @@ def _lost_numbers(outcome: Outcome) -> Tensor:
         )
     lost = ~stages.metric.isfinite() & (stages.candidates > 0) & ~(stages.positives > 0)  # (B, M, A)
     return lost.flatten(1).any(1)
+
+
+def _edge_at_infinity(batch: Batch, outcome: Outcome) -> bool:
+    """Whether the predicted box of a candidate has one."""
+    assert outcome.assignment is not None
+    stages = outcome.assignment.stages
+    if stages is None or batch.head.reg_max > 1:
+        return False
+    edges = flatten(batch.feature_maps, batch.head)[0].isinf().any(-1)  # (B, A)
+    return bool(((stages.candidates > 0) & edges[:, None]).any())
+
+
+def _may_be_candidate(batch: Batch, outcome: Outcome, dialect: Dialect) -> bool:
+    """Whether rounding decides if the anchor with the number is a candidate: it lies on a border that is not sharp."""
+    inputs, floor = outcome.inputs, dialect.floor(batch.head.strides)
+    eps = torch.finfo(precision(inputs.truth_boxes.dtype)).eps
+    exact, here = exact_predictions(batch), spoilt_anchors(batch)  # (B, A)
+    truths = ground_truths(batch.annotations.double(), batch.images, batch.size)
+    for image, (large, errors) in enumerate(zip(truths, input_errors(batch, exact, truths), strict=True)):
+        small = GroundTruths(large.labels, inputs.truth_boxes[image, : len(large)])
+        centres = inputs.anchors.double()  # (A, 2)
+        sure, possible = candidates_within(small, large, centres, floor, eps, errors)  # (M, A) twice
+        if (possible & ~sure & here[image]).any():
+            return True
+    return False
+
+
+def spoilt_anchors(batch: Batch) -> Tensor:
+    """(B, A) the anchors with a logit that is no finite number."""
+    distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
+    return ~(distances.isfinite().all(-1) & logits.isfinite().all(-1))
+
+
+def _may_be_chosen(batch: Batch, outcome: Outcome) -> bool:
+    """T1: an anchor with a distance that is no number is a candidate with t = 0 where zeros compete for a place.
+
+    Chosen, its weight of zero meets a loss that may be infinite; not chosen, it is background.
+    """
+    assert outcome.assignment is not None
+    stages = outcome.assignment.stages
+    if stages is None:
+        return False
+    distances = flatten(batch.feature_maps, batch.head)[0]  # (B, A, 4R)
+    spoilt = ~distances.isfinite().all(-1)[:, None]  # (B, 1, A)
+    better = ((stages.metric > 0) | stages.metric.isnan()).sum(-1, keepdim=True)  # (B, M, 1)
+    zeros = (
+        (stages.candidates > 0) & (stages.metric == 0) & (better < batch.hyperparameters.topk)
+    )  # (B, M, A)
+    return bool((zeros & spoilt).any())
 
 
 def _compare(

@@ -138,6 +138,32 @@ def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTru
     return error.where(~sharp, 0)[:, None]  # (M, 1)
 
 
+def candidates_within(
+    small: GroundTruths,
+    large: GroundTruths,
+    centres: Tensor,
+    floor: tuple[int, int],
+    eps: float,
+    errors: InputErrors | None,
+) -> tuple[Tensor, Tensor]:
+    """TAL-CAND-1, TAL-CAND-2: the anchors (M, A) that are surely candidates, and those that surely or perhaps are.
+
+    Args:
+        small: the ground truths as the implementation has them.
+        large: the same in float64.
+        centres: (A, 2) anchor centres in pixels, float64.
+        floor: sides below the first number are widened to the second, both in pixels.
+        eps: of the implementation's dtype.
+        errors: how uncertain the inputs are; None if they are the implementation's own.
+    """
+    edge = edge_rounding(small, floor, large, eps)  # (M, 1)
+    if errors is not None:
+        edge = edge + 2 * errors.truths.amax(1, keepdim=True)
+    inside = distance_inside(large.boxes, centres, floor)  # (M, A)
+    real = large.real[:, None]
+    return (inside > INSIDE + edge) & real, (inside > INSIDE - edge) & real
+
+
 def oracle(
     inputs: AssignerInputs, image: int, truths: int, dialect: Dialect, errors: InputErrors | None = None
 ) -> ImageOracle:
@@ -159,14 +185,7 @@ def oracle(
     scores, boxes = inputs.scores[image].double(), inputs.boxes[image].double()  # (A, C), (A, 4)
     centres = inputs.anchors.double()  # (A, 2)
 
-    edge = edge_rounding(small, floor, large, eps)  # (M, 1)
-    if errors is not None:
-        edge = edge + 2 * errors.truths.amax(1, keepdim=True)
-    inside = distance_inside(large.boxes, centres, floor)  # (M, A)
-    real = large.real[:, None]
-    candidate = (inside > INSIDE + edge) & real  # (M, A)
-    may_candidate = (inside > INSIDE - edge) & real  # (M, A)
-
+    candidate, may_candidate = candidates_within(small, large, centres, floor, eps, errors)  # (M, A) twice
     compared = pairs_compared(may_candidate, dialect)  # (M, A) where u and t are not zero
     score = scores.T[large.labels].where(compared, 0)  # (M, A)
     score_error = (

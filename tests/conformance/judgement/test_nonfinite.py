@@ -50,6 +50,29 @@ def test_nothing_is_found_in_what_is_right(name: str, value: str, class_logit: b
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
+@pytest.mark.parametrize("value", ["inf", "-inf"])
+@pytest.mark.parametrize("channel", range(4))
+def test_an_edge_at_infinity_has_no_overlap_or_none_that_is_a_number(name: str, value: str, channel: int):
+    recipe = Recipe(((Truth("ordinary"),),), reg_max=1, predictions="near")
+    judge(Subject(find(name), "cpu"), NotFinite(recipe, value, channel=channel).build())
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
+def test_on_a_border_that_is_not_sharp_it_may_be_a_candidates_or_not(name: str):
+    """Thirteen pixels are no power of two: 0.5 of them, normalised and back, may be next to 0.5."""
+    recipe = Recipe(((Truth("ordinary"),),), (11, 13), (1, 2), predictions="near")
+    judge(Subject(find(name), "cpu"), NotFinite(recipe).build())
+
+
+def test_an_edge_at_infinity_of_no_candidate_changes_nothing():
+    recipe = Recipe(((Truth("ordinary"),),), (5, 5), reg_max=1, predictions="near")
+    batch = NotFinite(recipe, "inf", place=OUTSIDE).build()
+    judge(Subject(find("rearranged"), "cpu"), batch)
+    with pytest.raises(Failure):
+        judge(Subject(implementation_from(Spread, "double"), "cpu"), batch)
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 def test_a_number_of_a_lost_anchor_may_spoil_its_image_or_not(name: str):
     judge(Subject(find(name), "cpu"), NotFinite(LOST, "nan", class_logit=True, channel=1).build())
 
