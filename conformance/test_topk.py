@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.batches import Recipe, Truth
+from conformance.batches import Recipe, Truth, recipes
 from conformance.conforming import Conformance
 from conformance.lanes import LANES
 from conformance.options import share_of_examples
@@ -18,6 +18,10 @@ TOO_SMALL = st.builds(
     seed=st.integers(0, 255),
 )
 """Grids of one to nine cells."""
+JUST_ENOUGH = recipes(
+    strides=((8,), (32,)), cells=((2, 5), (5, 2), (1, 10), (10, 1)), contested=True, max_images=2
+)
+"""Grids of ten cells: every anchor is among the ten best."""
 
 
 @pytest.mark.clauses("TAL-TOPK")
@@ -42,3 +46,11 @@ def test_fewer_anchors_than_k(conforms: Conformance, recipe: Recipe) -> None:
     batch = recipe.build()
     because = f"k = {batch.hyperparameters.topk} is more than A = {batch.anchors}"
     conforms.must_raise(batch, "top-k", "TAL-TOPK-2", because)
+
+
+@pytest.mark.clauses("TAL-TOPK")
+@settings(max_examples=share_of_examples(8))
+@given(recipe=JUST_ENOUGH)
+def test_as_many_anchors_as_k(conforms: Conformance, recipe: Recipe) -> None:
+    """TAL-TOPK-2: k = A is none; every candidate is taken."""
+    conforms(recipe)

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from conformance.batches.layout import Grid
 from conformance.batches.predictions import REGIMES, Copy
 from conformance.batches.recipe import Recipe, grids
 from conformance.batches.truths import KINDS, Crowd, Truth
@@ -64,6 +65,7 @@ def recipes(
     kinds: Sequence[str] | None = None,
     predictions: Sequence[str] | None = None,
     strides: Sequence[tuple[int, ...]] = STRIDES,
+    cells: Sequence[Grid] = CELLS,
     classes: Sequence[int] = CLASSES,
     bins: Sequence[int] = BINS,
     max_images: int = 4,
@@ -82,6 +84,7 @@ def recipes(
         kinds: draw these kinds of ground truths only, in this order of simplicity.
         predictions: draw these regimes only, in this order of simplicity.
         strides: draw one of these.
+        cells: draw one of these, rows and columns of the first level.
         classes: draw one of these.
         bins: draw one of these.
         max_images: at most so many images.
@@ -90,7 +93,7 @@ def recipes(
     """
     settings = Hyperparameters() if hyperparameters is None else draw(hyperparameters)
     levels = draw(_one_of(tuple(strides)))
-    cells = draw(_cells(levels, settings.topk))
+    first = draw(_cells(tuple(cells), levels, settings.topk))
     count = draw(_one_of(tuple(classes)))
     emphasised = ties * TIED + small_boxes * SMALL + contested * CROWDED + outside * OUTSIDE
     if kinds is None and not emphasised and draw(_one_of((True, True, False, False, False))):
@@ -105,7 +108,7 @@ def recipes(
     adjustable, streams = regime in ADJUSTABLE, tuple(image.stream for image in images)
     return Recipe(
         images=tuple(image.truths for image in images),
-        cells=cells,
+        cells=first,
         strides=levels,
         classes=count,
         reg_max=bin_count,
@@ -148,9 +151,9 @@ def _one_of(choices: tuple[T, ...]) -> SearchStrategy[T]:
 
 
 @lru_cache(maxsize=256)
-def _cells(strides: tuple[int, ...], topk: int) -> SearchStrategy[tuple[int, int]]:
+def _cells(choices: tuple[Grid, ...], strides: tuple[int, ...], topk: int) -> SearchStrategy[Grid]:
     """First grids with which there are at least `topk` anchors (TAL-TOPK-2)."""
-    enough = [cells for cells in CELLS if sum(h * w for h, w in grids(cells, strides)) >= topk]
+    enough = [cells for cells in choices if sum(h * w for h, w in grids(cells, strides)) >= topk]
     return st.sampled_from(enough)
 
 
