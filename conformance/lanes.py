@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from conformance.batches import Recipe, recipes
+from conformance.batches.strategies import STRIDES
 from reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
@@ -67,7 +68,9 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
     "nonfinite": recipes(
         kinds=("ordinary", "huge", "off_lattice"), predictions=("near", "random"), max_images=2
     ),
-    "precision": recipes(predictions=("near", "random", "exact_hit", "saturated")),
+    "precision": recipes(  # float16 holds no area above 65,504 square pixels
+        predictions=("near", "random", "exact_hit", "saturated"), strides=(*STRIDES, *((32,), (32, 64)) * 3)
+    ),
 }
 """Every lane by the name of its test, in the order of the stages."""
 

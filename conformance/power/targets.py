@@ -157,11 +157,12 @@ class Seen(dict[Place, dict[int | str, set[int]]]):
 @contextmanager
 def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
     """While it lasts, the lines of these functions that run are noted, and the parameters that take their default."""
-    wanted = {place.live.__code__: place for place in chosen}
+    # by identity: the code of a copy is equal to that of its original, which the judge runs
+    wanted = {id(place.live.__code__): place for place in chosen}
     seen = Seen({place: {} for place in chosen})
 
     def called(frame: FrameType, _event: str, _argument: Any) -> Any:
-        place = wanted.get(frame.f_code)
+        place = wanted.get(id(frame.f_code))
         if place is None:
             return None
         for name, default in defaults[place].items():

@@ -154,6 +154,20 @@ def test_only_what_runs_is_changed(module: ModuleType):
     assert made < everything
 
 
+def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
+    """Their code is equal; a function of the copy that is never called has no mutants."""
+    original: dict[str, Any] = {}
+    exec(compile(SOURCE, str(module.__file__), "exec"), original)
+    (place,) = places(module, ["unused"])
+    assert original["unused"].__code__ == place.live.__code__
+    with watching((place,)) as seen:
+        original["unused"](1)
+    assert not seen[place]
+    with watching((place,)) as seen:
+        vars(module)["unused"](1)
+    assert seen[place]
+
+
 def test_every_operator_is_one_of_the_library_or_says_why_not():
     assert len(operators()) > 40
     own = [name for name, each in operators().items() if type(each).__module__.startswith("conformance")]
