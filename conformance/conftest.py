@@ -214,6 +214,16 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["tal_run"] = str(node.config.stash[RUN].folder)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n N` a worker that is done takes tests from the others: some take a hundred times as long as most."""
+    if config.getoption("dist") != "load":
+        return None  # another order was asked for
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is tested, and with which seed."""
     run = config.stash.get(RUN, None)
