@@ -1,0 +1,23 @@
+"""With `-n`, tests are stolen; another order stays what was asked for."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from xdist.scheduler import WorkStealingScheduling
+
+from conformance.conftest import pytest_xdist_make_scheduler
+
+
+def config(asked: str) -> Any:
+    values = {"dist": asked, "tx": ["2*popen"], "maxschedchunk": None}
+    return SimpleNamespace(getoption=values.__getitem__, getvalue=values.__getitem__)
+
+
+def test_workers_steal_where_nothing_else_was_asked_for():
+    assert isinstance(pytest_xdist_make_scheduler(config("load"), None), WorkStealingScheduling)
+
+
+@pytest.mark.parametrize("asked", ["loadfile", "loadgroup", "each"])
+def test_what_was_asked_for_stays(asked: str):
+    assert pytest_xdist_make_scheduler(config(asked), None) is None
