@@ -14,6 +14,8 @@ ONE_TO_ONE = st.sampled_from(
         Hyperparameters(topk2=3),
         Hyperparameters(topk=4, topk2=4),
         Hyperparameters(topk2=11),
+        Hyperparameters(topk=7, topk2=8),
+        Hyperparameters(topk2=11),
     ]
 )
 """Heads that keep few of their anchors: end-to-end heads of official models have topk 7 and topk2 1. Equal numbers keep

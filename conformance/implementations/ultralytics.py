@@ -88,8 +88,12 @@ class UltralyticsAdapter:
             box=hyperparameters.box_gain, cls=hyperparameters.cls_gain, dfl=hyperparameters.dfl_gain
         )
         somewhere = torch.zeros(1, device=device)
-        backbone = SimpleNamespace()  # nothing is asked of it: the head is the last of a model's parts
-        model = SimpleNamespace(args=gains, model=[backbone, detect], parameters=lambda: iter((somewhere,)))
+        before = (
+            SimpleNamespace()
+        )  # backbone and neck, of which nothing is asked: the head is a model's last part
+        model = SimpleNamespace(
+            args=gains, model=[before, before, detect], parameters=lambda: iter((somewhere,))
+        )
         criterion = self._loss.v8DetectionLoss(model, **asked_of_loss(hyperparameters))
         if has_own_exponents(hyperparameters):
             criterion.assigner.__class__ = noting(criterion.assigner.__class__)
