@@ -206,6 +206,8 @@ def begin(run: Run, config: pytest.Config) -> None:
             )
     for name, reason in run.missing.items():
         run.recorder.line("not_tested", implementation=name, device=None, reason=reason)
+    for reason in run.unreadable.values():
+        run.recorder.line("not_tested", implementation=None, device=None, reason=f"--case: {reason}")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -362,7 +364,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     note_ledger(run, whole=gates(session.config) and not session.shouldfail and not session.shouldstop)
     if exitstatus == pytest.ExitCode.OK and run.stale:
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
-    if exitstatus == pytest.ExitCode.OK and run.missing:  # also where -k left out the test that says so
+    if exitstatus == pytest.ExitCode.OK and (
+        run.missing or run.unreadable
+    ):  # also where -k left out the test that says so
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     try:
         run.recorder.end(int(exitstatus != 0))

@@ -32,7 +32,7 @@ class Profile:
 
 
 PROFILES = {
-    "dev": Profile(examples=12),
+    "dev": Profile(examples=10),
     "ci": Profile(examples=90, repeats=True),
     "nightly": Profile(examples=2000, remembers=True),
 }
@@ -165,11 +165,11 @@ def seed_hypothesis(config: pytest.Config) -> str:
     return seed
 
 
-def share_of_examples(parts: int) -> int:
-    """The loaded profile's number of examples divided among `parts` tests."""
+def share_of_examples(parts: int, least: int = 4) -> int:
+    """The loaded profile's examples divided among `parts` tests; some at least, since the first that is drawn is simple."""
     current = settings.default
     assert current is not None
-    return max(1, current.max_examples // parts)
+    return max(least, current.max_examples // parts)
 
 
 def load_profile(config: pytest.Config) -> None:

@@ -15,10 +15,11 @@ KNOWN = ("multiprocessing", "torch._inductor", "torch/_inductor")
 def children(pid: int | str = "self") -> set[int]:
     """Living children of a process."""
     found: set[int] = set()
-    tasks = f"/proc/{pid}/task"
-    for task in os.listdir(tasks) if os.path.isdir(tasks) else ():  # noqa: PTH112, PTH208 (asked twice a batch)
-        with contextlib.suppress(OSError):
-            found |= set(map(int, Path(tasks, task, "children").read_bytes().split()))
+    tasks = Path(f"/proc/{pid}/task")
+    with contextlib.suppress(OSError):
+        for task in os.listdir(tasks):  # noqa: PTH208 (asked twice a batch)
+            with contextlib.suppress(OSError):
+                found |= set(map(int, (tasks / task / "children").read_bytes().split()))
     return {child for child in found if lives(child)}
 
 

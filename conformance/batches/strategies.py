@@ -133,7 +133,8 @@ def training_size(
         most: ground truths an image, at most.
         classes: C.
     """
-    crowd = st.builds(Crowd, st.integers(0, most), SEEDS, st.just(classes))
+    number = st.integers(0, most).map(lambda fewer: most - fewer)  # what is drawn first is the whole size
+    crowd = st.builds(Crowd, number, SEEDS, st.just(classes))
     return st.builds(
         Recipe,
         images=st.lists(crowd, min_size=images, max_size=images).map(tuple),

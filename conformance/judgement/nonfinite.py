@@ -10,8 +10,8 @@ and made a clause, so that an implementation that spreads or hides such a number
   ground truth, TAL-NORM-1 looks at final positives alone and finds a number, and official code, which multiplies with
   masks, finds none: either is accepted.
   Of one bin, an infinite distance is an edge at infinity: u is zero there, or none where infinity is subtracted from
-  itself, as the order of operations has it, and either is accepted, with all that follows.
-- At an anchor of which rounding decides whether it is a candidate, either of these two holds.
+  itself, as the order of operations has it. Either is accepted, and so is what follows in its image and in the loss.
+  So it is at an anchor of which rounding decides whether it is a candidate.
 - NONFINITE-3: an infinite class logit is a score of 0 or 1 to the assigner. Plus infinity makes the class loss infinite
   or NaN; of minus infinity, whose cross-entropy is 0 in the limit, official code makes NaN, and either is accepted. So
   it is of a distance logit of minus infinity: as a bin without a share DFL leaves it out, or takes zero times infinity.
@@ -54,14 +54,14 @@ def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgeme
     judgement = Judgement()
     reference = implementation_from(ReferenceAdapter(dialect), "reference")
     expected = observe(reference, batch)
-    if _edge_at_infinity(batch, expected) or _may_be_candidate(batch, expected, dialect):
-        return judgement
+    either = _edge_at_infinity(batch, expected) | _may_be_candidate(batch, expected, dialect)  # (B,)
+    judgement.undecided = bool(either.any())
     clause = "NONFINITE-1" if _targets_finite(expected).all() else "NONFINITE-2"
-    lost = _lost_numbers(expected)  # (B,)
+    lost = _lost_numbers(expected) | either  # (B,)
     if outcome.assignment is not None:
         judgement.note("normalisation", _compare, "image with finite target scores", clause,
                        _targets_finite(outcome) | lost, _targets_finite(expected) | lost, ("image",))  # fmt: skip
-    if outcome.loss is not None:
+    if outcome.loss is not None and not judgement.undecided:  # N is of the whole batch
         _judge_loss(judgement, batch, outcome, expected, clause, bool(lost.any()))
     if judgement.verdict.fails:
         raise Diverges(judgement)
@@ -75,12 +75,12 @@ def _judge_loss(
     assert outcome.loss is not None
     assert expected.loss is not None
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
+    below = (distances == -torch.inf).any(-1) & _candidates(expected)  # (B, A)
     free = [  # log(1 + e^x) is 0 there, as official code computes it NaN; a bin without a share is left out, or NaN
-        term for term, read in (("cls", logits), ("dfl", distances)) if (read == -torch.inf).any()
+        term for term, one in (("cls", (logits == -torch.inf).any()), ("dfl", below.any())) if one
     ]
-    chosen = _may_be_chosen(batch, expected)
     for place, term in enumerate(TERMS):
-        if term in free or (term != "cls" and (lost or chosen)):
+        if term in free or (term != "cls" and lost):
             continue
         named = (
             "NONFINITE-3"
@@ -90,7 +90,7 @@ def _judge_loss(
         shown, wanted = outcome.loss.items[place].isfinite(), expected.loss.items[place].isfinite()
         judgement.note(term, _compare, f"{term} loss is finite", named, shown, wanted, ())
     shown, wanted = outcome.loss.total.isfinite(), expected.loss.total.isfinite()
-    if not (free or chosen):
+    if not free:
         judgement.note("total", _compare, "total is finite", clause, shown, wanted, ())
     if clause == "NONFINITE-2" or lost:
         return  # N is no number: which gradients are zero times NaN, and which nothing, is a matter of masks
@@ -119,53 +119,39 @@ def _lost_numbers(outcome: Outcome) -> Tensor:
     return lost.flatten(1).any(1)
 
 
-def _edge_at_infinity(batch: Batch, outcome: Outcome) -> bool:
-    """Whether the predicted box of a candidate has one."""
+def _candidates(outcome: Outcome) -> Tensor:
+    """(B, A) the anchor is a candidate of some ground truth."""
     assert outcome.assignment is not None
     stages = outcome.assignment.stages
-    if stages is None or batch.head.reg_max > 1:
-        return False
+    nobody = torch.zeros_like(outcome.assignment.foreground, dtype=torch.bool)
+    return nobody if stages is None else (stages.candidates > 0).any(1)
+
+
+def _edge_at_infinity(batch: Batch, outcome: Outcome) -> Tensor:
+    """(B,) the predicted box of a candidate has one."""
     edges = flatten(batch.feature_maps, batch.head)[0].isinf().any(-1)  # (B, A)
-    return bool(((stages.candidates > 0) & edges[:, None]).any())
+    return (_candidates(outcome) & edges).any(1) & (batch.head.reg_max == 1)
 
 
-def _may_be_candidate(batch: Batch, outcome: Outcome, dialect: Dialect) -> bool:
-    """Whether rounding decides if the anchor with the number is a candidate: it lies on a border that is not sharp."""
+def _may_be_candidate(batch: Batch, outcome: Outcome, dialect: Dialect) -> Tensor:
+    """(B,) rounding decides whether the anchor with the number is a candidate: it lies on a border that is not sharp."""
     inputs, floor = outcome.inputs, dialect.floor(batch.head.strides)
     eps = torch.finfo(precision(inputs.truth_boxes.dtype)).eps
     exact, here = exact_predictions(batch), spoilt_anchors(batch)  # (B, A)
+    doubtful = torch.zeros_like(here[:, 0])  # (B,)
     truths = ground_truths(batch.annotations.double(), batch.images, batch.size)
     for image, (large, errors) in enumerate(zip(truths, input_errors(batch, exact, truths), strict=True)):
         small = GroundTruths(large.labels, inputs.truth_boxes[image, : len(large)])
         centres = inputs.anchors.double()  # (A, 2)
         sure, possible = candidates_within(small, large, centres, floor, eps, errors)  # (M, A) twice
-        if (possible & ~sure & here[image]).any():
-            return True
-    return False
+        doubtful[image] = (possible & ~sure & here[image]).any()
+    return doubtful
 
 
 def spoilt_anchors(batch: Batch) -> Tensor:
     """(B, A) the anchors with a logit that is no finite number."""
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
     return ~(distances.isfinite().all(-1) & logits.isfinite().all(-1))
-
-
-def _may_be_chosen(batch: Batch, outcome: Outcome) -> bool:
-    """T1: an anchor with a distance that is no number is a candidate with t = 0 where zeros compete for a place.
-
-    Chosen, its weight of zero meets a loss that may be infinite; not chosen, it is background.
-    """
-    assert outcome.assignment is not None
-    stages = outcome.assignment.stages
-    if stages is None:
-        return False
-    distances = flatten(batch.feature_maps, batch.head)[0]  # (B, A, 4R)
-    spoilt = ~distances.isfinite().all(-1)[:, None]  # (B, 1, A)
-    better = ((stages.metric > 0) | stages.metric.isnan()).sum(-1, keepdim=True)  # (B, M, 1)
-    zeros = (
-        (stages.candidates > 0) & (stages.metric == 0) & (better < batch.hyperparameters.topk)
-    )  # (B, M, A)
-    return bool((zeros & spoilt).any())
 
 
 def _compare(

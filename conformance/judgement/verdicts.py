@@ -175,7 +175,8 @@ class Judgement:
         uniqueness: how many assignments the batch admits.
         chose: the implementation made an open choice otherwise than the reference would.
         undecided: the loss hides its assignment, the batch admits more of them than were tried, and none of those
-            explains the loss: only what holds for all of them was judged.
+            explains the loss: only what holds for all of them was judged. Or a prediction is no number where rounding
+            decides what becomes of it: only the other images were judged.
         notes: what a reader should know, in sentences.
     """
 

@@ -64,6 +64,42 @@ def test_on_a_border_that_is_not_sharp_it_may_be_a_candidates_or_not(name: str):
     judge(Subject(find(name), "cpu"), NotFinite(recipe).build())
 
 
+class SpreadByDFL(ReferenceAdapter):
+    """The side loss is summed over background as well."""
+
+    def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+        honest = super().loss(feature_maps, *arguments)
+        leak = torch.tensor([0, 0, torch.nan])
+        return replace(honest, total=honest.total + leak, items=honest.items + leak)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf"])
+@pytest.mark.parametrize("bins", [1, 16])
+def test_what_is_infinite_at_background_frees_nothing(value: str, bins: int):
+    recipe = Recipe(((Truth("ordinary"),),), (5, 5), reg_max=bins, predictions="near")
+    with pytest.raises(Failure, match="dfl loss is finite: False, expected True"):
+        judge(
+            Subject(implementation_from(SpreadByDFL, "double"), "cpu"),
+            NotFinite(recipe, value, place=OUTSIDE).build(),
+        )
+
+
+def test_images_beside_an_edge_at_infinity_are_judged():
+    """Its own image may lose its weights or not; the other one may not."""
+
+    class Lost(ReferenceAdapter):
+        def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+            honest = super().loss(feature_maps, *arguments)
+            assert honest.assignment is not None
+            scores = honest.assignment.scores * torch.tensor([1.0, torch.nan])[:, None, None]
+            return replace(honest, assignment=replace(honest.assignment, scores=scores))
+
+    batch = NotFinite(replace(RECIPE, reg_max=1), "inf").build()
+    assert judge(Subject(find("reference"), "cpu"), batch).undecided
+    with pytest.raises(Failure, match="image with finite target scores is False at image 1"):
+        judge(Subject(implementation_from(Lost, "double"), "cpu"), batch)
+
+
 def test_an_edge_at_infinity_of_no_candidate_changes_nothing():
     recipe = Recipe(((Truth("ordinary"),),), (5, 5), reg_max=1, predictions="near")
     batch = NotFinite(recipe, "inf", place=OUTSIDE).build()
