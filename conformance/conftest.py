@@ -364,9 +364,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     note_ledger(run, whole=gates(session.config) and not session.shouldfail and not session.shouldstop)
     if exitstatus == pytest.ExitCode.OK and run.stale:
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
-    if exitstatus == pytest.ExitCode.OK and (
-        run.missing or run.unreadable
-    ):  # also where -k left out the test that says so
+    lacking = run.missing or run.unreadable  # also where -k left out the test that says so
+    if exitstatus == pytest.ExitCode.OK and lacking:
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     try:
         run.recorder.end(int(exitstatus != 0))

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from conformance.batches import Recipe, recipes
-from conformance.batches.strategies import STRIDES
+from conformance.batches.strategies import SMALL, STRIDES
 from reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
@@ -63,6 +63,12 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
     "loss": recipes(bins=(16, 2, 4, 8, 32, 1)),
     "loss_of_large_boxes": recipes(
         kinds=("huge", "ordinary"), bins=(16, 4, 2, 8), predictions=("near", "random")
+    ),
+    "loss_of_small_boxes": recipes(
+        kinds=SMALL,
+        bins=(1, 16, 2),
+        predictions=("exact_hit", "near"),
+        strides=((4, 8, 16), (16, 32), (32,)),
     ),
     "hyperparameters": recipes(outside=True, hyperparameters=OTHER_NUMBERS),
     "assigner": recipes(),

@@ -166,7 +166,7 @@ def seed_hypothesis(config: pytest.Config) -> str:
 
 
 def share_of_examples(parts: int, least: int = 4) -> int:
-    """The loaded profile's examples divided among `parts` tests; some at least, since the first that is drawn is simple."""
+    """The loaded profile's examples divided among `parts` tests; some at least: the first that is drawn is simple."""
     current = settings.default
     assert current is not None
     return max(least, current.max_examples // parts)

@@ -31,6 +31,14 @@ def test_loss_of_large_boxes(conforms: Conformance, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("LOSS")
+@settings(max_examples=share_of_examples(2))
+@given(recipe=LANES["loss_of_small_boxes"])
+def test_loss_of_small_boxes(conforms: Conformance, recipe: Recipe) -> None:
+    """IOU-1, IOU-3: boxes so small in grid units that eps is not lost in their areas."""
+    conforms(recipe, by=each_term)
+
+
+@pytest.mark.clauses("LOSS")
 @given(recipe=LANES["hyperparameters"])
 def test_hyperparameters(conforms: Conformance, recipe: Recipe) -> None:
     """TAL-TOPK-1, LOSS-GAIN-1: k and gains are those that it is given."""

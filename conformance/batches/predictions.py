@@ -134,6 +134,19 @@ def regime(function: Callable[[Scene], Wish]) -> Callable[[Scene], Wish]:
     return function
 
 
+def within_reach(scene: Scene, sides: Tensor) -> Tensor:
+    """Sides (B, A, 4) that bins can hold: none below zero. A single bin is a raw number, and holds any (DEC-1)."""
+    return sides if scene.head.reg_max == 1 else sides.clamp(min=0)
+
+
+def predictable(scene: Scene, sides: Tensor) -> Tensor:
+    """Sides (B, A, 4) within reach; of a single bin one in eight is turned round: boxes may be inverted."""
+    if scene.head.reg_max > 1:
+        return within_reach(scene, sides)
+    turned = scene.uniform(scene.anchors, 4) < 1 / 8  # (B, A, 4)
+    return torch.where(turned, -sides, sides)
+
+
 @regime
 def random(scene: Scene) -> Wish:
     """Any box about the anchor from a quarter of the input's sides to all, any scores from 0.02 to 0.88."""
@@ -147,15 +160,15 @@ def near(scene: Scene) -> Wish:
     exact = exact_sides(scene, owner)
     error, offset = scene.wobble(scene.anchors, 4), scene.wobble(scene.anchors, 4)
     sides = exact * (1 + 0.5 * error) + 0.3 * offset  # (B, A, 4)
-    sides = torch.where(covered[..., None], sides, any_sides(scene)).clamp(min=0)
-    return Wish(sides, scores_for(scene, owner, covered))
+    sides = torch.where(covered[..., None], sides, any_sides(scene))
+    return Wish(predictable(scene, sides), scores_for(scene, owner, covered))
 
 
 @regime
 def exact_hit(scene: Scene) -> Wish:
     """As near, but three in four anchors predict their ground truth's very box, as exactly as bins allow."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
-    wish, exact = near(scene), exact_sides(scene, owner).clamp(min=0)
+    wish, exact = near(scene), within_reach(scene, exact_sides(scene, owner))
     hits = covered & (scene.uniform(scene.anchors) < 0.75)  # (B, A)
     return Wish(
         torch.where(hits[..., None], exact, wish.sides), scores_for(scene, owner, covered), sharp=True
@@ -168,8 +181,8 @@ def between(scene: Scene) -> Wish:
     lots = scene.uniform(scene.anchors)
     (one, covered), (other, _) = aims(scene, lots), aims(scene, lots, following=1)
     sides = (exact_sides(scene, one) + exact_sides(scene, other)) / 2  # (B, A, 4)
-    sides = torch.where(covered[..., None], sides, any_sides(scene)).clamp(min=0)
-    return Wish(sides, scores_for(scene, one, covered), sharp=True)
+    sides = torch.where(covered[..., None], sides, any_sides(scene))
+    return Wish(within_reach(scene, sides), scores_for(scene, one, covered), sharp=True)
 
 
 @regime

@@ -134,7 +134,7 @@ def _edge_at_infinity(batch: Batch, outcome: Outcome) -> Tensor:
 
 
 def _may_be_candidate(batch: Batch, outcome: Outcome, dialect: Dialect) -> Tensor:
-    """(B,) rounding decides whether the anchor with the number is a candidate: it lies on a border that is not sharp."""
+    """(B,) rounding decides whether the anchor with the number is a candidate: a border there is not sharp."""
     inputs, floor = outcome.inputs, dialect.floor(batch.head.strides)
     eps = torch.finfo(precision(inputs.truth_boxes.dtype)).eps
     exact, here = exact_predictions(batch), spoilt_anchors(batch)  # (B, A)

@@ -31,6 +31,7 @@ MODULES = {
     "no_ground_truth": "targets",
     "loss": "loss",
     "loss_of_large_boxes": "loss",
+    "loss_of_small_boxes": "loss",
 }
 """Module of each test that has its own lane, or needs none."""
 

@@ -58,10 +58,11 @@ class Source:
 FIRST = (
     Source("loss", "loss"), Source("candidates", "small_boxes"), Source("conflict", "conflict"),
     Source("metric", "metric"), Source("topk", "topk"), Source("targets", "targets"),
-    Source("targets", "no_ground_truth"), Source("loss", "loss_of_large_boxes"), Source("loss", "hyperparameters"),
-    Source("decoding", "decoding"), Source("annotations", "annotations"), Source("candidates", "borders"),
-    Source("topk", "zeros_compete"), Source("topk", "fewer_anchors_than_k"), Source("topk", "as_many_anchors_as_k"),
-    Source("conflict", "topk2"), Source("assigner", "assigner"), Source("assigner", "exponents"),
+    Source("targets", "no_ground_truth"), Source("loss", "loss_of_large_boxes"),
+    Source("loss", "loss_of_small_boxes"), Source("loss", "hyperparameters"), Source("decoding", "decoding"),
+    Source("annotations", "annotations"), Source("candidates", "borders"), Source("topk", "zeros_compete"),
+    Source("topk", "fewer_anchors_than_k"), Source("topk", "as_many_anchors_as_k"), Source("conflict", "topk2"),
+    Source("assigner", "assigner"), Source("assigner", "exponents"),
 )  # fmt: skip
 """Tests that look at one batch at a time, in float32: the cheapest. A batch of each is tried in turn."""
 ROWS = (Source("row_order", "rows_in_any_order"),)

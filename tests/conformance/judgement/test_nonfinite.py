@@ -77,11 +77,9 @@ class SpreadByDFL(ReferenceAdapter):
 @pytest.mark.parametrize("bins", [1, 16])
 def test_what_is_infinite_at_background_frees_nothing(value: str, bins: int):
     recipe = Recipe(((Truth("ordinary"),),), (5, 5), reg_max=bins, predictions="near")
+    batch = NotFinite(recipe, value, place=OUTSIDE).build()
     with pytest.raises(Failure, match="dfl loss is finite: False, expected True"):
-        judge(
-            Subject(implementation_from(SpreadByDFL, "double"), "cpu"),
-            NotFinite(recipe, value, place=OUTSIDE).build(),
-        )
+        judge(Subject(implementation_from(SpreadByDFL, "double"), "cpu"), batch)
 
 
 def test_images_beside_an_edge_at_infinity_are_judged():
