@@ -140,10 +140,10 @@ def within_reach(scene: Scene, sides: Tensor) -> Tensor:
 
 
 def predictable(scene: Scene, sides: Tensor) -> Tensor:
-    """Sides (B, A, 4) within reach; of a single bin one in eight is turned round: boxes may be inverted."""
+    """Sides (B, A, 4) within reach; of a single bin one in four is turned round: boxes may be inverted."""
     if scene.head.reg_max > 1:
         return within_reach(scene, sides)
-    turned = scene.uniform(scene.anchors, 4) < 1 / 8  # (B, A, 4)
+    turned = scene.uniform(scene.anchors, 4) < 1 / 4  # (B, A, 4)
     return torch.where(turned, -sides, sides)
 
 
