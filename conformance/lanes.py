@@ -53,7 +53,7 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
     "annotations": recipes(outside=True),
     "borders": recipes(kinds=("edge_on_centre", "ordinary", "on_border", "partly_outside")),
     "small_boxes": recipes(small_boxes=True),
-    "metric": recipes(predictions=("near", "exact_hit", "random", "saturated")),
+    "metric": recipes(predictions=("near", "exact_hit", "random", "saturated"), bins=(16, 16, 1)),
     "topk": recipes(ties=True),
     "zeros_compete": FEW_OVERLAPS,
     "conflict": recipes(contested=True),

@@ -80,7 +80,7 @@ def within(
             clause,
             values,
         )
-    share = (error / bound).nan_to_num(nan=0.0)  # 0 of 0
+    share = (error / bound).detach().nan_to_num(nan=0.0)  # 0 of 0
     exact = naive is not None and torch.equal(observed, naive.to(observed.dtype))
     return Agreement(float(share.max()) if share.numel() else 0.0, exact)
 

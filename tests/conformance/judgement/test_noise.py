@@ -6,6 +6,7 @@ from conformance.judgement.noise import ROUNDS, RoundingNoise
 from reference import detection_loss
 
 EXACT = {
+    *("floor_divide", "remainder"),  # of the anchors' whole numbers
     *(
         "_local_scalar_dense",
         "_to_copy",
