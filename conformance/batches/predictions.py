@@ -143,9 +143,8 @@ def predictable(scene: Scene, sides: Tensor) -> Tensor:
     """Sides (B, A, 4) within reach; of a single bin one in four is turned round in x, and in y: an inverted box."""
     if scene.head.reg_max > 1:
         return within_reach(scene, sides)
-    turned = (scene.uniform(scene.anchors, 2) < 1 / 4).repeat(
-        1, 1, 2
-    )  # (B, A, 4): left and right, top and bottom
+    axes = scene.uniform(scene.anchors, 2) < 1 / 4  # (B, A, 2)
+    turned = axes.repeat(1, 1, 2)  # (B, A, 4): left and right, top and bottom
     return torch.where(turned, -sides, sides)
 
 

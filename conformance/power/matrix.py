@@ -116,11 +116,7 @@ def try_mutants(
                 record(recorder, profile, *results[-1], arguments)
                 if results[-1][1] != "killed":
                     print(f"  {results[-1][1]}: {result.mutant}", flush=True)
-    failed = any(
-        what == "elsewhere" or (what == "survived" and not argument_for(result.mutant, known_to_survive()))
-        for result, what in results
-    )
-    return failed, summary(results)
+    return any(what in ("survived", "elsewhere") for _, what in results), summary(results)
 
 
 def became(result: Result, arguments: dict[str, str]) -> str:
@@ -137,25 +133,12 @@ def argued() -> dict[str, str]:
     Raises:
         ValueError: an entry lacks its argument.
     """
-    return _entries("equivalent", "because")
-
-
-def known_to_survive() -> dict[str, str]:
-    """The patterns of mutants that no profile is sure to kill, each with what would show it: they fail no run.
-
-    Raises:
-        ValueError: an entry does not say what would show it.
-    """
-    return _entries("open", "shown_by")
-
-
-def _entries(kind: str, reason: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for entry in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get(kind, ()):
-        if not entry.get(reason, "").strip():
-            raise ValueError(f"{EQUIVALENT.name}: {entry.get('mutants')} has no argument ({reason} = ...)")
+    for entry in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]:
+        if not entry.get("because", "").strip():
+            raise ValueError(f"{EQUIVALENT.name}: {entry.get('mutants')} has no argument (because = ...)")
         patterns = entry["mutants"]
-        found |= dict.fromkeys([patterns] if isinstance(patterns, str) else patterns, entry[reason])
+        found |= dict.fromkeys([patterns] if isinstance(patterns, str) else patterns, entry["because"])
     return found
 
 
@@ -346,8 +329,7 @@ def record(recorder: Recorder, profile: str, result: Result, what: str, argument
         "power", profile=profile, fault=result.mutant, function=result.function, clauses=[], mode=result.kind,
         test=ended.test or "every test", expected=[], stage=ended.stage,
         batches=None if ended.test is None else ended.batches, seconds=round(ended.seconds, 2), result=what,
-        case_in_words=ended.said, argument=argument_for(result.mutant, arguments | known_to_survive()),
-        limit=ended.batches,
+        case_in_words=ended.said, argument=argument_for(result.mutant, arguments), limit=ended.batches,
     )  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """`--case`: files that hold a batch are judged, whatever the others hold."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,8 +7,7 @@ import pytest
 
 from conformance.batches import Recipe, Truth
 from reports import read_log
-
-ROOT = Path(__file__).parents[2]
+from tests.conformance.commands import run
 
 
 @pytest.fixture(scope="module")
@@ -21,26 +18,18 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     Recipe(((Truth(),),)).build().save(whole)
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     given = [word for path in (half, folder / "nowhere", whole) for word in ("--case", str(path))]
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", *given),
-            *("--report-dir", str(folder / "runs")),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    ended = run(
+        *(sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", *given),
+        *("--report-dir", str(folder / "runs")),
     )
-    (run,) = (folder / "runs").glob("2*")
-    return ended.returncode, ended.stdout, run
+    (left,) = (folder / "runs").glob("2*")
+    return ended.returncode, ended.stdout, left
 
 
 def test_the_one_that_can_be_read_is_judged(done: tuple[int, str, Path]):
-    _, said, run = done
-    assert read_log(run).batches.judged == 1
-    assert (run / "report.html").is_file()
+    _, said, left = done
+    assert read_log(left).batches.judged == 1
+    assert (left / "report.html").is_file()
     assert "1 passed" in said
 
 

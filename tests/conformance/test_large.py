@@ -1,28 +1,15 @@
 """`--large` is what makes large batches part of a run."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.conformance.commands import run
 
 
 def planned(folder: Path, *options: str) -> str:
     """What pytest says of the tests that it would run."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", "--setup-plan"),
-            *("--report-dir", str(folder), *options),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return done.stdout
+    command = (sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", "--setup-plan")
+    return run(*command, "--report-dir", str(folder), *options).stdout
 
 
 def test_large_batches_are_drawn_when_they_are_asked_for(tmp_path: Path):

@@ -1,16 +1,15 @@
 """The three ways to repeat a divergence, run as they are printed."""
 
 import json
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.conformance.commands import ROOT, run
+
 SWAPPED = """
 from conformance.implementations import Assignment
 from ultralytics.utils.tal import TaskAlignedAssigner
@@ -31,13 +30,6 @@ class Swapped:
             inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask
         ))
 """
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
-    )
 
 
 @pytest.fixture(scope="module", params=["from this repository", "from another folder"])

@@ -151,9 +151,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
     declared = {re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower() for line in project["dependencies"]}
     used = set().union(*(tops(names) for package in PACKAGES for _, names in modules(package)))
     used -= set(sys.stdlib_module_names) | set(PACKAGES)
-    used = {
-        {"xdist": "pytest-xdist"}.get(name, name) for name in used
-    }  # what is imported of it under another name
+    imported_as = {"xdist": "pytest-xdist"}
+    used = {imported_as.get(name, name) for name in used}
     optional = {"jaxtyping", "cosmic_ray", "_typeshed"}  # the last one is known to type checkers alone
     assert used - optional <= declared
     assert declared - PYTEST_PLUGINS <= used

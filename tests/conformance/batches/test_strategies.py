@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -305,6 +305,12 @@ def test_training_size_is_that_of_training():
     counts = [len(truths) for recipe in found for truths in recipe.images]
     assert max(counts) <= 300
     assert max(counts) >= 200
+
+
+def test_the_first_batch_of_training_size_is_the_whole_size():
+    """A run that draws but one must not draw sixteen empty images."""
+    simplest = find(training_size(), lambda _: True)
+    assert {len(truths) for truths in simplest.images} == {300}
 
 
 def test_a_crowd_is_written_in_one_line_and_is_the_same_again():

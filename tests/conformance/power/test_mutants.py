@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -313,24 +313,6 @@ def test_every_entry_has_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(matrix, "EQUIVALENT", path)
     with pytest.raises(ValueError, match="x has no argument"):
         matrix.argued()
-
-
-def test_what_is_known_to_survive_says_what_would_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    open_ones = matrix.known_to_survive()
-    assert all(text.strip() for text in open_ones.values())
-    assert not set(open_ones) & set(matrix.argued())
-    path = tmp_path / "equivalent.toml"
-    path.write_text('[[open]]\nmutants = "tal.f *"\nshown_by = "a larger batch"\n')
-    monkeypatch.setattr(matrix, "EQUIVALENT", path)
-    monkeypatch.setattr(matrix, "tried_of", lambda *_: iter([result("tal.f AddNot 0 1", None)]))
-    recorded: list[dict[str, Any]] = []
-    recorder: Any = SimpleNamespace(line=lambda _, **fields: recorded.append(fields))
-    failed, said = matrix.try_mutants(recorder, ["official"], "ci", 1, tmp_path, "*", 1)
-    assert not failed
-    assert "1 survived" in said
-    assert recorded[0]["argument"] == "a larger batch"
-    path.write_text("")
-    assert matrix.try_mutants(recorder, ["official"], "ci", 1, tmp_path, "*", 1)[0]
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path):
