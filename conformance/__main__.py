@@ -59,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         asked = options.image, options.anchor, options.gt, options.dialect, options.implementation
         return explain(options.case, *asked)
+    from conformance.batches import draw_from_seed_alone
+
+    draw_from_seed_alone()
     if options.command == "power":
         return prove(options)
     if options.command in ("diff", "bisect", "identify", "eras"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conformance.accounting import loose_bounds, shortfalls
-from conformance.batches import MEANINGS, Batch, CorruptCase
+from conformance.batches import MEANINGS, Batch, CorruptCase, draw_from_seed_alone
 from conformance.benchmarks import table
 from conformance.conforming import Conformance
 from conformance.devices.arithmetic import fixed_arithmetic
@@ -86,6 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if config.option.collectonly or config.option.help:
         return
+    draw_from_seed_alone()
     seed = seed_hypothesis(config)
     load_profile(config)
     tested = devices(config)

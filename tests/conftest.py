@@ -7,3 +7,7 @@ torch.set_num_threads(1)  # batches are small: more threads wait for each other,
 
 # Before anything imports reference; other packages carry no shapes.
 install_import_hook("reference", "beartype.beartype")
+
+from conformance.batches import draw_from_seed_alone  # noqa: E402
+
+draw_from_seed_alone()  # or what a test draws would depend on the modules that the tests before it loaded

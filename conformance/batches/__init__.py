@@ -2,6 +2,7 @@
 
 from conformance.batches.batch import Batch
 from conformance.batches.casefile import CorruptCase
+from conformance.batches.drawing import draw_from_seed_alone
 from conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
 from conformance.batches.predictions import REGIMES, Copy
 from conformance.batches.recipe import Recipe
@@ -19,6 +20,7 @@ __all__ = [
     "Crowd",
     "Recipe",
     "Truth",
+    "draw_from_seed_alone",
     "hazards_of",
     "recipes",
     "training_size",

@@ -178,11 +178,7 @@ def recorded() -> Sequence[Batch]:
 
 @cache
 def some(strategy: SearchStrategy[Recipe], count: int) -> Sequence[Recipe]:
-    """Up to `count` recipes, the same ones every time that the same command runs.
-
-    Hypothesis also draws constants that it reads in the modules that are loaded: another command, or another version of
-    this project, may draw others.
-    """
+    """Up to `count` recipes, the same ones every time."""
     kept: list[Recipe] = []
 
     @settings(

@@ -80,11 +80,7 @@ def test_found_where_stages_are_shown(name: str):
 def found(
     implementation: Implementation, lane: str, phases: tuple[Phase, ...] = (Phase.generate,)
 ) -> Hit | None:
-    """By the fault's own test, or by the others that the gating profile runs as well.
-
-    What Hypothesis draws depends on the constants in the modules that happen to be loaded: a fault that shows on one
-    batch in fifty may be missed by one test.
-    """
+    """By the fault's own test, or by the others that the gating profile runs as well."""
     lanes = dict.fromkeys((lane, "loss_of_large_boxes", "metric", "targets"))
     return next((hit for each in lanes if (hit := attack(implementation, each, phases))), None)
 
