@@ -140,7 +140,7 @@ EMPHASISED = {
         "contested_selection": 190,
         "third_owner": 40,
         "equal_owners": 150,
-        "symmetric_owners": 14,
+        "symmetric_owners": 8,
         "nested": 130,
         "same_box_other_class": 70,
     },
