@@ -57,8 +57,8 @@ The last one keeps padding rows too."""
 TRUTHS = {"contested_by_claimants": 3, "contested_by_unmasked_overlap": 3}
 """Ground truths of the smallest batch where two are not enough: who wins has not selected the anchor."""
 ANCHORS = 64
-"""Anchors of the smallest batch at most: one level of stride 8 on 64 x 64 px, which a person can still look at. Of these
-k = 10 are needed anyhow (TAL-TOPK-2); another grid moves every box and prediction: a smaller one may hide a fault."""
+"""Anchors of the smallest batch at most: one level of stride 8 on 64 x 64 px, which a person can still look at. k = 10
+of them are needed anyhow (TAL-TOPK-2); another grid moves every box and prediction: a smaller one may hide a fault."""
 LINE = 260
 """Characters that a person reads as one line."""
 
