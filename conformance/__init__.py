@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conformance.conforming import check
+    from conformance.thorough import check
 
 __all__ = ["check"]
 
@@ -11,7 +11,7 @@ __all__ = ["check"]
 def __getattr__(name: str) -> Any:
     """`check` is imported when it is first used: pytest's plugin must not import torch in everybody's runs."""
     if name == "check":
-        from conformance.conforming import check
+        from conformance.thorough import check
 
         return check
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from conformance.arguments import positive
+
 MEASURED = ["ultralytics", "article", "reference", "rearranged", "rearranged-float64"]
 """Implementations that are right, in as many orders of operations as there are."""
 
@@ -14,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("measure", help="how many units of rounding each compared quantity needs")
-    measuring.add_argument("--examples", type=int, default=100, metavar="N", help="batches of each lane")
+    measuring.add_argument("--examples", type=positive, default=100, metavar="N", help="batches of each lane")
     measuring.add_argument(
         "--implementation", action="append", metavar="NAME", help="whose errors to look at"
     )
@@ -156,13 +158,13 @@ def _add_power(commands: Any) -> None:
         "--profile", choices=("dev", "ci", "nightly"), default="ci", help="whose batches mutants are fed"
     )
     proving.add_argument(
-        "--examples", type=int, metavar="N", help="batches of each test, in place of the profile's"
+        "--examples", type=positive, metavar="N", help="batches of each test, in place of the profile's"
     )
     proving.add_argument(
         "--only", metavar="PATTERN", default="*", help="mutants whose name fits, such as '*bbox_iou*'"
     )
     proving.add_argument(
-        "--processes", type=int, default=0, metavar="N", help="mutants at once (default: one a core)"
+        "--processes", type=positive, default=0, metavar="N", help="mutants at once (default: one a core)"
     )
     proving.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run is left")
 

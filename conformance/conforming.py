@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from conformance.batches import Batch, Recipe
-from conformance.implementations import Implementation, ImplementationFailed, Outcome, find, observe
+from conformance.implementations import ImplementationFailed, Outcome, observe
 from conformance.implementations.outcome import calls
-from conformance.judgement import Diverges, Judgement, Verdict, judge
+from conformance.judgement import Diverges, Judgement, Verdict
+from conformance.judgement.nonfinite import is_finite, judge_any
 from conformance.judgement.picture import picture
 from conformance.ledger import Entry
 from conformance.recording import Failure, Recorder, Subject, failure_of
@@ -22,7 +22,7 @@ Judge = Callable[[Batch, Outcome, Dialect], Judgement]
 
 
 def conform(
-    subject: Subject, batch: Batch, each_term: bool = False, alone: bool = False, judge: Judge = judge
+    subject: Subject, batch: Batch, each_term: bool = False, alone: bool = False, judge: Judge = judge_any
 ) -> Judgement:
     """Judge an implementation on a batch.
 
@@ -43,7 +43,7 @@ def conform(
     dialect = subject.implementation.dialect
     reason = refusal(batch, dialect)
     if reason is not None:
-        return refused(subject, batch, *reason)
+        return refused(subject, batch, *reason, alone=alone)
     outcome = None
     try:
         outcome = observe(subject.implementation, batch, each_term, alone)
@@ -51,56 +51,48 @@ def conform(
     except (Diverges, ImplementationFailed) as error:
         judgement = error.judgement if isinstance(error, Diverges) else None
         assignment = outcome.assignment if outcome else None
-        finite = all(bool(level.isfinite().all()) for level in batch.feature_maps)
-        drawn = picture(batch, dialect, assignment, judgement) if finite else None
+        drawn = picture(batch, dialect, assignment, judgement) if is_finite(batch) else None
         failure = failure_of(subject, batch, error, drawn)
         failure.outcome = outcome
         raise failure from error
 
 
-def refused(subject: Subject, batch: Batch, clause: str, reason: str) -> Judgement:
-    """Judge an implementation on a batch that its dialect does not know: it must raise.
+def refused(
+    subject: Subject, batch: Batch, stage: str, clause: str, reason: str, alone: bool = False
+) -> Judgement:
+    """Judge an implementation on a batch that is an error: it must raise.
+
+    Args:
+        subject: the implementation, and the device that the batch is on.
+        batch: what it must refuse.
+        stage: where the error is.
+        clause: that says so.
+        reason: why, in words that go on "it returned, where ..".
+        alone: its assigner alone, whether it has a loss or not.
 
     Raises:
         Failure: it returned.
     """
     try:
-        observe(subject.implementation, batch)
+        observe(subject.implementation, batch, alone=alone)
     except ImplementationFailed as error:
         if error.details is not None:  # it raised itself; what it returned was not merely refused
             return Judgement()
-    raise Failure(subject, batch, Verdict.DIVERGENT, "", clause, f"it returned, where {reason}")
+    who = "its assigner" if alone and "loss" in subject.implementation.capabilities else "it"
+    said = f"{who} returned, where {reason}: it must raise"
+    raise Failure(subject, batch, Verdict.DIVERGENT, stage, clause, said)
 
 
-def check(
-    implementation: str | Implementation,
-    batch: Batch | Recipe | str | Path,
-    device: str = "cpu",
-    isolate: bool = False,
-) -> Judgement:
-    """Judge an implementation on one batch, from Python.
-
-    Args:
-        implementation: its name, as behind `--implementation`, or an implementation.
-        batch: a batch, a recipe, or the path of a case file.
-        device: where to run it.
-        isolate: run an implementation of one's own in a process of its own.
-
-    Returns:
-        A judgement that does not fail.
+def refused_by_all(subject: Subject, batch: Batch, stage: str, clause: str, reason: str) -> Judgement:
+    """The same for its loss and, where it has one on its own, for its assigner.
 
     Raises:
-        Failure: it diverges; the message says where.
-        CorruptCase: the file is no case file.
-        UnknownImplementation, ProtocolViolation: there is no such implementation.
+        Failure: one of them returned.
     """
-    if isinstance(implementation, str):
-        implementation = find(implementation, isolate)
-    if isinstance(batch, Recipe):
-        batch = batch.build()
-    if not isinstance(batch, Batch):
-        batch = Batch.load(Path(batch))
-    return conform(Subject(implementation, device), batch)
+    batch = batch.to(subject.device)
+    for number, _ in enumerate(subject.implementation.faces):
+        refused(subject, batch, stage, clause, reason, alone=number > 0)
+    return Judgement()
 
 
 class Began(NamedTuple):
@@ -144,20 +136,25 @@ class Conformance:
     since: float = field(default_factory=time.perf_counter)
 
     def __call__(
-        self, drawn: Recipe | Batch, by: Callable[[Subject, Batch], Judgement] = conform
+        self,
+        drawn: Recipe | Batch,
+        by: Callable[[Subject, Batch], Judgement] = conform,
+        relates: bool = False,
     ) -> Judgement:
         """Judge and record.
 
         Args:
             drawn: the batch, or how to make it.
             by: what judges: held to the dialect, or by a relation of specification section 7.
+            relates: it compares the implementation with itself on another batch or device, which not every dialect
+                allows; where it does not, the batch is held to the dialect.
 
         Raises:
             Failure: the implementation does not conform, and the ledger does not know of it.
             Exception: the judge itself failed; the batch counts as an error, never as judged.
         """
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
-        if not can_be_related(batch, self.subject.implementation.dialect):
+        if relates and not can_be_related(batch, self.subject.implementation.dialect):
             by = conform
         began = self._begin(plain=by is conform)
         try:
@@ -184,31 +181,22 @@ class Conformance:
         """
         began = self._begin(plain=False)
         try:
-            observe(self.subject.implementation, batch.to(self.subject.device))
-        except ImplementationFailed as error:
-            if error.details is not None:
-                self._record(batch, Verdict.EXACT, None, began)
+            refused_by_all(self.subject, batch, stage, clause, because)
+        except Failure as failure:
+            if self._excused(batch, failure, began):
                 return
-        drawn = picture(batch, self.subject.implementation.dialect, None, None) if stage != "top-k" else None
-        failure = Failure(
-            self.subject,
-            batch,
-            Verdict.DIVERGENT,
-            stage,
-            clause,
-            f"it returned, where {because}",
-            picture=drawn,
-        )
-        if self._excused(batch, failure, began):
-            return
-        self._record(batch, Verdict.DIVERGENT, None, began, failure)
-        self.failed = True
-        raise failure
+            if stage != "top-k":  # with fewer anchors than k there is no assignment to draw
+                failure.picture = picture(batch, self.subject.implementation.dialect, None, None)
+            self._record(batch, Verdict.DIVERGENT, None, began, failure)
+            self.failed = True
+            raise
+        self._record(batch, Verdict.EXACT, None, began)
 
     def _excused(self, batch: Batch, failure: Failure, began: Began) -> bool:
-        """Whether the ledger knows of this failure; then it is recorded as known."""
-        entry = next((each for each in self.entries if each.met_by(batch) and each.excuses(failure)), None)
-        if entry is None:
+        """Whether the ledger knows of this failure, in each stage that diverges; then it is recorded as known."""
+        met = [each for each in self.entries if each.met_by(batch)]
+        entry = next((each for each in met if each.excuses(failure)), None)
+        if entry is None or not failure.stages <= set().union(*(each.covers() for each in met)):
             return False
         self.excused += 1
         self._record(batch, Verdict.KNOWN, failure.judgement, began, failure, entry)

@@ -380,7 +380,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def gates(config: pytest.Config) -> bool:
     """Whether this run is a whole one of a profile that must exercise everything."""
-    whole = config.getoption("--conformance-profile") in GATING and not config.getoption("--examples")
+    whole = config.getoption("--conformance-profile") in GATING
+    whole = whole and not config.getoption("--examples") and not config.getoption("--case")
     narrowed = ("keyword", "markexpr", "deselect", "lf", "stepwise")
     parts = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
     return whole and not parts and not any(config.getoption(option, None) for option in narrowed)

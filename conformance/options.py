@@ -1,6 +1,5 @@
 """The suite's command line, and the profiles that say how much is generated."""
 
-import argparse
 import os
 import random
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from conformance.arguments import positive
 from reference import DIALECTS, Dialect
 
 SEEDS = 2**32
@@ -71,7 +71,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--conformance-profile", choices=tuple(PROFILES), default="dev", help="how much is generated"
     )
     group.addoption(
-        "--examples", type=_positive, metavar="N", help="batches of each test, in place of the profile's"
+        "--examples", type=positive, metavar="N", help="batches of each test, in place of the profile's"
     )
     group.addoption(
         "--large",
@@ -81,7 +81,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--rounds",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="interleaved rounds of each benchmark, of all sizes, in place of the profile's; peak memory too",
     )
@@ -98,12 +98,6 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="judge these case files instead of generated batches, repeatable",
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)
 
 
 def against(config: pytest.Config) -> Dialect | None:

@@ -68,6 +68,13 @@ class Failure(Exception):
     picture: dict[str, Any] | None = None
     outcome: Outcome | None = None
 
+    @property
+    def stages(self) -> set[str]:
+        """All stages that diverge; none where the implementation failed as a whole."""
+        if self.judgement is None:
+            return {self.stage} - {""}
+        return {name for name, stage in self.judgement.stages.items() if stage.mismatch}
+
     def __str__(self) -> str:
         where = f" at stage {self.stage} ({self.clause})" if self.stage else ""
         return (

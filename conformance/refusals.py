@@ -1,15 +1,31 @@
 """What a dialect does not know: there an implementation must refuse, and not return something else."""
 
+from typing import NamedTuple
+
 from conformance.batches import Batch
 from reference import Dialect, WeightsMeet
 
 
-def unknown(batch: Batch, dialect: Dialect) -> tuple[str, str] | None:
-    """Clause and reason why the dialect does not know such a head or such numbers; None if it does."""
+class Refusal(NamedTuple):
+    """Why an implementation must raise on a batch.
+
+    Attributes:
+        stage: where the error is.
+        clause: that says so.
+        reason: in words.
+    """
+
+    stage: str
+    clause: str
+    reason: str
+
+
+def unknown(batch: Batch, dialect: Dialect) -> Refusal | None:
+    """Why the dialect does not know such a head or such numbers; None if it does."""
     if len(batch.head.strides) == 1 and not dialect.one_level:
-        return "TAL-CAND-2", f"{dialect.name} knows no head with one level"
+        return Refusal("candidates", "TAL-CAND-2", f"{dialect.name} knows no head with one level")
     if batch.hyperparameters.kept is not None and not dialect.topk2:
-        return "TAL-CONF-2", f"{dialect.name} knows no topk2"
+        return Refusal("conflict", "TAL-CONF-2", f"{dialect.name} knows no topk2")
     return None
 
 
@@ -24,14 +40,18 @@ def can_be_related(batch: Batch, dialect: Dialect) -> bool:
     return finite and apart and unknown(batch, dialect) is None
 
 
-def refusal(batch: Batch, dialect: Dialect) -> tuple[str, str] | None:
-    """Clause and reason why an implementation of the dialect must raise on the batch; None if it must not.
+def refusal(batch: Batch, dialect: Dialect) -> Refusal | None:
+    """Why an implementation of the dialect must raise on the batch; None if it must not.
 
     A batch without ground truths is none of these: official code returns before it looks at the head.
     """
     if not len(batch.annotations):
         return None
-    k, anchors = batch.hyperparameters.topk, batch.anchors
-    if k > anchors:
-        return "TAL-TOPK-2", f"the best {k} of {anchors} anchors are asked for"
+    numbers, anchors = batch.hyperparameters, batch.anchors
+    if numbers.topk > anchors:
+        return Refusal("top-k", "TAL-TOPK-2", f"the best {numbers.topk} of {anchors} anchors are asked for")
+    if dialect.topk2 and (numbers.kept or 0) > anchors:
+        return Refusal(
+            "conflict", "TAL-TOPK-2", f"the best {numbers.kept} of {anchors} anchors are asked for"
+        )
     return unknown(batch, dialect)

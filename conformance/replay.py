@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from conformance.batches import Batch, CorruptCase
-from conformance.conforming import conform
 from conformance.implementations import (
     Implementation,
     Outcome,
@@ -23,11 +22,12 @@ from conformance.implementations import (
     find,
 )
 from conformance.implementations.stored import CorruptOutcome, StoredOutcome, load, outcomes_beside
-from conformance.judgement import Diverges, Judgement, State, Value, Verdict, judge
-from conformance.judgement.nonfinite import judge_nonfinite
+from conformance.judgement import Diverges, Judgement, State, Value, Verdict
+from conformance.judgement.nonfinite import is_finite, judge_any
 from conformance.judgement.picture import picture
 from conformance.options import default_report_dir
 from conformance.recording import Failure, Subject
+from conformance.thorough import thoroughly
 from reference import DIALECTS, Dialect
 from reports import write_picture
 
@@ -132,10 +132,10 @@ class Replay:
                 batch: Batch, outcome: Outcome, dialect: Dialect, seen: list[Outcome] = outcomes
             ) -> Judgement:
                 seen.append(outcome)
-                return judge_of(batch)(batch, outcome, dialect)
+                return judge_any(batch, outcome, dialect)
 
             try:
-                judgement = conform(Subject(one, self.device), batch, judge=watched)
+                judgement = thoroughly(Subject(one, self.device), batch, watched)
             except Failure as failure:
                 told = _told(failure)
                 yield Replayed(who, failure.verdict, told, failure.judgement, failure.values, failure.picture)
@@ -248,27 +248,18 @@ def dialect_of(stored: StoredOutcome, path: Path) -> Dialect:
     return DIALECTS[stored.dialect]
 
 
-def judge_of(batch: Batch) -> Any:
-    """What judges a batch: predictions that are no numbers have clauses of their own (NONFINITE-1 to -3)."""
-    return judge if _finite(batch) else judge_nonfinite
-
-
-def _finite(batch: Batch) -> bool:
-    return all(bool(level.isfinite().all()) for level in batch.feature_maps)
-
-
 def drawn_of(
     batch: Batch, dialect: Dialect, outcome: Outcome, judgement: Judgement | None
 ) -> dict[str, Any] | None:
     """The picture of an outcome, if there is something to draw."""
-    return picture(batch, dialect, outcome.assignment, judgement) if _finite(batch) else None
+    return picture(batch, dialect, outcome.assignment, judgement) if is_finite(batch) else None
 
 
 def judged_again(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Replayed:
     """A stored outcome, judged."""
     who = f"{stored.implementation} {stored.version} on {stored.device} (stored), held to {dialect.name}"
     try:
-        judgement = judge_of(batch)(batch, stored.outcome, dialect)
+        judgement = judge_any(batch, stored.outcome, dialect)
     except Diverges as error:
         first = error.judgement.first
         values = first.mismatch.values if first and first.mismatch else []

@@ -20,3 +20,10 @@ def test_conflict(conforms: Conformance, recipe: Recipe) -> None:
 def test_topk2(conforms: Conformance, recipe: Recipe) -> None:
     """TAL-CONF-2: heads that keep only their best anchors."""
     conforms(recipe)
+
+
+@pytest.mark.clauses("TAL-CONF")
+@given(recipe=LANES["topk2_above_k"])
+def test_topk2_above_k(conforms: Conformance, recipe: Recipe) -> None:
+    """TAL-CONF-2: a ground truth keeps more than it takes, of those that it wins besides."""
+    conforms(recipe)

@@ -48,7 +48,7 @@ def test_made_on_the_device(conforms: Conformance, watch: Watch, recipe: Recipe)
         pytest.skip("there is a CUDA device: every test runs on it")
     if conforms.subject.implementation.elsewhere:
         pytest.skip("a simulated device cannot follow an implementation into a process of its own")
-    conforms(recipe, by=partial(made_on_the_device, watch=watch))
+    conforms(recipe, by=partial(made_on_the_device, watch=watch), relates=True)
 
 
 @pytest.mark.clauses("DEVICE")
@@ -58,7 +58,7 @@ def test_as_on_the_cpu(conforms: Conformance, recipe: Recipe) -> None:
     """DEVICE-2: with a CUDA device, an implementation there against itself on the CPU."""
     if conforms.subject.device == "cpu":
         pytest.skip("what other devices are compared with")
-    conforms(recipe, by=as_on_the_cpu)
+    conforms(recipe, by=as_on_the_cpu, relates=True)
 
 
 @pytest.mark.clauses("DEVICE")
@@ -66,4 +66,4 @@ def test_as_on_the_cpu(conforms: Conformance, recipe: Recipe) -> None:
 def test_repeatable(conforms: Conformance, lane: str) -> None:
     """DEVICE-3: the same batches again and again. Hypothesis cannot shrink what comes and goes: they are only drawn."""
     for recipe in drawn(lane, share_of_examples(3 * len(LOSS_LANES))):
-        conforms(recipe, by=repeatable)
+        conforms(recipe, by=repeatable, relates=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 from reports.causes import Cause, causes
 from reports.log import Log
-from reports.runlog import MAIN
 from reports.summary import failures_of
 from reports.text import real, shortened
 
@@ -194,8 +193,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(content) for key, content in value.items()}
     return [_finite(content) for content in value] if isinstance(value, list) else value
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run."""
-    return (folder / MAIN).is_file()

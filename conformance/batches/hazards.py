@@ -555,7 +555,7 @@ def keeps_fewer(content: Content) -> bool:
 def tie_at_topk2(content: Content) -> bool:
     """The last anchor that a GT keeps and the next one of those that it selected have the same t (T3)."""
     kept = content.hyperparameters.kept
-    if kept is None:
+    if kept is None or kept >= content.metric.shape[1]:
         return False
     ranked = (content.metric * content.selected).sort(1, descending=True).values  # (n, A)
     return bool(((ranked[:, kept - 1] == ranked[:, kept]) & (content.selected.sum(1) > kept)).any())

@@ -17,6 +17,8 @@ from torch import Tensor
 from conformance.batches.layout import boxes_around, ciou, decode, depth, encode, inside, sides_to, widened
 from reference import Head, Hyperparameters
 
+POINT = 2**-10
+"""Grid units; its square is about 1e-6, and that of a box of a fourth of it about 1e-7, which is eps."""
 LOWEST, HIGHEST = -5.0, 2.0
 """Range of quantised class logits: scores from 0.007 to 0.88."""
 
@@ -174,6 +176,19 @@ def exact_hit(scene: Scene) -> Wish:
     return Wish(
         torch.where(hits[..., None], exact, wish.sides), scores_for(scene, owner, covered), sharp=True
     )
+
+
+@regime
+def close(scene: Scene) -> Wish:
+    """As near, but every edge errs by up to a fourth of the ground truth's side: of small boxes, by as little.
+
+    Where a side is zero, by up to `POINT`: there the eps of IOU-1 is as large as what it is added to.
+    """
+    owner, covered = aims(scene, scene.uniform(scene.anchors))
+    wish, exact = near(scene), exact_sides(scene, owner)  # (B, A, 4)
+    side = (exact[..., :2] + exact[..., 2:]).repeat(1, 1, 2)  # (B, A, 4) width, height, width, height
+    sides = within_reach(scene, exact + 0.25 * (side + POINT) * scene.wobble(scene.anchors, 4))
+    return Wish(torch.where(covered[..., None], sides, wish.sides), wish.logits, sharp=True)
 
 
 @regime

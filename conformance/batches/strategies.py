@@ -36,8 +36,8 @@ CALM = ("ordinary", "off_lattice", "huge")
 """Kinds of ground truth in two of five batches, at most three an image: there, most choices are unique."""
 REPEATS = {"ordinary": 6, "off_lattice": 3, "aligned": 2, "mirrored": 2, "other_class": 2}
 """Kinds of ground truth that are drawn so many times as often as every other."""
-PREDICTIONS = (*REGIMES, "random", "near", "near", "exact_hit")
-"""Regimes of predictions."""
+PREDICTIONS = (*(name for name in REGIMES if name != "close"), "random", "near", "near", "exact_hit")
+"""Regimes of predictions; what is close to small boxes is drawn where boxes are small."""
 ADJUSTABLE = ("random", "near", "exact_hit", "between")
 """Regimes of predictions that are quantised or have copies planted; in the others ties come by themselves."""
 LEVELS = (None, None, 1, 2, 4)
@@ -45,6 +45,8 @@ LEVELS = (None, None, 1, 2, 4)
 RANKS = ((9, 10), (9, 10), (8, 11), (2, 12), (0, 9))
 """Source and target of planted copies, where k is 10; the first is the tie at the k-th place."""
 SEEDS = st.integers(0, 2**16 - 1)
+IMAGES = 4
+"""Images of a batch, at most."""
 
 TIED = ("ordinary", "aligned", "huge")
 TIED_PREDICTIONS = ("near", "exact_hit", "exact_hit", "between", "saturated", "constant")
@@ -68,7 +70,7 @@ def recipes(
     cells: Sequence[Grid] = CELLS,
     classes: Sequence[int] = CLASSES,
     bins: Sequence[int] = BINS,
-    max_images: int = 4,
+    max_images: int = IMAGES,
     max_truths: int = 8,
     hyperparameters: SearchStrategy[Hyperparameters] | None = None,
 ) -> Recipe:
@@ -89,11 +91,11 @@ def recipes(
         bins: draw one of these.
         max_images: at most so many images.
         max_truths: at most so many ground truths an image.
-        hyperparameters: strategy of them; by default those of the loss. Grids have at least `topk` anchors.
+        hyperparameters: strategy of them; by default those of the loss. Grids have `topk` and `topk2` anchors at least.
     """
     settings = Hyperparameters() if hyperparameters is None else draw(hyperparameters)
     levels = draw(_one_of(tuple(strides)))
-    first = draw(_cells(tuple(cells), levels, settings.topk))
+    first = draw(_cells(tuple(cells), levels, max(settings.topk, settings.kept or 0)))
     count = draw(_one_of(tuple(classes)))
     emphasised = ties * TIED + small_boxes * SMALL + contested * CROWDED + outside * OUTSIDE
     if kinds is None and not emphasised and draw(_one_of((True, True, False, False, False))):
@@ -152,9 +154,9 @@ def _one_of(choices: tuple[T, ...]) -> SearchStrategy[T]:
 
 
 @lru_cache(maxsize=256)
-def _cells(choices: tuple[Grid, ...], strides: tuple[int, ...], topk: int) -> SearchStrategy[Grid]:
-    """First grids with which there are at least `topk` anchors (TAL-TOPK-2)."""
-    enough = [cells for cells in choices if sum(h * w for h, w in grids(cells, strides)) >= topk]
+def _cells(choices: tuple[Grid, ...], strides: tuple[int, ...], least: int) -> SearchStrategy[Grid]:
+    """First grids with which there are at least so many anchors (TAL-TOPK-2)."""
+    enough = [cells for cells in choices if sum(h * w for h, w in grids(cells, strides)) >= least]
     return st.sampled_from(enough)
 
 

@@ -230,15 +230,6 @@ def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
     return RecordedTraining(schedule, head, batches, progress, losses, weights)
 
 
-def recorded_batches() -> list[Batch]:
-    """What the official loss received at several steps of a YOLOv8n's training, the first step first.
-
-    Raises:
-        UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
-    """
-    return list(recorded_training().batches)
-
-
 def batch_of(predictions: Predictions, images: Images, head: Head) -> Batch:
     """What a loss receives, as a batch that shares no memory with the model."""
     maps = tuple(level.detach().clone() for level in feature_maps_of(predictions))

@@ -8,7 +8,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from conformance.batches import Batch
 from conformance.devices.running import SimulatedRun, same_bits, simulate
 from conformance.devices.watch import Watch
-from conformance.implementations import Implementation, ImplementationFailed, Outcome, observe
+from conformance.implementations import ImplementationFailed, Outcome, observe
 from conformance.implementations.stored import mapped, named_tensors
 from conformance.judgement import STAGES, Diverges, Judgement, Value, Verdict
 from conformance.judgement.comparators import place_name
@@ -38,14 +37,6 @@ REPETITIONS = 3
 """How often the same batch is run."""
 
 
-def faces(implementation: Implementation) -> list[Implementation]:
-    """The implementation as it is and, where it has a loss too, its assigner alone."""
-    if not {"assign", "loss"} <= set(implementation.capabilities):
-        return [implementation]
-    alone = SimpleNamespace(assign=implementation.adapter.assign)
-    return [implementation, replace(implementation, adapter=alone)]
-
-
 def made_on_the_device(subject: Subject, batch: Batch, watch: Watch | None = None) -> Judgement:
     """DEVICE-1, on the simulated device: forward and backward, the loss and the assigner alone.
 
@@ -61,7 +52,7 @@ def made_on_the_device(subject: Subject, batch: Batch, watch: Watch | None = Non
         Failure: something is made or done on the wrong device, or the numbers are others than on the CPU.
     """
     judgement = Judgement()
-    for face in faces(subject.implementation):
+    for face in subject.implementation.faces:
         expected, run = _observed(Subject(face, "cpu"), batch), simulate(face, batch, judged=False)
         if run.outcome is None or run.watch.violations:
             raise _wrong_device(subject, batch, run)

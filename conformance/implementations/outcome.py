@@ -219,6 +219,10 @@ def _observe_loss(
         return Outcome(inputs, loss.inputs is not None, assignment, outcome, True, own)
     if "assign" in implementation.capabilities:
         return Outcome(own, False, _observe_assigner(implementation, own), outcome)
+    if implementation.shows_stages:
+        raise ProtocolViolation(
+            "it says shows_stages, but Loss.assignment is None: give the assignment that the loss used, with its stages"
+        )
     return Outcome(own, False, None, outcome)
 
 

@@ -12,6 +12,7 @@ Nothing here knows the reference's inner life: an adapter needs this module and 
 
 import dataclasses
 from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -189,6 +190,13 @@ class Implementation:
         }
         return [capability for capability, offered in offers.items() if offered]
 
+    @property
+    def faces(self) -> "list[Implementation]":
+        """It as it is and, where it has a loss too, its assigner alone."""
+        if not {"assign", "loss"} <= set(self.capabilities):
+            return [self]
+        return [self, dataclasses.replace(self, adapter=SimpleNamespace(assign=self.adapter.assign))]
+
 
 def implementation_from(adapter: Any, name: str) -> Implementation:
     """Check an adapter against the protocol.
@@ -224,7 +232,8 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
             f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}"
         )
     precisions = getattr(adapter, "precisions", MIXED)
-    unknown = [precisions] if isinstance(precisions, str) else [one for one in precisions if one not in EVERY]
+    listed = isinstance(precisions, (tuple, list))
+    unknown = [one for one in precisions if one not in EVERY] if listed else [precisions]
     if unknown:
         raise ProtocolViolation(
             f"{name}: `precisions` must be a tuple of names among {', '.join(EVERY)}, "
@@ -260,16 +269,9 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool
     _check("Assignment.scores", assignment.scores, (images, anchors, classes), device, real)
     _check("Assignment.foreground", assignment.foreground, (images, anchors), device, torch.bool)
     # TAL-EMPTY-1: without any ground truth no anchor is a positive, and labels and indices have no meaning.
-    integral = None if truths else real
-    _check("Assignment.labels", assignment.labels, (images, anchors), device, integral, loose=not truths)
-    _check(
-        "Assignment.truth_index",
-        assignment.truth_index,
-        (images, anchors),
-        device,
-        integral,
-        loose=not truths,
-    )
+    for name in ("labels", "truth_index"):
+        value = getattr(assignment, name)
+        _check(f"Assignment.{name}", value, (images, anchors), device, None, loose=not truths)
     if shows_stages and truths and not isinstance(assignment.stages, Stages):
         raise ProtocolViolation(f"it says shows_stages, but Assignment.stages is {_kind(assignment.stages)}")
     if assignment.stages is not None:

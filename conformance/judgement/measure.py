@@ -11,12 +11,13 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from conformance.batches import Recipe
-from conformance.implementations import Implementation, observe
+from conformance.implementations import Implementation, ImplementationFailed, observe
 from conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest
 from conformance.judgement.comparators import observer
 from conformance.judgement.judge import judge
 from conformance.judgement.verdicts import Diverges
 from conformance.lanes import LANES
+from conformance.refusals import refusal
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def measure(
     try:
         for lane, strategy in LANES.items():
             progress(lane)
-            _judge_all(list(implementations), strategy, examples)
+            _judge_all(list(implementations), strategy, examples, progress)
     finally:
         observer.reset(token)
     return {
@@ -94,8 +95,14 @@ def measure(
 
 
 def _judge_all(
-    implementations: list[Implementation], strategy: SearchStrategy[Recipe], examples: int
+    implementations: list[Implementation],
+    strategy: SearchStrategy[Recipe],
+    examples: int,
+    progress: Callable[[str], None],
 ) -> None:
+    """Judge what one lane draws; a batch that is refused, or that an implementation fails on, measures nothing."""
+    failed: dict[str, list[str]] = defaultdict(list)
+
     @settings(
         max_examples=examples,
         derandomize=True,
@@ -108,12 +115,18 @@ def _judge_all(
     def judged(recipe: Recipe) -> None:
         batch = recipe.build()
         for implementation in implementations:
+            if refusal(batch, implementation.dialect) is not None:
+                continue
             try:
                 judge(batch, observe(implementation, batch), implementation.dialect)
             except Diverges:
                 continue
+            except ImplementationFailed as error:
+                failed[implementation.name].append(error.what)
 
     judged()
+    for name, said in failed.items():
+        progress(f"{name} failed on {len(said)} batches, which measure nothing: {said[0]}")
 
 
 def _summary(needed: Tensor, whole: Tensor, shares: Tensor) -> Needed:

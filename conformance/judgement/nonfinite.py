@@ -16,29 +16,50 @@ and made a clause, so that an implementation that spreads or hides such a number
   or NaN; of minus infinity, whose cross-entropy is 0 in the limit, official code makes NaN, and either is accepted. So
   it is of a distance logit of minus infinity: as a bin without a share DFL leaves it out, or takes zero times infinity.
 
-Only whether numbers are finite is compared, not which of NaN and the infinities they are: that depends on the order of
-operations (infinity minus infinity). Finite terms are compared by their kind alone as well: every other test compares
-their values.
+Which of NaN and the infinities a number is, is not compared: that depends on the order of operations (infinity minus
+infinity). Where NONFINITE-1 says that nothing else changes, the outcome is also judged as that of the same batch with
+a finite number in that place: targets, and the loss too if the number is a distance that no ground truth may learn
+from. Elsewhere only whether numbers are finite is compared.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from conformance.batches import Batch
-from conformance.implementations import Outcome, implementation_from, observe
+from conformance.implementations import LossOutcome, Outcome, assigner_inputs, implementation_from, observe
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.judgement.bounds import precision
 from conformance.judgement.comparators import equal
 from conformance.judgement.inputs import exact_predictions, input_errors
+from conformance.judgement.judge import judge
 from conformance.judgement.loss import LOGITS, TERMS
 from conformance.judgement.oracle import candidates_within
 from conformance.judgement.verdicts import Agreement, Diverges, Judgement, Mismatch
-from reference import Dialect, GroundTruths, ground_truths
+from reference import Dialect, GroundTruths, OverlapsCompared, ground_truths
 from reference.anchors import flatten
+
+FAR = 1e4
+"""Stands for infinity: as a logit, its sigmoid and softmax are exactly 0 or 1 in every dtype, and float16 holds it."""
+
+
+def judge_any(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
+    """Judge any batch: predictions that are no numbers have clauses of their own (NONFINITE-1 to -3).
+
+    Raises:
+        Diverges: some stage computes something else; the judgement is in it.
+    """
+    return (judge if is_finite(batch) else judge_nonfinite)(batch, outcome, dialect)
+
+
+def is_finite(batch: Batch) -> bool:
+    """Whether all predictions are finite numbers."""
+    return all(bool(level.isfinite().all()) for level in batch.feature_maps)
 
 
 def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
-    """Judge which numbers of an outcome are finite (NONFINITE-1 to -3).
+    """Judge what a number that is none changes, and what it leaves alone (NONFINITE-1 to -3).
 
     Args:
         batch: what the implementation was given, with a prediction that is no finite number.
@@ -49,7 +70,7 @@ def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgeme
         A judgement whose verdict does not fail.
 
     Raises:
-        Diverges: other numbers are finite than in the reference's outcome.
+        Diverges: other numbers are finite than in the reference's outcome, or those that nothing changes are others.
     """
     judgement = Judgement()
     reference = implementation_from(ReferenceAdapter(dialect), "reference")
@@ -65,7 +86,54 @@ def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgeme
         _judge_loss(judgement, batch, outcome, expected, clause, bool(lost.any()))
     if judgement.verdict.fails:
         raise Diverges(judgement)
-    return judgement
+    if clause == "NONFINITE-2" or lost.any():
+        return judgement
+    return judge(*_with_a_finite_number(batch, outcome, expected, dialect), dialect)
+
+
+def _with_a_finite_number(
+    batch: Batch, outcome: Outcome, expected: Outcome, dialect: Dialect
+) -> tuple[Batch, Outcome]:
+    """NONFINITE-1: the batch with a finite number in place of the other, and the outcome as that of this batch.
+
+    What was computed of that very number is taken from the reference. The loss is left out where the number is part of
+    it: a class logit, or a distance of a candidate.
+    """
+    maps = tuple(level.nan_to_num(0.0, FAR, -FAR) for level in batch.feature_maps)
+    finite = replace(batch, feature_maps=maps)
+    inputs = own = assigner_inputs(finite)
+    if outcome.own_inputs:
+        seen = outcome.inputs
+        scores = seen.scores.where(seen.scores.isfinite(), own.scores)  # (B, A, C)
+        boxes = seen.boxes.where(seen.boxes.isfinite().all(-1, keepdim=True), own.boxes)  # (B, A, 4)
+        inputs = replace(seen, scores=scores, boxes=boxes)
+    assignment, loss = outcome.assignment, outcome.loss
+    if assignment is not None and dialect.overlaps_compared is OverlapsCompared.EVERYWHERE:
+        assignment = replace(
+            assignment, stages=None
+        )  # u and t of that anchor are none for every ground truth
+    _, logits = flatten(batch.feature_maps, batch.head)  # (B, A, C)
+    if loss is not None and (
+        not logits.isfinite().all() or (spoilt_anchors(batch) & _candidates(expected)).any()
+    ):
+        loss = None
+    if loss is not None:
+        loss = _without_gradients_of(batch, loss)
+    return finite, Outcome(inputs, outcome.own_inputs, assignment, loss, outcome.of_loss, own)
+
+
+def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
+    """The loss with zero gradients on the distances of an anchor that has one which is no finite number."""
+    sides = 4 * batch.head.reg_max
+
+    def zeroed(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        spoilt = [~level[:, :sides].isfinite().all(1, keepdim=True) for level in batch.feature_maps]
+        whole = zip(gradients, spoilt, strict=True)
+        return tuple(torch.cat((each[:, :sides].where(~at, 0), each[:, sides:]), 1) for each, at in whole)
+
+    return replace(
+        loss, gradients=zeroed(loss.gradients), term_gradients=tuple(map(zeroed, loss.term_gradients))
+    )
 
 
 def _judge_loss(

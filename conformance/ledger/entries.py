@@ -20,8 +20,8 @@ BUNDLED = Path(__file__).with_name("ledger.toml")
 DEVICES = ("cpu", "cuda")
 RAISES = "error"
 """What an entry writes as its stage where the implementation raises, or breaks the protocol, before any stage."""
-LISTS = ("implementations", "devices", "when")
-OPTIONAL = ("says",)
+LISTS = ("implementations", "devices", "when", "follows")
+OPTIONAL = ("says", "follows")
 
 
 class CorruptLedger(ValueError):
@@ -43,6 +43,8 @@ class Entry:
         reason, link, owner: for readers.
         expires: the first day on which it excuses nothing any more.
         says: words that the failure's summary holds; "" for any.
+        follows: later stages that diverge with it. Each stage is judged from the implementation's own values of the one
+            before, so that most do not: another one that diverges is another bug.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Entry:
     owner: str
     expires: date
     says: str = ""
+    follows: tuple[str, ...] = ()
 
     def concerns(self, subject: Subject) -> bool:
         """Whether it is about this implementation, in its version, on its device."""
@@ -84,6 +87,10 @@ class Entry:
             and failure.stage == self.stage
             and failure.clause == self.clause
         )
+
+    def covers(self) -> set[str]:
+        """The stages that it is about."""
+        return {self.stage, *self.follows}
 
     def expired(self, today: date) -> bool:
         """Whether its day has come."""
@@ -145,7 +152,8 @@ def entry_of(raw: Any) -> Entry:
     for key in keys:
         if key in raw:
             _check_type(key, raw[key])
-    entry = Entry(**raw | {key: tuple(raw[key]) for key in LISTS} | {"versions": _versions(raw["versions"])})
+    lists = {key: tuple(raw[key]) for key in LISTS if key in raw}
+    entry = Entry(**raw | lists | {"versions": _versions(raw["versions"])})
     _check_sense(entry)
     return entry
 
@@ -175,8 +183,9 @@ def _check_sense(entry: Entry) -> None:
     for name in entry.when:
         if name not in PREDICATES:
             raise ValueError(f"there is no predicate {name!r}; predicates are {', '.join(PREDICATES)}")
-    if entry.stage not in (*STAGES, RAISES):
-        raise ValueError(f"there is no stage {entry.stage!r}; stages are {', '.join(STAGES)} and {RAISES}")
+    for stage in (entry.stage, *entry.follows):
+        if stage not in (*STAGES, RAISES):
+            raise ValueError(f"there is no stage {stage!r}; stages are {', '.join(STAGES)} and {RAISES}")
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):
         raise ValueError(f"{entry.clause!r} is no clause, such as TAL-CAND-2")
     if entry.stage == RAISES and not entry.says:

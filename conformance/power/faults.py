@@ -356,7 +356,7 @@ def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
     return reference.boxes.ciou(truths[:, None], boxes).where(candidates, 0)
 
 
-@fault("IOU-1", stage="gradients", at="reference.boxes.width_and_height")
+@fault("IOU-1", stage="gradients", at="reference.boxes.width_and_height", lane="loss_of_small_boxes")
 def eps_on_the_width(box: Tensor) -> tuple[Tensor, Tensor]:
     """The width carries eps, the height does not: boxes so thin have no overlap to show it, but a gradient."""
     left, top, right, bottom = box.unbind(-1)

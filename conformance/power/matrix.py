@@ -83,6 +83,10 @@ class Job:
         return [number for number in reached if (number <= few) == first]
 
 
+class NoSuchMutant(LookupError):
+    """Nothing was tried: that none survived would say nothing."""
+
+
 def try_mutants(
     recorder: Recorder,
     kinds: Sequence[str],
@@ -106,6 +110,9 @@ def try_mutants(
     Returns:
         Whether one survived that is not argued to be equivalent, or an argued one was killed; and how many of each
         kind, one line a kind.
+
+    Raises:
+        NoSuchMutant: no name fits.
     """
     arguments = argued()
     results: list[tuple[Result, str]] = []
@@ -116,6 +123,10 @@ def try_mutants(
                 record(recorder, profile, *results[-1], arguments)
                 if results[-1][1] != "killed":
                     print(f"  {results[-1][1]}: {result.mutant}", flush=True)
+    if not results:
+        raise NoSuchMutant(
+            f"no mutant's name fits {only!r}; names are such as 'boxes.ciou NumberReplacer 3 1a2b3c4d'"
+        )
     return any(what in ("survived", "elsewhere") for _, what in results), summary(results)
 
 

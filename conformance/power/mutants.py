@@ -295,6 +295,11 @@ def statement_at(text: str, first: int, line: int) -> set[int]:
 
 
 def _own_lines(statement: ast.stmt, first: int) -> set[int]:
+    if isinstance(statement, ast.Match):
+        # What is matched, and every pattern: they are looked at until one fits.
+        parts: list[ast.expr | ast.pattern] = [statement.subject, *(case.pattern for case in statement.cases)]
+        rows = [range(part.lineno, int(part.end_lineno or part.lineno) + 1) for part in parts]
+        return {row + first - 1 for each in rows for row in each}
     inner = [part.lineno for part in getattr(statement, "body", []) if isinstance(part, ast.stmt)]
     last = min(inner) - 1 if inner else int(statement.end_lineno or statement.lineno)
     return {row + first - 1 for row in range(statement.lineno, last + 1)}

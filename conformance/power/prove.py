@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from conformance.power.faults import FAULTS
-from conformance.power.matrix import try_mutants
+from conformance.power.matrix import NoSuchMutant, try_mutants
 from conformance.power.run import plant
 from conformance.power.trials import load
 from conformance.recording import Recorder, command_line
@@ -49,7 +49,11 @@ def prove(
         print(f"python -m conformance power: {problem}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    recorder = Recorder(RunLog.create(report_dir))
+    try:
+        recorder = Recorder(RunLog.create(report_dir))
+    except OSError as error:
+        print(f"python -m conformance power: cannot write into {report_dir}: {error}", file=sys.stderr)
+        return 2
     recorder.begin(
         {
             "profile": profile if kinds else "ci", "seed": "derandomized", "command": command_line(),
@@ -60,7 +64,12 @@ def prove(
     if kinds:
         number = load(profile, examples)
         at_once = processes or os.cpu_count() or 1
-        parts.append(try_mutants(recorder, kinds, profile, number, report_dir, only, at_once))
+        try:
+            parts.append(try_mutants(recorder, kinds, profile, number, report_dir, only, at_once))
+        except NoSuchMutant as error:
+            print(f"python -m conformance power: {error}", file=sys.stderr)
+            recorder.end(2)
+            return 2
     if faults:
         parts.append(plant(recorder, [FAULTS[name] for name in faults]))
     failed = any(one for one, _ in parts)

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 
 from conformance.batches import Batch, Recipe
-from conformance.conforming import conform
-from conformance.implementations import Implementation, ImplementationFailed, implementation_from, observe
-from conformance.judgement import Judgement, Verdict
+from conformance.conforming import conform, refused_by_all
+from conformance.implementations import Implementation, implementation_from
+from conformance.judgement import Judgement
 from conformance.lanes import LANES
 from conformance.options import PROFILES
 from conformance.power.faults import Fault, FaultyAssigner, FaultyReference
@@ -27,6 +27,7 @@ MODULES = {
     "fewer_anchors_than_k": "topk",
     "conflict": "conflict",
     "topk2": "conflict",
+    "topk2_above_k": "conflict",
     "targets": "targets",
     "no_ground_truth": "targets",
     "loss": "loss",
@@ -63,7 +64,9 @@ class Judged:
     batches: int = 0
     failed: bool = False
 
-    def __call__(self, recipe: Recipe, by: Callable[[Subject, Batch], Judgement] = conform) -> None:
+    def __call__(
+        self, recipe: Recipe, by: Callable[[Subject, Batch], Judgement] = conform, relates: bool = False
+    ) -> None:
         """Judge what was drawn.
 
         Raises:
@@ -84,12 +87,10 @@ class Judged:
         """
         self.batches += not self.failed
         try:
-            observe(self.subject.implementation, batch)
-        except ImplementationFailed as error:
-            if error.details is not None:
-                return
-        self.failed = True
-        raise Failure(self.subject, batch, Verdict.DIVERGENT, stage, clause, f"it returned, where {because}")
+            refused_by_all(self.subject, batch, stage, clause, because)
+        except Failure:
+            self.failed = True
+            raise
 
 
 def faulty(fault: Fault, shows_stages: bool = True, assigner_alone: bool = False) -> Implementation:

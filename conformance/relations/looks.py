@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from conformance.batches import Batch
-from conformance.batches.layout import flatten
 from conformance.implementations import Outcome
 from conformance.implementations.protocol import AssignerInputs
 
@@ -156,11 +155,3 @@ def inputs_view(inputs: AssignerInputs, image: int, look: Look) -> dict[str, Ten
         "truths": look.boxes(inputs.truth_boxes[image, look.truths]),
         "labels": look.labels(inputs.labels[image, look.truths, 0]),
     }
-
-
-def gradients_view(
-    gradients: tuple[Tensor, ...], batch: Batch, image: int, look: Look
-) -> tuple[Tensor, Tensor]:
-    """Gradients on distance logits (A, 4, R) and class logits (A, C) of an image, from feature maps."""
-    distances, logits = flatten([level[image : image + 1] for level in gradients], batch.head)
-    return look.sides(distances[0, look.anchors]), logits[0, look.anchors][:, look.classes]

@@ -40,3 +40,14 @@ def test_each_of_the_others_is_an_error_that_says_what_to_do(done: tuple[int, st
     assert "record it again" in said
     assert "nowhere cannot be read: No such file or directory" in said
     assert "2 failed" in said
+
+
+def test_a_gating_profile_asks_one_case_for_no_more(tmp_path: Path):
+    """Clauses and hazards are counted where the profile's own batches are drawn."""
+    case = tmp_path / "case.safetensors"
+    Recipe(((Truth(),),)).build().save(case)
+    ended = run(
+        *(sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", "--case", str(case)),
+        *("--conformance-profile", "ci", "--report-dir", str(tmp_path / "runs")),
+    )
+    assert ended.returncode == 0, ended.stdout

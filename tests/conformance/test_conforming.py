@@ -1,17 +1,21 @@
 """What a test of the suite records: a failure of any kind is never a batch that conforms."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conformance.batches import Recipe, Truth
-from conformance.conforming import Conformance
+from conformance.conforming import Conformance, conform
 from conformance.implementations import Implementation, Loss, find, implementation_from
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.judgement import Judgement
 from conformance.recording import Failure, Recorder, Subject
 from conformance.relations import SaysNothing
+from reference import Hyperparameters
 from reports import RunLog, read_log, summarise
 
 BATCH = Recipe(images=((Truth("ordinary"),),)).build()
@@ -82,6 +86,44 @@ def test_more_than_all_anchors_cannot_be_the_best(log: RunLog):
     conformance(log, implementation_from(Raises(), "raises"))(TOO_SMALL)
     with pytest.raises(Failure, match="it returned, where the best 10 of 4 anchors are asked for"):
         conformance(log, implementation_from(Returns(), "returns"))(TOO_SMALL)
+
+
+class TakesWhatThereIs(ReferenceAdapter):
+    """Its loss raises where it must, its own assigner does not."""
+
+    def assign(self, inputs: Any) -> Any:
+        anchors = inputs.scores.shape[1]
+        numbers = replace(inputs.hyperparameters, topk=min(inputs.hyperparameters.topk, anchors))
+        return super().assign(replace(inputs, hyperparameters=numbers))
+
+
+def test_the_assigner_alone_must_refuse_too(log: RunLog):
+    tested = conformance(log, implementation_from(TakesWhatThereIs(), "takes"))
+    tested(TOO_SMALL)
+    with pytest.raises(Failure, match="its assigner returned, where the best 10 of 4") as caught:
+        tested(TOO_SMALL, by=partial(conform, alone=True))
+    assert (caught.value.stage, caught.value.clause) == ("top-k", "TAL-TOPK-2")
+    with pytest.raises(Failure, match="its assigner returned, where k is more than A"):
+        tested.must_raise(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
+
+
+def test_more_than_all_anchors_cannot_be_kept(log: RunLog):
+    batch = Recipe(((Truth("ordinary"),),), (2, 5), (8,), hyperparameters=Hyperparameters(topk2=11)).build()
+    conformance(log, find("ultralytics"))(batch)
+    with pytest.raises(Failure, match="it returned, where the best 11 of 10 anchors are asked for"):
+        conformance(log, implementation_from(Returns(), "returns"))(batch)
+
+
+class HidesItsStages(ReferenceAdapter):
+    def loss(self, *arguments: Any) -> Loss:
+        return replace(super().loss(*arguments), assignment=None)
+
+
+def test_stages_that_were_promised_must_be_shown(log: RunLog):
+    alone = SimpleNamespace(loss=HidesItsStages().loss, shows_stages=True)
+    with pytest.raises(Failure, match=r"it says shows_stages, but Loss.assignment is None"):
+        conformance(log, implementation_from(alone, "hides"))(BATCH)
+    conformance(log, implementation_from(HidesItsStages(), "shows those of its assigner"))(BATCH)
 
 
 class Attached(ReferenceAdapter):

@@ -68,6 +68,19 @@ def test_near_predictions_overlap_their_ground_truth_and_score_its_class():
     assert logits[~inside, 0].sigmoid().mean() < logits[inside, 0].sigmoid().mean()
 
 
+@pytest.mark.parametrize("reg_max", [1, 16])
+def test_close_predictions_err_by_a_share_of_the_box(reg_max: int):
+    """Also of one with a side of a pixel, and of a point by less than a pixel."""
+    for truth in Truth("aligned", 0, (5, 5), (15, 15)), Truth("zero_area", 0, (9, 9), (0, 0)):
+        recipe = Recipe(((truth,),), (8, 8), (32, 64), reg_max=reg_max, predictions="close")
+        content = Content(recipe.build())
+        box = content.boxes[0]  # (4,)
+        side = (box[2:] - box[:2]).repeat(2)  # (4,)
+        error = (content.predicted - box).abs().amin(0)  # (4,) of the anchor whose bins can reach the edge
+        assert (error <= 0.25 * (side + 64 * 2**-10) + 1e-3).all()
+        assert len(content.predicted.unique(dim=0)) == len(content.predicted)
+
+
 def test_exact_hits_hit():
     """Three in four anchors predict an aligned ground truth to the last bit; the others miss it."""
     aligned = Truth("aligned", at=(0, 0), size=(15, 15))

@@ -225,7 +225,7 @@ def test_every_kind_and_regime_is_drawn():
     assert set(kinds) == set(KINDS)
     assert min(kinds.values()) >= 15
     regimes = Counter(recipe.predictions for recipe in drawn(EVERY))
-    assert set(regimes) == set(REGIMES)
+    assert set(regimes) == set(REGIMES) - {"close"}  # drawn where boxes are small
     assert min(regimes.values()) >= 10
 
 

@@ -7,7 +7,6 @@ import torch
 
 from conformance.batches import Recipe, Truth
 from conformance.devices import simulate
-from conformance.devices.checks import faces
 from conformance.devices.drawn import drawn
 from conformance.devices.running import same_bits
 from conformance.implementations import Outcome, find, observe
@@ -57,7 +56,7 @@ def judged(outcome: Outcome, recipe: Recipe, name: str) -> Judgement:
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
 def test_numbers_and_verdict_are_those_of_the_cpu(name: str, lane: str):
     recipe = drawn(lane, 3)[-1]
-    for face in faces(find(name)):
+    for face in find(name).faces:
         expected, run = observe(face, recipe.build()), simulate(face, recipe.build())
         assert run.watch.violations == []
         assert run.judging.violations == []

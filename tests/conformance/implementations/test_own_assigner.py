@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from conformance.batches import Batch, Recipe, Truth
-from conformance.conforming import check
 from conformance.implementations import Implementation, implementation_from
 from conformance.implementations.noting import asked_of_loss, has_own_exponents
 from conformance.implementations.ultralytics import UltralyticsAdapter, load_release
 from conformance.recording import Failure
+from conformance.thorough import check
 from reference import Hyperparameters
 
 CROWD: Batch = Recipe(

@@ -262,7 +262,14 @@ def test_ultralytics_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("declared", "wrong"), [(("float12",), "'float12'"), ("float64", "'float64'"), (("float64", 16), "16")]
+    ("declared", "wrong"),
+    [
+        (("float12",), "'float12'"),
+        ("float64", "'float64'"),
+        (("float64", 16), "16"),
+        (None, "None"),
+        (3, "3"),
+    ],
 )
 def test_precisions_are_a_tuple_of_known_names(declared: Any, wrong: str):
     adapter = Assigner()

@@ -140,3 +140,39 @@ def test_it_is_written_as_the_line_that_makes_it():
     assert int((~batch.build().feature_maps[0].isfinite()).sum()) == 1
     assert "not_finite" in batch.build().hazards
     assert not torch.equal(batch.build().feature_maps[0], RECIPE.build().feature_maps[0])
+
+
+class FewerPlaces(ReferenceAdapter):
+    """A number that is none takes places of the top-k, as if every comparison with it were true."""
+
+    def loss(self, feature_maps: Any, annotations: Any, head: Any, hyperparameters: Any) -> Loss:
+        spoilt = any(not level.isfinite().all() for level in feature_maps)
+        taken = 5 if spoilt else 0
+        fewer = replace(hyperparameters, topk=hyperparameters.topk - taken)
+        return super().loss(feature_maps, annotations, head, fewer)
+
+
+class OtherValues(ReferenceAdapter):
+    """With a number that is none, everything that stays finite is another number."""
+
+    def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+        honest = super().loss(feature_maps, *arguments)
+        factor = 1 if all(level.isfinite().all() for level in feature_maps) else 3
+        return replace(honest, total=honest.total * factor, items=honest.items * factor)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("class_logit", [True, False])
+def test_it_changes_no_target(value: str, class_logit: bool):
+    batch = NotFinite(RECIPE, value, class_logit, place=OUTSIDE).build()
+    with pytest.raises(Failure) as caught:
+        judge(Subject(implementation_from(FewerPlaces(), "mine"), "cpu"), batch)
+    assert caught.value.stage == "top-k"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_distance_that_nobody_learns_from_changes_no_loss(value: str):
+    batch = NotFinite(RECIPE, value, place=OUTSIDE).build()
+    with pytest.raises(Failure) as caught:
+        judge(Subject(implementation_from(OtherValues(), "mine"), "cpu"), batch)
+    assert caught.value.stage == "cls"

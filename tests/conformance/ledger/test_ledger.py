@@ -5,13 +5,14 @@ import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conformance.batches import HAZARDS, Recipe, Truth
 from conformance.conforming import Conformance
 from conformance.conftest import Run, note_ledger
-from conformance.implementations import implementation_from
+from conformance.implementations import Loss, implementation_from
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.judgement import Verdict
 from conformance.ledger import BUNDLED, CorruptLedger, Entry, read_ledger, standings
@@ -106,6 +107,27 @@ def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: Entry, chan
     with pytest.raises(Failure):
         conforms(SMALL)
     assert read_log(tmp_path / "run").batches.verdicts("mine") == {"divergent": 1}
+
+
+class TwoFaults(ReferenceAdapter):
+    """That of the entry, and a class loss that is three times too large."""
+
+    def loss(self, *arguments: Any) -> Loss:
+        honest = super().loss(*arguments)
+        factors = honest.items.new_tensor((1, 3, 1))
+        return replace(honest, total=honest.total * factors, items=honest.items * factors)
+
+
+def test_a_second_fault_behind_one_on_record_is_found(tmp_path: Path, entry: Entry):
+    made = implementation_from(TwoFaults(DIALECTS["ultralytics-8.4.127"]), "mine")
+    subject = Subject(replace(made, version="1.2", dialect=NEWEST), "cpu")
+    with pytest.raises(Failure) as caught:
+        conformance(tmp_path, (entry,), subject)(SMALL)
+    assert {"candidates", "cls"} <= caught.value.stages
+    on_record = replace(entry, follows=tuple(caught.value.stages - {"candidates"}))
+    known = conformance(tmp_path / "known", (on_record,), subject)
+    known(SMALL)
+    assert known.excused == 1
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import reference
+from conformance.__main__ import main
 from conformance.implementations import find
 from conformance.power import matrix
 from conformance.power.forked import Ended, in_processes, start, tried
-from conformance.power.mutants import Mutant, Place, fingerprint, mutants_of, operators, places
+from conformance.power.mutants import Mutant, Place, fingerprint, mutants_of, operators, places, statement_at
 from conformance.power.targets import OFFICIAL, official, watching
 from conformance.power.targets import reference as reference_target
 from conformance.power.trials import FIRST, Known, Trial, collected, in_turn, same
@@ -342,3 +343,29 @@ def test_history_is_found_both_ways():
     for one, other in (names, names[::-1]):
         ended = tried(matrix.held(dialects[one], dialects[other]), batches)
         assert ended.test is not None
+
+
+MATCHED = """
+def floor(self, sides):
+    match self.kind:
+        case 1:
+            return 0, 0
+        case 2:
+            return sides
+"""
+
+
+def test_what_a_case_returns_is_no_part_of_the_match():
+    """A line of one case is run only where that case is the one."""
+    assert statement_at(MATCHED, 1, 4) == {3, 4, 6}
+    assert statement_at(MATCHED, 1, 5) == {5}
+
+
+def test_what_cannot_be_tried_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A name that fits nothing, a folder that cannot be: one line, and status 2."""
+    few = ["power", "--mutants", "reference", "--examples", "1", "--report-dir"]
+    assert main([*few, str(tmp_path / "runs"), "--only", "nothing*"]) == 2
+    assert "no mutant's name fits 'nothing*'" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([*few, str(tmp_path / "file" / "runs")]) == 2
+    assert "cannot write into" in capsys.readouterr().err

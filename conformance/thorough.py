@@ -1,0 +1,102 @@
+"""One batch in every way in which the suite's tests judge one: whichever of them found a failure, it shows again.
+
+For those who have a batch at hand: `pytest conformance --case`, `conformance.check` and `python -m conformance replay`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from conformance.batches import Batch, Recipe
+from conformance.batches.recipe import grids
+from conformance.batches.strategies import CELLS, IMAGES, STRIDES
+from conformance.conforming import Judge, conform
+from conformance.devices.checks import as_on_the_cpu, made_on_the_device, repeatable
+from conformance.implementations import Implementation, find
+from conformance.judgement import Judgement
+from conformance.judgement.nonfinite import is_finite, judge_any
+from conformance.recording import Subject
+from conformance.refusals import can_be_related, refusal
+from conformance.relations import RELATIONS, NotShown, SaysNothing
+
+Way = Callable[[Subject, Batch], Judgement]
+DRAWN = IMAGES * max(
+    sum(rows * columns for rows, columns in grids(cells, strides)) for cells in CELLS for strides in STRIDES
+)
+"""Anchors that a drawn batch has at most, in all of its images."""
+
+
+def thoroughly(subject: Subject, batch: Batch, judge: Judge = judge_any) -> Judgement:
+    """Judge an implementation on one batch in every way that a test does.
+
+    Args:
+        subject: the implementation, and the device to run it on.
+        batch: any batch.
+        judge: what judges the outcome, the first time.
+
+    Returns:
+        The first judgement: that of the implementation as a whole, held to its dialect. None fails.
+
+    Raises:
+        Failure: of the first way that finds one.
+    """
+    judgement = conform(subject, batch, each_term=True, judge=judge)
+    for way in _further(subject, batch):
+        with suppress(SaysNothing, NotShown):
+            way(subject, batch)
+    return judgement
+
+
+def _further(subject: Subject, batch: Batch) -> Iterator[Way]:
+    """Its assigner alone, on every device, every time, and related to itself on changed batches.
+
+    Only batches of the size that tests draw are related and repeated: it takes some forty runs, and there no test finds
+    anything on larger ones that could have to be shown again.
+    """
+    implementation, dialect = subject.implementation, subject.implementation.dialect
+    if len(implementation.faces) > 1:
+        yield partial(conform, alone=True)
+    if refusal(batch, dialect) is not None or not is_finite(batch) or batch.images * batch.anchors > DRAWN:
+        return
+    if not can_be_related(batch, dialect):
+        return
+    yield repeatable
+    if subject.device != "cpu":
+        yield as_on_the_cpu
+    elif not (implementation.elsewhere or torch.cuda.is_available()):
+        yield made_on_the_device
+    yield from RELATIONS.values()
+
+
+def check(
+    implementation: str | Implementation,
+    batch: Batch | Recipe | str | Path,
+    device: str = "cpu",
+    isolate: bool = False,
+) -> Judgement:
+    """Judge an implementation on one batch from Python, in every way that a test does.
+
+    Args:
+        implementation: its name, as behind `--implementation`, or an implementation.
+        batch: a batch, a recipe, or the path of a case file.
+        device: where to run it.
+        isolate: run an implementation of one's own in a process of its own.
+
+    Returns:
+        A judgement that does not fail.
+
+    Raises:
+        Failure: it diverges; the message says where.
+        CorruptCase: the file is no case file.
+        UnknownImplementation, ProtocolViolation: there is no such implementation.
+    """
+    if isinstance(implementation, str):
+        implementation = find(implementation, isolate)
+    if isinstance(batch, Recipe):
+        batch = batch.build()
+    if not isinstance(batch, Batch):
+        batch = Batch.load(Path(batch))
+    return thoroughly(Subject(implementation, device), batch)

@@ -1,0 +1,107 @@
+"""A batch at hand is judged in every way that a test judges one: what any of them found is found again."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import conformance.thorough
+from conformance import check
+from conformance.batches import Recipe, Truth
+from conformance.batches.nonfinite import NotFinite
+from conformance.implementations import Assignment, Loss, find, implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.recording import Failure
+from conformance.thorough import DRAWN
+
+BATCH = Recipe(
+    images=((Truth("ordinary"), Truth("huge")), (Truth("ordinary", at=(3, 3)),)), predictions="near"
+)
+NAN = NotFinite(Recipe(images=((Truth("ordinary"),),), cells=(5, 5), predictions="near"), place=24)
+
+
+class WrongAssigner(ReferenceAdapter):
+    """Its loss has the right one."""
+
+    def assign(self, inputs: Any) -> Assignment:
+        return super().assign(replace(inputs, hyperparameters=replace(inputs.hyperparameters, topk=7)))
+
+
+class OnTheCpu(ReferenceAdapter):
+    def loss(self, *arguments: Any) -> Loss:
+        honest = super().loss(*arguments)
+        return replace(honest, items=honest.items + torch.zeros(3))
+
+
+class WrongTerms(ReferenceAdapter):
+    """Each term has another's gradient; their sum has its own."""
+
+    def loss(self, *arguments: Any) -> Loss:
+        honest = super().loss(*arguments)
+        return replace(honest, total=honest.total[[1, 0, 2]])
+
+
+class Noisy(ReferenceAdapter):
+    """Within every bound, and not the same twice."""
+
+    calls = 0
+
+    def loss(self, *arguments: Any) -> Loss:
+        honest = super().loss(*arguments)
+        self.calls += 1
+        return replace(honest, items=honest.items * (1 + 1.2e-7 * (self.calls % 2)))
+
+
+class WrongForOneImage(ReferenceAdapter):
+    """Right on every batch of two."""
+
+    def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+        honest = super().loss(feature_maps, *arguments)
+        factor = 2 if len(feature_maps[0]) == 1 else 1
+        return replace(honest, total=honest.total * factor, items=honest.items * factor)
+
+
+class Cleaned(ReferenceAdapter):
+    """What is no number is made one."""
+
+    def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+        return super().loss(tuple(level.nan_to_num() for level in feature_maps), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "clause"),
+    [
+        (WrongAssigner, "TAL-TOPK-1"),
+        (OnTheCpu, "DEVICE-1"),
+        (WrongTerms, "LOSS-GRAD-1"),
+        (Noisy, "DEVICE-3"),
+        (WrongForOneImage, "META-PADDING"),  # its image, and a fuller one after it
+    ],
+)
+def test_each_way_finds_its_own(adapter: type, clause: str):
+    with pytest.raises(Failure) as caught:
+        check(implementation_from(adapter(), "mine"), BATCH)
+    assert caught.value.clause == clause
+
+
+def test_numbers_that_are_none_have_their_own_clauses():
+    batch = replace(NAN, class_logit=True).build()
+    for name in ("reference", "ultralytics"):
+        assert not check(find(name), batch).verdict.fails
+    with pytest.raises(Failure, match="NONFINITE-1"):
+        check(implementation_from(Cleaned(), "mine"), batch)
+
+
+@pytest.mark.parametrize("name", ["reference", "ultralytics", "article", "rearranged"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_right_is_right_in_every_way(name: str, dtype: torch.dtype):
+    batch = replace(BATCH.build().to(dtype=dtype), autocast=dtype != torch.float32)
+    assert not check(name, batch).verdict.fails
+
+
+def test_a_batch_larger_than_any_that_is_drawn_is_not_related(monkeypatch: pytest.MonkeyPatch):
+    """Where nothing was found by a relation, none has to be repeated."""
+    monkeypatch.setattr(conformance.thorough, "DRAWN", 10)
+    assert not check(implementation_from(WrongForOneImage(), "mine"), BATCH).verdict.fails
+    assert DRAWN > 4 * 12 * 12
