@@ -67,6 +67,6 @@ def test_what_a_dialect_does_not_know_must_be_refused():
     found = failure(Subject(replace(returns, dialect=dialect), "cpu"), one_level)
     assert found is not None
     assert (found.clause, found.summary) == (
-        "TAL-CAND-2", "it returned, where ultralytics-8.4.7 knows no head with one level",
+        "TAL-CAND-2", "it returned, where ultralytics-8.4.7 knows no head with one level: it must raise",
     )  # fmt: skip
     assert failure(Subject(raises, "cpu"), one_level) is None
