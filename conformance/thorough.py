@@ -43,25 +43,31 @@ def thoroughly(subject: Subject, batch: Batch, judge: Judge = judge_any) -> Judg
     Raises:
         Failure: of the first way that finds one.
     """
-    judgement = conform(subject, batch, each_term=True, judge=judge)
-    for way in _further(subject, batch):
+    as_drawn = is_as_drawn(batch)
+    judgement = conform(subject, batch, each_term=as_drawn, judge=judge)
+    for way in _further(subject, batch, as_drawn):
         with suppress(SaysNothing, NotShown):
             way(subject, batch)
     return judgement
 
 
-def _further(subject: Subject, batch: Batch) -> Iterator[Way]:
-    """Its assigner alone, on every device, every time, and related to itself on changed batches.
+def is_as_drawn(batch: Batch) -> bool:
+    """Whether it is one that tests judge in every way: finite, in float32, and no larger than what they draw.
 
-    Only batches of the size that tests draw are related and repeated: it takes some forty runs, and there no test finds
-    anything on larger ones that could have to be shown again.
+    On others no test finds anything by a relation, on another device or in one term alone that could have to be shown
+    again. It would take some forty runs; and in 16 bits what is zero times an overflow is nobody's fault, and autocast
+    picks its operations device by device.
     """
+    plain = batch.dtype == torch.float32 and not batch.autocast
+    return plain and is_finite(batch) and batch.images * batch.anchors <= DRAWN
+
+
+def _further(subject: Subject, batch: Batch, as_drawn: bool) -> Iterator[Way]:
+    """Its assigner alone, on every device, every time, and related to itself on changed batches."""
     implementation, dialect = subject.implementation, subject.implementation.dialect
     if len(implementation.faces) > 1:
         yield partial(conform, alone=True)
-    if refusal(batch, dialect) is not None or not is_finite(batch) or batch.images * batch.anchors > DRAWN:
-        return
-    if not can_be_related(batch, dialect):
+    if not as_drawn or refusal(batch, dialect) is not None or not can_be_related(batch, dialect):
         return
     yield repeatable
     if subject.device != "cpu":

@@ -162,7 +162,6 @@ class Simulation:
             "is_available": lambda: True,
             "device_count": lambda: 1,
             "current_device": lambda: 0,
-            "is_bf16_supported": lambda *_, **__: True,  # asked by autocast
             "synchronize": lambda *_: self.synchronised("torch.cuda.synchronize"),
         }
         with contextlib.ExitStack() as stack:
