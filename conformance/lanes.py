@@ -72,6 +72,9 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
         predictions=("close", "close", "exact_hit", "near"),
         strides=((4, 8, 16), (16, 32), (32,)),
     ),
+    "loss_of_points": recipes(
+        kinds=("zero_area",), bins=(1, 16, 2), predictions=("close",), strides=((4, 8, 16), (16, 32), (32,))
+    ),
     "hyperparameters": recipes(outside=True, hyperparameters=OTHER_NUMBERS),
     "assigner": recipes(),
     "exponents": recipes(hyperparameters=OTHER_EXPONENTS),
@@ -84,5 +87,7 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
 }
 """Every lane by the name of its test, in the order of the stages."""
 
-LOSS_LANES = {name: lane for name, lane in LANES.items() if name != "exponents"}
-"""Those that a loss can be fed too: TAL-MET-1 fixes its exponents, and most losses have them built in."""
+NOT_RELATED = ("exponents", "loss_of_points")
+LOSS_LANES = {name: lane for name, lane in LANES.items() if name not in NOT_RELATED}
+"""Those that a loss can be fed too, and related to itself: TAL-MET-1 fixes its exponents, and most losses have them
+built in; of points, most choices are open."""

@@ -39,6 +39,14 @@ def test_loss_of_small_boxes(conforms: Conformance, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("LOSS")
+@settings(max_examples=share_of_examples(4))
+@given(recipe=LANES["loss_of_points"])
+def test_loss_of_points(conforms: Conformance, recipe: Recipe) -> None:
+    """IOU-1: ground truths without area, and predictions so close to them that eps decides."""
+    conforms(recipe, by=each_term)
+
+
+@pytest.mark.clauses("LOSS")
 @given(recipe=LANES["hyperparameters"])
 def test_hyperparameters(conforms: Conformance, recipe: Recipe) -> None:
     """TAL-TOPK-1, LOSS-GAIN-1: k and gains are those that it is given."""

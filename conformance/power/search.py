@@ -33,6 +33,7 @@ MODULES = {
     "loss": "loss",
     "loss_of_large_boxes": "loss",
     "loss_of_small_boxes": "loss",
+    "loss_of_points": "loss",
 }
 """Module of each test that has its own lane, or needs none."""
 
