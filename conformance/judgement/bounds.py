@@ -15,6 +15,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reference.boxes import EPS as BOX_EPS
 from reference.boxes import ciou, intersection, width_and_height
@@ -62,8 +63,10 @@ def bound(naive: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quanti
         dtype: in which the implementation computed.
         quantity: key of `UNITS`.
     """
-    error = (naive.double() - exact).abs().nan_to_num(nan=0.0, posinf=0.0)
-    return NAIVE_FACTOR * error + UNITS.get(quantity, ROUNDINGS) * unit + smallest(dtype)
+    error = (
+        (naive.double() - exact).abs_().nan_to_num_(nan=0.0, posinf=0.0)
+    )  # in place: it may be a whole batch's
+    return error.mul_(NAIVE_FACTOR).add(unit, alpha=UNITS.get(quantity, ROUNDINGS)).add_(smallest(dtype))
 
 
 def precision(*dtypes: torch.dtype) -> torch.dtype:
@@ -151,8 +154,8 @@ def bce_sum_unit(logits: Tensor, scores: Tensor, eps: float, score_eps: float) -
     rounded to the logits' dtype first, whose eps is `score_eps`, whatever the terms are computed in.
     """
     sizes = logits.abs()
-    terms = sizes * (1 + scores) + torch.log1p(torch.exp(-sizes))
-    return eps * 3 * terms.sum() + score_eps * (sizes * scores).sum()
+    learnt = (sizes * scores).sum()
+    return eps * 3 * (functional.softplus(sizes).sum() + learnt) + score_eps * learnt
 
 
 def dfl_unit(

@@ -61,13 +61,8 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
         k: places that each row takes.
     """
     low, high = value  # (M, A)
-    places = low.shape[1]
-    sorted_low, sorted_high = low.sort(1).values, high.sort(1).values
-    surely_above = places - torch.searchsorted(sorted_low, high.contiguous(), right=True)  # (M, A)
-    perhaps_above = (
-        places - torch.searchsorted(sorted_high, low.contiguous(), right=False) - 1
-    )  # (M, A), without itself
-    never, always = surely_above >= k, perhaps_above < k  # (M, A)
+    never = high < kth_largest(low, k)  # (M, A) k others are surely above it
+    always = low > kth_largest(high, k + 1)  # (M, A) fewer than k others can be above it, or equal
     must = always & shows
     may = ~never & may_show
     hidden_at_most = (~never & ~shows).sum(1)  # (M,)
@@ -75,6 +70,13 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
     fewest = torch.maximum(k - hidden_at_most, must.sum(1))
     most = torch.minimum(k - hidden_at_least, may.sum(1))
     return Selection(must, may, fewest, most)
+
+
+def kth_largest(value: Tensor, k: int) -> Tensor:
+    """The k-th largest of each row, (M, 1); below every number where a row has fewer."""
+    if k > value.shape[1]:
+        return value.new_full((len(value), 1), -torch.inf)
+    return value.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
 
 
 def may_own(overlap: Range) -> Tensor:

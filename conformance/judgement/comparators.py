@@ -28,6 +28,7 @@ def within(
     names: Sequence[str] = (),
     image: int | None = None,
     besides: Tensor | None = None,
+    places: Tensor | None = None,
 ) -> Agreement:
     """Every observed number lies within its bound of the expected one.
 
@@ -42,6 +43,7 @@ def within(
         names: what each dimension counts ("GT", "anchor"), for the message.
         image: the image that all of it belongs to.
         besides: the part of the bound that is no multiple of a rounding, for those who measure roundings.
+        places: (P, D) where each of P rows stands in D dimensions, for the message; None: they are what is compared.
 
     Raises:
         Mismatch: some number lies further away, is not finite, or the shapes differ.
@@ -62,7 +64,7 @@ def within(
                 expected.where(~overflows, 0),
                 bound.where(~overflows, torch.inf),
             )
-        finite(quantity, clause, observed, names)
+        finite(quantity, clause, observed, names, places)
         error = (observed.double() - expected).abs()
         held = error <= bound
     watching = observer.get()
@@ -70,9 +72,8 @@ def within(
         watching(quantity, observed, expected, bound if besides is None else bound - besides, naive, besides)
     if not held.all():
         beyond = ~held
-        values = _values(
-            quantity, beyond, error / bound.clamp(min=1e-300), observed, expected, bound, names, image
-        )
+        badness = error / bound.clamp(min=1e-300)
+        values = _values(quantity, beyond, badness, observed, expected, bound, names, image, places)
         worst = values[0]
         raise Mismatch(
             f"{quantity} is {worst.implementation} at {worst.where}, expected {worst.reference} "
@@ -83,6 +84,43 @@ def within(
     share = (error / bound).detach().nan_to_num(nan=0.0)  # 0 of 0
     exact = naive is not None and torch.equal(observed, naive.to(observed.dtype))
     return Agreement(float(share.max()) if share.numel() else 0.0, exact)
+
+
+def within_at(
+    quantity: str,
+    clause: str,
+    observed: Tensor,
+    at: tuple[Tensor, ...],
+    expected: Tensor,
+    bound: Tensor,
+    naive: Tensor | None = None,
+    names: Sequence[str] = (),
+    image: int | None = None,
+    besides: Tensor | None = None,
+) -> Agreement:
+    """Every observed number at P places lies within its bound of the expected one, and all others are exactly zero.
+
+    Args:
+        quantity: what is compared, for the message.
+        clause: the clause that asks for it.
+        observed: what the implementation computed, (.., *rest).
+        at: indices (P,) of the places in its first dimensions.
+        expected: what belongs there in float64, (P, *rest).
+        bound: how far each may differ, float64, same shape.
+        naive: what the reference computes there in the implementation's dtype.
+        names: what each dimension of `observed` counts, for the message.
+        image: the image that all of it belongs to.
+        besides: the part of the bound that is no multiple of a rounding.
+
+    Raises:
+        Mismatch: some number lies further away, is not finite, or is not zero elsewhere; or the shapes differ.
+    """
+    elsewhere = observed.index_put(at, observed.new_zeros(()))
+    if elsewhere.any():  # NaN too
+        zero = torch.zeros_like(elsewhere, dtype=torch.float64)
+        within(quantity, clause, elsewhere, zero, zero, None, names, image)
+    places = torch.stack(at, dim=1)  # (P, D)
+    return within(quantity, clause, observed[at], expected, bound, naive, names, image, besides, places)
 
 
 def equal(
@@ -144,8 +182,10 @@ def holds(
     raise Mismatch(f"{problem or quantity} at {values[0].where} ({count})", clause, values)
 
 
-def finite(quantity: str, clause: str, observed: Tensor, names: Sequence[str] = ()) -> Agreement:
-    """Every number is one.
+def finite(
+    quantity: str, clause: str, observed: Tensor, names: Sequence[str] = (), places: Tensor | None = None
+) -> Agreement:
+    """Every number is one; arguments are those of `within`.
 
     Raises:
         Mismatch: some is NaN or infinite; its verdict is ERROR.
@@ -153,7 +193,7 @@ def finite(quantity: str, clause: str, observed: Tensor, names: Sequence[str] = 
     bad = ~torch.isfinite(observed)
     if bad.any():
         expected = torch.zeros_like(observed)
-        values = _values(quantity, bad, bad.double(), observed, expected, None, names, None)
+        values = _values(quantity, bad, bad.double(), observed, expected, None, names, None, places)
         values = [replace(value, reference="a finite number", bound="none") for value in values]
         raise Mismatch(
             f"{quantity} is {values[0].implementation} at {values[0].where}", clause, values, Verdict.ERROR
@@ -179,21 +219,23 @@ def _values(
     bound: Tensor | None,
     names: Sequence[str],
     image: int | None,
+    places: Tensor | None = None,
 ) -> list[Value]:
     """The worst places, worst first."""
-    places = differs.nonzero()
     order = badness[differs].argsort(descending=True, stable=True)[:SHOWN]
+    worst = differs.nonzero()[order]  # (.., dimensions)
+    named = worst if places is None else torch.cat((places[worst[:, 0]], worst[:, 1:]), dim=1)
     return [
         Value(
             place_name(place, names, image),
             quantity,
-            _text(expected[tuple(place)]),
-            _text(observed[tuple(place)]),
-            "0" if bound is None else f"{float(bound[tuple(place)]):.2g}",
+            _text(expected[index]),
+            _text(observed[index]),
+            "0" if bound is None else f"{float(bound[index]):.2g}",
             _anchor(place, names),
             int(place[names.index("image")]) if "image" in names else image,
         )
-        for place in places[order]
+        for place, index in zip(named, map(tuple, worst), strict=True)
     ]
 
 

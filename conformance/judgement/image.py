@@ -7,7 +7,7 @@ from torch import Tensor
 
 from conformance.implementations import AssignerInputs, Assignment
 from conformance.judgement.bounds import precision
-from conformance.judgement.comparators import equal, within
+from conformance.judgement.comparators import equal, within, within_at
 from conformance.judgement.oracle import ImageOracle
 from conformance.judgement.verdicts import Agreement, Judgement, Value
 
@@ -104,17 +104,13 @@ class ImageJudge:
         besides: Tensor | None = None,
     ) -> Agreement:
         """TAL-TGT-1: the weight at the label of each positive; zero elsewhere."""
-        observed = self.assignment.scores[self.image]  # (A, C)
-        labels = self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]  # (A,)
-        here = torch.zeros_like(observed, dtype=torch.bool).scatter(
-            1, labels[:, None], positives.any(0)[:, None]
-        )
-        zero = torch.zeros_like(observed, dtype=torch.float64)
-        names = ("anchor", "class")
-        return within(
-            "target score w", clause, observed, torch.where(here, exact[:, None], zero),
-            torch.where(here, error[:, None], zero), torch.where(here, naive[:, None], 0), names, self.image,
-            None if besides is None else torch.where(here, besides[:, None], zero),
+        (anchors,) = positives.any(0).nonzero(as_tuple=True)  # (P,)
+        owners = positives.int().argmax(0)[anchors]  # (P,)
+        labels = self.inputs.labels[self.image, : self.truths, 0].long()[owners]  # (P,)
+        return within_at(
+            "target score w", clause, self.assignment.scores[self.image], (anchors, labels), exact[anchors],
+            error[anchors], naive[anchors], ("anchor", "class"), self.image,
+            None if besides is None else besides[anchors],
         )  # fmt: skip
 
     def counts(self, positives: Tensor) -> list[Value]:

@@ -4,7 +4,7 @@ B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial, reduce
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from conformance.judgement.bounds import (
     precision,
     smallest,
 )
-from conformance.judgement.comparators import within
+from conformance.judgement.comparators import within, within_at
 from conformance.judgement.verdicts import STAGES, Judgement
 from reference import NEWEST, BatchTargets, Dialect, Predictions, WeightsMeet
 from reference.anchors import Anchors, flatten
@@ -37,6 +37,7 @@ Gradients = tuple[Tensor, Tensor]
 
 
 ZERO = torch.zeros((), dtype=torch.float64)
+"""In place of a tensor of zeros: a number on the CPU meets every device."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,11 @@ NO_JUMP: tuple[Gradients, Gradients, Gradients] = ((ZERO, ZERO), (ZERO, ZERO), (
 def _sum(terms: tuple[Gradients, ...]) -> Gradients:
     """Of the terms; on the distance logits and on the class logits."""
     distances, logits = zip(*terms, strict=True)
-    return sum(distances, ZERO), sum(logits, ZERO)  # a number on the CPU meets every device
+    return reduce(_plus, distances), reduce(_plus, logits)
+
+
+def _plus(one: Tensor, other: Tensor) -> Tensor:
+    return one if other is ZERO else other if one is ZERO else one + other
 
 
 def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
@@ -403,7 +408,7 @@ def judge_loss(
             allowed + slack.items[place], naive.items[place], (), besides=slack.items[place],
         )  # fmt: skip
     judge_total(judgement, batch, loss)
-    judge_gradients(judgement, batch, loss, exact, naive, unit, slack)
+    judge_gradients(judgement, batch, loss, targets.foreground, exact, naive, unit, slack)
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
@@ -418,10 +423,13 @@ def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
 
 
 def judge_gradients(
-    judgement: Judgement, batch: Batch, loss: LossOutcome, exact: Computed, naive: Computed, unit: LossUnits,
-    slack: LossUnits,
+    judgement: Judgement, batch: Batch, loss: LossOutcome, positive: Tensor, exact: Computed, naive: Computed,
+    unit: LossUnits, slack: LossUnits,
 ) -> None:  # fmt: skip
-    """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits."""
+    """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits.
+
+    Background (off `positive`, (B, A)) learns no distance: there they are exactly zero.
+    """
     rows = [
         (
             "total",
@@ -436,14 +444,22 @@ def judge_gradients(
     if loss.term_gradients:
         of_terms = exact.of_terms, naive.of_terms, unit.of_terms, unit.jumps, slack.of_terms
         rows = [*zip(TERMS, loss.term_gradients, *of_terms, strict=True), *rows]
-    for term, maps, expected, approximate, units, jumps, moves in rows:
-        observed = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
-        for part, name in enumerate(LOGITS):
-            besides = jumps[part] + moves[part]
-            allowed = gradient_bound(batch, name, expected[part], approximate[part], units[part]) + besides
+    names = ("image", "anchor", "channel")
+    learns = positive.nonzero(as_tuple=True)  # (P,), (P,)
+    for term, maps, *computed in rows:
+        distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
+        of_positives = [
+            each[0][learns] if each[0].ndim else each[0] for each in computed
+        ]  # (P, 4R), or a number
+        for name, check, observed, (expected, approximate, units, jump, moves) in (
+            (LOGITS[0], partial(within_at, at=learns), distances, of_positives),
+            (LOGITS[1], within, logits, [each[1] for each in computed]),
+        ):
+            besides = jump + moves
+            allowed = gradient_bound(batch, name, expected, approximate, units) + besides
             judgement.note(
-                "gradients", within, f"gradient of {term} on {name}", STAGES["gradients"], observed[part],
-                expected[part], allowed, approximate[part], ("image", "anchor", "channel"), besides=besides,
+                "gradients", check, f"gradient of {term} on {name}", STAGES["gradients"], observed,
+                expected=expected, bound=allowed, naive=approximate, names=names, besides=besides,
             )  # fmt: skip
 
 

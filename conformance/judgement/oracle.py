@@ -21,12 +21,13 @@ from reference.assignment import (
     candidates_of,
     distance_inside,
     normalised,
-    overlaps_of,
     pairs_compared,
     settle_contested,
+    spread,
     top_k,
     widened,
 )
+from reference.boxes import ciou
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,90 @@ def candidates_within(
     return (inside > INSIDE + edge) & real, (inside > INSIDE - edge) & real
 
 
+@dataclass(frozen=True)
+class PairValues:
+    """u and t on P pairs of ground truth and anchor, (P,) each.
+
+    Attributes:
+        overlap, metric: in float64.
+        overlap_error, metric_error: their bounds.
+        metric_low, metric_high: between which t lies.
+        naive_overlap, naive_metric: what the reference computes in the implementation's dtypes.
+    """
+
+    overlap: Tensor
+    overlap_error: Tensor
+    metric: Tensor
+    metric_error: Tensor
+    metric_low: Tensor
+    metric_high: Tensor
+    naive_overlap: Tensor
+    naive_metric: Tensor
+
+    def everywhere(self, pairs: tuple[Tensor, ...], shown: Tensor) -> Tensor:
+        """(8, M, A): u, its error, t, its error, then u and t at least and at most; zero off the pairs.
+
+        Args:
+            pairs: two indices (P,), of ground truths and anchors.
+            shown: (M, A) where u and t are surely not taken for zero.
+        """
+        at_least = self.overlap - self.overlap_error, self.metric_low
+        low = [each.clamp(min=0) * shown[pairs] for each in at_least]  # (P,) twice
+        values = torch.stack(
+            (
+                *(self.overlap, self.overlap_error, self.metric, self.metric_error),
+                *(low[0], self.overlap + self.overlap_error, low[1], self.metric_high),
+            )
+        )  # (8, P)
+        everywhere = values.new_zeros(len(values), *shown.shape)  # (8, M, A)
+        truth, anchor = pairs
+        everywhere[:, truth, anchor] = values
+        return everywhere
+
+
+def pair_values(
+    inputs: AssignerInputs,
+    image: int,
+    truths: GroundTruths,
+    pairs: tuple[Tensor, ...],
+    dtype: torch.dtype,
+    errors: InputErrors | None,
+) -> PairValues:
+    """TAL-MET-1: u and t on pairs, from the numbers that the implementation's assigner read.
+
+    Args:
+        inputs: what the assigner read.
+        image: index of the image.
+        truths: its ground truths, as they were read.
+        pairs: two indices (P,), of ground truths and anchors.
+        dtype: of the overlap.
+        errors: how uncertain the inputs are; None if they are the implementation's own.
+    """
+    truth, anchor = pairs
+    numbers, labels = inputs.hyperparameters, truths.labels[truth]  # (P,)
+    ours, theirs = truths.boxes[truth], inputs.boxes[image, anchor]  # (P, 4) twice
+    exact = ours.double(), theirs.double()
+    naive_overlap, overlap = (ciou(*boxes).clamp(min=0) for boxes in ((ours, theirs), exact))  # (P,) twice
+    moved: Tensor | float = 0.0 if errors is None else errors.boxes[anchor] + errors.truths.amax(1)[truth]
+    unit = ciou_unit(*exact, moved, torch.finfo(dtype).eps)
+    overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u")
+
+    naive_score = inputs.scores[image, anchor, labels]  # (P,)
+    score, score_error = naive_score.double(), 0.0 if errors is None else errors.scores[anchor, labels]
+    naive_metric = alignment_metric(naive_score, naive_overlap, numbers)
+    metric = alignment_metric(score, overlap, numbers)
+    most = score + score_error, overlap + overlap_error
+    least = (score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0)
+    coarse = precision(inputs.scores.dtype, dtype)  # of the metric
+    unit = metric_unit(*most, numbers.alpha, numbers.beta, torch.finfo(coarse).eps)
+    rounding = bound(naive_metric, metric, unit, coarse, "metric t")
+    low, high = alignment_metric(*least, numbers), alignment_metric(*most, numbers)
+    error = torch.maximum(high - metric, metric - low) + rounding
+    return PairValues(
+        overlap, overlap_error, metric, error, low - rounding, high + rounding, naive_overlap, naive_metric
+    )
+
+
 def oracle(
     inputs: AssignerInputs, image: int, truths: int, dialect: Dialect, errors: InputErrors | None = None
 ) -> ImageOracle:
@@ -178,55 +263,34 @@ def oracle(
     """
     numbers = inputs.hyperparameters
     dtype = precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)  # of the overlap
-    eps = torch.finfo(dtype).eps
     floor = dialect.floor(inputs.head.strides)
     small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
     large = GroundTruths(small.labels, small.boxes.double())
-    scores, boxes = inputs.scores[image].double(), inputs.boxes[image].double()  # (A, C), (A, 4)
-    centres = inputs.anchors.double()  # (A, 2)
-
-    candidate, may_candidate = candidates_within(small, large, centres, floor, eps, errors)  # (M, A) twice
+    candidate, may_candidate = candidates_within(
+        small, large, inputs.anchors.double(), floor, torch.finfo(dtype).eps, errors
+    )  # (M, A) twice
     compared = pairs_compared(may_candidate, dialect)  # (M, A) where u and t are not zero
-    score = scores.T[large.labels].where(compared, 0)  # (M, A)
-    score_error = (
-        torch.zeros_like(score) if errors is None else errors.scores.T[large.labels].where(compared, 0)
-    )
-    overlap = overlaps_of(large.boxes, boxes, compared)  # (M, A)
-    naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
-    naive_overlap = overlaps_of(small.boxes, inputs.boxes[image], compared)  # (M, A)
-    naive_score = inputs.scores[image].T[small.labels].where(compared, 0)  # (M, A)
-    naive_metric = alignment_metric(naive_score, naive_overlap, numbers)  # (M, A)
-
-    moved: Tensor | float = 0.0 if errors is None else errors.boxes + errors.truths.amax(1, keepdim=True)
-    unit = ciou_unit(large.boxes[:, None], boxes, moved, eps)  # (M, A)
-    overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u").where(compared, 0)
-    metric = alignment_metric(score, overlap, numbers)  # (M, A)
-    coarse = precision(inputs.scores.dtype, dtype)  # of the metric
-    coarse_eps = torch.finfo(coarse).eps
-    rounding = metric_unit(
-        score + score_error, overlap + overlap_error, numbers.alpha, numbers.beta, coarse_eps
-    )
-    rounding = bound(naive_metric, metric, rounding, coarse, "metric t").where(compared, 0)
-    low = alignment_metric(
-        (score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0), numbers
-    )
-    high = alignment_metric(score + score_error, overlap + overlap_error, numbers)
-    metric_error = torch.maximum(high - metric, metric - low) + rounding  # (M, A)
-
-    shown = pairs_compared(candidate, dialect).to(metric.dtype)  # (M, A) surely not zero
-    overlap_range = Range((overlap - overlap_error).clamp(min=0) * shown, overlap + overlap_error)
-    metric_range = Range((low - rounding).clamp(min=0) * shown, high + rounding)
-    rivals = Range(metric_range.low * candidate, metric_range.high * may_candidate)
+    pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs
+    values = pair_values(inputs, image, small, pairs, dtype, errors)
+    everywhere = values.everywhere(pairs, pairs_compared(candidate, dialect))  # (8, M, A)
+    exact = everywhere[0], everywhere[1], everywhere[2], everywhere[3]
+    overlap_range, metric_range = Range(*everywhere[4:6]), Range(*everywhere[6:])
+    rivals = metric_range
+    if compared is not may_candidate:
+        rivals = Range(metric_range.low * candidate, metric_range.high * may_candidate)
     selection = top_k_choices(rivals, candidate, may_candidate, numbers.topk)
-    selected = top_k(naive_metric * naive_candidate, numbers.topk) & naive_candidate
-    positives = settle_contested(selected, naive_overlap * pairs_compared(naive_candidate, dialect))
+
+    overlap, metric = (spread(each, pairs, compared) for each in (values.naive_overlap, values.naive_metric))
+    naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
+    selected = top_k(metric * naive_candidate, numbers.topk) & naive_candidate
+    positives = settle_contested(selected, overlap * pairs_compared(naive_candidate, dialect))
     keeps = None
     if numbers.kept is not None:
         keeps = Keeps(metric_range, numbers.kept)
-        positives = positives & top_k(naive_metric * positives, numbers.kept)
-    naive = {"overlap": naive_overlap, "metric": naive_metric, "positives": positives}
+        positives = positives & top_k(metric * positives, numbers.kept)
+    naive = {"overlap": overlap, "metric": metric, "positives": positives}
     return ImageOracle(
-        candidate, may_candidate, overlap, overlap_error, metric, metric_error,
-        overlap_range, metric_range, selection, may_own(overlap_range), naive, numbers.topk, keeps,
+        candidate, may_candidate, *exact, overlap_range, metric_range, selection,
+        may_own(overlap_range), naive, numbers.topk, keeps,
         dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from conformance.judgement.choices import (
     may_own,
     top_k_choices,
 )
-from conformance.judgement.comparators import equal, holds, within
+from conformance.judgement.comparators import equal, holds, within_at
 from conformance.judgement.image import PAIR, ImageJudge
 from conformance.judgement.verdicts import Agreement, Mismatch
 from reference.assignment import NORMALISATION_EPS, alignment_metric, normalised
@@ -43,37 +43,40 @@ class StagesJudge(ImageJudge):
         """TAL-CAND-1, TAL-CAND-2."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
-        clause = self.clause_of(wrong)
+        clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"
         return equal(
             "candidate", clause, candidates, torch.where(wrong, expected, candidates), PAIR, self.image
         )
 
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: u on the implementation's own candidates, zero elsewhere."""
-        known = candidates & self.oracle.may_candidate  # others were a mismatch already
         if self.oracle.everywhere:
-            candidates = known = torch.ones_like(candidates)
-        expected = torch.where(candidates & ~known, overlap.double(), self.oracle.overlap * known)
-        error = self.oracle.overlap_error * known
-        naive = torch.where(candidates & ~known, overlap, self.oracle.naive["overlap"] * known)
-        return within("overlap u", "TAL-MET-1", overlap, expected, error, naive, PAIR, self.image)
+            candidates = torch.ones_like(candidates)
+        else:
+            wrong = candidates & ~self.oracle.may_candidate  # a mismatch already
+            overlap, candidates = overlap.where(~wrong, 0), candidates & ~wrong
+        pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
+        expected, error = self.oracle.overlap[pairs], self.oracle.overlap_error[pairs]
+        naive = self.oracle.naive["overlap"][pairs]
+        return within_at("overlap u", "TAL-MET-1", overlap, pairs, expected, error, naive, PAIR, self.image)
 
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: t of the implementation's own u; zero off its candidates."""
         numbers = self.inputs.hyperparameters
         if self.oracle.everywhere:
             candidates = torch.ones_like(candidates)
+        truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
         labels = self.inputs.labels[self.image, : self.truths, 0].long()
-        score = self.inputs.scores[self.image].T[labels].where(candidates, 0)  # (M, A)
-        overlap = overlap.clamp(min=0)
+        score = self.inputs.scores[self.image, anchor, labels[truth]]  # (P,)
+        overlap = overlap[pairs].clamp(min=0)  # (P,)
         exact = alignment_metric(score.double(), overlap.double(), numbers)
         naive = alignment_metric(score, overlap, numbers)
         dtype = precision(score.dtype, overlap.dtype)
         unit = metric_unit(
             score.double(), overlap.double(), numbers.alpha, numbers.beta, torch.finfo(dtype).eps
         )
-        error = bound(naive, exact, unit, dtype, "metric t").where(candidates, 0)
-        return within("metric t", "TAL-MET-1", metric, exact, error, naive, PAIR, self.image)
+        error = bound(naive, exact, unit, dtype, "metric t")
+        return within_at("metric t", "TAL-MET-1", metric, pairs, exact, error, naive, PAIR, self.image)
 
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
         """TAL-TOPK-1 on the implementation's own metric: only equal values leave a choice."""

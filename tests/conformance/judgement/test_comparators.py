@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from conformance.judgement import Mismatch, Verdict
-from conformance.judgement.comparators import SHOWN, equal, finite, holds, within
+from conformance.judgement.comparators import SHOWN, equal, finite, holds, within, within_at
 
 EXPECTED = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
 BOUND = torch.full_like(EXPECTED, 1e-3)
@@ -79,6 +79,67 @@ def test_the_worst_places_come_first_and_no_more_than_can_be_read():
     assert len(values) == SHOWN
     assert (values[0].where, values[0].image, values[0].anchor) == ("image 7, anchor 1", 7, 1)
     assert (values[0].reference, values[0].implementation, values[0].bound) == ("4", "5", "0.001")
+
+
+AT = torch.tensor([0, 2]), torch.tensor([1, 3])  # image 0, anchor 1; image 2, anchor 3
+SPARSE = torch.zeros(3, 4, 2).index_put(AT, EXPECTED.float())  # (B, A, 2)
+CHANNELS = ("image", "anchor", "channel")
+
+
+def check_sparse(observed: Tensor) -> None:
+    agreement = within_at("g", "LOSS-GRAD-1", observed, AT, EXPECTED, BOUND, EXPECTED, CHANNELS)
+    assert agreement.margin < 1
+
+
+PLANTED_SPARSE: dict[str, tuple[tuple[int, ...], float, Verdict, str]] = {
+    "at a place": (
+        (2, 3, 0),
+        3.1,
+        Verdict.DIVERGENT,
+        "g is 3.0999999 at image 2, anchor 3, channel 0, expected 3",
+    ),
+    "NaN at a place": ((0, 1, 1), math.nan, Verdict.ERROR, "g is nan at image 0, anchor 1, channel 1"),
+    "zero at a place": (
+        (2, 3, 1),
+        0.0,
+        Verdict.DIVERGENT,
+        "g is 0 at image 2, anchor 3, channel 1, expected 4",
+    ),
+    "elsewhere": (
+        (1, 3, 1),
+        1e-30,
+        Verdict.DIVERGENT,
+        "at image 1, anchor 3, channel 1, expected 0 within 0",
+    ),
+    "NaN elsewhere": ((0, 0, 0), math.nan, Verdict.ERROR, "g is nan at image 0, anchor 0, channel 0"),
+    "infinity elsewhere": ((2, 0, 1), math.inf, Verdict.ERROR, "g is inf at image 2, anchor 0, channel 1"),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED_SPARSE)
+def test_within_at_finds(planted: str):
+    place, value, verdict, message = PLANTED_SPARSE[planted]
+    check_sparse(SPARSE)
+    observed = SPARSE.clone()
+    observed[place] = value
+    with pytest.raises(Mismatch, match=message) as caught:
+        check_sparse(observed)
+    assert (caught.value.verdict, caught.value.clause) == (verdict, "LOSS-GRAD-1")
+    where = caught.value.values[0]
+    assert (where.image, where.anchor) == place[:2]
+
+
+def test_within_at_no_place_asks_for_zeros():
+    nowhere = torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long)
+    nothing = torch.empty(0, 2, dtype=torch.float64)
+    assert within_at("g", "X-1", torch.zeros(3, 4, 2), nowhere, nothing, nothing).margin == 0
+    with pytest.raises(Mismatch, match="4 of 24 differ"):
+        within_at("g", "X-1", SPARSE, nowhere, nothing, nothing)
+
+
+def test_within_at_wants_a_value_for_every_place():
+    with pytest.raises(Mismatch, match=r"g has shape \(2, 2\), expected \(1, 2\)"):
+        within_at("g", "X-1", SPARSE, AT, EXPECTED[:1], BOUND[:1])
 
 
 PLACES = torch.tensor([[1, 2], [3, 4]])
