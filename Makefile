@@ -12,6 +12,7 @@ PROFILE ?= ci#   dev, ci or nightly
 IMPLEMENTATIONS ?= ultralytics article#  what is tested
 INPUTS  ?= 10000#  for each reader in make fuzz
 ROUNDS  ?= 10#   of each benchmark in make bench
+WORKERS ?= auto# processes of make test: a number, auto (one a core), or 0
 RELEASES ?= each#  of make eras: cached, each era's first, or the edges and the newest
 ARGS    ?=#      anything that pytest takes, e.g. ARGS="--implementation my.py:assigner"
 
@@ -33,6 +34,7 @@ help:  ## this list
 	@echo '  PROFILE=dev|ci|nightly   how much is generated (now: $(PROFILE))'
 	@echo '  IMPLEMENTATIONS="..."    what is tested (now: $(strip $(IMPLEMENTATIONS)))'
 	@echo '  ROUNDS=N                 of each benchmark in make bench (now: $(ROUNDS))'
+	@echo '  WORKERS=N                processes of make test (now: $(strip $(WORKERS)))'
 	@echo '  ARGS="..."               passed on to pytest, e.g. ARGS="--implementation my.py:assigner --device cpu"'
 	@echo '  PYTHON, VENV             the Python to start from, the environment'"'"'s folder (now: $(PYTHON), $(VENV))'
 	@echo '  TORCH, TORCHVISION       what pip installs for them (now: $(TORCH), $(TORCHVISION))'
@@ -57,7 +59,7 @@ eras: $(STAMP)  ## releases of Ultralytics against the table of eras (RELEASES=c
 	$(BIN)/python -m conformance eras --releases $(RELEASES)
 
 test: $(STAMP)  ## the tests of this project itself
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest tests -n $(strip $(WORKERS)) --dist worksteal --maxprocesses 8 $(ARGS)
 
 fuzz: $(STAMP)  ## damaged and hostile files for every reader: make fuzz INPUTS=1000000
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)

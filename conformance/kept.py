@@ -1,8 +1,9 @@
-"""What no implementation changes and every run needs, kept from run to run: the recorded training, and its controls.
+"""What no implementation changes and every run needs, kept from run to run: trainings.
 
-Both take longer than all else that a run of `dev` does. They follow from the project's own lines, torch, Ultralytics
-and the processor, and are kept under the hash of these: whoever changes one of them computes anew. What is kept lies in
-the cache of fetched packages and is verified on each use, as packages are; where it cannot be kept, it is computed.
+The recorded one, how it goes on with the reference's loss, and its controls take longer than all else that a run of
+`dev` does. They follow from the project's own lines, torch, Ultralytics and the processor, and are kept under the hash
+of these: whoever changes one of them computes anew. What is kept lies in the cache of fetched packages and is verified
+on each use, as packages are; where it cannot be kept, it is computed.
 """
 
 import hashlib
@@ -20,15 +21,21 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from conformance.batches import Batch
 from conformance.batches.training import Progress, RecordedTraining, Schedule, recorded_training
-from conformance.judgement.training import rms_of_controls
+from conformance.judgement.training import Ended, reference_training, rms_of_controls
 from conformance.workers.packages import FILES, HASHES, cache_folder, damage, hashes, locked
-from reference import Head
+from reference import Dialect, Head
 
 T = TypeVar("T")
-TRAINING, WEIGHTS, CONTROLS = "training.json", "weights.safetensors", "controls.json"
+TRAINING, WEIGHTS, CONTROLS, ENDED = (
+    "training.json",
+    "weights.safetensors",
+    "controls.json",
+    "ended.safetensors",
+)
 WHOLE = Schedule()
 """What the suite trains."""
 ROOMS = ("reference", "conformance")
@@ -51,6 +58,16 @@ def kept_controls(recorded: RecordedTraining, device: str) -> float:
         lambda: rms_of_controls(recorded, device=device),
         lambda rms, folder: _write_json(folder / CONTROLS, rms),
         lambda folder: float(json.loads((folder / CONTROLS).read_text(encoding="utf-8"))),
+    )
+
+
+def kept_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
+    """How the training goes on with the reference's loss, from the cache if an earlier run left it there."""
+    return _kept(
+        f"reference {recorded.schedule} {dialect} {device}",
+        lambda: reference_training(recorded, dialect, device=device),
+        write_ended,
+        lambda folder: read_ended(folder, device),
     )
 
 
@@ -149,6 +166,35 @@ def read_training(folder: Path) -> RecordedTraining:
         facts["losses"],
         load_file(folder / WEIGHTS),
     )
+
+
+def write_ended(ended: Ended, folder: Path) -> None:
+    """Leave the end of a training in a folder, as safetensors: weights, and `choice.STEP.IMAGE` (M, A) each.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    choices = {
+        f"choice.{step}.{image}": positives.contiguous()
+        for step, choice in enumerate(ended.choices)
+        for image, positives in enumerate(choice)
+    }
+    save_file({"weights": ended.weights} | choices, folder / ENDED)
+
+
+def read_ended(folder: Path, device: str) -> Ended:
+    """The end that `write_ended` left, to the bit: weights on the CPU, choices on the device.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: there is none.
+    """
+    tensors = load_file(folder / ENDED)
+    weights = tensors.pop("weights")
+    places = sorted(tuple(map(int, name.split(".")[1:])) for name in tensors)  # (step, image)
+    choices: list[list[Tensor]] = [[] for _ in {step for step, _ in places}]
+    for step, image in places:
+        choices[step].append(tensors[f"choice.{step}.{image}"].to(device))
+    return Ended(weights, choices)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -32,7 +32,7 @@ class Profile:
 
 
 PROFILES = {
-    "dev": Profile(examples=10),
+    "dev": Profile(examples=8),
     "ci": Profile(examples=90, repeats=True),
     "nightly": Profile(examples=2000, remembers=True),
 }

@@ -9,7 +9,7 @@ from conformance.conforming import Conformance
 from conformance.conftest import Run
 from conformance.implementations import ImplementationFailed, UnknownImplementation
 from conformance.judgement.training import STEPS, compare_training
-from conformance.kept import kept_controls, kept_training
+from conformance.kept import kept_controls, kept_reference, kept_training
 from conformance.recording import Failure, Subject
 from conformance.walkthrough import write_walkthrough
 
@@ -50,7 +50,8 @@ def test_training_leads_to_the_same_weights(subject: Subject, run: Run, recorded
         pytest.skip(f"{implementation.name} offers no loss")
     try:
         rms = kept_controls(recorded, subject.device)
-        comparison = compare_training(implementation, recorded, device=subject.device, rms=rms)
+        ended = kept_reference(recorded, implementation.dialect, subject.device)
+        comparison = compare_training(implementation, recorded, device=subject.device, rms=rms, ended=ended)
     except ImplementationFailed as error:
         said = f"the training with the loss of {implementation.name} failed: {error.what}"
         line("training", implementation=implementation.name, steps=STEPS, summary=said, agrees=False)

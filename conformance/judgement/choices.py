@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array, diags_array, hstack, kron
 from torch import Tensor
 
 
@@ -181,6 +179,9 @@ def _feasible(
     columns = selection.may.any(0).nonzero().flatten()  # nobody may select any other
     if not len(columns):
         return bool((selection.fewest <= 0).all())
+    from scipy.optimize import Bounds, LinearConstraint, milp  # a second of a run's start, and rarely needed
+    from scipy.sparse import diags_array, kron
+
     must, may, largest, owner, somebody = (
         mask[..., columns].cpu().numpy().astype(float)
         for mask in (selection.must, selection.may, owner_may_be, could_own, foreground)
@@ -222,6 +223,8 @@ def _feasible(
 
 def _side_by_side(blocks: Sequence[Any], widths: Sequence[int]) -> Any:
     """One matrix of blocks with these widths; None is a block of zeros."""
+    from scipy.sparse import csr_array, hstack
+
     height = next(block.shape[0] for block in blocks if block is not None)
     filled = [
         csr_array((height, width)) if block is None else block

@@ -36,7 +36,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from conformance.batches import Batch
@@ -93,6 +92,19 @@ class TrainingComparison:
     agrees: bool
     followed: int
     summary: str
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """What came of a training with the reference's loss.
+
+    Attributes:
+        weights: all learnt weights after the last step.
+        choices: what it chose at each step.
+    """
+
+    weights: Tensor
+    choices: list[Positives]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +229,7 @@ def compare_training(
     controls: int = CONTROLS,
     device: str = "cpu",
     rms: float | None = None,
+    ended: Ended | None = None,
 ) -> TrainingComparison:
     """Train the same model with an implementation's loss and with the reference's, and compare the weights.
 
@@ -227,6 +240,7 @@ def compare_training(
         controls: number of control trainings K.
         device: where to train.
         rms: what `rms_of_controls` says of all this, if it is known already.
+        ended: what `reference_training` says of it and of the implementation's dialect, likewise.
 
     Raises:
         ImplementationFailed: the implementation raised, or broke the protocol.
@@ -235,7 +249,8 @@ def compare_training(
     start = _start(recorded or recorded_training(), steps, device)
     subject = Subject(implementation)
     weights = start.train(subject)
-    reference, expected = _reference_training(start, implementation.dialect)
+    ended = ended or _reference_training(start, implementation.dialect)
+    reference, expected = Reference(implementation.dialect, choices=ended.choices), ended.weights
     allowed = factor(controls) * (_rms_of_controls(start, controls) if rms is None else rms)
     if not all(map(same_choice, reference.choices, subject.choices)):
         reference = Reference(implementation.dialect, subject)
@@ -254,8 +269,17 @@ def rms_of_controls(
     return _rms_of_controls(_start(recorded, steps, device), controls)
 
 
+def reference_training(
+    recorded: RecordedTraining, dialect: Dialect, steps: int = STEPS, device: str = "cpu"
+) -> Ended:
+    """The training with the reference's loss that all others are compared with; no implementation's."""
+    return _reference_training(_start(recorded, steps, device), dialect)
+
+
 def factor(controls: int) -> float:
     """How many times the controls' root mean square a correct training may end away: Student's quantile."""
+    from scipy.special import stdtrit  # takes half a second to import
+
     return float(stdtrit(controls, 1 - FALSE_ALARM / 2))
 
 
@@ -277,9 +301,9 @@ def _start(recorded: RecordedTraining, steps: int, device: str) -> Start:
 
 
 @cache
-def _reference_training(start: Start, dialect: Dialect) -> tuple[Reference, Tensor]:
+def _reference_training(start: Start, dialect: Dialect) -> Ended:
     reference = Reference(dialect)
-    return reference, start.train(reference)
+    return Ended(start.train(reference), reference.choices)
 
 
 @cache
@@ -289,9 +313,9 @@ def _rms_of_controls(start: Start, controls: int) -> float:
     How far the steps stretch a distance is a matter of the model and the images: one dialect tells it for
     all.
     """
-    reference, expected = _reference_training(start, NEWEST)
+    reference = _reference_training(start, NEWEST)
     ends = [start.train(Control(reference.choices, seed)) for seed in range(1, controls + 1)]
-    return (sum(_length(end - expected) ** 2 for end in ends) / controls) ** 0.5
+    return (sum(_length(end - reference.weights) ** 2 for end in ends) / controls) ** 0.5
 
 
 def _length(vector: Tensor) -> float:

@@ -215,9 +215,10 @@ def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list
     runs = None if used is None else _statements_that_run(text, first, used)
     unused = _unused_defaults(text, used) if used is not None else []
     seen = {fingerprint(place.built(text, first))}
+    nodes = list(ast_nodes(get_ast(text)))
     found = []
     for name, operator in operators().items():
-        spots = [spot for node in ast_nodes(get_ast(text)) for spot in operator.mutation_positions(node)]
+        spots = [spot for node in nodes for spot in operator.mutation_positions(node)]
         for number, ((row, column), _) in enumerate(spots):
             line = first + row - 1
             if runs is not None and line not in runs:

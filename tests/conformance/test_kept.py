@@ -5,7 +5,16 @@ import torch
 
 from conformance import kept
 from conformance.batches.training import RecordedTraining, Schedule, recorded_training
-from conformance.kept import fingerprint, kept_controls, kept_training, read_training, write_training
+from conformance.judgement.training import Ended
+from conformance.kept import (
+    fingerprint,
+    kept_controls,
+    kept_reference,
+    kept_training,
+    read_training,
+    write_training,
+)
+from reference import ARTICLE, NEWEST
 
 SMALL = Schedule(steps=2, recorded=(0, 1), sizes=((64, 96),), pool=1)
 
@@ -53,6 +62,27 @@ def test_controls_are_kept(recorded: RecordedTraining, monkeypatch: pytest.Monke
     assert kept_controls(recorded, "cpu") == 0.1 + 0.2
     with pytest.raises(AssertionError, match="again"):
         kept_controls(recorded, "cuda")
+
+
+def test_the_end_of_the_references_training_is_kept(
+    recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch
+):
+    """Steps and images in their order, also beyond nine; the second run computes nothing."""
+    choices = [[torch.rand(3, 4) < image / 4 for image in range(2)] for _ in range(11)]
+    ended = Ended(torch.rand(7), choices)
+    monkeypatch.setattr(kept, "reference_training", lambda *arguments, **named: ended)
+    assert kept_reference(recorded, NEWEST, "cpu") is ended
+    monkeypatch.setattr(kept, "reference_training", not_again)
+    read = kept_reference(recorded, NEWEST, "cpu")
+    assert torch.equal(read.weights, ended.weights)
+    assert all(
+        torch.equal(mine, theirs)
+        for ours, others in zip(read.choices, choices, strict=True)
+        for mine, theirs in zip(ours, others, strict=True)
+    )
+    for dialect, device in ((ARTICLE, "cpu"), (NEWEST, "cuda")):
+        with pytest.raises(AssertionError, match="again"):
+            kept_reference(recorded, dialect, device)
 
 
 def test_what_is_damaged_is_computed_again(recorded: RecordedTraining, cache: Path):

@@ -62,7 +62,7 @@ def test_an_implementation_that_draws_random_numbers_fails():
         observe(implementation_from(Draws(), "draws"), batch)
 
 
-def test_the_hash_of_the_official_code_sees_a_patched_method(monkeypatch: pytest.MonkeyPatch):
+def test_the_official_code_shows_a_patched_method(monkeypatch: pytest.MonkeyPatch):
     find("ultralytics")
     before = official_code()
     assert set(before) >= {"ultralytics.utils.tal", "ultralytics.utils.loss"}

@@ -23,7 +23,7 @@ from conformance.recording import Failure, Subject
 
 UNSEEN = INVISIBLE[HIDDEN] | OPEN[HIDDEN]
 """Faults that no loss and no gradient shows, on the batches that are drawn."""
-DRAWS = 60
+DRAWS = 40
 
 
 class Hidden:

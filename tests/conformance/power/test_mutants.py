@@ -363,7 +363,7 @@ def test_what_a_case_returns_is_no_part_of_the_match():
 
 def test_what_cannot_be_tried_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A name that fits nothing, a folder that cannot be: one line, and status 2."""
-    few = ["power", "--mutants", "reference", "--examples", "1", "--report-dir"]
+    few = ["power", "--mutants", "history", "--examples", "1", "--report-dir"]
     assert main([*few, str(tmp_path / "runs"), "--only", "nothing*"]) == 2
     assert "no mutant's name fits 'nothing*'" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
