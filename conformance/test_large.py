@@ -8,7 +8,7 @@ from conformance.conforming import Conformance
 from conformance.options import share_of_examples
 
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
-"""Each batch takes a minute or two, and what a small batch can show the other tests find on one."""
+"""Each batch takes half a minute or more, and what a small batch can show the other tests find on one."""
 
 
 @pytest.mark.clauses("LARGE")

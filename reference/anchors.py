@@ -36,6 +36,9 @@ def flatten(
 ) -> tuple[Float[Tensor, "B A bins"], Float[Tensor, "B A C"]]:
     """Distance logits (B, A, 4R) and class logits (B, A, C) of all levels, one row an anchor (PRE-1).
 
+    One copy of all predictions, so that no stage after it knows of levels. That copy and the gradient, as large again,
+    are nearly all the memory that the loss takes; a loss that went level by level would not need it, and read worse.
+
     Raises:
         ValueError: the number of maps or of channels is not the head's, or the maps differ in images or dtype.
     """

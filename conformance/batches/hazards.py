@@ -144,7 +144,10 @@ class Content:
     def predicted(self) -> Tensor:
         """(P, 4) predicted box of every candidate pair, in pixels."""
         truth, anchor = self.candidate_pairs
-        return decode(self.distances[self.image[truth], anchor], self.centres[anchor], self.strides[anchor])
+        image = self.image[truth]  # (P,)
+        if len(anchor) > self.rivals.numel():  # boxes are large, or many: then each anchor once
+            return decode(self.distances, self.centres, self.strides)[image, anchor]
+        return decode(self.distances[image, anchor], self.centres[anchor], self.strides[anchor])
 
     @cached_property
     def overlap(self) -> Tensor:

@@ -60,6 +60,13 @@ def test_without_options_official_and_article_are_tested_by_the_gating_profile(t
     assert last.rstrip() == f"{tmp_path}/bin/python -m pytest conformance {asked}"
 
 
+def test_the_projects_tests_run_over_all_cores_or_as_many_as_are_asked_for(tmp_path: Path):
+    spread = "--dist worksteal --maxprocesses 8"
+    for given, number in (((), "auto"), (("WORKERS=0",), "0")):
+        last = printed("test", *given, f"VENV={tmp_path}")[-1]
+        assert last.rstrip() == f"{tmp_path}/bin/python -m pytest tests -n {number} {spread}"
+
+
 def test_benchmarks_are_of_all_sizes(tmp_path: Path):
     last = printed("bench", "ROUNDS=3", f"VENV={tmp_path}")[-1]
     assert last.rstrip() == f"{tmp_path}/bin/python -m pytest conformance/test_benchmark.py --rounds 3"
