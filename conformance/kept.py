@@ -105,10 +105,12 @@ def _keep(value: T, folder: Path, write: Callable[[T, Path], None]) -> None:
 
 
 def fingerprint(what: str) -> str:
-    """Changes with everything on which a computation depends, to the last bit."""
+    """Changes with what a computation depends on: code, torch, what reads the photographs, processor and GPU."""
     sha = hashlib.sha256(what.encode())
-    ultralytics = metadata.version("ultralytics") if _installed("ultralytics") else None
-    facts = (torch.__version__, ultralytics, platform.machine(), _processor(), torch.get_num_threads())
+    releases = [
+        metadata.version(name) if _installed(name) else None for name in ("ultralytics", "opencv-python")
+    ]
+    facts = (torch.__version__, releases, platform.machine(), _processor(), _gpu(), torch.get_num_threads())
     sha.update(repr(facts).encode())
     house = Path(__file__).parents[1]
     for path in sorted(path for room in ROOMS for path in (house / room).rglob("*.py")):
@@ -124,9 +126,24 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _processor() -> tuple[str, int | None]:
-    """What decides in which order torch adds up: instructions and cores."""
-    return torch.backends.cpu.get_cpu_capability(), os.cpu_count()
+def _processor() -> tuple[str, str, int | None]:
+    """What decides in which order torch adds up: instructions, the processor's name where it is known, and cores."""
+    return torch.backends.cpu.get_cpu_capability(), platform.processor() or _model_name(), os.cpu_count()
+
+
+def _model_name() -> str:
+    """As Linux tells it; empty elsewhere."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next((line for line in lines if line.startswith("model name")), "")
+    return ""
+
+
+def _gpu() -> tuple[str, int | None] | None:
+    """What decides how a GPU computes, where there is one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(), torch.backends.cudnn.version()
 
 
 def write_training(recorded: RecordedTraining, folder: Path) -> None:

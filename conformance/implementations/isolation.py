@@ -74,7 +74,7 @@ def official_code() -> dict[str, dict[str, CodeType]]:
     return {
         name: {
             label: code
-            for entry, value in vars(sys.modules[name]).items()
+            for entry, value in list(vars(sys.modules[name]).items())
             for label, code in _codes(entry, value)
         }
         for name in OFFICIAL

@@ -60,7 +60,9 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
     """
     low, high = value  # (M, A)
     never = high < kth_largest(low, k)  # (M, A) k others are surely above it
-    always = low > kth_largest(high, k + 1)  # (M, A) fewer than k others can be above it, or equal
+    always = (
+        low > kth_largest(high, k + 1)
+    ) | low.isnan()  # (M, A) fewer than k others can be above it, or equal
     must = always & shows
     may = ~never & may_show
     hidden_at_most = (~never & ~shows).sum(1)  # (M,)
@@ -71,10 +73,10 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
 
 
 def kth_largest(value: Tensor, k: int) -> Tensor:
-    """The k-th largest of each row, (M, 1); below every number where a row has fewer."""
+    """The k-th largest of each row, (M, 1), NaN above all; below every number where a row has fewer."""
     if k > value.shape[1]:
         return value.new_full((len(value), 1), -torch.inf)
-    return value.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    return value.topk(k, dim=1).values[:, -1:]
 
 
 def may_own(overlap: Range) -> Tensor:

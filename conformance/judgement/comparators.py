@@ -1,6 +1,7 @@
 """Comparators: they raise `Mismatch`, or return how well the numbers agree. None can be ignored by mistake."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 
@@ -28,7 +29,6 @@ def within(
     names: Sequence[str] = (),
     image: int | None = None,
     besides: Tensor | None = None,
-    places: Tensor | None = None,
 ) -> Agreement:
     """Every observed number lies within its bound of the expected one.
 
@@ -43,7 +43,6 @@ def within(
         names: what each dimension counts ("GT", "anchor"), for the message.
         image: the image that all of it belongs to.
         besides: the part of the bound that is no multiple of a rounding, for those who measure roundings.
-        places: (P, D) where each of P rows stands in D dimensions, for the message; None: they are what is compared.
 
     Raises:
         Mismatch: some number lies further away, is not finite, or the shapes differ.
@@ -64,7 +63,7 @@ def within(
                 expected.where(~overflows, 0),
                 bound.where(~overflows, torch.inf),
             )
-        finite(quantity, clause, observed, names, places)
+        finite(quantity, clause, observed, names)
         error = (observed.double() - expected).abs()
         held = error <= bound
     watching = observer.get()
@@ -73,7 +72,7 @@ def within(
     if not held.all():
         beyond = ~held
         badness = error / bound.clamp(min=1e-300)
-        values = _values(quantity, beyond, badness, observed, expected, bound, names, image, places)
+        values = _values(quantity, beyond, badness, observed, expected, bound, names, image)
         worst = values[0]
         raise Mismatch(
             f"{quantity} is {worst.implementation} at {worst.where}, expected {worst.reference} "
@@ -115,12 +114,17 @@ def within_at(
     Raises:
         Mismatch: some number lies further away, is not finite, or is not zero elsewhere; or the shapes differ.
     """
-    elsewhere = observed.index_put(at, observed.new_zeros(()))
-    if elsewhere.any():  # NaN too
-        zero = torch.zeros_like(elsewhere, dtype=torch.float64)
-        within(quantity, clause, elsewhere, zero, zero, None, names, image)
-    places = torch.stack(at, dim=1)  # (P, D)
-    return within(quantity, clause, observed[at], expected, bound, naive, names, image, besides, places)
+    _same_shape(quantity, clause, observed[at], expected)
+    if not observed.index_put(at, observed.new_zeros(())).any():  # NaN is none either
+        with suppress(Mismatch):  # told below, where each number has its place
+            return within(quantity, clause, observed[at], expected, bound, naive, besides=besides)
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(observed.shape).index_put(at, values)
+
+    naive = None if naive is None else spread(naive)
+    besides = spread(besides) if besides is not None and besides.ndim else besides
+    return within(quantity, clause, observed, spread(expected), spread(bound), naive, names, image, besides)
 
 
 def equal(
@@ -182,10 +186,8 @@ def holds(
     raise Mismatch(f"{problem or quantity} at {values[0].where} ({count})", clause, values)
 
 
-def finite(
-    quantity: str, clause: str, observed: Tensor, names: Sequence[str] = (), places: Tensor | None = None
-) -> Agreement:
-    """Every number is one; arguments are those of `within`.
+def finite(quantity: str, clause: str, observed: Tensor, names: Sequence[str] = ()) -> Agreement:
+    """Every number is one.
 
     Raises:
         Mismatch: some is NaN or infinite; its verdict is ERROR.
@@ -193,7 +195,7 @@ def finite(
     bad = ~torch.isfinite(observed)
     if bad.any():
         expected = torch.zeros_like(observed)
-        values = _values(quantity, bad, bad.double(), observed, expected, None, names, None, places)
+        values = _values(quantity, bad, bad.double(), observed, expected, None, names, None)
         values = [replace(value, reference="a finite number", bound="none") for value in values]
         raise Mismatch(
             f"{quantity} is {values[0].implementation} at {values[0].where}", clause, values, Verdict.ERROR
@@ -219,23 +221,20 @@ def _values(
     bound: Tensor | None,
     names: Sequence[str],
     image: int | None,
-    places: Tensor | None = None,
 ) -> list[Value]:
     """The worst places, worst first."""
     order = badness[differs].argsort(descending=True, stable=True)[:SHOWN]
-    worst = differs.nonzero()[order]  # (.., dimensions)
-    named = worst if places is None else torch.cat((places[worst[:, 0]], worst[:, 1:]), dim=1)
     return [
         Value(
             place_name(place, names, image),
             quantity,
-            _text(expected[index]),
-            _text(observed[index]),
-            "0" if bound is None else f"{float(bound[index]):.2g}",
+            _text(expected[tuple(place)]),
+            _text(observed[tuple(place)]),
+            "0" if bound is None else f"{float(bound[tuple(place)]):.2g}",
             _anchor(place, names),
             int(place[names.index("image")]) if "image" in names else image,
         )
-        for place, index in zip(named, map(tuple, worst), strict=True)
+        for place in differs.nonzero()[order]
     ]
 
 

@@ -185,7 +185,7 @@ class PairValues:
     naive_overlap: Tensor
     naive_metric: Tensor
 
-    def everywhere(self, pairs: tuple[Tensor, ...], shown: Tensor) -> Tensor:
+    def spread(self, pairs: tuple[Tensor, ...], shown: Tensor) -> Tensor:
         """(8, M, A): u, its error, t, its error, then u and t at least and at most; zero off the pairs.
 
         Args:
@@ -200,10 +200,10 @@ class PairValues:
                 *(low[0], self.overlap + self.overlap_error, low[1], self.metric_high),
             )
         )  # (8, P)
-        everywhere = values.new_zeros(len(values), *shown.shape)  # (8, M, A)
+        spread = values.new_zeros(len(values), *shown.shape)  # (8, M, A)
         truth, anchor = pairs
-        everywhere[:, truth, anchor] = values
-        return everywhere
+        spread[:, truth, anchor] = values
+        return spread
 
 
 def pair_values(
@@ -272,12 +272,13 @@ def oracle(
     compared = pairs_compared(may_candidate, dialect)  # (M, A) where u and t are not zero
     pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs
     values = pair_values(inputs, image, small, pairs, dtype, errors)
-    everywhere = values.everywhere(pairs, pairs_compared(candidate, dialect))  # (8, M, A)
-    exact = everywhere[0], everywhere[1], everywhere[2], everywhere[3]
-    overlap_range, metric_range = Range(*everywhere[4:6]), Range(*everywhere[6:])
+    u, u_error, t, t_error, least_u, most_u, least_t, most_t = values.spread(
+        pairs, pairs_compared(candidate, dialect)
+    ).unbind()  # (M, A) each
+    overlap_range, metric_range = Range(least_u, most_u), Range(least_t, most_t)
     rivals = metric_range
-    if compared is not may_candidate:
-        rivals = Range(metric_range.low * candidate, metric_range.high * may_candidate)
+    if compared is not may_candidate:  # u and t are known off candidates too, which do not compete
+        rivals = Range(least_t * candidate, most_t * may_candidate)
     selection = top_k_choices(rivals, candidate, may_candidate, numbers.topk)
 
     overlap, metric = (spread(each, pairs, compared) for each in (values.naive_overlap, values.naive_metric))
@@ -290,7 +291,7 @@ def oracle(
         positives = positives & top_k(metric * positives, numbers.kept)
     naive = {"overlap": overlap, "metric": metric, "positives": positives}
     return ImageOracle(
-        candidate, may_candidate, *exact, overlap_range, metric_range, selection,
+        candidate, may_candidate, u, u_error, t, t_error, overlap_range, metric_range, selection,
         may_own(overlap_range), naive, numbers.topk, keeps,
         dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
     )  # fmt: skip

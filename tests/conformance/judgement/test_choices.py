@@ -275,3 +275,11 @@ def test_assignments_are_all_reachable_ones(problem: Problem):
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, problem.k)
     every = assignments(choices, may_own(Range.exact(problem.u)), 10**6, problem.keeps)
     assert {outcome_of(owners) for owners in every} == problem.reachable()
+
+
+def test_a_metric_that_is_none_opens_no_other_place():
+    """NaN counts as the largest, as in a top-k of torch."""
+    metric = torch.tensor([[0.0, 1, 2, 3, torch.nan, 5, 6, 7]])
+    candidates = torch.ones_like(metric, dtype=torch.bool)
+    choices = top_k_choices(Range.exact(metric), candidates, candidates, 2)
+    assert choices.must.nonzero()[:, 1].tolist() == choices.may.nonzero()[:, 1].tolist() == [4, 7]

@@ -88,7 +88,7 @@ CHANNELS = ("image", "anchor", "channel")
 
 def check_sparse(observed: Tensor) -> None:
     agreement = within_at("g", "LOSS-GRAD-1", observed, AT, EXPECTED, BOUND, EXPECTED, CHANNELS)
-    assert agreement.margin < 1
+    assert (agreement.margin, agreement.exact) == (0, True)
 
 
 PLANTED_SPARSE: dict[str, tuple[tuple[int, ...], float, Verdict, str]] = {
@@ -127,6 +127,26 @@ def test_within_at_finds(planted: str):
     assert (caught.value.verdict, caught.value.clause) == (verdict, "LOSS-GRAD-1")
     where = caught.value.values[0]
     assert (where.image, where.anchor) == place[:2]
+
+
+def test_within_at_a_number_that_is_none_is_an_error_whatever_else_is_wrong():
+    observed = SPARSE.clone()
+    observed[0, 0, 0], observed[2, 3, 1] = 0.5, math.nan
+    with pytest.raises(Mismatch, match="g is nan at image 2, anchor 3, channel 1") as caught:
+        check_sparse(observed)
+    assert caught.value.verdict is Verdict.ERROR
+
+
+def test_within_at_counts_all_places_and_knows_what_a_dtype_cannot_hold():
+    observed, naive = SPARSE.clone(), EXPECTED.clone()
+    observed[0, 1, 0] = naive[0, 0] = math.inf
+    within_at("g", "X-1", observed, AT, EXPECTED, BOUND, naive, CHANNELS)
+    observed[0, 1, 1] = 9
+    with pytest.raises(Mismatch, match=r"g is 9 at image 0, anchor 1, channel 1.* \(1 of 24 differ\)"):
+        within_at("g", "X-1", observed, AT, EXPECTED, BOUND, naive, CHANNELS, besides=torch.tensor(0.0))
+    names = ("GT", "anchor", "side")
+    with pytest.raises(Mismatch, match="g is 9 at image 7, GT 0, anchor 1, side 1"):
+        within_at("g", "X-1", observed, AT, EXPECTED, BOUND, naive, names, image=7, besides=0 * BOUND)
 
 
 def test_within_at_no_place_asks_for_zeros():

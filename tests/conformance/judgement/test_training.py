@@ -20,6 +20,7 @@ from conformance.implementations.reference import ReferenceAdapter
 from conformance.judgement import Diverges, judge, training
 from conformance.judgement.training import (
     Control,
+    Ended,
     Reference,
     Subject,
     choice_of,
@@ -27,6 +28,7 @@ from conformance.judgement.training import (
     factor,
     gradient_on,
     own_targets,
+    reference_training,
     same_choice,
 )
 from reference import ARTICLE, NEWEST, Head, Hyperparameters, detection_loss
@@ -81,6 +83,30 @@ def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining)
     assert 0 < comparison.worst < comparison.bound / factor(training.CONTROLS)  # nearer than the controls
     assert comparison.bound < 0.01
     assert "after 4 steps the weights that the loss of ultralytics leads to lie " in comparison.summary
+
+
+def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refutes(
+    recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch
+):
+    """The same comparison as without it; where it came out elsewhere, this process trains before it says so."""
+    implementation = find("ultralytics")
+    ended = reference_training(recorded, NEWEST, STEPS)
+    fresh = compare_training(implementation, recorded, STEPS)
+    elsewhere = Ended(ended.weights + 1, ended.choices)
+    assert compare_training(implementation, recorded, STEPS, ended=elsewhere) == fresh
+    wrong = compare_training(an_implementation(with_numbers(topk=9)), recorded, STEPS, ended=ended)
+    assert not wrong.agrees
+
+    def not_again(*arguments: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(training, "_reference_training", not_again)
+    rms = 1.0  # so wide that nothing is refuted
+    assert compare_training(implementation, recorded, STEPS, rms=rms, ended=ended).worst == fresh.worst
+    with pytest.raises(ValueError, match="zip"):
+        compare_training(
+            implementation, recorded, STEPS, rms=rms, ended=Ended(ended.weights, ended.choices[:1])
+        )
 
 
 def test_the_references_own_training_leads_to_the_very_same(recorded: RecordedTraining):
