@@ -60,9 +60,8 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
     """
     low, high = value  # (M, A)
     never = high < kth_largest(low, k)  # (M, A) k others are surely above it
-    always = (
-        low > kth_largest(high, k + 1)
-    ) | low.isnan()  # (M, A) fewer than k others can be above it, or equal
+    alone = low > kth_largest(high, k + 1)  # (M, A) fewer than k others can be above it, or equal
+    always = alone | low.isnan()
     must = always & shows
     may = ~never & may_show
     hidden_at_most = (~never & ~shows).sum(1)  # (M,)
