@@ -128,7 +128,7 @@ def _installed(distribution: str) -> bool:
 
 def _processor() -> tuple[str, str, int | None]:
     """What decides in which order torch adds up: instructions, the processor's name where it is known, and cores."""
-    return torch.backends.cpu.get_cpu_capability(), platform.processor() or _model_name(), os.cpu_count()
+    return torch.backends.cpu.get_cpu_capability(), _model_name() or platform.processor(), os.cpu_count()
 
 
 def _model_name() -> str:

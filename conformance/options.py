@@ -77,7 +77,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--large",
         action="store_true",
         help="batches at the size of training too: 16 images of 640 x 640 px, up to 300 ground truths each, 80 classes "
-        "(about half a minute each, in 8 GiB)",
+        "(less than a minute each, in 8 GiB)",
     )
     group.addoption(
         "--rounds",

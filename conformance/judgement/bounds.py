@@ -63,9 +63,8 @@ def bound(naive: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quanti
         dtype: in which the implementation computed.
         quantity: key of `UNITS`.
     """
-    error = (
-        (naive.double() - exact).abs_().nan_to_num_(nan=0.0, posinf=0.0)
-    )  # in place: it may be a whole batch's
+    error = naive.double() - exact  # changed in place from here on: it may be a whole batch's
+    error = error.abs_().nan_to_num_(nan=0.0, posinf=0.0)
     return error.mul_(NAIVE_FACTOR).add(unit, alpha=UNITS.get(quantity, ROUNDINGS)).add_(smallest(dtype))
 
 

@@ -180,7 +180,7 @@ def _feasible(
     columns = selection.may.any(0).nonzero().flatten()  # nobody may select any other
     if not len(columns):
         return bool((selection.fewest <= 0).all())
-    from scipy.optimize import Bounds, LinearConstraint, milp  # a second of a run's start, and rarely needed
+    from scipy.optimize import Bounds, LinearConstraint, milp  # half a second to import, and rarely needed
     from scipy.sparse import diags_array, kron
 
     must, may, largest, owner, somebody = (
