@@ -10,7 +10,7 @@ from reports.render import NAME
 from reports.summary import NO_BATCH, summarise
 from reports.text import counted, shortened, visible
 
-ALWAYS = ("exact", "within_bound", "divergent", "error")
+ALWAYS = ("exact", "within_bound", "admissible", "divergent", "error")
 """Verdicts that have a column even if no batch came to them."""
 WIDEST = 36
 """Characters of a name that are printed."""
