@@ -1,15 +1,29 @@
-"""`test_declared_differences`: an assigner without a loss is held to what its assigner's dialect makes different."""
+"""`test_declared_differences`: what a dialect declares is sought where it shows, and never passed over."""
+
+from dataclasses import replace
 
 import pytest
 
-from conformance import test_dialects
-from conformance.lanes import LANES
-from reference import DIALECTS
+from conformance.test_dialects import smallest_difference
+from reference import DIALECTS, NEWEST, Dialect
+
+OF_THE_LOSS = replace(NEWEST, name="newest without a least sum", score_sum_floor=0.0)
+OTHERS = [dialect for dialect in DIALECTS.values() if dialect != NEWEST]
 
 
-def test_an_assigner_alone_is_shown_a_difference_of_the_assigner(monkeypatch: pytest.MonkeyPatch):
-    """What is widened differs without a loss too; where it is no difference, there is none to show."""
-    monkeypatch.setattr(test_dialects, "LANES", {"small_boxes": LANES["small_boxes"]})
-    assert test_dialects.smallest_difference(DIALECTS["ultralytics-8.3.253"], alone=True) is not None
-    monkeypatch.setattr(test_dialects, "LANES", {})
-    assert test_dialects.smallest_difference(DIALECTS["ultralytics-8.3.253"], alone=True) is None
+@pytest.mark.parametrize("dialect", OTHERS, ids=[dialect.name for dialect in OTHERS])
+def test_what_an_assigner_declares_is_shown_on_a_small_batch(dialect: Dialect):
+    """Every dialect that is known has an assigner of its own."""
+    recipe = smallest_difference(dialect, alone=True)
+    assert recipe is not None
+    assert len(recipe.images) == 1
+
+
+def test_what_the_loss_alone_declares_is_not_asked_of_an_assigner():
+    assert smallest_difference(OF_THE_LOSS, alone=True) is None
+    assert smallest_difference(OF_THE_LOSS) is not None
+
+
+def test_a_dialect_that_declares_nothing_fails():
+    with pytest.raises(pytest.fail.Exception, match=r"differs from .* on no batch"):
+        smallest_difference(replace(NEWEST, name="newest by another name"))
