@@ -8,7 +8,8 @@ image, R bins.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,13 +20,13 @@ from conformance.implementations.outcome import LossOutcome
 from conformance.judgement.bounds import ROUNDINGS, bound, precision
 from conformance.judgement.choices import Owners, Selection, assignments
 from conformance.judgement.comparators import holds
-from conformance.judgement.loss import Unsure, compute, judge_loss, judge_total
+from conformance.judgement.loss import Unsure, judge_loss, judge_total
 from conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from conformance.judgement.verdicts import Judgement, Uniqueness, least_unique
-from reference import BatchTargets, Dialect, GroundTruths, Targets, ground_truths
-from reference.anchors import flatten
+from reference import Dialect, GroundTruths, Targets, ground_truths
+from reference.anchors import Anchors, flatten
 from reference.assignment import alignment_metric, normalised, overlaps_of, targets_of
-from reference.loss import Predictions, assign_images, read_predictions
+from reference.loss import Positives, Predictions, assign_images, loss_items, read_predictions
 
 TRIED = 128
 """Admissible assignments of an image among which the best fit is looked for; most images have one."""
@@ -47,7 +48,12 @@ class Reading:
 
 
 def judge_hidden(
-    judgement: Judgement, batch: Batch, outcome: Outcome, dialect: Dialect, errors: list[InputErrors]
+    judgement: Judgement,
+    batch: Batch,
+    outcome: Outcome,
+    dialect: Dialect,
+    exact: Predictions,
+    errors: list[InputErrors],
 ) -> None:
     """Judge the stages "cls" to "gradients" of a loss that does not show its assignment, into `judgement`.
 
@@ -59,6 +65,7 @@ def judge_hidden(
         batch: what was computed on.
         outcome: what came out; its inputs are the reference's.
         dialect: what it is held to.
+        exact: the batch's predictions in float64.
         errors: how far the loss's own inputs may lie from them, an image each.
     """
     loss = outcome.loss
@@ -76,14 +83,14 @@ def judge_hidden(
     judge_background_gradients(judgement, batch, loss, oracles)
     reading = read(batch, loss, predictions, dialect)
     fits = {
-        image: Fits(batch, predictions, truths[image], image, expected, reading)
+        image: Fits(batch, predictions, exact, truths[image], image, expected, reading, own[image])
         for image, expected in enumerate(oracles)
         if expected is not None and expected.uniqueness is not Uniqueness.UNIQUE
     }
     replay = Replay(batch, loss, dialect, oracles, errors)
     complete, chosen = True, list(own)
     for fit in fits.values():
-        chosen[fit.image], _ = fit.best(own[fit.image], fit.likely())
+        chosen[fit.image], _ = fit.best(fit.own, fit.likely())
     judged = replay.judged(chosen)
     if judged.verdict.fails:
         for fit in fits.values():
@@ -145,18 +152,22 @@ class Fits:
 
     Attributes:
         batch, predictions: the whole batch.
+        exact: its predictions in float64.
         truths: the image's ground truths.
         image: index of the image.
         expected: what the specification says of it.
         reading: what the gradients say of the batch.
+        own: what the reference assigns.
     """
 
     batch: Batch
     predictions: Predictions
+    exact: Predictions
     truths: GroundTruths
     image: int
     expected: ImageOracle
     reading: Reading
+    own: Targets
 
     def best(self, so_far: Targets, others: Iterable[Owners]) -> tuple[Targets, int]:
         """The best fit among `others` and what is best so far, which stays among equals; and how many were tried."""
@@ -165,7 +176,7 @@ class Fits:
             tried += 1
             targets = self.targets(owners)
             misfit = self.misfit(targets)
-            if misfit < least or (misfit == least and self.residual(targets) < self.residual(best)):
+            if misfit < least:
                 best, least = targets, misfit
         return best, tried
 
@@ -190,37 +201,75 @@ class Fits:
         narrowed = Selection(must, may, fewest, most)
         return assignments(narrowed, self.expected.owners, TRIED, self.expected.keeps)
 
+    @cached_property
+    def possible(self) -> Tensor:
+        """(M, A) which pairs are positives in some admissible assignment, or in the reference's own."""
+        may = self.expected.selection.may  # (M, A)
+        contested = may.sum(0) > 1  # (A,)
+        own = Owners(self.own.foreground, self.own.truth_index).positives(len(may))  # (M, A)
+        return may | (self.expected.owners & contested) | own
+
+    @cached_property
+    def measures(self) -> tuple[Tensor, Tensor]:
+        """TAL-MET-1: t and u of the possible pairs as the reference computes them, (M, A) each; zero elsewhere."""
+        boxes = self.predictions.boxes[self.image] * self.predictions.anchors.strides  # (A, 4)
+        overlap = overlaps_of(self.truths.boxes, boxes.to(self.truths.boxes), self.possible)
+        score = self.predictions.logits[self.image].detach().sigmoid().T[self.truths.labels]
+        return alignment_metric(score, overlap, self.batch.hyperparameters), overlap
+
+    @cached_property
+    def pulls(self) -> tuple[Tensor, Tensor]:
+        """LOSS-BOX-1, LOSS-DFL-1: what each possible pair adds to the gradient on its anchor's distance logits.
+
+        Before N, and for a target score of 1, in which both losses are linear; as if each pair had an anchor to itself.
+
+        Returns:
+            (P, 4R) a row a pair, and (M, A) the pair's row; -1 where it is not possible.
+        """
+        truth, anchor = pairs = self.possible.nonzero(as_tuple=True)  # (P,), (P,)
+        each, exact = torch.arange(len(truth), device=truth.device), self.exact
+        distances = exact.distances[self.image, anchor][None].detach().requires_grad_()  # (1, P, 4R)
+        anchors = Anchors(exact.anchors.centres[anchor], exact.anchors.strides[anchor])
+        no_logits = distances.new_zeros(1, len(each), 1)
+        alone = Predictions(distances, no_logits, anchors, exact.size)
+        nowhere = torch.zeros_like(each)  # (P,) the first image and class
+        boxes, weights = self.truths.boxes[truth].double(), distances.new_ones(len(each))
+        targets = Positives(nowhere, each, nowhere, boxes, weights)
+        items = loss_items(alone, targets, self.batch.head, self.batch.hyperparameters)  # over N, which is P
+        (gradient,) = torch.autograd.grad(items.sum() * len(each), distances)  # (1, P, 4R)
+        row = torch.full_like(self.possible, -1, dtype=torch.int64).index_put_(pairs, each)  # (M, A)
+        return gradient[0], row
+
     def targets(self, owners: Owners) -> Targets:
         """What the anchors learn where these own them (TAL-NORM-1, TAL-TGT-1)."""
         positives = owners.positives(len(self.truths))  # (M, A)
-        boxes = self.predictions.boxes[self.image] * self.predictions.anchors.strides  # (A, 4)
-        overlap = overlaps_of(self.truths.boxes, boxes.to(self.truths.boxes), positives)
-        score = self.predictions.logits[self.image].detach().sigmoid().T[self.truths.labels]
-        metric = alignment_metric(score, overlap, self.batch.hyperparameters)
-        return targets_of(self.truths, positives, normalised(metric, overlap, positives))
+        return targets_of(self.truths, positives, normalised(*self.measures, positives))
+
+    def misfit(self, targets: Targets) -> tuple[int, int, float]:
+        """Anchors with a gradient that are no positives here, the largest difference of a target score, the residual.
+
+        What comes first decides. The second is counted in what rounding may do to a score that is read from a gradient,
+        so that equals are equal.
+        """
+        learns = self.reading.learns[self.image]
+        missing, residual = int((learns & ~targets.foreground).sum()), self.residual(targets)
+        if self.reading.scores is None:
+            return missing, 0, residual
+        scores = targets.scores(self.batch.head.classes).double()  # (A, C)
+        noise = 2 * ROUNDINGS * 3 * torch.finfo(precision(self.batch.dtype)).eps
+        difference = (scores - self.reading.scores[self.image]).abs().max()
+        return missing, int(difference / noise), residual
 
     def residual(self, targets: Targets) -> float:
         """How far the gradient on the distance logits lies from what these targets lead to: whose box was learnt."""
-        here = slice(self.image, self.image + 1)
-        maps = tuple(level[here] for level in self.batch.feature_maps)
-        alone = replace(self.batch, feature_maps=maps, annotations=self.batch.annotations[:0])
-        scores = targets.scores(self.batch.head.classes)  # (A, C)
-        given = BatchTargets(targets.foreground[None], targets.boxes[None], scores[None])
-        wanted = compute(alone, given, torch.float64).of_total[0][0] * scores.double().sum().clamp(min=1)
+        anchor = targets.foreground.nonzero().flatten()  # (P,)
+        pulls, row = self.pulls
+        rows = row[targets.truth_index[anchor], anchor]  # (P,)
+        assert (rows >= 0).all(), "an assignment that is not among the possible ones"
+        weights = targets.weights[anchor, None].double()  # (P, 1)
+        wanted = torch.zeros_like(self.reading.distances[self.image])  # (A, 4R)
+        wanted[anchor] = pulls[rows] * weights
         return float((wanted - self.reading.distances[self.image]).abs().sum())
-
-    def misfit(self, targets: Targets) -> tuple[int, int]:
-        """Anchors with a gradient that are no positives here, then the largest difference of a target score.
-
-        The latter is counted in what rounding may do to a score that is read from a gradient, so that equals are equal.
-        """
-        learns = self.reading.learns[self.image]
-        missing = int((learns & ~targets.foreground).sum())
-        if self.reading.scores is None:
-            return missing, 0
-        scores = targets.scores(self.batch.head.classes).double()  # (A, C)
-        noise = 2 * ROUNDINGS * 3 * torch.finfo(precision(self.batch.dtype)).eps
-        return missing, int((scores - self.reading.scores[self.image]).abs().max() / noise)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
         if outcome.loss is not None and outcome.of_loss and finite:
             judge_loss(judgement, batch, outcome.assignment, outcome.loss, dialect)
     if outcome.loss is not None and not outcome.of_loss:
-        judge_hidden(judgement, batch, outcome, dialect, input_errors(batch, exact, truths))
+        judge_hidden(judgement, batch, outcome, dialect, exact, input_errors(batch, exact, truths))
     if judgement.verdict.fails:
         raise Diverges(judgement)
     return judgement

@@ -331,9 +331,14 @@ class Unsure:
 
 
 def moved(
-    batch: Batch, targets: BatchTargets, exact: Computed, unsure: Unsure, dialect: Dialect = NEWEST
+    batch: Batch,
+    targets: BatchTargets,
+    exact: Computed,
+    narrow: LossUnits,
+    unsure: Unsure,
+    dialect: Dialect = NEWEST,
 ) -> LossUnits:
-    """How far the loss and its gradients move with what is unsure.
+    """How far the loss and its gradients move with what is unsure, beside `narrow`, the units where nothing is.
 
     Before N all of them are linear in the weights, so what moves is the loss of the movements; N moves with their sum.
     """
@@ -353,7 +358,7 @@ def moved(
     scale = divisor(movements, dialect) / score_sum
     cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
     items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
-    wider, narrow = units(batch, targets, exact, dialect, unsure.edges), units(batch, targets, exact, dialect)
+    wider = units(batch, targets, exact, dialect, unsure.edges) if unsure.edges.any() else narrow
     slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
     own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
     box, dfl = (
@@ -399,7 +404,7 @@ def judge_loss(
     if unsure is None:
         slack = LossUnits(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
     else:
-        slack = moved(batch, targets, exact, unsure, dialect)
+        slack = moved(batch, targets, exact, unit, unsure, dialect)
     dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
         allowed = bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss")

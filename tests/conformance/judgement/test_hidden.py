@@ -15,6 +15,7 @@ from conformance.conforming import conform
 from conformance.implementations import AssignerInputs, Assignment, Implementation, Loss, implementation_from
 from conformance.implementations.rearranged import Rearranged
 from conformance.judgement import State, Verdict
+from conformance.judgement.hidden import Fits
 from conformance.lanes import LANES
 from conformance.power import FAULTS, FaultyReference
 from conformance.power.run import HIDDEN, INVISIBLE, OPEN
@@ -82,6 +83,8 @@ class OtherWay(Rearranged):
 
 
 MIRRORED = Recipe(images=((Truth("ordinary"), Truth("mirrored")),), cells=(5, 5), predictions="constant")
+WHOSE_BOX = Recipe(images=((Truth("ordinary"), Truth("mirrored")),), predictions="near", levels=1)
+"""Both ground truths lead to the same target scores: only the distances' gradients say whose box an anchor learnt."""
 
 
 RIGHT = {
@@ -102,8 +105,32 @@ RIGHT = {
 def test_other_orders_of_operations_conform(kind: str):
     subject = Subject(implementation_from(RIGHT[kind], "right"), "cpu")
     conform(subject, MIRRORED.build())
+    conform(subject, WHOSE_BOX.build())
     undecided = Counter(conform(subject, batch).undecided for batch in drawn())
     assert undecided[True] <= undecided.total() / 4  # a half of all lanes plants ties
+
+
+def test_what_fits_best_explains_the_gradients_on_the_distances(monkeypatch: pytest.MonkeyPatch):
+    """To half the digits of float32, whose rounding is in N and the scores that are read from it."""
+    left: list[float] = []
+    best = Fits.best
+
+    def watched(fits: Fits, *arguments: Any) -> Any:
+        targets, tried = best(fits, *arguments)
+        whole = float(fits.reading.distances[fits.image].abs().sum())
+        left.append(fits.residual(targets) / whole if whole else fits.residual(targets))
+        return targets, tried
+
+    monkeypatch.setattr(Fits, "best", watched)
+    subject = Subject(hidden(Rearranged(torch.float64)), "cpu")
+    explained = 0
+    for batch in drawn():
+        left.clear()
+        if conform(subject, batch).undecided or not left:
+            continue
+        explained += 1
+        assert max(left) <= torch.finfo(torch.float32).eps ** 0.5
+    assert explained
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in UNSEEN])
