@@ -57,8 +57,9 @@ def judge_hidden(
 ) -> None:
     """Judge the stages "cls" to "gradients" of a loss that does not show its assignment, into `judgement`.
 
-    Where an image admits more assignments than are tried and none of them explains the loss, it is undecided: the
-    judgement says so, and only what holds for every assignment was judged.
+    The reference's own assignment is tried first, then those that the gradients suggest, then any that is admissible.
+    Where an image admits more than are tried and none of them explains the loss, it is undecided: the judgement says
+    so, and only what holds for every assignment was judged.
 
     Args:
         judgement: takes the result.
@@ -89,14 +90,15 @@ def judge_hidden(
     }
     replay = Replay(batch, loss, dialect, oracles, errors)
     complete, chosen = True, list(own)
-    for fit in fits.values():
-        chosen[fit.image], _ = fit.best(fit.own, fit.likely())
     judged = replay.judged(chosen)
-    if judged.verdict.fails:
+    for among in (Fits.likely, Fits.admissible):
+        if not fits or not judged.verdict.fails:
+            break  # an admissible assignment explains it
+        complete = True
         for fit in fits.values():
-            chosen[fit.image], tried = fit.best(chosen[fit.image], fit.admissible())
+            chosen[fit.image], tried = fit.best(chosen[fit.image], among(fit))
             complete = complete and tried < TRIED
-        judged = replay.judged(chosen) if fits else judged
+        judged = replay.judged(chosen)
     if judged.verdict.fails and not complete:
         judgement.undecided = True
         judge_total(judgement, batch, loss)
