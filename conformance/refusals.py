@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+import torch
+
 from conformance.batches import Batch
-from reference import Dialect, WeightsMeet
+from reference import Dialect, WeightsMeet, detection_loss
 
 
 class Refusal(NamedTuple):
@@ -37,7 +39,16 @@ def can_be_related(batch: Batch, dialect: Dialect) -> bool:
     images = set(batch.annotations[:, 0].tolist())
     finite = dialect.score_sum_floor > 0 or len(images) == batch.images
     apart = dialect.weights_meet is WeightsMeet.OWN
-    return finite and apart and unknown(batch, dialect) is None
+    return finite and apart and unknown(batch, dialect) is None and has_a_loss(batch, dialect)
+
+
+@torch.no_grad()
+def has_a_loss(batch: Batch, dialect: Dialect) -> bool:
+    """Whether the loss of a batch is a number, or the batch one to refuse: IOU-1 may divide zero by zero."""
+    if refusal(batch, dialect) is not None:
+        return True
+    loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
+    return bool(loss.items.isfinite().all())
 
 
 def refusal(batch: Batch, dialect: Dialect) -> Refusal | None:

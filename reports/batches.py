@@ -116,7 +116,7 @@ class Batches:
     Attributes:
         cells: verdicts by implementation, clause group, device and dtype; without what shrinking made.
         uniqueness: of the assignments, by implementation.
-        undecided: batches of a loss that hides its assignment which were judged in part, by implementation.
+        undecided: batches that were judged in part, by implementation: most of a loss that hides its assignment.
         hazards: how many different batches had each.
         margins: by implementation and stage, over the batches that do not fail.
         failures: failing batches by cell, the first `KEPT` of each.

@@ -103,6 +103,7 @@ def judge_hidden(
         judgement.undecided = True
         judge_total(judgement, batch, loss)
         return
+    judgement.undecided = judged.undecided
     for name in ("cls", "box", "dfl", "total", "gradients"):
         judgement.stages[name].merge(judged.stages[name])
     judgement.chose = any(

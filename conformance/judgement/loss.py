@@ -83,7 +83,8 @@ def compute(
     box, cls, dfl = (items * batch.images).unbind()
     of_box, of_dfl = (torch.autograd.grad(term, distances, retain_graph=True)[0] for term in (box, dfl))
     (of_cls,) = torch.autograd.grad(cls, logits)
-    no_distances, no_logits = torch.zeros_like(distances), torch.zeros_like(logits)  # LOSS-GRAD-1
+    no_logits = torch.zeros_like(logits)  # LOSS-GRAD-1
+    no_distances = (of_box + of_dfl) * 0  # ... which on its way back meets what is none, where these are
     of_terms = (of_box, no_logits), (no_distances, of_cls), (of_dfl, no_logits)
     # box and dfl meet on the distance logits, and are added there when their total is differentiated too
     return Computed(read, items.detach(), (of_box + of_dfl, of_cls), of_terms)
@@ -372,6 +373,15 @@ def moved(
     return LossUnits(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
 
 
+def is_defined(exact: Computed) -> bool:
+    """IOU-1: CIoU and its gradient are numbers at all positives.
+
+    They are not where a prediction of one bin is a box turned inside out whose negative area takes from the union all
+    that is in it, eps included: 0 / 0. What official code makes of it depends on how it rounds.
+    """
+    return bool(exact.items.isfinite().all() and exact.of_total[0].isfinite().all())
+
+
 def loss_precision(batch: Batch) -> torch.dtype:
     """In which dtype the terms are computed: autocast runs softmax, logarithms and cross-entropies in float32."""
     return torch.float32 if batch.autocast else precision(batch.dtype)
@@ -388,7 +398,7 @@ def judge_loss(
     """Judge the stages "cls" to "gradients", into `judgement`.
 
     Args:
-        judgement: takes the result.
+        judgement: takes the result; undecided where the loss is not defined, and only the rest of it was judged.
         batch: what was computed on.
         assignment: what the loss used; its numbers are taken as they are.
         loss: what came out.
@@ -405,15 +415,19 @@ def judge_loss(
         slack = LossUnits(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
     else:
         slack = moved(batch, targets, exact, unit, unsure, dialect)
+    defined = is_defined(exact)
+    judgement.undecided = judgement.undecided or not defined
     dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
+        if stage == "box" and not defined:
+            continue
         allowed = bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss")
         judgement.note(
             stage, within, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
             allowed + slack.items[place], naive.items[place], (), besides=slack.items[place],
         )  # fmt: skip
     judge_total(judgement, batch, loss)
-    judge_gradients(judgement, batch, loss, targets.foreground, exact, naive, unit, slack)
+    judge_gradients(judgement, batch, loss, targets.foreground, exact, naive, unit, slack, LOGITS[not defined :])
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
@@ -429,9 +443,9 @@ def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
 
 def judge_gradients(
     judgement: Judgement, batch: Batch, loss: LossOutcome, positive: Tensor, exact: Computed, naive: Computed,
-    unit: LossUnits, slack: LossUnits,
+    unit: LossUnits, slack: LossUnits, on: tuple[str, ...] = LOGITS,
 ) -> None:  # fmt: skip
-    """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits.
+    """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits, or `on` one.
 
     Background (off `positive`, (B, A)) learns no distance: there they are exactly zero.
     """
@@ -460,6 +474,8 @@ def judge_gradients(
             (LOGITS[0], partial(within_at, at=learns), distances, of_positives),
             (LOGITS[1], within, logits, [each[1] for each in computed]),
         ):
+            if name not in on:
+                continue
             besides = jump + moves
             allowed = gradient_bound(batch, name, expected, approximate, units) + besides
             judgement.note(

@@ -1,0 +1,96 @@
+"""Batches whose box loss is 0 / 0 (IOU-1): nobody is held to it, and everybody to the rest."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.batches import Recipe, Truth
+from conformance.conforming import conform
+from conformance.implementations import Implementation, Loss, find, implementation_from
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.judgement import State
+from conformance.recording import Failure, Subject
+from conformance.refusals import can_be_related, has_a_loss
+from conformance.thorough import thoroughly
+from reference import NEWEST, Head, detection_loss
+
+INSIDE_OUT = Recipe(
+    images=((Truth("zero_area", at=(8, 12)),),), cells=(2, 5), strides=(4, 8, 16), reg_max=1, predictions="near",
+    levels=1, seed=1, streams=(109,),
+)  # fmt: skip
+"""A predicted box is one cell wide, inside out, and has no height: its area is -1e-7, and eps is 1e-7."""
+USUAL = replace(INSIDE_OUT, reg_max=16)
+RIGHT = ("ultralytics", "reference", "rearranged")
+
+
+class Changed(ReferenceAdapter):
+    """The reference with one thing changed in what its loss returns; its assignment is shown or hidden."""
+
+    def __init__(self, change: Any, hides: bool = False) -> None:
+        super().__init__(NEWEST)
+        self.name, self.change, self.shows_stages = "changed", change, not hides
+
+    def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
+        loss = super().loss(feature_maps, annotations, head, hyperparameters)
+        return self.change(loss if self.shows_stages else replace(loss, assignment=None))
+
+
+def changed(change: Any, hides: bool = False) -> Implementation:
+    return implementation_from(Changed(change, hides), "changed")
+
+
+def test_the_reference_finds_no_number_there():
+    batch = INSIDE_OUT.build()
+    loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters)
+    assert loss.items.isfinite().tolist() == [False, True, True]
+    assert not has_a_loss(batch, NEWEST)
+    assert not can_be_related(batch, NEWEST)
+    assert has_a_loss(USUAL.build(), NEWEST)
+    assert can_be_related(USUAL.build(), NEWEST)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("each_term", [False, True])
+def test_those_that_are_right_conform_and_are_judged_in_part(name: str, each_term: bool):
+    judgement = conform(Subject(find(name), "cpu"), INSIDE_OUT.build(), each_term=each_term)
+    assert judgement.undecided
+    assert judgement.stages["box"].state is State.NOT_SHOWN
+    assert judgement.stages["cls"].state is State.AGREES
+    assert judgement.stages["gradients"].state is State.AGREES
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_no_other_way_of_judging_finds_anything(name: str):
+    assert thoroughly(Subject(find(name), "cpu"), INSIDE_OUT.build()).undecided
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_number_in_its_place_is_accepted(hides: bool):
+    """Zero divided by zero may be kept from being divided."""
+    guarded = changed(
+        lambda loss: replace(loss, total=loss.total.nan_to_num(), items=loss.items.nan_to_num()), hides
+    )
+    assert conform(Subject(guarded, "cpu"), INSIDE_OUT.build(), each_term=True).undecided
+
+
+@pytest.mark.parametrize(
+    ("change", "stage"),
+    [
+        (lambda loss: replace(loss, items=loss.items * torch.tensor([1, 1.01, 1])), "cls"),
+        (lambda loss: replace(loss, items=loss.items + torch.tensor([0, 0, 0.01])), "dfl"),
+        (lambda loss: replace(loss, total=loss.total * torch.tensor([1, 1.01, 1])), "gradients"),
+    ],
+)
+def test_the_rest_is_judged(change: Any, stage: str):
+    with pytest.raises(Failure) as caught:
+        conform(Subject(changed(change), "cpu"), INSIDE_OUT.build(), each_term=True)
+    assert stage in caught.value.stages
+
+
+def test_elsewhere_no_number_is_an_error():
+    spoilt = changed(lambda loss: replace(loss, items=loss.items * torch.tensor([torch.nan, 1, 1])))
+    with pytest.raises(Failure) as caught:
+        conform(Subject(spoilt, "cpu"), USUAL.build())
+    assert caught.value.stage == "box"
