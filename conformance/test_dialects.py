@@ -36,7 +36,7 @@ def test_declared_differences(conforms: Conformance) -> None:
 def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None:
     """The smallest batch on which the reference in one dialect differs from the newest.
 
-    It is sought where the first of their choices shows that differs.
+    It is sought among batches that show a choice in which they differ, choice by choice.
 
     Args:
         declared: the dialect.

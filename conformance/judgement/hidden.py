@@ -1,10 +1,10 @@
 """Judging a loss that does not show its assignment: it is read back from the gradients that it made.
 
 The gradient on a class logit is (sigma(x) - z) / N times gain and batch size (LOSS-CLS-1), so it says every target
-score z; the gradient on the distance logits says which anchors have a box at all. Of each image's admissible
-assignments the one that fits these best is replayed, and the loss is judged as if it had shown it. So a loss is only
-held to be wrong where no admissible assignment explains it. B images, A anchors, C classes, M ground truths of an
-image, R bins.
+score z; the gradient on the distance logits says which anchors have a box at all, and whose. The reference's own
+assignment is replayed, and the loss is judged as if it had shown it; where that does not explain it, so is the one of
+each image's admissible assignments that fits these gradients best. So a loss is only held to be wrong where no
+admissible assignment explains it. B images, A anchors, C classes, M ground truths of an image, R bins.
 """
 
 from collections.abc import Iterable, Iterator
@@ -93,7 +93,7 @@ def judge_hidden(
     judged = replay.judged(chosen)
     for among in (Fits.likely, Fits.admissible):
         if not fits or not judged.verdict.fails:
-            break  # an admissible assignment explains it
+            break  # there is no other, or this one explains it
         complete = True
         for fit in fits.values():
             chosen[fit.image], tried = fit.best(chosen[fit.image], among(fit))
@@ -225,11 +225,13 @@ class Fits:
         """LOSS-BOX-1, LOSS-DFL-1: what each possible pair adds to the gradient on its anchor's distance logits.
 
         Before N, and for a target score of 1, in which both losses are linear; as if each pair had an anchor to itself.
+        Pairs without a metric have no target score either, and add nothing: nearly all, where class scores are zero.
 
         Returns:
-            (P, 4R) a row a pair, and (M, A) the pair's row; -1 where it is not possible.
+            (P, 4R) a row a pair, and (M, A) the pair's row; -1 where it has none.
         """
-        truth, anchor = pairs = self.possible.nonzero(as_tuple=True)  # (P,), (P,)
+        metric, _ = self.measures
+        truth, anchor = pairs = (self.possible & (metric > 0)).nonzero(as_tuple=True)  # (P,), (P,)
         each, exact = torch.arange(len(truth), device=truth.device), self.exact
         distances = exact.distances[self.image, anchor][None].detach().requires_grad_()  # (1, P, 4R)
         anchors = Anchors(exact.anchors.centres[anchor], exact.anchors.strides[anchor])
@@ -265,7 +267,7 @@ class Fits:
 
     def residual(self, targets: Targets) -> float:
         """How far the gradient on the distance logits lies from what these targets lead to: whose box was learnt."""
-        anchor = targets.foreground.nonzero().flatten()  # (P,)
+        anchor = (targets.weights > 0).nonzero().flatten()  # (P,)
         pulls, row = self.pulls
         rows = row[targets.truth_index[anchor], anchor]  # (P,)
         assert (rows >= 0).all(), "an assignment that is not among the possible ones"

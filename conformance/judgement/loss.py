@@ -427,7 +427,9 @@ def judge_loss(
             allowed + slack.items[place], naive.items[place], (), besides=slack.items[place],
         )  # fmt: skip
     judge_total(judgement, batch, loss)
-    judge_gradients(judgement, batch, loss, targets.foreground, exact, naive, unit, slack, LOGITS[not defined :])
+    judge_gradients(
+        judgement, batch, loss, targets.foreground, exact, naive, unit, slack, LOGITS[not defined :]
+    )
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
