@@ -83,11 +83,12 @@ def compute(
     box, cls, dfl = (items * batch.images).unbind()
     of_box, of_dfl = (torch.autograd.grad(term, distances, retain_graph=True)[0] for term in (box, dfl))
     (of_cls,) = torch.autograd.grad(cls, logits)
-    no_logits = torch.zeros_like(logits)  # LOSS-GRAD-1
-    no_distances = (of_box + of_dfl) * 0  # ... which on its way back meets what is none, where these are
-    of_terms = (of_box, no_logits), (no_distances, of_cls), (of_dfl, no_logits)
     # box and dfl meet on the distance logits, and are added there when their total is differentiated too
-    return Computed(read, items.detach(), (of_box + of_dfl, of_cls), of_terms)
+    of_both = of_box + of_dfl
+    # LOSS-GRAD-1: zero; but the terms are differentiated as parts of one tensor, where zero times NaN is NaN
+    no_logits, no_distances = torch.zeros_like(logits), of_both * 0
+    of_terms = (of_box, no_logits), (no_distances, of_cls), (of_dfl, no_logits)
+    return Computed(read, items.detach(), (of_both, of_cls), of_terms)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.batches import Recipe, Truth
+from conformance.batches import Batch, Recipe, Truth
 from conformance.conforming import conform
 from conformance.implementations import Implementation, Loss, find, implementation_from
 from conformance.implementations.reference import ReferenceAdapter
@@ -87,6 +87,24 @@ def test_the_rest_is_judged(change: Any, stage: str):
     with pytest.raises(Failure) as caught:
         conform(Subject(changed(change), "cpu"), INSIDE_OUT.build(), each_term=True)
     assert stage in caught.value.stages
+
+
+def in_float32_alone() -> Batch:
+    """Float64 still sees by how much the box is wider than a cell: there its overlap is a number."""
+    batch = INSIDE_OUT.build()
+    maps = (torch.where(level == 0, 1e-9, level) for level in batch.feature_maps)
+    return replace(batch, feature_maps=tuple(maps))
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "reference"])
+def test_what_rounding_alone_makes_none_may_be_none(name: str):
+    """In the gradient of every term: official terms are parts of one tensor, and zero times NaN is NaN."""
+    batch = in_float32_alone()
+    assert not has_a_loss(batch, NEWEST)
+    assert has_a_loss(
+        replace(batch, feature_maps=tuple(level.double() for level in batch.feature_maps)), NEWEST
+    )
+    assert not thoroughly(Subject(find(name), "cpu"), batch).undecided
 
 
 def test_elsewhere_no_number_is_an_error():
