@@ -11,7 +11,7 @@ keeps its loss, what the loss wants to know about a model, and what it returns. 
 import importlib
 import inspect
 import re
-from functools import cache
+from functools import lru_cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -60,7 +60,8 @@ class ReleaseAdapter:
         loss_module, loss_name, tal_module = place_of(version)
         self._loss_class = getattr(importlib.import_module(loss_module), loss_name)
         self._tal: ModuleType = importlib.import_module(tal_module)
-        self._criterion = cache(self._new_criterion)
+        # the last one alone: a run meets thousands of heads, and each holds copies of its last batch
+        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """The release's assigner on inputs that somebody else decoded."""

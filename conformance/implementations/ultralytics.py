@@ -4,7 +4,7 @@ The release is used as it is. A subclass of its assigner, made when the release 
 the assigner's own methods; it computes nothing.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -37,7 +37,8 @@ class UltralyticsAdapter:
     def __init__(self) -> None:
         self.version = installed_release()
         self._tal, self._loss = load_release()
-        self._criterion = cache(self._new_criterion)
+        # the last one alone: a run meets thousands of heads, and each holds copies of its last batch
+        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """The official assigner on inputs that somebody else decoded."""

@@ -6,7 +6,7 @@ and so does this adapter.
 """
 
 import importlib
-from functools import cache
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,7 +32,8 @@ class CoreYOLO:
     def __init__(self, version: str) -> None:
         self.version = version
         self._module = importlib.import_module(LOSS)
-        self._criterion = cache(self._new_criterion)
+        # the last one alone: a run meets thousands of heads
+        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Its assigner on inputs that somebody else decoded."""

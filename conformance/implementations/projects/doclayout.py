@@ -6,7 +6,7 @@ before padding, and read neither while it is off.
 """
 
 import importlib
-from functools import cache
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,7 +36,8 @@ class DocLayoutYOLO:
         self.version = version
         self._loss_class = importlib.import_module(LOSS).v8DetectionLoss
         self._tal = importlib.import_module(TAL)
-        self._criterion = cache(self._new_criterion)
+        # the last one alone: a run meets thousands of heads, and each holds copies of its last batch
+        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Its assigner on inputs that somebody else decoded."""

@@ -8,7 +8,7 @@ the sum of the parts without the number of images, and so does this adapter.
 """
 
 import importlib
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -33,7 +33,8 @@ class LibreYOLO:
     def __init__(self, version: str) -> None:
         self.version = version
         self._module = importlib.import_module(LOSS)
-        self._criterion = cache(self._new_criterion)
+        # the last one alone: a run meets thousands of heads
+        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Its assigner on inputs that somebody else decoded."""

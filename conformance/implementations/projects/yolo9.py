@@ -10,7 +10,7 @@ each. Three things are this package's own:
 
 import importlib
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,7 +43,8 @@ class YOLO9:
         self.version = version
         self._losses = importlib.import_module(LOSS)
         self._tal = importlib.import_module(TAL)
-        self._criterion = cache(self._new_criterion)
+        # the last one alone: a run meets thousands of heads, and each holds copies of its last batch
+        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Its assigner on inputs that somebody else decoded."""

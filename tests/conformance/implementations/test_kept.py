@@ -1,0 +1,37 @@
+"""A run meets thousands of heads and batches: what adapters keep of those that are gone must not grow with them."""
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from ultralytics.utils.loss import v8DetectionLoss
+
+from conformance.batches import Recipe, Truth
+from conformance.implementations.releases import ReleaseAdapter
+from conformance.implementations.ultralytics import UltralyticsAdapter, installed_release
+
+
+def alive(kind: type) -> int:
+    gc.collect()
+    return sum(type(each) is kind for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("new", [UltralyticsAdapter, lambda: ReleaseAdapter(installed_release())])
+def test_losses_of_heads_that_are_gone_are_not_kept(new: Any):
+    adapter, before = new(), alive(v8DetectionLoss)
+    for classes in range(1, 6):
+        batch = Recipe(images=((Truth("ordinary"),),), classes=classes).build()
+        maps = tuple(level.clone().requires_grad_() for level in batch.feature_maps)
+        loss = adapter.loss(maps, batch.annotations, batch.head, batch.hyperparameters)
+        assert loss.assignment.scores.shape[2] == classes
+        del loss, maps
+    assert alive(v8DetectionLoss) - before <= 1
+
+
+@pytest.mark.parametrize("new", [UltralyticsAdapter, lambda: ReleaseAdapter(installed_release())])
+def test_the_last_loss_is_kept(new: Any):
+    adapter, batch = new(), Recipe().build()
+    device = torch.device("cpu")
+    first, again = (adapter._criterion(batch.head, batch.hyperparameters, device) for _ in range(2))
+    assert first is again
