@@ -69,19 +69,28 @@ class BareUltralytics(UltralyticsAdapter):
         return assigner
 
 
+def unpadded(inputs: AssignerInputs) -> list[GroundTruths]:
+    """The ground truths of each image, without the rows of zeros behind them: the reference's loss never pads."""
+    counts = (inputs.truth_boxes.any(-1).flip(1).cumsum(1) > 0).sum(
+        1
+    )  # (B,) rows to the last that holds a box
+    return [
+        GroundTruths(labels[:count, 0].long(), boxes[:count])
+        for labels, boxes, count in zip(inputs.labels, inputs.truth_boxes, counts.tolist(), strict=True)
+    ]
+
+
 class BareReference(ReferenceAdapter):
     """The reference without its trace."""
 
     shows_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """The reference's assigner, image by image."""
+        """The reference's assigner, image by image, each with its own ground truths alone."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
         targets = [
-            assign(scores, boxes, inputs.anchors, GroundTruths(labels[:, 0].long(), truths), *numbers)
-            for scores, boxes, labels, truths in zip(
-                inputs.scores, inputs.boxes, inputs.labels, inputs.truth_boxes, strict=True
-            )
+            assign(scores, boxes, inputs.anchors, truths, *numbers)
+            for scores, boxes, truths in zip(inputs.scores, inputs.boxes, unpadded(inputs), strict=True)
         ]
         batch = stacked(targets, inputs.head.classes)
         labels = torch.stack([image.labels for image in targets])  # (B, A)

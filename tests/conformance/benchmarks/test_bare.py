@@ -7,14 +7,15 @@ import torch
 
 from conformance.batches import Batch
 from conformance.benchmarks import Case, bare
+from conformance.benchmarks.bare import unpadded
 from conformance.implementations import AssignerInputs, Assignment, Loss, assigner_inputs, find
 from conformance.implementations.reference import ReferenceAdapter
 from reference import ARTICLE
 
 
-@pytest.fixture(scope="module")
-def batch() -> Batch:
-    return Case(2, 96, 6, classes=3).build()
+@pytest.fixture(scope="module", params=[0, 15], ids=["", "padded"])
+def batch(request: pytest.FixtureRequest) -> Batch:
+    return Case(2, 96, 6, classes=3, crowd=request.param).build()
 
 
 def differentiated(adapter: Any, batch: Batch) -> tuple[Loss, tuple[torch.Tensor, ...]]:
@@ -38,6 +39,15 @@ def test_the_same_to_the_last_bit(batch: Batch, name: str):
     assert torch.equal(judged_loss.items, timed_loss.items)
     assert all(map(torch.equal, judged_gradients, timed_gradients))
     assert timed_loss.inputs is None or name == "article", "nothing is noted"
+
+
+def test_the_reference_is_not_timed_on_padding():
+    inputs = assigner_inputs(Case(3, 96, 2, classes=3, crowd=5).build())
+    assert [len(image) for image in unpadded(inputs)] == [5, 2, 2]
+    inputs.truth_boxes[1] = 0  # no ground truth at all
+    inputs.truth_boxes[2, 0] = 0  # one of zeros that stands before another is none of padding
+    assert [len(image) for image in unpadded(inputs)] == [5, 0, 2]
+    assert torch.equal(unpadded(inputs)[2].boxes, inputs.truth_boxes[2, :2])
 
 
 def test_the_official_assigner_is_the_releases_own(batch: Batch):
