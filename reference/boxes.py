@@ -23,9 +23,9 @@ def width_and_height(box: Float[Tensor, "*pairs 4"]) -> tuple[Float[Tensor, "*pa
 
 def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Area that two boxes share (IOU-1)."""
-    left_top = torch.maximum(one[..., :2], other[..., :2])
-    right_bottom = torch.minimum(one[..., 2:], other[..., 2:])
-    width, height = (right_bottom - left_top).clamp(min=0).unbind(-1)
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    sides = torch.minimum(right_bottom1, right_bottom2) - torch.maximum(left_top1, left_top2)
+    width, height = sides.clamp(min=0).unbind(-1)
     return width * height
 
 
@@ -38,8 +38,9 @@ def iou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> F
 
 def centre_penalty(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Squared distance of the centres over the squared diagonal of the smallest box around both (IOU-1)."""
-    enclosing = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(one[..., :2], other[..., :2])
-    apart = (one[..., :2] + one[..., 2:] - other[..., :2] - other[..., 2:]) / 2
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
+    apart = (left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2
     return apart.square().sum(-1) / (enclosing.square().sum(-1) + EPS)
 
 

@@ -22,7 +22,7 @@ def expected_distances(distances: Float[Tensor, "*rows bins"], reg_max: int) -> 
 
 def boxes_around(centres: Float[Tensor, "*rows 2"], distances: Float[Tensor, "*rows 4"]) -> Float[Tensor, "*rows 4"]:
     """xyxy boxes whose sides lie at the given distances from their centres, in the same units (DEC-2)."""
-    left_top, right_bottom = distances.split(2, dim=-1)
+    left_top, right_bottom = distances.chunk(2, dim=-1)
     return torch.cat((centres - left_top, centres + right_bottom), dim=-1)
 
 

@@ -254,7 +254,7 @@ def box_loss(predicted: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"]) -> F
 
 def distances_to(boxes: Float[Tensor, "P 4"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:
     """LOSS-DFL-1: left, top, right and bottom distance from an anchor to the sides of its target box, in grid units."""
-    left_top, right_bottom = boxes.split(2, dim=1)
+    left_top, right_bottom = boxes.chunk(2, dim=1)
     return torch.cat((centres - left_top, right_bottom - centres), dim=1)
 
 

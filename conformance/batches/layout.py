@@ -69,13 +69,13 @@ def decode(distances: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
 
 def boxes_around(centres: Tensor, sides: Tensor) -> Tensor:
     """Boxes (.., A, 4) that reach from `centres` (A, 2) left, top, right, bottom by `sides` (.., A, 4)."""
-    left_top, right_bottom = sides.split(2, dim=-1)
+    left_top, right_bottom = sides.chunk(2, dim=-1)
     return torch.cat((centres - left_top, centres + right_bottom), dim=-1)
 
 
 def sides_to(boxes: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     """How far, in grid units, `boxes` (.., A, 4) reach from `centres` (A, 2) to each side (.., A, 4)."""
-    left_top, right_bottom = boxes.split(2, dim=-1)
+    left_top, right_bottom = boxes.chunk(2, dim=-1)
     return torch.cat((centres - left_top, right_bottom - centres), dim=-1) / strides[:, None]
 
 

@@ -71,7 +71,7 @@ def _all_finite(judgement: Judgement, assignment: Assignment) -> bool:
 def judge_padding(judgement: Judgement, assignment: Assignment, image: int, truths: int) -> None:
     """ANN-4: no padding row is a candidate, selected or owner; no number of it is anything but zero."""
     stages = assignment.stages
-    if stages is None:
+    if stages is None or truths == stages.candidates.shape[1]:
         return
     for stage, name in (
         ("candidates", "candidates"),

@@ -89,7 +89,7 @@ def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
     sides = distances.unflatten(-1, (4, reg_max))  # (.., 4, R)
     below = sides.amax(-1, keepdim=True) - sides  # (.., 4, R)  z
     bins = torch.arange(reg_max, dtype=sides.dtype, device=sides.device)  # (R,)
-    return eps * (sides.softmax(-1) * bins * (3 + below)).sum(-1)  # (.., 4)
+    return eps * (sides.softmax(-1) * (3 + below)) @ bins  # (.., 4)
 
 
 def box_unit(boxes: Tensor, centres: Tensor, distance_error: Tensor, eps: float) -> Tensor:
@@ -146,15 +146,16 @@ def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: 
     return eps * ((2 + alpha + beta) * metric + torch.where(metric > 0, logs * metric, 0))
 
 
-def bce_sum_unit(logits: Tensor, scores: Tensor, eps: float, score_eps: float) -> Tensor:
+def bce_sum_unit(logits: Tensor, learning: Tensor, scores: Tensor, eps: float, score_eps: float) -> Tensor:
     """LOSS-CLS-1: error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z.
+
+    Only P targets may be other than zero: `scores` (P,), of the logits `learning` (P,).
 
     The two terms cancel where x is large, so each rounds relative to |x|, not to what is left of it. Targets may be
     rounded to the logits' dtype first, whose eps is `score_eps`, whatever the terms are computed in.
     """
-    sizes = logits.abs()
-    learnt = (sizes * scores).sum()
-    return eps * 3 * (functional.softplus(sizes).sum() + learnt) + score_eps * learnt
+    learnt = (learning.abs() * scores).sum()
+    return eps * 3 * (functional.softplus(logits.abs()).sum() + learnt) + score_eps * learnt
 
 
 def dfl_unit(

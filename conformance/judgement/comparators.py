@@ -1,5 +1,6 @@
 """Comparators: they raise `Mismatch`, or return how well the numbers agree. None can be ignored by mistake."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -48,29 +49,21 @@ def within(
         Mismatch: some number lies further away, is not finite, or the shapes differ.
     """
     _same_shape(quantity, clause, observed, expected)
-    error = (observed.double() - expected).abs()
-    held = (error <= bound) & (error < torch.inf)  # a bound that is no number is no bound
-    if not held.all():
-        if naive is not None and not torch.isfinite(naive).all():
-            same = (observed == naive) | (observed.isnan() & naive.isnan())
-            overflows = ~torch.isfinite(naive) & same  # the dtype cannot hold what is in between
-            (
-                observed,
-                expected,
-                bound,
-            ) = (  # float64 may not hold it either: a sum may be zero that is divided by
-                observed.where(~overflows, 0),
-                expected.where(~overflows, 0),
-                bound.where(~overflows, torch.inf),
-            )
+    observed = observed.detach()
+    error = (observed.double() - expected).abs_()
+    margin = largest(error / bound.clamp(min=0))
+    beyond = None
+    if not margin < 1:  # a number is too far away or none at all, or error and bound are both zero
+        if naive is not None and not all_finite(naive):
+            observed, expected, bound = _without_overflows(observed, expected, bound, naive)
         finite(quantity, clause, observed, names)
         error = (observed.double() - expected).abs()
-        held = error <= bound
+        beyond = ~(error <= bound)  # a bound that is no number is no bound
+        margin = largest((error / bound).nan_to_num(nan=0.0))
     watching = observer.get()
     if watching is not None:
         watching(quantity, observed, expected, bound if besides is None else bound - besides, naive, besides)
-    if not held.all():
-        beyond = ~held
+    if beyond is not None and beyond.any():
         badness = error / bound.clamp(min=1e-300)
         values = _values(quantity, beyond, badness, observed, expected, bound, names, image)
         worst = values[0]
@@ -80,9 +73,30 @@ def within(
             clause,
             values,
         )
-    share = (error / bound).detach().nan_to_num(nan=0.0)  # 0 of 0
     exact = naive is not None and torch.equal(observed, naive.to(observed.dtype))
-    return Agreement(float(share.max()) if share.numel() else 0.0, exact)
+    return Agreement(margin, exact)
+
+
+def _without_overflows(
+    observed: Tensor, expected: Tensor, bound: Tensor, naive: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Observed, expected and bound without what the dtype cannot hold: where `naive` is the same infinity or NaN.
+
+    Float64 may not hold it either: a sum may be zero that is divided by.
+    """
+    same = (observed == naive) | (observed.isnan() & naive.isnan())
+    overflows = ~naive.isfinite() & same
+    return observed.where(~overflows, 0), expected.where(~overflows, 0), bound.where(~overflows, torch.inf)
+
+
+def largest(values: Tensor) -> float:
+    """The largest number, zero of none, NaN if one is NaN."""
+    return float(values.detach().max()) if values.numel() else 0.0
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether every number is one. A sum of numbers is nearly always one, and never if one of them is not."""
+    return math.isfinite(values.detach().sum()) or bool(values.isfinite().all())
 
 
 def within_at(
@@ -114,10 +128,11 @@ def within_at(
     Raises:
         Mismatch: some number lies further away, is not finite, or is not zero elsewhere; or the shapes differ.
     """
-    _same_shape(quantity, clause, observed[at], expected)
+    here = observed[at]  # (P, *rest)
+    _same_shape(quantity, clause, here, expected)
     if not observed.index_put(at, observed.new_zeros(())).any():  # NaN is none either
         with suppress(Mismatch):  # told below, where each number has its place
-            return within(quantity, clause, observed[at], expected, bound, naive, besides=besides)
+            return within(quantity, clause, here, expected, bound, naive, besides=besides)
 
     def spread(values: Tensor) -> Tensor:
         return values.new_zeros(observed.shape).index_put(at, values)
@@ -192,8 +207,8 @@ def finite(quantity: str, clause: str, observed: Tensor, names: Sequence[str] = 
     Raises:
         Mismatch: some is NaN or infinite; its verdict is ERROR.
     """
-    bad = ~torch.isfinite(observed)
-    if bad.any():
+    if not all_finite(observed):
+        bad = ~torch.isfinite(observed)
         expected = torch.zeros_like(observed)
         values = _values(quantity, bad, bad.double(), observed, expected, None, names, None)
         values = [replace(value, reference="a finite number", bound="none") for value in values]

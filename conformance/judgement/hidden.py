@@ -88,7 +88,7 @@ def judge_hidden(
         for image, expected in enumerate(oracles)
         if expected is not None and expected.uniqueness is not Uniqueness.UNIQUE
     }
-    replay = Replay(batch, loss, dialect, oracles, errors)
+    replay = Replay(batch, loss, dialect, exact, oracles, errors)
     complete, chosen = True, list(own)
     judged = replay.judged(chosen)
     for among in (Fits.likely, Fits.admissible):
@@ -285,6 +285,7 @@ class Replay:
         batch: what was computed on.
         loss: what came out.
         dialect: what it is held to.
+        exact: the batch's predictions in float64.
         oracles: what the specification says of each image; None without ground truths.
         errors: how far the loss's own inputs may lie from ours, an image each.
     """
@@ -292,6 +293,7 @@ class Replay:
     batch: Batch
     loss: LossOutcome
     dialect: Dialect
+    exact: Predictions
     oracles: list[ImageOracle | None]
     errors: list[InputErrors]
 
@@ -310,7 +312,8 @@ class Replay:
             truth_index=torch.stack([image.truth_index for image in targets]),
         )
         judgement = Judgement()
-        judge_loss(judgement, self.batch, assignment, self.loss, self.dialect, Unsure(moved, edges))
+        unsure = Unsure(moved, edges)
+        judge_loss(judgement, self.batch, assignment, self.loss, self.dialect, self.exact, unsure)
         return judgement
 
     def weights(self, image: int, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,7 +37,7 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
         errors = input_errors(batch, exact, truths) if unsure else None
         finite = judge_assignment(judgement, outcome.assignment, outcome.inputs, counts, dialect, errors)
         if outcome.loss is not None and outcome.of_loss and finite:
-            judge_loss(judgement, batch, outcome.assignment, outcome.loss, dialect)
+            judge_loss(judgement, batch, outcome.assignment, outcome.loss, dialect, exact)
     if outcome.loss is not None and not outcome.of_loss:
         judge_hidden(judgement, batch, outcome, dialect, exact, input_errors(batch, exact, truths))
     if judgement.verdict.fails:

@@ -22,7 +22,7 @@ from conformance.judgement.bounds import (
     precision,
     smallest,
 )
-from conformance.judgement.comparators import within, within_at
+from conformance.judgement.comparators import all_finite, within, within_at
 from conformance.judgement.verdicts import STAGES, Judgement
 from reference import NEWEST, BatchTargets, Dialect, Predictions, WeightsMeet
 from reference.anchors import Anchors, flatten
@@ -63,9 +63,14 @@ def compute(
     dtype: torch.dtype,
     dialect: Dialect = NEWEST,
     each_term: bool = False,
+    read: Predictions | None = None,
 ) -> Computed:
-    """The reference's loss and gradient in `dtype` for given targets; `each_term` differentiates one by one too."""
-    read = read_predictions([level.detach().to(dtype) for level in batch.feature_maps], batch.head)
+    """The reference's loss and gradient in `dtype` for given targets; `each_term` differentiates one by one too.
+
+    `read`: the batch's predictions in that dtype, where they are at hand.
+    """
+    if read is None:
+        read = read_predictions([level.detach().to(dtype) for level in batch.feature_maps], batch.head)
     leaves = distances, logits = (
         read.distances.detach().requires_grad_(),
         read.logits.detach().requires_grad_(),
@@ -73,7 +78,8 @@ def compute(
     finest = torch.promote_types(
         dtype, torch.float32
     )  # targets follow the annotations, which are never coarser
-    given = BatchTargets(targets.foreground, targets.boxes.to(finest), targets.scores.to(finest))
+    positives = targets.positives
+    given = replace(positives, boxes=positives.boxes.to(finest), weights=positives.weights.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
         leaf = replace(read, distances=distances, logits=logits)
         items = loss_items(leaf, given, batch.head, batch.hyperparameters, dialect)
@@ -93,11 +99,13 @@ def compute(
 
 @dataclass(frozen=True)
 class LossUnits:
-    """What one rounding in each operation does to the loss: float64, in the shapes of `Computed`.
+    """What one rounding in each operation does to the loss: float64.
+
+    Gradients on the distance logits are those of the P positives alone, (P, 4R): everywhere else they are exactly zero.
 
     Attributes:
         items: (3,).
-        of_terms: gradients of box, cls and dfl.
+        of_terms: gradients of box, cls and dfl, on the distance logits (P, 4R) and on the class logits (B, A, C).
         jumps: what they may differ by besides, where they are not continuous: no multiple of a rounding.
     """
 
@@ -129,9 +137,9 @@ def _plus(one: Tensor, other: Tensor) -> Tensor:
     return one if other is ZERO else other if one is ZERO else one + other
 
 
-def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
+def divisor(weights: Tensor, dialect: Dialect) -> Tensor:
     """LOSS-SUM-1: N; where it is zero nothing can be divided, and no error is known: 1 stands for it."""
-    score_sum = scores.sum().clamp(min=dialect.score_sum_floor)
+    score_sum = weights.sum().clamp(min=dialect.score_sum_floor)
     return score_sum.where(score_sum > 0, 1)
 
 
@@ -155,14 +163,15 @@ def units(
     coarse = torch.finfo(precision(batch.dtype)).eps  # of the predictions, and of gradients that they keep
     eps = torch.finfo(loss_precision(batch)).eps
     given = exact.predictions
-    positive, scores = targets.foreground, targets.scores.double()  # (B, A), (B, A, C)
+    positives = targets.positives
+    positive = image, anchor = positives.image, positives.anchor  # (P,), (P,)
+    of_scores = image, anchor, positives.labels
+    weights = scores = positives.weights.double()  # (P,)
     score_sum = divisor(scores, dialect)
-    weights = scores.sum(-1)[positive]  # (P,)
     if dialect.weights_meet is WeightsMeet.ALL:
         weights = weights.sum().expand_as(weights)  # (P,)
-    strides = given.anchors.strides.expand(*positive.shape, 1)[positive]  # (P, 1)
-    centres = given.anchors.centres.expand(*positive.shape, 2)[positive]  # (P, 2)
-    target = targets.boxes.double()[positive] / strides  # (P, 4) grid units
+    strides, centres = given.anchors.strides[anchor], given.anchors.centres[anchor]  # (P, 1), (P, 2)
+    target = positives.boxes.double() / strides  # (P, 4) grid units
     distances = given.distances[positive]  # (P, 4R)
     predicted = decode(distances, Anchors(centres, strides), reg_max)  # (P, 4)
     distance_error = distance_unit(distances, reg_max, coarse)  # (P, 4)
@@ -177,7 +186,7 @@ def units(
     box = weights * (
         ciou_unit(target, predicted, edge, eps) + 2 * eps * (1 - ciou(target, predicted))
     )  # (P,)
-    cls = bce_sum_unit(given.logits, scores, eps, coarse)
+    cls = bce_sum_unit(given.logits, given.logits[of_scores], scores, eps, coarse)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
     height, width = given.size
@@ -197,25 +206,33 @@ def units(
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
 
     share = batch.images / score_sum
-    logit_gradient = coarse * 3 * numbers.cls_gain * share * (given.logits.sigmoid() + scores)
+    rounds = coarse * 3 * numbers.cls_gain * share
+    logit_gradient = given.logits.sigmoid().mul_(rounds)  # (B, A, C) ...
+    logit_gradient[of_scores] += rounds * scores  # ... and of the target scores
     slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype))
 
-    def everywhere(part: Tensor, gain: float) -> Tensor:
-        """(B, A, 4R) of (P, 4, R) on the positives; zero elsewhere."""
-        whole = torch.zeros_like(given.distances)
-        whole[positive] = (part * weights[:, None, None] * gain).flatten(1) * share
-        return whole
-
-    box_parts = [everywhere(part, numbers.box_gain) for part in slope.box(distance_error)]
+    of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
+    box_rounds, box_jumps = (
+        (part * of_weights * numbers.box_gain).flatten(1) for part in slope.box(distance_error)
+    )  # (P, 4R) twice
     shares = of_input[..., None] if reg_max == 1 else 1.0  # (P, 4, 1)
-    side_parts = [everywhere(part * shares, numbers.dfl_gain / 4) for part in slope.side()]
-    box_parts[0][positive] += slope.underflow().flatten(1)  # (P, 4R)
-    if (
-        reg_max == 1
-    ):  # as a share of the input's size it may be too small for the dtype before the stride multiplies it
-        side_parts[0][positive] += smallest(precision(batch.dtype)) * strides  # (P, 4)
-    rounding = (box_parts[0], ZERO), (ZERO, logit_gradient), (side_parts[0], ZERO)
-    return LossUnits(items, rounding, ((box_parts[1], ZERO), (ZERO, ZERO), (side_parts[1], ZERO)))
+    side_rounds, side_jumps = (
+        (part * of_weights * shares * (numbers.dfl_gain / 4)).flatten(1) for part in slope.side()
+    )  # (P, 4R) twice
+    box_rounds = box_rounds + slope.underflow().flatten(1)  # (P, 4R)
+    if reg_max == 1:
+        # as a share of the input's size it may be too small for the dtype before the stride multiplies it
+        side_rounds = side_rounds + smallest(precision(batch.dtype)) * strides  # (P, 4)
+    rounding = (box_rounds, ZERO), (ZERO, logit_gradient), (side_rounds, ZERO)
+    return LossUnits(items, rounding, ((box_jumps, ZERO), (ZERO, ZERO), (side_jumps, ZERO)))
+
+
+def spread(of_positives: Gradients, foreground: Tensor) -> Gradients:
+    """Units whose first part (P, 4R) comes to stand where its positives are, (B, A, 4R), and zero elsewhere."""
+    distances, logits = of_positives
+    everywhere = distances.new_zeros(*foreground.shape, distances.shape[1])
+    everywhere[foreground] = distances
+    return everywhere, logits
 
 
 @dataclass(frozen=True)
@@ -356,6 +373,7 @@ def moved(
         torch.float64,
         dialect,
         each_term=True,
+        read=exact.predictions,
     )
     scale = divisor(movements, dialect) / score_sum
     cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
@@ -363,24 +381,25 @@ def moved(
     wider = units(batch, targets, exact, dialect, unsure.edges) if unsure.edges.any() else narrow
     slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
     own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
+    positive = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
     box, dfl = (
-        loss.of_terms[at][0].abs() * scale
-        + own[at][0].abs() * share
+        loss.of_terms[at][0][positive].abs() * scale
+        + own[at][0][positive].abs() * share
         + wider.of_terms[at][0] - narrow.of_terms[at][0]
         + wider.jumps[at][0] - narrow.jumps[at][0]
         for at in (0, 2)
-    )  # (B, A, 4R) twice  # fmt: skip
+    )  # (P, 4R) twice  # fmt: skip
     cls = slope + own[1][1].abs() * share  # (B, A, C)
     return LossUnits(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
 
 
-def is_defined(exact: Computed) -> bool:
-    """IOU-1: CIoU and its gradient are numbers at all positives.
+def is_defined(exact: Computed, positive: tuple[Tensor, ...]) -> bool:
+    """IOU-1: CIoU and its gradient are numbers at all positives, whose images and anchors are given.
 
     They are not where a prediction of one bin is a box turned inside out whose negative area takes from the union all
     that is in it, eps included: 0 / 0. What official code makes of it depends on how it rounds.
     """
-    return bool(exact.items.isfinite().all() and exact.of_total[0].isfinite().all())
+    return all_finite(exact.items) and all_finite(exact.of_total[0][positive])
 
 
 def loss_precision(batch: Batch) -> torch.dtype:
@@ -393,7 +412,8 @@ def judge_loss(
     batch: Batch,
     assignment: Assignment,
     loss: LossOutcome,
-    dialect: Dialect = NEWEST,
+    dialect: Dialect,
+    predictions: Predictions,
     unsure: Unsure | None = None,
 ) -> None:
     """Judge the stages "cls" to "gradients", into `judgement`.
@@ -404,19 +424,20 @@ def judge_loss(
         assignment: what the loss used; its numbers are taken as they are.
         loss: what came out.
         dialect: what it is held to.
+        predictions: the batch's in float64.
         unsure: how far the loss's own may lie from it; None if it is the loss's own.
     """
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
     each_term = bool(loss.term_gradients)
-    exact, naive = (
-        compute(batch, targets, dtype, dialect, each_term) for dtype in (torch.float64, batch.dtype)
-    )
+    exact = compute(batch, targets, torch.float64, dialect, each_term, predictions)
+    naive = compute(batch, targets, batch.dtype, dialect, each_term)
     unit = units(batch, targets, exact, dialect)
     if unsure is None:
         slack = LossUnits(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
     else:
         slack = moved(batch, targets, exact, unit, unsure, dialect)
-    defined = is_defined(exact)
+    positive = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
+    defined = is_defined(exact, positive)
     judgement.undecided = judgement.undecided or not defined
     dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
@@ -428,9 +449,7 @@ def judge_loss(
             allowed + slack.items[place], naive.items[place], (), besides=slack.items[place],
         )  # fmt: skip
     judge_total(judgement, batch, loss)
-    judge_gradients(
-        judgement, batch, loss, targets.foreground, exact, naive, unit, slack, LOGITS[not defined :]
-    )
+    judge_gradients(judgement, batch, loss, positive, exact, naive, unit, slack, LOGITS[not defined :])
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
@@ -445,12 +464,12 @@ def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
 
 
 def judge_gradients(
-    judgement: Judgement, batch: Batch, loss: LossOutcome, positive: Tensor, exact: Computed, naive: Computed,
-    unit: LossUnits, slack: LossUnits, on: tuple[str, ...] = LOGITS,
+    judgement: Judgement, batch: Batch, loss: LossOutcome, positive: tuple[Tensor, ...], exact: Computed,
+    naive: Computed, unit: LossUnits, slack: LossUnits, on: tuple[str, ...] = LOGITS,
 ) -> None:  # fmt: skip
     """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits, or `on` one.
 
-    Background (off `positive`, (B, A)) learns no distance: there they are exactly zero.
+    Background learns no distance: off the images and anchors of `positive` they are exactly zero.
     """
     rows = [
         (
@@ -467,20 +486,18 @@ def judge_gradients(
         of_terms = exact.of_terms, naive.of_terms, unit.of_terms, unit.jumps, slack.of_terms
         rows = [*zip(TERMS, loss.term_gradients, *of_terms, strict=True), *rows]
     names = ("image", "anchor", "channel")
-    learns = positive.nonzero(as_tuple=True)  # (P,), (P,)
     for term, maps, *computed in rows:
         distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
-        of_positives = [
-            each[0][learns] if each[0].ndim else each[0] for each in computed
-        ]  # (P, 4R), or a number
+        right, ours, *rest = (each[0] for each in computed)
+        of_positives = [right[positive], ours[positive], *rest]  # (P, 4R), or a number
         for name, check, observed, (expected, approximate, units, jump, moves) in (
-            (LOGITS[0], partial(within_at, at=learns), distances, of_positives),
+            (LOGITS[0], partial(within_at, at=positive), distances, of_positives),
             (LOGITS[1], within, logits, [each[1] for each in computed]),
         ):
             if name not in on:
                 continue
-            besides = jump + moves
-            allowed = gradient_bound(batch, name, expected, approximate, units) + besides
+            besides = _plus(jump, moves)
+            allowed = _plus(gradient_bound(batch, name, expected, approximate, units), besides)
             judgement.note(
                 "gradients", check, f"gradient of {term} on {name}", STAGES["gradients"], observed,
                 expected=expected, bound=allowed, naive=approximate, names=names, besides=besides,
@@ -493,4 +510,5 @@ def gradient_bound(batch: Batch, name: str, exact: Tensor, naive: Tensor, unit: 
     if name == "distance logits":
         unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()
     allowed = bound(naive, exact, unit, dtype, f"gradient on {name}")
-    return torch.where((exact == 0) & (unit == 0), 0, allowed)
+    zero = exact == 0
+    return allowed.where(~(zero & (unit == 0)), 0) if zero.any() else allowed

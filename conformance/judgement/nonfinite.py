@@ -31,7 +31,7 @@ from conformance.batches import Batch
 from conformance.implementations import LossOutcome, Outcome, assigner_inputs, implementation_from, observe
 from conformance.implementations.reference import ReferenceAdapter
 from conformance.judgement.bounds import precision
-from conformance.judgement.comparators import equal
+from conformance.judgement.comparators import all_finite, equal
 from conformance.judgement.inputs import exact_predictions, input_errors
 from conformance.judgement.judge import judge
 from conformance.judgement.loss import LOGITS, TERMS
@@ -55,7 +55,7 @@ def judge_any(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
 
 def is_finite(batch: Batch) -> bool:
     """Whether all predictions are finite numbers."""
-    return all(bool(level.isfinite().all()) for level in batch.feature_maps)
+    return all(all_finite(level) for level in batch.feature_maps)
 
 
 def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:

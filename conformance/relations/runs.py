@@ -16,7 +16,7 @@ from conformance.implementations import LossOutcome, Outcome
 from conformance.implementations.outcome import assigner_inputs
 from conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit, precision
 from conformance.judgement.inputs import exact_predictions, input_errors, truth_unit
-from conformance.judgement.loss import LOGITS, Computed, LossUnits, compute, gradient_bound, units
+from conformance.judgement.loss import LOGITS, Computed, LossUnits, compute, gradient_bound, spread, units
 from conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from conformance.judgement.verdicts import Uniqueness, least_unique
 from conformance.relations.known import Known
@@ -167,8 +167,11 @@ class Run:
         share = self.scale / self.batch.images
         shown = flatten(self.loss.gradients, self.batch.head)
         values, errors = [], []
-        units = self._units
-        computed = self._computed.of_total, self._naive.of_total, units.of_total, units.jumps_of_total
+        units = (
+            spread(each, self.targets.foreground)
+            for each in (self._units.of_total, self._units.jumps_of_total)
+        )
+        computed = self._computed.of_total, self._naive.of_total, *units
         for name, observed, right, ours, unit, jump in zip(LOGITS, shown, *computed, strict=True):
             error = (
                 gradient_bound(self.batch, name, right, ours, unit) + jump + right.abs() * self._scale_error
