@@ -8,11 +8,13 @@ from conformance.implementations import ImplementationFailed, observe
 from conformance.judgement import Diverges, Judgement
 from conformance.judgement.picture import picture
 from conformance.recording import Subject, failure_of
+from conformance.refusals import has_a_loss
 from conformance.relations import changes, scores
 from conformance.relations.changes import Change, Plan
 from conformance.relations.compare import Comparison
 from conformance.relations.plans import compare
 from conformance.relations.runs import Run
+from reference import Dialect
 
 
 class SaysNothing(Exception):
@@ -81,6 +83,7 @@ class Relation:
         session, given = Session(subject), None
         try:
             plans = list(self.change(batch)) if self.change else []
+            self._refuse_undefined(plans, subject.implementation.dialect)
             given = session(plans[0].sources[0] if plans else batch)
             judgement = self.judged(plans, session, given)
             if judgement.verdict.fails:
@@ -91,6 +94,18 @@ class Relation:
             drawn = picture(batch, subject.implementation.dialect, shown, found)
             raise failure_of(subject, batch, error, drawn) from error
         return judgement
+
+    def _refuse_undefined(self, plans: list[Plan], dialect: Dialect) -> None:
+        """Raise where a batch that is compared has a loss that is no number, whatever the given one has.
+
+        Only a single bin (R = 1) can turn a box inside out (IOU-1); the others need not be asked.
+        """
+        batches = [each for plan in plans for each in (*plan.sources, *(made.batch for made in plan.changed))]
+        for each in batches:
+            if each.head.reg_max == 1 and not has_a_loss(each, dialect):
+                raise SaysNothing(
+                    f"{self.clause} says nothing of {each.describe()}: IOU-1 divides zero by zero"
+                )
 
     def judged(self, plans: list[Plan], session: Session, given: Run) -> Judgement:
         """Judge by the plans, or within the given run."""

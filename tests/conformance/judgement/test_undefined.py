@@ -1,5 +1,6 @@
 """Batches whose box loss is 0 / 0 (IOU-1): nobody is held to it, and everybody to the rest."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,9 @@ from conformance.implementations.reference import ReferenceAdapter
 from conformance.judgement import State
 from conformance.recording import Failure, Subject
 from conformance.refusals import can_be_related, has_a_loss
+from conformance.relations import Relation, SaysNothing
+from conformance.relations.changes import Changed, Pair, Plan
+from conformance.relations.looks import unchanged
 from conformance.thorough import thoroughly
 from reference import NEWEST, Head, detection_loss
 
@@ -25,7 +29,7 @@ USUAL = replace(INSIDE_OUT, reg_max=16)
 RIGHT = ("ultralytics", "reference", "rearranged")
 
 
-class Changed(ReferenceAdapter):
+class Altered(ReferenceAdapter):
     """The reference with one thing changed in what its loss returns; its assignment is shown or hidden."""
 
     def __init__(self, change: Any, hides: bool = False) -> None:
@@ -38,7 +42,7 @@ class Changed(ReferenceAdapter):
 
 
 def changed(change: Any, hides: bool = False) -> Implementation:
-    return implementation_from(Changed(change, hides), "changed")
+    return implementation_from(Altered(change, hides), "changed")
 
 
 def test_the_reference_finds_no_number_there():
@@ -105,6 +109,19 @@ def test_what_rounding_alone_makes_none_may_be_none(name: str):
         replace(batch, feature_maps=tuple(level.double() for level in batch.feature_maps)), NEWEST
     )
     assert not thoroughly(Subject(find(name), "cpu"), batch).undecided
+
+
+def test_a_relation_says_nothing_where_a_changed_batch_alone_is_undefined():
+    """The given batch has a loss; the one that it is changed into has none."""
+    whole = replace(INSIDE_OUT, levels=None).build()
+    assert can_be_related(whole, NEWEST)
+
+    def spoilt(batch: Batch) -> Iterator[Plan]:
+        undefined = INSIDE_OUT.build()
+        yield Plan("spoilt", (batch,), (Changed(undefined, (Pair(0, 0, 0, unchanged(undefined, 0)),)),))
+
+    with pytest.raises(SaysNothing, match="zero by zero"):
+        Relation("META-SPOILT", "a batch is spoilt", spoilt)(Subject(find("reference"), "cpu"), whole)
 
 
 def test_elsewhere_no_number_is_an_error():
