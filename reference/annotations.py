@@ -37,8 +37,8 @@ def to_corners(boxes: Float[Tensor, "N 4"], size: tuple[int, int]) -> Float[Tens
     """Normalised (cx, cy, w, h) to xyxy in pixels, for an input of (height, width) pixels (ANN-1)."""
     height, width = size
     in_pixels = boxes * boxes.new_tensor((width, height, width, height))  # (N, 4)
-    centre, half = in_pixels[:, :2], in_pixels[:, 2:] / 2
-    return torch.cat((centre - half, centre + half), dim=1)  # (N, 4)
+    centre, sides = in_pixels.chunk(2, dim=1)  # (N, 2), (N, 2)
+    return torch.cat((centre - sides / 2, centre + sides / 2), dim=1)  # (N, 4)
 
 
 def ground_truths(annotations: Float[Tensor, "N 6"], images: int, size: tuple[int, int]) -> list[GroundTruths]:

@@ -163,7 +163,8 @@ def distance_inside(
 def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor, "M 4"]:
     """TAL-CAND-2: sides shorter than `floor[0]` pixels grow to `floor[1]` about their centre; (0, 0) widens nothing."""
     below, to = floor
-    centre, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]  # (M, 2), (M, 2)
+    left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
+    centre, sides = (left_top + right_bottom) / 2, right_bottom - left_top  # (M, 2), (M, 2)
     grown = torch.cat((centre - to / 2, centre + to / 2), dim=1)  # (M, 4)
     return torch.where((sides < below).repeat(1, 2), grown, boxes)
 

@@ -109,7 +109,8 @@ def pixel_boxes(annotations: Tensor, size: tuple[int, int]) -> Tensor:
 
 def widened(boxes: Tensor, floor: int) -> Tensor:
     """`boxes` (N, 4) with every side below `floor` pixels grown to it about its centre (TAL-CAND-2)."""
-    centre, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]  # (N, 2), (N, 2)
+    left_top, right_bottom = boxes.chunk(2, dim=1)  # (N, 2), (N, 2)
+    centre, sides = (left_top + right_bottom) / 2, right_bottom - left_top  # (N, 2), (N, 2)
     grown = torch.cat((centre - floor / 2, centre + floor / 2), dim=1)  # (N, 4)
     return torch.where((sides < floor).repeat(1, 2), grown, boxes)
 
@@ -129,12 +130,7 @@ def inside(centres: Tensor, boxes: Tensor) -> Tensor:
 
 def ciou(one: Tensor, other: Tensor) -> Tensor:
     """CIoU (..) of boxes (.., 4) (IOU-1)."""
-    left_top1, right_bottom1, left_top2, right_bottom2 = (
-        one[..., :2],
-        one[..., 2:],
-        other[..., :2],
-        other[..., 2:],
-    )
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
     w1, h1 = (right_bottom1 - left_top1).unbind(-1)
     w2, h2 = (right_bottom2 - left_top2).unbind(-1)
     h1, h2 = h1 + EPS, h2 + EPS

@@ -121,10 +121,11 @@ def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
     iou_error = (shared_error + shared / union * union_error) / union + 2 * eps
 
     coordinates = torch.maximum(one.abs().amax(-1), other.abs().amax(-1))
-    enclosing = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(one[..., :2], other[..., :2])
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
     diagonal = enclosing.square().sum(-1) + BOX_EPS
     diagonal_error = 2 * side * enclosing.abs().sum(-1) + 2 * side**2 + 3 * eps * diagonal
-    apart = ((one[..., :2] + one[..., 2:] - other[..., :2] - other[..., 2:]) / 2).square().sum(-1)
+    apart = ((left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2).square().sum(-1)
     centre_error = edge_error + 2 * eps * coordinates
     apart_error = 2 * math.sqrt(2) * apart.sqrt() * centre_error + 2 * centre_error**2
     penalty_error = (apart_error + apart / diagonal * diagonal_error) / diagonal + 3 * eps

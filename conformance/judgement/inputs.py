@@ -5,6 +5,7 @@ B images, A anchors, C classes, M ground truths of an image, N annotation rows.
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from conformance.batches import Batch
 from conformance.implementations import AssignerInputs, Outcome
@@ -16,6 +17,8 @@ from conformance.judgement.verdicts import Agreement, Judgement, Mismatch
 from reference import GroundTruths
 from reference.annotations import to_corners
 from reference.loss import Predictions, read_predictions
+
+PLACE = ("image", "GT")
 
 
 def exact_predictions(batch: Batch) -> Predictions:
@@ -54,8 +57,7 @@ def judge_inputs(
         stage.add(within("predicted box", "DEC-2", seen.boxes, boxes, box_error, own.boxes, names))
         names = ("image", "anchor", "class")
         stage.add(within("class score", "TAL-MET-1", seen.scores, scores, score_error, own.scores, names))
-        for image, exact_truths in enumerate(truths):
-            stage.add(judge_truths(seen, own, image, exact_truths))
+        stage.add(judge_truths(seen, own, truths))
     except Mismatch as mismatch:
         stage.fail(mismatch)
 
@@ -65,37 +67,39 @@ def classes_exist(seen: AssignerInputs) -> bool:
     return bool(((seen.labels >= 0) & (seen.labels < seen.head.classes)).all())
 
 
-def judge_truths(seen: AssignerInputs, own: AssignerInputs, image: int, truths: GroundTruths) -> Agreement:
-    """ANN-1 to ANN-4 of one image: its ground truths stand first, in their order; what follows is padding.
+def judge_truths(seen: AssignerInputs, own: AssignerInputs, truths: list[GroundTruths]) -> Agreement:
+    """ANN-1 to ANN-4: each image's ground truths stand first, in their order; what follows is padding.
 
     Raises:
         Mismatch: they do not, or their boxes or labels are others.
     """
-    count = len(truths)
-    finite("label", "ANN-1", seen.labels[image])
-    finite("truth mask", "ANN-3", seen.truth_mask[image])
-    labels, mask = seen.labels[image, :count, 0], seen.truth_mask[image, :, 0] > 0
-    equal("label", "ANN-2", labels, truths.labels, ("GT",), image)
-    boxes, mine = seen.truth_boxes[image, :count], own.truth_boxes[image, :count]
-    dtype = precision(boxes.dtype)
-    unit = truth_unit(truths, torch.finfo(dtype).eps)
-    error = bound(mine, truths.boxes, unit, dtype, "ground truth box")
-    agreement = within("ground truth box", "ANN-1", boxes, truths.boxes, error, mine, ("GT", "side"), image)
-    sum_error = 4 * error.amax(-1) if count else error.sum(-1)  # (M,)
-    doubtful = truths.boxes.sum(-1).abs() <= sum_error.where(
-        boxes.double().sum(-1) != truths.boxes.sum(-1), 0
+    finite("label", "ANN-1", seen.labels)
+    finite("truth mask", "ANN-3", seen.truth_mask)
+    labels, mask = seen.labels[..., 0], seen.truth_mask[..., 0] > 0  # (B, M), (B, M)
+    wanted = pad_sequence([image.labels for image in truths], batch_first=True)  # (B, M)
+    boxes = pad_sequence([image.boxes for image in truths], batch_first=True)  # (B, M, 4)
+    counts = torch.tensor([len(image) for image in truths], device=mask.device)  # (B,)
+    present = torch.arange(mask.shape[1], device=mask.device) < counts[:, None]  # (B, M)
+    equal("label", "ANN-2", labels, wanted, PLACE, where=present)
+    shown = seen.truth_boxes.where(present[..., None], 0)  # (B, M, 4)
+    dtype = precision(shown.dtype)
+    error = bound(
+        own.truth_boxes, boxes, truth_unit(boxes, torch.finfo(dtype).eps), dtype, "ground truth box"
     )
-    expected = torch.where(doubtful, mask[:count], truths.real)
-    equal("real", "ANN-3", mask[:count], expected, ("GT",), image)
-    equal("real", "ANN-4", mask[count:], torch.zeros_like(mask[count:]), ("padding row",), image)
+    agreement = within("ground truth box", "ANN-1", shown, boxes, error, own.truth_boxes, (*PLACE, "side"))
+    sums = boxes.sum(-1)  # (B, M)
+    sum_error = (4 * error.amax(-1)).where(shown.double().sum(-1) != sums, 0)  # (B, M)
+    expected = torch.where(sums.abs() <= sum_error, mask, sums > 0)  # (B, M) either, where it is doubtful
+    equal("real", "ANN-3", mask, expected, PLACE, where=present)
+    equal("real", "ANN-4", mask, torch.zeros_like(mask), ("image", "padding row"), where=~present)
     return agreement
 
 
-def truth_unit(truths: GroundTruths, eps: float) -> Tensor:
-    """ANN-1: error (M, 4) in pixels of a converted box: centre and half side are each rounded, and so is their sum."""
-    left_top, right_bottom = truths.boxes[:, :2], truths.boxes[:, 2:]
-    centre, half = (left_top + right_bottom).abs() / 2, (right_bottom - left_top).abs() / 2
-    return 2 * eps * (centre + half).repeat(1, 2)
+def truth_unit(boxes: Tensor, eps: float) -> Tensor:
+    """ANN-1: error in pixels of converted boxes (.., 4): centre and half side are each rounded, and so is their sum."""
+    left_top, right_bottom = boxes.chunk(2, dim=-1)
+    error = eps * ((left_top + right_bottom).abs() + (right_bottom - left_top).abs())  # (.., 2)
+    return torch.cat((error, error), dim=-1)
 
 
 def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -> list[InputErrors]:
@@ -115,7 +119,7 @@ def input_errors(batch: Batch, exact: Predictions, truths: list[GroundTruths]) -
     errors = []
     for image in range(batch.images):
         rows = sharp[batch.annotations[:, 0] == image]  # (M,)
-        error = 2 * UNITS["ground truth box"] * truth_unit(truths[image], eps)  # (M, 4)
+        error = 2 * UNITS["ground truth box"] * truth_unit(truths[image].boxes, eps)  # (M, 4)
         errors.append(InputErrors(boxes[image], scores[image], error.where(~rows[:, None], 0)))
     return errors
 

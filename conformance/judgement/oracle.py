@@ -128,15 +128,18 @@ def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTru
     Centre and sides are sums and differences of edges. Where those, and the widened edges, are the same numbers in the
     implementation's dtype as in float64, every way to compute them is exact, and the border is sharp.
     """
-    small, large = truths.boxes, exact.boxes
-    pairs = (
-        (small[:, :2] + small[:, 2:], large[:, :2] + large[:, 2:]),
-        (small[:, 2:] - small[:, :2], large[:, 2:] - large[:, :2]),
-        (widened(small, floor), widened(large, floor)),
-    )
-    sharp = torch.stack([(ours.double() == theirs).all(1) for ours, theirs in pairs]).all(0)  # (M,)
-    error = ROUNDINGS * eps * large.abs().amax(1)  # (M,)
+    ours, theirs = (
+        torch.cat(_centres_and_edges(boxes, floor), 1) for boxes in (truths.boxes, exact.boxes)
+    )  # (M, 8)
+    sharp = (ours.double() == theirs).all(1)  # (M,)
+    error = ROUNDINGS * eps * exact.boxes.abs().amax(1)  # (M,)
     return error.where(~sharp, 0)[:, None]  # (M, 1)
+
+
+def _centres_and_edges(boxes: Tensor, floor: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Twice the centres, the sides, and the edges after widening, of boxes (M, 4)."""
+    left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
+    return left_top + right_bottom, right_bottom - left_top, widened(boxes, floor)
 
 
 def candidates_within(

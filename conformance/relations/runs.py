@@ -84,7 +84,9 @@ class Run:
     def truth_errors(self, image: int) -> Tensor:
         """(M, 4) pixels by which the edges of an image's ground truths may err."""
         exact, own = self.truths[image], self.own_truths[image]
-        return bound(own.boxes, exact.boxes, truth_unit(exact, self.eps), self.dtype, "ground truth box")
+        return bound(
+            own.boxes, exact.boxes, truth_unit(exact.boxes, self.eps), self.dtype, "ground truth box"
+        )
 
     @cached_property
     def oracles(self) -> dict[int, ImageOracle]:
