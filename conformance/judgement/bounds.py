@@ -64,8 +64,8 @@ def bound(naive: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quanti
         quantity: key of `UNITS`.
     """
     error = naive.double() - exact  # changed in place from here on: it may be a whole batch's
-    error = error.abs_().nan_to_num_(nan=0.0, posinf=0.0)
-    return error.mul_(NAIVE_FACTOR).add(unit, alpha=UNITS.get(quantity, ROUNDINGS)).add_(smallest(dtype))
+    error.abs_().nan_to_num_(nan=0.0, posinf=0.0).mul_(NAIVE_FACTOR)
+    return error.add_(unit, alpha=UNITS.get(quantity, ROUNDINGS)).add_(smallest(dtype))
 
 
 def precision(*dtypes: torch.dtype) -> torch.dtype:
@@ -89,7 +89,7 @@ def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
     sides = distances.unflatten(-1, (4, reg_max))  # (.., 4, R)
     below = sides.amax(-1, keepdim=True) - sides  # (.., 4, R)  z
     bins = torch.arange(reg_max, dtype=sides.dtype, device=sides.device)  # (R,)
-    return eps * (sides.softmax(-1) * (3 + below)) @ bins  # (.., 4)
+    return below.add_(3).mul_(sides.softmax(-1)) @ bins * eps  # (.., 4)
 
 
 def box_unit(boxes: Tensor, centres: Tensor, distance_error: Tensor, eps: float) -> Tensor:
