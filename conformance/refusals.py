@@ -34,10 +34,10 @@ def unknown(batch: Batch, dialect: Dialect) -> Refusal | None:
 def can_be_related(batch: Batch, dialect: Dialect) -> bool:
     """Whether relations between batches hold in the dialect.
 
-    They do not where it may refuse a batch or divide by zero, or where one image's loss depends on the others'.
+    They do not where it may refuse a batch, where it may divide by zero (a batch that the given one is changed into,
+    with an image or a part of it), or where one image's loss depends on the others'.
     """
-    images = set(batch.annotations[:, 0].tolist())
-    finite = dialect.score_sum_floor > 0 or len(images) == batch.images
+    finite = dialect.score_sum_floor > 0
     apart = dialect.weights_meet is WeightsMeet.OWN
     return finite and apart and unknown(batch, dialect) is None and has_a_loss(batch, dialect)
 

@@ -70,10 +70,13 @@ class BareUltralytics(UltralyticsAdapter):
 
 
 def unpadded(inputs: AssignerInputs) -> list[GroundTruths]:
-    """The ground truths of each image, without the rows of zeros behind them: the reference's loss never pads."""
-    counts = (inputs.truth_boxes.any(-1).flip(1).cumsum(1) > 0).sum(
-        1
-    )  # (B,) rows to the last that holds a box
+    """The ground truths of each image, without the rows of zeros behind them: the reference's loss never pads.
+
+    A box (0, 0, 0, 0) at an image's end is taken for padding: it has no candidates. In dialects that compare overlaps
+    everywhere, weights may differ from the padded ones in the last bit.
+    """
+    holds_box = inputs.truth_boxes.any(-1)  # (B, M)
+    counts = (holds_box.flip(1).cumsum(1) > 0).sum(1)  # (B,) rows to the last that holds one
     return [
         GroundTruths(labels[:count, 0].long(), boxes[:count])
         for labels, boxes, count in zip(inputs.labels, inputs.truth_boxes, counts.tolist(), strict=True)

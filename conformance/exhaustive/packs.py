@@ -23,7 +23,7 @@ from conformance.implementations import AssignerInputs, Assignment, Implementati
 from conformance.implementations.outcome import LossOutcome
 from conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit
 from conformance.judgement.choices import Range
-from conformance.judgement.loss import LOGITS, compute, gradient_bound, spread, units
+from conformance.judgement.loss import LOGITS, compute, gradient_bound, on_all_anchors, units
 from reference import BatchTargets, Predictions
 from reference.anchors import flatten
 from reference.loss import read_predictions
@@ -147,8 +147,8 @@ def loss_holds(batch: Batch, assignment: Assignment, loss: LossOutcome) -> tuple
         flatten(loss.gradients, batch.head),
         exact.of_total,
         naive.of_total,
-        spread(unit.of_total, targets.foreground),
-        spread(unit.jumps_of_total, targets.foreground),
+        on_all_anchors(unit.of_total, targets.foreground),
+        on_all_anchors(unit.jumps_of_total, targets.foreground),
         strict=True,
     ):
         allowed = gradient_bound(batch, name, wanted, approximate, error) + jump

@@ -51,9 +51,9 @@ def within(
     _same_shape(quantity, clause, observed, expected)
     observed = observed.detach()
     error = (observed.double() - expected).abs_()
-    margin = largest(error / bound.clamp(min=0))
+    margin = largest(error / bound.where(bound > 0, 0))
     beyond = None
-    if not margin < 1:  # a number is too far away or none at all, or error and bound are both zero
+    if not margin < 1:  # a number or a bound may be none, an error more than its bound, or both zero
         if naive is not None and not all_finite(naive):
             observed, expected, bound = _without_overflows(observed, expected, bound, naive)
         finite(quantity, clause, observed, names)
@@ -90,7 +90,7 @@ def _without_overflows(
 
 
 def largest(values: Tensor) -> float:
-    """The largest number, zero of none, NaN if one is NaN."""
+    """The largest number, zero where there is none, NaN if one is NaN."""
     return float(values.detach().max()) if values.numel() else 0.0
 
 

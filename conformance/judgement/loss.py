@@ -33,7 +33,7 @@ from reference.loss import distances_to, loss_items, read_predictions
 TERMS = ("box", "cls", "dfl")
 LOGITS = ("distance logits", "class logits")
 Gradients = tuple[Tensor, Tensor]
-"""On the distance logits (B, A, 4R) and on the class logits (B, A, C)."""
+"""On the distance logits (B, A, 4R), of `LossUnits` (P, 4R), and on the class logits (B, A, C)."""
 
 
 ZERO = torch.zeros((), dtype=torch.float64)
@@ -137,9 +137,9 @@ def _plus(one: Tensor, other: Tensor) -> Tensor:
     return one if other is ZERO else other if one is ZERO else one + other
 
 
-def divisor(weights: Tensor, dialect: Dialect) -> Tensor:
-    """LOSS-SUM-1: N; where it is zero nothing can be divided, and no error is known: 1 stands for it."""
-    score_sum = weights.sum().clamp(min=dialect.score_sum_floor)
+def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
+    """LOSS-SUM-1: N of target scores of any shape; where it is zero nothing can be divided: 1 stands for it."""
+    score_sum = scores.sum().clamp(min=dialect.score_sum_floor)
     return score_sum.where(score_sum > 0, 1)
 
 
@@ -164,29 +164,26 @@ def units(
     eps = torch.finfo(loss_precision(batch)).eps
     given = exact.predictions
     positives = targets.positives
-    positive = image, anchor = positives.image, positives.anchor  # (P,), (P,)
-    of_scores = image, anchor, positives.labels
-    weights = scores = positives.weights.double()  # (P,)
-    score_sum = divisor(scores, dialect)
-    if dialect.weights_meet is WeightsMeet.ALL:
-        weights = weights.sum().expand_as(weights)  # (P,)
+    at = image, anchor = positives.image, positives.anchor  # (P,), (P,)
+    at_label = image, anchor, positives.labels
+    own = positives.weights.double()  # (P,)
+    score_sum = divisor(own, dialect)
+    weights = own.sum().expand_as(own) if dialect.weights_meet is WeightsMeet.ALL else own  # (P,)
     strides, centres = given.anchors.strides[anchor], given.anchors.centres[anchor]  # (P, 1), (P, 2)
     target = positives.boxes.double() / strides  # (P, 4) grid units
-    distances = given.distances[positive]  # (P, 4R)
+    distances = given.distances[at]  # (P, 4R)
     predicted = decode(distances, Anchors(centres, strides), reg_max)  # (P, 4)
     distance_error = distance_unit(distances, reg_max, coarse)  # (P, 4)
     edge = box_unit(predicted, centres, distance_error, coarse).amax(1)  # (P,) of the prediction
     edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
-    given_edge = (
-        edges[positive][:, None] / strides if isinstance(edges, Tensor) else edges
-    )  # (P, 1) grid units
+    given_edge = edges[at][:, None] / strides if isinstance(edges, Tensor) else edges  # (P, 1) grid units
     if isinstance(given_edge, Tensor):
         edge = edge + given_edge[:, 0]
 
     box = weights * (
         ciou_unit(target, predicted, edge, eps) + 2 * eps * (1 - ciou(target, predicted))
     )  # (P,)
-    cls = bce_sum_unit(given.logits, given.logits[of_scores], scores, eps, coarse)
+    cls = bce_sum_unit(given.logits, given.logits[at_label], own, eps, coarse)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
     height, width = given.size
@@ -201,14 +198,14 @@ def units(
         side = weights * ((wanted_error + eps * (distances - wanted).abs()) * of_input + scaled).mean(
             1
         )  # (P,)
-    gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(scores)
+    gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(own)
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
 
     share = batch.images / score_sum
-    rounds = coarse * 3 * numbers.cls_gain * share
-    logit_gradient = given.logits.sigmoid().mul_(rounds)  # (B, A, C) ...
-    logit_gradient[of_scores] += rounds * scores  # ... and of the target scores
+    scale = coarse * 3 * numbers.cls_gain * share
+    logit_gradient = given.logits.sigmoid().mul_(scale)  # (B, A, C) ...
+    logit_gradient[at_label] += scale * own  # ... and of the target scores
     slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype))
 
     of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
@@ -227,7 +224,7 @@ def units(
     return LossUnits(items, rounding, ((box_jumps, ZERO), (ZERO, ZERO), (side_jumps, ZERO)))
 
 
-def spread(of_positives: Gradients, foreground: Tensor) -> Gradients:
+def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
     """Units whose first part (P, 4R) comes to stand where its positives are, (B, A, 4R), and zero elsewhere."""
     distances, logits = of_positives
     everywhere = distances.new_zeros(*foreground.shape, distances.shape[1])
@@ -381,25 +378,25 @@ def moved(
     wider = units(batch, targets, exact, dialect, unsure.edges) if unsure.edges.any() else narrow
     slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
     own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
-    positive = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
+    at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
     box, dfl = (
-        loss.of_terms[at][0][positive].abs() * scale
-        + own[at][0][positive].abs() * share
-        + wider.of_terms[at][0] - narrow.of_terms[at][0]
-        + wider.jumps[at][0] - narrow.jumps[at][0]
-        for at in (0, 2)
+        loss.of_terms[term][0][at].abs() * scale
+        + own[term][0][at].abs() * share
+        + wider.of_terms[term][0] - narrow.of_terms[term][0]
+        + wider.jumps[term][0] - narrow.jumps[term][0]
+        for term in (0, 2)
     )  # (P, 4R) twice  # fmt: skip
     cls = slope + own[1][1].abs() * share  # (B, A, C)
     return LossUnits(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
 
 
-def is_defined(exact: Computed, positive: tuple[Tensor, ...]) -> bool:
-    """IOU-1: CIoU and its gradient are numbers at all positives, whose images and anchors are given.
+def is_defined(exact: Computed, at: tuple[Tensor, ...]) -> bool:
+    """IOU-1: CIoU and its gradient are numbers at the positives, whose images and anchors `at` gives.
 
     They are not where a prediction of one bin is a box turned inside out whose negative area takes from the union all
     that is in it, eps included: 0 / 0. What official code makes of it depends on how it rounds.
     """
-    return all_finite(exact.items) and all_finite(exact.of_total[0][positive])
+    return all_finite(exact.items) and all_finite(exact.of_total[0][at])
 
 
 def loss_precision(batch: Batch) -> torch.dtype:
@@ -436,8 +433,8 @@ def judge_loss(
         slack = LossUnits(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
     else:
         slack = moved(batch, targets, exact, unit, unsure, dialect)
-    positive = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
-    defined = is_defined(exact, positive)
+    at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
+    defined = is_defined(exact, at)
     judgement.undecided = judgement.undecided or not defined
     dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
@@ -449,7 +446,7 @@ def judge_loss(
             allowed + slack.items[place], naive.items[place], (), besides=slack.items[place],
         )  # fmt: skip
     judge_total(judgement, batch, loss)
-    judge_gradients(judgement, batch, loss, positive, exact, naive, unit, slack, LOGITS[not defined :])
+    judge_gradients(judgement, batch, loss, at, exact, naive, unit, slack, LOGITS[not defined :])
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
@@ -464,12 +461,12 @@ def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
 
 
 def judge_gradients(
-    judgement: Judgement, batch: Batch, loss: LossOutcome, positive: tuple[Tensor, ...], exact: Computed,
+    judgement: Judgement, batch: Batch, loss: LossOutcome, at: tuple[Tensor, ...], exact: Computed,
     naive: Computed, unit: LossUnits, slack: LossUnits, on: tuple[str, ...] = LOGITS,
 ) -> None:  # fmt: skip
     """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits, or `on` one.
 
-    Background learns no distance: off the images and anchors of `positive` they are exactly zero.
+    Background learns no distance: off the positives, whose images and anchors `at` gives, they are zero.
     """
     rows = [
         (
@@ -489,9 +486,9 @@ def judge_gradients(
     for term, maps, *computed in rows:
         distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
         right, ours, *rest = (each[0] for each in computed)
-        of_positives = [right[positive], ours[positive], *rest]  # (P, 4R), or a number
+        of_positives = [right[at], ours[at], *rest]  # (P, 4R), or a number
         for name, check, observed, (expected, approximate, units, jump, moves) in (
-            (LOGITS[0], partial(within_at, at=positive), distances, of_positives),
+            (LOGITS[0], partial(within_at, at=at), distances, of_positives),
             (LOGITS[1], within, logits, [each[1] for each in computed]),
         ):
             if name not in on:

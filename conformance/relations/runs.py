@@ -16,7 +16,15 @@ from conformance.implementations import LossOutcome, Outcome
 from conformance.implementations.outcome import assigner_inputs
 from conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit, precision
 from conformance.judgement.inputs import exact_predictions, input_errors, truth_unit
-from conformance.judgement.loss import LOGITS, Computed, LossUnits, compute, gradient_bound, spread, units
+from conformance.judgement.loss import (
+    LOGITS,
+    Computed,
+    LossUnits,
+    compute,
+    gradient_bound,
+    on_all_anchors,
+    units,
+)
 from conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from conformance.judgement.verdicts import Uniqueness, least_unique
 from conformance.relations.known import Known
@@ -170,7 +178,7 @@ class Run:
         shown = flatten(self.loss.gradients, self.batch.head)
         values, errors = [], []
         units = (
-            spread(each, self.targets.foreground)
+            on_all_anchors(each, self.targets.foreground)
             for each in (self._units.of_total, self._units.jumps_of_total)
         )
         computed = self._computed.of_total, self._naive.of_total, *units
@@ -193,7 +201,7 @@ class Run:
             2, label, weights[..., None].double()
         )
         moved = BatchTargets(self.targets.foreground, self.targets.boxes, scores)
-        loss = compute(self.batch, moved, torch.float64)
+        loss = compute(self.batch, moved, torch.float64, self.dialect)
         scale = scores.sum().clamp(min=1)
         cls = numbers.cls_gain * (self._computed.predictions.logits * scores).abs().sum()
         box, dfl = loss.items[0].abs() * scale, loss.items[2].abs() * scale
@@ -230,12 +238,12 @@ class Run:
 
     @cached_property
     def _computed(self) -> Computed:
-        return compute(self.batch, self.targets, torch.float64)
+        return compute(self.batch, self.targets, torch.float64, self.dialect)
 
     @cached_property
     def _naive(self) -> Computed:
-        return compute(self.batch, self.targets, self.batch.dtype)
+        return compute(self.batch, self.targets, self.batch.dtype, self.dialect)
 
     @cached_property
     def _units(self) -> LossUnits:
-        return units(self.batch, self.targets, self._computed)
+        return units(self.batch, self.targets, self._computed, self.dialect)

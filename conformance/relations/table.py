@@ -98,7 +98,8 @@ class Relation:
     def _refuse_undefined(self, plans: list[Plan], dialect: Dialect) -> None:
         """Raise where a batch that is compared has a loss that is no number, whatever the given one has.
 
-        Only a single bin (R = 1) can turn a box inside out (IOU-1); the others need not be asked.
+        Only a single bin (R = 1) can turn a box inside out (IOU-1): others need not be asked. Dialects that may
+        divide by an N of zero are not related at all (`can_be_related`).
         """
         batches = [each for plan in plans for each in (*plan.sources, *(made.batch for made in plan.changed))]
         for each in batches:

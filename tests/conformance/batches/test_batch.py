@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from conformance.batches import Batch, Recipe, Truth, hazards_of, recipes
+from conformance.batches.batch import FEW_ROWS
 from reference import Head, Hyperparameters
 
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
@@ -292,8 +293,10 @@ WRONG: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.parametrize("few", [FEW_ROWS, 0], ids=["few rows", "many rows"])
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=list(WRONG))
-def test_what_is_no_batch_is_refused(change: Change, message: str):
+def test_what_is_no_batch_is_refused(change: Change, message: str, few: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("conformance.batches.batch.FEW_ROWS", few)
     batch = dataclasses.replace(RECIPE.build(), hazards=frozenset())
     with pytest.raises(ValueError, match=message):
         change(batch)

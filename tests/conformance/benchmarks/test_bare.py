@@ -10,7 +10,7 @@ from conformance.benchmarks import Case, bare
 from conformance.benchmarks.bare import unpadded
 from conformance.implementations import AssignerInputs, Assignment, Loss, assigner_inputs, find
 from conformance.implementations.reference import ReferenceAdapter
-from reference import ARTICLE
+from reference import ARTICLE, DIALECTS, OverlapsCompared
 
 
 @pytest.fixture(scope="module", params=[0, 15], ids=["", "padded"])
@@ -48,6 +48,18 @@ def test_the_reference_is_not_timed_on_padding():
     inputs.truth_boxes[2, 0] = 0  # one of zeros that stands before another is none of padding
     assert [len(image) for image in unpadded(inputs)] == [5, 0, 2]
     assert torch.equal(unpadded(inputs)[2].boxes, inputs.truth_boxes[2, :2])
+
+
+def test_without_padding_the_reference_assigns_the_same_where_overlaps_are_compared_everywhere():
+    dialect = DIALECTS["ultralytics-8.0.51"]
+    assert dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
+    inputs = assigner_inputs(Case(3, 96, 2, classes=3, crowd=9).build())
+    inputs.truth_boxes[0, -1] = 0
+    adapter = ReferenceAdapter(dialect)
+    judged, timed = (one.assign(inputs) for one in (adapter, bare(adapter)))
+    for field in ("labels", "boxes", "foreground", "truth_index"):
+        assert torch.equal(getattr(judged, field), getattr(timed, field)), field
+    torch.testing.assert_close(judged.scores, timed.scores)
 
 
 def test_the_official_assigner_is_the_releases_own(batch: Batch):

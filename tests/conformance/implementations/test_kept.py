@@ -1,13 +1,19 @@
 """A run meets thousands of heads and batches: what adapters keep of those that are gone must not grow with them."""
 
 import gc
+import importlib
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from ultralytics.utils.loss import v8DetectionLoss
 
 from conformance.batches import Recipe, Truth
+from conformance.implementations.projects.coreyolo import CoreYOLO
+from conformance.implementations.projects.doclayout import DocLayoutYOLO
+from conformance.implementations.projects.libreyolo import LibreYOLO
+from conformance.implementations.projects.yolo9 import YOLO9
 from conformance.implementations.releases import ReleaseAdapter
 from conformance.implementations.ultralytics import UltralyticsAdapter, installed_release
 
@@ -27,6 +33,15 @@ def test_losses_of_heads_that_are_gone_are_not_kept(new: Any):
         assert loss.assignment.scores.shape[2] == classes
         del loss, maps
     assert alive(v8DetectionLoss) - before <= 1
+
+
+@pytest.mark.parametrize("project", [CoreYOLO, DocLayoutYOLO, LibreYOLO, YOLO9])
+def test_nor_are_those_of_other_projects(project: Any, monkeypatch: pytest.MonkeyPatch):
+    """Their packages are not at hand here."""
+    monkeypatch.setattr(importlib, "import_module", MagicMock())
+    adapter = project("1.0.0")
+    assert adapter._criterion.cache_parameters()["maxsize"] == 1
+    assert adapter._criterion.__wrapped__ == adapter._new_criterion
 
 
 @pytest.mark.parametrize("new", [UltralyticsAdapter, lambda: ReleaseAdapter(installed_release())])

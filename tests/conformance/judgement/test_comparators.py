@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from conformance.judgement import Mismatch, Verdict
-from conformance.judgement.comparators import SHOWN, equal, finite, holds, within, within_at
+from conformance.judgement.comparators import (
+    SHOWN,
+    all_finite,
+    equal,
+    finite,
+    holds,
+    largest,
+    within,
+    within_at,
+)
 
 EXPECTED = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
 BOUND = torch.full_like(EXPECTED, 1e-3)
@@ -46,6 +55,39 @@ def test_within_finds(planted: str):
 def test_a_bound_that_is_none_bounds_nothing(bound: float):
     with pytest.raises(Mismatch):
         within("u", "TAL-MET-1", EXPECTED, EXPECTED, torch.full_like(EXPECTED, bound))
+
+
+@pytest.mark.parametrize("others", [BOUND, 0 * BOUND, -0.0 * BOUND])
+@pytest.mark.parametrize("bound", [math.nan, -1.0, 0.0, -0.0])
+def test_a_wrong_number_does_not_hide_among_right_ones(bound: float, others: Tensor):
+    """One number is wrong, and its bound is none, negative or one of the two zeros."""
+    here = (changed(3.0005) != EXPECTED).nonzero(as_tuple=True)
+    bounds = others.index_put(here, torch.tensor(bound, dtype=others.dtype))
+    with pytest.raises(Mismatch):
+        within("u", "TAL-MET-1", changed(3.0005), EXPECTED, bounds)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "dtype", "right"),
+    [
+        ([65504.0, 65504.0], torch.float16, True),  # whose sum is not
+        ([1e308, 1e308], torch.float64, True),
+        ([math.inf, -math.inf], torch.float32, False),
+        ([0.0, math.nan], torch.bfloat16, False),
+        ([1.0, math.inf], torch.float64, False),
+        ([], torch.float32, True),
+        ([True, False], torch.bool, True),
+        ([1, 2], torch.int64, True),
+    ],
+)
+def test_all_finite(numbers: list[float], dtype: torch.dtype, right: bool):
+    assert all_finite(torch.tensor(numbers, dtype=dtype)) is right
+
+
+def test_largest():
+    assert largest(torch.tensor([1.0, 3.0, 2.0])) == 3
+    assert largest(torch.tensor([])) == 0
+    assert math.isnan(largest(torch.tensor([1.0, math.nan, 2.0])))
 
 
 def test_an_expectation_that_is_no_number_is_met_by_nothing():

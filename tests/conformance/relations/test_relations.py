@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -10,14 +11,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from conformance.batches import Batch, Recipe, recipes
+from conformance.batches import Batch, Recipe, Truth, recipes
 from conformance.implementations import find as find_implementation
 from conformance.implementations import implementation_from
+from conformance.implementations.reference import ReferenceAdapter
 from conformance.judgement import Verdict
 from conformance.lanes import LANES
 from conformance.power import Fault, FaultyReference
 from conformance.recording import Failure, Subject
+from conformance.refusals import can_be_related
 from conformance.relations import RELATIONS, NotShown, SaysNothing
+from reference import DIALECTS, Dialect, WeightsMeet
 from tests.conformance.relations.planted import HONEST, PLANTED, LossAlone
 
 QUICK = settings(
@@ -43,6 +47,19 @@ def batches() -> list[Batch]:
 
     draw()
     return drawn
+
+
+ALIKE = (
+    Recipe(images=((Truth("ordinary"),), (Truth("ordinary", at=(8, 8)),)), strides=(8, 16)),
+    Recipe(
+        images=((Truth("ordinary"), Truth("overlapping")), (Truth("huge"),)),
+        cells=(6, 8),
+        strides=(8, 16, 32),
+        classes=3,
+    ),
+    Recipe(images=((Truth("huge"), Truth("tiny")), (Truth("ordinary"),)), strides=(8, 16), reg_max=1),
+)
+"""Batches on which the reference of every dialect is related to itself: each image has ground truths."""
 
 
 def subject(adapter: Any) -> Subject:
@@ -118,3 +135,16 @@ def failures_among(clause: str, tested: Subject, number: int) -> Iterator[Failur
             continue
         except Failure as failure:
             yield failure
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))
+def test_the_reference_of_every_dialect_is_related_to_itself(dialect: Dialect):
+    own, related = subject(ReferenceAdapter(dialect)), 0
+    for batch in (recipe.build() for recipe in ALIKE):
+        if can_be_related(batch, dialect):
+            for relation in RELATIONS.values():
+                with suppress(SaysNothing, NotShown):
+                    relation(own, batch)
+                    related += 1
+    divides_by_one_number = dialect.score_sum_floor > 0 and dialect.weights_meet is WeightsMeet.OWN
+    assert (related > 0) is divides_by_one_number
