@@ -1,13 +1,31 @@
 """The judge: an outcome of a batch, held to a dialect."""
 
+import torch
+
 from conformance.batches import Batch
 from conformance.implementations import Outcome
 from conformance.judgement.assignment import judge_assignment
+from conformance.judgement.comparators import all_finite
 from conformance.judgement.hidden import judge_hidden
 from conformance.judgement.inputs import classes_exist, exact_predictions, input_errors, judge_inputs
 from conformance.judgement.loss import judge_loss
 from conformance.judgement.verdicts import Diverges, Judgement
-from reference import Dialect, ground_truths
+from reference import Dialect, detection_loss, ground_truths
+
+
+@torch.no_grad()
+def assigns_numbers(batch: Batch, dialect: Dialect) -> bool:
+    """IOU-1: the target scores of a batch are numbers, in float64 and in its own dtype.
+
+    They are not where a prediction of one bin is a box turned inside out, so small in pixels that its negative area
+    takes from the union all that is in it: 0 / 0. What becomes of the assignment then depends on how NaN is sorted.
+    """
+    if batch.head.reg_max > 1 or not len(batch.annotations):
+        return True
+    numbers = batch.annotations, batch.head, batch.hyperparameters, dialect
+    read = batch.feature_maps, [level.double() for level in batch.feature_maps]
+    targets = [image for maps in read for image in detection_loss(maps, *numbers).targets]
+    return all(all_finite(image.weights) for image in targets)
 
 
 def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
@@ -32,6 +50,11 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
         judge_inputs(judgement, batch, outcome, exact, truths)
         if judgement.verdict.fails and not classes_exist(outcome.inputs):
             raise Diverges(judgement)  # there is no score to go on with
+    if not assigns_numbers(batch, dialect):
+        judgement.undecided = True
+        if judgement.verdict.fails:
+            raise Diverges(judgement)
+        return judgement
     if outcome.assignment is not None:
         unsure = outcome.of_loss and not outcome.own_inputs  # the loss decoded, and does not show what
         errors = input_errors(batch, exact, truths) if unsure else None

@@ -177,7 +177,7 @@ class Judgement:
         undecided: the loss hides its assignment, the batch admits more of them than were tried, and none of those
             explains the loss: only what holds for all of them was judged. Or a prediction is no number where rounding
             decides what becomes of it: only the other images were judged. Or IOU-1 divides zero by zero: the box loss
-            and the gradients on the distances are not defined, and the rest was judged.
+            and the gradients on the distances are not defined, or the whole assignment, and the rest was judged.
         notes: what a reader should know, in sentences.
     """
 

@@ -11,7 +11,9 @@ from conformance.batches import Batch, Recipe, Truth
 from conformance.conforming import conform
 from conformance.implementations import Implementation, Loss, find, implementation_from
 from conformance.implementations.reference import ReferenceAdapter
+from conformance.implementations.ultralytics import UltralyticsAdapter
 from conformance.judgement import State
+from conformance.judgement.judge import assigns_numbers
 from conformance.recording import Failure, Subject
 from conformance.refusals import can_be_related, has_a_loss
 from conformance.relations import Relation, SaysNothing
@@ -91,6 +93,48 @@ def test_the_rest_is_judged(change: Any, stage: str):
     with pytest.raises(Failure) as caught:
         conform(Subject(changed(change), "cpu"), INSIDE_OUT.build(), each_term=True)
     assert stage in caught.value.stages
+
+
+NO_OVERLAP = Recipe(
+    images=((Truth("zero_area", at=(3, 14)),),), cells=(8, 8), strides=(1, 2), reg_max=1, predictions="near",
+    levels=1, seed=147,
+)  # fmt: skip
+"""In pixels too: a candidate is one pixel wide, inside out, and has no height."""
+
+
+def test_no_number_is_assigned_there():
+    batch = NO_OVERLAP.build()
+    loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters)
+    assert loss.targets[0].weights.isnan().any()
+    assert not assigns_numbers(batch, NEWEST)
+    assert not can_be_related(batch, NEWEST)
+    assert assigns_numbers(replace(NO_OVERLAP, reg_max=16).build(), NEWEST)
+    assert assigns_numbers(INSIDE_OUT.build(), NEWEST)
+    assert assigns_numbers(replace(NO_OVERLAP, levels=None).build(), NEWEST)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("alone", [False, True])
+def test_nobody_is_held_to_an_assignment_of_no_numbers(name: str, alone: bool):
+    judgement = conform(Subject(find(name), "cpu"), NO_OVERLAP.build(), alone=alone)
+    assert judgement.undecided
+    assert judgement.stages["overlap"].state is State.NOT_SHOWN
+    assert thoroughly(Subject(find(name), "cpu"), NO_OVERLAP.build()).undecided
+
+
+class ReadsElse(UltralyticsAdapter):
+    """The installed release, which says that it read other boxes than follow from the batch."""
+
+    def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
+        loss = super().loss(feature_maps, annotations, head, hyperparameters)
+        assert loss.inputs is not None
+        return replace(loss, inputs=replace(loss.inputs, boxes=loss.inputs.boxes + 1))
+
+
+def test_what_is_read_is_judged_there():
+    with pytest.raises(Failure) as caught:
+        conform(Subject(implementation_from(ReadsElse(), "other"), "cpu"), NO_OVERLAP.build())
+    assert caught.value.stage == "decode"
 
 
 def in_float32_alone() -> Batch:
