@@ -50,18 +50,15 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
         judge_inputs(judgement, batch, outcome, exact, truths)
         if judgement.verdict.fails and not classes_exist(outcome.inputs):
             raise Diverges(judgement)  # there is no score to go on with
-    if not assigns_numbers(batch, dialect):
-        judgement.undecided = True
-        if judgement.verdict.fails:
-            raise Diverges(judgement)
-        return judgement
-    if outcome.assignment is not None:
+    defined = assigns_numbers(batch, dialect)
+    judgement.undecided = not defined
+    if defined and outcome.assignment is not None:
         unsure = outcome.of_loss and not outcome.own_inputs  # the loss decoded, and does not show what
         errors = input_errors(batch, exact, truths) if unsure else None
         finite = judge_assignment(judgement, outcome.assignment, outcome.inputs, counts, dialect, errors)
         if outcome.loss is not None and outcome.of_loss and finite:
             judge_loss(judgement, batch, outcome.assignment, outcome.loss, dialect, exact)
-    if outcome.loss is not None and not outcome.of_loss:
+    if defined and outcome.loss is not None and not outcome.of_loss:
         judge_hidden(judgement, batch, outcome, dialect, exact, input_errors(batch, exact, truths))
     if judgement.verdict.fails:
         raise Diverges(judgement)

@@ -1,4 +1,4 @@
-"""Batches whose box loss is 0 / 0 (IOU-1): nobody is held to it, and everybody to the rest."""
+"""Batches whose box loss or assignment is 0 / 0 (IOU-1): nobody is held to it, and everybody to the rest."""
 
 from collections.abc import Iterator
 from dataclasses import replace
