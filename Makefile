@@ -65,7 +65,7 @@ fuzz: $(STAMP)  ## damaged and hostile files for every reader: make fuzz INPUTS=
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
 
 bench: $(STAMP)  ## the benchmarks alone, of all sizes, with their report
-	$(BIN)/python -m pytest conformance/test_benchmark.py --rounds $(ROUNDS) $(ARGS)
+	$(BIN)/python -m pytest conformance/suite/test_benchmark.py --rounds $(ROUNDS) $(ARGS)
 
 power: $(STAMP)  ## proof that the suite can fail: planted faults, and mutants of the installed release and the reference
 	$(BIN)/python -m conformance power --mutants all $(ARGS)

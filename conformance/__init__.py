@@ -1,17 +1,73 @@
 """Conformance tests for YOLOv8's task-aligned label assigner and detection loss: `pytest conformance`."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from conformance.thorough import check
+if __name__ != "tal_conformance":  # imported by the name of its folder
+    from tal_folder_names import hand_over
 
-__all__ = ["check"]
+    hand_over(__name__)
+
+if TYPE_CHECKING:
+    from tal_conformance.batches.recipe import Recipe
+    from tal_conformance.batches.strategies import recipes
+    from tal_conformance.batches.truths import Truth
+    from tal_conformance.checks.everything import check
+    from tal_conformance.core.batch import Batch
+    from tal_conformance.core.case_file import CorruptCase
+    from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+    from tal_conformance.core.verdicts import Judgement, Verdict
+    from tal_conformance.implementations.errors import ProtocolViolation, Unavailable, UnknownImplementation
+    from tal_conformance.implementations.registry import find
+    from tal_conformance.judgement.failure import Failure
+    from tal_conformance.training.recorder import recording
+
+_HOMES = {
+    "AssignerInputs": "core.outcome",
+    "Assignment": "core.outcome",
+    "Batch": "core.batch",
+    "CorruptCase": "core.case_file",
+    "Failure": "judgement.failure",
+    "Judgement": "core.verdicts",
+    "Loss": "core.outcome",
+    "ProtocolViolation": "implementations.errors",
+    "Recipe": "batches.recipe",
+    "Stages": "core.outcome",
+    "Truth": "batches.truths",
+    "Unavailable": "implementations.errors",
+    "UnknownImplementation": "implementations.errors",
+    "Verdict": "core.verdicts",
+    "check": "checks.everything",
+    "find": "implementations.registry",
+    "recipes": "batches.strategies",
+    "recording": "training.recorder",
+}
+"""Module of each public name."""
+
+__all__ = [
+    "AssignerInputs",
+    "Assignment",
+    "Batch",
+    "CorruptCase",
+    "Failure",
+    "Judgement",
+    "Loss",
+    "ProtocolViolation",
+    "Recipe",
+    "Stages",
+    "Truth",
+    "Unavailable",
+    "UnknownImplementation",
+    "Verdict",
+    "check",
+    "find",
+    "recipes",
+    "recording",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """`check` is imported when it is first used: pytest's plugin must not import torch in everybody's runs."""
-    if name == "check":
-        from conformance.thorough import check
-
-        return check
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first used: pytest's plugin must not import torch in other people's runs."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tal_conformance.{_HOMES[name]}"), name)

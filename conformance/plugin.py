@@ -1,4 +1,4 @@
-"""pytest finds this where the distribution is installed: `pytest --pyargs conformance` then knows the suite's options.
+"""pytest finds this where the distribution is installed: `pytest --pyargs tal_conformance` then knows the suite's options.
 
 In everybody else's pytest runs it does nothing. `pytest conformance` in the repository needs it not: there pytest finds
 `conftest.py` by itself.
@@ -14,10 +14,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Register the suite's conftest early, so that its options are known, if the suite is asked for by its name."""
     known = early_config.known_args_namespace
     asked = [argument.split("::")[0] for argument in known.file_or_dir]
-    by_name = [name for name in asked if name.split(".")[0] == "conformance" and not Path(name).exists()]
+    by_name = [name for name in asked if name.split(".")[0] == "tal_conformance" and not Path(name).exists()]
     if not (known.pyargs and by_name):
         return
-    conftest = importlib.import_module("conformance.conftest")
-    name = str(Path(str(conftest.__file__)).resolve())
+    conftest = importlib.import_module("tal_conformance.conftest")
+    name = str(conftest.__file__)
     if not early_config.pluginmanager.has_plugin(name):
         early_config.pluginmanager.register(conftest, name)

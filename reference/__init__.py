@@ -4,12 +4,12 @@ Read it in the article's order: `anchors`, `decoding`, `annotations`, `boxes`, `
 computes something names its clause (`TAL-MET-1`); every intermediate can be kept and looked at (`keep_trace=True`).
 """
 
-from reference.anchors import Anchors, flatten, input_size, make_anchors
-from reference.annotations import GroundTruths, ground_truths
-from reference.assignment import AssignmentTrace, Targets, assign
-from reference.boxes import ciou, iou
-from reference.decoding import decode
-from reference.dialect import (
+from tal_reference.anchors import Anchors, flatten, input_size, make_anchors
+from tal_reference.annotations import GroundTruths, ground_truths
+from tal_reference.assignment import AssignmentTrace, Targets, assign
+from tal_reference.boxes import ciou, iou
+from tal_reference.decoding import decode
+from tal_reference.dialect import (
     ARTICLE,
     DIALECTS,
     NEWEST,
@@ -19,8 +19,13 @@ from reference.dialect import (
     SmallBoxFloor,
     WeightsMeet,
 )
-from reference.loss import BatchTargets, DetectionLoss, Predictions, detection_loss
-from reference.settings import Head, Hyperparameters
+from tal_reference.loss import BatchTargets, DetectionLoss, Predictions, detection_loss
+from tal_reference.settings import Head, Hyperparameters
+
+if __name__ != "tal_reference":  # imported by the name of its folder
+    from tal_folder_names import hand_over
+
+    hand_over(__name__)
 
 __all__ = [
     "ARTICLE",

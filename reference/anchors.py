@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reference.settings import Head
-from reference.shapes import Float
+from tal_reference.settings import Head
+from tal_reference.shapes import Float
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reference.shapes import Bool, Float, Int
+from tal_reference.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reference.annotations import GroundTruths
-from reference.boxes import ciou
-from reference.dialect import NEWEST, Dialect, OverlapsCompared
-from reference.settings import Hyperparameters
-from reference.shapes import Bool, Float, Int
+from tal_reference.annotations import GroundTruths
+from tal_reference.boxes import ciou
+from tal_reference.dialect import NEWEST, Dialect, OverlapsCompared
+from tal_reference.settings import Hyperparameters
+from tal_reference.shapes import Bool, Float, Int
 
 INSIDE = 1e-9
 """Pixels by which a centre must lie inside a box (TAL-CAND-1)."""

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from reference.shapes import Float
+from tal_reference.shapes import Float
 
 EPS = 1e-7
 """Keeps the quotients of IOU-1 finite for boxes without area."""

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from reference.anchors import Anchors
-from reference.shapes import Float
+from tal_reference.anchors import Anchors
+from tal_reference.shapes import Float
 
 
 def expected_distances(distances: Float[Tensor, "*rows bins"], reg_max: int) -> Float[Tensor, "*rows 4"]:

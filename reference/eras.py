@@ -6,7 +6,7 @@ before it compute different things, as the line of Python that makes it.
 
 from dataclasses import dataclass
 
-from reference.dialect import (
+from tal_reference.dialect import (
     ALL_WEIGHTS,
     ANY_ORDER,
     EVERYWHERE,

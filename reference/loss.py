@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reference.anchors import Anchors, flatten, input_size, make_anchors
-from reference.annotations import GroundTruths, ground_truths
-from reference.assignment import Targets, assign
-from reference.boxes import ciou
-from reference.decoding import decode
-from reference.dialect import NEWEST, Dialect, SingleBin, WeightsMeet
-from reference.settings import Head, Hyperparameters
-from reference.shapes import Bool, Float, Int
+from tal_reference.anchors import Anchors, flatten, input_size, make_anchors
+from tal_reference.annotations import GroundTruths, ground_truths
+from tal_reference.assignment import Targets, assign
+from tal_reference.boxes import ciou
+from tal_reference.decoding import decode
+from tal_reference.dialect import NEWEST, Dialect, SingleBin, WeightsMeet
+from tal_reference.settings import Head, Hyperparameters
+from tal_reference.shapes import Bool, Float, Int
 
 LAST_BIN_MARGIN = 0.01
 """Grid units by which a target distance stays below the last bin, so that it has a bin on either side (LOSS-DFL-1)."""

@@ -11,15 +11,20 @@
 What lines and summaries hold is said by the JSON Schemas in `reports/schema/`.
 """
 
-from reports.anchors import anchor_lines, truth_lines
-from reports.differences import Section
-from reports.log import Log, LogError, read_log
-from reports.pictures import Sides
-from reports.render import render, write_differences, write_picture
-from reports.runlog import RunLog, write_whole
-from reports.summary import summarise
-from reports.terminal import terminal_table
-from reports.text import visible
+from tal_reports.analysis.summary import summarise
+from tal_reports.html.differences import Section
+from tal_reports.html.explanations import anchor_lines, truth_lines
+from tal_reports.html.pictures import Sides
+from tal_reports.html.render import render, write_differences, write_picture
+from tal_reports.log.reader import Log, LogError, read_log
+from tal_reports.log.writer import RunLog, write_whole
+from tal_reports.terminal import terminal_table
+from tal_reports.text import visible
+
+if __name__ != "tal_reports":  # imported by the name of its folder
+    from tal_folder_names import hand_over
+
+    hand_over(__name__)
 
 __all__ = [
     "Log",

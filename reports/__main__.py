@@ -5,13 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reports.compare import Change, compare, lines_of
-from reports.history import Entry, entry_of, history_of, previous, read_history
-from reports.log import LogError, read_log
-from reports.markdown import issue, job_summary
-from reports.merge import merge
-from reports.render import render
-from reports.summary import summarise, write_summary
+from tal_reports.analysis.compare import Change, compare, lines_of
+from tal_reports.analysis.history import Entry, entry_of, history_of, previous, read_history
+from tal_reports.analysis.merge import merge
+from tal_reports.analysis.summary import summarise, write_summary
+from tal_reports.html.render import render
+from tal_reports.log.reader import LogError, read_log
+from tal_reports.markdown import issue, job_summary
 
 UNUSABLE = 2
 """Exit status where there is no run to report on, or nothing can be written; or of a wrong command line."""

@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
-from reports.batches import FAILING, VERDICTS
-from reports.compare import Change, said
-from reports.log import Log
-from reports.page import RESULTS, headline
-from reports.summary import summarise
-from reports.text import clock, counted, shortened, visible
+from tal_reports.analysis.compare import Change, said
+from tal_reports.analysis.summary import summarise
+from tal_reports.html.page import RESULTS, headline
+from tal_reports.log.batches import FAILING, VERDICTS
+from tal_reports.log.reader import Log
+from tal_reports.text import clock, counted, shortened, visible
 
 MOST_CAUSES, MOST_ABSENCES = 10, 12
 """Causes and reasons of what was not tested that are told; the report has all of them."""

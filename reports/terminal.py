@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from reports.batches import FAILING, VERDICTS
-from reports.compare import compare, said
-from reports.history import entry_of, history_of, previous, read_history
-from reports.log import Log
-from reports.render import NAME
-from reports.summary import NO_BATCH, summarise
-from reports.text import counted, shortened, visible
+from tal_reports.analysis.compare import compare, said
+from tal_reports.analysis.history import entry_of, history_of, previous, read_history
+from tal_reports.analysis.summary import NO_BATCH, summarise
+from tal_reports.html.render import NAME
+from tal_reports.log.batches import FAILING, VERDICTS
+from tal_reports.log.reader import Log
+from tal_reports.text import counted, shortened, visible
 
 ALWAYS = ("exact", "within_bound", "admissible", "divergent", "error")
 """Verdicts that have a column even if no batch came to them."""

@@ -1,13 +1,13 @@
 """What the suite feeds: batches, the recipes they are made of, their hazards, and what Hypothesis draws."""
 
-from conformance.batches.batch import Batch
-from conformance.batches.casefile import CorruptCase
-from conformance.batches.drawing import draw_from_seed_alone
-from conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
-from conformance.batches.predictions import REGIMES, Copy
-from conformance.batches.recipe import Recipe
-from conformance.batches.strategies import recipes, training_size
-from conformance.batches.truths import KINDS, Crowd, Truth
+from tal_conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
+from tal_conformance.batches.predictions import REGIMES, Copy
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.seeding import draw_from_seed_alone
+from tal_conformance.batches.strategies import recipes, training_size
+from tal_conformance.batches.truths import KINDS, Crowd, Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import CorruptCase
 
 __all__ = [
     "HAZARDS",

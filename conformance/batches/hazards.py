@@ -7,14 +7,16 @@ below the second level's stride to it). "Box", "side" and "GT" are those of real
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from conformance.batches.layout import (
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.geometry import (
     INSIDE,
     anchors,
     ciou,
@@ -25,9 +27,6 @@ from conformance.batches.layout import (
     sides_to,
     widened,
 )
-
-if TYPE_CHECKING:
-    from conformance.batches.batch import Batch
 
 SATURATED = 17.0
 """From this logit on the sigmoid is exactly 1 in float32."""
@@ -58,7 +57,7 @@ class Content:
     Most batches have few GTs, of which Python's loops are faster than a dozen calls of torch.
     """
 
-    def __init__(self, batch: "Batch") -> None:
+    def __init__(self, batch: Batch) -> None:
         self.head, self.size, self.k = batch.head, batch.size, batch.hyperparameters.topk
         self.hyperparameters = batch.hyperparameters
         self.alpha, self.beta = batch.hyperparameters.alpha, batch.hyperparameters.beta
@@ -216,12 +215,17 @@ def hazard(needs: str = "") -> Callable[[Detector], Detector]:
 
 
 @torch.inference_mode()
-def hazards_of(batch: "Batch") -> frozenset[str]:
+def hazards_of(batch: Batch) -> frozenset[str]:
     """Names of the hazards that the batch contains. Costs a millisecond or so on small grids."""
     content = Content(batch)
     return frozenset(
         name for name, (needs, found) in _DETECTORS.items() if content.has(needs) and bool(found(content))
     )
+
+
+def with_hazards(batch: Batch) -> Batch:
+    """Return the batch with the hazards that it contains."""
+    return replace(batch, hazards=hazards_of(batch))
 
 
 # The rows

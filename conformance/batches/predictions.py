@@ -14,8 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from conformance.batches.layout import boxes_around, ciou, decode, depth, encode, inside, sides_to, widened
-from reference import Head, Hyperparameters
+from tal_conformance.core.geometry import (
+    boxes_around,
+    ciou,
+    decode,
+    depth,
+    encode,
+    inside,
+    sides_to,
+    widened,
+)
+from tal_reference import Head, Hyperparameters
 
 POINT = 2**-10
 """Grid units; its square is about 1e-6, and that of a box of a fourth of it about 1e-7, which is eps."""

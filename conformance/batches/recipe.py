@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from conformance.batches.batch import Batch
-from conformance.batches.hazards import hazards_of
-from conformance.batches.layout import Grid, anchors, fold
-from conformance.batches.notation import OneLine
-from conformance.batches.predictions import Copy, Scene, predictions
-from conformance.batches.truths import Box, Canvas, Truth, resolve
-from reference import Head, Hyperparameters
+from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.one_line_repr import OneLine
+from tal_conformance.batches.predictions import Copy, Scene, predictions
+from tal_conformance.batches.truths import Box, Canvas, Truth, resolve
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.geometry import Grid, anchors, fold
+from tal_reference import Head, Hyperparameters
 
 Resolved = list[list[tuple[int, Box]]]
 """Class and pixel box of every ground truth of every image."""

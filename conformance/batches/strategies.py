@@ -13,11 +13,11 @@ from typing import NamedTuple, TypeVar
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from conformance.batches.layout import Grid
-from conformance.batches.predictions import REGIMES, Copy
-from conformance.batches.recipe import Recipe, grids
-from conformance.batches.truths import KINDS, Crowd, Truth
-from reference import Hyperparameters
+from tal_conformance.batches.predictions import REGIMES, Copy
+from tal_conformance.batches.recipe import Recipe, grids
+from tal_conformance.batches.truths import KINDS, Crowd, Truth
+from tal_conformance.core.geometry import Grid
+from tal_reference import Hyperparameters
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from math import floor
 from random import Random
 from typing import ClassVar, overload
 
-from conformance.batches.notation import OneLine
+from tal_conformance.batches.one_line_repr import OneLine
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels."""

@@ -1,15 +1,15 @@
 """What implementations cost: time as ratios of interleaved rounds, and the peak of the memory they take."""
 
-from conformance.benchmarks.bare import bare
-from conformance.benchmarks.bench import BESIDE, Bench, Benchmark, Cost, OutOfTime, contenders
-from conformance.benchmarks.cases import CASES, SMALL, Case
-from conformance.benchmarks.intervals import Ratio, paired_ratio
-from conformance.benchmarks.memory import MemoryUnknown, peak_bytes
-from conformance.benchmarks.operations import LAPS, Operation, operation
-from conformance.benchmarks.plans import PLANS, Plan, plan_for
-from conformance.benchmarks.replay import Replay
-from conformance.benchmarks.table import table
-from conformance.benchmarks.timing import Clock, Timings, clock_of, interleave
+from tal_conformance.benchmarks.bench import BESIDE, Bench, Benchmark, Cost, OutOfTime, contenders
+from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
+from tal_conformance.benchmarks.memory import MemoryUnknown, peak_bytes
+from tal_conformance.benchmarks.operations import LAPS, Operation, operation
+from tal_conformance.benchmarks.plans import PLANS, Plan, plan_for
+from tal_conformance.benchmarks.recorded_timer import Replay
+from tal_conformance.benchmarks.table import table
+from tal_conformance.benchmarks.timing import Clock, Timings, clock_of, interleave
+from tal_conformance.benchmarks.uninstrumented import bare
+from tal_conformance.benchmarks.workloads import CASES, SMALL, Case
 
 __all__ = [
     "BESIDE",

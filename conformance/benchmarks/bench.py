@@ -6,13 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
-from conformance.benchmarks.cases import CASES
-from conformance.benchmarks.intervals import Ratio
-from conformance.benchmarks.memory import peak_bytes
-from conformance.benchmarks.operations import LAPS, operation
-from conformance.benchmarks.plans import Plan
-from conformance.benchmarks.timing import Timings, clock_of, interleave
-from conformance.implementations import Implementation, ProtocolViolation, UnknownImplementation, find
+from tal_conformance.benchmarks.intervals import Ratio
+from tal_conformance.benchmarks.memory import peak_bytes
+from tal_conformance.benchmarks.operations import LAPS, operation
+from tal_conformance.benchmarks.plans import Plan
+from tal_conformance.benchmarks.timing import Timings, clock_of, interleave
+from tal_conformance.benchmarks.workloads import CASES
+from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import find
 
 OFFICIAL = "ultralytics"
 BESIDE = (OFFICIAL, "reference")

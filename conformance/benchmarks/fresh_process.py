@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from conformance.batches import Batch
-from conformance.benchmarks.cases import SMALL
-from conformance.benchmarks.memory import MemoryUnknown
-from conformance.benchmarks.operations import failing_clearly, operation
-from conformance.implementations import Implementation, ImplementationFailed, find
+from tal_conformance.benchmarks.memory import MemoryUnknown
+from tal_conformance.benchmarks.operations import failing_clearly, operation
+from tal_conformance.benchmarks.workloads import SMALL
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import find
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")

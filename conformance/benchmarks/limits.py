@@ -1,6 +1,6 @@
 """How fast it could be at all: bytes that must move, at the rate at which this machine copies memory.
 
-`python -m conformance.benchmarks.limits` measures the rate and the official release and the reference beside it. No
+`python -m tal_conformance.benchmarks.limits` measures the rate and the official release and the reference beside it. No
 computation is counted, each input is read once a pass and each output written once:
 
 - assign forward: predicted boxes, and the scores of ground truths' classes at their candidates, are so few that only
@@ -22,12 +22,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from conformance.batches import Batch
-from conformance.benchmarks.cases import CASES, TRAINING
-from conformance.benchmarks.operations import LAPS, operation
-from conformance.benchmarks.plans import Plan
-from conformance.benchmarks.timing import WallClock, interleave
-from conformance.implementations import find
+from tal_conformance.benchmarks.operations import LAPS, operation
+from tal_conformance.benchmarks.plans import Plan
+from tal_conformance.benchmarks.timing import WallClock, interleave
+from tal_conformance.benchmarks.workloads import CASES, TRAINING
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.registry import find
 
 ROUNDS = 10
 NAMES = ("ultralytics", "reference")

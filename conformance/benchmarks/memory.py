@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from conformance.batches import Batch
-from conformance.benchmarks.operations import failing_clearly, operation
-from conformance.implementations import Implementation, ImplementationFailed
+from tal_conformance.benchmarks.operations import failing_clearly, operation
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.protocol import Implementation
 
 TIMEOUT = 600
 """Seconds after which a process that measures is given up."""
@@ -57,7 +58,7 @@ def _peak_in_fresh_process(name: str, batch: Batch, capability: str) -> int:
         case, answer = Path(folder, "case.safetensors"), Path(folder, "answer.json")
         batch.save(case)
         arguments = [name, capability, str(torch.get_num_threads()), str(case), str(answer)]
-        command = [sys.executable, "-m", "conformance.benchmarks.fresh_process", *arguments]
+        command = [sys.executable, "-m", "tal_conformance.benchmarks.fresh_process", *arguments]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         try:
             done = subprocess.run(  # noqa: S603

@@ -9,18 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.batches import Batch
-from conformance.benchmarks.bare import bare
-from conformance.implementations import (
-    AssignerInputs,
-    Assignment,
-    Implementation,
-    ImplementationFailed,
-    Loss,
-    ProtocolViolation,
-    assigner_inputs,
-)
-from conformance.implementations.protocol import check_assignment, check_loss
+from tal_conformance.benchmarks.uninstrumented import bare
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.execute import ImplementationFailed, assigner_inputs
+from tal_conformance.implementations.protocol import Implementation, check_assignment, check_loss
 
 LAPS = {"assign": ("assign forward",), "loss": ("loss forward", "loss forward+backward")}
 """What the times at the ends of an operation's steps are called, by the capability that it needs."""

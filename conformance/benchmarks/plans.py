@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 
-from conformance.benchmarks.cases import CASES, CROWDED, SMALL, TRAINING
+from tal_conformance.benchmarks.workloads import CASES, CROWDED, SMALL, TRAINING
 
 
 @dataclass(frozen=True)

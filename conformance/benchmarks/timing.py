@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import torch
 
-from conformance.benchmarks.intervals import Ratio, paired_ratio
-from conformance.benchmarks.operations import Operation, failing_clearly
-from conformance.benchmarks.plans import Plan
-from conformance.implementations import ImplementationFailed
+from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
+from tal_conformance.benchmarks.operations import Operation, failing_clearly
+from tal_conformance.benchmarks.plans import Plan
+from tal_conformance.implementations.execute import ImplementationFailed
 
 
 class Clock(Protocol):

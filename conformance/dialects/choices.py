@@ -12,13 +12,15 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from conformance.batches import Batch, Recipe, recipes
-from conformance.conforming import conform
-from conformance.implementations import Implementation
-from conformance.lanes import LANES, LOSS_LANES
-from conformance.recording import Failure, Subject
-from conformance.refusals import refusal
-from reference import (
+from tal_conformance.batches.named_strategies import LANES, LOSS_LANES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.checks.reference import conform
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.rejection import refusal
+from tal_reference import (
     Dialect,
     Hyperparameters,
     OverlapsCompared,
@@ -27,7 +29,7 @@ from reference import (
     WeightsMeet,
     detection_loss,
 )
-from reference.loss import DetectionLoss
+from tal_reference.loss import DetectionLoss
 
 LEVELS = ((8, 16), (8, 16, 32))
 """Strides that every dialect knows."""

@@ -4,14 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from conformance.batches import Batch
-from conformance.dialects.diff import UNDEFINED, Compared, Difference, does, lines_of
-from conformance.implementations import Implementation
-from conformance.judgement.picture import picture
-from conformance.options import default_report_dir
-from conformance.recording import Failure, value_fields
-from conformance.refusals import refusal
-from reports import Section, Sides, write_differences
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.files import default_report_dir
+from tal_conformance.dialects.comparison import UNDEFINED, Compared, Difference, does, lines_of
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.judgement.failure import Failure
+from tal_conformance.judgement.rejection import refusal
+from tal_conformance.pictures.picture import picture
+from tal_conformance.suite.run_log import value_fields
+from tal_reports import Section, Sides, write_differences
 
 FOLDER = "diffs"
 """Below the folder of the reports."""

@@ -1,22 +1,10 @@
 """Who is tested: the protocol that adapters follow, the adapters of this project, and how one is found by name."""
 
-from conformance.implementations.outcome import (
-    ImplementationFailed,
-    LossOutcome,
-    Outcome,
-    assigner_inputs,
-    observe,
-)
-from conformance.implementations.protocol import (
-    AssignerInputs,
-    Assignment,
-    Implementation,
-    Loss,
-    ProtocolViolation,
-    Stages,
-    implementation_from,
-)
-from conformance.implementations.registry import REGISTERED, UnknownImplementation, find
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, LossOutcome, Outcome, Stages
+from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
+from tal_conformance.implementations.execute import ImplementationFailed, assigner_inputs, observe
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import REGISTERED, find
 
 __all__ = [
     "REGISTERED",

@@ -9,33 +9,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from conformance.implementations.protocol import Implementation, implementation_from
-
-
-class UnknownImplementation(LookupError):
-    """No implementation can be had under this name; the message says what was expected."""
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.protocol import Implementation, implementation_from
 
 
 def _reference() -> Any:
-    from conformance.implementations.reference import ReferenceAdapter
+    from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 
     return ReferenceAdapter()
 
 
 def _article() -> Any:
-    from conformance.implementations.article import ArticleAdapter
+    from tal_conformance.implementations.adapters.article import ArticleAdapter
 
     return ArticleAdapter()
 
 
 def _ultralytics() -> Any:
-    from conformance.implementations.ultralytics import UltralyticsAdapter
+    from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 
     return UltralyticsAdapter()
 
 
 def _rearranged() -> Any:
-    from conformance.implementations.rearranged import Rearranged
+    from tal_conformance.implementations.adapters.reordered import Rearranged
 
     return Rearranged()
 
@@ -43,7 +40,7 @@ def _rearranged() -> Any:
 def _rearranged_in_float64() -> Any:
     import torch
 
-    from conformance.implementations.rearranged import Rearranged
+    from tal_conformance.implementations.adapters.reordered import Rearranged
 
     return Rearranged(torch.float64)
 
@@ -101,9 +98,9 @@ def find(name: str, isolate: bool = False) -> Implementation:
 
 def _fetched(name: str) -> Any:
     """`ultralytics==X.Y.Z`, or another project with or without a version, in a process of its own."""
-    from conformance.implementations.fetching import release
-    from conformance.implementations.projects import project
-    from conformance.workers import Unavailable
+    from tal_conformance.implementations.errors import Unavailable
+    from tal_conformance.implementations.projects import project
+    from tal_conformance.implementations.releases import release
 
     package, _, version = name.partition("==")
     try:
@@ -120,8 +117,9 @@ def _fetched(name: str) -> Any:
 
 def _isolated(name: str) -> Any:
     """An object of one's own, in a worker; it is imported there alone."""
-    from conformance.workers import RemoteAdapter, Unavailable, Worker
-    from conformance.workers.process import Launch
+    from tal_conformance.implementations.errors import Unavailable
+    from tal_conformance.implementations.workers.process import Launch, Worker
+    from tal_conformance.implementations.workers.remote import RemoteAdapter
 
     where, _, attribute = name.rpartition(":")
     there = f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else name
@@ -129,7 +127,7 @@ def _isolated(name: str) -> Any:
         Path.cwd(),
         *(Path(path).resolve() for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path),
     ]
-    launch = Launch("conformance.implementations.registry:adapter_of", {"name": there}, folders)
+    launch = Launch("tal_conformance.implementations.registry:adapter_of", {"name": there}, folders)
     try:
         adapter = RemoteAdapter(name, Worker(launch))
     except Unavailable as error:

@@ -1,7 +1,6 @@
 """How outcomes are judged: error bounds, admissible choices, verdicts and the first stage that diverges."""
 
-from conformance.judgement.judge import judge
-from conformance.judgement.verdicts import (
+from tal_conformance.core.verdicts import (
     STAGES,
     Diverges,
     Judgement,
@@ -11,6 +10,7 @@ from conformance.judgement.verdicts import (
     Value,
     Verdict,
 )
+from tal_conformance.judgement.judge import judge
 
 __all__ = [
     "STAGES",

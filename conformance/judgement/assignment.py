@@ -5,14 +5,14 @@ own values of the stage before (`shown`). One that shows only its outputs is jud
 admissible selection must lead to them, and every weight must follow from them. M ground truths, A anchors, C classes.
 """
 
-from conformance.implementations import AssignerInputs, Assignment
-from conformance.judgement.comparators import finite, holds
-from conformance.judgement.image import PAIR
-from conformance.judgement.oracle import InputErrors, oracle
-from conformance.judgement.outputs import OutputsJudge
-from conformance.judgement.shown import StagesJudge
-from conformance.judgement.verdicts import Judgement, least_unique
-from reference import Dialect
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.core.verdicts import Judgement, least_unique
+from tal_conformance.judgement.assignment_base import PAIR
+from tal_conformance.judgement.assignment_outputs import OutputsJudge
+from tal_conformance.judgement.assignment_stages import StagesJudge
+from tal_conformance.judgement.comparators import finite, holds
+from tal_conformance.judgement.oracle import InputErrors, oracle
+from tal_reference import Dialect
 
 
 def judge_assignment(

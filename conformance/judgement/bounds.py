@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reference.boxes import EPS as BOX_EPS
-from reference.boxes import ciou, intersection, width_and_height
-from reference.loss import Predictions
+from tal_reference.boxes import EPS as BOX_EPS
+from tal_reference.boxes import ciou, intersection, width_and_height
+from tal_reference.loss import Predictions
 
 NAIVE_FACTOR = 2.0
 """Another order of the same operations errs like the naive one; two such orders may err to opposite sides."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from conformance.judgement.verdicts import Agreement, Mismatch, Value, Verdict
+from tal_conformance.core.verdicts import Agreement, Mismatch, Value, Verdict
 
 SHOWN = 6
 """Places that a mismatch lists."""

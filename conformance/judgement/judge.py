@@ -2,15 +2,20 @@
 
 import torch
 
-from conformance.batches import Batch
-from conformance.implementations import Outcome
-from conformance.judgement.assignment import judge_assignment
-from conformance.judgement.comparators import all_finite
-from conformance.judgement.hidden import judge_hidden
-from conformance.judgement.inputs import classes_exist, exact_predictions, input_errors, judge_inputs
-from conformance.judgement.loss import judge_loss
-from conformance.judgement.verdicts import Diverges, Judgement
-from reference import Dialect, detection_loss, ground_truths
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.verdicts import Diverges, Judgement
+from tal_conformance.judgement.assignment import judge_assignment
+from tal_conformance.judgement.assignment_inferred import judge_hidden
+from tal_conformance.judgement.comparators import all_finite
+from tal_conformance.judgement.decode import (
+    classes_exist,
+    exact_predictions,
+    input_errors,
+    judge_inputs,
+)
+from tal_conformance.judgement.loss import judge_loss
+from tal_reference import Dialect, detection_loss, ground_truths
 
 
 @torch.no_grad()

@@ -9,12 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conformance.implementations import AssignerInputs
-from conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, metric_unit, precision, smallest
-from conformance.judgement.choices import Keeps, Range, Selection, may_own, top_k_choices
-from conformance.judgement.verdicts import Uniqueness
-from reference import Dialect, GroundTruths, OverlapsCompared
-from reference.assignment import (
+from tal_conformance.core.outcome import AssignerInputs
+from tal_conformance.core.verdicts import Uniqueness
+from tal_conformance.judgement.admissible import Keeps, Range, Selection, may_own, top_k_choices
+from tal_conformance.judgement.bounds import (
+    ROUNDINGS,
+    bound,
+    ciou_unit,
+    metric_unit,
+    precision,
+    smallest,
+)
+from tal_reference import Dialect, GroundTruths, OverlapsCompared
+from tal_reference.assignment import (
     INSIDE,
     NORMALISATION_EPS,
     alignment_metric,
@@ -27,7 +34,7 @@ from reference.assignment import (
     top_k,
     widened,
 )
-from reference.boxes import ciou
+from tal_reference.boxes import ciou
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,15 @@
 import re
 from pathlib import Path
 
-import reference
-from conformance.accounting import OPTIONAL, REACHED_BY, clause_counts, loose_bounds, shortfalls
-from conformance.batches import HAZARDS
+import tal_reference
+from tal_conformance.batches.hazards import HAZARDS
+from tal_conformance.suite.coverage import (
+    OPTIONAL,
+    REACHED_BY,
+    clause_counts,
+    loose_bounds,
+    shortfalls,
+)
 
 PLENTY = dict.fromkeys(HAZARDS, 100)
 
@@ -31,7 +37,7 @@ def test_near_ties_are_counted_by_the_judge():
 
 def test_every_clause_is_accounted_for():
     """Those that the reference cites, and the ambiguities."""
-    folder = Path(reference.__file__).parent
+    folder = Path(tal_reference.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))
     assert cited | {"T1", "T2", "T3", "T4", "NONFINITE-1"} == {clause.split(",")[0] for clause in REACHED_BY}

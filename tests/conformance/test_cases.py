@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from conformance.batches import Recipe, Truth
-from reports import read_log
 from tests.conformance.commands import run
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_reports import read_log
 
 
 @pytest.fixture(scope="module")

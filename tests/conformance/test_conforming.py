@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 
-from conformance.batches import Recipe, Truth
-from conformance.conforming import Conformance, conform
-from conformance.implementations import Implementation, Loss, find, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.judgement import Judgement
-from conformance.recording import Failure, Recorder, Subject
-from conformance.relations import SaysNothing
-from reference import Hyperparameters
-from reports import RunLog, read_log, summarise
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.reference import conform
+from tal_conformance.checks.relations.relations import SaysNothing
+from tal_conformance.core.outcome import Loss
+from tal_conformance.core.verdicts import Judgement
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.run_log import Recorder
+from tal_reference import Hyperparameters
+from tal_reports import RunLog, read_log, summarise
 
 BATCH = Recipe(images=((Truth("ordinary"),),)).build()
 TOO_SMALL = Recipe(images=((Truth("ordinary"),),), cells=(2, 2)).build()

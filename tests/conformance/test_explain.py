@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.__main__ import main
-from conformance.batches import Recipe
-from conformance.batches.truths import Truth
-from conformance.explain import MOST_ANCHORS, MOST_PAIRS, CannotExplain, Explained, case_file, lines
-from conformance.implementations import find, observe
-from conformance.judgement.picture import drawn, picture
-from reference import ARTICLE, DIALECTS, NEWEST, Dialect, Hyperparameters
-from reports.anchors import anchor_lines, truth_lines
-from reports.runlog import _plain
-from reports.schemas import fault
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.commands import main
+from tal_conformance.commands.explain import CannotExplain, case_file, lines
+from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.registry import find
+from tal_conformance.pictures.picture import drawn, picture
+from tal_conformance.pictures.trace import MOST_ANCHORS, MOST_PAIRS, Explained
+from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect, Hyperparameters
+from tal_reports.html.explanations import anchor_lines, truth_lines
+from tal_reports.log.schemas import fault
+from tal_reports.log.writer import _plain
 
 CROWDED = Recipe(
     images=((Truth("huge"), Truth("ordinary", at=(6, 6)), Truth("nested", 1), Truth("tiny", at=(2, 9))), ()),

@@ -3,10 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conformance import kept
-from conformance.batches.training import RecordedTraining, Schedule, recorded_training
-from conformance.judgement.training import Ended
-from conformance.kept import (
+from tal_conformance.training import cache as kept
+from tal_conformance.training.cache import (
     fingerprint,
     kept_controls,
     kept_reference,
@@ -14,7 +12,9 @@ from conformance.kept import (
     read_training,
     write_training,
 )
-from reference import ARTICLE, NEWEST
+from tal_conformance.training.compare import Ended
+from tal_conformance.training.yolov8n import RecordedTraining, Schedule, recorded_training
+from tal_reference import ARTICLE, NEWEST
 
 SMALL = Schedule(steps=2, recorded=(0, 1), sizes=((64, 96),), pool=1)
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.conformance.commands import ROOT, run
 
 SWAPPED = """
-from conformance.implementations import Assignment
+from tal_conformance.implementations import Assignment
 from ultralytics.utils.tal import TaskAlignedAssigner
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.__main__ import main
-from conformance.batches import Batch, Recipe, Truth
-from conformance.batches.shipped import shipped
-from conformance.implementations import find, observe
-from conformance.implementations.stored import StoredOutcome, outcome_path, store
-from conformance.judgement import STAGES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.recorded import shipped
+from tal_conformance.batches.truths import Truth
+from tal_conformance.commands import main
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import STAGES
+from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
+from tal_conformance.implementations.registry import find
 
 ROOT = Path(__file__).parents[2]
 SMALL = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=2, predictions="near").build()

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from conformance.__main__ import main
-from conformance.batches import Batch, hazards_of
-from conformance.implementations.stored import load
-from conformance.judgement import Diverges, judge
-from reference import DIALECTS, Head, Hyperparameters
-from reports import read_log, render
-from reports.history import read_history
-from reports.schemas import fault
+from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.commands import main
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import Diverges
+from tal_conformance.implementations.outcome_file import load
+from tal_conformance.judgement.judge import judge
+from tal_reference import DIALECTS, Head, Hyperparameters
+from tal_reports import read_log, render
+from tal_reports.analysis.history import read_history
+from tal_reports.log.schemas import fault
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 RUNS = sorted(SAMPLES.glob("*/2*"))

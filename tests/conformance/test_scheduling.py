@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import WorkStealingScheduling
 
-from conformance.conftest import pytest_xdist_make_scheduler
+from tal_conformance.suite.hooks import pytest_xdist_make_scheduler
 
 
 def config(asked: str) -> Any:

@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-import conformance.thorough
-from conformance import check
-from conformance.batches import Recipe, Truth
-from conformance.batches.nonfinite import NotFinite
-from conformance.implementations import Assignment, Loss, find, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.recording import Failure
-from conformance.thorough import DRAWN
+import tal_conformance.checks.everything
+from tal_conformance import check
+from tal_conformance.batches.non_finite import NotFinite
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.everything import DRAWN
+from tal_conformance.core.outcome import Assignment, Loss
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Failure
 
 BATCH = Recipe(
     images=((Truth("ordinary"), Truth("huge")), (Truth("ordinary", at=(3, 3)),)), predictions="near"
@@ -102,6 +105,6 @@ def test_what_is_right_is_right_in_every_way(name: str, dtype: torch.dtype):
 
 def test_a_batch_larger_than_any_that_is_drawn_is_not_related(monkeypatch: pytest.MonkeyPatch):
     """Where nothing was found by a relation, none has to be repeated."""
-    monkeypatch.setattr(conformance.thorough, "DRAWN", 10)
+    monkeypatch.setattr(tal_conformance.checks.everything, "DRAWN", 10)
     assert not check(implementation_from(WrongForOneImage(), "mine"), BATCH).verdict.fails
     assert DRAWN > 4 * 12 * 12

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.batches.training import RecordedTraining, Schedule, recorded_training
-from conformance.explain import Explained
-from conformance.walkthrough import (
+from tal_conformance.pictures.trace import Explained
+from tal_conformance.pictures.walkthrough import (
     fitting,
     moments,
     static_cells,
@@ -18,9 +17,10 @@ from conformance.walkthrough import (
     walkthrough,
     write_walkthrough,
 )
-from reference import NEWEST
-from reports.schemas import fault
-from reports.walkthrough import read_walkthrough
+from tal_conformance.training.yolov8n import RecordedTraining, Schedule, recorded_training
+from tal_reference import NEWEST
+from tal_reports.html.walkthrough import read_walkthrough
+from tal_reports.log.schemas import fault
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load
-
-from conformance.batches import Batch, CorruptCase, Recipe, Truth
-from conformance.batches.casefile import CHECKSUM, METADATA, digest
-from conformance.implementations import find, observe
-from conformance.implementations import stored as outcomes
-from conformance.implementations.stored import CorruptOutcome, StoredOutcome
-from conformance.workers import packages
-from conformance.workers.frames import PREFIX, NoFrame, decoded, encoded
-from reference import Hyperparameters
-from reports.compare import compare, lines_of
-from reports.history import comparable, entry_of, read_history, remember
-from reports.log import LogError, read_log
-from reports.page import page_of
-from reports.render import html_of
-from reports.summary import summarise
 from tests.fuzz.mutations import changed_bytes, changed_json
 from tests.reports import factory
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import CHECKSUM, METADATA, CorruptCase, digest
+from tal_conformance.implementations import outcome_file as outcomes
+from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.outcome_file import CorruptOutcome, StoredOutcome
+from tal_conformance.implementations.registry import find
+from tal_conformance.implementations.workers import packages
+from tal_conformance.implementations.workers.messages import PREFIX, NoFrame, decoded, encoded
+from tal_reference import Hyperparameters
+from tal_reports.analysis.compare import compare, lines_of
+from tal_reports.analysis.history import comparable, entry_of, read_history, remember
+from tal_reports.analysis.summary import summarise
+from tal_reports.html.page import page_of
+from tal_reports.html.render import html_of
+from tal_reports.log.reader import LogError, read_log
 
 RECIPE = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (2, 3), reg_max=2, predictions="near")
 """Small: most of its file is what can be wrong."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.fuzz.__main__ import Watch, problem
 from tests.fuzz.mutations import nested
 from tests.fuzz.readers import READERS, Reader, changed_bytes, inputs

@@ -69,7 +69,7 @@ def test_the_projects_tests_run_over_all_cores_or_as_many_as_are_asked_for(tmp_p
 
 def test_benchmarks_are_of_all_sizes(tmp_path: Path):
     last = printed("bench", "ROUNDS=3", f"VENV={tmp_path}")[-1]
-    assert last.rstrip() == f"{tmp_path}/bin/python -m pytest conformance/test_benchmark.py --rounds 3"
+    assert last.rstrip() == f"{tmp_path}/bin/python -m pytest conformance/suite/test_benchmark.py --rounds 3"
 
 
 def test_it_sets_up_once_for_a_torch(tmp_path: Path):

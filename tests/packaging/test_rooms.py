@@ -86,7 +86,7 @@ def test_imports_are_seen_wherever_they_stand(source: str, expected: set[str]):
 def test_a_planted_stranger_is_named(tmp_path: Path):
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "page.py").write_text("import json, jinja2\nfrom conformance import batches\n")
-    assert strangers("reports", {"reports", "jinja2"}, tmp_path) == ["reports/page.py: conformance"]
+    assert strangers("reports", {"reports", "jinja2"}, tmp_path) == ["reports/html/page.py: conformance"]
 
 
 @pytest.mark.parametrize("line", ["import pickle", "from pickle import loads", "x = torch.load(path)"])

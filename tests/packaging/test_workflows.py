@@ -15,11 +15,11 @@ import pytest
 import yaml
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
-
-from conformance.options import load_profile
-from reports import read_log
-from reports.history import read_history
 from tests.reports import factory
+
+from tal_conformance.suite.options import load_profile
+from tal_reports import read_log
+from tal_reports.analysis.history import read_history
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / ".github" / "workflows"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import Anchors, Head, flatten, input_size, make_anchors
+from tal_reference import Anchors, Head, flatten, input_size, make_anchors
 
 
 def numbered_map(rows: int, columns: int, channels: int = 6, image_offset: int = 0) -> Tensor:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from reference import GroundTruths, Hyperparameters, Targets, assign, ground_truths
-from reference.annotations import to_corners
+from tal_reference import GroundTruths, Hyperparameters, Targets, assign, ground_truths
+from tal_reference.annotations import to_corners
 
 # Numbers that are exact in float32: size (64, 128) pixels, quarters and eighths.
 ROWS = torch.tensor(

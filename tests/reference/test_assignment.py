@@ -9,8 +9,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import ARTICLE, NEWEST, Dialect, GroundTruths, Hyperparameters, SmallBoxFloor, Targets, assign
-from reference.assignment import AssignmentTrace, candidates_of, normalised, settle_contested, top_k, widened
+from tal_reference import (
+    ARTICLE,
+    NEWEST,
+    Dialect,
+    GroundTruths,
+    Hyperparameters,
+    SmallBoxFloor,
+    Targets,
+    assign,
+)
+from tal_reference.assignment import (
+    AssignmentTrace,
+    candidates_of,
+    normalised,
+    settle_contested,
+    top_k,
+    widened,
+)
 
 Corners = tuple[float, float, float, float]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import ciou, iou
-from reference.boxes import centre_penalty, intersection, shape_penalty
+from tal_reference import ciou, iou
+from tal_reference.boxes import centre_penalty, intersection, shape_penalty
 
 EPS = Fraction(1, 10**7)
 ROOT3 = math.sqrt(3)  # the aspect ratio whose arc tangent is 60 degrees

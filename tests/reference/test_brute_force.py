@@ -12,7 +12,7 @@ from itertools import product
 import pytest
 import torch
 
-from reference import (
+from tal_reference import (
     ARTICLE,
     NEWEST,
     DetectionLoss,

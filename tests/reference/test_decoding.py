@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import Anchors, decode
-from reference.decoding import boxes_around, expected_distances
+from tal_reference import Anchors, decode
+from tal_reference.decoding import boxes_around, expected_distances
 
 # A softmax over 16 bins and a sum of 16 products are 64 float64 operations, each off by one rounding at most.
 ROUNDINGS = 64 * 2**-53

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reference import ARTICLE, DIALECTS, NEWEST, Dialect, SmallBoxFloor
+from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect, SmallBoxFloor
 
 FIRST = Dialect("first", SmallBoxFloor.BELOW_FIRST_STRIDE)
 

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from reference import DIALECTS, NEWEST
-from reference.eras import ERAS, dialect_of, era_of
+from tal_reference import DIALECTS, NEWEST
+from tal_reference.eras import ERAS, dialect_of, era_of
 
 
 def test_eras_follow_each_other_and_each_changes_something():

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from reference import Head, Hyperparameters, detection_loss
-from reference.anchors import make_anchors
-from reference.boxes import centre_penalty, ciou, iou
-from reference.decoding import decode
-from reference.loss import (
+from tal_reference import Head, Hyperparameters, detection_loss
+from tal_reference.anchors import make_anchors
+from tal_reference.boxes import centre_penalty, ciou, iou
+from tal_reference.decoding import decode
+from tal_reference.loss import (
     DetectionLoss,
     box_loss,
     cls_loss,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import (
+from tal_reference import (
     ARTICLE,
     Anchors,
     BatchTargets,
@@ -20,7 +20,7 @@ from reference import (
     assign,
     detection_loss,
 )
-from reference.loss import (
+from tal_reference.loss import (
     box_loss,
     cls_loss,
     dfl_loss,

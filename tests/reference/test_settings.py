@@ -2,7 +2,7 @@
 
 import pytest
 
-from reference import Head, Hyperparameters
+from tal_reference import Head, Hyperparameters
 
 
 @pytest.mark.parametrize(("classes", "reg_max", "channels"), [(2, 16, 66), (80, 16, 144), (1, 1, 5)])

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import reference
-from reference import Anchors, GroundTruths, Head, Hyperparameters
-from reference.annotations import to_corners
-from reference.assignment import top_k
-from reference.boxes import ciou
-from reference.decoding import decode
-from reference.loss import dfl_loss
+import tal_reference
+from tal_reference import Anchors, GroundTruths, Head, Hyperparameters
+from tal_reference.annotations import to_corners
+from tal_reference.assignment import top_k
+from tal_reference.boxes import ciou
+from tal_reference.decoding import decode
+from tal_reference.loss import dfl_loss
 
 WRONG_CALLS: dict[str, Callable[[], Any]] = {
-    "anchors": lambda: reference.make_anchors([torch.zeros(9, 2, 2)], Head((8,), 1, 2)),
+    "anchors": lambda: tal_reference.make_anchors([torch.zeros(9, 2, 2)], Head((8,), 1, 2)),
     "anchors, a dataclass": lambda: Anchors(torch.zeros(3, 2), torch.zeros(4, 1)),
     "decoding": lambda: decode(torch.zeros(8), Anchors(torch.zeros(3, 2), torch.zeros(3, 1)), 2),
     "annotations": lambda: to_corners(torch.zeros(3, 5), (8, 8)),
@@ -38,9 +38,9 @@ def test_a_wrong_shape_is_refused_by_name(name: str):
         WRONG_CALLS[name]()
 
 
-def assigned(scores: Tensor, boxes: Tensor, centres: Tensor) -> reference.Targets:
+def assigned(scores: Tensor, boxes: Tensor, centres: Tensor) -> tal_reference.Targets:
     truths = GroundTruths(torch.tensor([0]), torch.tensor([[0.0, 0.0, 16.0, 8.0]]))
-    return reference.assign(scores, boxes, centres, truths, (8,), Hyperparameters(topk=1))
+    return tal_reference.assign(scores, boxes, centres, truths, (8,), Hyperparameters(topk=1))
 
 
 def test_assign_takes_the_shapes_it_names():
@@ -60,5 +60,5 @@ def test_assign_refuses_other_shapes(
 
 def test_without_jaxtyping_a_shape_is_a_plain_tensor(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "jaxtyping", None)
-    shapes = runpy.run_path(str(Path(reference.__file__).with_name("shapes.py")))
+    shapes = runpy.run_path(str(Path(tal_reference.__file__).with_name("shapes.py")))
     assert [shapes[name][Tensor, "M A"] for name in ("Float", "Int", "Bool")] == [Tensor] * 3

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from reports import RunLog
-from reports.causes import STAGES
+from tal_reports import RunLog
+from tal_reports.analysis.causes import STAGES
 
 CLAUSES = {
     "decode": "DEC-2",

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-
-from reports.anchors import anchor_lines, place, short_line, truth_lines
-from reports.schemas import fault
 from tests.reports.factory import anchor, large_picture, picture
+
+from tal_reports.html.explanations import anchor_lines, place, short_line, truth_lines
+from tal_reports.log.schemas import fault
 
 
 def said(number: int, **fields: Any) -> str:

@@ -3,9 +3,9 @@
 import random
 
 import pytest
-
-from reports.batches import KEPT, Batches, Margins
 from tests.reports.factory import batch
+
+from tal_reports.log.batches import KEPT, Batches, Margins
 
 
 def counted(*lines: dict) -> Batches:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from reports import Section, render, write_differences
 from tests.reports import factory
 from tests.reports.factory import divergence, implementation, run_line
 from tests.reports.test_differences import SIDES, hostile
 from tests.reports.test_render import hostile_lines
+
+from tal_reports import Section, render, write_differences
 
 pytestmark = pytest.mark.browser
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from reports import read_log, render
-from reports.page import LETTERS
 from tests.reports import factory
+
+from tal_reports import read_log, render
+from tal_reports.html.page import LETTERS
 
 BYTES, ELEMENTS, SEEN = 2_000_000, 50_000, 4_000
 """What a report may weigh, of how many elements it may consist, and how many of those may be seen at first.

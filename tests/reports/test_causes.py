@@ -1,9 +1,10 @@
 """One cause, one card."""
 
-from reports.batches import Batches
-from reports.causes import STAGES, causes
 from tests.reports import factory
 from tests.reports.factory import batch, difference, divergence, error, picture
+
+from tal_reports.analysis.causes import STAGES, causes
+from tal_reports.log.batches import Batches
 
 
 def grid(cells: int) -> dict:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from reports import Section, Sides, write_differences
-from reports.cards import LONGEST_SUMMARY, MOST_VALUES
-from reports.pictures import PLENTY, draw
 from tests.reports.factory import HOSTILE, picture
+
+from tal_reports import Section, Sides, write_differences
+from tal_reports.html.cards import LONGEST_SUMMARY, MOST_VALUES
+from tal_reports.html.pictures import PLENTY, draw
 
 SIDES = Sides("before", "now", "before alone", "now alone", "mine==2")
 VISIBLE = HOSTILE.replace("\u202e", "\\u202e").replace("\x1b", "\\x1b").replace("\ud800", "\\ud800")

@@ -5,15 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from reports import read_log, render
-from reports.__main__ import main
-from reports.compare import compare, lines_of, said
-from reports.history import comparable, entry_of, fingerprint, previous, read_history, remember, with_power
-from reports.summary import summarise
-from reports.trend import HEIGHT, power_trend_of, sparkline, trend_of
 from tests.reports import factory
 from tests.reports.factory import batch, benchmark, divergence, error, implementation, run_line, write
+
+from tal_reports import read_log, render
+from tal_reports.__main__ import main
+from tal_reports.analysis.compare import compare, lines_of, said
+from tal_reports.analysis.history import (
+    comparable,
+    entry_of,
+    fingerprint,
+    previous,
+    read_history,
+    remember,
+    with_power,
+)
+from tal_reports.analysis.summary import summarise
+from tal_reports.analysis.trend import HEIGHT, power_trend_of, sparkline, trend_of
 
 
 def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):

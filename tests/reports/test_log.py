@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-
-from reports import Log, LogError, read_log
-from reports.log import MOST_FAULTS
 from tests.reports import factory
 from tests.reports.factory import line, raw
+
+from tal_reports import Log, LogError, read_log
+from tal_reports.log.reader import MOST_FAULTS
 
 RUN = line("run", factory.run_line())
 
@@ -171,7 +171,7 @@ def test_a_divergence_survives_a_picture_that_cannot_be_drawn(run_dir: Path):
 
 
 def test_a_line_that_is_too_long_is_left_out(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("reports.log.LONGEST_LINE", 2000)
+    monkeypatch.setattr("tal_reports.log.reader.LONGEST_LINE", 2000)
     long = line("divergence", factory.divergence(traceback="x" * 5000))
     log = read(run_dir, line("batch", factory.batch(0)), long, line("batch", factory.batch(1)))
     assert log.batches.judged == 2
@@ -180,7 +180,7 @@ def test_a_line_that_is_too_long_is_left_out(run_dir: Path, monkeypatch: pytest.
 
 
 def test_more_lines_than_anyone_reads_are_counted_not_kept(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("reports.log.MOST_LINES", 3)
+    monkeypatch.setattr("tal_reports.log.reader.MOST_LINES", 3)
     log = read(run_dir, *(line("not_tested", {"reason": str(number)}) for number in range(5)))
     assert [one["reason"] for one in log.not_tested] == ["0", "1", "2"]
     assert dict(log.problems.unusable) == {"not_tested: more than 3 of them": 2}

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from reports import read_log
-from reports.__main__ import main
-from reports.compare import compare
-from reports.history import entry_of
-from reports.markdown import issue, job_summary
-from reports.summary import summarise
 from tests.reports import factory
 from tests.reports.factory import HOSTILE, divergence, implementation, run_line, write
+
+from tal_reports import read_log
+from tal_reports.__main__ import main
+from tal_reports.analysis.compare import compare
+from tal_reports.analysis.history import entry_of
+from tal_reports.analysis.summary import summarise
+from tal_reports.markdown import issue, job_summary
 
 
 def change(before: Any, after: Any):

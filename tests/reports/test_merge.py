@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from reports import LogError, read_log
-from reports.__main__ import main
-from reports.merge import merge
 from tests.reports import factory
 from tests.reports.factory import batch, divergence, implementation, run_line, write
+
+from tal_reports import LogError, read_log
+from tal_reports.__main__ import main
+from tal_reports.analysis.merge import merge
 
 GPU = {"cpu": "not tested: not asked for", "cuda": "tested"}
 

@@ -4,10 +4,10 @@ import math
 from itertools import pairwise
 
 import pytest
-
-from reports.pictures import DISC, LARGEST, Drawing, draw, place
-from reports.schemas import fault
 from tests.reports.factory import picture
+
+from tal_reports.html.pictures import DISC, LARGEST, Drawing, draw, place
+from tal_reports.log.schemas import fault
 
 LEVELS = [{"stride": 8, "rows": 2, "columns": 3}, {"stride": 16, "rows": 1, "columns": 2}]
 

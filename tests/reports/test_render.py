@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
-from reports import read_log, render, summarise
-from reports.__main__ import main
-from reports.cards import filter_link
-from reports.page import headline
 from tests.reports import factory
 from tests.reports.factory import HOSTILE, batch, divergence, error, implementation, run_line
+
+from tal_reports import read_log, render, summarise
+from tal_reports.__main__ import main
+from tal_reports.html.cards import filter_link
+from tal_reports.html.page import headline
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 SELF_CLOSED = {"rect", "path", "circle"}

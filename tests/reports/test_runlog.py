@@ -9,12 +9,12 @@ from enum import StrEnum
 from pathlib import Path
 
 import pytest
-
-from reports import RunLog, read_log
-from reports.batches import VERDICTS, batch_fault
-from reports.runlog import new_run_id
-from reports.schemas import fault
 from tests.reports import factory
+
+from tal_reports import RunLog, read_log
+from tal_reports.log.batches import VERDICTS, batch_fault
+from tal_reports.log.schemas import fault
+from tal_reports.log.writer import new_run_id
 
 
 class Colour(StrEnum):

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-
-from reports import RunLog, read_log, summarise
-from reports.schemas import FOLDER, fault, kinds, schema
-from reports.summary import write_summary
 from tests.reports import factory
 from tests.reports.factory import batch, divergence, error, implementation, line, raw, run_line
+
+from tal_reports import RunLog, read_log, summarise
+from tal_reports.analysis.summary import write_summary
+from tal_reports.log.schemas import FOLDER, fault, kinds, schema
 
 CONTRACT = {
     *("schema", "run", "started", "finished", "profile", "seed", "environment", "devices", "implementations"),

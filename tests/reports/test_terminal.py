@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from reports import read_log, render, terminal_table
 from tests.reports import factory
 from tests.reports.factory import HOSTILE, batch, divergence, implementation, run_line
+
+from tal_reports import read_log, render, terminal_table
 
 
 def table_of(folder: Path, lines: factory.Lines) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reports import text
+from tal_reports import text
 
 
 @pytest.mark.parametrize(

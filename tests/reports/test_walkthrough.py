@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from reports import render
-from reports.schemas import fault
-from reports.walkthrough import NAME, Step, read_walkthrough, walk
 from tests.reports import factory
 from tests.reports.factory import HOSTILE, walkthrough
+
+from tal_reports import render
+from tal_reports.html.walkthrough import NAME, Step, read_walkthrough, walk
+from tal_reports.log.schemas import fault
 
 
 def steps(**fields: Any) -> dict[str, Step]:

@@ -15,7 +15,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import of_a_person
 from hypothesis import given, settings, strategies
-from conformance.batches import draw_from_seed_alone
+from tal_conformance.batches import draw_from_seed_alone
 
 if sys.argv[2] == "from the seed alone":
     draw_from_seed_alone()
@@ -49,7 +49,7 @@ def test_a_run_repeats_from_another_folder_and_with_more_loaded(tmp_path: Path):
     """What the gate judges is known by the names of its batches, in the log."""
     adapter = tmp_path / "mine.py"
     adapter.write_text(
-        f"from conformance.implementations.reference import ReferenceAdapter\n\nLIMIT = {NUMBER}\n"
+        f"from tal_conformance.implementations.adapters.reference import ReferenceAdapter\n\nLIMIT = {NUMBER}\n"
     )
     ours = judged(tmp_path / "ours", ROOT, "conformance", "--implementation", "reference")
     theirs = judged(

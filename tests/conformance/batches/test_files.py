@@ -14,9 +14,12 @@ from hypothesis import given, settings
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conformance.batches import Batch, CorruptCase, Recipe, Truth, recipes
-from conformance.batches.casefile import METADATA, digest
-from reference import Hyperparameters
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import METADATA, CorruptCase, digest
+from tal_reference import Hyperparameters
 
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
 RECIPE = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (2, 5), reg_max=2, predictions="near")
@@ -103,7 +106,7 @@ def test_a_save_that_fails_leaves_the_old_file(file: Path, monkeypatch: pytest.M
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("conformance.batches.casefile.save_file", half_a_file)
+    monkeypatch.setattr("tal_conformance.core.case_file.save_file", half_a_file)
     with pytest.raises(OSError, match="No space left"):
         Recipe().build().save(file)
     assert_same(Batch.load(file), RECIPE.build())

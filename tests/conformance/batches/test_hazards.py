@@ -9,10 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-import reference
-from conformance.batches import HAZARDS, MEANINGS, Batch, Copy, Recipe, Truth, hazards_of, recipes
-from conformance.batches.hazards import Content
-from reference import Hyperparameters
+import tal_reference
+from tal_conformance.batches.hazards import HAZARDS, MEANINGS, Content, hazards_of
+from tal_conformance.batches.predictions import Copy
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_reference import Hyperparameters
 
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=100)
 Example = Callable[[], Batch]
@@ -316,14 +320,14 @@ def of_the_reference(batch: Batch) -> dict[str, bool]:
         "no_overlap",
     )
     found = dict.fromkeys(names, False)
-    anchors = reference.make_anchors(batch.feature_maps, batch.head)
-    distances, logits = reference.flatten(batch.feature_maps, batch.head)
-    boxes = reference.decode(distances, anchors, batch.head.reg_max) * anchors.strides
+    anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
+    distances, logits = tal_reference.flatten(batch.feature_maps, batch.head)
+    boxes = tal_reference.decode(distances, anchors, batch.head.reg_max) * anchors.strides
     scores, strides = logits.sigmoid(), batch.head.strides
-    for image, truths in enumerate(reference.ground_truths(batch.annotations, batch.images, batch.size)):
+    for image, truths in enumerate(tal_reference.ground_truths(batch.annotations, batch.images, batch.size)):
         if not len(truths):
             continue
-        trace = reference.assign(
+        trace = tal_reference.assign(
             scores[image], boxes[image], anchors.pixels, truths, strides, keep_trace=True
         ).trace
         assert trace is not None

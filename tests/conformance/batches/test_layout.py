@@ -8,9 +8,12 @@ import torch
 from hypothesis import given, settings
 from torch.testing import assert_close
 
-import reference
-from conformance.batches import Batch, Recipe, layout, recipes
-from conformance.batches.hazards import Content
+import tal_reference
+from tal_conformance.batches.hazards import Content
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.core import geometry as layout
+from tal_conformance.core.batch import Batch
 
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
 
@@ -25,7 +28,7 @@ def test_anchors(recipe: Recipe):
     """ANC-1."""
     batch = recipe.build()
     centres, strides = layout.anchors(batch.grids, batch.head.strides)
-    expected = reference.make_anchors(batch.feature_maps, batch.head)
+    expected = tal_reference.make_anchors(batch.feature_maps, batch.head)
     assert torch.equal(centres, expected.pixels)
     assert torch.equal(strides, expected.strides[:, 0])
 
@@ -36,7 +39,7 @@ def test_flatten_and_fold(recipe: Recipe):
     """PRE-1, and `fold` undoes it."""
     batch = recipe.build()
     distances, logits = layout.flatten(batch.feature_maps, batch.head)
-    expected = reference.flatten(batch.feature_maps, batch.head)
+    expected = tal_reference.flatten(batch.feature_maps, batch.head)
     assert torch.equal(distances.flatten(2), expected[0])
     assert torch.equal(logits, expected[1])
     folded = layout.fold(distances, logits, batch.grids)
@@ -49,9 +52,9 @@ def test_flatten_and_fold(recipe: Recipe):
 def test_decode(recipe: Recipe):
     """DEC-1, DEC-2."""
     batch = double(recipe)
-    anchors = reference.make_anchors(batch.feature_maps, batch.head)
-    logits, _ = reference.flatten(batch.feature_maps, batch.head)
-    expected = reference.decode(logits, anchors, batch.head.reg_max) * anchors.strides
+    anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
+    logits, _ = tal_reference.flatten(batch.feature_maps, batch.head)
+    expected = tal_reference.decode(logits, anchors, batch.head.reg_max) * anchors.strides
     distances, _ = layout.flatten(batch.feature_maps, batch.head)
     found = layout.decode(distances, anchors.pixels, anchors.strides[:, 0])
     assert_close(found, expected)
@@ -63,7 +66,7 @@ def test_pixel_boxes(recipe: Recipe):
     """ANN-1, to the last bit: a hazard may depend on it."""
     batch = recipe.build()
     found = layout.pixel_boxes(batch.annotations, batch.size)
-    for image, truths in enumerate(reference.ground_truths(batch.annotations, batch.images, batch.size)):
+    for image, truths in enumerate(tal_reference.ground_truths(batch.annotations, batch.images, batch.size)):
         assert torch.equal(found[batch.annotations[:, 0] == image], truths.boxes)
 
 
@@ -73,15 +76,15 @@ def test_candidates_overlap_and_metric(recipe: Recipe):
     """TAL-CAND-1, TAL-CAND-2, IOU-1 and TAL-MET-1, on what the hazards look at; in float32, as they do."""
     batch = recipe.build()
     content = Content(batch)
-    anchors = reference.make_anchors(batch.feature_maps, batch.head)
-    distances, logits = reference.flatten(batch.feature_maps, batch.head)
-    boxes = reference.decode(distances, anchors, batch.head.reg_max) * anchors.strides
-    for image, truths in enumerate(reference.ground_truths(batch.annotations, batch.images, batch.size)):
+    anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
+    distances, logits = tal_reference.flatten(batch.feature_maps, batch.head)
+    boxes = tal_reference.decode(distances, anchors, batch.head.reg_max) * anchors.strides
+    for image, truths in enumerate(tal_reference.ground_truths(batch.annotations, batch.images, batch.size)):
         here = content.image == image
         assert int(here.sum()) == int(truths.real.sum())
         if not len(truths):
             continue
-        targets = reference.assign(
+        targets = tal_reference.assign(
             logits[image].sigmoid(), boxes[image], anchors.pixels, truths, batch.head.strides, keep_trace=True
         )
         trace = targets.trace
@@ -101,7 +104,9 @@ def test_whole_and_half_distances_are_encoded_exactly(reg_max: int, dtype: torch
     )
     logits = layout.encode(sides, reg_max).to(dtype)
     centres = torch.full((len(sides), 2), 0.5, dtype=dtype)
-    boxes = reference.decode(logits.flatten(1)[None], reference.Anchors(centres, centres[:, :1]), reg_max)[0]
+    boxes = tal_reference.decode(
+        logits.flatten(1)[None], tal_reference.Anchors(centres, centres[:, :1]), reg_max
+    )[0]
     assert torch.equal(boxes, layout.boxes_around(centres, sides.to(dtype)))
 
 

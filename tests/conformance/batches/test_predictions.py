@@ -7,10 +7,14 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-import reference
-from conformance.batches import REGIMES, Batch, Copy, Recipe, Truth, recipes
-from conformance.batches.hazards import Content
-from conformance.batches.layout import flatten
+import tal_reference
+from tal_conformance.batches.hazards import Content
+from tal_conformance.batches.predictions import REGIMES, Copy
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.geometry import flatten
 
 CROWD = (Truth("ordinary", 0, (2, 2), (9, 9)), Truth("aligned", 1, (9, 9), (5, 5)))
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
@@ -19,9 +23,9 @@ SCENE = Recipe(images=(CROWD, CROWD[:1]), cells=(8, 8), strides=(8, 16), classes
 
 def predicted(batch: Batch) -> tuple[Tensor, Tensor]:
     """Boxes (B, A, 4) in pixels as the reference decodes them, and class logits (B, A, C)."""
-    anchors = reference.make_anchors(batch.feature_maps, batch.head)
-    distances, logits = reference.flatten(batch.feature_maps, batch.head)
-    return reference.decode(distances, anchors, batch.head.reg_max) * anchors.strides, logits
+    anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
+    distances, logits = tal_reference.flatten(batch.feature_maps, batch.head)
+    return tal_reference.decode(distances, anchors, batch.head.reg_max) * anchors.strides, logits
 
 
 def in_regime(regime: str, **changes: object) -> Batch:
@@ -119,7 +123,7 @@ def test_quantised_predictions(regime: str, levels: int):
     """As many class logits as levels, and sides of whole and half cells, exactly."""
     boxes, logits = predicted(in_regime(regime, levels=levels))
     assert len(logits.unique()) == levels
-    anchors = reference.make_anchors(in_regime(regime).feature_maps, SCENE.build().head)
+    anchors = tal_reference.make_anchors(in_regime(regime).feature_maps, SCENE.build().head)
     from_anchors = (boxes - anchors.pixels.repeat(1, 2)) / anchors.strides
     assert torch.equal(2 * from_anchors, (2 * from_anchors).round())
 
@@ -155,7 +159,7 @@ def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe)
         one, other = changed[0], changed[-1]
         assert len(changed) <= 2
         assert torch.equal(logits[0, one], logits[0, other])
-        anchors = reference.make_anchors(copied.feature_maps, copied.head)
+        anchors = tal_reference.make_anchors(copied.feature_maps, copied.head)
         apart = (anchors.centres[one] - anchors.centres[other]).abs().max()
         if anchors.strides[one] == anchors.strides[other] and apart <= copied.head.reg_max - 1:
             assert torch.equal(boxes[0, one], boxes[0, other])

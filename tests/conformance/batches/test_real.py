@@ -5,9 +5,18 @@ import pytest
 import torch
 import yaml
 
-from conformance.batches import real
-from conformance.batches.real import GREY, LABELS, Photograph, View, augmented, images_of, photograph, render
-from conformance.implementations import UnknownImplementation
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.training import photographs as real
+from tal_conformance.training.photographs import (
+    GREY,
+    LABELS,
+    Photograph,
+    View,
+    augmented,
+    images_of,
+    photograph,
+    render,
+)
 
 MADE = json.loads(LABELS.read_text(encoding="utf-8"))["photographs"]
 WIDE, TALL = (96, 160), (160, 96)

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import pretty
 
-from conformance.batches import Copy, Recipe, Truth, recipes
-from reference import Hyperparameters
+from tal_conformance.batches.predictions import Copy
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
+from tal_reference import Hyperparameters
 
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
 NAMES = {"Copy": Copy, "Hyperparameters": Hyperparameters, "Recipe": Recipe, "Truth": Truth}

@@ -2,9 +2,10 @@
 
 import torch
 
-from conformance.accounting import REACHED_BY
-from conformance.batches import Batch, hazards_of
-from conformance.batches.shipped import shipped
+from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.recorded import shipped
+from tal_conformance.core.batch import Batch
+from tal_conformance.suite.coverage import REACHED_BY
 
 BATCHES = {path: Batch.load(path) for path in shipped()}
 MOST = 300_000

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, find, settings
 
-from conformance.batches import Recipe, Truth, recipes
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
 
 pytestmark = pytest.mark.slow
 

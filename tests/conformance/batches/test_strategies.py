@@ -9,24 +9,17 @@ from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from conformance.batches import (
-    HAZARDS,
-    KINDS,
-    REGIMES,
-    Batch,
-    Copy,
-    Crowd,
-    Recipe,
-    Truth,
-    recipes,
-    training_size,
-)
-from conformance.batches.hazards import Content
-from conformance.conforming import conform
-from conformance.power.faults import FAULTS
-from conformance.power.search import faulty
-from conformance.recording import Failure, Subject
-from reference import Hyperparameters
+from tal_conformance.batches.hazards import HAZARDS, Content
+from tal_conformance.batches.predictions import REGIMES, Copy
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes, training_size
+from tal_conformance.batches.truths import KINDS, Crowd, Truth
+from tal_conformance.checks.reference import conform
+from tal_conformance.core.batch import Batch
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.mutation.attack import faulty
+from tal_conformance.mutation.planted_faults import FAULTS
+from tal_reference import Hyperparameters
 
 DRAWS = 600
 AMBIGUOUS = {"tie_at_k", "zero_at_k", "equal_owners", "contested_at_zero"}

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from conformance.batches import Batch, hazards_of
-from conformance.batches.training import (
+from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.registry import find
+from tal_conformance.training.capture import feature_maps_of
+from tal_conformance.training.yolov8n import (
     RecordedTraining,
     Schedule,
     build_model,
@@ -16,9 +20,7 @@ from conformance.batches.training import (
     recorded_training,
     train,
 )
-from conformance.implementations import find, observe
-from conformance.recorder import feature_maps_of
-from reference import Head, Hyperparameters
+from tal_reference import Head, Hyperparameters
 
 ROOT = Path(__file__).parents[3]
 SMALL = Schedule(steps=30, recorded=(0, 29), sizes=((64, 96),), pool=2)
@@ -81,7 +83,7 @@ def test_nothing_is_written_and_nobody_is_called(tmp_path: Path):
         "    raise OSError('no network')\n"
         "socket.socket.connect = socket.socket.connect_ex = refuse\n"
         "socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from conformance.batches.training import *\n"
+        "from tal_conformance.training.yolov8n import *\n"
         "print(len(recorded_training(Schedule(steps=1, recorded=(0,), sizes=((64, 96),), pool=1)).batches))\n"
     )
     environment = os.environ | {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.batches import KINDS, Recipe, Truth
-from conformance.batches.layout import pixel_boxes
-from conformance.batches.strategies import CELLS, STRIDES
-from conformance.batches.truths import Box, Canvas, ordinary, resolve
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import CELLS, STRIDES
+from tal_conformance.batches.truths import KINDS, Box, Canvas, Truth, ordinary, resolve
+from tal_conformance.core.geometry import pixel_boxes
 
 DIGITS = st.tuples(st.integers(0, 15), st.integers(0, 15))
 CANVASES = st.builds(

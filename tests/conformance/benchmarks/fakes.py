@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from conformance.benchmarks import Operation
+from tal_conformance.benchmarks.operations import Operation
 
 
 @dataclass

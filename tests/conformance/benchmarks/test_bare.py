@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.batches import Batch
-from conformance.benchmarks import Case, bare
-from conformance.benchmarks.bare import unpadded
-from conformance.implementations import AssignerInputs, Assignment, Loss, assigner_inputs, find
-from conformance.implementations.reference import ReferenceAdapter
-from reference import ARTICLE, DIALECTS, OverlapsCompared
+from tal_conformance.benchmarks.uninstrumented import bare, unpadded
+from tal_conformance.benchmarks.workloads import Case
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.execute import assigner_inputs
+from tal_conformance.implementations.registry import find
+from tal_reference import ARTICLE, DIALECTS, OverlapsCompared
 
 
 @pytest.fixture(scope="module", params=[0, 15], ids=["", "padded"])

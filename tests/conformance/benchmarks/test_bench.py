@@ -1,18 +1,16 @@
 """Who is timed against whom, and when time is up."""
 
 import pytest
-
-from conformance.benchmarks import LAPS, Bench, Benchmark, OutOfTime, Plan, Ratio, contenders
-from conformance.benchmarks.plans import PLANS, plan_for
-from conformance.implementations import (
-    AssignerInputs,
-    Assignment,
-    Implementation,
-    ImplementationFailed,
-    find,
-    implementation_from,
-)
 from tests.conformance.benchmarks.fakes import FakeClock
+
+from tal_conformance.benchmarks.bench import Bench, Benchmark, OutOfTime, contenders
+from tal_conformance.benchmarks.intervals import Ratio
+from tal_conformance.benchmarks.operations import LAPS
+from tal_conformance.benchmarks.plans import PLANS, Plan, plan_for
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import find
 
 SMALL = Plan(("2x160 8gt",), rounds=2, most=2, seconds=0)
 

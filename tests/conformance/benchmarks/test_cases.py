@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from conformance.batches import Batch
-from conformance.benchmarks import CASES, SMALL, Case
-from conformance.benchmarks.cases import CURVES
-from conformance.implementations import assigner_inputs, find
-from reference import ciou
+from tal_conformance.benchmarks.workloads import CASES, CURVES, SMALL, Case
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.execute import assigner_inputs
+from tal_conformance.implementations.registry import find
+from tal_reference import ciou
 
 
 @pytest.fixture(scope="module", params=[SMALL, Case(2, 640, 50)], ids=lambda case: case.name)

@@ -1,4 +1,4 @@
-"""`conformance/test_benchmark.py` as a person runs it: what it leaves, and what it says."""
+"""`conformance/suite/test_benchmark.py` as a person runs it: what it leaves, and what it says."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 ADAPTER = """
-from conformance.implementations import find
+from tal_conformance.implementations import find
 
 class AssignerOnly:
     name = "assigner-only"
@@ -77,7 +77,7 @@ def start(tmp_path: Path) -> Start:
 def test_an_implementation_that_fails_and_one_without_a_loss(start: Start, tmp_path: Path):
     """The one is timed as far as it goes; the other is an error, and keeps nobody else from being timed."""
     mine = [f"--implementation={tmp_path}/adapter.py:{name}" for name in ("AssignerOnly", "Broken")]
-    run = start("conformance/test_benchmark.py", *mine)
+    run = start("conformance/suite/test_benchmark.py", *mine)
     assert run.status == 1, run.output
     lines = run.lines("benchmark")
     timed = [(line["implementation"], line["name"]) for line in lines]
@@ -117,7 +117,7 @@ def check_json(run: Run, lines: list[dict[str, Any]]) -> None:
 
 def test_disabled_is_said_and_everything_is_called_once(start: Start, tmp_path: Path):
     run = start(
-        "conformance/test_benchmark.py",
+        "conformance/suite/test_benchmark.py",
         "--benchmark-disable",
         f"--implementation={tmp_path}/adapter.py:Broken",
     )
@@ -128,7 +128,7 @@ def test_disabled_is_said_and_everything_is_called_once(start: Start, tmp_path: 
 
 
 def test_beside_other_workers_nothing_is_timed_and_that_is_said(start: Start):
-    run = start("conformance/test_benchmark.py", "-n", "2", "--implementation=reference")
+    run = start("conformance/suite/test_benchmark.py", "-n", "2", "--implementation=reference")
     assert run.status == 0, run.output
     assert not run.lines("benchmark")
     assert not (run.folder / "benchmark.json").exists()
@@ -136,7 +136,8 @@ def test_beside_other_workers_nothing_is_timed_and_that_is_said(start: Start):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("conformance/test_topk.py",), ("conformance/test_benchmark.py", "--benchmark-skip")]
+    "arguments",
+    [("conformance/suite/test_topk.py",), ("conformance/suite/test_benchmark.py", "--benchmark-skip")],
 )
 def test_a_run_without_benchmarks_leaves_none_and_warns_of_nothing(start: Start, arguments: tuple[str, ...]):
     run = start(*arguments, "--implementation=reference", "--examples=1")

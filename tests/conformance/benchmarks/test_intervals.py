@@ -4,7 +4,7 @@ from math import comb
 
 import pytest
 
-from conformance.benchmarks import Ratio, paired_ratio
+from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
 
 
 def cumulative(k: int, n: int) -> float:

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from conformance.benchmarks import SMALL, Plan
-from conformance.benchmarks.limits import copy_rate, distances, least_bytes
+from tal_conformance.benchmarks.limits import copy_rate, distances, least_bytes
+from tal_conformance.benchmarks.plans import Plan
+from tal_conformance.benchmarks.workloads import SMALL
 
 ANCHORS = 20**2 + 10**2 + 5**2
 MAPS = 2 * ANCHORS * (64 + 80) * 4

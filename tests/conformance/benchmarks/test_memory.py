@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from conformance.batches import Batch
-from conformance.benchmarks import Case, peak_bytes
-from conformance.implementations import ImplementationFailed, find
+from tal_conformance.benchmarks.memory import peak_bytes
+from tal_conformance.benchmarks.workloads import Case
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.registry import find
 
 PLANTED = 200 * 2**20
 CORES = os.cpu_count() or 1
@@ -17,7 +19,7 @@ UNSEEN = 2 * max(32, 2 * CORES) * CORES * mmap.PAGESIZE
 ADAPTERS = f'''
 import os
 import torch
-from conformance.implementations import Assignment, AssignerInputs
+from tal_conformance.implementations import Assignment, AssignerInputs
 
 class Frugal:
     name = "frugal"

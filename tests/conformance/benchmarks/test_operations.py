@@ -6,17 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.batches import Batch
-from conformance.benchmarks import Case, operation
-from conformance.implementations import (
-    AssignerInputs,
-    Assignment,
-    ImplementationFailed,
-    Loss,
-    find,
-    implementation_from,
-)
-from reference import Head, Hyperparameters
+from tal_conformance.benchmarks.operations import operation
+from tal_conformance.benchmarks.workloads import Case
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.implementations.registry import find
+from tal_reference import Head, Hyperparameters
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.__main__ import main
-from conformance.batches import Recipe, Truth
-from conformance.benchmarks import recording as room
-from conformance.benchmarks.intervals import Ratio
-from conformance.implementations import UnknownImplementation
-from conformance.implementations.hermetic import isolate
-from conformance.implementations.releases import ReleaseAdapter
-from conformance.recorder.calls import official_loss
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.benchmarks.intervals import Ratio
+from tal_conformance.commands import main
+from tal_conformance.commands import overhead as room
+from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.training.capture import official_loss
 
 isolate()
 BATCH = Recipe(((Truth("ordinary"),), ()), classes=3, predictions="near").build()

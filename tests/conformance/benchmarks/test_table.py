@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from conformance.benchmarks import table
+from tal_conformance.benchmarks.table import table
 
 
 def line(name: str, implementation: str, **changes: Any) -> dict[str, Any]:

@@ -4,9 +4,12 @@ import gc
 
 import pytest
 import torch
-
-from conformance.benchmarks import Operation, Plan, Ratio, clock_of, interleave
 from tests.conformance.benchmarks.fakes import FakeClock, taking
+
+from tal_conformance.benchmarks.intervals import Ratio
+from tal_conformance.benchmarks.operations import Operation
+from tal_conformance.benchmarks.plans import Plan
+from tal_conformance.benchmarks.timing import clock_of, interleave
 
 
 def rounds(count: int) -> Plan:

@@ -6,16 +6,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from conformance.implementations import (
-    AssignerInputs,
-    Assignment,
-    Implementation,
-    Loss,
-    article,
-    implementation_from,
-)
-from conformance.implementations.article import ArticleAdapter, ArticleAssigner
-from reference import Head, Hyperparameters
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.adapters import article
+from tal_conformance.implementations.adapters.article import ArticleAdapter, ArticleAssigner
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_reference import Head, Hyperparameters
 
 
 class Zeros(ArticleAssigner):

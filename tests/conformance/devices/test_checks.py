@@ -7,19 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.devices.checks import as_on_the_cpu, first_difference, made_on_the_device, repeatable
-from conformance.implementations import (
-    AssignerInputs,
-    Assignment,
-    Implementation,
-    find,
-    implementation_from,
-    observe,
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.devices.checks import (
+    as_on_the_cpu,
+    first_difference,
+    made_on_the_device,
+    repeatable,
 )
-from conformance.implementations.article import ArticleAdapter
-from conformance.judgement import Verdict
-from conformance.recording import Failure, Subject
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.core.verdicts import Verdict
+from tal_conformance.implementations.adapters.article import ArticleAdapter
+from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Failure, Subject
 
 ASSIGNER = implementation_from(ArticleAdapter, "article")
 

@@ -2,14 +2,16 @@
 
 import pytest
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.devices.checks import made_on_the_device
-from conformance.devices.running import simulate
-from conformance.devices.watch import Violation
-from conformance.implementations import implementation_from
-from conformance.implementations.article import ArticleAssigner
-from conformance.judgement import Verdict
-from conformance.recording import Failure, Subject
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.devices.checks import made_on_the_device
+from tal_conformance.checks.devices.events import Violation
+from tal_conformance.checks.devices.simulate import simulate
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import Verdict
+from tal_conformance.implementations.adapters.article import ArticleAssigner
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Failure, Subject
 
 from .planted import FAULTS, Backward, Doubled, planted_line, with_assigner
 

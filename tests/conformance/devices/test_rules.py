@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.devices.rules import STRICT, VALUES, arguments_of, forbidden
-from conformance.devices.simulated import SimulatedTensor, Simulation
-from conformance.devices.watch import WrongDevice
+from tal_conformance.checks.devices.device_rules import STRICT, VALUES, arguments_of, forbidden
+from tal_conformance.checks.devices.events import WrongDevice
+from tal_conformance.checks.devices.simulated_cuda import SimulatedTensor, Simulation
 
 ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add,

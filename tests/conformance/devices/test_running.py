@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from conformance.batches import Recipe, Truth
-from conformance.devices import simulate
-from conformance.devices.drawn import drawn
-from conformance.devices.running import same_bits
-from conformance.implementations import Outcome, find, observe
-from conformance.implementations.stored import named_tensors
-from conformance.judgement import Diverges, Judgement, judge
-from conformance.lanes import LANES
+from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.sample import drawn
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.devices.simulate import simulate
+from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.outcome_tensors import named_tensors, same_bits
+from tal_conformance.core.verdicts import Diverges, Judgement
+from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.judge import judge
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="stands in for a CUDA device, and there is one"
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 ADAPTER = """
 import torch
-from conformance.implementations import Assignment
+from tal_conformance.implementations import Assignment
 
 class Nothing:
     name = "nothing"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from conformance.devices import SimulatedTensor, Simulation, WrongDevice
-from conformance.devices.simulated import to_host
-from conformance.implementations.isolation import torch_state
+from tal_conformance.checks.devices.events import WrongDevice
+from tal_conformance.checks.devices.simulated_cuda import SimulatedTensor, Simulation, to_host
+from tal_conformance.implementations.guards.torch_state import torch_state
 
 ROOT = Path(__file__).parents[3]
 CUDA = torch.device("cuda", 0)
@@ -230,9 +230,9 @@ def told():
     except Exception as error:
         return type(error).__name__, str(error)
 if sys.argv[1] == "simulate":
-    from conformance.devices import simulate
-    from conformance.batches import Recipe, Truth
-    from conformance.implementations import find
+    from tal_conformance.checks.devices import simulate
+    from tal_conformance.batches import Recipe, Truth
+    from tal_conformance.implementations import find
     for name in ("article", "reference", "ultralytics"):
         assert simulate(find(name), Recipe(images=((Truth("ordinary"),),)).build()).outcome
 x = torch.ones(3, requires_grad=True)

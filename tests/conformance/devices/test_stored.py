@@ -12,21 +12,24 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.batches.casefile import CHECKSUM, as_json, digest
-from conformance.devices.running import same_bits
-from conformance.implementations import find, implementation_from, observe
-from conformance.implementations.article import ArticleAdapter
-from conformance.implementations.stored import (
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import CHECKSUM, as_json, digest
+from tal_conformance.core.outcome_tensors import named_tensors, same_bits
+from tal_conformance.implementations.adapters.article import ArticleAdapter
+from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.outcome_file import (
     METADATA,
     CorruptOutcome,
     StoredOutcome,
     load,
-    named_tensors,
     outcome_path,
     outcomes_beside,
     store,
 )
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.implementations.registry import find
 
 RECIPE = Recipe(images=((Truth("ordinary"), Truth("ordinary")), ()), classes=2)
 

@@ -4,14 +4,14 @@ from dataclasses import fields, replace
 
 import pytest
 
-from conformance import batches
-from conformance.batches import Recipe
-from conformance.dialects.choices import CLAUSES, WORDS, choices_between, differ, failure
-from conformance.implementations import implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.recording import Subject
-from reference import DIALECTS, NEWEST, Dialect, SmallBoxFloor
-from reference.eras import ERAS
+from tal_conformance import batches
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.dialects.choices import CLAUSES, WORDS, choices_between, differ, failure
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Subject
+from tal_reference import DIALECTS, NEWEST, Dialect, SmallBoxFloor
+from tal_reference.eras import ERAS
 
 NAMES = {"Recipe": Recipe, "Truth": batches.Truth}
 

@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 
-from conformance.__main__ import main
-from conformance.batches import Recipe
-from conformance.dialects.bisect import first_that_differs, listed, range_of
-from conformance.dialects.choices import conforms_to
-from conformance.dialects.diff import compare, lines_of
-from conformance.dialects.identify import drawn, hold, identify, size_of
-from conformance.implementations import Implementation, UnknownImplementation, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.lanes import LANES
-from conformance.power.faults import FAULTS, FaultyReference
-from conformance.recording import Subject
-from reference import DIALECTS, NEWEST, Dialect, Hyperparameters
+from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.commands import main
+from tal_conformance.commands.bisect import first_that_differs, listed, range_of
+from tal_conformance.commands.identify import drawn, hold, identify, size_of
+from tal_conformance.dialects.choices import conforms_to
+from tal_conformance.dialects.comparison import compare, lines_of
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.judgement.failure import Subject
+from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
+from tal_reference import DIALECTS, NEWEST, Dialect, Hyperparameters
 
 OLD = DIALECTS["ultralytics-8.4.127"]
 
@@ -25,10 +26,10 @@ OLD = DIALECTS["ultralytics-8.4.127"]
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer batches than a user's question is worth."""
-    monkeypatch.setattr("conformance.dialects.diff.LOOKED_AT", 3)
-    monkeypatch.setattr("conformance.dialects.diff.MEASURED", 10)
-    monkeypatch.setattr("conformance.dialects.identify.LOOKED_AT", 3)
-    monkeypatch.setattr("conformance.dialects.identify.SHRUNK", 60)
+    monkeypatch.setattr("tal_conformance.dialects.comparison.LOOKED_AT", 3)
+    monkeypatch.setattr("tal_conformance.dialects.comparison.MEASURED", 10)
+    monkeypatch.setattr("tal_conformance.commands.identify.LOOKED_AT", 3)
+    monkeypatch.setattr("tal_conformance.commands.identify.SHRUNK", 60)
 
 
 def speaking(dialect: Dialect, name: str = "reference", declares: Dialect | None = None) -> Implementation:
@@ -95,11 +96,11 @@ def adapter_of(dialect: Dialect) -> Callable[[str], Implementation]:
 @pytest.mark.parametrize("name", ["ultralytics-8.4.127", "ultralytics-8.0.51"])
 def test_identified(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """The dialect that it speaks explains all, every other one is refuted on a batch that is shown."""
-    monkeypatch.setattr("conformance.dialects.identify.find", adapter_of(DIALECTS[name]))
+    monkeypatch.setattr("tal_conformance.commands.identify.find", adapter_of(DIALECTS[name]))
     others = {
         each: DIALECTS[each] for each in ("ultralytics-8.4.190", "ultralytics-8.4.127", "ultralytics-8.0.51")
     }
-    monkeypatch.setattr("conformance.dialects.identify.DIALECTS", others)
+    monkeypatch.setattr("tal_conformance.commands.identify.DIALECTS", others)
     assert identify("mine") == 0
     said, progress = capsys.readouterr()
     assert [line.split(":")[0] for line in progress.splitlines()] == [f"... {each}" for each in others]
@@ -113,8 +114,10 @@ def test_nobody_explains_a_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     """The nearest dialect is named, with the clauses where it is left."""
     fault = next(each for each in FAULTS.values() if each.stage == "cls")
     adapter: Any = FaultyReference(fault)
-    monkeypatch.setattr("conformance.dialects.identify.find", lambda name: implementation_from(adapter, name))
-    monkeypatch.setattr("conformance.dialects.identify.DIALECTS", {NEWEST.name: NEWEST})
+    monkeypatch.setattr(
+        "tal_conformance.commands.identify.find", lambda name: implementation_from(adapter, name)
+    )
+    monkeypatch.setattr("tal_conformance.commands.identify.DIALECTS", {NEWEST.name: NEWEST})
     assert identify("mine") == 1
     said = capsys.readouterr().out
     assert "no known dialect explains it; nearest is ultralytics-8.4.190, which it leaves on " in said
@@ -129,9 +132,11 @@ def test_the_nearest_is_the_one_that_is_left_least(
 ):
     fault = next(each for each in FAULTS.values() if each.stage == "dfl")
     adapter: Any = FaultyReference(fault)
-    monkeypatch.setattr("conformance.dialects.identify.find", lambda name: implementation_from(adapter, name))
+    monkeypatch.setattr(
+        "tal_conformance.commands.identify.find", lambda name: implementation_from(adapter, name)
+    )
     others = {each: DIALECTS[each] for each in ("ultralytics-8.0.51", "ultralytics-8.4.190")}
-    monkeypatch.setattr("conformance.dialects.identify.DIALECTS", others)
+    monkeypatch.setattr("tal_conformance.commands.identify.DIALECTS", others)
     assert identify("mine") == 1
     assert "nearest is ultralytics-8.4.190, which it leaves on " in capsys.readouterr().out
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.dialects.choices import differ
-from conformance.test_dialects import smallest_difference
-from reference import DIALECTS, NEWEST, Dialect
+from tal_conformance.dialects.choices import differ
+from tal_conformance.suite.test_dialects import smallest_difference
+from tal_reference import DIALECTS, NEWEST, Dialect
 
 OF_THE_LOSS = replace(NEWEST, name="newest without a least sum", score_sum_floor=0.0)
 OTHERS = [dialect for dialect in DIALECTS.values() if dialect != NEWEST]

@@ -7,20 +7,22 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-
-from conformance.__main__ import main
-from conformance.batches import Batch, Recipe, Truth
-from conformance.batches.shipped import shipped
-from conformance.dialects.choices import Choice, choices_between, differ
-from conformance.dialects.diff import Difference, compare, lines_of, meets
-from conformance.dialects.page import page_path, sections_of, write_page
-from conformance.implementations import Implementation, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from reference import DIALECTS, NEWEST, Dialect
 from tests.reports.factory import HOSTILE
 
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.recorded import shipped
+from tal_conformance.batches.truths import Truth
+from tal_conformance.commands import main
+from tal_conformance.core.batch import Batch
+from tal_conformance.dialects.choices import Choice, choices_between, differ
+from tal_conformance.dialects.comparison import Difference, compare, lines_of, meets
+from tal_conformance.dialects.page import page_path, sections_of, write_page
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_reference import DIALECTS, NEWEST, Dialect
+
 RECORDED = [Batch.load(path) for path in shipped()]
-DIFF = "conformance.dialects.diff"
+DIFF = "tal_conformance.dialects.comparison"
 
 
 @pytest.fixture(autouse=True)

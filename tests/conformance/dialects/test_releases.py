@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from conformance.__main__ import main
-from conformance.dialects import releases
-from conformance.dialects.releases import (
+from tal_conformance.commands import eras as releases
+from tal_conformance.commands import main
+from tal_conformance.commands.eras import (
     Checked,
     cached,
     chosen,
@@ -20,11 +20,12 @@ from conformance.dialects.releases import (
     recipe_of,
     source_of,
 )
-from conformance.implementations import Implementation, UnknownImplementation, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.workers import Package
-from reference import Dialect
-from reference.eras import ERAS, dialect_of, era_of
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.workers.packages import Package
+from tal_reference import Dialect
+from tal_reference.eras import ERAS, dialect_of, era_of
 
 EVERY = [
     (8, 0, 0),

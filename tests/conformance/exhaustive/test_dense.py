@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from conformance.exhaustive.dense import (
+from tal_conformance.checks.exhaustive.chunks import look, uniqueness
+from tal_conformance.checks.exhaustive.dense_oracle import (
     Expected,
     assignment_holds,
     expected,
     owner_of,
     weights_of,
 )
-from conformance.exhaustive.packs import look, uniqueness
-from conformance.exhaustive.scope import SCOPES, Images, Scope
-from conformance.implementations import AssignerInputs, Assignment, find, observe
-from conformance.implementations.outcome import assigner_inputs
-from conformance.implementations.protocol import Stages
-from conformance.judgement import Diverges, Judgement, Uniqueness, judge
-from conformance.judgement.assignment import judge_assignment, oracle
-from conformance.judgement.choices import assignments
-from reference import NEWEST
+from tal_conformance.checks.exhaustive.scope import SCOPES, Images, Scope
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Stages
+from tal_conformance.core.verdicts import Diverges, Judgement, Uniqueness
+from tal_conformance.implementations.execute import assigner_inputs, observe
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.admissible import assignments
+from tal_conformance.judgement.assignment import judge_assignment, oracle
+from tal_conformance.judgement.judge import judge
+from tal_reference import NEWEST
 
 SAMPLE = 40
 by_name = pytest.mark.parametrize("scope", SCOPES.values(), ids=lambda scope: scope.name)

@@ -10,18 +10,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.conforming import Conformance
-from conformance.exhaustive import judging
-from conformance.exhaustive.judging import judge_scope, smallest
-from conformance.exhaustive.scope import CELLS, HALF_CELLS, LARGE, LEFT_UP, SCOPES, SMALL, Scope
-from conformance.implementations import AssignerInputs, Assignment, Implementation, Loss, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.implementations.ultralytics import UltralyticsAdapter
-from conformance.judgement import Verdict
-from conformance.power.faults import FAULTS
-from conformance.power.search import faulty
-from conformance.recording import Failure, Recorder, Subject
-from reports import RunLog, read_log
+from tal_conformance.checks.exhaustive import check as judging
+from tal_conformance.checks.exhaustive.check import judge_scope, smallest
+from tal_conformance.checks.exhaustive.scope import (
+    CELLS,
+    HALF_CELLS,
+    LARGE,
+    LEFT_UP,
+    SCOPES,
+    SMALL,
+    Scope,
+)
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.verdicts import Verdict
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.mutation.attack import faulty
+from tal_conformance.mutation.planted_faults import FAULTS
+from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.run_log import Recorder
+from tal_reports import RunLog, read_log
 
 TINY = Scope("tiny", (8,), (1, 2), CELLS, 2, (SMALL, LARGE), topk=1)
 """Two cells beside each other: three boxes of two classes."""

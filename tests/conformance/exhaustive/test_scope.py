@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conformance.batches.layout import anchors as anchors_of
-from conformance.batches.layout import boxes_around, decode, flatten, pixel_boxes
-from conformance.exhaustive.scope import CELLS, PROFILES, SCOPES, SMALL, Guess, Scope
-from conformance.judgement.inputs import converts_exactly
+from tal_conformance.checks.exhaustive.scope import CELLS, PROFILES, SCOPES, SMALL, Guess, Scope
+from tal_conformance.core.geometry import anchors as anchors_of
+from tal_conformance.core.geometry import boxes_around, decode, flatten, pixel_boxes
+from tal_conformance.judgement.decode import converts_exactly
 
 ENUMERATED = 15_000
 SMALL_SCOPES = [scope for scope in SCOPES.values() if len(scope) <= ENUMERATED]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.implementations import AssignerInputs, Assignment, Loss
-from conformance.implementations.reference import ReferenceAdapter
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 
 RIGHT = ReferenceAdapter()
 LATE = 500

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.batches import Batch
-from conformance.implementations import find
-from conformance.recording import Recorder
-from reports import read_log, render
-from reports.log import LogError
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.registry import find
+from tal_conformance.suite.run_log import Recorder
+from tal_reports import read_log, render
+from tal_reports.log.reader import LogError
 
 DOUBLES = Path(__file__).with_name("doubles.py")
 DRAWN = ("-k", "test_metric", "--examples", "10", "--device", "cpu")

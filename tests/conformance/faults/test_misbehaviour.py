@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.implementations import Implementation, ImplementationFailed, implementation_from, observe
-from conformance.judgement import Diverges, judge
-from conformance.processes import descendants
-from conformance.thorough import DRAWN
-from conformance.workers import RemoteAdapter, Worker
-from conformance.workers.process import MEMORY_VARIABLE, TIMEOUT_VARIABLE, Launch
-from reference import NEWEST
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.everything import DRAWN
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.processes import descendants
+from tal_conformance.core.verdicts import Diverges
+from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.workers.process import MEMORY_VARIABLE, TIMEOUT_VARIABLE, Launch, Worker
+from tal_conformance.implementations.workers.remote import RemoteAdapter
+from tal_conformance.judgement.judge import judge
+from tal_reference import NEWEST
 
 ROOT = Path(__file__).parents[3]
 DOUBLES = Path(__file__).with_name("doubles.py")

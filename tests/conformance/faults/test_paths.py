@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from conformance.implementations.stored import outcome_path
-from reports import render
-from reports.__main__ import main
-from reports.merge import merge
 from tests.reports import factory
+
+from tal_conformance.implementations.outcome_file import outcome_path
+from tal_reports import render
+from tal_reports.__main__ import main
+from tal_reports.analysis.merge import merge
 
 HOSTILE = (
     "../../escaped",

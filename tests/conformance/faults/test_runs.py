@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance.batches import Recipe
-from reports import read_log, render
-from reports.history import read_history
+from tal_conformance.batches.recipe import Recipe
+from tal_reports import read_log, render
+from tal_reports.analysis.history import read_history
 
 ROOT = Path(__file__).parents[3]
 DOUBLES = Path(__file__).with_name("doubles.py")

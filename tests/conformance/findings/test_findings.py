@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from conformance.findings import CorruptCatalogue, Finding, ScriptFailed, installed, read_findings, run_script
-from conformance.findings.catalogue import LONGEST, ROOM
+from tal_conformance.known_issues.findings import (
+    LONGEST,
+    ROOM,
+    CorruptCatalogue,
+    Finding,
+    ScriptFailed,
+    installed,
+    read_findings,
+    run_script,
+)
 
 FINDINGS = read_findings()
 ALLOWED = {"sys", "types", "torch", "ultralytics"}

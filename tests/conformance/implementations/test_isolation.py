@@ -5,22 +5,19 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.batches import Recipe, Truth
-from conformance.implementations import (
-    AssignerInputs,
-    Assignment,
-    ImplementationFailed,
-    find,
-    implementation_from,
-    observe,
-)
-from conformance.implementations.article import ArticleAdapter
-from conformance.implementations.isolation import (
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.implementations.adapters.article import ArticleAdapter
+from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.guards.torch_state import (
     StateChanged,
     official_code,
     torch_state,
     unchanged_torch_state,
 )
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.implementations.registry import find
 
 CHANGES: dict[str, Callable[[], object]] = {
     "default dtype": lambda: torch.set_default_dtype(torch.float64),

@@ -9,13 +9,14 @@ import pytest
 import torch
 from ultralytics.utils.loss import v8DetectionLoss
 
-from conformance.batches import Recipe, Truth
-from conformance.implementations.projects.coreyolo import CoreYOLO
-from conformance.implementations.projects.doclayout import DocLayoutYOLO
-from conformance.implementations.projects.libreyolo import LibreYOLO
-from conformance.implementations.projects.yolo9 import YOLO9
-from conformance.implementations.releases import ReleaseAdapter
-from conformance.implementations.ultralytics import UltralyticsAdapter, installed_release
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.implementations.adapters.coreyolo import CoreYOLO
+from tal_conformance.implementations.adapters.doclayout_yolo import DocLayoutYOLO
+from tal_conformance.implementations.adapters.libreyolo import LibreYOLO
+from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter, installed_release
+from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter
+from tal_conformance.implementations.adapters.yolo9 import YOLO9
 
 
 def alive(kind: type) -> int:

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.implementations import Implementation, implementation_from
-from conformance.implementations.noting import asked_of_loss, has_own_exponents
-from conformance.implementations.ultralytics import UltralyticsAdapter, load_release
-from conformance.recording import Failure
-from conformance.thorough import check
-from reference import Hyperparameters
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.everything import check
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.adapters.stage_recorder import asked_of_loss, has_own_exponents
+from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter, load_release
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.judgement.failure import Failure
+from tal_reference import Hyperparameters
 
 CROWD: Batch = Recipe(
     images=((Truth("huge"), Truth("tiny"), Truth("huge", size=(9, 9))), (Truth("ordinary"),)),

@@ -13,21 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.implementations import (
-    AssignerInputs,
-    Assignment,
-    Implementation,
-    ImplementationFailed,
-    Loss,
-    Stages,
-    assigner_inputs,
-    implementation_from,
-    observe,
-)
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.judgement import Diverges, Verdict, judge
-from reference import NEWEST, Head, Hyperparameters
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.core.verdicts import Diverges, Verdict
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.execute import ImplementationFailed, assigner_inputs, observe
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.judgement.judge import judge
+from tal_reference import NEWEST, Head, Hyperparameters
 
 RECIPE = Recipe(
     images=((Truth("huge"), Truth("huge", label=1, size=(9, 9))), (Truth("ordinary"),)),

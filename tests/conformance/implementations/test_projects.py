@@ -9,17 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.batches import Recipe, Truth
-from conformance.dialects.choices import conforms_to, failure
-from conformance.implementations import Implementation, UnknownImplementation, find
-from conformance.implementations.projects import PROJECTS, project, table
-from conformance.implementations.projects.libreyolo import LibreYOLO, Scores, assignment_of, padded
-from conformance.implementations.projects.yolo9 import YOLO9, Heard, weighted
-from conformance.implementations.registry import OTHER_PROJECTS
-from conformance.ledger import BUNDLED, read_ledger
-from conformance.recording import Subject
-from conformance.workers import Package, Unavailable
-from reference import DIALECTS, Head, Hyperparameters
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.dialects.choices import conforms_to, failure
+from tal_conformance.implementations import projects as table
+from tal_conformance.implementations.adapters.libreyolo import (
+    LibreYOLO,
+    Scores,
+    assignment_of,
+    padded,
+)
+from tal_conformance.implementations.adapters.yolo9 import YOLO9, Heard, weighted
+from tal_conformance.implementations.errors import Unavailable, UnknownImplementation
+from tal_conformance.implementations.projects import PROJECTS, project
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import OTHER_PROJECTS, find
+from tal_conformance.implementations.workers.packages import Package
+from tal_conformance.judgement.failure import Subject
+from tal_conformance.known_issues.ledger import BUNDLED, read_ledger
+from tal_reference import DIALECTS, Head, Hyperparameters
 
 
 def test_every_project_has_a_name_to_ask_for_and_a_dialect():

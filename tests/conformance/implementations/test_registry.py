@@ -8,20 +8,15 @@ from typing import Any
 
 import pytest
 
-from conformance.conftest import Run, find_implementations
-from conformance.implementations import (
-    REGISTERED,
-    AssignerInputs,
-    Assignment,
-    ProtocolViolation,
-    UnknownImplementation,
-    find,
-    implementation_from,
-    ultralytics,
-)
-from conformance.recording import Recorder
-from reference import ARTICLE, DIALECTS, NEWEST, Dialect
-from reports import RunLog
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.implementations.adapters import ultralytics
+from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.implementations.registry import REGISTERED, find
+from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.session import Run, find_implementations
+from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
+from tal_reports import RunLog
 
 ADAPTER = """
 class Adapter:

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.batches import Recipe, Truth
-from conformance.dialects.choices import conforms_to
-from conformance.implementations import find
-from conformance.recording import Subject
-from reference import DIALECTS
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.dialects.choices import conforms_to
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Subject
+from tal_reference import DIALECTS
 
 CROWD = Recipe(
     images=((Truth("ordinary"), Truth("overlapping"), Truth("tiny")), (), (Truth("huge"),)),

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.batches import Recipe, Truth
-from conformance.conforming import conform
-from conformance.implementations import find
-from conformance.judgement.bounds import gradient_range
-from conformance.recording import Subject
-from reference.boxes import ciou
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.reference import conform
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.bounds import gradient_range
+from tal_conformance.judgement.failure import Subject
+from tal_reference.boxes import ciou
 
 PAIRS, SAMPLES = 200, 1000
 ONCE_OUT_OF_BOUNDS = {

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conformance.judgement import Mismatch
-from conformance.judgement.choices import (
+from tal_conformance.core.verdicts import Mismatch
+from tal_conformance.judgement.admissible import (
     Keeps,
     Owners,
     Range,
@@ -26,7 +26,7 @@ from conformance.judgement.choices import (
     may_own,
     top_k_choices,
 )
-from conformance.judgement.shown import check_selection
+from tal_conformance.judgement.assignment_stages import check_selection
 
 Outcome = tuple[int, ...]
 """Owner of each anchor; -1 on background."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.judgement import Mismatch, Verdict
-from conformance.judgement.comparators import (
+from tal_conformance.core.verdicts import Mismatch, Verdict
+from tal_conformance.judgement.comparators import (
     SHOWN,
     all_finite,
     equal,

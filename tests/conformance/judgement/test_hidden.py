@@ -10,17 +10,20 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.conforming import conform
-from conformance.implementations import AssignerInputs, Assignment, Implementation, Loss, implementation_from
-from conformance.implementations.rearranged import Rearranged
-from conformance.judgement import State, Verdict
-from conformance.judgement.hidden import Fits
-from conformance.lanes import LANES
-from conformance.power import FAULTS, FaultyReference
-from conformance.power.run import HIDDEN, INVISIBLE, OPEN
-from conformance.power.search import attack
-from conformance.recording import Failure, Subject
+from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.reference import conform
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.verdicts import State, Verdict
+from tal_conformance.implementations.adapters.reordered import Rearranged
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.judgement.assignment_inferred import Fits
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.mutation.attack import attack
+from tal_conformance.mutation.plant import HIDDEN, INVISIBLE, OPEN
+from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
 
 UNSEEN = INVISIBLE[HIDDEN] | OPEN[HIDDEN]
 """Faults that no loss and no gradient shows, on the batches that are drawn."""

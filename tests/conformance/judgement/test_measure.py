@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from conformance.__main__ import main
 from tests.conformance.commands import run
 
+from tal_conformance.commands import main
+
 FAILS = """
-from conformance.implementations.reference import ReferenceAdapter
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 
 
 class Fails(ReferenceAdapter):

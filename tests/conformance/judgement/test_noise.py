@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from conformance.batches import Recipe, Truth
-from conformance.judgement.noise import ROUNDS, RoundingNoise
-from reference import detection_loss
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.training.rounding_noise import ROUNDS, RoundingNoise
+from tal_reference import detection_loss
 
 EXACT = {
     *("floor_divide", "remainder"),  # of the anchors' whole numbers

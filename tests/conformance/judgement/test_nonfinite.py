@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.batches import Recipe, Truth
-from conformance.batches.nonfinite import NotFinite
-from conformance.conforming import conform
-from conformance.implementations import Loss, find, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.judgement.nonfinite import judge_nonfinite
-from conformance.recording import Failure, Subject
+from tal_conformance.batches.non_finite import NotFinite
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.reference import conform
+from tal_conformance.core.outcome import Loss
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.non_finite import judge_nonfinite
 
 RECIPE = Recipe(images=((Truth("ordinary"),), (Truth("huge"),)), cells=(5, 5), predictions="near")
 INSIDE, OUTSIDE = 0, 24

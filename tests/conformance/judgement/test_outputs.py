@@ -2,12 +2,14 @@
 
 import pytest
 
-from conformance.batches import Copy, Recipe, Truth
-from conformance.conforming import conform
-from conformance.implementations import implementation_from
-from conformance.power import FAULTS, FaultyReference
-from conformance.recording import Failure, Subject
-from reference import Hyperparameters
+from tal_conformance.batches.predictions import Copy
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.reference import conform
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
+from tal_reference import Hyperparameters
 
 LONE = {
     "one positive": Recipe(images=((Truth("ordinary"),),), predictions="near"),

@@ -6,19 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.batches import Batch
-from conformance.batches.training import RecordedTraining, Schedule, recorded_training
-from conformance.implementations import (
-    Implementation,
-    ImplementationFailed,
-    Loss,
-    find,
-    implementation_from,
-    observe,
-)
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.judgement import Diverges, judge, training
-from conformance.judgement.training import (
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Loss
+from tal_conformance.core.verdicts import Diverges
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.judge import judge
+from tal_conformance.training import compare as training
+from tal_conformance.training.compare import (
     Control,
     Ended,
     Reference,
@@ -31,7 +28,8 @@ from conformance.judgement.training import (
     reference_training,
     same_choice,
 )
-from reference import ARTICLE, NEWEST, Head, Hyperparameters, detection_loss
+from tal_conformance.training.yolov8n import RecordedTraining, Schedule, recorded_training
+from tal_reference import ARTICLE, NEWEST, Head, Hyperparameters, detection_loss
 
 SMALL = Schedule(steps=30, recorded=(0, 29), sizes=((64, 96),), pool=2)
 STEPS = 4

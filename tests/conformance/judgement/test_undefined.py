@@ -7,20 +7,24 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.conforming import conform
-from conformance.implementations import Implementation, Loss, find, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.implementations.ultralytics import UltralyticsAdapter
-from conformance.judgement import State
-from conformance.judgement.judge import assigns_numbers
-from conformance.recording import Failure, Subject
-from conformance.refusals import can_be_related, has_a_loss
-from conformance.relations import Relation, SaysNothing
-from conformance.relations.changes import Changed, Pair, Plan
-from conformance.relations.looks import unchanged
-from conformance.thorough import thoroughly
-from reference import NEWEST, Head, detection_loss
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.everything import thoroughly
+from tal_conformance.checks.reference import conform
+from tal_conformance.checks.relations.relations import Relation, SaysNothing
+from tal_conformance.checks.relations.transformations import Changed, Pair, Plan
+from tal_conformance.checks.relations.views import unchanged
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Loss
+from tal_conformance.core.verdicts import State
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.judge import assigns_numbers
+from tal_conformance.judgement.rejection import can_be_related, has_a_loss
+from tal_reference import NEWEST, Head, detection_loss
 
 INSIDE_OUT = Recipe(
     images=((Truth("zero_area", at=(8, 12)),),), cells=(2, 5), strides=(4, 8, 16), reg_max=1, predictions="near",

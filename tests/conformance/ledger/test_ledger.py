@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 
-from conformance.batches import HAZARDS, Recipe, Truth
-from conformance.conforming import Conformance
-from conformance.conftest import Run, note_ledger
-from conformance.implementations import Loss, implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.judgement import Verdict
-from conformance.ledger import BUNDLED, CorruptLedger, Entry, read_ledger, standings
-from conformance.ledger.predicates import PREDICATES
-from conformance.ledger.standing import State
-from conformance.recording import Failure, Recorder, Subject
-from reference import DIALECTS, NEWEST
-from reports import RunLog, read_log, render, summarise
+from tal_conformance.batches.hazards import HAZARDS
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.outcome import Loss
+from tal_conformance.core.verdicts import Verdict
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.known_issues.ledger import BUNDLED, CorruptLedger, Entry, read_ledger
+from tal_conformance.known_issues.predicates import PREDICATES
+from tal_conformance.known_issues.standing import State, standings
+from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.session import Run, note_ledger
+from tal_reference import DIALECTS, NEWEST
+from tal_reports import RunLog, read_log, render, summarise
 
 ROOT = Path(__file__).parents[3]
 TODAY = date(2026, 1, 1)
@@ -202,7 +206,7 @@ def test_the_bundled_ledger_can_be_read():
 
 
 MINE = """
-from conformance.implementations.reference import ReferenceAdapter
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from reference import DIALECTS, NEWEST
 
 class Mine:

@@ -1,6 +1,6 @@
 """The suite can fail: every fault of the catalogue is found by the gating profile, at its stage, and shrinks.
 
-What is run here is the suite's own tests with the gating profile's batches (`conformance.power.search`).
+What is run here is the suite's own tests with the gating profile's batches (`tal_conformance.mutation.attack`).
 """
 
 import re
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase
 
-import reference
-from conformance.implementations import Implementation, find
-from conformance.options import PROFILES
-from conformance.power import FAULTS
-from conformance.power.faults import LANES_OF_STAGES
-from conformance.power.search import ASSIGNED, MODULES, Hit, attack, faulty
+import tal_reference
+from tal_conformance.checks.profiles import PROFILES
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import find
+from tal_conformance.mutation.attack import ASSIGNED, MODULES, Hit, attack, faulty
+from tal_conformance.mutation.planted_faults import FAULTS, LANES_OF_STAGES
 
 ISSUE = {
     "inclusive border": "inclusive_border",
@@ -132,7 +132,7 @@ def looked_up(name: str) -> object:
 
 def test_every_clause_has_at_least_two_faults():
     """Of specification sections 1 to 5, as the reference cites them."""
-    folder = Path(reference.__file__).parent
+    folder = Path(tal_reference.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))
     assert len(cited) > 25

@@ -13,16 +13,24 @@ from typing import Any
 import pytest
 import torch
 
-import reference
-from conformance.__main__ import main
-from conformance.implementations import find
-from conformance.power import matrix
-from conformance.power.forked import Ended, in_processes, start, tried
-from conformance.power.mutants import Mutant, Place, fingerprint, mutants_of, operators, places, statement_at
-from conformance.power.targets import OFFICIAL, official, watching
-from conformance.power.targets import reference as reference_target
-from conformance.power.trials import FIRST, Known, Trial, collected, in_turn, same
-from reference import NEWEST
+import tal_reference
+from tal_conformance.commands import main
+from tal_conformance.implementations.registry import find
+from tal_conformance.mutation import kill_matrix as matrix
+from tal_conformance.mutation.operators import (
+    Mutant,
+    Place,
+    fingerprint,
+    mutants_of,
+    operators,
+    places,
+    statement_at,
+)
+from tal_conformance.mutation.process_pool import Ended, in_processes, start, tried
+from tal_conformance.mutation.targets import OFFICIAL, official, watching
+from tal_conformance.mutation.targets import reference as reference_target
+from tal_conformance.mutation.trials import FIRST, Known, Trial, collected, in_turn, same
+from tal_reference import NEWEST
 
 pytest.importorskip("cosmic_ray")
 
@@ -181,12 +189,12 @@ def test_official_places_are_all_found():
 
 
 def test_the_judge_keeps_its_reference():
-    before = {name: vars(reference)[name] for name in reference.__all__}
+    before = {name: vars(tal_reference)[name] for name in tal_reference.__all__}
     modules = {name: value for name, value in sys.modules.items() if name.startswith("reference")}
     target = reference_target()
-    assert {name: vars(reference)[name] for name in reference.__all__} == before
+    assert {name: vars(tal_reference)[name] for name in tal_reference.__all__} == before
     assert {name: value for name, value in sys.modules.items() if name.startswith("reference")} == modules
-    ours = vars(sys.modules["reference.assignment"])["top_k"]
+    ours = vars(sys.modules["tal_reference.assignment"])["top_k"]
     copied = next(place for place in target.places if place.function == "top_k")
     assert copied.live is not getattr(ours, "__wrapped__", ours)
 
@@ -223,7 +231,7 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "conformance", "power", "--mutants", "reference", "--examples", "4",
          "--only", "*.boxes_around ReplaceBinaryOperator_Sub_Add *", "--report-dir", str(tmp_path)],
-        cwd=Path(reference.__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
+        cwd=Path(tal_reference.__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "reference: 1 mutants: 1 killed" in done.stdout
@@ -236,12 +244,12 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
 def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
     """In an interpreter of its own: how much is generated is set once."""
     code = (
-        "import sys; from pathlib import Path; from conformance.power.prove import prove; "
+        "import sys; from pathlib import Path; from tal_conformance.commands.mutation import prove; "
         "sys.exit(prove(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        cwd=Path(reference.__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
+        cwd=Path(tal_reference.__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = tmp_path.glob("2*")
@@ -285,7 +293,7 @@ class Exits:
 
 @pytest.mark.parametrize(("how", "stage"), [("dies", "death"), ("hangs", "hang"), ("eats memory", "error")])
 def test_one_that_ends_its_process_is_killed(how: str, stage: str, batches: list[Trial]):
-    from conformance.implementations import implementation_from
+    from tal_conformance.implementations.protocol import implementation_from
 
     child = start(lambda: implementation_from(Exits(how), "exits"), batches, patience=1)
     _, status = os.waitpid(child.pid, 0)
@@ -338,7 +346,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path):
 
 def test_history_is_found_both_ways():
     names = ["ultralytics-8.0.6", "ultralytics-8.0.51"]
-    dialects = reference.DIALECTS
+    dialects = tal_reference.DIALECTS
     batches = trials(4)
     for one, other in (names, names[::-1]):
         ended = tried(matrix.held(dialects[one], dialects[other]), batches)

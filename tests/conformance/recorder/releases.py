@@ -3,17 +3,18 @@
 import sys
 from pathlib import Path
 
-from conformance.implementations.hermetic import isolate
+from tal_conformance.implementations.ultralytics_environment import isolate
 
 isolate()
 import torch  # noqa: E402
 
-from conformance.batches import Recipe, Truth  # noqa: E402
-from conformance.implementations.fetching import IMPORTS, STAND_INS, chosen  # noqa: E402
-from conformance.implementations.releases import ReleaseAdapter, parsed  # noqa: E402
-from conformance.recorder import recording  # noqa: E402
-from conformance.workers import Package, fetched  # noqa: E402
-from conformance.workers.child import stand_in  # noqa: E402
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth  # noqa: E402
+from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter, parsed  # noqa: E402
+from tal_conformance.implementations.releases import IMPORTS, STAND_INS, chosen  # noqa: E402
+from tal_conformance.implementations.workers.child import stand_in  # noqa: E402
+from tal_conformance.implementations.workers.packages import Package, fetched  # noqa: E402
+from tal_conformance.training.recorder import recording  # noqa: E402
 
 
 def main(version: str, folder: str) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conformance.batches import Batch
-from conformance.batches.shipped import shipped
-from conformance.recorder.drawn import COLOURS, SIDE, drawn
+from tal_conformance.batches.recorded import shipped
+from tal_conformance.core.batch import Batch
+from tal_conformance.training.rectangles import COLOURS, SIDE, drawn
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,7 +48,7 @@ def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
     if said != {f"recorded: ultralytics {ultralytics.__version__}"}:
         pytest.skip(f"other releases augment otherwise; shipped is {said}")
     done = subprocess.run(
-        [sys.executable, "-m", "conformance.recorder.drawn", tmp_path / "made"],
+        [sys.executable, "-m", "tal_conformance.training.rectangles", tmp_path / "made"],
         check=False,
         cwd=ROOT,
         capture_output=True,
@@ -71,7 +71,7 @@ def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
 )
 def test_bad_usage_is_told(arguments: list[str], says: str):
     done = subprocess.run(
-        [sys.executable, "-m", "conformance.recorder.drawn", *arguments],
+        [sys.executable, "-m", "tal_conformance.training.rectangles", *arguments],
         check=False,
         cwd=ROOT,
         capture_output=True,

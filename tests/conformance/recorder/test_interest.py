@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from conformance.recorder.interest import EVERY, FIRST, LARGEST, MOST, NO_GT, SMALLEST, Facts, Interest
+from tal_conformance.training.selection import (
+    EVERY,
+    FIRST,
+    LARGEST,
+    MOST,
+    NO_GT,
+    SMALLEST,
+    Facts,
+    Interest,
+)
 
 USUAL = Facts(truths=10, smallest=0.01, total=5.0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.batches import Batch
+from tal_conformance.core.batch import Batch
 
 ROOT = Path(__file__).parents[3]
 TRAINING = """
@@ -141,7 +141,7 @@ def test_a_training_of_ultralytics_learns_the_same_with_and_without(tmp_path: Pa
 import hashlib, sys
 from pathlib import Path
 import torch
-from conformance.recorder.drawn import training_options, write_dataset
+from tal_conformance.training.rectangles import training_options, write_dataset
 from ultralytics import YOLO
 from ultralytics.utils import ROOT
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.implementations.hermetic import isolate
-from conformance.implementations.isolation import official_code
-from conformance.implementations.releases import ReleaseAdapter
-from conformance.recorder import Call, CannotRecord, Recording, feature_maps_of, listening, recording
-from conformance.recorder.calls import official_loss
-from reference import Hyperparameters
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter
+from tal_conformance.implementations.guards.torch_state import official_code
+from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.training.capture import Call, CannotRecord, feature_maps_of, listening, official_loss
+from tal_conformance.training.recorder import Recording, recording
+from tal_reference import Hyperparameters
 
 isolate()
 CROWDED = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=3, predictions="near")
@@ -155,7 +157,7 @@ def test_a_recorder_that_fails_says_so_once_and_the_training_goes_on(
     def full(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr("conformance.batches.casefile.save_file", full)
+    monkeypatch.setattr("tal_conformance.core.case_file.save_file", full)
     expected = step(CROWDED.build())
     with recording(tmp_path, every=1) as recorded:
         assert all(torch.equal(step(CROWDED.build()), expected) for _ in range(3))
@@ -169,7 +171,7 @@ def test_a_recorder_that_fails_says_so_once_and_the_training_goes_on(
 def test_a_release_that_calls_its_loss_otherwise_is_no_failure(
     step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("conformance.recorder.calls._plain", lambda predictions: 1 / 0)
+    monkeypatch.setattr("tal_conformance.training.capture._plain", lambda predictions: 1 / 0)
     with recording(tmp_path) as recorded:
         step(CROWDED.build())
     assert recorded.over == "ZeroDivisionError: division by zero"
@@ -259,7 +261,7 @@ def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monk
         def synchronize(self) -> None:
             waited.append(1)
 
-    import conformance.recorder.training as room
+    import tal_conformance.training.recorder as room
 
     numbers = room._numbers
     monkeypatch.setattr(room, "_numbers", lambda call: (numbers(call)[0], Event()))

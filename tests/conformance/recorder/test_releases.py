@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from conformance.batches import Batch
-from conformance.implementations.releases import FIRST_HOUSE, PRESENT_HOUSE, TRAINERS_LOSS, place_of
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.adapters.ultralytics_release import (
+    FIRST_HOUSE,
+    PRESENT_HOUSE,
+    TRAINERS_LOSS,
+    place_of,
+)
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("releases.py")

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.recorder.interest import EVERY, FIRST, LARGEST, MOST, NO_GT
-from conformance.recorder.shelf import HEADER, Shelf
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.training.selection import EVERY, FIRST, LARGEST, MOST, NO_GT
+from tal_conformance.training.store import HEADER, Shelf
 
 BATCHES = [
     Recipe(((Truth("ordinary", at=(column, row)),),), cells=(16, 16)).build()

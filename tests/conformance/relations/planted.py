@@ -6,21 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import reference.anchors
-import reference.assignment
-import reference.loss
-from conformance.implementations.protocol import AssignerInputs, Assignment, Loss
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.power import FAULTS, Fault, FaultyReference
-from reference import GroundTruths, Predictions, Targets
-from reference.assignment import NORMALISATION_EPS
+import tal_reference.anchors
+import tal_reference.assignment
+import tal_reference.loss
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.mutation.planted_faults import FAULTS, Fault, FaultyReference
+from tal_reference import GroundTruths, Predictions, Targets
+from tal_reference.assignment import NORMALISATION_EPS
 
-_loss_items = reference.loss.loss_items
-_cls_loss = reference.loss.cls_loss
-_assign_images = reference.loss.assign_images
-_make_anchors = reference.loss.make_anchors
-_targets_of = reference.assignment.targets_of
-_top_k = reference.assignment.top_k
+_loss_items = tal_reference.loss.loss_items
+_cls_loss = tal_reference.loss.cls_loss
+_assign_images = tal_reference.loss.assign_images
+_make_anchors = tal_reference.loss.make_anchors
+_targets_of = tal_reference.assignment.targets_of
+_top_k = tal_reference.assignment.top_k
 
 
 def planted(replaces: dict[str, Any], stage: str = "normalisation") -> Fault:
@@ -40,7 +40,7 @@ def items_over(own_sum: Any) -> Any:
 
 def half_open(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
     """An anchor on the left or top border is a candidate, one on the right or bottom border is none."""
-    boxes = reference.assignment.widened(truths.boxes, floor)[:, None]
+    boxes = tal_reference.assignment.widened(truths.boxes, floor)[:, None]
     inside = (centres >= boxes[..., :2]) & (centres < boxes[..., 2:])
     return inside.all(-1) & truths.real[:, None]
 
@@ -81,7 +81,7 @@ class Stale:
 
     @classmethod
     def background(
-        cls, truths: GroundTruths, anchors: int, _honest: Any = reference.assignment.background
+        cls, truths: GroundTruths, anchors: int, _honest: Any = tal_reference.assignment.background
     ) -> Targets:
         return cls.last or _honest(truths, anchors)
 
@@ -99,22 +99,26 @@ PLANTED: list[tuple[str, str, Fault]] = [
     (
         "META-IMAGE-PERMUTATION",
         "N of the first image",
-        planted({"reference.loss.loss_items": items_over(lambda scores: scores[0].sum().clamp(min=1))}),
+        planted({"tal_reference.loss.loss_items": items_over(lambda scores: scores[0].sum().clamp(min=1))}),
     ),
-    ("META-IMAGE-PERMUTATION", "images mixed up", planted({"reference.loss.assign_images": images_reversed})),
+    (
+        "META-IMAGE-PERMUTATION",
+        "images mixed up",
+        planted({"tal_reference.loss.assign_images": images_reversed}),
+    ),
     ("META-PADDING", "padding is taken for ground truths", FAULTS["padding_leaks"]),
     ("META-SPLIT", "the mean cross-entropy", FAULTS["mean_cross_entropy"]),
     ("META-SPLIT", "N for each image", FAULTS["score_sum_an_image"]),
     ("META-SPLIT", "N below 1", FAULTS["score_sum_not_clamped"]),
     ("META-SPLIT", "B left out", FAULTS["missing_batch_size"]),
-    ("META-MIRROR", "half-open borders", planted({"reference.assignment.candidates_of": half_open})),
-    ("META-MIRROR", "anchors at corners", planted({"reference.loss.make_anchors": cell_corners})),
+    ("META-MIRROR", "half-open borders", planted({"tal_reference.assignment.candidates_of": half_open})),
+    ("META-MIRROR", "anchors at corners", planted({"tal_reference.loss.make_anchors": cell_corners})),
     (
         "META-CLASS-RENAMING",
         "class 0 is no class",
         planted(
             {
-                "reference.annotations.GroundTruths.real": property(
+                "tal_reference.annotations.GroundTruths.real": property(
                     lambda self: (self.boxes.sum(-1) > 0) & (self.labels > 0)
                 )
             }
@@ -124,7 +128,7 @@ PLANTED: list[tuple[str, str, Fault]] = [
         "META-EMPTY-IMAGE",
         "N counts images",
         planted(
-            {"reference.loss.loss_items": items_over(lambda scores: scores.sum().clamp(min=len(scores)))}
+            {"tal_reference.loss.loss_items": items_over(lambda scores: scores.sum().clamp(min=len(scores)))}
         ),
     ),
     (
@@ -132,29 +136,29 @@ PLANTED: list[tuple[str, str, Fault]] = [
         "targets of the image before",
         planted(
             {
-                "reference.loss.assign_images": Stale.assign_images,
-                "reference.assignment.targets_of": Stale.targets_of,
-                "reference.assignment.background": Stale.background,
+                "tal_reference.loss.assign_images": Stale.assign_images,
+                "tal_reference.assignment.targets_of": Stale.targets_of,
+                "tal_reference.assignment.background": Stale.background,
             }
         ),
     ),
     (
         "META-UNREACHABLE-CLASS",
         "softmax for sigmoid",
-        planted({"reference.loss.assign_images": softmax_for_sigmoid}),
+        planted({"tal_reference.loss.assign_images": softmax_for_sigmoid}),
     ),
     (
         "META-UNREACHABLE-CLASS",
         "cross-entropy averaged over classes",
         planted(
             {
-                "reference.loss.cls_loss": lambda logits, at, scores: (
+                "tal_reference.loss.cls_loss": lambda logits, at, scores: (
                     _cls_loss(logits, at, scores) / logits.shape[2]
                 )
             }
         ),
     ),
-    ("META-SCORE-RANGE", "over the mean", planted({"reference.assignment.normalised": over_the_mean})),
+    ("META-SCORE-RANGE", "over the mean", planted({"tal_reference.assignment.normalised": over_the_mean})),
     ("META-BEST-SCORE", "not scaled by the overlap", FAULTS["not_scaled_by_overlap"]),
     ("META-BEST-SCORE", "before contested anchors are settled", FAULTS["weights_before_conflict"]),
     ("META-BEST-SCORE", "clamped for added eps", FAULTS["clamped_for_added_eps"]),
@@ -218,8 +222,8 @@ class BreaksTiesAtRandom(ReferenceAdapter):
         self.source = torch.Generator().manual_seed(1)
         self.fault = planted(
             {
-                "reference.assignment.top_k": self.top_k,
-                "reference.assignment.settle_contested": self.settle_contested,
+                "tal_reference.assignment.top_k": self.top_k,
+                "tal_reference.assignment.settle_contested": self.settle_contested,
             }
         )
 

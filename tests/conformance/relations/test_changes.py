@@ -5,11 +5,14 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from conformance.batches import Batch, Recipe, Truth, recipes
-from conformance.batches.layout import anchors as layout_anchors
-from conformance.batches.layout import decode, flatten, pixel_boxes
-from conformance.relations import changes
-from conformance.relations.changes import Changed, Plan
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.relations import transformations as changes
+from tal_conformance.checks.relations.transformations import Changed, Plan
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.geometry import anchors as layout_anchors
+from tal_conformance.core.geometry import decode, flatten, pixel_boxes
 
 CHANGES = {
     change.__name__: change

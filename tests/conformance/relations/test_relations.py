@@ -10,19 +10,22 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-
-from conformance.batches import Batch, Recipe, Truth, recipes
-from conformance.implementations import find as find_implementation
-from conformance.implementations import implementation_from
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.judgement import Verdict
-from conformance.lanes import LANES
-from conformance.power import Fault, FaultyReference
-from conformance.recording import Failure, Subject
-from conformance.refusals import can_be_related
-from conformance.relations import RELATIONS, NotShown, SaysNothing
-from reference import DIALECTS, Dialect, WeightsMeet
 from tests.conformance.relations.planted import HONEST, PLANTED, LossAlone
+
+from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.relations.relations import RELATIONS, NotShown, SaysNothing
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import Verdict
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.implementations.registry import find as find_implementation
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.rejection import can_be_related
+from tal_conformance.mutation.planted_faults import Fault, FaultyReference
+from tal_reference import DIALECTS, Dialect, WeightsMeet
 
 QUICK = settings(
     max_examples=300, derandomize=True, database=None, deadline=None, phases=[Phase.generate],

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.implementations.protocol import EVERY, AssignerInputs, Assignment, Loss
-from conformance.implementations.reference import ReferenceAdapter
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import EVERY
 
 
 class Right(ReferenceAdapter):

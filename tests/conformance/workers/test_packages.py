@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from conformance.implementations import UnknownImplementation, find
-from conformance.workers import Package, Unavailable, fetched, packages
-from conformance.workers.packages import FOLDER_VARIABLE, cache_folder, damage
+from tal_conformance.core.cache import FOLDER_VARIABLE, cache_folder, damage
+from tal_conformance.implementations.errors import Unavailable, UnknownImplementation
+from tal_conformance.implementations.registry import find
+from tal_conformance.implementations.workers import packages
+from tal_conformance.implementations.workers.packages import Package, fetched
 
 SMALL = Package("tal-conformance-test-package", "1.2.3")
 FILES = {
@@ -85,7 +87,7 @@ def test_a_damaged_copy_without_an_index(index: Path):
 def test_two_at_once(index: Path):
     """Two processes want the same package: both get it whole, and it is fetched once."""
     script = (
-        "import sys; from pathlib import Path; from conformance.workers import packages as p\n"
+        "import sys; from pathlib import Path; from tal_conformance.implementations.workers import packages as p\n"
         "install = p.install\n"
         "def counted(*a):\n"
         "    Path(sys.argv[1]).open('a').write('x'); install(*a)\n"

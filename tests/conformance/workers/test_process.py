@@ -12,15 +12,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from conformance.batches import Batch, Recipe, Truth
-from conformance.implementations import Implementation, ImplementationFailed, implementation_from, observe
-from conformance.implementations.reference import ReferenceAdapter
-from conformance.implementations.stored import named_tensors
-from conformance.judgement import Diverges, judge
-from conformance.workers import RemoteAdapter, Unavailable, Worker, WorkerFailed
-from conformance.workers.process import TIMEOUT_VARIABLE, Launch, default_timeout
-from conformance.workers.remote import question
-from reference import NEWEST
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome_tensors import named_tensors
+from tal_conformance.core.verdicts import Diverges
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.errors import Unavailable
+from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.workers.process import (
+    TIMEOUT_VARIABLE,
+    Launch,
+    Worker,
+    WorkerFailed,
+    default_timeout,
+)
+from tal_conformance.implementations.workers.remote import RemoteAdapter, question
+from tal_conformance.judgement.judge import judge
+from tal_reference import NEWEST
 
 EMPTY = Recipe().build()
 FULL = Recipe(

@@ -1,0 +1,129 @@
+"""Lanes: what each test of the suite draws. Tests take their strategy here, and so does what proves their power."""
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import SMALL, STRIDES, recipes
+from tal_conformance.batches.truths import Truth
+from tal_reference import Hyperparameters
+
+ONE_TO_ONE = st.sampled_from(
+    [
+        Hyperparameters(topk2=1),
+        Hyperparameters(topk=7, topk2=1),
+        Hyperparameters(topk2=3),
+        Hyperparameters(topk=4, topk2=4),
+    ]
+)
+"""Heads that keep few of their anchors: end-to-end heads of official models have topk 7 and topk2 1. Equal numbers keep
+all (TAL-CONF-2)."""
+
+KEEPS_MORE = st.sampled_from([Hyperparameters(topk2=11), Hyperparameters(topk=7, topk2=8)])
+"""More than k are kept by a ground truth that wins contested anchors which it did not take: in one batch of fifteen one
+has more than even topk2."""
+
+OTHER_NUMBERS = st.sampled_from(
+    [
+        Hyperparameters(topk=5),
+        Hyperparameters(box_gain=1.0, cls_gain=2.0, dfl_gain=0.25),
+        Hyperparameters(topk=13, box_gain=5.0, cls_gain=1.0, dfl_gain=1.0),
+        Hyperparameters(topk=1),
+    ]
+)
+"""Other k and gains than the usual ones: an implementation that has them built in is found out here. With many ground
+truths that ANN-3 drops: official code drops what they take by counting it k times, which a k of 1 is not."""
+
+OTHER_EXPONENTS = st.sampled_from(
+    [
+        Hyperparameters(alpha=1.0),
+        Hyperparameters(beta=4.0),
+        Hyperparameters(alpha=1.0, beta=2.0, topk=13),
+        Hyperparameters(topk=1, beta=1.0),
+        Hyperparameters(alpha=2.0, topk=5),
+    ]
+)
+"""For assigners alone: TAL-MET-1 fixes those of the detection loss."""
+
+FEW_OVERLAPS = recipes(
+    kinds=("huge",), predictions=("random", "saturated", "near"), strides=((8,), (16, 32)), max_truths=3
+)
+"""Ground truths that hold nearly every anchor, of which few overlap them: candidates with t = 0 must be taken too."""
+
+LANES: dict[str, SearchStrategy[Recipe]] = {
+    "decoding": recipes(bins=(16, 2, 4, 8, 32, 1), predictions=("random", "saturated", "constant", "near")),
+    "annotations": recipes(outside=True),
+    "borders": recipes(kinds=("edge_on_centre", "ordinary", "on_border", "partly_outside")),
+    "small_boxes": recipes(small_boxes=True),
+    "metric": recipes(predictions=("near", "exact_hit", "random", "saturated"), bins=(16, 16, 1)),
+    "topk": recipes(ties=True),
+    "zeros_compete": FEW_OVERLAPS,
+    "conflict": recipes(contested=True),
+    "topk2": recipes(contested=True, hyperparameters=ONE_TO_ONE),
+    "topk2_above_k": recipes(contested=True, hyperparameters=KEEPS_MORE),
+    "targets": recipes(classes=(2, 3, 5, 80), predictions=("near", "random", "exact_hit")),
+    "no_ground_truth": recipes(max_truths=0),
+    "loss": recipes(bins=(16, 2, 4, 8, 32, 1)),
+    "loss_of_large_boxes": recipes(
+        kinds=("huge", "ordinary"), bins=(16, 4, 2, 8), predictions=("near", "random")
+    ),
+    "loss_of_small_boxes": recipes(
+        kinds=(*SMALL, "zero_area"),
+        bins=(1, 16, 2),
+        predictions=("close", "close", "exact_hit", "near"),
+        strides=((4, 8, 16), (16, 32), (32,)),
+    ),
+    "loss_of_points": recipes(
+        kinds=("zero_area",), bins=(1, 16, 2), predictions=("close",), strides=((4, 8, 16), (16, 32), (32,))
+    ),
+    "hyperparameters": recipes(outside=True, hyperparameters=OTHER_NUMBERS),
+    "assigner": recipes(),
+    "exponents": recipes(hyperparameters=OTHER_EXPONENTS),
+    "nonfinite": recipes(
+        kinds=("ordinary", "huge", "off_lattice"), predictions=("near", "random"), max_images=2
+    ),
+    "precision": recipes(  # float16 holds no area above 65,504 square pixels
+        predictions=("near", "random", "exact_hit", "saturated"), strides=(*STRIDES, *((32,), (32, 64)) * 3)
+    ),
+}
+"""Every lane by the name of its test, in the order of the stages."""
+
+NOT_RELATED = ("exponents", "loss_of_points")
+LOSS_LANES = {name: lane for name, lane in LANES.items() if name not in NOT_RELATED}
+"""Those that a loss can be fed too, and related to itself: TAL-MET-1 fixes its exponents, and most losses have them
+built in; of points, most choices are open."""
+
+
+PRECISIONS = {
+    "float64": (torch.float64, False),
+    "autocast-float16": (torch.float16, True),
+    "autocast-bfloat16": (torch.bfloat16, True),
+    "float16": (torch.float16, False),
+    "bfloat16": (torch.bfloat16, False),
+}
+"""Dtype of the feature maps, and whether autocast is on."""
+
+
+CALM = recipes(kinds=("ordinary", "off_lattice"), max_truths=3, predictions=("near", "random"))
+
+
+BATCHES = st.one_of(*[CALM] * (len(LOSS_LANES) // 2), *LOSS_LANES.values())
+"""A third are calm: there, most choices are unique, and so nothing can move with a change."""
+
+
+TOO_SMALL = st.builds(
+    Recipe,
+    images=st.sampled_from(
+        [((Truth("ordinary"),),), ((), (Truth("huge"),)), ((Truth("ordinary"), Truth("tiny")),)]
+    ),
+    cells=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    seed=st.integers(0, 255),
+)
+"""Grids of one to nine cells."""
+
+
+JUST_ENOUGH = recipes(
+    strides=((8,), (32,)), cells=((2, 5), (5, 2), (1, 10), (10, 1)), contested=True, max_images=2
+)
+"""Grids of ten cells: every anchor is among the ten best."""

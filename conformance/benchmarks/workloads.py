@@ -1,0 +1,131 @@
+"""The batches that are timed: the sizes of training, with predictions as they are in the middle of it."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from tal_conformance.batches.recipe import grids
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.geometry import Grid, anchors, depth, encode, fold, sides_to
+from tal_reference import Head
+
+STRIDES = (8, 16, 32)
+SHORTEST = 0.02
+"""Shortest side of a ground truth, as a share of the image: 13 of 640 pixels."""
+LONGEST = 0.6
+"""Longest one, where there are few."""
+CROWD = 3.0
+"""With M ground truths an image none is longer than this over sqrt(M): crowds are of small things."""
+
+
+COCO = 80
+"""Classes of most models: a case with so many does not say so."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch to be timed.
+
+    Attributes:
+        images: B.
+        pixels: side of the square input.
+        truths: ground truths in each image.
+        classes: C.
+        crowd: ground truths in the first image, in place of `truths`; 0: it is no different.
+    """
+
+    images: int
+    pixels: int
+    truths: int
+    classes: int = 80
+    crowd: int = 0
+
+    @property
+    def name(self) -> str:
+        """As the log and the report have it."""
+        crowd = f" and {self.crowd}gt" if self.crowd else ""
+        classes = f" {self.classes}c" if self.classes != COCO else ""
+        return f"{self.images}x{self.pixels} {self.truths}gt{crowd}{classes}"
+
+    def build(self) -> Batch:
+        """The batch: float32, on the CPU, the same one every time; the latest is kept, as it may take 80 MB.
+
+        Images are made one by one, so that making them takes no more memory than the batch.
+        """
+        return _build(self)
+
+
+SMALL = Case(2, 160, 8)
+TRAINING = (Case(16, 640, 10), Case(16, 640, 50), Case(16, 640, 150))
+CROWDED = Case(16, 640, 10, crowd=1000)
+"""One image that is full: what pads the others to its number of ground truths pays for it sixteen times."""
+CURVES = (
+    *(Case(16, 640, truths) for truths in (1, 300)),
+    *(Case(16, pixels, 50) for pixels in (160, 320)),
+    *(Case(images, 640, 50) for images in (1, 4)),
+    *(Case(16, 640, 50, classes=classes) for classes in (1, 20)),
+)
+"""16x640 50gt, with one of its numbers changed: how costs grow with each."""
+CASES = {case.name: case for case in (SMALL, *TRAINING, CROWDED, *CURVES)}
+"""By name."""
+
+
+@lru_cache(maxsize=1)
+def _build(case: Case) -> Batch:
+    head = Head(STRIDES, case.classes)
+    levels = grids((case.pixels // STRIDES[0],) * 2, STRIDES)
+    generator = torch.Generator().manual_seed(0)
+    images = [_image(case, index, head, levels, generator) for index in range(case.images)]
+    distances, logits, rows = (torch.cat(parts) for parts in zip(*images, strict=True))
+    return Batch(fold(distances, logits, levels), rows, head, origin=f"benchmark {case.name}")
+
+
+def _image(
+    case: Case, index: int, head: Head, levels: tuple[Grid, ...], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distance logits (1, A, 4, R), class logits (1, A, C) and annotation rows (M, 6) of one image."""
+    truths = case.crowd if case.crowd and not index else case.truths
+    centres, sides = _truths(truths, generator)  # (M, 2), (M, 2)
+    labels = torch.randint(case.classes, (truths,), generator=generator)  # (M,)
+    boxes = torch.cat((centres - sides / 2, centres + sides / 2), dim=1) * case.pixels  # (M, 4)
+    distances, logits = _predictions(boxes, labels, head, levels, generator)
+    rows = torch.cat((torch.stack((torch.full_like(labels, index), labels), dim=1), centres, sides), dim=1)
+    return distances[None], logits[None], rows
+
+
+def _truths(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Centres and sides (M, 2) of boxes within the image, as shares of it, small ones as likely as large."""
+    longest = min(LONGEST, CROWD / count**0.5)
+    size = SHORTEST * (longest / SHORTEST) ** torch.rand(count, 1, generator=generator)  # (M, 1)
+    slim = _wobble((count, 1), generator)  # (M, 1)
+    sides = (size * torch.cat((0.7 * slim, -0.7 * slim), dim=1).exp()).clamp(max=0.95)  # (M, 2)
+    return sides / 2 + torch.rand(count, 2, generator=generator) * (1 - sides), sides
+
+
+def _predictions(
+    boxes: Tensor, labels: Tensor, head: Head, levels: tuple[Grid, ...], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Distance logits (A, 4, R) and class logits (A, C) as in the middle of training.
+
+    Anchors in or beside ground truths predict one of them, up to a fifth of each side off, with scores of its
+    class from 0.05 to 0.95; all others predict boxes of a few cells. Other scores are below 0.02.
+    """
+    places, strides = anchors(levels, head.strides)  # (A, 2), (A,)
+    close = depth(places, boxes) > -strides  # (M, A)
+    owner = (close + torch.rand(close.shape, generator=generator)).argmax(0)  # (A,)
+    aimed = close.any(0)  # (A,)
+    exact = sides_to(boxes[owner], places, strides)  # (A, 4)
+    off = 1 + 0.2 * _wobble(exact.shape, generator)  # (A, 4)
+    wanted = torch.where(aimed[:, None], exact * off, 3 * torch.rand(exact.shape, generator=generator))
+    noise = 0.5 * torch.rand(*exact.shape, head.reg_max, generator=generator)  # (A, 4, R)
+    logits = _wobble((len(places), head.classes), generator) - 5  # (A, C)
+    own = 3 * _wobble((len(places),), generator)  # (A,)
+    logits[aimed, labels[owner[aimed]]] = own[aimed]
+    return encode(wanted, head.reg_max, noise), logits
+
+
+def _wobble(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers from (-1, 1), those near 0 most often."""
+    return torch.rand(shape, generator=generator) - torch.rand(shape, generator=generator)

@@ -1,0 +1,238 @@
+"""What must hold of an implementation on every device: the clauses DEVICE-1 to DEVICE-3.
+
+- DEVICE-1: on a CUDA device it makes everything there, and moves nothing away and back. Without such a device it runs
+  on the simulated one, with the numbers of a run on the CPU.
+- DEVICE-2: what it computes on a CUDA device is what it computes on the CPU, within the rounding of two correct runs.
+- DEVICE-3: the same batch gives the same bits every time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tal_conformance.checks.devices.events import Watch
+from tal_conformance.checks.devices.simulate import SimulatedRun, simulate
+from tal_conformance.checks.relations.compare_images import Comparison
+from tal_conformance.checks.relations.compare_runs import compare
+from tal_conformance.checks.relations.runs import Run
+from tal_conformance.checks.relations.transformations import Changed, Pair, Plan
+from tal_conformance.checks.relations.views import unchanged
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.outcome_tensors import mapped, named_tensors, same_bits
+from tal_conformance.core.verdicts import STAGES, Diverges, Judgement, Value, Verdict
+from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.judgement.comparators import place_name
+from tal_conformance.judgement.failure import Failure, Subject, failure_of
+from tal_reference import Dialect
+
+MEANINGS = {
+    "DEVICE-1": "on a CUDA device everything is made there, and nothing is moved away and back",
+    "DEVICE-2": "a CUDA device and the CPU agree",
+    "DEVICE-3": "the same batch gives the same bits every time",
+}
+"""What each clause says."""
+REPETITIONS = 3
+"""How often the same batch is run."""
+
+
+def made_on_the_device(subject: Subject, batch: Batch, watch: Watch | None = None) -> Judgement:
+    """DEVICE-1, on the simulated device: forward and backward, the loss and the assigner alone.
+
+    Args:
+        subject: the implementation.
+        batch: any batch on the CPU.
+        watch: takes what the implementation as a whole waits for and transfers.
+
+    Returns:
+        A judgement that does not fail: EXACT where all bits are those of the run on the CPU.
+
+    Raises:
+        Failure: something is made or done on the wrong device, or the numbers are others than on the CPU.
+    """
+    judgement = Judgement()
+    for face in subject.implementation.faces:
+        expected, run = _observed(Subject(face, "cpu"), batch), simulate(face, batch, judged=False)
+        if run.outcome is None or run.watch.violations:
+            raise _wrong_device(subject, batch, run)
+        if watch is not None and face is subject.implementation:
+            watch.add(run.watch)
+        if first_difference([expected, run.outcome]) is None:
+            continue
+        how = "on a simulated CUDA device"
+        judgement = judged_against(expected, run.outcome, batch, face.dialect, "DEVICE-1", how)
+        if judgement.verdict.fails:
+            raise _told(subject, batch, judgement, run.outcome)
+    return judgement
+
+
+def _told(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outcome) -> Failure:
+    failure = failure_of(subject, batch, Diverges(judgement), None)
+    failure.outcome = outcome
+    return failure
+
+
+def _observed(subject: Subject, batch: Batch) -> Outcome:
+    """What an implementation makes of a batch on a device, brought to the CPU.
+
+    Raises:
+        Failure: it raised, or broke the protocol.
+    """
+    try:
+        return mapped(observe(subject.implementation, batch.to(subject.device)), _to_cpu)
+    except ImplementationFailed as error:
+        raise failure_of(subject, batch, error, None) from error
+
+
+def _to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu()
+
+
+def _wrong_device(subject: Subject, batch: Batch, run: SimulatedRun) -> Failure:
+    failed = [run.failure.what] if run.failure else []
+    said = [str(violation) for violation in run.watch.violations] + failed
+    details = "\n".join(dict.fromkeys([*said, *([run.failure.details or ""] if run.failure else [])]))
+    summary = f"on a simulated CUDA device, {said[0]}"
+    return Failure(subject, batch, Verdict.ERROR, "", "DEVICE-1", summary, details=details)
+
+
+def judged_against(
+    expected: Outcome, observed: Outcome, batch: Batch, dialect: Dialect, clause: str, how: str
+) -> Judgement:
+    """Compare two outcomes of one batch, both on the CPU, stage by stage.
+
+    Choices that the specification leaves open may differ: they are told from the implementation's own numbers. What
+    follows from one that does is not compared, and the judgement says that it `chose`.
+
+    Args:
+        expected: what the implementation made of the batch on the CPU.
+        observed: what it made of it elsewhere.
+        batch: on the CPU.
+        dialect: what the implementation is held to.
+        clause: what is broken if they differ.
+        how: where the second one was made, so that "`how`, the overlap is .." is a sentence.
+    """
+    again = replace(batch)
+    runs = {id(batch): Run(batch, expected, dialect), id(again): Run(again, observed, dialect)}
+    pairs = tuple(Pair(0, image, image, unchanged(batch, image)) for image in range(batch.images))
+    judgement = Judgement()
+    plan = Plan(how, (batch,), (Changed(again, pairs),))
+    compare(plan, lambda which: runs[id(which)], Comparison(judgement, clause, how))
+    return judgement
+
+
+def as_on_the_cpu(subject: Subject, batch: Batch) -> Judgement:
+    """DEVICE-2, on a device that is there: what it computes is what it computes on the CPU.
+
+    Args:
+        subject: the implementation, and the device.
+        batch: any batch.
+
+    Returns:
+        A judgement that does not fail; ADMISSIBLE where an open choice was made otherwise.
+
+    Raises:
+        Failure: it is something else.
+    """
+    batch = batch.to("cpu")
+    expected = _observed(Subject(subject.implementation, "cpu"), batch)
+    observed = _observed(subject, batch)
+    how = f"on {subject.device} and not on the CPU"
+    judgement = judged_against(expected, observed, batch, subject.implementation.dialect, "DEVICE-2", how)
+    if judgement.verdict.fails:
+        raise _told(subject, batch, judgement, observed)
+    return judgement
+
+
+def repeatable(subject: Subject, batch: Batch) -> Judgement:
+    """DEVICE-3: the same batch, `REPETITIONS` times.
+
+    Args:
+        subject: the implementation, and the device.
+        batch: any batch.
+
+    Returns:
+        A judgement whose verdict is EXACT.
+
+    Raises:
+        Failure: some run gave other bits; its verdict is NONDETERMINISTIC.
+    """
+    outcomes = [_observed(subject, batch) for _ in range(REPETITIONS)]
+    found = first_difference(outcomes)
+    if found is None:
+        return Judgement()
+    stage, summary, value = found
+    kind, text = Verdict.NONDETERMINISTIC, f"run again, {summary}"
+    raise Failure(subject, batch, kind, stage, "DEVICE-3", text, [value], outcome=outcomes[0])
+
+
+def first_difference(outcomes: Sequence[Outcome]) -> tuple[str, str, Value] | None:
+    """Where outcomes of one batch have not the same bits: the first stage, a sentence, and one place; None if nowhere.
+
+    Only what has a meaning counts: labels, boxes and indices of background have none.
+    """
+    first, *others = [meaningful(outcome) for outcome in outcomes]
+    order = list(STAGES)
+    different = [
+        (order.index(stage_of(name, tensor, other.get(name))), name, tensor, other.get(name))
+        for other in others
+        for name, tensor in first.items()
+        if name not in other or not same_bits(tensor, other[name])
+    ]
+    if any(set(other) != set(first) for other in others):
+        return (
+            "",
+            "it shows other things",
+            Value("the whole batch", "what is shown", str(len(first)), "others", "none"),
+        )
+    if not different:
+        return None
+    at, name, before, now = min(different, key=lambda found: found[0])
+    assert now is not None
+    value = first_place(name, before, now)
+    text = f"{name} is {value.implementation} at {value.where}, and was {value.reference}"
+    return order[at], text, value
+
+
+def meaningful(outcome: Outcome) -> dict[str, Tensor]:
+    """The tensors of an outcome by name, without what background anchors have by chance."""
+    named = named_tensors(outcome)
+    foreground = named.get("assignment.foreground")
+    for name in ("assignment.labels", "assignment.truth_index", "assignment.boxes"):
+        if foreground is not None:
+            named[name] = named[name][foreground]
+    return named
+
+
+STAGE_OF = {
+    "stages.candidates": "candidates",
+    "stages.overlap": "overlap",
+    "stages.metric": "metric",
+    "stages.selected": "top-k",
+    "stages.positives": "conflict",
+    "assignment.scores": "normalisation",
+    "loss.total": "total",
+}
+"""Stages of the tensors that belong to one each."""
+
+
+def stage_of(name: str, one: Tensor, other: Tensor | None) -> str:
+    """The stage that a tensor of an outcome belongs to; of the three losses, the first that differs."""
+    if name == "loss.items":
+        same = torch.ones(3, dtype=torch.bool) if other is None else one == other
+        return next((stage for stage, at in (("cls", 1), ("box", 0), ("dfl", 2)) if not same[at]), "cls")
+    by_part = {"inputs": "decode", "assignment": "targets", "loss": "gradients"}
+    return STAGE_OF.get(name) or by_part[name.partition(".")[0]]
+
+
+def first_place(name: str, before: Tensor, now: Tensor) -> Value:
+    """The first place where two tensors have not the same bits."""
+    if before.shape != now.shape or before.dtype != now.dtype:
+        was, became = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (before, now))
+        return Value("the whole batch", name, was, became, "none")
+    differs = (before != now) & ~(before.isnan() & now.isnan())
+    places = differs.nonzero() if differs.any() else torch.zeros(1, before.dim(), dtype=torch.long)
+    at = tuple(places[0].tolist())
+    return Value(place_name(places[0], (), None), name, str(before[at].item()), str(now[at].item()), "0")

@@ -1,0 +1,110 @@
+"""Run an implementation on the simulated device, and say what it did there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from tal_conformance.checks.devices.events import Violation, Watch
+from tal_conformance.checks.devices.simulated_cuda import SimulatedTensor, Simulation, to_host
+from tal_conformance.checks.devices.source_lines import own_line
+from tal_conformance.checks.devices.torch_calls import DEVICE
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.outcome_tensors import mapped
+from tal_conformance.core.verdicts import Diverges, Judgement
+from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.judgement.judge import judge
+
+
+@dataclass
+class SimulatedRun:
+    """What an implementation did with a batch on the simulated device.
+
+    Attributes:
+        watch: what happened while its own code ran; of its backward the violations alone.
+        outcome: what it made, as tensors on the CPU; None if it failed.
+        failure: how it failed.
+        judgement: the judge's verdict, reached on the device as well; None if it was not asked for.
+        judging: what happened while it was judged.
+    """
+
+    watch: Watch = field(default_factory=Watch)
+    outcome: Outcome | None = None
+    failure: ImplementationFailed | None = None
+    judgement: Judgement | None = None
+    judging: Watch = field(default_factory=Watch)
+
+
+def simulate(implementation: Implementation, batch: Batch, judged: bool = True) -> SimulatedRun:
+    """Run an implementation on a batch, on the simulated device: forward and backward, with real numbers.
+
+    Args:
+        implementation: one that runs in this process.
+        batch: on the CPU.
+        judged: judge the outcome too, on the device.
+
+    Raises:
+        WrongDevice: the suite's own code met tensors on two devices.
+    """
+    run = SimulatedRun(Watch(batches=1))
+    with Simulation() as simulation:
+        moved = batch.to(DEVICE)
+        try:
+            outcome = observe(watched(implementation, simulation, run.watch), moved)
+        except ImplementationFailed as failure:
+            run.failure = failure
+            return run
+        finally:
+            run.watch.violations += simulation.watch.violations  # of its backward, which the suite starts
+        if judged:
+            with simulation.watching(run.judging):
+                run.judgement = _judgement(moved, outcome, implementation)
+    run.outcome = mapped(outcome, to_host)
+    return run
+
+
+def _judgement(batch: Batch, outcome: Outcome, implementation: Implementation) -> Judgement:
+    try:
+        return judge(batch, outcome, implementation.dialect)
+    except Diverges as error:
+        return error.judgement
+
+
+def watched(implementation: Implementation, simulation: Simulation, watch: Watch) -> Implementation:
+    """The same implementation; `watch` takes what its own code does, and what it returns on the CPU."""
+
+    def run(method: Callable[..., Any], *arguments: Any) -> Any:
+        with simulation.watching(watch):
+            returned = method(*arguments)
+            watch.violations += [
+                _returned_on_cpu(name, tensor, simulation)
+                for name, tensor in _tensors(type(returned).__name__, returned)
+                if not isinstance(tensor, SimulatedTensor)
+            ]
+            return returned
+
+    offered = [name for name in ("assign", "loss") if name in implementation.capabilities]
+    methods = {name: partial(run, getattr(implementation.adapter, name)) for name in offered}
+    return replace(implementation, adapter=SimpleNamespace(**methods))
+
+
+def _tensors(name: str, value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors of nested dataclasses, by name."""
+    if isinstance(value, Tensor):
+        return [(name, value)]
+    if not is_dataclass(value):
+        return []
+    return [
+        pair for part in fields(value) for pair in _tensors(f"{name}.{part.name}", getattr(value, part.name))
+    ]
+
+
+def _returned_on_cpu(name: str, tensor: Tensor, simulation: Simulation) -> Violation:
+    origin = simulation.origin_of(tensor)
+    problem = f"{name} is returned on the CPU" + (f", {origin}" if origin else "")
+    return Violation(name, origin.line if origin else own_line(), problem, (origin,) if origin else ())

@@ -1,0 +1,427 @@
+"""A CUDA device for machines without one: real numbers on the CPU, in tensors that say `cuda:0`.
+
+Inside a `Simulation` whatever is moved to or made on `cuda` is a `SimulatedTensor`: a wrapper around a CPU tensor, with
+the same numbers as a run on the CPU, bit by bit. Every operation passes `__torch_dispatch__`, where PyTorch's rules of
+who may meet whom are applied (`rules`), synchronisations are counted, and tensors that come to be on the CPU are
+remembered with the line that made them. To PyTorch's own C++ code the wrappers are CPU tensors: so nothing there looks
+for a CUDA driver, autograd runs as ever, backward included, and nothing is left behind. To Python they are on `cuda:0`.
+
+What it cannot see: numbers that leave as Python numbers or NumPy arrays and come back (they are counted as
+synchronisations), kernels that compute otherwise on CUDA, and autocast.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any, NoReturn
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from tal_conformance.checks.devices.device_rules import INDEXING, Argument, arguments_of, forbidden
+from tal_conformance.checks.devices.events import Violation, Watch, WrongDevice
+from tal_conformance.checks.devices.source_lines import Origin, own_frame, own_line
+from tal_conformance.checks.devices.torch_calls import (
+    CONVERSIONS,
+    CPU,
+    DEVICE,
+    FACTORIES,
+    MOVES,
+    Call,
+    destination,
+    device_of,
+    written,
+)
+
+READS = frozenset({
+    "_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim",
+    "unique_consecutive", "unique_dim_consecutive", "bincount", "histc", "is_nonzero",
+})  # fmt: skip
+"""Operations whose result, or its shape, the CPU has to know before it goes on: it waits for the device."""
+
+
+class SimulatedTensor(Tensor):
+    """A tensor on the simulated device. Its methods are those that Python's callers could tell a device by.
+
+    Attributes:
+        host: its numbers, on the CPU.
+    """
+
+    host: Tensor
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls: type["SimulatedTensor"], host: Tensor) -> "SimulatedTensor":
+        """Wrap a CPU tensor, without its history."""
+        wrapper: SimulatedTensor = Tensor._make_wrapper_subclass(
+            cls, host.size(), strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype,
+            layout=host.layout, device=CPU,
+        )  # fmt: skip
+        wrapper.host = host
+        return wrapper
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Operations while another mode is on top of the simulation's."""
+        return current().run(func, args, kwargs or {})
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        """Its numbers and where they are."""
+        return f"{self.host!r} on {DEVICE}"
+
+    def __format__(self, spec: str) -> str:
+        """As a number, if it is one."""
+        return format(self.item() if self.dim() == 0 else repr(self), spec)
+
+    def __deepcopy__(self, memo: Any) -> "SimulatedTensor":
+        """A copy with numbers of its own."""
+        copied = SimulatedTensor(self.host.clone())
+        copied.requires_grad_(self.requires_grad)
+        memo[id(self)] = copied
+        return copied
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """`cuda:0`."""
+        return DEVICE
+
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        """It says so."""
+        return True
+
+    @property
+    def is_cpu(self) -> bool:  # type: ignore[override]
+        """It says not."""
+        return False
+
+    def get_device(self) -> int:
+        """Its index."""
+        return 0
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As `Tensor.to`."""
+        return current().to(self, "Tensor.to", *args, **kwargs)
+
+    def cpu(self, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
+        """As `Tensor.cpu`."""
+        return current().to(self, "Tensor.cpu", CPU, memory_format=memory_format)
+
+    def cuda(self, *_: Any, **__: Any) -> Tensor:
+        """As `Tensor.cuda`."""
+        return current().to(self, "Tensor.cuda", DEVICE)
+
+    def tolist(self) -> Any:
+        """As `Tensor.tolist`: it waits for the device."""
+        current().synchronised("Tensor.tolist")
+        return self.host.tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """As `Tensor.numpy`: it raises for tensors on CUDA devices."""
+        if force:
+            return self.detach().cpu().numpy()
+        return current().fail("Tensor.numpy", "a tensor on a CUDA device has no NumPy array", TypeError)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """As `Tensor.__array__`: it raises for tensors on CUDA devices."""
+        return current().fail("numpy.asarray", "a tensor on a CUDA device has no NumPy array", TypeError)
+
+    def new_tensor(self, data: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        """As `Tensor.new_tensor`."""
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        return current().made(torch.tensor, (data,), {"dtype": self.dtype, "device": DEVICE} | given)
+
+
+class Simulation:
+    """The simulated device, while it is entered. Nothing outside is changed when it is left.
+
+    Attributes:
+        watch: takes what happens; `watching` replaces it for a while, to tell callers apart.
+    """
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+        self._origins = WeakTensorKeyDictionary()
+        self._call: Call | None = None
+        self._moving: torch.device | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Simulation":
+        if _current:
+            raise RuntimeError("a simulation is entered inside another")
+        stubs: dict[str, Callable[..., Any]] = {
+            "_lazy_init": lambda: None,
+            "is_available": lambda: True,
+            "device_count": lambda: 1,
+            "current_device": lambda: 0,
+            "synchronize": lambda *_: self.synchronised("torch.cuda.synchronize"),
+        }
+        with contextlib.ExitStack() as stack:
+            for name, stub in stubs.items():
+                stack.enter_context(mock.patch.object(torch.cuda, name, stub))
+            stack.enter_context(_Operations())  # type: ignore[no-untyped-call]
+            stack.enter_context(_Functions())
+            _current.append(self)
+            stack.callback(_current.remove, self)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def watching(self, watch: Watch) -> Iterator[None]:
+        """Let `watch` take what happens meanwhile."""
+        before, self.watch = self.watch, watch
+        try:
+            yield
+        finally:
+            self.watch = before
+
+    def origin_of(self, tensor: Tensor) -> Origin | None:
+        """How a tensor came to be on the CPU, if that happened here."""
+        origin: Origin | None = self._origins.get(tensor)
+        return origin
+
+    # What Python's calls ask for
+
+    def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run one of PyTorch's functions."""
+        name = written(func)
+        if name in MOVES:
+            tensor, *rest = args
+            return self.to(tensor, name, *(MOVES[name] or rest), **kwargs)
+        if name in OVERRIDDEN and isinstance(args[0], SimulatedTensor):
+            return OVERRIDDEN[name](*args, **kwargs)
+        if func in CONVERSIONS and args and isinstance(args[0], Tensor):
+            return self.to(args[0], name, **kwargs)
+        if func in FACTORIES or func in CONVERSIONS:
+            return self.made(func, args, kwargs)
+        target = device_of(kwargs.get("device"))
+        if target is not None:
+            kwargs = kwargs | {"device": CPU}
+        follows = any(argument.on_device for argument in arguments_of(args, kwargs, SimulatedTensor))
+        with self._calling(Call(name, own_frame(), target, follows)):
+            return func(*args, **kwargs)
+
+    def made(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+        """Make a tensor: on the device if that is asked for, else on the CPU."""
+        target = device_of(kwargs.get("device"))
+        asked = {name: value for name, value in kwargs.items() if name != "device"}
+        if func is torch.tensor and isinstance(args[0], Tensor):
+            requires_grad = asked.pop("requires_grad", False)
+            return self.to(args[0].detach().clone(), "torch.tensor", target, **asked).requires_grad_(
+                requires_grad
+            )
+        args = tree_map_only(SimulatedTensor, partial(self._numbers, written(func)), args)
+        with self._calling(Call(written(func), own_frame())), torch._C.DisableTorchFunction():
+            if target != DEVICE:
+                made: Tensor = func(*args, **asked)
+                self._note(made, [], written(func))
+                return made
+            requires_grad = asked.pop("requires_grad", False)
+            return SimulatedTensor(func(*args, **asked)).requires_grad_(requires_grad)
+
+    def _numbers(self, operation: str, tensor: SimulatedTensor) -> Any:
+        """What a tensor holds, as Python's numbers."""
+        self.synchronised(operation)
+        return tensor.host.tolist()
+
+    def to(self, tensor: Tensor, name: str, *args: Any, **kwargs: Any) -> Tensor:
+        """`Tensor.to`, `Tensor.cpu` and `Tensor.cuda`."""
+        target, others = destination(args, kwargs)
+        with self._calling(Call(name, own_frame(), follows=True)), torch._C.DisableTorchFunction():
+            if target is None or target == tensor.device:
+                return Tensor.to(tensor, **others) if others else tensor
+            others.pop("copy", None)
+            self._moving = target
+            try:
+                moved: Tensor = torch.ops.aten._to_copy.default(tensor, **others)
+            finally:
+                self._moving = None
+            return moved
+
+    @contextlib.contextmanager
+    def _calling(self, call: Call) -> Iterator[None]:
+        before, self._call = self._call, call
+        try:
+            yield
+        finally:
+            self._call = before
+
+    # What operations do
+
+    def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run an operation of ATen on wrappers, CPU tensors or both."""
+        arguments = arguments_of(args, kwargs, SimulatedTensor)
+        call = self._call if self._call is not None and self._call.caller is own_frame() else None
+        operation = (
+            call.name if call is not None else str(func)
+        )  # `call` runs somebody's own code, if it is None
+        self._check(func, arguments, operation)
+        to_device = self._belongs_on_device(func, arguments, kwargs, call)
+        self._look(func, arguments, kwargs, operation, to_device)
+        asked = kwargs | {"device": CPU} if kwargs.get("device") else kwargs
+        result = func(
+            *(_changed(value, SimulatedTensor, to_host) for value in args),
+            **{name: _changed(value, SimulatedTensor, to_host) for name, value in asked.items()},
+        )
+        if not to_device:
+            self._note(
+                result, arguments, operation, moves=func.overloadpacket.__name__ in ("_to_copy", "copy_")
+            )
+            return result
+        wrapped = _changed(result, Tensor, SimulatedTensor)
+        return return_and_correct_aliasing(func, args, kwargs, wrapped) if _aliases(func) else wrapped
+
+    def _belongs_on_device(
+        self, func: Any, arguments: Sequence[Argument], kwargs: dict[str, Any], call: Call | None
+    ) -> bool:
+        """Whether the result of an operation is on the device."""
+        packet = func.overloadpacket
+        if self._moving is not None and packet is torch.ops.aten._to_copy:
+            return self._moving == DEVICE
+        if device_of(kwargs.get("device")) == DEVICE:
+            return True
+        if call is not None and call.target is not None and "device" in kwargs:
+            return call.target == DEVICE
+        if arguments:
+            deciding = arguments[:1] if packet is torch.ops.aten.copy_ else arguments
+            return any(argument.on_device for argument in deciding)
+        return call is not None and call.follows
+
+    def _check(self, func: Any, arguments: Sequence[Argument], operation: str) -> None:
+        """Raise WrongDevice where tensors meet that must not."""
+        wrong = forbidden(func, arguments)
+        if not wrong:
+            return
+        origins = [self.origin_of(argument.tensor) for argument in wrong]
+        described = [
+            f"{argument.name} {tuple(argument.tensor.shape)} is on the CPU"
+            + (f", {origin}" if origin else "")
+            for argument, origin in zip(wrong, origins, strict=True)
+        ]
+        problem = f"expected all tensors on {DEVICE}, but {'; '.join(described)} ({func})"
+        self.fail(operation, problem, origins=tuple(origin for origin in origins if origin))
+
+    def fail(
+        self,
+        operation: str,
+        problem: str,
+        kind: type[Exception] | None = None,
+        origins: tuple[Origin, ...] = (),
+    ) -> NoReturn:
+        """Note a violation and raise it: WrongDevice, or what PyTorch raises in its place."""
+        violation = Violation(operation, own_line(), problem, origins)
+        self.watch.violations.append(violation)
+        raise WrongDevice(violation) if kind is None else kind(str(violation))
+
+    def _look(
+        self,
+        func: Any,
+        arguments: Sequence[Argument],
+        kwargs: dict[str, Any],
+        operation: str,
+        to_device: bool,
+    ) -> None:
+        """Count what the CPU waits for in an operation, and what the operation carries from here to there."""
+        name = func.overloadpacket.__name__
+        if name in ("_to_copy", "copy_") and arguments[-1].on_device != to_device:
+            self._look_at_move(arguments[-1], operation, to_device)
+        if not any(argument.on_device for argument in arguments):
+            return
+        if name in READS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
+            self.synchronised(operation)
+        if name in INDEXING:
+            indices = [argument for argument in arguments if argument.name.startswith("argument 2, item")]
+            if any(index.on_device and index.tensor.dtype in (torch.bool, torch.uint8) for index in indices):
+                self.synchronised(operation)  # how many are selected decides the shape
+            for index in indices:
+                if not index.on_device:
+                    self._look_at_move(index, operation, to_device=True)
+
+    def _look_at_move(self, argument: Argument, operation: str, to_device: bool) -> None:
+        """Count a move; one that brings numbers back that had been moved away is a violation."""
+        if not to_device:
+            self.synchronised(operation)
+            return
+        self.watch.transfers[operation, own_line()] += 1
+        origin = self.origin_of(argument.tensor)
+        if origin is not None and origin.moved:
+            problem = f"numbers of {DEVICE} come back, {origin}"
+            self.watch.violations.append(Violation(operation, own_line(), problem, (origin,)))
+
+    def synchronised(self, operation: str) -> None:
+        """Count that the CPU waits for the device."""
+        self.watch.synchronisations[operation, own_line()] += 1
+
+    def _note(self, result: Any, arguments: Sequence[Argument], operation: str, moves: bool = False) -> None:
+        """Remember how CPU tensors came to be: as the tensors that they were computed from did, if that is known."""
+        leaves = moves and arguments[-1].on_device
+        known = [self.origin_of(argument.tensor) for argument in arguments if not argument.on_device]
+        inherited = sorted((origin for origin in known if origin), key=lambda origin: not origin.moved)
+        origin = inherited[0] if inherited and not leaves else Origin(operation, own_line(), moved=leaves)
+        for tensor in result if isinstance(result, (list, tuple)) else (result,):
+            if isinstance(tensor, Tensor):
+                self._origins[tensor] = origin
+
+
+OVERRIDDEN: dict[str, Callable[..., Any]] = {
+    f"Tensor.{name}": getattr(SimulatedTensor, name)
+    for name in ("tolist", "numpy", "__array__", "new_tensor")
+}
+"""Methods that PyTorch's own code does not have for wrappers, also where they are called as `Tensor.tolist(x)`."""
+_current: list[Simulation] = []
+
+
+def current() -> Simulation:
+    """The simulation that is entered.
+
+    Raises:
+        RuntimeError: none is.
+    """
+    if not _current:
+        raise RuntimeError("a tensor of a simulated device is used after the simulation has ended")
+    return _current[0]
+
+
+def to_host(value: Any) -> Any:
+    """The CPU tensor behind a simulated one; anything else as it is."""
+    return value.host if isinstance(value, SimulatedTensor) else value
+
+
+def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """What an operation takes or returns, with every tensor of class `kind` changed."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_changed(item, kind, change) for item in value])
+    return value
+
+
+class _Operations(TorchDispatchMode):
+    """Hands every operation to the simulation."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return current().run(func, args, kwargs or {})
+
+
+class _Functions(TorchFunctionMode):
+    """Hands every call of a function of PyTorch to the simulation."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return current().called(func, args, kwargs or {})
+
+
+@cache
+def _aliases(func: Any) -> bool:
+    """Whether a result of an operation is, or is a view of, one of its arguments."""
+    return any(returned.alias_info is not None for returned in func._schema.returns)

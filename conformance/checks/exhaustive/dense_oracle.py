@@ -1,0 +1,353 @@
+"""What the specification says of the assignment of many small images at once: dense, in float64, every choice counted.
+
+The ordinary judge goes image by image, and asks for ambiguous ones whether some selection can have led to the outcome.
+Here an image has at most two ground truths and few anchors, so that all its selections are written down and looked
+through; geometry comes from `tal_conformance.core.geometry`. What is accepted here is right. What is not goes to the
+ordinary judge. B images, M ground truths (1 or 2, padded), A anchors, C classes, S sets of k anchors.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tal_conformance.checks.exhaustive.scope import Images
+from tal_conformance.core.geometry import INSIDE, ciou, depth
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Stages
+from tal_conformance.judgement.admissible import Range
+from tal_conformance.judgement.bounds import bound, ciou_unit, metric_unit, smallest
+from tal_reference import NEWEST, Dialect, Hyperparameters
+
+NORMALISATION_EPS = 1e-9
+"""TAL-NORM-1."""
+DTYPE = torch.float32
+EPS = torch.finfo(DTYPE).eps
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How far the numbers that a hidden assigner read may lie from those that we say it read.
+
+    Attributes:
+        boxes: (B, A) pixels by which a predicted edge may differ.
+        scores: (B, A, C) by which a score may differ.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the specification says of each image, with the rounding of float32.
+
+    Attributes:
+        boxes: (B, M, 4) ground truths in pixels, float64; zeros where there is none.
+        labels: (B, M) their classes.
+        real: (B, M) there is one, and it counts (ANN-3).
+        candidate: (B, M, A) TAL-CAND-1, TAL-CAND-2; sharp, because corners and centres round nowhere.
+        score: (B, M, A) s as it was read; zero off candidates, like all that follow.
+        overlap, overlap_error: (B, M, A) u in float64 and its bound.
+        metric, metric_error: (B, M, A) t likewise.
+        naive_overlap, naive_metric: (B, M, A) the same in float32.
+        numbers: k, alpha and beta.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    real: Tensor
+    candidate: Tensor
+    score: Tensor
+    overlap: Tensor
+    overlap_error: Tensor
+    metric: Tensor
+    metric_error: Tensor
+    naive_overlap: Tensor
+    naive_metric: Tensor
+    numbers: Hyperparameters
+
+    @property
+    def overlap_range(self) -> Range:
+        """What u can be."""
+        return Range((self.overlap - self.overlap_error).clamp(min=0), self.overlap + self.overlap_error)
+
+    @property
+    def metric_range(self) -> Range:
+        """What t can be."""
+        return Range((self.metric - self.metric_error).clamp(min=0), self.metric + self.metric_error)
+
+
+def understands(dialect: Dialect) -> bool:
+    """Whether all that the dialect chooses is followed here: of what releases differ in, the floor of small boxes."""
+    return dialect == replace(NEWEST, name=dialect.name, small_box_floor=dialect.small_box_floor)
+
+
+def expected(
+    images: Images, inputs: AssignerInputs, dialect: Dialect, uncertain: Uncertainty | None = None
+) -> Expected:
+    """What follows from the numbers that an assigner read.
+
+    Args:
+        images: what the images consist of.
+        inputs: what the assigner read.
+        dialect: whose choices to follow.
+        uncertain: how far it may have read something else; None if it showed what it read.
+    """
+    scope, numbers, device = images.scope, inputs.hyperparameters, inputs.boxes.device
+    present = images.present.to(device)  # (B, M)
+    boxes = scope.boxes.to(device)[images.boxes.to(device)].where(present[..., None], 0)  # (B, M, 4)
+    labels = images.labels.to(device).where(present, 0)  # (B, M)
+    real = boxes.sum(-1) > 0  # (B, M) ANN-3
+    inside = depth(inputs.anchors.double(), widened(boxes, dialect.floor(scope.strides)))  # (B, M, A)
+    candidate = (inside > INSIDE) & real[..., None]  # (B, M, A)
+
+    score = _of_class(inputs.scores, labels).where(candidate, 0)  # (B, M, A)
+    score_error = torch.zeros_like(score) if uncertain is None else _of_class(uncertain.scores, labels)
+    predicted = inputs.boxes[:, None]  # (B, 1, A, 4)
+    moved = 0.0 if uncertain is None else uncertain.boxes[:, None]  # (B, 1, A)
+    overlap = ciou(boxes[:, :, None], predicted.double()).clamp(min=0).where(candidate, 0)
+    naive_overlap = ciou(boxes[:, :, None].to(DTYPE), predicted).clamp(min=0).where(candidate, 0)
+    unit = ciou_unit(boxes[:, :, None], predicted.double(), moved, EPS)  # (B, M, A)
+    overlap_error = bound(naive_overlap, overlap, unit, DTYPE, "overlap u").where(candidate, 0)
+
+    exact = score.double()
+    metric, naive_metric = metric_of(exact, overlap, numbers), metric_of(score, naive_overlap, numbers)
+    large = exact + score_error, overlap + overlap_error
+    small = (exact - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0)
+    unit = metric_unit(*large, numbers.alpha, numbers.beta, EPS)
+    rounding = bound(naive_metric, metric, unit, DTYPE, "metric t")
+    reach = torch.maximum(metric_of(*large, numbers) - metric, metric - metric_of(*small, numbers))
+    return Expected(
+        boxes, labels, real, candidate, score, overlap, overlap_error, metric,
+        (reach + rounding).where(candidate, 0), naive_overlap, naive_metric, numbers,
+    )  # fmt: skip
+
+
+def widened(boxes: Tensor, floor: tuple[int, int]) -> Tensor:
+    """TAL-CAND-2: sides of `boxes` (.., 4) below the first number grow to the second about their centre."""
+    below, to = floor
+    left_top, right_bottom = boxes.split(2, dim=-1)
+    middle = (left_top + right_bottom) / 2
+    small = right_bottom - left_top < below
+    return torch.cat(
+        (torch.where(small, middle - to / 2, left_top), torch.where(small, middle + to / 2, right_bottom)),
+        dim=-1,
+    )
+
+
+def metric_of(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
+    """TAL-MET-1."""
+    return score.pow(numbers.alpha) * overlap.pow(numbers.beta)
+
+
+def _of_class(scores: Tensor, labels: Tensor) -> Tensor:
+    """(B, M, A) the score of each ground truth's class, of scores (B, A, C) and labels (B, M)."""
+    return scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, scores.shape[1]))
+
+
+@lru_cache(maxsize=64)
+def _sets(anchors: int, k: int) -> Tensor:
+    """(S, A) every set of k anchors."""
+    sets = torch.zeros(0, anchors, dtype=torch.bool)
+    for chosen in combinations(range(anchors), k):
+        row = torch.zeros(1, anchors, dtype=torch.bool)
+        row[0, list(chosen)] = True
+        sets = torch.cat((sets, row))
+    return sets
+
+
+@dataclass(frozen=True)
+class Choices:
+    """TAL-TOPK-1: every selection, and which of them are admissible.
+
+    Attributes:
+        admissible: (B, M, S) the k anchors of the set can be the k largest.
+        selected: (B, M, S, A) those of them that are candidates.
+    """
+
+    admissible: Tensor
+    selected: Tensor
+
+    @classmethod
+    def of(cls, metric: Range, candidate: Tensor, k: int) -> "Choices":
+        """A set is admissible if none of its metrics is surely smaller than one outside it."""
+        sets = _sets(candidate.shape[-1], k).to(candidate.device)  # (S, A)
+        worst_inside = metric.high[:, :, None].where(sets, torch.inf).amin(-1)  # (B, M, S)
+        best_outside = metric.low[:, :, None].where(~sets, -torch.inf).amax(-1)  # (B, M, S)
+        return cls(worst_inside >= best_outside, sets & candidate[:, :, None])
+
+    def always(self) -> Tensor:
+        """(B, M, A) anchors that every admissible selection has."""
+        return (self.selected | ~self.admissible[..., None]).all(2)
+
+    def ever(self) -> Tensor:
+        """(B, M, A) anchors that some admissible selection has."""
+        return (self.selected & self.admissible[..., None]).any(2)
+
+
+def may_own(overlap: Range) -> Tensor:
+    """TAL-CONF-1: (B, M, A) ground truths whose u can be the largest."""
+    return overlap.high >= overlap.low.amax(1, keepdim=True)
+
+
+def reachable(owner: Tensor, choices: Choices, winners: Tensor, shown: Tensor | None = None) -> Tensor:
+    """(B,) whether admissible selections lead to these owners.
+
+    With two ground truths the anchors say of each selection alone what it must have and must not: an anchor of g is
+    selected by g; the other selects it only if g may win it then; background is selected by nobody.
+
+    Args:
+        owner: (B, A) index of the ground truth, -1 on background.
+        choices: the admissible selections.
+        winners: (B, M, A) who may win a contested anchor.
+        shown: (B, M, A) the selection itself, if it is known.
+    """
+    rows = torch.arange(winners.shape[1], device=owner.device)[:, None]  # (M, 1)
+    own = owner[:, None] == rows  # (B, M, A)
+    wins = (winners & own).any(1, keepdim=True)  # (B, 1, A) its owner may have had to fight for it
+    must, may = own[:, :, None], (own | wins)[:, :, None]  # (B, M, 1, A)
+    fits = choices.admissible & ((choices.selected | ~must) & (~choices.selected | may)).all(-1)  # (B, M, S)
+    if shown is not None:
+        fits = fits & (choices.selected == shown[:, :, None]).all(-1)
+    return fits.any(-1).all(-1)
+
+
+def ambiguous(told: Expected, metric: Range, overlap: Range, least: float = -1.0) -> Tensor:
+    """(B,) whether these ranges leave a choice of what is selected, or of who owns it.
+
+    Args:
+        told: what is known besides.
+        metric: of t.
+        overlap: of u.
+        least: a choice between anchors whose t is no larger does not count.
+    """
+    choices = Choices.of(metric, told.candidate, told.numbers.topk)
+    counts = metric.high > least
+    ever, always = choices.ever(), choices.always()  # (B, M, A) twice
+    contested, tied = ever.sum(1) > 1, may_own(overlap).sum(1) > 1  # (B, A) twice
+    return ((ever & ~always & counts).any(1) | (contested & tied & counts.any(1))).any(1)
+
+
+def weights_of(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+    """TAL-NORM-1: (B, A) w of given t, u and positives (B, M, A)."""
+    metric, overlap = metric * positives, overlap * positives
+    best = metric.amax(2, keepdim=True) + NORMALISATION_EPS  # (B, M, 1)
+    return (metric * overlap.amax(2, keepdim=True) / best).sum(1)
+
+
+def stages_hold(told: Expected, stages: Stages, positives: Tensor) -> Tensor:
+    """(B,) whether shown stages hold, each from the shown values of the one before.
+
+    Args:
+        told: what the specification says.
+        stages: what was shown.
+        positives: (B, M, A) what the outputs say.
+    """
+    rows = told.candidate.shape[1]
+    shown = {name: _padded(value, rows) for name, value in vars(stages).items()}
+    overlap, metric, selected = shown["overlap"], shown["metric"], shown["selected"]  # (B, M, A) each
+    exact = metric_of(told.score.double(), overlap.double().clamp(min=0), told.numbers)
+    naive = metric_of(told.score, overlap.clamp(min=0), told.numbers)
+    unit = metric_unit(
+        told.score.double(), overlap.double().clamp(min=0), told.numbers.alpha, told.numbers.beta, EPS
+    )
+    metric_error = bound(naive, exact, unit, DTYPE, "metric t").where(told.candidate, 0)
+    choices = Choices.of(Range.exact(metric.double()), told.candidate, told.numbers.topk)
+    winners, owner = may_own(Range.exact(overlap.double())), owner_of(positives)
+    holds = (
+        shown["candidates"] == told.candidate,
+        (overlap.double() - told.overlap).abs() <= told.overlap_error,
+        (metric.double() - exact).abs() <= metric_error,
+        shown["positives"] == positives,
+    )
+    every = torch.stack([each.flatten(1).all(1) for each in holds]).all(0)  # (B,)
+    return every & reachable(owner, choices, winners, selected)
+
+
+def _padded(value: Tensor, rows: int) -> Tensor:
+    """(B, M, A) of a stage (B, M', A) with M' <= M, zeros at the end."""
+    return functional.pad(value, (0, 0, 0, rows - value.shape[1]))
+
+
+def owner_of(positives: Tensor) -> Tensor:
+    """(B, A) index of the ground truth that owns each anchor, -1 on background; of positives (B, M, A)."""
+    return torch.where(positives.any(1), positives.int().argmax(1), -1)
+
+
+def targets_hold(told: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
+    """(B,) whether label and box of each positive are its owner's own (TAL-TGT-1), to the bit."""
+    own = positives.transpose(1, 2).double()  # (B, A, M)
+    boxes = own @ told.boxes  # (B, A, 4) one of them, or zero
+    labels = (own @ told.labels[..., None].double()).squeeze(-1)  # (B, A)
+    foreground = assignment.foreground
+    right = (assignment.boxes.double() == boxes).all(-1) & (assignment.labels.double() == labels)
+    return (right | ~foreground).all(1) & (positives.any(1) == foreground).all(1)
+
+
+def scores_hold(told: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
+    """(B,) whether the target scores are w at the label of each positive and zero elsewhere (TAL-NORM-1, TAL-TGT-1)."""
+    exact, error = _weights_from_stages(told, assignment.stages, positives)
+    at = functional.one_hot(told.labels, assignment.scores.shape[-1]).double()  # (B, M, C)
+    here = positives.transpose(1, 2).double() @ at  # (B, A, C) one where w stands
+    off = (assignment.scores.double() - exact[..., None] * here).abs()  # (B, A, C)
+    return (off <= error[..., None] * here).flatten(1).all(1)
+
+
+def _weights_from_stages(told: Expected, stages: Stages | None, positives: Tensor) -> tuple[Tensor, Tensor]:
+    """w (B, A) and its bound: from shown t and u if there are any, else from what they should be."""
+    if stages is not None:
+        metric, overlap = (_padded(value, positives.shape[1]) for value in (stages.metric, stages.overlap))
+        moved: Tensor | float = 0.0
+    else:
+        metric, overlap = told.naive_metric, told.naive_overlap
+        moved = _moved_weights(told, positives)
+    large = (metric.double(), overlap.double()) if stages is not None else (told.metric, told.overlap)
+    exact, naive = weights_of(*large, positives), weights_of(metric, overlap, positives)  # (B, A) twice
+    unit = 4 * EPS * exact + smallest(DTYPE) / NORMALISATION_EPS
+    return exact, bound(naive, exact, unit, DTYPE, "target score w") + moved
+
+
+def _moved_weights(told: Expected, positives: Tensor) -> Tensor:
+    """TAL-NORM-1: (B, A) by how much w moves as u and t do."""
+    metric, metric_error = told.metric * positives, told.metric_error * positives
+    overlap, overlap_error = told.overlap * positives, told.overlap_error * positives
+    best = metric.amax(2, keepdim=True) + NORMALISATION_EPS  # (B, M, 1)
+    best_error = metric_error.amax(2, keepdim=True)
+    best_overlap, best_overlap_error = overlap.amax(2, keepdim=True), overlap_error.amax(2, keepdim=True)
+    moved = (
+        metric_error * best_overlap + metric * best_overlap_error + metric * best_overlap * best_error / best
+    )
+    return (moved / (best - best_error).clamp(min=NORMALISATION_EPS)).sum(1)
+
+
+def assignment_holds(told: Expected, assignment: Assignment) -> Tensor:
+    """(B,) whether the assignment of each image is surely right: an admissible one, its targets and its weights."""
+    rows = torch.arange(told.real.shape[1], device=told.real.device)[:, None]  # (M, 1)
+    owner = assignment.truth_index.long().where(assignment.foreground, -1)  # (B, A)
+    positives = owner[:, None] == rows  # (B, M, A)
+    if assignment.stages is not None:
+        follows = stages_hold(told, assignment.stages, positives)
+    else:
+        choices = Choices.of(told.metric_range, told.candidate, told.numbers.topk)
+        follows = reachable(owner, choices, may_own(told.overlap_range))
+    return follows & targets_hold(told, assignment, positives) & scores_hold(told, assignment, positives)
+
+
+def only_assignment(told: Expected, classes: int) -> Assignment:
+    """The assignment of images that leave no choice that counts, as plain float32 computes it.
+
+    For a loss that shows none. Where all contested overlaps are zero, the first ground truth wins: its w is zero.
+    """
+    selected = Choices.of(told.metric_range, told.candidate, told.numbers.topk).always()  # (B, M, A)
+    largest = torch.zeros_like(selected).scatter(1, told.overlap.argmax(1, keepdim=True), True)
+    contested = selected.sum(1, keepdim=True) > 1
+    positives = selected & (~contested | largest)
+    weights = weights_of(told.naive_metric, told.naive_overlap, positives)  # (B, A)
+    own = positives.transpose(1, 2).to(DTYPE)  # (B, A, M)
+    labels = (own @ told.labels[..., None].to(DTYPE)).squeeze(-1).long()  # (B, A)
+    scores = weights[..., None] * functional.one_hot(labels, classes)
+    boxes = own @ told.boxes.to(DTYPE)
+    return Assignment(labels, boxes, scores, positives.any(1), owner_of(positives).clamp(min=0))

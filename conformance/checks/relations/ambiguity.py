@@ -1,0 +1,134 @@
+"""The numbers of one image that decide its assignment, and the choices that they leave open (specification section 6).
+
+M ground truths, A anchors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.geometry import ciou
+from tal_conformance.judgement.admissible import Range, Selection, may_own, top_k_choices
+from tal_conformance.judgement.bounds import ROUNDINGS
+from tal_conformance.judgement.oracle import ImageOracle
+from tal_reference import Hyperparameters
+from tal_reference.assignment import NORMALISATION_EPS
+
+
+@dataclass(frozen=True)
+class Known:
+    """The numbers of one image that decide its assignment: the implementation's own where it shows them.
+
+    Attributes:
+        possible: (M, A) surely or perhaps candidates, by the judge.
+        doubtful: (M, A) pairs that rounding may make candidates or none.
+        counts: (M, A) u or t may be more than zero, so that it matters who owns the anchor.
+        overlap, overlap_error: (M, A) u, and how far a run, or two runs, may lie apart.
+        metric, metric_error: (M, A) t likewise.
+        selection: what the k best of each ground truth can be.
+        owners: (M, A) whose overlap may be the largest of its anchor's.
+        numbers: k, topk2.
+    """
+
+    possible: Tensor
+    doubtful: Tensor
+    counts: Tensor
+    overlap: Tensor
+    overlap_error: Tensor
+    metric: Tensor
+    metric_error: Tensor
+    selection: Selection
+    owners: Tensor
+    numbers: Hyperparameters
+
+    @classmethod
+    def of(cls, told: ImageOracle, read: Mapping[str, Tensor], numbers: Hyperparameters) -> Self:
+        """What the judge takes them to be, of an implementation that does not show them.
+
+        Args:
+            told: the judge's numbers of the image.
+            read: what the assigner read: truths (M, 4) and boxes (A, 4) in pixels.
+            numbers: k, topk2.
+        """
+        unclamped = ciou(read["truths"][:, None].double(), read["boxes"].double())  # (M, A)
+        counts = (unclamped + told.overlap_error > 0) & told.may_candidate
+        errors = told.overlap, told.overlap_error, told.metric, told.metric_error
+        return cls(told.may_candidate, uncertain(told), counts, *errors, told.selection, told.owners, numbers)
+
+    def shown(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Self:
+        """The same with the implementation's own numbers: the stages that it shows in two runs."""
+        sure = one["candidates"] & other["candidates"] & ~self.doubtful  # (M, A)
+        overlap, metric = (torch.maximum(one[name], other[name]).double() for name in ("overlap", "metric"))
+        error = torch.maximum(self.metric_error, metric * self.amplified(overlap))
+        low, high = metric - error, metric + error
+        places = Range(low.clamp(min=0).where(sure, 0), high)
+        selection = top_k_choices(places, sure, sure | self.doubtful, self.numbers.topk)
+        low, high = overlap - self.overlap_error, overlap + self.overlap_error
+        owners = may_own(Range(low.clamp(min=0).where(sure, 0), high))
+        counts = (overlap > 0) | (metric > 0)
+        own = replace(self, overlap=overlap, metric=metric, metric_error=error)
+        return replace(own, counts=counts, selection=selection, owners=owners)
+
+    def amplified(self, overlap: Tensor) -> Tensor:
+        """TAL-MET-1: relative error (M, A) of t where u is this, whatever the exact u is."""
+        share = (self.overlap_error / overlap).nan_to_num(nan=0.0, posinf=0.0)
+        eps = torch.finfo(torch.float32).eps
+        rounding = (
+            2 * ROUNDINGS * eps * (2 + 4 * self.numbers.alpha + self.numbers.beta)
+        )  # of s, powers and product
+        return (1 + share) ** self.numbers.beta - 1 + rounding
+
+    @property
+    def open_places(self) -> Tensor:
+        """(M, A) the anchors that may or may not be among the k best (T1, T4)."""
+        return (self.selection.may & ~self.selection.must) | self.doubtful
+
+    @property
+    def tied_owners(self) -> Tensor:
+        """(M, A) one of several whose overlap may be the largest of its anchor's (T2, T4)."""
+        return self.owners & (self.owners.sum(0) > 1)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the choices that are open here can lead to different weights.
+
+        They cannot where nobody's overlap is more than zero, and where the only one whose is takes the anchor anyway:
+        who ever else takes it loses it again.
+        """
+        contested = self.selection.may.sum(0) > 1  # (A,)
+        choices = self.open_places.any(0) | (self.tied_owners & contested).any(0)  # (A,)
+        settled = (self.counts.sum(0) == 1) & (self.counts & self.selection.must).any(0)  # (A,)
+        choices = choices & self.counts.any(0) & ~settled
+        kept = self.kept_otherwise(choices.expand_as(self.metric)) & self.counts  # (M, A)
+        return bool((choices | kept).any())
+
+    def kept_otherwise(self, moved: Tensor) -> Tensor:
+        """(M, A) the anchors that `topk2` may keep or drop (T3, T4), given the choices that moved before it (M, A)."""
+        if self.numbers.kept is None:
+            return torch.zeros_like(moved)
+        apart = (self.metric[:, :, None] - self.metric[:, None]).abs()  # (M, A, A)
+        near = apart <= self.metric_error[:, :, None] + self.metric_error[:, None]
+        return (near.sum(2) > 1) | moved.any(1, keepdim=True)
+
+    def weight_errors(self, positives: Tensor, dtype: torch.dtype) -> Tensor:
+        """TAL-NORM-1: error (A,) of w = t u* / (t* + 1e-9) for given positives (M, A), from the errors of t and u."""
+        metric, overlap = self.metric * positives, self.overlap * positives
+        metric_error, overlap_error = self.metric_error * positives, self.overlap_error * positives
+        best, best_error = (
+            metric.amax(1, keepdim=True) + NORMALISATION_EPS,
+            metric_error.amax(1, keepdim=True),
+        )  # (M, 1)
+        top, top_error = overlap.amax(1, keepdim=True), overlap_error.amax(1, keepdim=True)  # (M, 1)
+        moved = metric_error * (top + top_error) + metric * top_error + metric * top * best_error / best
+        low = (best - best_error).clamp(min=NORMALISATION_EPS)
+        numbers = torch.finfo(dtype)
+        rounding = positives * (4 * numbers.eps * metric * top / best + numbers.tiny / NORMALISATION_EPS)
+        return (moved / low + ROUNDINGS * rounding).sum(0)
+
+
+def uncertain(told: ImageOracle) -> Tensor:
+    """(M, A) pairs that may or may not be candidates: the centre is too near the border to tell."""
+    return told.may_candidate & ~told.candidate

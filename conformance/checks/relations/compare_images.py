@@ -1,0 +1,255 @@
+"""Two views of one image must agree, within what two correct runs may differ by.
+
+Choices that the specification leaves open (section 6) may move with a change. They are told from the implementation's
+own numbers: a selection may move where its own metrics are equal or closer than rounding, an owner where its own
+overlaps are. Where a choice did move, all that does not follow from it must still agree.
+
+M ground truths, A anchors, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tal_conformance.checks.relations.ambiguity import Known, uncertain
+from tal_conformance.checks.relations.runs import Run
+from tal_conformance.checks.relations.transformations import Pair
+from tal_conformance.checks.relations.views import View
+from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
+from tal_conformance.judgement.comparators import equal, finite, holds, within
+from tal_conformance.judgement.oracle import InputErrors
+
+CELL = ("GT", "anchor")
+SCORE = ("anchor", "class")
+SIDE = ("anchor", "side")
+
+
+class Comparison:
+    """Notes, stage by stage, whether what two runs say of the same things agrees.
+
+    Args:
+        judgement: takes the result.
+        clause: of the relation.
+        how: the change, for messages.
+    """
+
+    def __init__(self, judgement: Judgement, clause: str, how: str) -> None:
+        self.judgement, self.clause, self.how = judgement, clause, how
+
+    def agrees(self, stage: str) -> None:
+        """Everything of a stage is the same to the bit."""
+        self.judgement.stages[stage].add(Agreement())
+
+    def finite(self, stage: str, quantity: str, now: Tensor, names: Sequence[str]) -> bool:
+        """Every number is one."""
+        return self._note(stage, finite, quantity, self.clause, now, names)
+
+    def within(
+        self,
+        stage: str,
+        quantity: str,
+        now: Tensor,
+        before: Tensor,
+        error: Tensor,
+        names: Sequence[str] = (),
+        image: int | None = None,
+    ) -> bool:
+        """Every number is what it was, within its error."""
+        return self._note(
+            stage, within, quantity, self.clause, now, before.double(), error.double(), before, names, image
+        )
+
+    def equal(
+        self, stage: str, quantity: str, now: Tensor, before: Tensor, names: Sequence[str], image: int | None
+    ) -> bool:
+        """Every element is what it was."""
+        return self._note(stage, equal, quantity, self.clause, now, before, names, image)
+
+    def holds(
+        self, stage: str, quantity: str, broken: Tensor, now: Tensor, told: tuple[str, str], image: int | None
+    ) -> bool:
+        """No pair of ground truth and anchor is broken; `told` is what was expected and what is the problem."""
+        expected, problem = told
+        return self._note(stage, holds, quantity, self.clause, broken, now, expected, CELL, image, problem)
+
+    def _note(self, stage: str, check: Callable[..., Agreement], *arguments: object) -> bool:
+        try:
+            self.judgement.stages[stage].add(check(*arguments))
+        except Mismatch as broken:
+            told = Mismatch(f"{self.how}, {broken.summary}", self.clause, broken.values, broken.verdict)
+            self.judgement.stages[stage].fail(told)
+            return False
+        return True
+
+
+class ImageComparison:
+    """Compares what two runs say of one image.
+
+    Args:
+        comparison: takes the result.
+        before: the run of the batch that the image is of.
+        now: the run of the changed batch.
+        pair: which image it is in either.
+        views: what the two runs say, in the layout of the first.
+    """
+
+    def __init__(
+        self, comparison: Comparison, before: Run, now: Run, pair: Pair, views: tuple[View, View]
+    ) -> None:
+        self.to, self.before, self.now, self.pair = comparison, before, now, pair
+        self.look = pair.look
+        self.image = None if pair.source else pair.image  # a message counts the given batch's images alone
+        self.old, self.new = views
+        self.moved = False  # a choice moved, and something follows from it
+
+    def run(self) -> bool:
+        """Compare everything, stage by stage; whether all of it agrees."""
+        if self.old.equals(self.new):
+            for stage in self.stages():
+                self.to.agrees(stage)
+            return True
+        if not (self.all_finite() and self.inputs()):
+            return False
+        if not len(self.look.truths):
+            return self.background()
+        known = self.known()
+        return self.shown(known) and self.owners(known) and self.targets() and self.weights(known)
+
+    def stages(self) -> list[str]:
+        """Stages that both runs show."""
+        decoded = ["decode"] if self.before.outcome.own_inputs else []
+        shown = ["candidates", "overlap", "metric", "top-k"] if self.old.shown else []
+        return [*decoded, *shown, "conflict", "targets", "normalisation"]
+
+    def all_finite(self) -> bool:
+        """Every number is one."""
+        fine = self.to.finite("normalisation", "target score w", self.new.scores, SCORE)
+        for name in ("overlap", "metric") if self.new.shown else ():
+            fine = self.to.finite(name, name, self.new.shown[name], CELL) and fine
+        return fine
+
+    def inputs(self) -> bool:
+        """Stage "decode": what the assigner read of the image is the same."""
+        if not self.before.outcome.own_inputs:
+            return True
+        old, new, image = self.old.read, self.new.read, self.image
+        at, here = self.pair.image, self.pair.here
+        (boxes, scores), (boxes_now, scores_now) = self.before.read_errors, self.now.read_errors
+        box_error = boxes[at].amax(-1, keepdim=True) + boxes_now[here, self.look.anchors].amax(
+            -1, keepdim=True
+        )
+        score_error = scores[at] + scores_now[here, self.look.anchors][:, self.look.classes]
+        return (
+            self.to.equal(
+                "decode", "anchor centre", new["centres"], old["centres"], ("anchor", "axis"), image
+            )
+            and self.to.within(
+                "decode", "predicted box", new["boxes"], old["boxes"], box_error.expand(-1, 4), SIDE, image
+            )
+            and self.to.within(
+                "decode", "class score", new["scores"], old["scores"], score_error, SCORE, image
+            )
+            and self.to.within(
+                "decode",
+                "ground truth box",
+                new["truths"],
+                old["truths"],
+                self.truth_error,
+                ("GT", "side"),
+                image,
+            )
+            and self.to.equal("decode", "label", new["labels"], old["labels"], ("GT",), image)
+        )
+
+    @cached_property
+    def truth_error(self) -> Tensor:
+        """(M, 4) pixels by which the edges of a ground truth may differ."""
+        now = self.now.truth_errors(self.pair.here)[self.look.truths]
+        errors = self.before.truth_errors(self.pair.image) + now.amax(-1, keepdim=True)
+        return errors.amax(-1, keepdim=True).expand(-1, 4)
+
+    def background(self) -> bool:
+        """An image without ground truths has no positive in either run, and no target score."""
+        before, now = self.old, self.new
+        fine = self.to.equal(
+            "targets", "foreground", now.foreground, before.foreground, ("anchor",), self.image
+        )
+        return fine and self.to.equal(
+            "normalisation", "target score w", now.scores, before.scores, SCORE, self.image
+        )
+
+    def known(self) -> Known:
+        """What decides the assignment, with the errors of both runs."""
+        old, new = self.old.read, self.new.read
+        moved = InputErrors(
+            (new["boxes"] - old["boxes"]).abs().amax(-1),
+            (new["scores"].double() - old["scores"].double()).abs(),
+            (new["truths"] - old["truths"]).abs(),
+        )
+        before, now = self.before.oracle(self.pair.image, moved), self.now.oracle(self.pair.here)
+        told = replace(
+            Known.of(before, self.old.read, self.before.batch.hyperparameters),
+            doubtful=uncertain(before) | self.look.pairs(uncertain(now)),
+            overlap_error=before.overlap_error + self.look.pairs(now.overlap_error),
+            metric_error=before.metric_error + self.look.pairs(now.metric_error),
+        )
+        return told.shown(self.old.shown, self.new.shown) if self.old.shown else told
+
+    def shown(self, known: Known) -> bool:
+        """Stages "candidates" to "top-k", of an implementation that shows them."""
+        old, new = self.old.shown, self.new.shown
+        if not old:
+            return True
+        sure, both = ~known.doubtful, old["candidates"] & new["candidates"] & known.possible
+        fine = self.to.equal(
+            "candidates", "candidate", new["candidates"] & sure, old["candidates"] & sure, CELL, self.image
+        )
+        for name, quantity, error in (
+            ("overlap", "overlap u", known.overlap_error),
+            ("metric", "metric t", known.metric_error),
+        ):
+            now, before = new[name].where(both, 0), old[name].where(both, 0)
+            fine = (
+                self.to.within(name, quantity, now, before, error.where(both, 0), CELL, self.image) and fine
+            )
+        settled = ~known.open_places
+        now, before = new["selected"] & settled, old["selected"] & settled
+        return self.to.equal("top-k", "selected", now, before, CELL, self.image) and fine
+
+    def owners(self, known: Known) -> bool:
+        """Stage "conflict": an anchor has another owner only where a choice was open."""
+        old, new = self.old.positives, self.new.positives  # (M, A)
+        differs = old != new
+        if self.old.shown:
+            before, now = self.old.shown["selected"], self.new.shown["selected"]
+            places, contested = before != now, (before | now).sum(0) > 1  # (M, A), (A,)
+        else:
+            places, contested = known.open_places, known.selection.may.sum(0) > 1
+        choices = places.any(0) | (known.tied_owners & contested)  # (M, A)
+        allowed = choices | known.kept_otherwise(choices)
+        self.moved = bool((differs & known.counts).any())
+        told = "the same owner", "an anchor changed its owner, though no choice was open"
+        return self.to.holds("conflict", "owner", differs & ~allowed, new, told, self.image)
+
+    def targets(self) -> bool:
+        """Stage "targets": label and box of every anchor that kept its owner."""
+        same = self.old.foreground & (self.old.owner == self.new.owner)  # (A,)
+        before, now = (each.labels.where(same, 0) for each in (self.old, self.new))
+        fine = self.to.equal("targets", "label", now, before, ("anchor",), self.image)
+        error = self.truth_error[self.old.owner.clamp(min=0)].where(same[:, None], 0)  # (A, 4)
+        before, now = (each.boxes.where(same[:, None], 0) for each in (self.old, self.new))
+        return self.to.within("targets", "target box", now, before, error, SIDE, self.image) and fine
+
+    def weights(self, known: Known) -> bool:
+        """Stage "normalisation": the target scores of every ground truth that kept all positives that count."""
+        old, new = self.old.positives, self.new.positives  # (M, A)
+        follows = ((old != new) & known.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
+        elsewhere = ((old | new) & follows).any(0)[:, None]  # (A, 1)
+        errors = known.weight_errors(old, self.before.dtype)  # (A,)
+        at_label = torch.zeros(self.old.scores.shape, dtype=errors.dtype, device=errors.device)
+        at_label.scatter_(1, self.old.labels[:, None], errors[:, None])
+        now, before = self.new.scores.where(~elsewhere, 0), self.old.scores.where(~elsewhere, 0)
+        return self.to.within("normalisation", "target score w", now, before, at_label, SCORE, self.image)

@@ -1,0 +1,155 @@
+"""The losses of the sources and of the changed batches: before N they add up to the same, and so do their gradients."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tal_conformance.checks.relations.compare_images import Comparison
+from tal_conformance.checks.relations.runs import TERMS, Run
+from tal_conformance.checks.relations.transformations import Changed, Pair, Plan
+from tal_conformance.core.geometry import flatten
+
+STAGES = {"cls": 1, "box": 0, "dfl": 2, "total": 3}
+"""Stages of the loss, with their places in `Run.terms`."""
+
+
+LOSS_STAGES = (*STAGES, "gradients")
+"""Every stage of the loss."""
+
+
+class LossComparison:
+    """Compares two sides of a plan.
+
+    Args:
+        comparison: takes the result.
+        plan: what was run.
+        sources: the runs of its sources.
+        changed: the runs of its changed batches.
+        weights: (B, A) of each source: by how much each weight differs between the two sides, or may differ.
+    """
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        plan: Plan,
+        sources: list[Run],
+        changed: list[Run],
+        weights: list[Tensor],
+    ) -> None:
+        self.to, self.plan = comparison, plan
+        self.sources, self.changed, self.weights = sources, changed, weights
+
+    def run(self) -> None:
+        """Compare terms, totals and gradients."""
+        if self.identical():
+            for stage in LOSS_STAGES:
+                self.to.agrees(stage)
+            return
+        if not all(self.all_finite(run) for run in (*self.sources, *self.changed)):
+            return
+        moved = [
+            run.moved_loss(weights) if bool(weights.any()) else None
+            for run, weights in zip(self.sources, self.weights, strict=True)
+        ]
+        self.score_sum()
+        self.terms([loss[0] for loss in moved if loss is not None])
+        gradients = [loss and loss[1] for loss in moved]
+        for batch, now in zip(self.plan.changed, self.changed, strict=True):
+            for pair in batch.pairs:
+                self.gradients(pair, now, gradients[pair.source])
+            if batch.extra is not None:
+                self.extra_gradient(batch.extra, now)
+
+    def identical(self) -> bool:
+        """Whether one batch became one other, and all came out the same to the bit."""
+        if len(self.sources) > 1 or len(self.changed) > 1 or self.plan.changed[0].extra is not None:
+            return False
+        (source,), (changed,) = self.sources, self.changed
+        before, now = source.loss, changed.loss
+        if not (torch.equal(before.items, now.items) and torch.equal(before.total, now.total)):
+            return False
+        old, new = flatten(before.gradients, source.batch.head), flatten(now.gradients, changed.batch.head)
+        return all(
+            torch.equal(mine, theirs)
+            for pair in self.plan.changed[0].pairs
+            for mine, theirs in zip(_of(old, pair.image), _moved_back(new, pair), strict=True)
+        )
+
+    def all_finite(self, run: Run) -> bool:
+        """Every number that came out is one."""
+        fine = [
+            self.to.finite(stage, TERMS[at], run.loss.items[at], ()) for stage, at in STAGES.items() if at < 3
+        ]
+        fine.append(self.to.finite("total", "total", run.loss.total, ()))
+        fine += [self.to.finite("gradients", "gradient", level, ()) for level in run.loss.gradients]
+        return all(fine)
+
+    def score_sum(self) -> None:
+        """LOSS-SUM-1: N is that of the only source with ground truths; looked at where gradients alone show it."""
+        filled = [run for run in self.sources if any(map(len, run.truths))]
+        if len(filled) != 1 or len(self.changed) > 1:
+            return
+        (source,), (changed,) = filled, self.changed
+        if source.shows_scores or changed.shows_scores:
+            return
+        error = source.scale_error + changed.scale_error + sum(weights.sum() for weights in self.weights)
+        self.to.within("cls", "N", changed.scale, source.scale, error)
+
+    def terms(self, moved: list[Tensor]) -> None:
+        """LOSS-SUM-1: the terms of the parts, times their N, add up to those of the whole."""
+        before, now = (
+            torch.stack([run.terms[0] for run in side]).sum(0) for side in (self.sources, self.changed)
+        )
+        error = torch.stack([run.terms[1] for run in (*self.sources, *self.changed)]).sum(0)  # (4,)
+        error = error + sum(moved, torch.zeros_like(error))
+        for batch in self.plan.changed:
+            before = before + extra_terms(batch)
+        for stage, at in STAGES.items():
+            self.to.within(stage, f"{TERMS[at]} before N", now[at], before[at], error[at])
+
+    def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
+        """LOSS-GRAD-1: the gradients of one image, times N / B."""
+        source = self.sources[pair.source]
+        (old, old_error), (new, new_error) = source.gradients, now.gradients
+        image = pair.image if not pair.source else None
+        for at, (name, names) in enumerate(
+            (("distance logits", ("anchor", "side", "bin")), ("class logits", ("anchor", "class")))
+        ):
+            error = old_error[at][pair.image] + _moved_back(new_error, pair)[at]
+            if moved is not None:
+                error = error + moved[at][pair.image]
+            value, before = _moved_back(new, pair)[at], old[at][pair.image]
+            self.to.within("gradients", f"gradient on {name} before N", value, before, error, names, image)
+
+    def extra_gradient(self, channel: int, now: Run) -> None:
+        """LOSS-CLS-1 of a class that no ground truth has: the gradient of its own cross-entropy."""
+        _, logits = flatten(now.batch.feature_maps, now.batch.head)
+        expected = now.batch.hyperparameters.cls_gain * logits[..., channel].double().sigmoid()  # (B, A)
+        observed, error = (values[1][..., channel] for values in now.gradients)
+        name = "gradient on the class that no ground truth has, before N"
+        self.to.within("gradients", name, observed, expected, error, ("image", "anchor"))
+
+
+def extra_terms(changed: Changed) -> Tensor:
+    """(4,) what the class that no ground truth has adds to the terms: its cross-entropy against zero."""
+    terms = torch.zeros(4, dtype=torch.float64, device=changed.batch.device)
+    if changed.extra is None:
+        return terms
+    _, logits = flatten(changed.batch.feature_maps, changed.batch.head)  # (B, A, C)
+    cls = (
+        changed.batch.hyperparameters.cls_gain
+        * functional.softplus(logits[..., changed.extra].double()).sum()
+    )
+    terms[STAGES["cls"]], terms[STAGES["total"]] = cls, cls
+    return terms
+
+
+def _of(values: tuple[Tensor, ...], image: int) -> tuple[Tensor, Tensor]:
+    return values[0][image], values[1][image]
+
+
+def _moved_back(values: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, Tensor]:
+    """(A, 4, R) and (A, C) of one image, in the layout of its source."""
+    distances, logits = _of(values, pair.here)
+    look = pair.look
+    return look.sides(distances[look.anchors]), logits[look.anchors][:, look.classes]

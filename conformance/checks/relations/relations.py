@@ -1,0 +1,182 @@
+"""The relations of specification section 7: one table, each with its clause and its meaning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tal_conformance.checks.relations import score_properties as scores
+from tal_conformance.checks.relations import transformations as changes
+from tal_conformance.checks.relations.compare_images import Comparison
+from tal_conformance.checks.relations.compare_runs import compare
+from tal_conformance.checks.relations.runs import Run
+from tal_conformance.checks.relations.transformations import Change, Plan
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import Diverges, Judgement
+from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.judgement.failure import Subject, failure_of
+from tal_conformance.judgement.rejection import has_a_loss
+from tal_conformance.pictures.picture import picture
+from tal_reference import Dialect
+
+
+class SaysNothing(Exception):
+    """The relation says nothing of this batch."""
+
+
+class NotShown(Exception):
+    """The implementation does not show what the relation is about."""
+
+
+class Session:
+    """Runs of one implementation; the same batch is run once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self._runs: list[Run] = []
+
+    def __call__(self, batch: Batch) -> Run:
+        """The run of a batch.
+
+        Raises:
+            ImplementationFailed: the implementation raised, or broke the protocol.
+        """
+        known = next((run for run in self._runs if run.batch is batch), None)
+        if known is None:
+            known = Run(
+                batch, observe(self.subject.implementation, batch), self.subject.implementation.dialect
+            )
+            self._runs.append(known)
+        return known
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation of specification section 7.
+
+    Attributes:
+        clause: its id.
+        meaning: one line.
+        change: the changed batches, of a relation between runs.
+        check: of a relation within one outcome.
+    """
+
+    clause: str
+    meaning: str
+    change: Change | None = None
+    check: Callable[[Run, Comparison], None] | None = None
+
+    def __call__(self, subject: Subject, batch: Batch) -> Judgement:
+        """Judge an implementation on a batch by this relation alone.
+
+        Args:
+            subject: the implementation, and the device to run it on.
+            batch: any batch; it is moved to the device.
+
+        Returns:
+            A judgement that does not fail. Its verdict is ADMISSIBLE where a choice that the specification leaves
+            open moved with the change, so that not everything could be compared.
+
+        Raises:
+            Failure: the relation does not hold, or the implementation raised or broke the protocol.
+            SaysNothing: it says nothing of this batch.
+            NotShown: the implementation does not show what the relation is about.
+        """
+        batch = batch.to(subject.device)
+        session, given = Session(subject), None
+        try:
+            plans = list(self.change(batch)) if self.change else []
+            self._refuse_undefined(plans, subject.implementation.dialect)
+            given = session(plans[0].sources[0] if plans else batch)
+            judgement = self.judged(plans, session, given)
+            if judgement.verdict.fails:
+                raise Diverges(judgement)
+        except (Diverges, ImplementationFailed) as error:
+            found = error.judgement if isinstance(error, Diverges) else None
+            shown = given.outcome.assignment if given else None
+            drawn = picture(batch, subject.implementation.dialect, shown, found)
+            raise failure_of(subject, batch, error, drawn) from error
+        return judgement
+
+    def _refuse_undefined(self, plans: list[Plan], dialect: Dialect) -> None:
+        """Raise where a batch that is compared has a loss that is no number, whatever the given one has.
+
+        Only a single bin (R = 1) can turn a box inside out (IOU-1): others need not be asked. Dialects that may
+        divide by an N of zero are not related at all (`can_be_related`).
+        """
+        batches = [each for plan in plans for each in (*plan.sources, *(made.batch for made in plan.changed))]
+        for each in batches:
+            if each.head.reg_max == 1 and not has_a_loss(each, dialect):
+                raise SaysNothing(
+                    f"{self.clause} says nothing of {each.describe()}: IOU-1 divides zero by zero"
+                )
+
+    def judged(self, plans: list[Plan], session: Session, given: Run) -> Judgement:
+        """Judge by the plans, or within the given run."""
+        judgement = Judgement()
+        if self.check is not None:
+            if given.outcome.assignment is None:
+                raise NotShown(f"{self.clause}: it shows no target scores")
+            self.check(given, Comparison(judgement, self.clause, "in itself"))
+        elif not plans:
+            raise SaysNothing(f"{self.clause} says nothing of {given.batch.describe()}")
+        for plan in plans:
+            compare(plan, session, Comparison(judgement, self.clause, plan.how))
+        judgement.uniqueness = given.uniqueness
+        return judgement
+
+
+RELATIONS = {
+    relation.clause: relation
+    for relation in (
+        Relation(
+            "META-GT-PERMUTATION",
+            "the order of an image's ground truths decides nothing",
+            changes.permuted_truths,
+        ),
+        Relation(
+            "META-IMAGE-PERMUTATION",
+            "the order of the images decides nothing",
+            changes.permuted_images,
+        ),
+        Relation(
+            "META-PADDING",
+            "an image with more ground truths beside it, which pads the others further, changes nothing of them",
+            changes.more_padding,
+        ),
+        Relation(
+            "META-SPLIT",
+            "a batch's images are assigned as in batches of their own, and its loss before N is the sum of theirs",
+            changes.split,
+        ),
+        Relation(
+            "META-MIRROR",
+            "a mirrored image has mirrored targets, the same loss, and mirrored gradients",
+            changes.mirrored,
+        ),
+        Relation(
+            "META-CLASS-RENAMING",
+            "renamed classes are nothing but renamed",
+            changes.renamed_classes,
+        ),
+        Relation(
+            "META-EMPTY-IMAGE",
+            "an image without ground truths changes nothing but adds its cross-entropy",
+            changes.empty_image,
+        ),
+        Relation(
+            "META-UNREACHABLE-CLASS",
+            "a class that no ground truth has changes nothing but adds its cross-entropy",
+            changes.unreachable_class,
+        ),
+        Relation(
+            "META-SCORE-RANGE",
+            "a target score lies in [0, 1]",
+            check=scores.within_zero_and_one,
+        ),
+        Relation(
+            "META-BEST-SCORE",
+            "the best positive of a ground truth must score its best overlap",
+            check=scores.best_is_overlap,
+        ),
+    )
+}
+"""Every relation by its clause."""

@@ -1,0 +1,243 @@
+"""One run of an implementation: what came out of a batch, and how far rounding may have moved it.
+
+This is the only module in which relations use what the reference computes, and they use it as a measure of rounding:
+every number is compared with the implementation's own, never with the reference's.
+"""
+
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tal_conformance.checks.relations.ambiguity import Known
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.geometry import flatten
+from tal_conformance.core.outcome import LossOutcome, Outcome
+from tal_conformance.core.verdicts import Uniqueness, least_unique
+from tal_conformance.implementations.execute import assigner_inputs
+from tal_conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit, precision
+from tal_conformance.judgement.decode import exact_predictions, input_errors, truth_unit
+from tal_conformance.judgement.loss import LOGITS
+from tal_conformance.judgement.loss_reference import Computed, compute
+from tal_conformance.judgement.loss_rounding import LossUnits, gradient_bound, on_all_anchors, units
+from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
+from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, ground_truths
+from tal_reference.loss import assign_images, read_predictions, stacked
+
+TERMS = ("box loss", "cls loss", "dfl loss", "total")
+"""What `Run.terms` holds, as the judge calls it."""
+
+
+class Run:
+    """One run of an implementation.
+
+    Args:
+        batch: what was run.
+        outcome: what came out.
+        dialect: what the implementation is held to.
+    """
+
+    def __init__(self, batch: Batch, outcome: Outcome, dialect: Dialect) -> None:
+        if outcome.loss is not None and not outcome.of_loss:
+            outcome = replace(outcome, assignment=None)  # another assigner's than the loss's own
+        self.batch, self.outcome, self.dialect = batch, outcome, dialect
+        self.dtype = precision(batch.dtype)
+        self.eps = torch.finfo(self.dtype).eps
+
+    @property
+    def loss(self) -> LossOutcome:
+        """The loss that came out."""
+        assert self.outcome.loss is not None, "an assigner alone has no loss"
+        return self.outcome.loss
+
+    @cached_property
+    def exact(self) -> Predictions:
+        """The batch's predictions, decoded in float64."""
+        return exact_predictions(self.batch)
+
+    @cached_property
+    def truths(self) -> list[GroundTruths]:
+        """Its ground truths, in float64."""
+        return ground_truths(self.batch.annotations.double(), self.batch.images, self.batch.size)
+
+    @cached_property
+    def own_truths(self) -> list[GroundTruths]:
+        """Its ground truths, in its dtype."""
+        finest = torch.promote_types(self.batch.annotations.dtype, self.batch.dtype)
+        return ground_truths(self.batch.annotations.to(finest), self.batch.images, self.batch.size)
+
+    @cached_property
+    def hidden(self) -> list[InputErrors] | None:
+        """How far what the assigner read may lie from what we take it to have read; None where that is known."""
+        if self.outcome.own_inputs or self.outcome.loss is None:
+            return None
+        return input_errors(self.batch, self.exact, self.truths)
+
+    @cached_property
+    def read_errors(self) -> tuple[Tensor, Tensor]:
+        """Errors of the predicted boxes (B, A, 4) in pixels and of the class scores (B, A, C)."""
+        own, exact, dtype = assigner_inputs(self.batch), self.exact, self.dtype
+        strides, scores = exact.anchors.strides, exact.logits.sigmoid()  # (A, 1), (B, A, C)
+        unit = boxes_unit(exact, self.batch.head.reg_max, self.eps) * strides  # (B, A, 4)
+        boxes = bound(own.boxes, exact.boxes * strides, unit, dtype, "predicted box")
+        return boxes, bound(own.scores, scores, 3 * self.eps * scores, dtype, "class score")
+
+    def truth_errors(self, image: int) -> Tensor:
+        """(M, 4) pixels by which the edges of an image's ground truths may err."""
+        exact, own = self.truths[image], self.own_truths[image]
+        return bound(
+            own.boxes, exact.boxes, truth_unit(exact.boxes, self.eps), self.dtype, "ground truth box"
+        )
+
+    @cached_property
+    def oracles(self) -> dict[int, ImageOracle]:
+        """The judge's errors of every image that has ground truths."""
+        return {image: self.oracle(image) for image, truths in enumerate(self.truths) if len(truths)}
+
+    @property
+    def uniqueness(self) -> Uniqueness:
+        """How many assignments the batch admits."""
+        return least_unique(*(known.uniqueness for known in self.oracles.values()))
+
+    def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
+        """The judge's errors of one image's stages, where its inputs moved by so much from one run to the other."""
+        hidden = self.hidden[image] if self.hidden else None
+        if moved is not None and hidden is not None:
+            moved = InputErrors(
+                moved.boxes + hidden.boxes, moved.scores + hidden.scores, moved.truths + hidden.truths
+            )
+        return oracle(self.outcome.inputs, image, len(self.truths[image]), self.dialect, moved or hidden)
+
+    @cached_property
+    def targets(self) -> BatchTargets:
+        """What the loss had to learn: the assignment that it shows; the reference's own where it shows none."""
+        shown = self.outcome.assignment
+        if shown is not None:
+            return BatchTargets(shown.foreground, shown.boxes.double(), shown.scores)
+        return stacked(self.own_targets, self.batch.head.classes)
+
+    @cached_property
+    def own_targets(self) -> list[Targets]:
+        """The reference's assignment: how large the numbers are that an implementation does not show."""
+        predictions = read_predictions([level.detach() for level in self.batch.feature_maps], self.batch.head)
+        numbers = self.batch.head, self.batch.hyperparameters, self.dialect
+        return assign_images(predictions, self.own_truths, *numbers)
+
+    def hidden_known(self, image: int) -> Known | None:
+        """What decides the assignment of an image, where it is not shown; None without ground truths."""
+        if image not in self.oracles:
+            return None
+        read = {"truths": self.truths[image].boxes, "boxes": self.outcome.inputs.boxes[image]}
+        return Known.of(self.oracles[image], read, self.batch.hyperparameters)
+
+    def hidden_weight_errors(self, image: int) -> Tensor:
+        """(A,) errors of the weights of an assignment that is not shown."""
+        own, known = self.own_targets[image], self.hidden_known(image)
+        if known is None:
+            return torch.zeros_like(own.weights, dtype=torch.float64)
+        rows = torch.arange(len(self.truths[image]), device=self.batch.device)[:, None]  # (M, 1)
+        positives = (rows == own.truth_index) & own.foreground  # (M, A)
+        return known.weight_errors(positives, self.dtype)
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """LOSS-SUM-1: N. Where no target scores are shown, it is seen in the gradient on class logits.
+
+        That is g B / N (sigmoid(x) - target): the largest of its quotients by the sigmoid is that of background.
+        """
+        if self.outcome.assignment is not None:
+            return self.outcome.assignment.scores.double().sum().clamp(min=1)
+        return self._background_logit[0]
+
+    @cached_property
+    def terms(self) -> tuple[Tensor, Tensor]:
+        """Box, cls and dfl loss, and the total divided by B, all times N (4,); and their errors (4,)."""
+        dtype, images, loss = self.dtype, self.batch.images, self.loss
+        errors = [
+            bound(self._naive.items[at], self._computed.items[at], self._units.items[at], dtype, TERMS[at])
+            for at in range(3)
+        ]
+        items = loss.items.double()
+        rounding = 4 * self.eps * items.abs().sum() * images
+        total = bound(loss.items.sum() * images, items.sum() * images, rounding, dtype, "total") / images
+        values = torch.cat((items, loss.total.double()[None] / images))  # (4,)
+        error = torch.stack([*errors, total + torch.stack(errors).sum()]) + values.abs() * self._scale_error
+        return values * self.scale, error * self.scale
+
+    @cached_property
+    def gradients(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The gradients on distance logits (B, A, 4, R) and class logits (B, A, C), times N / B; and their errors."""
+        share = self.scale / self.batch.images
+        shown = flatten(self.loss.gradients, self.batch.head)
+        values, errors = [], []
+        units = (
+            on_all_anchors(each, self.targets.foreground)
+            for each in (self._units.of_total, self._units.jumps_of_total)
+        )
+        computed = self._computed.of_total, self._naive.of_total, *units
+        for name, observed, right, ours, unit, jump in zip(LOGITS, shown, *computed, strict=True):
+            error = (
+                gradient_bound(self.batch, name, right, ours, unit) + jump + right.abs() * self._scale_error
+            )
+            values.append(observed.double() * share)
+            errors.append(error.view_as(observed) * share)
+        return tuple(values), tuple(errors)
+
+    def moved_loss(self, weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """How far terms (4,) and gradients, scaled, move where every weight (B, A) moves by up to so much.
+
+        Before N all of them are linear in the weights, so what moves is the loss of the movements.
+        """
+        numbers, images = self.batch.hyperparameters, self.batch.images
+        label = self.targets.scores.argmax(2, keepdim=True)  # (B, A, 1)
+        scores = torch.zeros_like(self._computed.predictions.logits).scatter(
+            2, label, weights[..., None].double()
+        )
+        moved = BatchTargets(self.targets.foreground, self.targets.boxes, scores)
+        loss = compute(self.batch, moved, torch.float64, self.dialect)
+        scale = scores.sum().clamp(min=1)
+        cls = numbers.cls_gain * (self._computed.predictions.logits * scores).abs().sum()
+        box, dfl = loss.items[0].abs() * scale, loss.items[2].abs() * scale
+        distances = loss.of_total[0].abs() * scale / images  # (B, A, 4R)
+        gradients = distances.unflatten(2, (4, self.batch.head.reg_max)), numbers.cls_gain * scores
+        return torch.stack((box, cls, dfl, box + cls + dfl)), gradients
+
+    @cached_property
+    def _background_logit(self) -> tuple[Tensor, Tensor]:
+        """N as one class logit's gradient shows it, and its error as a share of it."""
+        _, logits = flatten(self.batch.feature_maps, self.batch.head)
+        gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
+        score = logits.double().sigmoid()
+        whole = self.batch.hyperparameters.cls_gain * self.batch.images
+        rounds = gradient.abs() < torch.finfo(self.dtype).tiny / self.eps  # coarser than others do
+        at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).where(~rounds, 0).flatten().argmax()
+        steepest = gradient.flatten()[at].clamp(min=torch.finfo(self.dtype).tiny)
+        error = ROUNDINGS * 3 * self.eps  # sigmoid, quotient and product
+        return whole * score.flatten()[at] / steepest, torch.full_like(steepest, error)
+
+    @property
+    def shows_scores(self) -> bool:
+        """Whether the target scores are shown, so that N need not be read from the gradients."""
+        return self.outcome.assignment is not None
+
+    @property
+    def scale_error(self) -> Tensor:
+        """By how much N may differ, as a number."""
+        return self.scale * self._scale_error
+
+    @property
+    def _scale_error(self) -> Tensor | float:
+        return 0.0 if self.outcome.assignment is not None else self._background_logit[1]
+
+    @cached_property
+    def _computed(self) -> Computed:
+        return compute(self.batch, self.targets, torch.float64, self.dialect)
+
+    @cached_property
+    def _naive(self) -> Computed:
+        return compute(self.batch, self.targets, self.batch.dtype, self.dialect)
+
+    @cached_property
+    def _units(self) -> LossUnits:
+        return units(self.batch, self.targets, self._computed, self.dialect)

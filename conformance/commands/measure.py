@@ -1,0 +1,155 @@
+"""How many units of rounding each quantity really needs: `python -m conformance measure`."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.core.verdicts import Diverges
+from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest
+from tal_conformance.judgement.comparators import observer
+from tal_conformance.judgement.judge import judge
+from tal_conformance.judgement.rejection import refusal
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Units that one quantity needed.
+
+    Attributes:
+        numbers: how many numbers were compared.
+        p999, largest: of the units that a number needed beyond `NAIVE_FACTOR` times the naive error.
+        whole: largest error in units, the naive error counted in.
+        looseness: one over the p99.9 of the errors as shares of their present bounds.
+    """
+
+    numbers: int
+    p999: float
+    largest: float
+    whole: float
+    looseness: float
+
+    @property
+    def units(self) -> float:
+        """What `UNITS` should hold: enough where the naive computation happens to err little or not at all."""
+        return max(SAFETY * self.largest, self.whole)
+
+
+def measure(
+    implementations: Iterable[Implementation],
+    examples: int,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Needed]:
+    """Judge `examples` batches of every lane and look at every comparison.
+
+    Args:
+        implementations: whose errors are looked at; they should conform.
+        examples: batches of each lane.
+        progress: told which lane is under way.
+    """
+    needed: dict[str, list[Tensor]] = defaultdict(list)
+    whole: dict[str, list[Tensor]] = defaultdict(list)
+    shares: dict[str, list[Tensor]] = defaultdict(list)
+
+    def watch(
+        quantity: str,
+        observed: Tensor,
+        expected: Tensor,
+        bound: Tensor,
+        naive: Tensor | None,
+        besides: Tensor | None,
+    ) -> None:
+        if naive is None or not observed.numel():
+            return
+        quantity = re.sub(r"gradient of \w+ on", "gradient on", quantity)
+        error = (observed.double() - expected).abs()
+        if besides is not None:
+            error = (error - besides).clamp(min=0)
+        error = error.flatten()
+        own = NAIVE_FACTOR * (naive.double() - expected).abs().flatten() + smallest(naive.dtype)
+        unit = (bound.flatten() - own) / UNITS.get(quantity, ROUNDINGS)
+        counts = (unit > 0) & torch.isfinite(error)
+        needed[quantity].append(((error - own).clamp(min=0) / unit)[counts])
+        whole[quantity].append(((error - smallest(naive.dtype)).clamp(min=0) / unit)[counts])
+        shares[quantity].append((error / bound.flatten())[counts])
+
+    token = observer.set(watch)
+    try:
+        for lane, strategy in LANES.items():
+            progress(lane)
+            _judge_all(list(implementations), strategy, examples, progress)
+    finally:
+        observer.reset(token)
+    return {
+        quantity: _summary(*(torch.cat(kept[quantity]) for kept in (needed, whole, shares)))
+        for quantity in needed
+    }
+
+
+def _judge_all(
+    implementations: list[Implementation],
+    strategy: SearchStrategy[Recipe],
+    examples: int,
+    progress: Callable[[str], None],
+) -> None:
+    """Judge what one lane draws; a batch that is refused, or that an implementation fails on, measures nothing."""
+    failed: dict[str, list[str]] = defaultdict(list)
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(recipe=strategy)
+    def judged(recipe: Recipe) -> None:
+        batch = recipe.build()
+        for implementation in implementations:
+            if refusal(batch, implementation.dialect) is not None:
+                continue
+            try:
+                judge(batch, observe(implementation, batch), implementation.dialect)
+            except Diverges:
+                continue
+            except ImplementationFailed as error:
+                failed[implementation.name].append(error.what)
+
+    judged()
+    for name, said in failed.items():
+        progress(f"{name} failed on {len(said)} batches, which measure nothing: {said[0]}")
+
+
+def _summary(needed: Tensor, whole: Tensor, shares: Tensor) -> Needed:
+    ordered, share = needed.sort().values, shares.sort().values
+    if not len(ordered):
+        return Needed(0, 0.0, 0.0, 0.0, 0.0)
+
+    def rank(values: Tensor, quantile: float) -> float:
+        return float(values[min(len(values) - 1, int(quantile * len(values)))])
+
+    p999 = rank(share, 0.999)
+    looseness = 1 / p999 if p999 else float("inf")
+    return Needed(len(ordered), rank(ordered, 0.999), float(ordered[-1]), float(whole.max()), looseness)
+
+
+def table(measured: dict[str, Needed]) -> str:
+    """The measurement as text, one quantity a line."""
+    lines = [
+        f"{'quantity':28}{'numbers':>12}{'p99.9':>10}{'largest':>10}{'whole':>10}{'units':>10}{'looseness':>11}"
+    ]
+    lines += [
+        f"{quantity:28}{n.numbers:12d}{n.p999:10.3g}{n.largest:10.3g}{n.whole:10.3g}{n.units:10.3g}{n.looseness:11.3g}"
+        for quantity, n in measured.items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""What recording costs between two captures, as a ratio of processor times: `python -m conformance overhead`.
+
+Steps of a YOLOv8n's training (forward, official loss, backward; one batch, weights as they are, so that nothing stands
+out and nothing is captured) with and without the recorder, in turns. The loss alone too, where its share is largest.
+
+Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, images of 192x256, 40 rounds, twice: a
+step of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as long with the recorder; the loss alone,
+5 ms of it, 1.05 (1.02 to 1.08) and 1.04 (1.02 to 1.08) times.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.training.capture import CannotRecord, listening
+from tal_conformance.training.recorder import recording
+from tal_conformance.training.yolov8n import Schedule, build_model, official_criterion, one_thread
+
+ROUNDS = 30
+LIMIT = 1.05
+"""What a training step may take with the recorder, as a multiple of its time without."""
+
+
+def compared(step: Callable[[], object], rounds: int) -> tuple[Ratio, float]:
+    """Ratio of a step's time with the recorder to that without, and the median without: processor seconds.
+
+    Args:
+        step: calls the official loss once, as a training does, each time with the same result.
+        rounds: how often it is timed each way.
+
+    Raises:
+        RuntimeError: something was captured between, or the recorder gave up.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with recording(Path(folder), every=0) as recorded:
+            step()
+        kept = len(recorded.shelf.kept)
+        times: dict[bool, list[float]] = {True: [], False: []}
+        for round_ in range(rounds):
+            for listens in (True, False) if round_ % 2 else (False, True):
+                times[listens].append(_seconds(step, listening(recorded.hear) if listens else nullcontext()))
+        if recorded.calls != rounds + 1 or len(recorded.shelf.kept) != kept or recorded.over:
+            raise RuntimeError(f"this is no measurement between captures: {recorded}")
+    return paired_ratio(times[True], times[False]), median(times[False])
+
+
+def _seconds(step: Callable[[], object], around: AbstractContextManager[None]) -> float:
+    with around:
+        began = time.process_time()  # not what other programs take: the recorder waits for nothing on a CPU
+        step()
+        return time.process_time() - began
+
+
+def steps() -> dict[str, Callable[[], object]]:
+    """What is timed, by name: the training step first.
+
+    Raises:
+        UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
+    """
+    model, images = build_model(), Schedule().images(0)
+    criterion, rows = official_criterion(model), images.annotations
+    batch = {"batch_idx": rows[:, 0], "cls": rows[:, 1], "bboxes": rows[:, 2:]}
+    predictions = model(images.pixels)
+
+    def whole() -> None:
+        model.zero_grad()
+        criterion(model(images.pixels), batch)[0].sum().backward()
+
+    def loss() -> torch.Tensor:
+        total: torch.Tensor = criterion(predictions, batch)[0]
+        return total
+
+    return {"training step": whole, "loss alone": loss}
+
+
+@one_thread()
+def overhead(rounds: int = ROUNDS) -> int:
+    """Measure and print.
+
+    Returns:
+        0; 1 if a training step takes longer than `LIMIT` allows; 2 if it cannot be measured.
+    """
+    if rounds < 2:
+        return _refused(f"--rounds is {rounds}: two are needed to say how sure the ratio is")
+    try:
+        ratios = {name: compared(step, rounds) for name, step in steps().items()}
+    except (UnknownImplementation, CannotRecord) as error:
+        return _refused(str(error))
+    for name, (ratio, seconds) in ratios.items():
+        interval = f"({ratio.low:.4f} to {ratio.high:.4f})"
+        print(f"{name}: {seconds * 1000:.1f} ms without, ratio with the recorder {ratio.at:.4f} {interval}")
+    exceeded = ratios["training step"][0].at > LIMIT
+    print(f"a training step takes {'MORE' if exceeded else 'no more'} than {LIMIT} times as long")
+    return int(exceeded)
+
+
+def _refused(why: str) -> int:
+    print(f"python -m conformance overhead: {why}", file=sys.stderr)
+    return 2

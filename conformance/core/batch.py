@@ -1,0 +1,233 @@
+"""Batch: everything that an assigner and a detection loss are given, with an identity and a file format."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core import case_file as casefile
+from tal_conformance.core.case_file import CorruptCase
+from tal_conformance.core.geometry import pixel_boxes
+from tal_reference import Head, Hyperparameters
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes that feature maps may have."""
+FEW_ROWS = 32
+"""So many annotation rows are looked at sooner one by one than by a dozen calls of torch."""
+LISTED = 6
+"""Ground truths of one image, and images, that `Batch.describe` spells out before it only counts."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """One input of an assigner and of a detection loss.
+
+    Attributes:
+        feature_maps: level l is (B, 4R + C, H_l, W_l); all of one dtype, on one device (PRE-1).
+        annotations: (N, 6) float32 rows (image, class, cx, cy, w, h), the last four normalised by the input's
+            width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device.
+        head: strides in pixels, classes C, bins R.
+        hyperparameters: the numbers of assigner and loss.
+        origin: the recipe it was built from, as one line of Python, or where it was recorded.
+        hazards: names of what it contains, of `HAZARDS`.
+        autocast: the loss is called with automatic mixed precision on, in the feature maps' dtype, as in training.
+
+    Raises:
+        ValueError: the parts do not fit each other, or an annotation row is no annotation of this batch. What
+            rows hold is looked at on the CPU alone: elsewhere it would cost a synchronisation.
+    """
+
+    feature_maps: tuple[Tensor, ...]
+    annotations: Tensor
+    head: Head
+    hyperparameters: Hyperparameters = Hyperparameters()
+    origin: str = ""
+    hazards: frozenset[str] = frozenset()
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        _check_maps(self.feature_maps, self.head)
+        _check_annotations(self.annotations, self.images, self.head.classes, self.device)
+
+    def __repr__(self) -> str:
+        readable = self.device.type == "cpu"
+        return f"<Batch {self.id}: {self.describe()}>" if readable else f"<Batch on {self.device}>"
+
+    @cached_property
+    def id(self) -> str:
+        """First 12 hexadecimal digits of a SHA-256 over the content: not over origin, hazards and device.
+
+        Hyperparameters count where they are not the defaults: one that is added later leaves known ids alone.
+        """
+        head = {"strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max}
+        settings: dict[str, object] = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
+        if self.autocast:
+            settings["autocast"] = True
+        return casefile.digest(settings, casefile.named_tensors(self.feature_maps, self.annotations))[:12]
+
+    @property
+    def images(self) -> int:
+        """Number of images B."""
+        return self.feature_maps[0].shape[0]
+
+    @property
+    def anchors(self) -> int:
+        """Number of anchors A of one image: all cells of all levels."""
+        return sum(level.shape[2] * level.shape[3] for level in self.feature_maps)
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each level."""
+        return tuple((level.shape[2], level.shape[3]) for level in self.feature_maps)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels: the first level's grid times its stride (PRE-2)."""
+        rows, columns = self.grids[0]
+        return rows * self.head.strides[0], columns * self.head.strides[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the feature maps."""
+        return self.feature_maps[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of all tensors."""
+        return self.feature_maps[0].device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Return the batch on another device, its feature maps in another dtype; annotations stay float32.
+
+        Another dtype makes another content: it has a new id, and carries no hazards until somebody looks for them
+        (`batches.hazards.with_hazards`).
+        """
+        if dtype in (None, self.dtype) and (device is None or torch.device(device) == self.device):
+            return self
+        maps = tuple(level.to(dtype=dtype or self.dtype) for level in self.feature_maps)
+        hazards = self.hazards if dtype in (None, self.dtype) else frozenset[str]()
+        batch = dataclasses.replace(self, feature_maps=maps, hazards=hazards)
+        if device is None:
+            return batch
+        moved = tuple(level.to(device) for level in batch.feature_maps)
+        return dataclasses.replace(batch, feature_maps=moved, annotations=batch.annotations.to(device))
+
+    def describe(self) -> str:
+        """The resolved content as one readable line: sizes, ground truths in pixels, kind of predictions."""
+        height, width = self.size
+        boxes = pixel_boxes(self.annotations.cpu(), self.size).tolist()
+        rows = [(int(image), int(label)) for image, label in self.annotations[:, :2].tolist()]
+        truths: list[list[str]] = [[] for _ in range(self.images)]
+        for (image, label), (x1, y1, x2, y2) in zip(rows, boxes, strict=True):
+            truths[image].append(f"class {label} at ({x1:.6g}, {y1:.6g})-({x2:.6g}, {y2:.6g})")
+        parts = [f"image {image}: {_listed(those)}" for image, those in enumerate(truths[:LISTED])]
+        parts += [f"{len(truths) - LISTED} more images, {sum(map(len, truths[LISTED:]))} GT"] * (
+            len(truths) > LISTED
+        )
+        strides = f"stride{'s' * (len(self.head.strides) > 1)} {'/'.join(map(str, self.head.strides))}"
+        sizes = [
+            f"{_count(self.images, 'image')} {width}x{height} px",
+            strides,
+            _count(self.head.classes, "class"),
+        ]
+        settings = _changed(self.hyperparameters) + _changed(self.head, "reg_max")
+        if self.dtype != torch.float32:
+            precision = str(self.dtype).removeprefix("torch.")
+            settings.append(f"{precision} under autocast" if self.autocast else precision)
+        return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
+
+    def save(self, path: Path | str) -> None:
+        """Write a case file: safetensors, the rest as JSON in its header. It appears whole or not at all."""
+        casefile.write(
+            Path(path), casefile.Content(*(getattr(self, name) for name in casefile.Content._fields))
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """The batch of a file that `save` wrote, on the CPU. Nothing in the file is executed.
+
+        Raises:
+            CorruptCase: the file holds no valid batch.
+            OSError: the file cannot be read.
+        """
+        try:
+            return cls(*casefile.read(Path(path)))
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise CorruptCase(f"{path} is no case file that can be used: {casefile.told(error)}") from error
+
+    def _predictions(self) -> str:
+        manners = {"constant_predictions": "constant", "quantised": "quantised", "saturated": "saturated"}
+        named = [word for name, word in manners.items() if name in self.hazards]
+        return f"{' and '.join(named) or 'varied'} predictions"
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def _listed(truths: list[str]) -> str:
+    spelled = truths[:LISTED] + [f"and {len(truths) - LISTED} more"] * (len(truths) > LISTED)
+    return ", ".join(spelled) or "no GT"
+
+
+def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
+    """`name value` of each field (of `names`, if given) without its default; 6 and 6.0 are the same."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    chosen = [name for name in values if (not names or name in names) and values[name] != defaults[name]]
+    return [f"{name} {values[name]:.17g}" if values[name] is not None else f"{name} None" for name in chosen]
+
+
+def _check_maps(feature_maps: tuple[Tensor, ...], head: Head) -> None:
+    """Raise ValueError unless the maps are those of one head, batch, dtype and device (PRE-1)."""
+    if len(feature_maps) != len(head.strides):
+        raise ValueError(f"there are {len(feature_maps)} feature maps for {len(head.strides)} strides")
+    first = feature_maps[0]
+    for number, level in enumerate(feature_maps):
+        if level.dim() != 4 or level.shape[1] != head.channels or 0 in level.shape:
+            raise ValueError(f"feature map {number} is {tuple(level.shape)}, not (B, {head.channels}, H, W)")
+        if level.shape[0] != first.shape[0]:
+            raise ValueError(f"feature map {number} has {level.shape[0]} images, the first {first.shape[0]}")
+        if level.dtype != first.dtype or level.dtype not in FLOATS or level.device != first.device:
+            raise ValueError(
+                f"feature map {number} is {level.dtype} on {level.device}, the first {first.dtype} on"
+                f" {first.device}; allowed is one of {', '.join(map(str, FLOATS))} for all"
+            )
+
+
+def _check_annotations(annotations: Tensor, images: int, classes: int, device: torch.device) -> None:
+    """Raise ValueError unless every row is an annotation of a batch of so many images and classes."""
+    if annotations.dim() != 2 or annotations.shape[1] != 6 or annotations.dtype != torch.float32:
+        raise ValueError(
+            f"annotations are {tuple(annotations.shape)} {annotations.dtype}, not (N, 6) torch.float32"
+        )
+    if annotations.device != device:
+        raise ValueError(f"annotations are on {annotations.device}, the feature maps on {device}")
+    if device.type != "cpu":
+        return
+    if len(annotations) > FEW_ROWS and _all_annotations(annotations, images, classes):
+        return
+    for number, row in enumerate(annotations.tolist()):
+        image, label, _, _, width, height = row
+        if not all(map(math.isfinite, row)):
+            raise ValueError(f"annotation row {number} is not finite: {row}")
+        if image not in range(images):
+            raise ValueError(f"annotation row {number} names image {image:g} of a batch of {images}")
+        if label not in range(classes):
+            raise ValueError(f"annotation row {number} names class {label:g} of {classes}")
+        if width < 0 or height < 0:
+            raise ValueError(f"annotation row {number} has a negative side: {row}")
+
+
+def _all_annotations(annotations: Tensor, images: int, classes: int) -> bool:
+    """Whether every row (N, 6) is an annotation; which one is not, and why, is asked where this is False."""
+    image, label, _, _, width, height = annotations.unbind(1)  # (N,) each
+    indices = (image == image.round()) & (image >= 0) & (image < images)
+    indices &= (label == label.round()) & (label >= 0) & (label < classes)
+    return bool((indices & (width >= 0) & (height >= 0) & annotations.isfinite().all(1)).all())

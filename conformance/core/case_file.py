@@ -1,0 +1,215 @@
+"""Case files: a batch as one safetensors file, its numbers as tensors, the rest as JSON text in the header.
+
+Nothing in such a file is ever executed, and a checksum over all of it tells a damaged file from a batch.
+"""
+
+import ctypes
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tal_reference import Head, Hyperparameters
+
+SCHEMA = 1
+"""Version of the files that `write` writes. It goes up only where older readers would misread a file; what they can
+ignore is added without. Whoever raises it teaches `read` the older ones, of which `tests/samples` keeps some."""
+METADATA = "tal-conformance"
+"""Key of the JSON text in the file's header."""
+CHECKSUM = "sha256"
+"""Key of the checksum in the JSON text."""
+LARGEST = 2**20
+"""No stride, k, number of classes or of bins is larger."""
+LONGEST = 400
+"""Characters of a complaint that are told: it may quote the file."""
+
+
+class CorruptCase(ValueError):
+    """A case file that does not hold a valid batch. The message names the file and what is wrong with it."""
+
+
+class Content(NamedTuple):
+    """What a case file holds: the fields of a Batch, in their order."""
+
+    feature_maps: tuple[Tensor, ...]
+    annotations: Tensor
+    head: Head
+    hyperparameters: Hyperparameters
+    origin: str
+    hazards: frozenset[str]
+    autocast: bool
+
+
+def write(path: Path, content: Content) -> None:
+    """Write the file. It appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    tensors = named_tensors(content.feature_maps, content.annotations)
+    case = {
+        "schema": SCHEMA,
+        "head": dataclasses.asdict(content.head),
+        "hyperparameters": dataclasses.asdict(content.hyperparameters),
+        "origin": content.origin,
+        "hazards": sorted(content.hazards),
+        **({"autocast": True} if content.autocast else {}),
+    }
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, unfinished, {METADATA: as_json(case | {CHECKSUM: digest(case, tensors)})})
+        unfinished.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Content:
+    """What the file holds: of the right types and unchanged since it was written, but not yet a valid batch.
+
+    Raises:
+        ValueError: it is no such file.
+        TypeError: a setting of head or hyperparameters is not known.
+        OSError: it cannot be read.
+    """
+    text, tensors = _text_and_tensors(path)
+    case = parsed(text)
+    check_schema(case, SCHEMA)
+    checksum = case.pop(CHECKSUM, None)
+    if checksum != digest(case, tensors):
+        raise ValueError("its checksum does not match its content")
+    head = _head(case.get("head"))
+    names = tensor_names(len(head.strides))
+    if set(tensors) != set(names):
+        raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(names)}")
+    annotations, *maps = (tensors[name] for name in names)
+    settings = _hyperparameters(case.get("hyperparameters"))
+    origin, hazards, autocast = (
+        _origin(case.get("origin")),
+        _hazards(case.get("hazards")),
+        case.get("autocast", False),
+    )
+    if not isinstance(autocast, bool):
+        raise ValueError(f"its autocast is {autocast!r}")
+    return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast)
+
+
+def check_schema(facts: object, known: int) -> None:
+    """Raise ValueError unless the JSON object of a file has the schema `known`; of a newer one it says what to do."""
+    found = facts.get("schema") if isinstance(facts, dict) else None
+    if found != known or isinstance(found, bool):
+        newer = type(found) is int and found > known
+        what_to_do = "; a newer version of tal-conformance wrote it: upgrade this one" if newer else ""
+        raise ValueError(f"its schema is {found!r}; this version reads schema {known}{what_to_do}")
+
+
+def digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over what JSON says of `settings`, and name, dtype, shape and bytes of tensors on the CPU."""
+    sha = hashlib.sha256(as_json(settings).encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))  # needs no NumPy, knows bfloat16
+    return sha.hexdigest()
+
+
+def as_json(value: object) -> str:
+    """The same text for equal values."""
+    return json.dumps(value, sort_keys=True)
+
+
+def parsed(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is none, or has a name twice.
+        RecursionError: it is too deep.
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("its JSON text has a name twice")
+    return fields
+
+
+def told(error: Exception) -> str:
+    """What an error says; of a long one the beginning and the end."""
+    text, half = str(error), LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
+def tensor_names(levels: int) -> list[str]:
+    """Names of the tensors in a file: the annotations, then each level's feature map."""
+    return ["annotations", *(f"level.{number}" for number in range(levels))]
+
+
+def named_tensors(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> dict[str, Tensor]:
+    """The tensors by their names, contiguous, on the CPU."""
+    names, every = tensor_names(len(feature_maps)), (annotations, *feature_maps)
+    return {name: value.detach().cpu().contiguous() for name, value in zip(names, every, strict=True)}
+
+
+def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """The JSON text, and copies of the tensors, so that the file may change afterwards."""
+    with path.open("rb"):
+        pass  # an OSError here is about the file; one of safe_open may be about its content
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, names = file.metadata() or {}, file.keys()
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(str(error)) from error
+    if METADATA not in metadata:
+        raise ValueError(f"its header has no {METADATA!r}")
+    return metadata[METADATA], tensors
+
+
+def _head(value: Any) -> Head:
+    match value:
+        case {"strides": [*strides], "classes": int(), "reg_max": int()} if all(
+            type(number) is int and number <= LARGEST
+            for number in [*strides, value["classes"], value["reg_max"]]
+        ):
+            return Head(**(value | {"strides": tuple(strides)}))
+    raise ValueError(f"its head is no head: {value!r:.200}")
+
+
+def _hyperparameters(value: Any) -> Hyperparameters:
+    if not isinstance(value, dict):
+        raise ValueError(f"its hyperparameters are {value!r}")
+    return Hyperparameters(**{name: _hyperparameter(name, number) for name, number in value.items()})
+
+
+def _hyperparameter(name: str, number: Any) -> Any:
+    """The number as its type: whole for topk and topk2 (None allowed there), else a finite float."""
+    if number is None and name == "topk2":
+        return None
+    whole = type(number) is int
+    if not whole and (name in ("topk", "topk2") or type(number) is not float or not math.isfinite(number)):
+        raise ValueError(f"its hyperparameter {name} is {number!r}")
+    if whole and abs(number) > LARGEST:
+        raise ValueError(f"its hyperparameter {name} is too large")
+    return number if name in ("topk", "topk2") else float(number)
+
+
+def _origin(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"its origin is no text but {value!r}")
+    return value
+
+
+def _hazards(value: Any) -> frozenset[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"its hazards are no list of names but {value!r}")
+    return frozenset(value)

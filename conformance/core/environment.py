@@ -1,0 +1,64 @@
+"""TODO tal_conformance.core.environment."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tal_conformance.core.determinism import arithmetic
+from tal_conformance.core.files import REPOSITORY
+
+
+def environment() -> dict[str, Any]:
+    """What a reader must know of this machine to compare two runs."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ultralytics": _version("ultralytics"),
+        "hypothesis": _version("hypothesis"),
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "git": _commit(),
+        "flags": arithmetic(),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({os.cpu_count()} cores)" if names else platform.processor()
+
+
+def _commit() -> str | None:
+    """Commit of this repository, with a mark where files are changed; None where the suite is installed elsewhere."""
+    repository = REPOSITORY
+    if not (repository / ".git").exists():
+        return None
+    git = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603 - our own words
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def command_line() -> list[str]:
+    """How this run was started."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

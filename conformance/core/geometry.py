@@ -1,0 +1,144 @@
+"""Geometry of a batch: where its anchors, predicted boxes and ground truths lie, and how well they overlap.
+
+The reference computes the same, one image at a time. It is written a second time here because a batch must
+be made and described by code other than the code under judgement: a fault in the reference may not change
+what it is fed with. Everything here works on the whole batch at once. What ends up in a batch is made by
+operations that round the same on every machine, so that a recipe gives the same bytes everywhere.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from tal_reference import Head
+
+EPS = 1e-7
+"""IOU-1."""
+INSIDE = 1e-9
+"""Pixels by which the centre of a candidate lies inside its box (TAL-CAND-1)."""
+NO_WEIGHT = -100.0
+"""A bin's logit for "no weight": e^-100 is lost beside 1 in every dtype, yet losses stay finite."""
+
+Grid = tuple[int, int]
+"""Rows and columns of one level."""
+
+
+@lru_cache(maxsize=256)
+def anchors(grids: tuple[Grid, ...], strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Centres (A, 2) as x and y in pixels and strides (A,), level by level and row by row (ANC-1).
+
+    float32, on the CPU. The tensors are shared between calls: they must not be written to.
+    """
+    centres, steps = [], []
+    for (rows, columns), stride in zip(grids, strides, strict=True):
+        ys = (torch.arange(rows, dtype=torch.float32) + 0.5) * stride  # (H,)
+        xs = (torch.arange(columns, dtype=torch.float32) + 0.5) * stride  # (W,)
+        centres.append(torch.stack((xs.repeat(rows), ys.repeat_interleave(columns)), dim=1))  # (H W, 2)
+        steps.append(torch.full((rows * columns,), stride, dtype=torch.float32))  # (H W,)
+    return torch.cat(centres), torch.cat(steps)
+
+
+def flatten(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
+    """Distance logits (B, A, 4, R) and class logits (B, A, C) of all levels (PRE-1)."""
+    rows = torch.cat([level.flatten(2) for level in feature_maps], dim=2).transpose(1, 2)  # (B, A, 4R + C)
+    distances, classes = rows.split((4 * head.reg_max, head.classes), dim=2)
+    return distances.unflatten(2, (4, head.reg_max)), classes
+
+
+def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid]) -> tuple[Tensor, ...]:
+    """Feature maps (B, 4R + C, H, W) of distance logits (B, A, 4, R) and class logits (B, A, C) (PRE-1)."""
+    rows = torch.cat((distances.flatten(2), classes), dim=2).transpose(1, 2)  # (B, 4R + C, A)
+    levels = rows.split([height * width for height, width in grids], dim=2)
+    maps = (level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
+    return tuple(level.clone(memory_format=torch.contiguous_format) for level in maps)
+
+
+def decode(distances: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+    """Predicted boxes (.., A, 4), xyxy in pixels, of distance logits (.., A, 4, R) (DEC-1, DEC-2)."""
+    reg_max = distances.shape[-1]
+    if reg_max == 1:
+        sides = distances.squeeze(-1)  # (.., A, 4)
+    else:
+        bins = torch.arange(reg_max, dtype=distances.dtype)  # (R,)
+        sides = distances.softmax(-1) @ bins  # (.., A, 4)
+    return boxes_around(centres, sides * strides[:, None])
+
+
+def boxes_around(centres: Tensor, sides: Tensor) -> Tensor:
+    """Boxes (.., A, 4) that reach from `centres` (A, 2) left, top, right, bottom by `sides` (.., A, 4)."""
+    left_top, right_bottom = sides.chunk(2, dim=-1)
+    return torch.cat((centres - left_top, centres + right_bottom), dim=-1)
+
+
+def sides_to(boxes: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+    """How far, in grid units, `boxes` (.., A, 4) reach from `centres` (A, 2) to each side (.., A, 4)."""
+    left_top, right_bottom = boxes.chunk(2, dim=-1)
+    return torch.cat((centres - left_top, right_bottom - centres), dim=-1) / strides[:, None]
+
+
+def encode(sides: Tensor, reg_max: int, noise: Tensor | None = None) -> Tensor:
+    """Distance logits (.., R) whose decoding is `sides` (..) in grid units, as nearly as the bins allow.
+
+    Args:
+        sides: wanted distances; what lies outside [0, R - 1] is clamped to it (R > 1).
+        reg_max: bins R. With one bin the distance stands as it is.
+        noise: None for the two bins around the distance alone, which is exact for whole and half distances.
+            Otherwise (.., R), added to a bell around the distance, as a trained network's distributions look;
+            the expectation then misses the distance by some tenths.
+    """
+    if reg_max == 1:
+        return sides.unsqueeze(-1)  # (.., 1)
+    bins = torch.arange(reg_max, dtype=torch.float32)  # (R,)
+    away = (bins - sides.clamp(0, reg_max - 1).unsqueeze(-1)).abs()  # (.., R)
+    if noise is not None:
+        return noise - 1.5 * away.square()
+    # In float64, so that rounding to float32 hides the last bit of the logarithm, which differs by machine.
+    return (1 - away.double()).clamp(min=0).log().clamp(min=NO_WEIGHT).float()
+
+
+def pixel_boxes(annotations: Tensor, size: tuple[int, int]) -> Tensor:
+    """xyxy boxes (N, 4) in pixels of annotation rows (N, 6); `size` is the input's height, width (ANN-1)."""
+    height, width = size
+    scaled = annotations[:, 2:] * annotations.new_tensor((width, height, width, height))  # (N, 4)
+    centre, half = scaled[:, :2], scaled[:, 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=1)
+
+
+def widened(boxes: Tensor, floor: int) -> Tensor:
+    """`boxes` (N, 4) with every side below `floor` pixels grown to it about its centre (TAL-CAND-2)."""
+    left_top, right_bottom = boxes.chunk(2, dim=1)  # (N, 2), (N, 2)
+    centre, sides = (left_top + right_bottom) / 2, right_bottom - left_top  # (N, 2), (N, 2)
+    grown = torch.cat((centre - floor / 2, centre + floor / 2), dim=1)  # (N, 4)
+    return torch.where((sides < floor).repeat(1, 2), grown, boxes)
+
+
+def depth(centres: Tensor, boxes: Tensor) -> Tensor:
+    """(.., A) pixels by which each of `centres` (A, 2) lies inside `boxes` (.., 4); negative outside."""
+    x, y = centres.unbind(1)  # (A,), (A,)
+    left, top, right, bottom = boxes.unsqueeze(-1).unbind(-2)  # (.., 1) each
+    across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (.., A), (.., A)
+    return torch.minimum(across, down)
+
+
+def inside(centres: Tensor, boxes: Tensor) -> Tensor:
+    """Which `centres` (A, 2) are candidates of which `boxes` (.., 4): (.., A) (TAL-CAND-1)."""
+    return depth(centres, boxes) > INSIDE
+
+
+def ciou(one: Tensor, other: Tensor) -> Tensor:
+    """CIoU (..) of boxes (.., 4) (IOU-1)."""
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    w1, h1 = (right_bottom1 - left_top1).unbind(-1)
+    w2, h2 = (right_bottom2 - left_top2).unbind(-1)
+    h1, h2 = h1 + EPS, h2 + EPS
+    shared = torch.minimum(right_bottom1, right_bottom2) - torch.maximum(left_top1, left_top2)  # (.., 2)
+    shared = shared.clamp(min=0).prod(-1)
+    iou = shared / (w1 * h1 + w2 * h2 - shared + EPS)
+    around = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)  # (.., 2)
+    apart = (left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2  # (.., 2)
+    distance = apart.square().sum(-1) / (around.square().sum(-1) + EPS)  # rho^2 / c^2
+    v = 4 / math.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()
+    return iou - distance - v * v / (1 - iou + v + EPS)

@@ -1,0 +1,134 @@
+"""`libreyolo`: the loss of its YOLOv9 (`YOLO9Loss`) and the assigner in it (`BoxMatcher`).
+
+Its other models are no v8 detection losses: YOLO-NAS and PP-YOLOE have a task-aligned assigner on the plain overlap and
+a varifocal and GIoU loss, RTMDet and PicoDet assign otherwise, and the rest match one to one. None of them is adapted.
+
+Ground truths come padded, and without a mask: it takes a row for padding where nothing overlaps it. It differentiates
+the sum of the parts without the number of images, and so does this adapter.
+"""
+
+import importlib
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_reference import Head, Hyperparameters
+
+LOSS = "libreyolo.models.yolo9.loss"
+"""Where its package folder, in the worker alone, has its loss."""
+
+
+class LibreYOLO:
+    """The version that the worker's package folder holds.
+
+    Args:
+        version: which one it should be.
+    """
+
+    name = "libreyolo"
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self._module = importlib.import_module(LOSS)
+        # the last one alone: a run meets thousands of heads
+        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """Its assigner on inputs that somebody else decoded."""
+        self._refuse(inputs.head, inputs.hyperparameters)
+        matcher = self._module.BoxMatcher(
+            num_classes=inputs.head.classes,
+            anchor_grid=inputs.anchors,
+            scaler=inputs.strides.squeeze(1),
+            reg_max=inputs.head.reg_max,
+            topk=inputs.hyperparameters.topk,
+            iou_factor=inputs.hyperparameters.beta,
+            cls_factor=inputs.hyperparameters.alpha,
+        )
+        truths = torch.cat((inputs.labels, inputs.truth_boxes), -1)  # (B, M, 5)
+        predicted = inputs.scores.as_subclass(Scores), inputs.boxes
+        return assignment_of(matcher(truths, predicted, return_indices=True), truths, inputs.head.classes)
+
+    def loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Its loss, with what its assigner returned."""
+        self._refuse(head, hyperparameters)
+        height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
+        criterion = self._criterion(head, hyperparameters, (width, height), feature_maps[0].device)
+        heard: list[Assignment] = []
+        matcher = criterion.matcher
+
+        def listening(truths: Tensor, predicted: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            answered = matcher(truths, predicted, return_indices=True)
+            heard.append(assignment_of(answered, truths, head.classes))
+            return answered[:2]
+
+        criterion.matcher = listening
+        try:
+            parts = criterion(list(feature_maps), padded(annotations, feature_maps[0].shape[0]))
+        finally:
+            criterion.matcher = matcher
+        items = torch.stack([parts[name].detach() for name in ("box", "cls", "dfl")])
+        return Loss(parts["total_loss"], items, heard[0])
+
+    def _refuse(self, head: Head, hyperparameters: Hyperparameters) -> None:
+        """Raise on what the package has not.
+
+        Raises:
+            NotImplementedError: R = 1 (its distances are always distributions), or topk2.
+        """
+        if head.reg_max == 1:
+            raise NotImplementedError(f"libreyolo {self.version} has no head with reg_max 1 (DEC-1)")
+        if hyperparameters.kept is not None:
+            raise NotImplementedError(f"libreyolo {self.version} has no topk2 (TAL-CONF-2)")
+
+    def _new_criterion(
+        self, head: Head, hyperparameters: Hyperparameters, size: tuple[int, int], device: torch.device
+    ) -> Any:
+        """The loss for images of this width and height."""
+        return self._module.YOLO9Loss(
+            num_classes=head.classes,
+            reg_max=head.reg_max,
+            strides=list(head.strides),
+            image_size=list(size),
+            device=device,
+            box_weight=hyperparameters.box_gain,
+            dfl_weight=hyperparameters.dfl_gain,
+            cls_weight=hyperparameters.cls_gain,
+            topk=hyperparameters.topk,
+            iou_factor=hyperparameters.beta,
+            cls_factor=hyperparameters.alpha,
+        )
+
+
+class Scores(Tensor):
+    """Scores where logits are asked for: what takes their sigmoid gets them as they are."""
+
+    def sigmoid(self) -> Tensor:
+        """The scores."""
+        return self.as_subclass(Tensor)
+
+
+def padded(annotations: Tensor, images: int) -> Tensor:
+    """Rows (N, 6) as its data loader hands them over: (B, M, 5) class and normalised corners, zero on padding."""
+    own = [annotations[annotations[:, 0] == image, 1:] for image in range(images)]
+    rows = annotations.new_zeros(images, max(map(len, own), default=0), 5)
+    for image, (kind, centre, size) in enumerate(each.split((1, 2, 2), 1) for each in own):
+        rows[image, : len(kind)] = torch.cat((kind, centre - size / 2, centre + size / 2), 1)
+    return rows
+
+
+def assignment_of(answered: tuple[Tensor, Tensor, Tensor], truths: Tensor, classes: int) -> Assignment:
+    """What its assigner returned, for truths (B, M, 5): target scores and boxes (B, A, C + 4), foreground and index."""
+    targets, foreground, index = (part.as_subclass(Tensor) for part in answered)
+    scores, boxes = targets.split((classes, 4), -1)
+    labels = truths[..., 0].long().gather(1, index) if truths.shape[1] else index  # (B, A)
+    return Assignment(labels, boxes, scores, foreground, index)

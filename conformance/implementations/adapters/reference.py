@@ -1,0 +1,81 @@
+"""The reference as an implementation under test: what judges must find nothing in."""
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.implementations.protocol import EVERY
+from tal_reference import (
+    NEWEST,
+    Dialect,
+    GroundTruths,
+    Head,
+    Hyperparameters,
+    Targets,
+    assign,
+    detection_loss,
+)
+
+
+class ReferenceAdapter:
+    """The reference, held to one of its dialects."""
+
+    name = "reference"
+    version = "1"
+    shows_stages = True
+    precisions = EVERY
+
+    def __init__(self, dialect: Dialect = NEWEST) -> None:
+        self.dialect = dialect
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """The reference's assigner, image by image."""
+        numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
+        targets = []
+        for i, boxes in enumerate(inputs.truth_boxes):
+            truths = GroundTruths(inputs.labels[i, :, 0].long(), boxes)
+            targets.append(
+                assign(inputs.scores[i], inputs.boxes[i], inputs.anchors, truths, *numbers, keep_trace=True)
+            )
+        return _assignment(targets, inputs.head.classes)
+
+    def loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """The reference's loss."""
+        loss = detection_loss(feature_maps, annotations, head, hyperparameters, self.dialect, keep_trace=True)
+        return Loss(loss.terms, loss.items, _assignment(loss.targets, head.classes))
+
+
+def _assignment(targets: list[Targets], classes: int) -> Assignment:
+    return Assignment(
+        labels=torch.stack([image.labels for image in targets]),
+        boxes=torch.stack([image.boxes for image in targets]),
+        scores=torch.stack([image.scores(classes) for image in targets]),
+        foreground=torch.stack([image.foreground for image in targets]),
+        truth_index=torch.stack([image.truth_index for image in targets]),
+        stages=_stages(targets),
+    )
+
+
+def _stages(targets: list[Targets]) -> Stages | None:
+    """The traces, padded to the most ground truths of an image; None where no image has any."""
+    most = max((len(image.trace.metric) for image in targets if image.trace), default=0)
+    if not most:
+        return None
+    names = ("candidates", "overlap", "metric", "selected", "positives")
+    return Stages(**{name: torch.stack([_padded(image, name, most) for image in targets]) for name in names})
+
+
+def _padded(image: Targets, name: str, rows: int) -> Tensor:
+    """One stage of one image as (rows, A)."""
+    dtype = image.weights.dtype if name in ("overlap", "metric") else torch.bool
+    padded = torch.zeros(rows, len(image.weights), dtype=dtype, device=image.weights.device)
+    if image.trace:
+        value: Tensor = getattr(image.trace, name)
+        padded[: len(value)] = value
+    return padded

@@ -1,0 +1,161 @@
+"""Stored outcomes: what an implementation made of a batch, so that it can be judged again where it cannot run.
+
+One safetensors file beside the case file: the tensors by name, the rest as JSON text in the header. Nothing in such a
+file is ever executed, and a checksum over all of it tells a damaged file from an outcome.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import CHECKSUM, as_json, check_schema, digest, parsed, told
+from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.outcome_tensors import _outcome, named_tensors
+from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.execute import assigner_inputs
+from tal_conformance.implementations.protocol import check_assignment, check_inputs
+
+SCHEMA = 1
+"""Version of the files that `store` writes; for when it goes up, see `tal_conformance.core.case_file`."""
+METADATA = "tal-conformance-outcome"
+"""Key of the JSON text in the file's header."""
+SUFFIX = ".outcome"
+"""End of the name of every such file: not that of case files, which `*.safetensors` should find alone."""
+FACTS = ("case", "implementation", "version", "dialect", "device")
+"""Texts in the header: the batch's id, who made what of it, held to which dialect, and where."""
+
+
+class CorruptOutcome(ValueError):
+    """A file that does not hold an outcome of the batch. The message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class StoredOutcome:
+    """An outcome, and whose it is.
+
+    Attributes:
+        case: id of the batch.
+        implementation, version: who made it.
+        dialect: name of the dialect that it is held to.
+        device: where it was made: "cpu", "cuda".
+        outcome: what was made, on the CPU.
+    """
+
+    case: str
+    implementation: str
+    version: str
+    dialect: str
+    device: str
+    outcome: Outcome
+
+
+def outcome_path(case: Path, implementation: str, device: str) -> Path:
+    """Where the outcome of a case file's batch is stored: beside it."""
+    safe = re.sub(r"[^\w.=-]+", "_", implementation)[:80]
+    return case.with_name(f"{case.stem}.{safe}-{device}{SUFFIX}")
+
+
+def outcomes_beside(case: Path) -> list[Path]:
+    """Every outcome that is stored beside a case file, by name."""
+    if not case.parent.is_dir():
+        return []
+    named = (path for path in case.parent.iterdir() if path.name.startswith(f"{case.stem}."))
+    return sorted(path for path in named if path.suffix == SUFFIX and path.is_file())
+
+
+def store(path: Path, stored: StoredOutcome) -> None:
+    """Write the file. It appears whole or not at all."""
+    named = named_tensors(stored.outcome)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
+    facts: dict[str, Any] = {name: getattr(stored, name) for name in FACTS}
+    facts |= {"schema": SCHEMA, "own_inputs": stored.outcome.own_inputs, "of_loss": stored.outcome.of_loss}
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, unfinished, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
+        unfinished.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load(path: Path, batch: Batch) -> StoredOutcome:
+    """What `store` wrote about `batch`, which is on the CPU. Nothing in the file is executed.
+
+    Raises:
+        CorruptOutcome: the file holds no outcome, or not one of this batch.
+        OSError: the file cannot be read.
+    """
+    try:
+        facts, tensors = _read(path)
+        if facts["case"] != batch.id:
+            raise ValueError(f"it is about the batch {facts['case']}, not {batch.id}")
+        outcome = _outcome(tensors, facts["own_inputs"], batch.head, batch.hyperparameters)
+        of_loss = facts.get("of_loss", outcome.loss is not None and outcome.assignment is not None)
+        outcome = replace(outcome, of_loss=of_loss)
+        _check(outcome, batch)
+    except (ValueError, TypeError, ProtocolViolation, OverflowError, RecursionError) as error:
+        raise CorruptOutcome(f"{path} is no stored outcome that can be used: {told(error)}") from error
+    return StoredOutcome(**{name: facts[name] for name in FACTS}, outcome=outcome)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The facts, and copies of the tensors, so that the file may change afterwards.
+
+    Raises:
+        ValueError: it is no such file.
+        OSError: it cannot be read.
+    """
+    with path.open("rb"):
+        pass  # an OSError here is about the file; one of safe_open may be about its content
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(str(error)) from error
+    if METADATA not in header:
+        raise ValueError(f"its header has no {METADATA!r}")
+    facts = parsed(header[METADATA])
+    check_schema(facts, SCHEMA)
+    checksum = facts.pop(CHECKSUM, None)
+    if checksum != digest(facts, tensors):
+        raise ValueError("its checksum does not match its content")
+    wrong = [name for name in FACTS if not isinstance(facts.get(name), str)]
+    wrong += [name for name in ("own_inputs",) if not isinstance(facts.get(name), bool)]
+    wrong += [
+        name for name in ("of_loss",) if not isinstance(facts.get(name, False), bool)
+    ]  # older files lack it
+    if wrong:
+        raise ValueError(f"its header does not say {', '.join(wrong)}")
+    return facts, tensors
+
+
+def _check(outcome: Outcome, batch: Batch) -> None:
+    """Raise ProtocolViolation or ValueError unless the tensors are those that the protocol promises for the batch."""
+    own = assigner_inputs(batch)
+    check_inputs(outcome.inputs, own)
+    if outcome.assignment is not None:
+        check_assignment(outcome.assignment, outcome.inputs, outcome.assignment.stages is not None)
+    if outcome.loss is None:
+        return
+    expected = [("loss.items", outcome.loss.items, (3,)), ("loss.total", outcome.loss.total, ())]
+    expected += [
+        (f"loss.gradients.{level}", gradient, tuple(of.shape))
+        for level, (gradient, of) in enumerate(zip(outcome.loss.gradients, batch.feature_maps, strict=True))
+    ]
+    expected += [
+        (f"loss.term_gradients.{term}.{level}", gradient, tuple(of.shape))
+        for term, gradients in enumerate(outcome.loss.term_gradients)
+        for level, (gradient, of) in enumerate(zip(gradients, batch.feature_maps, strict=True))
+    ]
+    for name, tensor, shape in expected:
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected {shape} of floats")

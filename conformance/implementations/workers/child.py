@@ -1,0 +1,262 @@
+"""What runs in a worker process: it takes frames from one pipe, calls an adapter, and answers through another.
+
+Both pipes have numbers of their own: whatever the adapter prints goes into the process's log and can damage nothing.
+The network is blocked, and so is every attempt to install something; when the suite goes away, however it goes, the
+process group goes with it.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.processes import descendants, kill
+from tal_conformance.implementations.workers.messages import (
+    LIMIT_VARIABLE,
+    OUT_OF_MEMORY,
+    Frame,
+    decoded,
+    encoded,
+)
+from tal_reference import NEWEST
+
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
+"""Events of Python's audit hooks that reach for the network."""
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+"""Events that start another program."""
+PR_SET_CHILD_SUBREAPER = 36
+LONGEST_FILE = 2**28
+"""Bytes of a file that is written here, the log of what is printed among them."""
+INSTALLER = re.compile(r"\bpip3?\b|\buv\b|\bconda\b")
+
+
+class Blocked(OSError):
+    """Something that a worker may not do."""
+
+
+def block(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: no network, no installer. It cannot be taken off again.
+
+    Raises:
+        Blocked: the event is one of those.
+    """
+    if event in NETWORK:
+        raise Blocked(f"a worker has no network ({event})")
+    if event in STARTS and INSTALLER.search(str(arguments)):
+        raise Blocked(f"a worker installs nothing ({event})")
+
+
+def follow_to_the_end(lifeline: int) -> None:
+    """Wait until the suite's end of the pipe is closed, by its end or its death; then end the whole process group."""
+    os.read(lifeline, 1)
+    kill(descendants() - {os.getpid()})
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def end_if_out_of_memory(error: BaseException) -> None:
+    """End the process if it may have no more memory: what it holds is of no use any more, and goes with it."""
+    if isinstance(error, MemoryError):
+        os._exit(OUT_OF_MEMORY)  # at once: there may be no room for a message
+    if "can't allocate memory" in str(error):
+        print(f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", file=sys.stderr, flush=True)
+        os._exit(OUT_OF_MEMORY)
+
+
+def adopt_and_limit() -> None:
+    """Stay the parent of what is started here, whatever it does; take no more memory and disk than is allowed.
+
+    Should the machine run out of memory all the same, this process goes first, not the suite.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LONGEST_FILE, LONGEST_FILE))
+    limit = int(os.environ.get(LIMIT_VARIABLE, "0"))
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+class Absent(type):
+    """The type of everything that is taken from an absent module: attributes and calls give nothing but itself.
+
+    Nothing can be computed with it: whatever uses it for more than being there raises a TypeError.
+    """
+
+    def __getattr__(cls, name: str) -> "Absent":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls
+
+    def __call__(cls, *_: Any, **__: Any) -> "Absent":
+        """Nothing but itself."""
+        return cls
+
+    def __iter__(cls) -> Iterator[Any]:
+        return iter(())
+
+    def __getitem__(cls, _: Any) -> "Absent":
+        return cls
+
+
+def stand_in(name: str) -> None:
+    """Where a module is missing that is imported at the top, and never used by assigner and loss: an empty one.
+
+    Any name can be taken from it, and called; computing with what was taken raises.
+    """
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return
+    nothing = Absent(name, (), {})
+
+    def attribute(wanted: str) -> Absent:
+        if wanted.startswith("__"):
+            raise AttributeError(wanted)
+        return nothing
+
+    module = ModuleType(name)
+    module.__path__, module.__spec__ = [], ModuleSpec(name, None)
+    module.__dict__["__getattr__"] = attribute
+    sys.modules[name] = module
+
+
+def reader(pipe: int) -> Callable[[int], bytes]:
+    """A function that reads exactly so many bytes from the pipe; the process ends when there are no more."""
+
+    def read(count: int) -> bytes:
+        block = bytearray(count)
+        left = memoryview(block)
+        while left:
+            came = os.readv(pipe, [left])
+            if not came:
+                os._exit(0)
+            left = left[came:]
+        return bytes(block)
+
+    return read
+
+
+def write(pipe: int, frame: bytes) -> None:
+    """Write all of it."""
+    view = memoryview(frame)
+    while view:
+        view = view[os.write(pipe, view) :]
+
+
+def made(fields: dict[str, Any]) -> Any:
+    """The adapter that the first frame names: `module:object`, called with its arguments."""
+    for name in fields["stand_ins"]:
+        stand_in(name)
+    module, _, attribute = fields["adapter"].partition(":")
+    return getattr(importlib.import_module(module), attribute)(**fields["arguments"])
+
+
+def first_answer(request: Frame) -> tuple[Any, bytes]:
+    """Make the adapter, and say what it is."""
+    from tal_conformance.implementations.protocol import MIXED
+
+    torch.set_num_threads(request.fields["threads"])
+    adapter = made(request.fields)
+    about = {name: str(getattr(adapter, name, "unknown")) for name in ("name", "version")}
+    dialect = getattr(adapter, "dialect", NEWEST)
+    about["dialect"] = str(getattr(dialect, "name", dialect))
+    return adapter, encoded(
+        about
+        | {
+            "shows_stages": bool(getattr(adapter, "shows_stages", False)),
+            "precisions": list(getattr(adapter, "precisions", MIXED)),
+            "assigns": callable(getattr(adapter, "assign", None)),
+            "computes_loss": callable(getattr(adapter, "loss", None)),
+        }
+    )
+
+
+def failure(error: BaseException) -> bytes:
+    """What is answered in place of a result."""
+    return encoded(
+        {"raised": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+    )
+
+
+def serve(requests: int, answers: int) -> None:
+    """Answer frame after frame, until there are no more."""
+    from tal_conformance.core.determinism import fixed_arithmetic
+    from tal_conformance.implementations.workers.remote import answer
+
+    read = reader(requests)
+    first = decoded(read)
+    try:
+        adapter, reply = first_answer(first)
+    except BaseException as error:
+        write(answers, failure(error))
+        return
+    write(answers, reply)
+    with fixed_arithmetic():
+        while True:
+            request = decoded(read)
+            write(answers, answered(adapter, request, answer))
+
+
+Answer = Callable[[Any, dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
+
+
+def answered(adapter: Any, request: Frame, answer: Answer) -> bytes:
+    """One answer to each of the frame's questions, in one frame."""
+    replies: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    for number, question in enumerate(request.fields["questions"]):
+        prefix = f"{number}."
+        own = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in request.tensors.items()
+            if name.startswith(prefix)
+        }
+        try:
+            fields, results = answer(adapter, question, own)
+        except Exception as error:
+            end_if_out_of_memory(error)
+            fields, results = decoded_failure(error), {}
+        replies.append(fields)
+        tensors |= {prefix + name: tensor for name, tensor in results.items()}
+    try:
+        return encoded({"answers": replies}, tensors)
+    except Exception as error:  # tensors that cannot be sent
+        return encoded({"answers": [decoded_failure(error) for _ in replies]})
+
+
+def decoded_failure(error: Exception) -> dict[str, Any]:
+    """What is said of a question that raised."""
+    return {"raised": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+
+
+def main(requests: int, answers: int, lifeline: int) -> None:
+    """Serve; the three numbers are the pipes that the suite made."""
+    for pipe in (requests, answers, lifeline):
+        os.set_inheritable(pipe, False)
+    threading.Thread(target=follow_to_the_end, args=(lifeline,), daemon=True).start()
+    sys.addaudithook(block)
+    adopt_and_limit()
+    try:
+        serve(requests, answers)
+    except Exception as error:
+        end_if_out_of_memory(error)
+        raise
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,255 @@
+"""An adapter whose code runs in a worker process: it looks like any other adapter.
+
+The loss's gradients are computed in the worker, too. What comes back is a total whose gradient is the one that the
+worker found, so that the suite differentiates it as it differentiates any other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.implementations.errors import ProtocolViolation, RaisedElsewhere, Unavailable
+from tal_conformance.implementations.guards.side_effects import (
+    Misbehaved,
+    Returned,
+    check_given,
+    nothing_left_behind,
+)
+from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
+from tal_conformance.implementations.protocol import check_loss
+from tal_conformance.implementations.workers.process import Worker, WorkerFailed
+from tal_reference import Dialect, Head, Hyperparameters
+
+Question = tuple[dict[str, Any], dict[str, Tensor]]
+"""What is asked, in words and tensors; answers are the same."""
+GRADIENT = "gradients."
+REFUSED = {kind.__name__ for kind in (ProtocolViolation, Misbehaved, StateChanged)}
+"""What the worker raises of an adapter that did not raise itself."""
+LAST = Returned()
+"""Of the worker's one adapter; used in the worker alone."""
+DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+
+
+class RemoteAdapter:
+    """An implementation in a process of its own.
+
+    Args:
+        name: what it is called.
+        worker: the process.
+        dialect: what it is held to; None: what the adapter there names.
+
+    Raises:
+        Unavailable: the adapter cannot be made there.
+    """
+
+    elsewhere = True
+
+    def __init__(self, name: str, worker: Worker, dialect: Dialect | None = None) -> None:
+        self.name, self.worker = name, worker
+        try:
+            about = worker.start().fields
+        except WorkerFailed as error:
+            raise Unavailable(f"{name}: {error.what}") from error
+        if "raised" in about:
+            worker.close()
+            raise Unavailable(f"{name} cannot be used here: {about['raised']}: {about['message']}")
+        self.version: str = about["version"]
+        self.own_name: str = about["name"]
+        self.shows_stages: bool = about["shows_stages"]
+        self.precisions = tuple(about["precisions"])
+        self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
+        if about["assigns"]:
+            self.assign = self._assign
+        if about["computes_loss"]:
+            self.loss = self._loss
+
+    def _assign(self, inputs: AssignerInputs) -> Assignment:
+        """Assign, there."""
+        asked = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+        facts = question("assign", inputs.head, inputs.hyperparameters, inputs.scores.device)
+        _, tensors = self._ask(facts, asked)
+        return assignment_from(tensors, inputs.scores.device)
+
+    def _loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """The loss and its gradient, from there."""
+        device = annotations.device
+        facts = question("loss", head, hyperparameters, device)
+        facts["differentiate"] = torch.is_grad_enabled() and any(
+            level.requires_grad for level in feature_maps
+        )
+        asked = {f"level.{number}": level for number, level in enumerate(feature_maps)}
+        answer, tensors = self._ask(facts, asked | {"annotations": annotations})
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        gradients = [tensors.get(f"{GRADIENT}{number}") for number in range(len(feature_maps))]
+        total = (
+            Answered.apply(tensors["total"], gradients, *feature_maps)
+            if answer["total"]
+            else tensors["total"]
+        )
+        shown = assignment_from(tensors, device) if answer["assignment"] else None
+        read = inputs_from(tensors, head, hyperparameters) if answer["inputs"] else None
+        return Loss(total, tensors["items"], shown, read)
+
+    def _ask(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
+        """One question, one answer.
+
+        Raises:
+            RaisedElsewhere: it raised there, or the process failed.
+            ProtocolViolation: it broke the protocol there.
+        """
+        try:
+            ((answer, results),) = self.worker.ask([(facts, tensors)])
+        except WorkerFailed as error:
+            raise RaisedElsewhere(error.what) from error
+        if answer.get("raised") in REFUSED:
+            raise ProtocolViolation(answer["message"])
+        if "raised" in answer:
+            raise RaisedElsewhere(f"raised {answer['raised']}: {answer['message']}", answer.get("traceback"))
+        return answer, results
+
+
+class Answered(torch.autograd.Function):
+    """The total that a worker computed; its gradient is the worker's."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, gradients: Sequence[Tensor | None], *_: Tensor) -> Tensor:
+        """The total as it is."""
+        ctx.gradients = gradients
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        """The worker's gradient of each feature map, times the slope of what is made of the total."""
+        (slope,) = slopes
+        return None, None, *(None if each is None else each * slope for each in ctx.gradients)
+
+
+def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> dict[str, Any]:
+    """What every question says: the head, the numbers, the device and whether mixed precision is on."""
+    mixed = torch.is_autocast_enabled(device.type)
+    return {
+        "kind": kind,
+        "head": asdict(head),
+        "hyperparameters": asdict(hyperparameters),
+        "device": str(device),
+        "autocast": str(torch.get_autocast_dtype(device.type)) if mixed else None,
+    }
+
+
+def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
+    """Answer a question; runs in the worker.
+
+    Raises:
+        ProtocolViolation: the adapter returned something that the protocol does not allow.
+    """
+    head = Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])})
+    hyperparameters = Hyperparameters(**facts["hyperparameters"])
+    device = torch.device(facts["device"])
+    originals = {name: tensor.to(device) for name, tensor in tensors.items()}
+    given = {name: tensor.clone() for name, tensor in originals.items()}
+    with unchanged_torch_state(), nothing_left_behind(), mixed_precision(device, facts["autocast"]):
+        if facts["kind"] == "assign":
+            shown = adapter.assign(AssignerInputs(**given, head=head, hyperparameters=hyperparameters))
+            reply: Question = {}, tensors_of(shown, Assignment)
+        else:
+            reply = loss_answer(adapter, facts, given, head, hyperparameters)
+        check_given({name: tensor.detach() for name, tensor in given.items()}, originals)
+        strangers = [name for name, tensor in reply[1].items() if tensor.device != device]
+        if strangers:
+            raise ProtocolViolation(
+                f"{strangers[0]} is on {reply[1][strangers[0]].device}, expected {device}"
+            )
+    LAST.check()
+    LAST.keep(reply[1])
+    return reply
+
+
+def loss_answer(
+    adapter: Any,
+    facts: dict[str, Any],
+    tensors: dict[str, Tensor],
+    head: Head,
+    hyperparameters: Hyperparameters,
+) -> Question:
+    """The loss of a batch, its gradient and what it shows of its assigner; runs in the worker."""
+    maps = tuple(
+        tensors[f"level.{number}"].requires_grad_(facts["differentiate"])
+        for number in range(len(head.strides))
+    )
+    loss = adapter.loss(maps, tensors["annotations"], head, hyperparameters)
+    if facts["differentiate"]:
+        loss = check_loss(loss, maps)
+    total = loss.total.sum()
+    results = {"total": total, "items": loss.items}
+    if facts["differentiate"]:
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, maps, allow_unused=True)
+        results |= {f"{GRADIENT}{n}": each for n, each in enumerate(gradients) if each is not None}
+    if loss.assignment is not None:
+        results |= tensors_of(loss.assignment, Assignment)
+    if loss.inputs is not None:
+        results |= tensors_of(loss.inputs, AssignerInputs)
+    said = {"assignment": loss.assignment is not None, "inputs": loss.inputs is not None}
+    return {"total": facts["differentiate"]} | said, results
+
+
+@contextmanager
+def mixed_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
+    """Automatic mixed precision, if the question says so."""
+    with torch.autocast(device.type, dtype=DTYPES.get(dtype or ""), enabled=dtype is not None):
+        yield
+
+
+def tensors_of(part: Any, kind: type) -> dict[str, Tensor]:
+    """The tensors of an assignment (with its stages) or of an assigner's inputs, each by its name.
+
+    Raises:
+        ProtocolViolation: the part is not of the kind, or holds something that is no tensor.
+    """
+    if not isinstance(part, kind):
+        raise ProtocolViolation(f"expected {kind.__name__}, and {type(part).__name__} was returned")
+    found: dict[str, Tensor] = {}
+    for each in fields(kind):
+        value = getattr(part, each.name)
+        if isinstance(value, Tensor):
+            found[f"{kind.__name__}.{each.name}"] = value
+        elif isinstance(value, Stages):
+            found |= tensors_of(value, Stages)
+        elif each.name not in ("head", "hyperparameters", "stages"):
+            raise ProtocolViolation(f"{kind.__name__}.{each.name} is {type(value).__name__}, no tensor")
+    return found
+
+
+def part_from(tensors: Mapping[str, Tensor], kind: type, device: torch.device) -> dict[str, Tensor]:
+    """The inverse of `tensors_of`, as keyword arguments."""
+    prefix = f"{kind.__name__}."
+    return {
+        name.removeprefix(prefix): tensor.to(device)
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def assignment_from(tensors: Mapping[str, Tensor], device: torch.device) -> Assignment:
+    """The assignment that was answered."""
+    stages = part_from(tensors, Stages, device)
+    own = part_from(tensors, Assignment, device)
+    return Assignment(**own, stages=Stages(**stages) if stages else None)
+
+
+def inputs_from(
+    tensors: Mapping[str, Tensor], head: Head, hyperparameters: Hyperparameters
+) -> AssignerInputs:
+    """The assigner's inputs that were answered."""
+    own = part_from(tensors, AssignerInputs, tensors["items"].device)
+    return AssignerInputs(**own, head=head, hyperparameters=hyperparameters)

@@ -1,0 +1,128 @@
+"""What judging one image needs, whether it shows its stages or its outputs alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.core.verdicts import Agreement, Judgement, Value
+from tal_conformance.judgement.bounds import precision
+from tal_conformance.judgement.comparators import equal, within, within_at
+from tal_conformance.judgement.oracle import ImageOracle
+
+PAIR = ("GT", "anchor")
+
+
+@dataclass(frozen=True)
+class ImageJudge:
+    """Judges one image with at least one ground truth.
+
+    Attributes:
+        judgement: takes the result.
+        assignment, inputs: of the whole batch.
+        image: index of the image.
+        truths: M, its number of ground truths.
+        oracle: what the specification says of it.
+        truth_error: (M, 4) by which its ground truths' edges may differ from those in `inputs`; None: not at all.
+    """
+
+    judgement: Judgement
+    assignment: Assignment
+    inputs: AssignerInputs
+    image: int
+    truths: int
+    oracle: ImageOracle
+    truth_error: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest dtype that takes part in the assignment."""
+        return precision(self.inputs.scores.dtype, self.inputs.boxes.dtype, self.assignment.scores.dtype)
+
+    def clause_of(self, wrong: Tensor) -> str:
+        """The clause that wrong candidates (M, A) are about: do they lie in ground truths that count, or small ones?"""
+        boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
+        if len(boxes) and (boxes.sum(1) <= 0).all():
+            return "ANN-3"
+        strides = self.inputs.head.strides
+        small = (
+            boxes[:, 2:] - boxes[:, :2] < strides[min(1, len(strides) - 1)]
+        )  # (.., 2) some dialect widens it
+        centres = self.inputs.anchors.double()[:, None]  # (A, 1, 2)
+        beside = (centres <= boxes[:, :2]) | (
+            centres >= boxes[:, 2:]
+        )  # (A, .., 2) only widening can reach it there
+        widened = (small & beside).any(2).T  # (.., A)
+        return "TAL-CAND-2" if widened[wrong[wrong.any(1)]].all() else "TAL-CAND-1"
+
+    def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
+        """TAL-TGT-1: label and box are the owner's own; to the bit, where its ground truths are known."""
+        at, image = ("anchor",), self.image
+        labels = self.inputs.labels[image, : self.truths, 0].long()
+        boxes = self.inputs.truth_boxes[image, : self.truths]
+        equal(
+            "label",
+            "TAL-TGT-1",
+            self.assignment.labels[image].long(),
+            labels[index],
+            at,
+            image,
+            where=foreground,
+        )
+        sides = ("anchor", "side")
+        if self.truth_error is not None:
+            shown = self.assignment.boxes[image].where(foreground[:, None], 0)
+            expected = boxes[index].double().where(foreground[:, None], 0)
+            return within(
+                "target box",
+                "TAL-TGT-1",
+                shown,
+                expected,
+                self.truth_error[index],
+                boxes[index],
+                sides,
+                image,
+            )
+        return equal(
+            "target box",
+            "TAL-TGT-1",
+            self.assignment.boxes[image],
+            boxes[index],
+            sides,
+            image,
+            where=foreground,
+        )
+
+    def check_scores(
+        self,
+        exact: Tensor,
+        error: Tensor,
+        naive: Tensor,
+        positives: Tensor,
+        clause: str = "TAL-NORM-1",
+        besides: Tensor | None = None,
+    ) -> Agreement:
+        """TAL-TGT-1: the weight at the label of each positive; zero elsewhere."""
+        (anchors,) = positives.any(0).nonzero(as_tuple=True)  # (P,)
+        owners = positives.int().argmax(0)[anchors]  # (P,)
+        labels = self.inputs.labels[self.image, : self.truths, 0].long()[owners]  # (P,)
+        return within_at(
+            "target score w", clause, self.assignment.scores[self.image], (anchors, labels), exact[anchors],
+            error[anchors], naive[anchors], ("anchor", "class"), self.image,
+            None if besides is None else besides[anchors],
+        )  # fmt: skip
+
+    def counts(self, positives: Tensor) -> list[Value]:
+        """How many positives each ground truth has, for a message."""
+        fewest, most = self.oracle.selection.fewest.tolist(), self.oracle.selection.most.tolist()
+        return [
+            Value(
+                f"image {self.image}, GT {g}",
+                "positives",
+                f"{fewest[g]} to {most[g]} selected",
+                str(n),
+                "none",
+            )
+            for g, n in enumerate(positives.sum(1).tolist())
+        ]

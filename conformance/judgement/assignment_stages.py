@@ -1,0 +1,200 @@
+"""Judging one image whose implementation shows its stages: each from its own values of the stage before."""
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.verdicts import Agreement, Mismatch
+from tal_conformance.judgement.admissible import (
+    Keeps,
+    Owners,
+    Range,
+    Selection,
+    is_reachable,
+    may_own,
+    top_k_choices,
+)
+from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
+from tal_conformance.judgement.bounds import bound, metric_unit, precision, smallest
+from tal_conformance.judgement.comparators import equal, holds, within_at
+from tal_reference.assignment import NORMALISATION_EPS, alignment_metric, normalised
+
+
+class StagesJudge(ImageJudge):
+    """Judges one image with at least one ground truth, stage by stage."""
+
+    def judge(self) -> None:
+        """Judge every stage from the implementation's own values of the stage before."""
+        assert self.assignment.stages is not None
+        candidates, overlap, metric, selected, positives = (
+            getattr(self.assignment.stages, name)[self.image, : self.truths]
+            for name in ("candidates", "overlap", "metric", "selected", "positives")
+        )
+        self.judgement.note("candidates", self.check_candidates, candidates)
+        self.judgement.note("overlap", self.check_overlap, overlap, candidates)
+        self.judgement.note("metric", self.check_metric, metric, overlap, candidates)
+        self.judgement.note("top-k", self.check_selected, selected, metric, candidates)
+        self.judgement.note("conflict", self.check_positives, positives, selected, overlap, metric)
+        self.judgement.note("targets", self.check_targets, positives)
+        self.judgement.note("normalisation", self.check_weights, positives, metric, overlap)
+        if not torch.equal(positives, self.oracle.naive["positives"]):
+            self.judgement.chose = True
+
+    def check_candidates(self, candidates: Tensor) -> Agreement:
+        """TAL-CAND-1, TAL-CAND-2."""
+        expected = self.oracle.candidate
+        wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
+        clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"
+        return equal(
+            "candidate", clause, candidates, torch.where(wrong, expected, candidates), PAIR, self.image
+        )
+
+    def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
+        """TAL-MET-1: u on the implementation's own candidates, zero elsewhere."""
+        if self.oracle.everywhere:
+            candidates = torch.ones_like(candidates)
+        else:
+            wrong = candidates & ~self.oracle.may_candidate  # a mismatch already
+            overlap, candidates = overlap.where(~wrong, 0), candidates & ~wrong
+        pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
+        expected, error = self.oracle.overlap[pairs], self.oracle.overlap_error[pairs]
+        naive = self.oracle.naive["overlap"][pairs]
+        return within_at("overlap u", "TAL-MET-1", overlap, pairs, expected, error, naive, PAIR, self.image)
+
+    def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
+        """TAL-MET-1: t of the implementation's own u; zero off its candidates."""
+        numbers = self.inputs.hyperparameters
+        if self.oracle.everywhere:
+            candidates = torch.ones_like(candidates)
+        truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
+        labels = self.inputs.labels[self.image, : self.truths, 0].long()
+        score = self.inputs.scores[self.image, anchor, labels[truth]]  # (P,)
+        overlap = overlap[pairs].clamp(min=0)  # (P,)
+        exact = alignment_metric(score.double(), overlap.double(), numbers)
+        naive = alignment_metric(score, overlap, numbers)
+        dtype = precision(score.dtype, overlap.dtype)
+        unit = metric_unit(
+            score.double(), overlap.double(), numbers.alpha, numbers.beta, torch.finfo(dtype).eps
+        )
+        error = bound(naive, exact, unit, dtype, "metric t")
+        return within_at("metric t", "TAL-MET-1", metric, pairs, exact, error, naive, PAIR, self.image)
+
+    def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
+        """TAL-TOPK-1 on the implementation's own metric: only equal values leave a choice."""
+        k = self.inputs.hyperparameters.topk
+        rivals = Range.exact(metric.double().where(candidates, 0))
+        choices = top_k_choices(rivals, candidates, candidates, k)
+        return check_selection(selected, choices, k, "TAL-TOPK-1", self.image)
+
+    def check_positives(
+        self, positives: Tensor, selected: Tensor, overlap: Tensor, metric: Tensor
+    ) -> Agreement:
+        """TAL-CONF-1 and TAL-CONF-2 on the implementation's own selection and overlap."""
+        image, k = self.image, self.inputs.hyperparameters.kept
+        contested = selected.sum(0) > 1  # (A,)
+        largest = may_own(Range.exact(overlap.double()))  # (M, A)
+        allowed = torch.where(contested, largest, selected)  # (M, A)
+        wrong = positives & ~allowed
+        holds(
+            "owner",
+            "TAL-CONF-1",
+            wrong,
+            positives,
+            "not the owner",
+            PAIR,
+            image,
+            "an anchor has the wrong owner",
+        )
+        owners = positives.sum(0)  # (A,)
+        holds(
+            "owners",
+            "TAL-CONF-1",
+            owners > 1,
+            owners,
+            "1",
+            ("anchor",),
+            image,
+            "an anchor has several owners",
+        )
+        if k is None:
+            lost = selected.any(0) & (owners == 0)
+            return holds(
+                "owners",
+                "TAL-CONF-1",
+                lost,
+                owners,
+                "1",
+                ("anchor",),
+                image,
+                "a selected anchor has no owner",
+            )
+        exact = Range.exact(metric.double().clamp(min=0))
+        counts = selected.sum(1)  # (M,)
+        taken = Selection(selected, selected, counts, counts)
+        shown = Owners(positives.any(0), positives.int().argmax(0))
+        if is_reachable(taken, largest, shown, Keeps(exact, k)):
+            return Agreement()
+        first = torch.zeros_like(allowed).scatter(0, allowed.int().argmax(0, keepdim=True), True) & allowed
+        before = torch.where(
+            positives.any(0), positives, first
+        )  # (M, A), owners that TAL-CONF-2 may have found
+        value = Range.exact(exact.low * before)
+        check_selection(positives, top_k_choices(value, before, before, k), k, "TAL-CONF-2", image)
+        raise Mismatch(
+            f"image {image}: nobody can have dropped these anchors", "TAL-CONF-2", self.counts(positives)
+        )
+
+    def check_targets(self, positives: Tensor) -> Agreement:
+        """TAL-TGT-1: foreground, index, label and box follow from the positives; scores stand at the label alone."""
+        at, image = ("anchor",), self.image
+        foreground, index = positives.any(0), positives.int().argmax(0)  # (A,), (A,)
+        shown = self.assignment
+        equal("foreground", "TAL-TGT-1", shown.foreground[image], foreground, at, image)
+        equal("GT index", "TAL-TGT-1", shown.truth_index[image], index, at, image, where=foreground)
+        return self.check_labels_and_boxes(foreground, index)
+
+    def check_weights(self, positives: Tensor, metric: Tensor, overlap: Tensor) -> Agreement:
+        """TAL-NORM-1 on the implementation's own metric, overlap and positives."""
+        exact = normalised(metric.double(), overlap.double(), positives)  # (A,)
+        naive = normalised(metric, overlap, positives)
+        dtype = precision(metric.dtype, self.assignment.scores.dtype)
+        eps = torch.finfo(dtype).eps
+        unit = (
+            eps * 4 * exact + smallest(dtype) / NORMALISATION_EPS
+        )  # t u* may underflow before it is divided
+        return self.check_scores(exact, bound(naive, exact, unit, dtype, "target score w"), naive, positives)
+
+
+def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, image: int) -> Agreement:
+    """A selection is among the admissible ones: no more, no less, no fewer.
+
+    Raises:
+        Mismatch: it is not.
+    """
+    where = selected & ~choices.may
+    holds(
+        "selected",
+        clause,
+        where,
+        selected,
+        "not selected",
+        PAIR,
+        image,
+        f"an anchor not among the {k} best is taken",
+    )
+    where = choices.must & ~selected
+    holds(
+        "selected",
+        clause,
+        where,
+        selected,
+        "selected",
+        PAIR,
+        image,
+        f"an anchor among the {k} best is not taken",
+    )
+    counts = selected.sum(1)  # (M,)
+    wrong = (counts < choices.fewest) | (counts > choices.most)
+    expected = f"{choices.fewest.tolist()} to {choices.most.tolist()}"
+    return holds(
+        "selected anchors", clause, wrong, counts, expected, ("GT",), image, "the number of selected anchors"
+    )

@@ -1,0 +1,102 @@
+"""TODO tal_conformance.judgement.failure."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.verdicts import (
+    Diverges,
+    Judgement,
+    Value,
+    Verdict,
+)
+from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.protocol import Implementation
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One implementation on one device."""
+
+    implementation: Implementation
+    device: str
+
+    @property
+    def id(self) -> str:
+        """What pytest shows in brackets."""
+        return f"{self.implementation.name}-{self.device}"
+
+
+@dataclass
+class Failure(Exception):
+    """A batch that an implementation failed, raised by a test so that Hypothesis shrinks it.
+
+    Attributes:
+        subject: who failed, and where.
+        batch: the batch, as shrunk as it is.
+        verdict: divergent, error or nondeterministic.
+        stage: first diverging stage; "" where the implementation failed as a whole.
+        clause: the clause that is broken.
+        summary: one sentence.
+        values: the worst places.
+        judgement: if there was something to judge.
+        details: traceback of an implementation that raised.
+        picture: what the report draws.
+        outcome: what the implementation made of the batch, if it made something.
+    """
+
+    subject: Subject
+    batch: Batch
+    verdict: Verdict
+    stage: str
+    clause: str
+    summary: str
+    values: list[Value] = field(default_factory=list)
+    judgement: Judgement | None = None
+    details: str | None = None
+    picture: dict[str, Any] | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def stages(self) -> set[str]:
+        """All stages that diverge; none where the implementation failed as a whole."""
+        if self.judgement is None:
+            return {self.stage} - {""}
+        return {name for name, stage in self.judgement.stages.items() if stage.mismatch}
+
+    def __str__(self) -> str:
+        where = f" at stage {self.stage} ({self.clause})" if self.stage else ""
+        return (
+            f"{self.subject.id} is {self.verdict.value.upper()}{where}: {self.summary}\n"
+            f"  batch {self.batch.id}: {self.batch.describe()}\n"
+            f"  {self.batch.origin}"
+        )
+
+
+_TYPES: dict[str, type[Failure]] = {}
+
+
+def failure_of(subject: Subject, batch: Batch, error: Diverges | ImplementationFailed, drawn: Any) -> Failure:
+    """The failure behind what the judge or the implementation raised.
+
+    Its class differs by stage, because Hypothesis takes errors of one class at one line for one bug: so a batch that
+    fails at the metric is not shrunk into one that fails at the gradient.
+    """
+    if isinstance(error, ImplementationFailed):
+        return _type("error")(
+            subject, batch, Verdict.ERROR, "", "", error.what, details=error.details, picture=drawn
+        )
+    judgement = error.judgement
+    first = judgement.first
+    assert first is not None
+    assert first.mismatch is not None
+    return _type(first.stage)(
+        subject, batch, judgement.verdict, first.stage, first.clause, first.mismatch.summary, first.mismatch.values,
+        judgement, picture=drawn,
+    )  # fmt: skip
+
+
+def _type(stage: str) -> type[Failure]:
+    name = "".join(part.capitalize() for part in stage.replace("-", " ").split())
+    return _TYPES.setdefault(stage, type(f"{name}Failure", (Failure,), {"__module__": __name__}))

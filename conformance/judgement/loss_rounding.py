@@ -1,0 +1,329 @@
+"""TODO tal_conformance.judgement.loss_rounding."""
+
+from dataclasses import dataclass
+from functools import cached_property, reduce
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.judgement.bounds import (
+    bce_sum_unit,
+    bound,
+    box_unit,
+    ciou_unit,
+    dfl_unit,
+    distance_unit,
+    gradient_range,
+    precision,
+    smallest,
+)
+from tal_conformance.judgement.loss_reference import ZERO, Computed, Gradients, compute, loss_precision
+from tal_reference import NEWEST, BatchTargets, Dialect, WeightsMeet
+from tal_reference.anchors import Anchors
+from tal_reference.boxes import ciou
+from tal_reference.decoding import decode
+from tal_reference.loss import distances_to
+
+
+@dataclass(frozen=True)
+class LossUnits:
+    """What one rounding in each operation does to the loss: float64.
+
+    Gradients on the distance logits are those of the P positives alone, (P, 4R): everywhere else they are exactly zero.
+
+    Attributes:
+        items: (3,).
+        of_terms: gradients of box, cls and dfl, on the distance logits (P, 4R) and on the class logits (B, A, C).
+        jumps: what they may differ by besides, where they are not continuous: no multiple of a rounding.
+    """
+
+    items: Tensor
+    of_terms: tuple[Gradients, Gradients, Gradients]
+    jumps: tuple[Gradients, Gradients, Gradients]
+
+    @property
+    def of_total(self) -> Gradients:
+        """Gradients of the total."""
+        return _sum(self.of_terms)
+
+    @property
+    def jumps_of_total(self) -> Gradients:
+        """Jumps of the total's gradients."""
+        return _sum(self.jumps)
+
+
+NO_JUMP: tuple[Gradients, Gradients, Gradients] = ((ZERO, ZERO), (ZERO, ZERO), (ZERO, ZERO))
+
+
+def _sum(terms: tuple[Gradients, ...]) -> Gradients:
+    """Of the terms; on the distance logits and on the class logits."""
+    distances, logits = zip(*terms, strict=True)
+    return reduce(_plus, distances), reduce(_plus, logits)
+
+
+def _plus(one: Tensor, other: Tensor) -> Tensor:
+    return one if other is ZERO else other if one is ZERO else one + other
+
+
+def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
+    """LOSS-SUM-1: N of target scores of any shape; where it is zero nothing can be divided: 1 stands for it."""
+    score_sum = scores.sum().clamp(min=dialect.score_sum_floor)
+    return score_sum.where(score_sum > 0, 1)
+
+
+def units(
+    batch: Batch,
+    targets: BatchTargets,
+    exact: Computed,
+    dialect: Dialect = NEWEST,
+    edges: Tensor | float = 0.0,
+) -> LossUnits:
+    """The units of a batch's loss for given targets.
+
+    Args:
+        batch: what was computed on.
+        targets: what it had to learn.
+        exact: what float64 computes.
+        dialect: what it is held to.
+        edges: (B, A) pixels by which the edges of the target boxes may err; none by default.
+    """
+    numbers, reg_max = batch.hyperparameters, batch.head.reg_max
+    coarse = torch.finfo(precision(batch.dtype)).eps  # of the predictions, and of gradients that they keep
+    eps = torch.finfo(loss_precision(batch)).eps
+    given = exact.predictions
+    positives = targets.positives
+    at = image, anchor = positives.image, positives.anchor  # (P,), (P,)
+    at_label = image, anchor, positives.labels
+    own = positives.weights.double()  # (P,)
+    score_sum = divisor(own, dialect)
+    weights = own.sum().expand_as(own) if dialect.weights_meet is WeightsMeet.ALL else own  # (P,)
+    strides, centres = given.anchors.strides[anchor], given.anchors.centres[anchor]  # (P, 1), (P, 2)
+    target = positives.boxes.double() / strides  # (P, 4) grid units
+    distances = given.distances[at]  # (P, 4R)
+    predicted = decode(distances, Anchors(centres, strides), reg_max)  # (P, 4)
+    distance_error = distance_unit(distances, reg_max, coarse)  # (P, 4)
+    edge = box_unit(predicted, centres, distance_error, coarse).amax(1)  # (P,) of the prediction
+    edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
+    given_edge = edges[at][:, None] / strides if isinstance(edges, Tensor) else edges  # (P, 1) grid units
+    if isinstance(given_edge, Tensor):
+        edge = edge + given_edge[:, 0]
+
+    box = weights * (
+        ciou_unit(target, predicted, edge, eps) + 2 * eps * (1 - ciou(target, predicted))
+    )  # (P,)
+    cls = bce_sum_unit(given.logits, given.logits[at_label], own, eps, coarse)
+    wanted = distances_to(target, centres)  # (P, 4)
+    wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
+    height, width = given.size
+    of_input = strides / strides.new_tensor((width, height, width, height))  # (P, 4) shares, for the L1 form
+    if reg_max > 1:
+        log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
+        side = weights * dfl_unit(log_probability, wanted, wanted_error, reg_max, eps)  # (P,)
+    else:
+        scaled = coarse * distances.abs() * of_input + smallest(
+            precision(batch.dtype)
+        )  # (P, 4) of shares, as read
+        side = weights * ((wanted_error + eps * (distances - wanted).abs()) * of_input + scaled).mean(
+            1
+        )  # (P,)
+    gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(own)
+    terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
+    items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
+
+    share = batch.images / score_sum
+    scale = coarse * 3 * numbers.cls_gain * share
+    logit_gradient = given.logits.sigmoid().mul_(scale)  # (B, A, C) ...
+    logit_gradient[at_label] += scale * own  # ... and of the target scores
+    slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype))
+
+    of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
+    box_rounds, box_jumps = (
+        (part * of_weights * numbers.box_gain).flatten(1) for part in slope.box(distance_error)
+    )  # (P, 4R) twice
+    shares = of_input[..., None] if reg_max == 1 else 1.0  # (P, 4, 1)
+    side_rounds, side_jumps = (
+        (part * of_weights * shares * (numbers.dfl_gain / 4)).flatten(1) for part in slope.side()
+    )  # (P, 4R) twice
+    box_rounds = box_rounds + slope.underflow().flatten(1)  # (P, 4R)
+    if reg_max == 1:
+        # as a share of the input's size it may be too small for the dtype before the stride multiplies it
+        side_rounds = side_rounds + smallest(precision(batch.dtype)) * strides  # (P, 4)
+    rounding = (box_rounds, ZERO), (ZERO, logit_gradient), (side_rounds, ZERO)
+    return LossUnits(items, rounding, ((box_jumps, ZERO), (ZERO, ZERO), (side_jumps, ZERO)))
+
+
+def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
+    """Units whose first part (P, 4R) comes to stand where its positives are, (B, A, 4R), and zero elsewhere."""
+    distances, logits = of_positives
+    everywhere = distances.new_zeros(*foreground.shape, distances.shape[1])
+    everywhere[foreground] = distances
+    return everywhere, logits
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Errors of the gradients of one positive's box and DFL loss in its distance logits, (P, 4, R).
+
+    Attributes:
+        target, predicted: (P, 4) boxes in grid units.
+        distances: (P, 4R) logits.
+        wanted, wanted_error: (P, 4) target distances in grid units.
+        edge: (P,) error of the boxes' edges.
+        reg_max: R.
+        dtype: of the predictions, and of gradients that they keep.
+    """
+
+    target: Tensor
+    predicted: Tensor
+    distances: Tensor
+    wanted: Tensor
+    wanted_error: Tensor
+    edge: Tensor
+    reg_max: int
+    dtype: torch.dtype
+
+    @property
+    def eps(self) -> float:
+        """Of the dtype."""
+        return float(torch.finfo(self.dtype).eps)
+
+    def box(self, distance_error: Tensor) -> tuple[Tensor, Tensor]:
+        """LOSS-BOX-1: a logit moves its side by p (k - d), the side moves CIoU by its gradient.
+
+        Returns:
+            What rounds, and how far the gradient jumps where an edge may lie on either side of another, (P, 4, R) each.
+        """
+        gradient, jump = gradient_range(self.target, self.predicted, self.edge[:, None])  # (P, 4) twice
+        largest = (gradient.abs() + jump).amax(1, keepdim=True)  # (P, 1)
+        if self.reg_max == 1:
+            return (4 * self.eps * largest).expand_as(jump)[..., None], jump[..., None]  # (P, 4, 1) twice
+        rounded = self.eps * (self.bins + self.expected) * (3 + self.below)  # (P, 4, R)
+        lever_error = self.share * (rounded + distance_error[..., None])
+        rounding = gradient.abs()[..., None] * lever_error + 4 * self.eps * largest[..., None] * self.lever
+        return rounding, jump[..., None] * self.lever
+
+    def underflow(self) -> Tensor:
+        """What a gradient of the box loss loses on its way back because its dtype has a smallest number, (P, 4, R).
+
+        Half that number at the box's edge, at the side's distance and at each bin, and the naive computation as much.
+        Where the bins' exponentials are summed before they are divided by their own sum, what the product of bins and
+        exponentials loses reaches a bin times its number and its exponential; nothing of it cancels.
+        """
+        least = smallest(self.dtype)
+        if self.reg_max == 1:
+            return torch.full_like(self.distances, 2 * least)[..., None]  # (P, 4, 1)
+        power = (-self.below).exp()  # (P, 4, R) exponentials of the logits below the largest
+        return least * (2 * self.lever + power * self.bins + self.share)
+
+    @cached_property
+    def below(self) -> Tensor:
+        """(P, 4, R) by how much each logit is below the largest of its side."""
+        sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
+        return sides.amax(-1, keepdim=True) - sides
+
+    @cached_property
+    def share(self) -> Tensor:
+        """DEC-1: (P, 4, R) the bins' shares p."""
+        return (-self.below).softmax(-1)
+
+    @cached_property
+    def bins(self) -> Tensor:
+        """(R,) the bins' distances k."""
+        return torch.arange(self.reg_max).to(self.distances)
+
+    @cached_property
+    def expected(self) -> Tensor:
+        """DEC-1: (P, 4, 1) the sides' distances d."""
+        return (self.share @ self.bins)[..., None]
+
+    @cached_property
+    def lever(self) -> Tensor:
+        """(P, 4, R) p |k - d|, by which a logit moves its side."""
+        return self.share * (self.bins - self.expected).abs()
+
+    def side(self) -> tuple[Tensor, Tensor]:
+        """LOSS-DFL-1: p minus the two bins' shares, which move as the target distance does.
+
+        Returns:
+            What rounds, and how far the gradient jumps where R = 1 and the sign is not certain, (P, 4, R) each.
+        """
+        if self.reg_max == 1:
+            near = (
+                self.distances - self.wanted
+            ).abs() <= self.wanted_error  # (P, 4): the sign is not certain
+            jump = 2 * near.double()[..., None]  # (P, 4, 1)
+            return torch.full_like(jump, 4 * self.eps), jump
+        clamped = self.wanted.clamp(0, self.reg_max - 1 - 0.01)[..., None]  # (P, 4, 1)
+        near = (self.bins - clamped).abs() <= 1 + self.wanted_error[..., None]  # (P, 4, R) bins with a share
+        rounding = self.eps * self.share * (3 + self.below) + near * (
+            self.wanted_error[..., None] + 2 * self.eps
+        )
+        return rounding, torch.zeros_like(rounding)
+
+
+@dataclass(frozen=True)
+class Unsure:
+    """How far an assignment that a loss hides may lie from the one that is replayed for it.
+
+    Attributes:
+        weights: (B, A) of the target scores.
+        edges: (B, A) pixels, of the target boxes' edges.
+    """
+
+    weights: Tensor
+    edges: Tensor
+
+
+def moved(
+    batch: Batch,
+    targets: BatchTargets,
+    exact: Computed,
+    narrow: LossUnits,
+    unsure: Unsure,
+    dialect: Dialect = NEWEST,
+) -> LossUnits:
+    """How far the loss and its gradients move with what is unsure, beside `narrow`, the units where nothing is.
+
+    Before N all of them are linear in the weights, so what moves is the loss of the movements; N moves with their sum.
+    """
+    scores = targets.scores.double()
+    score_sum = divisor(scores, dialect)
+    label = scores.argmax(2, keepdim=True)  # (B, A, 1)
+    movements = torch.zeros_like(scores).scatter(2, label, unsure.weights[..., None].double())
+    movements = movements * targets.foreground[..., None]
+    share = movements.sum() / score_sum  # of N
+    loss = compute(
+        batch,
+        BatchTargets(targets.foreground, targets.boxes, movements),
+        torch.float64,
+        dialect,
+        each_term=True,
+        read=exact.predictions,
+    )
+    scale = divisor(movements, dialect) / score_sum
+    cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
+    items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
+    wider = units(batch, targets, exact, dialect, unsure.edges) if unsure.edges.any() else narrow
+    slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
+    own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
+    at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
+    box, dfl = (
+        loss.of_terms[term][0][at].abs() * scale
+        + own[term][0][at].abs() * share
+        + wider.of_terms[term][0] - narrow.of_terms[term][0]
+        + wider.jumps[term][0] - narrow.jumps[term][0]
+        for term in (0, 2)
+    )  # (P, 4R) twice  # fmt: skip
+    cls = slope + own[1][1].abs() * share  # (B, A, C)
+    return LossUnits(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
+
+
+def gradient_bound(batch: Batch, name: str, exact: Tensor, naive: Tensor, unit: Tensor) -> Tensor:
+    """By how much a gradient may differ; exact zeros stay exact zeros."""
+    dtype = precision(batch.dtype)
+    if name == "distance logits":
+        unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()
+    allowed = bound(naive, exact, unit, dtype, f"gradient on {name}")
+    zero = exact == 0
+    return allowed.where(~(zero & (unit == 0)), 0) if zero.any() else allowed

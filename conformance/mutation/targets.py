@@ -1,0 +1,211 @@
+"""What is mutated: the official functions of assigner and detection loss, and the reference's own."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType, FunctionType, ModuleType
+from typing import Any
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.mutation.operators import Mutant, Place, places, statement_at
+from tal_reference import NEWEST, Head, Hyperparameters
+
+OFFICIAL = {
+    "ultralytics.utils.tal": ("TaskAlignedAssigner", "make_anchors", "dist2bbox", "bbox2dist"),
+    "ultralytics.utils.loss": ("DFLoss", "BboxLoss", "v8DetectionLoss"),
+    "ultralytics.utils.metrics": ("bbox_iou",),
+}
+"""The official functions and classes of assigner and detection loss, by module."""
+REFERENCE = ("anchors", "annotations", "assignment", "boxes", "decoding", "dialect", "loss", "settings")
+"""Modules of the reference that compute."""
+COPIED = "tal_conformance.implementations.adapters.reference"
+"""The adapter that is loaded again with the copy."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Code that is mutated.
+
+    Attributes:
+        name: official or reference.
+        places: its functions.
+        implementation: makes the implementation under test, which runs them.
+    """
+
+    name: str
+    places: tuple[Place, ...]
+    implementation: Callable[[], Implementation]
+
+
+def official() -> Target:
+    """The installed release.
+
+    Raises:
+        UnknownImplementation: there is none.
+    """
+    from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter, load_release
+
+    load_release()
+    found = tuple(
+        place
+        for module, names in OFFICIAL.items()
+        for place in places(importlib.import_module(module), names)
+    )
+    return Target("official", found, lambda: implementation_from(UltralyticsAdapter(), "ultralytics"))
+
+
+def reference() -> Target:
+    """A second copy of the reference: the judge keeps the first."""
+    copied = copy_of_reference()
+    found = []
+    for name in REFERENCE:
+        module = copied[f"tal_reference.{name}"]
+        own = [
+            each
+            for each, value in vars(module).items()
+            if getattr(value, "__module__", "") == module.__name__ and callable(value)
+        ]
+        found += list(places(module, own))
+    adapter, settings = copied[COPIED].ReferenceAdapter, copied["tal_reference.settings"]
+    return Target(
+        "reference", tuple(found), lambda: implementation_from(Copy(adapter(), settings), "reference-copy")
+    )
+
+
+TARGETS: dict[str, Callable[[], Target]] = {"official": official, "reference": reference}
+
+
+class Copy:
+    """The copied reference as an implementation; its dialect is the judge's own, which alone can be compared."""
+
+    name, version, shows_stages, dialect = "reference-copy", "1", True, NEWEST
+
+    def __init__(self, inner: Any, settings: Any) -> None:
+        self.inner, self.settings = inner, settings
+        self.precisions = inner.precisions
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """The copy's."""
+        head, numbers = self._own(inputs.head, inputs.hyperparameters)
+        assignment: Assignment = self.inner.assign(replace(inputs, head=head, hyperparameters=numbers))
+        return assignment
+
+    def loss(self, maps: Any, annotations: Any, head: Head, hyperparameters: Hyperparameters) -> Loss:
+        """The copy's."""
+        loss: Loss = self.inner.loss(maps, annotations, *self._own(head, hyperparameters))
+        return loss
+
+    def _own(self, head: Head, numbers: Hyperparameters) -> tuple[Any, Any]:
+        """The same numbers in the copy's own classes."""
+        return self.settings.Head(**vars(head)), self.settings.Hyperparameters(**vars(numbers))
+
+
+def copy_of_reference() -> dict[str, ModuleType]:
+    """The reference and its adapter, loaded once more; what is loaded already stays what everybody uses."""
+    ours = {name: module for name, module in sys.modules.items() if _is_copied(name)}
+    holders = {name: getattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], None)
+               for name in ours if "." in name}  # fmt: skip
+    for name in ours:
+        del sys.modules[name]
+    try:
+        for name in REFERENCE:
+            importlib.import_module(f"tal_reference.{name}")
+        importlib.import_module(COPIED)
+        return {name: module for name, module in sys.modules.items() if _is_copied(name)}
+    finally:
+        for name in [name for name in sys.modules if _is_copied(name)]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+        for name, value in holders.items():
+            if value is not None:  # importing a submodule sets it on its package
+                setattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], value)
+
+
+def _is_copied(name: str) -> bool:
+    return name == COPIED or name.partition(".")[0] == "tal_reference"
+
+
+class Seen(dict[Place, dict[int | str, set[int]]]):
+    """Of each function the lines that ran and the parameters that took their default, and in which batches.
+
+    Attributes:
+        batch: number of the batch that is judged now.
+    """
+
+    batch = 0
+
+    def note(self, place: Place, what: int | str) -> None:
+        """A line of the function ran, or a parameter took its default."""
+        self[place].setdefault(what, set()).add(self.batch)
+
+    def batches_of(self, mutant: Mutant, place: Place) -> list[int] | None:
+        """Numbers of the batches that run the changed statement; of what is read at the definition, the function.
+
+        None, all of them, for what makes an object: later batches are judged with the same one.
+        """
+        if place.name in ("__init__", "__post_init__"):
+            return None
+        ran = self[place]
+        lines = statement_at(*place.source(), mutant.line)
+        found: set[int] = set()
+        return sorted(found.union(*(numbers for what, numbers in ran.items() if not lines or what in lines)))
+
+
+@contextmanager
+def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
+    """While it lasts, the lines of these functions that run are noted, and the parameters that take their default."""
+    # by identity: the code of a copy is equal to that of its original, which the judge runs
+    wanted = {id(place.live.__code__): place for place in chosen}
+    seen = Seen({place: {} for place in chosen})
+
+    def called(frame: FrameType, _event: str, _argument: Any) -> Any:
+        place = wanted.get(id(frame.f_code))
+        if place is None:
+            return None
+        for name, default in defaults[place].items():
+            if frame.f_locals.get(name, frame) is default:
+                seen.note(place, name)
+
+        def ran(inner: FrameType, event: str, _: Any) -> Any:
+            if event == "line":
+                seen.note(place, inner.f_lineno)
+            return ran
+
+        return ran
+
+    originals = {place: place.live.__defaults__ for place in chosen}
+    for place, values in originals.items():
+        place.live.__defaults__ = values and tuple(map(told_apart, values))
+    defaults = {place: defaults_of(place.live) for place in chosen}
+    before = sys.gettrace()
+    sys.settrace(called)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)
+        for place, values in originals.items():
+            place.live.__defaults__ = values
+
+
+class _Whole(int):
+    """A whole number that is no other of the same value."""
+
+
+class _Real(float):
+    """A number that is no other of the same value."""
+
+
+def told_apart(default: Any) -> Any:
+    """The same number as an object of its own: a caller may pass an equal one, and Python keeps small ones once."""
+    kinds: dict[type, Callable[[Any], Any]] = {int: _Whole, float: _Real}
+    return kinds.get(type(default), lambda same: same)(default)
+
+
+def defaults_of(function: FunctionType) -> dict[str, Any]:
+    """Parameters that have a default, with it."""
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}

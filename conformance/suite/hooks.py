@@ -1,0 +1,262 @@
+"""TODO tal_conformance.suite.hooks."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tal_conformance.batches.seeding import draw_from_seed_alone
+from tal_conformance.benchmarks.table import table
+from tal_conformance.core.determinism import fixed_arithmetic
+from tal_conformance.implementations.guards.torch_state import official_code
+from tal_conformance.judgement.failure import Subject
+from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.options import (
+    add_options,
+    against,
+    devices,
+    load_profile,
+    seed_hypothesis,
+)
+from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.session import (
+    RUN,
+    Run,
+    _create_log,
+    begin,
+    failures_in,
+    find_implementations,
+    gates,
+    load_cases,
+    load_ledger,
+    note_ledger,
+    note_loose_bounds,
+    rendered,
+    stopped,
+    unreached,
+)
+from tal_reports import RunLog, read_log, terminal_table
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Fix seed, profile and implementations, and open the run's folder."""
+    config.addinivalue_line(
+        "markers", "clauses(group): the clause group of the specification that a test is about"
+    )
+    if config.option.collectonly or config.option.help:
+        return
+    draw_from_seed_alone()
+    seed = seed_hypothesis(config)
+    load_profile(config)
+    tested = devices(config)
+    arithmetic = ExitStack()
+    arithmetic.enter_context(fixed_arithmetic())
+    config.add_cleanup(arithmetic.close)
+    worker = getattr(config, "workerinput", None)
+    torch.set_num_threads(1)  # batches are small: more threads wait for each other, and for other processes'
+    log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
+    run = Run(Recorder(log), seed, tested)
+    names = config.getoption("--implementation") or ["ultralytics"]
+    find_implementations(run, names, against(config), config.getoption("--isolate"))
+    load_cases(run, config)
+    run.ledger = load_ledger(config)
+    config.stash[RUN] = run
+    if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
+        config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
+    if not worker:
+        try:
+            begin(run, config)
+        except OSError as error:
+            raise pytest.UsageError(f"cannot write into {run.folder}: {error}") from error
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist which run it belongs to."""
+    node.workerinput["tal_run"] = str(node.config.stash[RUN].folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n N` a worker that is done takes tests from the others: some take a hundred times as long as most."""
+    if config.getoption("dist") != "load":
+        return None  # another order was asked for
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is tested, and with which seed."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return []
+    tested = (
+        ", ".join(f"{i.name} {i.version} (dialect {i.dialect.name})" for i in run.implementations) or "none"
+    )
+    places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
+    profile = config.getoption("--conformance-profile")
+    return [
+        f"conformance: {tested}",
+        f"conformance: {places}; profile {profile}, seed {run.seed}",
+    ]
+
+
+def pytest_pycollect_makemodule(module_path: Path) -> None:
+    """Import the suite's modules under their package's name, which the folder `conformance` does not tell pytest."""
+    path = module_path.resolve()
+    if path.parent == Path(__file__).resolve().parent:
+        name = f"tal_conformance.suite.{path.stem}"
+        sys.modules[name.replace("tal_", "", 1)] = importlib.import_module(name)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for every implementation on every device."""
+    run = metafunc.config.stash.get(RUN, None)
+    subjects = run.subjects if run else []
+    if "conforms" in metafunc.fixturenames or "subject" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "subject", subjects, ids=lambda subject: subject.id, scope="session", indirect=True
+        )
+    if "missing" in metafunc.fixturenames:
+        metafunc.parametrize("missing", list(run.missing) if run else [])
+    if "unreadable" in metafunc.fixturenames:
+        metafunc.parametrize("unreadable", list(run.unreadable) if run else [])
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", run.cases if run else [], ids=lambda batch: batch.id)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--case` only those cases are judged; without, there is nothing to skip. Large batches are asked for."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    ours = [item for item in items if Path(__file__).resolve().parent in item.path.resolve().parents]
+    empty = ("test_cases", "test_findings", "test_implementations")
+    dropped = [item for item in ours if item.path.stem in empty and item.get_closest_marker("skip")]
+    if run.cases or run.unreadable:
+        judged = ("test_cases", "test_implementations")
+        dropped = [item for item in ours if item in dropped or item.path.stem not in judged]
+    elif not config.getoption("--large"):
+        dropped += [item for item in ours if item.path.stem == "test_large"]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+@pytest.fixture(scope="session")
+def run(request: pytest.FixtureRequest) -> Run:
+    """The run that this session is."""
+    return request.config.stash[RUN]
+
+
+@pytest.fixture(scope="session")
+def subject(request: pytest.FixtureRequest) -> Subject:
+    """One implementation on one device."""
+    value: Subject = request.param
+    return value
+
+
+@pytest.fixture(autouse=True)
+def _official_code_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test changes the loaded code of the official modules for the tests after it."""
+    before = official_code()
+    yield
+    after = official_code()
+    changed = [name for name, code in before.items() if after.get(name) != code]
+    if changed:
+        pytest.fail(f"{request.node.nodeid} changed the loaded code of {', '.join(changed)}", pytrace=False)
+
+
+@pytest.fixture
+def conforms(request: pytest.FixtureRequest, run: Run, subject: Subject) -> Conformance:
+    """Call it with a recipe or a batch: the implementation must conform on it."""
+    marker = request.node.get_closest_marker("clauses")
+    group = marker.args[0] if marker else ""
+    name = getattr(request.node, "originalname", request.node.name)
+    today = datetime.now(UTC).date()
+    entries = tuple(each for each in run.ledger if each.concerns(subject) and not each.expired(today))
+    return Conformance(subject, run.recorder, name, group, entries)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Write down the batch that a test failed on, as Hypothesis has shrunk it; print it in place of a traceback."""
+    report: Any = yield
+    run = item.config.stash.get(RUN, None)
+    if run is None or call.when != "call" or call.excinfo is None:
+        return report
+    if run.recorder.lost is not None:
+        return stopped(item.session, run, report)
+    failures = list(failures_in(call.excinfo.value))
+    marker = item.get_closest_marker("clauses")
+    if failures:
+        report.longrepr = "\n".join(str(failure) for failure in failures)
+    try:
+        for failure in failures:
+            name = getattr(item, "originalname", item.name)
+            run.recorder.failure(name, item.nodeid, marker.args[0] if marker else "", failure)
+    except OSError:
+        return stopped(item.session, run, report)
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Count what was exercised, close the log and render the report."""
+    run = session.config.stash.get(RUN, None)
+    if run is None or hasattr(session.config, "workerinput"):
+        return
+    if exitstatus == pytest.ExitCode.OK and gates(session.config):
+        run.unreached = unreached(run)
+        if run.unreached:
+            session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
+        if session.config.getoption("--conformance-profile") == "nightly":
+            note_loose_bounds(run)
+    note_ledger(run, whole=gates(session.config) and not session.shouldfail and not session.shouldstop)
+    if exitstatus == pytest.ExitCode.OK and run.stale:
+        session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
+    lacking = run.missing or run.unreadable  # also where -k left out the test that says so
+    if exitstatus == pytest.ExitCode.OK and lacking:
+        session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
+    try:
+        run.recorder.end(int(exitstatus != 0))
+    except OSError as error:
+        run.report = error
+    else:
+        run.report = rendered(run)
+    if isinstance(run.report, Exception):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Render the report, print one short table and say where the report is."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    terminalreporter.section("conformance")
+    log = read_log(run.folder)
+    if log.benchmarks:
+        terminalreporter.write_line("\n".join([*table(log.benchmarks), ""]))
+    terminalreporter.write_line(terminal_table(log))
+    for missed in [*run.unreached, *run.stale]:
+        terminalreporter.write_line(missed, red=True)
+    if isinstance(run.report, Exception):
+        problem = f"{type(run.report).__name__}: {run.report}"
+        terminalreporter.write_line(f"the report could not be rendered ({problem})", red=True)
+        kept = "the log has what was judged until then" if run.recorder.lost else "the log is whole"
+        terminalreporter.write_line(f"{kept}: python -m reports render {run.folder}", red=True)
+    terminalreporter.write_line(f"seed {run.seed}")

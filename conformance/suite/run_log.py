@@ -1,0 +1,207 @@
+"""A run: the folder that it leaves, and what is written into its log while batches are judged."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.environment import environment
+from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.verdicts import (
+    STAGES,
+    Judgement,
+    State,
+    Uniqueness,
+    Value,
+    Verdict,
+)
+from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.suite.reproduce import reproduction
+from tal_reference import Dialect
+from tal_reports import RunLog
+
+
+class Recorder:
+    """Writes a run's log.
+
+    Attributes:
+        lost: why something could not be written, for example because the disk is full; the run then has to stop.
+    """
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+        self.lost: OSError | None = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Note what could not be written, and let it pass."""
+        try:
+            yield
+        except OSError as error:
+            self.lost = self.lost or error
+            raise
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        with self._writing():
+            self._log.append(kind, **fields)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._log.folder
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """The log's first line."""
+        self._append("run", environment=environment(), **facts)
+
+    def end(self, exit_status: int) -> None:
+        """The log's last line."""
+        with self._writing():
+            self._log.finish(exit_status)
+
+    def make_latest(self) -> None:
+        """Let `latest` point at this run."""
+        self._log.set_latest()
+
+    def line(self, kind: str, **fields: Any) -> None:
+        """Any other line."""
+        self._append(kind, **fields)
+
+    def batch(
+        self,
+        subject: Subject,
+        test: str,
+        clause_group: str,
+        batch: Batch,
+        verdict: Verdict,
+        judgement: Judgement | None,
+        phase: str,
+        milliseconds: float,
+        failure: Failure | None = None,
+        met: tuple[str, ...] = (),
+        entry: str | None = None,
+        shares: tuple[float, float] | None = None,
+    ) -> None:
+        """One judged batch.
+
+        `met`: entries of the ledger that it fulfils; `entry`: the one that excused it; `shares`: milliseconds of the
+        implementation's own call, and of drawing before it.
+        """
+        cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
+        stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
+        uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
+        self._append(
+            "batch",
+            implementation=subject.implementation.name,
+            test=test,
+            clause_group=clause_group,
+            case=batch.id,
+            device=subject.device,
+            dtype=str(batch.dtype).removeprefix("torch."),
+            verdict=verdict.value,
+            uniqueness=uniqueness.value,
+            stages={
+                name: None if margin is None else float(f"{margin:.3g}") for name, margin in stages.items()
+            },
+            hazards=sorted(batch.hazards),
+            phase=phase,
+            milliseconds=round(milliseconds, 2),
+            **_shares(shares),
+            **({"undecided": True} if judgement is not None and judgement.undecided else {}),
+            **({"met": list(met)} if met else {}),
+            **({"entry": entry} if entry else {}),
+            **cause,
+        )
+
+    def failure(self, test: str, node: str, clause_group: str, failure: Failure) -> None:
+        """One failing batch, shrunk, with its case file and what the implementation made of it."""
+        with self._writing():
+            case = self.save(failure.batch)
+            if failure.outcome is not None:
+                keep_outcome(case, failure, failure.outcome)
+        self._append(
+            "divergence",
+            implementation=failure.subject.implementation.name,
+            test=test,
+            clause_group=clause_group,
+            case=failure.batch.id,
+            device=failure.subject.device,
+            dtype=str(failure.batch.dtype).removeprefix("torch."),
+            verdict=failure.verdict.value,
+            stage=failure.stage,
+            clause=failure.clause,
+            summary=failure.summary,
+            description=failure.batch.describe(),
+            recipe=failure.batch.origin,
+            stages=strip(failure.judgement),
+            values=[value_fields(value) for value in failure.values],
+            picture=failure.picture,
+            reproduce=reproduction(failure.subject.implementation, failure.batch, case),
+            traceback=failure.details,
+        )
+
+    def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
+        """What a declared dialect makes different from another, on its smallest batch; no failure."""
+        self.save(failure.batch)
+        self._append(
+            "difference",
+            implementation=failure.subject.implementation.name,
+            dialect=declared.name,
+            against=against.name,
+            stage=failure.stage,
+            clause=failure.clause,
+            case=failure.batch.id,
+            summary=failure.summary,
+            description=failure.batch.describe(),
+            recipe=failure.batch.origin,
+            values=[value_fields(value) for value in failure.values],
+            picture=failure.picture,
+        )
+
+    def save(self, batch: Batch) -> Path:
+        """Keep a batch as a case file of this run."""
+        cases = self.folder / "cases"
+        cases.mkdir(parents=True, exist_ok=True)
+        path = cases / f"{batch.id}.safetensors"
+        batch.save(path)
+        return path
+
+
+def _shares(shares: tuple[float, float] | None) -> dict[str, float]:
+    names = ("call_milliseconds", "drawing_milliseconds")
+    return (
+        {} if shares is None else {name: round(share, 2) for name, share in zip(names, shares, strict=True)}
+    )
+
+
+def keep_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:
+    """Store what an implementation made of a failing batch beside its case file: to judge it again elsewhere."""
+    who = failure.subject.implementation
+    facts = failure.batch.id, who.name, who.version, who.dialect.name, failure.subject.device
+    store(outcome_path(case, who.name, failure.subject.device), StoredOutcome(*facts, outcome))
+
+
+def value_fields(value: Value) -> dict[str, str]:
+    """A place where two numbers differ, for the log."""
+    return {
+        "where": value.where,
+        "quantity": value.quantity,
+        "reference": value.reference,
+        "implementation": value.implementation,
+        "bound": value.bound,
+    }
+
+
+def strip(judgement: Judgement | None) -> list[dict[str, Any]]:
+    """Every stage with its state, in order."""
+    if judgement is None:
+        return [
+            {"stage": s, "clause": c, "state": State.NOT_SHOWN.value, "margin": None}
+            for s, c in STAGES.items()
+        ]
+    return [
+        {"stage": stage.stage, "clause": stage.clause, "state": stage.state.value, "margin": stage.margin}
+        for stage in judgement.stages.values()
+    ]

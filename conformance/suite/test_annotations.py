@@ -1,0 +1,15 @@
+"""ANN: rows of the data loader to ground truths."""
+
+import pytest
+from hypothesis import given
+
+from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.suite.checker import Conformance
+
+
+@pytest.mark.clauses("ANN")
+@given(recipe=LANES["annotations"])
+def test_annotations(conforms: Conformance, recipe: Recipe) -> None:
+    """Any number of rows an image, none included; boxes on the border, outside and beyond the corner."""
+    conforms(recipe)

@@ -1,0 +1,46 @@
+"""EXHAUSTIVE: every image of small scopes, not a sample of them (see `tal_conformance.checks.exhaustive.scope`)."""
+
+import pytest
+import torch
+
+from tal_conformance.checks.exhaustive.check import judge_scope
+from tal_conformance.checks.exhaustive.dense_oracle import understands
+from tal_conformance.checks.exhaustive.scope import PROFILES, Scope
+from tal_conformance.checks.relations.relations import RELATIONS, NotShown
+from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.options import share_of_examples
+
+COMPANY = 8
+"""Images of a batch that is split."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for every scope of the profile; `--examples`, which asks for fewer batches, gets the smallest."""
+    config = metafunc.config
+    profile = "dev" if config.getoption("--examples") else config.getoption("--conformance-profile")
+    metafunc.parametrize(
+        "scope", PROFILES[profile], ids=lambda scope: scope.name.replace(",", "").replace(" ", "-")
+    )
+
+
+@pytest.mark.clauses("EXHAUSTIVE")
+def test_every_image(conforms: Conformance, scope: Scope) -> None:
+    """No image of the scope shows a difference."""
+    implementation = conforms.subject.implementation
+    if not understands(implementation.dialect):
+        reason = f"all images of small scopes: not known for the dialect {implementation.dialect.name}"
+        conforms.recorder.line("not_tested", implementation=implementation.name, device=None, reason=reason)
+        pytest.skip(reason)
+    judge_scope(conforms, scope)
+
+
+@pytest.mark.clauses("META-SPLIT")
+def test_images_are_independent(conforms: Conformance, scope: Scope) -> None:
+    """An image is assigned alone as it is among others: what allows thousands of them in one call."""
+    source = torch.Generator().manual_seed(len(scope))
+    for _ in range(share_of_examples(25)):
+        numbers = torch.randint(len(scope), (COMPANY,), generator=source)
+        try:
+            conforms(scope.batch(numbers), by=RELATIONS["META-SPLIT"], relates=True)
+        except NotShown as hidden:
+            pytest.skip(str(hidden))

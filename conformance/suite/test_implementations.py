@@ -1,0 +1,13 @@
+"""Every implementation that was asked for can be had and follows the protocol."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tal_conformance.suite.session import Run
+
+
+def test_can_be_had(run: "Run", missing: str) -> None:
+    """An implementation that cannot be had counts as an error; the others are tested all the same."""
+    pytest.fail(f"{missing}: {run.missing[missing]}", pytrace=False)

@@ -1,0 +1,15 @@
+"""IOU and TAL-MET: overlap and alignment metric."""
+
+import pytest
+from hypothesis import given
+
+from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.suite.checker import Conformance
+
+
+@pytest.mark.clauses("TAL-MET")
+@given(recipe=LANES["metric"])
+def test_metric(conforms: Conformance, recipe: Recipe) -> None:
+    """Predictions near the ground truth, as after training, right on it, and far from it."""
+    conforms(recipe)

@@ -1,0 +1,32 @@
+"""Every dtype that the loss meets: the other tests feed float32.
+
+The official trainer calls the loss inside autocast with feature maps in the low precision that the head left them in;
+ground truths stay float32. A model converted to half precision as a whole feeds the same maps without autocast.
+"""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+
+from tal_conformance.batches.hazards import with_hazards
+from tal_conformance.batches.named_strategies import LANES, PRECISIONS
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.options import share_of_examples
+
+
+@pytest.mark.clauses("DTYPE")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(max_examples=share_of_examples(len(PRECISIONS)))
+@given(recipe=LANES["precision"])
+def test_precision(conforms: Conformance, precision: str, recipe: Recipe) -> None:
+    """The same clauses, with the rounding of the dtype."""
+    if precision not in conforms.subject.implementation.precisions:
+        reason = f"precision {precision}: the adapter does not declare it (attribute `precisions`)"
+        conforms.recorder.line(
+            "not_tested", implementation=conforms.subject.implementation.name, device=None, reason=reason
+        )
+        pytest.skip(reason)
+    dtype, autocast = PRECISIONS[precision]
+    conforms(with_hazards(replace(recipe.build().to(dtype=dtype), autocast=autocast)))

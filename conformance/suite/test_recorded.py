@@ -1,0 +1,16 @@
+"""TRAINING: what the loss received while Ultralytics' trainer learnt (see `tal_conformance.batches.recorded`)."""
+
+from pathlib import Path
+
+import pytest
+
+from tal_conformance.batches.recorded import shipped
+from tal_conformance.core.batch import Batch
+from tal_conformance.suite.checker import Conformance
+
+
+@pytest.mark.clauses("TRAINING")
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+def test_shipped_batch(conforms: Conformance, path: Path) -> None:
+    """The implementation conforms on a batch that was recorded with `python -m conformance record`."""
+    conforms(Batch.load(path))

@@ -1,0 +1,219 @@
+"""What no implementation changes and every run needs, kept from run to run: trainings.
+
+The recorded one, how it goes on with the reference's loss, and its controls take longer than all else that a run of
+`dev` does. They follow from the project's own lines, torch, Ultralytics and the processor, and are kept under the hash
+of these: whoever changes one of them computes anew. What is kept lies in the cache of fetched packages and is verified
+on each use, as packages are; where it cannot be kept, it is computed.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.cache import FILES, HASHES, cache_folder, damage, hashes, locked
+from tal_conformance.core.files import PACKAGES
+from tal_conformance.training.compare import Ended, reference_training, rms_of_controls
+from tal_conformance.training.yolov8n import Progress, RecordedTraining, Schedule, recorded_training
+from tal_reference import Dialect, Head
+
+T = TypeVar("T")
+TRAINING, WEIGHTS, CONTROLS, ENDED = (
+    "training.json",
+    "weights.safetensors",
+    "controls.json",
+    "ended.safetensors",
+)
+WHOLE = Schedule()
+"""What the suite trains."""
+ROOMS = ("tal_reference", "tal_conformance")
+"""Packages whose every line counts: fewer would do, but which they are is easily got wrong."""
+
+
+def kept_training(schedule: Schedule = WHOLE) -> RecordedTraining:
+    """The training of `recorded_training`, from the cache if an earlier run left it there.
+
+    Raises:
+        UnknownImplementation: as `recorded_training`.
+    """
+    return _kept(f"training {schedule}", lambda: recorded_training(schedule), write_training, read_training)
+
+
+def kept_controls(recorded: RecordedTraining, device: str) -> float:
+    """The controls' distance of `rms_of_controls`, from the cache if an earlier run left it there."""
+    return _kept(
+        f"controls {recorded.schedule} {device}",
+        lambda: rms_of_controls(recorded, device=device),
+        lambda rms, folder: _write_json(folder / CONTROLS, rms),
+        lambda folder: float(json.loads((folder / CONTROLS).read_text(encoding="utf-8"))),
+    )
+
+
+def kept_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
+    """How the training goes on with the reference's loss, from the cache if an earlier run left it there."""
+    return _kept(
+        f"reference {recorded.schedule} {dialect} {device}",
+        lambda: reference_training(recorded, dialect, device=device),
+        write_ended,
+        lambda folder: read_ended(folder, device),
+    )
+
+
+def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], read: Callable[[Path], T]) -> T:
+    """What lies in the cache, or else is made and put there; two processes that want the same at once make it once."""
+    folder = cache_folder() / f"kept-{fingerprint(what)}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_name(f"{folder.name}.lock")):
+            if damage(folder) is None:
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    return read(folder / FILES)
+            value = made()
+            _keep(value, folder, write)
+            return value
+    except OSError:  # no such folder, no room in it, or no right to write: then without
+        return made()
+
+
+def _keep(value: T, folder: Path, write: Callable[[T, Path], None]) -> None:
+    """Write it into the cache, where it appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        (unfinished / FILES).mkdir()
+        write(value, unfinished / FILES)
+        _write_json(unfinished / HASHES, hashes(unfinished / FILES))
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def fingerprint(what: str) -> str:
+    """Changes with what a computation depends on: code, torch, what reads the photographs, processor and GPU."""
+    sha = hashlib.sha256(what.encode())
+    releases = [
+        metadata.version(name) if _installed(name) else None for name in ("ultralytics", "opencv-python")
+    ]
+    facts = (torch.__version__, releases, platform.machine(), _processor(), _gpu(), torch.get_num_threads())
+    sha.update(repr(facts).encode())
+    house = PACKAGES
+    for path in sorted(path for room in ROOMS for path in (house / room).rglob("*.py")):
+        sha.update(path.relative_to(house).as_posix().encode() + b"\n" + path.read_bytes())
+    return sha.hexdigest()[:24]
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> tuple[str, str, int | None]:
+    """What decides in which order torch adds up: instructions, the processor's name where it is known, and cores."""
+    return torch.backends.cpu.get_cpu_capability(), _model_name() or platform.processor(), os.cpu_count()
+
+
+def _model_name() -> str:
+    """As Linux tells it; empty elsewhere."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next((line for line in lines if line.startswith("model name")), "")
+    return ""
+
+
+def _gpu() -> tuple[str, int | None] | None:
+    """What decides how a GPU computes, where there is one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(), torch.backends.cudnn.version()
+
+
+def write_training(recorded: RecordedTraining, folder: Path) -> None:
+    """Leave a training in a folder, as JSON, safetensors and case files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    facts = {
+        "head": asdict(recorded.head),
+        "progress": [asdict(progress) for progress in recorded.progress],
+        "losses": recorded.losses,
+        "schedule": asdict(recorded.schedule),
+    }
+    _write_json(folder / TRAINING, facts)
+    save_file(recorded.weights, folder / WEIGHTS)
+    for number, batch in enumerate(recorded.batches):
+        batch.save(folder / f"{number}.safetensors")
+
+
+def read_training(folder: Path) -> RecordedTraining:
+    """The training that `write_training` left: the same to the bit.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: there is none.
+    """
+    facts: dict[str, Any] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+    schedule = facts["schedule"] | {
+        "recorded": tuple(facts["schedule"]["recorded"]),
+        "sizes": tuple((height, width) for height, width in facts["schedule"]["sizes"]),
+    }
+    return RecordedTraining(
+        Schedule(**schedule),
+        Head(**(facts["head"] | {"strides": tuple(facts["head"]["strides"])})),
+        [Batch.load(folder / f"{number}.safetensors") for number in range(len(facts["progress"]))],
+        [Progress(**progress) for progress in facts["progress"]],
+        facts["losses"],
+        load_file(folder / WEIGHTS),
+    )
+
+
+def write_ended(ended: Ended, folder: Path) -> None:
+    """Leave the end of a training in a folder, as safetensors: weights, and `choice.STEP.IMAGE` (M, A) each.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    choices = {
+        f"choice.{step}.{image}": positives.contiguous()
+        for step, choice in enumerate(ended.choices)
+        for image, positives in enumerate(choice)
+    }
+    save_file({"weights": ended.weights} | choices, folder / ENDED)
+
+
+def read_ended(folder: Path, device: str) -> Ended:
+    """The end that `write_ended` left, to the bit: weights on the CPU, choices on the device.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: there is none.
+    """
+    tensors = load_file(folder / ENDED)
+    weights = tensors.pop("weights")
+    places = sorted(tuple(map(int, name.split(".")[1:])) for name in tensors)  # (step, image)
+    choices: list[list[Tensor]] = [[] for _ in {step for step, _ in places}]
+    for step, image in places:
+        choices[step].append(tensors[f"choice.{step}.{image}"].to(device))
+    return Ended(weights, choices)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")

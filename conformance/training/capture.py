@@ -1,0 +1,229 @@
+"""Listening to the official detection loss, of any release, while somebody trains with it. Nothing is computed.
+
+What a release hands to its loss is one of four: a list of feature maps, `(y, list)`, boxes and scores by name, or
+`(y, names)`. From 8.4.0 on heads call `loss` themselves, before that the loss object was called; so the method that is
+there is wrapped, on the class, for as long as one listens.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.adapters.ultralytics_release import place_of
+from tal_reference import Head, Hyperparameters
+
+
+class CannotRecord(Exception):
+    """Nothing can be recorded here; the message says why, and what to do."""
+
+
+class Unfit(ValueError):
+    """A case file has no word for what the loss received."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of the official loss, after it returned.
+
+    Attributes:
+        criterion: the loss object.
+        predictions: what the head handed to it, of any family.
+        rows: the data loader's batch: `batch_idx`, `cls` and `bboxes`.
+        result: what it returned: the total (or its three terms) first.
+        autocast: of a detached call, the dtype of automatic mixed precision; None where that is off.
+    """
+
+    criterion: Any
+    predictions: Any
+    rows: Mapping[str, Any]
+    result: Any
+    autocast: torch.dtype | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a step of a training, not of a validation."""
+        return any(part.requires_grad for part in _parts(self.predictions))
+
+    @property
+    def total(self) -> Tensor:
+        """() what is differentiated, detached."""
+        return self.result[0].detach().sum()
+
+    @property
+    def boxes(self) -> Tensor:
+        """(N, 4) normalised cx, cy, w, h of the annotation rows (ANN-1)."""
+        boxes: Tensor = self.rows["bboxes"]
+        return boxes
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        """What weights the classes of the BCE from 8.4.37 on, where a training has it."""
+        weights: Tensor | None = getattr(self.criterion, "class_weights", None)
+        return weights
+
+    def detached(self) -> "Call":
+        """The same without graph, images and features, made while the loss is heard: it may be kept for a while."""
+        return replace(
+            self,
+            predictions=_detached(_plain(self.predictions)),
+            rows={name: self.rows[name] for name in ("batch_idx", "cls", "bboxes")},
+            result=(self.total,),
+            autocast=_autocast(self.predictions),
+        )
+
+    def batch(self) -> Batch:
+        """What the loss received, on the CPU, of a detached call; it shares no memory with the model.
+
+        Raises:
+            Unfit: a case file cannot hold it.
+        """
+        maps = tuple(level.detach().cpu().clone() for level in feature_maps_of(self.predictions))
+        if self.autocast not in (None, maps[0].dtype):
+            raise Unfit(f"predictions are {maps[0].dtype} under automatic mixed precision of {self.autocast}")
+        try:
+            return Batch(
+                maps,
+                self._annotations(),
+                head_of(self.criterion),
+                hyperparameters_of(self.criterion),
+                autocast=self.autocast is not None,
+            )
+        except ValueError as error:
+            raise Unfit(str(error)) from error
+
+    def _annotations(self) -> Tensor:
+        """(N, 6) float32 rows of image, class, cx, cy, w, h (ANN-1)."""
+        images, labels = (self.rows[name].reshape(-1, 1).float().cpu() for name in ("batch_idx", "cls"))
+        return torch.cat((images, labels, self.boxes.detach().float().cpu().reshape(-1, 4)), dim=1)
+
+
+def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
+    """The feature maps (B, 4R + C, H, W) whose rows a head's predictions are; differentiable (PRE-1).
+
+    Args:
+        predictions: of any family: a list of the maps; "boxes" (B, 4R, A), "scores" (B, C, A) and "feats" with the
+            grids; or either behind the boxes of a validation.
+
+    Raises:
+        Unfit: they are none of these.
+    """
+    predictions = _plain(predictions)
+    if not isinstance(predictions, Mapping):
+        return tuple(predictions)
+    boxes, scores = predictions["boxes"], predictions["scores"]
+    if boxes.dtype != scores.dtype:
+        raise Unfit(f"boxes are {boxes.dtype} and scores {scores.dtype}")
+    rows = torch.cat((boxes, scores), dim=1)  # (B, 4R + C, A)
+    grids = [tuple(level.shape[2:]) for level in predictions["feats"]]
+    levels = rows.split([height * width for height, width in grids], dim=2)
+    return tuple(level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
+
+
+def head_of(criterion: Any) -> Head:
+    """The head that an official loss was made for."""
+    return Head(
+        tuple(int(stride) for stride in criterion.stride.tolist()), int(criterion.nc), int(criterion.reg_max)
+    )
+
+
+def hyperparameters_of(criterion: Any) -> Hyperparameters:
+    """The numbers that an official loss and its assigner compute with."""
+    assigner, gains = criterion.assigner, criterion.hyp
+    kept = getattr(assigner, "topk2", None)
+    return Hyperparameters(
+        topk=int(assigner.topk),
+        alpha=float(assigner.alpha),
+        beta=float(assigner.beta),
+        topk2=None if kept in (None, assigner.topk) else int(kept),  # equal ones keep all (TAL-CONF-2)
+        box_gain=float(gains.box),
+        cls_gain=float(gains.cls),
+        dfl_gain=float(gains.dfl),
+    )
+
+
+def _plain(predictions: Any) -> Any:
+    """Predictions without the boxes that a head puts before them while it validates."""
+    predictions = predictions[1] if isinstance(predictions, tuple) else predictions
+    named = isinstance(predictions, Mapping) and {"boxes", "scores", "feats"} <= set(predictions)
+    if not named and not isinstance(predictions, list):
+        raise Unfit(f"the head's predictions are a {type(predictions).__name__} that is not known")
+    return predictions
+
+
+def _parts(predictions: Any) -> list[Tensor]:
+    predictions = _plain(predictions)
+    return [predictions["boxes"], predictions["scores"]] if isinstance(predictions, Mapping) else predictions
+
+
+def _detached(predictions: Any) -> Any:
+    if not isinstance(predictions, Mapping):
+        return [level.detach() for level in predictions]
+    grids = [torch.empty(1, 1, *level.shape[2:], device="meta") for level in predictions["feats"]]
+    return {
+        "boxes": predictions["boxes"].detach(),
+        "scores": predictions["scores"].detach(),
+        "feats": grids,
+    }
+
+
+def official_loss() -> tuple[type, str]:
+    """The installed release's detection loss, and the version of the release.
+
+    Raises:
+        CannotRecord: there is no Ultralytics, or none with this loss.
+    """
+    try:
+        version = str(importlib.import_module("ultralytics").__version__)
+        module, name, _ = place_of(version)
+        return getattr(importlib.import_module(module), name), version
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CannotRecord(f"the detection loss of ultralytics cannot be imported here: {error}") from error
+
+
+@contextmanager
+def listening(hear: Callable[[Call], None]) -> Iterator[None]:
+    """While this lasts, `hear` is told of every call of the official detection loss, after it returned.
+
+    Raises:
+        CannotRecord: there is no Ultralytics, or none with this loss.
+    """
+    loss: Any = official_loss()[0]
+    name = "loss" if "loss" in vars(loss) else "__call__"
+    official = vars(loss)[name]
+    signature = inspect.signature(official)
+
+    @functools.wraps(official)
+    def heard(*given: Any, **named: Any) -> Any:
+        result = official(*given, **named)
+        if not torch.compiler.is_compiling():
+            criterion, predictions, rows = list(signature.bind(*given, **named).arguments.values())[:3]
+            hear(Call(criterion, predictions, rows, result))
+        return result
+
+    setattr(loss, name, heard)
+    try:
+        yield
+    finally:
+        setattr(loss, name, official)
+
+
+def _autocast(predictions: Any) -> torch.dtype | None:
+    """The dtype of automatic mixed precision on the predictions' device; None where it is off."""
+    device = next((part.device.type for part in _tensors(predictions)), "cpu")
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)

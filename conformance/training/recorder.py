@@ -1,0 +1,209 @@
+"""Recording somebody's training: what its loss receives, selected, on the disk, and never in the training's way."""
+
+import contextlib
+import sys
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.training.capture import Call, CannotRecord, Unfit, listening, official_loss
+from tal_conformance.training.selection import Facts, Interest
+from tal_conformance.training.store import SUFFIX, Shelf
+
+EVERY, LIMIT_MB = 500, 500.0
+"""Defaults: steps between two batches that are kept anyway, and how much all files together may have."""
+BEHIND = 2
+"""Calls whose numbers a GPU may not have computed yet; of an older one they are waited for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A call whose loss is perhaps still being computed.
+
+    Attributes:
+        call: without its graph.
+        which: number of the loss.
+        epoch: of the training, where it is known.
+        numbers: (2,) float32 on the CPU: the total, and the least area of a ground truth.
+        ready: tells when `numbers` have arrived; None: they have.
+    """
+
+    call: Call
+    which: int
+    epoch: int | None
+    numbers: Tensor
+    ready: "torch.cuda.Event | None"
+
+
+@dataclass
+class Recording:
+    """What is recorded of a training.
+
+    Attributes:
+        shelf: the case files.
+        every: steps between two batches that are kept anyway; 0: none are.
+        release: of Ultralytics.
+        calls: how often the official loss was called to train.
+        over: why nothing is recorded any more; None while it goes on.
+    """
+
+    shelf: Shelf
+    every: int
+    release: str
+    calls: int = 0
+    over: str | None = None
+    _losses: "weakref.WeakKeyDictionary[Any, tuple[int, Interest]]" = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+    _pending: deque[Pending] = field(default_factory=deque)
+    _told: set[str] = field(default_factory=set)
+    _trainer: Any = None
+
+    def hear(self, call: Call) -> None:
+        """Take notice of a call of the loss. It never raises: a training must not fail because it is recorded."""
+        if self.over is None:
+            self._safely(lambda: self._hear(call))
+
+    def close(self) -> None:
+        """Decide about the last calls."""
+        while self._pending and self.over is None:
+            self._safely(lambda: self._decide(self._pending.popleft()))
+
+    def _safely(self, step: Any) -> None:
+        try:
+            step()
+        except Unfit as error:
+            self._tell(f"a batch was left out, because a case file cannot hold it: {error}")
+        except Exception as error:  # whatever it is: this is not the training's fault
+            self.over = f"{type(error).__name__}: {error}"
+            self._pending.clear()
+            self._tell(f"nothing more is recorded, and the training goes on: {self.over}")
+
+    def _hear(self, call: Call) -> None:
+        if not call.trains:
+            return
+        if self.calls == 0:
+            self._trainer = trainer_above(sys._getframe(1))
+        self.calls += 1
+        which = self._losses.setdefault(call.criterion, (len(self._losses), Interest(self.every)))[0]
+        if call.class_weights is not None:
+            self._tell(
+                "the training weights its classes; case files hold no class weights, and are judged without"
+            )
+        numbers, ready = _numbers(call)
+        epoch = getattr(self._trainer, "epoch", None)
+        self._pending.append(Pending(call.detached(), which, epoch, numbers, ready))
+        while self._pending and (len(self._pending) > BEHIND or _is_ready(self._pending[0])):
+            self._decide(self._pending.popleft())
+
+    def _decide(self, pending: Pending) -> None:
+        """Keep a batch if it is worth it."""
+        if pending.ready is not None:
+            pending.ready.synchronize()
+        interest = self._losses[pending.call.criterion][1]
+        total, smallest = pending.numbers.tolist()
+        step = interest.step
+        reasons = interest.reasons(Facts(len(pending.call.boxes), smallest, total))
+        if not reasons:
+            return
+        batch = pending.call.batch()
+        origin = self._origin(pending, step, total, reasons)
+        batch = replace(batch, origin=origin, hazards=hazards_of(batch))
+        if not self.shelf.add(batch, step, {(pending.which, reason) for reason in reasons}):
+            self._tell("a batch was left out: it does not fit into the limit, beside more interesting ones")
+
+    def _origin(self, pending: Pending, step: int, total: float, reasons: set[str]) -> str:
+        """Where a batch comes from, in one line."""
+        where = [f"recorded: ultralytics {self.release}"]
+        model = getattr(getattr(self._trainer, "args", None), "model", None)
+        where += [Path(str(model)).name] if model else []
+        where += [f"loss {pending.which + 1}"] if pending.which else []  # the second of an end-to-end head
+        where += [f"step {step}"]
+        where += [f"epoch {pending.epoch}"] if pending.epoch is not None else []
+        weights = pending.call.class_weights
+        where += ["without its class weights"] if weights is not None else []
+        return f"{', '.join(where)}: {', '.join(sorted(reasons))}, loss {total:.6g}"
+
+    def _tell(self, text: str) -> None:
+        """Say it once."""
+        if text not in self._told:
+            self._told.add(text)
+            tell(text)
+
+
+def tell(text: str) -> None:
+    """A line of the recorder, beside what the training says."""
+    with contextlib.suppress(OSError, ValueError):  # where nobody listens, nothing is said
+        print(f"conformance recorder: {text}", file=sys.stderr, flush=True)
+
+
+def _numbers(call: Call) -> tuple[Tensor, "torch.cuda.Event | None"]:
+    """Total and least area (2,) of a call, on their way to the CPU, without waiting for a device."""
+    total, boxes = call.total.float(), call.boxes.detach().float()
+    areas = boxes[:, 2] * boxes[:, 3] if len(boxes) else torch.full((1,), torch.inf)  # (N,)
+    numbers = torch.stack((total, areas.min().to(total.device, non_blocking=True)))
+    if not numbers.is_cuda:
+        return numbers.cpu(), None
+    arriving = numbers.to("cpu", non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return arriving, ready
+
+
+def _is_ready(pending: Pending) -> bool:
+    return pending.ready is None or pending.ready.query()
+
+
+def trainer_above(frame: FrameType | None) -> Any:
+    """The Ultralytics trainer in whose loop one is, by what all of them have; None if there is none."""
+    while frame is not None:
+        one = frame.f_locals.get("self")
+        if {"epoch", "epochs", "args", "train_loader"} <= getattr(one, "__dict__", {}).keys():
+            return one
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB) -> Iterator[Recording]:
+    """While this lasts, what the official detection loss receives in this process is recorded as case files.
+
+    The first batch, every n-th, and those with most ground truths, the first without any, the smallest ground truth
+    and the largest loss so far. What was recorded stays if the training fails.
+
+    Args:
+        folder: where the case files go; it is made.
+        every: steps between two batches that are kept anyway; 0: none are.
+        limit_mb: megabytes that all files together may have; what is least interesting goes first.
+
+    Raises:
+        CannotRecord: `folder` holds recorded batches or cannot be made, a number makes no sense, or there is no
+            Ultralytics.
+    """
+    folder = Path(folder)
+    if every < 0 or not 0 < limit_mb < float("inf"):
+        raise CannotRecord(
+            f"every is {every} and the limit {limit_mb:g} MB: they must be at least 0 and above 0"
+        )
+    release = official_loss()[1]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.glob(f"*{SUFFIX}")):
+            raise CannotRecord(f"{folder} holds recorded batches already: name another folder")
+    except OSError as error:
+        raise CannotRecord(f"{folder} cannot take recorded batches: {error}") from error
+    recorded = Recording(Shelf(folder, int(limit_mb * 1e6)), every, release)
+    with listening(recorded.hear):
+        try:
+            yield recorded
+        finally:
+            recorded.close()

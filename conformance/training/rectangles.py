@@ -1,0 +1,112 @@
+"""A small drawn data set, and the batches recorded from a training on it that this project carries.
+
+    python -m tal_conformance.training.rectangles FOLDER     # leaves FOLDER/recorded and FOLDER/recorded-mixed
+
+Coloured rectangles before noise, two classes by colour. It is trained by Ultralytics' own trainer, as users do.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tal_conformance.implementations.ultralytics_environment import isolate
+
+SIDE = 64
+"""Height and width of the images in pixels."""
+COLOURS = ((230, 40, 40), (40, 60, 230))
+"""Of the two classes, red first."""
+IMAGES = {"train": 24, "val": 4}
+EPOCHS, TOGETHER = 8, 2
+"""Epochs, and images of a batch."""
+LAST_EPOCH = IMAGES["train"] // TOGETHER * (EPOCHS - 1)
+"""Number of its first step."""
+
+
+def drawn(number: int) -> tuple[Tensor, list[tuple[int, float, float, float, float]]]:
+    """An image: noise, and none to four rectangles.
+
+    Returns:
+        (3, SIDE, SIDE) uint8 pixels, red first, and class, cx, cy, w, h of each rectangle, normalised.
+    """
+    source = torch.Generator().manual_seed(number)
+    pixels = torch.randint(60, 120, (3, SIDE, SIDE), generator=source, dtype=torch.uint8)
+    rows = []
+    for _ in range(number % 5):  # every fifth image shows nothing
+        label = int(torch.randint(2, (), generator=source))
+        width, height = (torch.randint(5, SIDE // 2, (2,), generator=source)).tolist()
+        left, top = (int(torch.randint(SIDE - side, (), generator=source)) for side in (width, height))
+        pixels[:, top : top + height, left : left + width] = torch.tensor(
+            COLOURS[label], dtype=torch.uint8
+        ).reshape(3, 1, 1)
+        rows.append(
+            (label, (left + width / 2) / SIDE, (top + height / 2) / SIDE, width / SIDE, height / SIDE)
+        )
+    return pixels, rows
+
+
+def write_dataset(folder: Path) -> Path:
+    """Draw the data set into a folder, as Ultralytics reads it; the path of its description."""
+    from ultralytics.utils.patches import imwrite
+
+    for part, count in IMAGES.items():
+        images, labels = folder / "images" / part, folder / "labels" / part
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for number in range(count):
+            pixels, rows = drawn(number if part == "train" else 1000 + number)
+            imwrite(str(images / f"{number:03d}.png"), pixels.flip(0).permute(1, 2, 0).numpy())  # blue first
+            text = "".join(f"{label} {' '.join(f'{share:.6f}' for share in box)}\n" for label, *box in rows)
+            (labels / f"{number:03d}.txt").write_text(text, encoding="utf-8")
+    description = folder / "data.yaml"
+    description.write_text(
+        f"path: {folder.resolve()}\ntrain: images/train\nval: images/val\nnames: [red, blue]\n",
+        encoding="utf-8",
+    )
+    return description
+
+
+def training_options(folder: Path, description: Path) -> dict[str, object]:
+    """What the trainer is told: small, on the CPU, without network, plots and validation."""
+    return {
+        "data": str(description), "epochs": EPOCHS, "imgsz": SIDE, "batch": TOGETHER, "device": "cpu", "workers": 0,
+        "project": str(folder / "runs"), "name": "drawn", "plots": False, "val": False, "save": False, "seed": 0,
+        "optimizer": "SGD", "lr0": 0.02, "mosaic": 0.3, "pretrained": False, "verbose": False,
+    }  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    """Draw, train and record; then some steps under automatic mixed precision, which the trainer has for GPUs alone."""
+    isolate()
+    from ultralytics import YOLO
+    from ultralytics.utils import ROOT
+
+    from tal_conformance.training.recorder import recording
+
+    folder.mkdir(parents=True)
+    description = write_dataset(folder)
+    torch.set_num_threads(1)
+    with recording(folder / "recorded", every=LAST_EPOCH, limit_mb=0.23):
+        model = YOLO(str(ROOT / "cfg" / "models" / "v8" / "yolov8n.yaml"), verbose=False)
+        model.train(**training_options(folder, description))
+    trainer = model.trainer
+    with recording(folder / "recorded-mixed", every=0, limit_mb=0.05):
+        for images in trainer.train_loader:
+            with torch.autocast("cpu", torch.bfloat16):
+                total, _ = trainer.model(trainer.preprocess_batch(images))
+            total.sum().backward()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m tal_conformance.training.rectangles",
+        description="Make the recorded batches of this project again.",
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="takes data set, training and batches; is made"
+    )
+    chosen: Path = parser.parse_args().folder
+    if chosen.exists():
+        parser.error(f"{chosen} is there already: name another folder")
+    main(chosen)

@@ -1,0 +1,106 @@
+"""Recorded batches on the disk, as many as a budget allows; what is least interesting goes first."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.training.selection import EVERY, FIRST, RECORDS
+
+SUFFIX = ".safetensors"
+HEADER = 4096
+"""Bytes of a case file besides its tensors, at most."""
+
+Reason = tuple[int, str]
+"""Number of the loss (an end-to-end head has two), and why its batch is kept."""
+
+
+@dataclass
+class Kept:
+    """A case file.
+
+    Attributes:
+        path: where it lies.
+        size: in bytes.
+        step: of the training.
+        reasons: why it is kept; a record that was beaten is none any more.
+    """
+
+    path: Path
+    size: int
+    step: int
+    reasons: set[Reason]
+
+    @property
+    def rank(self) -> int:
+        """The first batch 3, a record and the first one without GT 2, an n-th 1, a beaten record 0."""
+        ranks = {FIRST: 3, EVERY: 1}
+        return max((ranks.get(name, 2) for _, name in self.reasons), default=0)
+
+
+@dataclass
+class Shelf:
+    """A folder of recorded batches.
+
+    Attributes:
+        folder: where they lie.
+        limit: bytes that all of them together may have.
+        kept: what lies there, in the order of steps.
+    """
+
+    folder: Path
+    limit: int
+    kept: list[Kept] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(one.size for one in self.kept)
+
+    def add(self, batch: Batch, step: int, reasons: set[Reason]) -> bool:
+        """Keep a batch, in place of less interesting ones if need be.
+
+        Returns:
+            Whether there was room for it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        beaten = {reason for reason in reasons if reason[1] in RECORDS}
+        for one in self.kept:
+            one.reasons -= beaten
+        new = Kept(self.folder / f"step-{step:06d}-{batch.id}{SUFFIX}", _bytes(batch), step, reasons)
+        if not self._make_room(new):
+            return False
+        batch.save(new.path)
+        new.size = new.path.stat().st_size
+        self.kept.append(new)
+        return True
+
+    def _make_room(self, new: Kept) -> bool:
+        """Remove what is not more interesting than the new one until it fits; nothing, if that is not enough."""
+        goes: list[Kept] = []
+        while self.size - sum(one.size for one in goes) + new.size > self.limit:
+            stays = [one for one in self.kept if one not in goes]
+            least = self._least(stays, new.rank)
+            if least is None:
+                return False
+            goes.append(least)
+        for one in goes:
+            one.path.unlink(missing_ok=True)
+            self.kept.remove(one)
+        return True
+
+    @staticmethod
+    def _least(among: list[Kept], rank: int) -> Kept | None:
+        """The least interesting file, of no higher rank; among equals the one closest behind another of them."""
+        lowest = min((one.rank for one in among), default=rank + 1)
+        if lowest > rank or lowest == 3:
+            return None
+        equals = [one for one in among if one.rank == lowest]
+        gaps = [after.step - before.step for before, after in pairwise(equals)]
+        return equals[gaps.index(min(gaps)) + 1] if gaps else equals[0]
+
+
+def _bytes(batch: Batch) -> int:
+    return HEADER + batch.annotations.nbytes + sum(level.nbytes for level in batch.feature_maps)

@@ -1,0 +1,291 @@
+"""A real YOLOv8n in training: its steps, and batches recorded from them.
+
+The model is built by Ultralytics from its bundled description, with random weights: nothing is downloaded. It
+learns the photographs of `tal_conformance.training.photographs` with the official loss. What its loss receives at some of
+the steps becomes the suite's recorded batches: predictions of a network, at first like noise, later near the
+ground truth.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.training.capture import Call, feature_maps_of, listening
+from tal_conformance.training.photographs import Images, augmented, images_of
+from tal_reference import Head, Hyperparameters, detection_loss
+
+MODEL = "yolov8n.yaml"
+"""The model's description, in the ultralytics package."""
+CLASSES = 80
+"""Of COCO, as the labels count them."""
+
+Predictions = Mapping[str, Any]
+"""What the head returns in training: "boxes" (B, 4R, A), "scores" (B, C, A), and "feats" with the grids."""
+Gradients = Callable[[int, Batch], Sequence[Tensor]]
+"""From the number of a step and what a loss receives there, the gradient of its total on each feature map."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the model is trained.
+
+    Attributes:
+        steps: number of steps.
+        recorded: steps whose batch is recorded.
+        sizes: heights and widths of the input in pixels, in turn; multiples of 32.
+        pool: number of image batches, in turn.
+        seed: of the initial weights and of the images.
+        rate: learning rate.
+        momentum: of SGD (Nesterov's).
+        clip: norm to which the gradient of all weights is clipped.
+    """
+
+    steps: int = 60
+    recorded: tuple[int, ...] = (0, 7, 16, 29, 42, 59)
+    sizes: tuple[tuple[int, int], ...] = ((192, 256), (256, 192))
+    pool: int = 6
+    seed: int = 0
+    rate: float = 0.01
+    momentum: float = 0.9
+    clip: float = 10.0
+
+    def images(self, step: int) -> Images:
+        """What the step is fed with."""
+        return _images(self.seed + step % self.pool, self.sizes[step % self.pool % len(self.sizes)])
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the model has come at a recorded step.
+
+    Attributes:
+        step: number of the step.
+        total: the loss that is differentiated.
+        overlap: mean CIoU of the positives with their ground truths (TAL-MET-1).
+        score: mean over the ground truths of the best score that a positive gives to the right class.
+    """
+
+    step: int
+    total: float
+    overlap: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedTraining:
+    """What a training leaves.
+
+    Attributes:
+        schedule: how it was made.
+        head: of the model.
+        batches: what the loss received at the recorded steps.
+        progress: of the recorded steps.
+        losses: the total of every step.
+        weights: the model's state after the last step.
+    """
+
+    schedule: Schedule
+    head: Head
+    batches: list[Batch]
+    progress: list[Progress]
+    losses: list[float]
+    weights: dict[str, Tensor]
+
+
+@cache
+def _images(seed: int, size: tuple[int, int]) -> Images:
+    return images_of(augmented(seed), size)
+
+
+def build_model(seed: int = 0) -> nn.Module:
+    """YOLOv8n with random weights, in training mode, on the CPU. The same weights for the same seed.
+
+    Raises:
+        UnknownImplementation: ultralytics is not installed, or cannot be imported.
+    """
+    isolate()
+    with untouched():
+        torch.default_generator.manual_seed(seed)
+        try:
+            from ultralytics.nn.tasks import DetectionModel
+            from ultralytics.utils import ROOT
+        except ImportError as error:
+            raise UnknownImplementation(
+                f"ultralytics, which builds the model, cannot be imported: {error}"
+            ) from error
+        # its full path: a file of this name in the working directory would be preferred otherwise
+        model: nn.Module = DetectionModel(
+            str(ROOT / "cfg" / "models" / "v8" / MODEL), nc=CLASSES, verbose=False
+        )
+    return model.train()
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Put back what importing and building change in torch: random numbers, and how tensors are printed."""
+    printing = dict(vars(torch._tensor_str.PRINT_OPTS))
+    try:
+        with torch.random.fork_rng(devices=()):
+            yield
+    finally:
+        torch.set_printoptions(**printing)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: so sums are added up in the same order on machines with any number of cores.
+
+    Two threads would be a third faster on an idle machine, and many times slower on a busy one.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def head_of(model: Any) -> Head:
+    """The head of an Ultralytics detection model."""
+    detect = model.model[-1]
+    return Head(tuple(int(stride) for stride in detect.stride.tolist()), detect.nc, detect.reg_max)
+
+
+def official_criterion(model: Any, hyperparameters: Hyperparameters = Hyperparameters()) -> Any:
+    """The loss that the model itself brings along, as its trainer makes it."""
+    numbers = hyperparameters
+    model.args = SimpleNamespace(box=numbers.box_gain, cls=numbers.cls_gain, dfl=numbers.dfl_gain)
+    return model.init_criterion()
+
+
+class Trainee:
+    """A model in training."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule) -> None:
+        self.model, self.clip = model, schedule.clip
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimiser = torch.optim.SGD(self.weights, schedule.rate, schedule.momentum, nesterov=True)
+
+    def predict(self, images: Images) -> Predictions:
+        """The head's predictions."""
+        predictions: Predictions = self.model(images.pixels)
+        return predictions
+
+    def learn(self, differentiate: Callable[[], None]) -> None:
+        """One step of SGD with the gradients that `differentiate` leaves in the weights."""
+        self.optimiser.zero_grad()
+        differentiate()
+        nn.utils.clip_grad_norm_(self.weights, self.clip)
+        self.optimiser.step()
+
+    def vector(self) -> Tensor:
+        """All weights that are learnt, in one row; a copy."""
+        return torch.cat([weight.detach().flatten() for weight in self.weights])
+
+
+@cache
+@one_thread()
+def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
+    """Train with the official loss from random weights, and record; once in a process.
+
+    Raises:
+        UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
+    """
+    model = build_model(schedule.seed)
+    criterion, head, trainee = official_criterion(model), head_of(model), Trainee(model, schedule)
+    batches: list[Batch] = []
+    progress: list[Progress] = []
+    losses: list[float] = []
+    heard: list[Call] = []
+    for step in range(schedule.steps):
+        images = schedule.images(step)
+        predictions = trainee.predict(images)
+        rows = images.annotations
+        with listening(lambda call: heard.append(call.detached())):
+            terms, _ = criterion(
+                predictions, {"batch_idx": rows[:, 0], "cls": rows[:, 1], "bboxes": rows[:, 2:]}
+            )
+        call = heard.pop()
+        total = terms.sum()
+        losses.append(float(total.detach()))
+        if step in schedule.recorded:
+            batch = call.batch()
+            progress.append(progress_of(step, losses[-1], batch))
+            batches.append(
+                dataclasses.replace(batch, origin=_origin(schedule, progress[-1]), hazards=hazards_of(batch))
+            )
+        trainee.learn(total.backward)
+    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return RecordedTraining(schedule, head, batches, progress, losses, weights)
+
+
+def batch_of(predictions: Predictions, images: Images, head: Head) -> Batch:
+    """What a loss receives, as a batch that shares no memory with the model."""
+    maps = tuple(level.detach().clone() for level in feature_maps_of(predictions))
+    return Batch(maps, images.annotations.clone(), head)
+
+
+def progress_of(step: int, total: float, batch: Batch) -> Progress:
+    """How well the positives of a batch predict, by the reference's assignment."""
+    with torch.no_grad():
+        loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, keep_trace=True)
+    traces = [image.trace for image in loss.targets if image.trace]
+    overlaps = torch.cat([trace.overlap[trace.positives] for trace in traces])  # (P,)
+    scores = torch.cat(
+        [(trace.score * trace.positives).amax(1) for trace in traces]
+    )  # (G,) of the ground truths
+    return Progress(step, total, float(overlaps.mean()), float(scores.mean()))
+
+
+def _origin(schedule: Schedule, progress: Progress) -> str:
+    name = MODEL.removesuffix(".yaml")
+    return (
+        f"recorded: {name} in training, step {progress.step} of {schedule.steps}, seed {schedule.seed}: "
+        f"loss {progress.total:.1f}, positives' mean overlap {progress.overlap:.2f}, "
+        f"ground truths' mean best score {progress.score:.4f}"
+    )
+
+
+@one_thread()
+def train(
+    weights: Mapping[str, Tensor],
+    schedule: Schedule,
+    first: int,
+    steps: int,
+    gradients: Gradients,
+    device: str = "cpu",
+) -> Tensor:
+    """Train with any loss, from given weights.
+
+    Args:
+        weights: the model's state to begin with.
+        schedule: the images and the optimiser's numbers; its momentum begins at rest.
+        first: number of the first step: which images come first.
+        steps: number of steps.
+        gradients: the loss, as the gradient of its total on the feature maps.
+        device: where to train.
+
+    Returns:
+        (P,) all learnt weights, on the CPU.
+    """
+    model = build_model(schedule.seed).to(device)
+    model.load_state_dict(weights)
+    head, trainee = head_of(model), Trainee(model, schedule)
+    for step in range(steps):
+        images = schedule.images(first + step).to(device)
+        predictions = trainee.predict(images)
+        given = gradients(step, batch_of(predictions, images, head))
+        maps = feature_maps_of(predictions)
+        trainee.learn(lambda maps=maps, given=given: torch.autograd.backward(maps, given))  # type: ignore[misc]
+    return trainee.vector().cpu()

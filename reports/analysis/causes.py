@@ -1,0 +1,117 @@
+"""One cause, one card: a divergence that many tests and devices show is told once, on its smallest batch."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tal_reports.log.batches import VERDICTS, Batches
+
+STAGES = (
+    "decode",
+    "candidates",
+    "overlap",
+    "metric",
+    "top-k",
+    "conflict",
+    "targets",
+    "normalisation",
+    "cls",
+    "box",
+    "dfl",
+    "total",
+    "gradients",
+)
+"""In the order of the data."""
+PLURAL = re.compile(r"(?<=# )(\w+?)s\b")
+"""What stands after a number that is not 1."""
+NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?|\binf\b|\bnan\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Everything that one implementation does wrong (or, as its dialect declares, otherwise) for one reason.
+
+    Attributes:
+        lines: the `divergence` or `difference` lines of a log, the one with the smallest batch first.
+        batches: how many judged batches failed so; None if the log does not say.
+    """
+
+    lines: tuple[dict[str, Any], ...]
+    batches: int | None = None
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The line with the smallest batch."""
+        return self.lines[0]
+
+    @property
+    def verdict(self) -> str:
+        """`divergent`, `nondeterministic` or `error`; of a declared difference, `declared`."""
+        return str(self.shown.get("verdict", "declared"))
+
+    @property
+    def id(self) -> str:
+        """Ten hexadecimal digits that are the same in every run that meets this cause."""
+        return hashlib.sha256("\0".join(_key(self.shown)).encode(errors="backslashreplace")).hexdigest()[:10]
+
+    def every(self, field: str) -> list[str]:
+        """The different values of a field among the lines, in their order."""
+        return list(dict.fromkeys(line[field] for line in self.lines if isinstance(line.get(field), str)))
+
+
+def causes(lines: Iterable[dict[str, Any]], batches: Batches | None = None) -> list[Cause]:
+    """Divergences (or declared differences) grouped by cause.
+
+    The implementation with the worst verdict comes first; of one implementation, the worst verdict, then the
+    earliest stage.
+
+    Args:
+        lines: `divergence` or `difference` lines.
+        batches: of the same log, for the number of batches that failed with each cause.
+    """
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault(_key(line), []).append(line)
+    found = [Cause(tuple(sorted(group, key=_bulk)), _failed(group[0], batches)) for group in groups.values()]
+    alike = [_place(cause) for cause in found]
+    # Where two causes share a stage and a clause, the log cannot tell which of them a batch failed for.
+    found = [cause if alike.count(_place(cause)) == 1 else Cause(cause.lines) for cause in found]
+    worst: dict[str, int] = {}
+    for cause in found:
+        name = cause.shown["implementation"]
+        worst[name] = min(worst.get(name, 0), _severity(cause)[0])
+    ranks = {name: rank for rank, name in enumerate(sorted(worst, key=lambda name: worst[name]))}
+    return sorted(found, key=lambda cause: (ranks[cause.shown["implementation"]], *_severity(cause)))
+
+
+def _key(line: dict[str, Any]) -> tuple[str, ...]:
+    cause = line.get("cause") or PLURAL.sub(r"\1", NUMBER.sub("#", line["summary"]))
+    identity = [line.get(name) or "" for name in ("implementation", "verdict", "against", "stage", "clause")]
+    return (*identity, cause)
+
+
+def _place(cause: Cause) -> tuple[Any, ...]:
+    return (cause.shown["implementation"], cause.verdict, cause.shown.get("stage"), cause.shown.get("clause"))
+
+
+def _failed(line: dict[str, Any], batches: Batches | None) -> int | None:
+    if batches is None or "verdict" not in line:
+        return None
+    place = (line["implementation"], line["verdict"], line.get("stage"), line.get("clause"))
+    return batches.causes.get(place)
+
+
+def _bulk(line: dict[str, Any]) -> tuple[int, int]:
+    """How much there is to look at in a line's batch."""
+    picture = line.get("picture")
+    anchors = sum(level["rows"] * level["columns"] for level in picture["levels"]) if picture else 10**6
+    return anchors + 10 * len(picture["truths"] if picture else ()), len(line.get("description") or "")
+
+
+def _severity(cause: Cause) -> tuple[int, int, int]:
+    worst_first = -VERDICTS.index(cause.verdict) if cause.verdict in VERDICTS else 0
+    stage = cause.shown.get("stage")
+    place = STAGES.index(stage) if stage in STAGES else len(STAGES) if stage else -1
+    return worst_first, place, -(cause.batches or 0)

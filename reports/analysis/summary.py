@@ -1,0 +1,261 @@
+"""summary.json: what a run came to, for other tools."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tal_reports.analysis.causes import causes
+from tal_reports.log.batches import FAILING, UNIQUENESS, VERDICTS, Cost
+from tal_reports.log.reader import Log
+from tal_reports.log.schemas import fault
+from tal_reports.log.writer import write_whole
+
+SCHEMA = 1
+NAME = "summary.json"
+NO_BATCH = "no batch was judged"
+LEDGER = ("entry", "implementation", "device", "reason", "link", "expires", "met", "known", "state", "fails")
+FINDING = ("finding", "title", "clause", "version", "reproduces")
+
+
+def summarise(log: Log) -> dict[str, Any]:
+    """What a run came to, as `summary.schema.json` says.
+
+    A run that did not finish has no `finished`, and its `exit` is 1, as where an implementation fails.
+
+    Raises:
+        ValueError: the result does not follow the schema, which is an error in this package.
+    """
+    run, implementations = log.run, [_implementation(log, line) for line in implementations_of(log)]
+    fails = any(one["result"] in FAILING for one in implementations)
+    summary = {
+        "schema": SCHEMA,
+        "run": run["run"],
+        "started": run["time"],
+        "finished": None if log.end is None else log.end.get("finished") or log.end["time"],
+        "profile": run["profile"],
+        "seed": run["seed"],
+        "environment": run["environment"],
+        "devices": run["devices"],
+        "implementations": implementations,
+        "hazards": hazards_of(log),
+        "benchmarks": [_without_log(line) | _ratio(line) for line in log.benchmarks],
+        "differences": [_difference(cause.shown) for cause in causes(log.differences)],
+        "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
+        "scopes": [_scope(line) for line in log.scopes],
+        "power": power_of(log),
+        "ledger": [_part(line, *LEDGER) for line in log.ledger],
+        "findings": [_part(line, *FINDING) for line in log.findings],
+        "not_tested": not_tested(log),
+        "problems": log.problems.sentences() + _otherwise_failed(log, fails),
+        "exit": int(fails or log.end is None or log.end["exit"] != 0),
+    }
+    wrong = fault(summary, "summary")
+    if wrong is not None:
+        raise ValueError(f"the summary of {log.folder} does not follow its schema: {wrong}")
+    return summary
+
+
+def power_of(log: Log) -> dict[str, dict[str, Any]]:
+    """How many planted faults were found, by profile; one that was found at a stage that is not its own survived."""
+    profiles: dict[str, dict[str, Any]] = {}
+    for profile in dict.fromkeys(line["profile"] for line in log.power):
+        lines = [line for line in log.power if line["profile"] == profile]
+        counts = Counter(line["result"] for line in lines)
+        batches = [line["batches"] for line in lines if line["result"] == "killed"]
+        profiles[profile] = {
+            "mutants": len(lines),
+            "killed": counts["killed"],
+            "equivalent": counts["equivalent"],
+            "survived": counts["survived"] + counts["elsewhere"],
+            "median_batches_to_kill": median(batches) if batches else None,
+        }
+    return profiles
+
+
+def _otherwise_failed(log: Log, fails: bool) -> list[str]:
+    if fails or log.end is None or log.end["exit"] == 0:
+        return []
+    if not log.batches.judged:
+        return ["No batch was judged: no test was chosen, or all were skipped."]
+    return [
+        f"The run ended with exit status {log.end['exit']}, although no implementation fails: see its output."
+    ]
+
+
+def write_summary(summary: dict[str, Any], folder: Path) -> Path:
+    """Write summary.json into a folder; for readers it appears whole, or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = folder / NAME
+    write_whole(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def implementations_of(log: Log) -> list[dict[str, Any]]:
+    """Name, version, dialect and capabilities of every implementation that the log names anywhere."""
+    said = {line["name"]: line for line in log.run["implementations"]}
+    lines = [*log.divergences, *log.differences, *log.not_tested, *log.training]
+    named = [cell.implementation for cell in log.batches.cells] + [
+        line.get("implementation") for line in lines
+    ]
+    names = dict.fromkeys([*said, *(name for name in named if name is not None)])
+    nothing: dict[str, Any] = {"version": None, "dialect": None, "capabilities": []}
+    return [nothing | said.get(name, {}) | {"name": name} for name in names]
+
+
+def hazards_of(log: Log) -> dict[str, int]:
+    """How many different batches had each hazard, with those that none had; the most frequent first."""
+    counts = dict.fromkeys(log.run.get("hazards", {}), 0) | dict(log.batches.hazards)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def failures_of(log: Log) -> list[dict[str, Any]]:
+    """The log's divergences, and one of verdict `error` for every implementation that could not be had."""
+    known = {cell.implementation for cell in log.batches.cells}
+    known |= {line["implementation"] for line in log.divergences}
+    known |= {line["name"] for line in log.run["implementations"] if line.get("capabilities")}
+    absent = [
+        {"kind": "divergence", "stage": None, "clause": None, "case": None, "verdict": "error"}
+        | {"implementation": line["implementation"], "summary": line["reason"]}
+        for line in log.not_tested
+        if line.get("device") is None and line.get("implementation") not in (None, *known)
+    ]
+    return log.divergences + absent
+
+
+def not_tested(log: Log) -> list[dict[str, Any]]:
+    """What was not tested, of which implementation, on which device, and why."""
+    reasons = [
+        {key: line.get(key) for key in ("implementation", "device", "reason")} for line in log.not_tested
+    ]
+    for device, state in log.run["devices"].items():
+        if state != "tested":
+            reason = state.removeprefix("not tested").lstrip(": ") or "no reason given"
+            reasons.append({"implementation": None, "device": device, "reason": reason})
+    told = {(line["implementation"], line["device"]) for line in reasons}
+    reasons = [line for at, line in enumerate(reasons) if line not in reasons[:at]]
+    for one in implementations_of(log):
+        if (one["name"], None) not in told:
+            reasons += [_reason(one["name"], text) for text in _not_offered(log, one)]
+    return reasons
+
+
+def _reason(implementation: str, reason: str) -> dict[str, Any]:
+    return {"implementation": implementation, "device": None, "reason": reason}
+
+
+def _not_offered(log: Log, implementation: dict[str, Any]) -> list[str]:
+    name, offers = implementation["name"], implementation["capabilities"]
+    if not log.batches.verdicts(name):
+        return [] if any(line["implementation"] == name for line in log.divergences) else [NO_BATCH]
+    found = []
+    if offers and "loss" not in offers:
+        found.append("it offers no loss: cls, box, dfl, total and gradients are not judged")
+    if offers and "stages" not in offers:
+        found.append(
+            "it shows no stages of its assigner: they are judged by the assignment that follows from them"
+        )
+    return found
+
+
+def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
+    name = line["name"]
+    verdicts = log.batches.verdicts(name)
+    judged = sum(verdicts.values())
+    divergences = [divergence for divergence in failures_of(log) if divergence["implementation"] == name]
+    for divergence in divergences:
+        if not divergence["case"]:  # it failed before there was a batch: counted all the same
+            verdicts[divergence["verdict"]] += 1
+        else:  # its batch may come from shrinking, and the line of the one before be cut
+            verdicts[divergence["verdict"]] = max(1, verdicts[divergence["verdict"]])
+    training = any(not other["agrees"] for other in log.training if other["implementation"] == name)
+    return {
+        "name": name,
+        "version": line["version"],
+        "dialect": line["dialect"],
+        "capabilities": line["capabilities"],
+        "result": _result(verdicts, training),
+        "batches": judged,
+        "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
+        "uniqueness": {kind: log.batches.uniqueness[name][kind] for kind in UNIQUENESS},
+        "undecided": log.batches.undecided[name],
+        "margins": _margins(log, name),
+        "cost": _cost(log, name),
+        "first_divergences": [
+            {key: cause.shown.get(key) or None for key in ("stage", "clause", "case", "verdict")}
+            | {"summary": cause.shown["summary"], "id": cause.id}
+            for cause in causes(divergences, log.batches)
+        ],
+    }
+
+
+def _result(verdicts: dict[str, int], training_differs: bool) -> str:
+    for verdict in reversed(FAILING):
+        if verdicts[verdict]:
+            return verdict
+    if training_differs:
+        return "divergent"
+    return "conforms" if sum(verdicts.values()) else "not tested"
+
+
+def _margins(log: Log, name: str) -> dict[str, dict[str, Any]]:
+    return {
+        stage: {
+            "p50": _finite(margins.quantile(0.5)),
+            "p99": _finite(margins.quantile(0.99)),
+            "largest": _finite(margins.largest),
+        }
+        for (implementation, stage), margins in log.batches.margins.items()
+        if implementation == name
+    }
+
+
+def _cost(log: Log, name: str) -> dict[str, Any]:
+    cost = log.batches.costs.get(name, Cost())
+    return {
+        "batches": cost.batches,
+        "seconds": cost.seconds,
+        "call_seconds": cost.call,
+        "times_the_call": None if cost.times_the_call is None else _finite(cost.times_the_call),
+        "batches_per_second": None if cost.per_second is None else _finite(cost.per_second),
+    }
+
+
+def _finite(value: float) -> float | str:
+    return value if value - value == 0 else str(value)
+
+
+def _ratio(line: dict[str, Any]) -> dict[str, Any]:
+    return {"ratio_to_official": line.get("ratio_to_official")}
+
+
+def _difference(line: dict[str, Any]) -> dict[str, Any]:
+    keys = ("implementation", "dialect", "against", "stage", "clause", "case", "summary")
+    return {key: line.get(key) for key in keys}
+
+
+def _scope(line: dict[str, Any]) -> dict[str, Any]:
+    keys = (
+        "implementation",
+        "device",
+        "scope",
+        "description",
+        "images",
+        "conforms",
+        "tie",
+        "near_tie",
+        "alone",
+    )
+    return {key: line.get(key) for key in keys}
+
+
+def _part(line: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: line[key] for key in keys}
+
+
+def _without_log(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in ("kind", "time")}

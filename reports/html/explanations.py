@@ -1,0 +1,324 @@
+"""Why an anchor got its ground truth, or none: in words, from the plain numbers of a picture of the log.
+
+The same lines are printed by `python -m conformance explain` and shown in the report.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tal_reports.text import counted, listed, real, short
+
+DIGITS = 6
+"""Significant digits of s, u, t and weights: two of them that differ must look different."""
+
+
+class Anchor(NamedTuple):
+    """Where an anchor is: centre and stride of its level in pixels, and its cell."""
+
+    x: float
+    y: float
+    stride: float
+    column: int
+    row: int
+
+
+class Pair(NamedTuple):
+    """An anchor and a ground truth that holds its centre.
+
+    Attributes:
+        truth: index of the ground truth.
+        score, overlap, metric: s, u and t (TAL-MET-1).
+        rank: place among all anchors by t, from 1; 0 if the ground truth does not hold the anchor.
+        equal: other anchors with the same t.
+        selected: the ground truth took the anchor (TAL-TOPK-1).
+    """
+
+    truth: int
+    score: float
+    overlap: float
+    metric: float
+    rank: int
+    equal: int
+    selected: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the picture says of one anchor."""
+
+    number: int
+    where: Anchor
+    box: Sequence[Any]
+    pairs: list[Pair]
+    loss: Sequence[Any]
+    outside: Sequence[Any] | None
+    reference: Sequence[Any] | None
+    implementation: Sequence[Any] | None
+
+    @property
+    def takers(self) -> list[Pair]:
+        """The ground truths that selected it."""
+        return [pair for pair in self.pairs if pair.selected]
+
+
+def place(picture: dict[str, Any], number: int) -> Anchor | None:
+    """Where an anchor is (levels one after the other, each row by row); None if there is none such."""
+    for level in picture["levels"]:
+        cells = level["rows"] * level["columns"]
+        if number < cells:
+            row, column = divmod(number, level["columns"])
+            stride = level["stride"]
+            return Anchor((column + 0.5) * stride, (row + 0.5) * stride, stride, column, row)
+        number -= cells
+    return None
+
+
+def told(picture: dict[str, Any], number: int) -> Told | None:
+    """What the picture says of an anchor; None if it says nothing of it."""
+    facts, where = (picture.get("anchors") or {}).get(str(number)), place(picture, number)
+    if facts is None or where is None:
+        return None
+    sides = [
+        next((rest for anchor, *rest in picture[side] or () if anchor == number), None)
+        for side in ("reference", "implementation")
+    ]
+    pairs = [_pair(row) for row in facts["pairs"]]
+    return Told(number, where, facts["box"], pairs, facts["loss"], facts.get("outside"), sides[0], sides[1])
+
+
+def _pair(row: Sequence[Any]) -> Pair:
+    truth, score, overlap, metric, rank, equal, selected = row
+    numbers = _float(score), _float(overlap), _float(metric)
+    return Pair(int(truth), *numbers, int(rank), int(equal), bool(selected))
+
+
+def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implementation") -> list[str]:
+    """Why an anchor has its ground truth or none, a sentence or a few a line; nothing if the picture does not say.
+
+    Args:
+        picture: of the log.
+        number: of the anchor.
+        who: does it as the picture's implementation does, as a sentence begins.
+    """
+    anchor = told(picture, number)
+    if anchor is None:
+        return []
+    lines = [
+        _where(picture, anchor),
+        *_candidates(picture, anchor),
+        *_contest(anchor),
+        _outcome(picture, anchor),
+    ]
+    lines += _loss(picture, anchor) + _otherwise(picture, anchor, who)
+    return [line for line in lines if line]
+
+
+def _where(picture: dict[str, Any], anchor: Told) -> str:
+    at = anchor.where
+    corners = f"({_n(anchor.box[0])}, {_n(anchor.box[1])})-({_n(anchor.box[2])}, {_n(anchor.box[3])})"
+    return (
+        f"Anchor {anchor.number} of image {picture.get('image', 0)}: stride {at.stride:g}, column {at.column}, "
+        f"row {at.row}, centre ({_n(at.x)}, {_n(at.y)}); it predicts {corners}."
+    )
+
+
+def _candidates(picture: dict[str, Any], anchor: Told) -> list[str]:
+    if not anchor.pairs:
+        if anchor.outside is None:
+            return ["The image has no ground truth (TAL-EMPTY-1)."]
+        truth, pixels = anchor.outside
+        if pixels <= 0:
+            on = f"it lies on the border of GT {truth}{_widened(picture, truth)}, which does not belong to it"
+            return [f"Its centre lies in no ground truth: {on} (TAL-CAND-1)."]
+        near = f"the nearest is GT {truth}{_widened(picture, truth)}, {_n(pixels)} px away"
+        return [f"Its centre lies in no ground truth (TAL-CAND-1); {near}."]
+    return [_candidate(picture, pair) for pair in anchor.pairs]
+
+
+def _candidate(picture: dict[str, Any], pair: Pair) -> str:
+    if not pair.rank:
+        said = f"it lies outside, and overlaps it by u {_n(pair.overlap)}"
+        return f"No candidate of GT {pair.truth}{_class(picture, pair.truth)}: {said} (TAL-CONF-1)."
+    facts = _facts(picture, pair.truth)
+    numbers = f"score s {_n(pair.score)}, overlap u {_n(pair.overlap)}, metric t {_n(pair.metric)}"
+    state = "selected" if pair.selected else "not selected"
+    return (
+        f"Candidate of GT {pair.truth}{_class(picture, pair.truth)}{_widened(picture, pair.truth)}: {numbers}, "
+        f"rank {pair.rank:,} by t; {_against(facts, pair, picture.get('k', 0))}: {state} (TAL-TOPK-1)."
+    )
+
+
+def _against(facts: dict[str, Any], pair: Pair, k: int) -> str:
+    """How far an anchor is from the k-th place."""
+    kth = real(facts.get("kth")) or 0.0
+    gap = abs(pair.metric - kth)
+    if pair.metric == 0 == kth:
+        return f"the {_nth(k)} place has t 0 as well, and which anchors with t 0 fill it is not defined (T1)"
+    if pair.rank <= k < pair.rank + pair.equal:
+        others = counted(pair.equal, "other anchor")
+        return f"{others} with the same t at the {_nth(k)} place, which of them is not defined (T1)"
+    if kth == 0:
+        return f"fewer than k = {k} anchors have t above 0 for GT {pair.truth}"
+    if gap == 0:
+        return f"this is the {_nth(k)} place, the last that is taken"
+    return f"t is {_n(gap)} {'above' if pair.metric > kth else 'below'} the {_nth(k)} place's {_n(kth)}"
+
+
+def _contest(anchor: Told) -> list[str]:
+    """How an anchor that several ground truths selected was settled (TAL-CONF-1)."""
+    takers = anchor.takers
+    if len(takers) < 2:
+        return []
+    named = listed([f"GT {pair.truth}" for pair in sorted(takers)])
+    ordered = sorted(anchor.pairs, key=lambda pair: -pair.overlap)
+    best, second = ordered[0], ordered[1]
+    owner = anchor.reference[0] if anchor.reference else None
+    if best.overlap == 0:
+        return [
+            f"Selected by {named}, and overlapped by none: the image's first ground truth gets it (TAL-CONF-1)."
+        ]
+    if best.overlap == second.overlap:
+        return [
+            (
+                f"Selected by {named}; GT {best.truth} and GT {second.truth} overlap it equally, and which of them "
+                f"gets it is not defined (T2): here GT {owner}."
+            )
+        ]
+    unasked = "" if best.selected else ", although it did not select it"
+    return [
+        (
+            f"Selected by {named}: contested. GT {best.truth} overlaps it most, u {_n(best.overlap)}, "
+            f"{_n(best.overlap - second.overlap)} more than GT {second.truth}, and wins{unasked} (TAL-CONF-1)."
+        )
+    ]
+
+
+def _outcome(picture: dict[str, Any], anchor: Told) -> str:
+    if anchor.reference is None:
+        if anchor.takers:
+            kept = picture.get("kept")
+            return f"Its ground truth keeps only its best {kept}, and drops it (TAL-CONF-2): background, weight 0."
+        return "Background: no ground truth selected it. Its target scores are all 0."
+    truth, weight = anchor.reference
+    facts = _facts(picture, truth)
+    pair = next((pair for pair in anchor.pairs if pair.truth == truth), None)
+    metric = 0.0 if pair is None else pair.metric
+    best = f"t {_n(metric)} × u* {_n(facts.get('best_overlap'))} / (t* {_n(facts.get('best_metric'))} + 1e-9)"
+    return f"It learns GT {truth}, with weight {_n(weight)} = {best} (TAL-NORM-1)."
+
+
+def _loss(picture: dict[str, Any], anchor: Told) -> list[str]:
+    items = picture.get("items") or {}
+    told = []
+    for name, value in zip(("box", "cls", "dfl"), anchor.loss, strict=True):
+        part, whole = real(value), real(items.get(name))
+        if part is not None and (part or name == "cls"):
+            share = f" ({_percent(part / whole)} of it)" if whole else ""
+            told.append(f"{name} {_n(part)}{share}")
+    return [f"It adds to the batch's loss: {', '.join(told)}."] if told else []
+
+
+def _otherwise(picture: dict[str, Any], anchor: Told, who: str) -> list[str]:
+    if picture["implementation"] is None:
+        return []
+    ours, theirs = anchor.reference, anchor.implementation
+    if ours is None and theirs is None:
+        return [f"{who}: background too."]
+    said = "background" if theirs is None else f"GT {theirs[0]} with weight {_n(theirs[1])}"
+    alike = ours is not None and theirs is not None and ours[0] == theirs[0]
+    return [f"{who}{'' if alike else ', otherwise'}: {said}."]
+
+
+def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
+    """What a ground truth took, lost and kept, a line an anchor."""
+    truth, facts = picture["truths"][number], _facts(picture, number)
+    x1, y1, x2, y2 = truth["box"]
+    where = f"({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"
+    what = f"GT {number}{_class(picture, number)} of image {picture.get('image', 0)}: {where}"
+    if not truth.get("real", True):
+        return [f"{what}. Its corner coordinates add up to no more than 0: it is dropped (ANN-3)."]
+    k = picture.get("k", 0)
+    candidates = facts.get("candidates", 0)
+    if real(facts.get("kth")) == 0:
+        taken = f"fewer than k = {k} of them with t above 0: those are selected, and zeros fill up (T1)"
+    else:
+        taken = f"of which the {k} with the largest t are selected"
+    lines = [
+        f"{what}{_widened(picture, number)}.",
+        f"{counted(candidates, 'candidate')} (TAL-CAND-1), {taken} (TAL-TOPK-1):",
+    ]
+    anchors = [
+        anchor for key in picture.get("anchors") or {} if (anchor := told(picture, int(key))) is not None
+    ]
+    rows = [(pair, anchor) for anchor in anchors for pair in anchor.pairs if pair.truth == number]
+    for pair, anchor in sorted(rows, key=lambda row: (row[0].rank, row[1].number)):
+        lines.append(_row(pair, anchor, number))
+    best = f"best t* {_n(facts.get('best_metric'))}, best u* {_n(facts.get('best_overlap'))}"
+    lines.append(f"{counted(facts.get('positives', 0), 'positive')} in the end: {best} (TAL-NORM-1).")
+    return lines
+
+
+def _row(pair: Pair, anchor: Told, number: int) -> str:
+    numbers = f"s {_n(pair.score)}, u {_n(pair.overlap)}, t {_n(pair.metric)}"
+    owner = anchor.reference
+    if owner is not None and owner[0] == number:
+        state = f"weight {_n(owner[1])}" + ("" if pair.selected else ", won without being selected")
+    elif not pair.selected:
+        state = "not selected"
+    elif owner is None:
+        state = "selected, and dropped (TAL-CONF-2)"
+    else:
+        rival = next((other for other in anchor.pairs if other.truth == owner[0]), None)
+        u = "" if rival is None else f", whose u is {_n(rival.overlap)}"
+        state = f"lost to GT {owner[0]}{u} (TAL-CONF-1)"
+    return f"  {pair.rank or '–':>4}. anchor {anchor.number}: {numbers}: {state}"
+
+
+def _facts(picture: dict[str, Any], truth: int) -> dict[str, Any]:
+    facts = picture.get("facts") or []
+    return facts[truth] if truth < len(facts) else {}
+
+
+def _class(picture: dict[str, Any], truth: int) -> str:
+    label = picture["truths"][truth].get("label") if truth < len(picture["truths"]) else None
+    return "" if label is None else f" (class {label})"
+
+
+def _widened(picture: dict[str, Any], truth: int) -> str:
+    box = _facts(picture, truth).get("widened")
+    return (
+        ""
+        if box is None
+        else f", widened to ({_n(box[0])}, {_n(box[1])})-({_n(box[2])}, {_n(box[3])}) (TAL-CAND-2)"
+    )
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.5 else f"{percent:.2g} %"
+
+
+def _nth(k: int) -> str:
+    ending = "th" if k % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(k % 10, "th")
+    return f"{k}{ending}"
+
+
+def _float(value: Any) -> float:
+    number = real(value)
+    return float("nan") if number is None else number
+
+
+def _n(value: Any) -> str:
+    return short(value, DIGITS)
+
+
+def short_line(picture: dict[str, Any], number: int) -> str:
+    """An anchor's numbers in a few words, to be seen while pointing at it."""
+    anchor = told(picture, number)
+    if anchor is None or not anchor.pairs:
+        return "in no ground truth"
+    return "; ".join(
+        f"GT {pair.truth}: s {short(pair.score)}, u {short(pair.overlap)}, t {short(pair.metric)}, rank {pair.rank}"
+        for pair in anchor.pairs
+    )
