@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from tal_conformance.batches.truths import Truth
     from tal_conformance.checks.everything import check
     from tal_conformance.core.batch import Batch
-    from tal_conformance.core.case_file import CorruptCase
+    from tal_conformance.core.case_file import InvalidCase
     from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
     from tal_conformance.core.verdicts import Judgement, Verdict
-    from tal_conformance.implementations.errors import ProtocolViolation, Unavailable, UnknownImplementation
+    from tal_conformance.implementations.errors import (
+        ProtocolViolation,
+        PackageUnavailable,
+        UnknownImplementation,
+    )
     from tal_conformance.implementations.registry import find
     from tal_conformance.judgement.failure import Failure
     from tal_conformance.training.recorder import recording
@@ -26,7 +30,7 @@ _HOMES = {
     "AssignerInputs": "core.outcome",
     "Assignment": "core.outcome",
     "Batch": "core.batch",
-    "CorruptCase": "core.case_file",
+    "InvalidCase": "core.case_file",
     "Failure": "judgement.failure",
     "Judgement": "core.verdicts",
     "Loss": "core.outcome",
@@ -34,7 +38,7 @@ _HOMES = {
     "Recipe": "batches.recipe",
     "Stages": "core.outcome",
     "Truth": "batches.truths",
-    "Unavailable": "implementations.errors",
+    "PackageUnavailable": "implementations.errors",
     "UnknownImplementation": "implementations.errors",
     "Verdict": "core.verdicts",
     "check": "checks.everything",
@@ -48,7 +52,7 @@ __all__ = [
     "AssignerInputs",
     "Assignment",
     "Batch",
-    "CorruptCase",
+    "InvalidCase",
     "Failure",
     "Judgement",
     "Loss",
@@ -56,7 +60,7 @@ __all__ = [
     "Recipe",
     "Stages",
     "Truth",
-    "Unavailable",
+    "PackageUnavailable",
     "UnknownImplementation",
     "Verdict",
     "check",

@@ -17,7 +17,7 @@ from tal_reference.dialect import (
     OverlapsCompared,
     SingleBin,
     SmallBoxFloor,
-    WeightsMeet,
+    WeightBroadcast,
 )
 from tal_reference.loss import BatchTargets, DetectionLoss, Predictions, detection_loss
 from tal_reference.settings import Head, Hyperparameters
@@ -44,7 +44,7 @@ __all__ = [
     "SingleBin",
     "SmallBoxFloor",
     "Targets",
-    "WeightsMeet",
+    "WeightBroadcast",
     "assign",
     "ciou",
     "decode",

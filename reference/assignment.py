@@ -108,20 +108,20 @@ def assign(
         return background(truths, len(centres))  # TAL-EMPTY-1
     refuse_unknown(strides, hyperparameters, dialect)
     candidates = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
-    compared = pairs_compared(candidates, dialect)  # (M, A) the candidates, but in the oldest releases
+    compared = overlap_mask(candidates, dialect)  # (M, A) the candidates, but in the oldest releases
     truth, anchor = pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs; elsewhere s, u, t are 0
     score = scores[anchor, truths.labels[truth]]  # (P,)
     overlap = overlaps_of(truths.boxes, boxes, compared)  # (M, A)
-    metric = spread(alignment_metric(score, overlap[pairs], hyperparameters), pairs, candidates)  # (M, A)
+    metric = scatter_pairs(alignment_metric(score, overlap[pairs], hyperparameters), pairs, candidates)  # (M, A)
     rivals = metric if compared is candidates else metric * candidates  # (M, A)
     selected = top_k(rivals, hyperparameters.topk) & candidates  # (M, A)
     positives = settle_contested(selected, overlap)  # (M, A)
-    if hyperparameters.kept is not None:
-        positives = positives & top_k(metric * positives, hyperparameters.kept)  # (M, A)   TAL-CONF-2
+    if hyperparameters.effective_topk2 is not None:
+        positives = positives & top_k(metric * positives, hyperparameters.effective_topk2)  # (M, A)   TAL-CONF-2
     weights = normalised(metric, overlap, positives)  # (A,) the article weighs its targets after it has set them
     if not keep_trace:
         return targets_of(truths, positives, weights)
-    trace = AssignmentTrace(candidates, spread(score, pairs, candidates), overlap, metric, selected, positives)
+    trace = AssignmentTrace(candidates, scatter_pairs(score, pairs, candidates), overlap, metric, selected, positives)
     return targets_of(truths, positives, weights, trace)
 
 
@@ -133,7 +133,7 @@ def refuse_unknown(strides: tuple[int, ...], hyperparameters: Hyperparameters, d
     """
     if len(strides) == 1 and not dialect.one_level:
         raise ValueError(f"{dialect.name} knows no head with one level (TAL-CAND-2)")
-    if hyperparameters.kept is not None and not dialect.topk2:
+    if hyperparameters.effective_topk2 is not None and not dialect.topk2:
         raise ValueError(f"{dialect.name} knows no topk2 (TAL-CONF-2)")
 
 
@@ -169,7 +169,7 @@ def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor
     return torch.where((sides < below).repeat(1, 2), grown, boxes)
 
 
-def pairs_compared(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tensor, "M A"]:
+def overlap_mask(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tensor, "M A"]:
     """TAL-CONF-1: on which pairs u and t are computed; the candidates, or all pairs in releases before 8.0.52."""
     everywhere = dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
     return torch.ones_like(candidates) if everywhere else candidates
@@ -180,10 +180,10 @@ def overlaps_of(
 ) -> Float[Tensor, "M A"]:
     """TAL-MET-1: u, the CIoU of ground truth and predicted box in pixels; never below zero, zero off candidates."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
-    return spread(ciou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
+    return scatter_pairs(ciou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
 
 
-def spread(
+def scatter_pairs(
     values: Float[Tensor, "P"], pairs: tuple[Int[Tensor, "P"], ...], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
     """The values of candidate pairs at their places, zero off candidates (TAL-MET-1)."""

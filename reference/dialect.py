@@ -33,10 +33,10 @@ class SingleBin(Enum):
     """Nothing: that part of the loss is zero."""
 
 
-class WeightsMeet(Enum):
+class WeightBroadcast(Enum):
     """LOSS-BOX-1, LOSS-DFL-1: which positives' losses a positive's weight is multiplied with."""
 
-    OWN = "own"
+    PER_POSITIVE = "own"
     """Its own."""
     ALL = "all"
     """Every positive's, and all products are summed: a defect, (P, 1) weights meet (P,) losses."""
@@ -64,7 +64,7 @@ class Dialect:
     overlaps_compared: OverlapsCompared = OverlapsCompared.CANDIDATES
     topk2: bool = True
     score_sum_floor: float = 1.0
-    weights_meet: WeightsMeet = WeightsMeet.OWN
+    weights_meet: WeightBroadcast = WeightBroadcast.PER_POSITIVE
     single_bin: SingleBin = SingleBin.L1
     rows_sorted: bool = True
 
@@ -100,7 +100,7 @@ NO_FLOOR = replace(
 )
 """8.0.52 to 8.3.253, but for 8.0.100: what YOLOv8 was trained with for three years."""
 
-ALL_WEIGHTS = replace(NO_FLOOR, name="ultralytics-8.0.100", weights_meet=WeightsMeet.ALL)
+ALL_WEIGHTS = replace(NO_FLOOR, name="ultralytics-8.0.100", weights_meet=WeightBroadcast.ALL)
 """The broken box and distribution focal loss of 8.0.100."""
 
 EVERYWHERE = replace(NO_FLOOR, name="ultralytics-8.0.51", overlaps_compared=OverlapsCompared.EVERYWHERE)

@@ -16,7 +16,7 @@ from tal_reference.annotations import GroundTruths, ground_truths
 from tal_reference.assignment import Targets, assign
 from tal_reference.boxes import ciou
 from tal_reference.decoding import decode
-from tal_reference.dialect import NEWEST, Dialect, SingleBin, WeightsMeet
+from tal_reference.dialect import NEWEST, Dialect, SingleBin, WeightBroadcast
 from tal_reference.settings import Head, Hyperparameters
 from tal_reference.shapes import Bool, Float, Int
 
@@ -220,7 +220,7 @@ def loss_items(
     else:
         side = torch.zeros_like(box)  # (P,)
     cls = cls_loss(predictions.logits, (image, anchor, positives.labels), weights) / score_sum
-    if dialect.weights_meet is WeightsMeet.ALL:
+    if dialect.weights_meet is WeightBroadcast.ALL:
         weights = weights.sum().expand_as(weights)  # (P,)
     of_positives = score_sum if len(weights) else 1  # without positives box and dfl are zero, also where N is
     terms = (weights * box).sum() / of_positives, cls, (weights * side).sum() / of_positives

@@ -54,6 +54,6 @@ class Hyperparameters:
     dfl_gain: float = 1.5
 
     @property
-    def kept(self) -> int | None:
+    def effective_topk2(self) -> int | None:
         """Anchors that each ground truth keeps after contested ones are settled (TAL-CONF-2); None: all of them."""
         return None if self.topk2 == self.topk else self.topk2

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tal_reports.analysis.compare import Change, compare, lines_of
+from tal_reports.analysis.compare import Change, compare, format_comparison
 from tal_reports.analysis.history import Entry, entry_of, history_of, previous, read_history
 from tal_reports.analysis.merge import merge
 from tal_reports.analysis.summary import summarise, write_summary
@@ -87,7 +87,7 @@ def _summary(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     change = compare(_entry(options.before), _entry(options.after))
-    print("\n".join(lines_of(change)))
+    print("\n".join(format_comparison(change)))
     return int(bool(change.new))
 
 

@@ -13,6 +13,6 @@ for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
 # Before anything imports reference; other packages carry no shapes.
 install_import_hook("reference", "beartype.beartype")
 
-from tal_conformance.batches.seeding import draw_from_seed_alone  # noqa: E402
+from tal_conformance.batches.seeding import make_draws_reproducible  # noqa: E402
 
-draw_from_seed_alone()  # or what a test draws would depend on the modules that the tests before it loaded
+make_draws_reproducible()  # or what a test draws would depend on the modules that the tests before it loaded

@@ -3,11 +3,11 @@
 from tal_conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
 from tal_conformance.batches.predictions import REGIMES, Copy
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.seeding import draw_from_seed_alone
+from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.batches.strategies import recipes, training_size
-from tal_conformance.batches.truths import KINDS, Crowd, Truth
+from tal_conformance.batches.truths import KINDS, ManyTruths, Truth
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.case_file import CorruptCase
+from tal_conformance.core.case_file import InvalidCase
 
 __all__ = [
     "HAZARDS",
@@ -16,11 +16,11 @@ __all__ = [
     "REGIMES",
     "Batch",
     "Copy",
-    "CorruptCase",
-    "Crowd",
+    "InvalidCase",
+    "ManyTruths",
     "Recipe",
     "Truth",
-    "draw_from_seed_alone",
+    "make_draws_reproducible",
     "hazards_of",
     "recipes",
     "training_size",

@@ -554,14 +554,14 @@ def fewer_anchors_than_k(content: Content) -> bool:
 @hazard("candidate")
 def keeps_fewer(content: Content) -> bool:
     """A GT has selected more anchors than it keeps (TAL-CONF-2)."""
-    kept = content.hyperparameters.kept
+    kept = content.hyperparameters.effective_topk2
     return kept is not None and bool((content.selected.sum(1) > kept).any())
 
 
 @hazard("candidate")
 def tie_at_topk2(content: Content) -> bool:
     """The last anchor that a GT keeps and the next one of those that it selected have the same t (T3)."""
-    kept = content.hyperparameters.kept
+    kept = content.hyperparameters.effective_topk2
     if kept is None or kept >= content.metric.shape[1]:
         return False
     ranked = (content.metric * content.selected).sort(1, descending=True).values  # (n, A)

@@ -51,7 +51,7 @@ FEW_OVERLAPS = recipes(
 )
 """Ground truths that hold nearly every anchor, of which few overlap them: candidates with t = 0 must be taken too."""
 
-LANES: dict[str, SearchStrategy[Recipe]] = {
+STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
     "decoding": recipes(bins=(16, 2, 4, 8, 32, 1), predictions=("random", "saturated", "constant", "near")),
     "annotations": recipes(outside=True),
     "borders": recipes(kinds=("edge_on_centre", "ordinary", "on_border", "partly_outside")),
@@ -89,8 +89,8 @@ LANES: dict[str, SearchStrategy[Recipe]] = {
 }
 """Every lane by the name of its test, in the order of the stages."""
 
-NOT_RELATED = ("exponents", "loss_of_points")
-LOSS_LANES = {name: lane for name, lane in LANES.items() if name not in NOT_RELATED}
+UNRELATABLE = ("exponents", "loss_of_points")
+LOSS_STRATEGIES = {name: lane for name, lane in STRATEGIES.items() if name not in UNRELATABLE}
 """Those that a loss can be fed too, and related to itself: TAL-MET-1 fixes its exponents, and most losses have them
 built in; of points, most choices are open."""
 
@@ -105,10 +105,10 @@ PRECISIONS = {
 """Dtype of the feature maps, and whether autocast is on."""
 
 
-CALM = recipes(kinds=("ordinary", "off_lattice"), max_truths=3, predictions=("near", "random"))
+UNAMBIGUOUS = recipes(kinds=("ordinary", "off_lattice"), max_truths=3, predictions=("near", "random"))
 
 
-BATCHES = st.one_of(*[CALM] * (len(LOSS_LANES) // 2), *LOSS_LANES.values())
+RELATABLE = st.one_of(*[UNAMBIGUOUS] * (len(LOSS_STRATEGIES) // 2), *LOSS_STRATEGIES.values())
 """A third are calm: there, most choices are unique, and so nothing can move with a change."""
 
 

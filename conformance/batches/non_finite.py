@@ -3,16 +3,16 @@
 import math
 from dataclasses import dataclass, replace
 
-from tal_conformance.batches.one_line_repr import OneLine
+from tal_conformance.batches.one_line_repr import OneLineRepr
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
 
-NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+NON_FINITE_VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 """What is planted, by its text."""
 
 
 @dataclass(frozen=True, repr=False)
-class NotFinite(OneLine):
+class NonFiniteBatch(OneLineRepr):
     """A recipe, and where one of its predictions is no finite number.
 
     Attributes:
@@ -35,15 +35,15 @@ class NotFinite(OneLine):
         Raises:
             ValueError: the value is none that is known.
         """
-        if self.value not in NUMBERS:
-            raise ValueError(f"{self.value!r} is none of {', '.join(NUMBERS)}")
+        if self.value not in NON_FINITE_VALUES:
+            raise ValueError(f"{self.value!r} is none of {', '.join(NON_FINITE_VALUES)}")
         batch = self.recipe.build()
         first = batch.feature_maps[0].clone()  # (B, 4R + C, H, W)
         images, _, height, width = first.shape
         sides, classes = 4 * batch.head.reg_max, batch.head.classes
         channel = sides + self.channel % classes if self.class_logit else self.channel % sides
         anchor, image = self.place % (height * width), self.place // (height * width) % images
-        first[image, channel, anchor // width, anchor % width] = NUMBERS[self.value]
+        first[image, channel, anchor // width, anchor % width] = NON_FINITE_VALUES[self.value]
         return replace(
             batch,
             feature_maps=(first, *batch.feature_maps[1:]),

@@ -15,7 +15,7 @@ class Printer(Protocol):
         """Print this."""
 
 
-class OneLine:
+class OneLineRepr:
     """A dataclass (`repr=False`) whose repr is the shortest call that makes it: defaults are left out.
 
     Hypothesis prints a failing example by its fields, over many lines, unless it is told otherwise.
@@ -25,13 +25,13 @@ class OneLine:
     """So many of the first fields are written without their names, and always."""
 
     def __repr__(self) -> str:
-        return written(self, self.unnamed)
+        return to_source(self, self.unnamed)
 
     def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
         printer.text(repr(self))
 
 
-def written(value: Any, unnamed: int = 0) -> str:
+def to_source(value: Any, unnamed: int = 0) -> str:
     """A value as Python; a dataclass as the shortest call that makes it.
 
     Args:
@@ -44,9 +44,9 @@ def written(value: Any, unnamed: int = 0) -> str:
     for number, (name, default) in enumerate(_fields(type(value))):
         own = getattr(value, name)
         if number < unnamed:
-            parts.append(written(own))
+            parts.append(to_source(own))
         elif default is dataclasses.MISSING or own != default:
-            text = repr(own) if isinstance(own, OneLine) else written(own)
+            text = repr(own) if isinstance(own, OneLineRepr) else to_source(own)
             parts.append(f"{name}={text}")
     return f"{type(value).__name__}({', '.join(parts)})"
 

@@ -81,7 +81,7 @@ class Scene:
         return half if self.head.reg_max == 1 else half.clamp(max=self.head.reg_max - 1)
 
 
-class Wish(NamedTuple):
+class DesiredPrediction(NamedTuple):
     """What every anchor shall predict.
 
     Attributes:
@@ -111,7 +111,7 @@ class Copy(NamedTuple):
     target: int
 
 
-REGIMES: dict[str, Callable[[Scene], Wish]] = {}
+REGIMES: dict[str, Callable[[Scene], DesiredPrediction]] = {}
 """Every regime of predictions by name; the functions' docstrings say what they are."""
 
 
@@ -135,11 +135,11 @@ def predictions(
     noise = None if wish.sharp else 0.5 * scene.uniform(scene.anchors, 4, scene.head.reg_max)
     distances = encode(wish.sides, scene.head.reg_max, noise)  # (B, A, 4, R)
     for copy in copies:
-        plant(copy, scene, distances, wish.logits, hyperparameters)
+        plant_tie(copy, scene, distances, wish.logits, hyperparameters)
     return distances, wish.logits
 
 
-def regime(function: Callable[[Scene], Wish]) -> Callable[[Scene], Wish]:
+def regime(function: Callable[[Scene], DesiredPrediction]) -> Callable[[Scene], DesiredPrediction]:
     """Make a function a regime of predictions, under its own name."""
     REGIMES[function.__name__] = function
     return function
@@ -160,35 +160,35 @@ def predictable(scene: Scene, sides: Tensor) -> Tensor:
 
 
 @regime
-def random(scene: Scene) -> Wish:
+def random(scene: Scene) -> DesiredPrediction:
     """Any box about the anchor from a quarter of the input's sides to all, any scores from 0.02 to 0.88."""
-    return Wish(any_sides(scene), 3 * scene.wobble(scene.anchors, scene.head.classes) - 1)
+    return DesiredPrediction(any_sides(scene), 3 * scene.wobble(scene.anchors, scene.head.classes) - 1)
 
 
 @regime
-def near(scene: Scene) -> Wish:
+def near(scene: Scene) -> DesiredPrediction:
     """As after training: an anchor in or beside ground truths predicts one of them, not exactly."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     exact = exact_sides(scene, owner)
     error, offset = scene.wobble(scene.anchors, 4), scene.wobble(scene.anchors, 4)
     sides = exact * (1 + 0.5 * error) + 0.3 * offset  # (B, A, 4)
     sides = torch.where(covered[..., None], sides, any_sides(scene))
-    return Wish(predictable(scene, sides), scores_for(scene, owner, covered))
+    return DesiredPrediction(predictable(scene, sides), scores_for(scene, owner, covered))
 
 
 @regime
-def exact_hit(scene: Scene) -> Wish:
+def exact_hit(scene: Scene) -> DesiredPrediction:
     """As near, but three in four anchors predict their ground truth's very box, as exactly as bins allow."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     wish, exact = near(scene), within_reach(scene, exact_sides(scene, owner))
     hits = covered & (scene.uniform(scene.anchors) < 0.75)  # (B, A)
-    return Wish(
+    return DesiredPrediction(
         torch.where(hits[..., None], exact, wish.sides), scores_for(scene, owner, covered), sharp=True
     )
 
 
 @regime
-def close(scene: Scene) -> Wish:
+def close(scene: Scene) -> DesiredPrediction:
     """As near, but every edge errs by up to a fourth of the ground truth's side: of small boxes, by as little.
 
     Where a side is zero, by up to `POINT`: there the eps of IOU-1 is as large as what it is added to.
@@ -197,28 +197,28 @@ def close(scene: Scene) -> Wish:
     wish, exact = near(scene), exact_sides(scene, owner)  # (B, A, 4)
     side = (exact[..., :2] + exact[..., 2:]).repeat(1, 1, 2)  # (B, A, 4) width, height, width, height
     sides = within_reach(scene, exact + 0.25 * (side + POINT) * scene.wobble(scene.anchors, 4))
-    return Wish(torch.where(covered[..., None], sides, wish.sides), wish.logits, sharp=True)
+    return DesiredPrediction(torch.where(covered[..., None], sides, wish.sides), wish.logits, sharp=True)
 
 
 @regime
-def between(scene: Scene) -> Wish:
+def between(scene: Scene) -> DesiredPrediction:
     """In crowds: an anchor in several ground truths predicts the box half way between two of them."""
     lots = scene.uniform(scene.anchors)
     (one, covered), (other, _) = aims(scene, lots), aims(scene, lots, following=1)
     sides = (exact_sides(scene, one) + exact_sides(scene, other)) / 2  # (B, A, 4)
     sides = torch.where(covered[..., None], sides, any_sides(scene))
-    return Wish(within_reach(scene, sides), scores_for(scene, one, covered), sharp=True)
+    return DesiredPrediction(within_reach(scene, sides), scores_for(scene, one, covered), sharp=True)
 
 
 @regime
-def saturated(scene: Scene) -> Wish:
+def saturated(scene: Scene) -> DesiredPrediction:
     """As near, driven to the ends: all weight on one bin, class logits 100, -30 or -100 (1, 1e-13 and 0)."""
     sides, logits, _ = near(scene)
-    return Wish(sides.round(), 130.0 * (logits > 0) - 70.0 * (logits < -4.5) - 30, sharp=True)
+    return DesiredPrediction(sides.round(), 130.0 * (logits > 0) - 70.0 * (logits < -4.5) - 30, sharp=True)
 
 
 @regime
-def constant(scene: Scene) -> Wish:
+def constant(scene: Scene) -> DesiredPrediction:
     """The same logits at every anchor of every image."""
     reach = (
         scene.reach.double().mean(0).float()
@@ -226,10 +226,10 @@ def constant(scene: Scene) -> Wish:
     sides = (0.25 + 0.75 * scene.uniform(4)[0]) * reach  # (4,)
     logits = 3 * scene.wobble(scene.head.classes)[0] - 1  # (C,)
     shape = len(scene.generators), scene.anchors, -1
-    return Wish(sides.expand(shape), logits.expand(shape).clone(), sharp=True)
+    return DesiredPrediction(sides.expand(shape), logits.expand(shape).clone(), sharp=True)
 
 
-def quantised(wish: Wish, levels: int) -> Wish:
+def quantised(wish: DesiredPrediction, levels: int) -> DesiredPrediction:
     """The wish with whole and half distances, so that boxes coincide, and `levels` different class logits.
 
     Raises:
@@ -239,7 +239,7 @@ def quantised(wish: Wish, levels: int) -> Wish:
         raise ValueError(f"quantisation needs at least one level, not {levels}")
     step = (HIGHEST - LOWEST) / levels
     rank = ((wish.logits - LOWEST) / step).floor().clamp(0, levels - 1)  # (B, A, C)
-    return Wish((2 * wish.sides).round() / 2, LOWEST + step * (rank + 0.5), sharp=True)
+    return DesiredPrediction((2 * wish.sides).round() / 2, LOWEST + step * (rank + 0.5), sharp=True)
 
 
 def any_sides(scene: Scene) -> Tensor:
@@ -276,7 +276,7 @@ def scores_for(scene: Scene, owner: Tensor, covered: Tensor) -> Tensor:
     return torch.where(covered[..., None], logits.scatter(2, label, own), logits)
 
 
-def plant(
+def plant_tie(
     copy: Copy, scene: Scene, distances: Tensor, logits: Tensor, hyperparameters: Hyperparameters
 ) -> None:
     """Make two of a ground truth's candidates predict the same box with the same scores, in place.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.batches.hazards import hazards_of
-from tal_conformance.batches.one_line_repr import OneLine
+from tal_conformance.batches.one_line_repr import OneLineRepr
 from tal_conformance.batches.predictions import Copy, Scene, predictions
 from tal_conformance.batches.truths import Box, Canvas, Truth, resolve
 from tal_conformance.core.batch import Batch
@@ -19,7 +19,7 @@ Resolved = list[list[tuple[int, Box]]]
 
 
 @dataclass(frozen=True, repr=False)
-class Recipe(OneLine):
+class Recipe(OneLineRepr):
     """How to make a batch. Its `repr` is the shortest call that makes it again, on one line.
 
     Attributes:

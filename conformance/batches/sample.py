@@ -6,12 +6,12 @@ from functools import cache
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 
 
 @cache
-def drawn(lane: str, count: int) -> tuple[Recipe, ...]:
+def sample_recipes(lane: str, count: int) -> tuple[Recipe, ...]:
     """Up to `count` recipes of a lane: the first that Hypothesis draws when it draws no random numbers."""
     kept: list[Recipe] = []
 
@@ -23,7 +23,7 @@ def drawn(lane: str, count: int) -> tuple[Recipe, ...]:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(recipe=LANES[lane])
+    @given(recipe=STRATEGIES[lane])
     def keep(recipe: Recipe) -> None:
         kept.append(recipe)
 

@@ -6,7 +6,7 @@ from hypothesis.internal.constants_ast import Constants
 NONE = Constants()
 
 
-def draw_from_seed_alone() -> None:
+def make_draws_reproducible() -> None:
     """In this process Hypothesis draws no constants that it reads in the modules that are loaded.
 
     With them a derandomized run draws other batches as soon as any module, even one that is not used, is loaded, moved

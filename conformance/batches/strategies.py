@@ -15,7 +15,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from tal_conformance.batches.predictions import REGIMES, Copy
 from tal_conformance.batches.recipe import Recipe, grids
-from tal_conformance.batches.truths import KINDS, Crowd, Truth
+from tal_conformance.batches.truths import KINDS, ManyTruths, Truth
 from tal_conformance.core.geometry import Grid
 from tal_reference import Hyperparameters
 
@@ -95,7 +95,7 @@ def recipes(
     """
     settings = Hyperparameters() if hyperparameters is None else draw(hyperparameters)
     levels = draw(_one_of(tuple(strides)))
-    first = draw(_cells(tuple(cells), levels, max(settings.topk, settings.kept or 0)))
+    first = draw(_cells(tuple(cells), levels, max(settings.topk, settings.effective_topk2 or 0)))
     count = draw(_one_of(tuple(classes)))
     emphasised = ties * TIED + small_boxes * SMALL + contested * CROWDED + outside * OUTSIDE
     if kinds is None and not emphasised and draw(_one_of((True, True, False, False, False))):
@@ -136,7 +136,7 @@ def training_size(
         classes: C.
     """
     number = st.integers(0, most).map(lambda fewer: most - fewer)  # what is drawn first is the whole size
-    crowd = st.builds(Crowd, number, SEEDS, st.just(classes))
+    crowd = st.builds(ManyTruths, number, SEEDS, st.just(classes))
     return st.builds(
         Recipe,
         images=st.lists(crowd, min_size=images, max_size=images).map(tuple),

@@ -12,7 +12,7 @@ from math import floor
 from random import Random
 from typing import ClassVar, overload
 
-from tal_conformance.batches.one_line_repr import OneLine
+from tal_conformance.batches.one_line_repr import OneLineRepr
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels."""
@@ -21,7 +21,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, repr=False)
-class Truth(OneLine):
+class Truth(OneLineRepr):
     """One ground truth: its kind of box, and four digits. Larger digits: further right or down, or larger.
 
     Attributes:
@@ -40,7 +40,7 @@ class Truth(OneLine):
 
 
 @dataclass(frozen=True, repr=False)
-class Crowd(OneLine, Sequence[Truth]):
+class ManyTruths(OneLineRepr, Sequence[Truth]):
     """Many ground truths of one image, of all kinds: a number of them and a seed, in place of a list as long.
 
     Attributes:

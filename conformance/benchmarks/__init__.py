@@ -1,18 +1,25 @@
 """What implementations cost: time as ratios of interleaved rounds, and the peak of the memory they take."""
 
-from tal_conformance.benchmarks.bench import BESIDE, Bench, Benchmark, Cost, OutOfTime, contenders
+from tal_conformance.benchmarks.bench import (
+    BASELINES,
+    Bench,
+    Benchmark,
+    Cost,
+    OutOfTime,
+    compared_implementations,
+)
 from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
 from tal_conformance.benchmarks.memory import MemoryUnknown, peak_bytes
 from tal_conformance.benchmarks.operations import LAPS, Operation, operation
 from tal_conformance.benchmarks.plans import PLANS, Plan, plan_for
-from tal_conformance.benchmarks.recorded_timer import Replay
+from tal_conformance.benchmarks.recorded_timer import RecordedTimer
 from tal_conformance.benchmarks.table import table
 from tal_conformance.benchmarks.timing import Clock, Timings, clock_of, interleave
-from tal_conformance.benchmarks.uninstrumented import bare
+from tal_conformance.benchmarks.uninstrumented import uninstrumented
 from tal_conformance.benchmarks.workloads import CASES, SMALL, Case
 
 __all__ = [
-    "BESIDE",
+    "BASELINES",
     "CASES",
     "LAPS",
     "PLANS",
@@ -27,11 +34,11 @@ __all__ = [
     "OutOfTime",
     "Plan",
     "Ratio",
-    "Replay",
+    "RecordedTimer",
     "Timings",
-    "bare",
+    "uninstrumented",
     "clock_of",
-    "contenders",
+    "compared_implementations",
     "interleave",
     "operation",
     "paired_ratio",

@@ -17,7 +17,7 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 
 OFFICIAL = "ultralytics"
-BESIDE = (OFFICIAL, "reference")
+BASELINES = (OFFICIAL, "reference")
 """Timed whether or not they are under test: what is measured against, and what is to be read."""
 
 
@@ -72,14 +72,14 @@ class Bench:
     """Each case is timed when it is first asked for, for everybody at once.
 
     Attributes:
-        contenders: who is timed, by name.
+        implementations: those that are timed, by name.
         plan: how much is timed.
         now: seconds on the clock of the plan's time budgets.
         spent: seconds that timing took so far.
         dropped: titles of what was asked for after the plan's time was spent.
     """
 
-    contenders: Mapping[str, Implementation]
+    implementations: Mapping[str, Implementation]
     plan: Plan
     now: Callable[[], float] = time.monotonic
     spent: float = 0
@@ -88,8 +88,8 @@ class Bench:
 
     @property
     def official(self) -> str | None:
-        """Name of the official release among the contenders."""
-        return next((name for name, each in self.contenders.items() if each.asked_as == OFFICIAL), None)
+        """Name of the official release among the implementations."""
+        return next((name for name, each in self.implementations.items() if each.spec == OFFICIAL), None)
 
     def benchmarks(self, device: str) -> list[Benchmark]:
         """All of a device; those of one interleaved measurement stand together."""
@@ -98,7 +98,7 @@ class Bench:
             for case in self.plan.cases
             for capability, laps in LAPS.items()
             for lap in laps
-            for name, each in self.contenders.items()
+            for name, each in self.implementations.items()
             if capability in each.capabilities
         ]
 
@@ -129,7 +129,7 @@ class Bench:
         if benchmark.case not in self.plan.memory or benchmark.lap != LAPS[benchmark.capability][-1]:
             return None
         batch = CASES[benchmark.case].build()
-        return peak_bytes(self.contenders[benchmark.name], batch, benchmark.device, benchmark.capability)
+        return peak_bytes(self.implementations[benchmark.name], batch, benchmark.device, benchmark.capability)
 
     def _timings(self, case: str, capability: str, device: str) -> Timings:
         key = (case, capability, device)
@@ -145,26 +145,28 @@ class Bench:
         batch = CASES[case].build().to(device)
         operations = {
             name: operation(capability, each, batch)
-            for name, each in self.contenders.items()
+            for name, each in self.implementations.items()
             if capability in each.capabilities
         }
         return interleave(operations, clock_of(device), self.plan, self.official, self.now)
 
 
-def contenders(tested: list[Implementation], beside: tuple[str, ...] = BESIDE) -> dict[str, Implementation]:
+def compared_implementations(
+    tested: list[Implementation], beside: tuple[str, ...] = BASELINES
+) -> dict[str, Implementation]:
     """Those under test and those `beside` them that can be had, by name; the official release comes first."""
     taken = {each.name for each in tested}
     everybody = {each.name: each for each in tested}
     for name in beside:
-        if name in [each.asked_as for each in tested]:
+        if name in [each.spec for each in tested]:
             continue
         with suppress(
             UnknownImplementation, ProtocolViolation
         ):  # without it, no ratios to it: the run says so
             found = find(name)
             everybody[f"{found.name} (baseline)" if found.name in taken else found.name] = found
-    return dict(sorted(everybody.items(), key=lambda item: _rank(item[1].asked_as)))
+    return dict(sorted(everybody.items(), key=lambda item: _rank(item[1].spec)))
 
 
 def _rank(name: str) -> int:
-    return BESIDE.index(name) if name in BESIDE else len(BESIDE)
+    return BASELINES.index(name) if name in BASELINES else len(BASELINES)

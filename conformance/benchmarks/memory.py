@@ -36,7 +36,7 @@ def peak_bytes(implementation: Implementation, batch: Batch, device: str, capabi
     """
     if device == "cuda":
         return _peak_on_cuda(implementation, batch, capability)
-    return _peak_in_fresh_process(implementation.asked_as, batch, capability)
+    return _peak_in_fresh_process(implementation.spec, batch, capability)
 
 
 def _peak_on_cuda(implementation: Implementation, batch: Batch, capability: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tal_conformance.benchmarks.uninstrumented import bare
+from tal_conformance.benchmarks.uninstrumented import uninstrumented
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.implementations.errors import ProtocolViolation
@@ -67,7 +67,7 @@ def operation(capability: str, implementation: Implementation, batch: Batch) -> 
 
     Every run gets tensors of its own, so an implementation may write into what it is given.
     """
-    adapter = bare(implementation.adapter)
+    adapter = uninstrumented(implementation.adapter)
     return assigning(adapter, batch) if capability == "assign" else training(adapter, batch)
 
 
@@ -87,7 +87,7 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
             return returned
 
     def verify(assignment: Assignment) -> None:
-        check_assignment(assignment, inputs, shows_stages=False)
+        check_assignment(assignment, inputs, exposes_stages=False)
 
     return Operation(prepare, (assign,), verify)
 

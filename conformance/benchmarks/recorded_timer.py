@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 
-class Replay:
+class RecordedTimer:
     """A stopwatch for pytest-benchmark that shows times which were taken before.
 
     pytest-benchmark times one callable a test, from its first round to its last, before the next. Where a

@@ -17,7 +17,7 @@ from tal_reference import GroundTruths, Head, Hyperparameters, assign, detection
 from tal_reference.loss import stacked
 
 
-def bare(adapter: Any) -> Any:
+def uninstrumented(adapter: Any) -> Any:
     """The adapter to be timed in place of `adapter`: it computes the same and notes nothing."""
     if callable(getattr(adapter, "bare", None)):
         return adapter.bare()
@@ -37,7 +37,7 @@ class BareUltralytics(UltralyticsAdapter):
     releases do at the end of the model's head.
     """
 
-    shows_stages = False
+    exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """The official assigner."""
@@ -86,7 +86,7 @@ def unpadded(inputs: AssignerInputs) -> list[GroundTruths]:
 class BareReference(ReferenceAdapter):
     """The reference without its trace."""
 
-    shows_stages = False
+    exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """The reference's assigner, image by image, each with its own ground truths alone."""
@@ -115,7 +115,7 @@ class BareReference(ReferenceAdapter):
 class BareArticle(ArticleAdapter):
     """The article's algorithm, whose stages are computed but not put together."""
 
-    shows_stages = False
+    exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Section 3 of the article, image by image."""

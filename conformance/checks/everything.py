@@ -12,25 +12,25 @@ import torch
 
 from tal_conformance.batches.recipe import Recipe, grids
 from tal_conformance.batches.strategies import CELLS, IMAGES, STRIDES
-from tal_conformance.checks.devices.checks import as_on_the_cpu, made_on_the_device, repeatable
-from tal_conformance.checks.reference import Judge, conform
-from tal_conformance.checks.relations.relations import RELATIONS, NotShown, SaysNothing
+from tal_conformance.checks.devices.checks import same_as_cpu, allocates_on_device, repeatable
+from tal_conformance.checks.reference import Judge, judge_against_reference
+from tal_conformance.checks.relations.relations import RELATIONS, NotObservable, NotApplicable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
-from tal_conformance.judgement.rejection import can_be_related, refusal
+from tal_conformance.judgement.rejection import supports_relations, rejection_for
 
 Way = Callable[[Subject, Batch], Judgement]
-DRAWN = IMAGES * max(
+LARGEST_GENERATED = IMAGES * max(
     sum(rows * columns for rows, columns in grids(cells, strides)) for cells in CELLS for strides in STRIDES
 )
 """Anchors that a drawn batch has at most, in all of its images."""
 
 
-def thoroughly(subject: Subject, batch: Batch, judge: Judge = judge_any) -> Judgement:
+def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) -> Judgement:
     """Judge an implementation on one batch in every way that a test does.
 
     Args:
@@ -44,15 +44,15 @@ def thoroughly(subject: Subject, batch: Batch, judge: Judge = judge_any) -> Judg
     Raises:
         Failure: of the first way that finds one.
     """
-    as_drawn = is_as_drawn(batch)
-    judgement = conform(subject, batch, each_term=as_drawn, judge=judge)
+    as_drawn = is_generated_size(batch)
+    judgement = judge_against_reference(subject, batch, each_term=as_drawn, judge=judge)
     for way in _further(subject, batch, as_drawn):
-        with suppress(SaysNothing, NotShown):
+        with suppress(NotApplicable, NotObservable):
             way(subject, batch)
     return judgement
 
 
-def is_as_drawn(batch: Batch) -> bool:
+def is_generated_size(batch: Batch) -> bool:
     """Whether it is one that tests judge in every way: finite, in float32, and no larger than what they draw.
 
     On others no test finds anything by a relation, on another device or in one term alone that could have to be shown
@@ -60,21 +60,21 @@ def is_as_drawn(batch: Batch) -> bool:
     picks its operations device by device.
     """
     plain = batch.dtype == torch.float32 and not batch.autocast
-    return plain and is_finite(batch) and batch.images * batch.anchors <= DRAWN
+    return plain and is_finite(batch) and batch.images * batch.anchors <= LARGEST_GENERATED
 
 
 def _further(subject: Subject, batch: Batch, as_drawn: bool) -> Iterator[Way]:
     """Its assigner alone, on every device, every time, and related to itself on changed batches."""
     implementation, dialect = subject.implementation, subject.implementation.dialect
-    if len(implementation.faces) > 1:
-        yield partial(conform, alone=True)
-    if not as_drawn or refusal(batch, dialect) is not None or not can_be_related(batch, dialect):
+    if len(implementation.variants) > 1:
+        yield partial(judge_against_reference, alone=True)
+    if not as_drawn or rejection_for(batch, dialect) is not None or not supports_relations(batch, dialect):
         return
     yield repeatable
     if subject.device != "cpu":
-        yield as_on_the_cpu
-    elif not (implementation.elsewhere or torch.cuda.is_available()):
-        yield made_on_the_device
+        yield same_as_cpu
+    elif not (implementation.in_subprocess or torch.cuda.is_available()):
+        yield allocates_on_device
     yield from RELATIONS.values()
 
 
@@ -106,4 +106,4 @@ def check(
         batch = batch.build()
     if not isinstance(batch, Batch):
         batch = Batch.load(Path(batch))
-    return thoroughly(Subject(implementation, device), batch)
+    return run_every_check(Subject(implementation, device), batch)

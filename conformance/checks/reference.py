@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from tal_conformance.checks.rejection import refused
+from tal_conformance.checks.rejection import check_rejects
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.verdicts import Diverges, Judgement
-from tal_conformance.implementations.execute import ImplementationFailed, observe
-from tal_conformance.judgement.failure import Subject, failure_of
+from tal_conformance.core.verdicts import Divergence, Judgement
+from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.judgement.failure import Subject, failure_from
 from tal_conformance.judgement.non_finite import is_finite, judge_any
-from tal_conformance.judgement.rejection import refusal
+from tal_conformance.judgement.rejection import rejection_for
 from tal_conformance.pictures.picture import picture
 from tal_reference import Dialect
 
@@ -17,7 +17,7 @@ Judge = Callable[[Batch, Outcome, Dialect], Judgement]
 """Judges an outcome, or raises `Diverges`."""
 
 
-def conform(
+def judge_against_reference(
     subject: Subject, batch: Batch, each_term: bool = False, alone: bool = False, judge: Judge = judge_any
 ) -> Judgement:
     """Judge an implementation on a batch.
@@ -37,17 +37,17 @@ def conform(
     """
     batch = batch.to(subject.device)
     dialect = subject.implementation.dialect
-    reason = refusal(batch, dialect)
+    reason = rejection_for(batch, dialect)
     if reason is not None:
-        return refused(subject, batch, *reason, alone=alone)
+        return check_rejects(subject, batch, *reason, alone=alone)
     outcome = None
     try:
-        outcome = observe(subject.implementation, batch, each_term, alone)
+        outcome = execute(subject.implementation, batch, each_term, alone)
         return judge(batch, outcome, dialect)
-    except (Diverges, ImplementationFailed) as error:
-        judgement = error.judgement if isinstance(error, Diverges) else None
+    except (Divergence, ImplementationFailed) as error:
+        judgement = error.judgement if isinstance(error, Divergence) else None
         assignment = outcome.assignment if outcome else None
         drawn = picture(batch, dialect, assignment, judgement) if is_finite(batch) else None
-        failure = failure_of(subject, batch, error, drawn)
+        failure = failure_from(subject, batch, error, drawn)
         failure.outcome = outcome
         raise failure from error

@@ -2,11 +2,11 @@
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement, Verdict
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.judgement.failure import Failure, Subject
 
 
-def refused(
+def check_rejects(
     subject: Subject, batch: Batch, stage: str, clause: str, reason: str, alone: bool = False
 ) -> Judgement:
     """Judge an implementation on a batch that is an error: it must raise.
@@ -23,7 +23,7 @@ def refused(
         Failure: it returned.
     """
     try:
-        observe(subject.implementation, batch, alone=alone)
+        execute(subject.implementation, batch, alone=alone)
     except ImplementationFailed as error:
         if error.details is not None:  # it raised itself; what it returned was not merely refused
             return Judgement()
@@ -32,13 +32,13 @@ def refused(
     raise Failure(subject, batch, Verdict.DIVERGENT, stage, clause, said)
 
 
-def refused_by_all(subject: Subject, batch: Batch, stage: str, clause: str, reason: str) -> Judgement:
+def check_all_reject(subject: Subject, batch: Batch, stage: str, clause: str, reason: str) -> Judgement:
     """The same for its loss and, where it has one on its own, for its assigner.
 
     Raises:
         Failure: one of them returned.
     """
     batch = batch.to(subject.device)
-    for number, _ in enumerate(subject.implementation.faces):
-        refused(subject, batch, stage, clause, reason, alone=number > 0)
+    for number, _ in enumerate(subject.implementation.variants):
+        check_rejects(subject, batch, stage, clause, reason, alone=number > 0)
     return Judgement()

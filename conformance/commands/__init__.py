@@ -56,14 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
         from tal_conformance.commands.overhead import overhead
 
         return overhead(options.rounds)
-    if options.command == "explain":
-        from tal_conformance.commands.explain import explain
+    if options.command == "explain_case":
+        from tal_conformance.commands.explain import explain_case
 
         asked = options.image, options.anchor, options.gt, options.dialect, options.implementation
-        return explain(options.case, *asked)
-    from tal_conformance.batches.seeding import draw_from_seed_alone
+        return explain_case(options.case, *asked)
+    from tal_conformance.batches.seeding import make_draws_reproducible
 
-    draw_from_seed_alone()
+    make_draws_reproducible()
     if options.command == "power":
         return prove(options)
     if options.command in ("diff", "bisect", "identify", "eras"):
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_explain(commands: Any) -> None:
     explaining = commands.add_parser(
-        "explain", help="why an anchor of a case got its ground truth or none, in words"
+        "explain_case", help="why an anchor of a case got its ground truth or none, in words"
     )
     explaining.add_argument("case", metavar="CASE", help="case file of a run, or the name of a case of a run")
     explaining.add_argument("--image", type=int, default=0, metavar="N", help="image of the batch, from 0")
@@ -177,7 +177,7 @@ def prove(options: argparse.Namespace) -> int:
     if options.fault and options.mutants != "faults":
         print("python -m conformance power: name faults, or ask for --mutants, not both", file=sys.stderr)
         return 2
-    from tal_conformance.commands.mutation import prove as run
+    from tal_conformance.commands.mutation import run_mutation_tests as run
     from tal_conformance.mutation.kill_matrix import KINDS
     from tal_conformance.mutation.planted_faults import FAULTS
 

@@ -14,7 +14,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_reference import Dialect
 
-PATIENCE = 120
+INDEX_TIMEOUT = 120
 """Seconds that pip may take to list the releases."""
 
 
@@ -44,7 +44,7 @@ def bisect(releases: str, clause: str | None = None) -> int:
         return 0
     between = published(first, last)
     for choice in changed:
-        print(told(choice, between, behaves_as_before(one.dialect, choice)))
+        print(format_choice(choice, between, behaves_as_before(one.dialect, choice)))
     return 1
 
 
@@ -76,13 +76,13 @@ def published(first: Version, last: Version) -> list[Version]:
     """
     command = [sys.executable, "-m", "pip", "index", "versions", "ultralytics", "--disable-pip-version-check"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INDEX_TIMEOUT, check=True)  # noqa: S603
     except (subprocess.SubprocessError, OSError) as error:
         raise UnknownImplementation(f"which releases there are, pip could not find out: {error}") from error
-    return sorted(release for release in listed(done.stdout) if first <= release <= last)
+    return sorted(release for release in parse_releases(done.stdout) if first <= release <= last)
 
 
-def listed(said: str) -> list[Version]:
+def parse_releases(said: str) -> list[Version]:
     """The releases in what pip says."""
     return [parsed(version) for version in set(re.findall(r"\b\d+\.\d+\.\d+\b", said))]
 
@@ -120,7 +120,7 @@ def first_that_differs(
     return releases[low], releases[high]
 
 
-def told(choice: Choice, releases: Sequence[Version], as_before: Callable[[Version], bool]) -> str:
+def format_choice(choice: Choice, releases: Sequence[Version], as_before: Callable[[Version], bool]) -> str:
     """One line about one choice."""
     edge = first_that_differs(releases, as_before)
     if edge is None:

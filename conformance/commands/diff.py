@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tal_conformance.dialects.comparison import compare, lines_of
+from tal_conformance.dialects.comparison import compare, format_comparison
 from tal_conformance.implementations.registry import find
 from tal_reports import visible
 
@@ -27,7 +27,7 @@ def diff(first: str, second: str, html: Path | None = None) -> int:
     one, other = find(first), find(second)
     path = html or page_path(Path.cwd(), one.name, other.name)
     compared = compare(one, other)
-    print(visible("\n".join(lines_of(compared))))
+    print(visible("\n".join(format_comparison(compared))))
     try:
         write_page(compared, path)
     except OSError as error:

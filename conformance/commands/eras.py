@@ -18,10 +18,10 @@ from tal_conformance.commands.bisect import published, text
 from tal_conformance.core.cache import cache_folder
 from tal_conformance.dialects.choices import differ, failure, lanes_of
 from tal_conformance.implementations.adapters.ultralytics_release import Version, parsed
-from tal_conformance.implementations.errors import Unavailable, UnknownImplementation
+from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.releases import OLDEST
-from tal_conformance.implementations.workers.packages import Package, fetched
+from tal_conformance.implementations.workers.packages import Package, ensure_package
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference.eras import ERAS, Era, era_of
 
@@ -69,29 +69,29 @@ def eras(which: str = "cached", tell: Callable[[str], None] | None = None) -> in
     """
     say = tell or (lambda line: print(f"... {line}", file=sys.stderr, flush=True))
     checked = []
-    for source in distinct_sources(chosen(which)):
+    for source in distinct_sources(select_releases(which)):
         check(source)
         say(line_of(source))
         checked.append(source)
-    print("\n".join(lines_of(checked)))
+    print("\n".join(format_eras(checked)))
     return int(not checked or any(source.problem for source in checked))
 
 
-def chosen(which: str) -> list[Version]:
+def select_releases(which: str) -> list[Version]:
     """The releases to look at, the oldest first.
 
     Raises:
         UnknownImplementation: the package index cannot be asked.
     """
     if which == "cached":
-        return cached()
+        return cached_releases()
     if which == "each":
         return [era.first for era in ERAS]
     spans = ranges(published(OLDEST, FAR))
     return sorted({release for span in spans for release in (span[0], span[-1])})
 
 
-def cached() -> list[Version]:
+def cached_releases() -> list[Version]:
     """Every release in the cache."""
     folder = cache_folder()
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
@@ -118,8 +118,8 @@ def distinct_sources(releases: Sequence[Version]) -> list[Checked]:
     found: dict[tuple[Version, str], Checked] = {}
     for release in releases:
         try:
-            folder = fetched(Package("ultralytics", text(release)))
-        except Unavailable as error:
+            folder = ensure_package(Package("ultralytics", text(release)))
+        except PackageUnavailable as error:
             raise UnknownImplementation(str(error)) from error
         era, source = era_of(release), source_of(folder)
         found.setdefault((era.first, source), Checked(era, source, [])).releases.append(release)
@@ -152,14 +152,14 @@ def check(source: Checked) -> None:
     subject = Subject(implementation, "cpu")
     try:
         for recipe in [
-            *evidence(),
+            *distinguishing_recipe(),
             *(each for lane in lanes_of(implementation) for each in some(lane, PER_LANE)),
         ]:
             if not implementation.dialect.rows_sorted or not recipe.shuffled:
                 source.batches += 1
                 found = failure(subject, recipe)
                 if found is not None:
-                    source.problem = told(found)
+                    source.problem = format_failure(found)
                     return
         source.problem = as_before(subject, source.era)
     finally:
@@ -181,7 +181,7 @@ def as_before(subject: Subject, era: Era) -> str:
     return "" if failure(held, recipe) else f"on {recipe} it still does what {before.name} says"
 
 
-def evidence() -> list[Recipe]:
+def distinguishing_recipe() -> list[Recipe]:
     """The batches of the table, each of which shows an edge."""
     return [recipe_of(era) for era in ERAS[1:]]
 
@@ -193,26 +193,26 @@ def recipe_of(era: Era) -> Recipe:
     return recipe
 
 
-def told(found: Failure) -> str:
+def format_failure(found: Failure) -> str:
     """A failure in one line."""
     return f"{found.clause + ': ' if found.clause else ''}{found.summary}, on {found.batch.origin}"
 
 
 def line_of(source: Checked) -> str:
     """One line about one source."""
-    names = listed(source.releases)
+    names = format_releases(source.releases)
     if source.problem:
         return f"{names}: not {source.era.dialect.name}: {source.problem}"
     return f"{names}: {source.era.dialect.name}, {source.batches} batches"
 
 
-def listed(releases: Sequence[Version]) -> str:
+def format_releases(releases: Sequence[Version]) -> str:
     """Releases in few words."""
     first, last = text(releases[0]), text(releases[-1])
     return first if first == last else f"{first} .. {last} ({len(releases)})"
 
 
-def lines_of(checked: Sequence[Checked]) -> list[str]:
+def format_eras(checked: Sequence[Checked]) -> list[str]:
     """What is printed: a table of eras, the sources that leave theirs, and one line that counts."""
     lines = [f"{'from':8} {'dialect':22} {'releases':>8} {'sources':>8}  last looked at"]
     for era in ERAS:

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.case_file import CorruptCase
+from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import REPOSITORY
 from tal_conformance.core.outcome import Assignment
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
-from tal_conformance.pictures.trace import Explained
+from tal_conformance.pictures.trace import ImageTrace
 from tal_reference import (
     DIALECTS,
     NEWEST,
@@ -31,7 +31,7 @@ class CannotExplain(Exception):
     """There is nothing to explain; the message says what is missing."""
 
 
-def explain(
+def explain_case(
     case: str,
     image: int = 0,
     anchor: int | None = None,
@@ -76,14 +76,14 @@ def lines(
     path = case_file(case)
     try:
         batch = Batch.load(path)
-    except (CorruptCase, OSError) as error:
+    except (InvalidCase, OSError) as error:
         raise CannotExplain(str(error)) from error
     found = _found(implementation)
     held_to = _dialect(dialect) or (found.dialect if found else NEWEST)
     if not 0 <= image < batch.images:
         raise CannotExplain(f"the batch has {batch.images} images, from 0; there is no image {image}")
     try:
-        explained = Explained.of(batch, image, held_to)
+        explained = ImageTrace.of(batch, image, held_to)
     except ValueError as error:
         raise CannotExplain(f"the reference cannot assign this batch: {error}") from error
     about = f"{path.name}: {batch.describe()}", f"By the reference, dialect {held_to.name}:"
@@ -92,7 +92,7 @@ def lines(
 
 
 def _told(
-    explained: Explained, anchor: int | None, truth: int | None, assignment: Assignment | None
+    explained: ImageTrace, anchor: int | None, truth: int | None, assignment: Assignment | None
 ) -> list[str]:
     from tal_conformance.pictures.picture import drawn  # which needs this module's numbers
 
@@ -123,7 +123,7 @@ def _found(name: str | None) -> Implementation | None:
 
 def _assignment(implementation: Implementation, batch: Batch) -> Assignment:
     try:
-        assignment = observe(implementation, batch).assignment
+        assignment = execute(implementation, batch).assignment
     except ImplementationFailed as error:
         raise CannotExplain(f"{implementation.name} failed on this batch: {error.what}") from error
     if assignment is None:

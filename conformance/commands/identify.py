@@ -31,7 +31,7 @@ Drawn = tuple[Recipe, SearchStrategy[Recipe]]
 
 
 @dataclass
-class Held:
+class DialectFit:
     """An implementation, held to one dialect.
 
     Attributes:
@@ -46,7 +46,7 @@ class Held:
 
 
 @dataclass
-class Left:
+class Violations:
     """Where an implementation leaves a dialect.
 
     Attributes:
@@ -80,7 +80,7 @@ def identify(name: str) -> int:
         progress(settled(held[-1]))
     explained = any(each.refuted is None for each in held)
     left = None if explained else nearest(implementation, [each.dialect for each in held])
-    print("\n".join(lines_of(implementation, held, left)))
+    print("\n".join(format_identification(implementation, held, left)))
     return int(not explained)
 
 
@@ -89,7 +89,7 @@ def progress(line: str) -> None:
     print(f"... {line}", file=sys.stderr, flush=True)
 
 
-def settled(held: Held) -> str:
+def settled(held: DialectFit) -> str:
     """One line about one dialect."""
     if held.refuted is None:
         return f"{held.dialect.name}: explains all {held.batches} batches"
@@ -104,10 +104,10 @@ def distinct(dialects: Iterable[Dialect]) -> list[Dialect]:
     return list(kept.values())
 
 
-def hold(implementation: Implementation, dialect: Dialect) -> Held:
+def hold(implementation: Implementation, dialect: Dialect) -> DialectFit:
     """Judge an implementation by a dialect, small batches first, up to the first that refutes it."""
     subject = Subject(replace(implementation, dialect=dialect), "cpu")
-    held = Held(dialect)
+    held = DialectFit(dialect)
     for recipe, strategy in drawn(implementation, LOOKED_AT):
         held.batches += 1
         found = failure(subject, recipe)
@@ -151,7 +151,7 @@ def shrunk(subject: Subject, strategy: SearchStrategy[Recipe], first: Failure) -
 
 def nearest(
     implementation: Implementation, dialects: Sequence[Dialect], tell: Callable[[str], None] = progress
-) -> Left:
+) -> Violations:
     """Of dialects that are all refuted, the one that is left on the fewest batches, and where."""
 
     def share(dialect: Dialect) -> float:
@@ -166,10 +166,10 @@ def nearest(
     return left
 
 
-def left_at(implementation: Implementation, dialect: Dialect, count: int) -> Left:
+def left_at(implementation: Implementation, dialect: Dialect, count: int) -> Violations:
     """Where an implementation leaves a dialect, on so many batches of each lane; small ones first."""
     subject = Subject(replace(implementation, dialect=dialect), "cpu")
-    left = Left(dialect)
+    left = Violations(dialect)
     for recipe, strategy in drawn(implementation, count):
         left.batches += 1
         found = failure(subject, recipe)
@@ -179,7 +179,9 @@ def left_at(implementation: Implementation, dialect: Dialect, count: int) -> Lef
     return left
 
 
-def lines_of(implementation: Implementation, held: Sequence[Held], left: Left | None) -> list[str]:
+def format_identification(
+    implementation: Implementation, held: Sequence[DialectFit], left: Violations | None
+) -> list[str]:
     """What is printed; `left`: where the nearest dialect is left, if none explains the implementation."""
     lines = [f"{implementation.name} {implementation.version}"]
     lines += [

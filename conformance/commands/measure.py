@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.core.verdicts import Diverges
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.core.verdicts import Divergence
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest
 from tal_conformance.judgement.comparators import observer
 from tal_conformance.judgement.judge import judge
-from tal_conformance.judgement.rejection import refusal
+from tal_conformance.judgement.rejection import rejection_for
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,26 @@ def measure(
         observed: Tensor,
         expected: Tensor,
         bound: Tensor,
-        naive: Tensor | None,
+        same_dtype: Tensor | None,
         besides: Tensor | None,
     ) -> None:
-        if naive is None or not observed.numel():
+        if same_dtype is None or not observed.numel():
             return
         quantity = re.sub(r"gradient of \w+ on", "gradient on", quantity)
         error = (observed.double() - expected).abs()
         if besides is not None:
             error = (error - besides).clamp(min=0)
         error = error.flatten()
-        own = NAIVE_FACTOR * (naive.double() - expected).abs().flatten() + smallest(naive.dtype)
+        own = NAIVE_FACTOR * (same_dtype.double() - expected).abs().flatten() + smallest(same_dtype.dtype)
         unit = (bound.flatten() - own) / UNITS.get(quantity, ROUNDINGS)
         counts = (unit > 0) & torch.isfinite(error)
         needed[quantity].append(((error - own).clamp(min=0) / unit)[counts])
-        whole[quantity].append(((error - smallest(naive.dtype)).clamp(min=0) / unit)[counts])
+        whole[quantity].append(((error - smallest(same_dtype.dtype)).clamp(min=0) / unit)[counts])
         shares[quantity].append((error / bound.flatten())[counts])
 
     token = observer.set(watch)
     try:
-        for lane, strategy in LANES.items():
+        for lane, strategy in STRATEGIES.items():
             progress(lane)
             _judge_all(list(implementations), strategy, examples, progress)
     finally:
@@ -116,11 +116,11 @@ def _judge_all(
     def judged(recipe: Recipe) -> None:
         batch = recipe.build()
         for implementation in implementations:
-            if refusal(batch, implementation.dialect) is not None:
+            if rejection_for(batch, implementation.dialect) is not None:
                 continue
             try:
-                judge(batch, observe(implementation, batch), implementation.dialect)
-            except Diverges:
+                judge(batch, execute(implementation, batch), implementation.dialect)
+            except Divergence:
                 continue
             except ImplementationFailed as error:
                 failed[implementation.name].append(error.what)

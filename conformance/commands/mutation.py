@@ -13,11 +13,11 @@ from tal_conformance.mutation.kill_matrix import NoSuchMutant, try_mutants
 from tal_conformance.mutation.plant import plant
 from tal_conformance.mutation.planted_faults import FAULTS
 from tal_conformance.mutation.trials import load
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import RunLog, render
 
 
-def prove(
+def run_mutation_tests(
     report_dir: Path,
     faults: Sequence[str],
     kinds: Sequence[str] = (),
@@ -51,7 +51,7 @@ def prove(
         return 2
     torch.set_num_threads(1)
     try:
-        recorder = Recorder(RunLog.create(report_dir))
+        recorder = RunLogWriter(RunLog.create(report_dir))
     except OSError as error:
         print(f"python -m conformance power: cannot write into {report_dir}: {error}", file=sys.stderr)
         return 2

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from tal_conformance.checks.everything import thoroughly
+from tal_conformance.checks.everything import run_every_check
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.case_file import CorruptCase
+from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.verdicts import Diverges, Judgement, State, Value, Verdict
+from tal_conformance.core.verdicts import Divergence, Judgement, State, Value, Verdict
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.outcome_file import (
     CorruptOutcome,
@@ -114,14 +114,14 @@ class Replay:
             batch = Batch.load(path)
         except FileNotFoundError:
             return self.lacks(f"there is no file {path}")
-        except (CorruptCase, OSError) as error:
+        except (InvalidCase, OSError) as error:
             return self.lacks(error)
         print(printable(f"{path}: {batch.describe()}"))
         if batch.origin:
             print(printable(f"  {batch.origin}"))
         for replayed in self._stored(path, batch) if self.offline else self._live(batch):
             self.fails = self.fails or replayed.verdict.fails
-            print("\n".join(printable(line) for line in lines_of(replayed)))
+            print("\n".join(printable(line) for line in format_replay(replayed)))
             self._draw(batch, replayed)
         return None
 
@@ -138,7 +138,7 @@ class Replay:
                 return judge_any(batch, outcome, dialect)
 
             try:
-                judgement = thoroughly(Subject(one, self.device), batch, watched)
+                judgement = run_every_check(Subject(one, self.device), batch, watched)
             except Failure as failure:
                 told = _told(failure)
                 yield Replayed(who, failure.verdict, told, failure.judgement, failure.values, failure.picture)
@@ -263,7 +263,7 @@ def judged_again(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Repla
     who = f"{stored.implementation} {stored.version} on {stored.device} (stored), held to {dialect.name}"
     try:
         judgement = judge_any(batch, stored.outcome, dialect)
-    except Diverges as error:
+    except Divergence as error:
         first = error.judgement.first
         values = first.mismatch.values if first and first.mismatch else []
         drawn = drawn_of(batch, dialect, stored.outcome, error.judgement)
@@ -285,7 +285,7 @@ def _word(verdict: Verdict) -> str:
     return verdict.value.replace("_", " ")
 
 
-def lines_of(replayed: Replayed) -> list[str]:
+def format_replay(replayed: Replayed) -> list[str]:
     """What is printed of one replayed outcome."""
     judgement = replayed.judgement
     unique = f" ({judgement.uniqueness.value.replace('_', ' ')})" if judgement else ""

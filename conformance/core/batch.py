@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core import case_file as casefile
-from tal_conformance.core.case_file import CorruptCase
+from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.geometry import pixel_boxes
 from tal_reference import Head, Hyperparameters
 
@@ -158,7 +158,7 @@ class Batch:
         try:
             return cls(*casefile.read(Path(path)))
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise CorruptCase(f"{path} is no case file that can be used: {casefile.told(error)}") from error
+            raise InvalidCase(f"{path} is no case file that can be used: {casefile.told(error)}") from error
 
     def _predictions(self) -> str:
         manners = {"constant_predictions": "constant", "quantised": "quantised", "saturated": "saturated"}

@@ -32,7 +32,7 @@ LONGEST = 400
 """Characters of a complaint that are told: it may quote the file."""
 
 
-class CorruptCase(ValueError):
+class InvalidCase(ValueError):
     """A case file that does not hold a valid batch. The message names the file and what is wrong with it."""
 
 

@@ -115,16 +115,16 @@ class Outcome:
 
     Attributes:
         inputs: what its assigner read.
-        own_inputs: they are the implementation's own (its stage "decode"), not the reference's.
+        exposes_inputs: they are the implementation's own (its stage "decode"), not the reference's.
         assignment: what its assigner returned; None if it shows none.
         loss: what its loss returned; None if it has none.
-        of_loss: the assignment is the one that the loss used; if not, that of `assign` on `inputs`.
+        from_loss: the assignment is the one that the loss used; if not, that of `assign` on `inputs`.
         decoded: what the reference decodes of the same batch, where it is at hand; the implementation never had it.
     """
 
     inputs: AssignerInputs
-    own_inputs: bool
+    exposes_inputs: bool
     assignment: Assignment | None
     loss: LossOutcome | None
-    of_loss: bool = False
+    from_loss: bool = False
     decoded: AssignerInputs | None = None

@@ -56,12 +56,12 @@ def named_tensors(outcome: Outcome) -> dict[str, Tensor]:
 def mapped(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
     """The same outcome with every tensor changed."""
     tensors = {name: change(tensor) for name, tensor in named_tensors(outcome).items()}
-    changed = _outcome(tensors, outcome.own_inputs, outcome.inputs.head, outcome.inputs.hyperparameters)
-    return replace(changed, of_loss=outcome.of_loss)
+    changed = _outcome(tensors, outcome.exposes_inputs, outcome.inputs.head, outcome.inputs.hyperparameters)
+    return replace(changed, from_loss=outcome.from_loss)
 
 
 def _outcome(
-    tensors: dict[str, Tensor], own_inputs: bool, head: Head, hyperparameters: Hyperparameters
+    tensors: dict[str, Tensor], exposes_inputs: bool, head: Head, hyperparameters: Hyperparameters
 ) -> Outcome:
     """The inverse of `named_tensors`.
 
@@ -92,4 +92,4 @@ def _outcome(
     loss = part("loss", LossOutcome, gradients=gradients, term_gradients=terms)
     if rest or inputs is None or (assignment is None and (stages is not None or loss is None)):
         raise ValueError(f"its tensors {sorted(tensors)} are not those of an outcome")
-    return Outcome(inputs, own_inputs, assignment, loss)
+    return Outcome(inputs, exposes_inputs, assignment, loss)

@@ -173,8 +173,8 @@ class Judgement:
     Attributes:
         stages: every stage, in order.
         uniqueness: how many assignments the batch admits.
-        chose: the implementation made an open choice otherwise than the reference would.
-        undecided: the loss hides its assignment, the batch admits more of them than were tried, and none of those
+        chose_differently: the implementation made an open choice otherwise than the reference would.
+        inconclusive: the loss hides its assignment, the batch admits more of them than were tried, and none of those
             explains the loss: only what holds for all of them was judged. Or a prediction is no number where rounding
             decides what becomes of it: only the other images were judged. Or IOU-1 divides zero by zero: the box loss
             and the gradients on the distances are not defined, or the whole assignment, and the rest was judged.
@@ -183,8 +183,8 @@ class Judgement:
 
     stages: dict[str, StageJudgement] = field(default_factory=lambda: {s: StageJudgement(s) for s in STAGES})
     uniqueness: Uniqueness = Uniqueness.UNIQUE
-    chose: bool = False
-    undecided: bool = False
+    chose_differently: bool = False
+    inconclusive: bool = False
     notes: list[str] = field(default_factory=list)
 
     def note(
@@ -212,12 +212,12 @@ class Judgement:
         if mismatches:
             errors = any(mismatch.verdict is Verdict.ERROR for mismatch in mismatches)
             return Verdict.ERROR if errors else Verdict.DIVERGENT
-        if self.chose:
+        if self.chose_differently:
             return Verdict.ADMISSIBLE
         return Verdict.EXACT if all(stage.exact for stage in self.stages.values()) else Verdict.WITHIN_BOUND
 
 
-class Diverges(AssertionError):
+class Divergence(AssertionError):
     """An outcome that fails: raised by `judge`, so that nobody can overlook it.
 
     Attributes:

@@ -12,21 +12,21 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from tal_conformance.batches.named_strategies import LANES, LOSS_LANES
+from tal_conformance.batches.named_strategies import STRATEGIES, LOSS_STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
-from tal_conformance.checks.reference import conform
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.rejection import refusal
+from tal_conformance.judgement.rejection import rejection_for
 from tal_reference import (
     Dialect,
     Hyperparameters,
     OverlapsCompared,
     SingleBin,
     SmallBoxFloor,
-    WeightsMeet,
+    WeightBroadcast,
     detection_loss,
 )
 from tal_reference.loss import DetectionLoss
@@ -60,8 +60,8 @@ WORDS: dict[str, dict[Any, str]] = {
         0.0: "the loss is divided by the sum of target scores, also where that is below 1 or zero",
     },
     "weights_meet": {
-        WeightsMeet.OWN: "the box loss of a positive is weighted with its own target score",
-        WeightsMeet.ALL: "the box loss of a positive is weighted with the target scores of all positives",
+        WeightBroadcast.PER_POSITIVE: "the box loss of a positive is weighted with its own target score",
+        WeightBroadcast.ALL: "the box loss of a positive is weighted with the target scores of all positives",
     },
     "single_bin": {
         SingleBin.L1: "with reg_max 1 the distances have an L1 loss",
@@ -150,7 +150,7 @@ def smallest(one: Dialect, changed: Dialect, name: str) -> Recipe:
 def differ(one: Dialect, other: Dialect, drawn: Recipe | Batch) -> bool:
     """Whether what is trained differs on a batch: one refuses it, or the targets or the loss are others."""
     batch = drawn.build() if isinstance(drawn, Recipe) else drawn
-    refuses = [refusal(batch, dialect) is not None for dialect in (one, other)]
+    refuses = [rejection_for(batch, dialect) is not None for dialect in (one, other)]
     if any(refuses):
         return not all(refuses)
     mine, theirs = (
@@ -176,7 +176,7 @@ def conforms_to(subject: Subject, recipe: Recipe) -> bool:
 
 def lanes_of(implementation: Implementation) -> list[SearchStrategy[Recipe]]:
     """Every lane that it can be fed: exponents are an assigner's (TAL-MET-1)."""
-    lanes = LANES if "assign" in implementation.capabilities else LOSS_LANES
+    lanes = STRATEGIES if "assign" in implementation.capabilities else LOSS_STRATEGIES
     return list(lanes.values())
 
 
@@ -189,7 +189,7 @@ def failure(subject: Subject, recipe: Recipe) -> Failure | None:
     usual = (asked.alpha, asked.beta) == (USUAL.alpha, USUAL.beta)
     alone = not usual and "assign" in subject.implementation.capabilities
     try:
-        conform(subject, recipe.build(), alone=alone)
+        judge_against_reference(subject, recipe.build(), alone=alone)
     except Failure as found:
         return found
     return None

@@ -85,9 +85,9 @@ def compare(one: Implementation, other: Implementation) -> Compared:
     for choice in choices_between(one.dialect, other.dialect):
         found = shown(other, one.dialect, choice) if choice.recipe is not None else None
         share = share_of(one.dialect, choice.changed) if choice.recipe is not None else None
-        met = sum(meets(batch, one.dialect, choice) for batch in recorded())
+        met = sum(exercises_choice(batch, one.dialect, choice) for batch in recorded())
         differences.append(Difference(choice, found, share, met))
-    unexpected = [each for who in (one, other) for each in left(who)]
+    unexpected = [each for who in (one, other) for each in violations(who)]
     looked = LOOKED_AT * min(len(lanes_of(who)) for who in (one, other))
     return Compared(one, other, differences, unexpected, looked)
 
@@ -108,7 +108,7 @@ def shown(other: Implementation, before: Dialect, choice: Choice) -> Failure | N
     return None
 
 
-def left(implementation: Implementation) -> Iterator[Failure]:
+def violations(implementation: Implementation) -> Iterator[Failure]:
     """The first failure of each lane: where an implementation leaves its own dialect."""
     subject = Subject(implementation, "cpu")
     for lane in lanes_of(implementation):
@@ -125,7 +125,7 @@ def share_of(one: Dialect, other: Dialect) -> float:
     return sum(differ(one, other, recipe) for recipe in batches) / len(batches)
 
 
-def meets(batch: Batch, one: Dialect, choice: Choice) -> bool:
+def exercises_choice(batch: Batch, one: Dialect, choice: Choice) -> bool:
     """Whether a batch meets a choice that is another one than in the dialect `one`.
 
     One without a right answer is met by annotation rows out of order (ANN-1).
@@ -142,7 +142,7 @@ def recorded() -> Sequence[Batch]:
     return [Batch.load(path) for path in shipped()]
 
 
-def lines_of(compared: Compared) -> list[str]:
+def format_comparison(compared: Compared) -> list[str]:
     """What is printed."""
     one, other = compared.one, compared.other
     head = f"{one.name} ({one.dialect.name}) -> {other.name} ({other.dialect.name})"

@@ -6,10 +6,10 @@ from typing import Any
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.files import default_report_dir
-from tal_conformance.dialects.comparison import UNDEFINED, Compared, Difference, does, lines_of
+from tal_conformance.dialects.comparison import UNDEFINED, Compared, Difference, does, format_comparison
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure
-from tal_conformance.judgement.rejection import refusal
+from tal_conformance.judgement.rejection import rejection_for
 from tal_conformance.pictures.picture import picture
 from tal_conformance.suite.run_log import value_fields
 from tal_reports import Section, Sides, write_differences
@@ -39,7 +39,7 @@ def write_page(compared: Compared, path: Path) -> None:
 
 def _about(compared: Compared) -> list[str]:
     """Sentences about all of it: the first and, where nothing else is left to say, the last of the terminal's."""
-    first, *_, last = lines_of(compared)
+    first, *_, last = format_comparison(compared)
     return [first] if compared.unexpected else [first, last.strip()]
 
 
@@ -81,7 +81,7 @@ def _drawn(batch: Batch, found: Failure | None, compared: Compared) -> tuple[dic
     if found is not None and found.picture is not None:
         return found.picture, Sides("before", "now", "before alone", "now alone", other.name)
     for who in (one, other) if found is None else (other, one):
-        if refusal(batch, who.dialect) is None:
+        if rejection_for(batch, who.dialect) is None:
             return picture(batch, who.dialect, None, None), _alone(who)
     return None, Sides()
 

@@ -2,7 +2,7 @@
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, LossOutcome, Outcome, Stages
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
-from tal_conformance.implementations.execute import ImplementationFailed, assigner_inputs, observe
+from tal_conformance.implementations.execute import ImplementationFailed, assigner_inputs, execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import REGISTERED, find
 
@@ -21,5 +21,5 @@ __all__ = [
     "assigner_inputs",
     "find",
     "implementation_from",
-    "observe",
+    "execute",
 ]

@@ -5,7 +5,7 @@ class ProtocolViolation(TypeError):
     """An adapter, or what it returned, is not what the protocol asks for."""
 
 
-class RaisedElsewhere(Exception):
+class WorkerError(Exception):
     """An implementation failed in a process of its own: it raised there, or the process died or hung.
 
     Attributes:
@@ -22,5 +22,5 @@ class UnknownImplementation(LookupError):
     """No implementation can be had under this name; the message says what was expected."""
 
 
-class Unavailable(LookupError):
+class PackageUnavailable(LookupError):
     """A package that cannot be had here; the message says why, and what to do."""

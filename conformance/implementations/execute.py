@@ -14,11 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
-from tal_conformance.implementations.errors import ProtocolViolation, RaisedElsewhere
+from tal_conformance.implementations.errors import ProtocolViolation, WorkerError
 from tal_conformance.implementations.guards.side_effects import (
-    Misbehaved,
-    check_given,
-    nothing_left_behind,
+    SideEffectError,
+    check_inputs_unchanged,
+    forbid_side_effects,
 )
 from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
 from tal_conformance.implementations.protocol import (
@@ -91,7 +91,7 @@ def assigner_inputs(batch: Batch) -> AssignerInputs:
     )
 
 
-def observe(
+def execute(
     implementation: Implementation, batch: Batch, each_term: bool = False, alone: bool = False
 ) -> Outcome:
     """Run `implementation` on `batch`, which it can neither change nor keep.
@@ -109,16 +109,16 @@ def observe(
     try:
         with (
             unchanged_torch_state(),
-            nullcontext() if implementation.elsewhere else nothing_left_behind(),
+            nullcontext() if implementation.in_subprocess else forbid_side_effects(),
             torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
         ):
             outcome = _observe(implementation, batch, own, each_term, alone)
             implementation.returned.check()
             implementation.returned.keep(_shown(outcome))
             return outcome
-    except (ProtocolViolation, StateChanged, Misbehaved) as error:
+    except (ProtocolViolation, StateChanged, SideEffectError) as error:
         raise ImplementationFailed(str(error)) from error
-    except RaisedElsewhere as error:
+    except WorkerError as error:
         raise ImplementationFailed(error.what, error.details) from error
     except (Exception, SystemExit) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -156,8 +156,8 @@ def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) ->
     private = replace(inputs, **copies)
     with calls.running():
         returned = implementation.adapter.assign(private)
-    check_given(copies, originals)
-    return check_assignment(returned, inputs, implementation.shows_stages)
+    check_inputs_unchanged(copies, originals)
+    return check_assignment(returned, inputs, implementation.exposes_stages)
 
 
 def _observe_loss(
@@ -169,7 +169,9 @@ def _observe_loss(
         returned = implementation.adapter.loss(feature_maps, annotations, batch.head, batch.hyperparameters)
     given = {f"feature_maps[{level}]": each.detach() for level, each in enumerate(feature_maps)}
     originals = {f"feature_maps[{level}]": each.detach() for level, each in enumerate(batch.feature_maps)}
-    check_given(given | {"annotations": annotations}, originals | {"annotations": batch.annotations})
+    check_inputs_unchanged(
+        given | {"annotations": annotations}, originals | {"annotations": batch.annotations}
+    )
     loss = check_loss(returned, feature_maps)
     total = loss.total.sum()
     terms = loss.total.unbind() if each_term and loss.total.ndim else ()
@@ -179,11 +181,11 @@ def _observe_loss(
     outcome = LossOutcome(loss.items.detach(), total.detach(), gradients, term_gradients)
     inputs = own if loss.inputs is None else check_inputs(loss.inputs, own)
     if loss.assignment is not None:
-        assignment = check_assignment(loss.assignment, inputs, implementation.shows_stages)
+        assignment = check_assignment(loss.assignment, inputs, implementation.exposes_stages)
         return Outcome(inputs, loss.inputs is not None, assignment, outcome, True, own)
     if "assign" in implementation.capabilities:
         return Outcome(own, False, _observe_assigner(implementation, own), outcome)
-    if implementation.shows_stages:
+    if implementation.exposes_stages:
         raise ProtocolViolation(
             "it says shows_stages, but Loss.assignment is None: give the assignment that the loss used, with its stages"
         )

@@ -75,7 +75,11 @@ def store(path: Path, stored: StoredOutcome) -> None:
     named = named_tensors(stored.outcome)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     facts: dict[str, Any] = {name: getattr(stored, name) for name in FACTS}
-    facts |= {"schema": SCHEMA, "own_inputs": stored.outcome.own_inputs, "of_loss": stored.outcome.of_loss}
+    facts |= {
+        "schema": SCHEMA,
+        "own_inputs": stored.outcome.exposes_inputs,
+        "of_loss": stored.outcome.from_loss,
+    }
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, unfinished, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
@@ -98,8 +102,8 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
         if facts["case"] != batch.id:
             raise ValueError(f"it is about the batch {facts['case']}, not {batch.id}")
         outcome = _outcome(tensors, facts["own_inputs"], batch.head, batch.hyperparameters)
-        of_loss = facts.get("of_loss", outcome.loss is not None and outcome.assignment is not None)
-        outcome = replace(outcome, of_loss=of_loss)
+        from_loss = facts.get("of_loss", outcome.loss is not None and outcome.assignment is not None)
+        outcome = replace(outcome, from_loss=from_loss)
         _check(outcome, batch)
     except (ValueError, TypeError, ProtocolViolation, OverflowError, RecursionError) as error:
         raise CorruptOutcome(f"{path} is no stored outcome that can be used: {told(error)}") from error

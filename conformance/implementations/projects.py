@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from tal_conformance.implementations.errors import Unavailable
-from tal_conformance.implementations.workers.packages import Package, fetched
+from tal_conformance.implementations.errors import PackageUnavailable
+from tal_conformance.implementations.workers.packages import Package, ensure_package
 from tal_conformance.implementations.workers.process import Launch, Worker
 from tal_conformance.implementations.workers.remote import RemoteAdapter
 from tal_reference import DIALECTS
@@ -77,12 +77,12 @@ def project(name: str, version: str = "") -> RemoteAdapter:
     """
     known = PROJECTS[name]
     package = Package(name, version or known.version)
-    folders = [fetched(each) for each in (package, *known.needs)]
+    folders = [ensure_package(each) for each in (package, *known.needs)]
     folders[0] /= known.inside
     launch = Launch(known.adapter, {"version": package.version}, folders, known.stand_ins)
     try:
         return RemoteAdapter(name, Worker(launch), DIALECTS[known.dialect])
-    except Unavailable as error:
-        raise Unavailable(
+    except PackageUnavailable as error:
+        raise PackageUnavailable(
             f"{package}: {error}; the adapter was written for {name}=={known.version}"
         ) from error

@@ -5,7 +5,7 @@ An adapter is any object (or class, or function without arguments that returns o
 - `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
 - `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss.
 
-`version`, `dialect` (what it is held to; the newest official one by default), `shows_stages` and `precisions` (besides
+`version`, `dialect` (what it is held to; the newest official one by default), `exposes_stages` and `precisions` (besides
 float32, those that it takes; by default the ones of mixed-precision training) are optional.
 Nothing here knows the reference's inner life: an adapter needs this module and torch.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.implementations.errors import ProtocolViolation
-from tal_conformance.implementations.guards.side_effects import Returned
+from tal_conformance.implementations.guards.side_effects import ReturnedTensors
 from tal_reference import DIALECTS, NEWEST, Dialect, Head, Hyperparameters
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
@@ -59,25 +59,25 @@ class Implementation:
 
     Attributes:
         name: what the adapter calls itself.
-        asked_as: what stands behind `--implementation` to get it.
+        spec: what stands behind `--implementation` to get it.
         version: of the code under test, as the adapter states it.
         dialect: what it is held to.
         adapter: the object with `assign`, `loss` or both.
-        shows_stages: whether its assignments carry `Stages`.
+        exposes_stages: whether its assignments carry `Stages`.
         precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
-        elsewhere: it runs in a process of its own, where nothing but its answers can be watched.
+        in_subprocess: it runs in a process of its own, where nothing but its answers can be watched.
         returned: what it returned last.
     """
 
     name: str
-    asked_as: str
+    spec: str
     version: str
     dialect: Dialect
     adapter: Any
-    shows_stages: bool
+    exposes_stages: bool
     precisions: tuple[str, ...] = MIXED
-    elsewhere: bool = False
-    returned: Returned = dataclasses.field(default_factory=Returned, compare=False, repr=False)
+    in_subprocess: bool = False
+    returned: ReturnedTensors = dataclasses.field(default_factory=ReturnedTensors, compare=False, repr=False)
 
     @property
     def capabilities(self) -> list[str]:
@@ -85,12 +85,12 @@ class Implementation:
         offers = {
             "assign": isinstance(self.adapter, Assigner),
             "loss": isinstance(self.adapter, LossFunction),
-            "stages": self.shows_stages,
+            "stages": self.exposes_stages,
         }
         return [capability for capability, offered in offers.items() if offered]
 
     @property
-    def faces(self) -> "list[Implementation]":
+    def variants(self) -> "list[Implementation]":
         """It as it is and, where it has a loss too, its assigner alone."""
         if not {"assign", "loss"} <= set(self.capabilities):
             return [self]
@@ -140,17 +140,17 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         )
     return Implementation(
         name=str(getattr(adapter, "name", name)),
-        asked_as=name,
+        spec=name,
         version=str(getattr(adapter, "version", "unknown")),
         dialect=dialect,
         adapter=adapter,
-        shows_stages=bool(getattr(adapter, "shows_stages", False)),
+        exposes_stages=bool(getattr(adapter, "shows_stages", False)),
         precisions=tuple(precisions),
-        elsewhere=bool(getattr(adapter, "elsewhere", False)),
+        in_subprocess=bool(getattr(adapter, "elsewhere", False)),
     )
 
 
-def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool) -> Assignment:
+def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bool) -> Assignment:
     """Raise unless `assignment` has the type, shapes, dtypes and device that the protocol promises.
 
     Raises:
@@ -171,7 +171,7 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, shows_stages: bool
     for name in ("labels", "truth_index"):
         value = getattr(assignment, name)
         _check(f"Assignment.{name}", value, (images, anchors), device, None, loose=not truths)
-    if shows_stages and truths and not isinstance(assignment.stages, Stages):
+    if exposes_stages and truths and not isinstance(assignment.stages, Stages):
         raise ProtocolViolation(f"it says shows_stages, but Assignment.stages is {_kind(assignment.stages)}")
     if assignment.stages is not None:
         if not isinstance(assignment.stages, Stages):

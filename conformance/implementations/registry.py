@@ -32,17 +32,17 @@ def _ultralytics() -> Any:
 
 
 def _rearranged() -> Any:
-    from tal_conformance.implementations.adapters.reordered import Rearranged
+    from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 
-    return Rearranged()
+    return ReorderedAdapter()
 
 
 def _rearranged_in_float64() -> Any:
     import torch
 
-    from tal_conformance.implementations.adapters.reordered import Rearranged
+    from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 
-    return Rearranged(torch.float64)
+    return ReorderedAdapter(torch.float64)
 
 
 REGISTERED: dict[str, Callable[[], Any]] = {
@@ -98,7 +98,7 @@ def find(name: str, isolate: bool = False) -> Implementation:
 
 def _fetched(name: str) -> Any:
     """`ultralytics==X.Y.Z`, or another project with or without a version, in a process of its own."""
-    from tal_conformance.implementations.errors import Unavailable
+    from tal_conformance.implementations.errors import PackageUnavailable
     from tal_conformance.implementations.projects import project
     from tal_conformance.implementations.releases import release
 
@@ -108,7 +108,7 @@ def _fetched(name: str) -> Any:
             return release(version)
         if package in OTHER_PROJECTS:
             return project(package, version)
-    except Unavailable as error:
+    except PackageUnavailable as error:
         raise UnknownImplementation(str(error)) from error
     raise UnknownImplementation(
         f"{name!r}: only {', '.join(('ultralytics', *OTHER_PROJECTS))} can be had by version"
@@ -117,7 +117,7 @@ def _fetched(name: str) -> Any:
 
 def _isolated(name: str) -> Any:
     """An object of one's own, in a worker; it is imported there alone."""
-    from tal_conformance.implementations.errors import Unavailable
+    from tal_conformance.implementations.errors import PackageUnavailable
     from tal_conformance.implementations.workers.process import Launch, Worker
     from tal_conformance.implementations.workers.remote import RemoteAdapter
 
@@ -130,7 +130,7 @@ def _isolated(name: str) -> Any:
     launch = Launch("tal_conformance.implementations.registry:adapter_of", {"name": there}, folders)
     try:
         adapter = RemoteAdapter(name, Worker(launch))
-    except Unavailable as error:
+    except PackageUnavailable as error:
         raise UnknownImplementation(str(error)) from error
     adapter.name = adapter.own_name if adapter.own_name != "unknown" else name
     return adapter

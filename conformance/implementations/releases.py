@@ -3,8 +3,8 @@
 from typing import TypeVar
 
 from tal_conformance.implementations.adapters.ultralytics_release import Version, parsed
-from tal_conformance.implementations.errors import Unavailable
-from tal_conformance.implementations.workers.packages import Package, fetched
+from tal_conformance.implementations.errors import PackageUnavailable
+from tal_conformance.implementations.workers.packages import Package, ensure_package
 from tal_conformance.implementations.workers.process import Launch, Worker
 from tal_conformance.implementations.workers.remote import RemoteAdapter
 from tal_reference.eras import dialect_of
@@ -44,13 +44,13 @@ def release(version: str) -> RemoteAdapter:
     try:
         numbers = parsed(version)
     except ValueError as error:
-        raise Unavailable(
+        raise PackageUnavailable(
             f"ultralytics=={version}: write three numbers, such as ultralytics==8.3.236"
         ) from error
     if numbers < OLDEST:
-        raise Unavailable(f"ultralytics=={version}: the first release with this loss is 8.0.0")
+        raise PackageUnavailable(f"ultralytics=={version}: the first release with this loss is 8.0.0")
     packages = [Package("ultralytics", version), *chosen(IMPORTS, numbers)]
-    folders = [fetched(package) for package in packages]
+    folders = [ensure_package(package) for package in packages]
     launch = Launch(
         "tal_conformance.implementations.adapters.ultralytics_release:ReleaseAdapter",
         {"version": version},

@@ -6,7 +6,7 @@ from functools import cache
 
 
 @cache
-def isolate() -> str:
+def configure_ultralytics() -> str:
     """Point Ultralytics to a folder of its own for as long as this process lives, without installs or network.
 
     Must be called before `ultralytics` is imported anywhere in the process.

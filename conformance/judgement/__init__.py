@@ -2,7 +2,7 @@
 
 from tal_conformance.core.verdicts import (
     STAGES,
-    Diverges,
+    Divergence,
     Judgement,
     Mismatch,
     State,
@@ -14,7 +14,7 @@ from tal_conformance.judgement.judge import judge
 
 __all__ = [
     "STAGES",
-    "Diverges",
+    "Divergence",
     "Judgement",
     "Mismatch",
     "State",

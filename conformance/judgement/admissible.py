@@ -33,14 +33,14 @@ class Selection:
     Attributes:
         must: (M, A) the place is taken and shows, whatever the choice.
         may: (M, A) the place can be taken and show; includes `must`.
-        fewest: (M,) places that show at least.
-        most: (M,) places that show at most.
+        min_count: (M,) places that show at least.
+        max_count: (M,) places that show at most.
     """
 
     must: Tensor
     may: Tensor
-    fewest: Tensor
-    most: Tensor
+    min_count: Tensor
+    max_count: Tensor
 
 
 def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Selection:
@@ -48,7 +48,7 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
 
     Every row takes exactly k distinct places; those that are no candidate take part with the value zero and do not
     show. For exact values `must`, `may` and the counts together say exactly which selections are reachable (any set
-    between `must` and `may` of a size between `fewest` and `most`). For ranges they are necessary, not sufficient:
+    between `must` and `may` of a size between `min_count` and `max_count`). For ranges they are necessary, not sufficient:
     in a chain a < b < c of overlapping ranges more sets are accepted than there are orders. The error is on the side
     of accepting.
 
@@ -66,9 +66,9 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
     may = ~never & may_show
     hidden_at_most = (~never & ~shows).sum(1)  # (M,)
     hidden_at_least = (always & ~may_show).sum(1)  # (M,)
-    fewest = torch.maximum(k - hidden_at_most, must.sum(1))
-    most = torch.minimum(k - hidden_at_least, may.sum(1))
-    return Selection(must, may, fewest, most)
+    min_count = torch.maximum(k - hidden_at_most, must.sum(1))
+    max_count = torch.minimum(k - hidden_at_least, may.sum(1))
+    return Selection(must, may, min_count, max_count)
 
 
 def kth_largest(value: Tensor, k: int) -> Tensor:
@@ -84,7 +84,7 @@ def may_own(overlap: Range) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Owners:
+class Ownership:
     """An assignment as its outputs show it.
 
     Attributes:
@@ -102,7 +102,7 @@ class Owners:
 
 
 @dataclass(frozen=True)
-class Keeps:
+class TopK2Rule:
     """TAL-CONF-2: what each ground truth keeps of the anchors that are its own after TAL-CONF-1.
 
     Attributes:
@@ -113,7 +113,7 @@ class Keeps:
     metric: Range
     k: int
 
-    def droppable(self, kept: Tensor) -> Tensor | None:
+    def may_be_dropped(self, kept: Tensor) -> Tensor | None:
         """The anchors (M, A) that a ground truth may have owned and dropped, where it kept these (M, A).
 
         A full row drops what is no better than all that it kept; one that is not full was filled up with zeros, and
@@ -132,7 +132,7 @@ class Keeps:
 
 
 def is_reachable(
-    selection: Selection, owner_may_be: Tensor, owners: Owners, keeps: Keeps | None = None
+    selection: Selection, owner_may_be: Tensor, owners: Ownership, keeps: TopK2Rule | None = None
 ) -> bool:
     """Whether some admissible selection leads to these owners (TAL-CONF-1, and TAL-CONF-2 where `keeps` is given).
 
@@ -146,7 +146,7 @@ def is_reachable(
     """
     owned = owners.positives(len(selection.must))  # (M, A)
     foreground = owners.foreground
-    dropped = torch.zeros_like(owned) if keeps is None else keeps.droppable(owned)
+    dropped = torch.zeros_like(owned) if keeps is None else keeps.may_be_dropped(owned)
     if dropped is None:
         return False
     could_own = torch.where(foreground, owned, dropped & (owner_may_be | selection.may))  # (M, A)
@@ -161,7 +161,7 @@ def is_reachable(
     )  # (M, A) who owns it if no more is selected
     enough = settled.any(0) | ((claims == 0) & ~foreground)  # (A,)
     counts, lost = forced.sum(1), (claims > 0) & ~foreground
-    fits = (counts >= selection.fewest) & (counts <= selection.most)  # (M,)
+    fits = (counts >= selection.min_count) & (counts <= selection.max_count)  # (M,)
     if enough.all() and fits.all() and (keeps is None or lost.sum() <= keeps.most_dropped):
         return True
     most_dropped = 0 if keeps is None else keeps.most_dropped
@@ -179,7 +179,7 @@ def _feasible(
     """
     columns = selection.may.any(0).nonzero().flatten()  # nobody may select any other
     if not len(columns):
-        return bool((selection.fewest <= 0).all())
+        return bool((selection.min_count <= 0).all())
     from scipy.optimize import Bounds, LinearConstraint, milp  # half a second to import, and rarely needed
     from scipy.sparse import diags_array, kron
 
@@ -194,7 +194,7 @@ def _feasible(
     dropped = kron(per_row, 1 - somebody[None])
     not_largest, of_largest = (diags_array(mask.ravel()) for mask in (1 - largest, largest))
     constraints = (  # blocks of x (rows anchors), p (rows anchors) and y (anchors), lower bound, upper bound
-        ((along, None, None), selection.fewest.cpu().numpy(), selection.most.cpu().numpy()),
+        ((along, None, None), selection.min_count.cpu().numpy(), selection.max_count.cpu().numpy()),
         ((None, down, None), somebody, 1),
         ((None, dropped, None), 0, most_dropped),
         ((down, -rows * down, None), -np.inf, 0),  # what is selected is owned
@@ -235,8 +235,8 @@ def _side_by_side(blocks: Sequence[Any], widths: Sequence[int]) -> Any:
 
 
 def assignments(
-    selection: Selection, owner_may_be: Tensor, at_most: int, keeps: Keeps | None = None
-) -> Iterator[Owners]:
+    selection: Selection, owner_may_be: Tensor, at_most: int, keeps: TopK2Rule | None = None
+) -> Iterator[Ownership]:
     """The admissible assignments of one image, for implementations that do not show theirs.
 
     Every choice leads to one; two choices may lead to the same. Fewer than `at_most` are all there are.
@@ -251,22 +251,22 @@ def assignments(
     return islice(every, at_most)
 
 
-def _settled(selected: Tensor, owner_may_be: Tensor) -> Iterator[Owners]:
+def _settled(selected: Tensor, owner_may_be: Tensor) -> Iterator[Ownership]:
     """TAL-CONF-1: every way to settle a selection (M, A)."""
     contested = (selected.sum(0) > 1).nonzero().flatten().tolist()
     for winners in product(*[owner_may_be[:, anchor].nonzero().flatten().tolist() for anchor in contested]):
         index = selected.int().argmax(0)  # (A,)
         index[contested] = index.new_tensor(winners)
-        yield Owners(selected.any(0), index)
+        yield Ownership(selected.any(0), index)
 
 
-def _kept(owners: Owners, keeps: Keeps, at_most: int) -> Iterator[Owners]:
+def _kept(owners: Ownership, keeps: TopK2Rule, at_most: int) -> Iterator[Ownership]:
     """TAL-CONF-2: every way to keep some of the anchors."""
     own = owners.positives(len(keeps.metric.low))  # (M, A)
     value = Range(keeps.metric.low * own, keeps.metric.high * own)
     choices = top_k_choices(value, own, own, keeps.k)
     for kept in product(*[_row_choices(choices, row, at_most) for row in range(len(own))]):
-        yield Owners(torch.stack(kept).any(0), owners.index)
+        yield Ownership(torch.stack(kept).any(0), owners.index)
 
 
 def _row_choices(selection: Selection, row: int, at_most: int) -> list[Tensor]:
@@ -274,7 +274,7 @@ def _row_choices(selection: Selection, row: int, at_most: int) -> list[Tensor]:
     must, free = selection.must[row], (selection.may[row] & ~selection.must[row]).nonzero().flatten().tolist()
     taken = int(must.sum())
     choices = []
-    for size in range(int(selection.most[row]) - taken, int(selection.fewest[row]) - taken - 1, -1):
+    for size in range(int(selection.max_count[row]) - taken, int(selection.min_count[row]) - taken - 1, -1):
         for extra in islice(combinations(free, size), at_most):
             choice = must.clone()
             choice[list(extra)] = True

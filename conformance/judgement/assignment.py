@@ -10,7 +10,7 @@ from tal_conformance.core.verdicts import Judgement, least_unique
 from tal_conformance.judgement.assignment_base import PAIR
 from tal_conformance.judgement.assignment_outputs import OutputsJudge
 from tal_conformance.judgement.assignment_stages import StagesJudge
-from tal_conformance.judgement.comparators import finite, holds
+from tal_conformance.judgement.comparators import finite, assert_none
 from tal_conformance.judgement.oracle import InputErrors, oracle
 from tal_reference import Dialect
 
@@ -81,18 +81,20 @@ def judge_padding(judgement: Judgement, assignment: Assignment, image: int, trut
         ("conflict", "positives"),
     ):
         rows = getattr(stages, name)[image, truths:]
-        judgement.note(stage, holds, f"{name} of a padding row", "ANN-4", rows != 0, rows, "0", PAIR, image)
+        judgement.note(
+            stage, assert_none, f"{name} of a padding row", "ANN-4", rows != 0, rows, "0", PAIR, image
+        )
 
 
 def judge_background(judgement: Judgement, assignment: Assignment, image: int) -> None:
     """TAL-EMPTY-1 and TAL-TGT-1 for an image without ground truths: all background, all target scores zero."""
     foreground, scores = assignment.foreground[image], assignment.scores[image]
     judgement.note(
-        "targets", holds, "foreground", "TAL-EMPTY-1", foreground, foreground, "False", ("anchor",), image,
+        "targets", assert_none, "foreground", "TAL-EMPTY-1", foreground, foreground, "False", ("anchor",), image,
         "an image without ground truths has a positive",
     )  # fmt: skip
     names = ("anchor", "class")
     judgement.note(
-        "normalisation", holds, "target score", "TAL-EMPTY-1", scores != 0, scores, "0", names, image,
+        "normalisation", assert_none, "target score", "TAL-EMPTY-1", scores != 0, scores, "0", names, image,
         "an image without ground truths has a target score",
     )  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.core.verdicts import Agreement, Judgement, Value
 from tal_conformance.judgement.bounds import precision
-from tal_conformance.judgement.comparators import equal, within, within_at
+from tal_conformance.judgement.comparators import equal, assert_within, assert_within_at
 from tal_conformance.judgement.oracle import ImageOracle
 
 PAIR = ("GT", "anchor")
@@ -74,7 +74,7 @@ class ImageJudge:
         if self.truth_error is not None:
             shown = self.assignment.boxes[image].where(foreground[:, None], 0)
             expected = boxes[index].double().where(foreground[:, None], 0)
-            return within(
+            return assert_within(
                 "target box",
                 "TAL-TGT-1",
                 shown,
@@ -98,29 +98,29 @@ class ImageJudge:
         self,
         exact: Tensor,
         error: Tensor,
-        naive: Tensor,
+        same_dtype: Tensor,
         positives: Tensor,
         clause: str = "TAL-NORM-1",
-        besides: Tensor | None = None,
+        extra_tolerance: Tensor | None = None,
     ) -> Agreement:
         """TAL-TGT-1: the weight at the label of each positive; zero elsewhere."""
         (anchors,) = positives.any(0).nonzero(as_tuple=True)  # (P,)
         owners = positives.int().argmax(0)[anchors]  # (P,)
         labels = self.inputs.labels[self.image, : self.truths, 0].long()[owners]  # (P,)
-        return within_at(
+        return assert_within_at(
             "target score w", clause, self.assignment.scores[self.image], (anchors, labels), exact[anchors],
-            error[anchors], naive[anchors], ("anchor", "class"), self.image,
-            None if besides is None else besides[anchors],
+            error[anchors], same_dtype[anchors], ("anchor", "class"), self.image,
+            None if extra_tolerance is None else extra_tolerance[anchors],
         )  # fmt: skip
 
     def counts(self, positives: Tensor) -> list[Value]:
         """How many positives each ground truth has, for a message."""
-        fewest, most = self.oracle.selection.fewest.tolist(), self.oracle.selection.most.tolist()
+        min_count, most = self.oracle.selection.min_count.tolist(), self.oracle.selection.max_count.tolist()
         return [
             Value(
                 f"image {self.image}, GT {g}",
                 "positives",
-                f"{fewest[g]} to {most[g]} selected",
+                f"{min_count[g]} to {most[g]} selected",
                 str(n),
                 "none",
             )

@@ -17,23 +17,23 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, LossOutcome, Outcome
 from tal_conformance.core.verdicts import Judgement, Uniqueness, least_unique
-from tal_conformance.judgement.admissible import Owners, Selection, assignments
+from tal_conformance.judgement.admissible import Ownership, Selection, assignments
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, precision
-from tal_conformance.judgement.comparators import holds
+from tal_conformance.judgement.comparators import assert_none
 from tal_conformance.judgement.loss import judge_loss, judge_total
-from tal_conformance.judgement.loss_rounding import Unsure
+from tal_conformance.judgement.loss_rounding import AssignmentUncertainty
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from tal_reference import Dialect, GroundTruths, Targets, ground_truths
 from tal_reference.anchors import Anchors, flatten
 from tal_reference.assignment import alignment_metric, normalised, overlaps_of, targets_of
 from tal_reference.loss import Positives, Predictions, assign_images, loss_items, read_predictions
 
-TRIED = 128
+MAX_CANDIDATES_TRIED = 128
 """Admissible assignments of an image among which the best fit is looked for; most images have one."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class GradientEvidence:
     """What a loss's gradients say of its assignment.
 
     Attributes:
@@ -47,7 +47,7 @@ class Reading:
     distances: Tensor
 
 
-def judge_hidden(
+def judge_inferred_assignment(
     judgement: Judgement,
     batch: Batch,
     outcome: Outcome,
@@ -84,29 +84,29 @@ def judge_hidden(
     judge_background_gradients(judgement, batch, loss, oracles)
     reading = read(batch, loss, predictions, dialect)
     fits = {
-        image: Fits(batch, predictions, exact, truths[image], image, expected, reading, own[image])
+        image: AssignmentFit(batch, predictions, exact, truths[image], image, expected, reading, own[image])
         for image, expected in enumerate(oracles)
         if expected is not None and expected.uniqueness is not Uniqueness.UNIQUE
     }
-    replay = Replay(batch, loss, dialect, exact, oracles, errors)
+    replay = ReplayedLoss(batch, loss, dialect, exact, oracles, errors)
     complete, chosen = True, list(own)
     judged = replay.judged(chosen)
-    for among in (Fits.likely, Fits.admissible):
+    for among in (AssignmentFit.likely, AssignmentFit.admissible):
         if not fits or not judged.verdict.fails:
             break  # there is no other, or this one explains it
         complete = True
         for fit in fits.values():
             chosen[fit.image], tried = fit.best(chosen[fit.image], among(fit))
-            complete = complete and tried < TRIED
+            complete = complete and tried < MAX_CANDIDATES_TRIED
         judged = replay.judged(chosen)
     if judged.verdict.fails and not complete:
-        judgement.undecided = True
+        judgement.inconclusive = True
         judge_total(judgement, batch, loss)
         return
-    judgement.undecided = judged.undecided
+    judgement.inconclusive = judged.inconclusive
     for name in ("cls", "box", "dfl", "total", "gradients"):
         judgement.stages[name].merge(judged.stages[name])
-    judgement.chose = any(
+    judgement.chose_differently = any(
         not (
             torch.equal(one.foreground, other.foreground) and torch.equal(one.truth_index, other.truth_index)
         )
@@ -125,12 +125,12 @@ def judge_background_gradients(
             never = ~expected.selection.may.any(0)
         wrong = never[:, None] & (distances[image] != 0)  # (A, 4R); NaN too
         judgement.note(
-            "gradients", holds, "gradient on distance logits", "LOSS-GRAD-1", wrong, distances[image], "0",
+            "gradients", assert_none, "gradient on distance logits", "LOSS-GRAD-1", wrong, distances[image], "0",
             ("anchor", "channel"), image, "an anchor that nobody may own has a gradient",
         )  # fmt: skip
 
 
-def read(batch: Batch, loss: LossOutcome, predictions: Predictions, dialect: Dialect) -> Reading:
+def read(batch: Batch, loss: LossOutcome, predictions: Predictions, dialect: Dialect) -> GradientEvidence:
     """What the gradients say: z = sigma(x) - N g, where g is the gradient on x over gain and batch size.
 
     With G the sum of all g and S that of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or its
@@ -140,17 +140,17 @@ def read(batch: Batch, loss: LossOutcome, predictions: Predictions, dialect: Dia
     learns = (distances != 0).any(-1)  # (B, A)
     gain = batch.hyperparameters.cls_gain * batch.images
     if not gain:
-        return Reading(None, learns, distances.double() / batch.images)
+        return GradientEvidence(None, learns, distances.double() / batch.images)
     score = predictions.logits.detach().double().sigmoid()  # (B, A, C)
     gradient = logits.double() / gain  # (B, A, C)
     score_sum = (score.sum() / (1 + gradient.sum())).clamp(min=dialect.score_sum_floor)
     scores = score - gradient * score_sum
     before = distances.double() * score_sum / batch.images
-    return Reading(scores if bool(torch.isfinite(scores).all()) else None, learns, before)
+    return GradientEvidence(scores if bool(torch.isfinite(scores).all()) else None, learns, before)
 
 
 @dataclass(frozen=True)
-class Fits:
+class AssignmentFit:
     """How well admissible assignments of one image fit what its gradients say.
 
     Attributes:
@@ -169,10 +169,10 @@ class Fits:
     truths: GroundTruths
     image: int
     expected: ImageOracle
-    reading: Reading
+    reading: GradientEvidence
     own: Targets
 
-    def best(self, so_far: Targets, others: Iterable[Owners]) -> tuple[Targets, int]:
+    def best(self, so_far: Targets, others: Iterable[Ownership]) -> tuple[Targets, int]:
         """The best fit among `others` and what is best so far, which stays among equals; and how many were tried."""
         best, least, tried = so_far, self.misfit(so_far), 0
         for owners in others:
@@ -183,11 +183,13 @@ class Fits:
                 best, least = targets, misfit
         return best, tried
 
-    def admissible(self) -> Iterator[Owners]:
+    def admissible(self) -> Iterator[Ownership]:
         """Up to `TRIED` admissible assignments."""
-        return assignments(self.expected.selection, self.expected.owners, TRIED, self.expected.keeps)
+        return assignments(
+            self.expected.selection, self.expected.owners, MAX_CANDIDATES_TRIED, self.expected.keeps
+        )
 
-    def likely(self) -> Iterator[Owners]:
+    def likely(self) -> Iterator[Ownership]:
         """Up to `TRIED` of those that the gradients suggest.
 
         An anchor that learns is selected, by the only ground truth that may have it; one that does not learn is not
@@ -197,19 +199,19 @@ class Fits:
         may = selection.may & learns
         must = selection.must | (may & (may.sum(0) == 1))
         may = may | must
-        most = torch.minimum(selection.most, may.sum(1))
-        fewest = torch.maximum(torch.minimum(selection.fewest, most), must.sum(1))
-        if (fewest > most).any():
+        most = torch.minimum(selection.max_count, may.sum(1))
+        min_count = torch.maximum(torch.minimum(selection.min_count, most), must.sum(1))
+        if (min_count > most).any():
             return iter(())
-        narrowed = Selection(must, may, fewest, most)
-        return assignments(narrowed, self.expected.owners, TRIED, self.expected.keeps)
+        narrowed = Selection(must, may, min_count, most)
+        return assignments(narrowed, self.expected.owners, MAX_CANDIDATES_TRIED, self.expected.keeps)
 
     @cached_property
     def possible(self) -> Tensor:
         """(M, A) which pairs are positives in some admissible assignment, or in the reference's own."""
         may = self.expected.selection.may  # (M, A)
         contested = may.sum(0) > 1  # (A,)
-        own = Owners(self.own.foreground, self.own.truth_index).positives(len(may))  # (M, A)
+        own = Ownership(self.own.foreground, self.own.truth_index).positives(len(may))  # (M, A)
         return may | (self.expected.owners & contested) | own
 
     @cached_property
@@ -245,7 +247,7 @@ class Fits:
         row = torch.full_like(self.possible, -1, dtype=torch.int64).index_put_(pairs, each)  # (M, A)
         return gradient[0], row
 
-    def targets(self, owners: Owners) -> Targets:
+    def targets(self, owners: Ownership) -> Targets:
         """What the anchors learn where these own them (TAL-NORM-1, TAL-TGT-1)."""
         positives = owners.positives(len(self.truths))  # (M, A)
         return targets_of(self.truths, positives, normalised(*self.measures, positives))
@@ -278,7 +280,7 @@ class Fits:
 
 
 @dataclass(frozen=True)
-class Replay:
+class ReplayedLoss:
     """Judges the loss as if it had shown an assignment.
 
     Attributes:
@@ -312,7 +314,7 @@ class Replay:
             truth_index=torch.stack([image.truth_index for image in targets]),
         )
         judgement = Judgement()
-        unsure = Unsure(moved, edges)
+        unsure = AssignmentUncertainty(moved, edges)
         judge_loss(judgement, self.batch, assignment, self.loss, self.dialect, self.exact, unsure)
         return judgement
 
@@ -322,12 +324,12 @@ class Replay:
         if expected is None:
             none = targets.weights.double()
             return none, none, none
-        positives = Owners(targets.foreground, targets.truth_index).positives(
+        positives = Ownership(targets.foreground, targets.truth_index).positives(
             len(expected.candidate)
         )  # (M, A)
         dtype = precision(self.batch.dtype)
         exact, unit, moved = expected.weights(positives, dtype)
-        naive = normalised(expected.naive["metric"], expected.naive["overlap"], positives)
-        error = bound(naive, exact, unit, dtype, "target score w") + moved
+        same_dtype = normalised(expected.same_dtype["metric"], expected.same_dtype["overlap"], positives)
+        error = bound(same_dtype, exact, unit, dtype, "target score w") + moved
         edges = (self.errors[image].truths.amax(1)[:, None] * positives).sum(0)  # (A,)
         return exact, error * positives.any(0), edges

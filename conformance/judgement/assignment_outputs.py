@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.verdicts import STAGES, Agreement, Mismatch
-from tal_conformance.judgement.admissible import Owners, is_reachable
+from tal_conformance.judgement.admissible import Ownership, is_reachable
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, smallest
-from tal_conformance.judgement.comparators import holds
+from tal_conformance.judgement.comparators import assert_none
 from tal_reference.assignment import NORMALISATION_EPS, normalised
 
 
@@ -26,11 +26,11 @@ class OutputsJudge(ImageJudge):
         if outside.any():
             problem = "a positive's GT index is none of its image's"
             self.judgement.note(
-                "targets", holds, "GT index", "TAL-TGT-1", outside, index,
+                "targets", assert_none, "GT index", "TAL-TGT-1", outside, index,
                 f"0 to {self.truths - 1}", ("anchor",), image, problem,
             )  # fmt: skip
             return
-        owners = Owners(foreground, index.where(foreground, 0))
+        owners = Ownership(foreground, index.where(foreground, 0))
         positives = owners.positives(self.truths)  # (M, A)
         stage, mismatch = self.diagnose(owners, positives)
         if mismatch is not None:
@@ -38,8 +38,8 @@ class OutputsJudge(ImageJudge):
         else:
             for quiet in ("candidates", "top-k", "conflict"):
                 self.judgement.stages[quiet].add(Agreement())
-            if not torch.equal(positives, self.oracle.naive["positives"]):
-                self.judgement.chose = True
+            if not torch.equal(positives, self.oracle.same_dtype["positives"]):
+                self.judgement.chose_differently = True
         self.judgement.note("targets", self.check_labels_and_boxes, foreground, owners.index)
         try:
             agreement = self.check_replayed_weights(positives, STAGES["normalisation"])
@@ -50,7 +50,7 @@ class OutputsJudge(ImageJudge):
         else:
             self.judgement.stages["normalisation"].add(agreement)
 
-    def diagnose(self, owners: Owners, positives: Tensor) -> tuple[str, Mismatch | None]:
+    def diagnose(self, owners: Ownership, positives: Tensor) -> tuple[str, Mismatch | None]:
         """The first stage that explains why no admissible selection leads to these owners; none if one does."""
         expected = self.oracle
         rivals = expected.selection.may.sum(0) > 1  # (A,) may be contested
@@ -74,7 +74,7 @@ class OutputsJudge(ImageJudge):
         return self.wrong_selection(owners, positives, dropped, winnable)
 
     def wrong_selection(
-        self, owners: Owners, positives: Tensor, dropped: Tensor, winnable: Tensor
+        self, owners: Ownership, positives: Tensor, dropped: Tensor, winnable: Tensor
     ) -> tuple[str, Mismatch]:
         """Which anchors should have been taken, left or won otherwise.
 
@@ -110,17 +110,17 @@ class OutputsJudge(ImageJudge):
         """TAL-CONF-2: background (A,) that somebody may have owned and dropped; None: not so many may be kept."""
         if self.oracle.keeps is None:
             return torch.zeros_like(positives[0])
-        droppable = self.oracle.keeps.droppable(positives)  # (M, A)
-        return None if droppable is None else (droppable & self.oracle.may_candidate).any(0)
+        may_be_dropped = self.oracle.keeps.may_be_dropped(positives)  # (M, A)
+        return None if may_be_dropped is None else (may_be_dropped & self.oracle.may_candidate).any(0)
 
-    def reachable(self, owners: Owners) -> bool:
+    def reachable(self, owners: Ownership) -> bool:
         """Whether these owners are admissible, TAL-CONF-2 included."""
         return is_reachable(self.oracle.selection, self.oracle.owners, owners, self.oracle.keeps)
 
     def wrong(self, where: Tensor, observed: Tensor, clause: str, expected: str, problem: str) -> Mismatch:
         """The mismatch of `holds`, as a value."""
         try:
-            holds("positive", clause, where, observed, expected, PAIR, self.image, problem)
+            assert_none("positive", clause, where, observed, expected, PAIR, self.image, problem)
         except Mismatch as mismatch:
             return mismatch
         raise AssertionError("nothing is wrong")
@@ -188,7 +188,9 @@ class OutputsJudge(ImageJudge):
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
         """TAL-NORM-1 on the implementation's own positives, with what u and t should have been."""
-        naive = normalised(self.oracle.naive["metric"], self.oracle.naive["overlap"], positives)
+        same_dtype = normalised(
+            self.oracle.same_dtype["metric"], self.oracle.same_dtype["overlap"], positives
+        )
         exact, rounding, moved = self.oracle.weights(positives, self.dtype)
-        error = bound(naive, exact, rounding, self.dtype, "target score w") + moved
-        return self.check_scores(exact, error, naive, positives, clause, moved)
+        error = bound(same_dtype, exact, rounding, self.dtype, "target score w") + moved
+        return self.check_scores(exact, error, same_dtype, positives, clause, moved)

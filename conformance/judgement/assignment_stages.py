@@ -5,8 +5,8 @@ from torch import Tensor
 
 from tal_conformance.core.verdicts import Agreement, Mismatch
 from tal_conformance.judgement.admissible import (
-    Keeps,
-    Owners,
+    TopK2Rule,
+    Ownership,
     Range,
     Selection,
     is_reachable,
@@ -15,7 +15,7 @@ from tal_conformance.judgement.admissible import (
 )
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import bound, metric_unit, precision, smallest
-from tal_conformance.judgement.comparators import equal, holds, within_at
+from tal_conformance.judgement.comparators import equal, assert_none, assert_within_at
 from tal_reference.assignment import NORMALISATION_EPS, alignment_metric, normalised
 
 
@@ -36,8 +36,8 @@ class StagesJudge(ImageJudge):
         self.judgement.note("conflict", self.check_positives, positives, selected, overlap, metric)
         self.judgement.note("targets", self.check_targets, positives)
         self.judgement.note("normalisation", self.check_weights, positives, metric, overlap)
-        if not torch.equal(positives, self.oracle.naive["positives"]):
-            self.judgement.chose = True
+        if not torch.equal(positives, self.oracle.same_dtype["positives"]):
+            self.judgement.chose_differently = True
 
     def check_candidates(self, candidates: Tensor) -> Agreement:
         """TAL-CAND-1, TAL-CAND-2."""
@@ -57,8 +57,10 @@ class StagesJudge(ImageJudge):
             overlap, candidates = overlap.where(~wrong, 0), candidates & ~wrong
         pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
         expected, error = self.oracle.overlap[pairs], self.oracle.overlap_error[pairs]
-        naive = self.oracle.naive["overlap"][pairs]
-        return within_at("overlap u", "TAL-MET-1", overlap, pairs, expected, error, naive, PAIR, self.image)
+        same_dtype = self.oracle.same_dtype["overlap"][pairs]
+        return assert_within_at(
+            "overlap u", "TAL-MET-1", overlap, pairs, expected, error, same_dtype, PAIR, self.image
+        )
 
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: t of the implementation's own u; zero off its candidates."""
@@ -70,13 +72,15 @@ class StagesJudge(ImageJudge):
         score = self.inputs.scores[self.image, anchor, labels[truth]]  # (P,)
         overlap = overlap[pairs].clamp(min=0)  # (P,)
         exact = alignment_metric(score.double(), overlap.double(), numbers)
-        naive = alignment_metric(score, overlap, numbers)
+        same_dtype = alignment_metric(score, overlap, numbers)
         dtype = precision(score.dtype, overlap.dtype)
         unit = metric_unit(
             score.double(), overlap.double(), numbers.alpha, numbers.beta, torch.finfo(dtype).eps
         )
-        error = bound(naive, exact, unit, dtype, "metric t")
-        return within_at("metric t", "TAL-MET-1", metric, pairs, exact, error, naive, PAIR, self.image)
+        error = bound(same_dtype, exact, unit, dtype, "metric t")
+        return assert_within_at(
+            "metric t", "TAL-MET-1", metric, pairs, exact, error, same_dtype, PAIR, self.image
+        )
 
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
         """TAL-TOPK-1 on the implementation's own metric: only equal values leave a choice."""
@@ -89,12 +93,12 @@ class StagesJudge(ImageJudge):
         self, positives: Tensor, selected: Tensor, overlap: Tensor, metric: Tensor
     ) -> Agreement:
         """TAL-CONF-1 and TAL-CONF-2 on the implementation's own selection and overlap."""
-        image, k = self.image, self.inputs.hyperparameters.kept
+        image, k = self.image, self.inputs.hyperparameters.effective_topk2
         contested = selected.sum(0) > 1  # (A,)
         largest = may_own(Range.exact(overlap.double()))  # (M, A)
         allowed = torch.where(contested, largest, selected)  # (M, A)
         wrong = positives & ~allowed
-        holds(
+        assert_none(
             "owner",
             "TAL-CONF-1",
             wrong,
@@ -105,7 +109,7 @@ class StagesJudge(ImageJudge):
             "an anchor has the wrong owner",
         )
         owners = positives.sum(0)  # (A,)
-        holds(
+        assert_none(
             "owners",
             "TAL-CONF-1",
             owners > 1,
@@ -117,7 +121,7 @@ class StagesJudge(ImageJudge):
         )
         if k is None:
             lost = selected.any(0) & (owners == 0)
-            return holds(
+            return assert_none(
                 "owners",
                 "TAL-CONF-1",
                 lost,
@@ -130,8 +134,8 @@ class StagesJudge(ImageJudge):
         exact = Range.exact(metric.double().clamp(min=0))
         counts = selected.sum(1)  # (M,)
         taken = Selection(selected, selected, counts, counts)
-        shown = Owners(positives.any(0), positives.int().argmax(0))
-        if is_reachable(taken, largest, shown, Keeps(exact, k)):
+        shown = Ownership(positives.any(0), positives.int().argmax(0))
+        if is_reachable(taken, largest, shown, TopK2Rule(exact, k)):
             return Agreement()
         first = torch.zeros_like(allowed).scatter(0, allowed.int().argmax(0, keepdim=True), True) & allowed
         before = torch.where(
@@ -155,13 +159,15 @@ class StagesJudge(ImageJudge):
     def check_weights(self, positives: Tensor, metric: Tensor, overlap: Tensor) -> Agreement:
         """TAL-NORM-1 on the implementation's own metric, overlap and positives."""
         exact = normalised(metric.double(), overlap.double(), positives)  # (A,)
-        naive = normalised(metric, overlap, positives)
+        same_dtype = normalised(metric, overlap, positives)
         dtype = precision(metric.dtype, self.assignment.scores.dtype)
         eps = torch.finfo(dtype).eps
         unit = (
             eps * 4 * exact + smallest(dtype) / NORMALISATION_EPS
         )  # t u* may underflow before it is divided
-        return self.check_scores(exact, bound(naive, exact, unit, dtype, "target score w"), naive, positives)
+        return self.check_scores(
+            exact, bound(same_dtype, exact, unit, dtype, "target score w"), same_dtype, positives
+        )
 
 
 def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, image: int) -> Agreement:
@@ -171,7 +177,7 @@ def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, i
         Mismatch: it is not.
     """
     where = selected & ~choices.may
-    holds(
+    assert_none(
         "selected",
         clause,
         where,
@@ -182,7 +188,7 @@ def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, i
         f"an anchor not among the {k} best is taken",
     )
     where = choices.must & ~selected
-    holds(
+    assert_none(
         "selected",
         clause,
         where,
@@ -193,8 +199,8 @@ def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, i
         f"an anchor among the {k} best is not taken",
     )
     counts = selected.sum(1)  # (M,)
-    wrong = (counts < choices.fewest) | (counts > choices.most)
-    expected = f"{choices.fewest.tolist()} to {choices.most.tolist()}"
-    return holds(
+    wrong = (counts < choices.min_count) | (counts > choices.max_count)
+    expected = f"{choices.min_count.tolist()} to {choices.max_count.tolist()}"
+    return assert_none(
         "selected anchors", clause, wrong, counts, expected, ("GT",), image, "the number of selected anchors"
     )

@@ -53,17 +53,17 @@ the article's algorithm, the reference, and the specification rearranged in floa
 lane, torch 2.14.1 on a CPU: `python -m conformance measure --examples 120`."""
 
 
-def bound(naive: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quantity: str = "") -> Tensor:
+def bound(same_dtype: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quantity: str = "") -> Tensor:
     """The bound of the module's docstring; never below what the dtype can represent at all.
 
     Args:
-        naive: what the reference computes in `dtype`; where that is not finite, only the units count.
+        same_dtype: what the reference computes in `dtype`; where that is not finite, only the units count.
         exact: what it computes in float64.
         unit: of the quantity.
         dtype: in which the implementation computed.
         quantity: key of `UNITS`.
     """
-    error = naive.double() - exact  # changed in place from here on: it may be a whole batch's
+    error = same_dtype.double() - exact  # changed in place from here on: it may be a whole batch's
     error.abs_().nan_to_num_(nan=0.0, posinf=0.0).mul_(NAIVE_FACTOR)
     return error.add_(unit, alpha=UNITS.get(quantity, ROUNDINGS)).add_(smallest(dtype))
 

@@ -17,19 +17,19 @@ SHOWN = 6
 observer: ContextVar[Callable[[str, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], None] | None] = (
     ContextVar("observer", default=None)
 )
-"""Sees quantity, observed, expected, bound, naive and `besides` of every `within`; `measure` sets it."""
+"""Sees quantity, observed, expected, bound, naive and `extra_tolerance` of every `within`; `measure` sets it."""
 
 
-def within(
+def assert_within(
     quantity: str,
     clause: str,
     observed: Tensor,
     expected: Tensor,
     bound: Tensor,
-    naive: Tensor | None = None,
+    same_dtype: Tensor | None = None,
     names: Sequence[str] = (),
     image: int | None = None,
-    besides: Tensor | None = None,
+    extra_tolerance: Tensor | None = None,
 ) -> Agreement:
     """Every observed number lies within its bound of the expected one.
 
@@ -39,11 +39,11 @@ def within(
         observed: what the implementation computed.
         expected: the same in float64.
         bound: how far each may differ, float64, same shape.
-        naive: what the reference computes in the implementation's dtype; equal bits count as exact. Where it is not
+        same_dtype: what the reference computes in the implementation's dtype; equal bits count as exact. Where it is not
             finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
         names: what each dimension counts ("GT", "anchor"), for the message.
         image: the image that all of it belongs to.
-        besides: the part of the bound that is no multiple of a rounding, for those who measure roundings.
+        extra_tolerance: the part of the bound that is no multiple of a rounding, for those who measure roundings.
 
     Raises:
         Mismatch: some number lies further away, is not finite, or the shapes differ.
@@ -54,15 +54,22 @@ def within(
     margin = largest(error / bound.where(bound > 0, 0))
     beyond = None
     if not margin < 1:  # a number or a bound may be none, an error more than its bound, or both zero
-        if naive is not None and not all_finite(naive):
-            observed, expected, bound = _without_overflows(observed, expected, bound, naive)
+        if same_dtype is not None and not all_finite(same_dtype):
+            observed, expected, bound = _without_overflows(observed, expected, bound, same_dtype)
         finite(quantity, clause, observed, names)
         error = (observed.double() - expected).abs()
         beyond = ~(error <= bound)  # a bound that is no number is no bound
         margin = largest((error / bound).nan_to_num(nan=0.0))
     watching = observer.get()
     if watching is not None:
-        watching(quantity, observed, expected, bound if besides is None else bound - besides, naive, besides)
+        watching(
+            quantity,
+            observed,
+            expected,
+            bound if extra_tolerance is None else bound - extra_tolerance,
+            same_dtype,
+            extra_tolerance,
+        )
     if beyond is not None and beyond.any():
         badness = error / bound.clamp(min=1e-300)
         values = _values(quantity, beyond, badness, observed, expected, bound, names, image)
@@ -73,19 +80,19 @@ def within(
             clause,
             values,
         )
-    exact = naive is not None and torch.equal(observed, naive.to(observed.dtype))
+    exact = same_dtype is not None and torch.equal(observed, same_dtype.to(observed.dtype))
     return Agreement(margin, exact)
 
 
 def _without_overflows(
-    observed: Tensor, expected: Tensor, bound: Tensor, naive: Tensor
+    observed: Tensor, expected: Tensor, bound: Tensor, same_dtype: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Observed, expected and bound without what the dtype cannot hold: where `naive` is the same infinity or NaN.
+    """Observed, expected and bound without what the dtype cannot hold: where `same_dtype` is the same infinity or NaN.
 
     Float64 may not hold it either: a sum may be zero that is divided by.
     """
-    same = (observed == naive) | (observed.isnan() & naive.isnan())
-    overflows = ~naive.isfinite() & same
+    same = (observed == same_dtype) | (observed.isnan() & same_dtype.isnan())
+    overflows = ~same_dtype.isfinite() & same
     return observed.where(~overflows, 0), expected.where(~overflows, 0), bound.where(~overflows, torch.inf)
 
 
@@ -99,17 +106,17 @@ def all_finite(values: Tensor) -> bool:
     return math.isfinite(values.detach().sum()) or bool(values.isfinite().all())
 
 
-def within_at(
+def assert_within_at(
     quantity: str,
     clause: str,
     observed: Tensor,
     at: tuple[Tensor, ...],
     expected: Tensor,
     bound: Tensor,
-    naive: Tensor | None = None,
+    same_dtype: Tensor | None = None,
     names: Sequence[str] = (),
     image: int | None = None,
-    besides: Tensor | None = None,
+    extra_tolerance: Tensor | None = None,
 ) -> Agreement:
     """Every observed number at P places lies within its bound of the expected one, and all others are exactly zero.
 
@@ -120,10 +127,10 @@ def within_at(
         at: indices (P,) of the places in its first dimensions.
         expected: what belongs there in float64, (P, *rest).
         bound: how far each may differ, float64, same shape.
-        naive: what the reference computes there in the implementation's dtype.
+        same_dtype: what the reference computes there in the implementation's dtype.
         names: what each dimension of `observed` counts, for the message.
         image: the image that all of it belongs to.
-        besides: the part of the bound that is no multiple of a rounding.
+        extra_tolerance: the part of the bound that is no multiple of a rounding.
 
     Raises:
         Mismatch: some number lies further away, is not finite, or is not zero elsewhere; or the shapes differ.
@@ -132,14 +139,20 @@ def within_at(
     _same_shape(quantity, clause, here, expected)
     if not observed.index_put(at, observed.new_zeros(())).any():  # NaN is none either
         with suppress(Mismatch):  # told below, where each number has its place
-            return within(quantity, clause, here, expected, bound, naive, besides=besides)
+            return assert_within(
+                quantity, clause, here, expected, bound, same_dtype, extra_tolerance=extra_tolerance
+            )
 
     def spread(values: Tensor) -> Tensor:
         return values.new_zeros(observed.shape).index_put(at, values)
 
-    naive = None if naive is None else spread(naive)
-    besides = spread(besides) if besides is not None and besides.ndim else besides
-    return within(quantity, clause, observed, spread(expected), spread(bound), naive, names, image, besides)
+    same_dtype = None if same_dtype is None else spread(same_dtype)
+    extra_tolerance = (
+        spread(extra_tolerance) if extra_tolerance is not None and extra_tolerance.ndim else extra_tolerance
+    )
+    return assert_within(
+        quantity, clause, observed, spread(expected), spread(bound), same_dtype, names, image, extra_tolerance
+    )
 
 
 def equal(
@@ -172,7 +185,7 @@ def equal(
     return Agreement()
 
 
-def holds(
+def assert_none(
     quantity: str,
     clause: str,
     broken: Tensor,

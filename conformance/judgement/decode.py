@@ -12,7 +12,7 @@ from tal_conformance.core.outcome import AssignerInputs, Outcome
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
 from tal_conformance.implementations.execute import assigner_inputs
 from tal_conformance.judgement.bounds import UNITS, bound, boxes_unit, precision, smallest
-from tal_conformance.judgement.comparators import equal, finite, within
+from tal_conformance.judgement.comparators import equal, finite, assert_within
 from tal_conformance.judgement.oracle import InputErrors
 from tal_reference import GroundTruths
 from tal_reference.annotations import to_corners
@@ -50,13 +50,17 @@ def judge_inputs(
             own_centres == centres, 0, eps * centres
         )  # a coarse dtype rounds far anchors
         names: tuple[str, ...] = ("anchor", "axis")
-        stage.add(within("anchor centre", "ANC-1", seen.anchors, centres, centre_error, own.anchors, names))
+        stage.add(
+            assert_within("anchor centre", "ANC-1", seen.anchors, centres, centre_error, own.anchors, names)
+        )
         finite("stride", "ANC-1", seen.strides)
         stage.add(equal("stride", "ANC-1", seen.strides.double(), exact.anchors.strides, ("anchor",)))
         names = ("image", "anchor", "side")
-        stage.add(within("predicted box", "DEC-2", seen.boxes, boxes, box_error, own.boxes, names))
+        stage.add(assert_within("predicted box", "DEC-2", seen.boxes, boxes, box_error, own.boxes, names))
         names = ("image", "anchor", "class")
-        stage.add(within("class score", "TAL-MET-1", seen.scores, scores, score_error, own.scores, names))
+        stage.add(
+            assert_within("class score", "TAL-MET-1", seen.scores, scores, score_error, own.scores, names)
+        )
         stage.add(judge_truths(seen, own, truths))
     except Mismatch as mismatch:
         stage.fail(mismatch)
@@ -86,7 +90,9 @@ def judge_truths(seen: AssignerInputs, own: AssignerInputs, truths: list[GroundT
     error = bound(
         own.truth_boxes, boxes, truth_unit(boxes, torch.finfo(dtype).eps), dtype, "ground truth box"
     )
-    agreement = within("ground truth box", "ANN-1", shown, boxes, error, own.truth_boxes, (*PLACE, "side"))
+    agreement = assert_within(
+        "ground truth box", "ANN-1", shown, boxes, error, own.truth_boxes, (*PLACE, "side")
+    )
     sums = boxes.sum(-1)  # (B, M)
     sum_error = (4 * error.amax(-1)).where(shown.double().sum(-1) != sums, 0)  # (B, M)
     expected = torch.where(sums.abs() <= sum_error, mask, sums > 0)  # (B, M) either, where it is doubtful

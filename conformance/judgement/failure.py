@@ -6,7 +6,7 @@ from typing import Any
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import (
-    Diverges,
+    Divergence,
     Judgement,
     Value,
     Verdict,
@@ -77,7 +77,9 @@ class Failure(Exception):
 _TYPES: dict[str, type[Failure]] = {}
 
 
-def failure_of(subject: Subject, batch: Batch, error: Diverges | ImplementationFailed, drawn: Any) -> Failure:
+def failure_from(
+    subject: Subject, batch: Batch, error: Divergence | ImplementationFailed, drawn: Any
+) -> Failure:
     """The failure behind what the judge or the implementation raised.
 
     Its class differs by stage, because Hypothesis takes errors of one class at one line for one bug: so a batch that

@@ -4,9 +4,9 @@ import torch
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.verdicts import Diverges, Judgement
+from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.judgement.assignment import judge_assignment
-from tal_conformance.judgement.assignment_inferred import judge_hidden
+from tal_conformance.judgement.assignment_inferred import judge_inferred_assignment
 from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.decode import (
     classes_exist,
@@ -19,7 +19,7 @@ from tal_reference import Dialect, detection_loss, ground_truths
 
 
 @torch.no_grad()
-def assigns_numbers(batch: Batch, dialect: Dialect) -> bool:
+def assignment_is_defined(batch: Batch, dialect: Dialect) -> bool:
     """IOU-1: the target scores of a batch are numbers, in float64 and in its own dtype.
 
     They are not where a prediction of one bin is a box turned inside out, so small in pixels that its negative area
@@ -51,20 +51,22 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
     exact = exact_predictions(batch)
     truths = ground_truths(batch.annotations.double(), batch.images, batch.size)
     counts = [len(image) for image in truths]
-    if outcome.own_inputs:
+    if outcome.exposes_inputs:
         judge_inputs(judgement, batch, outcome, exact, truths)
         if judgement.verdict.fails and not classes_exist(outcome.inputs):
-            raise Diverges(judgement)  # there is no score to go on with
-    defined = assigns_numbers(batch, dialect)
-    judgement.undecided = not defined
+            raise Divergence(judgement)  # there is no score to go on with
+    defined = assignment_is_defined(batch, dialect)
+    judgement.inconclusive = not defined
     if defined and outcome.assignment is not None:
-        unsure = outcome.of_loss and not outcome.own_inputs  # the loss decoded, and does not show what
+        unsure = outcome.from_loss and not outcome.exposes_inputs  # the loss decoded, and does not show what
         errors = input_errors(batch, exact, truths) if unsure else None
         finite = judge_assignment(judgement, outcome.assignment, outcome.inputs, counts, dialect, errors)
-        if outcome.loss is not None and outcome.of_loss and finite:
+        if outcome.loss is not None and outcome.from_loss and finite:
             judge_loss(judgement, batch, outcome.assignment, outcome.loss, dialect, exact)
-    if defined and outcome.loss is not None and not outcome.of_loss:
-        judge_hidden(judgement, batch, outcome, dialect, exact, input_errors(batch, exact, truths))
+    if defined and outcome.loss is not None and not outcome.from_loss:
+        judge_inferred_assignment(
+            judgement, batch, outcome, dialect, exact, input_errors(batch, exact, truths)
+        )
     if judgement.verdict.fails:
-        raise Diverges(judgement)
+        raise Divergence(judgement)
     return judgement

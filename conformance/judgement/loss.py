@@ -14,16 +14,16 @@ from tal_conformance.core.verdicts import STAGES, Judgement
 from tal_conformance.judgement.bounds import (
     bound,
 )
-from tal_conformance.judgement.comparators import within, within_at
+from tal_conformance.judgement.comparators import assert_within, assert_within_at
 from tal_conformance.judgement.loss_reference import Computed, compute, is_defined, loss_precision
 from tal_conformance.judgement.loss_rounding import (
     NO_JUMP,
-    LossUnits,
-    Unsure,
+    LossRounding,
+    AssignmentUncertainty,
     _plus,
     gradient_bound,
-    moved,
-    units,
+    uncertainty_units,
+    rounding_units,
 )
 from tal_reference import BatchTargets, Dialect, Predictions
 from tal_reference.anchors import flatten
@@ -39,7 +39,7 @@ def judge_loss(
     loss: LossOutcome,
     dialect: Dialect,
     predictions: Predictions,
-    unsure: Unsure | None = None,
+    unsure: AssignmentUncertainty | None = None,
 ) -> None:
     """Judge the stages "cls" to "gradients", into `judgement`.
 
@@ -55,26 +55,28 @@ def judge_loss(
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
     each_term = bool(loss.term_gradients)
     exact = compute(batch, targets, torch.float64, dialect, each_term, predictions)
-    naive = compute(batch, targets, batch.dtype, dialect, each_term)
-    unit = units(batch, targets, exact, dialect)
+    same_dtype = compute(batch, targets, batch.dtype, dialect, each_term)
+    unit = rounding_units(batch, targets, exact, dialect)
     if unsure is None:
-        slack = LossUnits(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
+        slack = LossRounding(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
     else:
-        slack = moved(batch, targets, exact, unit, unsure, dialect)
+        slack = uncertainty_units(batch, targets, exact, unit, unsure, dialect)
     at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
     defined = is_defined(exact, at)
-    judgement.undecided = judgement.undecided or not defined
+    judgement.inconclusive = judgement.inconclusive or not defined
     dtype = loss_precision(batch)
     for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
         if stage == "box" and not defined:
             continue
-        allowed = bound(naive.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss")
+        allowed = bound(
+            same_dtype.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss"
+        )
         judgement.note(
-            stage, within, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
-            allowed + slack.items[place], naive.items[place], (), besides=slack.items[place],
+            stage, assert_within, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
+            allowed + slack.items[place], same_dtype.items[place], (), extra_tolerance=slack.items[place],
         )  # fmt: skip
     judge_total(judgement, batch, loss)
-    judge_gradients(judgement, batch, loss, at, exact, naive, unit, slack, LOGITS[not defined :])
+    judge_gradients(judgement, batch, loss, at, exact, same_dtype, unit, slack, LOGITS[not defined :])
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
@@ -82,15 +84,15 @@ def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
     dtype = loss_precision(batch)
     items = loss.items.double()
     total = items.sum() * batch.images
-    naive = loss.items.sum() * batch.images
+    same_dtype = loss.items.sum() * batch.images
     rounding = 4 * torch.finfo(dtype).eps * items.abs().sum() * batch.images
-    error = bound(naive, total, rounding, dtype, "total")
-    judgement.note("total", within, "total", STAGES["total"], loss.total, total, error, naive, ())
+    error = bound(same_dtype, total, rounding, dtype, "total")
+    judgement.note("total", assert_within, "total", STAGES["total"], loss.total, total, error, same_dtype, ())
 
 
 def judge_gradients(
     judgement: Judgement, batch: Batch, loss: LossOutcome, at: tuple[Tensor, ...], exact: Computed,
-    naive: Computed, unit: LossUnits, slack: LossUnits, on: tuple[str, ...] = LOGITS,
+    same_dtype: Computed, unit: LossRounding, slack: LossRounding, on: tuple[str, ...] = LOGITS,
 ) -> None:  # fmt: skip
     """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits, or `on` one.
 
@@ -101,29 +103,31 @@ def judge_gradients(
             "total",
             loss.gradients,
             exact.of_total,
-            naive.of_total,
+            same_dtype.of_total,
             unit.of_total,
             unit.jumps_of_total,
             slack.of_total,
         )
     ]
     if loss.term_gradients:
-        of_terms = exact.of_terms, naive.of_terms, unit.of_terms, unit.jumps, slack.of_terms
+        of_terms = exact.of_terms, same_dtype.of_terms, unit.of_terms, unit.jumps, slack.of_terms
         rows = [*zip(TERMS, loss.term_gradients, *of_terms, strict=True), *rows]
     names = ("image", "anchor", "channel")
     for term, maps, *computed in rows:
         distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
         right, ours, *rest = (each[0] for each in computed)
         of_positives = [right[at], ours[at], *rest]  # (P, 4R), or a number
-        for name, check, observed, (expected, approximate, units, jump, moves) in (
-            (LOGITS[0], partial(within_at, at=at), distances, of_positives),
-            (LOGITS[1], within, logits, [each[1] for each in computed]),
+        for name, check, observed, (expected, approximate, rounding_units, jump, moves) in (
+            (LOGITS[0], partial(assert_within_at, at=at), distances, of_positives),
+            (LOGITS[1], assert_within, logits, [each[1] for each in computed]),
         ):
             if name not in on:
                 continue
-            besides = _plus(jump, moves)
-            allowed = _plus(gradient_bound(batch, name, expected, approximate, units), besides)
+            extra_tolerance = _plus(jump, moves)
+            allowed = _plus(
+                gradient_bound(batch, name, expected, approximate, rounding_units), extra_tolerance
+            )
             judgement.note(
                 "gradients", check, f"gradient of {term} on {name}", STAGES["gradients"], observed,
-                expected=expected, bound=allowed, naive=approximate, names=names, besides=besides,
+                expected=expected, bound=allowed, same_dtype=approximate, names=names, extra_tolerance=extra_tolerance,
             )  # fmt: skip

@@ -19,7 +19,7 @@ from tal_conformance.judgement.bounds import (
     smallest,
 )
 from tal_conformance.judgement.loss_reference import ZERO, Computed, Gradients, compute, loss_precision
-from tal_reference import NEWEST, BatchTargets, Dialect, WeightsMeet
+from tal_reference import NEWEST, BatchTargets, Dialect, WeightBroadcast
 from tal_reference.anchors import Anchors
 from tal_reference.boxes import ciou
 from tal_reference.decoding import decode
@@ -27,7 +27,7 @@ from tal_reference.loss import distances_to
 
 
 @dataclass(frozen=True)
-class LossUnits:
+class LossRounding:
     """What one rounding in each operation does to the loss: float64.
 
     Gradients on the distance logits are those of the P positives alone, (P, 4R): everywhere else they are exactly zero.
@@ -72,13 +72,13 @@ def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
     return score_sum.where(score_sum > 0, 1)
 
 
-def units(
+def rounding_units(
     batch: Batch,
     targets: BatchTargets,
     exact: Computed,
     dialect: Dialect = NEWEST,
     edges: Tensor | float = 0.0,
-) -> LossUnits:
+) -> LossRounding:
     """The units of a batch's loss for given targets.
 
     Args:
@@ -97,7 +97,7 @@ def units(
     at_label = image, anchor, positives.labels
     own = positives.weights.double()  # (P,)
     score_sum = divisor(own, dialect)
-    weights = own.sum().expand_as(own) if dialect.weights_meet is WeightsMeet.ALL else own  # (P,)
+    weights = own.sum().expand_as(own) if dialect.weights_meet is WeightBroadcast.ALL else own  # (P,)
     strides, centres = given.anchors.strides[anchor], given.anchors.centres[anchor]  # (P, 1), (P, 2)
     target = positives.boxes.double() / strides  # (P, 4) grid units
     distances = given.distances[at]  # (P, 4R)
@@ -135,7 +135,9 @@ def units(
     scale = coarse * 3 * numbers.cls_gain * share
     logit_gradient = given.logits.sigmoid().mul_(scale)  # (B, A, C) ...
     logit_gradient[at_label] += scale * own  # ... and of the target scores
-    slope = Slope(target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype))
+    slope = GradientRounding(
+        target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype)
+    )
 
     of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
     box_rounds, box_jumps = (
@@ -150,7 +152,7 @@ def units(
         # as a share of the input's size it may be too small for the dtype before the stride multiplies it
         side_rounds = side_rounds + smallest(precision(batch.dtype)) * strides  # (P, 4)
     rounding = (box_rounds, ZERO), (ZERO, logit_gradient), (side_rounds, ZERO)
-    return LossUnits(items, rounding, ((box_jumps, ZERO), (ZERO, ZERO), (side_jumps, ZERO)))
+    return LossRounding(items, rounding, ((box_jumps, ZERO), (ZERO, ZERO), (side_jumps, ZERO)))
 
 
 def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
@@ -162,7 +164,7 @@ def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
 
 
 @dataclass(frozen=True)
-class Slope:
+class GradientRounding:
     """Errors of the gradients of one positive's box and DFL loss in its distance logits, (P, 4, R).
 
     Attributes:
@@ -263,7 +265,7 @@ class Slope:
 
 
 @dataclass(frozen=True)
-class Unsure:
+class AssignmentUncertainty:
     """How far an assignment that a loss hides may lie from the one that is replayed for it.
 
     Attributes:
@@ -275,14 +277,14 @@ class Unsure:
     edges: Tensor
 
 
-def moved(
+def uncertainty_units(
     batch: Batch,
     targets: BatchTargets,
     exact: Computed,
-    narrow: LossUnits,
-    unsure: Unsure,
+    narrow: LossRounding,
+    unsure: AssignmentUncertainty,
     dialect: Dialect = NEWEST,
-) -> LossUnits:
+) -> LossRounding:
     """How far the loss and its gradients move with what is unsure, beside `narrow`, the units where nothing is.
 
     Before N all of them are linear in the weights, so what moves is the loss of the movements; N moves with their sum.
@@ -304,7 +306,7 @@ def moved(
     scale = divisor(movements, dialect) / score_sum
     cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
     items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
-    wider = units(batch, targets, exact, dialect, unsure.edges) if unsure.edges.any() else narrow
+    wider = rounding_units(batch, targets, exact, dialect, unsure.edges) if unsure.edges.any() else narrow
     slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
     own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
     at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
@@ -316,14 +318,14 @@ def moved(
         for term in (0, 2)
     )  # (P, 4R) twice  # fmt: skip
     cls = slope + own[1][1].abs() * share  # (B, A, C)
-    return LossUnits(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
+    return LossRounding(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
 
 
-def gradient_bound(batch: Batch, name: str, exact: Tensor, naive: Tensor, unit: Tensor) -> Tensor:
+def gradient_bound(batch: Batch, name: str, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> Tensor:
     """By how much a gradient may differ; exact zeros stay exact zeros."""
     dtype = precision(batch.dtype)
     if name == "distance logits":
         unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()
-    allowed = bound(naive, exact, unit, dtype, f"gradient on {name}")
+    allowed = bound(same_dtype, exact, unit, dtype, f"gradient on {name}")
     zero = exact == 0
     return allowed.where(~(zero & (unit == 0)), 0) if zero.any() else allowed

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import LossOutcome, Outcome
-from tal_conformance.core.verdicts import Agreement, Diverges, Judgement, Mismatch
+from tal_conformance.core.verdicts import Agreement, Divergence, Judgement, Mismatch
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.execute import assigner_inputs, observe
+from tal_conformance.implementations.execute import assigner_inputs, execute
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.bounds import precision
 from tal_conformance.judgement.comparators import all_finite, equal
@@ -52,7 +52,7 @@ def judge_any(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
     Raises:
         Diverges: some stage computes something else; the judgement is in it.
     """
-    return (judge if is_finite(batch) else judge_nonfinite)(batch, outcome, dialect)
+    return (judge if is_finite(batch) else judge_non_finite)(batch, outcome, dialect)
 
 
 def is_finite(batch: Batch) -> bool:
@@ -60,7 +60,7 @@ def is_finite(batch: Batch) -> bool:
     return all(all_finite(level) for level in batch.feature_maps)
 
 
-def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
+def judge_non_finite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
     """Judge what a number that is none changes, and what it leaves alone (NONFINITE-1 to -3).
 
     Args:
@@ -76,18 +76,18 @@ def judge_nonfinite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgeme
     """
     judgement = Judgement()
     reference = implementation_from(ReferenceAdapter(dialect), "reference")
-    expected = observe(reference, batch)
+    expected = execute(reference, batch)
     either = _edge_at_infinity(batch, expected) | _may_be_candidate(batch, expected, dialect)  # (B,)
-    judgement.undecided = bool(either.any())
+    judgement.inconclusive = bool(either.any())
     clause = "NONFINITE-1" if _targets_finite(expected).all() else "NONFINITE-2"
     lost = _lost_numbers(expected) | either  # (B,)
     if outcome.assignment is not None:
         judgement.note("normalisation", _compare, "image with finite target scores", clause,
                        _targets_finite(outcome) | lost, _targets_finite(expected) | lost, ("image",))  # fmt: skip
-    if outcome.loss is not None and not judgement.undecided:  # N is of the whole batch
+    if outcome.loss is not None and not judgement.inconclusive:  # N is of the whole batch
         _judge_loss(judgement, batch, outcome, expected, clause, bool(lost.any()))
     if judgement.verdict.fails:
-        raise Diverges(judgement)
+        raise Divergence(judgement)
     if clause == "NONFINITE-2" or lost.any():
         return judgement
     return judge(*_with_a_finite_number(batch, outcome, expected, dialect), dialect)
@@ -104,7 +104,7 @@ def _with_a_finite_number(
     maps = tuple(level.nan_to_num(0.0, FAR, -FAR) for level in batch.feature_maps)
     finite = replace(batch, feature_maps=maps)
     inputs = own = assigner_inputs(finite)
-    if outcome.own_inputs:
+    if outcome.exposes_inputs:
         seen = outcome.inputs
         scores = seen.scores.where(seen.scores.isfinite(), own.scores)  # (B, A, C)
         boxes = seen.boxes.where(seen.boxes.isfinite().all(-1, keepdim=True), own.boxes)  # (B, A, 4)
@@ -116,12 +116,12 @@ def _with_a_finite_number(
         )  # u and t of that anchor are none for every ground truth
     _, logits = flatten(batch.feature_maps, batch.head)  # (B, A, C)
     if loss is not None and (
-        not logits.isfinite().all() or (spoilt_anchors(batch) & _candidates(expected)).any()
+        not logits.isfinite().all() or (affected_anchors(batch) & _candidates(expected)).any()
     ):
         loss = None
     if loss is not None:
         loss = _without_gradients_of(batch, loss)
-    return finite, Outcome(inputs, outcome.own_inputs, assignment, loss, outcome.of_loss, own)
+    return finite, Outcome(inputs, outcome.exposes_inputs, assignment, loss, outcome.from_loss, own)
 
 
 def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
@@ -164,7 +164,7 @@ def _judge_loss(
         judgement.note("total", _compare, "total is finite", clause, shown, wanted, ())
     if clause == "NONFINITE-2" or lost:
         return  # N is no number: which gradients are zero times NaN, and which nothing, is a matter of masks
-    spoilt = spoilt_anchors(batch)  # (B, A) free
+    spoilt = affected_anchors(batch)  # (B, A) free
     for name, shown in zip(LOGITS, flatten(outcome.loss.gradients, batch.head), strict=True):
         finite = shown.isfinite().all(-1) | spoilt
         judgement.note("gradients", _compare, f"gradient on {name} is finite", clause, finite,
@@ -207,7 +207,7 @@ def _may_be_candidate(batch: Batch, outcome: Outcome, dialect: Dialect) -> Tenso
     """(B,) rounding decides whether the anchor with the number is a candidate: a border there is not sharp."""
     inputs, floor = outcome.inputs, dialect.floor(batch.head.strides)
     eps = torch.finfo(precision(inputs.truth_boxes.dtype)).eps
-    exact, here = exact_predictions(batch), spoilt_anchors(batch)  # (B, A)
+    exact, here = exact_predictions(batch), affected_anchors(batch)  # (B, A)
     doubtful = torch.zeros_like(here[:, 0])  # (B,)
     truths = ground_truths(batch.annotations.double(), batch.images, batch.size)
     for image, (large, errors) in enumerate(zip(truths, input_errors(batch, exact, truths), strict=True)):
@@ -218,7 +218,7 @@ def _may_be_candidate(batch: Batch, outcome: Outcome, dialect: Dialect) -> Tenso
     return doubtful
 
 
-def spoilt_anchors(batch: Batch) -> Tensor:
+def affected_anchors(batch: Batch) -> Tensor:
     """(B, A) the anchors with a logit that is no finite number."""
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
     return ~(distances.isfinite().all(-1) & logits.isfinite().all(-1))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
 from tal_conformance.core.verdicts import Uniqueness
-from tal_conformance.judgement.admissible import Keeps, Range, Selection, may_own, top_k_choices
+from tal_conformance.judgement.admissible import TopK2Rule, Range, Selection, may_own, top_k_choices
 from tal_conformance.judgement.bounds import (
     ROUNDINGS,
     bound,
@@ -28,9 +28,9 @@ from tal_reference.assignment import (
     candidates_of,
     distance_inside,
     normalised,
-    pairs_compared,
+    overlap_mask,
     settle_contested,
-    spread,
+    scatter_pairs,
     top_k,
     widened,
 )
@@ -63,7 +63,7 @@ class ImageOracle:
         overlap_range, metric_range: what u and t can be, given that a doubtful candidate may be none.
         selection: the admissible top-k.
         owners: (M, A) who may own a contested anchor.
-        naive: the overlap, metric and positives that the reference finds in the batch's dtype.
+        same_dtype: the overlap, metric and positives that the reference finds in the batch's dtype.
         k: places that each ground truth takes.
         keeps: what it keeps of them, where TAL-CONF-2 applies.
         everywhere: u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
@@ -79,9 +79,9 @@ class ImageOracle:
     metric_range: Range
     selection: Selection
     owners: Tensor
-    naive: dict[str, Tensor]
+    same_dtype: dict[str, Tensor]
     k: int
-    keeps: Keeps | None
+    keeps: TopK2Rule | None
     everywhere: bool = False
 
     @property
@@ -195,7 +195,7 @@ class PairValues:
     naive_overlap: Tensor
     naive_metric: Tensor
 
-    def spread(self, pairs: tuple[Tensor, ...], shown: Tensor) -> Tensor:
+    def scatter_pairs(self, pairs: tuple[Tensor, ...], shown: Tensor) -> Tensor:
         """(8, M, A): u, its error, t, its error, then u and t at least and at most; zero off the pairs.
 
         Args:
@@ -210,10 +210,10 @@ class PairValues:
                 *(low[0], self.overlap + self.overlap_error, low[1], self.metric_high),
             )
         )  # (8, P)
-        spread = values.new_zeros(len(values), *shown.shape)  # (8, M, A)
+        matrices = values.new_zeros(len(values), *shown.shape)  # (8, M, A)
         truth, anchor = pairs
-        spread[:, truth, anchor] = values
-        return spread
+        matrices[:, truth, anchor] = values
+        return matrices
 
 
 def pair_values(
@@ -279,11 +279,11 @@ def oracle(
     candidate, may_candidate = candidates_within(
         small, large, inputs.anchors.double(), floor, torch.finfo(dtype).eps, errors
     )  # (M, A) twice
-    compared = pairs_compared(may_candidate, dialect)  # (M, A) where u and t are not zero
+    compared = overlap_mask(may_candidate, dialect)  # (M, A) where u and t are not zero
     pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs
     values = pair_values(inputs, image, small, pairs, dtype, errors)
-    u, u_error, t, t_error, least_u, most_u, least_t, most_t = values.spread(
-        pairs, pairs_compared(candidate, dialect)
+    u, u_error, t, t_error, least_u, most_u, least_t, most_t = values.scatter_pairs(
+        pairs, overlap_mask(candidate, dialect)
     ).unbind()  # (M, A) each
     overlap_range, metric_range = Range(least_u, most_u), Range(least_t, most_t)
     rivals = metric_range
@@ -291,17 +291,19 @@ def oracle(
         rivals = Range(least_t * candidate, most_t * may_candidate)
     selection = top_k_choices(rivals, candidate, may_candidate, numbers.topk)
 
-    overlap, metric = (spread(each, pairs, compared) for each in (values.naive_overlap, values.naive_metric))
+    overlap, metric = (
+        scatter_pairs(each, pairs, compared) for each in (values.naive_overlap, values.naive_metric)
+    )
     naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
     selected = top_k(metric * naive_candidate, numbers.topk) & naive_candidate
-    positives = settle_contested(selected, overlap * pairs_compared(naive_candidate, dialect))
+    positives = settle_contested(selected, overlap * overlap_mask(naive_candidate, dialect))
     keeps = None
-    if numbers.kept is not None:
-        keeps = Keeps(metric_range, numbers.kept)
-        positives = positives & top_k(metric * positives, numbers.kept)
-    naive = {"overlap": overlap, "metric": metric, "positives": positives}
+    if numbers.effective_topk2 is not None:
+        keeps = TopK2Rule(metric_range, numbers.effective_topk2)
+        positives = positives & top_k(metric * positives, numbers.effective_topk2)
+    same_dtype = {"overlap": overlap, "metric": metric, "positives": positives}
     return ImageOracle(
         candidate, may_candidate, u, u_error, t, t_error, overlap_range, metric_range, selection,
-        may_own(overlap_range), naive, numbers.topk, keeps,
+        may_own(overlap_range), same_dtype, numbers.topk, keeps,
         dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
     )  # fmt: skip

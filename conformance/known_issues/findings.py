@@ -17,12 +17,12 @@ ROOM = Path(__file__).parent
 INDEX = ROOM / "findings.toml"
 LONGEST = 20
 """Lines of a script at most: somebody else should read it at a glance."""
-PATIENCE = 300
+SCRIPT_TIMEOUT = 300
 """Seconds that a script may take, the import of torch included."""
 REQUIRED, OPTIONAL = ("title", "clause", "first", "last"), ("mended",)
 
 
-class CorruptCatalogue(ValueError):
+class InvalidFindings(ValueError):
     """The catalogue is none; the message names the finding and what is wrong."""
 
 
@@ -98,7 +98,7 @@ def read_findings(index: Path = INDEX) -> tuple[Finding, ...]:
     try:
         content = tomllib.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CorruptCatalogue(f"{index}: the catalogue cannot be read: {error}") from error
+        raise InvalidFindings(f"{index}: the catalogue cannot be read: {error}") from error
     return tuple(
         _finding(name, told, index.parent / "scripts" / f"{name}.py") for name, told in content.items()
     )
@@ -106,17 +106,17 @@ def read_findings(index: Path = INDEX) -> tuple[Finding, ...]:
 
 def _finding(name: str, told: Any, script: Path) -> Finding:
     if not isinstance(told, Mapping) or not all(isinstance(value, str) for value in told.values()):
-        raise CorruptCatalogue(f"finding {name}: it must be a table of texts")
+        raise InvalidFindings(f"finding {name}: it must be a table of texts")
     strange = sorted({*told} ^ {*REQUIRED} - {*OPTIONAL})
     strange = [key for key in strange if key not in OPTIONAL]
     if strange:
-        raise CorruptCatalogue(f"finding {name}: {strange[0]!r} is missing or unknown")
+        raise InvalidFindings(f"finding {name}: {strange[0]!r} is missing or unknown")
     if not script.is_file():
-        raise CorruptCatalogue(f"finding {name}: there is no script {script}")
+        raise InvalidFindings(f"finding {name}: there is no script {script}")
     try:
         releases = {key: Version(told[key]) for key in ("first", "last", *OPTIONAL) if key in told}
     except InvalidVersion as error:
-        raise CorruptCatalogue(f"finding {name}: {error}") from error
+        raise InvalidFindings(f"finding {name}: {error}") from error
     return Finding(name, told["title"], told["clause"], script=script, **releases)
 
 
@@ -145,11 +145,13 @@ def run_script(finding: Finding, release: Version) -> Ran:
                 env=kept | settings | {"YOLO_VERBOSE": "false"},
                 capture_output=True,
                 text=True,
-                timeout=PATIENCE,
+                timeout=SCRIPT_TIMEOUT,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise ScriptFailed(f"finding {finding.id}: its script did not end within {PATIENCE} s") from error
+            raise ScriptFailed(
+                f"finding {finding.id}: its script did not end within {SCRIPT_TIMEOUT} s"
+            ) from error
     if done.returncode not in (0, 1) or "Traceback (most recent call last)" in done.stderr:
         said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
         raise ScriptFailed(f"finding {finding.id}: its script failed with status {done.returncode}: {said}")

@@ -24,12 +24,12 @@ LISTS = ("implementations", "devices", "when", "follows")
 OPTIONAL = ("says", "follows")
 
 
-class CorruptLedger(ValueError):
+class InvalidLedger(ValueError):
     """A file that is no ledger; the message names the file, the entry, and what is wrong."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class KnownIssue:
     """One divergence on record.
 
     Attributes:
@@ -64,7 +64,7 @@ class Entry:
     def concerns(self, subject: Subject) -> bool:
         """Whether it is about this implementation, in its version, on its device."""
         who = subject.implementation
-        names = {who.name, who.name.partition("==")[0], who.asked_as, who.asked_as.partition("==")[0]}
+        names = {who.name, who.name.partition("==")[0], who.spec, who.spec.partition("==")[0]}
         if subject.device not in self.devices or not names & set(self.implementations):
             return False
         try:
@@ -97,13 +97,13 @@ class Entry:
         return today >= self.expires
 
 
-def read_ledger(*paths: Path) -> tuple[Entry, ...]:
+def read_ledger(*paths: Path) -> tuple[KnownIssue, ...]:
     """The entries of these files, in their order.
 
     Raises:
         CorruptLedger: a file cannot be read, or an entry is none.
     """
-    entries: list[Entry] = []
+    entries: list[KnownIssue] = []
     for path in paths:
         for number, raw in enumerate(_raw_entries(path), 1):
             name = raw.get("id") if isinstance(raw, dict) else None
@@ -111,9 +111,9 @@ def read_ledger(*paths: Path) -> tuple[Entry, ...]:
             try:
                 entry = entry_of(raw)
             except ValueError as error:
-                raise CorruptLedger(f"{where}: {error}") from error
+                raise InvalidLedger(f"{where}: {error}") from error
             if entry.id in {other.id for other in entries}:
-                raise CorruptLedger(f"{where}: its id is taken by an entry before it")
+                raise InvalidLedger(f"{where}: its id is taken by an entry before it")
             entries.append(entry)
     return tuple(entries)
 
@@ -122,19 +122,19 @@ def _raw_entries(path: Path) -> list[Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise CorruptLedger(f"{path}: the ledger cannot be read: {error}") from error
+        raise InvalidLedger(f"{path}: the ledger cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
-        raise CorruptLedger(f"{path}: the ledger is no TOML: {error}") from error
+        raise InvalidLedger(f"{path}: the ledger is no TOML: {error}") from error
     strange = sorted(set(content) - {"entry"})
     if strange:
-        raise CorruptLedger(f"{path}: {strange[0]!r} is unknown; a ledger holds [[entry]] tables alone")
+        raise InvalidLedger(f"{path}: {strange[0]!r} is unknown; a ledger holds [[entry]] tables alone")
     entries = content.get("entry", [])
     if not isinstance(entries, list):
-        raise CorruptLedger(f"{path}: write [[entry]], with two brackets")
+        raise InvalidLedger(f"{path}: write [[entry]], with two brackets")
     return entries
 
 
-def entry_of(raw: Any) -> Entry:
+def entry_of(raw: Any) -> KnownIssue:
     """An entry as TOML gives it.
 
     Raises:
@@ -142,7 +142,7 @@ def entry_of(raw: Any) -> Entry:
     """
     if not isinstance(raw, dict):
         raise ValueError("it is no table")
-    keys = [each.name for each in fields(Entry)]
+    keys = [each.name for each in fields(KnownIssue)]
     strange = [key for key in raw if key not in keys]
     if strange:
         raise ValueError(f"{strange[0]!r} is unknown; keys are {', '.join(keys)}")
@@ -153,7 +153,7 @@ def entry_of(raw: Any) -> Entry:
         if key in raw:
             _check_type(key, raw[key])
     lists = {key: tuple(raw[key]) for key in LISTS if key in raw}
-    entry = Entry(**raw | lists | {"versions": _versions(raw["versions"])})
+    entry = KnownIssue(**raw | lists | {"versions": _versions(raw["versions"])})
     _check_sense(entry)
     return entry
 
@@ -176,7 +176,7 @@ def _versions(text: str) -> SpecifierSet:
         raise ValueError(f"'versions' must be a specifier such as '>=1.0, <2', not {text!r}") from error
 
 
-def _check_sense(entry: Entry) -> None:
+def _check_sense(entry: KnownIssue) -> None:
     for device in entry.devices:
         if device not in DEVICES:
             raise ValueError(f"there is no device {device!r}; devices are {', '.join(DEVICES)}")

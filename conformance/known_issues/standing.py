@@ -6,7 +6,7 @@ from datetime import date
 from enum import StrEnum
 
 from tal_conformance.judgement.failure import Subject
-from tal_conformance.known_issues.ledger import Entry
+from tal_conformance.known_issues.ledger import KnownIssue
 
 Place = tuple[str, str, str]
 """Id of an entry, name of an implementation, device."""
@@ -39,7 +39,7 @@ class Standing:
         state: what follows.
     """
 
-    entry: Entry
+    entry: KnownIssue
     subject: Subject
     met: int
     known: int
@@ -65,7 +65,7 @@ class Standing:
 
 
 def standings(
-    entries: Iterable[Entry],
+    entries: Iterable[KnownIssue],
     subjects: Iterable[Subject],
     counts: Mapping[str, Mapping[Place, int]],
     whole: bool,
@@ -89,7 +89,7 @@ def standings(
                 yield Standing(entry, subject, met, known, _state(entry, met, known, whole, today))
 
 
-def _state(entry: Entry, met: int, known: int, whole: bool, today: date) -> State:
+def _state(entry: KnownIssue, met: int, known: int, whole: bool, today: date) -> State:
     if entry.expired(today):
         return State.EXPIRED
     if known:

@@ -7,11 +7,11 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.profiles import PROFILES
-from tal_conformance.checks.reference import conform
-from tal_conformance.checks.rejection import refused_by_all
+from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.checks.rejection import check_all_reject
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.protocol import Implementation, implementation_from
@@ -61,14 +61,17 @@ class Hit:
 
 @dataclass
 class Judged:
-    """Stands for the suite's `conforms`: judges and counts, and records nothing."""
+    """Stands for the suite's `checker`: judges and counts, and records nothing."""
 
     subject: Subject
     batches: int = 0
     failed: bool = False
 
     def __call__(
-        self, recipe: Recipe, by: Callable[[Subject, Batch], Judgement] = conform, relates: bool = False
+        self,
+        recipe: Recipe,
+        by: Callable[[Subject, Batch], Judgement] = judge_against_reference,
+        relates: bool = False,
     ) -> None:
         """Judge what was drawn.
 
@@ -82,7 +85,7 @@ class Judged:
             self.failed = True
             raise
 
-    def must_raise(self, batch: Batch, stage: str, clause: str, because: str) -> None:
+    def must_reject(self, batch: Batch, stage: str, clause: str, because: str) -> None:
         """The implementation must raise.
 
         Raises:
@@ -90,21 +93,21 @@ class Judged:
         """
         self.batches += not self.failed
         try:
-            refused_by_all(self.subject, batch, stage, clause, because)
+            check_all_reject(self.subject, batch, stage, clause, because)
         except Failure:
             self.failed = True
             raise
 
 
-def faulty(fault: Fault, shows_stages: bool = True, assigner_alone: bool = False) -> Implementation:
+def faulty(fault: Fault, exposes_stages: bool = True, assigner_alone: bool = False) -> Implementation:
     """The reference with a fault in it, as an implementation under test.
 
     Args:
         fault: which one.
-        shows_stages: it shows its stages, not its outputs alone.
+        exposes_stages: it shows its stages, not its outputs alone.
         assigner_alone: it has no loss; faults of the assignment are found as well, and sooner.
     """
-    whole = FaultyReference(fault, shows_stages)
+    whole = FaultyReference(fault, exposes_stages)
     return implementation_from(FaultyAssigner(whole) if assigner_alone else whole, fault.name)
 
 
@@ -123,7 +126,7 @@ def attack(
     )
     judged = Judged(Subject(implementation, "cpu"))
     try:
-        _as_gated(test, lane, phases)(conforms=judged)
+        _as_gated(test, lane, phases)(checker=judged)
     except Failure as failure:
         return Hit(lane, judged.batches, failure)
     return None
@@ -131,7 +134,7 @@ def attack(
 
 def _as_gated(test: Any, lane: str, phases: Sequence[Phase]) -> Any:
     """The test with the gating profile's settings; it was made with those of whoever imported it."""
-    if lane not in LANES:
+    if lane not in STRATEGIES:
         return test
     return settings(
         max_examples=PROFILES["ci"].examples,
@@ -142,4 +145,6 @@ def _as_gated(test: Any, lane: str, phases: Sequence[Phase]) -> Any:
         report_multiple_bugs=False,
         print_blob=False,
         suppress_health_check=list(HealthCheck),
-    )(given(recipe=LANES[lane])(test.hypothesis.inner_test))  # with the explicit examples below its @given
+    )(
+        given(recipe=STRATEGIES[lane])(test.hypothesis.inner_test)
+    )  # with the explicit examples below its @given

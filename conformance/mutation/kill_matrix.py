@@ -21,16 +21,16 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.mutation.operators import Mutant, Place, mutants_of
-from tal_conformance.mutation.process_pool import After, Ended, Made, in_processes, tried
+from tal_conformance.mutation.process_pool import After, MutantOutcome, Made, in_processes, tried
 from tal_conformance.mutation.targets import TARGETS, Seen, Target, watching
-from tal_conformance.mutation.trials import FIRST, Known, Trial, all_trials
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.mutation.trials import FIRST, BaselineOutcomes, GeneratedCase, all_trials
+from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
 
 KINDS = ("official", "reference", "history")
 """What can be mutated here; planted faults are `tal_conformance.mutation.plant`'s."""
 ROOTS = ("tal_conformance", "tal_reference")
-TELLING = (
+REPORTING_FILES = (
     "__main__.py",
     "power/faults.py",
     "power/matrix.py",
@@ -62,7 +62,7 @@ class Result:
     kind: str
     function: str
     key: str
-    ended: Ended
+    ended: MutantOutcome
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class NoSuchMutant(LookupError):
 
 
 def try_mutants(
-    recorder: Recorder,
+    recorder: RunLogWriter,
     kinds: Sequence[str],
     profile: str,
     number: int,
@@ -169,7 +169,7 @@ def tried_of(
         return
     target = TARGETS[kind]()
     trials = all_trials(number, NEWEST)
-    known = Known()
+    known = BaselineOutcomes()
     trials, reached = baseline(target, trials, known)
     mutants = [mutant for place in target.places for mutant in mutants_of(place, reached[place])]
     everything = sum(len(mutants_of(place)) for place in target.places)
@@ -188,9 +188,11 @@ def tried_of(
     yield from resumed(kind, jobs, trials, every_image, known, key_of(profile, number), report_dir, processes)
 
 
-def baseline(target: Target, trials: Sequence[Trial], known: Known) -> tuple[list[Trial], Seen]:
+def baseline(
+    target: Target, trials: Sequence[GeneratedCase], known: BaselineOutcomes
+) -> tuple[list[GeneratedCase], Seen]:
     """The trials that the unchanged code passes, and the lines of its functions that each of them runs."""
-    left, rest = list[Trial](), list(trials)
+    left, rest = list[GeneratedCase](), list(trials)
 
     def at(number: int) -> None:
         seen.batch = len(left) + number
@@ -250,11 +252,11 @@ def every_image(subject: Subject) -> None:
     """
     from tal_conformance.checks.exhaustive.check import judge_scope
     from tal_conformance.checks.exhaustive.scope import PROFILES
-    from tal_conformance.suite.checker import Conformance
+    from tal_conformance.suite.checker import Checker
 
     for scope in PROFILES["dev"]:
         recorder: Any = Unrecorded()
-        judge_scope(Conformance(subject, recorder, "test_every_image", "EXHAUSTIVE"), scope)
+        judge_scope(Checker(subject, recorder, "test_every_image", "EXHAUSTIVE"), scope)
 
 
 class Unrecorded:
@@ -267,9 +269,9 @@ class Unrecorded:
 def resumed(
     kind: str,
     jobs: dict[str, Job],
-    trials: Sequence[Trial],
+    trials: Sequence[GeneratedCase],
     after: After | None,
-    known_outcomes: Known | None,
+    known_outcomes: BaselineOutcomes | None,
     key: str,
     report_dir: Path,
     processes: int,
@@ -315,7 +317,7 @@ def read(path: Path, key: str, kind: str) -> dict[str, Result]:
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             fields = json.loads(text)
-            result = Result(**fields | {"ended": Ended(**fields["ended"])})
+            result = Result(**fields | {"ended": MutantOutcome(**fields["ended"])})
         except (ValueError, TypeError, KeyError):
             continue
         if result.key == key and result.kind == kind:
@@ -330,12 +332,14 @@ def key_of(profile: str, number: int) -> str:
         sha.update(f"{package} {metadata.version(package)}".encode())
     root = PACKAGES
     for path in sorted(path for name in ROOTS for path in (root / name).rglob("*.py")):
-        if not path.as_posix().endswith(TELLING):
+        if not path.as_posix().endswith(REPORTING_FILES):
             sha.update(path.read_bytes())
     return sha.hexdigest()[:16]
 
 
-def record(recorder: Recorder, profile: str, result: Result, what: str, arguments: dict[str, str]) -> None:
+def record(
+    recorder: RunLogWriter, profile: str, result: Result, what: str, arguments: dict[str, str]
+) -> None:
     """One line of the log."""
     ended = result.ended
     recorder.line(

@@ -13,7 +13,7 @@ from tal_conformance.core.outcome import Loss
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.attack import ASSIGNED, attack, faulty
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import NEWEST
 
 STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN = "stages shown", "outputs alone", "loss alone"
@@ -103,8 +103,8 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
     if mode == STAGES_SHOWN:
         return faulty(fault, assigner_alone=fault.stage in ASSIGNED)
     if mode == OUTPUTS_ALONE:
-        return faulty(fault, shows_stages=False)
-    return implementation_from(Hidden(FaultyReference(fault, shows_stages=False)), fault.name)
+        return faulty(fault, exposes_stages=False)
+    return implementation_from(Hidden(FaultyReference(fault, exposes_stages=False)), fault.name)
 
 
 def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Found]:
@@ -130,7 +130,7 @@ def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Fo
                 )
 
 
-def plant(recorder: Recorder, faults: Sequence[Fault]) -> tuple[bool, str]:
+def plant(recorder: RunLogWriter, faults: Sequence[Fault]) -> tuple[bool, str]:
     """Search for these faults, and write down what was found.
 
     Returns:
@@ -146,7 +146,7 @@ def plant(recorder: Recorder, faults: Sequence[Fault]) -> tuple[bool, str]:
     return failed, f"planted faults: {summary(found)}"
 
 
-def record(recorder: Recorder, found: Found) -> None:
+def record(recorder: RunLogWriter, found: Found) -> None:
     """One line of the log."""
     argument = (INVISIBLE.get(found.mode, {}) | OPEN.get(found.mode, {})).get(found.fault.name, "")
     recorder.line(

@@ -62,11 +62,11 @@ class Fault:
 class FaultyReference(ReferenceAdapter):
     """The reference with a fault in it."""
 
-    def __init__(self, fault: Fault, shows_stages: bool = True) -> None:
+    def __init__(self, fault: Fault, exposes_stages: bool = True) -> None:
         super().__init__()
         self.fault = fault
         self.name = fault.name
-        self.shows_stages = shows_stages
+        self.exposes_stages = exposes_stages
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """The reference's assigner, with the fault."""
@@ -84,14 +84,14 @@ class FaultyReference(ReferenceAdapter):
         inputs = None
         with self.fault.planted():
             loss = super().loss(feature_maps, annotations, head, hyperparameters)
-            if self.shows_stages and self.fault.stage == "decode":
+            if self.exposes_stages and self.fault.stage == "decode":
                 inputs = assigner_inputs(Batch(feature_maps, annotations, head, hyperparameters))
         assignment = None if loss.assignment is None else self.shown(loss.assignment)
         return Loss(loss.total, loss.items, assignment, inputs)
 
     def shown(self, assignment: Assignment) -> Assignment:
         """With or without its stages."""
-        stages = assignment.stages if self.shows_stages else None
+        stages = assignment.stages if self.exposes_stages else None
         fields = {
             name: getattr(assignment, name)
             for name in ("labels", "boxes", "scores", "foreground", "truth_index")
@@ -104,7 +104,7 @@ class FaultyAssigner:
 
     def __init__(self, whole: FaultyReference) -> None:
         self.name, self.version, self.dialect = whole.name, whole.version, whole.dialect
-        self.shows_stages = whole.shows_stages
+        self.exposes_stages = whole.exposes_stages
         self.assign = whole.assign
 
 
@@ -540,7 +540,7 @@ enter(
     "topk2_ignored",
     ("TAL-CONF-2",),
     "conflict",
-    {"tal_reference.settings.Hyperparameters.kept": None},
+    {"tal_reference.settings.Hyperparameters.effective_topk2": None},
     lane="topk2",
 )
 
@@ -553,7 +553,7 @@ enter(
     "one_more_than_topk2",
     ("TAL-CONF-2",),
     "conflict",
-    {"tal_reference.settings.Hyperparameters.kept": property(_one_more)},
+    {"tal_reference.settings.Hyperparameters.effective_topk2": property(_one_more)},
     lane="topk2",
 )
 

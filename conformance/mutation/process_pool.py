@@ -17,9 +17,9 @@ from typing import Any
 
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.mutation.trials import Known, Trial, attempt
+from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, attempt
 
-PATIENCE = 20
+MUTANT_TIMEOUT = 20
 """Seconds after which one batch is given up; the slowest takes a tenth of one."""
 MEMORY = 4 * 2**30
 """Bytes that a mutant may take beyond what it was given."""
@@ -29,7 +29,7 @@ After = Callable[[Subject], None]
 
 
 @dataclass(frozen=True)
-class Ended:
+class MutantOutcome:
     """How it went for one mutant.
 
     Attributes:
@@ -49,12 +49,12 @@ class Ended:
 
 def tried(
     make: Made,
-    trials: Sequence[Trial],
+    trials: Sequence[GeneratedCase],
     after: After | None = None,
     judged: Callable[[int], None] = lambda _: None,
-    known: Known | None = None,
+    known: BaselineOutcomes | None = None,
     numbers: Sequence[int] | None = None,
-) -> Ended:
+) -> MutantOutcome:
     """Feed trial after trial until one fails.
 
     Args:
@@ -82,11 +82,11 @@ def tried(
             after(subject)
     except Failure as failure:
         stage = failure.stage or "error"
-        return Ended(test, stage, max(number, 1), time.perf_counter() - began, failure.summary)
+        return MutantOutcome(test, stage, max(number, 1), time.perf_counter() - began, failure.summary)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        return Ended(test, "error", max(number, 1), time.perf_counter() - began, said[:300])
-    return Ended(None, None, len(trials), time.perf_counter() - began)
+        return MutantOutcome(test, "error", max(number, 1), time.perf_counter() - began, said[:300])
+    return MutantOutcome(None, None, len(trials), time.perf_counter() - began)
 
 
 @dataclass
@@ -98,27 +98,27 @@ class Child:
     place: mmap.mmap
     began: float
 
-    def ended(self, status: int, trials: Sequence[Trial]) -> Ended:
+    def ended(self, status: int, trials: Sequence[GeneratedCase]) -> MutantOutcome:
         """What it said, or how it died."""
         with os.fdopen(self.answers, "rb") as pipe:
             said = pipe.read()
         number = max(int.from_bytes(self.place[:8], "little"), 1)
         self.place.close()
         if said:
-            return Ended(**json.loads(said))
+            return MutantOutcome(**json.loads(said))
         seconds = time.perf_counter() - self.began
         hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
-        how = f"no answer within {PATIENCE} s" if hung else f"the process ended with status {status}"
+        how = f"no answer within {MUTANT_TIMEOUT} s" if hung else f"the process ended with status {status}"
         test = trials[min(number, len(trials)) - 1].test if trials else ""
-        return Ended(test, "hang" if hung else "death", number, seconds, how)
+        return MutantOutcome(test, "hang" if hung else "death", number, seconds, how)
 
 
 def start(
     make: Made,
-    trials: Sequence[Trial],
+    trials: Sequence[GeneratedCase],
     after: After | None = None,
-    known: Known | None = None,
-    patience: int = PATIENCE,
+    known: BaselineOutcomes | None = None,
+    patience: int = MUTANT_TIMEOUT,
     numbers: Sequence[int] | None = None,
 ) -> Child:
     """Fork a process that tries a mutant."""
@@ -162,11 +162,11 @@ def limit_memory() -> None:
 
 def in_processes(
     jobs: Iterator[tuple[Any, Made, Sequence[int] | None]],
-    trials: Sequence[Trial],
+    trials: Sequence[GeneratedCase],
     after: After | None,
-    known: Known | None,
+    known: BaselineOutcomes | None,
     processes: int,
-) -> Iterator[tuple[Any, Ended]]:
+) -> Iterator[tuple[Any, MutantOutcome]]:
     """Try mutants, each on those batches that are numbered, so many at once; each with its end, as they end."""
     running: dict[int, tuple[Any, Child]] = {}
     gc.collect()
@@ -186,7 +186,9 @@ def in_processes(
         gc.unfreeze()
 
 
-def _next(running: dict[int, tuple[Any, Child]], trials: Sequence[Trial]) -> tuple[Any, Ended]:
+def _next(
+    running: dict[int, tuple[Any, Child]], trials: Sequence[GeneratedCase]
+) -> tuple[Any, MutantOutcome]:
     """Wait for one to end, whichever it is."""
     while True:
         for pid in running:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.profiles import PROFILES
-from tal_conformance.checks.reference import Judge, conform
-from tal_conformance.checks.rejection import refused_by_all
-from tal_conformance.checks.relations.relations import RELATIONS, NotShown, SaysNothing
+from tal_conformance.checks.reference import Judge, judge_against_reference
+from tal_conformance.checks.rejection import check_all_reject
+from tal_conformance.checks.relations.relations import RELATIONS, NotObservable, NotApplicable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Judgement
@@ -45,7 +45,7 @@ class Source:
     Attributes:
         module: without `tal_conformance.test_`.
         test: without `test_`.
-        arguments: what pytest would pass besides `conforms` and the drawn batch.
+        arguments: what pytest would pass besides `checker` and the drawn batch.
     """
 
     module: str
@@ -85,7 +85,7 @@ def later() -> tuple[Source, ...]:
 
 
 @dataclass(frozen=True)
-class Trial:
+class GeneratedCase:
     """One batch of one test.
 
     Attributes:
@@ -101,24 +101,24 @@ class Trial:
 
 @dataclass
 class Collector:
-    """Stands for the suite's `conforms`: keeps what was drawn, and judges nothing."""
+    """Stands for the suite's `checker`: keeps what was drawn, and judges nothing."""
 
     subject: Subject
     test: str
     keeps: bool = True
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[GeneratedCase] = field(default_factory=list)
 
-    def __call__(self, drawn: Any, by: By = conform, relates: bool = False) -> None:
+    def __call__(self, drawn: Any, by: By = judge_against_reference, relates: bool = False) -> None:
         """Keep a batch, or how to make it."""
         if isinstance(drawn, Batch):
-            self.trials.append(Trial(self.test, lambda: drawn, by))
+            self.trials.append(GeneratedCase(self.test, lambda: drawn, by))
             return
-        self.trials.append(Trial(self.test, kept(drawn.build) if self.keeps else drawn.build, by))
+        self.trials.append(GeneratedCase(self.test, kept(drawn.build) if self.keeps else drawn.build, by))
 
-    def must_raise(self, batch: Batch, stage: str, clause: str, because: str) -> None:
+    def must_reject(self, batch: Batch, stage: str, clause: str, because: str) -> None:
         """Keep a batch on which the implementation must raise."""
-        by = partial(refused_by_all, stage=stage, clause=clause, reason=because)
-        self.trials.append(Trial(self.test, lambda: batch, by))
+        by = partial(check_all_reject, stage=stage, clause=clause, reason=because)
+        self.trials.append(GeneratedCase(self.test, lambda: batch, by))
 
 
 def kept(build: Callable[[], Batch]) -> Callable[[], Batch]:
@@ -145,7 +145,9 @@ def load(profile: str, examples: int | None = None) -> int:
     return number
 
 
-def collected(source: Source, dialect: Dialect, number: int | None = None, keeps: bool = True) -> list[Trial]:
+def collected(
+    source: Source, dialect: Dialect, number: int | None = None, keeps: bool = True
+) -> list[GeneratedCase]:
     """What a test draws for an implementation of a dialect.
 
     Args:
@@ -162,36 +164,36 @@ def collected(source: Source, dialect: Dialect, number: int | None = None, keeps
         test = settings(settings.get_profile(REPEATING), max_examples=number)(
             given(**test.hypothesis._given_kwargs)(test.hypothesis.inner_test)
         )
-    test(conforms=collector, **dict(source.arguments))
+    test(checker=collector, **dict(source.arguments))
     return collector.trials
 
 
-def related(number: int) -> list[Trial]:
+def related(number: int) -> list[GeneratedCase]:
     """What the relations of specification section 7 are asked about: every batch that a test of them draws."""
-    from tal_conformance.batches.named_strategies import BATCHES
+    from tal_conformance.batches.named_strategies import RELATABLE
 
     drawn: list[Recipe] = []
 
     @settings(max_examples=number)
-    @given(recipe=BATCHES)
+    @given(recipe=RELATABLE)
     def draw(recipe: Recipe) -> None:
         drawn.append(recipe)
 
     draw()
     return [
-        Trial(f"test_relation[{clause}]", kept(recipe.build), relation)
+        GeneratedCase(f"test_relation[{clause}]", kept(recipe.build), relation)
         for recipe in drawn
         for clause, relation in RELATIONS.items()
     ]
 
 
-def in_turn(groups: list[list[Trial]]) -> Iterator[Trial]:
+def in_turn(groups: list[list[GeneratedCase]]) -> Iterator[GeneratedCase]:
     """The first of each, then the second of each, until there are none."""
     for number in range(max(map(len, groups), default=0)):
         yield from (group[number] for group in groups if number < len(group))
 
 
-def all_trials(number: int, dialect: Dialect, rows: bool = False) -> list[Trial]:
+def all_trials(number: int, dialect: Dialect, rows: bool = False) -> list[GeneratedCase]:
     """Every trial of a profile, the cheap ones first.
 
     Args:
@@ -205,7 +207,7 @@ def all_trials(number: int, dialect: Dialect, rows: bool = False) -> list[Trial]
     return [*in_turn(cheap), *in_turn(dear), *related(max(1, number // 4))]
 
 
-class Known:
+class BaselineOutcomes:
     """What the unchanged implementation made of each trial: a mutant that makes the same of it is judged the same.
 
     Attributes:
@@ -249,15 +251,17 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def attempt(subject: Subject, trial: Trial, batch: Batch, known: Known | None = None) -> None:
+def attempt(
+    subject: Subject, trial: GeneratedCase, batch: Batch, known: BaselineOutcomes | None = None
+) -> None:
     """Judge one batch, unless it says nothing about the implementation.
 
     Raises:
         Failure: it does not conform.
     """
-    with suppress(SaysNothing, NotShown):
+    with suppress(NotApplicable, NotObservable):
         by = trial.by
-        if known is not None and getattr(by, "func", by) is conform:
+        if known is not None and getattr(by, "func", by) is judge_against_reference:
             asked: Any = by  # conform, or a partial of it
             by = partial(asked, judge=known.before(getattr(by, "keywords", {}).get("judge", judge)))
         by(subject, batch)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment
 from tal_conformance.core.verdicts import Judgement
-from tal_conformance.pictures.trace import Explained
+from tal_conformance.pictures.trace import ImageTrace
 from tal_reference import Dialect
 
 
@@ -30,14 +30,14 @@ def picture(
     first = judgement.first if judgement else None
     values = first.mismatch.values if first and first.mismatch else []
     image = next((value.image for value in values if value.image is not None), _busiest(batch))
-    explained = Explained.of(batch, image, dialect)
+    explained = ImageTrace.of(batch, image, dialect)
     focus = sorted({value.anchor for value in values if value.anchor is not None and value.image == image})
     differing = [] if assignment is None else _differing(explained, assignment)
     told = explained.telling([*focus, *differing])
     return drawn(explained, assignment, told) | {"stage": first.stage if first else "", "focus": focus}
 
 
-def drawn(explained: Explained, assignment: Assignment | None, told: Iterable[int]) -> dict[str, Any]:
+def drawn(explained: ImageTrace, assignment: Assignment | None, told: Iterable[int]) -> dict[str, Any]:
     """An image with the positives of reference and implementation, and what is to be told of some anchors."""
     batch, image, truths = explained.batch, explained.image, explained.truths
     height, width = batch.size
@@ -66,7 +66,7 @@ def drawn(explained: Explained, assignment: Assignment | None, told: Iterable[in
     }
 
 
-def _differing(explained: Explained, assignment: Assignment) -> list[int]:
+def _differing(explained: ImageTrace, assignment: Assignment) -> list[int]:
     """Anchors that one of the two makes positive, or that they give to different ground truths."""
     image, expected = explained.image, explained.loss.targets[explained.image]
     foreground, owner = assignment.foreground[image].bool(), assignment.truth_index[image]

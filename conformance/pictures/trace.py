@@ -18,14 +18,14 @@ from tal_reference import (
     ground_truths,
 )
 from tal_reference.assignment import distance_inside, widened
-from tal_reference.dialect import SingleBin, WeightsMeet
+from tal_reference.dialect import SingleBin, WeightBroadcast
 from tal_reference.loss import box_loss, dfl_loss, distances_to, l1_loss, stacked
 
-MOST_ANCHORS = 48
+MAX_ANCHORS = 48
 """Anchors of one picture whose numbers are kept."""
 
 
-MOST_PAIRS = 5
+MAX_PAIRS = 5
 """Ground truths of one anchor whose numbers are kept: owner, selecting ones, most overlapped."""
 
 
@@ -38,7 +38,7 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Explained:
+class ImageTrace:
     """One image of a batch with every stage of its assignment by the reference.
 
     Attributes:
@@ -57,7 +57,7 @@ class Explained:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, batch: Batch, image: int, dialect: Dialect) -> "Explained":
+    def of(cls, batch: Batch, image: int, dialect: Dialect) -> "ImageTrace":
         """Assign, and keep the stages.
 
         Raises:
@@ -90,7 +90,7 @@ class Explained:
         items = dict(zip(("box", "cls", "dfl"), map(_number, self.loss.items.double()), strict=True))
         return {
             "k": numbers.topk,
-            "kept": numbers.kept,
+            "kept": numbers.effective_topk2,
             "items": items,
             "facts": self._truth_facts(),
             "anchors": self._anchor_facts(list(anchors)),
@@ -167,7 +167,7 @@ class Explained:
                         int(equal[truth, place]),
                         int(taken[truth, place]),
                     ]
-                    for truth in truths[:MOST_PAIRS]
+                    for truth in truths[:MAX_PAIRS]
                 ]
             )
         return found
@@ -198,7 +198,7 @@ class Explained:
             side = l1_loss(distances, aims, strides, predictions.size)  # (N,)
         else:
             side = torch.zeros_like(weights)  # (N,)
-        if self.dialect.weights_meet is WeightsMeet.ALL:
+        if self.dialect.weights_meet is WeightBroadcast.ALL:
             weights = targets.scores.sum().expand_as(weights)  # (N,)
         cls = binary_cross_entropy_with_logits(
             predictions.logits[image, at].to(targets.scores), targets.scores[image, at], reduction="none"
@@ -225,7 +225,7 @@ class Explained:
         """
         trace = self.trace
         if trace is None:
-            return sorted(marked)[:MOST_ANCHORS]
+            return sorted(marked)[:MAX_ANCHORS]
         metric, selected = (trace.metric * trace.candidates).double(), trace.selected
         numbers = self.batch.hyperparameters
         order = metric.argsort(dim=1, descending=True)  # (M, A)
@@ -245,7 +245,7 @@ class Explained:
         for group in groups:
             members = group.nonzero().flatten()
             chosen |= dict.fromkeys(members[best[members].argsort(descending=True)].tolist())
-        return sorted(list(chosen)[:MOST_ANCHORS])
+        return sorted(list(chosen)[:MAX_ANCHORS])
 
     def of_truth(self, truth: int) -> list[int]:
         """The anchors that decide about a ground truth: what it selects, what it owns, and the next ones."""

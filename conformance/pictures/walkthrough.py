@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.pictures.picture import drawn
-from tal_conformance.pictures.trace import Explained
+from tal_conformance.pictures.trace import ImageTrace
 from tal_conformance.training.photographs import augmented, images_of
 from tal_conformance.training.yolov8n import RecordedTraining
 from tal_reference import NEWEST, AssignmentTrace
@@ -68,7 +68,7 @@ def walkthrough(recorded: RecordedTraining) -> dict[str, Any]:
     """One image of a recorded batch through all stages, as `walkthrough.schema.json` says."""
     early, late = moments(recorded)
     image = busiest([list(_images(recorded, moment)) for moment in (early, late)])
-    explained = Explained.of(recorded.batches[late.place], image, NEWEST)
+    explained = ImageTrace.of(recorded.batches[late.place], image, NEWEST)
     trace = explained.trace
     assert trace is not None
     truth = most_contested(trace)
@@ -104,19 +104,19 @@ def moments(recorded: RecordedTraining) -> tuple[Moment, Moment]:
     return max(pairs, key=lambda pair: pair[1].step - pair[0].step)
 
 
-def _images(recorded: RecordedTraining, moment: Moment) -> Iterator[Explained]:
+def _images(recorded: RecordedTraining, moment: Moment) -> Iterator[ImageTrace]:
     batch = recorded.batches[moment.place]
     for image in range(batch.images):
-        yield Explained.of(batch, image, NEWEST)
+        yield ImageTrace.of(batch, image, NEWEST)
 
 
-def busiest(moments: Sequence[Sequence[Explained]]) -> int:
+def busiest(moments: Sequence[Sequence[ImageTrace]]) -> int:
     """The image with the most contested anchors at some moment; of several, with the most ground truths."""
     every = [explained for images in moments for explained in images]
     return max(every, key=lambda explained: (len(contested(explained)), len(explained.truths))).image
 
 
-def contested(explained: Explained) -> list[int]:
+def contested(explained: ImageTrace) -> list[int]:
     """The anchors that several ground truths selected (TAL-CONF-1)."""
     trace = explained.trace
     return [] if trace is None else (trace.selected.sum(0) > 1).nonzero().flatten().tolist()
@@ -146,7 +146,7 @@ def photo(recorded: RecordedTraining, moment: Moment, image: int) -> str:
         return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _names(explained: Explained) -> list[str]:
+def _names(explained: ImageTrace) -> list[str]:
     """What the objects are called, by the labels made by hand; of others their class."""
     known = _labelled()
     return [known.get(label, f"class {label}") for label in explained.truths.labels.tolist()]
@@ -159,7 +159,7 @@ def _labelled() -> dict[int, str]:
     return {thing["class"]: thing["name"] for one in photographs for thing in one["objects"]}
 
 
-def _decoded(explained: Explained, anchor: int) -> dict[str, Any]:
+def _decoded(explained: ImageTrace, anchor: int) -> dict[str, Any]:
     """DEC-1 of one anchor: a distribution over the bins for each side, and its expectation in grid units."""
     predictions, bins = explained.loss.predictions, explained.batch.head.reg_max
     shares = (
@@ -175,7 +175,7 @@ def _decoded(explained: Explained, anchor: int) -> dict[str, Any]:
     }
 
 
-def _pairs(explained: Explained, trace: AssignmentTrace, truth: int) -> list[list[float]]:
+def _pairs(explained: ImageTrace, trace: AssignmentTrace, truth: int) -> list[list[float]]:
     """Every candidate of a ground truth with s, u and t, the largest t first: (anchor, s, u, t)."""
     anchors = trace.candidates[truth].nonzero().flatten()
     order = anchors[trace.metric[truth, anchors].argsort(descending=True, stable=True)]
@@ -185,7 +185,7 @@ def _pairs(explained: Explained, trace: AssignmentTrace, truth: int) -> list[lis
 
 def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -> dict[str, Any]:
     """The contested anchors of the moment that has most of them: the overlap of each taker, and who got it."""
-    told = [(moment, Explained.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
+    told = [(moment, ImageTrace.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
     moment, explained = max(told, key=lambda one: len(contested(one[1])))
     trace, owner = explained.trace, explained.loss.targets[image].truth_index
     assert trace is not None
@@ -197,7 +197,7 @@ def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -
     return {"step": moment.step, "anchors": rows, "counts": [[m.step, len(contested(e))] for m, e in told]}
 
 
-def _losses(explained: Explained) -> dict[str, Any]:
+def _losses(explained: ImageTrace) -> dict[str, Any]:
     """What the positives of each ground truth, and the background, add to the logged box, cls and dfl."""
     facts = explained.facts(range(explained.anchors))["anchors"]
     targets = explained.loss.targets[explained.image]
@@ -213,7 +213,7 @@ def _losses(explained: Explained) -> dict[str, Any]:
 
 def _moment(recorded: RecordedTraining, moment: Moment, image: int) -> dict[str, Any]:
     """What the image's assignment was at one step, and how good the network was."""
-    explained = Explained.of(recorded.batches[moment.place], image, NEWEST)
+    explained = ImageTrace.of(recorded.batches[moment.place], image, NEWEST)
     progress = recorded.progress[moment.place]
     return {
         "step": moment.step,
@@ -224,7 +224,7 @@ def _moment(recorded: RecordedTraining, moment: Moment, image: int) -> dict[str,
     }
 
 
-def static_choice(explained: Explained) -> dict[str, Any] | None:
+def static_choice(explained: ImageTrace) -> dict[str, Any] | None:
     """Which cells YOLOv5 would have made positive; None where the head has not its strides.
 
     A ground truth is learnt at every level that has an anchor box of about its shape, in the cell that holds its centre

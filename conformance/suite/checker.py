@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.checks.reference import conform
-from tal_conformance.checks.rejection import refused_by_all
-from tal_conformance.checks.relations.relations import NotShown, SaysNothing
+from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.checks.rejection import check_all_reject
+from tal_conformance.checks.relations.relations import NotObservable, NotApplicable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.implementations.execute import calls
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.rejection import can_be_related
-from tal_conformance.known_issues.ledger import Entry
+from tal_conformance.judgement.rejection import supports_relations
+from tal_conformance.known_issues.ledger import KnownIssue
 from tal_conformance.pictures.picture import picture
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.run_log import RunLogWriter
 
 
-class Began(NamedTuple):
+class CallTiming(NamedTuple):
     """When the judging of a batch began.
 
     Attributes:
@@ -36,7 +36,7 @@ class Began(NamedTuple):
 
 
 @dataclass
-class Conformance:
+class Checker:
     """What a test of the suite gets: call it with a recipe or a batch.
 
     Attributes:
@@ -51,10 +51,10 @@ class Conformance:
     """
 
     subject: Subject
-    recorder: Recorder
+    recorder: RunLogWriter
     test: str
     clause_group: str
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[KnownIssue, ...] = ()
     failed: bool = field(default=False)
     excused: int = field(default=0)
     since: float = field(default_factory=time.perf_counter)
@@ -62,7 +62,7 @@ class Conformance:
     def __call__(
         self,
         drawn: Recipe | Batch,
-        by: Callable[[Subject, Batch], Judgement] = conform,
+        by: Callable[[Subject, Batch], Judgement] = judge_against_reference,
         relates: bool = False,
     ) -> Judgement:
         """Judge and record.
@@ -78,9 +78,9 @@ class Conformance:
             Exception: the judge itself failed; the batch counts as an error, never as judged.
         """
         batch = drawn.build() if isinstance(drawn, Recipe) else drawn
-        if relates and not can_be_related(batch, self.subject.implementation.dialect):
-            by = conform
-        began = self._begin(plain=by is conform)
+        if relates and not supports_relations(batch, self.subject.implementation.dialect):
+            by = judge_against_reference
+        began = self._begin(plain=by is judge_against_reference)
         try:
             judgement = by(self.subject, batch)
         except Failure as failure:
@@ -89,7 +89,7 @@ class Conformance:
             self._record(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
             raise
-        except (SaysNothing, NotShown):
+        except (NotApplicable, NotObservable):
             raise
         except Exception:
             self._record(batch, Verdict.ERROR, None, began)
@@ -97,7 +97,7 @@ class Conformance:
         self._record(batch, judgement.verdict, judgement, began)
         return judgement
 
-    def must_raise(self, batch: Batch, stage: str, clause: str, because: str) -> None:
+    def must_reject(self, batch: Batch, stage: str, clause: str, because: str) -> None:
         """The batch is an error by `clause`: the implementation must raise, not return.
 
         Raises:
@@ -105,7 +105,7 @@ class Conformance:
         """
         began = self._begin(plain=False)
         try:
-            refused_by_all(self.subject, batch, stage, clause, because)
+            check_all_reject(self.subject, batch, stage, clause, because)
         except Failure as failure:
             if self._excused(batch, failure, began):
                 return
@@ -116,7 +116,7 @@ class Conformance:
             raise
         self._record(batch, Verdict.EXACT, None, began)
 
-    def _excused(self, batch: Batch, failure: Failure, began: Began) -> bool:
+    def _excused(self, batch: Batch, failure: Failure, began: CallTiming) -> bool:
         """Whether the ledger knows of this failure, in each stage that diverges; then it is recorded as known."""
         met = [each for each in self.entries if each.met_by(batch)]
         entry = next((each for each in met if each.excuses(failure)), None)
@@ -126,18 +126,18 @@ class Conformance:
         self._record(batch, Verdict.KNOWN, failure.judgement, began, failure, entry)
         return True
 
-    def _begin(self, plain: bool) -> Began:
+    def _begin(self, plain: bool) -> CallTiming:
         now = time.perf_counter()
-        return Began(now, calls.seconds, now - self.since, plain)
+        return CallTiming(now, calls.seconds, now - self.since, plain)
 
     def _record(
         self,
         batch: Batch,
         verdict: Verdict,
         judgement: Judgement | None,
-        began: Began,
+        began: CallTiming,
         failure: Failure | None = None,
-        entry: Entry | None = None,
+        entry: KnownIssue | None = None,
     ) -> None:
         met = tuple(each.id for each in self.entries if each.met_by(batch))
         phase = "shrink" if self.failed else "generate"

@@ -72,7 +72,7 @@ def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> d
     return {clause: max(known.get(hazard, 0) for hazard in by) for clause, by in REACHED_BY.items()}
 
 
-def shortfalls(hazards: Mapping[str, int], batches: int, near_ties: int) -> list[str]:
+def missing_hazards(hazards: Mapping[str, int], batches: int, near_ties: int) -> list[str]:
     """What was reached too rarely, a sentence each; nothing if the run exercised everything."""
     minimum = max(1, round(MINIMUM_SHARE * batches))
     counts = Counter({hazard: hazards.get(hazard, 0) for hazard in HAZARDS if hazard not in OPTIONAL})

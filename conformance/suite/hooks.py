@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from tal_conformance.batches.seeding import draw_from_seed_alone
+from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.benchmarks.table import table
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.implementations.guards.torch_state import official_code
 from tal_conformance.judgement.failure import Subject
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import (
     add_options,
     against,
@@ -24,10 +24,10 @@ from tal_conformance.suite.options import (
     load_profile,
     seed_hypothesis,
 )
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.run_log import RunLogWriter
 from tal_conformance.suite.session import (
     RUN,
-    Run,
+    SessionState,
     _create_log,
     begin,
     failures_in,
@@ -39,7 +39,7 @@ from tal_conformance.suite.session import (
     note_loose_bounds,
     rendered,
     stopped,
-    unreached,
+    uncovered_clauses,
 )
 from tal_reports import RunLog, read_log, terminal_table
 
@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if config.option.collectonly or config.option.help:
         return
-    draw_from_seed_alone()
+    make_draws_reproducible()
     seed = seed_hypothesis(config)
     load_profile(config)
     tested = devices(config)
@@ -67,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     torch.set_num_threads(1)  # batches are small: more threads wait for each other, and for other processes'
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
-    run = Run(Recorder(log), seed, tested)
+    run = SessionState(RunLogWriter(log), seed, tested)
     names = config.getoption("--implementation") or ["ultralytics"]
     find_implementations(run, names, against(config), config.getoption("--isolate"))
     load_cases(run, config)
@@ -126,7 +126,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for every implementation on every device."""
     run = metafunc.config.stash.get(RUN, None)
     subjects = run.subjects if run else []
-    if "conforms" in metafunc.fixturenames or "subject" in metafunc.fixturenames:
+    if "checker" in metafunc.fixturenames or "subject" in metafunc.fixturenames:
         metafunc.parametrize(
             "subject", subjects, ids=lambda subject: subject.id, scope="session", indirect=True
         )
@@ -157,7 +157,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def run(request: pytest.FixtureRequest) -> Run:
+def run(request: pytest.FixtureRequest) -> SessionState:
     """The run that this session is."""
     return request.config.stash[RUN]
 
@@ -181,14 +181,14 @@ def _official_code_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def conforms(request: pytest.FixtureRequest, run: Run, subject: Subject) -> Conformance:
+def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject) -> Checker:
     """Call it with a recipe or a batch: the implementation must conform on it."""
     marker = request.node.get_closest_marker("clauses")
     group = marker.args[0] if marker else ""
     name = getattr(request.node, "originalname", request.node.name)
     today = datetime.now(UTC).date()
     entries = tuple(each for each in run.ledger if each.concerns(subject) and not each.expired(today))
-    return Conformance(subject, run.recorder, name, group, entries)
+    return Checker(subject, run.recorder, name, group, entries)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -220,8 +220,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if run is None or hasattr(session.config, "workerinput"):
         return
     if exitstatus == pytest.ExitCode.OK and gates(session.config):
-        run.unreached = unreached(run)
-        if run.unreached:
+        run.uncovered = uncovered_clauses(run)
+        if run.uncovered:
             session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
         if session.config.getoption("--conformance-profile") == "nightly":
             note_loose_bounds(run)
@@ -252,7 +252,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if log.benchmarks:
         terminalreporter.write_line("\n".join([*table(log.benchmarks), ""]))
     terminalreporter.write_line(terminal_table(log))
-    for missed in [*run.unreached, *run.stale]:
+    for missed in [*run.uncovered, *run.stale]:
         terminalreporter.write_line(missed, red=True)
     if isinstance(run.report, Exception):
         problem = f"{type(run.report).__name__}: {run.report}"

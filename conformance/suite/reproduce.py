@@ -10,10 +10,10 @@ from tal_conformance.core.files import REPOSITORY
 from tal_conformance.implementations.protocol import Implementation
 
 
-def reproduction(implementation: Implementation, batch: Batch, case: Path) -> dict[str, str]:
+def reproduction_commands(implementation: Implementation, batch: Batch, case: Path) -> dict[str, str]:
     """Three ways to judge a batch again."""
-    name = implementation.asked_as
-    isolated = implementation.elsewhere and ":" in name
+    name = implementation.spec
+    isolated = implementation.in_subprocess and ":" in name
     try:
         shown = case.relative_to(Path.cwd())
     except ValueError:

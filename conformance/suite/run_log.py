@@ -18,12 +18,12 @@ from tal_conformance.core.verdicts import (
 )
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.suite.reproduce import reproduction
+from tal_conformance.suite.reproduce import reproduction_commands
 from tal_reference import Dialect
 from tal_reports import RunLog
 
 
-class Recorder:
+class RunLogWriter:
     """Writes a run's log.
 
     Attributes:
@@ -109,7 +109,7 @@ class Recorder:
             phase=phase,
             milliseconds=round(milliseconds, 2),
             **_shares(shares),
-            **({"undecided": True} if judgement is not None and judgement.undecided else {}),
+            **({"undecided": True} if judgement is not None and judgement.inconclusive else {}),
             **({"met": list(met)} if met else {}),
             **({"entry": entry} if entry else {}),
             **cause,
@@ -138,7 +138,7 @@ class Recorder:
             stages=strip(failure.judgement),
             values=[value_fields(value) for value in failure.values],
             picture=failure.picture,
-            reproduce=reproduction(failure.subject.implementation, failure.batch, case),
+            reproduce=reproduction_commands(failure.subject.implementation, failure.batch, case),
             traceback=failure.details,
         )
 

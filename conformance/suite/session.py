@@ -11,30 +11,30 @@ import pytest
 
 from tal_conformance.batches.hazards import MEANINGS
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.case_file import CorruptCase
+from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.environment import command_line
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.known_issues.ledger import BUNDLED, CorruptLedger, Entry, read_ledger
+from tal_conformance.known_issues.ledger import BUNDLED, InvalidLedger, KnownIssue, read_ledger
 from tal_conformance.known_issues.standing import Standing, standings
-from tal_conformance.suite.coverage import loose_bounds, shortfalls
+from tal_conformance.suite.coverage import loose_bounds, missing_hazards
 from tal_conformance.suite.options import (
     against,
     report_dir,
 )
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import Dialect
 from tal_reports import RunLog, read_log, render
 
-RUN = pytest.StashKey["Run"]()
+RUN = pytest.StashKey["SessionState"]()
 GATING = ("ci", "nightly")
 """Profiles whose runs fail where a clause or a hazard was reached too rarely."""
 
 
 @dataclass
-class Run:
+class SessionState:
     """What one pytest session tests.
 
     Attributes:
@@ -45,21 +45,21 @@ class Run:
         missing: those that could not, with the reason.
         cases: batches of `--case`.
         unreadable: those of its files that hold none, with the reason.
-        unreached: clauses and hazards that the run should have reached more often.
+        uncovered: clauses and hazards that the run should have reached more often.
         ledger: divergences on record.
         stale: entries of it that must make the run fail, and why.
         report: the report's path, or what kept it from being made.
     """
 
-    recorder: Recorder
+    recorder: RunLogWriter
     seed: str
     devices: dict[str, str]
     implementations: list[Implementation] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     cases: list[Batch] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
-    unreached: list[str] = field(default_factory=list)
-    ledger: tuple[Entry, ...] = ()
+    uncovered: list[str] = field(default_factory=list)
+    ledger: tuple[KnownIssue, ...] = ()
     stale: list[str] = field(default_factory=list)
     report: Path | Exception | None = None
 
@@ -88,7 +88,7 @@ def _create_log(config: pytest.Config) -> RunLog:
 
 
 def find_implementations(
-    run: Run, names: list[str], dialect: Dialect | None = None, isolate: bool = False
+    run: SessionState, names: list[str], dialect: Dialect | None = None, isolate: bool = False
 ) -> None:
     """Look up what is to be tested; what cannot be had is noted, and does not keep the others from it.
 
@@ -114,12 +114,12 @@ def find_implementations(
         run.implementations.append(implementation)
 
 
-def load_cases(run: Run, config: pytest.Config) -> None:
+def load_cases(run: SessionState, config: pytest.Config) -> None:
     """The batches of `--case`; a file that holds none is noted, and does not keep the others from being judged."""
     for name in config.getoption("--case") or []:
         try:
             run.cases.append(Batch.load(Path(config.invocation_params.dir, name)))
-        except CorruptCase as error:
+        except InvalidCase as error:
             run.unreadable[name] = (
                 f"{error}; take it anew from `cases/` of the run that it came from, or record it again"
             )
@@ -127,7 +127,7 @@ def load_cases(run: Run, config: pytest.Config) -> None:
             run.unreadable[name] = f"{name} cannot be read: {error.strerror or error}"
 
 
-def load_ledger(config: pytest.Config) -> tuple[Entry, ...]:
+def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
     """What is on record: of this project, and of `--ledger`. It is so by declared dialects: `--against` has none.
 
     Raises:
@@ -137,12 +137,12 @@ def load_ledger(config: pytest.Config) -> tuple[Entry, ...]:
     paths = [BUNDLED, *([Path(config.invocation_params.dir, own)] if own else [])]
     try:
         entries = read_ledger(*paths)
-    except CorruptLedger as error:
+    except InvalidLedger as error:
         raise pytest.UsageError(f"--ledger {error}") from error
     return () if against(config) else entries
 
 
-def begin(run: Run, config: pytest.Config) -> None:
+def begin(run: SessionState, config: pytest.Config) -> None:
     """Write the log's first lines."""
     run.recorder.begin(
         {
@@ -177,7 +177,7 @@ def begin(run: Run, config: pytest.Config) -> None:
         run.recorder.line("not_tested", implementation=None, device=None, reason=f"--case: {reason}")
 
 
-def stopped(session: pytest.Session, run: Run, report: Any) -> Any:
+def stopped(session: pytest.Session, run: SessionState, report: Any) -> Any:
     """Test no more where nothing can be written any more: what is judged from now on would be lost."""
     session.shouldstop = f"the run's log cannot be written: {run.recorder.lost}"
     report.longrepr = session.shouldstop
@@ -202,17 +202,17 @@ def gates(config: pytest.Config) -> bool:
     return whole and not parts and not any(config.getoption(option, None) for option in narrowed)
 
 
-def unreached(run: Run) -> list[str]:
+def uncovered_clauses(run: SessionState) -> list[str]:
     """Clauses and hazards that too few batches of this run reached; they are logged as not tested."""
     batches = read_log(run.folder).batches
     near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
-    missed = shortfalls(batches.hazards, batches.different, near_ties)
+    missed = missing_hazards(batches.hazards, batches.different, near_ties)
     for reason in missed:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
     return missed
 
 
-def note_ledger(run: Run, whole: bool) -> None:
+def note_ledger(run: SessionState, whole: bool) -> None:
     """Log how the entries of the ledger stand; those that must make the run fail are noted."""
     concerned = [each for each in run.ledger if any(each.concerns(subject) for subject in run.subjects)]
     if not concerned:
@@ -246,14 +246,14 @@ def ledger_line(standing: Standing) -> dict[str, Any]:
     }
 
 
-def note_loose_bounds(run: Run) -> None:
+def note_loose_bounds(run: SessionState) -> None:
     """Log the bounds that no error came near: a reader must know, but the implementation did nothing wrong."""
     margins = read_log(run.folder).batches.margins
     for reason in loose_bounds({key: margin.quantile(0.999) for key, margin in margins.items()}):
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 
-def rendered(run: Run) -> Path | Exception:
+def rendered(run: SessionState) -> Path | Exception:
     """The report's path, or what kept it from being made; the log is whole either way."""
     try:
         report = render(run.folder)

@@ -9,16 +9,23 @@ from typing import Any, Never
 import pytest
 import torch
 
-from tal_conformance.benchmarks.bench import BESIDE, Bench, Benchmark, Cost, OutOfTime, contenders
+from tal_conformance.benchmarks.bench import (
+    BASELINES,
+    Bench,
+    Benchmark,
+    Cost,
+    OutOfTime,
+    compared_implementations,
+)
 from tal_conformance.benchmarks.memory import MemoryUnknown
 from tal_conformance.benchmarks.plans import plan_for
-from tal_conformance.benchmarks.recorded_timer import Replay
+from tal_conformance.benchmarks.recorded_timer import RecordedTimer
 from tal_conformance.benchmarks.workloads import CASES
 from tal_conformance.core.files import REPOSITORY
 from tal_conformance.implementations.execute import ImplementationFailed
-from tal_conformance.suite.session import RUN, Run
+from tal_conformance.suite.session import RUN, SessionState
 
-REPLAY = Replay()
+REPLAY = RecordedTimer()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,13 +48,13 @@ def parameter(benchmark: Benchmark) -> Any:
     return pytest.param(benchmark, id=name, marks=marks)
 
 
-def bench_of(run: Run, config: pytest.Config) -> Bench:
+def bench_of(run: SessionState, config: pytest.Config) -> Bench:
     """The benchmarks that this run's profile, or `--rounds`, asks for."""
     plan = plan_for(config.getoption("--conformance-profile"), config.getoption("--rounds"))
     if config.getoption("benchmark_disable") and not config.getoption("benchmark_enable"):
         plan = plan.untimed()
-    beside = () if beside_others(config) else BESIDE  # where nothing is timed, it need not be imported
-    return Bench(contenders(run.implementations, beside), plan)
+    beside = () if beside_others(config) else BASELINES  # where nothing is timed, it need not be imported
+    return Bench(compared_implementations(run.implementations, beside), plan)
 
 
 def beside_others(config: pytest.Config) -> bool:
@@ -56,7 +63,7 @@ def beside_others(config: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="module")
-def bench(run: Run, request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The benchmarks of this run. What they leave out is noted."""
     if beside_others(request.config):
         reason = "benchmarks: no times are taken while pytest-xdist keeps all cores busy (run without -n)"
@@ -78,13 +85,13 @@ def bench(run: Run, request: pytest.FixtureRequest) -> Iterator[Bench]:
         )
 
 
-def note(run: Run, reason: str) -> None:
+def note(run: SessionState, reason: str) -> None:
     """Say in the log what is not tested."""
     run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 
 @pytest.fixture(scope="module")
-def finished(run: Run, request: pytest.FixtureRequest) -> Iterator[list[Any]]:
+def finished(run: SessionState, request: pytest.FixtureRequest) -> Iterator[list[Any]]:
     """What pytest-benchmark made of each test; at the end it leaves its JSON in the run's folder.
 
     Its own `--benchmark-json`, set for every run, would warn in those that happen to have no benchmarks.
@@ -104,7 +111,9 @@ def finished(run: Run, request: pytest.FixtureRequest) -> Iterator[list[Any]]:
         path.write_text(json.dumps(content, indent=1, default=vars), encoding="utf-8")
 
 
-def test_benchmark(bench: Bench, run: Run, finished: list[Any], benchmark: Any, benched: Benchmark) -> None:
+def test_benchmark(
+    bench: Bench, run: SessionState, finished: list[Any], benchmark: Any, benched: Benchmark
+) -> None:
     """Median time, ratio to the official release with its interval, and peak memory, into log and JSON."""
     try:
         cost, peak = bench.cost(benched), peak_of(bench, run, benched)
@@ -138,7 +147,7 @@ def fields(benched: Benchmark, cost: Cost, peak: int | None) -> dict[str, Any]:
     }
 
 
-def peak_of(bench: Bench, run: Run, benched: Benchmark) -> int | None:
+def peak_of(bench: Bench, run: SessionState, benched: Benchmark) -> int | None:
     """Peak memory, where it is asked for and can be had."""
     try:
         return bench.peak(benched)
@@ -157,9 +166,9 @@ def no_result(benchmark: Any, failure: ImplementationFailed) -> None:
         benchmark.pedantic(fail)
 
 
-def fail(run: Run, bench: Bench, benched: Benchmark, failure: ImplementationFailed) -> Never:
+def fail(run: SessionState, bench: Bench, benched: Benchmark, failure: ImplementationFailed) -> Never:
     """Count it as an error of the implementation; the others' benchmarks go on."""
-    asked_as = bench.contenders[benched.name].asked_as
+    spec = bench.implementations[benched.name].spec
     suite = "conformance" if Path.cwd() == REPOSITORY else "--pyargs tal_conformance"
     word = benched.case.replace(" ", "-")
     message = f"{benched.name}-{benched.device} is ERROR in the benchmark {benched.title!r}: {failure.what}"
@@ -178,6 +187,6 @@ def fail(run: Run, bench: Bench, benched: Benchmark, failure: ImplementationFail
         cause=failure.what,
         description=f"the batch of the benchmark {benched.title!r}",
         traceback=failure.details,
-        reproduce={"pytest": f"pytest {suite} --implementation {asked_as} --rounds 1 -k {word}"},
+        reproduce={"pytest": f"pytest {suite} --implementation {spec} --rounds 1 -k {word}"},
     )
     pytest.fail(message if failure.details is None else f"{message}\n{failure.details}", pytrace=False)

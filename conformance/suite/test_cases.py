@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tal_conformance.checks.everything import thoroughly
+from tal_conformance.checks.everything import run_every_check
 from tal_conformance.core.batch import Batch
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 
 if TYPE_CHECKING:
-    from tal_conformance.suite.session import Run
+    from tal_conformance.suite.session import SessionState
 
 
-def test_case(conforms: Conformance, case: Batch) -> None:
+def test_case(checker: Checker, case: Batch) -> None:
     """The implementation conforms on the batch, in every way that a test looks at one."""
-    conforms(case, by=thoroughly)
+    checker(case, by=run_every_check)
 
 
-def test_can_be_read(run: "Run", unreadable: str) -> None:
+def test_can_be_read(run: "SessionState", unreadable: str) -> None:
     """A file that holds no batch is an error; the others are judged all the same."""
     pytest.fail(run.unreadable[unreadable], pytrace=False)

@@ -3,13 +3,13 @@
 import pytest
 from hypothesis import given
 
-from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 
 
 @pytest.mark.clauses("DEC")
-@given(recipe=LANES["decoding"])
-def test_decoding(conforms: Conformance, recipe: Recipe) -> None:
+@given(recipe=STRATEGIES["decoding"])
+def test_decoding(checker: Checker, recipe: Recipe) -> None:
     """Any grid, any number of levels and bins."""
-    conforms(recipe)
+    checker(recipe)

@@ -8,29 +8,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tal_conformance.batches.named_strategies import LOSS_LANES
+from tal_conformance.batches.named_strategies import LOSS_STRATEGIES
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.sample import drawn
-from tal_conformance.checks.devices.checks import as_on_the_cpu, made_on_the_device, repeatable
+from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.checks.devices.checks import same_as_cpu, allocates_on_device, repeatable
 from tal_conformance.checks.devices.events import Watch
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples
 
-EVERY_LANE = st.one_of(*LOSS_LANES.values())
+EVERY_LANE = st.one_of(*LOSS_STRATEGIES.values())
 PLACES = 12
 """Lines of an implementation's code that are listed."""
 
 
 @pytest.fixture
-def watch(conforms: Conformance) -> Iterator[Watch]:
+def watch(checker: Checker) -> Iterator[Watch]:
     """Takes what the implementation waits for and transfers; the log gets it at the end."""
     seen = Watch()
     yield seen
     if not seen.batches:
         return
-    conforms.recorder.line(
+    checker.recorder.line(
         "synchronisations",
-        implementation=conforms.subject.implementation.name,
+        implementation=checker.subject.implementation.name,
         device="cuda (simulated)",
         batches=seen.batches,
         synchronisations=seen.synchronisations.total(),
@@ -42,28 +42,28 @@ def watch(conforms: Conformance) -> Iterator[Watch]:
 @pytest.mark.clauses("DEVICE")
 @settings(max_examples=share_of_examples(3))
 @given(recipe=EVERY_LANE)
-def test_made_on_the_device(conforms: Conformance, watch: Watch, recipe: Recipe) -> None:
+def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> None:
     """DEVICE-1: without a CUDA device, on a simulated one."""
-    if conforms.subject.device != "cpu" or torch.cuda.is_available():
+    if checker.subject.device != "cpu" or torch.cuda.is_available():
         pytest.skip("there is a CUDA device: every test runs on it")
-    if conforms.subject.implementation.elsewhere:
+    if checker.subject.implementation.in_subprocess:
         pytest.skip("a simulated device cannot follow an implementation into a process of its own")
-    conforms(recipe, by=partial(made_on_the_device, watch=watch), relates=True)
+    checker(recipe, by=partial(allocates_on_device, watch=watch), relates=True)
 
 
 @pytest.mark.clauses("DEVICE")
 @settings(max_examples=share_of_examples(3))
 @given(recipe=EVERY_LANE)
-def test_as_on_the_cpu(conforms: Conformance, recipe: Recipe) -> None:
+def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
     """DEVICE-2: with a CUDA device, an implementation there against itself on the CPU."""
-    if conforms.subject.device == "cpu":
+    if checker.subject.device == "cpu":
         pytest.skip("what other devices are compared with")
-    conforms(recipe, by=as_on_the_cpu, relates=True)
+    checker(recipe, by=same_as_cpu, relates=True)
 
 
 @pytest.mark.clauses("DEVICE")
-@pytest.mark.parametrize("lane", LOSS_LANES)
-def test_repeatable(conforms: Conformance, lane: str) -> None:
+@pytest.mark.parametrize("lane", LOSS_STRATEGIES)
+def test_repeatable(checker: Checker, lane: str) -> None:
     """DEVICE-3: the same batches again and again. Hypothesis cannot shrink what comes and goes: they are only drawn."""
-    for recipe in drawn(lane, share_of_examples(3 * len(LOSS_LANES))):
-        conforms(recipe, by=repeatable, relates=True)
+    for recipe in sample_recipes(lane, share_of_examples(3 * len(LOSS_STRATEGIES))):
+        checker(recipe, by=repeatable, relates=True)

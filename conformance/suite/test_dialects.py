@@ -5,33 +5,33 @@ from hypothesis import find, settings
 from hypothesis.errors import NoSuchExample
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.checks.reference import conform
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.dialects.choices import SEARCH, SHOWN_BY, TRIES
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 from tal_reference import NEWEST, Dialect
 
 
 @pytest.mark.clauses("DIALECT")
-def test_declared_differences(conforms: Conformance) -> None:
+def test_declared_differences(checker: Checker) -> None:
     """The smallest batch on which the declared dialect and the newest one differ; both are checked on it."""
-    declared = conforms.subject.implementation.dialect
+    declared = checker.subject.implementation.dialect
     if declared == NEWEST:
         return  # nothing is declared: every other test holds it to the newest dialect
-    alone = "loss" not in conforms.subject.implementation.capabilities
+    alone = "loss" not in checker.subject.implementation.capabilities
     recipe = smallest_difference(declared, alone)
     if recipe is None:
         reason = f"the assigner of {declared.name} is that of {NEWEST.name} on every batch that was drawn"
-        name = conforms.subject.implementation.name
-        conforms.recorder.line("not_tested", implementation=name, device=None, reason=reason)
+        name = checker.subject.implementation.name
+        checker.recorder.line("not_tested", implementation=name, device=None, reason=reason)
         pytest.skip(reason)
-    conforms(recipe)  # it does what it declares ...
-    against_newest = Subject(held_to(conforms.subject.implementation, NEWEST), conforms.subject.device)
+    checker(recipe)  # it does what it declares ...
+    against_newest = Subject(held_to(checker.subject.implementation, NEWEST), checker.subject.device)
     with pytest.raises(Failure) as caught:  # ... and so is not what the newest release does
-        conform(against_newest, recipe.build())
-    conforms.recorder.difference(caught.value, declared, NEWEST)
+        judge_against_reference(against_newest, recipe.build())
+    checker.recorder.difference(caught.value, declared, NEWEST)
 
 
 def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None:
@@ -66,7 +66,7 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
 def differs(subject: Subject, recipe: Recipe, alone: bool = False) -> bool:
     """Whether the subject, or its assigner alone, does not conform on the recipe's batch."""
     try:
-        conform(subject, recipe.build(), alone=alone)
+        judge_against_reference(subject, recipe.build(), alone=alone)
     except Failure:
         return True
     return False

@@ -6,8 +6,8 @@ import torch
 from tal_conformance.checks.exhaustive.check import judge_scope
 from tal_conformance.checks.exhaustive.dense_oracle import understands
 from tal_conformance.checks.exhaustive.scope import PROFILES, Scope
-from tal_conformance.checks.relations.relations import RELATIONS, NotShown
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.checks.relations.relations import RELATIONS, NotObservable
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples
 
 COMPANY = 8
@@ -24,23 +24,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.clauses("EXHAUSTIVE")
-def test_every_image(conforms: Conformance, scope: Scope) -> None:
+def test_every_image(checker: Checker, scope: Scope) -> None:
     """No image of the scope shows a difference."""
-    implementation = conforms.subject.implementation
+    implementation = checker.subject.implementation
     if not understands(implementation.dialect):
         reason = f"all images of small scopes: not known for the dialect {implementation.dialect.name}"
-        conforms.recorder.line("not_tested", implementation=implementation.name, device=None, reason=reason)
+        checker.recorder.line("not_tested", implementation=implementation.name, device=None, reason=reason)
         pytest.skip(reason)
-    judge_scope(conforms, scope)
+    judge_scope(checker, scope)
 
 
 @pytest.mark.clauses("META-SPLIT")
-def test_images_are_independent(conforms: Conformance, scope: Scope) -> None:
+def test_images_are_independent(checker: Checker, scope: Scope) -> None:
     """An image is assigned alone as it is among others: what allows thousands of them in one call."""
     source = torch.Generator().manual_seed(len(scope))
     for _ in range(share_of_examples(25)):
         numbers = torch.randint(len(scope), (COMPANY,), generator=source)
         try:
-            conforms(scope.batch(numbers), by=RELATIONS["META-SPLIT"], relates=True)
-        except NotShown as hidden:
+            checker(scope.batch(numbers), by=RELATIONS["META-SPLIT"], relates=True)
+        except NotObservable as hidden:
             pytest.skip(str(hidden))

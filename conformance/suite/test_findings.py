@@ -3,7 +3,7 @@
 import pytest
 
 from tal_conformance.known_issues.findings import Finding, installed, read_findings, run_script
-from tal_conformance.suite.session import RUN, Run
+from tal_conformance.suite.session import RUN, SessionState
 
 OFFICIAL = "ultralytics"
 """The installed release, by the name under which it is tested."""
@@ -18,7 +18,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("finding", read_findings() if wanted else [], ids=lambda finding: finding.id)
 
 
-def test_reproduces(run: Run, finding: Finding) -> None:
+def test_reproduces(run: SessionState, finding: Finding) -> None:
     """The finding shows with the installed release; one that does not has been mended, and must be marked so."""
     release = installed()
     ran = run_script(finding, release)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tal_conformance.suite.session import Run
+    from tal_conformance.suite.session import SessionState
 
 
-def test_can_be_had(run: "Run", missing: str) -> None:
+def test_can_be_had(run: "SessionState", missing: str) -> None:
     """An implementation that cannot be had counts as an error; the others are tested all the same."""
     pytest.fail(f"{missing}: {run.missing[missing]}", pytrace=False)

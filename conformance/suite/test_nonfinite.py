@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tal_conformance.batches.named_strategies import LANES
-from tal_conformance.batches.non_finite import NUMBERS, NotFinite
-from tal_conformance.checks.reference import conform
-from tal_conformance.judgement.non_finite import judge_nonfinite
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.non_finite import NON_FINITE_VALUES, NonFiniteBatch
+from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.judgement.non_finite import judge_non_finite
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples
 
 BATCHES = st.builds(
-    NotFinite,
-    recipe=LANES["nonfinite"],
-    value=st.sampled_from(tuple(NUMBERS)),
+    NonFiniteBatch,
+    recipe=STRATEGIES["nonfinite"],
+    value=st.sampled_from(tuple(NON_FINITE_VALUES)),
     class_logit=st.booleans(),
     channel=st.integers(0, 127),
     place=st.integers(0, 1023),
@@ -26,6 +26,6 @@ BATCHES = st.builds(
 @pytest.mark.clauses("NONFINITE")
 @settings(max_examples=share_of_examples(2))
 @given(batch=BATCHES)
-def test_nonfinite(conforms: Conformance, batch: NotFinite) -> None:
+def test_nonfinite(checker: Checker, batch: NonFiniteBatch) -> None:
     """NONFINITE-1 to NONFINITE-3."""
-    conforms(batch.build(), by=partial(conform, judge=judge_nonfinite))
+    checker(batch.build(), by=partial(judge_against_reference, judge=judge_non_finite))

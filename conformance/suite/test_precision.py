@@ -10,23 +10,23 @@ import pytest
 from hypothesis import given, settings
 
 from tal_conformance.batches.hazards import with_hazards
-from tal_conformance.batches.named_strategies import LANES, PRECISIONS
+from tal_conformance.batches.named_strategies import STRATEGIES, PRECISIONS
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples
 
 
 @pytest.mark.clauses("DTYPE")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @settings(max_examples=share_of_examples(len(PRECISIONS)))
-@given(recipe=LANES["precision"])
-def test_precision(conforms: Conformance, precision: str, recipe: Recipe) -> None:
+@given(recipe=STRATEGIES["precision"])
+def test_precision(checker: Checker, precision: str, recipe: Recipe) -> None:
     """The same clauses, with the rounding of the dtype."""
-    if precision not in conforms.subject.implementation.precisions:
+    if precision not in checker.subject.implementation.precisions:
         reason = f"precision {precision}: the adapter does not declare it (attribute `precisions`)"
-        conforms.recorder.line(
-            "not_tested", implementation=conforms.subject.implementation.name, device=None, reason=reason
+        checker.recorder.line(
+            "not_tested", implementation=checker.subject.implementation.name, device=None, reason=reason
         )
         pytest.skip(reason)
     dtype, autocast = PRECISIONS[precision]
-    conforms(with_hazards(replace(recipe.build().to(dtype=dtype), autocast=autocast)))
+    checker(with_hazards(replace(recipe.build().to(dtype=dtype), autocast=autocast)))

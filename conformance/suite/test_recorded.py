@@ -6,11 +6,11 @@ import pytest
 
 from tal_conformance.batches.recorded import shipped
 from tal_conformance.core.batch import Batch
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 
 
 @pytest.mark.clauses("TRAINING")
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
-def test_shipped_batch(conforms: Conformance, path: Path) -> None:
+def test_shipped_batch(checker: Checker, path: Path) -> None:
     """The implementation conforms on a batch that was recorded with `python -m conformance record`."""
-    conforms(Batch.load(path))
+    checker(Batch.load(path))

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import event, given, reject, settings
 
-from tal_conformance.batches.named_strategies import BATCHES
+from tal_conformance.batches.named_strategies import RELATABLE
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.checks.relations.relations import RELATIONS, NotShown, Relation, SaysNothing
+from tal_conformance.checks.relations.relations import RELATIONS, NotObservable, Relation, NotApplicable
 from tal_conformance.core.verdicts import Verdict
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples
 
 EVERY = [
     pytest.param(each, id=clause, marks=pytest.mark.clauses(clause)) for clause, each in RELATIONS.items()
 ]
-FULLY = 0.25
+MIN_COMPARED_SHARE = 0.25
 """Share of its batches that a relation must be able to compare in full; most reach 0.7 to 1."""
 ENOUGH = 20
 """Batches from which the share is asked for: where half of all can be compared in full, of 20 fewer than a quarter
@@ -28,22 +28,22 @@ def extents() -> Iterator[Counter[str]]:
     """How many batches were compared in full and in part; a relation that hardly ever was has shown nothing."""
     counts: Counter[str] = Counter()
     yield counts
-    if counts.total() >= ENOUGH and counts["in full"] < FULLY * counts.total():
+    if counts.total() >= ENOUGH and counts["in full"] < MIN_COMPARED_SHARE * counts.total():
         pytest.fail(f"of {counts.total()} batches only {counts['in full']} could be compared in full")
 
 
 @pytest.mark.parametrize("relation", EVERY)
 @settings(max_examples=share_of_examples(4))  # each runs the implementation two or three times
-@given(recipe=BATCHES)
-def test_relation(conforms: Conformance, relation: Relation, extents: Counter[str], recipe: Recipe) -> None:
+@given(recipe=RELATABLE)
+def test_relation(checker: Checker, relation: Relation, extents: Counter[str], recipe: Recipe) -> None:
     """The implementation's results on a batch and on a changed one are related as the clause says."""
     try:
-        judgement = conforms(recipe, by=relation, relates=True)
-    except SaysNothing:
+        judgement = checker(recipe, by=relation, relates=True)
+    except NotApplicable:
         reject()
-    except NotShown as hidden:
-        name = conforms.subject.implementation.name
-        conforms.recorder.line("not_tested", implementation=name, device=None, reason=str(hidden))
+    except NotObservable as hidden:
+        name = checker.subject.implementation.name
+        checker.recorder.line("not_tested", implementation=name, device=None, reason=str(hidden))
         pytest.skip(str(hidden))
     extent = "in part" if judgement.verdict is Verdict.ADMISSIBLE else "in full"
     extents[extent] += 1

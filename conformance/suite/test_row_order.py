@@ -5,15 +5,15 @@ from hypothesis import given, settings
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples
 
 
 @pytest.mark.clauses("ANN")
 @settings(max_examples=share_of_examples(3))
 @given(recipe=recipes(shuffled_rows=True, outside=True))
-def test_rows_in_any_order(conforms: Conformance, recipe: Recipe) -> None:
+def test_rows_in_any_order(checker: Checker, recipe: Recipe) -> None:
     """ANN-2: rows of one image keep their order among each other, wherever they stand."""
-    if conforms.subject.implementation.dialect.rows_sorted:
+    if checker.subject.implementation.dialect.rows_sorted:
         pytest.skip("its dialect asks for rows that are sorted by image")
-    conforms(recipe)
+    checker(recipe)

@@ -8,9 +8,9 @@ from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.execute import ImplementationFailed
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.pictures.walkthrough import write_walkthrough
-from tal_conformance.suite.checker import Conformance
-from tal_conformance.suite.session import Run
-from tal_conformance.training.cache import kept_controls, kept_reference, kept_training
+from tal_conformance.suite.checker import Checker
+from tal_conformance.suite.session import SessionState
+from tal_conformance.training.cache import cached_controls, cached_reference, cached_training
 from tal_conformance.training.compare import STEPS, compare_training
 from tal_conformance.training.yolov8n import RecordedTraining
 
@@ -18,10 +18,10 @@ GROUP = "TRAINING"
 
 
 @pytest.fixture(scope="module")
-def recorded(run: Run) -> RecordedTraining:
+def recorded(run: SessionState) -> RecordedTraining:
     """The training that the recorded batches come from; it takes about 15 seconds, once in an environment."""
     try:
-        recorded = kept_training()
+        recorded = cached_training()
     except UnknownImplementation as error:
         reason = f"batches recorded from training: {error}"
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
@@ -31,12 +31,12 @@ def recorded(run: Run) -> RecordedTraining:
 
 
 @pytest.mark.clauses(GROUP)
-def test_recorded_batches(conforms: Conformance, recorded: RecordedTraining) -> None:
+def test_recorded_batches(checker: Checker, recorded: RecordedTraining) -> None:
     """What the official loss received at several steps of a real training, value and gradient."""
     failures = []
     for batch in recorded.batches:
         try:
-            replace(conforms, failed=False)(batch)  # one that fails does not make the next one a shrunk one
+            replace(checker, failed=False)(batch)  # one that fails does not make the next one a shrunk one
         except Failure as failure:
             failures.append(failure)
     if failures:
@@ -44,14 +44,16 @@ def test_recorded_batches(conforms: Conformance, recorded: RecordedTraining) -> 
 
 
 @pytest.mark.clauses(GROUP)
-def test_training_leads_to_the_same_weights(subject: Subject, run: Run, recorded: RecordedTraining) -> None:
+def test_training_leads_to_the_same_weights(
+    subject: Subject, run: SessionState, recorded: RecordedTraining
+) -> None:
     """The training goes on with this loss and with the reference's: their weights stay within a derived bound."""
     implementation, line = subject.implementation, run.recorder.line
     if "loss" not in implementation.capabilities:
         pytest.skip(f"{implementation.name} offers no loss")
     try:
-        rms = kept_controls(recorded, subject.device)
-        ended = kept_reference(recorded, implementation.dialect, subject.device)
+        rms = cached_controls(recorded, subject.device)
+        ended = cached_reference(recorded, implementation.dialect, subject.device)
         comparison = compare_training(implementation, recorded, device=subject.device, rms=rms, ended=ended)
     except ImplementationFailed as error:
         said = f"the training with the loss of {implementation.name} failed: {error.what}"

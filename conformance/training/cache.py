@@ -43,7 +43,7 @@ ROOMS = ("tal_reference", "tal_conformance")
 """Packages whose every line counts: fewer would do, but which they are is easily got wrong."""
 
 
-def kept_training(schedule: Schedule = WHOLE) -> RecordedTraining:
+def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
     """The training of `recorded_training`, from the cache if an earlier run left it there.
 
     Raises:
@@ -52,7 +52,7 @@ def kept_training(schedule: Schedule = WHOLE) -> RecordedTraining:
     return _kept(f"training {schedule}", lambda: recorded_training(schedule), write_training, read_training)
 
 
-def kept_controls(recorded: RecordedTraining, device: str) -> float:
+def cached_controls(recorded: RecordedTraining, device: str) -> float:
     """The controls' distance of `rms_of_controls`, from the cache if an earlier run left it there."""
     return _kept(
         f"controls {recorded.schedule} {device}",
@@ -62,7 +62,7 @@ def kept_controls(recorded: RecordedTraining, device: str) -> float:
     )
 
 
-def kept_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
+def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
     """How the training goes on with the reference's loss, from the cache if an earlier run left it there."""
     return _kept(
         f"reference {recorded.schedule} {dialect} {device}",

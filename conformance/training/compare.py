@@ -40,10 +40,10 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, Outcome
-from tal_conformance.core.verdicts import Diverges
-from tal_conformance.implementations.execute import assigner_inputs, observe
+from tal_conformance.core.verdicts import Divergence
+from tal_conformance.implementations.execute import assigner_inputs, execute
 from tal_conformance.implementations.protocol import Implementation
-from tal_conformance.judgement.admissible import Owners
+from tal_conformance.judgement.admissible import Ownership
 from tal_conformance.judgement.judge import judge
 from tal_conformance.training.rounding_noise import RoundingNoise
 from tal_conformance.training.yolov8n import RecordedTraining, recorded_training, train
@@ -160,11 +160,11 @@ class Subject:
         Raises:
             ImplementationFailed: it raised, or broke the protocol.
         """
-        outcome = observe(self.implementation, batch)
+        outcome = execute(self.implementation, batch)
         assert outcome.loss is not None
         self.batches.append(batch)
         self.outcomes.append(outcome)
-        shown = outcome.assignment if outcome.of_loss else None
+        shown = outcome.assignment if outcome.from_loss else None
         self.choices.append(choice_of(shown or own_targets(batch, self.implementation.dialect), batch))
         return outcome.loss.gradients
 
@@ -203,10 +203,10 @@ class Reference:
         if self.subject is None or same_choice(own, self.subject.choices[step]):
             return None
         outcome = self.subject.outcomes[step]
-        if outcome.of_loss:  # else the choice is the reference's own, on the subject's feature maps
+        if outcome.from_loss:  # else the choice is the reference's own, on the subject's feature maps
             try:
                 judge(self.subject.batches[step], outcome, self.dialect)
-            except Diverges as error:
+            except Divergence as error:
                 self.problem = self.problem or f"at step {step + 1} the loss itself diverges: {error}"
                 return None
         self.followed += 1
@@ -356,7 +356,7 @@ def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
         rows = [(image.foreground, image.truth_index, image.weights) for image in assigned]
     counts = torch.bincount(batch.annotations[:, 0].long(), minlength=batch.images).tolist()
     return [
-        Owners(foreground & (weights > 0), index.long().where(foreground, 0)).positives(count)
+        Ownership(foreground & (weights > 0), index.long().where(foreground, 0)).positives(count)
         for (foreground, index, weights), count in zip(rows, counts, strict=True)
     ]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tal_conformance.implementations.errors import UnknownImplementation
-from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 
 LABELS = Path(__file__).parent / "photographs.json"
 """Objects of each photograph; how they were made stands in the file."""
@@ -101,7 +101,7 @@ def photograph(name: str) -> Photograph:
 
 
 def _read(name: str) -> Tensor:
-    isolate()
+    configure_ultralytics()
     try:
         from ultralytics.utils import ASSETS
         from ultralytics.utils.patches import imread

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.training.capture import Call, CannotRecord, Unfit, listening, official_loss
-from tal_conformance.training.selection import Facts, Interest
-from tal_conformance.training.store import SUFFIX, Shelf
+from tal_conformance.training.selection import BatchFacts, BatchSelector
+from tal_conformance.training.store import SUFFIX, CaseStore
 
 EVERY, LIMIT_MB = 500, 500.0
 """Defaults: steps between two batches that are kept anyway, and how much all files together may have."""
@@ -56,12 +56,12 @@ class Recording:
         over: why nothing is recorded any more; None while it goes on.
     """
 
-    shelf: Shelf
+    shelf: CaseStore
     every: int
     release: str
     calls: int = 0
     over: str | None = None
-    _losses: "weakref.WeakKeyDictionary[Any, tuple[int, Interest]]" = field(
+    _losses: "weakref.WeakKeyDictionary[Any, tuple[int, BatchSelector]]" = field(
         default_factory=weakref.WeakKeyDictionary
     )
     _pending: deque[Pending] = field(default_factory=deque)
@@ -94,7 +94,7 @@ class Recording:
         if self.calls == 0:
             self._trainer = trainer_above(sys._getframe(1))
         self.calls += 1
-        which = self._losses.setdefault(call.criterion, (len(self._losses), Interest(self.every)))[0]
+        which = self._losses.setdefault(call.criterion, (len(self._losses), BatchSelector(self.every)))[0]
         if call.class_weights is not None:
             self._tell(
                 "the training weights its classes; case files hold no class weights, and are judged without"
@@ -112,7 +112,7 @@ class Recording:
         interest = self._losses[pending.call.criterion][1]
         total, smallest = pending.numbers.tolist()
         step = interest.step
-        reasons = interest.reasons(Facts(len(pending.call.boxes), smallest, total))
+        reasons = interest.reasons(BatchFacts(len(pending.call.boxes), smallest, total))
         if not reasons:
             return
         batch = pending.call.batch()
@@ -201,7 +201,7 @@ def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB
             raise CannotRecord(f"{folder} holds recorded batches already: name another folder")
     except OSError as error:
         raise CannotRecord(f"{folder} cannot take recorded batches: {error}") from error
-    recorded = Recording(Shelf(folder, int(limit_mb * 1e6)), every, release)
+    recorded = Recording(CaseStore(folder, int(limit_mb * 1e6)), every, release)
     with listening(recorded.hear):
         try:
             yield recorded

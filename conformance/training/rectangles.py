@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 
 SIDE = 64
 """Height and width of the images in pixels."""
@@ -78,7 +78,7 @@ def training_options(folder: Path, description: Path) -> dict[str, object]:
 
 def main(folder: Path) -> None:
     """Draw, train and record; then some steps under automatic mixed precision, which the trainer has for GPUs alone."""
-    isolate()
+    configure_ultralytics()
     from ultralytics import YOLO
     from ultralytics.utils import ROOT
 

@@ -12,7 +12,7 @@ BEATS = 1.1
 
 
 @dataclass(frozen=True)
-class Facts:
+class BatchFacts:
     """What of a batch decides whether it is kept.
 
     Attributes:
@@ -27,7 +27,7 @@ class Facts:
 
 
 @dataclass
-class Interest:
+class BatchSelector:
     """What one loss of a training has received so far.
 
     Attributes:
@@ -42,7 +42,7 @@ class Interest:
     _largest: float = 0.0
     _empty: bool = False
 
-    def reasons(self, facts: Facts) -> set[str]:
+    def reasons(self, facts: BatchFacts) -> set[str]:
         """Why the next step's batch should be kept; nothing if it should not."""
         step, self.step = self.step, self.step + 1
         total = math.inf if math.isnan(facts.total) else facts.total

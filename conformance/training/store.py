@@ -39,7 +39,7 @@ class Kept:
 
 
 @dataclass
-class Shelf:
+class CaseStore:
     """A folder of recorded batches.
 
     Attributes:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.errors import UnknownImplementation
-from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_conformance.training.capture import Call, feature_maps_of, listening
 from tal_conformance.training.photographs import Images, augmented, images_of
 from tal_reference import Head, Hyperparameters, detection_loss
@@ -114,7 +114,7 @@ def build_model(seed: int = 0) -> nn.Module:
     Raises:
         UnknownImplementation: ultralytics is not installed, or cannot be imported.
     """
-    isolate()
+    configure_ultralytics()
     with untouched():
         torch.default_generator.manual_seed(seed)
         try:

@@ -152,7 +152,7 @@ def _said(value: Any) -> str:
     return "unknown" if value is None else shortened(str(value), 80)
 
 
-def lines_of(change: Change) -> list[str]:
+def format_comparison(change: Change) -> list[str]:
     """The comparison as plain text that steers no terminal."""
     before, after = change.before, change.after
     lines = [

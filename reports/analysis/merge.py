@@ -156,8 +156,8 @@ def _copy_lines(shard: Shard, merged: RunLog, tested: set[str]) -> None:
             if line.get("kind") in ONCE:
                 continue
             line = _renamed(line, shard, merged.folder)  # noqa: PLW2901
-            elsewhere = line.get("kind") == "not_tested" and line.get("device") in tested
-            if not (elsewhere and line.get("implementation") is None):
+            in_subprocess = line.get("kind") == "not_tested" and line.get("device") in tested
+            if not (in_subprocess and line.get("implementation") is None):
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 

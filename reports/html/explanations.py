@@ -44,7 +44,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Told:
+class AnchorFacts:
     """What the picture says of one anchor."""
 
     number: int
@@ -74,7 +74,7 @@ def place(picture: dict[str, Any], number: int) -> Anchor | None:
     return None
 
 
-def told(picture: dict[str, Any], number: int) -> Told | None:
+def told(picture: dict[str, Any], number: int) -> AnchorFacts | None:
     """What the picture says of an anchor; None if it says nothing of it."""
     facts, where = (picture.get("anchors") or {}).get(str(number)), place(picture, number)
     if facts is None or where is None:
@@ -84,7 +84,9 @@ def told(picture: dict[str, Any], number: int) -> Told | None:
         for side in ("reference", "implementation")
     ]
     pairs = [_pair(row) for row in facts["pairs"]]
-    return Told(number, where, facts["box"], pairs, facts["loss"], facts.get("outside"), sides[0], sides[1])
+    return AnchorFacts(
+        number, where, facts["box"], pairs, facts["loss"], facts.get("outside"), sides[0], sides[1]
+    )
 
 
 def _pair(row: Sequence[Any]) -> Pair:
@@ -114,7 +116,7 @@ def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implement
     return [line for line in lines if line]
 
 
-def _where(picture: dict[str, Any], anchor: Told) -> str:
+def _where(picture: dict[str, Any], anchor: AnchorFacts) -> str:
     at = anchor.where
     corners = f"({_n(anchor.box[0])}, {_n(anchor.box[1])})-({_n(anchor.box[2])}, {_n(anchor.box[3])})"
     return (
@@ -123,7 +125,7 @@ def _where(picture: dict[str, Any], anchor: Told) -> str:
     )
 
 
-def _candidates(picture: dict[str, Any], anchor: Told) -> list[str]:
+def _candidates(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
     if not anchor.pairs:
         if anchor.outside is None:
             return ["The image has no ground truth (TAL-EMPTY-1)."]
@@ -165,7 +167,7 @@ def _against(facts: dict[str, Any], pair: Pair, k: int) -> str:
     return f"t is {_n(gap)} {'above' if pair.metric > kth else 'below'} the {_nth(k)} place's {_n(kth)}"
 
 
-def _contest(anchor: Told) -> list[str]:
+def _contest(anchor: AnchorFacts) -> list[str]:
     """How an anchor that several ground truths selected was settled (TAL-CONF-1)."""
     takers = anchor.takers
     if len(takers) < 2:
@@ -194,7 +196,7 @@ def _contest(anchor: Told) -> list[str]:
     ]
 
 
-def _outcome(picture: dict[str, Any], anchor: Told) -> str:
+def _outcome(picture: dict[str, Any], anchor: AnchorFacts) -> str:
     if anchor.reference is None:
         if anchor.takers:
             kept = picture.get("kept")
@@ -208,7 +210,7 @@ def _outcome(picture: dict[str, Any], anchor: Told) -> str:
     return f"It learns GT {truth}, with weight {_n(weight)} = {best} (TAL-NORM-1)."
 
 
-def _loss(picture: dict[str, Any], anchor: Told) -> list[str]:
+def _loss(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
     items = picture.get("items") or {}
     told = []
     for name, value in zip(("box", "cls", "dfl"), anchor.loss, strict=True):
@@ -219,7 +221,7 @@ def _loss(picture: dict[str, Any], anchor: Told) -> list[str]:
     return [f"It adds to the batch's loss: {', '.join(told)}."] if told else []
 
 
-def _otherwise(picture: dict[str, Any], anchor: Told, who: str) -> list[str]:
+def _otherwise(picture: dict[str, Any], anchor: AnchorFacts, who: str) -> list[str]:
     if picture["implementation"] is None:
         return []
     ours, theirs = anchor.reference, anchor.implementation
@@ -259,7 +261,7 @@ def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
     return lines
 
 
-def _row(pair: Pair, anchor: Told, number: int) -> str:
+def _row(pair: Pair, anchor: AnchorFacts, number: int) -> str:
     numbers = f"s {_n(pair.score)}, u {_n(pair.overlap)}, t {_n(pair.metric)}"
     owner = anchor.reference
     if owner is not None and owner[0] == number:

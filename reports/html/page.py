@@ -381,7 +381,7 @@ def _tone(implementations: list[dict[str, Any]], finished: bool, power: dict[str
         return VERDICTS[worst]
     if power and not implementations:
         return "exact" if finished and not any(counts["survived"] for counts in power.values()) else "known"
-    return "exact" if finished and "conforms" in results else "known"
+    return "exact" if finished and "checker" in results else "known"
 
 
 def _facts(log: Log) -> list[str]:

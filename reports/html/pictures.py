@@ -73,7 +73,7 @@ SIDES = Sides()
 
 
 @dataclass(frozen=True)
-class Room:
+class SizeBudget:
     """How much of a picture there is room for: a page with hundreds of large pictures must stay small.
 
     Attributes:
@@ -86,7 +86,7 @@ class Room:
     letters: int
 
     @classmethod
-    def of(cls, letters: int) -> "Room":
+    def of(cls, letters: int) -> "SizeBudget":
         """The room in so many characters of markup."""
         letters = max(letters - FRAME, 0)
         marks, truths = letters // 3 // MARK, letters // 6 // TRUTH
@@ -226,7 +226,7 @@ def draw(picture: dict[str, Any], letters: int = PLENTY, sides: Sides = SIDES) -
         letters: how much markup it may be, about; what matters most is kept.
         sides: how its reference and its implementation are called.
     """
-    room = Room.of(letters)
+    room = SizeBudget.of(letters)
     marks = _marks(picture, sides)
     rings = _rings(picture)
     matter = [mark for mark in marks if mark.kind not in ("same", "")] + rings
@@ -500,7 +500,9 @@ def _title(picture: dict[str, Any]) -> str:
     return f"Image {picture.get('image', 0)}, {size}, {truths}, anchors {grids}"
 
 
-def _notes(picture: dict[str, Any], frame: Box | None, marks: int, room: Room, sides: Sides) -> list[str]:
+def _notes(
+    picture: dict[str, Any], frame: Box | None, marks: int, room: SizeBudget, sides: Sides
+) -> list[str]:
     notes = []
     if frame is not None:
         x1, y1, x2, y2 = (round(edge) for edge in frame)

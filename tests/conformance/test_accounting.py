@@ -10,28 +10,28 @@ from tal_conformance.suite.coverage import (
     REACHED_BY,
     clause_counts,
     loose_bounds,
-    shortfalls,
+    missing_hazards,
 )
 
 PLENTY = dict.fromkeys(HAZARDS, 100)
 
 
 def test_nothing_is_missed_where_everything_was_met():
-    assert shortfalls(PLENTY, 1000, 100) == []
+    assert missing_hazards(PLENTY, 1000, 100) == []
 
 
 def test_a_hazard_that_was_hardly_met_is_named():
-    (missed,) = shortfalls(PLENTY | {"touching": 1}, 1000, 100)
+    (missed,) = missing_hazards(PLENTY | {"touching": 1}, 1000, 100)
     assert missed.startswith("touching was reached on 1 of 1000 batches, fewer than the 2 ")
 
 
 def test_a_clause_whose_hazards_were_hardly_met_is_named_too():
-    missed = shortfalls(PLENTY | {"negative_sum": 0}, 1000, 100)
+    missed = missing_hazards(PLENTY | {"negative_sum": 0}, 1000, 100)
     assert [sentence.split()[0] for sentence in missed] == ["negative_sum", "ANN-3"]
 
 
 def test_near_ties_are_counted_by_the_judge():
-    (missed,) = shortfalls(PLENTY, 1000, 1)
+    (missed,) = missing_hazards(PLENTY, 1000, 1)
     assert missed.startswith("T4 was reached on 1 of 1000 batches")
 
 

@@ -10,16 +10,16 @@ import pytest
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.reference import conform
-from tal_conformance.checks.relations.relations import SaysNothing
+from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.checks.relations.relations import NotApplicable
 from tal_conformance.core.outcome import Loss
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.suite.checker import Conformance
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.checker import Checker
+from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import Hyperparameters
 from tal_reports import RunLog, read_log, summarise
 
@@ -32,14 +32,14 @@ def log(tmp_path: Path) -> RunLog:
     return RunLog.create(tmp_path)
 
 
-def conformance(log: RunLog, implementation: Implementation) -> Conformance:
-    recorder = Recorder(log)
+def conformance(log: RunLog, implementation: Implementation) -> Checker:
+    recorder = RunLogWriter(log)
     facts = {"name": implementation.name, "version": "1", "dialect": "x", "capabilities": ["loss"]}
     recorder.begin(
         {"profile": "dev", "seed": "1", "command": ["pytest"], "devices": {"cpu": "tested"}, "hazards": {},
          "implementations": [facts]}
     )  # fmt: skip
-    return Conformance(Subject(implementation, "cpu"), recorder, "test_something", "TAL")
+    return Checker(Subject(implementation, "cpu"), recorder, "test_something", "TAL")
 
 
 def verdicts(log: RunLog) -> dict[str, int]:
@@ -58,9 +58,9 @@ def test_a_judge_that_breaks_counts_as_an_error(log: RunLog):
 
 def test_a_relation_that_says_nothing_is_no_batch(log: RunLog):
     def nothing(subject: Subject, batch: Any) -> Judgement:
-        raise SaysNothing
+        raise NotApplicable
 
-    with pytest.raises(SaysNothing):
+    with pytest.raises(NotApplicable):
         conformance(log, find("reference"))(BATCH, by=nothing)
     assert verdicts(log) == {}
 
@@ -74,9 +74,9 @@ class Returns(ReferenceAdapter):
 
 def test_an_error_that_a_clause_asks_for_must_come_from_the_implementation(log: RunLog):
     honest = conformance(log, find("reference"))
-    honest.must_raise(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
+    honest.must_reject(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
     with pytest.raises(Failure, match="it returned, where k is more than A"):
-        conformance(log, implementation_from(Returns(), "returns")).must_raise(
+        conformance(log, implementation_from(Returns(), "returns")).must_reject(
             TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A"
         )
 
@@ -106,10 +106,10 @@ def test_the_assigner_alone_must_refuse_too(log: RunLog):
     tested = conformance(log, implementation_from(TakesWhatThereIs(), "takes"))
     tested(TOO_SMALL)
     with pytest.raises(Failure, match="its assigner returned, where the best 10 of 4") as caught:
-        tested(TOO_SMALL, by=partial(conform, alone=True))
+        tested(TOO_SMALL, by=partial(judge_against_reference, alone=True))
     assert (caught.value.stage, caught.value.clause) == ("top-k", "TAL-TOPK-2")
     with pytest.raises(Failure, match="its assigner returned, where k is more than A"):
-        tested.must_raise(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
+        tested.must_reject(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
 
 
 def test_more_than_all_anchors_cannot_be_kept(log: RunLog):
@@ -125,7 +125,7 @@ class HidesItsStages(ReferenceAdapter):
 
 
 def test_stages_that_were_promised_must_be_shown(log: RunLog):
-    alone = SimpleNamespace(loss=HidesItsStages().loss, shows_stages=True)
+    alone = SimpleNamespace(loss=HidesItsStages().loss, exposes_stages=True)
     with pytest.raises(Failure, match=r"it says shows_stages, but Loss.assignment is None"):
         conformance(log, implementation_from(alone, "hides"))(BATCH)
     conformance(log, implementation_from(HidesItsStages(), "shows those of its assigner"))(BATCH)

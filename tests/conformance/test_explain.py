@@ -12,10 +12,10 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.commands.explain import CannotExplain, case_file, lines
-from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find
 from tal_conformance.pictures.picture import drawn, picture
-from tal_conformance.pictures.trace import MOST_ANCHORS, MOST_PAIRS, Explained
+from tal_conformance.pictures.trace import MAX_ANCHORS, MAX_PAIRS, ImageTrace
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect, Hyperparameters
 from tal_reports.html.explanations import anchor_lines, truth_lines
 from tal_reports.log.schemas import fault
@@ -32,11 +32,11 @@ PAIR = Recipe(images=((Truth("huge"), Truth("huge", at=(2, 0))),), predictions="
 
 
 @pytest.fixture(scope="module")
-def crowded() -> Explained:
-    return Explained.of(CROWDED.build(), 0, NEWEST)
+def crowded() -> ImageTrace:
+    return ImageTrace.of(CROWDED.build(), 0, NEWEST)
 
 
-def every_anchor(explained: Explained) -> dict:
+def every_anchor(explained: ImageTrace) -> dict:
     return drawn(explained, None, range(explained.anchors))
 
 
@@ -46,14 +46,14 @@ def test_what_anchors_add_to_the_loss_is_the_loss(recipe: Recipe, dialect: Diale
     batch = recipe.build()
     sums = torch.zeros(3, dtype=torch.float64)
     for image in range(batch.images):
-        facts = every_anchor(Explained.of(batch, image, dialect))
+        facts = every_anchor(ImageTrace.of(batch, image, dialect))
         for anchor in facts["anchors"].values():
             sums += torch.tensor(anchor["loss"], dtype=torch.float64)
     items = torch.tensor([facts["items"][name] for name in ("box", "cls", "dfl")], dtype=torch.float64)
     torch.testing.assert_close(sums, items, rtol=1e-4, atol=1e-5)
 
 
-def test_ranks_gaps_and_selection_belong_together(crowded: Explained):
+def test_ranks_gaps_and_selection_belong_together(crowded: ImageTrace):
     facts = every_anchor(crowded)
     k = facts["k"]
     taken = dict.fromkeys(range(4), 0)
@@ -71,7 +71,7 @@ def test_ranks_gaps_and_selection_belong_together(crowded: Explained):
     assert taken[0] == taken[1] == k
 
 
-def test_candidates_are_counted(crowded: Explained):
+def test_candidates_are_counted(crowded: ImageTrace):
     facts = every_anchor(crowded)
     counts = [
         sum(pair[0] == truth for a in facts["anchors"].values() for pair in a["pairs"]) for truth in range(4)
@@ -81,12 +81,12 @@ def test_candidates_are_counted(crowded: Explained):
 
 
 def test_the_dialect_decides_who_is_widened():
-    facts = every_anchor(Explained.of(CROWDED.build(), 0, ARTICLE))["facts"]
+    facts = every_anchor(ImageTrace.of(CROWDED.build(), 0, ARTICLE))["facts"]
     assert all(truth["widened"] is None for truth in facts)
 
 
 def test_the_nearest_ground_truth_of_an_anchor_outside_all():
-    explained = Explained.of(Recipe(images=((Truth("ordinary"),),)).build(), 0, NEWEST)
+    explained = ImageTrace.of(Recipe(images=((Truth("ordinary"),),)).build(), 0, NEWEST)
     facts = every_anchor(explained)
     truth, pixels = facts["anchors"]["15"]["outside"]
     right, bottom = facts["truths"][0]["box"][2:]
@@ -95,7 +95,7 @@ def test_the_nearest_ground_truth_of_an_anchor_outside_all():
 
 
 def test_an_image_without_ground_truths():
-    explained = Explained.of(CROWDED.build(), 1, NEWEST)
+    explained = ImageTrace.of(CROWDED.build(), 1, NEWEST)
     facts = drawn(explained, None, [0, 335])
     assert facts["facts"] == []
     assert explained.telling([]) == []
@@ -103,21 +103,21 @@ def test_an_image_without_ground_truths():
     assert "The image has no ground truth (TAL-EMPTY-1)." in anchor_lines(facts, 0)
 
 
-def test_what_is_told_is_bounded_and_begins_with_what_is_marked(crowded: Explained):
+def test_what_is_told_is_bounded_and_begins_with_what_is_marked(crowded: ImageTrace):
     told = crowded.telling([335, 20])
-    assert len(told) == MOST_ANCHORS
+    assert len(told) == MAX_ANCHORS
     assert {20, 335} <= set(told)
     positives = crowded.loss.targets[0].foreground.nonzero().flatten().tolist()
     assert set(positives) <= set(told)
     many = Recipe(images=((Truth("huge"),) * 9,), predictions="near").build()
-    pairs = every_anchor(Explained.of(many, 0, NEWEST))["anchors"]["5"]["pairs"]
-    assert len(pairs) == MOST_PAIRS
+    pairs = every_anchor(ImageTrace.of(many, 0, NEWEST))["anchors"]["5"]["pairs"]
+    assert len(pairs) == MAX_PAIRS
 
 
 @pytest.mark.parametrize("recipe", [CROWDED, PAIR, Recipe()])
 def test_pictures_follow_the_log_s_schema(recipe: Recipe):
     batch = recipe.build()
-    assignment = observe(find("ultralytics"), batch).assignment
+    assignment = execute(find("ultralytics"), batch).assignment
     assert fault(_plain(picture(batch, NEWEST, assignment, None)), "log", "picture") is None
 
 
@@ -128,7 +128,7 @@ def test_numbers_that_are_not_finite_can_be_written():
 
 
 def test_a_contested_anchor_in_words():
-    explained = Explained.of(PAIR.build(), 0, NEWEST)
+    explained = ImageTrace.of(PAIR.build(), 0, NEWEST)
     trace = explained.trace
     contested = (trace.selected.sum(0) > 1).nonzero().flatten().tolist()
     assert contested
@@ -142,7 +142,7 @@ def test_a_contested_anchor_in_words():
         assert f"It learns GT {winner}" in words
 
 
-def test_a_ground_truth_in_words(crowded: Explained):
+def test_a_ground_truth_in_words(crowded: ImageTrace):
     facts = drawn(crowded, None, crowded.of_truth(1))
     said = truth_lines(facts, 1)
     weights = crowded.loss.targets[0].weights
@@ -160,7 +160,7 @@ def test_a_winner_that_does_not_hold_the_anchor():
     old = next(dialect for dialect in DIALECTS.values() if dialect.name == "ultralytics-8.0.51")
     beside = (Truth("huge"), Truth("huge", at=(2, 0)), Truth("ordinary", at=(8, 8)))
     for seed in range(200):
-        explained = Explained.of(Recipe(images=(beside,), seed=seed).build(), 0, old)
+        explained = ImageTrace.of(Recipe(images=(beside,), seed=seed).build(), 0, old)
         trace = explained.trace
         outside = (trace.positives & ~trace.candidates).any(0).nonzero().flatten().tolist()
         if outside:
@@ -175,7 +175,7 @@ def test_a_winner_that_does_not_hold_the_anchor():
 
 def test_topk2_in_words():
     recipe = replace(CROWDED, hyperparameters=Hyperparameters(topk=10, topk2=1))
-    explained = Explained.of(recipe.build(), 0, NEWEST)
+    explained = ImageTrace.of(recipe.build(), 0, NEWEST)
     dropped = (explained.trace.selected[0] & ~explained.trace.positives.any(0)).nonzero().flatten().tolist()
     assert dropped
     assert "drops it (TAL-CONF-2)" in "\n".join(anchor_lines(drawn(explained, None, dropped[:1]), dropped[0]))

@@ -6,9 +6,9 @@ import torch
 from tal_conformance.training import cache as kept
 from tal_conformance.training.cache import (
     fingerprint,
-    kept_controls,
-    kept_reference,
-    kept_training,
+    cached_controls,
+    cached_reference,
+    cached_training,
     read_training,
     write_training,
 )
@@ -50,18 +50,18 @@ def test_a_training_survives_its_files(recorded: RecordedTraining, tmp_path: Pat
 
 
 def test_the_second_run_computes_nothing(recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch):
-    assert kept_training(SMALL) is recorded
+    assert cached_training(SMALL) is recorded
     monkeypatch.setattr(kept, "recorded_training", not_again)
-    assert same(kept_training(SMALL), recorded)
+    assert same(cached_training(SMALL), recorded)
 
 
 def test_controls_are_kept(recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kept, "rms_of_controls", lambda recorded, device: 0.1 + 0.2)
-    assert kept_controls(recorded, "cpu") == 0.1 + 0.2
+    assert cached_controls(recorded, "cpu") == 0.1 + 0.2
     monkeypatch.setattr(kept, "rms_of_controls", not_again)
-    assert kept_controls(recorded, "cpu") == 0.1 + 0.2
+    assert cached_controls(recorded, "cpu") == 0.1 + 0.2
     with pytest.raises(AssertionError, match="again"):
-        kept_controls(recorded, "cuda")
+        cached_controls(recorded, "cuda")
 
 
 def test_the_end_of_the_references_training_is_kept(
@@ -71,9 +71,9 @@ def test_the_end_of_the_references_training_is_kept(
     choices = [[torch.rand(3, 4) < image / 4 for image in range(2)] for _ in range(11)]
     ended = Ended(torch.rand(7), choices)
     monkeypatch.setattr(kept, "reference_training", lambda *arguments, **named: ended)
-    assert kept_reference(recorded, NEWEST, "cpu") is ended
+    assert cached_reference(recorded, NEWEST, "cpu") is ended
     monkeypatch.setattr(kept, "reference_training", not_again)
-    read = kept_reference(recorded, NEWEST, "cpu")
+    read = cached_reference(recorded, NEWEST, "cpu")
     assert torch.equal(read.weights, ended.weights)
     assert all(
         torch.equal(mine, theirs)
@@ -82,16 +82,16 @@ def test_the_end_of_the_references_training_is_kept(
     )
     for dialect, device in ((ARTICLE, "cpu"), (NEWEST, "cuda")):
         with pytest.raises(AssertionError, match="again"):
-            kept_reference(recorded, dialect, device)
+            cached_reference(recorded, dialect, device)
 
 
 def test_what_is_damaged_is_computed_again(recorded: RecordedTraining, cache: Path):
-    kept_training(SMALL)
+    cached_training(SMALL)
     (weights,) = cache.glob("kept-*/files/weights.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert kept_training(SMALL) is recorded
+    assert cached_training(SMALL) is recorded
     assert weights.read_bytes() != bytes(content)
 
 
@@ -100,7 +100,7 @@ def test_without_a_folder_it_is_computed(
 ):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("TAL_CONFORMANCE_CACHE", str(tmp_path / "file"))
-    assert kept_training(SMALL) is recorded
+    assert cached_training(SMALL) is recorded
 
 
 def test_the_fingerprint_changes_with_what_it_stands_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -17,7 +17,7 @@ from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import STAGES
-from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
 from tal_conformance.implementations.registry import find
 
@@ -142,7 +142,7 @@ def test_predictions_that_are_no_numbers_have_their_own_clauses_and_no_picture(r
 
 
 def stored(case: Path, device: str = "cuda") -> Path:
-    outcome = StoredOutcome(SMALL.id, "article", "1", "article", device, observe(find("article"), SMALL))
+    outcome = StoredOutcome(SMALL.id, "article", "1", "article", device, execute(find("article"), SMALL))
     path = outcome_path(case, "article", device)
     store(path, outcome)
     return path

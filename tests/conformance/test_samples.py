@@ -9,7 +9,7 @@ import pytest
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.verdicts import Diverges
+from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.outcome_file import load
 from tal_conformance.judgement.judge import judge
 from tal_reference import DIALECTS, Head, Hyperparameters
@@ -49,7 +49,7 @@ def test_an_outcome_and_what_it_comes_to(run: Path):
     stored = load(run / "cases" / f"{CASE}.swapped-cpu.outcome", batch)
     assert (stored.case, stored.implementation, stored.version) == (CASE, "swapped", "1.0")
     assert (stored.device, stored.dialect, stored.outcome.loss) == ("cpu", "ultralytics-8.4.190", None)
-    with pytest.raises(Diverges) as found:
+    with pytest.raises(Divergence) as found:
         judge(batch, stored.outcome, DIALECTS[stored.dialect])
     assert found.value.judgement.first is not None
     assert found.value.judgement.first.clause.startswith("TAL-")

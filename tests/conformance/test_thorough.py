@@ -8,10 +8,10 @@ import torch
 
 import tal_conformance.checks.everything
 from tal_conformance import check
-from tal_conformance.batches.non_finite import NotFinite
+from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.everything import DRAWN
+from tal_conformance.checks.everything import LARGEST_GENERATED
 from tal_conformance.core.outcome import Assignment, Loss
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
@@ -21,7 +21,7 @@ from tal_conformance.judgement.failure import Failure
 BATCH = Recipe(
     images=((Truth("ordinary"), Truth("huge")), (Truth("ordinary", at=(3, 3)),)), predictions="near"
 )
-NAN = NotFinite(Recipe(images=((Truth("ordinary"),),), cells=(5, 5), predictions="near"), place=24)
+NAN = NonFiniteBatch(Recipe(images=((Truth("ordinary"),),), cells=(5, 5), predictions="near"), place=24)
 
 
 class WrongAssigner(ReferenceAdapter):
@@ -105,6 +105,6 @@ def test_what_is_right_is_right_in_every_way(name: str, dtype: torch.dtype):
 
 def test_a_batch_larger_than_any_that_is_drawn_is_not_related(monkeypatch: pytest.MonkeyPatch):
     """Where nothing was found by a relation, none has to be repeated."""
-    monkeypatch.setattr(tal_conformance.checks.everything, "DRAWN", 10)
+    monkeypatch.setattr(tal_conformance.checks.everything, "LARGEST_GENERATED", 10)
     assert not check(implementation_from(WrongForOneImage(), "mine"), BATCH).verdict.fails
-    assert DRAWN > 4 * 12 * 12
+    assert LARGEST_GENERATED > 4 * 12 * 12

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tal_conformance.pictures.trace import Explained
+from tal_conformance.pictures.trace import ImageTrace
 from tal_conformance.pictures.walkthrough import (
     fitting,
     moments,
@@ -35,8 +35,8 @@ def told(recorded: RecordedTraining) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def explained(recorded: RecordedTraining, told: dict[str, Any]) -> Explained:
-    return Explained.of(recorded.batches[2], told["picture"]["image"], NEWEST)
+def explained(recorded: RecordedTraining, told: dict[str, Any]) -> ImageTrace:
+    return ImageTrace.of(recorded.batches[2], told["picture"]["image"], NEWEST)
 
 
 def test_the_report_can_draw_it(recorded: RecordedTraining, tmp_path: Path):
@@ -59,7 +59,7 @@ def test_the_moments_are_fed_with_the_same_images(recorded: RecordedTraining, to
     torch.testing.assert_close(first.annotations, last.annotations, rtol=0, atol=0)
 
 
-def test_decode(told: dict[str, Any], explained: Explained):
+def test_decode(told: dict[str, Any], explained: ImageTrace):
     decode, anchor = told["decode"], told["anchor"]
     expected = [sum(k * share for k, share in enumerate(side)) for side in decode["shares"]]
     assert decode["distances"] == pytest.approx(expected, abs=1e-3)
@@ -71,7 +71,7 @@ def test_decode(told: dict[str, Any], explained: Explained):
     )
 
 
-def test_candidates_are_ranked(told: dict[str, Any], explained: Explained):
+def test_candidates_are_ranked(told: dict[str, Any], explained: ImageTrace):
     trace = explained.trace
     assert trace is not None
     metrics = [t for *_, t in told["candidates"]]
@@ -86,7 +86,7 @@ def test_the_loss_adds_up(told: dict[str, Any], recorded: RecordedTraining):
     batch = recorded.batches[2]
     every = torch.zeros(3, dtype=torch.float64)
     for image in range(batch.images):
-        facts = Explained.of(batch, image, NEWEST).facts(range(1008))
+        facts = ImageTrace.of(batch, image, NEWEST).facts(range(1008))
         every += torch.tensor(
             [anchor["loss"] for anchor in facts["anchors"].values()], dtype=torch.float64
         ).sum(0)
@@ -140,6 +140,6 @@ def test_the_cell_and_its_two_neighbours(box: tuple[int, ...], cells: set[tuple[
 
 
 def test_static_choice_does_not_look_at_predictions(recorded: RecordedTraining, told: dict[str, Any]):
-    early = Explained.of(recorded.batches[0], told["picture"]["image"], NEWEST)
+    early = ImageTrace.of(recorded.batches[0], told["picture"]["image"], NEWEST)
     assert static_choice(early) == told["static"]
     assert told["moments"][0]["positives"] != told["moments"][1]["positives"]

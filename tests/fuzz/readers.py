@@ -16,15 +16,15 @@ from tests.reports import factory
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.case_file import CHECKSUM, METADATA, CorruptCase, digest
+from tal_conformance.core.case_file import CHECKSUM, METADATA, InvalidCase, digest
 from tal_conformance.implementations import outcome_file as outcomes
-from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.outcome_file import CorruptOutcome, StoredOutcome
 from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.workers import packages
-from tal_conformance.implementations.workers.messages import PREFIX, NoFrame, decoded, encoded
+from tal_conformance.implementations.workers.messages import PREFIX, MessageError, decoded, encoded
 from tal_reference import Hyperparameters
-from tal_reports.analysis.compare import compare, lines_of
+from tal_reports.analysis.compare import compare, format_comparison
 from tal_reports.analysis.history import comparable, entry_of, read_history, remember
 from tal_reports.analysis.summary import summarise
 from tal_reports.html.page import page_of
@@ -66,7 +66,7 @@ def case_reader(folder: Path) -> Reader:
         return batch.id, batch.describe(), batch.anchors
 
     return Reader(
-        samples, read, (CorruptCase,), lambda sample, chance: changed_tensors(sample, METADATA, chance)
+        samples, read, (InvalidCase,), lambda sample, chance: changed_tensors(sample, METADATA, chance)
     )
 
 
@@ -78,7 +78,7 @@ def outcome_reader(folder: Path) -> Reader:
     for name in ("reference", "article"):
         made = find(name)
         facts = batch.id, made.name, made.version, made.dialect.name, "cpu"
-        outcomes.store(path, StoredOutcome(*facts, observe(made, batch)))
+        outcomes.store(path, StoredOutcome(*facts, execute(made, batch)))
         samples.append(path.read_bytes())
 
     def read(content: bytes) -> object:
@@ -153,7 +153,7 @@ def history_reader(folder: Path) -> Reader:
             return None
         if count % 20 == 0:
             return html_of(page_of(log, summary, [*before, entry]))
-        return lines_of(compare(before[-1], entry))
+        return format_comparison(compare(before[-1], entry))
 
     return Reader([path.read_bytes()], read, (), changed_lines)
 
@@ -200,7 +200,7 @@ def frame_reader(_: Path) -> Reader:
             rest = changed_header(rest, chance)
         return PREFIX.pack(b"TALF", len(new), len(rest)) + new + rest
 
-    return Reader(samples, read, (NoFrame, EOFError), changed)
+    return Reader(samples, read, (MessageError, EOFError), changed)
 
 
 READERS: dict[str, Callable[[Path], Reader]] = {

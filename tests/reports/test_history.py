@@ -10,7 +10,7 @@ from tests.reports.factory import batch, benchmark, divergence, error, implement
 
 from tal_reports import read_log, render
 from tal_reports.__main__ import main
-from tal_reports.analysis.compare import compare, lines_of, said
+from tal_reports.analysis.compare import compare, format_comparison, said
 from tal_reports.analysis.history import (
     comparable,
     entry_of,
@@ -174,7 +174,9 @@ def test_which_runs_are_comparable(tmp_path: Path, pair: Any):
 
 def test_nothing_in_a_comparison_steers_a_terminal(tmp_path: Path):
     hostile = divergence(3, summary=factory.HOSTILE.replace("\ud800", ""))
-    text = "\n".join(lines_of(compare(entry(tmp_path / "a", run()), entry(tmp_path / "b", run(hostile)))))
+    text = "\n".join(
+        format_comparison(compare(entry(tmp_path / "a", run()), entry(tmp_path / "b", run(hostile))))
+    )
     assert "\\x1b" in text
     assert "\x1b" not in text
 

@@ -17,15 +17,15 @@ from tal_conformance.checks.devices.simulate import SimulatedRun, simulate
 from tal_conformance.checks.relations.compare_images import Comparison
 from tal_conformance.checks.relations.compare_runs import compare
 from tal_conformance.checks.relations.runs import Run
-from tal_conformance.checks.relations.transformations import Changed, Pair, Plan
+from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.checks.relations.views import unchanged
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import mapped, named_tensors, same_bits
-from tal_conformance.core.verdicts import STAGES, Diverges, Judgement, Value, Verdict
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.core.verdicts import STAGES, Divergence, Judgement, Value, Verdict
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.judgement.comparators import place_name
-from tal_conformance.judgement.failure import Failure, Subject, failure_of
+from tal_conformance.judgement.failure import Failure, Subject, failure_from
 from tal_reference import Dialect
 
 MEANINGS = {
@@ -38,7 +38,7 @@ REPETITIONS = 3
 """How often the same batch is run."""
 
 
-def made_on_the_device(subject: Subject, batch: Batch, watch: Watch | None = None) -> Judgement:
+def allocates_on_device(subject: Subject, batch: Batch, watch: Watch | None = None) -> Judgement:
     """DEVICE-1, on the simulated device: forward and backward, the loss and the assigner alone.
 
     Args:
@@ -53,7 +53,7 @@ def made_on_the_device(subject: Subject, batch: Batch, watch: Watch | None = Non
         Failure: something is made or done on the wrong device, or the numbers are others than on the CPU.
     """
     judgement = Judgement()
-    for face in subject.implementation.faces:
+    for face in subject.implementation.variants:
         expected, run = _observed(Subject(face, "cpu"), batch), simulate(face, batch, judged=False)
         if run.outcome is None or run.watch.violations:
             raise _wrong_device(subject, batch, run)
@@ -69,7 +69,7 @@ def made_on_the_device(subject: Subject, batch: Batch, watch: Watch | None = Non
 
 
 def _told(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outcome) -> Failure:
-    failure = failure_of(subject, batch, Diverges(judgement), None)
+    failure = failure_from(subject, batch, Divergence(judgement), None)
     failure.outcome = outcome
     return failure
 
@@ -81,9 +81,9 @@ def _observed(subject: Subject, batch: Batch) -> Outcome:
         Failure: it raised, or broke the protocol.
     """
     try:
-        return mapped(observe(subject.implementation, batch.to(subject.device)), _to_cpu)
+        return mapped(execute(subject.implementation, batch.to(subject.device)), _to_cpu)
     except ImplementationFailed as error:
-        raise failure_of(subject, batch, error, None) from error
+        raise failure_from(subject, batch, error, None) from error
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def judged_against(
     """Compare two outcomes of one batch, both on the CPU, stage by stage.
 
     Choices that the specification leaves open may differ: they are told from the implementation's own numbers. What
-    follows from one that does is not compared, and the judgement says that it `chose`.
+    follows from one that does is not compared, and the judgement says that it `chose_differently`.
 
     Args:
         expected: what the implementation made of the batch on the CPU.
@@ -118,12 +118,12 @@ def judged_against(
     runs = {id(batch): Run(batch, expected, dialect), id(again): Run(again, observed, dialect)}
     pairs = tuple(Pair(0, image, image, unchanged(batch, image)) for image in range(batch.images))
     judgement = Judgement()
-    plan = Plan(how, (batch,), (Changed(again, pairs),))
+    plan = TransformationPlan(how, (batch,), (FollowUp(again, pairs),))
     compare(plan, lambda which: runs[id(which)], Comparison(judgement, clause, how))
     return judgement
 
 
-def as_on_the_cpu(subject: Subject, batch: Batch) -> Judgement:
+def same_as_cpu(subject: Subject, batch: Batch) -> Judgement:
     """DEVICE-2, on a device that is there: what it computes is what it computes on the CPU.
 
     Args:

@@ -15,8 +15,8 @@ from tal_conformance.checks.devices.torch_calls import DEVICE
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import mapped
-from tal_conformance.core.verdicts import Diverges, Judgement
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.core.verdicts import Divergence, Judgement
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.judge import judge
 
@@ -55,7 +55,7 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
     with Simulation() as simulation:
         moved = batch.to(DEVICE)
         try:
-            outcome = observe(watched(implementation, simulation, run.watch), moved)
+            outcome = execute(watched(implementation, simulation, run.watch), moved)
         except ImplementationFailed as failure:
             run.failure = failure
             return run
@@ -71,7 +71,7 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
 def _judgement(batch: Batch, outcome: Outcome, implementation: Implementation) -> Judgement:
     try:
         return judge(batch, outcome, implementation.dialect)
-    except Diverges as error:
+    except Divergence as error:
         return error.judgement
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tal_conformance.checks.exhaustive.chunks import PACK, Looked, look
+from tal_conformance.checks.exhaustive.chunks import PACK, ChunkResult, check_chunk
 from tal_conformance.checks.exhaustive.scope import Scope
 from tal_conformance.core.verdicts import Judgement, Uniqueness, Verdict
 from tal_conformance.implementations.execute import ImplementationFailed
-from tal_conformance.suite.checker import Conformance
+from tal_conformance.suite.checker import Checker
 
 FEW = 32
 """Suspects with each number of ground truths that are judged alone, before company is what may be wrong."""
@@ -20,7 +20,7 @@ FEW = 32
 NONE = torch.zeros(0, dtype=torch.long)
 
 
-def judge_scope(conforms: Conformance, scope: Scope) -> None:
+def judge_scope(conforms: Checker, scope: Scope) -> None:
     """Judge all images of a scope, and write down how many there were.
 
     Raises:
@@ -47,7 +47,7 @@ def judge_scope(conforms: Conformance, scope: Scope) -> None:
         )
 
 
-def _suspicious(conforms: Conformance, scope: Scope, counts: Counter[str]) -> list[Looked]:
+def _suspicious(conforms: Checker, scope: Scope, counts: Counter[str]) -> list[ChunkResult]:
     """The packs in which not everything is surely right; the others are recorded as batches."""
     suspicious = []
     for numbers in torch.arange(len(scope)).split(PACK):
@@ -61,17 +61,17 @@ def _suspicious(conforms: Conformance, scope: Scope, counts: Counter[str]) -> li
     return suspicious
 
 
-def _look(conforms: Conformance, scope: Scope, numbers: Tensor) -> Looked:
+def _look(conforms: Checker, scope: Scope, numbers: Tensor) -> ChunkResult:
     """The dense check; where the implementation fails on the pack, everything in it is suspect."""
     subject = conforms.subject
     try:
-        return look(subject.implementation, scope, numbers, subject.device)
+        return check_chunk(subject.implementation, scope, numbers, subject.device)
     except ImplementationFailed:
         none = torch.zeros(len(numbers), dtype=torch.bool)
-        return Looked(numbers, none, none, none, False, none)
+        return ChunkResult(numbers, none, none, none, False, none)
 
 
-def _record(conforms: Conformance, scope: Scope, found: Looked, milliseconds: float) -> None:
+def _record(conforms: Checker, scope: Scope, found: ChunkResult, milliseconds: float) -> None:
     """One line of the log for a pack; its bits were not compared, only its bounds."""
     kinds = {Uniqueness.TIE: found.tie, Uniqueness.NEAR_TIE: found.near_tie}
     kind = next((kind for kind, those in kinds.items() if those.any()), Uniqueness.UNIQUE)
@@ -87,7 +87,7 @@ def _record(conforms: Conformance, scope: Scope, found: Looked, milliseconds: fl
     )
 
 
-def _settle(conforms: Conformance, scope: Scope, suspicious: list[Looked], counts: Counter[str]) -> None:
+def _settle(conforms: Checker, scope: Scope, suspicious: list[ChunkResult], counts: Counter[str]) -> None:
     """Judge the suspects: those whose assignment is hidden alone, all of them; of the others the smallest alone.
 
     Raises:
@@ -118,7 +118,7 @@ def _few(scope: Scope, numbers: Tensor) -> list[int]:
     return [number for count in range(scope.truths + 1) for number in numbers[truths == count][:FEW].tolist()]
 
 
-def _judge_company(conforms: Conformance, scope: Scope, numbers: Tensor) -> None:
+def _judge_company(conforms: Checker, scope: Scope, numbers: Tensor) -> None:
     """Judge the smallest batch that is still suspect, then the whole pack.
 
     Raises:

@@ -20,13 +20,13 @@ from tal_conformance.checks.exhaustive.dense_oracle import (
 from tal_conformance.checks.exhaustive.scope import Images, Scope
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome
-from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.admissible import Range
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit
 from tal_conformance.judgement.loss import LOGITS
 from tal_conformance.judgement.loss_reference import compute
-from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors, units
+from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors, rounding_units
 from tal_reference import BatchTargets, Predictions
 from tal_reference.anchors import flatten
 from tal_reference.loss import read_predictions
@@ -38,7 +38,7 @@ LEAST = 1e-30
 
 
 @dataclass(frozen=True)
-class Looked:
+class ChunkResult:
     """What the dense check of a pack found.
 
     Attributes:
@@ -62,17 +62,19 @@ class Looked:
         return ~self.right | self.hidden
 
 
-def look(implementation: Implementation, scope: Scope, numbers: Tensor, device: str = "cpu") -> Looked:
+def check_chunk(
+    implementation: Implementation, scope: Scope, numbers: Tensor, device: str = "cpu"
+) -> ChunkResult:
     """Run an implementation on the images with these numbers (B,), in one call, and check all of them at once.
 
     Raises:
         ImplementationFailed: it raised, or broke the protocol.
     """
     images, batch = scope.images(numbers), scope.batch(numbers).to(device)
-    outcome = observe(implementation, batch)
+    outcome = execute(implementation, batch)
     hidden = torch.zeros(len(numbers), dtype=torch.bool)
     uncertain = None
-    if outcome.loss is not None and not outcome.own_inputs:
+    if outcome.loss is not None and not outcome.exposes_inputs:
         uncertain = uncertainty(batch)
     told = expected(images, outcome.inputs, implementation.dialect, uncertain)
     tie, near_tie = uniqueness(told)
@@ -80,19 +82,19 @@ def look(implementation: Implementation, scope: Scope, numbers: Tensor, device: 
     if outcome.assignment is None:
         hidden = ambiguous(told, told.metric_range, told.overlap_range, LEAST).cpu()
         if hidden.any() and not hidden.all():
-            seen = look(implementation, scope, numbers[~hidden], device)
+            seen = check_chunk(implementation, scope, numbers[~hidden], device)
             right[~hidden], sums = seen.right, seen.sums
         elif not hidden.any():
             assert outcome.loss is not None
             right, sums = loss_holds(batch, only_assignment(told, batch.head.classes), outcome.loss)
-        return Looked(numbers, right, tie, near_tie, sums, hidden)
+        return ChunkResult(numbers, right, tie, near_tie, sums, hidden)
     right = assignment_holds(told, outcome.assignment).cpu()
-    if outcome.own_inputs:
+    if outcome.exposes_inputs:
         right &= inputs_hold(images, batch, outcome.inputs).cpu()
     if outcome.loss is not None:
         gradients, sums = loss_holds(batch, outcome.assignment, outcome.loss)
         right &= gradients
-    return Looked(numbers, right, tie, near_tie, sums, hidden)
+    return ChunkResult(numbers, right, tie, near_tie, sums, hidden)
 
 
 def uniqueness(told: Expected) -> tuple[Tensor, Tensor]:
@@ -142,28 +144,28 @@ def inputs_hold(images: Images, batch: Batch, seen: AssignerInputs) -> Tensor:
 def loss_holds(batch: Batch, assignment: Assignment, loss: LossOutcome) -> tuple[Tensor, bool]:
     """Whether the gradients of each image (B,), and items and total of the batch, follow from the assignment."""
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
-    exact, naive = compute(batch, targets, torch.float64), compute(batch, targets, torch.float32)
-    unit = units(batch, targets, exact)
+    exact, same_dtype = compute(batch, targets, torch.float64), compute(batch, targets, torch.float32)
+    unit = rounding_units(batch, targets, exact)
     right = torch.ones(batch.images, dtype=torch.bool, device=batch.device)
     for name, observed, wanted, approximate, error, jump in zip(
         LOGITS,
         flatten(loss.gradients, batch.head),
         exact.of_total,
-        naive.of_total,
+        same_dtype.of_total,
         on_all_anchors(unit.of_total, targets.foreground),
         on_all_anchors(unit.jumps_of_total, targets.foreground),
         strict=True,
     ):
         allowed = gradient_bound(batch, name, wanted, approximate, error) + jump
         right &= ((observed.double() - wanted).abs() <= allowed).flatten(1).all(1)
-    return right.cpu(), _sums_hold(batch, loss, exact.items, naive.items, unit.items)
+    return right.cpu(), _sums_hold(batch, loss, exact.items, same_dtype.items, unit.items)
 
 
-def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, naive: Tensor, unit: Tensor) -> bool:
+def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> bool:
     """LOSS-GAIN-1: items (3,) and total of a batch."""
     items = loss.items.double()
     for place, name in enumerate(("box", "cls", "dfl")):
-        allowed = bound(naive[place], exact[place], unit[place], torch.float32, f"{name} loss")
+        allowed = bound(same_dtype[place], exact[place], unit[place], torch.float32, f"{name} loss")
         if not (items[place] - exact[place]).abs() <= allowed:
             return False
     total = items.sum() * batch.images

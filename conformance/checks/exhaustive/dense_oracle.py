@@ -250,11 +250,11 @@ def stages_hold(told: Expected, stages: Stages, positives: Tensor) -> Tensor:
     shown = {name: _padded(value, rows) for name, value in vars(stages).items()}
     overlap, metric, selected = shown["overlap"], shown["metric"], shown["selected"]  # (B, M, A) each
     exact = metric_of(told.score.double(), overlap.double().clamp(min=0), told.numbers)
-    naive = metric_of(told.score, overlap.clamp(min=0), told.numbers)
+    same_dtype = metric_of(told.score, overlap.clamp(min=0), told.numbers)
     unit = metric_unit(
         told.score.double(), overlap.double().clamp(min=0), told.numbers.alpha, told.numbers.beta, EPS
     )
-    metric_error = bound(naive, exact, unit, DTYPE, "metric t").where(told.candidate, 0)
+    metric_error = bound(same_dtype, exact, unit, DTYPE, "metric t").where(told.candidate, 0)
     choices = Choices.of(Range.exact(metric.double()), told.candidate, told.numbers.topk)
     winners, owner = may_own(Range.exact(overlap.double())), owner_of(positives)
     holds = (
@@ -305,9 +305,9 @@ def _weights_from_stages(told: Expected, stages: Stages | None, positives: Tenso
         metric, overlap = told.naive_metric, told.naive_overlap
         moved = _moved_weights(told, positives)
     large = (metric.double(), overlap.double()) if stages is not None else (told.metric, told.overlap)
-    exact, naive = weights_of(*large, positives), weights_of(metric, overlap, positives)  # (B, A) twice
+    exact, same_dtype = weights_of(*large, positives), weights_of(metric, overlap, positives)  # (B, A) twice
     unit = 4 * EPS * exact + smallest(DTYPE) / NORMALISATION_EPS
-    return exact, bound(naive, exact, unit, DTYPE, "target score w") + moved
+    return exact, bound(same_dtype, exact, unit, DTYPE, "target score w") + moved
 
 
 def _moved_weights(told: Expected, positives: Tensor) -> Tensor:

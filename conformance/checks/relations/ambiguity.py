@@ -19,7 +19,7 @@ from tal_reference.assignment import NORMALISATION_EPS
 
 
 @dataclass(frozen=True)
-class Known:
+class DecidingValues:
     """The numbers of one image that decide its assignment: the implementation's own where it shows them.
 
     Attributes:
@@ -92,7 +92,7 @@ class Known:
         return self.owners & (self.owners.sum(0) > 1)
 
     @property
-    def undecided(self) -> bool:
+    def inconclusive(self) -> bool:
         """Whether the choices that are open here can lead to different weights.
 
         They cannot where nobody's overlap is more than zero, and where the only one whose is takes the anchor anyway:
@@ -102,12 +102,12 @@ class Known:
         choices = self.open_places.any(0) | (self.tied_owners & contested).any(0)  # (A,)
         settled = (self.counts.sum(0) == 1) & (self.counts & self.selection.must).any(0)  # (A,)
         choices = choices & self.counts.any(0) & ~settled
-        kept = self.kept_otherwise(choices.expand_as(self.metric)) & self.counts  # (M, A)
-        return bool((choices | kept).any())
+        effective_topk2 = self.kept_otherwise(choices.expand_as(self.metric)) & self.counts  # (M, A)
+        return bool((choices | effective_topk2).any())
 
     def kept_otherwise(self, moved: Tensor) -> Tensor:
         """(M, A) the anchors that `topk2` may keep or drop (T3, T4), given the choices that moved before it (M, A)."""
-        if self.numbers.kept is None:
+        if self.numbers.effective_topk2 is None:
             return torch.zeros_like(moved)
         apart = (self.metric[:, :, None] - self.metric[:, None]).abs()  # (M, A, A)
         near = apart <= self.metric_error[:, :, None] + self.metric_error[:, None]

@@ -14,12 +14,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tal_conformance.checks.relations.ambiguity import Known, uncertain
+from tal_conformance.checks.relations.ambiguity import DecidingValues, uncertain
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Pair
-from tal_conformance.checks.relations.views import View
+from tal_conformance.checks.relations.views import ImageView
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
-from tal_conformance.judgement.comparators import equal, finite, holds, within
+from tal_conformance.judgement.comparators import equal, finite, assert_none, assert_within
 from tal_conformance.judgement.oracle import InputErrors
 
 CELL = ("GT", "anchor")
@@ -47,7 +47,7 @@ class Comparison:
         """Every number is one."""
         return self._note(stage, finite, quantity, self.clause, now, names)
 
-    def within(
+    def assert_within(
         self,
         stage: str,
         quantity: str,
@@ -59,7 +59,16 @@ class Comparison:
     ) -> bool:
         """Every number is what it was, within its error."""
         return self._note(
-            stage, within, quantity, self.clause, now, before.double(), error.double(), before, names, image
+            stage,
+            assert_within,
+            quantity,
+            self.clause,
+            now,
+            before.double(),
+            error.double(),
+            before,
+            names,
+            image,
         )
 
     def equal(
@@ -68,12 +77,14 @@ class Comparison:
         """Every element is what it was."""
         return self._note(stage, equal, quantity, self.clause, now, before, names, image)
 
-    def holds(
+    def assert_none(
         self, stage: str, quantity: str, broken: Tensor, now: Tensor, told: tuple[str, str], image: int | None
     ) -> bool:
         """No pair of ground truth and anchor is broken; `told` is what was expected and what is the problem."""
         expected, problem = told
-        return self._note(stage, holds, quantity, self.clause, broken, now, expected, CELL, image, problem)
+        return self._note(
+            stage, assert_none, quantity, self.clause, broken, now, expected, CELL, image, problem
+        )
 
     def _note(self, stage: str, check: Callable[..., Agreement], *arguments: object) -> bool:
         try:
@@ -97,7 +108,7 @@ class ImageComparison:
     """
 
     def __init__(
-        self, comparison: Comparison, before: Run, now: Run, pair: Pair, views: tuple[View, View]
+        self, comparison: Comparison, before: Run, now: Run, pair: Pair, views: tuple[ImageView, ImageView]
     ) -> None:
         self.to, self.before, self.now, self.pair = comparison, before, now, pair
         self.look = pair.look
@@ -120,7 +131,7 @@ class ImageComparison:
 
     def stages(self) -> list[str]:
         """Stages that both runs show."""
-        decoded = ["decode"] if self.before.outcome.own_inputs else []
+        decoded = ["decode"] if self.before.outcome.exposes_inputs else []
         shown = ["candidates", "overlap", "metric", "top-k"] if self.old.shown else []
         return [*decoded, *shown, "conflict", "targets", "normalisation"]
 
@@ -133,7 +144,7 @@ class ImageComparison:
 
     def inputs(self) -> bool:
         """Stage "decode": what the assigner read of the image is the same."""
-        if not self.before.outcome.own_inputs:
+        if not self.before.outcome.exposes_inputs:
             return True
         old, new, image = self.old.read, self.new.read, self.image
         at, here = self.pair.image, self.pair.here
@@ -146,13 +157,13 @@ class ImageComparison:
             self.to.equal(
                 "decode", "anchor centre", new["centres"], old["centres"], ("anchor", "axis"), image
             )
-            and self.to.within(
+            and self.to.assert_within(
                 "decode", "predicted box", new["boxes"], old["boxes"], box_error.expand(-1, 4), SIDE, image
             )
-            and self.to.within(
+            and self.to.assert_within(
                 "decode", "class score", new["scores"], old["scores"], score_error, SCORE, image
             )
-            and self.to.within(
+            and self.to.assert_within(
                 "decode",
                 "ground truth box",
                 new["truths"],
@@ -181,7 +192,7 @@ class ImageComparison:
             "normalisation", "target score w", now.scores, before.scores, SCORE, self.image
         )
 
-    def known(self) -> Known:
+    def known(self) -> DecidingValues:
         """What decides the assignment, with the errors of both runs."""
         old, new = self.old.read, self.new.read
         moved = InputErrors(
@@ -191,14 +202,14 @@ class ImageComparison:
         )
         before, now = self.before.oracle(self.pair.image, moved), self.now.oracle(self.pair.here)
         told = replace(
-            Known.of(before, self.old.read, self.before.batch.hyperparameters),
+            DecidingValues.of(before, self.old.read, self.before.batch.hyperparameters),
             doubtful=uncertain(before) | self.look.pairs(uncertain(now)),
             overlap_error=before.overlap_error + self.look.pairs(now.overlap_error),
             metric_error=before.metric_error + self.look.pairs(now.metric_error),
         )
         return told.shown(self.old.shown, self.new.shown) if self.old.shown else told
 
-    def shown(self, known: Known) -> bool:
+    def shown(self, known: DecidingValues) -> bool:
         """Stages "candidates" to "top-k", of an implementation that shows them."""
         old, new = self.old.shown, self.new.shown
         if not old:
@@ -213,13 +224,14 @@ class ImageComparison:
         ):
             now, before = new[name].where(both, 0), old[name].where(both, 0)
             fine = (
-                self.to.within(name, quantity, now, before, error.where(both, 0), CELL, self.image) and fine
+                self.to.assert_within(name, quantity, now, before, error.where(both, 0), CELL, self.image)
+                and fine
             )
         settled = ~known.open_places
         now, before = new["selected"] & settled, old["selected"] & settled
         return self.to.equal("top-k", "selected", now, before, CELL, self.image) and fine
 
-    def owners(self, known: Known) -> bool:
+    def owners(self, known: DecidingValues) -> bool:
         """Stage "conflict": an anchor has another owner only where a choice was open."""
         old, new = self.old.positives, self.new.positives  # (M, A)
         differs = old != new
@@ -232,7 +244,7 @@ class ImageComparison:
         allowed = choices | known.kept_otherwise(choices)
         self.moved = bool((differs & known.counts).any())
         told = "the same owner", "an anchor changed its owner, though no choice was open"
-        return self.to.holds("conflict", "owner", differs & ~allowed, new, told, self.image)
+        return self.to.assert_none("conflict", "owner", differs & ~allowed, new, told, self.image)
 
     def targets(self) -> bool:
         """Stage "targets": label and box of every anchor that kept its owner."""
@@ -241,15 +253,17 @@ class ImageComparison:
         fine = self.to.equal("targets", "label", now, before, ("anchor",), self.image)
         error = self.truth_error[self.old.owner.clamp(min=0)].where(same[:, None], 0)  # (A, 4)
         before, now = (each.boxes.where(same[:, None], 0) for each in (self.old, self.new))
-        return self.to.within("targets", "target box", now, before, error, SIDE, self.image) and fine
+        return self.to.assert_within("targets", "target box", now, before, error, SIDE, self.image) and fine
 
-    def weights(self, known: Known) -> bool:
+    def weights(self, known: DecidingValues) -> bool:
         """Stage "normalisation": the target scores of every ground truth that kept all positives that count."""
         old, new = self.old.positives, self.new.positives  # (M, A)
         follows = ((old != new) & known.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
-        elsewhere = ((old | new) & follows).any(0)[:, None]  # (A, 1)
+        in_subprocess = ((old | new) & follows).any(0)[:, None]  # (A, 1)
         errors = known.weight_errors(old, self.before.dtype)  # (A,)
         at_label = torch.zeros(self.old.scores.shape, dtype=errors.dtype, device=errors.device)
         at_label.scatter_(1, self.old.labels[:, None], errors[:, None])
-        now, before = self.new.scores.where(~elsewhere, 0), self.old.scores.where(~elsewhere, 0)
-        return self.to.within("normalisation", "target score w", now, before, at_label, SCORE, self.image)
+        now, before = self.new.scores.where(~in_subprocess, 0), self.old.scores.where(~in_subprocess, 0)
+        return self.to.assert_within(
+            "normalisation", "target score w", now, before, at_label, SCORE, self.image
+        )

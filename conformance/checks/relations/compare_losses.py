@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from tal_conformance.checks.relations.compare_images import Comparison
 from tal_conformance.checks.relations.runs import TERMS, Run
-from tal_conformance.checks.relations.transformations import Changed, Pair, Plan
+from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.core.geometry import flatten
 
 STAGES = {"cls": 1, "box": 0, "dfl": 2, "total": 3}
@@ -31,7 +31,7 @@ class LossComparison:
     def __init__(
         self,
         comparison: Comparison,
-        plan: Plan,
+        plan: TransformationPlan,
         sources: list[Run],
         changed: list[Run],
         weights: list[Tensor],
@@ -93,7 +93,7 @@ class LossComparison:
         if source.shows_scores or changed.shows_scores:
             return
         error = source.scale_error + changed.scale_error + sum(weights.sum() for weights in self.weights)
-        self.to.within("cls", "N", changed.scale, source.scale, error)
+        self.to.assert_within("cls", "N", changed.scale, source.scale, error)
 
     def terms(self, moved: list[Tensor]) -> None:
         """LOSS-SUM-1: the terms of the parts, times their N, add up to those of the whole."""
@@ -105,7 +105,7 @@ class LossComparison:
         for batch in self.plan.changed:
             before = before + extra_terms(batch)
         for stage, at in STAGES.items():
-            self.to.within(stage, f"{TERMS[at]} before N", now[at], before[at], error[at])
+            self.to.assert_within(stage, f"{TERMS[at]} before N", now[at], before[at], error[at])
 
     def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
         """LOSS-GRAD-1: the gradients of one image, times N / B."""
@@ -119,7 +119,9 @@ class LossComparison:
             if moved is not None:
                 error = error + moved[at][pair.image]
             value, before = _moved_back(new, pair)[at], old[at][pair.image]
-            self.to.within("gradients", f"gradient on {name} before N", value, before, error, names, image)
+            self.to.assert_within(
+                "gradients", f"gradient on {name} before N", value, before, error, names, image
+            )
 
     def extra_gradient(self, channel: int, now: Run) -> None:
         """LOSS-CLS-1 of a class that no ground truth has: the gradient of its own cross-entropy."""
@@ -127,10 +129,10 @@ class LossComparison:
         expected = now.batch.hyperparameters.cls_gain * logits[..., channel].double().sigmoid()  # (B, A)
         observed, error = (values[1][..., channel] for values in now.gradients)
         name = "gradient on the class that no ground truth has, before N"
-        self.to.within("gradients", name, observed, expected, error, ("image", "anchor"))
+        self.to.assert_within("gradients", name, observed, expected, error, ("image", "anchor"))
 
 
-def extra_terms(changed: Changed) -> Tensor:
+def extra_terms(changed: FollowUp) -> Tensor:
     """(4,) what the class that no ground truth has adds to the terms: its cross-entropy against zero."""
     terms = torch.zeros(4, dtype=torch.float64, device=changed.batch.device)
     if changed.extra is None:

@@ -8,17 +8,17 @@ from torch import Tensor
 from tal_conformance.checks.relations.compare_images import Comparison, ImageComparison
 from tal_conformance.checks.relations.compare_losses import LOSS_STAGES, LossComparison
 from tal_conformance.checks.relations.runs import Run
-from tal_conformance.checks.relations.transformations import Changed, Pair, Plan
+from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.checks.relations.views import unchanged, view
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.execute import ImplementationFailed
 
 
-def compare(plan: Plan, run: Callable[[Batch], Run], to: Comparison) -> None:
+def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Comparison) -> None:
     """Compare the changed batches with their sources, into the judgement of `to`.
 
-    Where a choice moved, the losses differ for a good reason and are not compared; the judgement says that it `chose`.
+    Where a choice moved, the losses differ for a good reason and are not compared; the judgement says that it `chose_differently`.
     Where the assignment is hidden, and a choice may have moved, only losses that agree have shown anything.
 
     Raises:
@@ -51,7 +51,7 @@ def compare(plan: Plan, run: Callable[[Batch], Run], to: Comparison) -> None:
             settled = not tried.judgement.verdict.fails
             if settled:
                 to.judgement.stages |= {name: tried.judgement.stages[name] for name in LOSS_STAGES}
-    to.judgement.chose = to.judgement.chose or not settled
+    to.judgement.chose_differently = to.judgement.chose_differently or not settled
 
 
 def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bool, bool, Tensor]:
@@ -62,7 +62,7 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
     """
     if before.outcome.assignment is None or now.outcome.assignment is None:
         known = before.hidden_known(pair.image)
-        open_choice = known is not None and known.undecided
+        open_choice = known is not None and known.inconclusive
         apart = (
             before.hidden_weight_errors(pair.image) + now.hidden_weight_errors(pair.here)[pair.look.anchors]
         )
@@ -74,7 +74,7 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
     return agrees, comparison.moved, (new.scores.double() - old.scores.double()).abs().amax(1).nan_to_num()
 
 
-def no_extra_scores(changed: Changed, now: Run, to: Comparison) -> bool:
+def no_extra_scores(changed: FollowUp, now: Run, to: Comparison) -> bool:
     """A class that no ground truth has is nobody's target."""
     if changed.extra is None or now.outcome.assignment is None:
         return True

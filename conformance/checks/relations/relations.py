@@ -8,25 +8,25 @@ from tal_conformance.checks.relations import transformations as changes
 from tal_conformance.checks.relations.compare_images import Comparison
 from tal_conformance.checks.relations.compare_runs import compare
 from tal_conformance.checks.relations.runs import Run
-from tal_conformance.checks.relations.transformations import Change, Plan
+from tal_conformance.checks.relations.transformations import Transformation, TransformationPlan
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.verdicts import Diverges, Judgement
-from tal_conformance.implementations.execute import ImplementationFailed, observe
-from tal_conformance.judgement.failure import Subject, failure_of
-from tal_conformance.judgement.rejection import has_a_loss
+from tal_conformance.core.verdicts import Divergence, Judgement
+from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.judgement.failure import Subject, failure_from
+from tal_conformance.judgement.rejection import loss_is_finite
 from tal_conformance.pictures.picture import picture
 from tal_reference import Dialect
 
 
-class SaysNothing(Exception):
+class NotApplicable(Exception):
     """The relation says nothing of this batch."""
 
 
-class NotShown(Exception):
+class NotObservable(Exception):
     """The implementation does not show what the relation is about."""
 
 
-class Session:
+class RunCache:
     """Runs of one implementation; the same batch is run once."""
 
     def __init__(self, subject: Subject) -> None:
@@ -42,7 +42,7 @@ class Session:
         known = next((run for run in self._runs if run.batch is batch), None)
         if known is None:
             known = Run(
-                batch, observe(self.subject.implementation, batch), self.subject.implementation.dialect
+                batch, execute(self.subject.implementation, batch), self.subject.implementation.dialect
             )
             self._runs.append(known)
         return known
@@ -61,7 +61,7 @@ class Relation:
 
     clause: str
     meaning: str
-    change: Change | None = None
+    change: Transformation | None = None
     check: Callable[[Run, Comparison], None] | None = None
 
     def __call__(self, subject: Subject, batch: Batch) -> Judgement:
@@ -81,22 +81,22 @@ class Relation:
             NotShown: the implementation does not show what the relation is about.
         """
         batch = batch.to(subject.device)
-        session, given = Session(subject), None
+        session, given = RunCache(subject), None
         try:
             plans = list(self.change(batch)) if self.change else []
             self._refuse_undefined(plans, subject.implementation.dialect)
             given = session(plans[0].sources[0] if plans else batch)
             judgement = self.judged(plans, session, given)
             if judgement.verdict.fails:
-                raise Diverges(judgement)
-        except (Diverges, ImplementationFailed) as error:
-            found = error.judgement if isinstance(error, Diverges) else None
+                raise Divergence(judgement)
+        except (Divergence, ImplementationFailed) as error:
+            found = error.judgement if isinstance(error, Divergence) else None
             shown = given.outcome.assignment if given else None
             drawn = picture(batch, subject.implementation.dialect, shown, found)
-            raise failure_of(subject, batch, error, drawn) from error
+            raise failure_from(subject, batch, error, drawn) from error
         return judgement
 
-    def _refuse_undefined(self, plans: list[Plan], dialect: Dialect) -> None:
+    def _refuse_undefined(self, plans: list[TransformationPlan], dialect: Dialect) -> None:
         """Raise where a batch that is compared has a loss that is no number, whatever the given one has.
 
         Only a single bin (R = 1) can turn a box inside out (IOU-1): others need not be asked. Dialects that may
@@ -104,20 +104,20 @@ class Relation:
         """
         batches = [each for plan in plans for each in (*plan.sources, *(made.batch for made in plan.changed))]
         for each in batches:
-            if each.head.reg_max == 1 and not has_a_loss(each, dialect):
-                raise SaysNothing(
+            if each.head.reg_max == 1 and not loss_is_finite(each, dialect):
+                raise NotApplicable(
                     f"{self.clause} says nothing of {each.describe()}: IOU-1 divides zero by zero"
                 )
 
-    def judged(self, plans: list[Plan], session: Session, given: Run) -> Judgement:
+    def judged(self, plans: list[TransformationPlan], session: RunCache, given: Run) -> Judgement:
         """Judge by the plans, or within the given run."""
         judgement = Judgement()
         if self.check is not None:
             if given.outcome.assignment is None:
-                raise NotShown(f"{self.clause}: it shows no target scores")
+                raise NotObservable(f"{self.clause}: it shows no target scores")
             self.check(given, Comparison(judgement, self.clause, "in itself"))
         elif not plans:
-            raise SaysNothing(f"{self.clause} says nothing of {given.batch.describe()}")
+            raise NotApplicable(f"{self.clause} says nothing of {given.batch.describe()}")
         for plan in plans:
             compare(plan, session, Comparison(judgement, self.clause, plan.how))
         judgement.uniqueness = given.uniqueness

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tal_conformance.checks.relations.ambiguity import Known
+from tal_conformance.checks.relations.ambiguity import DecidingValues
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import flatten
 from tal_conformance.core.outcome import LossOutcome, Outcome
@@ -20,7 +20,12 @@ from tal_conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit, preci
 from tal_conformance.judgement.decode import exact_predictions, input_errors, truth_unit
 from tal_conformance.judgement.loss import LOGITS
 from tal_conformance.judgement.loss_reference import Computed, compute
-from tal_conformance.judgement.loss_rounding import LossUnits, gradient_bound, on_all_anchors, units
+from tal_conformance.judgement.loss_rounding import (
+    LossRounding,
+    gradient_bound,
+    on_all_anchors,
+    rounding_units,
+)
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, ground_truths
 from tal_reference.loss import assign_images, read_predictions, stacked
@@ -39,7 +44,7 @@ class Run:
     """
 
     def __init__(self, batch: Batch, outcome: Outcome, dialect: Dialect) -> None:
-        if outcome.loss is not None and not outcome.of_loss:
+        if outcome.loss is not None and not outcome.from_loss:
             outcome = replace(outcome, assignment=None)  # another assigner's than the loss's own
         self.batch, self.outcome, self.dialect = batch, outcome, dialect
         self.dtype = precision(batch.dtype)
@@ -70,7 +75,7 @@ class Run:
     @cached_property
     def hidden(self) -> list[InputErrors] | None:
         """How far what the assigner read may lie from what we take it to have read; None where that is known."""
-        if self.outcome.own_inputs or self.outcome.loss is None:
+        if self.outcome.exposes_inputs or self.outcome.loss is None:
             return None
         return input_errors(self.batch, self.exact, self.truths)
 
@@ -124,12 +129,12 @@ class Run:
         numbers = self.batch.head, self.batch.hyperparameters, self.dialect
         return assign_images(predictions, self.own_truths, *numbers)
 
-    def hidden_known(self, image: int) -> Known | None:
+    def hidden_known(self, image: int) -> DecidingValues | None:
         """What decides the assignment of an image, where it is not shown; None without ground truths."""
         if image not in self.oracles:
             return None
         read = {"truths": self.truths[image].boxes, "boxes": self.outcome.inputs.boxes[image]}
-        return Known.of(self.oracles[image], read, self.batch.hyperparameters)
+        return DecidingValues.of(self.oracles[image], read, self.batch.hyperparameters)
 
     def hidden_weight_errors(self, image: int) -> Tensor:
         """(A,) errors of the weights of an assignment that is not shown."""
@@ -171,11 +176,11 @@ class Run:
         share = self.scale / self.batch.images
         shown = flatten(self.loss.gradients, self.batch.head)
         values, errors = [], []
-        units = (
+        rounding_units = (
             on_all_anchors(each, self.targets.foreground)
             for each in (self._units.of_total, self._units.jumps_of_total)
         )
-        computed = self._computed.of_total, self._naive.of_total, *units
+        computed = self._computed.of_total, self._naive.of_total, *rounding_units
         for name, observed, right, ours, unit, jump in zip(LOGITS, shown, *computed, strict=True):
             error = (
                 gradient_bound(self.batch, name, right, ours, unit) + jump + right.abs() * self._scale_error
@@ -239,5 +244,5 @@ class Run:
         return compute(self.batch, self.targets, self.batch.dtype, self.dialect)
 
     @cached_property
-    def _units(self) -> LossUnits:
-        return units(self.batch, self.targets, self._computed, self.dialect)
+    def _units(self) -> LossRounding:
+        return rounding_units(self.batch, self.targets, self._computed, self.dialect)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tal_conformance.checks.relations.ambiguity import Known
+from tal_conformance.checks.relations.ambiguity import DecidingValues
 from tal_conformance.checks.relations.compare_images import SCORE, Comparison
 from tal_conformance.checks.relations.runs import Run
-from tal_conformance.checks.relations.views import View, unchanged, view
+from tal_conformance.checks.relations.views import ImageView, unchanged, view
 from tal_conformance.core.geometry import ciou
 from tal_conformance.judgement.bounds import ROUNDINGS
 
@@ -29,7 +29,9 @@ def within_zero_and_one(run: Run, to: Comparison) -> None:
             else known.weight_errors(seen.positives, run.dtype)[:, None]
         )
         above = errors.expand_as(scores).where(scores > 1, 0)
-        to.within("normalisation", "target score w", seen.scores, scores.clamp(0, 1), above, SCORE, image)
+        to.assert_within(
+            "normalisation", "target score w", seen.scores, scores.clamp(0, 1), above, SCORE, image
+        )
 
 
 def best_is_overlap(run: Run, to: Comparison) -> None:
@@ -56,19 +58,21 @@ def best_is_overlap(run: Run, to: Comparison) -> None:
             rounding = rounding + (known.weight_errors(positives, dtype) * positives).amax(1)
         score = seen.scores.amax(1)  # (A,)
         observed = score.where(positives, 0).amax(1)  # (M,)
-        to.within("normalisation", "score of the best positive", observed, expected, rounding, ("GT",), image)
+        to.assert_within(
+            "normalisation", "score of the best positive", observed, expected, rounding, ("GT",), image
+        )
 
 
-def images_of(run: Run) -> Iterator[tuple[int, View, Known | None]]:
+def images_of(run: Run) -> Iterator[tuple[int, ImageView, DecidingValues | None]]:
     """Every image whose scores are numbers, what the outcome says of it, and how far rounding may move that."""
     for image in range(run.batch.images):
         seen = view(run.outcome, image, unchanged(run.batch, image))
         told = run.oracles.get(image)
-        known = None if told is None else Known.of(told, seen.read, run.batch.hyperparameters)
+        known = None if told is None else DecidingValues.of(told, seen.read, run.batch.hyperparameters)
         yield image, seen, known
 
 
-def independent(run: Run, image: int, seen: View, known: Known) -> tuple[Tensor, Tensor]:
+def independent(run: Run, image: int, seen: ImageView, known: DecidingValues) -> tuple[Tensor, Tensor]:
     """u and t (M, A), computed without the reference: float64, from the boxes and scores that the assigner read."""
     numbers = run.batch.hyperparameters
     overlap = ciou(seen.read["truths"][:, None], seen.read["boxes"]).clamp(min=0).where(known.possible, 0)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tal_conformance.checks.relations.views import Look, unchanged
+from tal_conformance.checks.relations.views import ImageMapping, unchanged
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import flatten, fold, pixel_boxes
 from tal_reference import Head
@@ -34,11 +34,11 @@ class Pair(NamedTuple):
     source: int
     image: int
     here: int
-    look: Look
+    look: ImageMapping
 
 
 @dataclass(frozen=True)
-class Changed:
+class FollowUp:
     """A changed batch, with every one of its images traced to where it comes from.
 
     Attributes:
@@ -53,7 +53,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TransformationPlan:
     """What is run and compared. All images of the sources appear in the changed batches, each once.
 
     Attributes:
@@ -64,14 +64,14 @@ class Plan:
 
     how: str
     sources: tuple[Batch, ...]
-    changed: tuple[Changed, ...]
+    changed: tuple[FollowUp, ...]
 
 
-Change = Callable[[Batch], Iterator[Plan]]
+Transformation = Callable[[Batch], Iterator[TransformationPlan]]
 """The plans of one relation for a batch; none where the relation says nothing of it."""
 
 
-def permuted_truths(batch: Batch) -> Iterator[Plan]:
+def permuted_truths(batch: Batch) -> Iterator[TransformationPlan]:
     """The first ground truth of each image becomes its last."""
     rows, looks = batch.annotations.clone(), []
     for image in range(batch.images):
@@ -80,55 +80,59 @@ def permuted_truths(batch: Batch) -> Iterator[Plan]:
         look = unchanged(batch, image)
         looks.append(replace(look, truths=look.truths.roll(1)))
     if max(len(look.truths) for look in looks) > 1:
-        yield Plan(
+        yield TransformationPlan(
             "with the first ground truth of each image moved to its end",
             (batch,),
             (_remade(batch, looks, rows=rows),),
         )
 
 
-def permuted_images(batch: Batch) -> Iterator[Plan]:
+def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
     """The first image becomes the last."""
     if batch.images > 1:
         order = [(0, image) for image in (*range(1, batch.images), 0)]
-        yield Plan("with the first image moved to the end", (batch,), (gathered((batch,), order),))
+        yield TransformationPlan(
+            "with the first image moved to the end", (batch,), (gathered((batch,), order),)
+        )
 
 
-def more_padding(batch: Batch) -> Iterator[Plan]:
+def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
     """An image with more ground truths than any other follows, so that all others are padded further."""
     most = int(torch.bincount(batch.annotations[:, 0].long(), minlength=1).max())
     sources = (batch, _crowded(batch, most + MORE))
-    yield Plan("with a fuller image after it, and so longer padding", sources, (_joined(*sources),))
+    yield TransformationPlan(
+        "with a fuller image after it, and so longer padding", sources, (_joined(*sources),)
+    )
 
 
-def split(batch: Batch) -> Iterator[Plan]:
+def split(batch: Batch) -> Iterator[TransformationPlan]:
     """The first image alone, and the others together."""
     if batch.images > 1:
         parts = [(0, 0)], [(0, image) for image in range(1, batch.images)]
-        yield Plan(
+        yield TransformationPlan(
             "split into its first image and the others",
             (batch,),
             tuple(gathered((batch,), part) for part in parts),
         )
 
 
-def empty_image(batch: Batch) -> Iterator[Plan]:
+def empty_image(batch: Batch) -> Iterator[TransformationPlan]:
     """An image without ground truths follows."""
     sources = (batch, _remade(_first_image(batch), [], rows=batch.annotations[:0]).batch)
-    yield Plan("with an image without ground truths after it", sources, (_joined(*sources),))
+    yield TransformationPlan("with an image without ground truths after it", sources, (_joined(*sources),))
 
 
-def mirrored(batch: Batch) -> Iterator[Plan]:
+def mirrored(batch: Batch) -> Iterator[TransformationPlan]:
     """Left and right change places, and top and bottom in another batch; where every level fills the input."""
     batch = mirrorable(batch)
     for axis, names in ((0, "left-right"), (1, "top-bottom")):
         extent = batch.size[1 - axis]  # (height, width)
         columns = [grid[1 - axis] for grid in batch.grids]
         if all(count * stride == extent for count, stride in zip(columns, batch.head.strides, strict=True)):
-            yield Plan(f"mirrored {names}", (batch,), (_mirrored(batch, axis, extent),))
+            yield TransformationPlan(f"mirrored {names}", (batch,), (_mirrored(batch, axis, extent),))
 
 
-def renamed_classes(batch: Batch) -> Iterator[Plan]:
+def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
     """Every class becomes the next one, the last one the first."""
     classes = batch.head.classes
     if classes > 1:
@@ -137,10 +141,12 @@ def renamed_classes(batch: Batch) -> Iterator[Plan]:
         looks = [replace(look, classes=look.classes.roll(-1)) for look in _looks(batch)]
         distances, logits = flatten(batch.feature_maps, batch.head)
         maps = fold(distances, logits.roll(1, dims=2), batch.grids)
-        yield Plan("with every class renamed to the next", (batch,), (_remade(batch, looks, maps, rows),))
+        yield TransformationPlan(
+            "with every class renamed to the next", (batch,), (_remade(batch, looks, maps, rows),)
+        )
 
 
-def unreachable_class(batch: Batch) -> Iterator[Plan]:
+def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
     """A class without ground truths comes before the others; it is predicted as strongly as any other."""
     head = Head(batch.head.strides, batch.head.classes + 1, batch.head.reg_max)
     rows = batch.annotations.clone()
@@ -149,10 +155,10 @@ def unreachable_class(batch: Batch) -> Iterator[Plan]:
     distances, logits = flatten(batch.feature_maps, batch.head)
     logits = torch.cat((logits.amax(2, keepdim=True), logits), dim=2)  # (B, A, C + 1)
     changed = replace(_remade(batch, looks, fold(distances, logits, batch.grids), rows, head), extra=0)
-    yield Plan("with a class that no ground truth has before the others", (batch,), (changed,))
+    yield TransformationPlan("with a class that no ground truth has before the others", (batch,), (changed,))
 
 
-def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> Changed:
+def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> FollowUp:
     """A batch of images of other batches: `order` names the source and the image there of each."""
     levels = len(sources[0].feature_maps)
     maps = tuple(
@@ -164,7 +170,7 @@ def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> Chan
         rows.append(annotations[annotations[:, 0] == image].clone())
         rows[-1][:, 0] = here
     pairs = tuple(Pair(s, i, here, unchanged(sources[s], i)) for here, (s, i) in enumerate(order))
-    return Changed(_with(sources[0], maps, torch.cat(rows)), pairs)
+    return FollowUp(_with(sources[0], maps, torch.cat(rows)), pairs)
 
 
 def mirrorable(batch: Batch) -> Batch:
@@ -182,7 +188,7 @@ def mirrorable(batch: Batch) -> Batch:
     return _with(batch, batch.feature_maps, rows[across + down > rounding])
 
 
-def _mirrored(batch: Batch, axis: int, extent: int) -> Changed:
+def _mirrored(batch: Batch, axis: int, extent: int) -> FollowUp:
     rows = batch.annotations.clone()
     rows[:, 2 + axis] = 1 - rows[:, 2 + axis]
     places, start = [], 0
@@ -197,17 +203,17 @@ def _mirrored(batch: Batch, axis: int, extent: int) -> Changed:
     return _remade(batch, looks, maps, rows)
 
 
-def _looks(batch: Batch) -> list[Look]:
+def _looks(batch: Batch) -> list[ImageMapping]:
     return [unchanged(batch, image) for image in range(batch.images)]
 
 
 def _remade(
     batch: Batch,
-    looks: Sequence[Look],
+    looks: Sequence[ImageMapping],
     maps: tuple[Tensor, ...] | None = None,
     rows: Tensor | None = None,
     head: Head | None = None,
-) -> Changed:
+) -> FollowUp:
     """The batch with other feature maps, annotations or head; image i stays image i."""
     made = _with(
         batch,
@@ -215,14 +221,14 @@ def _remade(
         batch.annotations if rows is None else rows,
         head,
     )
-    return Changed(made, tuple(Pair(0, image, image, look) for image, look in enumerate(looks)))
+    return FollowUp(made, tuple(Pair(0, image, image, look) for image, look in enumerate(looks)))
 
 
 def _with(batch: Batch, maps: tuple[Tensor, ...], rows: Tensor, head: Head | None = None) -> Batch:
     return replace(batch, feature_maps=maps, annotations=rows, head=head or batch.head, hazards=frozenset())
 
 
-def _joined(batch: Batch, other: Batch) -> Changed:
+def _joined(batch: Batch, other: Batch) -> FollowUp:
     """One batch of the images of two."""
     return gathered(
         (batch, other), [(s, i) for s, source in enumerate((batch, other)) for i in range(source.images)]

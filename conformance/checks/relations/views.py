@@ -17,7 +17,7 @@ STAGES = ("candidates", "overlap", "metric", "selected", "positives")
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageMapping:
     """Where the parts of one image stand in a changed batch.
 
     Attributes:
@@ -74,11 +74,11 @@ class Look:
         return names[index.long().clamp(-1, len(names) - 1)]
 
 
-def unchanged(batch: Batch, image: int) -> Look:
+def unchanged(batch: Batch, image: int) -> ImageMapping:
     """The look of an image of a batch in that batch itself."""
     count = int((batch.annotations[:, 0] == image).sum())
     device = batch.device
-    return Look(
+    return ImageMapping(
         torch.arange(count, device=device),
         torch.arange(batch.anchors, device=device),
         torch.arange(batch.head.classes, device=device),
@@ -86,7 +86,7 @@ def unchanged(batch: Batch, image: int) -> Look:
 
 
 @dataclass(frozen=True)
-class View:
+class ImageView:
     """What an outcome says of one image.
 
     Attributes:
@@ -113,7 +113,7 @@ class View:
         rows = torch.arange(len(self.read["truths"]), device=self.owner.device)[:, None]  # (M, 1)
         return rows == self.owner
 
-    def equals(self, other: "View") -> bool:
+    def equals(self, other: "ImageView") -> bool:
         """Whether two views are the same to the bit, wherever they mean something."""
         here = self.foreground
         return (
@@ -127,14 +127,14 @@ class View:
         )
 
 
-def view(outcome: Outcome, image: int, look: Look) -> View:
+def view(outcome: Outcome, image: int, look: ImageMapping) -> ImageView:
     """What an outcome says of an image of its own batch, told in the layout of the given batch."""
     assignment = outcome.assignment
     assert assignment is not None, "a loss that shows no assignment has no views"
     foreground = assignment.foreground[image, look.anchors]  # (A,)
     index = assignment.truth_index[image, look.anchors]  # (A,)
     stages = assignment.stages if len(look.truths) else None
-    return View(
+    return ImageView(
         read=inputs_view(outcome.inputs, image, look),
         shown={} if stages is None else {name: look.pairs(getattr(stages, name)[image]) for name in STAGES},
         foreground=foreground,
@@ -145,7 +145,7 @@ def view(outcome: Outcome, image: int, look: Look) -> View:
     )
 
 
-def inputs_view(inputs: AssignerInputs, image: int, look: Look) -> dict[str, Tensor]:
+def inputs_view(inputs: AssignerInputs, image: int, look: ImageMapping) -> dict[str, Tensor]:
     """What the assigner read of an image."""
     return {
         "centres": look.points(inputs.anchors[look.anchors]),

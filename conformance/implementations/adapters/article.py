@@ -21,7 +21,7 @@ class ArticleAdapter:
     name = "article"
     version = "1"
     dialect = ARTICLE
-    shows_stages = True
+    exposes_stages = True
     precisions = EVERY
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
@@ -130,7 +130,7 @@ class ArticleAssigner:
 
     def __init__(self, hyperparameters: Hyperparameters) -> None:
         self.topk = hyperparameters.topk
-        self.topk2 = hyperparameters.kept
+        self.topk2 = hyperparameters.effective_topk2
         self.alpha, self.beta = hyperparameters.alpha, hyperparameters.beta
 
     def assign_image(

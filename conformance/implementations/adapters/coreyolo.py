@@ -76,7 +76,7 @@ class CoreYOLO:
         Raises:
             NotImplementedError: pruning to topk2 is asked for (TAL-CONF-2).
         """
-        if hyperparameters.kept is not None:
+        if hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"coreyolo {self.version} has no topk2 (TAL-CONF-2)")
         return self._module.TaskAlignedAssigner(
             topk=hyperparameters.topk, alpha=hyperparameters.alpha, beta=hyperparameters.beta

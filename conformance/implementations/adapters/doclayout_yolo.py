@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.implementations.adapters.stage_recorder import Noted
+from tal_conformance.implementations.adapters.stage_recorder import RecordingAssigner
 from tal_conformance.implementations.protocol import EVERY
 from tal_reference import Head, Hyperparameters, make_anchors
 
@@ -30,7 +30,7 @@ class DocLayoutYOLO:
     """
 
     name = "doclayout-yolo"
-    shows_stages = True
+    exposes_stages = True
     precisions = EVERY
 
     def __init__(self, version: str) -> None:
@@ -68,13 +68,13 @@ class DocLayoutYOLO:
         inputs = noted.inputs(make_anchors(feature_maps, head).strides, head, hyperparameters)
         return Loss(total, items, noted.assignment(), inputs)
 
-    def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Noted:
+    def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> RecordingAssigner:
         """The assigner with these numbers.
 
         Raises:
             NotImplementedError: pruning to topk2 is asked for (TAL-CONF-2).
         """
-        if hyperparameters.kept is not None:
+        if hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"doclayout-yolo {self.version} has no topk2 (TAL-CONF-2)")
         numbers = {
             "topk": hyperparameters.topk,
@@ -82,11 +82,11 @@ class DocLayoutYOLO:
             "alpha": hyperparameters.alpha,
             "beta": hyperparameters.beta,
         }
-        return Noted(self._tal, self._tal.TaskAlignedAssigner(**numbers))
+        return RecordingAssigner(self._tal, self._tal.TaskAlignedAssigner(**numbers))
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device
-    ) -> tuple[Any, Noted]:
+    ) -> tuple[Any, RecordingAssigner]:
         """The loss of a model that has nothing but a head, and its assigner."""
         detect = SimpleNamespace(
             stride=torch.tensor([float(stride) for stride in head.strides], device=device),

@@ -87,7 +87,7 @@ class LibreYOLO:
         """
         if head.reg_max == 1:
             raise NotImplementedError(f"libreyolo {self.version} has no head with reg_max 1 (DEC-1)")
-        if hyperparameters.kept is not None:
+        if hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"libreyolo {self.version} has no topk2 (TAL-CONF-2)")
 
     def _new_criterion(

@@ -22,7 +22,7 @@ class ReferenceAdapter:
 
     name = "reference"
     version = "1"
-    shows_stages = True
+    exposes_stages = True
     precisions = EVERY
 
     def __init__(self, dialect: Dialect = NEWEST) -> None:

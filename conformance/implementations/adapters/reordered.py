@@ -18,7 +18,7 @@ EPS = 1e-7
 TINY = 1e-9
 
 
-class Rearranged:
+class ReorderedAdapter:
     """Assigner and loss of the newest dialect, in other orders of the same operations.
 
     Args:
@@ -58,8 +58,8 @@ class Rearranged:
         contested = positives.sum(1, keepdim=True) > 1  # (B, 1, A)
         winner = functional.one_hot(overlap.argmax(1), most).transpose(1, 2).bool()  # (B, M, A)
         positives = (positives & ~contested) | (winner & contested)
-        if numbers.kept is not None:
-            positives = positives & best(metric.where(positives, 0), numbers.kept)
+        if numbers.effective_topk2 is not None:
+            positives = positives & best(metric.where(positives, 0), numbers.effective_topk2)
         index = positives.int().argmax(1)  # (B, A)
         taken, largest = metric.where(positives, 0), overlap.where(positives, 0)
         weight = (taken / (taken.amax(2, keepdim=True) + TINY) * largest.amax(2, keepdim=True)).sum(
@@ -125,11 +125,11 @@ class Rearranged:
         middle, half = padded[..., 1:3], padded[..., 3:] / 2
         size = padded.new_tensor((width, height, width, height))
         corners = torch.cat((middle - half, middle + half), dim=2) * size  # (B, M, 4)
-        kept = feature_maps[0].dtype
+        effective_topk2 = feature_maps[0].dtype
         return AssignerInputs(
-            scores=(1 / (1 + torch.exp(-logits.detach()))).to(kept),
+            scores=(1 / (1 + torch.exp(-logits.detach()))).to(effective_topk2),
             boxes=(boxes.detach() * strides).to(corners.dtype),
-            anchors=(centres * strides).to(kept), strides=strides.to(kept), labels=padded[..., :1],
+            anchors=(centres * strides).to(effective_topk2), strides=strides.to(effective_topk2), labels=padded[..., :1],
             truth_boxes=corners, truth_mask=(corners.sum(2, keepdim=True) > 0).to(corners.dtype), head=head,
             hyperparameters=hyperparameters,
         )  # fmt: skip

@@ -22,7 +22,7 @@ READ = 6
 """Tensors that an assigner reads: those of `AssignerInputs`, but for the strides. Forks add arguments behind them."""
 
 
-class Noted:
+class RecordingAssigner:
     """A release's assigner that keeps copies of what its last call read, computed and returned.
 
     Args:

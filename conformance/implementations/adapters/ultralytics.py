@@ -16,7 +16,7 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stage
 from tal_conformance.implementations.adapters.stage_recorder import asked_of_loss, has_own_exponents
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import EVERY
-from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_reference import NEWEST, Head, Hyperparameters, make_anchors
 
 FIRST_OF_NEWEST_DIALECT = (8, 4, 128)
@@ -31,7 +31,7 @@ class UltralyticsAdapter:
     """
 
     name = "ultralytics"
-    shows_stages = True
+    exposes_stages = True
     precisions = EVERY
     dialect = NEWEST
 
@@ -128,7 +128,7 @@ def load_release() -> tuple[ModuleType, ModuleType]:
     Raises:
         UnknownImplementation: the import fails.
     """
-    isolate()
+    configure_ultralytics()
     try:
         from ultralytics.utils import loss, tal
     except Exception as error:

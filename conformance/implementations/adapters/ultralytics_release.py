@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.implementations.adapters.stage_recorder import (
-    Noted,
+    RecordingAssigner,
     asked_of_loss,
     has_own_exponents,
 )
@@ -53,7 +53,7 @@ class ReleaseAdapter:
     """
 
     name = "ultralytics"
-    shows_stages = True
+    exposes_stages = True
     precisions = EVERY
 
     def __init__(self, version: str) -> None:
@@ -99,7 +99,7 @@ class ReleaseAdapter:
         boxes, scores = flat.split((4 * head.reg_max, head.classes), 1)
         return {"boxes": boxes, "scores": scores, "feats": list(feature_maps)}
 
-    def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Noted:
+    def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> RecordingAssigner:
         """The assigner with these numbers.
 
         Raises:
@@ -114,13 +114,13 @@ class ReleaseAdapter:
         known = inspect.signature(self._tal.TaskAlignedAssigner.__init__).parameters
         if "topk2" in known:
             numbers |= {"stride": list(head.strides), "topk2": hyperparameters.topk2}
-        elif hyperparameters.kept is not None:
+        elif hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"ultralytics {self.version} has no topk2 (TAL-CONF-2)")
-        return Noted(self._tal, self._tal.TaskAlignedAssigner(**numbers))
+        return RecordingAssigner(self._tal, self._tal.TaskAlignedAssigner(**numbers))
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device
-    ) -> tuple[Any, Noted]:
+    ) -> tuple[Any, RecordingAssigner]:
         """The loss of a model that has nothing but a head, and the assigner that it makes for itself.
 
         Raises:
@@ -145,7 +145,7 @@ class ReleaseAdapter:
             inspect.signature(self._loss_class).parameters
         ):
             criterion = self._loss_class(model, **asked)
-            noted = Noted(self._tal, criterion.assigner)
+            noted = RecordingAssigner(self._tal, criterion.assigner)
         else:
             criterion, noted = self._loss_class(model), self._new_assigner(head, hyperparameters)
             criterion.assigner = noted.assigner

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.implementations.adapters.stage_recorder import Noted
+from tal_conformance.implementations.adapters.stage_recorder import RecordingAssigner
 from tal_reference import Head, Hyperparameters, make_anchors
 
 LOSS, TAL = "utils.loss_tal", "utils.tal.assigner"
@@ -37,7 +37,7 @@ class YOLO9:
     """
 
     name = "yolo9"
-    shows_stages = True
+    exposes_stages = True
 
     def __init__(self, version: str) -> None:
         self.version = version
@@ -67,13 +67,13 @@ class YOLO9:
         inputs = noted.inputs(make_anchors(feature_maps, head).strides, head, hyperparameters)
         return Loss(total, items, noted.assignment(), inputs)
 
-    def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Noted:
+    def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> RecordingAssigner:
         """The assigner with these numbers.
 
         Raises:
             NotImplementedError: pruning to topk2 is asked for (TAL-CONF-2).
         """
-        if hyperparameters.kept is not None:
+        if hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"yolo9 {self.version} has no topk2 (TAL-CONF-2)")
         numbers = {
             "topk": hyperparameters.topk,
@@ -85,7 +85,7 @@ class YOLO9:
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device
-    ) -> tuple[Any, Noted]:
+    ) -> tuple[Any, RecordingAssigner]:
         """The loss of a model that has nothing but a head, and its assigner."""
         detect = SimpleNamespace(
             stride=torch.tensor([float(stride) for stride in head.strides], device=device),
@@ -109,7 +109,7 @@ class YOLO9:
         return criterion, noted
 
 
-class Heard(Noted):
+class Heard(RecordingAssigner):
     """An assigner that returns all but the index of the ground truth."""
 
     def assignment(self) -> Assignment:

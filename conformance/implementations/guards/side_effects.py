@@ -20,11 +20,11 @@ MOST_PRINTED = 2**20
 """Bytes that may be printed on one batch."""
 
 
-class Misbehaved(Exception):
+class SideEffectError(Exception):
     """It changed something that is not its own, or left something behind; the message says what."""
 
 
-class Returned:
+class ReturnedTensors:
     """What an implementation returned last: it must not change later."""
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class Returned:
         kept, self._kept = self._kept, []
         for name, tensor, was in kept:
             if not same(tensor, was):
-                raise Misbehaved(f"it changed {name}, which it had returned for the batch before")
+                raise SideEffectError(f"it changed {name}, which it had returned for the batch before")
 
 
-def check_given(given: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> None:
+def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> None:
     """Compare the private copies that an implementation was given with what they were copied from.
 
     Raises:
@@ -55,11 +55,11 @@ def check_given(given: Mapping[str, Tensor], originals: Mapping[str, Tensor]) ->
     """
     for name, original in originals.items():
         if not same(given[name], original):
-            raise Misbehaved(f"it changed its input {name}")
+            raise SideEffectError(f"it changed its input {name}")
 
 
 @contextmanager
-def nothing_left_behind() -> Iterator[None]:
+def forbid_side_effects() -> Iterator[None]:
     """Afterwards there is no process and no file in the working directory that was not there before.
 
     Processes are ended; files are left where they are. An exception that passes is not replaced.
@@ -83,11 +83,11 @@ def nothing_left_behind() -> Iterator[None]:
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
     if left:
-        raise Misbehaved(f"it left a process behind, which was ended: {next(iter(left.values()))[:120]}")
+        raise SideEffectError(f"it left a process behind, which was ended: {next(iter(left.values()))[:120]}")
     if written:
-        raise Misbehaved(f"it wrote into the working directory: {written[0]}")
+        raise SideEffectError(f"it wrote into the working directory: {written[0]}")
     if bytes_printed() - printed > MOST_PRINTED:
-        raise Misbehaved(f"it printed {bytes_printed() - printed:,} bytes, more than {MOST_PRINTED:,}")
+        raise SideEffectError(f"it printed {bytes_printed() - printed:,} bytes, more than {MOST_PRINTED:,}")
 
 
 def wait_to_be_ended() -> None:

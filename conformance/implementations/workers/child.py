@@ -29,7 +29,7 @@ from tal_conformance.core.processes import descendants, kill
 from tal_conformance.implementations.workers.messages import (
     LIMIT_VARIABLE,
     OUT_OF_MEMORY,
-    Frame,
+    Message,
     decoded,
     encoded,
 )
@@ -93,38 +93,38 @@ def adopt_and_limit() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-class Absent(type):
+class Stub(type):
     """The type of everything that is taken from an absent module: attributes and calls give nothing but itself.
 
     Nothing can be computed with it: whatever uses it for more than being there raises a TypeError.
     """
 
-    def __getattr__(cls, name: str) -> "Absent":
+    def __getattr__(cls, name: str) -> "Stub":
         if name.startswith("__"):
             raise AttributeError(name)
         return cls
 
-    def __call__(cls, *_: Any, **__: Any) -> "Absent":
+    def __call__(cls, *_: Any, **__: Any) -> "Stub":
         """Nothing but itself."""
         return cls
 
     def __iter__(cls) -> Iterator[Any]:
         return iter(())
 
-    def __getitem__(cls, _: Any) -> "Absent":
+    def __getitem__(cls, _: Any) -> "Stub":
         return cls
 
 
-def stand_in(name: str) -> None:
+def stub_module(name: str) -> None:
     """Where a module is missing that is imported at the top, and never used by assigner and loss: an empty one.
 
     Any name can be taken from it, and called; computing with what was taken raises.
     """
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
-    nothing = Absent(name, (), {})
+    nothing = Stub(name, (), {})
 
-    def attribute(wanted: str) -> Absent:
+    def attribute(wanted: str) -> Stub:
         if wanted.startswith("__"):
             raise AttributeError(wanted)
         return nothing
@@ -161,12 +161,12 @@ def write(pipe: int, frame: bytes) -> None:
 def made(fields: dict[str, Any]) -> Any:
     """The adapter that the first frame names: `module:object`, called with its arguments."""
     for name in fields["stand_ins"]:
-        stand_in(name)
+        stub_module(name)
     module, _, attribute = fields["adapter"].partition(":")
     return getattr(importlib.import_module(module), attribute)(**fields["arguments"])
 
 
-def first_answer(request: Frame) -> tuple[Any, bytes]:
+def first_answer(request: Message) -> tuple[Any, bytes]:
     """Make the adapter, and say what it is."""
     from tal_conformance.implementations.protocol import MIXED
 
@@ -215,7 +215,7 @@ def serve(requests: int, answers: int) -> None:
 Answer = Callable[[Any, dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 
 
-def answered(adapter: Any, request: Frame, answer: Answer) -> bytes:
+def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
     """One answer to each of the frame's questions, in one frame."""
     replies: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}

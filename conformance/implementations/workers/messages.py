@@ -26,12 +26,12 @@ OUT_OF_MEMORY = 71
 """Exit status of a worker that may have no more memory."""
 
 
-class NoFrame(ValueError):
+class MessageError(ValueError):
     """Bytes that are no frame; the message says what is wrong with them."""
 
 
 @dataclass(frozen=True)
-class Frame:
+class Message:
     """One message.
 
     Attributes:
@@ -50,7 +50,7 @@ def encoded(fields: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = No
     return PREFIX.pack(LETTERS, len(text), len(block)) + text + block
 
 
-def decoded(read: Callable[[int], bytes]) -> Frame:
+def decoded(read: Callable[[int], bytes]) -> Message:
     """The next frame.
 
     Args:
@@ -61,16 +61,16 @@ def decoded(read: Callable[[int], bytes]) -> Frame:
     """
     letters, text_length, block_length = PREFIX.unpack(read(PREFIX.size))
     if letters != LETTERS or text_length > LONGEST_TEXT or block_length > LONGEST_TENSORS:
-        raise NoFrame(f"a frame begins with {LETTERS!r}, but {letters!r} came")
+        raise MessageError(f"a frame begins with {LETTERS!r}, but {letters!r} came")
     text, block = read(text_length), read(block_length)
     try:
         fields = json.loads(text)
         tensors = load(block) if block else {}
     except (ValueError, SafetensorError, RecursionError) as error:
-        raise NoFrame(f"a frame whose content cannot be read: {error!s:.400}") from error
+        raise MessageError(f"a frame whose content cannot be read: {error!s:.400}") from error
     if not isinstance(fields, dict):
-        raise NoFrame(f"a frame that holds {type(fields).__name__}, expected an object with names")
-    return Frame(fields, tensors)
+        raise MessageError(f"a frame that holds {type(fields).__name__}, expected an object with names")
+    return Message(fields, tensors)
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

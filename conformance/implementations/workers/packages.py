@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tal_conformance.core.cache import FILES, FOLDER_VARIABLE, HASHES, cache_folder, damage, hashes, locked
-from tal_conformance.implementations.errors import Unavailable
+from tal_conformance.implementations.errors import PackageUnavailable
 
-PATIENCE = 600
+INSTALL_TIMEOUT = 600
 """Seconds that pip may take for one package."""
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 """What names and versions are made of; everything else could be an option of pip, a path or an address."""
@@ -41,13 +41,13 @@ class Package:
 
     def __post_init__(self) -> None:
         if not PLAIN.match(self.name) or not PLAIN.match(self.version):
-            raise Unavailable(f"{self} is no package with an exact version: write NAME==VERSION")
+            raise PackageUnavailable(f"{self} is no package with an exact version: write NAME==VERSION")
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"
 
 
-def fetched(package: Package) -> Path:
+def ensure_package(package: Package) -> Path:
     """The folder that holds the package's modules, for `sys.path`; from the cache, or fetched into it.
 
     Raises:
@@ -61,7 +61,7 @@ def fetched(package: Package) -> Path:
             if problem is not None:
                 fetch(package, folder, problem)
     except OSError as error:
-        raise Unavailable(
+        raise PackageUnavailable(
             f"{package}: the cache {cache_folder()} cannot be used: {error}; {FOLDER_VARIABLE} names another folder"
         ) from error
     return folder / FILES
@@ -96,16 +96,16 @@ def install(package: Package, target: Path, because: str) -> None:
         *("--disable-pip-version-check", "--no-input", "--quiet", str(package)),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False)  # noqa: S603
         said = [line for line in done.stderr.splitlines() if line.strip()] or [
             f"exit status {done.returncode}"
         ]
         failed = done.returncode != 0
     except subprocess.TimeoutExpired:
-        failed, said = True, [f"no answer within {PATIENCE} s"]
+        failed, said = True, [f"no answer within {INSTALL_TIMEOUT} s"]
     if failed:
         errors = [line for line in said if line.startswith("ERROR")] or said
-        raise Unavailable(
+        raise PackageUnavailable(
             f"{package} cannot be had: {because}, and pip could not fetch it ({errors[-1]}); is there such a version, "
             f"and a network? Once fetched, it is used from {cache_folder()} without one"
         )

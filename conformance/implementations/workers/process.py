@@ -25,8 +25,8 @@ from tal_conformance.core.processes import descendants, kill
 from tal_conformance.implementations.workers.messages import (
     LIMIT_VARIABLE,
     OUT_OF_MEMORY,
-    Frame,
-    NoFrame,
+    Message,
+    MessageError,
     decoded,
     encoded,
 )
@@ -127,10 +127,10 @@ class Worker:
         self.hangs, self.deaths, self.starts = 0, 0, 0
         self._hung: dict[str, str] = {}
         self._running: Running | None = None
-        self._about = Frame({})
+        self._about = Message({})
         self._end: Callable[[], object] = lambda: None
 
-    def start(self) -> Frame:
+    def start(self) -> Message:
         """Start it, unless it runs.
 
         Returns:
@@ -208,7 +208,7 @@ class Worker:
                 f"was not asked: its worker was given up after {self.hangs} hangs and {self.deaths} deaths"
             )
 
-    def _exchange(self, request: bytes) -> Frame:
+    def _exchange(self, request: bytes) -> Message:
         """Write a frame and read the answer.
 
         Raises:
@@ -221,7 +221,7 @@ class Worker:
         try:
             send(self._running.requests, request, deadline)
             return decoded(lambda count: receive(self._running.answers, count, deadline))  # type: ignore[union-attr]
-        except NoFrame as error:
+        except MessageError as error:
             raise self._failed(f"answered with something that is no frame: {error}") from error
         except TimeoutError as error:
             self.hangs += 1

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.implementations.errors import ProtocolViolation, RaisedElsewhere, Unavailable
+from tal_conformance.implementations.errors import ProtocolViolation, WorkerError, PackageUnavailable
 from tal_conformance.implementations.guards.side_effects import (
-    Misbehaved,
-    Returned,
-    check_given,
-    nothing_left_behind,
+    SideEffectError,
+    ReturnedTensors,
+    check_inputs_unchanged,
+    forbid_side_effects,
 )
 from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
 from tal_conformance.implementations.protocol import check_loss
@@ -28,9 +28,9 @@ from tal_reference import Dialect, Head, Hyperparameters
 Question = tuple[dict[str, Any], dict[str, Tensor]]
 """What is asked, in words and tensors; answers are the same."""
 GRADIENT = "gradients."
-REFUSED = {kind.__name__ for kind in (ProtocolViolation, Misbehaved, StateChanged)}
+REFUSED = {kind.__name__ for kind in (ProtocolViolation, SideEffectError, StateChanged)}
 """What the worker raises of an adapter that did not raise itself."""
-LAST = Returned()
+LAST = ReturnedTensors()
 """Of the worker's one adapter; used in the worker alone."""
 DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
@@ -47,20 +47,20 @@ class RemoteAdapter:
         Unavailable: the adapter cannot be made there.
     """
 
-    elsewhere = True
+    in_subprocess = True
 
     def __init__(self, name: str, worker: Worker, dialect: Dialect | None = None) -> None:
         self.name, self.worker = name, worker
         try:
             about = worker.start().fields
         except WorkerFailed as error:
-            raise Unavailable(f"{name}: {error.what}") from error
+            raise PackageUnavailable(f"{name}: {error.what}") from error
         if "raised" in about:
             worker.close()
-            raise Unavailable(f"{name} cannot be used here: {about['raised']}: {about['message']}")
+            raise PackageUnavailable(f"{name} cannot be used here: {about['raised']}: {about['message']}")
         self.version: str = about["version"]
         self.own_name: str = about["name"]
-        self.shows_stages: bool = about["shows_stages"]
+        self.exposes_stages: bool = about["shows_stages"]
         self.precisions = tuple(about["precisions"])
         self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
         if about["assigns"]:
@@ -111,11 +111,11 @@ class RemoteAdapter:
         try:
             ((answer, results),) = self.worker.ask([(facts, tensors)])
         except WorkerFailed as error:
-            raise RaisedElsewhere(error.what) from error
+            raise WorkerError(error.what) from error
         if answer.get("raised") in REFUSED:
             raise ProtocolViolation(answer["message"])
         if "raised" in answer:
-            raise RaisedElsewhere(f"raised {answer['raised']}: {answer['message']}", answer.get("traceback"))
+            raise WorkerError(f"raised {answer['raised']}: {answer['message']}", answer.get("traceback"))
         return answer, results
 
 
@@ -158,13 +158,13 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     device = torch.device(facts["device"])
     originals = {name: tensor.to(device) for name, tensor in tensors.items()}
     given = {name: tensor.clone() for name, tensor in originals.items()}
-    with unchanged_torch_state(), nothing_left_behind(), mixed_precision(device, facts["autocast"]):
+    with unchanged_torch_state(), forbid_side_effects(), mixed_precision(device, facts["autocast"]):
         if facts["kind"] == "assign":
             shown = adapter.assign(AssignerInputs(**given, head=head, hyperparameters=hyperparameters))
             reply: Question = {}, tensors_of(shown, Assignment)
         else:
             reply = loss_answer(adapter, facts, given, head, hyperparameters)
-        check_given({name: tensor.detach() for name, tensor in given.items()}, originals)
+        check_inputs_unchanged({name: tensor.detach() for name, tensor in given.items()}, originals)
         strangers = [name for name, tensor in reply[1].items() if tensor.device != device]
         if strangers:
             raise ProtocolViolation(

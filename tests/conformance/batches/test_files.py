@@ -18,7 +18,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.case_file import METADATA, CorruptCase, digest
+from tal_conformance.core.case_file import METADATA, InvalidCase, digest
 from tal_reference import Hyperparameters
 
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
@@ -130,7 +130,7 @@ def test_every_truncated_file_is_refused(file: Path):
     whole = file.read_bytes()
     for length in [*range(0, len(whole), 37), len(whole) - 1]:
         file.write_bytes(whole[:length])
-        with pytest.raises(CorruptCase, match=r"case\.safetensors"):
+        with pytest.raises(InvalidCase, match=r"case\.safetensors"):
             Batch.load(file)
 
 
@@ -139,13 +139,13 @@ def test_every_flipped_bit_is_found(file: Path):
     whole = file.read_bytes()
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        with pytest.raises(CorruptCase, match=r"case\.safetensors"):
+        with pytest.raises(InvalidCase, match=r"case\.safetensors"):
             Batch.load(file)
 
 
 def test_a_longer_file_is_refused(file: Path):
     file.write_bytes(file.read_bytes() + b"\0")
-    with pytest.raises(CorruptCase):
+    with pytest.raises(InvalidCase):
         Batch.load(file)
 
 
@@ -191,7 +191,7 @@ STRANGERS = {
 def test_files_of_other_kinds_are_refused_unread(tmp_path: Path, content: bytes):
     path = tmp_path / "case.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CorruptCase, match=r"case\.safetensors is no case file that can be used"):
+    with pytest.raises(InvalidCase, match=r"case\.safetensors is no case file that can be used"):
         Batch.load(path)
     assert not Bomb.exploded
 
@@ -203,7 +203,7 @@ def test_a_folder_is_no_case_file(tmp_path: Path):
 
 def test_a_file_of_someone_else_is_refused(tmp_path: Path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(CorruptCase, match="its header has no 'tal-conformance'"):
+    with pytest.raises(InvalidCase, match="its header has no 'tal-conformance'"):
         Batch.load(tmp_path / "model.safetensors")
 
 
@@ -291,7 +291,7 @@ FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
 @pytest.mark.parametrize(("change", "message"), FORGERIES.values(), ids=list(FORGERIES))
 def test_what_does_not_fit_is_refused(tmp_path: Path, change: Callable[[Case, Tensors], Any], message: str):
     path = forged(tmp_path / "case.safetensors", change)
-    with pytest.raises(CorruptCase, match=message) as refusal:
+    with pytest.raises(InvalidCase, match=message) as refusal:
         Batch.load(path)
     assert str(path) in str(refusal.value)
 
@@ -302,7 +302,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, change: Callable[[Case, Te
 def test_what_is_no_json_is_refused(tmp_path: Path, text: str):
     """Deeply nested too, which must not end the process."""
     path = forged(tmp_path / "case.safetensors", lambda case, tensors: None, text)
-    with pytest.raises(CorruptCase):
+    with pytest.raises(InvalidCase):
         Batch.load(path)
 
 
@@ -311,7 +311,7 @@ def test_a_wrong_checksum_is_refused(tmp_path: Path, checksum: object):
     path = forged(
         tmp_path / "case.safetensors", lambda *_: None, json.dumps({"schema": 1, "sha256": checksum})
     )
-    with pytest.raises(CorruptCase, match="its checksum does not match its content"):
+    with pytest.raises(InvalidCase, match="its checksum does not match its content"):
         Batch.load(path)
 
 

@@ -13,8 +13,8 @@ from tal_conformance.batches.hazards import HAZARDS, Content
 from tal_conformance.batches.predictions import REGIMES, Copy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes, training_size
-from tal_conformance.batches.truths import KINDS, Crowd, Truth
-from tal_conformance.checks.reference import conform
+from tal_conformance.batches.truths import KINDS, ManyTruths, Truth
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.attack import faulty
@@ -307,27 +307,29 @@ def test_the_first_batch_of_training_size_is_the_whole_size():
 
 
 def test_a_crowd_is_written_in_one_line_and_is_the_same_again():
-    recipe = Recipe(images=(Crowd(300, 5, 80), Crowd(3, 1, 80)), cells=(16, 16), strides=(8, 16), classes=80)
+    recipe = Recipe(
+        images=(ManyTruths(300, 5, 80), ManyTruths(3, 1, 80)), cells=(16, 16), strides=(8, 16), classes=80
+    )
     assert len(repr(recipe)) < 200
-    again = eval(repr(recipe), {"Recipe": Recipe, "Crowd": Crowd, "Truth": Truth, "Copy": Copy})
+    again = eval(repr(recipe), {"Recipe": Recipe, "Crowd": ManyTruths, "Truth": Truth, "Copy": Copy})
     assert again == recipe
     assert again.build().id == recipe.build().id
 
 
 def test_a_crowd_holds_every_kind_and_the_smaller_one_begins_it():
-    crowd = Crowd(300, 5, 80)
+    crowd = ManyTruths(300, 5, 80)
     assert {truth.kind for truth in crowd} == set(KINDS)
     assert max(truth.label for truth in crowd) > 70
-    assert tuple(Crowd(7, 5, 80)) == crowd[:7]
-    assert tuple(Crowd(7, 6, 80)) != crowd[:7]
+    assert tuple(ManyTruths(7, 5, 80)) == crowd[:7]
+    assert tuple(ManyTruths(7, 6, 80)) != crowd[:7]
 
 
 @pytest.mark.parametrize("name", ["nine_for_ten", "alpha_and_beta_swapped"])
 def test_crowds_find_faults(name: str):
     fault = FAULTS[name]
     recipe = Recipe(
-        (Crowd(30, 1, 80), Crowd(25, 2, 80)), (16, 16), (8, 16, 32), classes=80, predictions="near"
+        (ManyTruths(30, 1, 80), ManyTruths(25, 2, 80)), (16, 16), (8, 16, 32), classes=80, predictions="near"
     )
     with pytest.raises(Failure) as caught:
-        conform(Subject(faulty(fault), "cpu"), recipe.build())
+        judge_against_reference(Subject(faulty(fault), "cpu"), recipe.build())
     assert caught.value.stage == fault.stage

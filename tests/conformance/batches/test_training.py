@@ -8,7 +8,7 @@ import torch
 
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find
 from tal_conformance.training.capture import feature_maps_of
 from tal_conformance.training.yolov8n import (
@@ -171,7 +171,7 @@ def test_the_models_own_loss_and_the_adapter_are_the_same(small: RecordedTrainin
         {"batch_idx": rows[:, 0], "cls": rows[:, 1], "bboxes": rows[:, 2:]},
     )[0].sum()
     batch = Batch(tuple(level.detach() for level in maps), rows, head_of(model))
-    outcome = observe(adapter, batch)
+    outcome = execute(adapter, batch)
     assert outcome.loss is not None
     assert outcome.loss.total == own.detach()
     assert all(map(torch.equal, outcome.loss.gradients, torch.autograd.grad(own, maps)))
@@ -182,7 +182,7 @@ def test_training_from_given_weights_is_the_recorded_training():
     recorded, adapter = recorded_training(schedule), find("ultralytics")
     begin = build_model(schedule.seed).state_dict()
     learnt = [name for name, weight in build_model().named_parameters() if weight.requires_grad]
-    end = train(begin, schedule, 0, 3, lambda step, batch: observe(adapter, batch).loss.gradients)
+    end = train(begin, schedule, 0, 3, lambda step, batch: execute(adapter, batch).loss.gradients)
     assert torch.equal(end, torch.cat([recorded.weights[name].flatten() for name in learnt]))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tal_conformance.benchmarks.uninstrumented import bare, unpadded
+from tal_conformance.benchmarks.uninstrumented import uninstrumented, unpadded
 from tal_conformance.benchmarks.workloads import Case
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
@@ -29,14 +29,14 @@ def differentiated(adapter: Any, batch: Batch) -> tuple[Loss, tuple[torch.Tensor
 @pytest.mark.parametrize("name", ["reference", "ultralytics", "article"])
 def test_the_same_to_the_last_bit(batch: Batch, name: str):
     adapter = find(name).adapter
-    assert bare(adapter) is not adapter
-    judged, timed = (one.assign(assigner_inputs(batch)) for one in (adapter, bare(adapter)))
+    assert uninstrumented(adapter) is not adapter
+    judged, timed = (one.assign(assigner_inputs(batch)) for one in (adapter, uninstrumented(adapter)))
     for field in ("labels", "boxes", "scores", "foreground", "truth_index"):
         assert torch.equal(getattr(judged, field), getattr(timed, field)), field
     assert judged.stages is not None
     assert timed.stages is None
     (judged_loss, judged_gradients), (timed_loss, timed_gradients) = (
-        differentiated(one, batch) for one in (adapter, bare(adapter))
+        differentiated(one, batch) for one in (adapter, uninstrumented(adapter))
     )
     assert torch.equal(judged_loss.items, timed_loss.items)
     assert all(map(torch.equal, judged_gradients, timed_gradients))
@@ -58,19 +58,19 @@ def test_without_padding_the_reference_assigns_the_same_where_overlaps_are_compa
     inputs = assigner_inputs(Case(3, 96, 2, classes=3, crowd=9).build())
     inputs.truth_boxes[0, -1] = 0
     adapter = ReferenceAdapter(dialect)
-    judged, timed = (one.assign(inputs) for one in (adapter, bare(adapter)))
+    judged, timed = (one.assign(inputs) for one in (adapter, uninstrumented(adapter)))
     for field in ("labels", "boxes", "foreground", "truth_index"):
         assert torch.equal(getattr(judged, field), getattr(timed, field)), field
     torch.testing.assert_close(judged.scores, timed.scores)
 
 
 def test_the_official_assigner_is_the_releases_own(batch: Batch):
-    assigner = bare(find("ultralytics").adapter)._new_assigner(batch.head, batch.hyperparameters)
+    assigner = uninstrumented(find("ultralytics").adapter)._new_assigner(batch.head, batch.hyperparameters)
     assert type(assigner).__module__ == "ultralytics.utils.tal"
 
 
 def test_the_dialect_stays():
-    assert bare(ReferenceAdapter(ARTICLE)).dialect is ARTICLE
+    assert uninstrumented(ReferenceAdapter(ARTICLE)).dialect is ARTICLE
 
 
 class Own:
@@ -83,14 +83,14 @@ class Own:
 
 
 class OwnWithBare(Own):
-    def bare(self) -> Own:
+    def uninstrumented(self) -> Own:
         return Own()
 
 
 def test_somebody_elses_adapter_is_timed_as_it_is_unless_it_says_otherwise():
     own = Own()
-    assert bare(own) is own
-    assert type(bare(OwnWithBare())) is Own
+    assert uninstrumented(own) is own
+    assert type(uninstrumented(OwnWithBare())) is Own
 
 
 class Derived(ReferenceAdapter):
@@ -99,4 +99,4 @@ class Derived(ReferenceAdapter):
 
 def test_an_adapter_derived_from_ours_is_not_replaced():
     derived = Derived()
-    assert bare(derived) is derived
+    assert uninstrumented(derived) is derived

@@ -3,7 +3,7 @@
 import pytest
 from tests.conformance.benchmarks.fakes import FakeClock
 
-from tal_conformance.benchmarks.bench import Bench, Benchmark, OutOfTime, contenders
+from tal_conformance.benchmarks.bench import Bench, Benchmark, OutOfTime, compared_implementations
 from tal_conformance.benchmarks.intervals import Ratio
 from tal_conformance.benchmarks.operations import LAPS
 from tal_conformance.benchmarks.plans import PLANS, Plan, plan_for
@@ -45,27 +45,34 @@ def made(adapter: type) -> Implementation:
 
 
 def test_official_and_reference_are_timed_beside():
-    assert list(contenders([])) == ["ultralytics", "reference"]
-    assert list(contenders([made(AssignerOnly)])) == ["ultralytics", "reference", "assigner only"]
-    assert list(contenders([find("reference"), find("ultralytics")])) == ["ultralytics", "reference"]
-    assert list(contenders([made(AssignerOnly)], beside=())) == ["assigner only"]
+    assert list(compared_implementations([])) == ["ultralytics", "reference"]
+    assert list(compared_implementations([made(AssignerOnly)])) == [
+        "ultralytics",
+        "reference",
+        "assigner only",
+    ]
+    assert list(compared_implementations([find("reference"), find("ultralytics")])) == [
+        "ultralytics",
+        "reference",
+    ]
+    assert list(compared_implementations([made(AssignerOnly)], beside=())) == ["assigner only"]
 
 
 def test_the_baseline_is_the_official_release_and_not_one_of_its_name():
-    bench = Bench(contenders([made(Usurper)]), SMALL)
+    bench = Bench(compared_implementations([made(Usurper)]), SMALL)
     assert bench.official == "ultralytics (baseline)"
-    assert bench.contenders["ultralytics"].asked_as == "mine:Usurper"
+    assert bench.implementations["ultralytics"].spec == "mine:Usurper"
 
 
 def test_an_assigner_alone_is_timed_as_one():
-    benchmarks = Bench(contenders([made(AssignerOnly)]), SMALL).benchmarks("cpu")
+    benchmarks = Bench(compared_implementations([made(AssignerOnly)]), SMALL).benchmarks("cpu")
     assert [each.lap for each in benchmarks if each.name == "assigner only"] == list(LAPS["assign"])
     laps = [lap for laps in LAPS.values() for lap in laps]
     assert [each.lap for each in benchmarks if each.name == "ultralytics"] == laps
 
 
 def test_a_broken_one_fails_alone():
-    bench = Bench(contenders([made(Broken)]), SMALL)
+    bench = Bench(compared_implementations([made(Broken)]), SMALL)
     costs = {}
     for each in bench.benchmarks("cpu"):
         if each.capability == "assign" and each.name != "broken":

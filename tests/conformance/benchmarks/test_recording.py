@@ -14,10 +14,10 @@ from tal_conformance.commands import main
 from tal_conformance.commands import overhead as room
 from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter
 from tal_conformance.implementations.errors import UnknownImplementation
-from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_conformance.training.capture import official_loss
 
-isolate()
+configure_ultralytics()
 BATCH = Recipe(((Truth("ordinary"),), ()), classes=3, predictions="near").build()
 
 Step = Callable[..., object]

@@ -10,16 +10,16 @@ from torch import Tensor
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.devices.checks import (
-    as_on_the_cpu,
+    same_as_cpu,
     first_difference,
-    made_on_the_device,
+    allocates_on_device,
     repeatable,
 )
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.article import ArticleAdapter
-from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
@@ -38,7 +38,7 @@ def changing(name: str, change: float | str, every: int = 2) -> Implementation:
 
     class Changing:
         dialect = ArticleAdapter.dialect
-        shows_stages = True
+        exposes_stages = True
 
         def assign(self, inputs: AssignerInputs) -> Assignment:
             assignment = ArticleAdapter().assign(inputs)
@@ -88,19 +88,19 @@ def test_what_background_holds_by_chance_does_not_count(batch: Batch):
 
 
 def test_one_run_differs_from_itself_nowhere(batch: Batch):
-    outcome = observe(ASSIGNER, batch)
+    outcome = execute(ASSIGNER, batch)
     assert first_difference([outcome, outcome]) is None
 
 
 def test_agreement_with_the_cpu_is_exact_or_within_rounding(batch: Batch):
-    assert as_on_the_cpu(Subject(ASSIGNER, "cpu"), batch).verdict is Verdict.EXACT
+    assert same_as_cpu(Subject(ASSIGNER, "cpu"), batch).verdict is Verdict.EXACT
     rounded = Subject(changing("rounds", 2.0**-23), "cpu")
-    assert as_on_the_cpu(rounded, batch).verdict in (Verdict.EXACT, Verdict.WITHIN_BOUND)
+    assert same_as_cpu(rounded, batch).verdict in (Verdict.EXACT, Verdict.WITHIN_BOUND)
 
 
 def test_another_number_than_on_the_cpu_is_found(batch: Batch):
     with pytest.raises(Failure) as caught:
-        as_on_the_cpu(Subject(changing("differs", 1e-3), "cpu"), batch)
+        same_as_cpu(Subject(changing("differs", 1e-3), "cpu"), batch)
     failure = caught.value
     assert (failure.verdict, failure.stage, failure.clause) == (
         Verdict.DIVERGENT,
@@ -114,14 +114,14 @@ def test_other_numbers_on_the_device_alone_are_found(batch: Batch):
     class ByDevice:
         name = "by device"
         dialect = ArticleAdapter.dialect
-        shows_stages = True
+        exposes_stages = True
 
         def assign(self, inputs: AssignerInputs) -> Assignment:
             assignment = ArticleAdapter().assign(inputs)
             return changed(assignment, 1e-3) if inputs.scores.is_cuda else assignment
 
     with pytest.raises(Failure) as caught:
-        made_on_the_device(Subject(implementation_from(ByDevice, "by device"), "cpu"), batch)
+        allocates_on_device(Subject(implementation_from(ByDevice, "by device"), "cpu"), batch)
     assert (caught.value.verdict, caught.value.clause) == (Verdict.DIVERGENT, "DEVICE-1")
     assert "on a simulated CUDA device" in caught.value.summary
 
@@ -134,5 +134,5 @@ def test_one_that_fails_on_the_cpu_fails_as_itself(batch: Batch):
             raise LookupError(f"theirs, about {len(inputs.labels)} images")
 
     with pytest.raises(Failure, match="theirs, about 2 images") as caught:
-        made_on_the_device(Subject(implementation_from(Raises, "raises"), "cpu"), batch)
+        allocates_on_device(Subject(implementation_from(Raises, "raises"), "cpu"), batch)
     assert caught.value.verdict is Verdict.ERROR

@@ -4,7 +4,7 @@ import pytest
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.devices.checks import made_on_the_device
+from tal_conformance.checks.devices.checks import allocates_on_device
 from tal_conformance.checks.devices.events import Violation
 from tal_conformance.checks.devices.simulate import simulate
 from tal_conformance.core.batch import Batch
@@ -31,7 +31,7 @@ def test_the_article_as_it_is_passes(batch: Batch):
     run = simulate(with_assigner(ArticleAssigner), batch)
     assert run.outcome is not None
     assert run.watch.violations == []
-    assert made_on_the_device(Subject(with_assigner(ArticleAssigner), "cpu"), batch).verdict is Verdict.EXACT
+    assert allocates_on_device(Subject(with_assigner(ArticleAssigner), "cpu"), batch).verdict is Verdict.EXACT
 
 
 @pytest.mark.parametrize("assigner", FAULTS)
@@ -40,7 +40,7 @@ def test_a_planted_fault_is_found_and_its_line_is_named(assigner: type, batch: B
     assert run.watch.violations
     assert (FAULTS[assigner], "planted.py", planted_line(assigner)) in named(run.watch.violations[0])
     with pytest.raises(Failure) as caught:
-        made_on_the_device(Subject(with_assigner(assigner), "cpu"), batch)
+        allocates_on_device(Subject(with_assigner(assigner), "cpu"), batch)
     failure = caught.value
     assert (failure.verdict, failure.stage, failure.clause) == (Verdict.ERROR, "", "DEVICE-1")
     assert f"planted.py:{planted_line(assigner)}" in failure.summary

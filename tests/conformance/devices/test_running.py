@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.sample import drawn
+from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.devices.simulate import simulate
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import named_tensors, same_bits
-from tal_conformance.core.verdicts import Diverges, Judgement
-from tal_conformance.implementations.execute import observe
+from tal_conformance.core.verdicts import Divergence, Judgement
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.judge import judge
 
@@ -51,16 +51,16 @@ def stages(judgement: Judgement) -> list[tuple[str, str, float | None]]:
 def judged(outcome: Outcome, recipe: Recipe, name: str) -> Judgement:
     try:
         return judge(recipe.build(), outcome, find(name).dialect)
-    except Diverges as error:
+    except Divergence as error:
         return error.judgement
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", STRATEGIES)
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
 def test_numbers_and_verdict_are_those_of_the_cpu(name: str, lane: str):
-    recipe = drawn(lane, 3)[-1]
-    for face in find(name).faces:
-        expected, run = observe(face, recipe.build()), simulate(face, recipe.build())
+    recipe = sample_recipes(lane, 3)[-1]
+    for face in find(name).variants:
+        expected, run = execute(face, recipe.build()), simulate(face, recipe.build())
         assert run.watch.violations == []
         assert run.judging.violations == []
         assert run.outcome is not None

@@ -18,7 +18,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import CHECKSUM, as_json, digest
 from tal_conformance.core.outcome_tensors import named_tensors, same_bits
 from tal_conformance.implementations.adapters.article import ArticleAdapter
-from tal_conformance.implementations.execute import observe
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.outcome_file import (
     METADATA,
     CorruptOutcome,
@@ -41,7 +41,7 @@ def batch() -> Batch:
 
 @pytest.fixture
 def stored(batch: Batch) -> StoredOutcome:
-    return StoredOutcome(batch.id, "article", "1", "article", "cpu", observe(find("article"), batch))
+    return StoredOutcome(batch.id, "article", "1", "article", "cpu", execute(find("article"), batch))
 
 
 @pytest.fixture
@@ -63,12 +63,12 @@ class AssignerAlone:
 def test_what_comes_back_is_what_was_stored(name: str, recipe: Recipe, tmp_path: Path):
     one = implementation_from(AssignerAlone, name) if " " in name else find(name)
     batch = recipe.build()
-    stored = StoredOutcome(batch.id, one.name, one.version, one.dialect.name, "cuda", observe(one, batch))
+    stored = StoredOutcome(batch.id, one.name, one.version, one.dialect.name, "cuda", execute(one, batch))
     path = outcome_path(tmp_path / "case.safetensors", one.name, "cuda")
     store(path, stored)
     back = load(path, batch)
     assert replace(back, outcome=stored.outcome) == stored
-    assert back.outcome.own_inputs == stored.outcome.own_inputs
+    assert back.outcome.exposes_inputs == stored.outcome.exposes_inputs
     before, after = named_tensors(stored.outcome), named_tensors(back.outcome)
     assert list(before) == list(after)
     assert all(same_bits(before[key], after[key]) for key in before)

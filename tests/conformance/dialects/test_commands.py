@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.commands import main
-from tal_conformance.commands.bisect import first_that_differs, listed, range_of
+from tal_conformance.commands.bisect import first_that_differs, parse_releases, range_of
 from tal_conformance.commands.identify import drawn, hold, identify, size_of
 from tal_conformance.dialects.choices import conforms_to
-from tal_conformance.dialects.comparison import compare, lines_of
+from tal_conformance.dialects.comparison import compare, format_comparison
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation, implementation_from
@@ -40,9 +40,9 @@ def speaking(dialect: Dialect, name: str = "reference", declares: Dialect | None
 def test_the_same():
     compared = compare(speaking(NEWEST, "A"), speaking(NEWEST, "B"))
     assert compared.same
-    batches = 3 * len(LANES)  # see _quick
+    batches = 3 * len(STRATEGIES)  # see _quick
     assert f"assigner and loss are the same: look elsewhere ({batches} batches each" in "\n".join(
-        lines_of(compared)
+        format_comparison(compared)
     )
 
 
@@ -54,7 +54,7 @@ def test_a_difference():
     assert difference.choice.clause == "TAL-CAND-2"
     assert difference.failure is not None
     assert 0 < difference.share <= 1
-    text = "\n".join(lines_of(compared))
+    text = "\n".join(format_comparison(compared))
     assert (
         f"  met by {difference.share:.0%} of 10 ordinary batches and by 3 of 7 recorded real batches; "
         in text
@@ -77,7 +77,9 @@ def test_a_difference_that_no_ordinary_batch_meets():
     compared = compare(
         speaking(DIALECTS["ultralytics-8.4.7"], "A"), speaking(DIALECTS["ultralytics-8.4.24"], "B")
     )
-    assert "met by none of 10 ordinary batches and by none of 7 recorded" in "\n".join(lines_of(compared))
+    assert "met by none of 10 ordinary batches and by none of 7 recorded" in "\n".join(
+        format_comparison(compared)
+    )
 
 
 def test_one_that_leaves_its_own_dialect_is_told():
@@ -86,7 +88,7 @@ def test_one_that_leaves_its_own_dialect_is_told():
     assert not compared.same
     assert compared.differences == []
     assert compared.unexpected
-    assert "B leaves its own dialect" in "\n".join(lines_of(compared))
+    assert "B leaves its own dialect" in "\n".join(format_comparison(compared))
 
 
 def adapter_of(dialect: Dialect) -> Callable[[str], Implementation]:
@@ -195,7 +197,7 @@ def test_no_range(releases: str, capsys: pytest.CaptureFixture[str]):
 
 def test_releases_listed():
     said = "ultralytics (8.4.2)\nAvailable versions: 8.4.2, 8.4.1, 8.0.0\n  INSTALLED: 8.4.1"
-    assert sorted(listed(said)) == [(8, 0, 0), (8, 4, 1), (8, 4, 2)]
+    assert sorted(parse_releases(said)) == [(8, 0, 0), (8, 4, 1), (8, 4, 2)]
 
 
 def test_unknown_names(capsys: pytest.CaptureFixture[str]):

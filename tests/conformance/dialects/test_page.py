@@ -15,7 +15,7 @@ from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
 from tal_conformance.dialects.choices import Choice, choices_between, differ
-from tal_conformance.dialects.comparison import Difference, compare, lines_of, meets
+from tal_conformance.dialects.comparison import Difference, compare, format_comparison, exercises_choice
 from tal_conformance.dialects.page import page_path, sections_of, write_page
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
@@ -129,7 +129,7 @@ def test_a_difference_that_is_only_declared_is_told(monkeypatch: pytest.MonkeyPa
     compared = compare(
         speaking("ultralytics-8.4.127", "A"), speaking("ultralytics-8.4.127", "my-B", declares=NEWEST)
     )
-    assert "there, my-B does as before" in "\n".join(lines_of(compared))
+    assert "there, my-B does as before" in "\n".join(format_comparison(compared))
     assert compared.unexpected
     (changed, *rest) = sections_of(compared)
     assert "On the smallest batch, my-B does as before." in changed.lines
@@ -170,7 +170,7 @@ def changed(one: Dialect, name: str) -> Choice:
 def test_recorded_batches_are_counted_one_by_one():
     one = DIALECTS["ultralytics-8.4.127"]
     floor = changed(one, "small_box_floor")
-    met = [meets(batch, one, floor) for batch in RECORDED]
+    met = [exercises_choice(batch, one, floor) for batch in RECORDED]
     assert met == [differ(one, floor.changed, batch) for batch in RECORDED]
     small = [bool({"tiny", "small_8_16"} & batch.hazards) for batch in RECORDED]
     assert any(met)
@@ -183,7 +183,9 @@ def test_rows_out_of_order_meet_what_asks_for_order(shuffled: bool):
     one = DIALECTS["ultralytics-8.4.24"]
     truths = (Truth("ordinary"),)
     assert (
-        meets(Recipe((truths, truths), shuffled=shuffled).build(), one, changed(one, "rows_sorted"))
+        exercises_choice(
+            Recipe((truths, truths), shuffled=shuffled).build(), one, changed(one, "rows_sorted")
+        )
         is shuffled
     )
 

@@ -11,12 +11,12 @@ from tal_conformance.commands import eras as releases
 from tal_conformance.commands import main
 from tal_conformance.commands.eras import (
     Checked,
-    cached,
-    chosen,
+    cached_releases,
+    select_releases,
     distinct_sources,
     edges_unseen,
     eras,
-    listed,
+    format_releases,
     recipe_of,
     source_of,
 )
@@ -59,16 +59,16 @@ def index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("index")
 def test_edges_are_looked_at_from_both_sides_and_the_newest_is_todays():
-    assert chosen("edges") == [release for release in EVERY if release != (8, 4, 150)]
+    assert select_releases("edges") == [release for release in EVERY if release != (8, 4, 150)]
 
 
 def test_one_release_of_each_era_asks_no_index():
-    assert [era_of(release) for release in chosen("each")] == list(ERAS)
+    assert [era_of(release) for release in select_releases("each")] == list(ERAS)
 
 
 def test_the_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TAL_CONFORMANCE_CACHE", str(tmp_path / "cache"))
-    assert cached() == []
+    assert cached_releases() == []
     tag = releases.sys.implementation.cache_tag
     for name in (
         f"ultralytics-8.4.10-{tag}",
@@ -77,7 +77,7 @@ def test_the_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         f"tqdm-1.0.0-{tag}",
     ):
         (tmp_path / "cache" / name).mkdir(parents=True)
-    assert cached() == [(8, 4, 9), (8, 4, 10)]
+    assert cached_releases() == [(8, 4, 9), (8, 4, 10)]
 
 
 def written(folder: Path, **files: str) -> Path:
@@ -101,7 +101,7 @@ def test_a_source_of_two_releases_is_judged_once_in_each_era(tmp_path: Path, mon
 
     monkeypatch.setattr(releases, "fetched", folder)
     found = distinct_sources([(8, 0, 99), (8, 0, 101), (8, 3, 9), (8, 4, 25), (8, 4, 30)])
-    assert [listed(source.releases) for source in found] == [
+    assert [format_releases(source.releases) for source in found] == [
         "8.0.99",
         "8.0.101 .. 8.3.9 (2)",
         "8.4.25 .. 8.4.30 (2)",
@@ -125,7 +125,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, speaks: dict[str, Dialect]) -> None
         "distinct_sources",
         lambda these: [Checked(era_of(each), str(each), [each]) for each in these],
     )
-    monkeypatch.setattr(releases, "chosen", lambda which: [(8, 0, 52), (8, 4, 127), (8, 4, 128)])
+    monkeypatch.setattr(releases, "select_releases", lambda which: [(8, 0, 52), (8, 4, 127), (8, 4, 128)])
 
 
 def test_a_table_that_holds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

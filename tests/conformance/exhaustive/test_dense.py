@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tal_conformance.checks.exhaustive.chunks import look, uniqueness
+from tal_conformance.checks.exhaustive.chunks import check_chunk, uniqueness
 from tal_conformance.checks.exhaustive.dense_oracle import (
     Expected,
     assignment_holds,
@@ -18,8 +18,8 @@ from tal_conformance.checks.exhaustive.dense_oracle import (
 )
 from tal_conformance.checks.exhaustive.scope import SCOPES, Images, Scope
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Stages
-from tal_conformance.core.verdicts import Diverges, Judgement, Uniqueness
-from tal_conformance.implementations.execute import assigner_inputs, observe
+from tal_conformance.core.verdicts import Divergence, Judgement, Uniqueness
+from tal_conformance.implementations.execute import assigner_inputs, execute
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.admissible import assignments
 from tal_conformance.judgement.assignment import judge_assignment, oracle
@@ -169,13 +169,13 @@ def test_a_sample_is_accepted_as_by_the_ordinary_judge(name: str):
     implementation = find(name)
     for scope in SCOPES.values():
         numbers = sample(scope, 24)
-        found = look(implementation, scope, numbers)
+        found = check_chunk(implementation, scope, numbers)
         assert found.right.all()
         assert found.sums
         batch = scope.batch(numbers)
         try:
-            judge(batch, observe(implementation, batch), implementation.dialect)
-        except Diverges as error:
+            judge(batch, execute(implementation, batch), implementation.dialect)
+        except Divergence as error:
             pytest.fail(f"{scope.name}: {error}")
 
 

@@ -29,8 +29,8 @@ from tal_conformance.implementations.protocol import Implementation, implementat
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.attack import faulty
 from tal_conformance.mutation.planted_faults import FAULTS
-from tal_conformance.suite.checker import Conformance
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.checker import Checker
+from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import RunLog, read_log
 
 TINY = Scope("tiny", (8,), (1, 2), CELLS, 2, (SMALL, LARGE), topk=1)
@@ -49,7 +49,7 @@ class Session:
     def judge(self, adapter: Any, scope: Scope) -> None:
         implementation = adapter if isinstance(adapter, Implementation) else implementation_from(adapter, "x")
         judge_scope(
-            Conformance(Subject(implementation, "cpu"), Recorder(self.log), "test", "EXHAUSTIVE"), scope
+            Checker(Subject(implementation, "cpu"), RunLogWriter(self.log), "test", "EXHAUSTIVE"), scope
         )
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
@@ -168,7 +168,7 @@ def test_a_planted_fault_is_found_on_the_smallest_image_that_shows_it(session: S
 def test_a_fault_of_outputs_alone_is_found(session: Session, name: str):
     scope, stage = FOUND[name]
     with pytest.raises(Failure) as caught:
-        session.judge(faulty(FAULTS[name], shows_stages=False), scope)
+        session.judge(faulty(FAULTS[name], exposes_stages=False), scope)
     assert caught.value.stage == stage
     assert caught.value.batch.images == 1
 

@@ -22,7 +22,7 @@ import torch
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.registry import find
-from tal_conformance.suite.run_log import Recorder
+from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import read_log, render
 from tal_reports.log.reader import LogError
 
@@ -42,13 +42,13 @@ def start(folder: Path, judged: int) -> int:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
-    plain = Recorder.batch
+    plain = RunLogWriter.batch
 
-    def batch(recorder: Recorder, *arguments: Any, **options: Any) -> None:
+    def batch(recorder: RunLogWriter, *arguments: Any, **options: Any) -> None:
         plain(recorder, *arguments, **options)
         os.write(judged, b".")
 
-    Recorder.batch = batch  # type: ignore[method-assign]
+    RunLogWriter.batch = batch  # type: ignore[method-assign]
     asked = ("--implementation", "reference", "--implementation", f"{DOUBLES}:Raises")
     options = ("--pyargs", "conformance", "-q", "-p", "no:cacheprovider", "--report-dir", str(folder))
     os._exit(int(pytest.main([*options, *asked, *DRAWN])))

@@ -14,11 +14,11 @@ import pytest
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.everything import DRAWN
+from tal_conformance.checks.everything import LARGEST_GENERATED
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.processes import descendants
-from tal_conformance.core.verdicts import Diverges
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.core.verdicts import Divergence
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.workers.process import MEMORY_VARIABLE, TIMEOUT_VARIABLE, Launch, Worker
 from tal_conformance.implementations.workers.remote import RemoteAdapter
@@ -101,7 +101,7 @@ def cases(folder: Path) -> list[Batch]:
     one = Recipe(images=((Truth("ordinary"),),), classes=2)
     empty = Recipe(cells=(40, 40), classes=2)
     batches = [empty.build(), one.build(), replace(empty, seed=1).build()]
-    assert batches[0].anchors > DRAWN
+    assert batches[0].anchors > LARGEST_GENERATED
     for number, batch in enumerate(batches):
         batch.save(folder / f"{number}.safetensors")
     return batches
@@ -229,10 +229,10 @@ def test_a_worker_that_survives_goes_on(answered: Implementation, name: str):
     place = NAMES.index(name)
     batch = replace(one, hyperparameters=replace(one.hyperparameters, dfl_gain=100.0 + place))
     if name == "ChangesLater":
-        observe(answered, replace(nothing, hyperparameters=batch.hyperparameters))
-    with pytest.raises((ImplementationFailed, Diverges)) as caught:
-        judge(batch, observe(answered, batch), NEWEST)
+        execute(answered, replace(nothing, hyperparameters=batch.hyperparameters))
+    with pytest.raises((ImplementationFailed, Divergence)) as caught:
+        judge(batch, execute(answered, batch), NEWEST)
     assert re.search(ANSWERED[name], str(caught.value))
-    judge(nothing, observe(answered, nothing), NEWEST)
+    judge(nothing, execute(answered, nothing), NEWEST)
     assert worker.starts == 1
     assert descendants(worker.pid or 0) == set()

@@ -10,7 +10,7 @@ from packaging.version import Version
 from tal_conformance.known_issues.findings import (
     LONGEST,
     ROOM,
-    CorruptCatalogue,
+    InvalidFindings,
     Finding,
     ScriptFailed,
     installed,
@@ -85,5 +85,5 @@ def test_a_script_that_fails_says_nothing(tmp_path: Path, source: str):
     [({"first": "old"}, "finding it: Invalid version"), ({"owner": "x"}, "'owner' is missing or")],
 )
 def test_no_catalogue(tmp_path: Path, told: dict[str, str], says: str):
-    with pytest.raises(CorruptCatalogue, match=says):
+    with pytest.raises(InvalidFindings, match=says):
         planted(tmp_path, "", **told)

@@ -9,7 +9,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.implementations.adapters.article import ArticleAdapter
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.guards.torch_state import (
     StateChanged,
     official_code,
@@ -56,7 +56,7 @@ def test_an_implementation_that_draws_random_numbers_fails():
 
     batch = Recipe(images=((Truth("ordinary"),),)).build()
     with pytest.raises(ImplementationFailed, match="random numbers"):
-        observe(implementation_from(Draws(), "draws"), batch)
+        execute(implementation_from(Draws(), "draws"), batch)
 
 
 def test_the_official_code_shows_a_patched_method(monkeypatch: pytest.MonkeyPatch):

@@ -17,9 +17,9 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.verdicts import Diverges, Verdict
+from tal_conformance.core.verdicts import Divergence, Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.execute import ImplementationFailed, assigner_inputs, observe
+from tal_conformance.implementations.execute import ImplementationFailed, assigner_inputs, execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.judge import judge
 from tal_reference import NEWEST, Head, Hyperparameters
@@ -118,10 +118,10 @@ class Double:
         assignment: Callable[[Assignment], Any] = lambda honest: honest,
         inputs: Callable[[AssignerInputs], Any] = lambda honest: honest,
         loss: Callable[[Loss, tuple[Tensor, ...]], Any] = lambda honest, maps: honest,
-        shows_stages: bool = True,
+        exposes_stages: bool = True,
     ) -> None:
         self.assignment, self.inputs, self.changed = assignment, inputs, loss
-        self.shows_stages = shows_stages
+        self.exposes_stages = exposes_stages
 
     def assign(self, inputs: AssignerInputs) -> Any:
         return self.assignment(ReferenceAdapter().assign(inputs))
@@ -138,8 +138,8 @@ class Double:
 def verdict(double: Any) -> tuple[Verdict, str, str]:
     """Verdict, first diverging stage and message of a double on the batch."""
     try:
-        judged = judge(BATCH, observe(implementation(double), BATCH), NEWEST)
-    except Diverges as error:
+        judged = judge(BATCH, execute(implementation(double), BATCH), NEWEST)
+    except Divergence as error:
         first = error.judgement.first
         return error.judgement.verdict, first.stage if first else "none", str(error)
     except ImplementationFailed as error:
@@ -197,7 +197,7 @@ def test_the_batch_has_what_the_tables_need():
 
 def test_the_honest_double_conforms():
     assert verdict(Double()) == (Verdict.EXACT, "", "")
-    assert not verdict(Double(shows_stages=False))[0].fails
+    assert not verdict(Double(exposes_stages=False))[0].fails
     assert not verdict(Double(inputs=lambda honest: None))[0].fails
 
 
@@ -332,7 +332,7 @@ LOSSES: dict[str, tuple[Double, Verdict, str, str]] = {
         "assign returned a tuple, expected an Assignment",
     ),
     "stages of another kind": (
-        Double(assignment=lambda honest: replace(honest, stages={"overlap": 1}), shows_stages=False), Verdict.ERROR, "",
+        Double(assignment=lambda honest: replace(honest, stages={"overlap": 1}), exposes_stages=False), Verdict.ERROR, "",
         "Assignment.stages is a dict, expected Stages",
     ),
     "stages that are none": (
@@ -410,7 +410,7 @@ def test_what_it_raises_is_told_with_its_traceback():
         raise ValueError("no such thing as an anchor")
 
     with pytest.raises(ImplementationFailed, match="raised ValueError: no such thing as an anchor") as caught:
-        observe(implementation(Double(assignment=raises)), BATCH)
+        execute(implementation(Double(assignment=raises)), BATCH)
     assert "in raises" in (caught.value.details or "")
 
 
@@ -444,4 +444,4 @@ def test_background_has_neither_label_box_nor_owner():
         )
 
     assert verdict(Double(assignment=noise))[0] is Verdict.EXACT
-    assert not verdict(Double(assignment=noise, shows_stages=False))[0].fails
+    assert not verdict(Double(assignment=noise, exposes_stages=False))[0].fails

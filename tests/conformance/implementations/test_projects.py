@@ -20,7 +20,7 @@ from tal_conformance.implementations.adapters.libreyolo import (
     padded,
 )
 from tal_conformance.implementations.adapters.yolo9 import YOLO9, Heard, weighted
-from tal_conformance.implementations.errors import Unavailable, UnknownImplementation
+from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
 from tal_conformance.implementations.projects import PROJECTS, project
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import OTHER_PROJECTS, find
@@ -42,7 +42,7 @@ def test_a_project_that_cannot_be_had_is_one_clear_message(
     asked: str, fetches: str, monkeypatch: pytest.MonkeyPatch
 ):
     def nowhere(package: Package) -> Any:
-        raise Unavailable(f"{package} cannot be had")
+        raise PackageUnavailable(f"{package} cannot be had")
 
     monkeypatch.setattr(table, "fetched", nowhere)
     with pytest.raises(UnknownImplementation) as caught:
@@ -54,7 +54,7 @@ def test_a_version_whose_modules_lie_elsewhere_is_one_clear_message(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(table, "fetched", lambda _: tmp_path)
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(PackageUnavailable) as caught:
         project("coreyolo", "9.9.9")
     assert str(caught.value).startswith(
         "coreyolo==9.9.9: coreyolo cannot be used here: ModuleNotFoundError: "

@@ -13,8 +13,8 @@ from tal_conformance.implementations.adapters import ultralytics
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import REGISTERED, find
-from tal_conformance.suite.run_log import Recorder
-from tal_conformance.suite.session import Run, find_implementations
+from tal_conformance.suite.run_log import RunLogWriter
+from tal_conformance.suite.session import SessionState, find_implementations
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
 from tal_reports import RunLog
 
@@ -72,7 +72,7 @@ FOUND = {
 @pytest.mark.parametrize("asked", FOUND)
 def test_found(folder: Path, asked: str):
     found = find(asked)
-    assert (found.name, found.asked_as) == (FOUND[asked], asked)
+    assert (found.name, found.spec) == (FOUND[asked], asked)
 
 
 def test_a_module_is_found_in_the_working_directory_without_leaving_that_in_the_path(folder: Path):
@@ -100,7 +100,7 @@ def test_files_of_one_name_are_not_confused(folder: Path):
 @pytest.mark.parametrize("name", REGISTERED)
 def test_registered(name: str):
     found = find(name)
-    assert found.name == found.asked_as == name
+    assert found.name == found.spec == name
     assert found.capabilities == ["assign", "loss"] + ["stages"] * (not name.startswith("rearranged"))
 
 
@@ -191,7 +191,7 @@ def test_violations(adapter: str):
 def test_what_an_adapter_need_not_say():
     found = implementation_from(Assigner, "my.py:Assigner")
     assert (found.name, found.version, found.dialect) == ("my.py:Assigner", "unknown", NEWEST)
-    assert not found.shows_stages
+    assert not found.exposes_stages
     assert found.capabilities == ["assign"]
 
 
@@ -209,17 +209,17 @@ def test_an_object_that_can_be_called_is_not_called():
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(Recorder(RunLog.create(tmp_path / "runs")), "1", {"cpu": "tested"})
+def run(tmp_path: Path) -> SessionState:
+    return SessionState(RunLogWriter(RunLog.create(tmp_path / "runs")), "1", {"cpu": "tested"})
 
 
-def test_those_that_cannot_be_had_keep_nobody_from_being_tested(folder: Path, run: Run):
+def test_those_that_cannot_be_had_keep_nobody_from_being_tested(folder: Path, run: SessionState):
     find_implementations(run, ["nobody", "good.py:adapter", "raises.py:adapter", "article"])
     assert [found.name for found in run.implementations] == ["good", "article"]
     assert list(run.missing) == ["nobody", "raises.py:adapter"]
 
 
-def test_two_of_one_name_are_told_apart(folder: Path, run: Run):
+def test_two_of_one_name_are_told_apart(folder: Path, run: SessionState):
     find_implementations(run, ["good.py:adapter", "good.py:Adapter", "good.py:adapter"])
     assert [found.name for found in run.implementations] == ["good", "good.py:Adapter"]
     assert not run.missing

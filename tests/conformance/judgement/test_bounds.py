@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.reference import conform
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.bounds import gradient_range
 from tal_conformance.judgement.failure import Subject
@@ -54,4 +54,4 @@ def test_no_box_within_the_error_of_its_edges_leaves_the_range_of_the_gradient(e
 @pytest.mark.parametrize("reason", ONCE_OUT_OF_BOUNDS)
 def test_every_legal_order_of_operations_is_accepted(reason: str, implementation: str):
     batch = replace(ONCE_OUT_OF_BOUNDS[reason].build().to(dtype=torch.float16), autocast=True)
-    conform(Subject(find(implementation), "cpu"), batch)
+    judge_against_reference(Subject(find(implementation), "cpu"), batch)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tal_conformance.core.verdicts import Mismatch
 from tal_conformance.judgement.admissible import (
-    Keeps,
-    Owners,
+    TopK2Rule,
+    Ownership,
     Range,
     Selection,
     assignments,
@@ -118,16 +118,16 @@ class Problem:
         return is_reachable(choices, may_own(Range.exact(self.u)), owners_of(outcome), self.keeps)
 
     @property
-    def keeps(self) -> Keeps | None:
-        return None if self.k2 is None else Keeps(Range.exact(self.t), self.k2)
+    def keeps(self) -> TopK2Rule | None:
+        return None if self.k2 is None else TopK2Rule(Range.exact(self.t), self.k2)
 
 
-def owners_of(outcome: Outcome) -> Owners:
+def owners_of(outcome: Outcome) -> Ownership:
     owner = torch.tensor(outcome)
-    return Owners(owner >= 0, owner.clamp(min=0))
+    return Ownership(owner >= 0, owner.clamp(min=0))
 
 
-def outcome_of(owners: Owners) -> Outcome:
+def outcome_of(owners: Ownership) -> Outcome:
     return tuple(owners.index.where(owners.foreground, -1).tolist())
 
 
@@ -166,7 +166,7 @@ def test_top_k_admits_exactly_the_reachable_selections(k: int):
         places = {place for place in range(4) if number >> place & 1}
         selected = torch.tensor([place in places for place in range(4)])
         fits = ((choices.must <= selected) & (selected <= choices.may)).all(1)
-        accepted = fits & (choices.fewest <= len(places)) & (len(places) <= choices.most)
+        accepted = fits & (choices.min_count <= len(places)) & (len(places) <= choices.max_count)
         assert accepted.tolist() == [places in row for row in reachable], places
 
 

@@ -12,10 +12,10 @@ from tal_conformance.judgement.comparators import (
     all_finite,
     equal,
     finite,
-    holds,
+    assert_none,
     largest,
-    within,
-    within_at,
+    assert_within,
+    assert_within_at,
 )
 
 EXPECTED = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
@@ -47,14 +47,14 @@ OBSERVED: dict[str, tuple[Tensor, Verdict, str]] = {
 def test_within_finds(planted: str):
     observed, verdict, message = OBSERVED[planted]
     with pytest.raises(Mismatch, match=message) as caught:
-        within("u", "TAL-MET-1", observed, EXPECTED, BOUND, names=NAMES)
+        assert_within("u", "TAL-MET-1", observed, EXPECTED, BOUND, names=NAMES)
     assert (caught.value.verdict, caught.value.clause) == (verdict, "TAL-MET-1")
 
 
 @pytest.mark.parametrize("bound", [math.nan, -1.0])
 def test_a_bound_that_is_none_bounds_nothing(bound: float):
     with pytest.raises(Mismatch):
-        within("u", "TAL-MET-1", EXPECTED, EXPECTED, torch.full_like(EXPECTED, bound))
+        assert_within("u", "TAL-MET-1", EXPECTED, EXPECTED, torch.full_like(EXPECTED, bound))
 
 
 @pytest.mark.parametrize("others", [BOUND, 0 * BOUND, -0.0 * BOUND])
@@ -64,7 +64,7 @@ def test_a_wrong_number_does_not_hide_among_right_ones(bound: float, others: Ten
     here = (changed(3.0005) != EXPECTED).nonzero(as_tuple=True)
     bounds = others.index_put(here, torch.tensor(bound, dtype=others.dtype))
     with pytest.raises(Mismatch):
-        within("u", "TAL-MET-1", changed(3.0005), EXPECTED, bounds)
+        assert_within("u", "TAL-MET-1", changed(3.0005), EXPECTED, bounds)
 
 
 @pytest.mark.parametrize(
@@ -92,22 +92,22 @@ def test_largest():
 
 def test_an_expectation_that_is_no_number_is_met_by_nothing():
     with pytest.raises(Mismatch):
-        within("u", "TAL-MET-1", EXPECTED, changed(math.nan), BOUND)
+        assert_within("u", "TAL-MET-1", EXPECTED, changed(math.nan), BOUND)
 
 
 def test_within_says_how_well_it_agrees():
-    agreement = within("u", "TAL-MET-1", changed(3.0005), EXPECTED, BOUND, naive=EXPECTED)
+    agreement = assert_within("u", "TAL-MET-1", changed(3.0005), EXPECTED, BOUND, same_dtype=EXPECTED)
     assert agreement.margin == pytest.approx(0.5)
     assert not agreement.exact
-    assert within("u", "TAL-MET-1", EXPECTED, EXPECTED, 0 * BOUND, naive=EXPECTED).exact
-    assert within("u", "TAL-MET-1", EXPECTED, EXPECTED, 0 * BOUND).margin == 0
-    assert not within("u", "TAL-MET-1", EXPECTED, EXPECTED, BOUND).exact, "nobody said what is exact"
-    assert within("u", "TAL-MET-1", torch.empty(0), torch.empty(0), torch.empty(0)).margin == 0
+    assert assert_within("u", "TAL-MET-1", EXPECTED, EXPECTED, 0 * BOUND, same_dtype=EXPECTED).exact
+    assert assert_within("u", "TAL-MET-1", EXPECTED, EXPECTED, 0 * BOUND).margin == 0
+    assert not assert_within("u", "TAL-MET-1", EXPECTED, EXPECTED, BOUND).exact, "nobody said what is exact"
+    assert assert_within("u", "TAL-MET-1", torch.empty(0), torch.empty(0), torch.empty(0)).margin == 0
 
 
 def test_minus_zero_is_zero():
     zeros = torch.zeros(2)
-    assert within("u", "TAL-MET-1", -zeros, zeros, zeros, naive=zeros).margin == 0
+    assert assert_within("u", "TAL-MET-1", -zeros, zeros, zeros, same_dtype=zeros).margin == 0
     equal("u", "TAL-MET-1", -zeros, zeros)
 
 
@@ -116,7 +116,7 @@ def test_the_worst_places_come_first_and_no_more_than_can_be_read():
     observed[7, 1] += 1
     observed[:, 0] += 0.5
     with pytest.raises(Mismatch, match=r"11 of 20 differ") as caught:
-        within("u", "X-1", observed, EXPECTED.repeat(5, 1), BOUND.repeat(5, 1), names=NAMES)
+        assert_within("u", "X-1", observed, EXPECTED.repeat(5, 1), BOUND.repeat(5, 1), names=NAMES)
     values = caught.value.values
     assert len(values) == SHOWN
     assert (values[0].where, values[0].image, values[0].anchor) == ("image 7, anchor 1", 7, 1)
@@ -129,7 +129,7 @@ CHANNELS = ("image", "anchor", "channel")
 
 
 def check_sparse(observed: Tensor) -> None:
-    agreement = within_at("g", "LOSS-GRAD-1", observed, AT, EXPECTED, BOUND, EXPECTED, CHANNELS)
+    agreement = assert_within_at("g", "LOSS-GRAD-1", observed, AT, EXPECTED, BOUND, EXPECTED, CHANNELS)
     assert (agreement.margin, agreement.exact) == (0, True)
 
 
@@ -180,28 +180,32 @@ def test_within_at_a_number_that_is_none_is_an_error_whatever_else_is_wrong():
 
 
 def test_within_at_counts_all_places_and_knows_what_a_dtype_cannot_hold():
-    observed, naive = SPARSE.clone(), EXPECTED.clone()
-    observed[0, 1, 0] = naive[0, 0] = math.inf
-    within_at("g", "X-1", observed, AT, EXPECTED, BOUND, naive, CHANNELS)
+    observed, same_dtype = SPARSE.clone(), EXPECTED.clone()
+    observed[0, 1, 0] = same_dtype[0, 0] = math.inf
+    assert_within_at("g", "X-1", observed, AT, EXPECTED, BOUND, same_dtype, CHANNELS)
     observed[0, 1, 1] = 9
     with pytest.raises(Mismatch, match=r"g is 9 at image 0, anchor 1, channel 1.* \(1 of 24 differ\)"):
-        within_at("g", "X-1", observed, AT, EXPECTED, BOUND, naive, CHANNELS, besides=torch.tensor(0.0))
+        assert_within_at(
+            "g", "X-1", observed, AT, EXPECTED, BOUND, same_dtype, CHANNELS, extra_tolerance=torch.tensor(0.0)
+        )
     names = ("GT", "anchor", "side")
     with pytest.raises(Mismatch, match="g is 9 at image 7, GT 0, anchor 1, side 1"):
-        within_at("g", "X-1", observed, AT, EXPECTED, BOUND, naive, names, image=7, besides=0 * BOUND)
+        assert_within_at(
+            "g", "X-1", observed, AT, EXPECTED, BOUND, same_dtype, names, image=7, extra_tolerance=0 * BOUND
+        )
 
 
 def test_within_at_no_place_asks_for_zeros():
     nowhere = torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long)
     nothing = torch.empty(0, 2, dtype=torch.float64)
-    assert within_at("g", "X-1", torch.zeros(3, 4, 2), nowhere, nothing, nothing).margin == 0
+    assert assert_within_at("g", "X-1", torch.zeros(3, 4, 2), nowhere, nothing, nothing).margin == 0
     with pytest.raises(Mismatch, match="4 of 24 differ"):
-        within_at("g", "X-1", SPARSE, nowhere, nothing, nothing)
+        assert_within_at("g", "X-1", SPARSE, nowhere, nothing, nothing)
 
 
 def test_within_at_wants_a_value_for_every_place():
     with pytest.raises(Mismatch, match=r"g has shape \(2, 2\), expected \(1, 2\)"):
-        within_at("g", "X-1", SPARSE, AT, EXPECTED[:1], BOUND[:1])
+        assert_within_at("g", "X-1", SPARSE, AT, EXPECTED[:1], BOUND[:1])
 
 
 PLACES = torch.tensor([[1, 2], [3, 4]])
@@ -236,10 +240,10 @@ def test_holds_names_the_place_and_what_should_be_there():
     with pytest.raises(
         Mismatch, match=r"^a padding row leaks at image 2, GT 0, anchor 1 \(1 place\)$"
     ) as caught:
-        holds("u", "ANN-4", broken, observed, "0", ("GT", "anchor"), 2, "a padding row leaks")
+        assert_none("u", "ANN-4", broken, observed, "0", ("GT", "anchor"), 2, "a padding row leaks")
     (value,) = caught.value.values
     assert (value.reference, value.implementation, value.bound) == ("0", "7", "none")
-    holds("u", "ANN-4", ~broken & broken, observed, "0")
+    assert_none("u", "ANN-4", ~broken & broken, observed, "0")
 
 
 @pytest.mark.parametrize("planted", [math.nan, math.inf, -math.inf])

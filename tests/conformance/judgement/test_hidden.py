@@ -10,16 +10,16 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.reference import conform
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.verdicts import State, Verdict
-from tal_conformance.implementations.adapters.reordered import Rearranged
+from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
-from tal_conformance.judgement.assignment_inferred import Fits
+from tal_conformance.judgement.assignment_inferred import AssignmentFit
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.attack import attack
 from tal_conformance.mutation.plant import HIDDEN, INVISIBLE, OPEN
@@ -62,7 +62,7 @@ def drawn() -> list[Batch]:
         max_examples=DRAWS, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(st.one_of(*LANES.values()))
+    @given(st.one_of(*STRATEGIES.values()))
     def draw(recipe: Recipe) -> None:
         batches.append(recipe.build())
 
@@ -70,7 +70,7 @@ def drawn() -> list[Batch]:
     return batches
 
 
-class OtherWay(Rearranged):
+class OtherWay(ReorderedAdapter):
     """Of equal ground truths the last one wins."""
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
@@ -95,16 +95,16 @@ NO_GRADIENT = Recipe(images=((Truth("huge"),),), cells=(8, 8), reg_max=1, predic
 
 
 RIGHT = {
-    "everything is shown": Rearranged(),
-    "inputs are hidden": Rearranged(shows="assignment"),
-    "in float64": Rearranged(torch.float64),
-    "inputs are hidden, in float64": Rearranged(torch.float64, shows="assignment"),
-    "the loss is hidden": Hidden(Rearranged()),
-    "the loss is hidden, in float64": Hidden(Rearranged(torch.float64)),
+    "everything is shown": ReorderedAdapter(),
+    "inputs are hidden": ReorderedAdapter(shows="assignment"),
+    "in float64": ReorderedAdapter(torch.float64),
+    "inputs are hidden, in float64": ReorderedAdapter(torch.float64, shows="assignment"),
+    "the loss is hidden": Hidden(ReorderedAdapter()),
+    "the loss is hidden, in float64": Hidden(ReorderedAdapter(torch.float64)),
     "the other way among equals": OtherWay(),
     "the other way among equals, hidden": Hidden(OtherWay()),
-    "assign beside a hidden loss": HiddenBesideAssign(Rearranged()),
-    "assign beside a hidden loss, in float64": HiddenBesideAssign(Rearranged(torch.float64)),
+    "assign beside a hidden loss": HiddenBesideAssign(ReorderedAdapter()),
+    "assign beside a hidden loss, in float64": HiddenBesideAssign(ReorderedAdapter(torch.float64)),
 }
 
 
@@ -112,27 +112,27 @@ RIGHT = {
 def test_other_orders_of_operations_conform(kind: str):
     subject = Subject(implementation_from(RIGHT[kind], "right"), "cpu")
     for tied in (MIRRORED, WHOSE_BOX, MANY_EQUALS, NO_GRADIENT):
-        assert not conform(subject, tied.build()).undecided
-    undecided = Counter(conform(subject, batch).undecided for batch in drawn())
+        assert not judge_against_reference(subject, tied.build()).inconclusive
+    undecided = Counter(judge_against_reference(subject, batch).inconclusive for batch in drawn())
     assert undecided[True] <= undecided.total() / 4  # a half of all lanes plants ties
 
 
 def test_what_fits_best_explains_the_gradients_on_the_distances(monkeypatch: pytest.MonkeyPatch):
     """To half the digits of float32, whose rounding is in N and the scores that are read from it."""
     left: dict[int, tuple[float, float]] = {}
-    best = Fits.best
+    best = AssignmentFit.best
 
-    def watched(fits: Fits, *arguments: Any) -> Any:
+    def watched(fits: AssignmentFit, *arguments: Any) -> Any:
         targets, tried = best(fits, *arguments)
         left[fits.image] = fits.residual(targets), float(fits.reading.distances[fits.image].abs().sum())
         return targets, tried
 
-    monkeypatch.setattr(Fits, "best", watched)
+    monkeypatch.setattr(AssignmentFit, "best", watched)
     subject = Subject(hidden(OtherWay()), "cpu")
     explained = 0
     for batch in (MIRRORED.build(), WHOSE_BOX.build(), *drawn()):
         left.clear()
-        if not conform(subject, batch).undecided:
+        if not judge_against_reference(subject, batch).inconclusive:
             explained += len(left)
             assert all(rest <= torch.finfo(torch.float32).eps ** 0.5 * whole for rest, whole in left.values())
     assert explained  # by another assignment than the reference's own
@@ -142,15 +142,15 @@ def test_what_fits_best_explains_the_gradients_on_the_distances(monkeypatch: pyt
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
     """By the test that finds it where more is shown, or by another one: hidden weights leave rounding more room."""
     fault = FAULTS[name]
-    faulty = hidden(FaultyReference(fault, shows_stages=False))
+    faulty = hidden(FaultyReference(fault, exposes_stages=False))
     assert any(attack(faulty, lane) is not None for lane in (fault.lane, "metric", "loss"))
 
 
 @pytest.mark.parametrize("name", UNSEEN)
 def test_a_fault_that_does_not_is_not(name: str):
-    subject = Subject(hidden(FaultyReference(FAULTS[name], shows_stages=False)), "cpu")
+    subject = Subject(hidden(FaultyReference(FAULTS[name], exposes_stages=False)), "cpu")
     for batch in drawn()[:20]:
-        conform(subject, batch)
+        judge_against_reference(subject, batch)
 
 
 TIED = Recipe(
@@ -164,7 +164,7 @@ def spoilt(change: Any) -> Implementation:
         def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
             return change(super().loss(feature_maps, *arguments), feature_maps)
 
-    return implementation_from(Spoilt(Rearranged()), "spoilt")
+    return implementation_from(Spoilt(ReorderedAdapter()), "spoilt")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def spoilt(change: Any) -> Implementation:
 )  # fmt: skip
 def test_what_holds_for_every_assignment_is_judged_however_many_there_are(what: str, change: Any, stage: str):
     with pytest.raises(Failure) as caught:
-        conform(Subject(spoilt(change), "cpu"), TIED.build())
+        judge_against_reference(Subject(spoilt(change), "cpu"), TIED.build())
     assert caught.value.verdict in (Verdict.DIVERGENT, Verdict.ERROR)
     assert caught.value.stage == stage
 
@@ -192,6 +192,6 @@ def test_what_cannot_be_decided_is_called_so():
     def smaller(loss: Loss, maps: Any) -> Loss:
         return replace(loss, items=loss.items * 0.999, total=loss.total * 0.999)
 
-    judgement = conform(Subject(spoilt(smaller), "cpu"), TIED.build())
-    assert judgement.undecided
+    judgement = judge_against_reference(Subject(spoilt(smaller), "cpu"), TIED.build())
+    assert judgement.inconclusive
     assert judgement.stages["cls"].state is State.NOT_SHOWN

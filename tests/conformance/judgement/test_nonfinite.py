@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from tal_conformance.batches.non_finite import NotFinite
+from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.reference import conform
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.outcome import Loss
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.non_finite import judge_nonfinite
+from tal_conformance.judgement.non_finite import judge_non_finite
 
 RECIPE = Recipe(images=((Truth("ordinary"),), (Truth("huge"),)), cells=(5, 5), predictions="near")
 INSIDE, OUTSIDE = 0, 24
@@ -25,7 +25,7 @@ LOST = Recipe(
     images=((Truth("ordinary"), Truth("ordinary", label=1, size=(15, 6))),), classes=2, predictions="near"
 )
 """Anchor 0 is a candidate of both ground truths; the first, which overlaps more, wins it."""
-judge = partial(conform, judge=judge_nonfinite)
+judge = partial(judge_against_reference, judge=judge_non_finite)
 
 
 class Cleaned(ReferenceAdapter):
@@ -49,7 +49,7 @@ class Spread(ReferenceAdapter):
 @pytest.mark.parametrize("class_logit", [True, False])
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
 def test_nothing_is_found_in_what_is_right(name: str, value: str, class_logit: bool, place: int):
-    judge(Subject(find(name), "cpu"), NotFinite(RECIPE, value, class_logit, place=place).build())
+    judge(Subject(find(name), "cpu"), NonFiniteBatch(RECIPE, value, class_logit, place=place).build())
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
@@ -57,14 +57,14 @@ def test_nothing_is_found_in_what_is_right(name: str, value: str, class_logit: b
 @pytest.mark.parametrize("channel", range(4))
 def test_an_edge_at_infinity_has_no_overlap_or_none_that_is_a_number(name: str, value: str, channel: int):
     recipe = Recipe(((Truth("ordinary"),),), reg_max=1, predictions="near")
-    judge(Subject(find(name), "cpu"), NotFinite(recipe, value, channel=channel).build())
+    judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe, value, channel=channel).build())
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 def test_on_a_border_that_is_not_sharp_it_may_be_a_candidates_or_not(name: str):
     """Thirteen pixels are no power of two: 0.5 of them, normalised and back, may be next to 0.5."""
     recipe = Recipe(((Truth("ordinary"),),), (11, 13), (1, 2), predictions="near")
-    judge(Subject(find(name), "cpu"), NotFinite(recipe).build())
+    judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe).build())
 
 
 class SpreadByDFL(ReferenceAdapter):
@@ -80,7 +80,7 @@ class SpreadByDFL(ReferenceAdapter):
 @pytest.mark.parametrize("bins", [1, 16])
 def test_what_is_infinite_at_background_frees_nothing(value: str, bins: int):
     recipe = Recipe(((Truth("ordinary"),),), (5, 5), reg_max=bins, predictions="near")
-    batch = NotFinite(recipe, value, place=OUTSIDE).build()
+    batch = NonFiniteBatch(recipe, value, place=OUTSIDE).build()
     with pytest.raises(Failure, match="dfl loss is finite: False, expected True"):
         judge(Subject(implementation_from(SpreadByDFL, "double"), "cpu"), batch)
 
@@ -95,15 +95,15 @@ def test_images_beside_an_edge_at_infinity_are_judged():
             scores = honest.assignment.scores * torch.tensor([1.0, torch.nan])[:, None, None]
             return replace(honest, assignment=replace(honest.assignment, scores=scores))
 
-    batch = NotFinite(replace(RECIPE, reg_max=1), "inf").build()
-    assert judge(Subject(find("reference"), "cpu"), batch).undecided
+    batch = NonFiniteBatch(replace(RECIPE, reg_max=1), "inf").build()
+    assert judge(Subject(find("reference"), "cpu"), batch).inconclusive
     with pytest.raises(Failure, match="image with finite target scores is False at image 1"):
         judge(Subject(implementation_from(Lost, "double"), "cpu"), batch)
 
 
 def test_an_edge_at_infinity_of_no_candidate_changes_nothing():
     recipe = Recipe(((Truth("ordinary"),),), (5, 5), reg_max=1, predictions="near")
-    batch = NotFinite(recipe, "inf", place=OUTSIDE).build()
+    batch = NonFiniteBatch(recipe, "inf", place=OUTSIDE).build()
     judge(Subject(find("rearranged"), "cpu"), batch)
     with pytest.raises(Failure):
         judge(Subject(implementation_from(Spread, "double"), "cpu"), batch)
@@ -111,11 +111,11 @@ def test_an_edge_at_infinity_of_no_candidate_changes_nothing():
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 def test_a_number_of_a_lost_anchor_may_spoil_its_image_or_not(name: str):
-    judge(Subject(find(name), "cpu"), NotFinite(LOST, "nan", class_logit=True, channel=1).build())
+    judge(Subject(find(name), "cpu"), NonFiniteBatch(LOST, "nan", class_logit=True, channel=1).build())
 
 
 def test_a_number_of_a_lost_anchor_spoils_the_class_loss():
-    batch = NotFinite(LOST, "nan", class_logit=True, channel=1).build()
+    batch = NonFiniteBatch(LOST, "nan", class_logit=True, channel=1).build()
     with pytest.raises(Failure, match="cls loss is finite: True, expected False"):
         judge(Subject(implementation_from(Cleaned, "double"), "cpu"), batch)
 
@@ -131,15 +131,15 @@ def test_a_number_of_a_lost_anchor_spoils_the_class_loss():
 def test_what_hides_or_spreads_it_is_found(
     adapter: Any, value: str, class_logit: bool, place: int, clause: str
 ):
-    batch = NotFinite(RECIPE, value, class_logit, place=place).build()
+    batch = NonFiniteBatch(RECIPE, value, class_logit, place=place).build()
     with pytest.raises(Failure) as caught:
         judge(Subject(implementation_from(adapter, "double"), "cpu"), batch)
     assert caught.value.clause == clause
 
 
 def test_it_is_written_as_the_line_that_makes_it():
-    batch = NotFinite(RECIPE, "-inf", class_logit=True, channel=3, place=30)
-    assert eval(repr(batch), {"NotFinite": NotFinite, "Recipe": Recipe, "Truth": Truth}) == batch
+    batch = NonFiniteBatch(RECIPE, "-inf", class_logit=True, channel=3, place=30)
+    assert eval(repr(batch), {"NotFinite": NonFiniteBatch, "Recipe": Recipe, "Truth": Truth}) == batch
     assert int((~batch.build().feature_maps[0].isfinite()).sum()) == 1
     assert "not_finite" in batch.build().hazards
     assert not torch.equal(batch.build().feature_maps[0], RECIPE.build().feature_maps[0])
@@ -167,7 +167,7 @@ class OtherValues(ReferenceAdapter):
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("class_logit", [True, False])
 def test_it_changes_no_target(value: str, class_logit: bool):
-    batch = NotFinite(RECIPE, value, class_logit, place=OUTSIDE).build()
+    batch = NonFiniteBatch(RECIPE, value, class_logit, place=OUTSIDE).build()
     with pytest.raises(Failure) as caught:
         judge(Subject(implementation_from(FewerPlaces(), "mine"), "cpu"), batch)
     assert caught.value.stage == "top-k"
@@ -175,7 +175,7 @@ def test_it_changes_no_target(value: str, class_logit: bool):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_distance_that_nobody_learns_from_changes_no_loss(value: str):
-    batch = NotFinite(RECIPE, value, place=OUTSIDE).build()
+    batch = NonFiniteBatch(RECIPE, value, place=OUTSIDE).build()
     with pytest.raises(Failure) as caught:
         judge(Subject(implementation_from(OtherValues(), "mine"), "cpu"), batch)
     assert caught.value.stage == "cls"

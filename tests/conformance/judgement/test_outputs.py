@@ -5,7 +5,7 @@ import pytest
 from tal_conformance.batches.predictions import Copy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.reference import conform
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
@@ -30,18 +30,18 @@ def test_a_best_weight_above_the_overlap_tells_of_u():
 
 
 def stage_of(fault: str, recipe: Recipe) -> str:
-    faulty = implementation_from(FaultyReference(FAULTS[fault], shows_stages=False), fault)
+    faulty = implementation_from(FaultyReference(FAULTS[fault], exposes_stages=False), fault)
     with pytest.raises(Failure) as caught:
-        conform(Subject(faulty, "cpu"), recipe.build(), alone=True)
+        judge_against_reference(Subject(faulty, "cpu"), recipe.build(), alone=True)
     return caught.value.stage
 
 
 def test_a_border_that_no_widening_moved_is_the_ground_truths_own():
     """TAL-CAND-1: the box is widened in height alone, and the anchors lie on its left and right side."""
     recipe = Recipe(images=((Truth("ordinary"),),), cells=(1, 12), hyperparameters=Hyperparameters(topk=5))
-    faulty = implementation_from(FaultyReference(FAULTS["inclusive_border"], shows_stages=False), "faulty")
+    faulty = implementation_from(FaultyReference(FAULTS["inclusive_border"], exposes_stages=False), "faulty")
     with pytest.raises(Failure) as caught:
-        conform(Subject(faulty, "cpu"), recipe.build(), alone=True)
+        judge_against_reference(Subject(faulty, "cpu"), recipe.build(), alone=True)
     assert (caught.value.stage, caught.value.clause) == ("candidates", "TAL-CAND-1")
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Loss
-from tal_conformance.core.verdicts import Diverges
+from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.judge import judge
@@ -90,8 +90,8 @@ def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refut
     implementation = find("ultralytics")
     ended = reference_training(recorded, NEWEST, STEPS)
     fresh = compare_training(implementation, recorded, STEPS)
-    elsewhere = Ended(ended.weights + 1, ended.choices)
-    assert compare_training(implementation, recorded, STEPS, ended=elsewhere) == fresh
+    in_subprocess = Ended(ended.weights + 1, ended.choices)
+    assert compare_training(implementation, recorded, STEPS, ended=in_subprocess) == fresh
     wrong = compare_training(an_implementation(with_numbers(topk=9)), recorded, STEPS, ended=ended)
     assert not wrong.agrees
 
@@ -139,8 +139,8 @@ def test_a_factor_on_everything_is_left_to_the_stage_total(recorded: RecordedTra
 
     implementation = an_implementation(loss)
     assert compare_training(implementation, recorded, STEPS).agrees  # the gradient is clipped
-    with pytest.raises(Diverges, match="total"):
-        judge(recorded.batches[1], observe(implementation, recorded.batches[1]), NEWEST)
+    with pytest.raises(Divergence, match="total"):
+        judge(recorded.batches[1], execute(implementation, recorded.batches[1]), NEWEST)
 
 
 def test_a_loss_that_raises_is_reported(recorded: RecordedTraining):
@@ -197,7 +197,7 @@ def test_the_later_stages_on_ones_own_choice_are_the_whole_loss(batch: Batch):
 
 def test_a_choice_is_the_same_whoever_shows_it(batch: Batch):
     for name in ("reference", "ultralytics"):
-        shown = observe(find(name), batch).assignment
+        shown = execute(find(name), batch).assignment
         assert shown is not None
         assert same_choice(choice_of(shown, batch), own_choice(batch))
 

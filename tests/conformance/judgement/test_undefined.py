@@ -9,10 +9,10 @@ import torch
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.everything import thoroughly
-from tal_conformance.checks.reference import conform
-from tal_conformance.checks.relations.relations import Relation, SaysNothing
-from tal_conformance.checks.relations.transformations import Changed, Pair, Plan
+from tal_conformance.checks.everything import run_every_check
+from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.checks.relations.relations import Relation, NotApplicable
+from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.checks.relations.views import unchanged
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Loss
@@ -22,8 +22,8 @@ from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdap
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.judge import assigns_numbers
-from tal_conformance.judgement.rejection import can_be_related, has_a_loss
+from tal_conformance.judgement.judge import assignment_is_defined
+from tal_conformance.judgement.rejection import supports_relations, loss_is_finite
 from tal_reference import NEWEST, Head, detection_loss
 
 INSIDE_OUT = Recipe(
@@ -40,11 +40,11 @@ class Altered(ReferenceAdapter):
 
     def __init__(self, change: Any, hides: bool = False) -> None:
         super().__init__(NEWEST)
-        self.name, self.change, self.shows_stages = "changed", change, not hides
+        self.name, self.change, self.exposes_stages = "changed", change, not hides
 
     def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
         loss = super().loss(feature_maps, annotations, head, hyperparameters)
-        return self.change(loss if self.shows_stages else replace(loss, assignment=None))
+        return self.change(loss if self.exposes_stages else replace(loss, assignment=None))
 
 
 def changed(change: Any, hides: bool = False) -> Implementation:
@@ -55,17 +55,17 @@ def test_the_reference_finds_no_number_there():
     batch = INSIDE_OUT.build()
     loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters)
     assert loss.items.isfinite().tolist() == [False, True, True]
-    assert not has_a_loss(batch, NEWEST)
-    assert not can_be_related(batch, NEWEST)
-    assert has_a_loss(USUAL.build(), NEWEST)
-    assert can_be_related(USUAL.build(), NEWEST)
+    assert not loss_is_finite(batch, NEWEST)
+    assert not supports_relations(batch, NEWEST)
+    assert loss_is_finite(USUAL.build(), NEWEST)
+    assert supports_relations(USUAL.build(), NEWEST)
 
 
 @pytest.mark.parametrize("name", RIGHT)
 @pytest.mark.parametrize("each_term", [False, True])
 def test_those_that_are_right_conform_and_are_judged_in_part(name: str, each_term: bool):
-    judgement = conform(Subject(find(name), "cpu"), INSIDE_OUT.build(), each_term=each_term)
-    assert judgement.undecided
+    judgement = judge_against_reference(Subject(find(name), "cpu"), INSIDE_OUT.build(), each_term=each_term)
+    assert judgement.inconclusive
     assert judgement.stages["box"].state is State.NOT_SHOWN
     assert judgement.stages["cls"].state is State.AGREES
     assert judgement.stages["gradients"].state is State.AGREES
@@ -73,7 +73,7 @@ def test_those_that_are_right_conform_and_are_judged_in_part(name: str, each_ter
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_no_other_way_of_judging_finds_anything(name: str):
-    assert thoroughly(Subject(find(name), "cpu"), INSIDE_OUT.build()).undecided
+    assert run_every_check(Subject(find(name), "cpu"), INSIDE_OUT.build()).inconclusive
 
 
 @pytest.mark.parametrize("hides", [False, True])
@@ -82,7 +82,7 @@ def test_a_number_in_its_place_is_accepted(hides: bool):
     guarded = changed(
         lambda loss: replace(loss, total=loss.total.nan_to_num(), items=loss.items.nan_to_num()), hides
     )
-    assert conform(Subject(guarded, "cpu"), INSIDE_OUT.build(), each_term=True).undecided
+    assert judge_against_reference(Subject(guarded, "cpu"), INSIDE_OUT.build(), each_term=True).inconclusive
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_number_in_its_place_is_accepted(hides: bool):
 )
 def test_the_rest_is_judged(change: Any, stage: str):
     with pytest.raises(Failure) as caught:
-        conform(Subject(changed(change), "cpu"), INSIDE_OUT.build(), each_term=True)
+        judge_against_reference(Subject(changed(change), "cpu"), INSIDE_OUT.build(), each_term=True)
     assert stage in caught.value.stages
 
 
@@ -110,20 +110,20 @@ def test_no_number_is_assigned_there():
     batch = NO_OVERLAP.build()
     loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters)
     assert loss.targets[0].weights.isnan().any()
-    assert not assigns_numbers(batch, NEWEST)
-    assert not can_be_related(batch, NEWEST)
-    assert assigns_numbers(replace(NO_OVERLAP, reg_max=16).build(), NEWEST)
-    assert assigns_numbers(INSIDE_OUT.build(), NEWEST)
-    assert assigns_numbers(replace(NO_OVERLAP, levels=None).build(), NEWEST)
+    assert not assignment_is_defined(batch, NEWEST)
+    assert not supports_relations(batch, NEWEST)
+    assert assignment_is_defined(replace(NO_OVERLAP, reg_max=16).build(), NEWEST)
+    assert assignment_is_defined(INSIDE_OUT.build(), NEWEST)
+    assert assignment_is_defined(replace(NO_OVERLAP, levels=None).build(), NEWEST)
 
 
 @pytest.mark.parametrize("name", RIGHT)
 @pytest.mark.parametrize("alone", [False, True])
 def test_nobody_is_held_to_an_assignment_of_no_numbers(name: str, alone: bool):
-    judgement = conform(Subject(find(name), "cpu"), NO_OVERLAP.build(), alone=alone)
-    assert judgement.undecided
+    judgement = judge_against_reference(Subject(find(name), "cpu"), NO_OVERLAP.build(), alone=alone)
+    assert judgement.inconclusive
     assert judgement.stages["overlap"].state is State.NOT_SHOWN
-    assert thoroughly(Subject(find(name), "cpu"), NO_OVERLAP.build()).undecided
+    assert run_every_check(Subject(find(name), "cpu"), NO_OVERLAP.build()).inconclusive
 
 
 class ReadsElse(UltralyticsAdapter):
@@ -137,7 +137,7 @@ class ReadsElse(UltralyticsAdapter):
 
 def test_what_is_read_is_judged_there():
     with pytest.raises(Failure) as caught:
-        conform(Subject(implementation_from(ReadsElse(), "other"), "cpu"), NO_OVERLAP.build())
+        judge_against_reference(Subject(implementation_from(ReadsElse(), "other"), "cpu"), NO_OVERLAP.build())
     assert caught.value.stage == "decode"
 
 
@@ -152,28 +152,30 @@ def in_float32_alone() -> Batch:
 def test_what_rounding_alone_makes_none_may_be_none(name: str):
     """In the gradient of every term: official terms are parts of one tensor, and zero times NaN is NaN."""
     batch = in_float32_alone()
-    assert not has_a_loss(batch, NEWEST)
-    assert has_a_loss(
+    assert not loss_is_finite(batch, NEWEST)
+    assert loss_is_finite(
         replace(batch, feature_maps=tuple(level.double() for level in batch.feature_maps)), NEWEST
     )
-    assert not thoroughly(Subject(find(name), "cpu"), batch).undecided
+    assert not run_every_check(Subject(find(name), "cpu"), batch).inconclusive
 
 
 def test_a_relation_says_nothing_where_a_changed_batch_alone_is_undefined():
     """The given batch has a loss; the one that it is changed into has none."""
     whole = replace(INSIDE_OUT, levels=None).build()
-    assert can_be_related(whole, NEWEST)
+    assert supports_relations(whole, NEWEST)
 
-    def spoilt(batch: Batch) -> Iterator[Plan]:
+    def spoilt(batch: Batch) -> Iterator[TransformationPlan]:
         undefined = INSIDE_OUT.build()
-        yield Plan("spoilt", (batch,), (Changed(undefined, (Pair(0, 0, 0, unchanged(undefined, 0)),)),))
+        yield TransformationPlan(
+            "spoilt", (batch,), (FollowUp(undefined, (Pair(0, 0, 0, unchanged(undefined, 0)),)),)
+        )
 
-    with pytest.raises(SaysNothing, match="zero by zero"):
+    with pytest.raises(NotApplicable, match="zero by zero"):
         Relation("META-SPOILT", "a batch is spoilt", spoilt)(Subject(find("reference"), "cpu"), whole)
 
 
 def test_elsewhere_no_number_is_an_error():
     spoilt = changed(lambda loss: replace(loss, items=loss.items * torch.tensor([torch.nan, 1, 1])))
     with pytest.raises(Failure) as caught:
-        conform(Subject(spoilt, "cpu"), USUAL.build())
+        judge_against_reference(Subject(spoilt, "cpu"), USUAL.build())
     assert caught.value.stage == "box"

@@ -17,12 +17,12 @@ from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.known_issues.ledger import BUNDLED, CorruptLedger, Entry, read_ledger
+from tal_conformance.known_issues.ledger import BUNDLED, InvalidLedger, KnownIssue, read_ledger
 from tal_conformance.known_issues.predicates import PREDICATES
 from tal_conformance.known_issues.standing import State, standings
-from tal_conformance.suite.checker import Conformance
-from tal_conformance.suite.run_log import Recorder
-from tal_conformance.suite.session import Run, note_ledger
+from tal_conformance.suite.checker import Checker
+from tal_conformance.suite.run_log import RunLogWriter
+from tal_conformance.suite.session import SessionState, note_ledger
 from tal_reference import DIALECTS, NEWEST
 from tal_reports import RunLog, read_log, render, summarise
 
@@ -56,7 +56,7 @@ def ledger(folder: Path, text: str = GOOD) -> Path:
 
 
 @pytest.fixture
-def entry(tmp_path: Path) -> Entry:
+def entry(tmp_path: Path) -> KnownIssue:
     (found,) = read_ledger(ledger(tmp_path))
     return found
 
@@ -67,18 +67,18 @@ def mine(version: str = "1.2", name: str = "mine") -> Subject:
     return Subject(replace(made, name=name, version=version, dialect=NEWEST), "cpu")
 
 
-def conformance(folder: Path, entries: tuple[Entry, ...], subject: Subject | None = None) -> Conformance:
+def conformance(folder: Path, entries: tuple[KnownIssue, ...], subject: Subject | None = None) -> Checker:
     subject = subject or mine()
-    recorder = Recorder(RunLog.create(folder, "run"))
+    recorder = RunLogWriter(RunLog.create(folder, "run"))
     facts = {"name": "mine", "version": "1.2", "dialect": NEWEST.name, "capabilities": ["loss"]}
     recorder.begin(
         {"profile": "dev", "seed": "1", "command": ["pytest"], "devices": {"cpu": "tested"}, "hazards": {},
          "implementations": [facts]}
     )  # fmt: skip
-    return Conformance(subject, recorder, "test_something", "TAL", entries)
+    return Checker(subject, recorder, "test_something", "TAL", entries)
 
 
-def test_what_is_on_record_is_known(tmp_path: Path, entry: Entry):
+def test_what_is_on_record_is_known(tmp_path: Path, entry: KnownIssue):
     conforms = conformance(tmp_path, (entry,))
     conforms(SMALL)
     conforms(LARGE)
@@ -105,7 +105,7 @@ def test_what_is_on_record_is_known(tmp_path: Path, entry: Entry):
     ],
     ids=str,
 )
-def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: Entry, changed: dict):
+def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue, changed: dict):
     """Another stage, another clause, another batch, other words."""
     conforms = conformance(tmp_path, (replace(entry, **changed),))
     with pytest.raises(Failure):
@@ -122,7 +122,7 @@ class TwoFaults(ReferenceAdapter):
         return replace(honest, total=honest.total * factors, items=honest.items * factors)
 
 
-def test_a_second_fault_behind_one_on_record_is_found(tmp_path: Path, entry: Entry):
+def test_a_second_fault_behind_one_on_record_is_found(tmp_path: Path, entry: KnownIssue):
     made = implementation_from(TwoFaults(DIALECTS["ultralytics-8.4.127"]), "mine")
     subject = Subject(replace(made, version="1.2", dialect=NEWEST), "cpu")
     with pytest.raises(Failure) as caught:
@@ -147,18 +147,18 @@ def test_a_second_fault_behind_one_on_record_is_found(tmp_path: Path, entry: Ent
         (replace(mine(), device="cuda"), False),
     ],
 )
-def test_whom_it_concerns(entry: Entry, subject: Subject, concerned: bool):
+def test_whom_it_concerns(entry: KnownIssue, subject: Subject, concerned: bool):
     assert entry.concerns(subject) is concerned
 
 
-def state(entry: Entry, met: int, known: int, whole: bool = True, today: date = TODAY) -> State:
+def state(entry: KnownIssue, met: int, known: int, whole: bool = True, today: date = TODAY) -> State:
     place = entry.id, "mine", "cpu"
     (found,) = standings([entry], [mine()], {"met": {place: met}, "known": {place: known}}, whole, today)
     assert (found.problem is not None) is (found.state in (State.UNMET, State.HEALED, State.EXPIRED))
     return found.state
 
 
-def test_standings(entry: Entry):
+def test_standings(entry: KnownIssue):
     assert state(entry, 9, 2) is State.MATCHED
     assert state(entry, 9, 0) is State.HEALED
     assert state(entry, 0, 0) is State.UNMET
@@ -190,13 +190,13 @@ FAULTS = {
 
 @pytest.mark.parametrize("says", FAULTS)
 def test_no_ledger(tmp_path: Path, says: str):
-    with pytest.raises(CorruptLedger, match=says) as caught:
+    with pytest.raises(InvalidLedger, match=says) as caught:
         read_ledger(ledger(tmp_path, FAULTS[says]))
     assert "ledger.toml" in str(caught.value)
 
 
 def test_no_file(tmp_path: Path):
-    with pytest.raises(CorruptLedger, match="cannot be read"):
+    with pytest.raises(InvalidLedger, match="cannot be read"):
         read_ledger(tmp_path / "none.toml")
 
 
@@ -279,14 +279,16 @@ def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
 @pytest.mark.parametrize(
     ("recipe", "says"), [(LARGE, "was never met: no batch of this run had small_8_16"), (SMALL, "no longer")]
 )
-def test_a_whole_run_in_which_nothing_was_excused(tmp_path: Path, entry: Entry, recipe: Recipe, says: str):
+def test_a_whole_run_in_which_nothing_was_excused(
+    tmp_path: Path, entry: KnownIssue, recipe: Recipe, says: str
+):
     """The implementation was mended, or its batch is not drawn: either way the entry must go."""
     entry = replace(entry, expires=date(2999, 1, 1))
     mended = mine()
     mended = replace(mended, implementation=replace(mended.implementation, adapter=ReferenceAdapter(NEWEST)))
     conforms = conformance(tmp_path, (entry,), mended)
     conforms(recipe)
-    run = Run(conforms.recorder, "1", {"cpu": "tested"}, [mended.implementation], ledger=(entry,))
+    run = SessionState(conforms.recorder, "1", {"cpu": "tested"}, [mended.implementation], ledger=(entry,))
     note_ledger(run, whole=False)
     assert run.stale == []
     note_ledger(run, whole=True)

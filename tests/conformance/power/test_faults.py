@@ -102,7 +102,7 @@ def assert_small(name: str, hit: Hit) -> None:
 def test_found_where_outputs_alone_are_shown(name: str):
     """At its own stage, or at one of those that outputs cannot tell from it."""
     fault = FAULTS[name]
-    hit = found(faulty(fault, shows_stages=False), fault.lane)
+    hit = found(faulty(fault, exposes_stages=False), fault.lane)
     assert hit is not None, f"not found by test_{fault.lane}"
     assert hit.failure.stage in fault.outputs_stages, hit.failure
 

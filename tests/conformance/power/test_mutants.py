@@ -26,10 +26,10 @@ from tal_conformance.mutation.operators import (
     places,
     statement_at,
 )
-from tal_conformance.mutation.process_pool import Ended, in_processes, start, tried
+from tal_conformance.mutation.process_pool import MutantOutcome, in_processes, start, tried
 from tal_conformance.mutation.targets import OFFICIAL, official, watching
 from tal_conformance.mutation.targets import reference as reference_target
-from tal_conformance.mutation.trials import FIRST, Known, Trial, collected, in_turn, same
+from tal_conformance.mutation.trials import FIRST, BaselineOutcomes, GeneratedCase, collected, in_turn, same
 from tal_reference import NEWEST
 
 pytest.importorskip("cosmic_ray")
@@ -199,16 +199,18 @@ def test_the_judge_keeps_its_reference():
     assert copied.live is not getattr(ours, "__wrapped__", ours)
 
 
-def trials(number: int = 6) -> list[Trial]:
+def trials(number: int = 6) -> list[GeneratedCase]:
     return list(in_turn([collected(source, NEWEST, number) for source in FIRST[:4]]))
 
 
 @pytest.fixture(scope="module")
-def batches() -> list[Trial]:
+def batches() -> list[GeneratedCase]:
     return trials()
 
 
-def killed(target_place: tuple[Any, str], operator: str, batches: list[Trial], occurrence: int = 0) -> Ended:
+def killed(
+    target_place: tuple[Any, str], operator: str, batches: list[GeneratedCase], occurrence: int = 0
+) -> MutantOutcome:
     target, function = target_place
     place = next(each for each in target.places if each.function == function)
     made = matrix.planted(place, mutant(place, operator, occurrence), target.implementation)
@@ -216,7 +218,7 @@ def killed(target_place: tuple[Any, str], operator: str, batches: list[Trial], o
     return ended
 
 
-def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batches: list[Trial]):
+def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batches: list[GeneratedCase]):
     target = official()
     assert tried(target.implementation, batches).test is None
     ended = killed((target, "dist2bbox"), "ReplaceBinaryOperator_Sub_Add", batches)
@@ -257,13 +259,13 @@ def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
     assert (power["ci"]["mutants"], power["ci"]["survived"]) == (1 + 3, 0)
 
 
-def test_what_is_known_to_conform_is_not_judged_again(batches: list[Trial]):
-    known = Known()
+def test_what_is_known_to_conform_is_not_judged_again(batches: list[GeneratedCase]):
+    known = BaselineOutcomes()
     implementation = find("reference")
     assert tried(lambda: implementation, batches, known=known).test is None
     assert set(known.outcomes) == {id(trial) for trial in batches}
     known.learns = False
-    refusing = [Trial(each.test, each.build, each.by) for each in batches]
+    refusing = [GeneratedCase(each.test, each.build, each.by) for each in batches]
     known.outcomes = {id(new): known.outcomes[id(old)] for new, old in zip(refusing, batches, strict=True)}
     assert tried(lambda: implementation, refusing, known=known).test is None
 
@@ -292,7 +294,7 @@ class Exits:
 
 
 @pytest.mark.parametrize(("how", "stage"), [("dies", "death"), ("hangs", "hang"), ("eats memory", "error")])
-def test_one_that_ends_its_process_is_killed(how: str, stage: str, batches: list[Trial]):
+def test_one_that_ends_its_process_is_killed(how: str, stage: str, batches: list[GeneratedCase]):
     from tal_conformance.implementations.protocol import implementation_from
 
     child = start(lambda: implementation_from(Exits(how), "exits"), batches, patience=1)
@@ -303,7 +305,7 @@ def test_one_that_ends_its_process_is_killed(how: str, stage: str, batches: list
 
 def result(mutant_id: str, test: str | None) -> matrix.Result:
     stage = None if test is None else "box"
-    return matrix.Result(mutant_id, "official", "f", "key", Ended(test, stage, 3, 0.1))
+    return matrix.Result(mutant_id, "official", "f", "key", MutantOutcome(test, stage, 3, 0.1))
 
 
 def test_an_argued_mutant_that_is_killed_is_an_error():

@@ -3,26 +3,26 @@
 import sys
 from pathlib import Path
 
-from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 
-isolate()
+configure_ultralytics()
 import torch  # noqa: E402
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth  # noqa: E402
 from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter, parsed  # noqa: E402
 from tal_conformance.implementations.releases import IMPORTS, STAND_INS, chosen  # noqa: E402
-from tal_conformance.implementations.workers.child import stand_in  # noqa: E402
-from tal_conformance.implementations.workers.packages import Package, fetched  # noqa: E402
+from tal_conformance.implementations.workers.child import stub_module  # noqa: E402
+from tal_conformance.implementations.workers.packages import Package, ensure_package  # noqa: E402
 from tal_conformance.training.recorder import recording  # noqa: E402
 
 
 def main(version: str, folder: str) -> None:
     """Put the release and what it imports in front, and call its loss as trainer and validator do."""
     for package in [Package("ultralytics", version), *chosen(IMPORTS, parsed(version))]:
-        sys.path.insert(0, str(fetched(package)))
+        sys.path.insert(0, str(ensure_package(package)))
     for name in STAND_INS:
-        stand_in(name)
+        stub_module(name)
     batch = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=3, predictions="near").build()
     adapter, rows = ReleaseAdapter(version), batch.annotations
     maps = tuple(level.clone().requires_grad_() for level in batch.feature_maps)

@@ -11,15 +11,15 @@ from tal_conformance.training.selection import (
     MOST,
     NO_GT,
     SMALLEST,
-    Facts,
-    Interest,
+    BatchFacts,
+    BatchSelector,
 )
 
-USUAL = Facts(truths=10, smallest=0.01, total=5.0)
+USUAL = BatchFacts(truths=10, smallest=0.01, total=5.0)
 
 
-def kept(*facts: Facts, every: int = 0) -> list[set[str]]:
-    interest = Interest(every)
+def kept(*facts: BatchFacts, every: int = 0) -> list[set[str]]:
+    interest = BatchSelector(every)
     return [interest.reasons(one) for one in facts]
 
 
@@ -39,27 +39,27 @@ def test_every_nth_is_kept():
 @pytest.mark.parametrize(
     ("facts", "reasons"),
     [
-        (Facts(12, 0.01, 5.0), {MOST}),
-        (Facts(11, 0.01, 5.0), set()),  # a record is beaten by a tenth
-        (Facts(10, 0.005, 5.0), {SMALLEST}),
-        (Facts(10, 0.01, 6.0), {LARGEST}),
-        (Facts(0, math.inf, 5.0), {NO_GT}),
-        (Facts(10, 0.01, math.nan), {LARGEST}),
-        (Facts(10, 0.01, math.inf), {LARGEST}),
-        (Facts(20, 0.001, 50.0), {MOST, SMALLEST, LARGEST}),
+        (BatchFacts(12, 0.01, 5.0), {MOST}),
+        (BatchFacts(11, 0.01, 5.0), set()),  # a record is beaten by a tenth
+        (BatchFacts(10, 0.005, 5.0), {SMALLEST}),
+        (BatchFacts(10, 0.01, 6.0), {LARGEST}),
+        (BatchFacts(0, math.inf, 5.0), {NO_GT}),
+        (BatchFacts(10, 0.01, math.nan), {LARGEST}),
+        (BatchFacts(10, 0.01, math.inf), {LARGEST}),
+        (BatchFacts(20, 0.001, 50.0), {MOST, SMALLEST, LARGEST}),
     ],
 )
-def test_what_stands_out_is_kept(facts: Facts, reasons: set[str]):
+def test_what_stands_out_is_kept(facts: BatchFacts, reasons: set[str]):
     assert kept(USUAL, facts)[1] == reasons
 
 
 def test_the_next_one_like_it_does_not_stand_out():
-    strange = Facts(0, math.inf, math.nan)
+    strange = BatchFacts(0, math.inf, math.nan)
     assert kept(USUAL, strange, strange)[2] == set()
 
 
 def test_a_loss_that_creeps_upwards_is_not_kept_at_each_step():
-    creeping = [Facts(10, 0.01, 1.01**step) for step in range(300)]
+    creeping = [BatchFacts(10, 0.01, 1.01**step) for step in range(300)]
     assert (
         sum(bool(reasons) for reasons in kept(*creeping)) == 1 + 29
     )  # 1.01 ** 10 is more than 1.1: every 10 steps

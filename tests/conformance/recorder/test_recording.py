@@ -15,12 +15,12 @@ from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter
 from tal_conformance.implementations.guards.torch_state import official_code
-from tal_conformance.implementations.ultralytics_environment import isolate
+from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_conformance.training.capture import Call, CannotRecord, feature_maps_of, listening, official_loss
 from tal_conformance.training.recorder import Recording, recording
 from tal_reference import Hyperparameters
 
-isolate()
+configure_ultralytics()
 CROWDED = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=3, predictions="near")
 EMPTY = Recipe(((), ()), classes=3)
 

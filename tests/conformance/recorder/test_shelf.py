@@ -8,7 +8,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.training.selection import EVERY, FIRST, LARGEST, MOST, NO_GT
-from tal_conformance.training.store import HEADER, Shelf
+from tal_conformance.training.store import HEADER, CaseStore
 
 BATCHES = [
     Recipe(((Truth("ordinary", at=(column, row)),),), cells=(16, 16)).build()
@@ -20,14 +20,14 @@ SIZE = max(
 )
 
 
-def filled(folder: Path, room: float, *reasons: str) -> Shelf:
-    shelf = Shelf(folder, int(room * SIZE))
+def filled(folder: Path, room: float, *reasons: str) -> CaseStore:
+    shelf = CaseStore(folder, int(room * SIZE))
     for step, reason in enumerate(reasons):
         shelf.add(BATCHES[step], step, {(0, reason)})
     return shelf
 
 
-def steps(shelf: Shelf) -> list[int]:
+def steps(shelf: CaseStore) -> list[int]:
     return [one.step for one in shelf.kept]
 
 
@@ -44,7 +44,7 @@ def test_files_are_batches_and_nothing_lies_beside_them(tmp_path: Path):
     [[FIRST, EVERY, EVERY, LARGEST, MOST, EVERY], [FIRST] + [LARGEST] * 5, [FIRST, NO_GT] + [EVERY] * 4],
 )
 def test_the_budget_is_kept_at_every_moment(tmp_path: Path, room: float, reasons: list[str]):
-    shelf = Shelf(tmp_path, int(room * SIZE))
+    shelf = CaseStore(tmp_path, int(room * SIZE))
     for step, reason in enumerate(reasons):
         shelf.add(BATCHES[step], step, {(0, reason)})
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= shelf.limit
@@ -56,7 +56,7 @@ def test_beaten_records_go_first(tmp_path: Path):
 
 
 def test_a_batch_is_beaten_only_where_all_its_records_are(tmp_path: Path):
-    shelf = Shelf(tmp_path, 9 * SIZE)
+    shelf = CaseStore(tmp_path, 9 * SIZE)
     shelf.add(BATCHES[0], 0, {(0, LARGEST), (0, MOST)})
     shelf.add(BATCHES[1], 1, {(0, LARGEST)})
     assert [one.rank for one in shelf.kept] == [2, 2]
@@ -65,7 +65,7 @@ def test_a_batch_is_beaten_only_where_all_its_records_are(tmp_path: Path):
 
 
 def test_the_two_losses_of_an_end_to_end_head_have_their_own_records(tmp_path: Path):
-    shelf = Shelf(tmp_path, 3 * SIZE)
+    shelf = CaseStore(tmp_path, 3 * SIZE)
     for step, which in enumerate((0, 1)):
         shelf.add(BATCHES[step], step, {(which, LARGEST)})
     assert [one.rank for one in shelf.kept] == [2, 2]

@@ -169,7 +169,7 @@ PLANTED: list[tuple[str, str, Fault]] = [
 class OutputsOnly(ReferenceAdapter):
     """Shows its outputs, not its stages."""
 
-    shows_stages = False
+    exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         return replace(super().assign(inputs), stages=None)
@@ -183,7 +183,7 @@ class OutputsOnly(ReferenceAdapter):
 class AssignerAlone:
     """Has no loss."""
 
-    shows_stages = True
+    exposes_stages = True
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         return ReferenceAdapter().assign(inputs)
@@ -203,7 +203,7 @@ class LossAlone:
 class Float64Inside(ReferenceAdapter):
     """Computes in float64 and rounds what it returns: other bits than any float32 computation, and all right."""
 
-    shows_stages = False
+    exposes_stages = False
 
     def loss(self, feature_maps: tuple[Tensor, ...], *rest: Any) -> Loss:
         loss = super().loss(tuple(level.double() for level in feature_maps), *rest)
@@ -216,9 +216,9 @@ class Float64Inside(ReferenceAdapter):
 class BreaksTiesAtRandom(ReferenceAdapter):
     """Takes any of equal values, another one every time."""
 
-    def __init__(self, shows_stages: bool = True) -> None:
+    def __init__(self, exposes_stages: bool = True) -> None:
         super().__init__()
-        self.shows_stages = shows_stages
+        self.exposes_stages = exposes_stages
         self.source = torch.Generator().manual_seed(1)
         self.fault = planted(
             {
@@ -231,7 +231,9 @@ class BreaksTiesAtRandom(ReferenceAdapter):
         with self.fault.planted():
             loss = super().loss(*arguments)
         assert loss.assignment is not None
-        return loss if self.shows_stages else replace(loss, assignment=replace(loss.assignment, stages=None))
+        return (
+            loss if self.exposes_stages else replace(loss, assignment=replace(loss.assignment, stages=None))
+        )
 
     def top_k(self, metric: Tensor, k: int) -> Tensor:
         order = torch.randperm(metric.shape[1], generator=self.source)
@@ -251,6 +253,6 @@ HONEST: dict[str, Any] = {
     "loss alone": LossAlone,
     "float64 inside": Float64Inside,
     "ties at random": BreaksTiesAtRandom,
-    "ties at random, outputs alone": lambda: BreaksTiesAtRandom(shows_stages=False),
+    "ties at random, outputs alone": lambda: BreaksTiesAtRandom(exposes_stages=False),
 }
 """Implementations in which no relation may find anything."""

@@ -9,7 +9,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.relations import transformations as changes
-from tal_conformance.checks.relations.transformations import Changed, Plan
+from tal_conformance.checks.relations.transformations import FollowUp, TransformationPlan
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import anchors as layout_anchors
 from tal_conformance.core.geometry import decode, flatten, pixel_boxes
@@ -42,7 +42,7 @@ def predicted(batch: Batch, image: int) -> tuple[Tensor, Tensor]:
     return decode(distances[image], centres.double(), strides.double()), logits[image]
 
 
-def plans(name: str, batch: Batch) -> list[Plan]:
+def plans(name: str, batch: Batch) -> list[TransformationPlan]:
     return list(CHANGES[name](batch))
 
 
@@ -89,7 +89,7 @@ def test_a_change_changes_the_batch_and_does_so_the_same_way_every_time(name: st
     assert BATCH.id not in {one for plan in ids for one in plan}
 
 
-def only(plan: Plan) -> Changed:
+def only(plan: TransformationPlan) -> FollowUp:
     (changed,) = plan.changed
     return changed
 

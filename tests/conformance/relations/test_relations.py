@@ -12,20 +12,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.conformance.relations.planted import HONEST, PLANTED, LossAlone
 
-from tal_conformance.batches.named_strategies import LANES
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.batches.truths import Truth
-from tal_conformance.checks.relations.relations import RELATIONS, NotShown, SaysNothing
+from tal_conformance.checks.relations.relations import RELATIONS, NotObservable, NotApplicable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import find as find_implementation
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.rejection import can_be_related
+from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
-from tal_reference import DIALECTS, Dialect, WeightsMeet
+from tal_reference import DIALECTS, Dialect, WeightBroadcast
 
 QUICK = settings(
     max_examples=300, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
@@ -44,7 +44,7 @@ def batches() -> list[Batch]:
     drawn: list[Batch] = []
 
     @QUICK
-    @given(st.one_of(BOTH_MIRRORS, *LANES.values()))
+    @given(st.one_of(BOTH_MIRRORS, *STRATEGIES.values()))
     def draw(recipe: Recipe) -> None:
         drawn.append(recipe.build())
 
@@ -74,7 +74,7 @@ def failures(clause: str, tested: Subject) -> Iterator[Failure]:
     for batch in batches():
         try:
             RELATIONS[clause](tested, batch)
-        except SaysNothing:
+        except NotApplicable:
             continue
         except Failure as failure:
             yield failure
@@ -111,9 +111,9 @@ def test_nothing_is_found_in_what_is_right(clause: str, kind: str):
     for batch in batches():
         try:
             judgement = RELATIONS[clause](tested, batch)
-        except SaysNothing:
+        except NotApplicable:
             continue
-        except NotShown:
+        except NotObservable:
             assert kind == "loss alone"
             return
         extents[judgement.verdict is Verdict.ADMISSIBLE] += 1
@@ -134,7 +134,7 @@ def failures_among(clause: str, tested: Subject, number: int) -> Iterator[Failur
     for batch in islice(batches(), number):
         try:
             RELATIONS[clause](tested, batch)
-        except SaysNothing:
+        except NotApplicable:
             continue
         except Failure as failure:
             yield failure
@@ -144,10 +144,12 @@ def failures_among(clause: str, tested: Subject, number: int) -> Iterator[Failur
 def test_the_reference_of_every_dialect_is_related_to_itself(dialect: Dialect):
     own, related = subject(ReferenceAdapter(dialect)), 0
     for batch in (recipe.build() for recipe in ALIKE):
-        if can_be_related(batch, dialect):
+        if supports_relations(batch, dialect):
             for relation in RELATIONS.values():
-                with suppress(SaysNothing, NotShown):
+                with suppress(NotApplicable, NotObservable):
                     relation(own, batch)
                     related += 1
-    divides_by_one_number = dialect.score_sum_floor > 0 and dialect.weights_meet is WeightsMeet.OWN
+    divides_by_one_number = (
+        dialect.score_sum_floor > 0 and dialect.weights_meet is WeightBroadcast.PER_POSITIVE
+    )
     assert (related > 0) is divides_by_one_number

@@ -26,7 +26,7 @@ class Double:
 
     name = "double"
     version = "1"
-    shows_stages = True
+    exposes_stages = True
     dialect = "ultralytics-8.4.190"
     precisions = EVERY
 

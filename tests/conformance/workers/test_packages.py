@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tal_conformance.core.cache import FOLDER_VARIABLE, cache_folder, damage
-from tal_conformance.implementations.errors import Unavailable, UnknownImplementation
+from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.workers import packages
-from tal_conformance.implementations.workers.packages import Package, fetched
+from tal_conformance.implementations.workers.packages import Package, ensure_package
 
 SMALL = Package("tal-conformance-test-package", "1.2.3")
 FILES = {
@@ -45,16 +45,16 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_fetched_once_and_used_without_the_index_after(index: Path):
     """Its dependencies are not asked for."""
-    folder = fetched(SMALL)
+    folder = ensure_package(SMALL)
     assert (folder / "small_package/__init__.py").read_text(encoding="utf-8") == "answer = 42\n"
     shutil.rmtree(index)
-    assert fetched(SMALL) == folder
+    assert ensure_package(SMALL) == folder
     assert folder.is_relative_to(cache_folder())
 
 
 @pytest.mark.parametrize("harm", ["changed", "removed", "added", "list"])
 def test_a_damaged_copy_is_fetched_again(index: Path, harm: str):
-    folder = fetched(SMALL)
+    folder = ensure_package(SMALL)
     module = folder / "small_package/__init__.py"
     match harm:
         case "changed":
@@ -66,7 +66,7 @@ def test_a_damaged_copy_is_fetched_again(index: Path, harm: str):
         case "list":
             (folder.parent / packages.HASHES).write_text("{", encoding="utf-8")
     assert damage(folder.parent) is not None
-    assert fetched(SMALL) == folder
+    assert ensure_package(SMALL) == folder
     assert module.read_text(encoding="utf-8") == "answer = 42\n"
     assert not (folder / "small_package/other.py").exists()
     assert damage(folder.parent) is None
@@ -74,14 +74,14 @@ def test_a_damaged_copy_is_fetched_again(index: Path, harm: str):
 
 def test_a_damaged_copy_without_an_index(index: Path):
     """It is not used; the message says what is damaged and what to do."""
-    folder = fetched(SMALL)
+    folder = ensure_package(SMALL)
     (folder / "small_package/__init__.py").write_text("answer = 43\n", encoding="utf-8")
     shutil.rmtree(index)
     index.mkdir()
     with pytest.raises(
-        Unavailable, match=r"is damaged \(small_package/__init__\.py\), and pip could not fetch it"
+        PackageUnavailable, match=r"is damaged \(small_package/__init__\.py\), and pip could not fetch it"
     ):
-        fetched(SMALL)
+        ensure_package(SMALL)
 
 
 def test_two_at_once(index: Path):
@@ -105,9 +105,9 @@ def test_two_at_once(index: Path):
 
 def test_nothing_is_left_of_a_fetch_that_failed(index: Path):
     with pytest.raises(
-        Unavailable, match=r"tal-conformance-test-package==9\.9 cannot be had: it is not in the cache"
+        PackageUnavailable, match=r"tal-conformance-test-package==9\.9 cannot be had: it is not in the cache"
     ):
-        fetched(Package(SMALL.name, "9.9"))
+        ensure_package(Package(SMALL.name, "9.9"))
     left = [path.name for path in cache_folder().iterdir() if path.suffix != ".lock"]
     assert left == []
 
@@ -115,8 +115,8 @@ def test_nothing_is_left_of_a_fetch_that_failed(index: Path):
 def test_a_cache_that_cannot_be_written(index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "file"))
-    with pytest.raises(Unavailable, match=f"cannot be used: .*{FOLDER_VARIABLE} names another folder"):
-        fetched(SMALL)
+    with pytest.raises(PackageUnavailable, match=f"cannot be used: .*{FOLDER_VARIABLE} names another folder"):
+        ensure_package(SMALL)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_cache_that_cannot_be_written(index: Path, monkeypatch: pytest.MonkeyP
     [("--index-url", "1"), ("a b", "1"), ("x", ">=1"), ("", "1"), ("x", ""), ("x", "1 --pre")],
 )
 def test_what_is_no_package(name: str, version: str):
-    with pytest.raises(Unavailable, match="write NAME==VERSION"):
+    with pytest.raises(PackageUnavailable, match="write NAME==VERSION"):
         Package(name, version)
 
 

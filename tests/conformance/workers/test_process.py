@@ -16,10 +16,10 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome_tensors import named_tensors
-from tal_conformance.core.verdicts import Diverges
+from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.errors import Unavailable
-from tal_conformance.implementations.execute import ImplementationFailed, observe
+from tal_conformance.implementations.errors import PackageUnavailable
+from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.workers.process import (
     TIMEOUT_VARIABLE,
@@ -84,7 +84,7 @@ def _patient(doubles: Doubles) -> Iterator[None]:
 
 
 def same(one: Implementation, other: Implementation, batch: object) -> bool:
-    mine, theirs = (named_tensors(observe(each, batch)) for each in (one, other))  # type: ignore[arg-type]
+    mine, theirs = (named_tensors(execute(each, batch)) for each in (one, other))  # type: ignore[arg-type]
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
@@ -96,7 +96,7 @@ def test_answers_are_those_of_this_process(doubles: Doubles):
     mixed = replace(half, autocast=True)
     for batch in (EMPTY, FULL, half, mixed):
         assert same(there, here, batch)
-    inputs = observe(here, FULL).inputs
+    inputs = execute(here, FULL).inputs
     assert torch.equal(there.adapter.assign(inputs).scores, here.adapter.assign(inputs).scores)
     assert doubles.worker.starts == 1
 
@@ -135,36 +135,36 @@ DEADLY = {"Hangs", "Dies", "IsKilled", "Exits", "Garbage"}
 @pytest.mark.parametrize("double", FAILURES)
 def test_a_failure_is_of_its_batch_alone(doubles: Doubles, double: str):
     """What happened is told of that batch; the next batch is answered, by the same process or by a new one."""
-    observe(doubles.implementation, EMPTY)
+    execute(doubles.implementation, EMPTY)
     before = doubles.worker.starts
     doubles.worker.timeout = 2.0 if double == "Hangs" else 60.0
     with pytest.raises(ImplementationFailed) as caught:
-        observe(doubles.implementation, meant_for(double))
+        execute(doubles.implementation, meant_for(double))
     assert caught.value.what.startswith(FAILURES[double])
     doubles.worker.timeout = 60.0
-    observe(doubles.implementation, EMPTY)
+    execute(doubles.implementation, EMPTY)
     assert doubles.worker.starts == before + (double in DEADLY)
 
 
 def test_an_exception_keeps_its_traceback(doubles: Doubles):
     with pytest.raises(ImplementationFailed) as caught:
-        observe(doubles.implementation, meant_for("Raises"))
+        execute(doubles.implementation, meant_for("Raises"))
     assert caught.value.details is not None
     assert "doubles.py" in caught.value.details
 
 
 def test_what_it_prints_damages_nothing(doubles: Doubles):
-    observe(doubles.implementation, EMPTY)
+    execute(doubles.implementation, EMPTY)
     before = doubles.worker.starts
     batch = meant_for("Prints")
-    judge(batch, observe(doubles.implementation, batch), NEWEST)
+    judge(batch, execute(doubles.implementation, batch), NEWEST)
     assert doubles.worker.starts == before
 
 
 def test_a_wrong_gradient_is_found_through_the_pipe(doubles: Doubles):
     batch = meant_for("WrongGradient")
-    with pytest.raises(Diverges) as caught:
-        judge(batch, observe(doubles.implementation, batch), NEWEST)
+    with pytest.raises(Divergence) as caught:
+        judge(batch, execute(doubles.implementation, batch), NEWEST)
     first = caught.value.judgement.first
     assert first is not None
     assert first.stage == "gradients"
@@ -178,7 +178,7 @@ def test_no_network(doubles: Doubles):
         listener.listen()
         listener.settimeout(0.2)
         with pytest.raises(ImplementationFailed, match="Blocked: a worker has no network"):
-            observe(doubles.implementation, meant_for("Connects"))
+            execute(doubles.implementation, meant_for("Connects"))
         with pytest.raises(TimeoutError):
             listener.accept()
 
@@ -188,7 +188,7 @@ def test_a_clean_environment(doubles: Doubles, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("YOLO_CONFIG_DIR", "/nowhere")
     doubles.worker.close()
     with pytest.raises(ImplementationFailed) as caught:
-        observe(doubles.implementation, meant_for("Tells"))
+        execute(doubles.implementation, meant_for("Tells"))
     said = dict(part.split("=", 1) for part in caught.value.what.split(": ", 1)[1].split("; "))
     assert said["SECRET_OF_THE_USER"] == "None"
     assert said["YOLO_AUTOINSTALL"] == "false"
@@ -206,10 +206,10 @@ def gone(pid: int) -> bool:
 
 
 def test_what_hangs_is_killed_with_all_it_started(doubles: Doubles):
-    observe(doubles.implementation, EMPTY)
+    execute(doubles.implementation, EMPTY)
     doubles.worker.timeout = 3.0
     with pytest.raises(ImplementationFailed, match="did not answer within 3 s"):
-        observe(doubles.implementation, meant_for("Leaves"))
+        execute(doubles.implementation, meant_for("Leaves"))
     mine, its = map(int, doubles.pids.read_text(encoding="utf-8").split())
     assert gone(mine)
     assert gone(its)
@@ -238,18 +238,18 @@ def test_it_goes_when_the_suite_goes(tmp_path: Path):
 
 
 def test_a_worker_that_keeps_hanging_is_given_up(doubles: Doubles):
-    observe(doubles.implementation, EMPTY)
+    execute(doubles.implementation, EMPTY)
     batch = meant_for("Hangs")
     again = replace(batch, hyperparameters=replace(batch.hyperparameters, cls_gain=0.25))
     doubles.worker.timeout, doubles.worker.hangs = 0.5, 2
     with pytest.raises(ImplementationFailed, match="did not answer"):
-        observe(doubles.implementation, again)
+        execute(doubles.implementation, again)
     before = doubles.worker.starts
     began = time.monotonic()
     with pytest.raises(ImplementationFailed, match="did not answer"):
-        observe(doubles.implementation, again)  # told again, not waited for again
+        execute(doubles.implementation, again)  # told again, not waited for again
     with pytest.raises(ImplementationFailed, match="was not asked: its worker was given up after 3 hangs"):
-        observe(doubles.implementation, EMPTY)
+        execute(doubles.implementation, EMPTY)
     assert time.monotonic() - began < 0.4
     assert doubles.worker.starts == before
 
@@ -265,7 +265,7 @@ def test_a_worker_that_keeps_hanging_is_given_up(doubles: Doubles):
 )
 def test_an_adapter_that_cannot_be_made(double: str, message: str):
     each = worker(double, timeout=4.0 if double == "HangsWhileMade" else 60.0)
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(PackageUnavailable) as caught:
         RemoteAdapter("X", each)
     assert str(caught.value).startswith(message)
     each.close()
