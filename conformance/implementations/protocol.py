@@ -146,7 +146,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         adapter=adapter,
         exposes_stages=bool(getattr(adapter, "shows_stages", False)),
         precisions=tuple(precisions),
-        in_subprocess=bool(getattr(adapter, "elsewhere", False)),
+        in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load
+from tests.common import run_logs as factory
 from tests.fuzz.mutations import changed_bytes, changed_json
-from tests.reports import factory
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth

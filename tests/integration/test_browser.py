@@ -1,0 +1,482 @@
+"""The report in a real browser, with the network cut."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.common import run_logs as factory
+from tests.common.run_logs import divergence, implementation, run_line
+from tests.unit.reports.html.test_differences import SIDES, hostile
+from tests.unit.reports.html.test_render import hostile_lines
+
+from tal_reports import Section, render, write_differences
+
+pytestmark = pytest.mark.browser
+
+DESKTOP, PHONE = (1280, 900), (390, 844)
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    awkward = 'my "own" ada\\pter'
+    causes = [
+        ("divergence", divergence(n, awkward, stage))
+        for n, stage in enumerate(("box", "dfl", "cls", "total"))
+    ]
+    runs = {
+        "none": factory.passing(60),
+        "one": factory.failing(1, 60),
+        "many": factory.failing(60, 120),
+        "hostile": hostile_lines(),
+        "awkward": [("run", run_line([implementation(awkward)])), *causes, ("end", {"exit": 1})],
+        "nothing": factory.passing(1)[:1],
+    }
+    folders = {name: factory.write(folder / name, lines) for name, lines in runs.items()}
+    (folders["one"] / "walkthrough.json").write_text(json.dumps(factory.walkthrough()))
+    differences = folder / "differences.html"
+    sections = [Section(name, ["Before: a."], picture=factory.picture(), sides=SIDES) for name in "AB"]
+    write_differences(differences, factory.HOSTILE, [factory.HOSTILE], [*sections, hostile()])
+    return {name: render(folder) for name, folder in folders.items()} | {"differences": differences}
+
+
+@pytest.fixture
+def open_page(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
+    """Open a report; afterwards, fail if it asked for anything but itself, or complained of anything."""
+    asked: list[str] = []
+    complaints: list[str] = []
+
+    @contextmanager
+    def opened(
+        name: str, fragment: str = "", size: tuple[int, int] = DESKTOP, **options: Any
+    ) -> Iterator[Any]:
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        context.set_offline(True)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.goto(reports[name].as_uri() + fragment)
+        yield page
+        context.close()
+
+    yield opened
+    own = {path.as_uri() for path in reports.values()}
+    assert [
+        url for url in asked if url.partition("#")[0] not in own and not url.startswith("data:image/")
+    ] == []
+    assert complaints == []
+
+
+def cards(page: Any) -> list[str]:
+    """What the cards that are to be seen say in their first line."""
+    return page.locator("details.card > summary h3").filter(visible=True).all_inner_texts()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("name", ["none", "one", "many", "hostile", "awkward", "nothing", "differences"])
+def test_nothing_is_wider_than_the_screen(open_page: Open, name: str, size: tuple[int, int], scheme: str):
+    with open_page(name, size=size, color_scheme=scheme) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+        outside = page.evaluate(
+            """() => [...document.querySelectorAll('body *')].filter(one => {
+                const box = one.getBoundingClientRect();
+                const clipped = one.closest('.wide, pre, svg, .skip');
+                return box.width && !clipped && (box.right > innerWidth + 1 || box.left < -1);
+            }).map(one => one.outerHTML.slice(0, 120))"""
+        )
+        assert outside == []
+
+
+def test_without_scripts_everything_is_there_to_be_read(open_page: Open):
+    with open_page("one", java_script_enabled=False) as page:
+        said = page.locator("body").inner_text()
+        for words in (
+            "my-assigner diverges",
+            "cuda not tested: no such device",
+            "an anchor goes to a ground truth that it does not overlap most",
+            "0.41230482",
+            "pytest conformance --implementation my.py:A",
+            "Implementations by clause group",
+            "0.62×",
+        ):
+            assert words in said
+        assert not page.locator(".filter").is_visible()
+        assert not page.get_by_role("button").filter(visible=True).count()
+        assert page.locator("svg .m.missing").first.is_visible()
+        closed = page.locator("#differences details.card").first
+        closed.locator("summary").first.click()
+        assert "is not widened" in closed.inner_text()
+        page.locator(".views label", has_text="Reference").first.click()
+        assert page.locator("svg .m.extra").first.is_hidden()
+
+
+def test_each_picture_of_differences_is_switched_by_itself(open_page: Open):
+    with open_page("differences", java_script_enabled=False) as page:
+        first, second = page.locator(".picture").all()[:2]
+        first.locator("label", has_text="Before").click()
+        assert first.locator("svg .m.extra").is_hidden()
+        assert first.locator("svg .m.missing").is_visible()
+        assert second.locator("svg .m.extra").is_visible()
+        assert second.get_by_role("radio", name="Difference").is_checked()
+
+
+def test_three_views_of_a_picture(open_page: Open):
+    with open_page("one") as page:
+        picture = page.locator(".picture").first
+
+        def seen() -> dict[str, list[str]]:
+            kinds = ("missing", "extra", "owner", "weight", "same")
+            marks = {kind: picture.locator(f"svg .m.{kind}").filter(visible=True) for kind in kinds}
+            return {
+                kind: mark.locator("text").filter(visible=True).all_text_contents()
+                for kind, mark in marks.items()
+                if mark.count()
+            }
+
+        assert seen() == {"missing": ["−"], "extra": ["+"], "owner": ["≠"], "weight": ["w"], "same": []}
+        difference = picture.get_by_role("radio", name="Difference")
+        assert difference.is_checked()
+        difference.focus()
+        page.keyboard.press("ArrowRight")
+        assert picture.get_by_role("radio", name="Reference").is_checked()
+        assert seen() == {"missing": ["1"], "owner": ["1"], "weight": ["0"], "same": ["0", "0", "1"]}
+        page.keyboard.press("ArrowRight")
+        assert seen() == {"extra": ["1"], "owner": ["0"], "weight": ["0"], "same": ["0", "0", "1"]}
+        assert picture.locator("svg .m.focus").is_visible()
+        assert "with the number of its ground truth" in picture.locator("figcaption").inner_text()
+
+
+def here(page: Any) -> str:
+    return page.locator(".picture .now").first.inner_text()
+
+
+def test_pointing_at_an_anchor_says_why_it_has_its_ground_truth(open_page: Open):
+    with open_page("one") as page:
+        picture = page.locator(".picture").first
+        assert "walk with the arrow keys" in here(page)
+        picture.locator('.spots circle[data-a="6"]').hover()
+        assert "GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and wins (TAL-CONF-1)." in here(page)
+        assert "The implementation, otherwise: GT 0 with weight 0.7." in here(page)
+        assert picture.locator("svg .here").get_attribute("visibility") == "visible"
+        assert picture.locator("svg .predicted").get_attribute("width") == "20.5"
+        picture.locator('.spots circle[data-a="15"]').hover()
+        assert "the nearest is GT 1, 1.5 px away" in here(page)
+
+
+def test_an_anchor_that_is_clicked_stays(open_page: Open):
+    with open_page("one") as page:
+        spots = page.locator(".picture").first.locator(".spots circle")
+        page.locator('.picture .spots circle[data-a="6"]').first.click()
+        spots.locator("xpath=self::*[@data-a='15']").hover()
+        assert "Anchor 15" in here(page)
+        page.locator("h1").hover()
+        assert "Anchor 6" in here(page)
+
+
+def test_arrow_keys_walk_through_the_anchors(open_page: Open):
+    with open_page("one") as page:
+        page.locator(".picture svg").first.focus()
+        said = []
+        for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowRight", "ArrowLeft"):
+            page.keyboard.press(key)
+            said.append(here(page).split()[1])
+        assert said == ["5", "6", "15", "5", "15"]
+        page.locator(".picture svg").first.evaluate("one => one.blur()")
+    with open_page("one") as page:
+        page.locator(".picture svg").first.focus()
+        page.keyboard.press("ArrowUp")
+        assert here(page).split()[1] == "15"
+
+
+def test_the_same_words_are_there_without_scripts(open_page: Open):
+    with open_page("one", java_script_enabled=False) as page:
+        page.locator(".why summary").first.click()
+        words = page.locator(".why").first.inner_text()
+        assert "3 anchors in words" in words
+        assert "GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and wins (TAL-CONF-1)." in words
+        assert not page.locator(".now").count()
+        title = page.locator('.spots circle[data-a="6"] title').first.text_content()
+        assert (
+            "reference GT 1 weight 0.7, implementation GT 0 weight 0.7. GT 1: s 0.7, u 0.64, t 0.05" in title
+        )
+
+
+def test_a_card_that_is_opened_later_has_its_viewer_too(open_page: Open):
+    with open_page("many") as page:
+        card = page.locator("details.card:has(.why)").nth(3)
+        assert not card.locator(".now").count()
+        card.locator("summary").first.click()
+        card.locator(".spots circle").first.hover()
+        assert "Anchor 5" in card.locator(".now").inner_text()
+
+
+def test_a_link_written_by_hand_filters(open_page: Open):
+    with open_page("many", "#case:0000c0ffee00") as page:
+        assert len(cards(page)) == 1
+        assert page.locator("details.card:not([hidden])[open]").count() == 1
+
+
+def test_a_fragment_filters(open_page: Open):
+    with open_page("many", "#filter=impl:my-assigner%20stage:conflict") as page:
+        shown = cards(page)
+        assert len(shown) == 4
+        assert all("my-assigner first at conflict" in one for one in shown)
+        assert page.locator("#shown").inner_text() == "4 of 62 shown"
+        assert page.locator("#filter").input_value() == "impl:my-assigner stage:conflict"
+
+
+def test_what_is_typed_filters(open_page: Open):
+    with open_page("many") as page:
+        for query, count in (
+            ("impl:my-assigner", 51),
+            ("impl:broken", 9),
+            ("impl:BROKEN", 9),
+            ("impl:bro", 9),
+            ("impl:broken impl:article", 11),
+            ("impl:broken verdict:divergent", 0),
+            ("verdict:declared", 2),
+            ("stage:conflict stage:overlap verdict:divergent", 7),
+            ("clause:TAL-CONF-1 impl:my-assigner", 4),
+            ("clause:TAL-CONF impl:my-assigner", 51),
+            ("case:0000c0ffee00", 1),
+            ("does overlap 'as na'", 0),
+            ('"most, as na"', 1),
+            ("overlap most, as na", 1),
+            ("unknown:token", 0),
+            ("", 62),
+        ):
+            page.locator("#filter").fill(query)
+            assert len(cards(page)) == count, query
+
+
+def test_what_is_typed_stays_in_the_address(open_page: Open):
+    query = 'impl:broken "raised IndexError" 100% & more=#?'
+    with open_page("many") as page:
+        page.locator("#filter").fill(query)
+        fragment = page.evaluate("location.hash")
+    with open_page("many", fragment) as again:
+        assert again.locator("#filter").input_value() == query
+
+
+def test_clearing_the_filter_clears_the_address(open_page: Open):
+    with open_page("many", "#filter=impl:broken") as page:
+        page.locator("#filter").fill("")
+        assert "#" not in page.evaluate("location.href")
+        assert len(cards(page)) == 62
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#filter=%E0%A4%A", "#filter=%22", "#filter=(", "#nowhere", "#%", "#filter="]
+)
+def test_a_fragment_that_makes_no_sense_does_no_harm(open_page: Open, fragment: str):
+    with open_page("many", fragment) as page:
+        assert page.locator("h1").is_visible()
+
+
+def test_names_with_spaces_quotes_and_backslashes_are_found(open_page: Open):
+    with open_page("awkward") as page:
+        page.locator("a.see").click()
+        assert len(cards(page)) == 4
+        page.locator(".counts-by-stage a").first.click()
+        for _ in range(100):  # the address changes first, and what is shown after it
+            if len(cards(page)) == 1:
+                break
+            page.wait_for_timeout(50)
+        assert len(cards(page)) == 1
+
+
+def test_the_matrix_leads_to_the_cards(open_page: Open):
+    with open_page("one") as page:
+        page.get_by_role("link", name="1 cause, at conflict").click()
+        (shown,) = cards(page)
+        assert "my-assigner first at conflict" in shown
+        assert (
+            page.locator("#disagreements").evaluate("one => Math.abs(one.getBoundingClientRect().top)") < 50
+        )
+
+
+def test_a_link_to_a_card_opens_it(open_page: Open, reports: dict[str, Path]):
+    with open_page("many") as page:
+        identity = page.locator("details.card").nth(50).get_attribute("id")
+    with open_page("many", f"#{identity}") as page:
+        card = page.locator(f"#{identity}")
+        assert card.get_attribute("open") is not None
+        assert -50 < card.evaluate("one => one.getBoundingClientRect().top") < 900
+
+
+def test_all_can_be_opened_and_closed(open_page: Open):
+    with open_page("many") as page:
+        button = page.locator("#open-all")
+        button.click()
+        assert page.locator("details.card:not([open])").count() == 0
+        button.click()
+        assert page.locator("details.card[open]").count() == 0
+
+
+def test_copy_buttons_copy_what_stands_beside_them(open_page: Open):
+    with open_page("one", permissions=["clipboard-read", "clipboard-write"]) as page:
+        button = page.get_by_role("button", name="Copy the Python line").first
+        button.click()
+        page.wait_for_function(
+            "document.querySelector('[aria-label=\"Copy the Python line\"]').textContent === 'Copied'"
+        )
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied == (
+            'from conformance import check\n\ncheck("my.py:A", "runs/1/cases/0000c0ffee00.safetensors")'
+        )
+
+
+def test_where_copying_is_forbidden_the_text_is_selected(open_page: Open):
+    with open_page("one") as page:
+        page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')) }")
+        page.get_by_role("button", name="Copy the pytest line").first.click()
+        page.wait_for_function("getSelection().toString().startsWith('pytest conformance')")
+
+
+CONTRAST = """() => {
+  const parse = (text) => {
+    const numbers = text.match(/-?[\\d.]+(e-?\\d+)?/g).map(Number);
+    const scale = text.startsWith('color(') ? 1 : 255;
+    return [...numbers.slice(0, 3).map((n) => n / scale), numbers[3] ?? 1];
+  };
+  const over = ([r, g, b, a], back) => [r, g, b].map((c, i) => c * a + back[i] * (1 - a));
+  const behind = (one) => {
+    const layers = [];
+    for (let at = one; at; at = at.parentElement) layers.push(parse(getComputedStyle(at).backgroundColor));
+    return layers.reverse().reduce((back, layer) => over(layer, back), [1, 1, 1]);
+  };
+  const light = (c) => c.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ratio = (a, b) => {
+    const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+    return (x + 0.05) / (y + 0.05);
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const one = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || one.closest('svg, script') || !one.checkVisibility()) continue;
+    const back = behind(one);
+    const value = ratio(over(parse(getComputedStyle(one).color), back), back);
+    if (value < 4.5) found.push([value.toFixed(2), one.className, walk.currentNode.data.trim().slice(0, 40)]);
+  }
+  const disc = document.createElement('i');
+  document.body.append(disc);
+  const named = (name) => {
+    disc.style.color = `var(--${name})`;
+    return parse(getComputedStyle(disc).color).slice(0, 3);
+  };
+  const names = [...Array(8).keys()].map((n) => `gt${n}`).concat(['divergent', 'known']);
+  for (const name of names) {
+    const value = ratio(named(name), named('card'));
+    if (value < 4.5) found.push([value.toFixed(2), name, 'glyphs and names in pictures']);
+  }
+  disc.remove();
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["none", "one", "hostile"])
+def test_every_text_contrasts_with_what_is_behind_it(open_page: Open, name: str, scheme: str):
+    with open_page(name, color_scheme=scheme) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        assert page.evaluate(CONTRAST) == []
+
+
+def test_the_measure_of_contrast_can_fail(open_page: Open):
+    with open_page("one") as page:
+        page.evaluate("document.querySelector('h1').style.color = '#c0c0c0'")
+        assert [found[2] for found in page.evaluate(CONTRAST)] == ["my-assigner diverges"]
+
+
+@pytest.mark.parametrize("name", ["none", "one", "hostile"])
+def test_what_assistive_technology_needs_is_there(open_page: Open, name: str):
+    with open_page(name) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        levels = page.evaluate(
+            "[...document.querySelectorAll('h1,h2,h3,h4,h5')].map(one => Number(one.tagName[1]))"
+        )
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels))
+        for role in ("button", "link", "radio", "searchbox", "region", "img"):
+            for one in page.get_by_role(role).all():
+                name_of = (
+                    "one => one.getAttribute('aria-label') ?? one.labels?.[0]?.textContent ?? one.textContent"
+                )
+                assert one.evaluate(name_of).strip(), (role, one.evaluate("one => one.outerHTML"))
+        assert page.evaluate("document.documentElement.lang") == "en"
+        scrolled = page.evaluate(
+            """[...document.querySelectorAll('.wide, pre')].filter(one => one.scrollWidth > one.clientWidth)
+            .filter(one => one.tabIndex < 0).length"""
+        )
+        assert scrolled == 0
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(open_page: Open):
+    with open_page("one") as page:
+        reached = []
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.append(
+                page.evaluate(
+                    """() => {
+                        const one = document.activeElement;
+                        const style = getComputedStyle(one.matches('.views input') ? one.nextSibling : one);
+                        return [one.tagName, one.className || one.id, style.outlineStyle !== 'none'];
+                    }"""
+                )
+            )
+        assert all(outlined for tag, _, outlined in reached if tag != "BODY")
+        tags = {tag for tag, _, _ in reached}
+        assert {"A", "SUMMARY", "INPUT", "PRE", "BUTTON"} <= tags
+        assert reached[0][1] == "skip"
+
+
+AXE = """async (rules) => {
+  const found = await axe.run(document, { runOnly: rules, resultTypes: ["violations"] });
+  const nodes = (one) => one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160));
+  return found.violations.map((one) => [one.id, one.help, nodes(one)]);
+}"""
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script of axe-core, as a package of Python brings it along."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or found.origin is None:
+        assert os.environ.get("TAL_REQUIRE_BROWSER") != "1", "axe-playwright-python is not installed"
+        pytest.skip("axe-playwright-python is not installed (pip install -e '.[dev]')")
+    return (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("name", ["none", "one", "hostile"])
+def test_axe_finds_nothing(open_page: Open, axe: str, name: str, size: tuple[int, int], scheme: str):
+    with open_page(name, size=size, color_scheme=scheme) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        page.evaluate(f"{axe}; null")
+        assert (
+            page.evaluate(AXE, ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"])
+            == []
+        )
+
+
+def test_axe_can_find_something(open_page: Open, axe: str):
+    with open_page("one") as page:
+        page.evaluate("document.documentElement.removeAttribute('lang')")
+        page.evaluate(f"{axe}; null")
+        assert [found[0] for found in page.evaluate(AXE, ["wcag2a"])] == ["html-has-lang"]

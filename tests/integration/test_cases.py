@@ -1,0 +1,54 @@
+"""`--case`: files that hold a batch are judged, whatever the others hold."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from tests.common.commands import run
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_reports import read_log
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
+    """A run with a case, half a case and a path that leads nowhere."""
+    folder = tmp_path_factory.mktemp("cases")
+    whole, half = folder / "whole.safetensors", folder / "half.safetensors"
+    Recipe(((Truth(),),)).build().save(whole)
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    given = [word for path in (half, folder / "nowhere", whole) for word in ("--case", str(path))]
+    ended = run(
+        *(sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", *given),
+        *("--report-dir", str(folder / "runs")),
+    )
+    (left,) = (folder / "runs").glob("2*")
+    return ended.returncode, ended.stdout, left
+
+
+def test_the_one_that_can_be_read_is_judged(done: tuple[int, str, Path]):
+    _, said, left = done
+    assert read_log(left).batches.judged == 1
+    assert (left / "report.html").is_file()
+    assert "1 passed" in said
+
+
+def test_each_of_the_others_is_an_error_that_says_what_to_do(done: tuple[int, str, Path]):
+    status, said, _ = done
+    assert status == 1
+    assert "half.safetensors is no case file that can be used" in said
+    assert "record it again" in said
+    assert "nowhere cannot be read: No such file or directory" in said
+    assert "2 failed" in said
+
+
+def test_a_gating_profile_asks_one_case_for_no_more(tmp_path: Path):
+    """Clauses and hazards are counted where the profile's own batches are drawn."""
+    case = tmp_path / "case.safetensors"
+    Recipe(((Truth(),),)).build().save(case)
+    ended = run(
+        *(sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", "--case", str(case)),
+        *("--conformance-profile", "ci", "--report-dir", str(tmp_path / "runs")),
+    )
+    assert ended.returncode == 0, ended.stdout

@@ -1,0 +1,19 @@
+"""`--large` is what makes large batches part of a run."""
+
+import sys
+from pathlib import Path
+
+from tests.common.commands import run
+
+
+def planned(folder: Path, *options: str) -> str:
+    """What pytest says of the tests that it would run."""
+    command = (sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", "--setup-plan")
+    return run(*command, "--report-dir", str(folder), *options).stdout
+
+
+def test_large_batches_are_drawn_when_they_are_asked_for(tmp_path: Path):
+    assert "test_large.py::test_training_size[ultralytics-cpu]" in planned(tmp_path, "--large")
+    without = planned(tmp_path)
+    assert "test_loss.py::test_loss[ultralytics-cpu]" in without
+    assert "test_large.py" not in without

@@ -1,0 +1,238 @@
+"""Whatever an implementation does, it is an error of that implementation alone, told with its batch and its reason."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.everything import LARGEST_GENERATED
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.processes import descendants
+from tal_conformance.core.verdicts import Divergence
+from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.workers.process import MEMORY_VARIABLE, TIMEOUT_VARIABLE, Launch, Worker
+from tal_conformance.implementations.workers.remote import RemoteAdapter
+from tal_conformance.judgement.judge import judge
+from tal_reference import NEWEST
+
+ROOT = Path(__file__).parents[2]
+DOUBLES = Path(__file__).parents[1] / "fauxmplementations" / "misbehaving.py"
+GIBIBYTES, SECONDS = 3, 20
+"""What a worker may take in these tests."""
+
+SURVIVABLE = {
+    "Raises": "raised ZeroDivisionError: one by none",
+    "RaisesBackwards": "raised ArithmeticError: no way back",
+    "Recurses": "raised RecursionError: maximum recursion depth exceeded",
+    "ReturnsNone": "",
+    "TooFew": "",
+    "TooMany": "",
+    "OneImageTooFew": r"Assignment.boxes has shape \(0, 16, 4\), expected \(1, 16, 4\)",
+    "WrongShape": r"Assignment.scores has shape \(1, 2, 16\), expected \(1, 16, 2\)",
+    "WrongDtype": "Assignment.truth_index has dtype",
+    "WrongDevice": "Assignment.scores is on meta, expected cpu",
+    "ReturnsNan": "target score w is nan",
+    "ChangesInputs": "it changed its input truth_boxes",
+    "ChangesLater": "it changed Assignment.scores, which it had returned for the batch before",
+    "ChangesState": "it changed torch's global state: default dtype to torch.float64",
+    "Prints": "it printed 3,1[0-9]{2},[0-9]{3} bytes, more than 1,048,576",
+    "Leaves": r"it left a process behind, which was ended: .*time.sleep\(600\)",
+    "Forks": "it left a process behind, which was ended: ",
+    "ForksAndReturns": "it left a process behind, which was ended: ",
+    "Writes": "it wrote into the working directory: left-by-writes.txt",
+}
+"""What each double is told to have done, in the suite's process or in one of its own."""
+HERE = SURVIVABLE | {
+    "ExitsPolitely": "raised SystemExit: enough",
+    "ReturnsNone": "assign returned None, expected an Assignment",
+    "TooFew": "assign returned a tuple, expected an Assignment",
+    "TooMany": "assign returned a tuple, expected an Assignment",
+}
+ANSWERED = SURVIVABLE | {
+    "ReturnsNone": "expected Assignment, and NoneType was returned",
+    "TooFew": "expected Assignment, and tuple was returned",
+    "TooMany": "expected Assignment, and tuple was returned",
+    "PrintsWithoutEnd": r"raised OSError: \[Errno 27\] File too large",
+    "Daemonises": "it left a process behind, which was ended: ",
+}
+"""In a worker that survives it."""
+NAMES = [name for name in ANSWERED if name != "RaisesBackwards"]  # that one has a loss alone
+DEADLY = {
+    "RaisesBackwards": "raised ArithmeticError: no way back",
+    "ExitsPolitely": "its process died with exit status 1; it printed: enough",
+    "Hangs": f"its process did not answer within {SECONDS} s and was killed",
+    "Sleeps": f"its process did not answer within {SECONDS} s and was killed",
+    "Segfaults": r"its process died of signal 11 \(SIGSEGV\)",
+    "Exits": "its process died with exit status 0",
+    "IsKilled": r"its process died of signal 9 \(SIGKILL\)",
+    "EatsMemory": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
+    "EatsMemoryInTorch": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
+    "LeaksMemory": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
+}
+"""Each in a worker of its own, which another takes the place of; the loss among them has one too."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that is over."""
+
+    status: int
+    printed: str
+    folder: Path
+    working: Path
+    lines: list[dict[str, Any]]
+
+    def of(self, kind: str, name: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["kind"] == kind and line["implementation"] == name]
+
+
+def cases(folder: Path) -> list[Batch]:
+    """One that has ground truths, between two that have none; these are so large that nothing is added to them."""
+    one = Recipe(images=((Truth("ordinary"),),), classes=2)
+    empty = Recipe(cells=(40, 40), classes=2)
+    batches = [empty.build(), one.build(), replace(empty, seed=1).build()]
+    assert batches[0].anchors > LARGEST_GENERATED
+    for number, batch in enumerate(batches):
+        batch.save(folder / f"{number}.safetensors")
+    return batches
+
+
+def marked(mark: str) -> list[int]:
+    """Living processes that were started, however indirectly, with the mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (path / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+            if mark.encode() in (path / "environ").read_bytes() and state not in "ZX":
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+def run(folder: Path, names: list[str], *options: str) -> Done:
+    """The suite on the doubles of these names, started in a folder of its own."""
+    working, temporary = folder / "working", folder / "temporary"
+    for each in (working, temporary):
+        each.mkdir()
+    asked = [word for name in names for word in ("--implementation", f"{DOUBLES}:{name}")]
+    limits = {TIMEOUT_VARIABLE: str(SECONDS), MEMORY_VARIABLE: str(GIBIBYTES)}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "--pyargs", "conformance", "-p", "no:cacheprovider", "-q"),
+            *("--report-dir", str(folder / "runs"), "--device", "cpu", *asked, *options),
+        ],
+        cwd=working,
+        env=os.environ | limits | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert marked(f"TMPDIR={temporary}") == [], done.stdout
+    assert [path.name for path in temporary.glob("tal-conformance-worker-*")] == []
+    (log,) = (folder / "runs").glob("2*/log.jsonl")
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return Done(done.returncode, done.stdout, log.parent, working, lines)
+
+
+@pytest.fixture(scope="module", params=["here", "elsewhere"])
+def done(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, list[Batch], dict[str, str]]:
+    """All of a kind in one run: in the suite's process, or each in its own."""
+    folder = tmp_path_factory.mktemp(request.param)
+    batches = cases(folder)
+    expected = HERE if request.param == "here" else DEADLY
+    given = [word for number in range(len(batches)) for word in ("--case", f"{folder}/{number}.safetensors")]
+    isolate = ["--isolate"] if request.param == "elsewhere" else []
+    return run(folder, ["Right", *expected, "RightToo"], *given, *isolate), batches, expected
+
+
+def test_the_error_is_told_with_batch_and_reason(done: Any):
+    run, batches, expected = done
+    for name, reason in expected.items():
+        told = run.of("divergence", name)
+        assert told, name
+        assert {line["verdict"] for line in told} == {"error"}, name
+        assert all(re.match(reason, line["summary"]) for line in told), told
+        judged = {line["case"]: line["verdict"] for line in run.of("batch", name)}
+        assert list(judged) == [batch.id for batch in batches], name  # all of them, whatever happened before
+        at = [batch.id for batch in batches].index(told[0]["case"])
+        assert at == 1, name
+        assert list(judged.values()) == ["error" if place == at else "exact" for place in range(3)], name
+        assert (run.folder / "cases" / f"{batches[at].id}.safetensors").is_file()
+
+
+def test_all_others_complete_and_the_report_is_whole(done: Any):
+    run, batches, expected = done
+    assert run.status == 1
+    for name in ("Right", "RightToo"):
+        assert [line["verdict"] for line in run.of("batch", name)] == ["exact"] * len(batches)
+    assert run.lines[-1]["kind"] == "end"
+    assert run.lines[-1]["exit"] == 1
+    html = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert html.rstrip().endswith("</html>")
+    summary = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
+    results = {each["name"]: each["result"] for each in summary["implementations"]}
+    assert results == dict.fromkeys(expected, "error") | dict.fromkeys(("Right", "RightToo"), "conforms")
+    assert (run.folder.parent / "latest").resolve() == run.folder
+    assert re.search("Right +1 +ultralytics-8.4.190", run.printed)
+
+
+def test_what_a_worker_writes_goes_with_its_folder(done: Any):
+    run, _, expected = done
+    left = [path.name for path in run.working.iterdir() if not path.name.startswith(".")]
+    assert left == ([] if "Hangs" in expected else ["left-by-writes.txt"])
+
+
+@pytest.mark.parametrize("options", [[], ["--isolate"]], ids=["here", "elsewhere"])
+def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, options: list[str]):
+    """Also where it cannot be repeated; what fails from then on is shrunk to the smallest batch."""
+    names = ["RaisesLate", "RaisesFromThenOn"]
+    drawn = ["-k", "test_metric", "--examples", "505", "--hypothesis-seed", "0"]
+    done = run(tmp_path, names, *drawn, *options)
+    assert done.status == 1
+    for name in names:
+        verdicts = [line["verdict"] for line in done.of("batch", name)]
+        assert set(verdicts[:499]) <= {"exact", "within_bound"}
+        assert verdicts[499] == "error"
+        (told,) = done.of("divergence", name)
+        assert told["summary"].startswith("raised RuntimeError: the 500th")
+        assert told["verdict"] == "error"
+        assert told["traceback"]
+    assert {line["verdict"] for line in done.of("batch", names[0])[500:]} <= {"exact", "within_bound"}
+    assert done.lines[-1]["exit"] == 1
+
+
+@pytest.fixture(scope="module")
+def answered() -> Iterator[Implementation]:
+    """Those that a worker survives, in one worker."""
+    worker = Worker(Launch("misbehaving:Every", {"names": NAMES}, [DOUBLES.parent]), timeout=120.0)
+    yield implementation_from(RemoteAdapter("Every", worker), "Every")
+    worker.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_worker_that_survives_goes_on(answered: Implementation, name: str):
+    worker = answered.adapter.worker
+    nothing, one = Recipe(classes=2).build(), Recipe(images=((Truth("ordinary"),),), classes=2).build()
+    place = NAMES.index(name)
+    batch = replace(one, hyperparameters=replace(one.hyperparameters, dfl_gain=100.0 + place))
+    if name == "ChangesLater":
+        execute(answered, replace(nothing, hyperparameters=batch.hyperparameters))
+    with pytest.raises((ImplementationFailed, Divergence)) as caught:
+        judge(batch, execute(answered, batch), NEWEST)
+    assert re.search(ANSWERED[name], str(caught.value))
+    judge(nothing, execute(answered, nothing), NEWEST)
+    assert worker.starts == 1
+    assert descendants(worker.pid or 0) == set()

@@ -1,0 +1,75 @@
+"""Releases of every family are recorded: where the loss lies, and what is handed to it, differ."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.adapters.ultralytics_release import (
+    FIRST_HOUSE,
+    PRESENT_HOUSE,
+    TRAINERS_LOSS,
+    place_of,
+)
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("record_release.py")
+
+
+@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("version", "family"),
+    [
+        ("8.0.0", "list"),
+        ("8.0.51", "list"),
+        ("8.0.111", "list"),
+        ("8.3.253", "list"),
+        ("8.4.127", "dict"),
+        ("8.4.190", "dict"),
+    ],
+)
+def test_a_release_is_recorded(version: str, family: str, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, version, tmp_path],
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},  # as workers have it
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    train, behind = (line.split() for line in done.stdout.splitlines()[-2:])
+    batch = train[3]
+    assert train == ["train", "1", "None", batch, family]
+    assert behind == ["behind", "1", "None", batch, family]
+    for way in ("train", "behind"):
+        (path,) = (tmp_path / way).iterdir()
+        kept = Batch.load(path)
+        assert kept.id == batch
+        assert kept.origin.startswith(f"recorded: ultralytics {version}, step 0: first")
+
+
+@pytest.mark.parametrize(
+    ("version", "place"),
+    [
+        ("8.0.0", TRAINERS_LOSS),
+        ("8.0.110", TRAINERS_LOSS),
+        ("8.0.111", FIRST_HOUSE),
+        ("8.0.136", PRESENT_HOUSE),
+        ("8.4.190", PRESENT_HOUSE),
+        ("8.5.0.dev1+mine", PRESENT_HOUSE),
+    ],
+)
+def test_where_a_release_has_its_loss(version: str, place: tuple[str, str, str]):
+    assert place_of(version) == place
+
+
+@pytest.mark.parametrize("version", ["7.0.0", "8", "unknown"])
+def test_no_release_with_this_loss(version: str):
+    with pytest.raises(ValueError, match=r"older|unpack|literal"):
+        place_of(version)

@@ -1,0 +1,120 @@
+"""Who is timed against whom, and when time is up."""
+
+import pytest
+from tests.common.fake_clock import FakeClock
+
+from tal_conformance.benchmarks.bench import Bench, Benchmark, OutOfTime, compared_implementations
+from tal_conformance.benchmarks.intervals import Ratio
+from tal_conformance.benchmarks.operations import LAPS
+from tal_conformance.benchmarks.plans import PLANS, Plan, plan_for
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import find
+
+SMALL = Plan(("2x160 8gt",), rounds=2, most=2, seconds=0)
+
+
+class AssignerOnly:
+    """Has no loss."""
+
+    name = "assigner only"
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        returned: Assignment = find("reference").adapter.assign(inputs)
+        return returned
+
+
+class Broken:
+    """Raises."""
+
+    name = "broken"
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        raise ZeroDivisionError("on purpose")
+
+
+class Usurper(AssignerOnly):
+    """Goes by the official release's name."""
+
+    name = "ultralytics"
+
+
+def made(adapter: type) -> Implementation:
+    return implementation_from(adapter, f"mine:{adapter.__name__}")
+
+
+def test_official_and_reference_are_timed_beside():
+    assert list(compared_implementations([])) == ["ultralytics", "reference"]
+    assert list(compared_implementations([made(AssignerOnly)])) == [
+        "ultralytics",
+        "reference",
+        "assigner only",
+    ]
+    assert list(compared_implementations([find("reference"), find("ultralytics")])) == [
+        "ultralytics",
+        "reference",
+    ]
+    assert list(compared_implementations([made(AssignerOnly)], beside=())) == ["assigner only"]
+
+
+def test_the_baseline_is_the_official_release_and_not_one_of_its_name():
+    bench = Bench(compared_implementations([made(Usurper)]), SMALL)
+    assert bench.official == "ultralytics (baseline)"
+    assert bench.implementations["ultralytics"].spec == "mine:Usurper"
+
+
+def test_an_assigner_alone_is_timed_as_one():
+    benchmarks = Bench(compared_implementations([made(AssignerOnly)]), SMALL).benchmarks("cpu")
+    assert [each.lap for each in benchmarks if each.name == "assigner only"] == list(LAPS["assign"])
+    laps = [lap for laps in LAPS.values() for lap in laps]
+    assert [each.lap for each in benchmarks if each.name == "ultralytics"] == laps
+
+
+def test_a_broken_one_fails_alone():
+    bench = Bench(compared_implementations([made(Broken)]), SMALL)
+    costs = {}
+    for each in bench.benchmarks("cpu"):
+        if each.capability == "assign" and each.name != "broken":
+            costs[each.name] = bench.cost(each)
+    assert all(len(cost.seconds) == 2 for cost in costs.values())
+    assert costs["ultralytics"].ratio == Ratio(1, 1, 1)
+    assert costs["reference"].ratio is not None
+    with pytest.raises(ImplementationFailed, match="raised ZeroDivisionError: on purpose"):
+        bench.cost(Benchmark("2x160 8gt", "assign", "assign forward", "broken", "cpu"))
+
+
+def test_both_laps_of_the_loss_are_of_the_same_calls():
+    bench = Bench({"reference": find("reference")}, SMALL)
+    forward, both = (bench.cost(each) for each in bench.benchmarks("cpu") if each.capability == "loss")
+    assert all(one < other for one, other in zip(forward.seconds, both.seconds, strict=True))
+    assert forward.ratio is None, "there is no official release among them"
+    assert forward.median == sum(forward.seconds) / 2
+
+
+def test_when_all_time_is_spent_no_other_case_is_begun():
+    clock = FakeClock()
+
+    def now() -> float:
+        clock.pass_(10)
+        return clock.now
+
+    plan = Plan(("2x160 8gt",), rounds=1, most=1, seconds=0, total=10)
+    bench = Bench({"reference": find("reference")}, plan, now)
+    assign, loss, _ = bench.benchmarks("cpu")
+    first = bench.cost(assign)
+    with pytest.raises(OutOfTime, match="10 s"):
+        bench.cost(loss)
+    assert bench.dropped == ["loss forward 2x160 8gt"]
+    assert bench.cost(assign) == first, "what was timed stays known"
+
+
+def test_plans():
+    assert PLANS["dev"].cases == ("2x160 8gt",)
+    assert (
+        PLANS["nightly"].memory
+        == plan_for("dev", 3).memory
+        == ("16x640 10gt", "16x640 50gt", "16x640 150gt", "16x640 10gt and 1000gt")
+    )
+    assert (plan_for("ci", 7).rounds, plan_for("ci", 7).most) == (7, 7)
+    assert plan_for("ci", None) == PLANS["ci"]

@@ -1,0 +1,155 @@
+"""Each relation finds what it is there for, and nothing in implementations that are right."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from tests.fauxmplementations.relation_faults import HONEST, PLANTED, LossAlone
+
+from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import Verdict
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.implementations.registry import find as find_implementation
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.rejection import supports_relations
+from tal_conformance.mutation.planted_faults import Fault, FaultyReference
+from tal_reference import DIALECTS, Dialect, WeightBroadcast
+
+QUICK = settings(
+    max_examples=300, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+BOTH_MIRRORS = recipes(strides=((8,), (8, 16), (4, 8)), max_images=2)
+
+
+COMPARED = 12
+"""Batches on which each of the right ones is related to itself."""
+
+
+@cache
+def batches() -> list[Batch]:
+    """Batches of all lanes, the same in every test."""
+    drawn: list[Batch] = []
+
+    @QUICK
+    @given(st.one_of(BOTH_MIRRORS, *STRATEGIES.values()))
+    def draw(recipe: Recipe) -> None:
+        drawn.append(recipe.build())
+
+    draw()
+    return drawn
+
+
+ALIKE = (
+    Recipe(images=((Truth("ordinary"),), (Truth("ordinary", at=(8, 8)),)), strides=(8, 16)),
+    Recipe(
+        images=((Truth("ordinary"), Truth("overlapping")), (Truth("huge"),)),
+        cells=(6, 8),
+        strides=(8, 16, 32),
+        classes=3,
+    ),
+    Recipe(images=((Truth("huge"), Truth("tiny")), (Truth("ordinary"),)), strides=(8, 16), reg_max=1),
+)
+"""Batches on which the reference of every dialect is related to itself: each image has ground truths."""
+
+
+def subject(adapter: Any) -> Subject:
+    return Subject(implementation_from(adapter, "double"), "cpu")
+
+
+def failures(clause: str, tested: Subject) -> Iterator[Failure]:
+    """Every failure of a relation on the batches."""
+    for batch in batches():
+        try:
+            RELATIONS[clause](tested, batch)
+        except NotApplicable:
+            continue
+        except Failure as failure:
+            yield failure
+
+
+@pytest.mark.parametrize(
+    ("clause", "fault"), [pytest.param(c, f, id=f"{c}: {what}") for c, what, f in PLANTED]
+)
+def test_a_planted_fault_is_found_by_its_relation(clause: str, fault: Fault):
+    failure = next(failures(clause, subject(FaultyReference(fault))))
+    assert failure.clause == clause
+    assert failure.verdict is Verdict.DIVERGENT
+    assert failure.values
+
+
+def test_every_relation_has_a_planted_fault():
+    assert {clause for clause, _, _ in PLANTED} == set(RELATIONS)
+
+
+@pytest.mark.parametrize(
+    "what", ["N of the first image", "the mean cross-entropy", "B left out", "N counts images"]
+)
+def test_a_loss_that_shows_no_assignment_is_held_to_relations_too(what: str):
+    clause, _, fault = next(row for row in PLANTED if row[1] == what)
+    failure = next(failures(clause, subject(LossAlone(fault))))
+    assert failure.clause == clause
+
+
+@pytest.mark.parametrize("clause", RELATIONS)
+@pytest.mark.parametrize("kind", HONEST)
+def test_nothing_is_found_in_what_is_right(clause: str, kind: str):
+    extents: Counter[bool] = Counter()
+    tested = subject(HONEST[kind]())
+    for batch in batches():
+        try:
+            judgement = RELATIONS[clause](tested, batch)
+        except NotApplicable:
+            continue
+        except NotObservable:
+            assert kind == "loss alone"
+            return
+        extents[judgement.verdict is Verdict.ADMISSIBLE] += 1
+        if extents.total() == COMPARED:
+            break
+    assert extents.total() == COMPARED
+    assert extents[False] > COMPARED / 4
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "article"])
+@pytest.mark.parametrize("clause", RELATIONS)
+def test_nothing_is_found_in_the_registered_implementations(clause: str, name: str):
+    tested = Subject(find_implementation(name), "cpu")
+    assert not list(failures_among(clause, tested, 16))
+
+
+def failures_among(clause: str, tested: Subject, number: int) -> Iterator[Failure]:
+    for batch in islice(batches(), number):
+        try:
+            RELATIONS[clause](tested, batch)
+        except NotApplicable:
+            continue
+        except Failure as failure:
+            yield failure
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))
+def test_the_reference_of_every_dialect_is_related_to_itself(dialect: Dialect):
+    own, related = subject(ReferenceAdapter(dialect)), 0
+    for batch in (recipe.build() for recipe in ALIKE):
+        if supports_relations(batch, dialect):
+            for relation in RELATIONS.values():
+                with suppress(NotApplicable, NotObservable):
+                    relation(own, batch)
+                    related += 1
+    divides_by_one_number = (
+        dialect.score_sum_floor > 0 and dialect.weights_meet is WeightBroadcast.PER_POSITIVE
+    )
+    assert (related > 0) is divides_by_one_number

@@ -1,0 +1,197 @@
+"""`python -m conformance replay`: verdict, stages and picture of any case file; what cannot be judged costs a line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.recorded import shipped
+from tal_conformance.batches.truths import Truth
+from tal_conformance.commands import main
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import STAGES
+from tal_conformance.implementations.execute import execute
+from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
+from tal_conformance.implementations.registry import find
+
+ROOT = Path(__file__).parents[3]
+SMALL = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=2, predictions="near").build()
+"""A ground truth below 16 px: the article's algorithm has no floor for it."""
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    path = tmp_path / "case.safetensors"
+    SMALL.save(path)
+    return path
+
+
+Run = Callable[..., tuple[int, str, list[str]]]
+
+
+@pytest.fixture
+def replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command: its status, what it printed, and lines of errors."""
+
+    def run(*arguments: Any) -> tuple[int, str, list[str]]:
+        status = main(["replay", *map(str, arguments), "--pictures", str(tmp_path / "pictures")])
+        out, err = capsys.readouterr()
+        return status, out, err.splitlines()
+
+    return run
+
+
+def pictures(out: str) -> list[Path]:
+    return [Path(line.split("picture: ")[1]) for line in out.splitlines() if "picture: " in line]
+
+
+def test_what_conforms(replay: Run, case: Path):
+    status, out, errors = replay(case)
+    assert (status, errors) == (0, [])
+    assert "on cpu, held to ultralytics-8.4.190: WITHIN BOUND" in out
+    assert all(f"  {stage:14}agrees" in out for stage in STAGES)
+    (path,) = pictures(out)
+    assert "within bound: case" in path.read_text(encoding="utf-8")
+
+
+def test_what_diverges_from_another_dialect(replay: Run, case: Path):
+    status, out, _ = replay(case, "--implementation", "article", "--against", "ultralytics-8.4.190")
+    assert status == 1
+    assert "article 1 on cpu, held to ultralytics-8.4.190: DIVERGENT" in out
+    assert "at stage candidates (TAL-CAND-2)" in out
+    assert "  candidates    diverges" in out
+    page = pictures(out)[0].read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "at stage candidates" in page
+    assert "script" not in page.lower().replace("description", "")
+
+
+def test_each_implementation_has_its_picture(replay: Run, case: Path):
+    _, out, _ = replay(case, "--implementation", "article", "--implementation", "reference")
+    assert len({path for path in pictures(out) if path.is_file()}) == 2
+
+
+def test_a_folder_and_a_runs_folder(replay: Run, tmp_path: Path, case: Path):
+    (tmp_path / "run" / "cases").mkdir(parents=True)
+    SMALL.save(tmp_path / "run" / "cases" / "other.safetensors")
+    status, out, errors = replay(tmp_path, tmp_path / "run", "--implementation", "reference")
+    assert (status, errors) == (0, [])
+    assert [line.split(":")[0] for line in out.splitlines() if " px, " in line] == [
+        str(case),
+        str(tmp_path / "run" / "cases" / "other.safetensors"),
+    ]
+
+
+def test_bad_files_cost_a_line_each_and_nothing_else(replay: Run, tmp_path: Path, case: Path):
+    (tmp_path / "text.safetensors").write_text("no case\n", encoding="utf-8")
+    (tmp_path / "cut.safetensors").write_bytes(case.read_bytes()[:-1])
+    (tmp_path / "empty").mkdir()
+    bad = [
+        tmp_path / name for name in ("text.safetensors", "cut.safetensors", "empty", "nothing.safetensors")
+    ]
+    status, out, errors = replay(*bad, case, "--implementation", "reference")
+    assert status == 2
+    assert "reference 1 on cpu, held to ultralytics-8.4.190: WITHIN BOUND" in out
+    assert len(errors) == len(bad)
+    for path, line in zip(bad, errors, strict=True):
+        assert line.startswith("python -m conformance replay: ")
+        assert str(path) in line
+
+
+def test_a_divergence_counts_more_than_a_bad_file(replay: Run, case: Path):
+    arguments = ("--implementation", "article", "--against", "ultralytics-8.4.190")
+    assert replay("nothing.safetensors", case, *arguments)[0] == 1
+
+
+def test_an_implementation_that_cannot_be_had_keeps_no_other_from_it(replay: Run, case: Path):
+    status, out, errors = replay(case, "--implementation", "nobody", "--implementation", "reference")
+    assert status == 2
+    assert "reference" in out
+    (line,) = errors
+    assert "'nobody' is no registered implementation" in line
+
+
+def test_an_unknown_dialect_is_one_line(replay: Run, case: Path):
+    status, out, errors = replay(case, "--against", "mine")
+    assert (status, out, len(errors)) == (2, "", 1)
+    assert "--against mine: there is no such dialect; known are " in errors[0]
+
+
+def test_a_picture_that_cannot_be_written_is_told(replay: Run, tmp_path: Path, case: Path):
+    (tmp_path / "pictures").touch()
+    status, out, errors = replay(case, "--implementation", "reference")
+    assert status == 2
+    assert "reference 1 on cpu, held to ultralytics-8.4.190: WITHIN BOUND" in out
+    assert "the picture could not be written" in errors[0]
+
+
+def test_predictions_that_are_no_numbers_have_their_own_clauses_and_no_picture(replay: Run, case: Path):
+    batch = Batch.load(case)
+    batch.feature_maps[0][0, 0, 0, 0] = torch.nan
+    replace(batch).save(case)
+    status, out, errors = replay(case)
+    assert (status, errors) == (0, [])
+    assert pictures(out) == []
+
+
+def stored(case: Path, device: str = "cuda") -> Path:
+    outcome = StoredOutcome(SMALL.id, "article", "1", "article", device, execute(find("article"), SMALL))
+    path = outcome_path(case, "article", device)
+    store(path, outcome)
+    return path
+
+
+def test_a_stored_outcome_is_judged_where_it_cannot_be_computed(replay: Run, case: Path):
+    stored(case)
+    status, out, errors = replay(case, "--offline")
+    assert (status, errors) == (0, [])
+    assert "article 1 on cuda (stored), held to article: " in out
+    assert len(pictures(out)) == 1
+    status, out, _ = replay(case, "--offline", "--against", "ultralytics-8.4.190")
+    assert status == 1
+    assert "at stage candidates (TAL-CAND-2)" in out
+
+
+def test_a_damaged_outcome_keeps_no_other_from_being_judged(replay: Run, case: Path):
+    stored(case)
+    stored(case, "cpu").write_bytes(b"nothing")
+    status, out, errors = replay(case, "--offline")
+    assert status == 2
+    assert "article 1 on cuda (stored)" in out
+    assert "no stored outcome that can be used" in errors[0]
+
+
+def test_without_stored_outcomes_it_says_so(replay: Run, case: Path):
+    status, _, errors = replay(case, "--offline", "--implementation", "ultralytics")
+    assert status == 2
+    assert errors == [
+        f"python -m conformance replay: no outcome of ultralytics is stored beside {case}",
+    ]
+
+
+def test_by_default_pictures_lie_where_reports_do(tmp_path: Path, case: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance", "replay", case, "--implementation", "reference"],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (path,) = pictures(done.stdout)
+    assert path.parent == tmp_path / "tal-conformance-reports" / "pictures"
+    assert path.is_file()
+
+
+def test_what_comes_with_the_project_is_replayed(replay: Run):
+    status, out, errors = replay(shipped()[0].parent, "--implementation", "reference")
+    assert (status, errors) == (0, [])
+    assert out.count("recorded: ultralytics") == len(shipped())

@@ -1,0 +1,167 @@
+"""Several shards become one run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.common import run_logs as factory
+from tests.common.run_logs import batch, divergence, implementation, run_line, write
+
+from tal_reports import LogError, read_log
+from tal_reports.__main__ import main
+from tal_reports.analysis.merge import merge
+
+GPU = {"cpu": "not tested: not asked for", "cuda": "tested"}
+
+
+def shard(
+    folder: Path,
+    name: str = "ultralytics",
+    version: str = "8.4.190",
+    device: str = "cpu",
+    torch: str = "2.14.1",
+    exit_status: Any = 0,
+    extra: Any = (),
+    **fields: Any,
+):
+    """A run of one implementation on one device."""
+    run = run_line(
+        [implementation(name, version=version)], environment=factory.ENVIRONMENT | {"torch": torch}, **fields
+    )
+    lines = [
+        ("run", run),
+        (
+            "not_tested",
+            {
+                "implementation": None,
+                "device": "cuda" if device == "cpu" else "cpu",
+                "reason": "not asked for",
+            },
+        ),
+        *(("batch", batch(number, name, device=device)) for number in range(9)),
+        *extra,
+    ]
+    return write(folder, [*lines, ("end", {"exit": exit_status})] if exit_status is not None else lines)
+
+
+def test_two_devices_become_one_run(tmp_path: Path):
+    cpu = shard(tmp_path / "cpu")
+    cuda = shard(tmp_path / "cuda", device="cuda", devices=GPU)
+    log = read_log(merge([cpu, cuda], tmp_path / "all"))
+    assert log.run["devices"] == {"cpu": "tested", "cuda": "tested"}
+    assert log.batches.judged == 18
+    assert {cell.device for cell in log.batches.cells} == {"cpu", "cuda"}
+    assert log.not_tested == []  # each was tested by the other
+    assert log.seconds is None  # they ran at different times
+    assert read_log(cpu).seconds is not None
+    assert log.end["exit"] == 0
+    assert log.problems.sentences() == []
+
+
+def test_shards_with_different_torch_are_told_apart(tmp_path: Path):
+    old, new = shard(tmp_path / "old", torch="2.9.0"), shard(tmp_path / "new")
+    log = read_log(merge([old, new], tmp_path / "all"))
+    assert {cell.device for cell in log.batches.cells} == {"cpu, torch 2.9.0", "cpu, torch 2.14.1"}
+    assert log.run["environment"]["torch"] == {"old": "2.9.0", "new": "2.14.1"}
+    assert log.run["environment"]["cpu"] == factory.ENVIRONMENT["cpu"]
+
+
+def test_versions_of_one_name_are_told_apart(tmp_path: Path):
+    found = divergence(0, "ultralytics")
+    old = shard(tmp_path / "old", version="8.3.0", extra=[("divergence", found)], exit_status=1)
+    log = read_log(merge([old, shard(tmp_path / "new")], tmp_path / "all"))
+    names = {"ultralytics 8.3.0", "ultralytics 8.4.190"}
+    assert {one["name"] for one in log.run["implementations"]} == names
+    assert {cell.implementation for cell in log.batches.cells} == names
+    assert [line["implementation"] for line in log.divergences] == ["ultralytics 8.3.0"]
+    assert log.end["exit"] == 1
+
+
+def test_cases_come_along_and_commands_name_them(tmp_path: Path):
+    found = divergence(0)
+    a = shard(tmp_path / "a", "my-assigner", extra=[("divergence", found)], exit_status=1)
+    (a / "cases" / f"{found['case']}.safetensors").write_bytes(b"content")
+    (a / "benchmark.json").write_text("{}")
+    into = merge([a, shard(tmp_path / "b")], tmp_path / "all")
+    assert (into / "cases" / f"{found['case']}.safetensors").read_bytes() == b"content"
+    assert (into / "benchmark-a.json").is_file()
+    (line,) = read_log(into).divergences
+    path = f"{into}/cases/{found['case']}.safetensors"
+    assert line["reproduce"]["pytest"] == f"pytest conformance --implementation my.py:A --case {path}"
+    assert line["reproduce"]["python"].endswith(f'check("my.py:A", "{path}")')
+    assert line["reproduce"]["example"] == found["reproduce"]["example"]
+
+
+def test_paths_with_spaces_are_moved_too(tmp_path: Path):
+    case = "0000c0ffee00"
+    old = f"/some where/runs/1/cases/{case}.safetensors"
+    commands = {
+        "pytest": f"pytest conformance --implementation 'my a.py:A' --case '{old}'",
+        "python": f'check("my a.py:A", "{old}")',
+        "example": "@example(recipe=Recipe())",
+    }
+    a = shard(
+        tmp_path / "a",
+        "my-assigner",
+        extra=[("divergence", divergence(0, reproduce=commands))],
+        exit_status=1,
+    )
+    (line,) = read_log(merge([a], tmp_path / "all to gether")).divergences
+    new = f"{tmp_path}/all to gether/cases/{case}.safetensors"
+    assert line["reproduce"] == {
+        "pytest": f"pytest conformance --implementation 'my a.py:A' --case '{new}'",
+        "python": f'check("my a.py:A", "{new}")',
+        "example": "@example(recipe=Recipe())",
+    }
+
+
+def test_a_killed_shard_counts_with_what_it_had_logged(tmp_path: Path):
+    killed = shard(tmp_path / "killed", exit_status=None)
+    with (killed / "log.jsonl").open("ab") as file:
+        file.write(b'{"kind":"batch","ti')
+    log = read_log(merge([killed, shard(tmp_path / "b")], tmp_path / "all"))
+    assert log.batches.judged == 18
+    assert log.end["exit"] == 1
+    assert "the run killed did not finish" in log.not_tested[0]["reason"]
+
+
+def test_shards_with_logs_of_workers(tmp_path: Path):
+    a = shard(tmp_path / "a")
+    line = factory.line("batch", batch(50))
+    (a / "log-gw0.jsonl").write_bytes(factory.raw(line))
+    assert read_log(merge([a], tmp_path / "all")).batches.judged == 10
+
+
+def test_shards_of_one_name(tmp_path: Path):
+    a, b = shard(tmp_path / "x" / "run"), shard(tmp_path / "y" / "run")
+    into = merge([a, b], tmp_path / "all")
+    assert len(list(into.glob("log-*.jsonl"))) == 2
+    assert read_log(into).batches.judged == 18
+
+
+def test_the_shards_stay_as_they_are(tmp_path: Path):
+    a = shard(tmp_path / "a")
+    before = (a / "log.jsonl").read_bytes()
+    merge([a], tmp_path / "all")
+    assert (a / "log.jsonl").read_bytes() == before
+
+
+def test_what_cannot_be_merged(tmp_path: Path):
+    a = shard(tmp_path / "a")
+    with pytest.raises(LogError):
+        merge([], tmp_path / "all")
+    with pytest.raises(LogError):
+        merge([a, tmp_path / "none"], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+    with pytest.raises(FileExistsError):
+        merge([a], a)
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    a, b = shard(tmp_path / "a"), shard(tmp_path / "b", "article", version="1")
+    assert main(["merge", str(a), str(b), "--into", str(tmp_path / "all")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'all' / 'report.html'}\n"
+    summary = json.loads((tmp_path / "all" / "summary.json").read_text())
+    assert [one["name"] for one in summary["implementations"]] == ["ultralytics", "article"]
+    assert main(["merge", str(a), "--into", str(tmp_path / "all")]) == 2

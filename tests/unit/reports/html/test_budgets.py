@@ -1,0 +1,96 @@
+"""A night's run of 10,000 judged batches and 200 causes stays small, and is usable at once."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.common import run_logs as factory
+
+from tal_reports import read_log, render
+from tal_reports.html.page import LETTERS
+
+BYTES, ELEMENTS, SEEN = 2_000_000, 50_000, 4_000
+"""What a report may weigh, of how many elements it may consist, and how many of those may be seen at first.
+
+No time is measured here: a busy machine would fail. When these were chosen, Chromium loaded a report of 35,000,
+2,800 of them to be seen, within 0.7 s on two cores that had eight other things to do, and filtered it within 0.03 s.
+"""
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 causes, each with a large picture and many numbers, and 10,000 batches on two devices."""
+    lines = factory.failing(200, 7_400)
+    for number, (kind, fields) in enumerate(lines):
+        if kind == "divergence" and fields.get("picture"):
+            fields["picture"] = factory.large_picture(number)
+        if kind == "batch" and number % 3 == 0:
+            fields["device"] = "cuda"
+    folder = factory.write(tmp_path_factory.mktemp("runs") / "night", lines)
+    told = factory.walkthrough(photo="data:image/jpeg;base64," + 60_000 * "A")
+    (folder / "walkthrough.json").write_text(json.dumps(told))
+    render(folder)
+    return folder
+
+
+def test_the_log_is_as_large_as_it_says(night: Path):
+    log = read_log(night)
+    assert log.batches.judged >= 10_000
+    assert len(log.divergences) == 200
+    assert sum(bool(line.get("picture")) for line in log.divergences) > 150
+
+
+def test_the_report_is_small(night: Path):
+    size = (night / "report.html").stat().st_size
+    assert 500_000 < size < BYTES
+
+
+def test_the_room_for_pictures_is_shared_among_the_cards(night: Path):
+    page = (night / "report.html").read_text(encoding="utf-8")
+    every = page.count("it predicts (")
+    assert 20 < every < 2_000
+    assert page.count("<svg role=") + page.count("No picture, so that") > 150
+    assert page.count("<svg role=") > 100
+    assert sum(len(part.split("</figure>")[0]) for part in page.split("<figure")[1:]) < LETTERS * 1.3
+
+
+def elements(page: str) -> int:
+    return len(re.findall(r"<[a-z]", page))
+
+
+def test_the_page_does_not_grow_with_the_batches(tmp_path: Path):
+    few, many = (
+        render(factory.write(tmp_path / f"{number}" / "run", factory.failing(20, number)))
+        for number in (1_000, 5_000)
+    )
+    counts = [elements(path.read_text(encoding="utf-8")) for path in (few, many)]
+    assert counts[1] < counts[0] * 1.02, counts
+
+
+def test_the_page_has_few_elements(night: Path):
+    page = (night / "report.html").read_text(encoding="utf-8")
+    assert 5_000 < elements(page.partition("<body>")[2].partition("<script>")[0]) < ELEMENTS
+
+
+@pytest.mark.browser
+def test_what_is_there_at_first_and_after_filtering_is_little(browser: Any, night: Path):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto((night / "report.html").as_uri(), wait_until="load")
+    everything, seen = page.evaluate(
+        """() => {
+            const all = [...document.querySelectorAll("body *")];
+            return [all.length, all.filter((one) => one.checkVisibility()).length];
+        }"""
+    )
+    assert everything < ELEMENTS
+    assert 1_000 < seen < SEEN
+    # The viewer of a picture is made when its card is opened, not for all of them at once.
+    opened = page.locator("details.card[open] .picture").count()
+    assert page.locator(".picture.ready").count() == opened < 5 < page.locator(".picture").count()
+    page.locator("#filter").fill("impl:my-assigner stage:conflict overlap")
+    assert 0 < page.locator("details.card:not([hidden])").count() < 200
+    assert page.locator(".picture.ready").count() == opened
+    context.close()

@@ -1,0 +1,108 @@
+"""The table at the end of a run."""
+
+from pathlib import Path
+
+from tests.common import run_logs as factory
+from tests.common.run_logs import HOSTILE, batch, divergence, implementation, run_line
+
+from tal_reports import read_log, render, terminal_table
+
+
+def table_of(folder: Path, lines: factory.Lines) -> str:
+    return terminal_table(read_log(factory.write(folder, lines)))
+
+
+def test_a_run_that_conforms(run_dir: Path):
+    factory.write(run_dir, factory.passing(90))
+    report = render(run_dir)
+    table = terminal_table(read_log(run_dir)).splitlines()
+    assert table[0].split() == [
+        *(
+            "implementation",
+            "version",
+            "held",
+            "to",
+            "batches",
+            "exact",
+            "within",
+            "bound",
+            "admissible",
+            "divergent",
+            "error",
+        ),
+        "result",
+    ]
+    numbers = ["45", "40", "5", "0", "0", "0"]
+    assert table[2].split() == ["ultralytics", "8.4.190", "ultralytics-8.4.190", *numbers, "conforms"]
+    assert table[-3:] == ["not tested: cuda: no such device", "", f"report: {report}"]
+
+
+def test_first_divergences_have_stage_clause_case_and_summary(run_dir: Path):
+    table = table_of(run_dir, factory.failing(1))
+    expected = (
+        "my-assigner: divergent at conflict (TAL-CONF-1), case 0000c0ffee00\n"
+        "  an anchor goes to a ground truth that it does not overlap most\n"
+    )
+    assert expected in table
+    assert f"run: {run_dir}" in table
+
+
+def test_many_are_summed_up(run_dir: Path):
+    table = table_of(run_dir, factory.failing(200, batches=30))
+    assert "more causes, in the report" in table
+    assert len(table.splitlines()) < 50
+
+
+def test_an_implementation_that_could_not_be_had_says_why(run_dir: Path):
+    absent = {"implementation": "nope", "device": None, "reason": "no module named nope"}
+    table = table_of(
+        run_dir,
+        [
+            ("run", run_line([implementation("nope", capabilities=[])])),
+            ("not_tested", absent),
+            ("end", {"exit": 1}),
+        ],
+    )
+    assert "nope: error\n  no module named nope" in table
+
+
+def test_nothing_steers_the_terminal(run_dir: Path):
+    lines = [
+        (
+            "run",
+            run_line(
+                [implementation(HOSTILE, version=HOSTILE, dialect=HOSTILE + "\r\n")],
+                devices={HOSTILE: HOSTILE},
+            ),
+        ),
+        ("batch", batch(name=HOSTILE)),
+        ("divergence", divergence(name=HOSTILE, summary=HOSTILE + "\n" * 50, case=HOSTILE, clause=HOSTILE)),
+        ("not_tested", {"implementation": HOSTILE, "reason": HOSTILE}),
+    ]
+    table = table_of(run_dir, lines)
+    assert not [character for character in table if not (character.isprintable() or character == "\n")]
+    assert max(map(len, table.splitlines())) < 400
+    assert len(table.splitlines()) < 20
+    table.encode()
+
+
+def test_a_killed_run_says_so(run_dir: Path):
+    assert "The run did not finish" in table_of(run_dir, factory.passing(9)[:-1])
+
+
+def test_no_implementation(run_dir: Path):
+    assert "No implementation was tested." in table_of(
+        run_dir, [("run", run_line() | {"implementations": []})]
+    )
+
+
+def test_what_changed_since_the_last_run(tmp_path: Path):
+    first = factory.write(tmp_path / "a", factory.failing(1, 9))
+    render(first)
+    assert "since run" not in terminal_table(read_log(first))
+    lines = factory.failing(0, 9)
+    lines[-1:-1] = [("batch", factory.batch(5, "my-assigner"))]
+    second = factory.write(tmp_path / "b", lines)
+    render(second)
+    said = terminal_table(read_log(second)).split("since run ")[1]
+    assert said.startswith("a: 1 fixed.\n  my-assigner: divergent -> conforms\n")
