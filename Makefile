@@ -22,14 +22,18 @@ ROUNDS  := $(strip $(ROUNDS))
 RELEASES := $(strip $(RELEASES))
 BIN     := $(VENV)/bin
 # Named after the pins, so that another TORCH sets up again; older than pyproject.toml: sets up again too.
-STAMP   := $(VENV)/.set-up-$(shell printf '%s' '$(TORCH) $(TORCHVISION)' | cksum | cut -d ' ' -f 1)
+PINS    := $(shell printf '%s' '$(TORCH) $(TORCHVISION)' | cksum | cut -d ' ' -f 1)
+USER    := $(VENV)/.set-up-user-$(PINS)#  what the main job needs
+STAMP   := $(VENV)/.set-up-$(PINS)#  the developers' tools as well
+USER    := $(strip $(USER))
+SHAPES  := --jaxtyping-packages=tal_reference,beartype.beartype
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup conformance eras test fuzz bench power lint format wheel clean distclean
+.PHONY: help setup conformance eras test test-slow test-all test-quality fuzz bench power lint format docs wheel clean distclean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  PROFILE=dev|ci|nightly   how much is generated (now: $(PROFILE))'
 	@echo '  IMPLEMENTATIONS="..."    what is tested (now: $(strip $(IMPLEMENTATIONS)))'
@@ -39,52 +43,71 @@ help:  ## this list
 	@echo '  PYTHON, VENV             the Python to start from, the environment'"'"'s folder (now: $(PYTHON), $(VENV))'
 	@echo '  TORCH, TORCHVISION       what pip installs for them (now: $(TORCH), $(TORCHVISION))'
 
-setup: $(STAMP)  ## the environment in $(VENV), made once and brought up to date when pyproject.toml changes
+setup: $(STAMP)  ## the developers' environment in $(VENV), made once and brought up to date when pyproject.toml changes
 
-$(STAMP): pyproject.toml
+$(USER): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'Python 3.11 or newer is needed, and $(PYTHON) is' "$$($(PYTHON) --version 2>&1):" \
 	       'name another one, e.g. make PYTHON=python3.12' >&2; exit 1; }
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 	  echo '$(PYTHON) -m venv failed: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check '$(TORCH)' '$(TORCHVISION)'
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e .
 	@rm -f $(VENV)/.set-up-*
 	@touch $@
 
-conformance: $(STAMP)  ## the main job: every implementation asked for against the reference, with a report at the end
+$(STAMP): $(USER)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev,docs]'
+	@touch $@
+
+conformance: $(USER)  ## the main job: every implementation asked for against the reference, with a report at the end
 	$(BIN)/python -m pytest conformance --conformance-profile $(PROFILE) $(TESTED) $(ARGS)
 
-eras: $(STAMP)  ## releases of Ultralytics against the table of eras (RELEASES=cached|each|edges)
+eras: $(USER)  ## releases of Ultralytics against the table of eras (RELEASES=cached|each|edges)
 	$(BIN)/python -m conformance eras --releases $(RELEASES)
 
-test: $(STAMP)  ## the tests of this project itself
-	$(BIN)/python -m pytest tests -n $(strip $(WORKERS)) --dist worksteal --maxprocesses 8 $(ARGS)
+PYTEST := $(BIN)/python -m pytest -n $(strip $(WORKERS)) --dist worksteal --maxprocesses 8
+
+test: $(STAMP)  ## the tests of this project itself, without those marked slow
+	$(BIN)/python -m pytest tests/reference $(SHAPES) $(ARGS)
+	$(PYTEST) tests --ignore tests/reference -m 'not slow' $(ARGS)
+
+test-slow: $(STAMP)  ## the other tests: launches of whole runs, shrinking, planted faults, browsers
+	$(PYTEST) tests --ignore tests/reference -m slow $(ARGS)
+
+test-all: test test-slow  ## every test
+
+test-quality: $(STAMP)  ## the tests that say how good the suite is: shrinking, planted faults, mutants
+	$(PYTEST) tests/quality $(ARGS)
 
 fuzz: $(STAMP)  ## damaged and hostile files for every reader: make fuzz INPUTS=1000000
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
 
-bench: $(STAMP)  ## the benchmarks alone, of all sizes, with their report
+bench: $(USER)  ## the benchmarks alone, of all sizes, with their report
 	$(BIN)/python -m pytest conformance/suite/test_benchmark.py --rounds $(ROUNDS) $(ARGS)
 
 power: $(STAMP)  ## proof that the suite can fail: planted faults, and mutants of the installed release and the reference
 	$(BIN)/python -m conformance power --mutants all $(ARGS)
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy and the floors of the house (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP)  ## ruff's formatting and safe repairs
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## the documentation in site/
+	$(BIN)/mkdocs build --strict
+
 wheel: $(STAMP)  ## the wheel in dist/
 	$(BIN)/python -m build --wheel
 
 clean:  ## builds and caches (what runs left stays: reports/runs)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	find reference conformance reports tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find reference conformance reports tests src -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## the environment as well
 	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)

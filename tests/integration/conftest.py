@@ -1,21 +1,28 @@
-"""What the README prints, as code."""
+"""Code that the README and the documentation print."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+
+
+def printed_files(page: Path) -> dict[str, str]:
+    """Return the Python files that a page prints, by the name in the first line of each block of code."""
+    blocks = re.findall(
+        r"```python\n# (\w+\.py)[^\n]*\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+    )
+    return dict(blocks)
 
 
 @pytest.fixture(scope="session")
-def readme_adapters() -> tuple[str, str]:
-    """The README's my_adapter.py: the assigner, and what is added to it for the loss."""
-    text = README.read_text(encoding="utf-8")
-    assigner, loss = re.findall(r"```python\n# my_adapter\.py.*?\n(.*?)```", text, re.DOTALL)
-    return assigner, loss
+def readme_assigner() -> str:
+    """The README's my_adapter.py."""
+    return printed_files(ROOT / "README.md")["my_adapter.py"]
 
 
 @pytest.fixture(scope="session")
-def readme_assigner(readme_adapters: tuple[str, str]) -> str:
-    return readme_adapters[0]
+def documented_adapters() -> dict[str, str]:
+    """Every adapter of the page about adapters, by file name."""
+    return printed_files(ROOT / "docs" / "adapters.md")

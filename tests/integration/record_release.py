@@ -8,7 +8,7 @@ from tal_conformance.implementations.ultralytics_environment import configure_ul
 configure_ultralytics()
 import torch  # noqa: E402
 
-from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.recipe import Recipe  # noqa: E402
 from tal_conformance.batches.truths import Truth  # noqa: E402
 from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter, parsed  # noqa: E402
 from tal_conformance.implementations.releases import IMPORTS, STAND_INS, chosen  # noqa: E402

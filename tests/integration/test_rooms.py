@@ -1,4 +1,4 @@
-"""Which package may import what: reference <- conformance -> run log -> reports, and no arrow back."""
+"""Which packages the three may import from elsewhere; the floors between and inside them are import-linter's."""
 
 import ast
 import importlib
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("reference", "conformance", "reports")
+FOLDERS = {"tal_reference": "reference", "tal_conformance": "conformance", "tal_reports": "reports"}
+PACKAGES = tuple(FOLDERS)
 RUNS_CODE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 RUNS_CODE_CALLS = {"torch.load", "torch.save", "numpy.load", "np.load", "yaml.load"}
 IMPORTING = {"__import__", "import_module", "importorskip"}
@@ -35,9 +36,10 @@ def imported(source: str, package: str = "") -> set[str]:
 
 def modules(package: str, root: Path = ROOT) -> Iterator[tuple[Path, set[str]]]:
     """Every module of a package, as its path from the root, with what it imports."""
-    for path in sorted((root / package).rglob("*.py")):
+    folder = root / FOLDERS[package]
+    for path in sorted(folder.rglob("*.py")):
         if "runs" not in path.parts:
-            parts = path.relative_to(root).parent.parts
+            parts = (package, *path.relative_to(folder).parent.parts)
             yield path.relative_to(root), imported(path.read_text(encoding="utf-8"), ".".join(parts))
 
 
@@ -85,8 +87,12 @@ def test_imports_are_seen_wherever_they_stand(source: str, expected: set[str]):
 
 def test_a_planted_stranger_is_named(tmp_path: Path):
     (tmp_path / "reports").mkdir()
-    (tmp_path / "reports" / "page.py").write_text("import json, jinja2\nfrom conformance import batches\n")
-    assert strangers("reports", {"reports", "jinja2"}, tmp_path) == ["reports/html/page.py: conformance"]
+    (tmp_path / "reports" / "page.py").write_text(
+        "import json, jinja2\nfrom tal_conformance import batches\n"
+    )
+    assert strangers("tal_reports", {"tal_reports", "jinja2"}, tmp_path) == [
+        "reports/page.py: tal_conformance"
+    ]
 
 
 @pytest.mark.parametrize("line", ["import pickle", "from pickle import loads", "x = torch.load(path)"])
@@ -98,46 +104,51 @@ def test_a_planted_code_runner_is_named(tmp_path: Path, line: str):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_is_there_and_typed(package: str):
-    assert (ROOT / package / "py.typed").is_file()
-    assert (ROOT / package / "__init__.py").is_file()
+    assert (ROOT / FOLDERS[package] / "py.typed").is_file()
+    assert (ROOT / FOLDERS[package] / "__init__.py").is_file()
     assert list(modules(package))
 
 
 def test_reference_imports_torch_alone():
-    assert strangers("reference", {"reference", "torch", "jaxtyping"}) == []
+    assert strangers("tal_reference", {"tal_reference", "tal_folder_names", "torch", "jaxtyping"}) == []
 
 
 def test_only_reference_shapes_imports_jaxtyping():
-    assert [path for path, names in modules("reference") if "jaxtyping" in tops(names)] == [
+    assert [path for path, names in modules("tal_reference") if "jaxtyping" in tops(names)] == [
         Path("reference/shapes.py")
     ]
 
 
 def test_reference_works_where_jaxtyping_is_absent():
-    run("import sys; sys.modules['jaxtyping'] = None; import reference")
+    run("import sys; sys.modules['jaxtyping'] = None; import tal_reference")
 
 
 def test_importing_reference_brings_neither_tests_nor_official_code():
-    run("import reference, sys; assert not {'ultralytics', 'hypothesis', 'pytest'} & set(sys.modules)")
+    run("import tal_reference, sys; assert not {'ultralytics', 'hypothesis', 'pytest'} & set(sys.modules)")
 
 
 def test_reports_imports_neither_torch_nor_the_suite():
-    assert strangers("reports", {"reports", "jinja2", "markupsafe", "jsonschema"}) == []
+    assert (
+        strangers("tal_reports", {"tal_reports", "tal_folder_names", "jinja2", "markupsafe", "jsonschema"})
+        == []
+    )
 
 
 def test_importing_reports_brings_no_torch():
     modules_of_reports = sorted(
-        ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-        for path, _ in modules("reports")
+        "tal_" + ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+        for path, _ in modules("tal_reports")
         if path.stem != "__main__"
     )
     names = ", ".join(modules_of_reports)
-    run(f"import {names}, sys; assert not {{'torch', 'conformance', 'reference'}} & set(sys.modules)")
+    run(f"import {names}, sys; assert not {{'torch', 'tal_conformance', 'tal_reference'}} & set(sys.modules)")
 
 
 def test_the_suite_knows_only_the_public_face_of_reports():
-    face = {f"reports.{name}" for name in importlib.import_module("reports").__all__}
-    known = {name for _, names in modules("conformance") for name in names if "reports" in tops({name})}
+    face = {f"tal_reports.{name}" for name in importlib.import_module("tal_reports").__all__}
+    known = {
+        name for _, names in modules("tal_conformance") for name in names if "tal_reports" in tops({name})
+    }
     assert known
     assert known <= face
 
@@ -150,7 +161,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower() for line in project["dependencies"]}
     used = set().union(*(tops(names) for package in PACKAGES for _, names in modules(package)))
-    used -= set(sys.stdlib_module_names) | set(PACKAGES)
+    used -= set(sys.stdlib_module_names) | set(PACKAGES) | {"tal_folder_names"}
     imported_as = {"xdist": "pytest-xdist"}
     used = {imported_as.get(name, name) for name in used}
     optional = {"jaxtyping", "cosmic_ray", "_typeshed"}  # the last one is known to type checkers alone

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("reference", "conformance", "reports")
+FOLDERS = {"tal_reference": "reference", "tal_conformance": "conformance", "tal_reports": "reports"}
+"""Each package with its folder, to which src/ links."""
+PACKAGES = tuple(FOLDERS)
 
 pytestmark = pytest.mark.slow
 
@@ -58,8 +60,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the tree, into which the leavings of a run are planted."""
     copy = tmp_path_factory.mktemp("source") / "tal"
     leavings = shutil.ignore_patterns("__pycache__", "runs", "latest")
-    for name in (*PACKAGES, "tests"):
-        shutil.copytree(ROOT / name, copy / name, ignore=leavings)
+    for name in (*FOLDERS.values(), "src", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=leavings, symlinks=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     run = copy / "reports" / "runs" / "20260101-000000"
@@ -114,19 +116,19 @@ def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Consumer:
 
 def test_every_file_of_the_packages_is_in_it(contents: set[str]):
     expected = {
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
+        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+        for package, folder in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*")
         if path.is_file() and not {"__pycache__", "runs"} & set(path.parts)
     }
-    pictures = {"reports/example-report.png", "reports/example-anchor.png"}  # the README's
+    pictures = {"tal_reports/example-report.png", "tal_reports/example-anchor.png"}  # the README's
     assert expected - pictures <= contents
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
 
 
 def test_nothing_else_is_in_it(contents: set[str]):
     tops = {re.sub(r"-[\d.]+\d", "", name.split("/")[0]) for name in contents}
-    assert tops == {*PACKAGES, "tal_conformance.dist-info"}
+    assert tops == {*PACKAGES, "tal_folder_names.py", "tal_conformance.dist-info"}
     assert not [name for name in contents if "runs/" in name]
 
 
@@ -161,7 +163,7 @@ def test_an_adapter_in_another_repository_is_tested_there(consumer: Consumer, re
     (consumer.folder / "my_pkg" / "adapter.py").write_text(readme_assigner + "\n\ntal = MyAssigner()\n")
     before = consumer.files()
     done = consumer.run(
-        *("-m", "pytest", "--pyargs", "conformance", "--implementation", "my_pkg.adapter:tal"),
+        *("-m", "pytest", "--pyargs", "tal_conformance", "--implementation", "my_pkg.adapter:tal"),
         *("--examples", "3", "-p", "no:cacheprovider", "--benchmark-skip"),
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
@@ -173,3 +175,47 @@ def test_an_adapter_in_another_repository_is_tested_there(consumer: Consumer, re
     assert [implementation["name"] for implementation in summary["implementations"]] == ["my-assigner"]
     assert summary["implementations"][0]["batches"] > 0
     assert summary["exit"] == 0
+
+
+@pytest.fixture
+def namesake(consumer: Consumer, tmp_path: Path) -> Consumer:
+    """A repository that has packages of its own with the names of this project's folders, and tests of them."""
+    for name in FOLDERS.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"OWNER = 'somebody else: {name}'\n")
+        (tmp_path / name / f"test_{name}.py").write_text(
+            f"import {name}\n\n\ndef test_own():\n    assert {name}.OWNER == 'somebody else: {name}'\n"
+        )
+    return Consumer(tmp_path, consumer.python)
+
+
+def test_a_repository_with_packages_of_all_three_names_runs_its_own_tests(namesake: Consumer):
+    done = namesake.run("-m", "pytest", "-p", "no:cacheprovider", *FOLDERS.values())
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert "3 passed" in done.stdout
+
+
+def test_a_repository_with_packages_of_all_three_names_runs_the_suite(
+    namesake: Consumer, readme_assigner: str
+):
+    adapter = "import conformance, reference, reports\n\n"
+    adapter += (
+        "assert all('somebody' in own.OWNER for own in (conformance, reference, reports))\n\n"
+        + readme_assigner
+    )
+    (namesake.folder / "my_adapter.py").write_text(adapter)
+    done = namesake.run(
+        *("-m", "pytest", "--pyargs", "tal_conformance", "--implementation", "my_adapter.py:MyAssigner"),
+        *("--examples", "2", "-p", "no:cacheprovider", "--benchmark-skip", "-k", "topk or metric"),
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    report = namesake.folder / "tal-conformance-reports" / "latest" / "summary.json"
+    (mine,) = json.loads(report.read_text(encoding="utf-8"))["implementations"]
+    assert mine["batches"] > 0
+
+
+def test_the_console_script_says_its_version(consumer: Consumer):
+    script = consumer.python.with_name("tal-conformance")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d+\.\d+", done.stdout)

@@ -332,7 +332,8 @@ LOSSES: dict[str, tuple[Double, Verdict, str, str]] = {
         "assign returned a tuple, expected an Assignment",
     ),
     "stages of another kind": (
-        Double(assignment=lambda honest: replace(honest, stages={"overlap": 1}), exposes_stages=False), Verdict.ERROR, "",
+        Double(assignment=lambda honest: replace(honest, stages={"overlap": 1}), exposes_stages=False),
+        Verdict.ERROR, "",
         "Assignment.stages is a dict, expected Stages",
     ),
     "stages that are none": (

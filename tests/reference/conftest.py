@@ -1,0 +1,22 @@
+"""Tests of the reference run with the shapes in its annotations checked; `make test` passes the option."""
+
+import pytest
+
+import tal_reference
+
+OPTION = "--jaxtyping-packages=tal_reference,beartype.beartype"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests of the shape checks where nothing checks shapes, and say how they are run."""
+    if hasattr(tal_reference.make_anchors, "__wrapped__"):
+        return
+    unchecked = [item for item in items if item.path.name == "test_shapes.py"]
+    if unchecked:
+        config.hook.pytest_deselected(items=unchecked)
+        items[:] = [item for item in items if item not in unchecked]
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(
+                f"shapes are not checked; add {OPTION} to run {len(unchecked)} tests of the checks"
+            )
