@@ -1,7 +1,6 @@
-"""Eras: which releases of Ultralytics speak which dialect (specification section 8), with the batch that shows it.
+"""Eras: which releases of Ultralytics speak which dialect (specification section 8).
 
-Edges were found by running neighbouring releases. The evidence of an era is the smallest batch on which it and the era
-before it compute different things, as the line of Python that makes it.
+Edges were found by running neighbouring releases.
 """
 
 from dataclasses import dataclass
@@ -30,14 +29,12 @@ class Era:
         dialect: what its releases are held to.
         clause: of the specification, about which it differs from the era before.
         change: what changed with its first release, in words.
-        evidence: the smallest batch that shows the change; "" for the first era.
     """
 
     first: Version
     dialect: Dialect
     clause: str
     change: str
-    evidence: str
 
     @property
     def begins(self) -> str:
@@ -46,47 +43,38 @@ class Era:
 
 
 ERAS = (
-    Era((8, 0, 0), FIRST, "", "the first releases", ""),
+    Era((8, 0, 0), FIRST, "", "the first releases"),
     Era(
         (8, 0, 35), EVERYWHERE, "LOSS-SUM-1",
         "N is at least 1: a batch without ground truths has a finite loss",
-        "Recipe(strides=(8, 16))",
     ),
     Era(
         (8, 0, 52), NO_FLOOR, "TAL-CONF-1",
         "u and t are zero off candidates",
-        "Recipe(images=((Truth('ordinary'), Truth('ordinary'), Truth('ordinary', at=(0, 4), size=(1, 0))),), "
-        "strides=(8, 16), streams=(1,))",
     ),
     Era(
         (8, 0, 100), ALL_WEIGHTS, "LOSS-BOX-1",
         "box and distance loss of every positive are weighted with the sum of all weights",
-        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
     ),
     Era(
         (8, 0, 101), NO_FLOOR, "LOSS-BOX-1",
         "each positive has its own weight again",
-        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
     ),
     Era(
         (8, 4, 0), MANY_LEVELS, "TAL-CAND-2",
         "a side below the first stride is widened to the second; topk2; L1 where R = 1; one level raises",
-        "Recipe(images=((Truth('thin'),),), strides=(8, 16), seed=9)",
     ),
     Era(
         (8, 4, 8), ANY_ORDER, "TAL-CAND-2",
         "a head with one level is accepted: its stride is the floor",
-        "Recipe(images=((Truth('ordinary'),),))",
     ),
     Era(
         (8, 4, 25), LOWER_FLOOR, "ANN-1",
         "annotation rows must come sorted by image",
-        "Recipe(images=((Truth('ordinary'),), (Truth('ordinary', at=(8, 8)),)), strides=(8, 16), shuffled=True)",
     ),
     Era(
         (8, 4, 128), NEWEST, "TAL-CAND-2",
         "a side below the second stride is widened to it",
-        "Recipe(images=((Truth('ordinary'),),), strides=(8, 16))",
     ),
 )
 """Every era, the oldest first."""

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import some
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands.bisect import published, text
 from tal_conformance.core.cache import cache_folder
 from tal_conformance.dialects.choices import differ, failure, lanes_of
+from tal_conformance.dialects.evidence import distinguishing_recipe, distinguishing_recipes
 from tal_conformance.implementations.adapters.ultralytics_release import Version, parsed
 from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
 from tal_conformance.implementations.registry import find
@@ -152,7 +151,7 @@ def check(source: Checked) -> None:
     subject = Subject(implementation, "cpu")
     try:
         for recipe in [
-            *distinguishing_recipe(),
+            *distinguishing_recipes(),
             *(each for lane in lanes_of(implementation) for each in some(lane, PER_LANE)),
         ]:
             if not implementation.dialect.rows_sorted or not recipe.shuffled:
@@ -174,23 +173,11 @@ def as_before(subject: Subject, era: Era) -> str:
     number = ERAS.index(era)
     if not number:
         return ""
-    before, recipe = ERAS[number - 1].dialect, recipe_of(era)
+    before, recipe = ERAS[number - 1].dialect, distinguishing_recipe(era)
     if not differ(before, era.dialect, recipe):
         return ""
     held = replace(subject, implementation=replace(subject.implementation, dialect=before))
     return "" if failure(held, recipe) else f"on {recipe} it still does what {before.name} says"
-
-
-def distinguishing_recipe() -> list[Recipe]:
-    """The batches of the table, each of which shows an edge."""
-    return [recipe_of(era) for era in ERAS[1:]]
-
-
-def recipe_of(era: Era) -> Recipe:
-    """The batch that shows an era's change."""
-    recipe = eval(era.evidence, {"Recipe": Recipe, "Truth": Truth})  # noqa: S307 - our own table
-    assert isinstance(recipe, Recipe)
-    return recipe
 
 
 def format_failure(found: Failure) -> str:

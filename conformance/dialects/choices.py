@@ -12,7 +12,7 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from tal_conformance.batches.named_strategies import STRATEGIES, LOSS_STRATEGIES
+from tal_conformance.batches.named_strategies import LOSS_STRATEGIES, STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.checks.reference import judge_against_reference

@@ -19,7 +19,7 @@ from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Pair
 from tal_conformance.checks.relations.views import ImageView
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
-from tal_conformance.judgement.comparators import equal, finite, assert_none, assert_within
+from tal_conformance.judgement.comparators import assert_none, assert_within, equal, finite
 from tal_conformance.judgement.oracle import InputErrors
 
 CELL = ("GT", "anchor")

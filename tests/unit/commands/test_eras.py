@@ -16,7 +16,6 @@ from tal_conformance.commands.eras import (
     edges_unseen,
     eras,
     format_releases,
-    recipe_of,
     select_releases,
     source_of,
 )
@@ -99,7 +98,7 @@ def test_a_source_of_two_releases_is_judged_once_in_each_era(tmp_path: Path, mon
     def folder(package: Package) -> Path:
         return written(tmp_path / package.version, tal="old" if package.version < "8.4.20" else "new")
 
-    monkeypatch.setattr(releases, "fetched", folder)
+    monkeypatch.setattr(releases, "ensure_package", folder)
     found = distinct_sources([(8, 0, 99), (8, 0, 101), (8, 3, 9), (8, 4, 25), (8, 4, 30)])
     assert [format_releases(source.releases) for source in found] == [
         "8.0.99",
@@ -172,7 +171,3 @@ def test_an_empty_cache_is_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_edges_between_what_was_looked_at():
     assert edges_unseen([(8, 4, 7), (8, 4, 8), (8, 4, 100)]) == [((8, 4, 8), (8, 4, 100))]
-
-
-def test_evidence_is_a_recipe():
-    assert [len(recipe_of(era).images) for era in ERAS[1:]] == [1, 1, 1, 1, 1, 1, 2, 1]

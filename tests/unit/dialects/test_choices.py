@@ -1,40 +1,14 @@
-"""Choices: what two dialects differ in is shown by a batch, and the eras' evidence shows what it says."""
+"""The choices in which two dialects differ, and the batch that shows each."""
 
 from dataclasses import fields, replace
 
-import pytest
-
 from tal_conformance import batches
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.dialects.choices import CLAUSES, WORDS, choices_between, differ, failure
+from tal_conformance.dialects.choices import CLAUSES, WORDS, choices_between, failure
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Subject
 from tal_reference import DIALECTS, NEWEST, Dialect, SmallBoxFloor
-from tal_reference.eras import ERAS
-
-NAMES = {"Recipe": Recipe, "Truth": batches.Truth}
-
-
-def recipe_of(evidence: str) -> Recipe:
-    recipe = eval(evidence, NAMES)  # our own table
-    assert isinstance(recipe, Recipe)
-    return recipe
-
-
-@pytest.mark.parametrize("number", [n for n, era in enumerate(ERAS) if n and era.clause != "ANN-1"])
-def test_evidence_of_an_era(number: int):
-    """On its evidence the reference differs from the era before, and not from itself."""
-    before, era = ERAS[number - 1].dialect, ERAS[number].dialect
-    recipe = recipe_of(era_evidence := ERAS[number].evidence)
-    assert differ(before, era, recipe), era_evidence
-    assert not differ(era, era, recipe)
-
-
-def test_evidence_of_rows_out_of_order():
-    (era,) = [era for era in ERAS if era.clause == "ANN-1"]
-    rows = recipe_of(era.evidence).build().annotations
-    assert rows[:, 0].tolist() == [1, 0]
 
 
 def test_every_choice_has_words_and_a_clause():
