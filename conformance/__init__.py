@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
     from tal_conformance.core.verdicts import Judgement, Verdict
     from tal_conformance.implementations.errors import (
-        ProtocolViolation,
         PackageUnavailable,
+        ProtocolViolation,
         UnknownImplementation,
     )
     from tal_conformance.implementations.registry import find
@@ -52,15 +52,15 @@ __all__ = [
     "AssignerInputs",
     "Assignment",
     "Batch",
-    "InvalidCase",
     "Failure",
+    "InvalidCase",
     "Judgement",
     "Loss",
+    "PackageUnavailable",
     "ProtocolViolation",
     "Recipe",
     "Stages",
     "Truth",
-    "PackageUnavailable",
     "UnknownImplementation",
     "Verdict",
     "check",

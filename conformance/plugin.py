@@ -1,4 +1,4 @@
-"""pytest finds this where the distribution is installed: `pytest --pyargs tal_conformance` then knows the suite's options.
+"""pytest's entry point of the installed distribution: `pytest --pyargs tal_conformance` then knows the suite's options.
 
 In everybody else's pytest runs it does nothing. `pytest conformance` in the repository needs it not: there pytest finds
 `conftest.py` by itself.

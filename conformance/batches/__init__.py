@@ -20,8 +20,8 @@ __all__ = [
     "ManyTruths",
     "Recipe",
     "Truth",
-    "make_draws_reproducible",
     "hazards_of",
+    "make_draws_reproducible",
     "recipes",
     "training_size",
 ]

@@ -36,7 +36,6 @@ __all__ = [
     "Ratio",
     "RecordedTimer",
     "Timings",
-    "uninstrumented",
     "clock_of",
     "compared_implementations",
     "interleave",
@@ -45,4 +44,5 @@ __all__ = [
     "peak_bytes",
     "plan_for",
     "table",
+    "uninstrumented",
 ]

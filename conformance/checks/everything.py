@@ -1,6 +1,6 @@
 """One batch in every way in which the suite's tests judge one: whichever of them found a failure, it shows again.
 
-For those who have a batch at hand: `pytest conformance --case`, `tal_conformance.check` and `python -m conformance replay`.
+For a batch at hand: `pytest conformance --case`, `tal_conformance.check` and `python -m conformance replay`.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,16 +12,16 @@ import torch
 
 from tal_conformance.batches.recipe import Recipe, grids
 from tal_conformance.batches.strategies import CELLS, IMAGES, STRIDES
-from tal_conformance.checks.devices.checks import same_as_cpu, allocates_on_device, repeatable
+from tal_conformance.checks.devices.checks import allocates_on_device, repeatable, same_as_cpu
 from tal_conformance.checks.reference import Judge, judge_against_reference
-from tal_conformance.checks.relations.relations import RELATIONS, NotObservable, NotApplicable
+from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
-from tal_conformance.judgement.rejection import supports_relations, rejection_for
+from tal_conformance.judgement.rejection import rejection_for, supports_relations
 
 Way = Callable[[Subject, Batch], Judgement]
 LARGEST_GENERATED = IMAGES * max(

@@ -19,7 +19,7 @@ __all__ = [
     "Stages",
     "UnknownImplementation",
     "assigner_inputs",
+    "execute",
     "find",
     "implementation_from",
-    "execute",
 ]

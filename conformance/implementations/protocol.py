@@ -5,7 +5,7 @@ An adapter is any object (or class, or function without arguments that returns o
 - `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
 - `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss.
 
-`version`, `dialect` (what it is held to; the newest official one by default), `exposes_stages` and `precisions` (besides
+`version`, `dialect` (the newest official one by default), `exposes_stages` and `precisions` (besides
 float32, those that it takes; by default the ones of mixed-precision training) are optional.
 Nothing here knows the reference's inner life: an adapter needs this module and torch.
 """

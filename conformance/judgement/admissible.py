@@ -48,7 +48,8 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
 
     Every row takes exactly k distinct places; those that are no candidate take part with the value zero and do not
     show. For exact values `must`, `may` and the counts together say exactly which selections are reachable (any set
-    between `must` and `may` of a size between `min_count` and `max_count`). For ranges they are necessary, not sufficient:
+    between `must` and `may` of a size between `min_count` and `max_count`). For ranges they are necessary, not
+    sufficient:
     in a chain a < b < c of overlapping ranges more sets are accepted than there are orders. The error is on the side
     of accepting.
 

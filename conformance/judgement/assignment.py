@@ -10,7 +10,7 @@ from tal_conformance.core.verdicts import Judgement, least_unique
 from tal_conformance.judgement.assignment_base import PAIR
 from tal_conformance.judgement.assignment_outputs import OutputsJudge
 from tal_conformance.judgement.assignment_stages import StagesJudge
-from tal_conformance.judgement.comparators import finite, assert_none
+from tal_conformance.judgement.comparators import assert_none, finite
 from tal_conformance.judgement.oracle import InputErrors, oracle
 from tal_reference import Dialect
 

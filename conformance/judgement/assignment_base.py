@@ -8,7 +8,7 @@ from torch import Tensor
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.core.verdicts import Agreement, Judgement, Value
 from tal_conformance.judgement.bounds import precision
-from tal_conformance.judgement.comparators import equal, assert_within, assert_within_at
+from tal_conformance.judgement.comparators import assert_within, assert_within_at, equal
 from tal_conformance.judgement.oracle import ImageOracle
 
 PAIR = ("GT", "anchor")

@@ -5,17 +5,17 @@ from torch import Tensor
 
 from tal_conformance.core.verdicts import Agreement, Mismatch
 from tal_conformance.judgement.admissible import (
-    TopK2Rule,
     Ownership,
     Range,
     Selection,
+    TopK2Rule,
     is_reachable,
     may_own,
     top_k_choices,
 )
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import bound, metric_unit, precision, smallest
-from tal_conformance.judgement.comparators import equal, assert_none, assert_within_at
+from tal_conformance.judgement.comparators import assert_none, assert_within_at, equal
 from tal_reference.assignment import NORMALISATION_EPS, alignment_metric, normalised
 
 

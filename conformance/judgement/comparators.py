@@ -39,8 +39,8 @@ def assert_within(
         observed: what the implementation computed.
         expected: the same in float64.
         bound: how far each may differ, float64, same shape.
-        same_dtype: what the reference computes in the implementation's dtype; equal bits count as exact. Where it is not
-            finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
+        same_dtype: what the reference computes in the implementation's dtype; equal bits count as exact. Where it is
+            not finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
         names: what each dimension counts ("GT", "anchor"), for the message.
         image: the image that all of it belongs to.
         extra_tolerance: the part of the bound that is no multiple of a rounding, for those who measure roundings.

@@ -12,7 +12,7 @@ from tal_conformance.core.outcome import AssignerInputs, Outcome
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
 from tal_conformance.implementations.execute import assigner_inputs
 from tal_conformance.judgement.bounds import UNITS, bound, boxes_unit, precision, smallest
-from tal_conformance.judgement.comparators import equal, finite, assert_within
+from tal_conformance.judgement.comparators import assert_within, equal, finite
 from tal_conformance.judgement.oracle import InputErrors
 from tal_reference import GroundTruths
 from tal_reference.annotations import to_corners

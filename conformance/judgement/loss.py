@@ -18,12 +18,12 @@ from tal_conformance.judgement.comparators import assert_within, assert_within_a
 from tal_conformance.judgement.loss_reference import Computed, compute, is_defined, loss_precision
 from tal_conformance.judgement.loss_rounding import (
     NO_JUMP,
-    LossRounding,
     AssignmentUncertainty,
+    LossRounding,
     _plus,
     gradient_bound,
-    uncertainty_units,
     rounding_units,
+    uncertainty_units,
 )
 from tal_reference import BatchTargets, Dialect, Predictions
 from tal_reference.anchors import flatten
@@ -117,16 +117,14 @@ def judge_gradients(
         distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
         right, ours, *rest = (each[0] for each in computed)
         of_positives = [right[at], ours[at], *rest]  # (P, 4R), or a number
-        for name, check, observed, (expected, approximate, rounding_units, jump, moves) in (
+        for name, check, observed, (expected, approximate, rounding, jump, moves) in (
             (LOGITS[0], partial(assert_within_at, at=at), distances, of_positives),
             (LOGITS[1], assert_within, logits, [each[1] for each in computed]),
         ):
             if name not in on:
                 continue
             extra_tolerance = _plus(jump, moves)
-            allowed = _plus(
-                gradient_bound(batch, name, expected, approximate, rounding_units), extra_tolerance
-            )
+            allowed = _plus(gradient_bound(batch, name, expected, approximate, rounding), extra_tolerance)
             judgement.note(
                 "gradients", check, f"gradient of {term} on {name}", STAGES["gradients"], observed,
                 expected=expected, bound=allowed, same_dtype=approximate, names=names, extra_tolerance=extra_tolerance,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
 from tal_conformance.core.verdicts import Uniqueness
-from tal_conformance.judgement.admissible import TopK2Rule, Range, Selection, may_own, top_k_choices
+from tal_conformance.judgement.admissible import Range, Selection, TopK2Rule, may_own, top_k_choices
 from tal_conformance.judgement.bounds import (
     ROUNDINGS,
     bound,
@@ -29,8 +29,8 @@ from tal_reference.assignment import (
     distance_inside,
     normalised,
     overlap_mask,
-    settle_contested,
     scatter_pairs,
+    settle_contested,
     top_k,
     widened,
 )

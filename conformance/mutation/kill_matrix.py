@@ -21,7 +21,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.mutation.operators import Mutant, Place, mutants_of
-from tal_conformance.mutation.process_pool import After, MutantOutcome, Made, in_processes, tried
+from tal_conformance.mutation.process_pool import After, Made, MutantOutcome, in_processes, tried
 from tal_conformance.mutation.targets import TARGETS, Seen, Target, watching
 from tal_conformance.mutation.trials import FIRST, BaselineOutcomes, GeneratedCase, all_trials
 from tal_conformance.suite.run_log import RunLogWriter

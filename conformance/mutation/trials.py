@@ -18,7 +18,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.checks.reference import Judge, judge_against_reference
 from tal_conformance.checks.rejection import check_all_reject
-from tal_conformance.checks.relations.relations import RELATIONS, NotObservable, NotApplicable
+from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Judgement

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.rejection import check_all_reject
-from tal_conformance.checks.relations.relations import NotObservable, NotApplicable
+from tal_conformance.checks.relations.relations import NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.implementations.execute import calls

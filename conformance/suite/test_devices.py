@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tal_conformance.batches.named_strategies import LOSS_STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.checks.devices.checks import same_as_cpu, allocates_on_device, repeatable
+from tal_conformance.checks.devices.checks import allocates_on_device, repeatable, same_as_cpu
 from tal_conformance.checks.devices.events import Watch
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples

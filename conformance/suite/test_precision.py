@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from tal_conformance.batches.hazards import with_hazards
-from tal_conformance.batches.named_strategies import STRATEGIES, PRECISIONS
+from tal_conformance.batches.named_strategies import PRECISIONS, STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples

@@ -8,7 +8,7 @@ from hypothesis import event, given, reject, settings
 
 from tal_conformance.batches.named_strategies import RELATABLE
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.checks.relations.relations import RELATIONS, NotObservable, Relation, NotApplicable
+from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable, Relation
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import share_of_examples

@@ -1,7 +1,7 @@
 """A real YOLOv8n in training: its steps, and batches recorded from them.
 
 The model is built by Ultralytics from its bundled description, with random weights: nothing is downloaded. It
-learns the photographs of `tal_conformance.training.photographs` with the official loss. What its loss receives at some of
+learns the photographs of `training.photographs` with the official loss. What its loss receives at some of
 the steps becomes the suite's recorded batches: predictions of a network, at first like noise, later near the
 ground truth.
 """

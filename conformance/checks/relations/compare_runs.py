@@ -18,7 +18,8 @@ from tal_conformance.implementations.execute import ImplementationFailed
 def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Comparison) -> None:
     """Compare the changed batches with their sources, into the judgement of `to`.
 
-    Where a choice moved, the losses differ for a good reason and are not compared; the judgement says that it `chose_differently`.
+    Where a choice moved, the losses differ for a good reason and are not compared; the judgement then has
+    `chose_differently`.
     Where the assignment is hidden, and a choice may have moved, only losses that agree have shown anything.
 
     Raises:

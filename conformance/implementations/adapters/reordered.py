@@ -125,11 +125,11 @@ class ReorderedAdapter:
         middle, half = padded[..., 1:3], padded[..., 3:] / 2
         size = padded.new_tensor((width, height, width, height))
         corners = torch.cat((middle - half, middle + half), dim=2) * size  # (B, M, 4)
-        effective_topk2 = feature_maps[0].dtype
+        dtype = feature_maps[0].dtype
         return AssignerInputs(
-            scores=(1 / (1 + torch.exp(-logits.detach()))).to(effective_topk2),
+            scores=(1 / (1 + torch.exp(-logits.detach()))).to(dtype),
             boxes=(boxes.detach() * strides).to(corners.dtype),
-            anchors=(centres * strides).to(effective_topk2), strides=strides.to(effective_topk2), labels=padded[..., :1],
+            anchors=(centres * strides).to(dtype), strides=strides.to(dtype), labels=padded[..., :1],
             truth_boxes=corners, truth_mask=(corners.sum(2, keepdim=True) > 0).to(corners.dtype), head=head,
             hyperparameters=hyperparameters,
         )  # fmt: skip

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.implementations.errors import ProtocolViolation, WorkerError, PackageUnavailable
+from tal_conformance.implementations.errors import PackageUnavailable, ProtocolViolation, WorkerError
 from tal_conformance.implementations.guards.side_effects import (
-    SideEffectError,
     ReturnedTensors,
+    SideEffectError,
     check_inputs_unchanged,
     forbid_side_effects,
 )
