@@ -8,9 +8,8 @@ from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.judgement.failure import Subject, failure_from
-from tal_conformance.judgement.non_finite import is_finite, judge_any
+from tal_conformance.judgement.non_finite import judge_any
 from tal_conformance.judgement.rejection import rejection_for
-from tal_conformance.pictures.picture import picture
 from tal_reference import Dialect
 
 Judge = Callable[[Batch, Outcome, Dialect], Judgement]
@@ -45,9 +44,7 @@ def judge_against_reference(
         outcome = execute(subject.implementation, batch, each_term, alone)
         return judge(batch, outcome, dialect)
     except (Divergence, ImplementationFailed) as error:
-        judgement = error.judgement if isinstance(error, Divergence) else None
-        assignment = outcome.assignment if outcome else None
-        drawn = picture(batch, dialect, assignment, judgement) if is_finite(batch) else None
-        failure = failure_from(subject, batch, error, drawn)
-        failure.outcome = outcome
+        failure = failure_from(subject, batch, error)
+        failure.outcome, failure.pictured = outcome, True
+        failure.assignment = outcome.assignment if outcome else None
         raise failure from error

@@ -30,7 +30,7 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
-from tal_conformance.pictures.picture import picture
+from tal_conformance.pictures.picture import failure_picture, picture
 from tal_reference import DIALECTS, Dialect
 from tal_reports import write_picture
 
@@ -141,7 +141,8 @@ class Replay:
                 judgement = run_every_check(Subject(one, self.device), batch, watched)
             except Failure as failure:
                 told = _told(failure)
-                yield Replayed(who, failure.verdict, told, failure.judgement, failure.values, failure.picture)
+                drawn = failure_picture(failure)
+                yield Replayed(who, failure.verdict, told, failure.judgement, failure.values, drawn)
             else:
                 drawn = drawn_of(batch, one.dialect, outcomes[0], judgement) if outcomes else None
                 yield Replayed(who, judgement.verdict, judgement=judgement, picture=drawn)

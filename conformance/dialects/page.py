@@ -8,10 +8,9 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.files import default_report_dir
 from tal_conformance.dialects.comparison import UNDEFINED, Compared, Difference, does, format_comparison
 from tal_conformance.implementations.protocol import Implementation
-from tal_conformance.judgement.failure import Failure
+from tal_conformance.judgement.failure import Failure, value_fields
 from tal_conformance.judgement.rejection import rejection_for
-from tal_conformance.pictures.picture import picture
-from tal_conformance.suite.run_log import value_fields
+from tal_conformance.pictures.picture import failure_picture, picture
 from tal_reports import Section, Sides, write_differences
 
 FOLDER = "diffs"
@@ -78,8 +77,9 @@ def _drawn(batch: Batch, found: Failure | None, compared: Compared) -> tuple[dic
     where the second does as before, what the first's does.
     """
     one, other = compared.one, compared.other
-    if found is not None and found.picture is not None:
-        return found.picture, Sides("before", "now", "before alone", "now alone", other.name)
+    drawn = failure_picture(found) if found is not None else None
+    if drawn is not None:
+        return drawn, Sides("before", "now", "before alone", "now alone", other.name)
     for who in (one, other) if found is None else (other, one):
         if rejection_for(batch, who.dialect) is None:
             return picture(batch, who.dialect, None, None), _alone(who)
@@ -99,7 +99,7 @@ def _unexpected(found: Failure) -> Section:
         batch=found.batch.describe(),
         recipe=found.batch.origin,
         values=[value_fields(value) for value in found.values],
-        picture=found.picture,
+        picture=failure_picture(found),
         sides=Sides(who=who.name),
         traceback=found.details or "",
         fails=True,

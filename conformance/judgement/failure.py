@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.outcome import Assignment, Outcome
 from tal_conformance.core.verdicts import (
+    STAGES,
     Divergence,
     Judgement,
+    State,
     Value,
     Verdict,
 )
@@ -42,8 +44,10 @@ class Failure(Exception):
         values: the worst places.
         judgement: if there was something to judge.
         details: traceback of an implementation that raised.
-        picture: what the report draws.
         outcome: what the implementation made of the batch, if it made something.
+        assignment: the implementation's assignment of the batch, to be drawn beside the reference's.
+        pictured: True if a picture of the batch explains the failure; it is drawn when the failure is logged, since
+            Hypothesis raises hundreds of failures while it shrinks one.
     """
 
     subject: Subject
@@ -55,8 +59,9 @@ class Failure(Exception):
     values: list[Value] = field(default_factory=list)
     judgement: Judgement | None = None
     details: str | None = None
-    picture: dict[str, Any] | None = None
     outcome: Outcome | None = None
+    assignment: Assignment | None = None
+    pictured: bool = False
 
     @property
     def stages(self) -> set[str]:
@@ -77,28 +82,48 @@ class Failure(Exception):
 _TYPES: dict[str, type[Failure]] = {}
 
 
-def failure_from(
-    subject: Subject, batch: Batch, error: Divergence | ImplementationFailed, drawn: Any
-) -> Failure:
+def failure_from(subject: Subject, batch: Batch, error: Divergence | ImplementationFailed) -> Failure:
     """The failure behind what the judge or the implementation raised.
 
     Its class differs by stage, because Hypothesis takes errors of one class at one line for one bug: so a batch that
     fails at the metric is not shrunk into one that fails at the gradient.
     """
     if isinstance(error, ImplementationFailed):
-        return _type("error")(
-            subject, batch, Verdict.ERROR, "", "", error.what, details=error.details, picture=drawn
-        )
+        return _type("error")(subject, batch, Verdict.ERROR, "", "", error.what, details=error.details)
     judgement = error.judgement
     first = judgement.first
     assert first is not None
     assert first.mismatch is not None
     return _type(first.stage)(
         subject, batch, judgement.verdict, first.stage, first.clause, first.mismatch.summary, first.mismatch.values,
-        judgement, picture=drawn,
+        judgement,
     )  # fmt: skip
 
 
 def _type(stage: str) -> type[Failure]:
     name = "".join(part.capitalize() for part in stage.replace("-", " ").split())
     return _TYPES.setdefault(stage, type(f"{name}Failure", (Failure,), {"__module__": __name__}))
+
+
+def value_fields(value: Value) -> dict[str, str]:
+    """Return a differing value as the fields that the run log and the reports hold."""
+    return {
+        "where": value.where,
+        "quantity": value.quantity,
+        "reference": value.reference,
+        "implementation": value.implementation,
+        "bound": value.bound,
+    }
+
+
+def stage_fields(judgement: Judgement | None) -> list[dict[str, Any]]:
+    """Return every stage with its state and margin, in the order of judging, as the run log holds them."""
+    if judgement is None:
+        return [
+            {"stage": stage, "clause": clause, "state": State.NOT_SHOWN.value, "margin": None}
+            for stage, clause in STAGES.items()
+        ]
+    return [
+        {"stage": stage.stage, "clause": stage.clause, "state": stage.state.value, "margin": stage.margin}
+        for stage in judgement.stages.values()
+    ]

@@ -9,6 +9,8 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment
 from tal_conformance.core.verdicts import Judgement
+from tal_conformance.judgement.failure import Failure
+from tal_conformance.judgement.non_finite import is_finite
 from tal_conformance.pictures.trace import ImageTrace
 from tal_reference import Dialect
 
@@ -35,6 +37,14 @@ def picture(
     differing = [] if assignment is None else _differing(explained, assignment)
     told = explained.telling([*focus, *differing])
     return drawn(explained, assignment, told) | {"stage": first.stage if first else "", "focus": focus}
+
+
+def failure_picture(failure: Failure) -> dict[str, Any] | None:
+    """Return the picture of a failing batch, or None if no picture explains it or a prediction is not finite."""
+    if not failure.pictured or not is_finite(failure.batch):
+        return None
+    dialect = failure.subject.implementation.dialect
+    return picture(failure.batch, dialect, failure.assignment, failure.judgement)
 
 
 def drawn(explained: ImageTrace, assignment: Assignment | None, told: Iterable[int]) -> dict[str, Any]:

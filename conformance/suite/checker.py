@@ -15,7 +15,6 @@ from tal_conformance.implementations.execute import calls
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.known_issues.ledger import KnownIssue
-from tal_conformance.pictures.picture import picture
 from tal_conformance.suite.run_log import RunLogWriter
 
 
@@ -109,8 +108,7 @@ class Checker:
         except Failure as failure:
             if self._excused(batch, failure, began):
                 return
-            if stage != "top-k":  # with fewer anchors than k there is no assignment to draw
-                failure.picture = picture(batch, self.subject.implementation.dialect, None, None)
+            failure.pictured = stage != "top-k"  # with fewer anchors than k there is no assignment to draw
             self._record(batch, Verdict.DIVERGENT, None, began, failure)
             self.failed = True
             raise

@@ -8,16 +8,10 @@ from typing import Any
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.environment import environment
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.verdicts import (
-    STAGES,
-    Judgement,
-    State,
-    Uniqueness,
-    Value,
-    Verdict,
-)
+from tal_conformance.core.verdicts import Judgement, Uniqueness, Verdict
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
-from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.failure import Failure, Subject, stage_fields, value_fields
+from tal_conformance.pictures.picture import failure_picture
 from tal_conformance.suite.reproduce import reproduction_commands
 from tal_reference import Dialect
 from tal_reports import RunLog
@@ -121,6 +115,7 @@ class RunLogWriter:
             case = self.save(failure.batch)
             if failure.outcome is not None:
                 keep_outcome(case, failure, failure.outcome)
+        picture, problem = _draw(failure)
         self._append(
             "divergence",
             implementation=failure.subject.implementation.name,
@@ -135,11 +130,11 @@ class RunLogWriter:
             summary=failure.summary,
             description=failure.batch.describe(),
             recipe=failure.batch.origin,
-            stages=strip(failure.judgement),
+            stages=stage_fields(failure.judgement),
             values=[value_fields(value) for value in failure.values],
-            picture=failure.picture,
+            picture=picture,
             reproduce=reproduction_commands(failure.subject.implementation, failure.batch, case),
-            traceback=failure.details,
+            traceback=failure.details or problem,
         )
 
     def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
@@ -157,7 +152,7 @@ class RunLogWriter:
             description=failure.batch.describe(),
             recipe=failure.batch.origin,
             values=[value_fields(value) for value in failure.values],
-            picture=failure.picture,
+            picture=failure_picture(failure),
         )
 
     def save(self, batch: Batch) -> Path:
@@ -167,6 +162,14 @@ class RunLogWriter:
         path = cases / f"{batch.id}.safetensors"
         batch.save(path)
         return path
+
+
+def _draw(failure: Failure) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the picture of a failure, or the reason why drawing it failed: the failure is logged in either case."""
+    try:
+        return failure_picture(failure), None
+    except Exception as error:
+        return None, f"cannot draw the picture of this batch: {type(error).__name__}: {error}"
 
 
 def _shares(shares: tuple[float, float] | None) -> dict[str, float]:
@@ -181,27 +184,3 @@ def keep_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:
     who = failure.subject.implementation
     facts = failure.batch.id, who.name, who.version, who.dialect.name, failure.subject.device
     store(outcome_path(case, who.name, failure.subject.device), StoredOutcome(*facts, outcome))
-
-
-def value_fields(value: Value) -> dict[str, str]:
-    """A place where two numbers differ, for the log."""
-    return {
-        "where": value.where,
-        "quantity": value.quantity,
-        "reference": value.reference,
-        "implementation": value.implementation,
-        "bound": value.bound,
-    }
-
-
-def strip(judgement: Judgement | None) -> list[dict[str, Any]]:
-    """Every stage with its state, in order."""
-    if judgement is None:
-        return [
-            {"stage": s, "clause": c, "state": State.NOT_SHOWN.value, "margin": None}
-            for s, c in STAGES.items()
-        ]
-    return [
-        {"stage": stage.stage, "clause": stage.clause, "state": stage.state.value, "margin": stage.margin}
-        for stage in judgement.stages.values()
-    ]

@@ -69,7 +69,7 @@ def allocates_on_device(subject: Subject, batch: Batch, watch: Watch | None = No
 
 
 def _told(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outcome) -> Failure:
-    failure = failure_from(subject, batch, Divergence(judgement), None)
+    failure = failure_from(subject, batch, Divergence(judgement))
     failure.outcome = outcome
     return failure
 
@@ -83,7 +83,7 @@ def _observed(subject: Subject, batch: Batch) -> Outcome:
     try:
         return mapped(execute(subject.implementation, batch.to(subject.device)), _to_cpu)
     except ImplementationFailed as error:
-        raise failure_from(subject, batch, error, None) from error
+        raise failure_from(subject, batch, error) from error
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.judgement.failure import Subject, failure_from
 from tal_conformance.judgement.rejection import loss_is_finite
-from tal_conformance.pictures.picture import picture
 from tal_reference import Dialect
 
 
@@ -90,10 +89,9 @@ class Relation:
             if judgement.verdict.fails:
                 raise Divergence(judgement)
         except (Divergence, ImplementationFailed) as error:
-            found = error.judgement if isinstance(error, Divergence) else None
-            shown = given.outcome.assignment if given else None
-            drawn = picture(batch, subject.implementation.dialect, shown, found)
-            raise failure_from(subject, batch, error, drawn) from error
+            failure = failure_from(subject, batch, error)
+            failure.assignment, failure.pictured = given.outcome.assignment if given else None, True
+            raise failure from error
         return judgement
 
     def _refuse_undefined(self, plans: list[TransformationPlan], dialect: Dialect) -> None:
