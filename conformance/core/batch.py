@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -13,6 +14,7 @@ from torch import Tensor
 from tal_conformance.core import case_file as casefile
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.geometry import pixel_boxes
+from tal_conformance.core.task import DETECT, TASKS, Task
 from tal_reference import Head, Hyperparameters
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -30,12 +32,15 @@ class Batch:
     Attributes:
         feature_maps: level l is (B, 4R + C, H_l, W_l); all of one dtype, on one device (PRE-1).
         annotations: (N, 6) float32 rows (image, class, cx, cy, w, h), the last four normalised by the input's
-            width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device.
+            width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device. Other tasks may
+            have more columns.
         head: strides in pixels, classes C, bins R.
         hyperparameters: the numbers of assigner and loss.
         origin: the recipe it was built from, as one line of Python, or where it was recorded.
         hazards: names of what it contains, of `HAZARDS`.
         autocast: the loss is called with automatic mixed precision on, in the feature maps' dtype, as in training.
+        task: name of the loss family, of `TASKS`. It decides the feature maps' channels and the annotations' columns.
+        extras: tensors of the task's other inputs by name, on the feature maps' device; none for detection.
 
     Raises:
         ValueError: the parts do not fit each other, or an annotation row is no annotation of this batch. What
@@ -49,10 +54,15 @@ class Batch:
     origin: str = ""
     hazards: frozenset[str] = frozenset()
     autocast: bool = False
+    task: str = DETECT.name
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_maps(self.feature_maps, self.head)
-        _check_annotations(self.annotations, self.images, self.head.classes, self.device)
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(TASKS)}")
+        _check_maps(self.feature_maps, self.head, self.family)
+        _check_annotations(self.annotations, self.images, self.head.classes, self.device, self.family)
+        _check_extras(self.extras, self.device, self.family)
 
     def __repr__(self) -> str:
         readable = self.device.type == "cpu"
@@ -62,13 +72,22 @@ class Batch:
     def id(self) -> str:
         """First 12 hexadecimal digits of a SHA-256 over the content: not over origin, hazards and device.
 
-        Hyperparameters count where they are not the defaults: one that is added later leaves known ids alone.
+        Hyperparameters, task and extras count where they are not the defaults: a hyperparameter or task that is
+        added later leaves known ids unchanged.
         """
         head = {"strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max}
         settings: dict[str, object] = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
         if self.autocast:
             settings["autocast"] = True
-        return casefile.digest(settings, casefile.named_tensors(self.feature_maps, self.annotations))[:12]
+        if self.task != DETECT.name:
+            settings["task"] = self.task
+        tensors = casefile.batch_tensors(self.feature_maps, self.annotations, self.extras)
+        return casefile.digest(settings, tensors)[:12]
+
+    @property
+    def family(self) -> Task:
+        """The facts of the batch's task."""
+        return TASKS[self.task]
 
     @property
     def images(self) -> int:
@@ -110,12 +129,21 @@ class Batch:
         if dtype in (None, self.dtype) and (device is None or torch.device(device) == self.device):
             return self
         maps = tuple(level.to(dtype=dtype or self.dtype) for level in self.feature_maps)
+        predicted = {extra.name for extra in self.family.extras if extra.predicted}
+        extras = {
+            name: tensor.to(dtype=dtype or self.dtype) if name in predicted else tensor
+            for name, tensor in self.extras.items()
+        }
         hazards = self.hazards if dtype in (None, self.dtype) else frozenset[str]()
-        batch = dataclasses.replace(self, feature_maps=maps, hazards=hazards)
+        batch = dataclasses.replace(self, feature_maps=maps, hazards=hazards, extras=extras)
         if device is None:
             return batch
-        moved = tuple(level.to(device) for level in batch.feature_maps)
-        return dataclasses.replace(batch, feature_maps=moved, annotations=batch.annotations.to(device))
+        return dataclasses.replace(
+            batch,
+            feature_maps=tuple(level.to(device) for level in batch.feature_maps),
+            annotations=batch.annotations.to(device),
+            extras={name: tensor.to(device) for name, tensor in batch.extras.items()},
+        )
 
     def describe(self) -> str:
         """The resolved content as one readable line: sizes, ground truths in pixels, kind of predictions."""
@@ -139,6 +167,9 @@ class Batch:
         if self.dtype != torch.float32:
             precision = str(self.dtype).removeprefix("torch.")
             settings.append(f"{precision} under autocast" if self.autocast else precision)
+        if self.task != DETECT.name:
+            settings.append(f"task {self.task}")
+        settings += [f"{name} {tuple(tensor.shape)}" for name, tensor in self.extras.items()]
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
     def save(self, path: Path | str) -> None:
@@ -184,14 +215,15 @@ def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
     return [f"{name} {values[name]:.17g}" if values[name] is not None else f"{name} None" for name in chosen]
 
 
-def _check_maps(feature_maps: tuple[Tensor, ...], head: Head) -> None:
+def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> None:
     """Raise ValueError unless the maps are those of one head, batch, dtype and device (PRE-1)."""
+    channels = task.channels(head)
     if len(feature_maps) != len(head.strides):
         raise ValueError(f"there are {len(feature_maps)} feature maps for {len(head.strides)} strides")
     first = feature_maps[0]
     for number, level in enumerate(feature_maps):
-        if level.dim() != 4 or level.shape[1] != head.channels or 0 in level.shape:
-            raise ValueError(f"feature map {number} is {tuple(level.shape)}, not (B, {head.channels}, H, W)")
+        if level.dim() != 4 or level.shape[1] != channels or 0 in level.shape:
+            raise ValueError(f"feature map {number} is {tuple(level.shape)}, not (B, {channels}, H, W)")
         if level.shape[0] != first.shape[0]:
             raise ValueError(f"feature map {number} has {level.shape[0]} images, the first {first.shape[0]}")
         if level.dtype != first.dtype or level.dtype not in FLOATS or level.device != first.device:
@@ -201,11 +233,14 @@ def _check_maps(feature_maps: tuple[Tensor, ...], head: Head) -> None:
             )
 
 
-def _check_annotations(annotations: Tensor, images: int, classes: int, device: torch.device) -> None:
-    """Raise ValueError unless every row is an annotation of a batch of so many images and classes."""
-    if annotations.dim() != 2 or annotations.shape[1] != 6 or annotations.dtype != torch.float32:
+def _check_annotations(
+    annotations: Tensor, images: int, classes: int, device: torch.device, task: Task
+) -> None:
+    """Raise ValueError unless every row is an annotation of a batch with this number of images and classes."""
+    columns = task.annotation_columns
+    if annotations.dim() != 2 or annotations.shape[1] != columns or annotations.dtype != torch.float32:
         raise ValueError(
-            f"annotations are {tuple(annotations.shape)} {annotations.dtype}, not (N, 6) torch.float32"
+            f"annotations are {tuple(annotations.shape)} {annotations.dtype}, not (N, {columns}) torch.float32"
         )
     if annotations.device != device:
         raise ValueError(f"annotations are on {annotations.device}, the feature maps on {device}")
@@ -214,7 +249,7 @@ def _check_annotations(annotations: Tensor, images: int, classes: int, device: t
     if len(annotations) > FEW_ROWS and _all_annotations(annotations, images, classes):
         return
     for number, row in enumerate(annotations.tolist()):
-        image, label, _, _, width, height = row
+        image, label, _, _, width, height, *_ = row
         if not all(map(math.isfinite, row)):
             raise ValueError(f"annotation row {number} is not finite: {row}")
         if image not in range(images):
@@ -225,9 +260,21 @@ def _check_annotations(annotations: Tensor, images: int, classes: int, device: t
             raise ValueError(f"annotation row {number} has a negative side: {row}")
 
 
+def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task) -> None:
+    """Raise ValueError unless the extras are those of the task, on the device of the feature maps."""
+    expected = {extra.name for extra in task.extras}
+    if set(extras) != expected:
+        raise ValueError(
+            f"extras are {sorted(extras)}; task {task.name!r} expects {sorted(expected) or 'none'}"
+        )
+    for name, tensor in extras.items():
+        if tensor.device != device:
+            raise ValueError(f"extra {name!r} is on {tensor.device}, the feature maps on {device}")
+
+
 def _all_annotations(annotations: Tensor, images: int, classes: int) -> bool:
     """Whether every row (N, 6) is an annotation; which one is not, and why, is asked where this is False."""
-    image, label, _, _, width, height = annotations.unbind(1)  # (N,) each
+    image, label, _, _, width, height, *_ = annotations.unbind(1)  # (N,) each
     indices = (image == image.round()) & (image >= 0) & (image < images)
     indices &= (label == label.round()) & (label >= 0) & (label < classes)
     return bool((indices & (width >= 0) & (height >= 0) & annotations.isfinite().all(1)).all())

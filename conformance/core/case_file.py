@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tal_conformance.core.files import write_atomically
+from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
 SCHEMA = 1
@@ -30,6 +31,8 @@ LARGEST = 2**20
 """No stride, k, number of classes or of bins is larger."""
 LONGEST = 400
 """Characters of a complaint that are told: it may quote the file."""
+EXTRA = "extra."
+"""Beginning of the names of the tensors that hold a batch's extras."""
 
 
 class InvalidCase(ValueError):
@@ -46,6 +49,8 @@ class Content(NamedTuple):
     origin: str
     hazards: frozenset[str]
     autocast: bool
+    task: str
+    extras: Mapping[str, Tensor]
 
 
 def write(path: Path, content: Content) -> None:
@@ -54,7 +59,7 @@ def write(path: Path, content: Content) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    tensors = named_tensors(content.feature_maps, content.annotations)
+    tensors = batch_tensors(content.feature_maps, content.annotations, content.extras)
     case = {
         "schema": SCHEMA,
         "head": dataclasses.asdict(content.head),
@@ -62,15 +67,22 @@ def write(path: Path, content: Content) -> None:
         "origin": content.origin,
         "hazards": sorted(content.hazards),
         **({"autocast": True} if content.autocast else {}),
+        **({"task": content.task} if content.task != DETECT.name else {}),
     }
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_atomically(path, tensors, {METADATA: as_json(case | {CHECKSUM: digest(case, tensors)})})
+
+
+def save_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file that appears whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     try:
-        save_file(tensors, unfinished, {METADATA: as_json(case | {CHECKSUM: digest(case, tensors)})})
-        unfinished.replace(path)
+        with write_atomically(path) as unfinished:
+            save_file(tensors, unfinished, header)
     except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def read(path: Path) -> Content:
@@ -88,6 +100,9 @@ def read(path: Path) -> Content:
     if checksum != digest(case, tensors):
         raise ValueError("its checksum does not match its content")
     head = _head(case.get("head"))
+    extras = {
+        name.removeprefix(EXTRA): tensors.pop(name) for name in sorted(tensors) if name.startswith(EXTRA)
+    }
     names = tensor_names(len(head.strides))
     if set(tensors) != set(names):
         raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(names)}")
@@ -100,7 +115,10 @@ def read(path: Path) -> Content:
     )
     if not isinstance(autocast, bool):
         raise ValueError(f"its autocast is {autocast!r}")
-    return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast)
+    task = case.get("task", DETECT.name)
+    if not isinstance(task, str):
+        raise ValueError(f"its task is {task!r}, expected a name")
+    return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast, task, extras)
 
 
 def check_schema(facts: object, known: int) -> None:
@@ -154,10 +172,13 @@ def tensor_names(levels: int) -> list[str]:
     return ["annotations", *(f"level.{number}" for number in range(levels))]
 
 
-def named_tensors(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> dict[str, Tensor]:
-    """The tensors by their names, contiguous, on the CPU."""
-    names, every = tensor_names(len(feature_maps)), (annotations, *feature_maps)
-    return {name: value.detach().cpu().contiguous() for name, value in zip(names, every, strict=True)}
+def batch_tensors(
+    feature_maps: tuple[Tensor, ...], annotations: Tensor, extras: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors of a batch by their names in a file, contiguous, on the CPU."""
+    names = [*tensor_names(len(feature_maps)), *(f"{EXTRA}{name}" for name in extras)]
+    tensors = (annotations, *feature_maps, *extras.values())
+    return {name: value.detach().cpu().contiguous() for name, value in zip(names, tensors, strict=True)}
 
 
 def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:

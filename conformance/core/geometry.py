@@ -100,9 +100,9 @@ def encode(sides: Tensor, reg_max: int, noise: Tensor | None = None) -> Tensor:
 
 
 def pixel_boxes(annotations: Tensor, size: tuple[int, int]) -> Tensor:
-    """xyxy boxes (N, 4) in pixels of annotation rows (N, 6); `size` is the input's height, width (ANN-1)."""
+    """xyxy boxes (N, 4) in pixels of annotation rows (N, 6 or more); `size` is the input's height, width (ANN-1)."""
     height, width = size
-    scaled = annotations[:, 2:] * annotations.new_tensor((width, height, width, height))  # (N, 4)
+    scaled = annotations[:, 2:6] * annotations.new_tensor((width, height, width, height))  # (N, 4)
     centre, half = scaled[:, :2], scaled[:, 2:] / 2
     return torch.cat((centre - half, centre + half), dim=1)
 

@@ -1,9 +1,10 @@
-"""TODO tal_conformance.core.outcome."""
+"""What passes through an implementation under test: an assigner's inputs, an assignment, a loss, and their outcome."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from tal_conformance.core.task import StageName
 from tal_reference import Head, Hyperparameters
 
 
@@ -51,6 +52,16 @@ class Stages:
     metric: Tensor
     selected: Tensor
     positives: Tensor
+
+
+STAGE_OF_FIELD = {
+    "candidates": StageName.CANDIDATES,
+    "overlap": StageName.OVERLAP,
+    "metric": StageName.METRIC,
+    "selected": StageName.TOP_K,
+    "positives": StageName.CONFLICT,
+}
+"""The stage that each field of `Stages` shows."""
 
 
 @dataclass(frozen=True)

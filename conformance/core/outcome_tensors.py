@@ -1,6 +1,10 @@
-"""TODO tal_conformance.core.outcome_tensors."""
+"""The tensors of an outcome by name: the one codec of outcome files, worker messages, guards and device checks.
 
-from collections.abc import Callable
+A name is a prefix, a dot and the field: `stages.overlap`. A loss has a tensor for every feature map, and, where the
+terms were differentiated, one for every term and feature map: `loss.gradients.0`, `loss.term_gradients.2.0`.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -8,88 +12,144 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome, Stages
+from tal_conformance.core.task import DETECT, Task
 from tal_reference import Head, Hyperparameters
 
+GRADIENTS, TERM_GRADIENTS = "loss.gradients", "loss.term_gradients"
+"""Prefixes of the gradients of a loss."""
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two CPU tensors have the same shape, dtype and bits; NaN equals itself, and 0 is not -0."""
-    if one.shape != other.shape or one.dtype != other.dtype:
+
+def equal_bits(first: Tensor, second: Tensor) -> bool:
+    """Return True if two CPU tensors have the same shape, dtype and bits; NaN equals itself, and 0 is not -0."""
+    if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    first, second = (tensor.detach().contiguous().flatten().view(torch.uint8) for tensor in (one, other))
-    return torch.equal(first, second)
+    first_bytes, second_bytes = (
+        tensor.detach().contiguous().flatten().view(torch.uint8) for tensor in (first, second)
+    )
+    return torch.equal(first_bytes, second_bytes)
 
 
-def same(one: Tensor, other: Tensor) -> bool:
-    """Equal in shape, dtype and every element; NaN equals NaN."""
-    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
+def equal_tensors(first: Tensor, second: Tensor) -> bool:
+    """Return True if two tensors are equal in shape, dtype, device and every element; NaN equals NaN."""
+    if first.shape != second.shape or first.dtype != second.dtype or first.device != second.device:
         return False
-    if one.device.type == "meta":
+    if first.device.type == "meta":
         return True
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return torch.equal(first, second) or bool(((first == second) | (first.isnan() & second.isnan())).all())
+
+
+def tensors_of(part: object, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a dataclass by `prefix`, a dot and the field's name; other fields are left out."""
+    values = {field.name: getattr(part, field.name) for field in fields(part)}  # type: ignore[arg-type] # any dataclass
+    return {f"{prefix}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def part_from(tensors: Mapping[str, Tensor], kind: type, prefix: str, **others: Any) -> Any:
+    """Return the dataclass `kind` from the tensors that `tensors_of` named.
+
+    Args:
+        tensors: tensors by name; names with another prefix are ignored.
+        kind: AssignerInputs, Stages, Assignment or LossOutcome.
+        prefix: the prefix of the names.
+        others: the fields that are not tensors.
+
+    Returns:
+        None if none of the tensors is there.
+
+    Raises:
+        ValueError: some of the tensors are missing.
+    """
+    names = [field.name for field in fields(kind) if field.name not in others]
+    found = {name: tensors[f"{prefix}.{name}"] for name in names if f"{prefix}.{name}" in tensors}
+    missing = [f"{prefix}.{name}" for name in names if name not in found]
+    if not found:
+        return None
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return kind(**found, **others)
 
 
 def named_tensors(outcome: Outcome) -> dict[str, Tensor]:
-    """Every tensor of an outcome by its name, in the order of the data: `stages.overlap`, `loss.gradients.0`."""
-    parts: list[tuple[str, object]] = [("inputs", outcome.inputs)]
+    """Return every tensor of an outcome by name, in the order of the data."""
+    named = tensors_of(outcome.inputs, "inputs")
     if outcome.assignment is not None:
-        parts += [("stages", outcome.assignment.stages), ("assignment", outcome.assignment)]
-    named = {
-        f"{prefix}.{field.name}": getattr(part, field.name)
-        for prefix, part in parts
-        if part is not None
-        for field in fields(part)  # type: ignore[arg-type]
-        if isinstance(getattr(part, field.name), Tensor)
-    }
+        if outcome.assignment.stages is not None:
+            named |= tensors_of(outcome.assignment.stages, "stages")
+        named |= tensors_of(outcome.assignment, "assignment")
     if outcome.loss is not None:
-        named |= {"loss.items": outcome.loss.items, "loss.total": outcome.loss.total}
-        named |= {
-            f"loss.gradients.{level}": gradient for level, gradient in enumerate(outcome.loss.gradients)
-        }
-        named |= {
-            f"loss.term_gradients.{term}.{level}": gradient
-            for term, gradients in enumerate(outcome.loss.term_gradients)
-            for level, gradient in enumerate(gradients)
-        }
+        named |= tensors_of(outcome.loss, "loss")
+        named |= _levels(GRADIENTS, outcome.loss.gradients)
+        for term, gradients in enumerate(outcome.loss.term_gradients):
+            named |= _levels(f"{TERM_GRADIENTS}.{term}", gradients)
     return named
 
 
-def mapped(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
-    """The same outcome with every tensor changed."""
-    tensors = {name: change(tensor) for name, tensor in named_tensors(outcome).items()}
-    changed = _outcome(tensors, outcome.exposes_inputs, outcome.inputs.head, outcome.inputs.hyperparameters)
-    return replace(changed, from_loss=outcome.from_loss)
+def _levels(prefix: str, gradients: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return {f"{prefix}.{level}": gradient for level, gradient in enumerate(gradients)}
 
 
-def _outcome(
-    tensors: dict[str, Tensor], exposes_inputs: bool, head: Head, hyperparameters: Hyperparameters
+def outcome_from(
+    tensors: Mapping[str, Tensor],
+    head: Head,
+    hyperparameters: Hyperparameters,
+    exposes_inputs: bool,
+    from_loss: bool,
+    task: Task = DETECT,
 ) -> Outcome:
-    """The inverse of `named_tensors`.
+    """Return the outcome whose tensors `named_tensors` named.
+
+    Args:
+        tensors: tensors by name.
+        head: head of the batch.
+        hyperparameters: hyperparameters of the batch.
+        exposes_inputs: as in `Outcome`.
+        from_loss: as in `Outcome`.
+        task: the loss family, which decides the number of terms.
 
     Raises:
-        ValueError: a tensor is missing, or is one that no outcome has.
+        ValueError: a tensor is missing, or its name is not a name of an outcome's tensors.
     """
-    rest = dict(tensors)
+    inputs = part_from(tensors, AssignerInputs, "inputs", head=head, hyperparameters=hyperparameters)
+    stages = part_from(tensors, Stages, "stages")
+    assignment = part_from(tensors, Assignment, "assignment", stages=stages)
+    levels = sum(name.startswith(f"{GRADIENTS}.") for name in tensors)
+    terms = len(task.terms) if any(name.startswith(f"{TERM_GRADIENTS}.") for name in tensors) else 0
+    nothing = torch.empty(0)  # has no feature map's shape: whoever checks the shapes refuses it
 
-    def part(prefix: str, kind: type, **others: Any) -> Any:
-        names = [field.name for field in fields(kind) if field.name not in others]
-        if not any(f"{prefix}.{name}" in rest for name in names):
-            return None
-        missing = [f"{prefix}.{name}" for name in names if f"{prefix}.{name}" not in rest]
-        if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        return kind(**{name: rest.pop(f"{prefix}.{name}") for name in names}, **others)
+    def gradients(prefix: str) -> tuple[Tensor, ...]:
+        return tuple(tensors.get(f"{prefix}.{level}", nothing) for level in range(levels))
 
-    inputs = part("inputs", AssignerInputs, head=head, hyperparameters=hyperparameters)
-    stages = part("stages", Stages)
-    assignment = part("assignment", Assignment, stages=stages)
-    levels = sum(name.startswith("loss.gradients.") for name in rest)
-    gradients = tuple(rest.pop(f"loss.gradients.{level}", torch.empty(0)) for level in range(levels))
-    split = 3 if any(name.startswith("loss.term_gradients.") for name in rest) else 0
-    terms = tuple(
-        tuple(rest.pop(f"loss.term_gradients.{term}.{level}", torch.empty(0)) for level in range(levels))
-        for term in range(split)
+    loss = part_from(
+        tensors,
+        LossOutcome,
+        "loss",
+        gradients=gradients(GRADIENTS),
+        term_gradients=tuple(gradients(f"{TERM_GRADIENTS}.{term}") for term in range(terms)),
     )
-    loss = part("loss", LossOutcome, gradients=gradients, term_gradients=terms)
-    if rest or inputs is None or (assignment is None and (stages is not None or loss is None)):
+    if inputs is None or (assignment is None and (stages is not None or loss is None)):
         raise ValueError(f"its tensors {sorted(tensors)} are not those of an outcome")
-    return Outcome(inputs, exposes_inputs, assignment, loss)
+    outcome = Outcome(inputs, exposes_inputs, assignment, loss, from_loss)
+    if set(tensors) - set(named_tensors(outcome)):
+        raise ValueError(f"its tensors {sorted(tensors)} are not those of an outcome")
+    return outcome
+
+
+def map_tensors(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
+    """Return the outcome with every tensor replaced by `change` of it."""
+
+    def changed(part: Any) -> Any:
+        return replace(
+            part, **{name.partition(".")[2]: change(tensor) for name, tensor in tensors_of(part, "").items()}
+        )
+
+    assignment, loss = outcome.assignment, outcome.loss
+    if assignment is not None:
+        stages = None if assignment.stages is None else changed(assignment.stages)
+        assignment = replace(changed(assignment), stages=stages)
+    if loss is not None:
+        loss = replace(
+            changed(loss),
+            gradients=tuple(map(change, loss.gradients)),
+            term_gradients=tuple(tuple(map(change, gradients)) for gradients in loss.term_gradients),
+        )
+    return Outcome(changed(outcome.inputs), outcome.exposes_inputs, assignment, loss, outcome.from_loss)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ParamSpec
 
+from tal_conformance.core.task import DETECT, Task
+
 Arguments = ParamSpec("Arguments")
 
 
@@ -46,24 +48,6 @@ def least_unique(*kinds: Uniqueness) -> Uniqueness:
     """What a whole is of which the parts are these; UNIQUE without any. A tie says more than a near tie."""
     order = (Uniqueness.UNIQUE, Uniqueness.NEAR_TIE, Uniqueness.TIE)
     return max(kinds, key=order.index, default=Uniqueness.UNIQUE)
-
-
-STAGES: dict[str, str] = {
-    "decode": "DEC-2",
-    "candidates": "TAL-CAND-1",
-    "overlap": "TAL-MET-1",
-    "metric": "TAL-MET-1",
-    "top-k": "TAL-TOPK-1",
-    "conflict": "TAL-CONF-1",
-    "targets": "TAL-TGT-1",
-    "normalisation": "TAL-NORM-1",
-    "cls": "LOSS-CLS-1",
-    "box": "LOSS-BOX-1",
-    "dfl": "LOSS-DFL-1",
-    "total": "LOSS-GAIN-1",
-    "gradients": "LOSS-GRAD-1",
-}
-"""Every stage in the order of the data, with the clause that it is judged by where no finer one is named."""
 
 
 class State(StrEnum):
@@ -133,9 +117,19 @@ class Agreement:
 
 @dataclass
 class StageJudgement:
-    """What the comparisons of one stage came to."""
+    """The result of the comparisons of one stage.
+
+    Attributes:
+        stage: full name of the stage.
+        default_clause: the clause that the stage is judged by where no finer one is named.
+        state: whether the comparisons succeeded.
+        margin: largest error as a share of its bound; None if nothing was compared.
+        exact: every number had the bits of the reference.
+        mismatch: the first comparison that failed.
+    """
 
     stage: str
+    default_clause: str
     state: State = State.NOT_SHOWN
     margin: float | None = None
     exact: bool = True
@@ -144,7 +138,7 @@ class StageJudgement:
     @property
     def clause(self) -> str:
         """The clause that is broken, or the stage's own."""
-        return self.mismatch.clause if self.mismatch else STAGES[self.stage]
+        return self.mismatch.clause if self.mismatch else self.default_clause
 
     def add(self, agreement: Agreement) -> None:
         """Note a comparison that held."""
@@ -171,7 +165,8 @@ class Judgement:
     """What one outcome of one batch came to.
 
     Attributes:
-        stages: every stage, in order.
+        task: the loss family whose stages are judged.
+        stages: every stage of the task, in order.
         uniqueness: how many assignments the batch admits.
         chose_differently: the implementation made an open choice otherwise than the reference would.
         inconclusive: the loss hides its assignment, the batch admits more of them than were tried, and none of those
@@ -181,11 +176,16 @@ class Judgement:
         notes: what a reader should know, in sentences.
     """
 
-    stages: dict[str, StageJudgement] = field(default_factory=lambda: {s: StageJudgement(s) for s in STAGES})
+    task: Task = field(default=DETECT, repr=False)
+    stages: dict[str, StageJudgement] = field(default_factory=dict)
     uniqueness: Uniqueness = Uniqueness.UNIQUE
     chose_differently: bool = False
     inconclusive: bool = False
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            self.stages = {name: StageJudgement(name, clause) for name, clause in self.task.clauses.items()}
 
     def note(
         self,

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
+from tal_conformance.core.outcome_tensors import tensors_of
 from tal_conformance.implementations.errors import ProtocolViolation, WorkerError
 from tal_conformance.implementations.guards.side_effects import (
     SideEffectError,
@@ -141,13 +142,9 @@ def _shown(outcome: Outcome) -> dict[str, Tensor]:
     """The tensors that the implementation itself returned, by name."""
     shown = {} if outcome.loss is None else {"Loss.items": outcome.loss.items}
     parts = [] if outcome.assignment is None else [outcome.assignment, outcome.assignment.stages]
-    return shown | {
-        f"{type(part).__name__}.{name}": value
-        for part in parts
-        if part is not None
-        for name, value in vars(part).items()
-        if isinstance(value, Tensor)
-    }
+    for part in parts:
+        shown |= {} if part is None else tensors_of(part, type(part).__name__)
+    return shown
 
 
 def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) -> Assignment:
@@ -172,7 +169,7 @@ def _observe_loss(
     check_inputs_unchanged(
         given | {"annotations": annotations}, originals | {"annotations": batch.annotations}
     )
-    loss = check_loss(returned, feature_maps)
+    loss = check_loss(returned, feature_maps, batch.family)
     total = loss.total.sum()
     terms = loss.total.unbind() if each_term and loss.total.ndim else ()
     term_gradients = tuple(_gradients(term, feature_maps, retain=True) for term in terms)

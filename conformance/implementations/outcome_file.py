@@ -4,20 +4,26 @@ One safetensors file beside the case file: the tensors by name, the rest as JSON
 file is ever executed, and a checksum over all of it tells a damaged file from an outcome.
 """
 
-import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.case_file import CHECKSUM, as_json, check_schema, digest, parsed, told
+from tal_conformance.core.case_file import (
+    CHECKSUM,
+    as_json,
+    check_schema,
+    digest,
+    parsed,
+    save_atomically,
+    told,
+)
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.outcome_tensors import _outcome, named_tensors
+from tal_conformance.core.outcome_tensors import named_tensors, outcome_from
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.execute import assigner_inputs
 from tal_conformance.implementations.protocol import check_assignment, check_inputs
@@ -80,14 +86,7 @@ def store(path: Path, stored: StoredOutcome) -> None:
         "own_inputs": stored.outcome.exposes_inputs,
         "of_loss": stored.outcome.from_loss,
     }
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, unfinished, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
-        unfinished.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_atomically(path, tensors, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
 
 
 def load(path: Path, batch: Batch) -> StoredOutcome:
@@ -101,9 +100,15 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
         facts, tensors = _read(path)
         if facts["case"] != batch.id:
             raise ValueError(f"it is about the batch {facts['case']}, not {batch.id}")
-        outcome = _outcome(tensors, facts["own_inputs"], batch.head, batch.hyperparameters)
-        from_loss = facts.get("of_loss", outcome.loss is not None and outcome.assignment is not None)
-        outcome = replace(outcome, from_loss=from_loss)
+        both = "loss.total" in tensors and "assignment.foreground" in tensors
+        outcome = outcome_from(
+            tensors,
+            batch.head,
+            batch.hyperparameters,
+            exposes_inputs=facts["own_inputs"],
+            from_loss=facts.get("of_loss", both),
+            task=batch.family,
+        )
         _check(outcome, batch)
     except (ValueError, TypeError, ProtocolViolation, OverflowError, RecursionError) as error:
         raise CorruptOutcome(f"{path} is no stored outcome that can be used: {told(error)}") from error
@@ -150,7 +155,10 @@ def _check(outcome: Outcome, batch: Batch) -> None:
         check_assignment(outcome.assignment, outcome.inputs, outcome.assignment.stages is not None)
     if outcome.loss is None:
         return
-    expected = [("loss.items", outcome.loss.items, (3,)), ("loss.total", outcome.loss.total, ())]
+    expected = [
+        ("loss.items", outcome.loss.items, (len(batch.family.terms),)),
+        ("loss.total", outcome.loss.total, ()),
+    ]
     expected += [
         (f"loss.gradients.{level}", gradient, tuple(of.shape))
         for level, (gradient, of) in enumerate(zip(outcome.loss.gradients, batch.feature_maps, strict=True))

@@ -5,8 +5,9 @@ An adapter is any object (or class, or function without arguments that returns o
 - `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
 - `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss.
 
-`version`, `dialect` (the newest official one by default), `exposes_stages` and `precisions` (besides
-float32, those that it takes; by default the ones of mixed-precision training) are optional.
+`version`, `dialect` (the newest official one by default), `exposes_stages`, `precisions` (besides float32, those that
+it takes; by default the ones of mixed-precision training) and `tasks` (names of the loss families that it computes;
+by default `("detect",)`) are optional.
 Nothing here knows the reference's inner life: an adapter needs this module and torch.
 """
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.core.task import DETECT, TASKS, Task
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.side_effects import ReturnedTensors
 from tal_reference import DIALECTS, NEWEST, Dialect, Head, Hyperparameters
@@ -65,6 +67,7 @@ class Implementation:
         adapter: the object with `assign`, `loss` or both.
         exposes_stages: whether its assignments carry `Stages`.
         precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
+        tasks: names of the loss families that it computes, of `TASKS`.
         in_subprocess: it runs in a process of its own, where nothing but its answers can be watched.
         returned: what it returned last.
     """
@@ -76,6 +79,7 @@ class Implementation:
     adapter: Any
     exposes_stages: bool
     precisions: tuple[str, ...] = MIXED
+    tasks: tuple[str, ...] = (DETECT.name,)
     in_subprocess: bool = False
     returned: ReturnedTensors = dataclasses.field(default_factory=ReturnedTensors, compare=False, repr=False)
 
@@ -105,7 +109,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         name: what the user called it.
 
     Raises:
-        ProtocolViolation: it offers neither, cannot be made, or names a dialect that is not known.
+        ProtocolViolation: it offers neither, cannot be made, or names an unknown dialect, precision or task.
     """
     if callable(adapter) and (isinstance(adapter, type) or not isinstance(adapter, (Assigner, LossFunction))):
         try:
@@ -138,6 +142,11 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
             f"{name}: `precisions` must be a tuple of names among {', '.join(EVERY)}, "
             f"without {', '.join(map(repr, unknown))}"
         )
+    tasks = getattr(adapter, "tasks", (DETECT.name,))
+    if not isinstance(tasks, (tuple, list)) or not tasks or any(task not in TASKS for task in tasks):
+        raise ProtocolViolation(
+            f"{name} declares tasks = {tasks!r}: expected a tuple of names among {', '.join(TASKS)}"
+        )
     return Implementation(
         name=str(getattr(adapter, "name", name)),
         spec=name,
@@ -146,6 +155,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         adapter=adapter,
         exposes_stages=bool(getattr(adapter, "shows_stages", False)),
         precisions=tuple(precisions),
+        tasks=tuple(tasks),
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
     )
 
@@ -205,7 +215,7 @@ def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
     )  # what it was given, not what it says
 
 
-def check_loss(loss: Any, feature_maps: tuple[Tensor, ...]) -> Loss:
+def check_loss(loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT) -> Loss:
     """Raise unless `loss` has the type, shapes and device that the protocol promises.
 
     Raises:
@@ -215,8 +225,9 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...]) -> Loss:
         raise ProtocolViolation(f"loss returned {_kind(loss)}, expected a Loss")
     device = feature_maps[0].device
     total: Any = loss.total
-    shape = (3,) if isinstance(total, Tensor) and total.ndim else ()
-    for name, value, expected in (("total", total, shape), ("items", loss.items, (3,))):
+    items = (len(task.terms),)
+    shape = items if isinstance(total, Tensor) and total.ndim else ()
+    for name, value, expected in (("total", total, shape), ("items", loss.items, items)):
         dtype = _floats(
             value, feature_maps[0].dtype, torch.float32
         )  # official code's choice, whatever the input

@@ -1,7 +1,6 @@
 """How outcomes are judged: error bounds, admissible choices, verdicts and the first stage that diverges."""
 
 from tal_conformance.core.verdicts import (
-    STAGES,
     Divergence,
     Judgement,
     Mismatch,
@@ -13,7 +12,6 @@ from tal_conformance.core.verdicts import (
 from tal_conformance.judgement.judge import judge
 
 __all__ = [
-    "STAGES",
     "Divergence",
     "Judgement",
     "Mismatch",

@@ -313,7 +313,7 @@ class ReplayedLoss:
             foreground=torch.stack([image.foreground for image in targets]),
             truth_index=torch.stack([image.truth_index for image in targets]),
         )
-        judgement = Judgement()
+        judgement = Judgement(self.batch.family)
         unsure = AssignmentUncertainty(moved, edges)
         judge_loss(judgement, self.batch, assignment, self.loss, self.dialect, self.exact, unsure)
         return judgement

@@ -7,7 +7,8 @@ is wrong: which anchors, and whether the weights follow the metric and the overl
 import torch
 from torch import Tensor
 
-from tal_conformance.core.verdicts import STAGES, Agreement, Mismatch
+from tal_conformance.core.task import StageName
+from tal_conformance.core.verdicts import Agreement, Mismatch
 from tal_conformance.judgement.admissible import Ownership, is_reachable
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, smallest
@@ -42,11 +43,12 @@ class OutputsJudge(ImageJudge):
                 self.judgement.chose_differently = True
         self.judgement.note("targets", self.check_labels_and_boxes, foreground, owners.index)
         try:
-            agreement = self.check_replayed_weights(positives, STAGES["normalisation"])
+            clauses = self.judgement.task.clauses
+            agreement = self.check_replayed_weights(positives, clauses[StageName.NORMALISATION])
         except Mismatch:  # where labels are wrong, weights stand under another class: nothing earlier is
             mislabelled = self.judgement.stages["targets"].mismatch is not None
             stage = "normalisation" if mislabelled else self.weights_stage(positives)
-            self.judgement.note(stage, self.check_replayed_weights, positives, STAGES[stage])
+            self.judgement.note(stage, self.check_replayed_weights, positives, clauses[stage])
         else:
             self.judgement.stages["normalisation"].add(agreement)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, Outcome
+from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import (
-    STAGES,
     Divergence,
     Judgement,
     State,
@@ -121,7 +121,7 @@ def stage_fields(judgement: Judgement | None) -> list[dict[str, Any]]:
     if judgement is None:
         return [
             {"stage": stage, "clause": clause, "state": State.NOT_SHOWN.value, "margin": None}
-            for stage, clause in STAGES.items()
+            for stage, clause in DETECT.clauses.items()
         ]
     return [
         {"stage": stage.stage, "clause": stage.clause, "state": stage.state.value, "margin": stage.margin}

@@ -47,7 +47,7 @@ def judge(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
     Raises:
         Diverges: some stage computes something else; the judgement is in it.
     """
-    judgement = Judgement()
+    judgement = Judgement(batch.family)
     exact = exact_predictions(batch)
     truths = ground_truths(batch.annotations.double(), batch.images, batch.size)
     counts = [len(image) for image in truths]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, LossOutcome
-from tal_conformance.core.verdicts import STAGES, Judgement
+from tal_conformance.core.task import StageName
+from tal_conformance.core.verdicts import Judgement
 from tal_conformance.judgement.bounds import (
     bound,
 )
@@ -27,9 +28,6 @@ from tal_conformance.judgement.loss_rounding import (
 )
 from tal_reference import BatchTargets, Dialect, Predictions
 from tal_reference.anchors import flatten
-
-TERMS = ("box", "cls", "dfl")
-LOGITS = ("distance logits", "class logits")
 
 
 def judge_loss(
@@ -65,18 +63,19 @@ def judge_loss(
     defined = is_defined(exact, at)
     judgement.inconclusive = judgement.inconclusive or not defined
     dtype = loss_precision(batch)
-    for place, stage in ((1, "cls"), (0, "box"), (2, "dfl")):
-        if stage == "box" and not defined:
+    for stage, place in batch.family.item_of.items():
+        if stage == StageName.BOX and not defined:
             continue
-        allowed = bound(
-            same_dtype.items[place], exact.items[place], unit.items[place], dtype, f"{stage} loss"
-        )
+        quantity = batch.family.terms[place].quantity
+        allowed = bound(same_dtype.items[place], exact.items[place], unit.items[place], dtype, quantity)
         judgement.note(
-            stage, assert_within, f"{stage} loss", STAGES[stage], loss.items[place], exact.items[place],
+            stage, assert_within, quantity, judgement.task.clauses[stage], loss.items[place], exact.items[place],
             allowed + slack.items[place], same_dtype.items[place], (), extra_tolerance=slack.items[place],
         )  # fmt: skip
     judge_total(judgement, batch, loss)
-    judge_gradients(judgement, batch, loss, at, exact, same_dtype, unit, slack, LOGITS[not defined :])
+    judge_gradients(
+        judgement, batch, loss, at, exact, same_dtype, unit, slack, None if defined else ("logits",)
+    )
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
@@ -87,14 +86,15 @@ def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
     same_dtype = loss.items.sum() * batch.images
     rounding = 4 * torch.finfo(dtype).eps * items.abs().sum() * batch.images
     error = bound(same_dtype, total, rounding, dtype, "total")
-    judgement.note("total", assert_within, "total", STAGES["total"], loss.total, total, error, same_dtype, ())
+    clause = judgement.task.clauses[StageName.TOTAL]
+    judgement.note(StageName.TOTAL, assert_within, "total", clause, loss.total, total, error, same_dtype, ())
 
 
 def judge_gradients(
     judgement: Judgement, batch: Batch, loss: LossOutcome, at: tuple[Tensor, ...], exact: Computed,
-    same_dtype: Computed, unit: LossRounding, slack: LossRounding, on: tuple[str, ...] = LOGITS,
+    same_dtype: Computed, unit: LossRounding, slack: LossRounding, on: tuple[str, ...] | None = None,
 ) -> None:  # fmt: skip
-    """LOSS-GRAD-1: the gradients of each term, and of the total, on distance logits and on class logits, or `on` one.
+    """LOSS-GRAD-1: the gradients of each term, and of the total, on every head field, or on those named by `on`.
 
     Background learns no distance: off the positives, whose images and anchors `at` gives, they are zero.
     """
@@ -111,21 +111,26 @@ def judge_gradients(
     ]
     if loss.term_gradients:
         of_terms = exact.of_terms, same_dtype.of_terms, unit.of_terms, unit.jumps, slack.of_terms
-        rows = [*zip(TERMS, loss.term_gradients, *of_terms, strict=True), *rows]
+        rows = [
+            *zip([term.name for term in batch.family.terms], loss.term_gradients, *of_terms, strict=True),
+            *rows,
+        ]
     names = ("image", "anchor", "channel")
     for term, maps, *computed in rows:
         distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
         right, ours, *rest = (each[0] for each in computed)
         of_positives = [right[at], ours[at], *rest]  # (P, 4R), or a number
-        for name, check, observed, (expected, approximate, rounding, jump, moves) in (
-            (LOGITS[0], partial(assert_within_at, at=at), distances, of_positives),
-            (LOGITS[1], assert_within, logits, [each[1] for each in computed]),
+        for field, check, observed, (expected, approximate, rounding, jump, moves) in (
+            (batch.family.field("distances"), partial(assert_within_at, at=at), distances, of_positives),
+            (batch.family.field("logits"), assert_within, logits, [each[1] for each in computed]),
         ):
-            if name not in on:
+            if on is not None and field.name not in on:
                 continue
+            name = field.quantity
             extra_tolerance = _plus(jump, moves)
             allowed = _plus(gradient_bound(batch, name, expected, approximate, rounding), extra_tolerance)
             judgement.note(
-                "gradients", check, f"gradient of {term} on {name}", STAGES["gradients"], observed,
+                StageName.GRADIENTS, check, f"gradient of {term} on {name}",
+                judgement.task.clauses[StageName.GRADIENTS], observed,
                 expected=expected, bound=allowed, same_dtype=approximate, names=names, extra_tolerance=extra_tolerance,
             )  # fmt: skip

@@ -37,7 +37,6 @@ from tal_conformance.judgement.bounds import precision
 from tal_conformance.judgement.comparators import all_finite, equal
 from tal_conformance.judgement.decode import exact_predictions, input_errors
 from tal_conformance.judgement.judge import judge
-from tal_conformance.judgement.loss import LOGITS, TERMS
 from tal_conformance.judgement.oracle import candidates_within
 from tal_reference import Dialect, GroundTruths, OverlapsCompared, ground_truths
 from tal_reference.anchors import flatten
@@ -74,7 +73,7 @@ def judge_non_finite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgem
     Raises:
         Diverges: other numbers are finite than in the reference's outcome, or those that nothing changes are others.
     """
-    judgement = Judgement()
+    judgement = Judgement(batch.family)
     reference = implementation_from(ReferenceAdapter(dialect), "reference")
     expected = execute(reference, batch)
     either = _edge_at_infinity(batch, expected) | _may_be_candidate(batch, expected, dialect)  # (B,)
@@ -149,7 +148,7 @@ def _judge_loss(
     free = [  # log(1 + e^x) is 0 there, as official code computes it NaN; a bin without a share is left out, or NaN
         term for term, one in (("cls", (logits == -torch.inf).any()), ("dfl", below.any())) if one
     ]
-    for place, term in enumerate(TERMS):
+    for place, term in enumerate(term.name for term in batch.family.terms):
         if term in free or (term != "cls" and lost):
             continue
         named = (
@@ -165,7 +164,7 @@ def _judge_loss(
     if clause == "NONFINITE-2" or lost:
         return  # N is no number: which gradients are zero times NaN, and which nothing, is a matter of masks
     spoilt = affected_anchors(batch)  # (B, A) free
-    for name, shown in zip(LOGITS, flatten(outcome.loss.gradients, batch.head), strict=True):
+    for name, shown in zip(batch.family.quantities, flatten(outcome.loss.gradients, batch.head), strict=True):
         finite = shown.isfinite().all(-1) | spoilt
         judgement.note("gradients", _compare, f"gradient on {name} is finite", clause, finite,
                        torch.ones_like(finite), ("image", "anchor"))  # fmt: skip

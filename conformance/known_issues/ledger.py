@@ -11,7 +11,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.verdicts import STAGES, Verdict
+from tal_conformance.core.task import TASKS
+from tal_conformance.core.verdicts import Verdict
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.predicates import PREDICATES
 
@@ -184,8 +185,9 @@ def _check_sense(entry: KnownIssue) -> None:
         if name not in PREDICATES:
             raise ValueError(f"there is no predicate {name!r}; predicates are {', '.join(PREDICATES)}")
     for stage in (entry.stage, *entry.follows):
-        if stage not in (*STAGES, RAISES):
-            raise ValueError(f"there is no stage {stage!r}; stages are {', '.join(STAGES)} and {RAISES}")
+        known = list(dict.fromkeys(name for task in TASKS.values() for name in task.clauses))
+        if stage not in (*known, RAISES):
+            raise ValueError(f"there is no stage {stage!r}; stages are {', '.join(known)} and {RAISES}")
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):
         raise ValueError(f"{entry.clause!r} is no clause, such as TAL-CAND-2")
     if entry.stage == RAISES and not entry.says:

@@ -20,9 +20,10 @@ from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.checks.relations.views import unchanged
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.outcome_tensors import mapped, named_tensors, same_bits
-from tal_conformance.core.verdicts import STAGES, Divergence, Judgement, Value, Verdict
+from tal_conformance.core.outcome import STAGE_OF_FIELD, Outcome
+from tal_conformance.core.outcome_tensors import equal_bits, map_tensors, named_tensors
+from tal_conformance.core.task import DETECT, StageName, Task
+from tal_conformance.core.verdicts import Divergence, Judgement, Value, Verdict
 from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.judgement.comparators import place_name
 from tal_conformance.judgement.failure import Failure, Subject, failure_from
@@ -52,14 +53,14 @@ def allocates_on_device(subject: Subject, batch: Batch, watch: Watch | None = No
     Raises:
         Failure: something is made or done on the wrong device, or the numbers are others than on the CPU.
     """
-    judgement = Judgement()
+    judgement = Judgement(batch.family)
     for face in subject.implementation.variants:
         expected, run = _observed(Subject(face, "cpu"), batch), simulate(face, batch, judged=False)
         if run.outcome is None or run.watch.violations:
             raise _wrong_device(subject, batch, run)
         if watch is not None and face is subject.implementation:
             watch.add(run.watch)
-        if first_difference([expected, run.outcome]) is None:
+        if first_difference([expected, run.outcome], batch.family) is None:
             continue
         how = "on a simulated CUDA device"
         judgement = judged_against(expected, run.outcome, batch, face.dialect, "DEVICE-1", how)
@@ -81,7 +82,7 @@ def _observed(subject: Subject, batch: Batch) -> Outcome:
         Failure: it raised, or broke the protocol.
     """
     try:
-        return mapped(execute(subject.implementation, batch.to(subject.device)), _to_cpu)
+        return map_tensors(execute(subject.implementation, batch.to(subject.device)), _to_cpu)
     except ImplementationFailed as error:
         raise failure_from(subject, batch, error) from error
 
@@ -117,7 +118,7 @@ def judged_against(
     again = replace(batch)
     runs = {id(batch): Run(batch, expected, dialect), id(again): Run(again, observed, dialect)}
     pairs = tuple(Pair(0, image, image, unchanged(batch, image)) for image in range(batch.images))
-    judgement = Judgement()
+    judgement = Judgement(batch.family)
     plan = TransformationPlan(how, (batch,), (FollowUp(again, pairs),))
     compare(plan, lambda which: runs[id(which)], Comparison(judgement, clause, how))
     return judgement
@@ -160,26 +161,26 @@ def repeatable(subject: Subject, batch: Batch) -> Judgement:
         Failure: some run gave other bits; its verdict is NONDETERMINISTIC.
     """
     outcomes = [_observed(subject, batch) for _ in range(REPETITIONS)]
-    found = first_difference(outcomes)
+    found = first_difference(outcomes, batch.family)
     if found is None:
-        return Judgement()
+        return Judgement(batch.family)
     stage, summary, value = found
     kind, text = Verdict.NONDETERMINISTIC, f"run again, {summary}"
     raise Failure(subject, batch, kind, stage, "DEVICE-3", text, [value], outcome=outcomes[0])
 
 
-def first_difference(outcomes: Sequence[Outcome]) -> tuple[str, str, Value] | None:
+def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[str, str, Value] | None:
     """Where outcomes of one batch have not the same bits: the first stage, a sentence, and one place; None if nowhere.
 
     Only what has a meaning counts: labels, boxes and indices of background have none.
     """
     first, *others = [meaningful(outcome) for outcome in outcomes]
-    order = list(STAGES)
+    order = list(task.clauses)
     different = [
-        (order.index(stage_of(name, tensor, other.get(name))), name, tensor, other.get(name))
+        (order.index(stage_of(name, tensor, other.get(name), task)), name, tensor, other.get(name))
         for other in others
         for name, tensor in first.items()
-        if name not in other or not same_bits(tensor, other[name])
+        if name not in other or not equal_bits(tensor, other[name])
     ]
     if any(set(other) != set(first) for other in others):
         return (
@@ -207,23 +208,24 @@ def meaningful(outcome: Outcome) -> dict[str, Tensor]:
 
 
 STAGE_OF = {
-    "stages.candidates": "candidates",
-    "stages.overlap": "overlap",
-    "stages.metric": "metric",
-    "stages.selected": "top-k",
-    "stages.positives": "conflict",
-    "assignment.scores": "normalisation",
-    "loss.total": "total",
+    **{f"stages.{field}": stage for field, stage in STAGE_OF_FIELD.items()},
+    "assignment.scores": StageName.NORMALISATION,
+    "loss.total": StageName.TOTAL,
 }
 """Stages of the tensors that belong to one each."""
 
 
-def stage_of(name: str, one: Tensor, other: Tensor | None) -> str:
-    """The stage that a tensor of an outcome belongs to; of the three losses, the first that differs."""
+def stage_of(name: str, first: Tensor, second: Tensor | None, task: Task = DETECT) -> str:
+    """Return the stage that a tensor of an outcome belongs to; of the loss items, the first that differs."""
     if name == "loss.items":
-        same = torch.ones(3, dtype=torch.bool) if other is None else one == other
-        return next((stage for stage, at in (("cls", 1), ("box", 0), ("dfl", 2)) if not same[at]), "cls")
-    by_part = {"inputs": "decode", "assignment": "targets", "loss": "gradients"}
+        equal = torch.ones_like(first, dtype=torch.bool) if second is None else first == second
+        stages = list(task.item_of)
+        return next((stage for stage in stages if not equal[task.item_of[stage]]), stages[0])
+    by_part = {
+        "inputs": StageName.DECODE,
+        "assignment": StageName.TARGETS,
+        "loss": StageName.GRADIENTS,
+    }
     return STAGE_OF.get(name) or by_part[name.partition(".")[0]]
 
 

@@ -14,7 +14,7 @@ from tal_conformance.checks.devices.source_lines import own_line
 from tal_conformance.checks.devices.torch_calls import DEVICE
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.outcome_tensors import mapped
+from tal_conformance.core.outcome_tensors import map_tensors
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.protocol import Implementation
@@ -64,7 +64,7 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
         if judged:
             with simulation.watching(run.judging):
                 run.judgement = _judgement(moved, outcome, implementation)
-    run.outcome = mapped(outcome, to_host)
+    run.outcome = map_tensors(outcome, to_host)
     return run
 
 

@@ -24,7 +24,6 @@ from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.admissible import Range
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit
-from tal_conformance.judgement.loss import LOGITS
 from tal_conformance.judgement.loss_reference import compute
 from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors, rounding_units
 from tal_reference import BatchTargets, Predictions
@@ -148,7 +147,7 @@ def loss_holds(batch: Batch, assignment: Assignment, loss: LossOutcome) -> tuple
     unit = rounding_units(batch, targets, exact)
     right = torch.ones(batch.images, dtype=torch.bool, device=batch.device)
     for name, observed, wanted, approximate, error, jump in zip(
-        LOGITS,
+        batch.family.quantities,
         flatten(loss.gradients, batch.head),
         exact.of_total,
         same_dtype.of_total,
@@ -164,8 +163,8 @@ def loss_holds(batch: Batch, assignment: Assignment, loss: LossOutcome) -> tuple
 def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> bool:
     """LOSS-GAIN-1: items (3,) and total of a batch."""
     items = loss.items.double()
-    for place, name in enumerate(("box", "cls", "dfl")):
-        allowed = bound(same_dtype[place], exact[place], unit[place], torch.float32, f"{name} loss")
+    for place, term in enumerate(batch.family.terms):
+        allowed = bound(same_dtype[place], exact[place], unit[place], torch.float32, term.quantity)
         if not (items[place] - exact[place]).abs() <= allowed:
             return False
     total = items.sum() * batch.images

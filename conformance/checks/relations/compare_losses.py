@@ -5,16 +5,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from tal_conformance.checks.relations.compare_images import Comparison
-from tal_conformance.checks.relations.runs import TERMS, Run
+from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.core.geometry import flatten
-
-STAGES = {"cls": 1, "box": 0, "dfl": 2, "total": 3}
-"""Stages of the loss, with their places in `Run.terms`."""
-
-
-LOSS_STAGES = (*STAGES, "gradients")
-"""Every stage of the loss."""
+from tal_conformance.core.task import StageName
 
 
 class LossComparison:
@@ -38,11 +32,12 @@ class LossComparison:
     ) -> None:
         self.to, self.plan = comparison, plan
         self.sources, self.changed, self.weights = sources, changed, weights
+        self.task = sources[0].batch.family
 
     def run(self) -> None:
         """Compare terms, totals and gradients."""
         if self.identical():
-            for stage in LOSS_STAGES:
+            for stage in self.task.stages_of("term", "total", "gradients"):
                 self.to.agrees(stage)
             return
         if not all(self.all_finite(run) for run in (*self.sources, *self.changed)):
@@ -78,7 +73,8 @@ class LossComparison:
     def all_finite(self, run: Run) -> bool:
         """Every number that came out is one."""
         fine = [
-            self.to.finite(stage, TERMS[at], run.loss.items[at], ()) for stage, at in STAGES.items() if at < 3
+            self.to.finite(stage, self.task.terms[at].quantity, run.loss.items[at], ())
+            for stage, at in self.task.item_of.items()
         ]
         fine.append(self.to.finite("total", "total", run.loss.total, ()))
         fine += [self.to.finite("gradients", "gradient", level, ()) for level in run.loss.gradients]
@@ -104,8 +100,10 @@ class LossComparison:
         error = error + sum(moved, torch.zeros_like(error))
         for batch in self.plan.changed:
             before = before + extra_terms(batch)
-        for stage, at in STAGES.items():
-            self.to.assert_within(stage, f"{TERMS[at]} before N", now[at], before[at], error[at])
+        for stage, at in self.task.item_of.items():
+            quantity = self.task.terms[at].quantity
+            self.to.assert_within(stage, f"{quantity} before N", now[at], before[at], error[at])
+        self.to.assert_within(StageName.TOTAL, "total before N", now[-1], before[-1], error[-1])
 
     def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
         """LOSS-GRAD-1: the gradients of one image, times N / B."""
@@ -133,8 +131,12 @@ class LossComparison:
 
 
 def extra_terms(changed: FollowUp) -> Tensor:
-    """(4,) what the class that no ground truth has adds to the terms: its cross-entropy against zero."""
-    terms = torch.zeros(4, dtype=torch.float64, device=changed.batch.device)
+    """Return what the class that no ground truth has adds to every term and to the total: its cross-entropy.
+
+    Shape (terms + 1,): (4,) for detection.
+    """
+    task = changed.batch.family
+    terms = torch.zeros(len(task.terms) + 1, dtype=torch.float64, device=changed.batch.device)
     if changed.extra is None:
         return terms
     _, logits = flatten(changed.batch.feature_maps, changed.batch.head)  # (B, A, C)
@@ -142,7 +144,7 @@ def extra_terms(changed: FollowUp) -> Tensor:
         changed.batch.hyperparameters.cls_gain
         * functional.softplus(logits[..., changed.extra].double()).sum()
     )
-    terms[STAGES["cls"]], terms[STAGES["total"]] = cls, cls
+    terms[task.item_of[StageName.CLS]], terms[-1] = cls, cls
     return terms
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.checks.relations.compare_images import Comparison, ImageComparison
-from tal_conformance.checks.relations.compare_losses import LOSS_STAGES, LossComparison
+from tal_conformance.checks.relations.compare_losses import LossComparison
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.checks.relations.views import unchanged, view
@@ -47,11 +47,13 @@ def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Compariso
             LossComparison(to, plan, sources, changed, weights).run()
         elif sources[0].outcome.assignment is None:
             # A choice may have moved or not: losses that agree show that it did not, others show nothing.
-            tried = Comparison(Judgement(), to.clause, to.how)
+            task = sources[0].batch.family
+            loss_stages = task.stages_of("term", "total", "gradients")
+            tried = Comparison(Judgement(task), to.clause, to.how)
             LossComparison(tried, plan, sources, changed, weights).run()
             settled = not tried.judgement.verdict.fails
             if settled:
-                to.judgement.stages |= {name: tried.judgement.stages[name] for name in LOSS_STAGES}
+                to.judgement.stages |= {name: tried.judgement.stages[name] for name in loss_stages}
     to.judgement.chose_differently = to.judgement.chose_differently or not settled
 
 

@@ -109,7 +109,7 @@ class Relation:
 
     def judged(self, plans: list[TransformationPlan], session: RunCache, given: Run) -> Judgement:
         """Judge by the plans, or within the given run."""
-        judgement = Judgement()
+        judgement = Judgement(given.batch.family)
         if self.check is not None:
             if given.outcome.assignment is None:
                 raise NotObservable(f"{self.clause}: it shows no target scores")

@@ -18,7 +18,6 @@ from tal_conformance.core.verdicts import Uniqueness, least_unique
 from tal_conformance.implementations.execute import assigner_inputs
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit, precision
 from tal_conformance.judgement.decode import exact_predictions, input_errors, truth_unit
-from tal_conformance.judgement.loss import LOGITS
 from tal_conformance.judgement.loss_reference import Computed, compute
 from tal_conformance.judgement.loss_rounding import (
     LossRounding,
@@ -29,9 +28,6 @@ from tal_conformance.judgement.loss_rounding import (
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, ground_truths
 from tal_reference.loss import assign_images, read_predictions, stacked
-
-TERMS = ("box loss", "cls loss", "dfl loss", "total")
-"""What `Run.terms` holds, as the judge calls it."""
 
 
 class Run:
@@ -160,8 +156,10 @@ class Run:
         """Box, cls and dfl loss, and the total divided by B, all times N (4,); and their errors (4,)."""
         dtype, images, loss = self.dtype, self.batch.images, self.loss
         errors = [
-            bound(self._naive.items[at], self._computed.items[at], self._units.items[at], dtype, TERMS[at])
-            for at in range(3)
+            bound(
+                self._naive.items[at], self._computed.items[at], self._units.items[at], dtype, term.quantity
+            )
+            for at, term in enumerate(self.batch.family.terms)
         ]
         items = loss.items.double()
         rounding = 4 * self.eps * items.abs().sum() * images
@@ -181,7 +179,9 @@ class Run:
             for each in (self._units.of_total, self._units.jumps_of_total)
         )
         computed = self._computed.of_total, self._naive.of_total, *rounding_units
-        for name, observed, right, ours, unit, jump in zip(LOGITS, shown, *computed, strict=True):
+        for name, observed, right, ours, unit, jump in zip(
+            self.batch.family.quantities, shown, *computed, strict=True
+        ):
             error = (
                 gradient_bound(self.batch, name, right, ours, unit) + jump + right.abs() * self._scale_error
             )

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs, Outcome
-
-STAGES = ("candidates", "overlap", "metric", "selected", "positives")
-"""Fields of `Stages`, in the order of the data."""
+from tal_conformance.core.outcome import STAGE_OF_FIELD, AssignerInputs, Outcome
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,9 @@ def view(outcome: Outcome, image: int, look: ImageMapping) -> ImageView:
     stages = assignment.stages if len(look.truths) else None
     return ImageView(
         read=inputs_view(outcome.inputs, image, look),
-        shown={} if stages is None else {name: look.pairs(getattr(stages, name)[image]) for name in STAGES},
+        shown={}
+        if stages is None
+        else {name: look.pairs(getattr(stages, name)[image]) for name in STAGE_OF_FIELD},
         foreground=foreground,
         owner=look.rows(index).where(foreground, -1),
         labels=look.labels(assignment.labels[image, look.anchors]).where(foreground, 0),

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tal_conformance.core.outcome_tensors import same
+from tal_conformance.core.outcome_tensors import equal_tensors
 from tal_conformance.core.processes import PATIENCE, children, kill, strays
 
 MOST_PRINTED = 2**20
@@ -43,7 +43,7 @@ class ReturnedTensors:
         """
         kept, self._kept = self._kept, []
         for name, tensor, was in kept:
-            if not same(tensor, was):
+            if not equal_tensors(tensor, was):
                 raise SideEffectError(f"it changed {name}, which it had returned for the batch before")
 
 
@@ -54,7 +54,7 @@ def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, 
         Misbehaved: one was changed.
     """
     for name, original in originals.items():
-        if not same(given[name], original):
+        if not equal_tensors(given[name], original):
             raise SideEffectError(f"it changed its input {name}")
 
 

@@ -16,7 +16,7 @@ from tal_conformance.batches.recorded import shipped
 from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.verdicts import STAGES
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
 from tal_conformance.implementations.registry import find
@@ -56,7 +56,7 @@ def test_what_conforms(replay: Run, case: Path):
     status, out, errors = replay(case)
     assert (status, errors) == (0, [])
     assert "on cpu, held to ultralytics-8.4.190: WITHIN BOUND" in out
-    assert all(f"  {stage:14}agrees" in out for stage in STAGES)
+    assert all(f"  {stage:14}agrees" in out for stage in DETECT.clauses)
     (path,) = pictures(out)
     assert "within bound: case" in path.read_text(encoding="utf-8")
 

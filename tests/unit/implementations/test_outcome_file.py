@@ -16,7 +16,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import CHECKSUM, as_json, digest
-from tal_conformance.core.outcome_tensors import named_tensors, same_bits
+from tal_conformance.core.outcome_tensors import equal_bits, named_tensors
 from tal_conformance.implementations.adapters.article import ArticleAdapter
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.outcome_file import (
@@ -71,7 +71,7 @@ def test_what_comes_back_is_what_was_stored(name: str, recipe: Recipe, tmp_path:
     assert back.outcome.exposes_inputs == stored.outcome.exposes_inputs
     before, after = named_tensors(stored.outcome), named_tensors(back.outcome)
     assert list(before) == list(after)
-    assert all(same_bits(before[key], after[key]) for key in before)
+    assert all(equal_bits(before[key], after[key]) for key in before)
     assert (back.outcome.loss is None) == (" " in name)
 
 

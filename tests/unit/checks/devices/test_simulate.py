@@ -11,7 +11,7 @@ from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.devices.simulate import simulate
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.outcome_tensors import named_tensors, same_bits
+from tal_conformance.core.outcome_tensors import equal_bits, named_tensors
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find
@@ -41,7 +41,7 @@ def bits(outcome: Outcome, other: Outcome) -> list[str]:
     """Names of the tensors that have not the same bits."""
     one, two = named_tensors(outcome), named_tensors(other)
     assert list(one) == list(two)
-    return [name for name in one if not same_bits(one[name], two[name])]
+    return [name for name in one if not equal_bits(one[name], two[name])]
 
 
 def stages(judgement: Judgement) -> list[tuple[str, str, float | None]]:

@@ -1,0 +1,219 @@
+"""Loss families as data: the stages, head fields, terms, annotation columns and extras of each task.
+
+A task is what Ultralytics calls a task: detection, and later rotated boxes, masks and keypoints. This module states
+facts alone. What a room does for a task stands in that room, in a table by the task's name or by the term's name, so
+that a term which several tasks share exists once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from tal_reference import Head
+
+StageKind = Literal["inputs", "assignment", "term", "total", "gradients"]
+"""What a stage judges: the assigner's inputs, the assignment, one term of the loss, their sum, or the gradients."""
+
+
+class StageName:
+    """Names of the stages, as run logs, summaries and the ledger of known issues spell them."""
+
+    DECODE: Final = "decode"
+    CANDIDATES: Final = "candidates"
+    OVERLAP: Final = "overlap"
+    METRIC: Final = "metric"
+    TOP_K: Final = "top-k"
+    CONFLICT: Final = "conflict"
+    TARGETS: Final = "targets"
+    NORMALISATION: Final = "normalisation"
+    CLS: Final = "cls"
+    BOX: Final = "box"
+    DFL: Final = "dfl"
+    TOTAL: Final = "total"
+    GRADIENTS: Final = "gradients"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the computation that is judged.
+
+    Attributes:
+        name: a constant of `StageName`.
+        clause: the clause that the stage is judged by where no finer one is named.
+        kind: what the stage judges.
+    """
+
+    name: str
+    clause: str
+    kind: StageKind
+
+
+@dataclass(frozen=True)
+class HeadField:
+    """A group of channels that the head predicts at every anchor.
+
+    Attributes:
+        name: "distances", "logits".
+        quantity: the name of the values in messages: "distance logits".
+        width: returns the number of channels for a head.
+    """
+
+    name: str
+    quantity: str
+    width: Callable[[Head], int]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A summand of the loss, logged as one item.
+
+    Attributes:
+        name: of the item and of the stage that judges it: "box".
+        gain: attribute of `Hyperparameters` that weights the term.
+        clauses: clauses that define it.
+        reads: names of the head fields on which it has a gradient.
+    """
+
+    name: str
+    gain: str
+    clauses: tuple[str, ...]
+    reads: tuple[str, ...]
+
+    @property
+    def quantity(self) -> str:
+        """The name of its value in messages: "box loss"."""
+        return f"{self.name} loss"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A tensor that a batch of the task carries besides feature maps and annotations.
+
+    Attributes:
+        name: key in `Batch.extras`: "masks", "keypoints", "prototypes".
+        predicted: True if the head predicts it, as it does prototypes: it then has the feature maps' dtype.
+    """
+
+    name: str
+    predicted: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """The facts of one loss family.
+
+    Attributes:
+        name: Ultralytics' name: "detect".
+        box_columns: annotation columns after image and class.
+        fields: head fields, in the order of a feature map's channels.
+        terms: in the order of the loss items.
+        stages: of one branch, in the order of judging.
+        extras: tensors besides annotations.
+        branches: names of the heads' branches; "" for a head without branches. Stage names of a named branch begin
+            with the branch: "one2one/top-k".
+    """
+
+    name: str
+    box_columns: tuple[str, ...]
+    fields: tuple[HeadField, ...]
+    terms: tuple[Term, ...]
+    stages: tuple[Stage, ...]
+    extras: tuple[Extra, ...] = ()
+    branches: tuple[str, ...] = ("",)
+
+    @property
+    def annotation_columns(self) -> int:
+        """Number of columns of an annotation row: image, class and the box."""
+        return 2 + len(self.box_columns)
+
+    def field(self, name: str) -> HeadField:
+        """Return a head field by its name.
+
+        Raises:
+            KeyError: the task has no such field.
+        """
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(f"task {self.name!r} has no head field {name!r}")
+
+    def channels(self, head: Head) -> int:
+        """Return the number of channels of every feature map (PRE-1)."""
+        return sum(field.width(head) for field in self.fields)
+
+    @cached_property
+    def clauses(self) -> dict[str, str]:
+        """Clause of every stage by the stage's full name, branch by branch, in the order of judging."""
+        return {
+            stage_name(stage.name, branch): stage.clause for branch in self.branches for stage in self.stages
+        }
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of the head fields' values in messages, in the order of the fields."""
+        return tuple(field.quantity for field in self.fields)
+
+    def stages_of(self, *kinds: StageKind) -> tuple[str, ...]:
+        """Return the names of the stages of some kinds, without a branch, in the order of judging."""
+        return tuple(stage.name for stage in self.stages if stage.kind in kinds)
+
+    @cached_property
+    def item_of(self) -> dict[str, int]:
+        """Index of a term in the loss items, by the stage that judges it, in the order of judging."""
+        names = [term.name for term in self.terms]
+        return {stage: names.index(stage) for stage in self.stages_of("term")}
+
+    def as_log_line(self) -> dict[str, Any]:
+        """Return the fields by which a run log's first line describes the task: stages and terms, in order."""
+        return {
+            "stages": [{"name": name, "clause": clause} for name, clause in self.clauses.items()],
+            "terms": [term.name for term in self.terms],
+        }
+
+
+def stage_name(name: str, branch: str) -> str:
+    """Return the full name of a branch's stage: "one2one/top-k"; the name alone for the branch ""."""
+    return f"{branch}/{name}" if branch else name
+
+
+def _distances(head: Head) -> int:
+    return 4 * head.reg_max
+
+
+def _classes(head: Head) -> int:
+    return head.classes
+
+
+DETECT: Final = Task(
+    name="detect",
+    box_columns=("cx", "cy", "w", "h"),
+    fields=(
+        HeadField("distances", "distance logits", _distances),
+        HeadField("logits", "class logits", _classes),
+    ),
+    terms=(
+        Term("box", "box_gain", ("LOSS-BOX-1",), ("distances",)),
+        Term("cls", "cls_gain", ("LOSS-CLS-1",), ("logits",)),
+        Term("dfl", "dfl_gain", ("LOSS-DFL-1",), ("distances",)),
+    ),
+    stages=(
+        Stage(StageName.DECODE, "DEC-2", "inputs"),
+        Stage(StageName.CANDIDATES, "TAL-CAND-1", "assignment"),
+        Stage(StageName.OVERLAP, "TAL-MET-1", "assignment"),
+        Stage(StageName.METRIC, "TAL-MET-1", "assignment"),
+        Stage(StageName.TOP_K, "TAL-TOPK-1", "assignment"),
+        Stage(StageName.CONFLICT, "TAL-CONF-1", "assignment"),
+        Stage(StageName.TARGETS, "TAL-TGT-1", "assignment"),
+        Stage(StageName.NORMALISATION, "TAL-NORM-1", "assignment"),
+        Stage(StageName.CLS, "LOSS-CLS-1", "term"),
+        Stage(StageName.BOX, "LOSS-BOX-1", "term"),
+        Stage(StageName.DFL, "LOSS-DFL-1", "term"),
+        Stage(StageName.TOTAL, "LOSS-GAIN-1", "total"),
+        Stage(StageName.GRADIENTS, "LOSS-GRAD-1", "gradients"),
+    ),
+)
+"""Detection with axis-aligned boxes: `v8DetectionLoss`."""
+
+TASKS: Final = {task.name: task for task in (DETECT,)}
+"""Every task by its name."""

@@ -1,0 +1,197 @@
+"""Tasks: the facts of every loss family, and batches, files and adapters of unknown tasks."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core import task as tasks
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import InvalidCase
+from tal_conformance.core.outcome import STAGE_OF_FIELD, Stages
+from tal_conformance.core.task import DETECT, TASKS, Extra, HeadField, StageName, Task, stage_name
+from tal_conformance.core.verdicts import Judgement
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.protocol import implementation_from
+from tal_reference import Head, Hyperparameters
+
+ROTATED = dataclasses.replace(
+    DETECT,
+    name="rotated",
+    box_columns=(*DETECT.box_columns, "angle"),
+    fields=(*DETECT.fields, HeadField("angle", "angle", lambda head: 1)),
+    extras=(Extra("masks"), Extra("prototypes", predicted=True)),
+    branches=("one2many", "one2one"),
+)
+"""A task that differs from detection in everything that a batch depends on."""
+
+
+@pytest.fixture
+def rotated(monkeypatch: pytest.MonkeyPatch) -> Task:
+    """The task ROTATED, registered."""
+    monkeypatch.setitem(TASKS, ROTATED.name, ROTATED)
+    return ROTATED
+
+
+def rotated_batch() -> Batch:
+    maps = (torch.zeros(2, 4 * 4 + 3 + 1, 4, 6),)
+    annotations = torch.tensor([[0, 2, 0.5, 0.5, 0.25, 0.5, 1.0], [1, 0, 0.5, 0.5, 0.25, 0.25, -0.5]])
+    extras = {"masks": torch.ones(2, 8, 12, dtype=torch.uint8), "prototypes": torch.rand(2, 5, 8, 12)}
+    return Batch(maps, annotations, Head((8,), 3, 4), task="rotated", extras=extras)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_facts_of_a_task_agree_with_each_other(task: Task):
+    """Names are constants, occur once and refer to something."""
+    constants = {value for name, value in vars(StageName).items() if name.isupper()}
+    names = [stage.name for stage in task.stages]
+    assert len(set(names)) == len(names)
+    assert set(names) <= constants
+    fields = {field.name for field in task.fields}
+    assert all(set(term.reads) <= fields for term in task.terms)
+    assert all(hasattr(Hyperparameters(), term.gain) for term in task.terms)
+    assert set(task.stages_of("term")) == {term.name for term in task.terms} == set(task.item_of)
+    assert all(task.terms[place].name == stage for stage, place in task.item_of.items())
+    assert [len(task.stages_of(kind)) for kind in ("total", "gradients")] == [1, 1]
+
+
+def test_detection():
+    """The facts that case files, run logs and reports have relied on since before tasks existed."""
+    assert list(DETECT.clauses) == [
+        *("decode", "candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation"),
+        *("cls", "box", "dfl", "total", "gradients"),
+    ]
+    assert DETECT.item_of == {"cls": 1, "box": 0, "dfl": 2}
+    assert DETECT.annotation_columns == 6
+    head = Head((8, 16), 3, 4)
+    assert DETECT.field("distances").width(head) == 16
+    assert DETECT.channels(head) == head.channels == 19
+    with pytest.raises(KeyError, match="no head field 'angle'"):
+        DETECT.field("angle")
+
+
+def test_every_field_of_the_stages_belongs_to_a_stage():
+    """The fields of `Stages` and the stages that they show."""
+    assert list(STAGE_OF_FIELD) == [field.name for field in dataclasses.fields(Stages)]
+    assert set(STAGE_OF_FIELD.values()) < set(DETECT.clauses)
+
+
+def test_the_log_line_lists_stages_and_terms_in_order():
+    """What reports need in order to show a run of any task."""
+    line = DETECT.as_log_line()
+    assert line["terms"] == ["box", "cls", "dfl"]
+    assert line["stages"][0] == {"name": "decode", "clause": "DEC-2"}
+    assert [stage["name"] for stage in line["stages"]] == list(DETECT.clauses)
+
+
+def test_stages_of_named_branches_begin_with_the_branch():
+    """A judgement has the stages of every branch."""
+    assert stage_name(StageName.TOP_K, "") == "top-k"
+    assert stage_name(StageName.TOP_K, "one2one") == "one2one/top-k"
+    judgement = Judgement(ROTATED)
+    assert len(judgement.stages) == 2 * len(DETECT.stages)
+    assert judgement.stages["one2one/top-k"].clause == "TAL-TOPK-1"
+
+
+@pytest.mark.usefixtures("rotated")
+def test_a_batch_of_another_task(tmp_path: Path):
+    """Columns, channels and extras follow the task; the file holds them; the id depends on them."""
+    batch = rotated_batch()
+    assert batch.family is ROTATED
+    assert "task rotated" in batch.describe()
+    batch.save(tmp_path / "case.safetensors")
+    loaded = Batch.load(tmp_path / "case.safetensors")
+    assert loaded.id == batch.id
+    assert loaded.task == "rotated"
+    assert all(torch.equal(loaded.extras[name], batch.extras[name]) for name in batch.extras)
+    changed = dataclasses.replace(batch, extras=batch.extras | {"masks": batch.extras["masks"] * 2})
+    assert changed.id != batch.id
+
+
+@pytest.mark.usefixtures("rotated")
+def test_extras_follow_the_device_and_predicted_ones_the_dtype():
+    """`Batch.to` converts prototypes, which the head predicts, and not masks, which are annotations."""
+    batch = rotated_batch().to("meta", torch.float64)
+    assert {tensor.device.type for tensor in batch.extras.values()} == {"meta"}
+    assert batch.extras["masks"].dtype == torch.uint8
+    assert batch.extras["prototypes"].dtype == torch.float64
+
+
+@pytest.mark.usefixtures("rotated")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extras": {}}, r"extras are \[\]; task 'rotated' expects \['masks', 'prototypes'\]"),
+        ({"annotations": torch.zeros(0, 6)}, r"not \(N, 7\)"),
+        ({"head": Head((8,), 4, 4)}, r"not \(B, 21, H, W\)"),
+        ({"task": "detect"}, r"not \(B, 19, H, W\)"),
+        ({"task": "pose"}, "unknown task 'pose': expected one of detect, rotated"),
+    ],
+)
+def test_a_batch_that_does_not_fit_its_task_is_rejected(change: dict[str, object], message: str):
+    """ValueError names the part, what it is and what the task expects."""
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(rotated_batch(), **change)  # type: ignore[arg-type] # wrong on purpose
+
+
+def test_extras_on_another_device_are_rejected(rotated: Task):
+    """All tensors of a batch are on one device."""
+    batch = rotated_batch()
+    extras = {name: tensor.to("meta") for name, tensor in batch.extras.items()}
+    with pytest.raises(ValueError, match="extra 'masks' is on meta, the feature maps on cpu"):
+        dataclasses.replace(batch, extras=extras)
+
+
+@pytest.mark.parametrize("unknown", ["task", "extra"])
+def test_a_case_file_of_an_unknown_task_or_extra_is_rejected(unknown: str, tmp_path: Path):
+    """InvalidCase, as for any other file that this version cannot use."""
+    known = rotated_batch_file(tmp_path, unknown)
+    with pytest.raises(InvalidCase, match="unknown task 'rotated'" if unknown == "task" else "extras are"):
+        Batch.load(known)
+
+
+def rotated_batch_file(folder: Path, unknown: str) -> Path:
+    """A case file with an unknown task, or of detection with an extra."""
+    path = folder / "case.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        if unknown == "task":
+            patch.setitem(TASKS, ROTATED.name, ROTATED)
+            rotated_batch().save(path)
+        else:
+            patch.setitem(TASKS, "detect", dataclasses.replace(DETECT, extras=(Extra("masks"),)))
+            batch = Batch(
+                (torch.zeros(1, 19, 4, 4),),
+                torch.zeros(0, 6),
+                Head((8,), 3, 4),
+                extras={"masks": torch.ones(2)},
+            )
+            batch.save(path)
+    return path
+
+
+def test_the_task_of_detection_leaves_ids_and_files_unchanged(tmp_path: Path):
+    """Case files of detection hold neither task nor extras: older versions read them."""
+    batch = Recipe(((Truth("ordinary"),),)).build()
+    batch.save(tmp_path / "case.safetensors")
+    header = (tmp_path / "case.safetensors").read_bytes()[:2000]
+    assert b"task" not in header
+    assert b"extra" not in header
+
+
+def test_an_adapter_names_its_tasks():
+    """Detection by default; an unknown task is an error of the adapter."""
+    assert implementation_from(ReferenceAdapter(), "reference").tasks == ("detect",)
+    for wrong in ("detect", ("detect", "pose"), (), 3):
+        adapter = ReferenceAdapter()
+        adapter.tasks = wrong  # type: ignore[attr-defined] # an attribute that adapters may add
+        with pytest.raises(ProtocolViolation, match="expected a tuple of names among detect"):
+            implementation_from(adapter, "mine")
+
+
+def test_the_name_of_every_task_is_its_key():
+    """TASKS is keyed by name."""
+    assert all(name == task.name for name, task in tasks.TASKS.items())
