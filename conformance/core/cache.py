@@ -1,44 +1,26 @@
-"""TODO tal_conformance.core.cache."""
+"""The cache that all repositories of a user share: its folder, and hashes that show whether an entry is undamaged."""
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+import platformdirs
 
 FOLDER_VARIABLE = "TAL_CONFORMANCE_CACHE"
 """Environment variable that names another folder for the cache."""
-
-
 HASHES, FILES = "hashes.json", "files"
-"""What lies in the folder of a package: the list of hashes, and the files."""
-
-
-HASHES, FILES = "hashes.json", "files"
-"""What lies in the folder of a package: the list of hashes, and the files."""
+"""Names in an entry's folder: the list of its files' hashes, and the folder of the files."""
 
 
 def cache_folder() -> Path:
-    """Where packages are kept: outside every repository, shared by all of them."""
-    chosen = os.environ.get(FOLDER_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tal-conformance"
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of this name; whoever wants it too waits."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Return the folder of the cache: the environment variable's, or the user's cache folder on this system."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder) if folder else platformdirs.user_cache_path("tal-conformance", appauthor=False)
 
 
 def damage(folder: Path) -> str | None:
-    """What keeps the folder from being used as it is; None if every file is the one that was fetched."""
+    """Return the reason why an entry cannot be used as it is, or None if every file still has its hash."""
     if not folder.exists():
         return "it is not in the cache"
     try:
@@ -53,7 +35,7 @@ def damage(folder: Path) -> str | None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below the folder, by its path there."""
+    """Return the SHA-256 of every file below the folder, by its path relative to the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files

@@ -74,7 +74,7 @@ class Assignment:
         scores: (B, A, C) target scores.
         foreground: (B, A) bool.
         truth_index: (B, A) integral, which of the image's ground truths.
-        stages: intermediate values, of an implementation that says `shows_stages = True`.
+        stages: intermediate values, of an implementation that declares `exposes_stages = True`.
     """
 
     labels: Tensor

@@ -184,7 +184,8 @@ def _observe_loss(
         return Outcome(own, False, _observe_assigner(implementation, own), outcome)
     if implementation.exposes_stages:
         raise ProtocolViolation(
-            "it says shows_stages, but Loss.assignment is None: give the assignment that the loss used, with its stages"
+            "the adapter declares exposes_stages, but Loss.assignment is None: "
+            "return the assignment that the loss used, with its stages"
         )
     return Outcome(own, False, None, outcome)
 

@@ -12,6 +12,7 @@ Nothing here knows the reference's inner life: an adapter needs this module and 
 """
 
 import dataclasses
+import warnings
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -153,11 +154,28 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         version=str(getattr(adapter, "version", "unknown")),
         dialect=dialect,
         adapter=adapter,
-        exposes_stages=bool(getattr(adapter, "shows_stages", False)),
+        exposes_stages=exposes_stages_of(adapter),
         precisions=tuple(precisions),
         tasks=tuple(tasks),
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
     )
+
+
+def exposes_stages_of(adapter: Any) -> bool:
+    """Return True if the adapter declares that its assignments carry `Stages`.
+
+    The attribute is `exposes_stages`. Its old name `shows_stages` is accepted until 0.3, with a DeprecationWarning.
+    """
+    if hasattr(adapter, "exposes_stages"):
+        return bool(adapter.exposes_stages)
+    if not hasattr(adapter, "shows_stages"):
+        return False
+    warnings.warn(
+        f"{type(adapter).__name__}.shows_stages: rename the attribute to exposes_stages",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return bool(adapter.shows_stages)
 
 
 def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bool) -> Assignment:
@@ -182,7 +200,9 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bo
         value = getattr(assignment, name)
         _check(f"Assignment.{name}", value, (images, anchors), device, None, loose=not truths)
     if exposes_stages and truths and not isinstance(assignment.stages, Stages):
-        raise ProtocolViolation(f"it says shows_stages, but Assignment.stages is {_kind(assignment.stages)}")
+        raise ProtocolViolation(
+            f"the adapter declares exposes_stages, but Assignment.stages is {_kind(assignment.stages)}"
+        )
     if assignment.stages is not None:
         if not isinstance(assignment.stages, Stages):
             raise ProtocolViolation(f"Assignment.stages is {_kind(assignment.stages)}, expected Stages")

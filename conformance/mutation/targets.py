@@ -82,7 +82,7 @@ TARGETS: dict[str, Callable[[], Target]] = {"official": official, "reference": r
 class Copy:
     """The copied reference as an implementation; its dialect is the judge's own, which alone can be compared."""
 
-    name, version, shows_stages, dialect = "reference-copy", "1", True, NEWEST
+    name, version, exposes_stages, dialect = "reference-copy", "1", True, NEWEST
 
     def __init__(self, inner: Any, settings: Any) -> None:
         self.inner, self.settings = inner, settings

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.cache import FILES, HASHES, cache_folder, damage, hashes, locked
+from tal_conformance.core.cache import FILES, HASHES, cache_folder, damage, hashes
 from tal_conformance.core.files import PACKAGES
 from tal_conformance.training.compare import Ended, reference_training, rms_of_controls
 from tal_conformance.training.yolov8n import Progress, RecordedTraining, Schedule, recorded_training
@@ -77,7 +78,7 @@ def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], re
     folder = cache_folder() / f"kept-{fingerprint(what)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f"{folder.name}.lock")):
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
             if damage(folder) is None:
                 with suppress(OSError, ValueError, KeyError, TypeError):
                     return read(folder / FILES)

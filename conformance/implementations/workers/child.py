@@ -168,7 +168,7 @@ def made(fields: dict[str, Any]) -> Any:
 
 def first_answer(request: Message) -> tuple[Any, bytes]:
     """Make the adapter, and say what it is."""
-    from tal_conformance.implementations.protocol import MIXED
+    from tal_conformance.implementations.protocol import MIXED, exposes_stages_of
 
     torch.set_num_threads(request.fields["threads"])
     adapter = made(request.fields)
@@ -178,7 +178,7 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
     return adapter, encoded(
         about
         | {
-            "shows_stages": bool(getattr(adapter, "shows_stages", False)),
+            "shows_stages": exposes_stages_of(adapter),
             "precisions": list(getattr(adapter, "precisions", MIXED)),
             "assigns": callable(getattr(adapter, "assign", None)),
             "computes_loss": callable(getattr(adapter, "loss", None)),

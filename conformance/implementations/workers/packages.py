@@ -15,7 +15,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tal_conformance.core.cache import FILES, FOLDER_VARIABLE, HASHES, cache_folder, damage, hashes, locked
+from filelock import FileLock
+
+from tal_conformance.core.cache import FILES, FOLDER_VARIABLE, HASHES, cache_folder, damage, hashes
 from tal_conformance.implementations.errors import PackageUnavailable
 
 INSTALL_TIMEOUT = 600
@@ -56,7 +58,7 @@ def ensure_package(package: Package) -> Path:
     folder = cache_folder() / f"{package.name}-{package.version}-{sys.implementation.cache_tag}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f"{folder.name}.lock")):
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
             problem = damage(folder)
             if problem is not None:
                 fetch(package, folder, problem)

@@ -126,7 +126,7 @@ class HidesItsStages(ReferenceAdapter):
 
 def test_stages_that_were_promised_must_be_shown(log: RunLog):
     alone = SimpleNamespace(loss=HidesItsStages().loss, exposes_stages=True)
-    with pytest.raises(Failure, match=r"it says shows_stages, but Loss.assignment is None"):
+    with pytest.raises(Failure, match=r"the adapter declares exposes_stages, but Loss.assignment is None"):
         conformance(log, implementation_from(alone, "hides"))(BATCH)
     conformance(log, implementation_from(HidesItsStages(), "shows those of its assigner"))(BATCH)
 

@@ -338,7 +338,7 @@ LOSSES: dict[str, tuple[Double, Verdict, str, str]] = {
     ),
     "stages that are none": (
         Double(assignment=lambda honest: replace(honest, stages=None)), Verdict.ERROR, "",
-        "it says shows_stages, but Assignment.stages is None",
+        "the adapter declares exposes_stages, but Assignment.stages is None",
     ),
 }  # fmt: skip
 

@@ -195,6 +195,25 @@ def test_what_an_adapter_need_not_say():
     assert found.capabilities == ["assign"]
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_stages_are_declared_by_exposes_stages():
+    class Declares(Assigner):
+        exposes_stages = True
+
+    assert implementation_from(Declares, "x").exposes_stages
+
+
+def test_the_old_name_of_exposes_stages_is_accepted_with_a_warning():
+    class Declares(Assigner):
+        shows_stages = True
+
+    with pytest.warns(
+        DeprecationWarning, match="Declares.shows_stages: rename the attribute to exposes_stages"
+    ):
+        found = implementation_from(Declares, "x")
+    assert found.exposes_stages
+
+
 @pytest.mark.parametrize("dialect", [ARTICLE, "article"])
 def test_a_dialect_or_its_name(dialect: Dialect | str):
     assert implementation_from(Of(dialect), "x").dialect == ARTICLE

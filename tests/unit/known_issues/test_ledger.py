@@ -210,7 +210,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from reference import DIALECTS, NEWEST
 
 class Mine:
-    name, version, dialect, shows_stages = "mine", "1.2", NEWEST, True
+    name, version, dialect, exposes_stages = "mine", "1.2", NEWEST, True
     does = ReferenceAdapter(DIALECTS["{dialect}"])
 
     def assign(self, inputs):

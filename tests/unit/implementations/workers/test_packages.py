@@ -92,7 +92,7 @@ def test_two_at_once(index: Path):
         "def counted(*a):\n"
         "    Path(sys.argv[1]).open('a').write('x'); install(*a)\n"
         "p.install = counted\n"
-        "print(p.fetched(p.Package('tal-conformance-test-package', '1.2.3')))\n"
+        "print(p.ensure_package(p.Package('tal-conformance-test-package', '1.2.3')))\n"
     )
     count = index / "count"
     command = [sys.executable, "-c", script, str(count)]

@@ -43,7 +43,7 @@ PLACES = (
     "Right", "Hangs", "Leaves", "Dies", "Exits", "IsKilled", "Prints", "Garbage",
     "Raises", "ChangesState", "Connects", "Installs", "Tells", "WrongShape", "NoAssignment", "WrongGradient",
 )  # fmt: skip
-"""Of `doubles.EVERY_DOUBLE`."""
+"""Of `workers.EVERY_DOUBLE`."""
 
 
 def worker(double: str, timeout: float = 60.0, **notes: str) -> Worker:
@@ -150,7 +150,7 @@ def test_an_exception_keeps_its_traceback(doubles: Doubles):
     with pytest.raises(ImplementationFailed) as caught:
         execute(doubles.implementation, meant_for("Raises"))
     assert caught.value.details is not None
-    assert "doubles.py" in caught.value.details
+    assert "fauxmplementations/workers.py" in caught.value.details
 
 
 def test_what_it_prints_damages_nothing(doubles: Doubles):
@@ -221,9 +221,9 @@ def test_it_goes_when_the_suite_goes(tmp_path: Path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from test_process import *\n"
-        "observe(implementation_from(RemoteAdapter('L', worker('Leaves', pids=sys.argv[2])), 'L'), FULL)\n"
+        "execute(implementation_from(RemoteAdapter('L', worker('Leaves', pids=sys.argv[2])), 'L'), FULL)\n"
     )
-    suite = subprocess.Popen([sys.executable, "-c", script, str(HERE), str(pids)], cwd=HERE.parents[1])
+    suite = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(pids)], cwd=HERE.parents[1])
     try:
         for _ in range(600):
             if pids.exists() and len(pids.read_text(encoding="utf-8").split()) == 2:

@@ -1,0 +1,113 @@
+"""Progress of long work: a bar on a terminal, plain lines where standard error is a file or a pipe."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Minimum time between two plain lines that say nothing but a count."""
+
+
+class Advance(Protocol):
+    """Callback of `progress`: counts finished steps."""
+
+    def __call__(self, line: str = "", steps: int = 1) -> None:
+        """Count finished steps.
+
+        Args:
+            line: printed above the bar, or as a line of its own where there is no terminal.
+            steps: number of steps finished since the last call; 0 prints the line alone.
+        """
+        ...
+
+
+@contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Advance]:
+    """Show the progress of the block on standard error, where it cannot mix with results on standard output.
+
+    Blocks may be nested: each then has a bar of its own.
+
+    Args:
+        title: what is done, such as "Installing releases".
+        total: number of steps; None if it is unknown.
+    """
+    if sys.stderr.isatty():
+        with _bar(title, total) as advance:
+            yield advance
+    else:
+        yield _plain_lines(title, total)
+
+
+def _plain_lines(title: str, total: int | None) -> Advance:
+    """Print the title and return a callback that prints one line a call, or one every few seconds without text."""
+    done, next_line = 0, time.monotonic() + SECONDS_BETWEEN_LINES
+    of_total = "" if total is None else f" of {total}"
+    _print_to_stderr(f"{title} ..." if total is None else f"{title}: {total} to do")
+
+    def advance(line: str = "", steps: int = 1) -> None:
+        nonlocal done, next_line
+        done += steps
+        now = time.monotonic()
+        if line or now >= next_line:
+            next_line = now + SECONDS_BETWEEN_LINES
+            _print_to_stderr(f"{title}: {done}{of_total}{': ' if line else ''}{line}")
+
+    return advance
+
+
+def _print_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+_open_bars: "list[Progress]" = []
+"""The display of this process's bars, if one is open: a terminal can show one display at a time."""
+
+
+@contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Advance]:
+    """Show a bar, in the open display or in a new one, and remove it when the block ends."""
+    if not _open_bars:
+        with _display() as display:
+            _open_bars.append(display)
+            try:
+                yield from _task(display, title, total)
+            finally:
+                _open_bars.pop()
+    else:
+        yield from _task(_open_bars[-1], title, total)
+
+
+def _display() -> "Progress":
+    """Return a display of bars: title, bar, steps and time so far; it disappears when it is closed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # output to a file must not be turned to the terminal
+    )
+
+
+def _task(display: "Progress", title: str, total: int | None) -> Iterator[Advance]:
+    """Yield the callback of one bar."""
+    task = display.add_task(title, total=total)
+
+    def advance(line: str = "", steps: int = 1) -> None:
+        display.advance(task, steps)
+        if line:
+            display.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        yield advance
+    finally:
+        display.remove_task(task)
