@@ -112,8 +112,8 @@ def test_the_fingerprint_changes_with_what_it_stands_for(monkeypatch: pytest.Mon
     house = tmp_path / "house"
     for room in kept.ROOMS:
         (house / room).mkdir(parents=True)
-    monkeypatch.setattr(kept, "__file__", str(house / "conformance" / "kept.py"))
-    (house / "reference" / "loss.py").write_text("one = 1\n")
+    monkeypatch.setattr(kept, "PACKAGES", house)
+    (house / "tal_reference" / "loss.py").write_text("one = 1\n")
     one = fingerprint("a")
-    (house / "reference" / "loss.py").write_text("one = 2\n")
+    (house / "tal_reference" / "loss.py").write_text("one = 2\n")
     assert fingerprint("a") != one

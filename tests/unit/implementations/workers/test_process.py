@@ -223,7 +223,9 @@ def test_it_goes_when_the_suite_goes(tmp_path: Path):
         "from test_process import *\n"
         "execute(implementation_from(RemoteAdapter('L', worker('Leaves', pids=sys.argv[2])), 'L'), FULL)\n"
     )
-    suite = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(pids)], cwd=HERE.parents[1])
+    suite = subprocess.Popen(
+        [sys.executable, "-c", script, str(Path(__file__).parent), str(pids)], cwd=HERE.parents[1]
+    )
     try:
         for _ in range(600):
             if pids.exists() and len(pids.read_text(encoding="utf-8").split()) == 2:
