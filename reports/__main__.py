@@ -13,6 +13,8 @@ from tal_reports.html.render import render
 from tal_reports.log.reader import LogError, read_log
 from tal_reports.markdown import issue, job_summary
 
+PROGRAM = f"python -m {(__spec__ and __spec__.parent) or 'tal_reports'}"
+"""The command as the user started it: `python -m reports` in the clone, `python -m tal_reports` anywhere."""
 UNUSABLE = 2
 """Exit status where there is no run to report on, or nothing can be written; or of a wrong command line."""
 RUN = "a run's folder, or its log.jsonl"
@@ -34,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m reports", description="Reports on the runs of the suite."
-    )
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Reports on the runs of the suite.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, does: Callable[[argparse.Namespace], int], says: str) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from typing import Any
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.environment import environment
 from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Judgement, Uniqueness, Verdict
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
 from tal_conformance.judgement.failure import Failure, Subject, stage_fields, value_fields
@@ -48,7 +49,14 @@ class RunLogWriter:
 
     def begin(self, facts: dict[str, Any]) -> None:
         """The log's first line."""
-        self._append("run", environment=environment(), **facts)
+        stages = [{"name": name, "clause": clause} for name, clause in DETECT.clauses.items()]
+        self._append(
+            "run",
+            environment=environment(),
+            stages=stages,
+            terms=[term.name for term in DETECT.terms],
+            **facts,
+        )
 
     def end(self, exit_status: int) -> None:
         """The log's last line."""

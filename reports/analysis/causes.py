@@ -2,28 +2,12 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tal_reports.log.batches import VERDICTS, Batches
 
-STAGES = (
-    "decode",
-    "candidates",
-    "overlap",
-    "metric",
-    "top-k",
-    "conflict",
-    "targets",
-    "normalisation",
-    "cls",
-    "box",
-    "dfl",
-    "total",
-    "gradients",
-)
-"""In the order of the data."""
 PLURAL = re.compile(r"(?<=# )(\w+?)s\b")
 """What stands after a number that is not 1."""
 NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?|\binf\b|\bnan\b)", re.IGNORECASE)
@@ -61,7 +45,9 @@ class Cause:
         return list(dict.fromkeys(line[field] for line in self.lines if isinstance(line.get(field), str)))
 
 
-def causes(lines: Iterable[dict[str, Any]], batches: Batches | None = None) -> list[Cause]:
+def causes(
+    lines: Iterable[dict[str, Any]], stages: Sequence[str], batches: Batches | None = None
+) -> list[Cause]:
     """Divergences (or declared differences) grouped by cause.
 
     The implementation with the worst verdict comes first; of one implementation, the worst verdict, then the
@@ -69,6 +55,7 @@ def causes(lines: Iterable[dict[str, Any]], batches: Batches | None = None) -> l
 
     Args:
         lines: `divergence` or `difference` lines.
+        stages: names of the stages in the order of the data, as the same log has them.
         batches: of the same log, for the number of batches that failed with each cause.
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -81,9 +68,9 @@ def causes(lines: Iterable[dict[str, Any]], batches: Batches | None = None) -> l
     worst: dict[str, int] = {}
     for cause in found:
         name = cause.shown["implementation"]
-        worst[name] = min(worst.get(name, 0), _severity(cause)[0])
+        worst[name] = min(worst.get(name, 0), _severity(cause, stages)[0])
     ranks = {name: rank for rank, name in enumerate(sorted(worst, key=lambda name: worst[name]))}
-    return sorted(found, key=lambda cause: (ranks[cause.shown["implementation"]], *_severity(cause)))
+    return sorted(found, key=lambda cause: (ranks[cause.shown["implementation"]], *_severity(cause, stages)))
 
 
 def _key(line: dict[str, Any]) -> tuple[str, ...]:
@@ -110,8 +97,8 @@ def _bulk(line: dict[str, Any]) -> tuple[int, int]:
     return anchors + 10 * len(picture["truths"] if picture else ()), len(line.get("description") or "")
 
 
-def _severity(cause: Cause) -> tuple[int, int, int]:
+def _severity(cause: Cause, stages: Sequence[str]) -> tuple[int, int, int]:
     worst_first = -VERDICTS.index(cause.verdict) if cause.verdict in VERDICTS else 0
     stage = cause.shown.get("stage")
-    place = STAGES.index(stage) if stage in STAGES else len(STAGES) if stage else -1
+    place = stages.index(stage) if stage in stages else len(stages) if stage else -1
     return worst_first, place, -(cause.batches or 0)

@@ -28,7 +28,7 @@ Entry = dict[str, Any]
 
 def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
     """What is remembered of a run."""
-    found = causes(failures_of(log), log.batches)
+    found = causes(failures_of(log), log.stages, log.batches)
     environment = {
         name: value for name, value in log.run["environment"].items() if isinstance(value, (str, int, float))
     }

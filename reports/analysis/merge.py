@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,30 @@ def _run_line(shards: list[Shard]) -> Line:
     return {
         "profile": _common([run["profile"] for run in runs]),
         "seed": _common([None if run["seed"] is None else str(run["seed"]) for run in runs]),
-        "command": ["python", "-m", "reports", "merge", *(shard.name for shard in shards)],
+        "command": ["python", "-m", "tal_reports", "merge", *(shard.name for shard in shards)],
         "environment": _environment(shards),
         "devices": devices,
         "implementations": list(implementations.values()),
+        "stages": _merged_order([run["stages"] for run in runs], key=lambda stage: stage["name"]),
+        "terms": _merged_order([run["terms"] for run in runs], key=lambda term: term),
         "hazards": {name: text for run in runs for name, text in run.get("hazards", {}).items()},
         "clauses": {name: text for run in runs for name, text in run.get("clauses", {}).items()},
     }
+
+
+def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
+    """Merge ordered lists into one that keeps the order of the first, each further item behind its predecessor."""
+    merged: list[Any] = []
+    for items in lists:
+        place = 0
+        for item in items:
+            names = [key(known) for known in merged]
+            if key(item) in names:
+                place = names.index(key(item)) + 1
+            else:
+                merged.insert(place, item)
+                place += 1
+    return merged
 
 
 def _common(values: list[str | None]) -> str | None:

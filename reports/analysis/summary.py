@@ -11,6 +11,7 @@ from tal_reports.log.batches import FAILING, UNIQUENESS, VERDICTS, Cost
 from tal_reports.log.reader import Log
 from tal_reports.log.schemas import fault
 from tal_reports.log.writer import write_whole
+from tal_reports.text import listed
 
 SCHEMA = 1
 NAME = "summary.json"
@@ -41,7 +42,7 @@ def summarise(log: Log) -> dict[str, Any]:
         "implementations": implementations,
         "hazards": hazards_of(log),
         "benchmarks": [_without_log(line) | _ratio(line) for line in log.benchmarks],
-        "differences": [_difference(cause.shown) for cause in causes(log.differences)],
+        "differences": [_difference(cause.shown) for cause in causes(log.differences, log.stages)],
         "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
         "scopes": [_scope(line) for line in log.scopes],
         "power": power_of(log),
@@ -154,7 +155,8 @@ def _not_offered(log: Log, implementation: dict[str, Any]) -> list[str]:
         return [] if any(line["implementation"] == name for line in log.divergences) else [NO_BATCH]
     found = []
     if offers and "loss" not in offers:
-        found.append("it offers no loss: cls, box, dfl, total and gradients are not judged")
+        stages = f": {listed(log.loss_stages)} are not judged" if log.loss_stages else ""
+        found.append(f"it offers no loss{stages}")
     if offers and "stages" not in offers:
         found.append(
             "it shows no stages of its assigner: they are judged by the assignment that follows from them"
@@ -188,7 +190,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "first_divergences": [
             {key: cause.shown.get(key) or None for key in ("stage", "clause", "case", "verdict")}
             | {"summary": cause.shown["summary"], "id": cause.id}
-            for cause in causes(divergences, log.batches)
+            for cause in causes(divergences, log.stages, log.batches)
         ],
     }
 

@@ -12,6 +12,9 @@ from tal_reports.text import counted, listed, real, short
 DIGITS = 6
 """Significant digits of s, u, t and weights: two of them that differ must look different."""
 
+DENSE_TERM = "cls"
+"""The loss term to which every anchor adds something; of other terms a zero is left out."""
+
 
 class Anchor(NamedTuple):
     """Where an anchor is: centre and stride of its level in pixels, and its cell."""
@@ -213,9 +216,9 @@ def _outcome(picture: dict[str, Any], anchor: AnchorFacts) -> str:
 def _loss(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
     items = picture.get("items") or {}
     told = []
-    for name, value in zip(("box", "cls", "dfl"), anchor.loss, strict=True):
+    for name, value in zip(items, anchor.loss, strict=False):
         part, whole = real(value), real(items.get(name))
-        if part is not None and (part or name == "cls"):
+        if part is not None and (part or name == DENSE_TERM):
             share = f" ({_percent(part / whole)} of it)" if whole else ""
             told.append(f"{name} {_n(part)}{share}")
     return [f"It adds to the batch's loss: {', '.join(told)}."] if told else []

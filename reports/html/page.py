@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tal_reports.analysis.causes import STAGES, Cause, causes
+from tal_reports.analysis.causes import Cause, causes
 from tal_reports.analysis.compare import Change, Timing, compare, said, timing_key
 from tal_reports.analysis.history import Entry
 from tal_reports.analysis.summary import failures_of
@@ -228,8 +228,8 @@ def page_of(
     """
     change = compare(entries[-2], entries[-1]) if len(entries) > 1 else None
     new = {cause["id"] for cause in change.new} if change else set()
-    found = causes(failures_of(log), log.batches)
-    declared = causes(log.differences)[:MOST_CARDS]
+    found = causes(failures_of(log), log.stages, log.batches)
+    declared = causes(log.differences, log.stages)[:MOST_CARDS]
     open_cards = 1 if len(found) > OPEN_CARDS else len(found)
     cards = _cards(log, [*found[:MOST_CARDS], *declared], open_cards, new)
     implementations = summary["implementations"]
@@ -243,7 +243,7 @@ def page_of(
         problems=summary["problems"],
         rows=[_row(one, found) for one in implementations],
         not_tested=_not_tested(summary["not_tested"]),
-        stages=_stages(found),
+        stages=_stages(found, log.stages),
         cards=cards[: len(found[:MOST_CARDS])],
         hidden_cards=max(len(found) - MOST_CARDS, 0),
         unexplained=_unexplained(log),
@@ -256,7 +256,7 @@ def page_of(
         differences=cards[len(found[:MOST_CARDS]) :],
         uniqueness=_uniqueness(implementations),
         margin_columns=[one["name"] for one in implementations if one["margins"]],
-        margins=_margins([one for one in implementations if one["margins"]]),
+        margins=_margins([one for one in implementations if one["margins"]], log.stages),
         hazards=[
             (name, log.run.get("hazards", {}).get(name, ""), n) for name, n in summary["hazards"].items()
         ],
@@ -381,7 +381,7 @@ def _tone(implementations: list[dict[str, Any]], finished: bool, power: dict[str
         return VERDICTS[worst]
     if power and not implementations:
         return "exact" if finished and not any(counts["survived"] for counts in power.values()) else "known"
-    return "exact" if finished and "checker" in results else "known"
+    return "exact" if finished and "conforms" in results else "known"
 
 
 def _facts(log: Log) -> list[str]:
@@ -563,12 +563,12 @@ def _uniqueness(implementations: list[dict[str, Any]]) -> Table:
     return Table(["implementation", "unique", "tie", "near tie", "undecided"], rows)
 
 
-def _margins(implementations: list[dict[str, Any]]) -> list[tuple[str, list[MarginCell | None]]]:
+def _margins(
+    implementations: list[dict[str, Any]], order: Sequence[str]
+) -> list[tuple[str, list[MarginCell | None]]]:
     """For each stage, what each implementation's errors come to, as shares of the bound."""
     stages = dict.fromkeys(stage for one in implementations for stage in one["margins"])
-    ordered = [stage for stage in STAGES if stage in stages] + [
-        stage for stage in stages if stage not in STAGES
-    ]
+    ordered = sorted(stages, key=_in_order(order))
     return [(stage, [_margin(one["margins"].get(stage)) for one in implementations]) for stage in ordered]
 
 
@@ -581,13 +581,12 @@ def _margin(margins: dict[str, Any] | None) -> MarginCell | None:
     return MarginCell(**drawn, text=short(shares["largest"], 2), median=median)
 
 
-def _stages(found: list[Cause]) -> StageTable | None:
+def _stages(found: list[Cause], order: Sequence[str]) -> StageTable | None:
     """Where there are more causes than one looks at one by one."""
     if len(found) <= OPEN_CARDS:
         return None
     counts = Counter((cause.shown["implementation"], cause.shown.get("stage") or "") for cause in found)
-    columns = ["", *STAGES] + [stage for _, stage in counts if stage and stage not in STAGES]
-    columns = [stage for stage in dict.fromkeys(columns) if any(at == stage for _, at in counts)]
+    columns = sorted({stage: None for _, stage in counts}, key=_in_order(["", *order]))
     rows = [
         (name, [(counts[name, stage], _stage_link(name, stage)) for stage in columns])
         for name in dict.fromkeys(name for name, _ in counts)

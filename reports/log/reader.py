@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tal_reports.log.batches import Batches, batch_fault
+from tal_reports.log.legacy import ADDED_SINCE, upgraded
 from tal_reports.log.schemas import fault
 from tal_reports.log.writer import MAIN, SCHEMA
 from tal_reports.text import counted, moment, shortened, visible
@@ -26,6 +27,8 @@ MOST_FAULTS = 20
 """Different faults of a log that are told apart."""
 DEEPEST = 20
 """Levels of nesting that are kept of what the log says about the environment."""
+MERGES = (["-m", "tal_reports", "merge"], ["-m", "reports", "merge"])
+"""Commands that make one run of several, behind the name of the interpreter."""
 OPENING = b'{"kind":"run"'
 """How the log of a run begins, also if it was cut soon after."""
 
@@ -98,10 +101,21 @@ class Log:
     problems: Problems = field(default_factory=Problems)
 
     @property
+    def stages(self) -> list[str]:
+        """Names of the stages, in the order of the data."""
+        return [stage["name"] for stage in self.run["stages"]]
+
+    @property
+    def loss_stages(self) -> list[str]:
+        """Names of the stages from the first loss term on."""
+        stages, terms = self.stages, self.run["terms"]
+        return stages[next((at for at, stage in enumerate(stages) if stage in terms), len(stages)) :]
+
+    @property
     def seconds(self) -> float | None:
         """How long the run took; None if it is not known, and of merged runs, which were at different times."""
         begun, ended = moment(self.run["time"]), moment(self.last_time)
-        merged = self.run["command"][1:4] == ["-m", "reports", "merge"]
+        merged = self.run["command"][1:4] in MERGES
         return (ended - begun).total_seconds() if begun and ended and not merged else None
 
 
@@ -149,11 +163,14 @@ def _run_line(file: BinaryIO, path: Path) -> Line:
         raise LogError(f"{path} is no run log: its first line is no JSON object ({error})") from error
     if line.get("kind") != "run":
         raise LogError(f"{path} is no run log: its first line is not of kind run")
+    line = upgraded(line, SCHEMA)
     if line.get("schema") != SCHEMA:
         found = line.get("schema")
         newer = type(found) is int and found > SCHEMA
         what_to_do = "; a newer version of tal-conformance wrote it: upgrade this one" if newer else ""
-        raise LogError(f"{path} has schema {found!r:.80}; this version reads schema {SCHEMA}{what_to_do}")
+        raise LogError(
+            f"{path} has schema {found!r:.80}; this version reads schemas {min(ADDED_SINCE)} to {SCHEMA}{what_to_do}"
+        )
     wrong = fault(line, "log", "run")
     if wrong is not None:
         raise LogError(f"{path} is no run log: in its first line, {wrong}")
@@ -162,7 +179,8 @@ def _run_line(file: BinaryIO, path: Path) -> Line:
 
 def _unknown_run(name: str) -> Line:
     nothing: Line = {"profile": None, "seed": None, "command": [], "environment": {}, "devices": {}}
-    return {"kind": "run", "time": None, "schema": SCHEMA, "run": name, "implementations": []} | nothing
+    nothing |= {"implementations": [], "stages": [], "terms": []}
+    return {"kind": "run", "time": None, "schema": SCHEMA, "run": name} | nothing
 
 
 def _shallow(value: Any, levels: int) -> Any:

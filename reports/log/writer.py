@@ -13,10 +13,13 @@ from typing import Any, Self
 from tal_reports.log.batches import batch_fault
 from tal_reports.log.schemas import fault, kinds
 
-SCHEMA = 1
-"""Version of the logs that this version writes, and reads. It goes up only where older readers would misread a log: new
-kinds of lines and new fields are added without. Whoever raises it teaches `read_log` the older ones, of which
-`tests/samples` keeps some. The same holds of summary.json and history.jsonl."""
+SCHEMA = 2
+"""Schema of the logs that this version writes.
+
+It is raised only where older readers would misread a log; new kinds of lines and new optional fields leave it as it is.
+Raising it requires an entry in `legacy.ADDED_SINCE`, so that older logs are still read, and a log of the previous
+schema in `tests/samples`. The schemas of summary.json and history.jsonl follow the same rule.
+"""
 MAIN = "log.jsonl"
 """The log of a run; worker processes beside it write `log-<worker>.jsonl`."""
 LATEST = "latest"

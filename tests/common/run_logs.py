@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tal_reports import RunLog
-from tal_reports.analysis.causes import STAGES
 
 CLAUSES = {
     "decode": "DEC-2",
@@ -67,6 +66,8 @@ def run_line(implementations: Iterable[dict[str, Any]] = (), **fields: Any) -> d
         "environment": ENVIRONMENT,
         "devices": {"cpu": "tested", "cuda": "not tested: no such device"},
         "implementations": list(implementations) or [implementation()],
+        "stages": [{"name": stage, "clause": clause} for stage, clause in CLAUSES.items()],
+        "terms": ["box", "cls", "dfl"],
         "hazards": HAZARDS,
     }
     return line | fields
@@ -85,7 +86,7 @@ def batch(number: int = 0, name: str = "ultralytics", **fields: Any) -> dict[str
         "dtype": "float32",
         "verdict": chance.choices(["exact", "within_bound", "admissible"], [90, 8, 2])[0],
         "uniqueness": chance.choices(["unique", "tie", "near_tie"], [80, 18, 2])[0],
-        "stages": {stage: round(chance.random() ** 4, 3) for stage in STAGES},
+        "stages": {stage: round(chance.random() ** 4, 3) for stage in CLAUSES},
         "hazards": sorted(chance.sample(names[:-1], chance.randint(0, 4))),
         "phase": "generate",
         "milliseconds": round(1 + 5 * chance.random(), 2),
@@ -450,5 +451,5 @@ def raw(*lines: dict[str, Any]) -> bytes:
 
 def line(kind: str, fields: dict[str, Any], time: str = "2025-11-24T02:10:33.000+00:00") -> dict[str, Any]:
     """A line as RunLog would write it."""
-    run = {"schema": 1, "run": "synthetic"} if kind == "run" else {}
+    run = {"schema": 2, "run": "synthetic"} if kind == "run" else {}
     return {"kind": kind, "time": time, **run, **fields}

@@ -9,6 +9,7 @@ import pytest
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.outcome_file import load
 from tal_conformance.judgement.judge import judge
@@ -29,10 +30,10 @@ def run(request: pytest.FixtureRequest) -> Path:
 
 
 def test_there_are_samples_of_every_kind():
-    assert [run.parent.name for run in RUNS] == ["first", "present"]
+    assert [run.parent.name for run in RUNS] == ["first", "second", "third"]
     kinds = {path.suffix for path in SAMPLES.rglob("*") if path.is_file()}
     assert {".safetensors", ".outcome", ".jsonl", ".json"} <= kinds
-    assert (SAMPLES / "present" / "history.jsonl").is_file()
+    assert [path.parent.name for path in sorted(SAMPLES.glob("*/history.jsonl"))] == ["second", "third"]
 
 
 def test_a_case(run: Path):
@@ -65,7 +66,9 @@ def test_it_is_replayed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_log(run: Path):
     log = read_log(run)
     assert log.problems.sentences() == []
-    assert log.run["schema"] == 1
+    assert log.run["schema"] == 2
+    assert [(stage["name"], stage["clause"]) for stage in log.run["stages"]] == [*DETECT.clauses.items()]
+    assert log.run["terms"] == ["box", "cls", "dfl"]
     assert [one["name"] for one in log.run["implementations"]] == ["swapped", "ultralytics"]
     assert sum(log.batches.verdicts("ultralytics").values()) == 3
     assert not log.batches.verdicts("ultralytics")["divergent"]
@@ -96,9 +99,10 @@ def test_a_summary_follows_the_schema(run: Path):
     assert fault(json.loads((run / "summary.json").read_text(encoding="utf-8")), "summary") is None
 
 
-def test_a_history():
-    (entry,) = read_history(SAMPLES / "present" / "history.jsonl")
-    assert entry["run"] == RUNS[1].name
+@pytest.mark.parametrize("sample", ["second", "third"])
+def test_a_history(sample: str):
+    (entry,) = read_history(SAMPLES / sample / "history.jsonl")
+    assert entry["run"] == next((SAMPLES / sample).glob("2*")).name
     assert [one["name"] for one in entry["implementations"]] == ["swapped", "ultralytics"]
     assert [cause["implementation"] for cause in entry["causes"]] == ["swapped"]
     assert entry["exit"] == 1

@@ -43,7 +43,15 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self.log = RunLog.create(folder, "run")
         self.log.append(
-            "run", profile="ci", seed=0, command=[], environment={}, devices={}, implementations=[]
+            "run",
+            profile="ci",
+            seed=0,
+            command=[],
+            environment={},
+            devices={},
+            implementations=[],
+            stages=[],
+            terms=[],
         )
 
     def judge(self, adapter: Any, scope: Scope) -> None:

@@ -140,6 +140,27 @@ def test_shards_of_one_name(tmp_path: Path):
     assert read_log(into).batches.judged == 18
 
 
+def test_stages_of_all_shards_in_one_order(tmp_path: Path):
+    def stages(*names: str) -> list[dict]:
+        return [{"name": name, "clause": None} for name in names]
+
+    a = shard(tmp_path / "a", stages=stages("decode", "top-k", "cls", "total"), terms=["cls"])
+    b = shard(tmp_path / "b", stages=stages("angle", "decode", "cls", "pose", "total"), terms=["pose", "cls"])
+    log = read_log(merge([a, b], tmp_path / "all"))
+    assert log.stages == ["angle", "decode", "top-k", "cls", "pose", "total"]
+    assert log.run["terms"] == ["pose", "cls"]
+
+
+def test_a_shard_of_an_older_schema_can_be_merged(tmp_path: Path):
+    a, b = shard(tmp_path / "a"), shard(tmp_path / "b")
+    first, *rest = (b / "log.jsonl").read_text().splitlines()
+    old = {key: value for key, value in json.loads(first).items() if key not in ("stages", "terms")}
+    (b / "log.jsonl").write_text("\n".join([json.dumps(old | {"schema": 1}), *rest, ""]))
+    log = read_log(merge([a, b], tmp_path / "all"))
+    assert log.stages == read_log(a).stages
+    assert log.problems.sentences() == []
+
+
 def test_the_shards_stay_as_they_are(tmp_path: Path):
     a = shard(tmp_path / "a")
     before = (a / "log.jsonl").read_bytes()

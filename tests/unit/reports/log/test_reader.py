@@ -103,9 +103,12 @@ def test_a_log_cut_within_its_first_line_is_that_of_a_run_that_never_began(run_d
         (b"\n", "no JSON object"),
         (b"[" * 100_000 + b"\n", "no JSON object"),
         (raw(line("batch", factory.batch())), "not of kind run"),
-        (raw(RUN | {"schema": 2}), "has schema 2; this version reads schema 1; a newer version"),
+        (raw(RUN | {"schema": 3}), "has schema 3; this version reads schemas 1 to 2.* newer version"),
         (raw(RUN | {"schema": None}), "has schema None"),
+        (raw(RUN | {"schema": True}), "has schema True"),
+        (raw(RUN | {"schema": 0}), "has schema 0"),
         (raw(RUN | {"implementations": "all"}), "implementations"),
+        (raw(RUN | {"stages": [{"name": "decode"}]}), "stages"),
         (raw({key: value for key, value in RUN.items() if key != "devices"}), "devices"),
     ],
     ids=lambda value: str(value)[:30],
@@ -115,6 +118,30 @@ def test_what_is_no_log_is_refused(run_dir: Path, content: bytes, message: str):
     with pytest.raises(LogError, match=message) as refused:
         read_log(run_dir)
     assert str(run_dir / "log.jsonl") in str(refused.value)
+
+
+def test_a_log_of_schema_1_gets_the_stages_and_terms_of_that_schema(run_dir: Path):
+    fields = {key: value for key, value in RUN.items() if key not in ("stages", "terms")}
+    factory.write_raw(run_dir, raw(fields | {"schema": 1}, line("batch", factory.batch())))
+    log = read_log(run_dir)
+    assert log.run["schema"] == 2
+    assert log.stages == [*factory.CLAUSES]
+    assert {stage["name"]: stage["clause"] for stage in log.run["stages"]} == factory.CLAUSES
+    assert log.run["terms"] == ["box", "cls", "dfl"]
+    assert log.batches.judged == 1
+
+
+def test_stages_and_terms_are_those_of_the_run_line(run_dir: Path):
+    stages = [{"name": name, "clause": None} for name in ("angle", "decode", "kobj", "pose", "total")]
+    factory.write_raw(run_dir, raw(RUN | {"stages": stages, "terms": ["pose", "kobj"]}))
+    log = read_log(run_dir)
+    assert log.stages == ["angle", "decode", "kobj", "pose", "total"]
+    assert log.loss_stages == ["kobj", "pose", "total"]
+
+
+def test_a_run_without_loss_terms_has_no_loss_stages(run_dir: Path):
+    factory.write_raw(run_dir, raw(RUN | {"terms": []}))
+    assert read_log(run_dir).loss_stages == []
 
 
 def test_where_there_is_no_log(tmp_path: Path):

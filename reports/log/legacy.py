@@ -1,0 +1,48 @@
+"""Run lines of older schemas, completed so that the rest of this package sees only the present schema.
+
+The order of stages and the loss terms come from the run line. Schema 1 did not carry them, because only the detection
+loss existed. The tables below apply to logs of that schema and to no others.
+"""
+
+from typing import Any
+
+STAGES_OF_SCHEMA_1 = {
+    "decode": "DEC-2",
+    "candidates": "TAL-CAND-1",
+    "overlap": "TAL-MET-1",
+    "metric": "TAL-MET-1",
+    "top-k": "TAL-TOPK-1",
+    "conflict": "TAL-CONF-1",
+    "targets": "TAL-TGT-1",
+    "normalisation": "TAL-NORM-1",
+    "cls": "LOSS-CLS-1",
+    "box": "LOSS-BOX-1",
+    "dfl": "LOSS-DFL-1",
+    "total": "LOSS-GAIN-1",
+    "gradients": "LOSS-GRAD-1",
+}
+"""Stage and clause, in the order of the data."""
+
+TERMS_OF_SCHEMA_1 = ("box", "cls", "dfl")
+"""Loss terms, in the order of the loss items."""
+
+ADDED_SINCE: dict[int, dict[str, Any]] = {
+    1: {
+        "stages": [{"name": name, "clause": clause} for name, clause in STAGES_OF_SCHEMA_1.items()],
+        "terms": list(TERMS_OF_SCHEMA_1),
+    },
+}
+"""For each older schema that is still read, the fields of the run line that it lacks."""
+
+
+def upgraded(line: dict[str, Any], schema: int) -> dict[str, Any]:
+    """Return a run line as the present schema has it; a line of an unknown schema is returned unchanged.
+
+    Args:
+        line: a line of kind `run`.
+        schema: the present schema.
+    """
+    found = line.get("schema")
+    if type(found) is not int or found not in ADDED_SINCE:
+        return line
+    return line | ADDED_SINCE[found] | {"schema": schema}
