@@ -1,131 +1,90 @@
-"""`python -m conformance bisect A..B`: the release of Ultralytics at which assigner or loss changed."""
+"""`tal-conformance bisect A..B`: find the release of Ultralytics at which the assigner or the loss changed."""
 
-import re
-import subprocess
-import sys
+import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from math import ceil, log2
 
-from tal_conformance.batches.recipe import Recipe
-from tal_conformance.dialects.choices import Choice, choices_between, conforms_to
-from tal_conformance.implementations.adapters.ultralytics_release import Version, parsed
-from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.commands.program import CommandError, prepare_judging
+from tal_conformance.core.names import suggestion
+from tal_conformance.core.progress import progress
+from tal_conformance.dialects.bisection import behaves_as_before, first_changed_release
+from tal_conformance.dialects.choices import CLAUSES, DISTINGUISHING, Choice, choices_between
+from tal_conformance.dialects.releases import published, range_of, version_text
 from tal_conformance.implementations.registry import find
-from tal_conformance.judgement.failure import Subject
-from tal_reference import Dialect
-
-INDEX_TIMEOUT = 120
-"""Seconds that pip may take to list the releases."""
+from tal_reference.eras import Version
 
 
-def bisect(releases: str, clause: str | None = None) -> int:
-    """Print, for each choice that changed between two releases, the release at which it did.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("releases", metavar="A..B", help="such as 8.3.236..8.4.6")
+    parser.add_argument(
+        "--clause", metavar="CLAUSE", help="find changes of this clause only, such as TAL-CAND-2"
+    )
 
-    Args:
-        releases: `A..B`, both as three numbers; "ultralytics==" may stand before them.
-        clause: look at the choices of this clause alone.
+
+def run(options: argparse.Namespace) -> int:
+    """Print, for each choice that changed between two releases, the release that changed it.
 
     Returns:
         0 if nothing changed, 1 otherwise.
 
     Raises:
-        UnknownImplementation: these are no two releases, or one of them cannot be had.
+        CommandError: no dialects differ in the clause, or its changes cannot be judged.
+        UnknownImplementation: the range is invalid, or a release could not be found or installed.
     """
-    first, last = range_of(releases)
-    one, other = (find(f"ultralytics=={text(release)}") for release in (first, last))
+    prepare_judging()
+    if options.clause is not None:
+        check_clause(options.clause)
+    first, last = range_of(options.releases)
+    older, newer = (find(f"ultralytics=={version_text(release)}") for release in (first, last))
     changed = [
         choice
-        for choice in choices_between(one.dialect, other.dialect)
-        if choice.recipe is not None and clause in (None, choice.clause)
+        for choice in choices_between(older.dialect, newer.dialect)
+        if choice.recipe is not None and options.clause in (None, choice.clause)
     ]
     if not changed:
-        about = f"what {clause} asks for" if clause else "assigner and loss"
-        print(f"{about}: the same in {text(first)} and {text(last)}")
+        subject = f"clause {options.clause}" if options.clause else "assigner and loss"
+        print(f"{subject}: the same in {version_text(first)} and {version_text(last)}")
         return 0
-    between = published(first, last)
-    for choice in changed:
-        print(format_choice(choice, between, behaves_as_before(one.dialect, choice)))
+    releases = published(first, last)
+    steps = len(changed) * (2 + ceil(log2(max(2, len(releases)))))  # at most
+    with progress(f"Bisecting {len(releases)} releases", steps) as advance:
+        lines = [
+            format_choice(choice, releases, behaves_as_before(older.dialect, choice, advance))
+            for choice in changed
+        ]
+    print("\n".join(lines))
     return 1
 
 
-def range_of(releases: str) -> tuple[Version, Version]:
-    """The two ends of `A..B`.
+def check_clause(clause: str) -> None:
+    """Raise unless some dialects differ in the clause in a way that can be judged.
 
     Raises:
-        UnknownImplementation: it is no such range.
+        CommandError: no dialects differ in the clause, or the behaviour that it concerns is undefined.
     """
-    try:
-        first, last = (parsed(end.removeprefix("ultralytics==")) for end in releases.split(".."))
-    except ValueError as error:
-        raise UnknownImplementation(f"{releases!r}: write two releases as 8.3.236..8.4.6") from error
-    if not first < last:
-        raise UnknownImplementation(f"{releases!r}: the first release must be the older one")
-    return first, last
+    known = sorted({CLAUSES[name] for name in DISTINGUISHING})
+    if clause in known:
+        return
+    if clause in CLAUSES.values():
+        raise CommandError(
+            f"--clause {clause}: its change cannot be bisected. Releases that require sorted annotation rows define no "
+            "result for others, so no batch distinguishes them; the table of `eras` names the release"
+        )
+    raise CommandError(
+        f"--clause {clause!r}: no two dialects differ in a clause of this name{suggestion(clause, known) or '.'} "
+        f"Clauses in which dialects differ: {', '.join(known)}"
+    )
 
 
-def text(release: Version) -> str:
-    """A release as it is written."""
-    return ".".join(map(str, release))
-
-
-def published(first: Version, last: Version) -> list[Version]:
-    """Every release on the package index from the first to the last, both included.
-
-    Raises:
-        UnknownImplementation: the index cannot be asked.
-    """
-    command = [sys.executable, "-m", "pip", "index", "versions", "ultralytics", "--disable-pip-version-check"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INDEX_TIMEOUT, check=True)  # noqa: S603
-    except (subprocess.SubprocessError, OSError) as error:
-        raise UnknownImplementation(f"which releases there are, pip could not find out: {error}") from error
-    return sorted(release for release in parse_releases(done.stdout) if first <= release <= last)
-
-
-def parse_releases(said: str) -> list[Version]:
-    """The releases in what pip says."""
-    return [parsed(version) for version in set(re.findall(r"\b\d+\.\d+\.\d+\b", said))]
-
-
-def behaves_as_before(dialect: Dialect, choice: Choice) -> Callable[[Version], bool]:
-    """Whether a release still conforms to the older dialect on the batch that shows the choice."""
-    recipe = choice.recipe
-    assert isinstance(recipe, Recipe)
-
-    def as_before(release: Version) -> bool:
-        implementation = find(f"ultralytics=={text(release)}")
-        return conforms_to(Subject(replace(implementation, dialect=dialect), "cpu"), recipe)
-
-    return as_before
-
-
-def first_that_differs(
-    releases: Sequence[Version], as_before: Callable[[Version], bool]
-) -> tuple[Version, Version] | None:
-    """The neighbours between which it changed; None if the last release is still as before.
-
-    Of several changes between the ends, it is one.
-
-    Raises:
-        UnknownImplementation: the first release is not as before.
-    """
-    low, high = 0, len(releases) - 1
-    if not as_before(releases[low]):
-        raise UnknownImplementation(f"{text(releases[low])} does not do what its own dialect says")
-    if as_before(releases[high]):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if as_before(releases[middle]) else (low, middle)
-    return releases[low], releases[high]
-
-
-def format_choice(choice: Choice, releases: Sequence[Version], as_before: Callable[[Version], bool]) -> str:
-    """One line about one choice."""
-    edge = first_that_differs(releases, as_before)
+def format_choice(
+    choice: Choice, releases: Sequence[Version], is_as_before: Callable[[Version], bool]
+) -> str:
+    """Find the release that changed a choice and return one line about it."""
+    edge = first_changed_release(releases, is_as_before)
     if edge is None:
         return f"{choice.clause}: no release changed it, on {choice.recipe}"
-    before, after = map(text, edge)
+    before, after = map(version_text, edge)
     return (
         f"{choice.clause}: {after} (until {before}: {choice.before}; now: {choice.after}), on {choice.recipe}"
     )

@@ -1,38 +1,51 @@
-"""TODO tal_conformance.commands.diff."""
+"""`tal-conformance diff A B`: list the changes for training from one implementation to another."""
 
-import sys
+import argparse
 from pathlib import Path
 
+from tal_conformance.commands.program import CommandError, prepare_judging
+from tal_conformance.core.progress import progress
+from tal_conformance.dialects.choices import strategies_for
 from tal_conformance.dialects.comparison import compare, format_comparison
+from tal_conformance.dialects.page import page_path, write_page
 from tal_conformance.implementations.registry import find
 from tal_reports import visible
 
 
-def diff(first: str, second: str, html: Path | None = None) -> int:
-    """Print what changed from one implementation to another, and leave it as a page with pictures.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("implementations", nargs=2, metavar="NAME", help="such as ultralytics==8.3.236")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="file of the page with pictures (default: below the folder of the reports)",
+    )
 
-    Args:
-        first: who is compared, as behind `--implementation`.
-        second: with whom.
-        html: the page; by default in a folder below that of the reports.
+
+def run(options: argparse.Namespace) -> int:
+    """Print the changes from one implementation to another, and write them as a page with pictures.
 
     Returns:
-        0 if nothing changed, 1 if something did, 2 if nothing did but the page could not be written.
+        0 if nothing changed, 1 otherwise.
 
     Raises:
-        UnknownImplementation, ProtocolViolation: one of them cannot be had.
+        UnknownImplementation, ProtocolViolation: an implementation could not be loaded.
+        CommandError: the page could not be written; its status is 1 if something changed, else 2.
     """
-    from tal_conformance.dialects.page import page_path, write_page
-
-    one, other = find(first), find(second)
-    path = html or page_path(Path.cwd(), one.name, other.name)
-    compared = compare(one, other)
-    print(visible("\n".join(format_comparison(compared))))
+    prepare_judging()
+    first, second = map(find, options.implementations)
+    path = options.html or page_path(Path.cwd(), first.name, second.name)
+    steps = sum(len(strategies_for(implementation)) for implementation in (first, second))
+    with progress(f"Comparing {first.name} and {second.name}", steps) as advance:
+        comparison = compare(first, second, advance)
+    print(visible("\n".join(format_comparison(comparison))))
     try:
-        write_page(compared, path)
+        write_page(comparison, path)
     except OSError as error:
-        told = f"the page could not be written: {error}; name another file with --html"
-        print(visible(f"python -m conformance diff: {told}"), file=sys.stderr)
-        return int(not compared.same) or 2
-    print(visible(f"\n  the page with pictures: {path}"))
-    return int(not compared.same)
+        raise CommandError(
+            f"cannot write the page {path}: {error}. Name another file with --html",
+            status=int(not comparison.same) or 2,
+        ) from error
+    print(visible(f"\n  page with pictures: {path}"))
+    return int(not comparison.same)

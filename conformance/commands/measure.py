@@ -1,8 +1,9 @@
-"""How many units of rounding each quantity really needs: `python -m conformance measure`."""
+"""`tal-conformance measure`: measure how many rounding units each compared quantity needs."""
 
+import argparse
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +13,47 @@ from torch import Tensor
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.commands.program import prepare_judging
+from tal_conformance.core.arguments import positive
+from tal_conformance.core.progress import Advance, no_progress, progress
 from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest
 from tal_conformance.judgement.comparators import observer
 from tal_conformance.judgement.judge import judge
 from tal_conformance.judgement.rejection import rejection_for
+
+CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", "rearranged-float64")
+"""Correct implementations that differ in the order of their operations."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--examples", type=positive, default=100, metavar="N", help="batches of each strategy"
+    )
+    parser.add_argument(
+        "--implementation",
+        action="append",
+        metavar="NAME",
+        help=f"implementation to measure, repeatable (default: {', '.join(CORRECT_IMPLEMENTATIONS)})",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the measurement behind `bounds.UNITS`.
+
+    Raises:
+        UnknownImplementation, ProtocolViolation: an implementation could not be loaded.
+    """
+    prepare_judging()
+    implementations = [find(name) for name in options.implementation or CORRECT_IMPLEMENTATIONS]
+    with progress("Measuring", len(STRATEGIES)) as advance:
+        measured = measure(implementations, options.examples, advance)
+    print(table(measured))
+    return 0
 
 
 @dataclass(frozen=True)
@@ -47,14 +82,14 @@ class Needed:
 def measure(
     implementations: Iterable[Implementation],
     examples: int,
-    progress: Callable[[str], None] = lambda text: None,
+    advance: Advance = no_progress,
 ) -> dict[str, Needed]:
     """Judge `examples` batches of every lane and look at every comparison.
 
     Args:
         implementations: whose errors are looked at; they should conform.
         examples: batches of each lane.
-        progress: told which lane is under way.
+        advance: called once for each strategy.
     """
     needed: dict[str, list[Tensor]] = defaultdict(list)
     whole: dict[str, list[Tensor]] = defaultdict(list)
@@ -85,8 +120,8 @@ def measure(
     token = observer.set(watch)
     try:
         for lane, strategy in STRATEGIES.items():
-            progress(lane)
-            _judge_all(list(implementations), strategy, examples, progress)
+            _judge_all(list(implementations), strategy, examples, advance)
+            advance(lane)
     finally:
         observer.reset(token)
     return {
@@ -99,7 +134,7 @@ def _judge_all(
     implementations: list[Implementation],
     strategy: SearchStrategy[Recipe],
     examples: int,
-    progress: Callable[[str], None],
+    advance: Advance,
 ) -> None:
     """Judge what one lane draws; a batch that is refused, or that an implementation fails on, measures nothing."""
     failed: dict[str, list[str]] = defaultdict(list)
@@ -127,7 +162,7 @@ def _judge_all(
 
     judged()
     for name, said in failed.items():
-        progress(f"{name} failed on {len(said)} batches, which measure nothing: {said[0]}")
+        advance(f"{name} failed on {len(said)} batches, which measure nothing: {said[0]}", steps=0)
 
 
 def _summary(needed: Tensor, whole: Tensor, shares: Tensor) -> Needed:

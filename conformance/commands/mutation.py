@@ -1,20 +1,69 @@
-"""`python -m conformance power`: planted faults, mutants, or both, in one run with one report."""
+"""`tal-conformance power`: plant faults, try mutants, or both, in one run with one report."""
 
+import argparse
 import os
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from tal_conformance.batches.seeding import make_draws_reproducible
+from tal_conformance.commands.program import CommandError
+from tal_conformance.core.arguments import positive
 from tal_conformance.core.environment import command_line
-from tal_conformance.mutation.kill_matrix import NoSuchMutant, try_mutants
+from tal_conformance.core.files import default_report_dir
+from tal_conformance.core.names import suggestion
+from tal_conformance.mutation.kill_matrix import KINDS, NoSuchMutant, try_mutants
 from tal_conformance.mutation.plant import plant
 from tal_conformance.mutation.planted_faults import FAULTS
 from tal_conformance.mutation.trials import load
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import RunLog, render
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("fault", nargs="*", metavar="FAULT", help="only these planted faults")
+    parser.add_argument(
+        "--mutants",
+        choices=("faults", "official", "reference", "history", "all"),
+        default="faults",
+        help="faults: the planted faults (default); official, reference: their source with one change; "
+        "history: neighbouring dialects held to each other",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=("dev", "ci", "nightly"),
+        default="ci",
+        help="profile whose batches mutants are given",
+    )
+    parser.add_argument(
+        "--examples", type=positive, metavar="N", help="batches of each test, in place of the profile's"
+    )
+    parser.add_argument(
+        "--only", metavar="PATTERN", default="*", help="only mutants whose name matches, such as '*bbox_iou*'"
+    )
+    parser.add_argument(
+        "--processes", type=positive, default=0, metavar="N", help="mutants at once (default: one a core)"
+    )
+    parser.add_argument("--report-dir", type=Path, metavar="DIR", help="folder of the runs")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the mutation tests that the options select, and return the exit status.
+
+    Raises:
+        CommandError: the options are inconsistent, or the mutation tests cannot run.
+    """
+    if options.fault and options.mutants != "faults":
+        raise CommandError("expected names of planted faults or --mutants, got both")
+    make_draws_reproducible()
+    folder = options.report_dir or default_report_dir(Path.cwd())
+    kinds = {"faults": (), "all": KINDS}.get(options.mutants, (options.mutants,))
+    faults = (options.fault or tuple(FAULTS)) if options.mutants in ("faults", "all") else ()
+    numbers = options.profile, options.examples, options.only, options.processes
+    return run_mutation_tests(folder, faults, kinds, *numbers)
 
 
 def run_mutation_tests(
@@ -38,23 +87,26 @@ def run_mutation_tests(
         processes: mutants at once; 0: as many as there are cores.
 
     Returns:
-        0 if all were found, each fault at its own stage, or are argued to be equivalent or known to survive; 1 if not;
-        2 for an unknown name, or where cosmic-ray is missing.
+        0 if all were found, each fault at its own stage, or are argued to be equivalent or known to survive; else 1.
+
+    Raises:
+        CommandError: a name is unknown, cosmic-ray is missing, or the report folder cannot be written.
     """
-    problem = ""
     if unknown := [name for name in faults if name not in FAULTS]:
-        problem = f"no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}"
-    elif kinds and find_spec("cosmic_ray") is None:
-        problem = "mutants are made with cosmic-ray: pip install 'tal-conformance[power]'"
-    if problem:
-        print(f"python -m conformance power: {problem}", file=sys.stderr)
-        return 2
+        raise CommandError(
+            f"unknown fault {unknown[0]!r}{suggestion(unknown[0], FAULTS) or '.'} Known faults: {', '.join(FAULTS)}"
+        )
+    if kinds and find_spec("cosmic_ray") is None:
+        raise CommandError(
+            "mutants need cosmic-ray, which is not installed: pip install 'tal-conformance[power]'"
+        )
     torch.set_num_threads(1)
     try:
         recorder = RunLogWriter(RunLog.create(report_dir))
     except OSError as error:
-        print(f"python -m conformance power: cannot write into {report_dir}: {error}", file=sys.stderr)
-        return 2
+        raise CommandError(
+            f"cannot write into {report_dir}: {error}. Name another folder with --report-dir"
+        ) from error
     recorder.begin(
         {
             "profile": profile if kinds else "ci", "seed": "derandomized", "command": command_line(),
@@ -68,9 +120,8 @@ def run_mutation_tests(
         try:
             parts.append(try_mutants(recorder, kinds, profile, number, report_dir, only, at_once))
         except NoSuchMutant as error:
-            print(f"python -m conformance power: {error}", file=sys.stderr)
             recorder.end(2)
-            return 2
+            raise CommandError(str(error)) from error
     if faults:
         parts.append(plant(recorder, [FAULTS[name] for name in faults]))
     failed = any(one for one, _ in parts)

@@ -1,4 +1,4 @@
-"""What recording costs between two captures, as a ratio of processor times: `python -m conformance overhead`.
+"""`tal-conformance overhead`: measure the cost of recording between two captures, as a ratio of processor times.
 
 Steps of a YOLOv8n's training (forward, official loss, backward; one batch, weights as they are, so that nothing stands
 out and nothing is captured) with and without the recorder, in turns. The loss alone too, where its share is largest.
@@ -8,7 +8,7 @@ step of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as 
 5 ms of it, 1.05 (1.02 to 1.08) and 1.04 (1.02 to 1.08) times.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from statistics import median
 import torch
 
 from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
+from tal_conformance.commands.program import CommandError
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.training.capture import CannotRecord, listening
 from tal_conformance.training.recorder import recording
@@ -27,6 +28,22 @@ from tal_conformance.training.yolov8n import Schedule, build_model, official_cri
 ROUNDS = 30
 LIMIT = 1.05
 """What a training step may take with the recorder, as a multiple of its time without."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, metavar="N", help="steps each way (default: 30)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print; return 0, or 1 if a training step takes longer than `LIMIT` allows.
+
+    Raises:
+        CommandError: the overhead cannot be measured.
+    """
+    return overhead(options.rounds)
 
 
 def compared(step: Callable[[], object], rounds: int) -> tuple[Ratio, float]:
@@ -86,22 +103,20 @@ def overhead(rounds: int = ROUNDS) -> int:
     """Measure and print.
 
     Returns:
-        0; 1 if a training step takes longer than `LIMIT` allows; 2 if it cannot be measured.
+        0; 1 if a training step takes longer than `LIMIT` allows.
+
+    Raises:
+        CommandError: the overhead cannot be measured.
     """
     if rounds < 2:
-        return _refused(f"--rounds is {rounds}: two are needed to say how sure the ratio is")
+        raise CommandError(f"--rounds {rounds}: expected at least 2, for a confidence interval of the ratio")
     try:
         ratios = {name: compared(step, rounds) for name, step in steps().items()}
     except (UnknownImplementation, CannotRecord) as error:
-        return _refused(str(error))
+        raise CommandError(str(error)) from error
     for name, (ratio, seconds) in ratios.items():
         interval = f"({ratio.low:.4f} to {ratio.high:.4f})"
         print(f"{name}: {seconds * 1000:.1f} ms without, ratio with the recorder {ratio.at:.4f} {interval}")
     exceeded = ratios["training step"][0].at > LIMIT
     print(f"a training step takes {'MORE' if exceeded else 'no more'} than {LIMIT} times as long")
     return int(exceeded)
-
-
-def _refused(why: str) -> int:
-    print(f"python -m conformance overhead: {why}", file=sys.stderr)
-    return 2

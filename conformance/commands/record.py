@@ -1,9 +1,10 @@
-"""Record what the loss receives in a training of one's own: `python -m conformance record -- yolo detect train ...`.
+"""`tal-conformance record -- yolo detect train ...`: record the batches that the loss receives in a training.
 
 The training runs in this process, as it would without the recorder; Ultralytics is imported before torch, because it
 sets numbers of threads that torch reads when it is imported, and after `sys.argv` is the training's, which it keeps.
 """
 
+import argparse
 import importlib
 import os
 import runpy
@@ -16,6 +17,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tal_conformance.commands.program import program_name
+
 if TYPE_CHECKING:
     from tal_conformance.training.recorder import Recording
 
@@ -24,6 +27,33 @@ DEFAULT = Path("tal-conformance-recorded")
 WAYS = "write `-- yolo detect train data=... model=...`, `-- script.py ...` or `-- python -m module ...`"
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--into", type=Path, metavar="DIR", help="folder of the case files")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=500,
+        metavar="N",
+        help="store every n-th step's batch; 0: none (default: 500)",
+    )
+    parser.add_argument(
+        "--limit-mb", type=float, default=500.0, metavar="MB", help="size limit of all files (default: 500)"
+    )
+    parser.add_argument(
+        "training",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="such as: -- yolo detect train data=my.yaml",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Record a training and return its exit status; 2 if nothing can be recorded."""
+    command = options.training[options.training[:1] == ["--"] :]
+    return record(command, options.into, options.every, options.limit_mb)
 
 
 class CannotRun(Exception):
@@ -63,7 +93,7 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
 
 
 def _refused(error: Exception) -> int:
-    print(f"python -m conformance record: {error}", file=sys.stderr)
+    print(f"{program_name()} record: {error}", file=sys.stderr)
     return 2
 
 
@@ -136,7 +166,7 @@ def summary_of(recorded: "Recording") -> list[str]:
     files = f"{len(kept)} batch{'' if len(kept) == 1 else 'es'}"
     return [
         f"conformance recorder: {files} of {recorded.calls} recorded in {folder} ({recorded.shelf.size / 1e6:.1f} MB)",
-        f"  judge them: python -m conformance replay {folder}",
+        f"  judge them: {program_name()} replay {folder}",
     ]
 
 

@@ -1,9 +1,10 @@
-"""Judge case files again, with any implementation or by what one left beside them: `python -m conformance replay`.
+"""`tal-conformance replay CASE`: judge case files again, with any implementation or by stored outcomes.
 
-A case file may come from a run (`cases/`), from a recorded training, or from anybody: nothing in it is executed. What
-cannot be read, or had, is told in one line, and keeps nothing else from being judged.
+A case file may come from a run (`cases/`), from a recorded training, or from an unknown source: nothing in it is
+executed. An unreadable file or a missing implementation costs one line and does not stop the others.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,13 @@ from typing import Any
 
 import torch
 
+from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.everything import run_every_check
+from tal_conformance.commands.program import CommandError, dialect_named, program_name
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement, State, Value, Verdict
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
@@ -34,13 +38,65 @@ from tal_conformance.pictures.picture import failure_picture, picture
 from tal_reference import DIALECTS, Dialect
 from tal_reports import write_picture
 
-SHOWN = 6
+MAX_VALUES = 6
 """Places of the first divergence that are printed."""
 SUFFIX = ".safetensors"
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "case", nargs="+", metavar="CASE", help="case file, or a folder of them (of a run, of a recording)"
+    )
+    parser.add_argument(
+        "--implementation", action="append", metavar="NAME", help="implementation to judge, repeatable"
+    )
+    parser.add_argument(
+        "--against", metavar="DIALECT", help="hold every implementation to this dialect instead of its own"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to run on")
+    parser.add_argument(
+        "--offline", action="store_true", help="judge the outcomes stored beside the cases; run nothing"
+    )
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of the pictures")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge cases again and print the results.
+
+    Returns:
+        0 if everything conforms, 1 if something does not, else 2 if something could not be judged.
+
+    Raises:
+        CommandError: the dialect is unknown, or there is no such device.
+    """
+    make_draws_reproducible()
+    replay = Replay(
+        names=options.implementation or [],
+        offline=options.offline,
+        device=options.device,
+        against=dialect_named("--against", options.against),
+        pictures=options.pictures or default_report_dir(Path.cwd()) / "pictures",
+    )
+    if options.device == "cuda" and not options.offline and not torch.cuda.is_available():
+        raise CommandError(
+            "no CUDA device found. Use --offline to judge outcomes that were computed on another machine"
+        )
+    if not options.offline:
+        replay.find_implementations()
+    for name in options.case:
+        try:
+            files = case_files(Path(name))
+        except CannotReplay as error:
+            replay.report_missing(error)
+            continue
+        for path in files:
+            replay.judge_case(path)
+    return replay.status
+
+
 class CannotReplay(Exception):
-    """Something cannot be judged; the message says what is missing."""
+    """A case cannot be judged. The message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +104,12 @@ class Replayed:
     """One outcome of one case, judged again.
 
     Attributes:
-        who: implementation, version, device and dialect, as a sentence begins.
-        verdict: what it came to.
+        who: implementation, version, device and dialect, as the beginning of a sentence.
+        verdict: result of the judgement.
         summary: of the first divergence; "" if there is none.
-        judgement: stage by stage, if something could be judged.
+        judgement: stage by stage; None if nothing could be judged.
         values: places of the first divergence.
-        picture: what is drawn; None of predictions that are not finite, and where nothing was judged.
+        picture: data of the picture; None if a prediction is not finite or nothing was judged.
     """
 
     who: str
@@ -66,17 +122,17 @@ class Replayed:
 
 @dataclass
 class Replay:
-    """What is asked for, and what came of it so far.
+    """Options of the command, and the state of its work.
 
     Attributes:
-        names: implementations, as behind `--implementation`; offline, only outcomes of those that are named.
-        offline: judge the outcomes that are stored beside the case files; no implementation runs.
-        device: where to run otherwise.
-        against: dialect that all are held to; None: each to its own.
+        names: values of `--implementation`; with `offline`, only outcomes of these are judged, if any is named.
+        offline: judge the outcomes stored beside the case files; no implementation runs.
+        device: device to run on otherwise.
+        against: dialect of every implementation; None: each is held to its own.
         pictures: folder of the pictures.
-        found: implementations that could be had.
-        fails: something does not conform.
-        missing: something could not be judged.
+        found: implementations that could be loaded.
+        fails: True if an outcome does not conform.
+        missing: True if a case could not be judged.
     """
 
     names: Sequence[str]
@@ -90,32 +146,33 @@ class Replay:
 
     @property
     def status(self) -> int:
-        """0 if all conforms, 1 if something does not, else 2 if something could not be judged."""
+        """Exit status: 0 if everything conforms, 1 if something does not, else 2 if something could not be judged."""
         return 1 if self.fails else 2 if self.missing else 0
 
-    def lacks(self, what: object) -> None:
-        """Tell in one line what cannot be judged."""
+    def report_missing(self, problem: object) -> None:
+        """Print one line about a case or an implementation that cannot be judged."""
         self.missing = True
-        print(printable(f"python -m conformance replay: {what}"), file=sys.stderr)
+        print(printable(f"{program_name()} replay: {problem}"), file=sys.stderr)
 
     def find_implementations(self) -> None:
-        """Look up whom to judge; what cannot be had is told."""
+        """Load the named implementations, or Ultralytics; print a line for each that cannot be loaded."""
         for name in self.names or ["ultralytics"]:
             try:
-                one = find(name)
+                implementation = find(name)
             except (UnknownImplementation, ProtocolViolation) as error:
-                self.lacks(error)
+                self.report_missing(error)
             else:
-                self.found.append(replace(one, dialect=self.against) if self.against else one)
+                held_to = self.against or implementation.dialect
+                self.found.append(replace(implementation, dialect=held_to))
 
-    def case(self, path: Path) -> None:
-        """Judge one case file, and print what came of it."""
+    def judge_case(self, path: Path) -> None:
+        """Judge one case file and print the results."""
         try:
             batch = Batch.load(path)
         except FileNotFoundError:
-            return self.lacks(f"there is no file {path}")
+            return self.report_missing(f"case file not found: {path}")
         except (InvalidCase, OSError) as error:
-            return self.lacks(error)
+            return self.report_missing(error)
         print(printable(f"{path}: {batch.describe()}"))
         if batch.origin:
             print(printable(f"  {batch.origin}"))
@@ -126,9 +183,10 @@ class Replay:
         return None
 
     def _live(self, batch: Batch) -> Iterator[Replayed]:
-        """Every implementation on the batch."""
-        for one in self.found:
-            who = f"{one.name} {one.version} on {self.device}, held to {one.dialect.name}"
+        """Yield the result of every implementation on the batch."""
+        for implementation in self.found:
+            version, dialect = implementation.version, implementation.dialect
+            who = f"{implementation.name} {version} on {self.device}, held to {dialect.name}"
             outcomes: list[Outcome] = []
 
             def watched(
@@ -138,34 +196,33 @@ class Replay:
                 return judge_any(batch, outcome, dialect)
 
             try:
-                judgement = run_every_check(Subject(one, self.device), batch, watched)
+                judgement = run_every_check(Subject(implementation, self.device), batch, watched)
             except Failure as failure:
-                told = _told(failure)
-                drawn = failure_picture(failure)
-                yield Replayed(who, failure.verdict, told, failure.judgement, failure.values, drawn)
+                summary, drawing = _summary(failure), failure_picture(failure)
+                yield Replayed(who, failure.verdict, summary, failure.judgement, failure.values, drawing)
             else:
-                drawn = drawn_of(batch, one.dialect, outcomes[0], judgement) if outcomes else None
-                yield Replayed(who, judgement.verdict, judgement=judgement, picture=drawn)
+                drawing = picture_of(batch, dialect, outcomes[0], judgement) if outcomes else None
+                yield Replayed(who, judgement.verdict, judgement=judgement, picture=drawing)
 
     def _stored(self, case: Path, batch: Batch) -> Iterator[Replayed]:
-        """Every outcome that is stored beside the case, judged."""
+        """Yield the result of every outcome stored beside the case."""
         judged = 0
         for path in outcomes_beside(case):
             try:
                 stored = load(path, batch)
                 dialect = self.against or dialect_of(stored, path)
             except (CorruptOutcome, CannotReplay, OSError) as error:
-                self.lacks(error)
+                self.report_missing(error)
                 continue
             if not self.names or stored.implementation in self.names:
                 judged += 1
-                yield judged_again(batch, stored, dialect)
+                yield judge_stored(batch, stored, dialect)
         if not judged:
-            whose = f" of {', '.join(self.names)}" if self.names else ""
-            self.lacks(f"no outcome{whose} is stored beside {case}")
+            of_names = f" of {', '.join(self.names)}" if self.names else ""
+            self.report_missing(f"no outcome{of_names} is stored beside {case}")
 
     def _draw(self, batch: Batch, replayed: Replayed) -> None:
-        """Write the picture of what was judged, and print its path."""
+        """Write the picture of a result and print its path."""
         if replayed.picture is None:
             return
         safe = re.sub(r"[^\w.=-]+", "_", replayed.who)[:100]
@@ -175,111 +232,70 @@ class Replay:
             self.pictures.mkdir(parents=True, exist_ok=True)
             write_picture(path, replayed.picture, f"{_word(replayed.verdict)}: case {batch.id}", lines)
         except OSError as error:
-            self.lacks(f"the picture could not be written: {error}")
+            self.report_missing(f"cannot write the picture: {error}. Name another folder with --pictures")
         else:
             print(printable(f"  picture: {path}"))
 
 
-def replay(
-    cases: Sequence[str],
-    names: Sequence[str],
-    offline: bool,
-    device: str = "cpu",
-    against: str | None = None,
-    pictures: Path | None = None,
-) -> int:
-    """Judge cases again and print what came of it.
-
-    Args:
-        cases: paths of case files, and of folders with case files (a run's folder too).
-        names: implementations, as behind `--implementation`; offline, only outcomes of those that are named.
-        offline: judge the outcomes that are stored beside the case files; no implementation runs.
-        device: where to run otherwise.
-        against: name of the dialect that all are held to; None: each to its own.
-        pictures: folder of the pictures; by default below that of the reports.
-
-    Returns:
-        0 if all conforms, 1 if something does not, else 2 if something could not be judged.
-    """
-    folder = pictures or default_report_dir(Path.cwd()) / "pictures"
-    asked = Replay(names, offline, device, DIALECTS.get(against or ""), folder)
-    if against and not asked.against:
-        asked.lacks(f"--against {against}: there is no such dialect; known are {', '.join(DIALECTS)}")
-        return asked.status
-    if device == "cuda" and not offline and not torch.cuda.is_available():
-        asked.lacks("there is no CUDA device here; --offline judges what one computed elsewhere")
-        return asked.status
-    if not offline:
-        asked.find_implementations()
-    for name in cases:
-        try:
-            files = case_files(Path(name))
-        except CannotReplay as error:
-            asked.lacks(error)
-            continue
-        for path in files:
-            asked.case(path)
-    return asked.status
-
-
 def case_files(path: Path) -> list[Path]:
-    """The file itself, or the case files of a folder or of a run's folder, by name.
+    """Return the file itself, or the case files of a folder or of a run's folder, sorted by name.
 
     Raises:
-        CannotReplay: the folder has none, or cannot be read.
+        CannotReplay: the folder contains no case file, or cannot be read.
     """
     if not path.is_dir():
         return [path]
     try:
         files = [file for file in (path / "cases", path) if file.is_dir() for file in sorted(file.iterdir())]
     except OSError as error:
-        raise CannotReplay(f"{path} cannot be read: {error}") from error
+        raise CannotReplay(f"cannot read the folder {path}: {error}") from error
     files = [file for file in files if file.suffix == SUFFIX and file.is_file()]
     if not files:
-        raise CannotReplay(f"{path} has no case file (*{SUFFIX}) in it")
+        raise CannotReplay(f"no case file (*{SUFFIX}) found in {path}")
     return files
 
 
 def dialect_of(stored: StoredOutcome, path: Path) -> Dialect:
-    """What a stored outcome is held to.
+    """Return the dialect that a stored outcome declares.
 
     Raises:
-        CannotReplay: a dialect that this version does not know.
+        CannotReplay: this version does not know the dialect.
     """
     if stored.dialect not in DIALECTS:
-        known = ", ".join(DIALECTS)
-        raise CannotReplay(f"{path} is held to the dialect {stored.dialect!r}; known are {known}")
+        raise CannotReplay(
+            f"{path}: {unknown_name('dialect', stored.dialect, DIALECTS)}. Name one with --against"
+        )
     return DIALECTS[stored.dialect]
 
 
-def drawn_of(
+def picture_of(
     batch: Batch, dialect: Dialect, outcome: Outcome, judgement: Judgement | None
 ) -> dict[str, Any] | None:
-    """The picture of an outcome, if there is something to draw."""
+    """Return the picture of an outcome, or None if a prediction is not finite."""
     return picture(batch, dialect, outcome.assignment, judgement) if is_finite(batch) else None
 
 
-def judged_again(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Replayed:
-    """A stored outcome, judged."""
+def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Replayed:
+    """Judge a stored outcome."""
     who = f"{stored.implementation} {stored.version} on {stored.device} (stored), held to {dialect.name}"
     try:
         judgement = judge_any(batch, stored.outcome, dialect)
     except Divergence as error:
         first = error.judgement.first
         values = first.mismatch.values if first and first.mismatch else []
-        drawn = drawn_of(batch, dialect, stored.outcome, error.judgement)
-        return Replayed(who, error.judgement.verdict, f"at stage {error}", error.judgement, values, drawn)
+        drawing = picture_of(batch, dialect, stored.outcome, error.judgement)
+        return Replayed(who, error.judgement.verdict, f"at stage {error}", error.judgement, values, drawing)
     return Replayed(
         who,
         judgement.verdict,
         judgement=judgement,
-        picture=drawn_of(batch, dialect, stored.outcome, judgement),
+        picture=picture_of(batch, dialect, stored.outcome, judgement),
     )
 
 
-def _told(failure: Failure) -> str:
-    where = f"at stage {failure.stage} ({failure.clause}): " if failure.stage else ""
-    return where + failure.summary
+def _summary(failure: Failure) -> str:
+    stage = f"at stage {failure.stage} ({failure.clause}): " if failure.stage else ""
+    return stage + failure.summary
 
 
 def _word(verdict: Verdict) -> str:
@@ -287,25 +303,25 @@ def _word(verdict: Verdict) -> str:
 
 
 def format_replay(replayed: Replayed) -> list[str]:
-    """What is printed of one replayed outcome."""
+    """Return the lines of one result."""
     judgement = replayed.judgement
     unique = f" ({judgement.uniqueness.value.replace('_', ' ')})" if judgement else ""
     lines = [f"{replayed.who}: {_word(replayed.verdict).upper()}{unique}"]
     if replayed.summary:
         lines.append(f"  {replayed.summary}")
-    for value in replayed.values[:SHOWN]:
+    for value in replayed.values[:MAX_VALUES]:
         bound = "" if value.bound in ("", "0", "none") else f" within {value.bound}"
         lines.append(
             f"    {value.where}: {value.quantity} is {value.implementation}, expected {value.reference}{bound}"
         )
     for stage in judgement.stages.values() if judgement else ():
-        known = stage.margin is not None and stage.state is State.AGREES
-        margin = f", error {stage.margin:.3g} of its bound" if known else ""
+        has_margin = stage.margin is not None and stage.state is State.AGREES
+        margin = f", error {stage.margin:.3g} of its bound" if has_margin else ""
         if stage.state is not State.NOT_SHOWN:
             lines.append(f"  {stage.stage:14}{stage.state.value}{margin}")
     return lines + [f"  {note}" for note in judgement.notes] if judgement else lines
 
 
 def printable(text: str) -> str:
-    """Text without anything that could steer a terminal: files may say what they like."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+    """Replace every character that could control a terminal: the content of files is not trusted."""
+    return "".join(character if character.isprintable() else "�" for character in text)

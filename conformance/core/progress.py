@@ -26,6 +26,10 @@ class Advance(Protocol):
         ...
 
 
+def no_progress(line: str = "", steps: int = 1) -> None:
+    """Show nothing: an `Advance` for callers without progress."""
+
+
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Advance]:
     """Show the progress of the block on standard error, where it cannot mix with results on standard output.

@@ -1,1 +1,1 @@
-"""Dialects compared: what changed (`diff`), at which release (`bisect`), and who speaks which (`identify`)."""
+"""Dialects compared: changes between implementations, the release of a change, and the dialect of an implementation."""

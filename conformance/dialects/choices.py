@@ -1,4 +1,4 @@
-"""The choices in which two dialects differ: in words, by clause, and on the smallest batch that shows each."""
+"""The choices in which two dialects differ: in words, by clause, and on the smallest batch that distinguishes them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -32,17 +32,17 @@ from tal_reference import (
 from tal_reference.loss import DetectionLoss
 
 LEVELS = ((8, 16), (8, 16, 32))
-"""Strides that every dialect knows."""
-USUAL = Hyperparameters()
-TRIES = 400
-"""Batches that are drawn to find one that shows a choice."""
+"""Strides that every dialect supports."""
+DEFAULTS = Hyperparameters()
+MAX_EXAMPLES = 400
+"""Batches that Hypothesis generates to find one that distinguishes a choice."""
 
 SEARCH = settings(derandomize=True, database=None, deadline=None, phases=[Phase.generate, Phase.shrink])
-"""The same batch is found every time, and nothing is explained besides."""
+"""Settings of a search that finds the same batch every time, without Hypothesis' explain phase."""
 
 WORDS: dict[str, dict[Any, str]] = {
     "small_box_floor": {
-        SmallBoxFloor.NONE: "small ground truths are taken as they are",
+        SmallBoxFloor.NONE: "small ground truths keep their size",
         SmallBoxFloor.BELOW_FIRST_STRIDE: "a side shorter than the first stride counts as one of the second stride "
         "where anchors are sought inside it",
         SmallBoxFloor.BELOW_SECOND_STRIDE: "a side shorter than the second stride counts as one of the second stride "
@@ -50,11 +50,12 @@ WORDS: dict[str, dict[Any, str]] = {
     },
     "one_level": {True: "a head with one level is accepted", False: "a head with one level raises"},
     "overlaps_compared": {
-        OverlapsCompared.CANDIDATES: "a contested anchor goes to the best overlap among ground truths that hold it",
+        OverlapsCompared.CANDIDATES: "a contested anchor goes to the best overlap among the ground truths that "
+        "contain it",
         OverlapsCompared.EVERYWHERE: "a contested anchor goes to the best overlap among all ground truths, also those "
-        "that do not hold it",
+        "that do not contain it",
     },
-    "topk2": {True: "ground truths can be made to keep fewer anchors (topk2)", False: "there is no topk2"},
+    "topk2": {True: "topk2 can reduce the anchors of a ground truth", False: "topk2 is not supported"},
     "score_sum_floor": {
         1.0: "the loss is divided by the sum of target scores, but at least by 1",
         0.0: "the loss is divided by the sum of target scores, also where that is below 1 or zero",
@@ -68,45 +69,54 @@ WORDS: dict[str, dict[Any, str]] = {
         SingleBin.NOTHING: "with reg_max 1 the distances have no loss of their own",
     },
     "rows_sorted": {
-        True: "annotation rows must come sorted by image",
-        False: "annotation rows may come in any order",
+        True: "annotation rows must be sorted by image",
+        False: "annotation rows may be in any order",
     },
 }
-"""What each choice means, in words."""
+"""Meaning of every value of each choice."""
 
 
-def few(**emphasis: Any) -> SearchStrategy[Recipe]:
-    """Batches of one image with few ground truths: small ones are found soon, and found small."""
+def small_recipes(**options: Any) -> SearchStrategy[Recipe]:
+    """Return a strategy of one image with few ground truths, so that Hypothesis finds small examples soon.
+
+    Args:
+        options: of `recipes`, in addition or instead.
+    """
     sizes: dict[str, Any] = {"strides": LEVELS, "classes": (1, 2), "max_images": 1, "max_truths": 3}
-    return recipes(**sizes | emphasis)
+    return recipes(**sizes | options)
 
 
-SHOWN_BY: dict[str, tuple[str, SearchStrategy[Recipe]]] = {
-    "small_box_floor": ("TAL-CAND-2", few(small_boxes=True)),
-    "one_level": ("TAL-CAND-2", few(strides=((8,),))),
-    "overlaps_compared": ("TAL-CONF-1", few(contested=True)),
+DISTINGUISHING: dict[str, tuple[str, SearchStrategy[Recipe]]] = {
+    "small_box_floor": ("TAL-CAND-2", small_recipes(small_boxes=True)),
+    "one_level": ("TAL-CAND-2", small_recipes(strides=((8,),))),
+    "overlaps_compared": ("TAL-CONF-1", small_recipes(contested=True)),
     "topk2": (
-        "TAL-CONF-2",  # a batch without ground truths asks nobody to keep fewer
-        few(hyperparameters=st.just(Hyperparameters(topk2=1))).filter(lambda recipe: any(recipe.images)),
+        "TAL-CONF-2",  # a batch without ground truths has no anchors to drop
+        small_recipes(hyperparameters=st.just(Hyperparameters(topk2=1))).filter(
+            lambda recipe: any(recipe.images)
+        ),
     ),
-    "score_sum_floor": ("LOSS-SUM-1", few()),
-    "weights_meet": ("LOSS-BOX-1", few()),
-    "single_bin": ("LOSS-DFL-1", few(bins=(1,))),
+    "score_sum_floor": ("LOSS-SUM-1", small_recipes()),
+    "weights_meet": ("LOSS-BOX-1", small_recipes()),
+    "single_bin": ("LOSS-DFL-1", small_recipes(bins=(1,))),
 }
-"""Clause of each choice, and batches among which one shows it. Rows out of order are no matter of one right answer."""
-CLAUSES = {name: clause for name, (clause, _) in SHOWN_BY.items()} | {"rows_sorted": "ANN-1"}
+"""Clause of each choice, and a strategy whose recipes can distinguish its values.
+
+`rows_sorted` is missing: the result for annotation rows out of order is undefined.
+"""
+CLAUSES = {name: clause for name, (clause, _) in DISTINGUISHING.items()} | {"rows_sorted": "ANN-1"}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice that two dialects make otherwise.
+    """One choice in which two dialects differ.
 
     Attributes:
-        name: of the dialect's field.
-        clause: of the specification.
-        before, after: what it means in either, in words.
-        recipe: the smallest batch on which it shows; None where there is no right answer to compare.
-        changed: the first dialect with this one choice of the second.
+        name: field of `Dialect`.
+        clause: clause of the specification.
+        before, after: meaning of the value in the first and in the second dialect.
+        recipe: the smallest batch that distinguishes the two values; None if the result is undefined in one of them.
+        changed: the first dialect with the second dialect's value of this choice.
     """
 
     name: str
@@ -117,79 +127,86 @@ class Choice:
     changed: Dialect
 
 
-def choices_between(one: Dialect, other: Dialect) -> list[Choice]:
-    """Every choice in which the second dialect differs from the first, in the order of the stages."""
-    return list(_choices(one, other))
+def choices_between(before: Dialect, after: Dialect) -> list[Choice]:
+    """Return every choice in which the second dialect differs from the first, in the order of the stages."""
+    return list(_choices(before, after))
 
 
-def _choices(one: Dialect, other: Dialect) -> Iterator[Choice]:
+def _choices(before: Dialect, after: Dialect) -> Iterator[Choice]:
     for field in fields(Dialect):
-        before, after = getattr(one, field.name), getattr(other, field.name)
-        if field.name == "name" or before == after:
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if field.name == "name" or old == new:
             continue
-        changed = replace(one, **{field.name: after})
+        changed = replace(before, **{field.name: new})
         words = WORDS[field.name]
-        recipe = smallest(one, changed, field.name) if field.name in SHOWN_BY else None
-        yield Choice(field.name, CLAUSES[field.name], words[before], words[after], recipe, changed)
+        recipe = smallest(before, changed, field.name) if field.name in DISTINGUISHING else None
+        yield Choice(field.name, CLAUSES[field.name], words[old], words[new], recipe, changed)
 
 
 @cache
-def smallest(one: Dialect, changed: Dialect, name: str) -> Recipe:
-    """The smallest batch on which the reference in the one and in the other dialect differ.
+def smallest(before: Dialect, changed: Dialect, name: str) -> Recipe:
+    """Return the smallest batch on which the reference computes different results in two dialects.
+
+    Args:
+        before: a dialect.
+        changed: the same with another value of one choice.
+        name: of that choice.
 
     Raises:
-        LookupError: none of those drawn shows it.
+        LookupError: no generated batch distinguishes the two.
     """
-    wanted = settings(SEARCH, max_examples=TRIES)
+    search = settings(SEARCH, max_examples=MAX_EXAMPLES)
     try:
-        return find(SHOWN_BY[name][1], lambda recipe: differ(one, changed, recipe), settings=wanted)
+        return find(DISTINGUISHING[name][1], lambda recipe: differ(before, changed, recipe), settings=search)
     except NoSuchExample as error:
-        raise LookupError(f"no batch of {TRIES} shows {name} of {one.name} against {changed.name}") from error
+        raise LookupError(
+            f"none of {MAX_EXAMPLES} batches distinguishes {name} of {before.name} from {changed.name}"
+        ) from error
 
 
-def differ(one: Dialect, other: Dialect, drawn: Recipe | Batch) -> bool:
-    """Whether what is trained differs on a batch: one refuses it, or the targets or the loss are others."""
-    batch = drawn.build() if isinstance(drawn, Recipe) else drawn
-    refuses = [rejection_for(batch, dialect) is not None for dialect in (one, other)]
-    if any(refuses):
-        return not all(refuses)
-    mine, theirs = (
+def differ(first: Dialect, second: Dialect, source: Recipe | Batch) -> bool:
+    """Return True if two dialects train differently on a batch: only one rejects it, or targets or losses differ."""
+    batch = source.build() if isinstance(source, Recipe) else source
+    rejected = [rejection_for(batch, dialect) is not None for dialect in (first, second)]
+    if any(rejected):
+        return not all(rejected)
+    losses = [
         detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
-        for dialect in (one, other)
-    )
+        for dialect in (first, second)
+    ]
     return any(
-        not torch.equal(first.nan_to_num(), second.nan_to_num())
-        for first, second in zip(_trained(mine), _trained(theirs), strict=True)
+        not torch.equal(in_first.nan_to_num(), in_second.nan_to_num())
+        for in_first, in_second in zip(*map(_training_signal, losses), strict=True)
     )
 
 
-def _trained(loss: DetectionLoss) -> list[Tensor]:
-    """The logged items, and of each image the weights and whose they are; an anchor without weight trains nothing."""
+def _training_signal(loss: DetectionLoss) -> list[Tensor]:
+    """Return the logged items, then for each image the weights (A,) and the owners (A,), 0 where the weight is 0."""
     images = [(image.weights, image.truth_index.where(image.weights > 0, 0)) for image in loss.targets]
     return [loss.items, *(tensor for image in images for tensor in image)]
 
 
 def conforms_to(subject: Subject, recipe: Recipe) -> bool:
-    """Whether the subject conforms on the recipe's batch to the dialect that it is held to."""
-    return failure(subject, recipe) is None
+    """Return True if the subject conforms to its dialect on the recipe's batch."""
+    return failure_on(subject, recipe) is None
 
 
-def lanes_of(implementation: Implementation) -> list[SearchStrategy[Recipe]]:
-    """Every lane that it can be fed: exponents are an assigner's (TAL-MET-1)."""
-    lanes = STRATEGIES if "assign" in implementation.capabilities else LOSS_STRATEGIES
-    return list(lanes.values())
+def strategies_for(implementation: Implementation) -> list[SearchStrategy[Recipe]]:
+    """Return every named strategy that an implementation can be tested with: a loss has fixed exponents (TAL-MET-1)."""
+    strategies = STRATEGIES if "assign" in implementation.capabilities else LOSS_STRATEGIES
+    return list(strategies.values())
 
 
-def failure(subject: Subject, recipe: Recipe) -> Failure | None:
-    """How the subject fails on the recipe's batch; None if it conforms.
+def failure_on(subject: Subject, recipe: Recipe) -> Failure | None:
+    """Return the failure of the subject on the recipe's batch, or None if it conforms.
 
-    Other exponents than the detection loss has are asked of the assigner alone (TAL-MET-1).
+    Where alpha and beta differ from the detection loss's, the assigner is judged without the loss (TAL-MET-1).
     """
-    asked = recipe.hyperparameters
-    usual = (asked.alpha, asked.beta) == (USUAL.alpha, USUAL.beta)
-    alone = not usual and "assign" in subject.implementation.capabilities
+    hyperparameters = recipe.hyperparameters
+    default_exponents = (hyperparameters.alpha, hyperparameters.beta) == (DEFAULTS.alpha, DEFAULTS.beta)
+    alone = not default_exponents and "assign" in subject.implementation.capabilities
     try:
         judge_against_reference(subject, recipe.build(), alone=alone)
-    except Failure as found:
-        return found
+    except Failure as failure:
+        return failure
     return None

@@ -1,4 +1,4 @@
-"""`python -m conformance diff A B`: what changed for training from one implementation to another."""
+"""Compare two implementations: list the changes for training from the first to the second."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,8 @@ from tal_conformance.batches.recorded import shipped
 from tal_conformance.batches.sample import some
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.core.batch import Batch
-from tal_conformance.dialects.choices import Choice, choices_between, differ, failure, lanes_of
+from tal_conformance.core.progress import Advance, no_progress
+from tal_conformance.dialects.choices import Choice, choices_between, differ, failure_on, strategies_for
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import Dialect
@@ -23,156 +24,176 @@ ORDINARY = recipes(
     max_images=2,
 )
 """Batches without hazards: ordinary ground truths, three levels."""
-MEASURED = 100
-"""Ordinary batches on which a change is counted."""
-LOOKED_AT = 12
-"""Batches of each lane on which both are held to what they should do."""
-UNDEFINED = "what comes of rows out of order is not defined, so that no batch shows it"
+ORDINARY_BATCHES = 100
+"""Ordinary batches on which the frequency of a difference is measured."""
+BATCHES_PER_STRATEGY = 12
+"""Batches of each strategy on which both implementations are held to their own dialects."""
+UNDEFINED = "the result for annotation rows out of order is undefined, so no batch distinguishes the two"
 WIDTH = 100
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that the second does otherwise than the first.
+    """One difference between two implementations.
 
     Attributes:
-        choice: what, if it is a choice of their dialects.
-        failure: how the second fails the choice of the first, on the smallest batch; None where that is not judged.
-        share: of ordinary batches that meet it; None where drawn batches have no right answer.
-        met: how many of the recorded batches do.
+        choice: the choice in which their dialects differ.
+        failure: failure of the second implementation when held to the first's value of the choice, on the smallest
+            batch; None if it does not fail, or if the result is undefined.
+        share: share of ordinary batches on which the choice makes a difference; None if the result is undefined.
+        recorded: number of recorded batches on which it does.
     """
 
     choice: Choice
     failure: Failure | None
     share: float | None
-    met: int
+    recorded: int
 
     @property
-    def how_often(self) -> str:
-        """Who meets it: `25% of 100 ordinary batches and by 3 of 7 recorded real batches`."""
-        recorded = f"{self.met or 'none'} of {len(shipped())} recorded real batches"
+    def frequency(self) -> str:
+        """Batches on which the choice makes a difference: `25% of 100 ordinary and 3 of 7 recorded real batches`."""
+        recorded = f"{self.recorded or 'none'} of {len(shipped())} recorded real batches"
         if self.share is None:
             return recorded
-        return f"{f'{self.share:.0%}' if self.share else 'none'} of {MEASURED} ordinary batches and by {recorded}"
+        return (
+            f"{f'{self.share:.0%}' if self.share else 'none'} of {ORDINARY_BATCHES} ordinary and {recorded}"
+        )
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Two implementations, compared.
+class Comparison:
+    """Result of comparing two implementations.
 
     Attributes:
-        one, other: who.
-        differences: what the second does otherwise.
-        unexpected: batches on which one of them does not even conform to its own dialect.
-        batches: how many they were held to it on, each.
+        first, second: the implementations.
+        differences: choices in which their dialects differ.
+        unexpected: failures of either implementation against its own dialect.
+        batches: number of batches on which each was held to its own dialect.
     """
 
-    one: Implementation
-    other: Implementation
+    first: Implementation
+    second: Implementation
     differences: list[Difference]
     unexpected: list[Failure]
     batches: int
 
     @property
     def same(self) -> bool:
-        """Assigner and loss are the same, as far as was looked."""
+        """True if no difference was found."""
         return not self.differences and not self.unexpected
 
 
-def compare(one: Implementation, other: Implementation) -> Compared:
-    """Hold both to their own dialects, and the second to each choice of the first."""
+def compare(first: Implementation, second: Implementation, advance: Advance = no_progress) -> Comparison:
+    """Hold two implementations to their own dialects, and the second to each choice of the first.
+
+    Args:
+        first: an implementation.
+        second: an implementation, usually the newer one.
+        advance: called once for each strategy of each implementation.
+    """
     differences = []
-    for choice in choices_between(one.dialect, other.dialect):
-        found = shown(other, one.dialect, choice) if choice.recipe is not None else None
-        share = share_of(one.dialect, choice.changed) if choice.recipe is not None else None
-        met = sum(exercises_choice(batch, one.dialect, choice) for batch in recorded())
-        differences.append(Difference(choice, found, share, met))
-    unexpected = [each for who in (one, other) for each in violations(who)]
-    looked = LOOKED_AT * min(len(lanes_of(who)) for who in (one, other))
-    return Compared(one, other, differences, unexpected, looked)
+    for choice in choices_between(first.dialect, second.dialect):
+        failure = share = None
+        if choice.recipe is not None:
+            failure = failure_with_old_choice(second, first.dialect, choice)
+            share = share_of(first.dialect, choice.changed)
+        recorded = sum(exercises_choice(batch, first.dialect, choice) for batch in recorded_batches())
+        differences.append(Difference(choice, failure, share, recorded))
+    unexpected = [
+        failure for implementation in (first, second) for failure in violations(implementation, advance)
+    ]
+    strategies = min(len(strategies_for(implementation)) for implementation in (first, second))
+    return Comparison(first, second, differences, unexpected, BATCHES_PER_STRATEGY * strategies)
 
 
-def shown(other: Implementation, before: Dialect, choice: Choice) -> Failure | None:
-    """How the second fails, on the choice's batch, the dialect that makes this one choice as before.
+def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
+    """Return the failure of the second implementation, on the choice's batch, held to the first's value of the choice.
 
-    Where that batch shows nothing then (the other choices hide it), it is held to all that the first chose.
+    If the other choices hide the difference on that batch, the second is held to the whole dialect of the first.
     """
     assert choice.recipe is not None
-    alone = replace(other.dialect, **{choice.name: getattr(before, choice.name)})
-    for dialect in (alone, before):
-        found = failure(
-            Subject(replace(other, dialect=replace(dialect, name=before.name)), "cpu"), choice.recipe
-        )
-        if found is not None:
-            return found
+    old_choice = replace(second.dialect, **{choice.name: getattr(before, choice.name)})
+    for dialect in (old_choice, before):
+        held = replace(second, dialect=replace(dialect, name=before.name))
+        failure = failure_on(Subject(held, "cpu"), choice.recipe)
+        if failure is not None:
+            return failure
     return None
 
 
-def violations(implementation: Implementation) -> Iterator[Failure]:
-    """The first failure of each lane: where an implementation leaves its own dialect."""
+def violations(implementation: Implementation, advance: Advance = no_progress) -> Iterator[Failure]:
+    """Yield the first failure of each strategy: deviations of an implementation from the dialect it declares."""
     subject = Subject(implementation, "cpu")
-    for lane in lanes_of(implementation):
-        for recipe in some(lane, LOOKED_AT):
-            found = failure(subject, recipe)
-            if found is not None:
-                yield found
+    for strategy in strategies_for(implementation):
+        for recipe in some(strategy, BATCHES_PER_STRATEGY):
+            failure = failure_on(subject, recipe)
+            if failure is not None:
+                yield failure
                 break
+        advance()
 
 
-def share_of(one: Dialect, other: Dialect) -> float:
-    """Share of ordinary batches on which the two dialects differ."""
-    batches = some(ORDINARY, MEASURED)
-    return sum(differ(one, other, recipe) for recipe in batches) / len(batches)
+def share_of(first: Dialect, second: Dialect) -> float:
+    """Return the share of ordinary batches on which two dialects differ."""
+    batches = some(ORDINARY, ORDINARY_BATCHES)
+    return sum(differ(first, second, recipe) for recipe in batches) / len(batches)
 
 
-def exercises_choice(batch: Batch, one: Dialect, choice: Choice) -> bool:
-    """Whether a batch meets a choice that is another one than in the dialect `one`.
+def exercises_choice(batch: Batch, before: Dialect, choice: Choice) -> bool:
+    """Return True if a choice makes a difference on a batch.
 
-    One without a right answer is met by annotation rows out of order (ANN-1).
+    A choice about the order of annotation rows makes one on every batch with rows out of order (ANN-1).
+
+    Args:
+        batch: the batch.
+        before: the first dialect.
+        choice: in which the second dialect differs from it.
     """
     if choice.recipe is not None:
-        return differ(one, choice.changed, batch)
+        return differ(before, choice.changed, batch)
     images = batch.annotations[:, 0]  # (N,)
     return bool((images[1:] < images[:-1]).any())
 
 
 @cache
-def recorded() -> Sequence[Batch]:
-    """The recorded batches that come with the project."""
+def recorded_batches() -> Sequence[Batch]:
+    """Return the recorded batches that are part of this project."""
     return [Batch.load(path) for path in shipped()]
 
 
-def format_comparison(compared: Compared) -> list[str]:
-    """What is printed."""
-    one, other = compared.one, compared.other
-    head = f"{one.name} ({one.dialect.name}) -> {other.name} ({other.dialect.name})"
-    lines = [head]
-    if compared.same:
-        claim = "assigner and loss are the same: look elsewhere"
-        return [*lines, f"  {claim} ({compared.batches} batches each, every stage and gradient)."]
-    for difference in compared.differences:
-        lines += ["", *_told(difference, other.name)]
-    for found in compared.unexpected:
-        lines += ["", f"  {found.subject.implementation.name} leaves its own dialect:"]
-        lines += textwrap.indent(str(found), "    ").splitlines()
-    if not compared.unexpected:
-        lines += ["", f"  Nothing else was found on {compared.batches} batches."]
+def format_comparison(comparison: Comparison) -> list[str]:
+    """Return the lines of the result."""
+    first, second = comparison.first, comparison.second
+    lines = [f"{first.name} ({first.dialect.name}) -> {second.name} ({second.dialect.name})"]
+    if comparison.same:
+        lines.append(
+            "  assigner and loss are the same: look elsewhere "
+            f"({comparison.batches} batches each, every stage and gradient)."
+        )
+        return lines
+    for difference in comparison.differences:
+        lines += ["", *_format_difference(difference, second.name)]
+    for failure in comparison.unexpected:
+        lines += ["", f"  {failure.subject.implementation.name} deviates from its own dialect:"]
+        lines += textwrap.indent(str(failure), "    ").splitlines()
+    if not comparison.unexpected:
+        lines += ["", f"  No other difference was found on {comparison.batches} batches."]
     return lines
 
 
-def _told(difference: Difference, who: str) -> list[str]:
+def _format_difference(difference: Difference, second: str) -> list[str]:
     choice = difference.choice
     lines = textwrap.wrap(f"{choice.clause}: before, {choice.before}; now, {choice.after}.", WIDTH - 2)
     if choice.recipe is None:
-        lines += textwrap.wrap(f"met by {difference.how_often}; {UNDEFINED}", WIDTH - 2)
+        lines += textwrap.wrap(f"makes a difference on {difference.frequency}; {UNDEFINED}", WIDTH - 2)
     else:
-        lines.append(f"met by {difference.how_often}; the smallest that does:")
+        lines.append(f"makes a difference on {difference.frequency}; the smallest such batch:")
         lines.append(f"  {choice.recipe}")
-        lines += textwrap.wrap(f"there, {does(difference, who)}", WIDTH - 2)
+        lines += textwrap.wrap(f"on it, {format_behaviour(difference, second)}", WIDTH - 2)
     return [f"  {line}" for line in lines]
 
 
-def does(difference: Difference, who: str) -> str:
-    """What the second does on the smallest batch."""
-    found = difference.failure
-    return f"{who} does as before" if found is None else f"{who}: {found.summary}"
+def format_behaviour(difference: Difference, second: str) -> str:
+    """Return the behaviour of the second implementation on the smallest batch, as the end of a sentence."""
+    failure = difference.failure
+    return f"{second} behaves as before" if failure is None else f"{second}: {failure.summary}"

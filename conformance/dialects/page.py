@@ -1,4 +1,4 @@
-"""The page of `python -m conformance diff`: each difference with its smallest batch, drawn."""
+"""The page of `tal-conformance diff`: each difference with a picture of its smallest batch."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,13 @@ from typing import Any
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.files import default_report_dir
-from tal_conformance.dialects.comparison import UNDEFINED, Compared, Difference, does, format_comparison
+from tal_conformance.dialects.comparison import (
+    UNDEFINED,
+    Comparison,
+    Difference,
+    format_behaviour,
+    format_comparison,
+)
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, value_fields
 from tal_conformance.judgement.rejection import rejection_for
@@ -14,93 +20,106 @@ from tal_conformance.pictures.picture import failure_picture, picture
 from tal_reports import Section, Sides, write_differences
 
 FOLDER = "diffs"
-"""Below the folder of the reports."""
-LONGEST = 100
-"""Characters of a name that a file's name has."""
+"""Folder of the pages, below the folder of the reports."""
+MAX_NAME_LENGTH = 100
+"""Characters of an implementation's name in the name of a file."""
 
 
 def page_path(working: Path, first: str, second: str) -> Path:
-    """Where the page of two implementations is left that are compared in the folder `working`."""
-    names = [re.sub(r"[^\w.=-]+", "_", name)[:LONGEST] for name in (first, second)]
+    """Return the default path of the page of two implementations.
+
+    Args:
+        working: folder in which the command was started.
+        first: name of an implementation.
+        second: name of an implementation.
+    """
+    names = [re.sub(r"[^\w.=-]+", "_", name)[:MAX_NAME_LENGTH] for name in (first, second)]
     return default_report_dir(working) / FOLDER / f"{names[0]}--{names[1]}.html"
 
 
-def write_page(compared: Compared, path: Path) -> None:
-    """Write the answer as one HTML document.
+def write_page(comparison: Comparison, path: Path) -> None:
+    """Write a comparison as one HTML document.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    headline = f"From {compared.one.name} to {compared.other.name}"
-    write_differences(path, headline, _about(compared), sections_of(compared))
+    headline = f"From {comparison.first.name} to {comparison.second.name}"
+    write_differences(path, headline, _introduction(comparison), sections_of(comparison))
 
 
-def _about(compared: Compared) -> list[str]:
-    """Sentences about all of it: the first and, where nothing else is left to say, the last of the terminal's."""
-    first, *_, last = format_comparison(compared)
-    return [first] if compared.unexpected else [first, last.strip()]
+def _introduction(comparison: Comparison) -> list[str]:
+    """Return the first line of the terminal's output, and the last unless it belongs to an unexpected failure."""
+    first, *_, last = format_comparison(comparison)
+    return [first] if comparison.unexpected else [first, last.strip()]
 
 
-def sections_of(compared: Compared) -> list[Section]:
-    """Every difference, and every batch on which one of the two leaves its own dialect."""
-    choices = [_changed(difference, compared) for difference in compared.differences]
-    return [*choices, *map(_unexpected, compared.unexpected)]
+def sections_of(comparison: Comparison) -> list[Section]:
+    """Return a section for every difference and for every failure against an implementation's own dialect."""
+    choices = [_difference_section(difference, comparison) for difference in comparison.differences]
+    return [*choices, *map(_unexpected_section, comparison.unexpected)]
 
 
-def _changed(difference: Difference, compared: Compared) -> Section:
-    choice, found, other = difference.choice, difference.failure, compared.other
-    lines = [f"Before: {choice.before}.", f"Now: {choice.after}.", f"Met by {difference.how_often}."]
+def _difference_section(difference: Difference, comparison: Comparison) -> Section:
+    choice, failure, second = difference.choice, difference.failure, comparison.second
+    lines = [
+        f"Before: {choice.before}.",
+        f"Now: {choice.after}.",
+        f"Makes a difference on {difference.frequency}.",
+    ]
     if choice.recipe is None:
         return Section(choice.clause, [*lines, f"{UNDEFINED[:1].upper()}{UNDEFINED[1:]}."])
     batch = choice.recipe.build()
-    drawn, sides = _drawn(batch, found, compared)
-    lines.append(f"On the smallest batch, {does(difference, other.name)}.")
+    drawing, sides = _picture_and_sides(batch, failure, comparison)
+    lines.append(f"On the smallest such batch, {format_behaviour(difference, second.name)}.")
     if not sides.who:
-        lines.append(f"The picture shows what {sides.first} assigns there.")
+        lines.append(f"The picture shows the assignment of {sides.first}.")
     return Section(
         heading=choice.clause,
         lines=lines,
         batch=batch.describe(),
         recipe=str(choice.recipe),
-        values=[value_fields(value) for value in found.values] if found else [],
-        picture=drawn,
+        values=[value_fields(value) for value in failure.values] if failure else [],
+        picture=drawing,
         sides=sides,
-        traceback=(found.details or "") if found else "",
+        traceback=(failure.details or "") if failure else "",
     )
 
 
-def _drawn(batch: Batch, found: Failure | None, compared: Compared) -> tuple[dict[str, Any] | None, Sides]:
-    """What is drawn of a difference's smallest batch, and how its sides are called.
+def _picture_and_sides(
+    batch: Batch, failure: Failure | None, comparison: Comparison
+) -> tuple[dict[str, Any] | None, Sides]:
+    """Return the picture of a difference's smallest batch, and the names of its sides.
 
-    Where the first refuses the batch there is nothing to compare with: what the second's dialect assigns is drawn; and
-    where the second does as before, what the first's does.
+    The picture compares the first dialect's assignment with the second implementation's. If the first dialect rejects
+    the batch, the picture shows the second dialect's assignment alone; if the second implementation behaves as before,
+    the first dialect's alone.
     """
-    one, other = compared.one, compared.other
-    drawn = failure_picture(found) if found is not None else None
-    if drawn is not None:
-        return drawn, Sides("before", "now", "before alone", "now alone", other.name)
-    for who in (one, other) if found is None else (other, one):
-        if rejection_for(batch, who.dialect) is None:
-            return picture(batch, who.dialect, None, None), _alone(who)
+    first, second = comparison.first, comparison.second
+    drawing = None if failure is None else failure_picture(failure)
+    if drawing is not None:
+        return drawing, Sides("before", "now", "before alone", "now alone", second.name)
+    for implementation in (first, second) if failure is None else (second, first):
+        if rejection_for(batch, implementation.dialect) is None:
+            return picture(batch, implementation.dialect, None, None), _one_side(implementation)
     return None, Sides()
 
 
-def _alone(who: Implementation) -> Sides:
-    return Sides(first=who.dialect.name, who="")
+def _one_side(implementation: Implementation) -> Sides:
+    return Sides(first=implementation.dialect.name, who="")
 
 
-def _unexpected(found: Failure) -> Section:
-    who = found.subject.implementation
-    where = f" at stage {found.stage} ({found.clause})" if found.stage else ""
+def _unexpected_section(failure: Failure) -> Section:
+    implementation = failure.subject.implementation
+    stage = f" at stage {failure.stage} ({failure.clause})" if failure.stage else ""
     return Section(
-        heading=f"{who.name} leaves its own dialect{where}",
-        lines=[f"Held to {who.dialect.name}, it is {found.verdict.value}: {found.summary}."],
-        batch=found.batch.describe(),
-        recipe=found.batch.origin,
-        values=[value_fields(value) for value in found.values],
-        picture=failure_picture(found),
-        sides=Sides(who=who.name),
-        traceback=found.details or "",
+        heading=f"{implementation.name} deviates from its own dialect{stage}",
+        lines=[f"Held to {implementation.dialect.name}, it is {failure.verdict.value}: {failure.summary}."],
+        batch=failure.batch.describe(),
+        recipe=failure.batch.origin,
+        values=[value_fields(value) for value in failure.values],
+        picture=failure_picture(failure),
+        sides=Sides(who=implementation.name),
+        traceback=failure.details or "",
         fails=True,
     )

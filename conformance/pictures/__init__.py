@@ -1,1 +1,1 @@
-"""TODO."""
+"""Pictures of assignments as plain data: one image for a failure, and the walkthrough of a recorded training."""

@@ -1,4 +1,7 @@
-"""TODO tal_conformance.pictures.trace."""
+"""Every stage of the reference's assignment of one image, as plain numbers for pictures or as words.
+
+The numbers are rounded to six digits. They follow `picture` in the run log's schema; the words are those of the report.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Assignment
 from tal_reference import (
     AssignmentTrace,
     DetectionLoss,
@@ -20,21 +24,16 @@ from tal_reference import (
 from tal_reference.assignment import distance_inside, widened
 from tal_reference.dialect import SingleBin, WeightBroadcast
 from tal_reference.loss import box_loss, dfl_loss, distances_to, l1_loss, stacked
+from tal_reports import anchor_lines, truth_lines
 
 MAX_ANCHORS = 48
-"""Anchors of one picture whose numbers are kept."""
-
-
+"""Anchors of one picture that have numbers."""
 MAX_PAIRS = 5
-"""Ground truths of one anchor whose numbers are kept: owner, selecting ones, most overlapped."""
-
-
+"""Ground truths of one anchor that have numbers: its owner, those that selected it, then the most overlapped."""
 NEXT = 3
-"""Anchors behind the k-th place that are told of each ground truth."""
-
-
+"""Candidates behind the k-th place that are included for each ground truth."""
 DIGITS = 6
-"""Significant digits of the numbers that are kept."""
+"""Significant digits."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,10 @@ class ImageTrace:
 
     Attributes:
         batch: the batch.
-        image: which of its images.
-        dialect: whose choices were followed.
-        truths: the image's ground truths.
-        loss: the whole batch's.
+        image: index of the image.
+        dialect: the dialect that the reference follows.
+        truths: ground truths of the image.
+        loss: loss of the whole batch, with the trace of its assignment.
     """
 
     batch: Batch
@@ -58,7 +57,12 @@ class ImageTrace:
     @classmethod
     @torch.no_grad()
     def of(cls, batch: Batch, image: int, dialect: Dialect) -> "ImageTrace":
-        """Assign, and keep the stages.
+        """Assign the ground truths of a batch, with all stages.
+
+        Args:
+            batch: the batch.
+            image: index of the image.
+            dialect: the dialect that the reference follows.
 
         Raises:
             ValueError: the batch has no assignment (TAL-TOPK-2).
@@ -71,33 +75,33 @@ class ImageTrace:
 
     @property
     def trace(self) -> AssignmentTrace | None:
-        """Every stage; None for an image without ground truths."""
+        """All stages of the assignment; None for an image without ground truths."""
         return self.loss.targets[self.image].trace
 
     @property
     def anchors(self) -> int:
-        """How many there are."""
+        """Number of anchors, A."""
         return len(self.loss.predictions.anchors.strides)
 
     def boxes(self) -> Tensor:
-        """(A, 4) predicted boxes in pixels."""
+        """Return the predicted boxes as xyxy in pixels, (A, 4)."""
         predictions = self.loss.predictions
         return predictions.boxes[self.image] * predictions.anchors.strides
 
     def facts(self, anchors: Iterable[int]) -> dict[str, Any]:
-        """Numbers of the image, its ground truths and these anchors, as `picture` of the log's schema has them."""
-        numbers = self.batch.hyperparameters
+        """Return the numbers of the image, its ground truths and some anchors, for `picture` of the log's schema."""
+        hyperparameters = self.batch.hyperparameters
         items = dict(zip(("box", "cls", "dfl"), map(_number, self.loss.items.double()), strict=True))
         return {
-            "k": numbers.topk,
-            "kept": numbers.effective_topk2,
+            "k": hyperparameters.topk,
+            "kept": hyperparameters.effective_topk2,
             "items": items,
             "facts": self._truth_facts(),
             "anchors": self._anchor_facts(list(anchors)),
         }
 
     def _truth_facts(self) -> list[dict[str, Any]]:
-        """Of every ground truth: how many candidates, the k-th largest t, and the best t and u of its positives."""
+        """Return for each ground truth the counts of candidates and positives, the k-th largest t, the best t and u."""
         trace = self.trace
         if trace is None:
             return []
@@ -111,19 +115,19 @@ class ImageTrace:
             "best_overlap": (overlap * trace.positives).amax(1),
         }  # (M,) each
         rows = zip(*(map(_number, column.cpu()) for column in columns.values()), strict=True)
-        grown = widened(self.truths.boxes, self.dialect.floor(self.batch.head.strides)).cpu()  # (M, 4)
-        changed = (grown != self.truths.boxes.cpu()).any(1).tolist()
+        enlarged = widened(self.truths.boxes, self.dialect.floor(self.batch.head.strides)).cpu()  # (M, 4)
+        changed = (enlarged != self.truths.boxes.cpu()).any(1).tolist()
         return [
             dict(zip(columns, row, strict=True))
-            | {"widened": _numbers(grown[truth]) if changed[truth] else None}
+            | {"widened": _numbers(enlarged[truth]) if changed[truth] else None}
             for truth, row in enumerate(rows)
         ]
 
     def _anchor_facts(self, anchors: list[int]) -> dict[str, Any]:
-        """Of each anchor: its predicted box, its ground truths, and its part in each loss item."""
-        at = torch.tensor(anchors, dtype=torch.long, device=self.loss.items.device)  # (N,)
-        boxes, terms = self.boxes()[at].double().cpu(), self._terms(at).cpu()  # (N, 4), (N, 3)
-        pairs, outside = self._pairs(at), self._outside(at)
+        """Return for each anchor its predicted box, its ground truths, and its part of each loss item."""
+        indices = torch.tensor(anchors, dtype=torch.long, device=self.loss.items.device)  # (N,)
+        boxes, terms = self.boxes()[indices].double().cpu(), self._terms(indices).cpu()  # (N, 4), (N, 3)
+        pairs, outside = self._pairs(indices), self._outside(indices)
         return {
             str(number): {
                 "box": _numbers(boxes[place]),
@@ -134,105 +138,126 @@ class ImageTrace:
             for place, number in enumerate(anchors)
         }
 
-    def _pairs(self, at: Tensor) -> list[list[list[Any]]]:
-        """For each anchor, its ground truths: index, s, u, t, rank by t, equals and whether selected.
+    def _pairs(self, indices: Tensor) -> list[list[list[Any]]]:
+        """Return for each anchor its ground truths: index, s, u, t, rank by t, number of equal t, and 1 if selected.
 
-        They are those that hold it; and the one that won it, if that does not: then its rank is 0.
+        The list holds the ground truths that contain the anchor, and the owner: with rank 0 if it does not contain it.
+
+        Args:
+            indices: of the anchors, (N,).
         """
         trace = self.trace
         if trace is None:
-            return [[] for _ in at]
-        metric = (trace.metric * trace.candidates).double()  # (M, A) what is ranked
-        here = metric[:, at]  # (M, N)
-        ahead = (metric[:, None] > here[..., None]).sum(-1)  # (M, N) anchors with a larger t
-        equal = ((metric[:, None] == here[..., None]).sum(-1) - 1).clamp(
-            min=0
-        )  # (M, N) others with the same t; NaN: 0
-        shown = trace.candidates[:, at] | trace.positives[:, at]  # (M, N)
+            return [[] for _ in indices]
+        ranked = (trace.metric * trace.candidates).double()  # (M, A)
+        own = ranked[:, indices]  # (M, N)
+        larger = (ranked[:, None] > own[..., None]).sum(-1)  # (M, N) number of anchors with a larger t
+        equal = (ranked[:, None] == own[..., None]).sum(
+            -1
+        ) - 1  # (M, N) number of other anchors with the same t
+        equal = equal.clamp(min=0)  # (M, N) NaN equals nothing, itself included
+        contained, selected = trace.candidates[:, indices], trace.selected[:, indices]  # (M, N) twice
+        owned = trace.positives[:, indices]  # (M, N)
         stages = trace.score, trace.overlap, trace.metric
-        numbers = torch.stack([stage[:, at].double() for stage in stages])  # (3, M, N)
-        first = 2.0 * trace.positives[:, at] + 1.0 * trace.selected[:, at] + numbers[1]  # (M, N)
-        taken, held = trace.selected[:, at].cpu(), trace.candidates[:, at].cpu()  # (M, N) twice
-        ahead, equal, shown, numbers, first = (one.cpu() for one in (ahead, equal, shown, numbers, first))
-        found = []
-        for place in range(len(at)):
-            truths = shown[:, place].nonzero().flatten().tolist()
-            truths.sort(key=lambda truth, place=place: -float(first[truth, place]))  # type: ignore[misc]
-            found.append(
+        numbers = torch.stack([stage[:, indices].double() for stage in stages])  # (3, M, N)
+        priority = 2.0 * owned + 1.0 * selected + numbers[1]  # (M, N)
+        listed = (contained | owned).cpu()  # (M, N)
+        larger, equal, contained, selected = larger.cpu(), equal.cpu(), contained.cpu(), selected.cpu()
+        numbers, priority = numbers.cpu(), priority.cpu()
+        pairs = []
+        for place in range(len(indices)):
+            truths = listed[:, place].nonzero().flatten().tolist()
+            truths.sort(key=(-priority[:, place]).tolist().__getitem__)
+            pairs.append(
                 [
                     [
                         truth,
                         *_numbers(numbers[:, truth, place]),
-                        (int(ahead[truth, place]) + 1) * int(held[truth, place]),
+                        (int(larger[truth, place]) + 1) * int(contained[truth, place]),
                         int(equal[truth, place]),
-                        int(taken[truth, place]),
+                        int(selected[truth, place]),
                     ]
                     for truth in truths[:MAX_PAIRS]
                 ]
             )
-        return found
+        return pairs
 
-    def _outside(self, at: Tensor) -> list[list[Any] | None]:
-        """For each anchor, the nearest ground truth and by how many pixels its centre fails to lie inside."""
+    def _outside(self, indices: Tensor) -> list[list[Any] | None]:
+        """Return for each anchor the nearest ground truth, and the pixels by which the anchor's centre lies outside it.
+
+        Args:
+            indices: of the anchors, (N,).
+        """
         floor = self.dialect.floor(self.batch.head.strides)
         if not bool(self.truths.real.any()):
-            return [None for _ in at]
-        centres = self.loss.predictions.anchors.pixels[at].to(self.truths.boxes)  # (N, 2)
+            return [None for _ in indices]
+        centres = self.loss.predictions.anchors.pixels[indices].to(self.truths.boxes)  # (N, 2)
         inside = distance_inside(self.truths.boxes, centres, floor).double()  # (M, N)
         inside = inside.where(self.truths.real[:, None], -torch.inf).cpu()
         nearest = inside.argmax(0).tolist()
         return [[truth, _number(-inside[truth, place])] for place, truth in enumerate(nearest)]
 
     @torch.no_grad()
-    def _terms(self, at: Tensor) -> Tensor:
-        """(N, 3) what each anchor adds to the logged box, cls and dfl (LOSS-BOX-1, LOSS-CLS-1, LOSS-DFL-1)."""
+    def _terms(self, indices: Tensor) -> Tensor:
+        """Return each anchor's part of the logged box, cls and dfl, (N, 3) (LOSS-BOX-1, LOSS-CLS-1, LOSS-DFL-1).
+
+        Args:
+            indices: of the anchors, (N,).
+        """
         predictions, head, image = self.loss.predictions, self.batch.head, self.image
         targets = stacked(self.loss.targets, head.classes)
-        weights, strides = targets.scores[image, at].sum(-1), predictions.anchors.strides[at]  # (N,), (N, 1)
-        centres, distances = predictions.anchors.centres[at], predictions.distances[image, at]
-        boxes = targets.boxes[image, at] / strides  # (N, 4) in grid units
-        aims = distances_to(boxes, centres)  # (N, 4)
+        weights, strides = (
+            targets.scores[image, indices].sum(-1),
+            predictions.anchors.strides[indices],
+        )  # (N,), (N, 1)
+        centres, distances = predictions.anchors.centres[indices], predictions.distances[image, indices]
+        boxes = targets.boxes[image, indices] / strides  # (N, 4) in grid units
+        target_distances = distances_to(boxes, centres)  # (N, 4)
         if head.reg_max > 1:
-            side = dfl_loss(distances, aims, head.reg_max)  # (N,)
+            distance_loss = dfl_loss(distances, target_distances, head.reg_max)  # (N,)
         elif self.dialect.single_bin is SingleBin.L1:
-            side = l1_loss(distances, aims, strides, predictions.size)  # (N,)
+            distance_loss = l1_loss(distances, target_distances, strides, predictions.size)  # (N,)
         else:
-            side = torch.zeros_like(weights)  # (N,)
+            distance_loss = torch.zeros_like(weights)  # (N,)
         if self.dialect.weights_meet is WeightBroadcast.ALL:
             weights = targets.scores.sum().expand_as(weights)  # (N,)
         cls = binary_cross_entropy_with_logits(
-            predictions.logits[image, at].to(targets.scores), targets.scores[image, at], reduction="none"
+            predictions.logits[image, indices].to(targets.scores),
+            targets.scores[image, indices],
+            reduction="none",
         ).sum(-1)  # (N,)
-        box = box_loss(predictions.boxes[image, at].to(boxes), boxes)
-        positive = targets.foreground[image, at]
-        numbers = self.batch.hyperparameters
+        box = box_loss(predictions.boxes[image, indices].to(boxes), boxes)
+        positive = targets.foreground[image, indices]
+        hyperparameters = self.batch.hyperparameters
         terms = torch.stack(
             (
-                numbers.box_gain * (weights * box).where(positive, 0),
-                numbers.cls_gain * cls,
-                numbers.dfl_gain * (weights * side).where(positive, 0),
+                hyperparameters.box_gain * (weights * box).where(positive, 0),
+                hyperparameters.cls_gain * cls,
+                hyperparameters.dfl_gain * (weights * distance_loss).where(positive, 0),
             ),
             dim=1,
         )
         score_sum = targets.scores.double().sum().clamp(min=self.dialect.score_sum_floor)  # N, LOSS-SUM-1
         return torch.where(terms == 0, 0, terms.double() / score_sum)
 
-    def telling(self, marked: Sequence[int]) -> list[int]:
-        """The anchors that a reader asks for first, at most `MOST_ANCHORS`, in their order.
+    def most_relevant_anchors(self, marked: Sequence[int]) -> list[int]:
+        """Return the anchors that explain the assignment best, at most `MAX_ANCHORS`, in ascending order.
 
-        Those that are marked (they differ), contested or positive ones, then for each ground truth those around the
-        k-th place, then its best candidates.
+        In order of priority: marked, contested, positive and selected anchors, those around the k-th place of a ground
+        truth, other candidates. Within a group the largest t comes first.
+
+        Args:
+            marked: anchors to include first, such as those at which two assignments differ.
         """
         trace = self.trace
         if trace is None:
             return sorted(marked)[:MAX_ANCHORS]
-        metric, selected = (trace.metric * trace.candidates).double(), trace.selected
-        numbers = self.batch.hyperparameters
+        metric, selected = (trace.metric * trace.candidates).double(), trace.selected  # (M, A) twice
+        topk = self.batch.hyperparameters.topk
         order = metric.argsort(dim=1, descending=True)  # (M, A)
-        rank = torch.empty_like(order).scatter_(
-            1, order, torch.arange(self.anchors, device=order.device).expand_as(order)
-        )
-        near_kth = (trace.candidates & (rank < numbers.topk + NEXT)).any(0)  # (A,)
+        places = torch.arange(self.anchors, device=order.device).expand_as(order)  # (M, A)
+        rank = torch.empty_like(order).scatter_(1, order, places)  # (M, A)
+        near_kth = (trace.candidates & (rank < topk + NEXT)).any(0)  # (A,)
         groups = (
             selected.sum(0) > 1,
             trace.positives.any(0),
@@ -247,17 +272,97 @@ class ImageTrace:
             chosen |= dict.fromkeys(members[best[members].argsort(descending=True)].tolist())
         return sorted(list(chosen)[:MAX_ANCHORS])
 
-    def of_truth(self, truth: int) -> list[int]:
-        """The anchors that decide about a ground truth: what it selects, what it owns, and the next ones."""
+    def relevant_anchors_of(self, truth: int) -> list[int]:
+        """Return the anchors that a ground truth selects or owns, and its next candidates, the largest t first."""
         trace = self.trace
         if trace is None:
             return []
         row = trace.metric[truth].double()  # (A,)
-        taken = trace.selected[truth] | trace.positives[truth]
-        behind = row.where(trace.candidates[truth] & ~taken, -1.0).argsort(descending=True)[:NEXT]
-        behind = behind[trace.candidates[truth][behind]]
-        order = torch.cat((taken.nonzero().flatten(), behind))
-        return [int(anchor) for anchor in order[row[order].argsort(descending=True)]]
+        taken = trace.selected[truth] | trace.positives[truth]  # (A,)
+        others = row.where(trace.candidates[truth] & ~taken, -1.0).argsort(descending=True)[:NEXT]
+        others = others[trace.candidates[truth][others]]
+        anchors = torch.cat((taken.nonzero().flatten(), others))
+        return [int(anchor) for anchor in anchors[row[anchors].argsort(descending=True)]]
+
+
+def trace_as_dict(trace: ImageTrace, assignment: Assignment | None, anchors: Iterable[int]) -> dict[str, Any]:
+    """Return an image with the positives of reference and implementation, for `picture` of the log's schema.
+
+    Args:
+        trace: of the image.
+        assignment: the implementation's, of the whole batch, if it exposes one.
+        anchors: anchors to explain.
+
+    Returns:
+        Plain numbers, in pixels; positives are triples of anchor, ground truth and weight.
+    """
+    batch, image, truths = trace.batch, trace.image, trace.truths
+    height, width = batch.size
+    expected = trace.loss.targets[image]
+    return {
+        "image": image,
+        "width": width,
+        "height": height,
+        "levels": [
+            {"stride": stride, "rows": level.shape[2], "columns": level.shape[3]}
+            for stride, level in zip(batch.head.strides, batch.feature_maps, strict=True)
+        ],
+        "truths": [
+            {"box": box, "label": label, "real": real}
+            for box, label, real in zip(
+                truths.boxes.tolist(), truths.labels.tolist(), truths.real.tolist(), strict=True
+            )
+        ],
+        "reference": _positives(expected.foreground, expected.truth_index, expected.weights),
+        "implementation": None
+        if assignment is None
+        else _positives(
+            assignment.foreground[image], assignment.truth_index[image], assignment.scores[image].sum(-1)
+        ),
+        **trace.facts(anchors),
+    }
+
+
+def trace_as_text(
+    trace: ImageTrace,
+    anchor: int | None = None,
+    truth: int | None = None,
+    assignment: Assignment | None = None,
+) -> list[str]:
+    """Return lines that explain an anchor, a ground truth, or every ground truth of the image.
+
+    Args:
+        trace: of the image.
+        anchor: index of the anchor; levels one after the other, each row by row.
+        truth: or index of the ground truth.
+        assignment: an implementation's, of the whole batch, to be compared with the reference's.
+
+    Raises:
+        IndexError: the image has no such anchor or ground truth.
+    """
+    truths = len(trace.truths)
+    if truth is not None:
+        if not 0 <= truth < truths:
+            raise IndexError(f"no ground truth {truth}: image {trace.image} has {truths}, numbered from 0")
+        return truth_lines(trace_as_dict(trace, assignment, trace.relevant_anchors_of(truth)), truth)
+    if anchor is None:
+        picture = trace_as_dict(trace, assignment, trace.most_relevant_anchors([]))
+        paragraphs = [[*truth_lines(picture, number), ""] for number in range(truths)]
+        lines = [line for paragraph in paragraphs for line in paragraph]
+        return lines or ["The image has no ground truth: every anchor is background."]
+    if not 0 <= anchor < trace.anchors:
+        raise IndexError(f"no anchor {anchor}: the image has {trace.anchors}, numbered from 0")
+    return anchor_lines(trace_as_dict(trace, assignment, [anchor]), anchor)
+
+
+def _positives(foreground: Tensor, owners: Tensor, weights: Tensor) -> list[list[float]]:
+    anchors = foreground.nonzero().flatten()
+    return [
+        [anchor, int(truth), float(f"{weight:.6g}")]
+        for anchor, truth, weight in zip(
+            anchors.tolist(), owners[anchors].tolist(), weights[anchors].tolist(), strict=True
+        )
+    ]
 
 
 def _numbers(row: Tensor) -> list[float]:

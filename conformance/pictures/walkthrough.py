@@ -1,7 +1,7 @@
-"""What the assigner does with a photograph, stage by stage: numbers for the report's walkthrough.
+"""Assignment of a photograph, stage by stage: data of the report's walkthrough.
 
-The batch is a recorded one, of a real YOLOv8n in training. Beside it stands how YOLOv5 would have chosen on the same
-image: by the shapes of its anchor boxes alone, before training begins, whatever the network predicts.
+The batch was recorded in a training of YOLOv8n. For comparison, the data includes the positives of YOLOv5 on the same
+image, which depend only on the shapes of its anchor boxes and not on the network's predictions.
 """
 
 import base64
@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tal_conformance.pictures.picture import drawn
-from tal_conformance.pictures.trace import ImageTrace
+from tal_conformance.pictures.trace import ImageTrace, trace_as_dict
 from tal_conformance.training.photographs import augmented, images_of
 from tal_conformance.training.yolov8n import RecordedTraining
 from tal_reference import NEWEST, AssignmentTrace
@@ -25,11 +24,9 @@ from tal_reports import write_whole
 NAME = "walkthrough.json"
 SCHEMA = 1
 ENLARGED = 2
-"""The photograph is shown with this many pixels for each one that the network saw, each way."""
+"""Factor by which each side of the photograph is larger in the report than at the network's input."""
 QUALITY = 72
-"""Of the JPEG."""
-SHOWN = 24
-"""Places of the ranking by t that are shown."""
+"""Quality of the JPEG."""
 ANCHOR_BOXES: dict[int, tuple[tuple[int, int], ...]] = {
     8: ((10, 13), (16, 30), (33, 23)),
     16: ((30, 61), (62, 45), (59, 119)),
@@ -45,8 +42,8 @@ class Moment:
     """One recorded step of the training.
 
     Attributes:
-        step: its number.
-        place: of its batch among the recorded ones.
+        step: number of the step.
+        place: index of its batch among the recorded batches.
     """
 
     step: int
@@ -57,7 +54,7 @@ def write_walkthrough(folder: Path, recorded: RecordedTraining) -> Path:
     """Write `walkthrough.json` into a run's folder.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path = folder / NAME
     write_whole(path, json.dumps(walkthrough(recorded), separators=(",", ":")) + "\n")
@@ -65,35 +62,35 @@ def write_walkthrough(folder: Path, recorded: RecordedTraining) -> Path:
 
 
 def walkthrough(recorded: RecordedTraining) -> dict[str, Any]:
-    """One image of a recorded batch through all stages, as `walkthrough.schema.json` says."""
+    """Return one image of a recorded batch through all stages, as `walkthrough.schema.json` describes it."""
     early, late = moments(recorded)
-    image = busiest([list(_images(recorded, moment)) for moment in (early, late)])
-    explained = ImageTrace.of(recorded.batches[late.place], image, NEWEST)
-    trace = explained.trace
-    assert trace is not None
-    truth = most_contested(trace)
-    anchor = int((trace.metric[truth] * trace.positives[truth]).argmax())
-    told = dict.fromkeys([*explained.of_truth(truth), *explained.telling([anchor])])
+    image = most_contested_image([list(_images(recorded, moment)) for moment in (early, late)])
+    trace = ImageTrace.of(recorded.batches[late.place], image, NEWEST)
+    stages = trace.trace
+    assert stages is not None
+    truth = most_contested_truth(stages)
+    anchor = int((stages.metric[truth] * stages.positives[truth]).argmax())
+    anchors = dict.fromkeys([*trace.relevant_anchors_of(truth), *trace.most_relevant_anchors([anchor])])
     return {
         "schema": SCHEMA,
-        "batch": explained.batch.id,
-        "origin": explained.batch.origin,
+        "batch": trace.batch.id,
+        "origin": trace.batch.origin,
         "photo": photo(recorded, late, image),
-        "names": _names(explained),
-        "picture": drawn(explained, None, told),
+        "names": _names(trace),
+        "picture": trace_as_dict(trace, None, anchors),
         "truth": truth,
         "anchor": anchor,
-        "decode": _decoded(explained, anchor),
-        "candidates": _pairs(explained, trace, truth),
+        "decode": _decoded(trace, anchor),
+        "candidates": _pairs(trace, stages, truth),
         "conflict": _conflict(recorded, (early, late), image),
-        "loss": _losses(explained),
+        "loss": _losses(trace),
         "moments": [_moment(recorded, moment, image) for moment in (early, late)],
-        "static": static_choice(explained),
+        "static": static_choice(trace),
     }
 
 
 def moments(recorded: RecordedTraining) -> tuple[Moment, Moment]:
-    """The first and the last of the recorded steps that were fed with the same images, as far apart as there are."""
+    """Return the two recorded steps on the same images that lie furthest apart, the earlier one first."""
     pool, steps = recorded.schedule.pool, recorded.schedule.recorded
     pairs = [
         (Moment(first, at), Moment(last, to))
@@ -110,131 +107,133 @@ def _images(recorded: RecordedTraining, moment: Moment) -> Iterator[ImageTrace]:
         yield ImageTrace.of(batch, image, NEWEST)
 
 
-def busiest(moments: Sequence[Sequence[ImageTrace]]) -> int:
-    """The image with the most contested anchors at some moment; of several, with the most ground truths."""
-    every = [explained for images in moments for explained in images]
-    return max(every, key=lambda explained: (len(contested(explained)), len(explained.truths))).image
+def most_contested_image(moments: Sequence[Sequence[ImageTrace]]) -> int:
+    """Return the index of the image with the most contested anchors at any moment, then with the most ground truths."""
+    traces = [trace for images in moments for trace in images]
+    return max(traces, key=lambda trace: (len(contested_anchors(trace)), len(trace.truths))).image
 
 
-def contested(explained: ImageTrace) -> list[int]:
-    """The anchors that several ground truths selected (TAL-CONF-1)."""
-    trace = explained.trace
-    return [] if trace is None else (trace.selected.sum(0) > 1).nonzero().flatten().tolist()
+def contested_anchors(trace: ImageTrace) -> list[int]:
+    """Return the anchors that several ground truths selected (TAL-CONF-1)."""
+    stages = trace.trace
+    return [] if stages is None else (stages.selected.sum(0) > 1).nonzero().flatten().tolist()
 
 
-def most_contested(trace: AssignmentTrace) -> int:
-    """The ground truth that fights for the most anchors; of several, the one with the most candidates."""
-    contested = trace.selected.sum(0) > 1  # (A,)
-    fights = (trace.selected & contested).sum(1)  # (M,)
-    return int((fights * (trace.candidates.shape[1] + 1) + trace.candidates.sum(1)).argmax())
+def most_contested_truth(stages: AssignmentTrace) -> int:
+    """Return the ground truth that selected the most contested anchors; of several, that with the most candidates."""
+    contested = stages.selected.sum(0) > 1  # (A,)
+    counts = (stages.selected & contested).sum(1)  # (M,)
+    return int((counts * (stages.candidates.shape[1] + 1) + stages.candidates.sum(1)).argmax())
 
 
 def photo(recorded: RecordedTraining, moment: Moment, image: int) -> str:
-    """The image that the network saw, enlarged, as a data URL."""
+    """Return the network's input image, enlarged, as a data URL."""
     from ultralytics.utils.patches import imwrite
 
     schedule = recorded.schedule
     slot = moment.step % schedule.pool
     height, width = schedule.sizes[slot % len(schedule.sizes)]
     images = images_of(augmented(schedule.seed + slot), (ENLARGED * height, ENLARGED * width))
-    pixels = (
-        (images.pixels[image] * 255).round().to(torch.uint8).flip(0).permute(1, 2, 0)
-    )  # (H, W, 3) blue first
+    pixels = (images.pixels[image] * 255).round().to(torch.uint8)  # (3, H, W) RGB
+    pixels = pixels.flip(0).permute(1, 2, 0)  # (H, W, 3) BGR
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "photo.jpg"
         imwrite(str(path), pixels.contiguous().numpy(), [1, QUALITY])  # 1 is OpenCV's IMWRITE_JPEG_QUALITY
         return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _names(explained: ImageTrace) -> list[str]:
-    """What the objects are called, by the labels made by hand; of others their class."""
-    known = _labelled()
-    return [known.get(label, f"class {label}") for label in explained.truths.labels.tolist()]
+def _names(trace: ImageTrace) -> list[str]:
+    """Return the name of every ground truth: from the labels made by hand, else its class number."""
+    names = _names_by_class()
+    return [names.get(label, f"class {label}") for label in trace.truths.labels.tolist()]
 
 
-def _labelled() -> dict[int, str]:
+def _names_by_class() -> dict[int, str]:
     from tal_conformance.training.photographs import LABELS
 
     photographs = json.loads(LABELS.read_text(encoding="utf-8"))["photographs"].values()
-    return {thing["class"]: thing["name"] for one in photographs for thing in one["objects"]}
+    return {
+        labelled["class"]: labelled["name"]
+        for photograph in photographs
+        for labelled in photograph["objects"]
+    }
 
 
-def _decoded(explained: ImageTrace, anchor: int) -> dict[str, Any]:
-    """DEC-1 of one anchor: a distribution over the bins for each side, and its expectation in grid units."""
-    predictions, bins = explained.loss.predictions, explained.batch.head.reg_max
-    shares = (
-        predictions.distances[explained.image, anchor].detach().double().unflatten(0, (4, bins)).softmax(-1)
-    )
+def _decoded(trace: ImageTrace, anchor: int) -> dict[str, Any]:
+    """Return DEC-1 of one anchor: a distribution over the bins for each side, and its expectation in grid units."""
+    predictions, bins = trace.loss.predictions, trace.batch.head.reg_max
+    shares = predictions.distances[trace.image, anchor].detach().double().unflatten(0, (4, bins)).softmax(-1)
     distances = shares @ torch.arange(bins, dtype=torch.float64, device=shares.device)  # (4,)
     return {
         "shares": [[round(share, 5) for share in side] for side in shares.tolist()],
         "distances": _rounded(distances),
         "centre": _rounded(predictions.anchors.centres[anchor]),
         "stride": float(predictions.anchors.strides[anchor]),
-        "box": _rounded(predictions.boxes[explained.image, anchor]),
+        "box": _rounded(predictions.boxes[trace.image, anchor]),
     }
 
 
-def _pairs(explained: ImageTrace, trace: AssignmentTrace, truth: int) -> list[list[float]]:
-    """Every candidate of a ground truth with s, u and t, the largest t first: (anchor, s, u, t)."""
-    anchors = trace.candidates[truth].nonzero().flatten()
-    order = anchors[trace.metric[truth, anchors].argsort(descending=True, stable=True)]
-    numbers = torch.stack([stage[truth, order] for stage in (trace.score, trace.overlap, trace.metric)], 1)
+def _pairs(trace: ImageTrace, stages: AssignmentTrace, truth: int) -> list[list[float]]:
+    """Return every candidate of a ground truth as (anchor, s, u, t), the largest t first."""
+    anchors = stages.candidates[truth].nonzero().flatten()
+    order = anchors[stages.metric[truth, anchors].argsort(descending=True, stable=True)]
+    numbers = torch.stack([stage[truth, order] for stage in (stages.score, stages.overlap, stages.metric)], 1)
     return [[anchor, *_rounded(row)] for anchor, row in zip(order.tolist(), numbers, strict=True)]
 
 
 def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -> dict[str, Any]:
-    """The contested anchors of the moment that has most of them: the overlap of each taker, and who got it."""
-    told = [(moment, ImageTrace.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
-    moment, explained = max(told, key=lambda one: len(contested(one[1])))
-    trace, owner = explained.trace, explained.loss.targets[image].truth_index
-    assert trace is not None
+    """Return the contested anchors of the step with most of them: overlaps with the selecting ground truths, owner."""
+    traces = [(moment, ImageTrace.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
+    counts = [[moment.step, len(contested_anchors(trace))] for moment, trace in traces]
+    moment, trace = max(traces, key=lambda pair: len(contested_anchors(pair[1])))
+    stages, owner = trace.trace, trace.loss.targets[image].truth_index
+    assert stages is not None
     rows = []
-    for anchor in contested(explained):
-        takers = trace.selected[:, anchor].nonzero().flatten().tolist()
-        overlaps = [[truth, *_rounded(trace.overlap[truth, anchor][None])] for truth in takers]
+    for anchor in contested_anchors(trace):
+        rivals = stages.selected[:, anchor].nonzero().flatten().tolist()
+        overlaps = [[truth, *_rounded(stages.overlap[truth, anchor][None])] for truth in rivals]
         rows.append({"anchor": anchor, "overlaps": overlaps, "owner": int(owner[anchor])})
-    return {"step": moment.step, "anchors": rows, "counts": [[m.step, len(contested(e))] for m, e in told]}
+    return {"step": moment.step, "anchors": rows, "counts": counts}
 
 
-def _losses(explained: ImageTrace) -> dict[str, Any]:
-    """What the positives of each ground truth, and the background, add to the logged box, cls and dfl."""
-    facts = explained.facts(range(explained.anchors))["anchors"]
-    targets = explained.loss.targets[explained.image]
-    terms = torch.tensor([facts[str(anchor)]["loss"] for anchor in range(explained.anchors)])  # (A, 3)
+def _losses(trace: ImageTrace) -> dict[str, Any]:
+    """Return the parts of the logged box, cls and dfl from each ground truth's positives, and from the background."""
+    facts = trace.facts(range(trace.anchors))["anchors"]
+    targets = trace.loss.targets[trace.image]
+    terms = torch.tensor([facts[str(anchor)]["loss"] for anchor in range(trace.anchors)])  # (A, 3)
     owners, positive = targets.truth_index.cpu(), targets.foreground.cpu()
-    rows = [terms[positive & (owners == truth)].sum(0) for truth in range(len(explained.truths))]
+    rows = [terms[positive & (owners == truth)].sum(0) for truth in range(len(trace.truths))]
     return {
         "truths": [_rounded(row) for row in rows],
         "background": _rounded(terms[~positive].sum(0)),
-        "score_sum": float(sum(one.weights.sum() for one in explained.loss.targets)),
+        "score_sum": float(sum(image.weights.sum() for image in trace.loss.targets)),
     }
 
 
 def _moment(recorded: RecordedTraining, moment: Moment, image: int) -> dict[str, Any]:
-    """What the image's assignment was at one step, and how good the network was."""
-    explained = ImageTrace.of(recorded.batches[moment.place], image, NEWEST)
+    """Return the image's positives at one step, and the quality of the network's predictions."""
+    trace = ImageTrace.of(recorded.batches[moment.place], image, NEWEST)
     progress = recorded.progress[moment.place]
     return {
         "step": moment.step,
         "steps": recorded.schedule.steps,
         "overlap": progress.overlap,
         "score": progress.score,
-        "positives": drawn(explained, None, [])["reference"],
+        "positives": trace_as_dict(trace, None, [])["reference"],
     }
 
 
-def static_choice(explained: ImageTrace) -> dict[str, Any] | None:
-    """Which cells YOLOv5 would have made positive; None where the head has not its strides.
+def static_choice(trace: ImageTrace) -> dict[str, Any] | None:
+    """Return the cells that YOLOv5 would have made positive; None if the head's strides differ from YOLOv5's.
 
-    A ground truth is learnt at every level that has an anchor box of about its shape, in the cell that holds its centre
-    and in the two nearest neighbours of that cell. Neither scores nor predicted boxes are looked at.
+    A ground truth has positives at every level with an anchor box of similar shape: the cell that contains its centre,
+    and the two nearest neighbours of that cell. Neither scores nor predicted boxes matter.
     """
-    levels = list(zip(explained.batch.head.strides, explained.batch.feature_maps, strict=True))
+    levels = list(zip(trace.batch.head.strides, trace.batch.feature_maps, strict=True))
     if any(stride not in ANCHOR_BOXES for stride, _ in levels):
         return None
     cells = []
-    for truth, box in enumerate(explained.truths.boxes.tolist()):
+    for truth, box in enumerate(trace.truths.boxes.tolist()):
         for number, (stride, level) in enumerate(levels):
             shapes = fitting(box, stride)
             if shapes:
@@ -251,7 +250,12 @@ def static_choice(explained: ImageTrace) -> dict[str, Any] | None:
 
 
 def fitting(box: Sequence[float], stride: int) -> int:
-    """How many anchor boxes of a level have about the shape of a ground truth."""
+    """Return the number of a level's anchor boxes whose sides are similar to a ground truth's.
+
+    Args:
+        box: xyxy in pixels.
+        stride: of the level, in pixels.
+    """
     width, height = box[2] - box[0], box[3] - box[1]
     if min(width, height) <= 0:
         return 0
@@ -260,7 +264,14 @@ def fitting(box: Sequence[float], stride: int) -> int:
 
 
 def static_cells(box: Sequence[float], stride: int, rows: int, columns: int) -> list[tuple[int, int]]:
-    """Column and row of the cell that holds a box's centre, and of the nearest one beside and above or below it."""
+    """Return column and row of the cell that contains a box's centre, and of its nearest neighbour in each direction.
+
+    Args:
+        box: xyxy in pixels.
+        stride: of the level, in pixels.
+        rows: of the level.
+        columns: of the level.
+    """
     x, y = (box[0] + box[2]) / 2 / stride, (box[1] + box[3]) / 2 / stride
     column, row = int(x), int(y)
     beside = column - 1 if x - column < 0.5 else column + 1

@@ -6,7 +6,7 @@ from hypothesis.errors import NoSuchExample
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.reference import judge_against_reference
-from tal_conformance.dialects.choices import SEARCH, SHOWN_BY, TRIES
+from tal_conformance.dialects.choices import DISTINGUISHING, MAX_EXAMPLES, SEARCH
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
@@ -50,8 +50,8 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
         Failed: with the loss there is none either, so that the dialect declares nothing.
     """
     subject = Subject(held_to(implementation_from(ReferenceAdapter(declared), "reference"), NEWEST), "cpu")
-    wanted = settings(SEARCH, max_examples=TRIES)
-    for choice, (clause, batches) in SHOWN_BY.items():
+    wanted = settings(SEARCH, max_examples=MAX_EXAMPLES)
+    for choice, (clause, batches) in DISTINGUISHING.items():
         if getattr(declared, choice) == getattr(NEWEST, choice) or (alone and not clause.startswith("TAL-")):
             continue
         try:

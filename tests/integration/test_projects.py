@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.dialects.choices import conforms_to, failure
+from tal_conformance.dialects.choices import conforms_to, failure_on
 from tal_conformance.implementations import projects as table
 from tal_conformance.implementations.adapters.libreyolo import (
     LibreYOLO,
@@ -220,7 +220,7 @@ def test_a_project_that_speaks_the_dialect_of_an_era(
 def test_a_difference_that_was_found(
     name: str, recipe: Recipe, stage: str, clause: str, fetched_project: Callable[[str], Implementation]
 ):
-    found = failure(Subject(fetched_project(name), "cpu"), recipe)
+    found = failure_on(Subject(fetched_project(name), "cpu"), recipe)
     assert found is not None
     assert (found.stage, found.clause) == (stage, clause)
 
@@ -271,7 +271,7 @@ def test_what_is_on_record_diverges_so(
     entry: str, name: str, recipe: Recipe, fetched_project: Callable[[str], Implementation]
 ):
     subject = Subject(fetched_project(name), "cpu")
-    found = failure(subject, recipe)
+    found = failure_on(subject, recipe)
     assert found is not None
     known = [each.id for each in read_ledger(BUNDLED) if each.concerns(subject) and each.excuses(found)]
     assert known == [entry]

@@ -98,7 +98,7 @@ def test_the_steps_that_are_timed_are_a_real_training(capsys: pytest.CaptureFixt
 def test_too_few_rounds_are_told(capsys: pytest.CaptureFixture[str], rounds: str):
     assert main(["overhead", "--rounds", rounds]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"python -m conformance overhead: --rounds is {rounds}: ")
+    assert line.startswith(f"python -m conformance overhead: --rounds {rounds}: expected at least 2")
 
 
 def test_without_ultralytics_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

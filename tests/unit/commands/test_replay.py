@@ -121,7 +121,7 @@ def test_an_implementation_that_cannot_be_had_keeps_no_other_from_it(replay: Run
 def test_an_unknown_dialect_is_one_line(replay: Run, case: Path):
     status, out, errors = replay(case, "--against", "mine")
     assert (status, out, len(errors)) == (2, "", 1)
-    assert "--against mine: there is no such dialect; known are " in errors[0]
+    assert "--against: unknown dialect 'mine'. Known dialects: " in errors[0]
 
 
 def test_a_picture_that_cannot_be_written_is_told(replay: Run, tmp_path: Path, case: Path):
@@ -129,7 +129,7 @@ def test_a_picture_that_cannot_be_written_is_told(replay: Run, tmp_path: Path, c
     status, out, errors = replay(case, "--implementation", "reference")
     assert status == 2
     assert "reference 1 on cpu, held to ultralytics-8.4.190: WITHIN BOUND" in out
-    assert "the picture could not be written" in errors[0]
+    assert "cannot write the picture: " in errors[0]
 
 
 def test_predictions_that_are_no_numbers_have_their_own_clauses_and_no_picture(replay: Run, case: Path):

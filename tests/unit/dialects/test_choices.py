@@ -1,14 +1,15 @@
 """The choices in which two dialects differ, and the batch that shows each."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 from tal_conformance import batches
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.dialects.choices import CLAUSES, WORDS, choices_between, failure
+from tal_conformance.dialects.choices import CLAUSES, WORDS, choices_between, conforms_to, failure_on
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Subject
-from tal_reference import DIALECTS, NEWEST, Dialect, SmallBoxFloor
+from tal_reference import DIALECTS, NEWEST, Dialect, Hyperparameters, SmallBoxFloor
 
 
 def test_every_choice_has_words_and_a_clause():
@@ -38,9 +39,28 @@ def test_what_a_dialect_does_not_know_must_be_refused():
     one_level = Recipe(images=((batches.Truth("ordinary"),),))
     returns = implementation_from(ReferenceAdapter(NEWEST), "returns")
     raises = implementation_from(ReferenceAdapter(dialect), "raises")
-    found = failure(Subject(replace(returns, dialect=dialect), "cpu"), one_level)
+    found = failure_on(Subject(replace(returns, dialect=dialect), "cpu"), one_level)
     assert found is not None
     assert (found.clause, found.summary) == (
         "TAL-CAND-2", "it returned, where ultralytics-8.4.7 knows no head with one level: it must raise",
     )  # fmt: skip
-    assert failure(Subject(raises, "cpu"), one_level) is None
+    assert failure_on(Subject(raises, "cpu"), one_level) is None
+
+
+def test_other_exponents_are_judged_by_the_assigner_alone():
+    """TAL-MET-1: the exponents of the detection loss are fixed."""
+    calls: list[str] = []
+
+    class CountingAdapter(ReferenceAdapter):
+        def assign(self, inputs: Any) -> Any:
+            calls.append("assign")
+            return super().assign(inputs)
+
+        def loss(self, *arguments: Any) -> Any:
+            calls.append("loss")
+            return super().loss(*arguments)
+
+    subject = Subject(implementation_from(CountingAdapter(), "counting"), "cpu")
+    assert conforms_to(subject, Recipe(hyperparameters=Hyperparameters(alpha=1.0)))
+    assert conforms_to(subject, Recipe())
+    assert calls == ["assign", "loss"]

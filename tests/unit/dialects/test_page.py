@@ -28,8 +28,8 @@ DIFF = "tal_conformance.dialects.comparison"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer batches than a user's question is worth."""
-    monkeypatch.setattr(f"{DIFF}.LOOKED_AT", 1)
-    monkeypatch.setattr(f"{DIFF}.MEASURED", 10)
+    monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 1)
+    monkeypatch.setattr(f"{DIFF}.ORDINARY_BATCHES", 10)
 
 
 def speaking(dialect: str, name: str = "", declares: Dialect | None = None) -> Implementation:
@@ -84,7 +84,7 @@ def test_a_picture_has_both_sides_by_name(page_of: Page):
     page = page_of(speaking("ultralytics-8.4.127", "A"), speaking("ultralytics-8.4.190", "my-B"))
     assert re.findall(r'<label for="picture-1-\d">(\w+)</label>', page) == ["Difference", "Before", "Now"]
     said = text_of(page)
-    assert "On the smallest batch, my-B: candidate is " in said
+    assert "On the smallest such batch, my-B: candidate is " in said
     assert re.search(r"Where\s+Quantity\s+Before\s+Now\s+Bound", said)
     assert re.search(r"my-B(, otherwise)?: (background|GT 0)", said)
     assert "now alone" in said
@@ -94,7 +94,7 @@ def test_a_picture_has_both_sides_by_name(page_of: Page):
 
 def test_where_the_first_refuses_the_second_is_drawn_alone(page_of: Page):
     page = page_of(speaking("ultralytics-8.4.7"), speaking("ultralytics-8.4.24"))
-    assert "The picture shows what ultralytics-8.4.24 assigns there." in page
+    assert "The picture shows the assignment of ultralytics-8.4.24." in page
     assert 'class="picture alone"' in page
     assert "shows no assignment" not in page
 
@@ -102,7 +102,7 @@ def test_where_the_first_refuses_the_second_is_drawn_alone(page_of: Page):
 def test_where_the_second_refuses_what_was_before_is_drawn(page_of: Page):
     page = page_of(speaking("ultralytics-8.4.24", "A"), speaking("ultralytics-8.4.7", "my-B"))
     said = text_of(page)
-    assert "On the smallest batch, my-B: raised ValueError" in said
+    assert "On the smallest such batch, my-B: raised ValueError" in said
     assert "Traceback" in said
     assert "my-B shows no assignment." in said
     assert page.count("<svg") == 1
@@ -115,24 +115,24 @@ def test_the_same_is_a_page_too(page_of: Page):
 
 
 def test_one_that_leaves_its_own_dialect_fails_there_too(page_of: Page, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(f"{DIFF}.LOOKED_AT", 3)
+    monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 3)
     page = page_of(speaking(NEWEST.name, "A"), speaking("ultralytics-8.4.127", "my-B", NEWEST))
     said = text_of(page)
-    assert "my-B leaves its own dialect at stage candidates (TAL-CAND-2)" in said
-    assert "Nothing else was found" not in said
+    assert "my-B deviates from its own dialect at stage candidates (TAL-CAND-2)" in said
+    assert "No other difference was found" not in said
     assert "<svg" in page
 
 
 def test_a_difference_that_is_only_declared_is_told(monkeypatch: pytest.MonkeyPatch):
     """Held to the choice of the first, the second conforms: it does not do what it declares."""
-    monkeypatch.setattr(f"{DIFF}.LOOKED_AT", 3)
+    monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 3)
     compared = compare(
         speaking("ultralytics-8.4.127", "A"), speaking("ultralytics-8.4.127", "my-B", declares=NEWEST)
     )
-    assert "there, my-B does as before" in "\n".join(format_comparison(compared))
+    assert "on it, my-B behaves as before" in "\n".join(format_comparison(compared))
     assert compared.unexpected
     (changed, *rest) = sections_of(compared)
-    assert "On the smallest batch, my-B does as before." in changed.lines
+    assert "On the smallest such batch, my-B behaves as before." in changed.lines
     assert changed.picture is not None
     assert all(section.fails for section in rest)
 
@@ -193,17 +193,17 @@ def test_rows_out_of_order_meet_what_asks_for_order(shuffled: bool):
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Names are those of dialects, and the working folder is another one."""
-    monkeypatch.setattr(f"{DIFF}.find", speaking)
+    monkeypatch.setattr("tal_conformance.commands.diff.find", speaking)
     monkeypatch.chdir(tmp_path)
 
 
 def test_the_command_says_where_the_page_is(asked: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["diff", "ultralytics-8.4.127", "ultralytics-8.4.190"]) == 1
-    path = Path(capsys.readouterr().out.strip().rpartition("the page with pictures: ")[2])
+    path = Path(capsys.readouterr().out.strip().rpartition("page with pictures: ")[2])
     assert path == tmp_path / "tal-conformance-reports/diffs/ultralytics-8.4.127--ultralytics-8.4.190.html"
     assert "<svg" in path.read_text(encoding="utf-8")
     assert main(["diff", "ultralytics-8.4.190", "ultralytics-8.4.190", "--html", "new/mine.html"]) == 0
-    assert "the page with pictures: new/mine.html" in capsys.readouterr().out
+    assert "page with pictures: new/mine.html" in capsys.readouterr().out
     assert (tmp_path / "new" / "mine.html").is_file()
 
 
@@ -213,18 +213,17 @@ def test_a_page_that_cannot_be_written_is_told_after_the_answer(
     assert main(["diff", NEWEST.name, NEWEST.name, "--html", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert "assigner and loss are the same" in out
-    assert "the page with pictures" not in out
-    assert err.startswith("python -m conformance diff: the page could not be written: ")
-    assert len(err.splitlines()) == 1
+    assert "page with pictures" not in out
+    assert err.splitlines()[-1].startswith(f"python -m tal_conformance diff: cannot write the page {tmp_path}: ")
     (tmp_path / "file").touch()
     assert main(["diff", "ultralytics-8.4.24", "ultralytics-8.4.127", "--html", "file/page.html"]) == 1
-    assert "name another file with --html" in capsys.readouterr().err
+    assert "Name another file with --html" in capsys.readouterr().err
 
 
 def test_how_often():
     choice = changed(DIALECTS["ultralytics-8.4.127"], "small_box_floor")
-    assert Difference(choice, None, None, 0).how_often == "none of 7 recorded real batches"
-    assert Difference(choice, None, 0.2, 7).how_often == (
-        "20% of 10 ordinary batches and by 7 of 7 recorded real batches"
+    assert Difference(choice, None, None, 0).frequency == "none of 7 recorded real batches"
+    assert Difference(choice, None, 0.2, 7).frequency == (
+        "20% of 10 ordinary and 7 of 7 recorded real batches"
     )
-    assert Difference(choice, None, 0.0, 1).how_often.startswith("none of 10 ordinary batches and by 1 of 7 ")
+    assert Difference(choice, None, 0.0, 1).frequency.startswith("none of 10 ordinary and 1 of 7 ")

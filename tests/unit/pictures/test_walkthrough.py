@@ -30,13 +30,13 @@ def recorded() -> RecordedTraining:
 
 
 @pytest.fixture(scope="module")
-def told(recorded: RecordedTraining) -> dict[str, Any]:
+def data(recorded: RecordedTraining) -> dict[str, Any]:
     return walkthrough(recorded)
 
 
 @pytest.fixture(scope="module")
-def explained(recorded: RecordedTraining, told: dict[str, Any]) -> ImageTrace:
-    return ImageTrace.of(recorded.batches[2], told["picture"]["image"], NEWEST)
+def trace(recorded: RecordedTraining, data: dict[str, Any]) -> ImageTrace:
+    return ImageTrace.of(recorded.batches[2], data["picture"]["image"], NEWEST)
 
 
 def test_the_report_can_draw_it(recorded: RecordedTraining, tmp_path: Path):
@@ -47,42 +47,42 @@ def test_the_report_can_draw_it(recorded: RecordedTraining, tmp_path: Path):
     assert len(found.steps) == 10
 
 
-def test_it_follows_the_schemas(told: dict[str, Any]):
-    assert fault(json.loads(json.dumps(told)), "walkthrough") is None
-    assert fault(json.loads(json.dumps(told["picture"])), "log", "picture") is None
+def test_it_follows_the_schemas(data: dict[str, Any]):
+    assert fault(json.loads(json.dumps(data)), "walkthrough") is None
+    assert fault(json.loads(json.dumps(data["picture"])), "log", "picture") is None
 
 
-def test_the_moments_are_fed_with_the_same_images(recorded: RecordedTraining, told: dict[str, Any]):
+def test_the_moments_are_fed_with_the_same_images(recorded: RecordedTraining, data: dict[str, Any]):
     assert [moment.step for moment in moments(recorded)] == [0, 6]
-    assert [moment["step"] for moment in told["moments"]] == [0, 6]
+    assert [moment["step"] for moment in data["moments"]] == [0, 6]
     first, last = (recorded.batches[moment.place] for moment in moments(recorded))
     torch.testing.assert_close(first.annotations, last.annotations, rtol=0, atol=0)
 
 
-def test_decode(told: dict[str, Any], explained: ImageTrace):
-    decode, anchor = told["decode"], told["anchor"]
+def test_decode(data: dict[str, Any], trace: ImageTrace):
+    decode, anchor = data["decode"], data["anchor"]
     expected = [sum(k * share for k, share in enumerate(side)) for side in decode["shares"]]
     assert decode["distances"] == pytest.approx(expected, abs=1e-3)
     x, y = decode["centre"]
     left, top, right, bottom = decode["distances"]
     assert decode["box"] == pytest.approx([x - left, y - top, x + right, y + bottom], rel=1e-4)
     assert [edge * decode["stride"] for edge in decode["box"]] == pytest.approx(
-        explained.boxes()[anchor].tolist(), rel=1e-4
+        trace.boxes()[anchor].tolist(), rel=1e-4
     )
 
 
-def test_candidates_are_ranked(told: dict[str, Any], explained: ImageTrace):
-    trace = explained.trace
-    assert trace is not None
-    metrics = [t for *_, t in told["candidates"]]
+def test_candidates_are_ranked(data: dict[str, Any], trace: ImageTrace):
+    stages = trace.trace
+    assert stages is not None
+    metrics = [t for *_, t in data["candidates"]]
     assert metrics == sorted(metrics, reverse=True)
-    assert len(metrics) == int(trace.candidates[told["truth"]].sum())
-    assert told["anchor"] in [row[0] for row in told["candidates"][:10]]
-    for _, s, u, t in told["candidates"][:10]:
+    assert len(metrics) == int(stages.candidates[data["truth"]].sum())
+    assert data["anchor"] in [row[0] for row in data["candidates"][:10]]
+    for _, s, u, t in data["candidates"][:10]:
         assert t == pytest.approx(s**0.5 * u**6, rel=1e-3)
 
 
-def test_the_loss_adds_up(told: dict[str, Any], recorded: RecordedTraining):
+def test_the_loss_adds_up(data: dict[str, Any], recorded: RecordedTraining):
     batch = recorded.batches[2]
     every = torch.zeros(3, dtype=torch.float64)
     for image in range(batch.images):
@@ -92,21 +92,21 @@ def test_the_loss_adds_up(told: dict[str, Any], recorded: RecordedTraining):
         ).sum(0)
     items = torch.tensor([facts["items"][name] for name in ("box", "cls", "dfl")], dtype=torch.float64)
     torch.testing.assert_close(every, items, rtol=1e-3, atol=1e-4)
-    parts = torch.tensor([*told["loss"]["truths"], told["loss"]["background"]]).sum(0)
+    parts = torch.tensor([*data["loss"]["truths"], data["loss"]["background"]]).sum(0)
     assert (parts > 0).all()
     assert (parts.double() < items).all()
 
 
-def test_conflicts_go_to_the_largest_overlap(told: dict[str, Any]):
-    for row in told["conflict"]["anchors"]:
+def test_conflicts_go_to_the_largest_overlap(data: dict[str, Any]):
+    for row in data["conflict"]["anchors"]:
         assert len(row["overlaps"]) > 1
         best = max(u for _, u in row["overlaps"])
         assert dict(row["overlaps"]).get(row["owner"], best) == best
-    assert max(count for _, count in told["conflict"]["counts"]) == len(told["conflict"]["anchors"])
+    assert max(count for _, count in data["conflict"]["counts"]) == len(data["conflict"]["anchors"])
 
 
-def test_the_photograph_is_a_small_jpeg(told: dict[str, Any]):
-    content = base64.b64decode(told["photo"].partition(",")[2])
+def test_the_photograph_is_a_small_jpeg(data: dict[str, Any]):
+    content = base64.b64decode(data["photo"].partition(",")[2])
     assert content.startswith(b"\xff\xd8")
     assert len(content) < 60_000
 
@@ -139,7 +139,7 @@ def test_the_cell_and_its_two_neighbours(box: tuple[int, ...], cells: set[tuple[
     assert set(static_cells(box, 8, 4, 4)) == cells
 
 
-def test_static_choice_does_not_look_at_predictions(recorded: RecordedTraining, told: dict[str, Any]):
-    early = ImageTrace.of(recorded.batches[0], told["picture"]["image"], NEWEST)
-    assert static_choice(early) == told["static"]
-    assert told["moments"][0]["positives"] != told["moments"][1]["positives"]
+def test_static_choice_does_not_look_at_predictions(recorded: RecordedTraining, data: dict[str, Any]):
+    early = ImageTrace.of(recorded.batches[0], data["picture"]["image"], NEWEST)
+    assert static_choice(early) == data["static"]
+    assert data["moments"][0]["positives"] != data["moments"][1]["positives"]

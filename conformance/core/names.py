@@ -1,0 +1,23 @@
+"""Suggestions for mistyped names."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'a' or 'b'?" with the known names nearest to `name`, or "" if none is similar."""
+    spelling = {candidate.lower(): candidate for candidate in known}
+    nearest = [repr(spelling[match]) for match in get_close_matches(name.lower(), spelling, n=3)]
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message about an unknown name: the name, the nearest known names and all known names.
+
+    Args:
+        kind: of the name in the singular, such as "dialect".
+        name: as it was given.
+        known: all valid names.
+    """
+    names = list(known)
+    return f"unknown {kind} {name!r}{suggestion(name, names) or '.'} Known {kind}s: {', '.join(names)}"

@@ -1,0 +1,55 @@
+"""Find the release at which a choice changed, by bisection over the published releases."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.core.progress import Advance
+from tal_conformance.dialects.choices import Choice, conforms_to
+from tal_conformance.dialects.releases import version_text
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Subject
+from tal_reference import Dialect
+from tal_reference.eras import Version
+
+
+def behaves_as_before(dialect: Dialect, choice: Choice, advance: Advance) -> Callable[[Version], bool]:
+    """Return a predicate of releases: True if the release follows the older dialect on the choice's recipe.
+
+    Args:
+        dialect: the older dialect.
+        choice: with a recipe.
+        advance: called once for each release that is judged.
+    """
+    recipe = choice.recipe
+    assert isinstance(recipe, Recipe)
+
+    def is_as_before(release: Version) -> bool:
+        implementation = find(f"ultralytics=={version_text(release)}")
+        as_before = conforms_to(Subject(replace(implementation, dialect=dialect), "cpu"), recipe)
+        advance(f"{choice.clause}: {version_text(release)} is {'as before' if as_before else 'changed'}")
+        return as_before
+
+    return is_as_before
+
+
+def first_changed_release(
+    releases: Sequence[Version], is_as_before: Callable[[Version], bool]
+) -> tuple[Version, Version] | None:
+    """Return the neighbouring releases between which the behaviour changed; None if the last one is as before.
+
+    If the behaviour changed several times, one of the changes is returned.
+
+    Raises:
+        UnknownImplementation: the first release is not as before: it does not follow its own dialect.
+    """
+    low, high = 0, len(releases) - 1
+    if not is_as_before(releases[low]):
+        raise UnknownImplementation(f"{version_text(releases[low])} does not follow its own dialect")
+    if is_as_before(releases[high]):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_as_before(releases[middle]) else (low, middle)
+    return releases[low], releases[high]

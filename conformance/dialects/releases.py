@@ -1,0 +1,99 @@
+"""Releases of Ultralytics by number: published ones, cached ones, and ranges of them by era."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+
+from tal_conformance.core.cache import cache_folder
+from tal_conformance.implementations.adapters.ultralytics_release import parsed
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.releases import OLDEST
+from tal_reference.eras import ERAS, Version
+
+INDEX_TIMEOUT = 120
+"""Seconds that pip may take to list the releases."""
+AFTER_ALL_RELEASES: Version = (10**6, 0, 0)
+SELECTIONS = ("cached", "each", "edges")
+"""Releases to select: those in the cache; the first of each era; both sides of every edge, and the newest on PyPI."""
+
+
+def version_text(release: Version) -> str:
+    """Return a release as text: "8.4.0"."""
+    return ".".join(map(str, release))
+
+
+def range_of(releases: str) -> tuple[Version, Version]:
+    """Return the two ends of `A..B`; each end may begin with "ultralytics==".
+
+    Raises:
+        UnknownImplementation: the text is not a range of two releases, the older one first.
+    """
+    try:
+        first, last = (parsed(end.removeprefix("ultralytics==")) for end in releases.split(".."))
+    except ValueError as error:
+        raise UnknownImplementation(
+            f"{releases!r} is not a range of releases: expected two, such as 8.3.236..8.4.6"
+        ) from error
+    if not first < last:
+        raise UnknownImplementation(
+            f"{releases!r} is not a range of releases: expected the older release first, and two different ones"
+        )
+    return first, last
+
+
+def published(first: Version, last: Version) -> list[Version]:
+    """Return every release on the package index from `first` to `last`, both included, oldest first.
+
+    Raises:
+        UnknownImplementation: pip could not list the releases.
+    """
+    command = [sys.executable, "-m", "pip", "index", "versions", "ultralytics", "--disable-pip-version-check"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INDEX_TIMEOUT, check=True)  # noqa: S603
+    except (subprocess.SubprocessError, OSError) as error:
+        raise UnknownImplementation(
+            f"cannot list the releases of ultralytics: {error}. Check that pip works and the network connection"
+        ) from error
+    return sorted(release for release in parse_releases(done.stdout) if first <= release <= last)
+
+
+def parse_releases(output: str) -> list[Version]:
+    """Return the distinct releases in the output of `pip index versions`, in no particular order."""
+    return [parsed(version) for version in set(re.findall(r"\b\d+\.\d+\.\d+\b", output))]
+
+
+def select_releases(selection: str) -> list[Version]:
+    """Return the releases to check, oldest first.
+
+    Args:
+        selection: one of `SELECTIONS`.
+
+    Raises:
+        UnknownImplementation: the published releases are needed and pip could not list them.
+    """
+    if selection == "cached":
+        return cached_releases()
+    if selection == "each":
+        return [era.first for era in ERAS]
+    ranges = releases_by_era(published(OLDEST, AFTER_ALL_RELEASES))
+    return sorted({release for releases in ranges for release in (releases[0], releases[-1])})
+
+
+def cached_releases() -> list[Version]:
+    """Return every release in the cache, oldest first."""
+    folder = cache_folder()
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    pattern = re.compile(rf"ultralytics-(\d+\.\d+\.\d+)-{re.escape(sys.implementation.cache_tag)}\Z")
+    return sorted(parsed(match[1]) for match in map(pattern.match, names) if match)
+
+
+def releases_by_era(releases: Iterable[Version]) -> list[Sequence[Version]]:
+    """Return the releases of each era, oldest first, without eras that have none of them."""
+    ordered = sorted(releases)
+    ends = [*(era.first for era in ERAS[1:]), AFTER_ALL_RELEASES]
+    eras = [
+        [release for release in ordered if era.first <= release < end]
+        for era, end in zip(ERAS, ends, strict=True)
+    ]
+    return [members for members in eras if members]

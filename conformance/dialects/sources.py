@@ -1,0 +1,147 @@
+"""Check the table of eras: judge each distinct source of assigner and loss among the releases of an era.
+
+Releases whose assigner, loss and metrics are the same files are judged once: those files are all that the suite tests.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.sample import some
+from tal_conformance.dialects.choices import differ, failure_on, strategies_for
+from tal_conformance.dialects.evidence import distinguishing_recipe, distinguishing_recipes
+from tal_conformance.dialects.releases import version_text
+from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import find
+from tal_conformance.implementations.workers.packages import Package, ensure_package
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_reference.eras import ERAS, Era, Version, era_of
+
+BATCHES_PER_STRATEGY = 3
+"""Batches of each strategy on which a source is judged."""
+SOURCE_FILES = ("tal.py", "loss.py", "metrics.py", "ops.py")
+"""Files of `utils` that compute the assigner and the loss."""
+
+
+@dataclass
+class CheckedSource:
+    """One distinct source of assigner and loss.
+
+    Attributes:
+        era: of its releases.
+        hash: of its files.
+        releases: with this source, oldest first.
+        problem: difference between its first release and the era's dialect; "" if none was found.
+        batches: number of batches on which it was judged.
+    """
+
+    era: Era
+    hash: str
+    releases: list[Version]
+    problem: str = ""
+    batches: int = 0
+
+
+def distinct_sources(releases: Sequence[Version]) -> list[CheckedSource]:
+    """Group releases by era and source, and install those that are not in the cache.
+
+    Raises:
+        UnknownImplementation: a release could not be installed.
+    """
+    sources: dict[tuple[Version, str], CheckedSource] = {}
+    for release in releases:
+        try:
+            folder = ensure_package(Package("ultralytics", version_text(release)))
+        except PackageUnavailable as error:
+            raise UnknownImplementation(str(error)) from error
+        era, digest = era_of(release), source_hash(folder)
+        sources.setdefault((era.first, digest), CheckedSource(era, digest, [])).releases.append(release)
+    return list(sources.values())
+
+
+def source_hash(folder: Path) -> str:
+    """Return a hash of the assigner, loss and metrics below a package folder.
+
+    Up to release 8.0.110 the loss is defined in the trainer's file.
+    """
+    files = [
+        *(
+            folder / "ultralytics" / utils / name
+            for utils in ("utils", "yolo/utils")
+            for name in SOURCE_FILES
+        ),
+        folder / "ultralytics/yolo/v8/detect/train.py",
+    ]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def check_source(source: CheckedSource) -> None:
+    """Judge the first release of a source: it must follow its era's dialect, and not the dialect of the era before."""
+    try:
+        implementation = find(f"ultralytics=={version_text(source.releases[0])}")
+    except UnknownImplementation as error:
+        source.problem = str(error)
+        return
+    subject = Subject(implementation, "cpu")
+    try:
+        for recipe in recipes_for(implementation):
+            source.batches += 1
+            failure = failure_on(subject, recipe)
+            if failure is not None:
+                source.problem = format_failure(failure)
+                return
+        source.problem = problem_with_previous_era(subject, source.era)
+    finally:
+        implementation.adapter.worker.close()
+
+
+def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
+    """Yield the recipes to judge a release on: those of the eras, then some of each strategy.
+
+    Recipes with annotation rows out of order are left out where the dialect requires sorted rows (ANN-1).
+    """
+    strategies = strategies_for(implementation)
+    generated = (recipe for strategy in strategies for recipe in some(strategy, BATCHES_PER_STRATEGY))
+    for recipe in (*distinguishing_recipes(), *generated):
+        if not (implementation.dialect.rows_sorted and recipe.shuffled):
+            yield recipe
+
+
+def problem_with_previous_era(subject: Subject, era: Era) -> str:
+    """Return a problem if a release still follows the previous era's dialect on the era's distinguishing recipe, or "".
+
+    Where an era only adds a requirement on the order of annotation rows there is nothing to judge.
+    """
+    number = ERAS.index(era)
+    if not number:
+        return ""
+    previous, recipe = ERAS[number - 1].dialect, distinguishing_recipe(era)
+    if not differ(previous, era.dialect, recipe):
+        return ""
+    held_to_previous = replace(subject, implementation=replace(subject.implementation, dialect=previous))
+    return "" if failure_on(held_to_previous, recipe) else f"still follows {previous.name} on {recipe}"
+
+
+def format_failure(failure: Failure) -> str:
+    """Return a failure as one line: clause, summary and recipe."""
+    return f"{failure.clause + ': ' if failure.clause else ''}{failure.summary}, on {failure.batch.origin}"
+
+
+def unchecked_edges(releases: Sequence[Version]) -> list[tuple[Version, Version]]:
+    """Return neighbouring releases of different eras of which the later is not its era's first.
+
+    The edge may lie at any release between the two.
+    """
+    return [
+        (earlier, later)
+        for earlier, later in pairwise(sorted(releases))
+        if era_of(earlier) != era_of(later) and era_of(later).first != later
+    ]

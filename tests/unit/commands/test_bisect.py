@@ -1,0 +1,72 @@
+"""`bisect`: clauses, ranges and the line about each change."""
+
+from dataclasses import replace
+
+import pytest
+
+from tal_conformance.commands import bisect, main
+from tal_conformance.commands.bisect import check_clause
+from tal_conformance.commands.program import CommandError
+from tal_conformance.dialects import bisection
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.adapters.ultralytics_release import parsed
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_reference.eras import dialect_of
+
+RELEASES = [(8, 4, number) for number in range(120, 135)]
+
+
+@pytest.fixture
+def releases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace every release by the reference in the dialect of the release's era."""
+
+    def find(name: str) -> Implementation:
+        dialect = dialect_of(parsed(name.removeprefix("ultralytics==")))
+        return replace(implementation_from(ReferenceAdapter(dialect), name), dialect=dialect)
+
+    for module in (bisect, bisection):
+        monkeypatch.setattr(module, "find", find)
+    monkeypatch.setattr(bisect, "published", lambda first, last: [r for r in RELEASES if first <= r <= last])
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.usefixtures("releases")
+def test_the_release_of_a_change(capsys: Capture):
+    assert main(["bisect", "8.4.120..8.4.134"]) == 1
+    output, progress = capsys.readouterr()
+    (line,) = output.splitlines()
+    assert line.startswith("TAL-CAND-2: 8.4.128 (until 8.4.127: ")
+    assert "TAL-CAND-2: 8.4.128 is changed" in progress
+    assert "TAL-CAND-2: 8.4.127 is as before" in progress
+
+
+@pytest.mark.usefixtures("releases")
+def test_no_change(capsys: Capture):
+    assert main(["bisect", "8.4.128..8.4.134"]) == 0
+    assert capsys.readouterr().out == "assigner and loss: the same in 8.4.128 and 8.4.134\n"
+    assert main(["bisect", "8.4.120..8.4.134", "--clause", "LOSS-BOX-1"]) == 0
+    assert capsys.readouterr().out == "clause LOSS-BOX-1: the same in 8.4.120 and 8.4.134\n"
+
+
+@pytest.mark.parametrize(
+    ("clause", "message"),
+    [
+        ("TAL-CAND2", "in a clause of this name; did you mean 'TAL-CAND-2'"),
+        ("loss-box-1", "did you mean 'LOSS-BOX-1'"),
+        ("nonsense", "Clauses in which dialects differ: LOSS-BOX-1, "),
+        ("ANN-1", "its change cannot be bisected"),
+    ],
+)
+def test_a_clause_that_cannot_be_bisected_is_an_error(clause: str, message: str, capsys: Capture):
+    with pytest.raises(CommandError, match=clause):
+        check_clause(clause)
+    assert main(["bisect", "8.4.120..8.4.134", "--clause", clause]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["8.4.0", "8.4.1..8.4.0"])
+def test_an_invalid_range_is_an_error(text: str, capsys: Capture):
+    assert main(["bisect", text]) == 2
+    assert capsys.readouterr().err.startswith("python -m conformance bisect: ")
