@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from tal_reports.analysis.compare import Change, said
+from tal_reports.analysis.headline import RESULTS, headline
 from tal_reports.analysis.summary import summarise
-from tal_reports.html.page import RESULTS, headline
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
 from tal_reports.text import clock, counted, shortened, visible

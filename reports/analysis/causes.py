@@ -26,19 +26,21 @@ class Cause:
     batches: int | None = None
 
     @property
-    def shown(self) -> dict[str, Any]:
+    def example(self) -> dict[str, Any]:
         """The line with the smallest batch."""
         return self.lines[0]
 
     @property
     def verdict(self) -> str:
         """`divergent`, `nondeterministic` or `error`; of a declared difference, `declared`."""
-        return str(self.shown.get("verdict", "declared"))
+        return str(self.example.get("verdict", "declared"))
 
     @property
     def id(self) -> str:
         """Ten hexadecimal digits that are the same in every run that meets this cause."""
-        return hashlib.sha256("\0".join(_key(self.shown)).encode(errors="backslashreplace")).hexdigest()[:10]
+        return hashlib.sha256("\0".join(_key(self.example)).encode(errors="backslashreplace")).hexdigest()[
+            :10
+        ]
 
     def every(self, field: str) -> list[str]:
         """The different values of a field among the lines, in their order."""
@@ -67,10 +69,12 @@ def causes(
     found = [cause if alike.count(_place(cause)) == 1 else Cause(cause.lines) for cause in found]
     worst: dict[str, int] = {}
     for cause in found:
-        name = cause.shown["implementation"]
+        name = cause.example["implementation"]
         worst[name] = min(worst.get(name, 0), _severity(cause, stages)[0])
     ranks = {name: rank for rank, name in enumerate(sorted(worst, key=lambda name: worst[name]))}
-    return sorted(found, key=lambda cause: (ranks[cause.shown["implementation"]], *_severity(cause, stages)))
+    return sorted(
+        found, key=lambda cause: (ranks[cause.example["implementation"]], *_severity(cause, stages))
+    )
 
 
 def _key(line: dict[str, Any]) -> tuple[str, ...]:
@@ -80,7 +84,12 @@ def _key(line: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _place(cause: Cause) -> tuple[Any, ...]:
-    return (cause.shown["implementation"], cause.verdict, cause.shown.get("stage"), cause.shown.get("clause"))
+    return (
+        cause.example["implementation"],
+        cause.verdict,
+        cause.example.get("stage"),
+        cause.example.get("clause"),
+    )
 
 
 def _failed(line: dict[str, Any], batches: Batches | None) -> int | None:
@@ -99,6 +108,6 @@ def _bulk(line: dict[str, Any]) -> tuple[int, int]:
 
 def _severity(cause: Cause, stages: Sequence[str]) -> tuple[int, int, int]:
     worst_first = -VERDICTS.index(cause.verdict) if cause.verdict in VERDICTS else 0
-    stage = cause.shown.get("stage")
+    stage = cause.example.get("stage")
     place = stages.index(stage) if stage in stages else len(stages) if stage else -1
     return worst_first, place, -(cause.batches or 0)

@@ -78,7 +78,7 @@ def _implementation(log: Log, one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cause(cause: Cause) -> dict[str, Any]:
-    line = cause.shown
+    line = cause.example
     keys = ("implementation", "verdict", "stage", "clause", "clause_group", "case")
     told = {key: line.get(key) for key in keys}
     repeat = (line.get("reproduce") or {}).get("pytest")

@@ -42,7 +42,7 @@ def summarise(log: Log) -> dict[str, Any]:
         "implementations": implementations,
         "hazards": hazards_of(log),
         "benchmarks": [_without_log(line) | _ratio(line) for line in log.benchmarks],
-        "differences": [_difference(cause.shown) for cause in causes(log.differences, log.stages)],
+        "differences": [_difference(cause.example) for cause in causes(log.differences, log.stages)],
         "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
         "scopes": [_scope(line) for line in log.scopes],
         "power": power_of(log),
@@ -188,8 +188,8 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "margins": _margins(log, name),
         "cost": _cost(log, name),
         "first_divergences": [
-            {key: cause.shown.get(key) or None for key in ("stage", "clause", "case", "verdict")}
-            | {"summary": cause.shown["summary"], "id": cause.id}
+            {key: cause.example.get(key) or None for key in ("stage", "clause", "case", "verdict")}
+            | {"summary": cause.example["summary"], "id": cause.id}
             for cause in causes(divergences, log.stages, log.batches)
         ],
     }

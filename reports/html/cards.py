@@ -60,7 +60,7 @@ def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = PLENTY, is
         letters: how much markup its picture may be, about.
         is_new: the last run did not have it.
     """
-    line = cause.shown
+    line = cause.example
     values = [value_of(value) for value in line.get("values") or ()]
     others = [_other(other) for other in cause.lines[1:]]
     traceback = line.get("traceback") or ""
@@ -97,7 +97,7 @@ def _card_facts(cause: Cause) -> list[tuple[str, str]]:
     facts = {name: cause.every(name) for name in ("test", "device", "dtype")}
     facts["hazards"] = _hazards(cause)
     if cause.verdict == "declared":
-        facts["compared with"] = [cause.shown["against"]]
+        facts["compared with"] = [cause.example["against"]]
     return [(name, shortened(listed(values), LONGEST_SUMMARY)) for name, values in facts.items() if values]
 
 

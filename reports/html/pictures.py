@@ -167,7 +167,7 @@ class Spot:
     lines: list[str]
 
     @property
-    def bulk(self) -> int:
+    def characters(self) -> int:
         """Characters of markup that it is, about."""
         return MARKUP + len(self.title) + sum(len(line) + 7 for line in self.lines)
 
@@ -212,10 +212,10 @@ class Drawing:
     notes: list[str]
 
     @property
-    def bulk(self) -> int:
+    def characters(self) -> int:
         """Characters of markup that it is, about."""
         shapes = MARK * len(self.marks) + RING * len(self.rings) + TRUTH * len(self.truths)
-        return FRAME + shapes + sum(spot.bulk for spot in self.spots)
+        return FRAME + shapes + sum(spot.characters for spot in self.spots)
 
 
 def draw(picture: dict[str, Any], letters: int = PLENTY, sides: Sides = SIDES) -> Drawing:
@@ -330,7 +330,7 @@ def _spots(
         lines = anchor_lines(picture, number, sides.who)
         radius = max(0.42 * anchor.stride, LEAST_DISC * unit)
         spot = Spot(number, anchor.x, anchor.y, radius, _predicted(picture, number), title, lines)
-        letters -= spot.bulk
+        letters -= spot.characters
         if letters < 0 and kept:  # the most important one is always told of
             break
         kept.append(spot)

@@ -22,8 +22,9 @@ from tal_reports.analysis.history import (
 )
 from tal_reports.analysis.summary import summarise, write_summary
 from tal_reports.html.differences import Section, drawn
-from tal_reports.html.page import Page, page_of, word
+from tal_reports.html.page import Page, page_of
 from tal_reports.html.pictures import draw
+from tal_reports.html.tables import word
 from tal_reports.log.reader import read_log
 from tal_reports.log.writer import write_whole
 from tal_reports.text import counted, visible

@@ -19,7 +19,7 @@ def test_one_cause_shown_by_many_is_told_once_on_its_smallest_batch():
         divergence(3, test="test_c", picture=grid(5), dtype="float16"),
     ]
     (cause,) = causes(lines, STAGES)
-    assert cause.shown["test"] == "test_b"
+    assert cause.example["test"] == "test_b"
     assert [line["test"] for line in cause.lines] == ["test_b", "test_c", "test_a"]
     assert cause.every("device") == ["cuda", "cpu"]
 
@@ -61,7 +61,7 @@ def test_the_worst_implementation_then_the_worst_verdict_then_the_earliest_stage
         divergence(name="bad", stage="overlap") | {"stage": "a stage of tomorrow"},
     ]
     order = [
-        (cause.shown["implementation"], cause.verdict, cause.shown["stage"])
+        (cause.example["implementation"], cause.verdict, cause.example["stage"])
         for cause in causes(lines, STAGES)
     ]
     assert order == [
@@ -109,8 +109,8 @@ def test_ids_are_the_same_in_every_run_and_differ_between_causes():
 def test_causes_follow_the_stage_order_of_their_log():
     lines = [divergence(stage="decode"), divergence(stage="gradients"), divergence(stage="top-k")]
     stages = ["top-k", "gradients"]
-    assert [cause.shown["stage"] for cause in causes(lines, stages)] == ["top-k", "gradients", "decode"]
-    assert [cause.shown["stage"] for cause in causes(lines, STAGES)] == ["decode", "top-k", "gradients"]
+    assert [cause.example["stage"] for cause in causes(lines, stages)] == ["top-k", "gradients", "decode"]
+    assert [cause.example["stage"] for cause in causes(lines, STAGES)] == ["decode", "top-k", "gradients"]
 
 
 def test_one_place_and_several_are_one_cause():

@@ -9,7 +9,7 @@ import pytest
 from tests.common import run_logs as factory
 
 from tal_reports import read_log, render
-from tal_reports.html.page import LETTERS
+from tal_reports.html.page_disagreements import PICTURE_BUDGET
 
 BYTES, ELEMENTS, SEEN = 2_000_000, 50_000, 4_000
 """What a report may weigh, of how many elements it may consist, and how many of those may be seen at first.
@@ -53,7 +53,7 @@ def test_the_room_for_pictures_is_shared_among_the_cards(night: Path):
     assert 20 < every < 2_000
     assert page.count("<svg role=") + page.count("No picture, so that") > 150
     assert page.count("<svg role=") > 100
-    assert sum(len(part.split("</figure>")[0]) for part in page.split("<figure")[1:]) < LETTERS * 1.3
+    assert sum(len(part.split("</figure>")[0]) for part in page.split("<figure")[1:]) < PICTURE_BUDGET * 1.3
 
 
 def elements(page: str) -> int:

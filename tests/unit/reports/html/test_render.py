@@ -13,8 +13,8 @@ from tests.common.run_logs import HOSTILE, batch, divergence, error, implementat
 
 from tal_reports import read_log, render, summarise
 from tal_reports.__main__ import main
+from tal_reports.analysis.headline import headline
 from tal_reports.html.cards import filter_link
-from tal_reports.html.page import headline
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 SELF_CLOSED = {"rect", "path", "circle"}

@@ -1,0 +1,84 @@
+"""Planted faults: counts by profile, and each fault with the stage and the batch that found it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tal_reports.analysis.history import Entry
+from tal_reports.analysis.trend import Trend, power_trend_of
+from tal_reports.html.cards import LONGEST_NAME
+from tal_reports.html.tables import Table
+from tal_reports.text import short, shortened
+
+MAX_UNFOLDED = 100
+"""Up to this many planted faults are all visible; of more, those that were found are folded away."""
+RESULTS = ("survived", "elsewhere", "equivalent", "killed")
+"""Results of planted faults, in the order of the table."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Planted faults.
+
+    Attributes:
+        counts: by profile.
+        faults: the visible rows, faults that were not found first.
+        folded: the other rows.
+        trend: counts over the last runs; None with fewer than two.
+    """
+
+    counts: Table
+    faults: Table
+    folded: Table
+    trend: Trend | None
+
+
+def mutation_of(
+    lines: Iterable[dict[str, Any]], counts: dict[str, dict[str, Any]], entries: Sequence[Entry]
+) -> Mutation:
+    """Return the section about planted faults.
+
+    Args:
+        lines: the `power` lines of the log.
+        counts: by profile, as the summary has them.
+        entries: entries of the history with planted faults, the oldest first.
+    """
+    return Mutation(_counts(counts), *_faults(list(lines)), power_trend_of(entries))
+
+
+def _counts(power: dict[str, dict[str, Any]]) -> Table:
+    keys = ("mutants", "killed", "equivalent", "survived")
+    rows = [
+        [
+            shortened(profile, LONGEST_NAME),
+            *(f"{counts[key]:,}" for key in keys),
+            short(counts["median_batches_to_kill"]) if counts["median_batches_to_kill"] is not None else "–",
+        ]
+        for profile, counts in power.items()
+    ]
+    return Table(
+        ["profile", "planted", "found", "equivalent", "not found", "median batches to find one"], rows
+    )
+
+
+def _faults(lines: list[dict[str, Any]]) -> tuple[Table, Table]:
+    """Return the visible and the folded rows."""
+    missed = sum(line["result"] != "killed" for line in lines)
+    visible = len(lines) if len(lines) <= MAX_UNFOLDED else min(max(missed, 1), MAX_UNFOLDED)
+    rows = [
+        [
+            shortened(line["fault"].replace("_", " "), 100),
+            shortened(line["profile"], 60),
+            ", ".join(line["clauses"]),
+            line["mode"],
+            f"{line['result']}: {shortened(line['argument'], 200)}" if line["argument"] else line["result"],
+            line["stage"] or "–",
+            ", ".join(line["expected"]) or "any",
+            line["test"],
+            "–" if line["batches"] is None else f"{line['batches']:,}",
+        ]
+        for line in sorted(lines, key=lambda line: RESULTS.index(line["result"]))
+    ]
+    columns = ["fault", "profile", "clauses", "what it shows", "result"]
+    columns += ["found at", "its own stage", "test", "batches"]
+    return Table(columns, rows[:visible], numeric=8), Table(columns, rows[visible:], numeric=8)

@@ -1,0 +1,223 @@
+"""The first screen: the run in one sentence, changes since the last run, and the result of each implementation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tal_reports.analysis.causes import Cause
+from tal_reports.analysis.compare import Change, Timing, said
+from tal_reports.analysis.headline import RESULTS, headline
+from tal_reports.html.cards import LONGEST_SUMMARY, filter_link
+from tal_reports.log.batches import FAILING, VERDICTS
+from tal_reports.log.reader import Log
+from tal_reports.text import clock, counted, listed, seconds, shortened
+
+MAX_LISTED = 20
+"""New or fixed causes that the first screen lists."""
+MIN_FAILING_WIDTH = 2.5
+"""Smallest width of a failing verdict in a bar of 100: one failure among thousands of batches must be visible."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One part of a bar of width 100.
+
+    Attributes:
+        verdict: the verdict.
+        count: batches with it.
+        start, width: position in the bar.
+    """
+
+    verdict: str
+    count: int
+    start: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation on the first screen."""
+
+    name: str
+    version: str
+    dialect: str
+    offers: str
+    batches: int
+    shares: list[Share]
+    result: str
+    verdict: str
+    link: str | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Since:
+    """Changes since the last run.
+
+    Attributes:
+        run, when: the last run.
+        said: the change in a sentence.
+        lists: new causes with links to their cards, fixed causes, and causes not tested again.
+        results: implementations whose result changed, in words.
+        timings: benchmarks that became faster or slower.
+        notes: other differences between the two runs.
+    """
+
+    run: str
+    when: str
+    said: str
+    lists: list[tuple[str, list[tuple[str, str | None]]]]
+    results: list[str]
+    timings: list[Timing]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The first screen.
+
+    Attributes:
+        run: id of the run.
+        headline: the result in one sentence.
+        tone: the verdict whose colour the headline has.
+        facts: counts, duration, profile, seed and start.
+        devices: name, state, and True if tested.
+        problems: parts of the log that could not be used.
+        since: changes since the last run; None without an earlier run.
+        rows: one for each implementation.
+        not_tested: subject and reason.
+    """
+
+    run: str
+    headline: str
+    tone: str
+    facts: list[str]
+    devices: list[tuple[str, str, bool]]
+    problems: list[str]
+    since: Since | None
+    rows: list[Row]
+    not_tested: list[tuple[str, str]]
+
+
+def summary_of(
+    log: Log, summary: dict[str, Any], found: list[Cause], change: Change | None, problems: list[str]
+) -> Summary:
+    """Return the first screen.
+
+    Args:
+        log: the log of the run.
+        summary: the result of `summarise`.
+        found: causes of failure.
+        change: the comparison with the last run.
+        problems: sentences about parts of the run's files that could not be used.
+    """
+    implementations, finished, power = summary["implementations"], log.end is not None, summary["power"]
+    return Summary(
+        run=log.run["run"],
+        headline=headline(implementations, finished, power),
+        tone=_tone(implementations, finished, power),
+        facts=_facts(log),
+        devices=[(device, state, state == "tested") for device, state in summary["devices"].items()],
+        problems=problems,
+        since=_since(change) if change else None,
+        rows=[_row(line, found) for line in implementations],
+        not_tested=_not_tested(summary["not_tested"]),
+    )
+
+
+def _tone(implementations: list[dict[str, Any]], finished: bool, power: dict[str, dict[str, Any]]) -> str:
+    results = [line["result"] for line in implementations]
+    worst = max((VERDICTS.index(result) for result in results if result in FAILING), default=None)
+    if worst is not None:
+        return VERDICTS[worst]
+    if power and not implementations:
+        return "exact" if finished and not any(counts["survived"] for counts in power.values()) else "known"
+    return "exact" if finished and "conforms" in results else "known"
+
+
+def _facts(log: Log) -> list[str]:
+    batches, run = log.batches, log.run
+    took = "" if log.seconds is None else f" in {seconds(log.seconds)}"
+    judged = f"{counted(batches.judged, 'verdict')} on {counted(batches.different, 'batch')}{took}"
+    shrunk = sum(batches.shrinking.values())
+    facts = [judged, f"{counted(shrunk, 'batch')} more while shrinking"] if shrunk else [judged]
+    facts += [f"profile {run['profile']}"] * bool(run["profile"])
+    facts += [f"seed {run['seed']}"] * (run["seed"] is not None)
+    return [*facts, clock(run["time"])]
+
+
+def _since(change: Change) -> Since:
+    before = change.before
+    lists: list[tuple[str, list[tuple[str, str | None]]]] = [
+        ("new", [(_cause(cause), f"#cause-{cause['id']}") for cause in change.new]),
+        ("fixed", [(_cause(cause), None) for cause in change.fixed]),
+        ("not tested again", [(_cause(cause), None) for cause in change.untested]),
+    ]
+    return Since(
+        before["run"],
+        clock(before["started"]),
+        said(change),
+        [(f"{len(found):,} {name}", _first_listed(found)) for name, found in lists if found],
+        [f"{shortened(name, 60)}: {was} before, {became} now" for name, was, became in change.results],
+        change.timings,
+        change.notes,
+    )
+
+
+def _first_listed(found: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    more = len(found) - MAX_LISTED
+    return [*found[:MAX_LISTED], *([(f"and {more:,} more", None)] if more > 0 else [])]
+
+
+def _cause(cause: dict[str, Any]) -> str:
+    where = f" at {cause['stage']}" if cause.get("stage") else ""
+    return shortened(f"{cause['implementation']}{where}: {cause.get('summary') or ''}", LONGEST_SUMMARY)
+
+
+def _row(line: dict[str, Any], found: list[Cause]) -> Row:
+    own = [cause.example for cause in found if cause.example["implementation"] == line["name"]]
+    stage = own[0].get("stage") if own else None
+    first = "first " if len(own) > 1 else ""
+    at = f", {first}at {shortened(stage, 60)}" if stage else ""
+    return Row(
+        name=line["name"],
+        version=line["version"] or "",
+        dialect=line["dialect"] or "unknown",
+        offers=listed(line["capabilities"]),
+        batches=line["batches"],
+        shares=_shares(line["verdicts"]),
+        result=RESULTS[line["result"]],
+        verdict=line["result"],
+        link=filter_link(impl=line["name"]) if own else None,
+        why=f"{counted(len(own), 'cause')}{at}",
+    )
+
+
+def _shares(verdicts: dict[str, int]) -> list[Share]:
+    total, start = sum(verdicts.values()), 0.0
+    shares = []
+    for verdict in VERDICTS:
+        count = verdicts[verdict]
+        if count:
+            width = max(100 * count / total, MIN_FAILING_WIDTH if verdict in FAILING else 0.0)
+            shares.append(Share(verdict, count, start, width))
+            start += width
+    return [
+        Share(share.verdict, share.count, share.start * 100 / start, share.width * 100 / start)
+        for share in shares
+    ]
+
+
+def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Group the untested subjects by reason, and then the reasons of the same subjects."""
+    subjects: dict[str, list[str]] = {}
+    for line in lines:
+        subject = " on ".join(filter(None, (line["implementation"], line["device"])))
+        subjects.setdefault(line["reason"], []).append(subject)
+    reasons: dict[str, list[str]] = {}
+    for reason, named in subjects.items():
+        reasons.setdefault(listed([subject for subject in named if subject]), []).append(reason)
+    return [
+        (who, shortened(reason, LONGEST_SUMMARY))
+        for who, why in reasons.items()
+        for reason in (["; ".join(why)] if who else why)
+    ]

@@ -1,0 +1,30 @@
+"""Plain tables, and the order and wording that several sections of the report share."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        columns: headings.
+        rows: cells, row by row.
+        numeric: index of the first column of numbers; all columns from there on hold numbers.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    numeric: int = 1
+
+
+def word(verdict: str) -> str:
+    """Return a verdict as people read it: "within bound"."""
+    return verdict.replace("_", " ")
+
+
+def place_in(names: Iterable[str]) -> Callable[[str], int]:
+    """Return a sort key that puts names into this order, and all others behind them."""
+    places = {name: place for place, name in enumerate(names)}
+    return lambda name: places.get(name, len(places))
