@@ -13,8 +13,8 @@ What lines and summaries hold is said by the JSON Schemas in `reports/schema/`.
 
 from tal_reports.analysis.summary import summarise
 from tal_reports.html.differences import Section
+from tal_reports.html.drawing import Sides
 from tal_reports.html.explanations import anchor_lines, truth_lines
-from tal_reports.html.pictures import Sides
 from tal_reports.html.render import render, write_differences, write_picture
 from tal_reports.log.reader import Log, LogError, read_log
 from tal_reports.log.writer import RunLog, write_whole

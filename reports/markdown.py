@@ -10,7 +10,7 @@ from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
 from tal_reports.text import clock, counted, shortened, visible
 
-MOST_CAUSES, MOST_ABSENCES = 10, 12
+MAX_CAUSES, MAX_ABSENCES = 10, 12
 """Causes and reasons of what was not tested that are told; the report has all of them."""
 ALWAYS = ("exact", "within_bound", "divergent", "error")
 
@@ -84,8 +84,8 @@ def _causes(ones: list[dict[str, Any]]) -> str:
             lines.append(f"- **{_text(one['name'])}**{where}{clause}{case}: {_text(cause['summary'], 300)}")
     if not lines:
         return ""
-    more = len(lines) - MOST_CAUSES
-    return "\n".join(["### Disagreements", "", *lines[:MOST_CAUSES], *[f"- and {more:,} more"] * (more > 0)])
+    more = len(lines) - MAX_CAUSES
+    return "\n".join(["### Disagreements", "", *lines[:MAX_CAUSES], *[f"- and {more:,} more"] * (more > 0)])
 
 
 def _absences(summary: dict[str, Any]) -> str:
@@ -99,8 +99,8 @@ def _absences(summary: dict[str, Any]) -> str:
     if not lines:
         return ""
     shown = [
-        *lines[:MOST_ABSENCES],
-        *[f"- and {len(lines) - MOST_ABSENCES:,} more"] * (len(lines) > MOST_ABSENCES),
+        *lines[:MAX_ABSENCES],
+        *[f"- and {len(lines) - MAX_ABSENCES:,} more"] * (len(lines) > MAX_ABSENCES),
     ]
     told = counted(len(lines), "thing")
     return "\n".join([f"<details><summary>Not tested: {told}</summary>", "", *shown, "", "</details>"])
@@ -126,10 +126,10 @@ def issue(change: Change) -> str:
             f"not in run {_code(change.before['run'])} of {_text(clock(change.before['started']))}."
         ),
         _text(", ".join(map(str, told))),
-        *(_section(cause) for cause in change.new[:MOST_CAUSES]),
+        *(_section(cause) for cause in change.new[:MAX_CAUSES]),
     ]
-    if len(change.new) > MOST_CAUSES:
-        parts.append(f"And {len(change.new) - MOST_CAUSES:,} more, in the report.")
+    if len(change.new) > MAX_CAUSES:
+        parts.append(f"And {len(change.new) - MAX_CAUSES:,} more, in the report.")
     notes = [f"- {_text(note)}" for note in change.notes]
     parts += ["Otherwise different between the two runs:\n\n" + "\n".join(notes)] if notes else []
     return "\n\n".join(parts) + "\n"

@@ -14,7 +14,7 @@ ALWAYS = ("exact", "within_bound", "admissible", "divergent", "error")
 """Verdicts that have a column even if no batch came to them."""
 WIDEST = 36
 """Characters of a name that are printed."""
-MOST_CAUSES = 5
+MAX_CAUSES = 5
 """First divergences of one implementation that are printed."""
 
 
@@ -72,9 +72,9 @@ def _table(implementations: list[dict[str, Any]]) -> str:
 
 def _divergences(implementation: dict[str, Any]) -> str:
     causes = implementation["first_divergences"]
-    lines = [_divergence(implementation["name"], cause) for cause in causes[:MOST_CAUSES]]
-    if len(causes) > MOST_CAUSES:
-        lines.append(f"  and {counted(len(causes) - MOST_CAUSES, 'more cause')}, in the report")
+    lines = [_divergence(implementation["name"], cause) for cause in causes[:MAX_CAUSES]]
+    if len(causes) > MAX_CAUSES:
+        lines.append(f"  and {counted(len(causes) - MAX_CAUSES, 'more cause')}, in the report")
     if not causes and implementation["result"] in FAILING:
         lines.append(f"{_word(implementation['name'])}: {implementation['result']}; the report says more")
     return "\n".join(lines)

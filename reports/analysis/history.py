@@ -15,9 +15,9 @@ from tal_reports.text import real, shortened
 NAME = "history.jsonl"
 """Beside the folders of the runs that it tells of."""
 SCHEMA = 1
-MOST_CAUSES, MOST_BENCHMARKS = 300, 300
+MAX_CAUSES, MAX_BENCHMARKS = 300, 300
 """Causes and benchmarks of one run that are remembered."""
-LONGEST = 300
+MAX_SUMMARY_LENGTH = 300
 """Characters of a summary that are remembered."""
 TIMING = ("cpu", "cuda", "platform", "python", "torch", "threads")
 """What must be the same for two timings to be compared."""
@@ -45,8 +45,8 @@ def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
         "environment": environment,
         "fingerprint": fingerprint(log.run["environment"]),
         "implementations": [_implementation(log, one) for one in summary["implementations"]],
-        "causes": [_cause(cause) for cause in found[:MOST_CAUSES]],
-        "benchmarks": [_benchmark(line) for line in log.benchmarks[:MOST_BENCHMARKS]],
+        "causes": [_cause(cause) for cause in found[:MAX_CAUSES]],
+        "benchmarks": [_benchmark(line) for line in log.benchmarks[:MAX_BENCHMARKS]],
         **({"power": summary["power"]} if summary.get("power") else {}),
     }
 
@@ -84,9 +84,9 @@ def _cause(cause: Cause) -> dict[str, Any]:
     repeat = (line.get("reproduce") or {}).get("pytest")
     return told | {
         "id": cause.id,
-        "summary": shortened(line["summary"], LONGEST),
-        "description": shortened(line.get("description") or "", LONGEST),
-        "pytest": repeat if repeat and len(repeat) <= LONGEST * 3 else None,
+        "summary": shortened(line["summary"], MAX_SUMMARY_LENGTH),
+        "description": shortened(line.get("description") or "", MAX_SUMMARY_LENGTH),
+        "pytest": repeat if repeat and len(repeat) <= MAX_SUMMARY_LENGTH * 3 else None,
         "clause_groups": cause.every("clause_group"),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 from tal_reports.analysis.history import Entry
 from tal_reports.text import real, seconds, short
 
-MOST_RUNS = 40
+MAX_RUNS = 40
 """The last runs that are drawn."""
 WIDTH, HEIGHT = 120.0, 24.0
 
@@ -49,7 +49,7 @@ class Trend:
 
 def trend_of(entries: Sequence[Entry]) -> Trend | None:
     """The trend of comparable runs, the newest last; None where there are fewer than two."""
-    entries = entries[-MOST_RUNS:]
+    entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
     names = [one["name"] for one in entries[-1]["implementations"]]
@@ -61,7 +61,7 @@ def trend_of(entries: Sequence[Entry]) -> Trend | None:
 
 def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
     """How planted faults were found by each profile, the newest run last; None where fewer than two runs say."""
-    entries = entries[-MOST_RUNS:]
+    entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
     profiles = dict.fromkeys(profile for entry in reversed(entries) for profile in entry["power"])

@@ -8,14 +8,15 @@ from typing import Any
 from urllib.parse import quote
 
 from tal_reports.analysis.causes import Cause
-from tal_reports.html.pictures import PLENTY, Drawing, draw
+from tal_reports.html.drawing import UNLIMITED, Drawing
+from tal_reports.html.pictures import draw
 from tal_reports.text import counted, listed, real, short, shortened
 
-MOST_VALUES, MOST_OTHERS, MOST_CASES = 12, 10, 40
+MAX_VALUES, MAX_OTHERS, MAX_CASES = 12, 10, 40
 """Rows of a card's table of values, other batches that it names, and cases that it is found by."""
-LEAST_PICTURE = 1500
+MIN_PICTURE_BUDGET = 1500
 """Characters of markup below which a picture is left out; it stays in the log."""
-LONGEST_NAME, LONGEST_SUMMARY, LONGEST_TEXT, LONGEST_TRACEBACK = 200, 600, 4_000, 12_000
+MAX_NAME_LENGTH, MAX_SUMMARY_LENGTH, MAX_TEXT_LENGTH, MAX_TRACEBACK_LENGTH = 200, 600, 4_000, 12_000
 """Characters that are shown; what is longer loses its middle."""
 REPEAT = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
 """The ways to repeat a case, as the log and as the reader names them."""
@@ -50,14 +51,16 @@ class Card:
     is_new: bool
 
 
-def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = PLENTY, is_new: bool = False) -> Card:
+def card_of(
+    folder: Path, cause: Cause, is_open: bool, characters: int = UNLIMITED, is_new: bool = False
+) -> Card:
     """The card of a cause.
 
     Args:
         folder: where the report and the case files lie.
         cause: what went wrong.
         is_open: the card is open when the page is.
-        letters: how much markup its picture may be, about.
+        characters: how much markup its picture may be, about.
         is_new: the last run did not have it.
     """
     line = cause.example
@@ -68,24 +71,26 @@ def card_of(folder: Path, cause: Cause, is_open: bool, letters: int = PLENTY, is
     return Card(
         id=f"{'difference' if cause.verdict == 'declared' else 'cause'}-{cause.id}",
         verdict=cause.verdict,
-        implementation=shortened(line["implementation"], LONGEST_NAME),
-        stage=shortened(line.get("stage") or "", LONGEST_NAME),
-        clause=shortened(line.get("clause") or "", LONGEST_NAME),
-        summary=shortened(line["summary"], LONGEST_SUMMARY),
+        implementation=shortened(line["implementation"], MAX_NAME_LENGTH),
+        stage=shortened(line.get("stage") or "", MAX_NAME_LENGTH),
+        clause=shortened(line.get("clause") or "", MAX_NAME_LENGTH),
+        summary=shortened(line["summary"], MAX_SUMMARY_LENGTH),
         batches=failed,
-        case=shortened(line.get("case") or "", LONGEST_NAME),
+        case=shortened(line.get("case") or "", MAX_NAME_LENGTH),
         case_file=_case_file(folder, line.get("case")),
-        description=shortened(line.get("description") or "", LONGEST_TEXT),
+        description=shortened(line.get("description") or "", MAX_TEXT_LENGTH),
         facts=_card_facts(cause),
         strip=_strip(line),
-        values=values[:MOST_VALUES],
-        more_values=len(values) - MOST_VALUES,
-        drawing=draw(line["picture"], letters) if line.get("picture") and letters >= LEAST_PICTURE else None,
-        undrawn=bool(line.get("picture")) and letters < LEAST_PICTURE,
+        values=values[:MAX_VALUES],
+        more_values=len(values) - MAX_VALUES,
+        drawing=draw(line["picture"], characters)
+        if line.get("picture") and characters >= MIN_PICTURE_BUDGET
+        else None,
+        undrawn=bool(line.get("picture")) and characters < MIN_PICTURE_BUDGET,
         repeats=_repeats(line),
-        others=others[:MOST_OTHERS],
-        more_others=len(others) - MOST_OTHERS,
-        traceback=shortened(traceback.strip("\n"), LONGEST_TRACEBACK) or None,
+        others=others[:MAX_OTHERS],
+        more_others=len(others) - MAX_OTHERS,
+        traceback=shortened(traceback.strip("\n"), MAX_TRACEBACK_LENGTH) or None,
         tokens=_tokens(cause),
         is_open=is_open,
         is_new=is_new,
@@ -98,7 +103,7 @@ def _card_facts(cause: Cause) -> list[tuple[str, str]]:
     facts["hazards"] = _hazards(cause)
     if cause.verdict == "declared":
         facts["compared with"] = [cause.example["against"]]
-    return [(name, shortened(listed(values), LONGEST_SUMMARY)) for name, values in facts.items() if values]
+    return [(name, shortened(listed(values), MAX_SUMMARY_LENGTH)) for name, values in facts.items() if values]
 
 
 def _hazards(cause: Cause) -> list[str]:
@@ -113,8 +118,8 @@ def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
     first = next((at for at, stage in enumerate(stages) if stage["state"] == "diverges"), None)
     return [
         {
-            "stage": shortened(stage["stage"], LONGEST_NAME),
-            "clause": shortened(stage.get("clause") or "", LONGEST_NAME),
+            "stage": shortened(stage["stage"], MAX_NAME_LENGTH),
+            "clause": shortened(stage.get("clause") or "", MAX_NAME_LENGTH),
             "state": stage["state"],
             "key": stage["state"].replace(" ", "-"),
             "margin": _margin(stage),
@@ -159,7 +164,7 @@ def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:
     commands = line.get("reproduce") or {}
     told = [(name, commands.get(key) or "") for key, name in REPEAT.items()]
     return [
-        (name, command) for name, command in told if 0 < len(command) <= LONGEST_TEXT
+        (name, command) for name, command in told if 0 < len(command) <= MAX_TEXT_LENGTH
     ]  # part of one is none
 
 
@@ -190,7 +195,7 @@ def _tokens(cause: Cause) -> str:
         "verdict": [cause.verdict],
         "stage": cause.every("stage"),
         "hazard": _hazards(cause),
-        "case": cause.every("case")[:MOST_CASES],
+        "case": cause.every("case")[:MAX_CASES],
         "device": cause.every("device"),
         "dtype": cause.every("dtype"),
         "test": cause.every("test"),
@@ -212,7 +217,7 @@ def filter_link(**tokens: str) -> str:
 
 
 def _short(name: str) -> str:
-    return shortened(name, LONGEST_NAME)
+    return shortened(name, MAX_NAME_LENGTH)
 
 
 def _needs_quotes(value: str) -> bool:

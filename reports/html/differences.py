@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tal_reports.html.cards import (
-    LONGEST_NAME,
-    LONGEST_SUMMARY,
-    LONGEST_TEXT,
-    LONGEST_TRACEBACK,
-    MOST_VALUES,
+    MAX_NAME_LENGTH,
+    MAX_SUMMARY_LENGTH,
+    MAX_TEXT_LENGTH,
+    MAX_TRACEBACK_LENGTH,
+    MAX_VALUES,
     value_of,
 )
-from tal_reports.html.pictures import PLENTY, SIDES, Drawing, Sides, draw
+from tal_reports.html.drawing import SIDES, UNLIMITED, Drawing, Sides
+from tal_reports.html.pictures import draw
 from tal_reports.text import capital, shortened
 
 
@@ -62,22 +63,22 @@ class Shown:
 
 def drawn(sections: Sequence[Section]) -> list[Shown]:
     """All sections with their pictures, which share the room that a page has for one."""
-    return [_shown(section, PLENTY // len(sections)) for section in sections]
+    return [_shown(section, UNLIMITED // len(sections)) for section in sections]
 
 
-def _shown(section: Section, letters: int) -> Shown:
+def _shown(section: Section, characters: int) -> Shown:
     values = [value_of(dict(value)) for value in section.values]
-    sides = Sides(*(shortened(name, LONGEST_NAME) for name in section.sides))
+    sides = Sides(*(shortened(name, MAX_NAME_LENGTH) for name in section.sides))
     return Shown(
-        heading=shortened(section.heading, LONGEST_SUMMARY),
-        lines=[shortened(line, LONGEST_SUMMARY) for line in section.lines],
-        batch=shortened(section.batch, LONGEST_TEXT),
-        recipe=section.recipe if len(section.recipe) <= LONGEST_TEXT else "",  # part of one is none
-        values=values[:MOST_VALUES],
-        more_values=len(values) - MOST_VALUES,
+        heading=shortened(section.heading, MAX_SUMMARY_LENGTH),
+        lines=[shortened(line, MAX_SUMMARY_LENGTH) for line in section.lines],
+        batch=shortened(section.batch, MAX_TEXT_LENGTH),
+        recipe=section.recipe if len(section.recipe) <= MAX_TEXT_LENGTH else "",  # part of one is none
+        values=values[:MAX_VALUES],
+        more_values=len(values) - MAX_VALUES,
         first=capital(sides.first),
         implementation=capital(sides.second),
-        drawing=None if section.picture is None else draw(dict(section.picture), letters, sides),
-        traceback=shortened(section.traceback.strip("\n"), LONGEST_TRACEBACK),
+        drawing=None if section.picture is None else draw(dict(section.picture), characters, sides),
+        traceback=shortened(section.traceback.strip("\n"), MAX_TRACEBACK_LENGTH),
         verdict="divergent" if section.fails else "declared",
     )

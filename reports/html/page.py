@@ -9,7 +9,7 @@ from tal_reports.analysis.compare import compare
 from tal_reports.analysis.history import Entry
 from tal_reports.analysis.summary import failures_of
 from tal_reports.analysis.trend import Trend, trend_of
-from tal_reports.html.cards import LONGEST_SUMMARY
+from tal_reports.html.cards import MAX_SUMMARY_LENGTH
 from tal_reports.html.page_benchmarks import Benchmarks, benchmarks_of
 from tal_reports.html.page_coverage import Coverage, coverage_of
 from tal_reports.html.page_disagreements import Disagreements, disagreements_of
@@ -73,7 +73,7 @@ def page_of(
     found = causes(failures_of(log), log.stages, log.batches)
     judged = [line["name"] for line in summary["implementations"] if line["batches"]]
     walkthrough, fault = read_walkthrough(log.folder)
-    problems = [*summary["problems"], *([visible(shortened(fault, LONGEST_SUMMARY))] if fault else [])]
+    problems = [*summary["problems"], *([visible(shortened(fault, MAX_SUMMARY_LENGTH))] if fault else [])]
     page = Page(
         summary=summary_of(log, summary, found, change, problems),
         disagreements=disagreements_of(log, found, new),

@@ -6,7 +6,7 @@ from typing import Any
 
 from tal_reports.analysis.history import Entry
 from tal_reports.analysis.trend import Trend, power_trend_of
-from tal_reports.html.cards import LONGEST_NAME
+from tal_reports.html.cards import MAX_NAME_LENGTH
 from tal_reports.html.tables import Table
 from tal_reports.text import short, shortened
 
@@ -50,7 +50,7 @@ def _counts(power: dict[str, dict[str, Any]]) -> Table:
     keys = ("mutants", "killed", "equivalent", "survived")
     rows = [
         [
-            shortened(profile, LONGEST_NAME),
+            shortened(profile, MAX_NAME_LENGTH),
             *(f"{counts[key]:,}" for key in keys),
             short(counts["median_batches_to_kill"]) if counts["median_batches_to_kill"] is not None else "–",
         ]

@@ -6,7 +6,7 @@ from typing import Any
 from tal_reports.analysis.causes import Cause
 from tal_reports.analysis.compare import Change, Timing, said
 from tal_reports.analysis.headline import RESULTS, headline
-from tal_reports.html.cards import LONGEST_SUMMARY, filter_link
+from tal_reports.html.cards import MAX_SUMMARY_LENGTH, filter_link
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
 from tal_reports.text import clock, counted, listed, seconds, shortened
@@ -170,7 +170,7 @@ def _first_listed(found: list[tuple[str, str | None]]) -> list[tuple[str, str | 
 
 def _cause(cause: dict[str, Any]) -> str:
     where = f" at {cause['stage']}" if cause.get("stage") else ""
-    return shortened(f"{cause['implementation']}{where}: {cause.get('summary') or ''}", LONGEST_SUMMARY)
+    return shortened(f"{cause['implementation']}{where}: {cause.get('summary') or ''}", MAX_SUMMARY_LENGTH)
 
 
 def _row(line: dict[str, Any], found: list[Cause]) -> Row:
@@ -217,7 +217,7 @@ def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     for reason, named in subjects.items():
         reasons.setdefault(listed([subject for subject in named if subject]), []).append(reason)
     return [
-        (who, shortened(reason, LONGEST_SUMMARY))
+        (who, shortened(reason, MAX_SUMMARY_LENGTH))
         for who, why in reasons.items()
         for reason in (["; ".join(why)] if who else why)
     ]

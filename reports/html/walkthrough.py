@@ -13,13 +13,13 @@ from tal_reports.log.schemas import fault
 from tal_reports.text import counted, listed, short
 
 NAME = "walkthrough.json"
-LARGEST_FILE = 4 * 2**20
+MAX_FILE_BYTES = 4 * 2**20
 """Bytes of a walkthrough that is still read."""
 PALETTE = 8
 SIDES = ("left", "top", "right", "bottom")
-MOST_ROWS = 8
+MAX_ROWS = 8
 """Rows of a table."""
-MOST_BARS = 24
+MAX_BARS = 24
 """Places of the ranking by t that are drawn."""
 VISIBLE, TOLD = 0.002, 0.2
 """Shares of the largest number from which on a disc is drawn, and says what it is."""
@@ -98,7 +98,7 @@ def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
     if not path.is_file():
         return None, None
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        if path.stat().st_size > MAX_FILE_BYTES:
             return None, f"{NAME} is too large to be read"
         told = json.loads(path.read_bytes().decode())
         wrong = fault(told, "walkthrough") or fault(told["picture"], "log", "picture") or _broken(told)
@@ -291,7 +291,7 @@ def _top_k(told: dict[str, Any]) -> Step:
     top = max((row[3] for row in rows), default=0.0) or 1.0
     heights = [
         (row[3] / top, rank < k, f"rank {rank + 1}, anchor {row[0]}: t {short(row[3])}")
-        for rank, row in enumerate(rows[:MOST_BARS])
+        for rank, row in enumerate(rows[:MAX_BARS])
     ]
     discs = [
         _disc(told, row[0], truth, 0.8, text=str(rank + 1), title=f"anchor {row[0]}")
@@ -342,7 +342,7 @@ def _conflict(told: dict[str, Any]) -> Step:
             str(row["anchor"]),
             *(listed([f"{_gt(told, g)}: u {short(u)}" for g, u in row["overlaps"]]), _gt(told, row["owner"])),
         ]
-        for row in found[:MOST_ROWS]
+        for row in found[:MAX_ROWS]
     ]
     scenes = [Scene("Contested anchors, with the number of who got them", shapes)] if found else []
     columns = ["anchor", "taken by", "goes to"] if rows else []
@@ -392,7 +392,7 @@ def _weights(told: dict[str, Any]) -> Step:
         [str(anchor), short(s), short(u), short(t), short(weights[anchor])]
         for anchor, s, u, t in told["candidates"]
         if anchor in weights
-    ][:MOST_ROWS]
+    ][:MAX_ROWS]
     columns = ["anchor", "s", "u", "t", "weight w"]
     return Step("weights", "Weights", "TAL-NORM-1", text, [Scene("Area: weight", shapes)], [], columns, rows)
 

@@ -14,7 +14,7 @@ FAILING = ("divergent", "nondeterministic", "error")
 UNIQUENESS = ("unique", "tie", "near_tie")
 STEPS_PER_OCTAVE = 16
 """Resolution of the quantiles of a `Margins`: 4 %."""
-KEPT = 20
+MAX_FAILURES = 20
 """Failing batches of one cell that are kept by name."""
 
 _NAMES = ("time", "implementation", "test", "clause_group", "case", "device", "dtype")
@@ -119,7 +119,7 @@ class Batches:
         undecided: batches that were judged in part, by implementation: most of a loss that hides its assignment.
         hazards: how many different batches had each.
         margins: by implementation and stage, over the batches that do not fail.
-        failures: failing batches by cell, the first `KEPT` of each.
+        failures: failing batches by cell, the first `MAX_FAILURES` of each.
         causes: failing batches by implementation, verdict, stage and clause.
         met: batches that met an entry of the ledger, by its id, implementation and device.
         known: those of them that it excused.
@@ -203,7 +203,7 @@ class Batches:
     def _add_failure(self, cell: Cell, line: dict[str, Any]) -> None:
         stage, clause = line.get("stage"), line.get("clause")
         self.causes[cell.implementation, line["verdict"], stage, clause] += 1
-        if len(self.failures[cell]) < KEPT:
+        if len(self.failures[cell]) < MAX_FAILURES:
             self.failures[cell].append(Failure(line["case"], line["test"], line["verdict"], stage, clause))
 
 

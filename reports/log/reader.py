@@ -19,13 +19,13 @@ from tal_reports.text import counted, moment, shortened, visible
 
 Line = dict[str, Any]
 
-LONGEST_LINE = 16 * 2**20
+MAX_LINE_BYTES = 16 * 2**20
 """Bytes of a line that is still read; a line that is longer is left out."""
-MOST_LINES = 20_000
+MAX_LINES = 20_000
 """Lines of a kind (other than `batch`, which are counted) that are kept."""
-MOST_FAULTS = 20
+MAX_FAULTS = 20
 """Different faults of a log that are told apart."""
-DEEPEST = 20
+MAX_DEPTH = 20
 """Levels of nesting that are kept of what the log says about the environment."""
 MERGES = (["-m", "tal_reports", "merge"], ["-m", "reports", "merge"])
 """Commands that make one run of several, behind the name of the interpreter."""
@@ -154,7 +154,7 @@ def _run_line(file: BinaryIO, path: Path) -> Line:
     Raises:
         LogError: it is none.
     """
-    raw = file.readline(LONGEST_LINE)
+    raw = file.readline(MAX_LINE_BYTES)
     try:
         line = _parsed(raw)
     except ValueError as error:
@@ -174,7 +174,7 @@ def _run_line(file: BinaryIO, path: Path) -> Line:
     wrong = fault(line, "log", "run")
     if wrong is not None:
         raise LogError(f"{path} is no run log: in its first line, {wrong}")
-    return line | {"environment": _shallow(line["environment"], DEEPEST)}
+    return line | {"environment": _shallow(line["environment"], MAX_DEPTH)}
 
 
 def _unknown_run(name: str) -> Line:
@@ -196,7 +196,7 @@ def _read_lines(log: Log, file: BinaryIO, name: str, first: int = 1) -> None:
         try:
             line = _parsed(raw)
         except ValueError as error:
-            if raw.endswith(b"\n") or len(raw) >= LONGEST_LINE:
+            if raw.endswith(b"\n") or len(raw) >= MAX_LINE_BYTES:
                 _leave_out(log, f"{name} line {number}", f"no JSON object ({error})")
             else:
                 log.problems.cut.append(name)
@@ -208,10 +208,10 @@ def _read_lines(log: Log, file: BinaryIO, name: str, first: int = 1) -> None:
 
 def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
     """Lines that are not blank; of one that is too long, its beginning."""
-    while raw := file.readline(LONGEST_LINE):
+    while raw := file.readline(MAX_LINE_BYTES):
         rest = raw
-        while len(rest) >= LONGEST_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(LONGEST_LINE)
+        while len(rest) >= MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES)
         if raw.strip():
             yield raw
 
@@ -272,8 +272,8 @@ def _add_rare(log: Log, kind: Any, line: Line) -> str | None:
         _tally(log.problems.unknown, f"{kind!s:.40}")
         return None
     wrong = fault(line | {"picture": None}, "log", kind) if "picture" in line else fault(line, "log", kind)
-    if wrong is None and len(kept[kind]) >= MOST_LINES:
-        wrong = f"more than {MOST_LINES:,} of them"
+    if wrong is None and len(kept[kind]) >= MAX_LINES:
+        wrong = f"more than {MAX_LINES:,} of them"
     if wrong is None:
         kept[kind].append(line)
         _drop_bad_picture(log, line)
@@ -294,6 +294,6 @@ def _leave_out(log: Log, where: str, reason: str) -> None:
 
 def _tally(counts: Counter[str], name: str) -> str:
     """Count a name, or "other" once there are many; under which name it was counted."""
-    name = name if name in counts or len(counts) < MOST_FAULTS else "other"
+    name = name if name in counts or len(counts) < MAX_FAULTS else "other"
     counts[name] += 1
     return name

@@ -11,8 +11,9 @@ import pytest
 from tests.common.run_logs import HOSTILE, picture
 
 from tal_reports import Section, Sides, write_differences
-from tal_reports.html.cards import LONGEST_SUMMARY, MOST_VALUES
-from tal_reports.html.pictures import PLENTY, draw
+from tal_reports.html.cards import MAX_SUMMARY_LENGTH, MAX_VALUES
+from tal_reports.html.drawing import UNLIMITED
+from tal_reports.html.pictures import draw
 
 SIDES = Sides("before", "now", "before alone", "now alone", "mine==2")
 VISIBLE = HOSTILE.replace("\u202e", "\\u202e").replace("\x1b", "\\x1b").replace("\ud800", "\\ud800")
@@ -108,11 +109,11 @@ def test_pictures_do_not_share_what_they_are_switched_by(tmp_path: Path):
 
 
 def test_what_is_too_long_is_shortened(tmp_path: Path):
-    long = "x" * (LONGEST_SUMMARY * 30)
-    many = [value(where=f"anchor {number}") for number in range(MOST_VALUES + 3)]
+    long = "x" * (MAX_SUMMARY_LENGTH * 30)
+    many = [value(where=f"anchor {number}") for number in range(MAX_VALUES + 3)]
     page = written(tmp_path, Section(long, [long], long, long, many, picture(), Sides(*[long] * 5), long))
     assert "3 more." in text_of(page)
-    assert f"anchor {MOST_VALUES}<" not in page
+    assert f"anchor {MAX_VALUES}<" not in page
     assert long not in page
     assert len(page) < 200_000
     assert "<code>" not in page  # part of a recipe is none
@@ -127,11 +128,11 @@ def test_what_is_too_long_is_shortened(tmp_path: Path):
     ],
 )
 def test_who_shows_no_assignment(fields: dict[str, Any], who: str, note: list[str]):
-    assert draw(picture(**fields), PLENTY, SIDES._replace(who=who)).notes == note
+    assert draw(picture(**fields), UNLIMITED, SIDES._replace(who=who)).notes == note
 
 
 def test_braces_in_a_name_are_no_format():
     sides = Sides("{0}", "{x}", "{sides.who}", "{sides}", "{}")
     assert {"{sides.who}", "{sides}"} <= {
-        meaning for _, _, meaning, _ in draw(picture(), PLENTY, sides).legend
+        meaning for _, _, meaning, _ in draw(picture(), UNLIMITED, sides).legend
     }

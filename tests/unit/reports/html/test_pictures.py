@@ -6,7 +6,9 @@ from itertools import pairwise
 import pytest
 from tests.common.run_logs import picture
 
-from tal_reports.html.pictures import DISC, LARGEST, Drawing, draw, place
+from tal_reports.html.drawing import Drawing
+from tal_reports.html.explanations import place
+from tal_reports.html.pictures import MAX_DISC, MAX_WIDTH, draw
 from tal_reports.log.schemas import fault
 
 LEVELS = [{"stride": 8, "rows": 2, "columns": 3}, {"stride": 16, "rows": 1, "columns": 2}]
@@ -75,7 +77,7 @@ def test_without_an_assignment_there_is_one_view():
 def test_the_same_assignment_says_so():
     drawing = draw(picture(implementation=picture()["reference"]))
     assert set(kinds(drawing)) == {"same"}
-    assert drawing.views[0].says == "Both assign the same anchors, with the same weights."
+    assert drawing.views[0].caption == "Both assign the same anchors, with the same weights."
 
 
 def test_weights_are_compared_as_they_are_printed():
@@ -91,7 +93,7 @@ def test_a_weight_that_was_found_to_differ_is_another_however_little():
     assert set(kinds(draw(picture(**weights, focus=[])))) == {"same"}
     drawing = draw(picture(**weights, focus=[0]))
     assert set(kinds(drawing)) == {"weight"}
-    assert drawing.views[0].says == "Where the two assign otherwise:"
+    assert drawing.views[0].caption == "Where the two assign otherwise:"
 
 
 def test_what_the_suite_says_of_an_anchor_is_in_its_title():
@@ -108,7 +110,7 @@ def test_ground_truths_outside_are_drawn_and_dropped_ones_marked():
     assert drawing.box[0] < -10
     assert drawing.box[1] < -8
     assert {(truth.name, truth.real) for truth in drawing.truths} == {("GT 0", True), ("GT 1 dropped", False)}
-    assert drawing.views[1].says == "No positive: all anchors are background."
+    assert drawing.views[1].caption == "No positive: all anchors are background."
 
 
 def test_names_of_identical_boxes_stand_beside_each_other():
@@ -154,10 +156,10 @@ def test_a_small_image_is_never_cropped():
 )
 def test_everything_has_a_legible_size(drawn: dict):
     drawing = draw(drawn)
-    assert 1 <= drawing.shown[0] <= LARGEST
-    assert 1 <= drawing.shown[1] <= LARGEST
-    assert all(mark.radius <= DISC * drawing.unit * 1.0001 for mark in drawing.marks)
-    assert drawing.box[2] / drawing.shown[0] == pytest.approx(drawing.unit)
+    assert 1 <= drawing.display_size[0] <= MAX_WIDTH
+    assert 1 <= drawing.display_size[1] <= MAX_WIDTH
+    assert all(mark.radius <= MAX_DISC * drawing.unit * 1.0001 for mark in drawing.marks)
+    assert drawing.box[2] / drawing.display_size[0] == pytest.approx(drawing.unit)
 
 
 def test_anchors_that_do_not_exist_are_left_out():

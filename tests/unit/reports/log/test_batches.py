@@ -5,7 +5,7 @@ import random
 import pytest
 from tests.common.run_logs import batch
 
-from tal_reports.log.batches import KEPT, Batches, Margins
+from tal_reports.log.batches import MAX_FAILURES, Batches, Margins
 
 
 def counted(*lines: dict) -> Batches:
@@ -57,7 +57,7 @@ def test_failing_batches_are_kept_by_name_and_their_margins_are_not():
     ]
     batches = counted(*lines, batch(51, clause_group="X", verdict="exact", stages={"box": 0.25, "dfl": None}))
     (failures,) = batches.failures.values()
-    assert len(failures) == KEPT
+    assert len(failures) == MAX_FAILURES
     assert failures[0].case == f"{0:012x}"
     assert batches.causes == {("ultralytics", "divergent", "box", None): 50}
     assert list(batches.margins) == [("ultralytics", "box")]

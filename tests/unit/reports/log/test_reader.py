@@ -8,7 +8,7 @@ from tests.common import run_logs as factory
 from tests.common.run_logs import line, raw
 
 from tal_reports import Log, LogError, read_log
-from tal_reports.log.reader import MOST_FAULTS
+from tal_reports.log.reader import MAX_FAULTS
 
 RUN = line("run", factory.run_line())
 
@@ -198,7 +198,7 @@ def test_a_divergence_survives_a_picture_that_cannot_be_drawn(run_dir: Path):
 
 
 def test_a_line_that_is_too_long_is_left_out(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tal_reports.log.reader.LONGEST_LINE", 2000)
+    monkeypatch.setattr("tal_reports.log.reader.MAX_LINE_BYTES", 2000)
     long = line("divergence", factory.divergence(traceback="x" * 5000))
     log = read(run_dir, line("batch", factory.batch(0)), long, line("batch", factory.batch(1)))
     assert log.batches.judged == 2
@@ -207,7 +207,7 @@ def test_a_line_that_is_too_long_is_left_out(run_dir: Path, monkeypatch: pytest.
 
 
 def test_more_lines_than_anyone_reads_are_counted_not_kept(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tal_reports.log.reader.MOST_LINES", 3)
+    monkeypatch.setattr("tal_reports.log.reader.MAX_LINES", 3)
     log = read(run_dir, *(line("not_tested", {"reason": str(number)}) for number in range(5)))
     assert [one["reason"] for one in log.not_tested] == ["0", "1", "2"]
     assert dict(log.problems.unusable) == {"not_tested: more than 3 of them": 2}
@@ -216,7 +216,7 @@ def test_more_lines_than_anyone_reads_are_counted_not_kept(run_dir: Path, monkey
 def test_many_different_faults_do_not_fill_the_report(run_dir: Path):
     log = read(run_dir, *(line("batch", factory.batch(verdict=f"purple{n}")) for n in range(100)))
     assert sum(log.problems.unusable.values()) == 100
-    assert len(log.problems.sentences()) <= MOST_FAULTS + 2
+    assert len(log.problems.sentences()) <= MAX_FAULTS + 2
 
 
 def test_the_environment_may_not_be_a_bottomless_pit(run_dir: Path):

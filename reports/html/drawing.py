@@ -1,0 +1,201 @@
+"""The parts of a picture, ready for a template to write. All coordinates are pixels of the input image."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2; of shapes x, y, width, height."""
+
+PALETTE = 8
+"""Colours of ground truths; the ninth ground truth has the first colour again."""
+FRAME, MARK, RING, TRUTH = 3000, 340, 160, 340
+"""Approximate characters of markup: around a drawing, of a positive, of a ring and of a ground truth."""
+SPOT = 250
+"""Approximate characters of markup around the text about an anchor."""
+MAX_MARKS, MAX_TRUTHS = 500, 300
+"""Positives and ground truths of a drawing."""
+MIN_MARKS, MIN_TRUTHS = 6, 4
+"""Positives and ground truths that are drawn however small the budget is."""
+UNLIMITED = 500_000
+"""Characters of markup from which on only `MAX_MARKS` and `MAX_TRUTHS` leave anything out."""
+
+KINDS = {
+    "missing": ("−", "{sides.first_alone}"),
+    "extra": ("+", "{sides.second_alone}"),
+    "owner": ("≠", "with another ground truth"),
+    "weight": ("w", "with another weight"),
+    "same": ("", "the same in both"),
+}
+"""Glyph and meaning of each kind of difference, for anchors that are positive on either side; the gravest first."""
+
+
+class Sides(NamedTuple):
+    """Names of the two sides of a picture.
+
+    Attributes:
+        first, second: in a word.
+        first_alone, second_alone: for an anchor that is positive on that side only.
+        who: the second side, at the beginning of a sentence; "" if only the first side is drawn.
+    """
+
+    first: str = "reference"
+    second: str = "implementation"
+    first_alone: str = "in the reference alone"
+    second_alone: str = "in the implementation alone"
+    who: str = "The implementation"
+
+
+SIDES = Sides()
+"""Sides of the pictures in a report."""
+
+
+@dataclass(frozen=True)
+class SizeBudget:
+    """Limits of one picture, so that a page with hundreds of large pictures stays small.
+
+    Attributes:
+        marks, truths: positives and ground truths; the most important ones are drawn.
+        text: characters about anchors.
+    """
+
+    marks: int
+    truths: int
+    text: int
+
+    @classmethod
+    def of(cls, characters: int) -> "SizeBudget":
+        """Divide the characters of markup among the parts of a picture."""
+        characters = max(characters - FRAME, 0)
+        marks, truths = characters // 3 // MARK, characters // 6 // TRUTH
+        return cls(
+            min(max(marks, MIN_MARKS), MAX_MARKS),
+            min(max(truths, MIN_TRUTHS), MAX_TRUTHS),
+            characters // 2,
+        )
+
+
+@dataclass(frozen=True)
+class Dots:
+    """All anchors of one level: a dot in the middle of every cell of a grid of this width and height."""
+
+    stride: float
+    width: float
+    height: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A ground truth.
+
+    Attributes:
+        box: x, y, width and height.
+        name: label; "" for a ground truth that is drawn behind the important ones.
+        tag: x, y, width and height of the label.
+        colour: index into the palette.
+        real: False if the ground truth is dropped (ANN-3).
+        title: text on hover.
+    """
+
+    box: Box
+    name: str
+    tag: Box
+    colour: int
+    real: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A positive of either side: a disc that each view colours and labels in its own way.
+
+    Attributes:
+        x, y, radius: position and size.
+        kind: one of `KINDS`; "" if the implementation's assignment is not visible.
+        glyph: label in the difference view.
+        reference, implementation: ground truth by either side; None for background.
+        title: text on hover.
+        number: index of the anchor.
+    """
+
+    x: float
+    y: float
+    radius: float
+    kind: str
+    glyph: str
+    reference: int | None
+    implementation: int | None
+    title: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Spot:
+    """An anchor with numbers in the picture: a place to point at.
+
+    Attributes:
+        number: index of the anchor.
+        x, y, radius: position and size.
+        box: the predicted box: x, y, width and height; None if it cannot be drawn.
+        title: its numbers in a few words.
+        lines: reasons for its assignment.
+    """
+
+    number: int
+    x: float
+    y: float
+    radius: float
+    box: Box | None
+    title: str
+    lines: list[str]
+
+    @property
+    def characters(self) -> int:
+        """Approximate characters of its markup."""
+        return SPOT + len(self.title) + sum(len(line) + 7 for line in self.lines)
+
+
+@dataclass(frozen=True)
+class View:
+    """One of the views of a picture, with its caption."""
+
+    key: str
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture, ready to be written.
+
+    Attributes:
+        box: x, y, width and height of the visible part.
+        size: width and height of the whole image.
+        display_size: width and height on the page, in CSS pixels.
+        unit: pixels of the image per CSS pixel.
+        levels, truths, marks, rings, spots: shapes, from the bottom to the top.
+        views: ways to look at the marks; the first one is visible at first.
+        legend: key, glyph, meaning and count of each kind of difference that occurs.
+        title: the picture in a sentence.
+        notes: sentences about parts that are not drawn.
+    """
+
+    box: Box
+    size: tuple[float, float]
+    display_size: tuple[int, int]
+    unit: float
+    levels: list[Dots]
+    truths: list[Outline]
+    marks: list[Mark]
+    rings: list[Mark]
+    spots: list[Spot]
+    views: list[View]
+    legend: list[tuple[str, str, str, int]]
+    title: str
+    notes: list[str]
+
+    @property
+    def characters(self) -> int:
+        """Approximate characters of its markup."""
+        shapes = MARK * len(self.marks) + RING * len(self.rings) + TRUTH * len(self.truths)
+        return FRAME + shapes + sum(spot.characters for spot in self.spots)
