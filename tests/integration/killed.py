@@ -50,12 +50,12 @@ def start(folder: Path, judged: int) -> int:
 
     RunLogWriter.batch = batch  # type: ignore[method-assign]
     asked = ("--implementation", "reference", "--implementation", f"{DOUBLES}:Raises")
-    options = ("--pyargs", "conformance", "-q", "-p", "no:cacheprovider", "--report-dir", str(folder))
+    options = ("--pyargs", "tal_conformance", "-q", "-p", "no:cacheprovider", "--report-dir", str(folder))
     os._exit(int(pytest.main([*options, *asked, *DRAWN])))
 
 
 def read_all(pipe: int) -> int:
-    """How many bytes are in a pipe."""
+    """Return the number of bytes in a pipe."""
     count = 0
     while select.select([pipe], [], [], 0)[0] and (part := os.read(pipe, 2**16)):
         count += len(part)

@@ -63,8 +63,22 @@ def test_without_options_official_and_article_are_tested_by_the_gating_profile(t
 def test_the_projects_tests_run_over_all_cores_or_as_many_as_are_asked_for(tmp_path: Path):
     spread = "--dist worksteal --maxprocesses 8"
     for given, number in (((), "auto"), (("WORKERS=0",), "0")):
-        last = printed("test", *given, f"VENV={tmp_path}")[-1]
-        assert last.rstrip() == f"{tmp_path}/bin/python -m pytest tests -n {number} {spread}"
+        for target, chosen in (("test", "'not slow'"), ("test-slow", "slow")):
+            last = printed(target, *given, f"VENV={tmp_path}")[-1]
+            options = f"-n {number} {spread} tests --ignore tests/reference -m {chosen}"
+            assert last.rstrip() == f"{tmp_path}/bin/python -m pytest {options}"
+
+
+def test_the_references_own_tests_check_shapes(tmp_path: Path):
+    commands = "\n".join(printed("test", f"VENV={tmp_path}"))
+    assert "pytest tests/reference --jaxtyping-packages=tal_reference,beartype.beartype" in commands
+
+
+def test_the_main_job_installs_no_tools_of_developers(tmp_path: Path):
+    commands = "\n".join(printed("conformance", f"VENV={tmp_path}"))
+    assert "-e ." in commands
+    assert "[dev" not in commands
+    assert "-e '.[dev,docs]'" in "\n".join(printed("test", f"VENV={tmp_path}"))
 
 
 def test_benchmarks_are_of_all_sizes(tmp_path: Path):
@@ -74,11 +88,16 @@ def test_benchmarks_are_of_all_sizes(tmp_path: Path):
 
 def test_it_sets_up_once_for_a_torch(tmp_path: Path):
     assert "pip install" in make("-n", "test", f"VENV={tmp_path}").stdout
-    stamp = printed("setup", f"VENV={tmp_path}")[-1].removeprefix("touch ")
-    Path(stamp).touch()
+    stamps = [
+        line.removeprefix("touch ")
+        for line in printed("setup", f"VENV={tmp_path}")
+        if line.startswith("touch ")
+    ]
+    for stamp in stamps:  # the user's environment, then the developers'
+        Path(stamp).touch()
     assert "pip install" not in make("-n", "test", f"VENV={tmp_path}").stdout
     assert "'torch==0'" in make("-n", "test", f"VENV={tmp_path}", "TORCH=torch==0").stdout
-    os.utime(stamp, (0, 0))  # older than pyproject.toml
+    os.utime(stamps[0], (0, 0))  # older than pyproject.toml
     assert "pip install" in make("-n", "test", f"VENV={tmp_path}").stdout
 
 
@@ -95,7 +114,7 @@ def test_an_old_python_is_told_in_one_line(tmp_path: Path):
 
 
 def test_help_lists_every_target():
-    rules = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    rules = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"conformance", "test", "bench", "lint", "clean", "help"} <= set(rules)
     listed = make("help").stdout
     assert [rule for rule in rules if f"make {rule} " not in listed] == []
@@ -128,7 +147,10 @@ def ci(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
     return run
 
 
-STEPS = ["make setup 1", "make lint 1", "make test 1", "make conformance PROFILE=ci 1"]
+STEPS = [
+    *("make setup 1", "make lint 1", "make test 1", "make test-slow 1", "make docs 1"),
+    "make conformance PROFILE=ci 1",
+]
 """Each with TAL_REQUIRE_BROWSER=1: a test that needs a browser fails where there is none."""
 
 
@@ -146,7 +168,9 @@ def test_ci_installs_a_browser_where_there_is_none(ci: Callable[..., tuple[int, 
     assert calls[2:] == STEPS
 
 
-@pytest.mark.parametrize(("failing", "step"), [("lint", 1), ("test", 2), ("conformance", 3)])
+@pytest.mark.parametrize(
+    ("failing", "step"), [("lint", 1), ("test", 2), ("test-slow", 3), ("docs", 4), ("conformance", 5)]
+)
 def test_ci_fails_with_the_step_that_fails(ci: Callable[..., tuple[int, list[str]]], failing: str, step: int):
     status, calls = ci("chromium", failing=failing)
     assert status != 0

@@ -38,7 +38,7 @@ def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     adapter = folder / "swapped.py"
     adapter.write_text(SWAPPED)
     ours = request.param == "from this repository"
-    target = ["conformance"] if ours else ["--pyargs", "conformance"]
+    target = ["conformance"] if ours else ["--pyargs", "tal_conformance"]
     done = run(
         *(sys.executable, "-m", "pytest", *target, "-p", "no:cacheprovider", "-k", "test_metric"),
         *("--implementation", f"{adapter}:Swapped", "--examples", "20", "--hypothesis-seed", "0"),
@@ -83,7 +83,7 @@ def test_the_example_line(failed: Any):
     needs = printed.splitlines()[0].partition("needs: ")[2]
     source = f"""
 from hypothesis import Phase, given, settings, strategies
-from conformance import check
+from tal_conformance import check
 {needs}
 
 @settings(phases=[Phase.explicit])
@@ -105,6 +105,6 @@ def test_in_words(failed: Any):
     picture = line["picture"]
     anchor = picture["focus"][0]
     path = named(line)[1]
-    done = run(sys.executable, "-m", "conformance", "explain", path, "--anchor", str(anchor), cwd=where)
+    done = run(sys.executable, "-m", "tal_conformance", "explain", path, "--anchor", str(anchor), cwd=where)
     assert done.returncode == 0, done.stderr
     assert f"Anchor {anchor} of image 0" in done.stdout

@@ -15,10 +15,10 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import of_a_person
 from hypothesis import given, settings, strategies
-from tal_conformance.batches import draw_from_seed_alone
+from tal_conformance.batches.seeding import make_draws_reproducible
 
 if sys.argv[2] == "from the seed alone":
-    draw_from_seed_alone()
+    make_draws_reproducible()
 
 @settings(max_examples=500, derandomize=True, database=None)
 @given(number=strategies.integers(0, 10**12))
@@ -53,7 +53,7 @@ def test_a_run_repeats_from_another_folder_and_with_more_loaded(tmp_path: Path):
     )
     ours = judged(tmp_path / "ours", ROOT, "conformance", "--implementation", "reference")
     theirs = judged(
-        *(tmp_path / "theirs", tmp_path, "--pyargs", "conformance"),
+        *(tmp_path / "theirs", tmp_path, "--pyargs", "tal_conformance"),
         *("--implementation", f"{adapter}:ReferenceAdapter"),
     )
     assert ours == theirs

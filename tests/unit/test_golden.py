@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tal_conformance import Batch, Recipe, Truth
 from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.predictions import Copy
