@@ -28,7 +28,7 @@ def start(
     return subprocess.Popen(
         [
             *("sh", "-c", f'ulimit -S -f {blocks}; exec "$@"', "sh"),
-            *(sys.executable, "-m", "pytest", "--pyargs", "conformance", "-p", "no:cacheprovider", "-q"),
+            *(sys.executable, "-m", "pytest", "--pyargs", "tal_conformance", "-p", "no:cacheprovider", "-q"),
             *("--report-dir", str(folder), *asked, *drawn),
         ],
         cwd=folder.parent if folder.parent.is_dir() else "/",

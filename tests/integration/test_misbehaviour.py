@@ -129,7 +129,7 @@ def run(folder: Path, names: list[str], *options: str) -> Done:
     limits = {TIMEOUT_VARIABLE: str(SECONDS), MEMORY_VARIABLE: str(GIBIBYTES)}
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "--pyargs", "conformance", "-p", "no:cacheprovider", "-q"),
+            *(sys.executable, "-m", "pytest", "--pyargs", "tal_conformance", "-p", "no:cacheprovider", "-q"),
             *("--report-dir", str(folder / "runs"), "--device", "cpu", *asked, *options),
         ],
         cwd=working,

@@ -81,9 +81,11 @@ def _execute(
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """What the steps need of the repository, as a checkout has it."""
-    for name in ("reports", ".ci", "conformance", "reference"):
+    for name in ("reports", ".ci", "conformance", "reference", "src"):
         shutil.copytree(
-            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("runs", "latest", "__pycache__")
+            *(ROOT / name, tmp_path / name),
+            symlinks=True,
+            ignore=shutil.ignore_patterns("runs", "latest", "__pycache__", "*.egg-info"),
         )
     for name in ("Makefile", "pyproject.toml"):
         shutil.copyfile(ROOT / name, tmp_path / name)
@@ -101,18 +103,19 @@ def environment(checkout: Path) -> dict[str, str]:
     given = {
         "VENV": str(folder),
         "PYTHON": sys.executable,
-        "PYTHONPATH": str(checkout),
+        "PYTHONPATH": str(checkout / "src"),
         "OMP_NUM_THREADS": "1",
     }
     given |= {
         name: str(shard[name.lower()]) for name in ("TORCH", "TORCHVISION", "IMPLEMENTATIONS", "DEVICE")
     }
-    stamp = subprocess.run(
+    commands = subprocess.run(
         ["make", "--no-print-directory", "-n", "setup",
          *(f"{name}={given[name]}" for name in ("VENV", "TORCH", "TORCHVISION"))],
         cwd=checkout, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()[-1].removeprefix("touch ")  # fmt: skip
-    Path(stamp).touch()
+    ).stdout.splitlines()  # fmt: skip
+    for stamp in [line.removeprefix("touch ") for line in commands if line.startswith("touch ")]:
+        Path(stamp).touch()  # the user's environment, then the developers'
     return given
 
 
@@ -205,7 +208,7 @@ def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str])
     done = execute(nightly["What the suite must find, it finds"], checkout, **given)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 equivalent" in done.stdout
-    (checkout / "conformance" / "power" / "equivalent.toml").write_text("equivalent = []\n")
+    (checkout / "conformance" / "mutation" / "equivalent.toml").write_text("equivalent = []\n")
     done = execute(nightly["What the suite must find, it finds"], checkout, **given)
     assert done.returncode != 0
     assert "survived: ultralytics-8.4.24 for ultralytics-8.4.127" in done.stdout
@@ -230,7 +233,7 @@ def test_a_night(checkout: Path, environment: dict[str, str]):
         (left / "examples").mkdir()
         (left / "examples" / name).write_text("found")
     summary = checkout / "summary.md"
-    merge = {"GITHUB_STEP_SUMMARY": str(summary), "PYTHONPATH": str(checkout)}
+    merge = {"GITHUB_STEP_SUMMARY": str(summary), "PYTHONPATH": str(checkout / "src")}
     shutil.rmtree(checkout / "conformance")  # merging needs no torch
     for name in (
         "One run out of all",
@@ -263,7 +266,7 @@ def test_the_second_night_says_what_is_new(checkout: Path):
         values = VALUES | {"github.run_id": night}
         for name in ("One run out of all", "The summary of this job"):
             step = nightly_step(name, values)
-            done = execute(step, checkout, GITHUB_STEP_SUMMARY=str(summary), PYTHONPATH=str(checkout))
+            done = execute(step, checkout, GITHUB_STEP_SUMMARY=str(summary), PYTHONPATH=str(checkout / "src"))
             assert done.returncode == 0, done.stderr
         shutil.rmtree(checkout / "shards")
     assert "### Text of an issue" in summary.read_text()
@@ -285,7 +288,7 @@ def test_ci_summarises_its_run(checkout: Path):
     factory.write(checkout / "reports" / "runs" / "latest", factory.passing(10))
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    done = execute(step, checkout, GITHUB_STEP_SUMMARY=str(summary), PYTHONPATH=str(checkout))
+    done = execute(step, checkout, GITHUB_STEP_SUMMARY=str(summary), PYTHONPATH=str(checkout / "src"))
     assert done.returncode == 0, done.stderr
     assert summary.read_text().startswith("## ultralytics and article conform")
 
