@@ -1,7 +1,7 @@
 """The Task-Aligned Assigner and the v8 detection loss as the specification states them, readable and in plain torch.
 
 Read it in the article's order: `anchors`, `decoding`, `annotations`, `boxes`, `assignment`, `loss`. Every line that
-computes something names its clause (`TAL-MET-1`); every intermediate can be kept and looked at (`keep_trace=True`).
+computes something names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value.
 """
 
 from tal_reference.anchors import Anchors, flatten, input_size, make_anchors

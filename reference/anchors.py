@@ -1,4 +1,4 @@
-"""Stage "anchors": one anchor a grid cell, and the feature maps flattened in the same order.
+"""Stage "anchors": one anchor per grid cell, and the feature maps flattened in the same order.
 
 The article calls these steps `pred_process` and `make_anchors`.
 """
@@ -34,34 +34,36 @@ class Anchors:
 def flatten(
     feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head
 ) -> tuple[Float[Tensor, "B A bins"], Float[Tensor, "B A C"]]:
-    """Distance logits (B, A, 4R) and class logits (B, A, C) of all levels, one row an anchor (PRE-1).
+    """Return the distance logits (B, A, 4R) and class logits (B, A, C) of all levels, one row per anchor (PRE-1).
 
-    One copy of all predictions, so that no stage after it knows of levels. That copy and the gradient, as large again,
-    are nearly all the memory that the loss takes; a loss that went level by level would not need it, and read worse.
+    The result is a copy of all predictions, so that no later stage knows of levels. The copy and its gradient, which
+    is as large, are nearly all the memory that the loss takes; a loss that handled levels one by one would not need
+    the copy, but would be harder to read.
 
     Raises:
         ValueError: the number of maps or of channels is not the head's, or the maps differ in images or dtype.
     """
     if len(feature_maps) != len(head.strides):
-        raise ValueError(f"{len(feature_maps)} feature maps for {len(head.strides)} strides")
+        raise ValueError(f"got {len(feature_maps)} feature maps for {len(head.strides)} strides")
     wrong = [tuple(level.shape) for level in feature_maps if level.shape[1] != head.channels]
     if wrong:
-        raise ValueError(f"feature maps of shape {wrong} where the head has 4R + C = {head.channels} channels")
+        raise ValueError(f"feature maps have the shapes {wrong}; the head has 4R + C = {head.channels} channels")
     if len({(len(level), level.dtype) for level in feature_maps}) > 1:
-        raise ValueError(f"feature maps of {[(len(level), level.dtype) for level in feature_maps]} in one batch")
+        found = [(len(level), level.dtype) for level in feature_maps]
+        raise ValueError(f"feature maps of one batch differ in the number of images or in dtype: {found}")
     channels = torch.cat([level.flatten(2) for level in feature_maps], dim=2)  # (B, 4R + C, A)
     distances, logits = channels.split((4 * head.reg_max, head.classes), dim=1)  # (B, 4R, A), (B, C, A)
     return distances.mT, logits.mT  # (B, A, 4R), (B, A, C)
 
 
 def input_size(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> tuple[int, int]:
-    """Height and width of the input in pixels: the first level's grid times its stride (PRE-2)."""
+    """Return the height and width of the input in pixels: the first level's grid times its stride (PRE-2)."""
     rows, columns = feature_maps[0].shape[2:]
     return rows * head.strides[0], columns * head.strides[0]
 
 
 def make_anchors(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> Anchors:
-    """The centre of every grid cell of every level (ANC-1), in the feature maps' dtype and on their device."""
+    """Place an anchor at the centre of every grid cell (ANC-1), in the feature maps' dtype and on their device."""
     centres, strides = [], []
     for level, stride in zip(feature_maps, head.strides, strict=True):
         rows, columns = level.shape[2:]

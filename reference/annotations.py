@@ -1,6 +1,6 @@
-"""Stage "annotations": rows of a data loader to the ground truths of each image. The article calls it `ann_process`.
+"""Stage "annotations": a data loader's rows become the ground truths of each image; the article's `ann_process`.
 
-The article pads every image to the same number of ground truths. Here each image keeps its own, which is why padding
+The article pads every image to the same number of ground truths. Here each image keeps its own number, so that padding
 cannot change a result (ANN-4).
 """
 
@@ -17,7 +17,7 @@ class GroundTruths:
     """The M ground truths of one image, in the order of their rows (ANN-2).
 
     Attributes:
-        labels: (M,) int64 class of each.
+        labels: (M,) int64 class of each ground truth.
         boxes: (M, 4) xyxy in pixels.
     """
 
@@ -26,7 +26,7 @@ class GroundTruths:
 
     @property
     def real(self) -> Bool[Tensor, "M"]:
-        """Which of them count: those whose four corner coordinates add up to more than zero (ANN-3)."""
+        """(M,) True for ground truths that count: their four corner coordinates add up to more than zero (ANN-3)."""
         return self.boxes.sum(-1) > 0
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class GroundTruths:
 
 
 def to_corners(boxes: Float[Tensor, "N 4"], size: tuple[int, int]) -> Float[Tensor, "N 4"]:
-    """Normalised (cx, cy, w, h) to xyxy in pixels, for an input of (height, width) pixels (ANN-1)."""
+    """Convert normalised boxes (cx, cy, w, h) to xyxy in pixels, for an input of (height, width) pixels (ANN-1)."""
     height, width = size
     in_pixels = boxes * boxes.new_tensor((width, height, width, height))  # (N, 4)
     centre, sides = in_pixels.chunk(2, dim=1)  # (N, 2), (N, 2)
@@ -42,7 +42,7 @@ def to_corners(boxes: Float[Tensor, "N 4"], size: tuple[int, int]) -> Float[Tens
 
 
 def ground_truths(annotations: Float[Tensor, "N 6"], images: int, size: tuple[int, int]) -> list[GroundTruths]:
-    """The ground truths of each of the `images` images.
+    """Return the ground truths of each of the `images` images.
 
     Args:
         annotations: (N, 6) rows (image index, class, cx, cy, w, h), the last four normalised (ANN-1).
@@ -54,6 +54,7 @@ def ground_truths(annotations: Float[Tensor, "N 6"], images: int, size: tuple[in
     """
     image = annotations[:, 0].long()  # (N,)
     if ((image < 0) | (image >= images)).any():
-        raise ValueError(f"annotation rows name images {sorted(set(image.tolist()))} in a batch of {images}")
+        found = sorted(set(image.tolist()))
+        raise ValueError(f"annotation rows name images {found}, expected indices below {images}")
     labels, boxes = annotations[:, 1].long(), to_corners(annotations[:, 2:], size)  # (N,), (N, 4)
     return [GroundTruths(labels[image == i], boxes[image == i]) for i in range(images)]

@@ -2,15 +2,16 @@
 
 Feng et al., TOOD: Task-aligned One-stage Object Detection, 2021; the article's section 3. In words: an anchor whose
 centre lies in a ground truth may learn it. Each ground truth takes the k anchors that already predict it best (class
-and box together); an anchor taken twice goes to the ground truth that it overlaps most; and the better an anchor is
-among those of its ground truth, the higher the class score that it must learn.
+and box together). An anchor that several ground truths take goes to the ground truth that it overlaps most. The better
+an anchor is among the positives of its ground truth, the higher is the class score that it must learn.
 
 The article's names: `candidates_of` is its `__get_in_gts_mask` (<1>); `overlaps_of`, `alignment_metric` and `top_k` are
 its `__refine_select` and `__select_topk_candidates` (<2>); `settle_contested` is (<3>), its
 `__filter_repeat_assign_candidates`, `targets_of` its `__get_train_targets` (<4>), and `normalised` what follows it.
 
-M is the number of ground truths of the image, A of anchors, C of classes, P of whatever pairs of the two are at hand:
-the candidates, or the positives. Only what is needed on pairs is computed there. No gradient flows through any of it.
+M is the number of ground truths of the image, A of anchors, C of classes, P of pairs of a ground truth and an anchor:
+the candidates, or the positives. Scores, overlaps and metrics are computed on such pairs alone. No gradient flows
+through the assignment.
 """
 
 from dataclasses import dataclass
@@ -25,14 +26,14 @@ from tal_reference.settings import Hyperparameters
 from tal_reference.shapes import Bool, Float, Int
 
 INSIDE = 1e-9
-"""Pixels by which a centre must lie inside a box (TAL-CAND-1)."""
+"""Pixels by which the centre of a candidate must lie inside a box (TAL-CAND-1)."""
 NORMALISATION_EPS = 1e-9
-"""Keeps the quotient of TAL-NORM-1 finite where every metric is zero; weights of metrics near it come out smaller."""
+"""Keeps the quotient of TAL-NORM-1 finite where every metric is zero; it lowers the weights of metrics of its size."""
 
 
 @dataclass(frozen=True)
 class AssignmentTrace:
-    """What every stage of one image's assignment computed; g runs over ground truths, a over anchors.
+    """The values of every stage of one image's assignment; g runs over ground truths, a over anchors.
 
     Attributes:
         candidates: (M, A) a may learn g (TAL-CAND-1, TAL-CAND-2).
@@ -54,15 +55,15 @@ class AssignmentTrace:
 
 @dataclass(frozen=True)
 class Targets:
-    """What each anchor of one image must learn (TAL-TGT-1). Background anchors hold zeros.
+    """Targets of every anchor of one image (TAL-TGT-1); zeros on background.
 
     Attributes:
         foreground: (A,) the anchor is a positive.
-        truth_index: (A,) int64 which ground truth it learns.
+        truth_index: (A,) int64 index of the ground truth that the anchor learns.
         labels: (A,) int64 class of that ground truth.
-        boxes: (A, 4) box of that ground truth, not the widened one; xyxy in pixels.
-        weights: (A,) target score of its class, w (TAL-NORM-1).
-        trace: the stages behind it, if they were asked for; None for an image without ground truths.
+        boxes: (A, 4) box of that ground truth, as annotated and not widened; xyxy in pixels.
+        weights: (A,) target score of that class, w (TAL-NORM-1).
+        trace: the values of every stage, if requested; None for an image without ground truths.
     """
 
     foreground: Bool[Tensor, "A"]
@@ -73,7 +74,7 @@ class Targets:
     trace: AssignmentTrace | None = None
 
     def scores(self, classes: int) -> Float[Tensor, "A C"]:
-        """Target scores: the weight at the label's place, zero elsewhere (TAL-TGT-1)."""
+        """Return the target scores: the weight at the label's place, zero elsewhere (TAL-TGT-1)."""
         scores = self.weights.new_zeros(len(self.weights), classes)
         return scores.scatter(1, self.labels[:, None], self.weights[:, None])  # (A, C)
 
@@ -89,7 +90,7 @@ def assign(
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
 ) -> Targets:
-    """What each anchor of one image must learn.
+    """Assign the ground truths of one image to its anchors (TAL-*).
 
     Args:
         scores: (A, C) predicted class scores, after the sigmoid.
@@ -98,18 +99,18 @@ def assign(
         truths: the image's ground truths, boxes in pixels.
         strides: the head's strides in pixels, for TAL-CAND-2.
         hyperparameters: k, alpha, beta and topk2.
-        dialect: whose choices to follow where releases differ.
-        keep_trace: keep every stage's values.
+        dialect: the choices to follow where releases differ.
+        keep_trace: store every stage's values in `trace`.
 
     Raises:
-        ValueError: there are fewer anchors than k (TAL-TOPK-2), or the dialect knows no such head or topk2.
+        ValueError: there are fewer anchors than k (TAL-TOPK-2), or the dialect does not support the head or topk2.
     """
     if not len(truths):
         return background(truths, len(centres))  # TAL-EMPTY-1
-    refuse_unknown(strides, hyperparameters, dialect)
+    reject_unsupported(strides, hyperparameters, dialect)
     candidates = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
-    compared = overlap_mask(candidates, dialect)  # (M, A) the candidates, but in the oldest releases
-    truth, anchor = pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs; elsewhere s, u, t are 0
+    compared = overlap_mask(candidates, dialect)  # (M, A) the candidates; all pairs in the oldest releases
+    truth, anchor = pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs; s, u and t of others are 0
     score = scores[anchor, truths.labels[truth]]  # (P,)
     overlap = overlaps_of(truths.boxes, boxes, compared)  # (M, A)
     metric = scatter_pairs(alignment_metric(score, overlap[pairs], hyperparameters), pairs, candidates)  # (M, A)
@@ -118,29 +119,29 @@ def assign(
     positives = settle_contested(selected, overlap)  # (M, A)
     if hyperparameters.effective_topk2 is not None:
         positives = positives & top_k(metric * positives, hyperparameters.effective_topk2)  # (M, A)   TAL-CONF-2
-    weights = normalised(metric, overlap, positives)  # (A,) the article weighs its targets after it has set them
+    weights = normalised(metric, overlap, positives)  # (A,) the article computes weights after its targets
     if not keep_trace:
         return targets_of(truths, positives, weights)
     trace = AssignmentTrace(candidates, scatter_pairs(score, pairs, candidates), overlap, metric, selected, positives)
     return targets_of(truths, positives, weights, trace)
 
 
-def refuse_unknown(strides: tuple[int, ...], hyperparameters: Hyperparameters, dialect: Dialect) -> None:
-    """Raise where the dialect's releases raise, or have no such thing.
+def reject_unsupported(strides: tuple[int, ...], hyperparameters: Hyperparameters, dialect: Dialect) -> None:
+    """Raise if the dialect does not support the head or the hyperparameters.
 
     Raises:
-        ValueError: a head with one level (TAL-CAND-2), or topk2 (TAL-CONF-2), that the dialect does not know.
+        ValueError: the head has one level (TAL-CAND-2), or topk2 is set (TAL-CONF-2), and the dialect supports neither.
     """
     if len(strides) == 1 and not dialect.one_level:
-        raise ValueError(f"{dialect.name} knows no head with one level (TAL-CAND-2)")
+        raise ValueError(f"dialect {dialect.name} does not support heads with a single level (TAL-CAND-2)")
     if hyperparameters.effective_topk2 is not None and not dialect.topk2:
-        raise ValueError(f"{dialect.name} knows no topk2 (TAL-CONF-2)")
+        raise ValueError(f"dialect {dialect.name} does not support topk2 (TAL-CONF-2)")
 
 
 def candidates_of(
     truths: GroundTruths, centres: Float[Tensor, "A 2"], floor: tuple[int, int]
 ) -> Bool[Tensor, "M A"]:
-    """TAL-CAND-1: the anchors whose centre lies inside a real ground truth on all four sides.
+    """Return (M, A) True if the anchor's centre lies inside the real ground truth on all four sides (TAL-CAND-1).
 
     Args:
         truths: ground truths, boxes in pixels.
@@ -153,7 +154,7 @@ def candidates_of(
 def distance_inside(
     boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"], floor: tuple[int, int]
 ) -> Float[Tensor, "M A"]:
-    """How far, in pixels, each centre lies inside each (widened) box: negative outside (TAL-CAND-1, TAL-CAND-2)."""
+    """Return the pixels by which each centre lies inside each widened box, negative outside (TAL-CAND-1)."""
     x, y = centres.unbind(1)  # (A,), (A,)
     left, top, right, bottom = widened(boxes, floor)[..., None].unbind(1)  # (M, 1) each
     across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (M, A), (M, A)
@@ -161,7 +162,7 @@ def distance_inside(
 
 
 def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor, "M 4"]:
-    """TAL-CAND-2: sides shorter than `floor[0]` pixels grow to `floor[1]` about their centre; (0, 0) widens nothing."""
+    """Widen sides shorter than `floor[0]` pixels to `floor[1]` about their centre (TAL-CAND-2); (0, 0) widens none."""
     below, to = floor
     left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
     centre, sides = (left_top + right_bottom) / 2, right_bottom - left_top  # (M, 2), (M, 2)
@@ -170,7 +171,7 @@ def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor
 
 
 def overlap_mask(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tensor, "M A"]:
-    """TAL-CONF-1: on which pairs u and t are computed; the candidates, or all pairs in releases before 8.0.52."""
+    """Return the pairs on which u and t are computed: candidates, or all pairs before release 8.0.52 (TAL-CONF-1)."""
     everywhere = dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
     return torch.ones_like(candidates) if everywhere else candidates
 
@@ -178,7 +179,7 @@ def overlap_mask(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tens
 def overlaps_of(
     truths: Float[Tensor, "M 4"], boxes: Float[Tensor, "A 4"], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """TAL-MET-1: u, the CIoU of ground truth and predicted box in pixels; never below zero, zero off candidates."""
+    """Return u, the CIoU of ground truth and predicted box in pixels, not below 0; 0 off candidates (TAL-MET-1)."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
     return scatter_pairs(ciou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
 
@@ -186,24 +187,24 @@ def overlaps_of(
 def scatter_pairs(
     values: Float[Tensor, "P"], pairs: tuple[Int[Tensor, "P"], ...], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """The values of candidate pairs at their places, zero off candidates (TAL-MET-1)."""
+    """Return a matrix with the values of candidate pairs at their places, and zeros elsewhere (TAL-MET-1)."""
     return values.new_zeros(candidates.shape).index_put_(pairs, values)  # (M, A)
 
 
 def alignment_metric(
     score: Float[Tensor, "*pairs"], overlap: Float[Tensor, "*pairs"], hyperparameters: Hyperparameters
 ) -> Float[Tensor, "*pairs"]:
-    """TAL-MET-1: t = s^alpha u^beta, high where class and box are both good."""
+    """Return t = s^alpha u^beta, which is high where class and box are both good (TAL-MET-1)."""
     return score**hyperparameters.alpha * overlap**hyperparameters.beta
 
 
 def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
-    """TAL-TOPK-1: the k largest of each row, over ALL anchors: zeros of non-candidates compete too.
+    """Select the k largest values of each row over ALL anchors: zeros of non-candidates compete too (TAL-TOPK-1).
 
-    Which of several equal values at the k-th place are taken is not defined (ambiguity T1).
+    The choice among equal values at the k-th place is not defined (ambiguity T1).
 
     Raises:
-        ValueError: k is more than there are anchors (TAL-TOPK-2).
+        ValueError: there are fewer anchors than k (TAL-TOPK-2).
     """
     if k > metric.shape[1]:
         raise ValueError(f"top-k needs k <= A, but k = {k} and A = {metric.shape[1]} (TAL-TOPK-2)")
@@ -212,10 +213,10 @@ def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
 
 
 def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"]) -> Bool[Tensor, "M A"]:
-    """TAL-CONF-1: an anchor that several ground truths take goes to the one with the largest overlap of ALL.
+    """Give an anchor that several ground truths take to the ground truth with the largest overlap of ALL (TAL-CONF-1).
 
-    So a ground truth can win an anchor that it did not take. Equal largest overlaps leave a choice (T2); where
-    all are zero, `argmax` takes the image's first ground truth, however far away: a positive with weight zero.
+    So a ground truth can win an anchor that it did not take. Equal largest overlaps leave a choice (T2); where all
+    overlaps are zero, `argmax` takes the image's first ground truth, however far away: a positive with weight zero.
     """
     contested = (selected.sum(0) > 1).nonzero().flatten()  # (Q,)
     winners = overlap[:, contested].argmax(0)  # (Q,)
@@ -227,7 +228,7 @@ def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"
 def normalised(
     metric: Float[Tensor, "M A"], overlap: Float[Tensor, "M A"], positives: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "A"]:
-    """TAL-NORM-1: w = t u* / t*, where t* and u* are the best of the ground truth's own positives.
+    """Return w = t u* / t*, where t* and u* are the largest of the ground truth's own positives (TAL-NORM-1).
 
     So the best positive of a ground truth must learn a score as high as the ground truth's best overlap.
     """
@@ -245,14 +246,14 @@ def targets_of(
     weights: Float[Tensor, "A"],
     trace: AssignmentTrace | None = None,
 ) -> Targets:
-    """TAL-TGT-1: label and box of the ground truth that owns each anchor."""
-    foreground, index = positives.max(0)  # (A,), (A,) is there a True, and where (0 if not)
+    """Return the label and box of the ground truth that owns each anchor (TAL-TGT-1)."""
+    foreground, index = positives.max(0)  # (A,), (A,) True if any g owns a, and that g (0 if none)
     labels = truths.labels[index].where(foreground, 0)  # (A,)
     boxes = truths.boxes[index].where(foreground[:, None], 0)  # (A, 4)
     return Targets(foreground, index, labels, boxes, weights, trace)
 
 
 def background(truths: GroundTruths, anchors: int) -> Targets:
-    """Targets of an image without ground truths: nothing to learn but "nothing here" (TAL-EMPTY-1)."""
+    """Return the targets of an image without ground truths: all anchors are background (TAL-EMPTY-1)."""
     index, boxes = truths.labels.new_zeros(anchors), truths.boxes.new_zeros(anchors, 4)  # (A,), (A, 4)
     return Targets(index.bool(), index, index, boxes, boxes[:, 0])

@@ -16,13 +16,13 @@ EPS = 1e-7
 
 
 def width_and_height(box: Float[Tensor, "*pairs 4"]) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-    """Sides of a box as CIoU measures them: the height carries `EPS`, the width does not (IOU-1)."""
+    """Return the sides of a box as CIoU measures them: `EPS` is added to the height only (IOU-1)."""
     left, top, right, bottom = box.unbind(-1)
     return right - left, bottom - top + EPS
 
 
 def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Area that two boxes share (IOU-1)."""
+    """Return the area that two boxes share (IOU-1)."""
     (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
     sides = torch.minimum(right_bottom1, right_bottom2) - torch.maximum(left_top1, left_top2)
     width, height = sides.clamp(min=0).unbind(-1)
@@ -30,14 +30,14 @@ def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 
 
 
 def iou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Intersection over union (IOU-1)."""
+    """Return the intersection over union (IOU-1)."""
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     shared = intersection(one, other)
     return shared / (w1 * h1 + w2 * h2 - shared + EPS)
 
 
 def centre_penalty(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Squared distance of the centres over the squared diagonal of the smallest box around both (IOU-1)."""
+    """Return the squared distance of the centres over the squared diagonal of the smallest enclosing box (IOU-1)."""
     (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
     enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
     apart = (left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2
@@ -47,7 +47,7 @@ def centre_penalty(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pair
 def shape_penalty(
     one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"], overlap: Float[Tensor, "*#pairs"]
 ) -> Float[Tensor, "*#pairs"]:
-    """How much the aspect ratios differ, weighted the more the better the boxes overlap (IOU-1)."""
+    """Return the difference of the aspect ratios, weighted more the better the boxes overlap (IOU-1)."""
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     angle = torch.atan(w2 / h2) - torch.atan(w1 / h1)
     difference = 4 / math.pi**2 * angle.square()  # v
@@ -56,9 +56,9 @@ def shape_penalty(
 
 
 def ciou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Complete IoU: from above -1.5 (far apart, one flat, one upright) to just below 1 (the same box). IOU-1, IOU-2.
+    """Return the complete IoU: above -1.5 (far apart, one flat, one upright), below 1 (the same box). IOU-1, IOU-2.
 
-    An inverted box, as a raw distance below zero makes one (R = 1), can come out lower.
+    The value for an inverted box, which negative raw distances can make (R = 1), can be lower.
 
     Args:
         one: (.., 4) xyxy; by convention the ground truth. Broadcasts against `other`.

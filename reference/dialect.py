@@ -5,7 +5,7 @@ from enum import Enum
 
 
 class SmallBoxFloor(Enum):
-    """TAL-CAND-2: which sides of a ground truth are widened before anchors are sought inside it, and to what."""
+    """TAL-CAND-2: the sides of a ground truth that are widened before candidates are chosen, and their new length."""
 
     NONE = "none"
     """No side is widened."""
@@ -16,30 +16,30 @@ class SmallBoxFloor(Enum):
 
 
 class OverlapsCompared(Enum):
-    """TAL-CONF-1, TAL-NORM-1: on which pairs of ground truth and anchor u and t are more than zero."""
+    """TAL-CONF-1, TAL-NORM-1: the pairs of ground truth and anchor on which u and t are computed; elsewhere zero."""
 
     CANDIDATES = "candidates"
-    """Only on candidate pairs: a ground truth cannot win an anchor whose centre it does not hold."""
+    """Candidates only: a ground truth cannot win an anchor whose centre lies outside it."""
     EVERYWHERE = "everywhere"
-    """On all pairs: a ground truth, real or not, may win a contested anchor that lies outside it."""
+    """All pairs: a ground truth, real or not, may win a contested anchor that lies outside it."""
 
 
 class SingleBin(Enum):
-    """LOSS-DFL-1 where R = 1: what stands in the place of the distribution focal loss."""
+    """LOSS-DFL-1 where R = 1: the replacement of the distribution focal loss."""
 
     L1 = "L1"
     """The absolute error of the distances, as shares of the input's size."""
     NOTHING = "nothing"
-    """Nothing: that part of the loss is zero."""
+    """No replacement: the third loss item is zero."""
 
 
 class WeightBroadcast(Enum):
-    """LOSS-BOX-1, LOSS-DFL-1: which positives' losses a positive's weight is multiplied with."""
+    """LOSS-BOX-1, LOSS-DFL-1: the losses by which a positive's weight is multiplied."""
 
     PER_POSITIVE = "own"
-    """Its own."""
-    ALL = "all"
-    """Every positive's, and all products are summed: a defect, (P, 1) weights meet (P,) losses."""
+    """The loss of the same positive."""
+    ALL_PAIRS = "all"
+    """The losses of all positives: a defect, because weights (P, 1) and losses (P,) broadcast to (P, P)."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Dialect:
     """The named choices of one implementation, or of a range of releases. The defaults are the newest release's.
 
     Attributes:
-        name: how reports call it.
+        name: the name in reports.
         small_box_floor: TAL-CAND-2. A head with one level has no second stride: its only stride stands in.
-        one_level: TAL-CAND-2: a head with one level is accepted; where not, a batch with ground truths is an error.
+        one_level: TAL-CAND-2: True if heads with one level are supported; otherwise batches with ground truths raise.
         overlaps_compared: TAL-CONF-1, TAL-NORM-1.
-        topk2: TAL-CONF-2: ground truths can be made to keep fewer anchors than they took.
-        score_sum_floor: LOSS-SUM-1: N is at least this; 0: N is the sum itself, which may be zero.
+        topk2: TAL-CONF-2: True if `Hyperparameters.topk2` is supported.
+        score_sum_floor: LOSS-SUM-1: lower bound of N; with 0, N is the sum itself, which may be zero.
         weights_meet: LOSS-BOX-1, LOSS-DFL-1.
         single_bin: LOSS-DFL-1 where R = 1.
-        rows_sorted: ANN-1: annotation rows must come sorted by image; where they do not, anything may happen.
+        rows_sorted: ANN-1: True if annotation rows must be sorted by image; results for other orders are undefined.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Dialect:
     rows_sorted: bool = True
 
     def floor(self, strides: tuple[int, ...]) -> tuple[int, int]:
-        """Sides shorter than the first number are widened to the second, both in pixels (TAL-CAND-2)."""
+        """Return two lengths in pixels: sides shorter than the first are widened to the second (TAL-CAND-2)."""
         first, second = strides[0], strides[min(1, len(strides) - 1)]
         match self.small_box_floor:
             case SmallBoxFloor.NONE:
@@ -81,10 +81,10 @@ class Dialect:
 
 
 NEWEST = Dialect("ultralytics-8.4.190")
-"""What Ultralytics 8.4.128 to 8.4.190, the newest when this was written, compute."""
+"""Ultralytics 8.4.128 to 8.4.190, the newest release when this was written."""
 
 ARTICLE = Dialect("article", small_box_floor=SmallBoxFloor.NONE, rows_sorted=False)
-"""What the article's own algorithm computes: it was written before official code widened small boxes."""
+"""The article's own algorithm, which was written before official code widened small boxes."""
 
 LOWER_FLOOR = replace(NEWEST, name="ultralytics-8.4.127", small_box_floor=SmallBoxFloor.BELOW_FIRST_STRIDE)
 """8.4.25 to 8.4.127."""
@@ -98,9 +98,9 @@ MANY_LEVELS = replace(ANY_ORDER, name="ultralytics-8.4.7", one_level=False)
 NO_FLOOR = replace(
     ANY_ORDER, name="ultralytics-8.3.253", small_box_floor=SmallBoxFloor.NONE, topk2=False, single_bin=SingleBin.NOTHING
 )
-"""8.0.52 to 8.3.253, but for 8.0.100: what YOLOv8 was trained with for three years."""
+"""8.0.52 to 8.3.253 without 8.0.100: the dialect that YOLOv8 was trained with for three years."""
 
-ALL_WEIGHTS = replace(NO_FLOOR, name="ultralytics-8.0.100", weights_meet=WeightBroadcast.ALL)
+ALL_WEIGHTS = replace(NO_FLOOR, name="ultralytics-8.0.100", weights_meet=WeightBroadcast.ALL_PAIRS)
 """The broken box and distribution focal loss of 8.0.100."""
 
 EVERYWHERE = replace(NO_FLOOR, name="ultralytics-8.0.51", overlaps_compared=OverlapsCompared.EVERYWHERE)

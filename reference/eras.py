@@ -1,6 +1,6 @@
-"""Eras: which releases of Ultralytics speak which dialect (specification section 8).
+"""Eras: ranges of Ultralytics releases, with the dialect of each (specification section 8).
 
-Edges were found by running neighbouring releases.
+The first release of each era was found by running neighbouring releases.
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Era:
     """A range of releases that compute the same.
 
     Attributes:
-        first: its first release; it ends where the next era begins.
-        dialect: what its releases are held to.
-        clause: of the specification, about which it differs from the era before.
-        change: what changed with its first release, in words.
+        first: first release of the era, which ends where the next era begins.
+        dialect: dialect of its releases.
+        clause: clause of the specification on which the era differs from the one before; "" for the first era.
+        change: description of the change.
     """
 
     first: Version
@@ -38,7 +38,7 @@ class Era:
 
     @property
     def begins(self) -> str:
-        """Its first release, as it is written: "8.4.0"."""
+        """The first release as a text: "8.4.0"."""
         return ".".join(map(str, self.first))
 
 
@@ -77,14 +77,14 @@ ERAS = (
         "a side below the second stride is widened to it",
     ),
 )
-"""Every era, the oldest first."""
+"""Every era, from the oldest to the newest."""
 
 
 def era_of(release: Version) -> Era:
-    """The era of a release; one that came after the newest that was looked at belongs to the last.
+    """Return the era of a release; unknown newer releases belong to the newest era.
 
     Raises:
-        LookupError: it is older than the first.
+        LookupError: the release is older than the first era.
     """
     known = [era for era in ERAS if era.first <= release]
     if not known:
@@ -93,9 +93,9 @@ def era_of(release: Version) -> Era:
 
 
 def dialect_of(release: Version) -> Dialect:
-    """What a release is held to.
+    """Return the dialect of a release.
 
     Raises:
-        LookupError: it is older than the first.
+        LookupError: the release is older than the first era.
     """
     return era_of(release).dialect

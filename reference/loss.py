@@ -1,6 +1,6 @@
 """Stages "cls", "box", "dfl" and "total": the v8 detection loss (LOSS-*).
 
-The article announces this part and leaves it out; it is written from the specification.
+The article announces this part and leaves it out; this module is written from the specification.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from tal_reference.settings import Head, Hyperparameters
 from tal_reference.shapes import Bool, Float, Int
 
 LAST_BIN_MARGIN = 0.01
-"""Grid units by which a target distance stays below the last bin, so that it has a bin on either side (LOSS-DFL-1)."""
+"""Grid units by which target distances stay below the last bin, so that each has a bin on either side (LOSS-DFL-1)."""
 NEGLIGIBLE = 40.0
-"""Logit x from which log(1 + e^x) is x in every dtype: what is left out, e^-40, is less than a rounding of x."""
+"""Logit x from which log(1 + e^x) is x in every dtype: the difference, e^-40, is less than a rounding of x."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Predictions:
 
     @cached_property
     def boxes(self) -> Float[Tensor, "B A 4"]:
-        """The decoded boxes, xyxy in grid units (DEC-*); no gradient, the box loss decodes its positives again.
+        """The decoded boxes, xyxy in grid units (DEC-*), without gradient: the box loss decodes its positives again.
 
-        Image by image: what is needed in between stays small.
+        They are decoded image by image, so that intermediate tensors stay small.
         """
         reg_max = self.distances.shape[2] // 4
         with torch.no_grad():
@@ -55,10 +55,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Positives:
-    """The P positives of a batch and what they must learn: all that the loss terms read of the targets.
+    """The P positives of a batch with their targets: everything that the loss terms read of the targets.
 
     Attributes:
-        image, anchor: (P,) int64 where they are.
+        image, anchor: (P,) int64 index of the image, and of the anchor in it.
         labels: (P,) int64 class.
         boxes: (P, 4) target box, xyxy in pixels.
         weights: (P,) target score of that class, w; every other target score of the batch is zero.
@@ -73,10 +73,10 @@ class Positives:
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """The targets of a batch's images, stacked: what an assigner returns.
+    """The targets of a whole batch, as an assigner returns them.
 
     Attributes:
-        foreground: (B, A) the anchor is a positive.
+        foreground: (B, A) True for positives.
         boxes: (B, A, 4) target boxes, xyxy in pixels.
         scores: (B, A, C) target scores, of which one in a row may be other than zero (TAL-TGT-1).
     """
@@ -87,7 +87,7 @@ class BatchTargets:
 
     @property
     def positives(self) -> Positives:
-        """The same without the background."""
+        """The targets without the background."""
         image, anchor = self.foreground.nonzero(as_tuple=True)  # (P,), (P,)
         scores = self.scores[image, anchor]  # (P, C)
         return Positives(image, anchor, scores.argmax(1), self.boxes[image, anchor], scores.sum(1))
@@ -95,13 +95,13 @@ class BatchTargets:
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """The loss of a batch, and what led to it.
+    """The loss of a batch, with the targets and predictions that it was computed from.
 
     Attributes:
-        terms: (3,) box, cls and dfl, times their gains and the batch size: what is differentiated (LOSS-GAIN-1).
-        items: (3,) the same without the batch size, detached: what is logged.
-        targets: per image, what each anchor had to learn.
-        predictions: the feature maps as the loss read them.
+        terms: (3,) box, cls and dfl, times their gains and the batch size; their sum is differentiated (LOSS-GAIN-1).
+        items: (3,) the same without the batch size, detached, for logging.
+        targets: targets of the anchors of each image.
+        predictions: the flattened feature maps.
     """
 
     terms: Float[Tensor, "3"]
@@ -111,7 +111,7 @@ class DetectionLoss:
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """The number to call `backward` on."""
+        """The sum of the terms, to call `backward` on."""
         return self.terms.sum()
 
 
@@ -123,23 +123,24 @@ def detection_loss(
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
 ) -> DetectionLoss:
-    """The v8 detection loss, from the head's feature maps and the data loader's rows (LOSS-*).
+    """Compute the v8 detection loss from the head's feature maps and the data loader's rows (LOSS-*).
 
     Args:
-        feature_maps: one (B, 4R + C, H, W) map a level, all of one dtype and device (PRE-1).
+        feature_maps: one map (B, 4R + C, H, W) per level, all of one dtype and device (PRE-1).
         annotations: (N, 6) rows (image index, class, cx, cy, w, h), boxes normalised to the input (ANN-1).
         head: strides, classes and bins.
-        hyperparameters: of assigner and loss.
-        dialect: whose choices to follow where releases differ.
-        keep_trace: keep every stage of the assignment in `targets[i].trace`.
+        hyperparameters: hyperparameters of assigner and loss.
+        dialect: the choices to follow where releases differ.
+        keep_trace: store every stage of the assignment in `targets[i].trace`.
 
     Raises:
-        ValueError: maps that are not the head's, rows of other images or classes, fewer anchors than k.
+        ValueError: the maps are not the head's, a row names another image or class, or there are fewer anchors than k.
     """
     predictions = read_predictions(feature_maps, head)
     foreign = annotations[(annotations[:, 1] < 0) | (annotations[:, 1] >= head.classes), 1]
     if len(foreign):
-        raise ValueError(f"annotation rows name classes {sorted(set(foreign.tolist()))} of a head with {head.classes}")
+        found = sorted(set(foreign.tolist()))
+        raise ValueError(f"annotation rows name classes {found}, expected indices below {head.classes}")
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)  # half precision: as in the annotations
     truths = ground_truths(annotations.to(finest), len(predictions.logits), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
@@ -148,7 +149,7 @@ def detection_loss(
 
 
 def read_predictions(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> Predictions:
-    """Flatten the feature maps and place the anchors (PRE-*, ANC-1); boxes are decoded when they are asked for."""
+    """Flatten the feature maps and place the anchors (PRE-*, ANC-1); boxes are decoded on first use."""
     distances, logits = flatten(feature_maps, head)  # (B, A, 4R), (B, A, C)
     return Predictions(distances, logits, make_anchors(feature_maps, head), input_size(feature_maps, head))
 
@@ -161,7 +162,7 @@ def assign_images(
     dialect: Dialect,
     keep_trace: bool = False,
 ) -> list[Targets]:
-    """Assign image by image (TAL-*): scores after the sigmoid, boxes in pixels; no gradient flows (LOSS-GRAD-1)."""
+    """Assign image by image (TAL-*), with scores after the sigmoid and boxes in pixels; no gradient (LOSS-GRAD-1)."""
     logits = predictions.logits.detach()  # (B, A, C)
     boxes = predictions.boxes * predictions.anchors.strides  # (B, A, 4)
     centres = predictions.anchors.pixels  # (A, 2)
@@ -175,7 +176,7 @@ def assign_images(
 
 
 def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
-    """One batch of the images' targets (TAL-TGT-1)."""
+    """Stack the targets of the images of a batch (TAL-TGT-1)."""
     foreground = torch.stack([image.foreground for image in targets])  # (B, A)
     boxes = torch.stack([image.boxes for image in targets])  # (B, A, 4)
     positives = positives_of(targets)
@@ -185,7 +186,7 @@ def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
 
 
 def positives_of(targets: Sequence[Targets]) -> Positives:
-    """The positives of all images, in the order of images and anchors (TAL-TGT-1)."""
+    """Return the positives of all images, in the order of images and anchors (TAL-TGT-1)."""
     image, anchor = torch.stack([each.foreground for each in targets]).nonzero(as_tuple=True)  # (P,), (P,)
     labels = torch.stack([each.labels for each in targets])[image, anchor]  # (P,)
     boxes = torch.stack([each.boxes for each in targets])[image, anchor]  # (P, 4)
@@ -200,10 +201,10 @@ def loss_items(
     hyperparameters: Hyperparameters,
     dialect: Dialect = NEWEST,
 ) -> Float[Tensor, "3"]:
-    """box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
+    """Return box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
-    Gradients reach the logits through cls alone and the distances through box and dfl alone; without positives those
-    two are sums over nothing: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
+    Gradients reach the logits through cls alone, and the distances through box and dfl alone. Without positives, box
+    and dfl are empty sums: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
     """
     positives = targets.positives if isinstance(targets, BatchTargets) else targets
     image, anchor, weights = positives.image, positives.anchor, positives.weights  # (P,) each
@@ -220,7 +221,7 @@ def loss_items(
     else:
         side = torch.zeros_like(box)  # (P,)
     cls = cls_loss(predictions.logits, (image, anchor, positives.labels), weights) / score_sum
-    if dialect.weights_meet is WeightBroadcast.ALL:
+    if dialect.weights_meet is WeightBroadcast.ALL_PAIRS:
         weights = weights.sum().expand_as(weights)  # (P,)
     of_positives = score_sum if len(weights) else 1  # without positives box and dfl are zero, also where N is
     terms = (weights * box).sum() / of_positives, cls, (weights * side).sum() / of_positives
@@ -231,15 +232,15 @@ def loss_items(
 def cls_loss(
     logits: Float[Tensor, "B A C"], at: tuple[Int[Tensor, "P"], ...], scores: Float[Tensor, "P"]
 ) -> Float[Tensor, ""]:
-    """LOSS-CLS-1: binary cross-entropy of every anchor and class, background included, summed.
+    """Return the summed binary cross-entropy of every anchor and class, background included (LOSS-CLS-1).
 
-    With x the logit and z the target score it is log(1 + e^x) - z x: the first part needs no target, and the second
-    is zero but for the P target scores that are not.
+    For a logit x and a target score z it is log(1 + e^x) - z x: the first part needs no target, and the second part
+    is zero except for P target scores.
 
     Args:
         logits: (B, A, C).
-        at: image, anchor and class of each target score that may be other than zero.
-        scores: (P,) those target scores.
+        at: image, anchor and class of the target scores that may differ from zero, (P,) each.
+        scores: (P,) target scores at these places.
     """
     image, anchor, label = at
     logits = logits.to(torch.promote_types(logits.dtype, scores.dtype))  # (B, A, C)
@@ -248,12 +249,12 @@ def cls_loss(
 
 
 def box_loss(predicted: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"]) -> Float[Tensor, "P"]:
-    """LOSS-BOX-1: 1 - CIoU of each positive; both boxes xyxy in grid units."""
+    """Return 1 - CIoU of each positive, for boxes xyxy in grid units (LOSS-BOX-1)."""
     return 1 - ciou(target, predicted)
 
 
 def distances_to(boxes: Float[Tensor, "P 4"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:
-    """LOSS-DFL-1: left, top, right and bottom distance from an anchor to the sides of its target box, in grid units."""
+    """Return the distances left, top, right, bottom from anchors to their target boxes, in grid units (LOSS-DFL-1)."""
     left_top, right_bottom = boxes.chunk(2, dim=1)
     return torch.cat((centres - left_top, right_bottom - centres), dim=1)
 
@@ -261,7 +262,7 @@ def distances_to(boxes: Float[Tensor, "P 4"], centres: Float[Tensor, "P 2"]) -> 
 def dfl_loss(
     distances: Float[Tensor, "P bins"], target: Float[Tensor, "P 4"], reg_max: int
 ) -> Float[Tensor, "P"]:
-    """LOSS-DFL-1: pull each side's distribution to the two bins around its target distance.
+    """Return the cross-entropy of each side's distribution at the two bins around the target distance (LOSS-DFL-1).
 
     Args:
         distances: (P, 4R) logits.
@@ -280,7 +281,7 @@ def dfl_loss(
 def l1_loss(
     distances: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"], strides: Float[Tensor, "P 1"], size: tuple[int, int]
 ) -> Float[Tensor, "P"]:
-    """LOSS-DFL-1 where R = 1: absolute error of the four distances as shares of the input's width and height."""
+    """Return the mean absolute error of the distances, as shares of the input's size (LOSS-DFL-1 where R = 1)."""
     height, width = size
     share = strides / strides.new_tensor((width, height, width, height))  # (P, 4)
     return ((distances - target) * share).abs().mean(1)  # (P,)

@@ -1,4 +1,4 @@
-"""What a detector's head looks like, and the numbers of the assigner and the loss."""
+"""The detection head, and the hyperparameters of assigner and loss."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Head:
         reg_max: bins R of each side's distance distribution; with R = 1 the raw value is the distance (DEC-1).
 
     Raises:
-        ValueError: no level, or a number that is not positive.
+        ValueError: there is no level, or a number is not positive.
     """
 
     strides: tuple[int, ...]
@@ -26,20 +26,20 @@ class Head:
 
     @property
     def channels(self) -> int:
-        """Channels of every feature map: four sides of R bins, then C class logits (PRE-1)."""
+        """Number of channels of every feature map: four sides of R bins, then C class logits (PRE-1)."""
         return 4 * self.reg_max + self.classes
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The numbers of TAL-MET-1, TAL-TOPK-1, TAL-CONF-2 and LOSS-GAIN-1, with the values that the detection loss uses.
+    """Hyperparameters of TAL-MET-1, TAL-TOPK-1, TAL-CONF-2 and LOSS-GAIN-1, with the detection loss's defaults.
 
     Attributes:
-        topk: anchors that each ground truth takes (k).
+        topk: number of anchors that each ground truth takes (k).
         alpha: exponent of the class score.
         beta: exponent of the overlap.
-        topk2: anchors that each ground truth keeps after contested anchors are settled; None, and a number equal to
-            `topk`, keep all (official code prunes only where the two differ).
+        topk2: number of anchors that each ground truth keeps after contested anchors are settled; None, or a number
+            equal to `topk`, keeps all (official code prunes only where the two differ).
         box_gain: weight of the CIoU loss.
         cls_gain: weight of the class loss.
         dfl_gain: weight of the distribution focal loss (L1 loss where R = 1).
@@ -55,5 +55,5 @@ class Hyperparameters:
 
     @property
     def effective_topk2(self) -> int | None:
-        """Anchors that each ground truth keeps after contested ones are settled (TAL-CONF-2); None: all of them."""
+        """Number of anchors that each ground truth keeps (TAL-CONF-2); None: all."""
         return None if self.topk2 == self.topk else self.topk2

@@ -1,7 +1,7 @@
 """Shapes in annotations: `Float[Tensor, "M A"]` reads "a floating tensor of M ground truths by A anchors".
 
-The reference needs torch alone. Where jaxtyping is installed the shapes can be checked at run time (the tests do so);
-where it is not, they are plain documentation.
+The reference needs torch alone. If jaxtyping is installed, the shapes can be checked at run time, as the tests do;
+otherwise the shapes are documentation.
 """
 
 from typing import TYPE_CHECKING, Any

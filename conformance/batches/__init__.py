@@ -1,7 +1,7 @@
-"""What the suite feeds: batches, the recipes they are made of, their hazards, and what Hypothesis draws."""
+"""Generation of batches: recipes, their ground truths and predictions, hazards, and Hypothesis strategies."""
 
 from tal_conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
-from tal_conformance.batches.predictions import REGIMES, Copy
+from tal_conformance.batches.predictions import PREDICTION_KINDS, Copy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.batches.strategies import recipes, training_size
@@ -13,7 +13,7 @@ __all__ = [
     "HAZARDS",
     "KINDS",
     "MEANINGS",
-    "REGIMES",
+    "PREDICTION_KINDS",
     "Batch",
     "Copy",
     "InvalidCase",

@@ -1,9 +1,9 @@
-"""Hazards: what a batch contains that implementations get wrong. Its content counts, not what was intended.
+"""Hazards: properties of a batch that implementations tend to get wrong, found in the batch's content.
 
-Each detector below is one hazard: its name is the hazard's name, its docstring the hazard's meaning. They
-look at the batch as float32 on the CPU, with the candidates of the newest dialect (TAL-CAND-2 widens sides
-below the second level's stride to it). "Box", "side" and "GT" are those of real ground truths alone
-(ANN-3), "row" is any annotation; "the first stride" and "the second" are those of the first two levels.
+Each detector below is one hazard: its name is the hazard's name, its docstring the hazard's meaning. Detectors read
+the batch as float32 on the CPU, with the candidates of the newest dialect (TAL-CAND-2 widens sides shorter than the
+second level's stride to that stride). "Box", "side" and "GT" refer to real ground truths (ANN-3), "row" to any
+annotation; "the first stride" and "the second" to those of the first two levels.
 """
 
 from collections.abc import Callable
@@ -27,15 +27,16 @@ from tal_conformance.core.geometry import (
     sides_to,
     widened,
 )
+from tal_conformance.core.task import DETECT
 
 SATURATED = 17.0
-"""From this logit on the sigmoid is exactly 1 in float32."""
+"""Smallest logit considered here whose sigmoid is exactly 1 in float32."""
 FEW_VALUES = 8
-"""Quantised class logits have no more different values than this."""
+"""Largest number of different values of quantised class logits."""
 
 
 class Shape(NamedTuple):
-    """Edges and sides of one real GT in pixels, as float32 has them."""
+    """Edges and sides of one real GT in pixels, computed in float32."""
 
     left: float
     top: float
@@ -51,10 +52,10 @@ class Shape(NamedTuple):
 
 
 class Content:
-    """What the detectors look at. N annotation rows, n real GTs among them, B images, A anchors.
+    """The batch as detectors read it: N annotation rows, n real GTs among them, B images, A anchors.
 
-    Everything beyond the rows is computed when first asked for; overlaps only for GTs and their candidates.
-    Most batches have few GTs, of which Python's loops are faster than a dozen calls of torch.
+    Everything but the rows is computed on first use; overlaps only for GTs and their candidates. Most batches have
+    few GTs: loops over them in Python are faster than a dozen calls of torch.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -73,7 +74,7 @@ class Content:
         self.image, self.labels, self.boxes = image[real], labels[real], every_box[real]  # (n,), (n,), (n, 4)
 
     def has(self, what: str) -> bool:
-        """Whether there is any "truth", "pair", "candidate" or "contested" anchor; "" needs nothing."""
+        """Return True if the batch has a "truth", "pair", "candidate" or "contested" anchor, or `what` is ""."""
         match what:
             case "truth":
                 return len(self.boxes) > 0
@@ -88,7 +89,7 @@ class Content:
 
     @cached_property
     def counts(self) -> list[int]:
-        """Rows of each image, dropped ones included."""
+        """Number of rows of each image, including those that ANN-3 drops."""
         counts = [0] * self.logits.shape[0]
         for image in self.rows:
             counts[image] += 1
@@ -96,55 +97,55 @@ class Content:
 
     @cached_property
     def shapes(self) -> list[Shape]:
-        """The n GTs."""
+        """Edges and sides of the n GTs."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2]  # (n, 2)
         return [Shape(*numbers) for numbers in torch.cat((self.boxes, sides), dim=1).tolist()]
 
     @property
     def first_stride(self) -> int:
-        """Below it a side is widened by all releases that widen."""
+        """The first stride: all releases that widen boxes widen shorter sides."""
         return self.head.strides[0]
 
     @property
     def floor(self) -> int:
-        """The second stride; the first where there is one level."""
+        """The second stride, or the first if there is one level."""
         return self.head.strides[min(1, len(self.head.strides) - 1)]
 
     @cached_property
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """(P,), (P,) GT and later GT of the same image, each two once."""
+        """(P,), (P,) indices of every two GTs of the same image, in ascending order."""
         same = (self.image[:, None] == self.image).triu(1)  # (n, n)
         one, other = same.nonzero().unbind(1)
         return one, other
 
     @cached_property
     def pair_boxes(self) -> tuple[Tensor, Tensor]:
-        """(P, 4), (P, 4) their boxes."""
+        """(P, 4), (P, 4) boxes of the pairs."""
         one, other = self.pairs
         return self.boxes[one], self.boxes[other]
 
     @cached_property
     def depth(self) -> Tensor:
-        """(n, A) pixels by which a centre lies inside the box in which candidates are sought."""
+        """(n, A) pixels by which a centre lies inside the box, widened as for candidates; negative outside."""
         return depth(self.centres, widened(self.boxes, self.floor))
 
     @cached_property
     def candidates(self) -> Tensor:
-        """(n, A) which anchors are candidates of which GT (TAL-CAND-1)."""
+        """(n, A) True if the anchor is a candidate of the GT (TAL-CAND-1)."""
         return self.depth > INSIDE
 
     @cached_property
     def candidate_pairs(self) -> tuple[Tensor, Tensor]:
-        """(P,), (P,) GT and candidate anchor."""
+        """(P,), (P,) indices of GT and candidate anchor."""
         truth, anchor = self.candidates.nonzero().unbind(1)
         return truth, anchor
 
     @cached_property
     def predicted(self) -> Tensor:
-        """(P, 4) predicted box of every candidate pair, in pixels."""
+        """(P, 4) predicted box of every candidate pair, xyxy in pixels."""
         truth, anchor = self.candidate_pairs
         image = self.image[truth]  # (P,)
-        if len(anchor) > self.rivals.numel():  # boxes are large, or many: then each anchor once
+        if len(anchor) > self.rivals.numel():  # boxes are large or many: decode every anchor once
             return decode(self.distances, self.centres, self.strides)[image, anchor]
         return decode(self.distances[image, anchor], self.centres[anchor], self.strides[anchor])
 
@@ -167,33 +168,33 @@ class Content:
 
     @cached_property
     def ranked(self) -> tuple[Tensor, Tensor]:
-        """(n, min(k + 1, A)) largest t of every GT in falling order, and their anchors."""
+        """(n, min(k + 1, A)) largest t of every GT in descending order, and their anchors."""
         values, places = self.metric.topk(min(self.k + 1, self.metric.shape[1]), dim=1)
         return values, places
 
     @cached_property
     def selected(self) -> Tensor:
-        """(n, A) one possible selection (TAL-TOPK-1)."""
+        """(n, A) an admissible selection (TAL-TOPK-1)."""
         best = self.ranked[1][:, : self.k]
         return torch.zeros_like(self.candidates).scatter(1, best, value=True) & self.candidates
 
     @cached_property
     def rivals(self) -> Tensor:
-        """(B, A) how many GTs have the anchor as a candidate."""
+        """(B, A) number of GTs that have the anchor as a candidate."""
         return self._by_image(self.candidates)
 
     @cached_property
     def contested(self) -> tuple[Tensor, Tensor]:
-        """(Q,), (Q,) image and anchor of those that are selected by more than one GT."""
+        """(Q,), (Q,) image and anchor of every anchor that more than one GT selects."""
         image, anchor = (self._by_image(self.selected) > 1).nonzero().unbind(1)
         return image, anchor
 
     @cached_property
     def claims(self) -> tuple[Tensor, Tensor]:
-        """(n, Q), (n, Q) u of all GTs at all contested anchors, -1 in other images; and who selected them."""
+        """(n, Q) u of all GTs at all contested anchors, -1 in other images; (n, Q) True if the GT selects it."""
         image, anchor = self.contested
-        here = self.image[:, None] == image  # (n, Q)
-        return self.overlap[:, anchor].where(here, -1.0), self.selected[:, anchor] & here
+        same_image = self.image[:, None] == image  # (n, Q)
+        return self.overlap[:, anchor].where(same_image, -1.0), self.selected[:, anchor] & same_image
 
     def _by_image(self, mask: Tensor) -> Tensor:
         counts = torch.zeros((self.logits.shape[0], mask.shape[1]), dtype=torch.int64)
@@ -201,14 +202,21 @@ class Content:
 
 
 Detector = Callable[[Content], "bool | Tensor"]
-_DETECTORS: dict[str, tuple[str, Detector]] = {}
+HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {DETECT.name: {}}
+"""For every task: what each hazard needs of a batch (an argument of `Content.has`), and its detector, by name."""
 
 
-def hazard(needs: str = "") -> Callable[[Detector], Detector]:
-    """Make a function a hazard under its own name, which is asked only if the batch has what it `needs`."""
+def hazard(needs: str = "", tasks: tuple[str, ...] = (DETECT.name,)) -> Callable[[Detector], Detector]:
+    """Register a function as a hazard of some tasks, under the function's name.
+
+    Args:
+        needs: the detector runs only on batches of which `Content.has(needs)` is true.
+        tasks: names of the tasks.
+    """
 
     def register(detector: Detector) -> Detector:
-        _DETECTORS[detector.__name__] = (needs, detector)
+        for task in tasks:
+            HAZARDS_BY_TASK[task][detector.__name__] = (needs, detector)
         return detector
 
     return register
@@ -216,10 +224,10 @@ def hazard(needs: str = "") -> Callable[[Detector], Detector]:
 
 @torch.inference_mode()
 def hazards_of(batch: Batch) -> frozenset[str]:
-    """Names of the hazards that the batch contains. Costs a millisecond or so on small grids."""
-    content = Content(batch)
+    """Return the names of the hazards that the batch contains; about a millisecond on small grids."""
+    content, detectors = Content(batch), HAZARDS_BY_TASK[batch.task]
     return frozenset(
-        name for name, (needs, found) in _DETECTORS.items() if content.has(needs) and bool(found(content))
+        name for name, (needs, found) in detectors.items() if content.has(needs) and bool(found(content))
     )
 
 
@@ -579,7 +587,7 @@ def _reaches_out(gt: Shape, content: Content) -> bool:
 
 
 def _within(one: Tensor, other: Tensor) -> Tensor:
-    """(P,) `one` lies in `other`, and is not it."""
+    """Return (P,) True if the box `one` lies in `other` and differs from it."""
     outward = one.new_tensor((1, 1, -1, -1))
     inward = (one - other) * outward  # (P, 4)
     return (inward.amin(1) >= 0) & (inward.amax(1) > 0)
@@ -594,7 +602,13 @@ def _meaning(detector: Detector) -> str:
     return (detector.__doc__ or "").partition("\n")[0]
 
 
-HAZARDS: tuple[str, ...] = tuple(_DETECTORS)
+MEANINGS = MappingProxyType(
+    {
+        name: _meaning(detector)
+        for detectors in HAZARDS_BY_TASK.values()
+        for name, (_, detector) in detectors.items()
+    }
+)
+"""The meaning of every hazard of every task, in one line."""
+HAZARDS: tuple[str, ...] = tuple(MEANINGS)
 """The names of all hazards."""
-MEANINGS = MappingProxyType({name: _meaning(detector) for name, (_, detector) in _DETECTORS.items()})
-"""What each hazard means, in one line."""

@@ -7,6 +7,7 @@ from hypothesis.strategies import SearchStrategy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import SMALL, STRIDES, recipes
 from tal_conformance.batches.truths import Truth
+from tal_conformance.core.task import DETECT
 from tal_reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
@@ -88,6 +89,9 @@ STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
     ),
 }
 """Every lane by the name of its test, in the order of the stages."""
+
+STRATEGIES_BY_TASK = {DETECT.name: STRATEGIES}
+"""The strategies of every task."""
 
 UNRELATABLE = ("exponents", "loss_of_points")
 LOSS_STRATEGIES = {name: lane for name, lane in STRATEGIES.items() if name not in UNRELATABLE}

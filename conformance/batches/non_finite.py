@@ -1,4 +1,4 @@
-"""Batches with one prediction that is no finite number, as a training that blows up meets them."""
+"""Batches with one non-finite prediction, as a diverging training produces them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,19 +8,19 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
 
 NON_FINITE_VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-"""What is planted, by its text."""
+"""Non-finite values by name."""
 
 
 @dataclass(frozen=True, repr=False)
 class NonFiniteBatch(OneLineRepr):
-    """A recipe, and where one of its predictions is no finite number.
+    """A recipe, and the place and value of one non-finite prediction.
 
     Attributes:
         recipe: the rest of the batch.
-        value: a key of `NUMBERS`.
-        class_logit: plant it into a class logit, not into one of the distances.
-        channel: which of them, counted round.
-        place: which anchor of the first level of which image, counted round.
+        value: a key of `NON_FINITE_VALUES`.
+        class_logit: True for a class logit, False for a distance logit.
+        channel: index of the logit, modulo their number.
+        place: index of the anchor among the first level's anchors of all images, modulo their number.
     """
 
     recipe: Recipe
@@ -30,17 +30,17 @@ class NonFiniteBatch(OneLineRepr):
     place: int = 0
 
     def build(self) -> Batch:
-        """The batch: float32, on the CPU.
+        """Return the batch: float32, on the CPU.
 
         Raises:
-            ValueError: the value is none that is known.
+            ValueError: `value` is not a key of `NON_FINITE_VALUES`.
         """
         if self.value not in NON_FINITE_VALUES:
-            raise ValueError(f"{self.value!r} is none of {', '.join(NON_FINITE_VALUES)}")
+            raise ValueError(f"unknown value {self.value!r}: expected one of {', '.join(NON_FINITE_VALUES)}")
         batch = self.recipe.build()
         first = batch.feature_maps[0].clone()  # (B, 4R + C, H, W)
         images, _, height, width = first.shape
-        sides, classes = 4 * batch.head.reg_max, batch.head.classes
+        sides, classes = (batch.family.field(name).width(batch.head) for name in ("distances", "logits"))
         channel = sides + self.channel % classes if self.class_logit else self.channel % sides
         anchor, image = self.place % (height * width), self.place // (height * width) % images
         first[image, channel, anchor // width, anchor % width] = NON_FINITE_VALUES[self.value]

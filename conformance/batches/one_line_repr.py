@@ -1,4 +1,4 @@
-"""How recipes are written: as the shortest line of Python that makes them again."""
+"""A repr on one line: the shortest Python expression that evaluates to the object again."""
 
 import dataclasses
 from functools import cache
@@ -12,17 +12,17 @@ class Printer(Protocol):
     """The part of Hypothesis' and IPython's pretty printers that is needed."""
 
     def text(self, text: str) -> object:
-        """Print this."""
+        """Print a text."""
 
 
 class OneLineRepr:
-    """A dataclass (`repr=False`) whose repr is the shortest call that makes it: defaults are left out.
+    """Base of dataclasses (`repr=False`) whose repr is the shortest call that makes the object, without defaults.
 
-    Hypothesis prints a failing example by its fields, over many lines, unless it is told otherwise.
+    Without `_repr_pretty_` Hypothesis would print the fields of a failing example over many lines.
     """
 
     unnamed: ClassVar[int] = 0
-    """So many of the first fields are written without their names, and always."""
+    """Number of leading fields that are always written, and without their names."""
 
     def __repr__(self) -> str:
         return to_source(self, self.unnamed)
@@ -32,11 +32,11 @@ class OneLineRepr:
 
 
 def to_source(value: Any, unnamed: int = 0) -> str:
-    """A value as Python; a dataclass as the shortest call that makes it.
+    """Return a value as Python source; a dataclass as the shortest call that makes it.
 
     Args:
-        value: a dataclass, with others in its fields or not, or anything else.
-        unnamed: so many of its first fields are written without their names, and always.
+        value: any value; the fields of a dataclass may hold further dataclasses.
+        unnamed: number of leading fields that are always written, and without their names.
     """
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return repr(value)
@@ -53,5 +53,5 @@ def to_source(value: Any, unnamed: int = 0) -> str:
 
 @cache
 def _fields(of: "type[DataclassInstance]") -> list[tuple[str, Any]]:
-    """Name and default of each field of a dataclass."""
+    """Return the name and the default of each field of a dataclass."""
     return [(field.name, field.default) for field in dataclasses.fields(of)]

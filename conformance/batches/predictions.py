@@ -1,13 +1,13 @@
-"""What a batch's predictions look like: the regimes, quantisation, and copies planted to make ties.
+"""The predictions of generated batches: kinds of predictions, quantisation, and copies that plant ties.
 
-Every anchor gets a wish, four sides in grid units and C class logits, and the sides are encoded as logits.
-Independent noise in every logit, the obvious way, would make a useless test: over 16 bins it decodes to
-boxes of about 15 by 15 cells, which on a small grid overlap nothing well. Random numbers are uniform ones
-and sums of these: unlike normally distributed ones they come out the same on every machine.
+For every anchor a desired prediction is made, four sides in grid units and C class logits; then the sides are encoded
+as distance logits. Independent noise in every logit would make useless tests: over 16 bins it decodes to boxes of
+about 15 by 15 cells, which overlap hardly any ground truth of a small grid. Random numbers are uniform or sums of
+uniform numbers: unlike normally distributed numbers, they are the same on every machine.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,27 +24,28 @@ from tal_conformance.core.geometry import (
     sides_to,
     widened,
 )
+from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
 POINT = 2**-10
-"""Grid units; its square is about 1e-6, and that of a box of a fourth of it about 1e-7, which is eps."""
+"""Grid units: the squared diagonal of a box with sides of a quarter of `POINT` is about 1e-7, the eps of IOU-1."""
 LOWEST, HIGHEST = -5.0, 2.0
 """Range of quantised class logits: scores from 0.007 to 0.88."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What predictions may be aimed at. B images, at most M ground truths in one of them, A anchors.
+    """The anchors and ground truths that predictions are made for: B images of at most M ground truths, A anchors.
 
     Attributes:
         head: classes and bins.
         size: (height, width) of the input in pixels.
         centres: (A, 2) anchor centres, x and y in pixels.
-        strides: (A,) their strides.
+        strides: (A,) strides of the anchors in pixels.
         boxes: (B, M, 4) ground truths, xyxy in pixels, padded with zeros; M is at least 1.
-        labels: (B, M) their classes.
-        present: (B, M) which are no padding.
-        generators: B sources of random numbers.
+        labels: (B, M) classes of the ground truths.
+        present: (B, M) False on padding.
+        generators: one random number generator for each image.
     """
 
     head: Head
@@ -58,36 +59,36 @@ class Scene:
 
     @property
     def anchors(self) -> int:
-        """A."""
+        """The number of anchors A of one image."""
         return len(self.centres)
 
     def uniform(self, *shape: int) -> Tensor:
-        """(B, *shape) numbers from [0, 1).
+        """Return (B, *shape) uniform numbers from [0, 1).
 
-        Each image has its own generator, of which no ground truth uses anything: take a ground truth or another
-        image away, and the image's random numbers stay what they were. That lets a failing batch shrink.
+        Each image has its own generator, which ground truths do not use: if a ground truth or another image is
+        removed, the image's random numbers do not change. That lets a failing batch shrink.
         """
         return torch.stack([torch.rand(shape, generator=g, dtype=torch.float32) for g in self.generators])
 
     def wobble(self, *shape: int) -> Tensor:
-        """(B, *shape) numbers from (-1, 1), those near 0 most often."""
+        """Return (B, *shape) numbers from (-1, 1), most of them near 0."""
         return self.uniform(*shape) - self.uniform(*shape)
 
     @property
     def reach(self) -> Tensor:
-        """(A, 4) the farthest that a side is drawn, in grid units: half the input, within the bins."""
+        """(A, 4) largest distance of a side, in grid units: half the input, but no more than the bins can hold."""
         height, width = self.size
         half = self.strides.new_tensor((width, height, width, height)) / 2 / self.strides[:, None]  # (A, 4)
         return half if self.head.reg_max == 1 else half.clamp(max=self.head.reg_max - 1)
 
 
 class DesiredPrediction(NamedTuple):
-    """What every anchor shall predict.
+    """The prediction that every anchor should make.
 
     Attributes:
-        sides: (B, A, 4) left, top, right, bottom in grid units.
-        logits: (B, A, C) of the classes.
-        sharp: the sides shall decode to just these; else to about these, as a trained network's do.
+        sides: (B, A, 4) distances left, top, right, bottom in grid units.
+        logits: (B, A, C) class logits.
+        sharp: True if the encoded sides decode to exactly `sides`; False if noise is added, as in a trained network.
     """
 
     sides: Tensor
@@ -96,13 +97,13 @@ class DesiredPrediction(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A tie to plant: among one ground truth's candidates by rank of t, `target` gets what `source` predicts.
+    """A tie to plant: of one ground truth's candidates, ranked by t, `target` gets the prediction of `source`.
 
     Attributes:
         image: index of the image.
-        truth: index of the ground truth in it.
-        source: rank of the anchor that is copied, from 0.
-        target: rank of the anchor that is overwritten.
+        truth: index of the ground truth in the image.
+        source: rank of the anchor whose prediction is copied, from 0.
+        target: rank of the anchor whose prediction is overwritten.
     """
 
     image: int
@@ -111,47 +112,58 @@ class Copy(NamedTuple):
     target: int
 
 
-REGIMES: dict[str, Callable[[Scene], DesiredPrediction]] = {}
-"""Every regime of predictions by name; the functions' docstrings say what they are."""
+PREDICTION_KINDS: dict[str, Callable[[Scene], DesiredPrediction]] = {}
+"""Every kind of predictions by name, described by the docstring of its function."""
+PREDICTION_KINDS_BY_TASK = {DETECT.name: PREDICTION_KINDS}
+"""The kinds of predictions of every task."""
 
 
 def predictions(
     scene: Scene,
-    regime: str,
+    kind: str,
     levels: int | None,
     copies: tuple[Copy, ...],
     hyperparameters: Hyperparameters,
+    kinds: Mapping[str, Callable[[Scene], DesiredPrediction]] = PREDICTION_KINDS,
 ) -> tuple[Tensor, Tensor]:
-    """Distance logits (B, A, 4, R) and class logits (B, A, C) of a regime, quantised, with copies planted.
+    """Return the distance logits (B, A, 4, R) and class logits (B, A, C) of one kind of predictions.
+
+    Args:
+        scene: anchors and ground truths.
+        kind: a key of `kinds`.
+        levels: number of different class logits, for quantised predictions; None: not quantised.
+        copies: ties to plant.
+        hyperparameters: alpha and beta, for the ranks of copies.
+        kinds: the kinds of predictions of the batch's task.
 
     Raises:
-        ValueError: there is no such regime or number of levels, or no ground truth that a copy is for.
+        ValueError: the kind is unknown, `levels` is below 1, or a copy names a ground truth that does not exist.
     """
-    if regime not in REGIMES:
-        raise ValueError(f"there is no regime {regime!r} of predictions; there are {', '.join(REGIMES)}")
-    wish = REGIMES[regime](scene)
+    if kind not in kinds:
+        raise ValueError(f"unknown kind of predictions {kind!r}: expected one of {', '.join(kinds)}")
+    desired = kinds[kind](scene)
     if levels is not None:
-        wish = quantised(wish, levels)
-    noise = None if wish.sharp else 0.5 * scene.uniform(scene.anchors, 4, scene.head.reg_max)
-    distances = encode(wish.sides, scene.head.reg_max, noise)  # (B, A, 4, R)
+        desired = quantised(desired, levels)
+    noise = None if desired.sharp else 0.5 * scene.uniform(scene.anchors, 4, scene.head.reg_max)
+    distances = encode(desired.sides, scene.head.reg_max, noise)  # (B, A, 4, R)
     for copy in copies:
-        plant_tie(copy, scene, distances, wish.logits, hyperparameters)
-    return distances, wish.logits
+        plant_tie(copy, scene, distances, desired.logits, hyperparameters)
+    return distances, desired.logits
 
 
-def regime(function: Callable[[Scene], DesiredPrediction]) -> Callable[[Scene], DesiredPrediction]:
-    """Make a function a regime of predictions, under its own name."""
-    REGIMES[function.__name__] = function
+def prediction_kind(function: Callable[[Scene], DesiredPrediction]) -> Callable[[Scene], DesiredPrediction]:
+    """Register a function as a kind of predictions, under the function's name."""
+    PREDICTION_KINDS[function.__name__] = function
     return function
 
 
 def within_reach(scene: Scene, sides: Tensor) -> Tensor:
-    """Sides (B, A, 4) that bins can hold: none below zero. A single bin is a raw number, and holds any (DEC-1)."""
+    """Return sides (B, A, 4) that the bins can hold: not below zero, unless R = 1, whose raw value may be (DEC-1)."""
     return sides if scene.head.reg_max == 1 else sides.clamp(min=0)
 
 
 def predictable(scene: Scene, sides: Tensor) -> Tensor:
-    """Sides (B, A, 4) within reach; of a single bin one in four is turned round in x, and in y: an inverted box."""
+    """Return sides (B, A, 4) within reach; for R = 1, one box in four is inverted in x, and one in four in y."""
     if scene.head.reg_max > 1:
         return within_reach(scene, sides)
     axes = scene.uniform(scene.anchors, 2) < 1 / 4  # (B, A, 2)
@@ -159,15 +171,15 @@ def predictable(scene: Scene, sides: Tensor) -> Tensor:
     return torch.where(turned, -sides, sides)
 
 
-@regime
+@prediction_kind
 def random(scene: Scene) -> DesiredPrediction:
-    """Any box about the anchor from a quarter of the input's sides to all, any scores from 0.02 to 0.88."""
+    """Boxes around the anchor from a quarter of the input's sides to all, scores from 0.02 to 0.88."""
     return DesiredPrediction(any_sides(scene), 3 * scene.wobble(scene.anchors, scene.head.classes) - 1)
 
 
-@regime
+@prediction_kind
 def near(scene: Scene) -> DesiredPrediction:
-    """As after training: an anchor in or beside ground truths predicts one of them, not exactly."""
+    """As after training: an anchor in or beside ground truths predicts one of their boxes, with errors."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     exact = exact_sides(scene, owner)
     error, offset = scene.wobble(scene.anchors, 4), scene.wobble(scene.anchors, 4)
@@ -176,33 +188,35 @@ def near(scene: Scene) -> DesiredPrediction:
     return DesiredPrediction(predictable(scene, sides), scores_for(scene, owner, covered))
 
 
-@regime
+@prediction_kind
 def exact_hit(scene: Scene) -> DesiredPrediction:
-    """As near, but three in four anchors predict their ground truth's very box, as exactly as bins allow."""
+    """As near, but three in four anchors predict their ground truth's box as exactly as the bins allow."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
-    wish, exact = near(scene), within_reach(scene, exact_sides(scene, owner))
+    desired, exact = near(scene), within_reach(scene, exact_sides(scene, owner))
     hits = covered & (scene.uniform(scene.anchors) < 0.75)  # (B, A)
     return DesiredPrediction(
-        torch.where(hits[..., None], exact, wish.sides), scores_for(scene, owner, covered), sharp=True
+        torch.where(hits[..., None], exact, desired.sides), scores_for(scene, owner, covered), sharp=True
     )
 
 
-@regime
+@prediction_kind
 def close(scene: Scene) -> DesiredPrediction:
-    """As near, but every edge errs by up to a fourth of the ground truth's side: of small boxes, by as little.
+    """As near, but every edge errs by at most a quarter of the ground truth's side, also for small boxes.
 
-    Where a side is zero, by up to `POINT`: there the eps of IOU-1 is as large as what it is added to.
+    Where a side is zero, the edge errs by at most `POINT`: there the eps of IOU-1 is as large as its summands.
     """
     owner, covered = aims(scene, scene.uniform(scene.anchors))
-    wish, exact = near(scene), exact_sides(scene, owner)  # (B, A, 4)
+    desired, exact = near(scene), exact_sides(scene, owner)  # (B, A, 4)
     side = (exact[..., :2] + exact[..., 2:]).repeat(1, 1, 2)  # (B, A, 4) width, height, width, height
     sides = within_reach(scene, exact + 0.25 * (side + POINT) * scene.wobble(scene.anchors, 4))
-    return DesiredPrediction(torch.where(covered[..., None], sides, wish.sides), wish.logits, sharp=True)
+    return DesiredPrediction(
+        torch.where(covered[..., None], sides, desired.sides), desired.logits, sharp=True
+    )
 
 
-@regime
+@prediction_kind
 def between(scene: Scene) -> DesiredPrediction:
-    """In crowds: an anchor in several ground truths predicts the box half way between two of them."""
+    """An anchor in several ground truths predicts the box half way between two of them."""
     lots = scene.uniform(scene.anchors)
     (one, covered), (other, _) = aims(scene, lots), aims(scene, lots, following=1)
     sides = (exact_sides(scene, one) + exact_sides(scene, other)) / 2  # (B, A, 4)
@@ -210,14 +224,14 @@ def between(scene: Scene) -> DesiredPrediction:
     return DesiredPrediction(within_reach(scene, sides), scores_for(scene, one, covered), sharp=True)
 
 
-@regime
+@prediction_kind
 def saturated(scene: Scene) -> DesiredPrediction:
     """As near, driven to the ends: all weight on one bin, class logits 100, -30 or -100 (1, 1e-13 and 0)."""
     sides, logits, _ = near(scene)
     return DesiredPrediction(sides.round(), 130.0 * (logits > 0) - 70.0 * (logits < -4.5) - 30, sharp=True)
 
 
-@regime
+@prediction_kind
 def constant(scene: Scene) -> DesiredPrediction:
     """The same logits at every anchor of every image."""
     reach = (
@@ -229,8 +243,12 @@ def constant(scene: Scene) -> DesiredPrediction:
     return DesiredPrediction(sides.expand(shape), logits.expand(shape).clone(), sharp=True)
 
 
-def quantised(wish: DesiredPrediction, levels: int) -> DesiredPrediction:
-    """The wish with whole and half distances, so that boxes coincide, and `levels` different class logits.
+def quantised(desired: DesiredPrediction, levels: int) -> DesiredPrediction:
+    """Return the desired prediction with whole and half distances, so that boxes coincide, and few class logits.
+
+    Args:
+        desired: the prediction to quantise.
+        levels: number of different class logits.
 
     Raises:
         ValueError: `levels` is below 1.
@@ -238,22 +256,24 @@ def quantised(wish: DesiredPrediction, levels: int) -> DesiredPrediction:
     if levels < 1:
         raise ValueError(f"quantisation needs at least one level, not {levels}")
     step = (HIGHEST - LOWEST) / levels
-    rank = ((wish.logits - LOWEST) / step).floor().clamp(0, levels - 1)  # (B, A, C)
-    return DesiredPrediction((2 * wish.sides).round() / 2, LOWEST + step * (rank + 0.5), sharp=True)
+    rank = ((desired.logits - LOWEST) / step).floor().clamp(0, levels - 1)  # (B, A, C)
+    return DesiredPrediction((2 * desired.sides).round() / 2, LOWEST + step * (rank + 0.5), sharp=True)
 
 
 def any_sides(scene: Scene) -> Tensor:
-    """(B, A, 4) sides in grid units, from a quarter of their reach (shorter ones overlap little) to all."""
+    """Return (B, A, 4) sides in grid units from a quarter of their reach to all; shorter sides overlap little."""
     return (0.25 + 0.75 * scene.uniform(scene.anchors, 4)) * scene.reach
 
 
 def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor]:
-    """(B, A), (B, A) the ground truth each anchor aims at; whether it is in it, or under a stride beside.
+    """Return the ground truth (B, A) that each anchor predicts, and whether (B, A) any is close to the anchor.
+
+    A ground truth is close if the anchor's centre lies in it or less than a stride beside it.
 
     Args:
         scene: anchors and ground truths.
-        lots: (B, A) from [0, 1) choose among those that are so close.
-        following: take the one that comes so many places after the chosen one.
+        lots: (B, A) numbers from [0, 1), which choose among the close ground truths.
+        following: number of places after the chosen ground truth, among the close ones in turn.
     """
     close = (depth(scene.centres, scene.boxes) > -scene.strides) & scene.present[..., None]  # (B, M, A)
     choices = close.sum(1)  # (B, A)
@@ -263,13 +283,13 @@ def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor
 
 
 def exact_sides(scene: Scene, owner: Tensor) -> Tensor:
-    """(B, A, 4) sides in grid units from each anchor to its ground truth's edges; negative beyond an edge."""
+    """Return (B, A, 4) distances in grid units from each anchor to its ground truth's edges; negative outside."""
     boxes = scene.boxes.gather(1, owner[..., None].expand(-1, -1, 4))  # (B, A, 4)
     return sides_to(boxes, scene.centres, scene.strides)
 
 
 def scores_for(scene: Scene, owner: Tensor, covered: Tensor) -> Tensor:
-    """(B, A, C) class logits: a covered anchor's own class scores 0.05 to 0.95, all others below 0.12."""
+    """Return (B, A, C) class logits: scores of 0.05 to 0.95 for the class of a covered anchor, else below 0.12."""
     logits = 2 * scene.wobble(scene.anchors, scene.head.classes) - 4  # (B, A, C)
     label = scene.labels.gather(1, owner)[..., None]  # (B, A, 1)
     own = 3 * scene.wobble(scene.anchors, 1)  # (B, A, 1)
@@ -281,23 +301,23 @@ def plant_tie(
 ) -> None:
     """Make two of a ground truth's candidates predict the same box with the same scores, in place.
 
-    The box is the source's, moved to half cells so that two anchors can encode it exactly, and grown to
-    hold both centres. That changes u, so the score is set anew to keep the source's t, and so its rank,
-    where a score can. Where fewer candidates than the ranks named have t > 0, nothing is planted.
+    The box is the source's, moved to half cells so that both anchors can encode it exactly, and grown to contain both
+    centres. That changes u, so the score is adjusted to keep the source's t, and so its rank, as far as a score
+    can. If fewer candidates have t > 0 than the ranks require, nothing is planted.
 
     Args:
-        copy: which ranks of which ground truth.
+        copy: the ground truth, and the ranks of the two candidates.
         scene: anchors and ground truths.
         distances: (B, A, 4, R) distance logits.
         logits: (B, A, C) class logits.
         hyperparameters: alpha and beta, for the ranks.
 
     Raises:
-        ValueError: there is no such ground truth.
+        ValueError: the ground truth does not exist.
     """
     image, truth, *ranks = copy
     if image not in range(len(scene.boxes)) or not bool(scene.present[image, truth : truth + 1].any()):
-        raise ValueError(f"{copy} is for a ground truth that is not there")
+        raise ValueError(f"{copy} names a ground truth that does not exist")
     box, label = scene.boxes[image, truth].double(), int(scene.labels[image, truth])
     predicted = decode(distances[image], scene.centres, scene.strides)  # (A, 4)
     overlap = _overlap(box, predicted, scene)  # (A,)
@@ -318,7 +338,7 @@ def plant_tie(
 
 
 def _overlap(box: Tensor, predicted: Tensor, scene: Scene, anchors: Tensor | None = None) -> Tensor:
-    """(A,) u (TAL-MET-1) of a ground truth (4,) and the `predicted` boxes (A, 4) of `anchors`, in float64."""
+    """Return u (A,) (TAL-MET-1) of a ground truth (4,) and the predicted boxes (A, 4) of `anchors`, in float64."""
     centres = scene.centres if anchors is None else scene.centres[anchors]
     floor = scene.head.strides[min(1, len(scene.head.strides) - 1)]
     candidates = inside(centres, widened(box[None], floor)[0])  # (A,)
@@ -326,7 +346,7 @@ def _overlap(box: Tensor, predicted: Tensor, scene: Scene, anchors: Tensor | Non
 
 
 def _shared_box(box: Tensor, scene: Scene, both: Tensor) -> Tensor:
-    """(4,) `box` (4,) moved to half cells of the first of two anchors, around both, and within their bins."""
+    """Return `box` (4,) moved to half cells of the first of two anchors, around both and within their bins."""
     half = scene.strides[both[0]] / 2
     centres = scene.centres[both]  # (2, 2)
     reach = scene.strides[both, None] * max(scene.head.reg_max - 1, 1)  # (2, 1)
@@ -337,7 +357,7 @@ def _shared_box(box: Tensor, scene: Scene, both: Tensor) -> Tensor:
 
 
 def _logit_for(metric: float, overlap: float, hyperparameters: Hyperparameters) -> float:
-    """Class logit with which `overlap` gives `metric`, as nearly as a score in (0, 1) can."""
+    """Return the class logit with which `overlap` gives `metric`, as nearly as a score in (0, 1) can."""
     if overlap == 0 or hyperparameters.alpha == 0:
         return 0.0
     score = (metric / overlap**hyperparameters.beta) ** (1 / hyperparameters.alpha)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.batches.one_line_repr import OneLineRepr
-from tal_conformance.batches.predictions import Copy, Scene, predictions
-from tal_conformance.batches.truths import Box, Canvas, Truth, resolve
+from tal_conformance.batches.predictions import PREDICTION_KINDS_BY_TASK, Copy, Scene, predictions
+from tal_conformance.batches.truths import KINDS_BY_TASK, Box, Canvas, Truth, resolve
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import Grid, anchors, fold
+from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
 Resolved = list[list[tuple[int, Box]]]
@@ -20,22 +21,23 @@ Resolved = list[list[tuple[int, Box]]]
 
 @dataclass(frozen=True, repr=False)
 class Recipe(OneLineRepr):
-    """How to make a batch. Its `repr` is the shortest call that makes it again, on one line.
+    """Description of a batch. Its `repr` is the shortest call that makes the recipe again, on one line.
 
     Attributes:
-        images: the ground truths of each image, or a crowd of them; at least one image.
+        images: the ground truths of each image, as a sequence or as `ManyTruths`; at least one image.
         cells: rows and columns of the first level's grid.
         strides: pixels per cell of each level; level l has ceil(size / stride) cells.
-        classes: C.
+        classes: number of classes C.
         reg_max: bins R.
-        predictions: regime of the predictions, a key of `REGIMES`.
-        levels: quantise the predictions: whole and half distances, so many different class logits.
+        predictions: kind of the predictions, a key of `PREDICTION_KINDS`.
+        levels: number of different class logits if the predictions are quantised, with whole and half distances.
         copies: ties to plant.
         shuffled: annotation rows in random order instead of sorted by image.
-        seed: fills the bulk.
-        streams: which of the seed's 256 streams of random numbers fills each image; by default image i has the
-            i-th, so that no two are alike.
-        hyperparameters: the numbers of assigner and loss.
+        seed: seed of the random numbers in the predictions.
+        streams: index of the seed's 256 streams of random numbers for each image; by default image i has stream i,
+            so that images differ.
+        hyperparameters: hyperparameters of assigner and loss.
+        task: name of the loss family, of `TASKS`.
     """
 
     images: tuple[Sequence[Truth], ...] = ((),)
@@ -50,6 +52,7 @@ class Recipe(OneLineRepr):
     seed: int = 0
     streams: tuple[int, ...] = ()
     hyperparameters: Hyperparameters = Hyperparameters()
+    task: str = DETECT.name
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -57,12 +60,14 @@ class Recipe(OneLineRepr):
         return grids(self.cells, self.strides)
 
     def build(self) -> Batch:
-        """The batch: float32, on the CPU, the same one every time and on every machine.
+        """Return the batch: float32, on the CPU, identical in every run and on every machine.
 
         Raises:
-            ValueError: the recipe has no image, not a stream for each, or names a kind, regime, class or ground
-                truth that is not.
+            ValueError: the recipe has no image or cell, the number of streams is not that of the images, or a kind,
+                class, copied ground truth or task does not exist.
         """
+        if self.task not in KINDS_BY_TASK:
+            raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(KINDS_BY_TASK)}")
         if not self.images or min(self.cells) < 1:
             raise ValueError(f"a recipe needs at least one image and one cell: {self}")
         streams = self.streams or range(len(self.images))
@@ -72,18 +77,19 @@ class Recipe(OneLineRepr):
         head = Head(self.strides, self.classes, self.reg_max)
         height, width = (cells * self.strides[0] for cells in self.cells)
         canvas = Canvas(width, height, self.strides)
-        resolved = [resolve(truths, canvas, self.classes) for truths in self.images]
+        resolved = [resolve(truths, canvas, self.classes, KINDS_BY_TASK[self.task]) for truths in self.images]
         scene = _scene(head, (height, width), resolved, self.grids, generators)
-        logits = predictions(scene, self.predictions, self.levels, self.copies, self.hyperparameters)
+        kinds = PREDICTION_KINDS_BY_TASK[self.task]
+        logits = predictions(scene, self.predictions, self.levels, self.copies, self.hyperparameters, kinds)
         rows = _annotations(resolved, (height, width))
         if self.shuffled:
             rows = _shuffled(rows, scene.uniform(len(rows))[0])
-        batch = Batch(fold(*logits, self.grids), rows, head, self.hyperparameters, repr(self))
+        batch = Batch(fold(*logits, self.grids), rows, head, self.hyperparameters, repr(self), task=self.task)
         return replace(batch, hazards=hazards_of(batch))
 
 
 def grids(cells: tuple[int, int], strides: Sequence[int]) -> tuple[Grid, ...]:
-    """Rows and columns of each level where the first one has `cells`: ceil(size / stride)."""
+    """Return rows and columns of each level, ceil(size / stride), where the first level has `cells`."""
     rows, columns = (count * strides[0] for count in cells)
     return tuple((-(-rows // stride), -(-columns // stride)) for stride in strides)
 
@@ -114,7 +120,7 @@ def _scene(
 
 
 def _annotations(resolved: Resolved, size: tuple[int, int]) -> Tensor:
-    """Rows (N, 6), normalised, sorted by image (ANN-1)."""
+    """Return the annotation rows (N, 6), normalised, sorted by image (ANN-1)."""
     height, width = size
     rows = [
         (image, label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
@@ -125,7 +131,7 @@ def _annotations(resolved: Resolved, size: tuple[int, int]) -> Tensor:
 
 
 def _shuffled(rows: Tensor, lots: Tensor) -> Tensor:
-    """The rows in the order of their lots (N,): out of order by image, if they are of more than one."""
+    """Return the rows in the order of `lots` (N,); never in the order of images, if there is more than one image."""
     rows = rows[lots.argsort(stable=True)]
     in_order = bool((rows[1:, 0] >= rows[:-1, 0]).all())
     return rows.flip(0) if in_order else rows

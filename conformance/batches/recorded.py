@@ -1,9 +1,8 @@
-"""Batches that come with this project: recorded while Ultralytics' trainer learnt drawn rectangles.
+"""The seven recorded batches that this project ships, from a training of Ultralytics' trainer on drawn rectangles.
 
-`python -m tal_conformance.training.rectangles FOLDER` draws, trains and records again: the same files on the same
-processor.
-Seven files: the first step, the one without ground truths, those with the most and the smallest ground truth and the
-largest loss; two under automatic mixed precision.
+They are the first step, a step without ground truths, the steps with the most and with the smallest ground truths and
+with the largest loss, and two steps under automatic mixed precision. `python -m tal_conformance.training.rectangles
+FOLDER` trains and records again, with identical files on the same processor.
 """
 
 from pathlib import Path
@@ -11,6 +10,6 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "data" / "recorded"
 
 
-def shipped() -> list[Path]:
-    """Their case files."""
+def recorded_cases() -> list[Path]:
+    """Return the paths of the recorded batches' case files."""
     return sorted(FOLDER.glob("*.safetensors"))

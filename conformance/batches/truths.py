@@ -1,11 +1,11 @@
-"""Truth: one ground truth of a recipe, by its kind; and the pixel box that each kind of ground truth becomes.
+"""Ground truths of a recipe: the kind of each, and the pixel box that each kind becomes.
 
-All kinds but `off_lattice` lie on a lattice of 1/64 px. Divided by an input size of 2^i or 2^i + 2^j pixels
-(16, 24, 32, 40, 48, 64, 72, 80, 96, 128 are such; 56 is not) and multiplied by it again, such a number comes
-back exactly in float32: "on an anchor's centre" and "on the border" are meant, and kept, to the last bit.
+All kinds but `off_lattice` lie on a lattice of 1/64 px. Divided by an input size of 2^i or 2^i + 2^j pixels (16, 24,
+32, 40, 48, 64, 72, 80, 96 and 128, but not 56) and multiplied by it again, such a coordinate is the same number in
+float32: "on an anchor's centre" and "on the border" are exact, to the last bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import floor
@@ -13,21 +13,22 @@ from random import Random
 from typing import ClassVar, overload
 
 from tal_conformance.batches.one_line_repr import OneLineRepr
+from tal_conformance.core.task import DETECT
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels."""
 GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it, modulo 1, are spread evenly and lie on no lattice."""
+"""Golden ratio: its multiples, modulo 1, are spread evenly and lie on no lattice."""
 
 
 @dataclass(frozen=True, repr=False)
 class Truth(OneLineRepr):
-    """One ground truth: its kind of box, and four digits. Larger digits: further right or down, or larger.
+    """One ground truth: its kind of box, and four digits. Larger digits place it further right or down, or enlarge it.
 
     Attributes:
         kind: a key of `KINDS`.
-        label: its class. Kinds that repeat the previous ground truth's box choose the class themselves.
-        at: digits 0..15 for the place, x and y.
+        label: class index; `identical` and `other_class` take the class from the previous ground truth instead.
+        at: digits 0..15 for the place in x and y.
         size: digits 0..15 for width and height.
     """
 
@@ -41,12 +42,12 @@ class Truth(OneLineRepr):
 
 @dataclass(frozen=True, repr=False)
 class ManyTruths(OneLineRepr, Sequence[Truth]):
-    """Many ground truths of one image, of all kinds: a number of them and a seed, in place of a list as long.
+    """Many ground truths of one image, of all kinds, described by their number and a seed instead of a long list.
 
     Attributes:
-        number: how many; those of a smaller crowd of the same seed are the first of a larger one.
-        seed: chooses their kinds, classes, places and sizes.
-        classes: how many there are to choose from.
+        number: number of ground truths; with the same seed, a smaller number gives the first ones of a larger number.
+        seed: decides kinds, classes, places and sizes.
+        classes: number of classes to choose from.
     """
 
     unnamed: ClassVar[int] = 2
@@ -67,7 +68,7 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
 
     @cached_property
     def truths(self) -> tuple[Truth, ...]:
-        """Them, one by one."""
+        """The ground truths, chosen by the seed."""
         random, kinds = Random(self.seed), tuple(KINDS)
         return tuple(
             Truth(random.choice(kinds), random.randrange(self.classes), _digits(random), _digits(random))
@@ -81,7 +82,7 @@ def _digits(random: Random) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What boxes are placed on: the input's width and height, and the strides; all in pixels."""
+    """The area in which boxes are placed: the input's width and height, and the strides; all in pixels."""
 
     width: int
     height: int
@@ -89,7 +90,7 @@ class Canvas:
 
     @property
     def stride(self) -> int:
-        """The first level's."""
+        """The first level's stride."""
         return self.strides[0]
 
     @property
@@ -99,30 +100,42 @@ class Canvas:
 
 
 Kind = Callable[[Canvas, Truth, Box], Box]
-"""From the canvas, the digits, and the previous ground truth of the image (at first, an ordinary one)."""
+"""Makes a box from the canvas, the digits, and the image's previous box (an ordinary box for the first)."""
 KINDS: dict[str, Kind] = {}
-"""Every kind of ground truth by name; the functions' docstrings say what they are."""
+"""Every kind of ground truth by name, described by the docstring of its function."""
+KINDS_BY_TASK = {DETECT.name: KINDS}
+"""The kinds of ground truths of every task."""
 
 
-def resolve(truths: Sequence[Truth], canvas: Canvas, classes: int) -> list[tuple[int, Box]]:
-    """Class and pixel box of each of one image's ground truths.
+def resolve(
+    truths: Sequence[Truth], canvas: Canvas, classes: int, kinds: Mapping[str, Kind] = KINDS
+) -> list[tuple[int, Box]]:
+    """Return the class and the pixel box of each of one image's ground truths.
+
+    Args:
+        truths: ground truths of the image.
+        canvas: the area in which they are placed.
+        classes: number of classes.
+        kinds: the kinds of ground truths of the batch's task.
 
     Raises:
-        ValueError: a kind does not exist, or a label is none of the classes.
+        ValueError: a kind or a label does not exist.
     """
     resolved: list[tuple[int, Box]] = []
     for truth in truths:
-        if truth.kind not in KINDS:
-            raise ValueError(f"there is no kind {truth.kind!r} of ground truth; there are {', '.join(KINDS)}")
+        if truth.kind not in kinds:
+            raise ValueError(
+                f"unknown kind of ground truth {truth.kind!r}: expected one of {', '.join(kinds)}"
+            )
         if truth.label not in range(classes):
-            raise ValueError(f"{truth} has a label that is none of the {classes} classes")
+            raise ValueError(f"{truth} has the label {truth.label}, expected 0 to {classes - 1}")
         before = resolved[-1] if resolved else (truth.label, ordinary(canvas, Truth(), (0.0, 0.0, 0.0, 0.0)))
-        resolved.append((_label(truth, before[0], classes), KINDS[truth.kind](canvas, truth, before[1])))
+        resolved.append((_label(truth, before[0], classes), kinds[truth.kind](canvas, truth, before[1])))
     return resolved
 
 
 def kind(function: Kind) -> Kind:
-    """Make a function a kind of ground truth, under its own name."""
+    """Register a function as a kind of ground truth, under the function's name."""
     KINDS[function.__name__] = function
     return function
 
@@ -137,7 +150,7 @@ def ordinary(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """As ordinary, but on no lattice: the way to normalised coordinates and back rounds, as in real data."""
+    """As ordinary, but off the lattice: conversion to normalised coordinates and back rounds, as in real data."""
     x, y, w, h = ((digit + 1) * GOLDEN % 1 for digit in (*truth.at, *truth.size))
     width, height = canvas.width * (0.2 + 0.7 * w), canvas.height * (0.2 + 0.7 * h)
     left, top = (canvas.width - width) * x, (canvas.height - height) * y
@@ -146,7 +159,7 @@ def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def aligned(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """All edges on cell borders of the first level, which whole and half distances hit exactly."""
+    """All edges on cell borders of the first level, where whole and half distances end exactly."""
     left, right = _cells(canvas.width // canvas.stride, truth.at[0], truth.size[0])
     top, bottom = _cells(canvas.height // canvas.stride, truth.at[1], truth.size[1])
     return left * canvas.stride, top * canvas.stride, right * canvas.stride, bottom * canvas.stride
@@ -154,7 +167,7 @@ def aligned(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def tiny(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Both sides below the first stride: TAL-CAND-2 widens it."""
+    """Both sides below the first stride: TAL-CAND-2 widens the box."""
     width, height = (max(0.25, _down(canvas.stride * (digit + 1) / 17)) for digit in truth.size)
     return _placed(canvas, truth, width, height)
 
@@ -168,7 +181,7 @@ def small(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def thin(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """One side of 1 to 4 px, the other from half the input to all; upright where the first digit is odd."""
+    """One side of 1 to 4 px, the other from half of the input to all; upright where the first digit is odd."""
     short, share = 1 + truth.size[0] // 4, truth.size[1]
     if truth.size[0] % 2:
         return _placed(canvas, truth, short, _between(canvas.height / 2, canvas.height, share))
@@ -177,7 +190,7 @@ def thin(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def huge(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Sides from 15/16 of the input to 18/16, so that it may reach beyond every border."""
+    """Sides from 15/16 of the input to 18/16, so that the box may reach beyond every border."""
     width, height = (
         canvas.width * (15 + truth.size[0] % 4) / 16,
         canvas.height * (15 + truth.size[1] % 4) / 16,
@@ -187,7 +200,7 @@ def huge(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def nested(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Inside the previous one."""
+    """Inside the previous box."""
     left, top, right, bottom = previous
     width, height = (right - left) * (truth.size[0] + 2) / 18, (bottom - top) * (truth.size[1] + 2) / 18
     x1 = left + (right - left - width) * (truth.at[0] + 1) / 17
@@ -197,7 +210,7 @@ def nested(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous one moved right and down by 1/32 to 16/32 of its sides."""
+    """The previous box moved right and down by 1/32 to 16/32 of its sides."""
     left, top, right, bottom = previous
     x, y = (right - left) * (truth.at[0] + 1) / 32, (bottom - top) * (truth.at[1] + 1) / 32
     return _lattice((left + x, top + y, right + x, bottom + y))
@@ -205,7 +218,7 @@ def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def mirrored(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous one mirrored at a column of anchors in it, whose symmetric boxes overlap both alike."""
+    """The previous box mirrored at a column of anchors in it, whose symmetric predictions overlap both equally."""
     left, top, right, bottom = previous
     at = left + (right - left) * (truth.at[0] + 1) / 17
     column = (floor(at / canvas.stride) + 0.5) * canvas.stride
@@ -214,19 +227,19 @@ def mirrored(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def identical(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous one again: same box, same class."""
+    """The previous ground truth again: same box, same class."""
     return previous
 
 
 @kind
 def other_class(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous one's box with another class (the same where there is one class)."""
+    """The previous box with another class, or with the same if there is only one class."""
     return previous
 
 
 @kind
 def touching(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """An ordinary box's sides, right of the previous one; below it where the first digit is odd."""
+    """A box with an ordinary box's sides, right of the previous box, or below it where the first digit is odd."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     if truth.at[0] % 2:
         return previous[0], previous[3], previous[0] + right - left, previous[3] + bottom - top
@@ -257,7 +270,7 @@ def on_border(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def partly_outside(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """An ordinary box with 1/17 to 16/17 beyond a border: left, top, right, bottom by the first digit."""
+    """An ordinary box with 1/17 to 16/17 beyond a border; the first digit chooses left, top, right or bottom."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     width, height, share = right - left, bottom - top, (truth.at[1] + 1) / 17
     match truth.at[0] % 4:
@@ -274,7 +287,7 @@ def partly_outside(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def beyond_bottom_right(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Wholly outside, right and below; touches the corner from outside where the digits are zero."""
+    """Outside of the input, to the right and below; touches the corner from outside where the digits are zero."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     x, y = canvas.width + canvas.stride * truth.at[0] / 8, canvas.height + canvas.stride * truth.at[1] / 8
     return x, y, x + right - left, y + bottom - top
@@ -282,7 +295,7 @@ def beyond_bottom_right(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def beyond_top_left(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Centred on the top left corner (coordinates add up to exactly 0) or further out: ANN-3 drops it."""
+    """Centred on the top left corner (coordinates add up to exactly 0) or further out: ANN-3 drops the row."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     width, height = right - left, bottom - top
     x, y = width * (truth.at[0] + 8) / 16, height * (truth.at[1] + 8) / 16
@@ -291,7 +304,7 @@ def beyond_top_left(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def zero_area(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A line, or a point: a side is zero where its digit is below 8, the width in any case if neither is."""
+    """A line or a point: a side is zero if its digit is below 8; if neither digit is, the width is zero."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     no_width, no_height = truth.size[0] < 8 or truth.size[1] >= 8, truth.size[1] < 8
     return left, top, left if no_width else right, top if no_height else bottom
@@ -304,7 +317,7 @@ def _label(truth: Truth, before: int, classes: int) -> int:
 
 
 def _placed(canvas: Canvas, truth: Truth, width: float, height: float) -> Box:
-    """A box of these sides at the place of the digits: inside the input, off its border if there is room."""
+    """Return a box with the given sides at the place of the digits, inside the input and off its border if possible."""
     left = _down((canvas.width - width) * (truth.at[0] + 1) / 17)
     top = _down((canvas.height - height) * (truth.at[1] + 1) / 17)
     return left, top, left + width, top + height
@@ -320,18 +333,18 @@ def _between(low: float, high: float, digit: int) -> float:
 
 
 def _cells(count: int, at: int, size: int) -> tuple[int, int]:
-    """First cell, and the one after the last, of a run of 1 to `count` cells."""
+    """Return the first cell, and the cell after the last, of a run of 1 to `count` cells."""
     length = 1 + count * size // 16
     first = (count - length + 1) * at // 16
     return first, first + length
 
 
 def _down(value: float) -> float:
-    """To quarters of a pixel, which no centre of an anchor shares with odd ones."""
+    """Round down to quarters of a pixel."""
     return floor(value * 4) / 4
 
 
 def _lattice(box: Box) -> Box:
-    """To 1/64 px."""
+    """Round the edges down to 1/64 px."""
     left, top, right, bottom = (floor(edge * 64) / 64 for edge in box)
     return left, top, right, bottom

@@ -97,7 +97,7 @@ def check(
 
     Raises:
         Failure: it diverges; the message says where.
-        CorruptCase: the file is no case file.
+        InvalidCase: the file is not a case file, or does not hold a valid batch.
         UnknownImplementation, ProtocolViolation: there is no such implementation.
     """
     if isinstance(implementation, str):

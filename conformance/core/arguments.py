@@ -1,14 +1,14 @@
-"""Types of the numbers on command lines."""
+"""Types of command line arguments, for argparse."""
 
 import argparse
 
 
 def positive(text: str) -> int:
-    """A whole number from 1.
+    """Return the integer of a text.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: the text is not an integer, or the integer is below 1.
     """
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
     return int(text)

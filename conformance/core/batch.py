@@ -1,4 +1,4 @@
-"""Batch: everything that an assigner and a detection loss are given, with an identity and a file format."""
+"""Batch: the inputs of an assigner and of a detection loss, with an id and a file format."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tal_conformance.core import case_file as casefile
+from tal_conformance.core import case_file
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.geometry import pixel_boxes
 from tal_conformance.core.task import DETECT, TASKS, Task
@@ -20,9 +20,9 @@ from tal_reference import Head, Hyperparameters
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Dtypes that feature maps may have."""
 FEW_ROWS = 32
-"""So many annotation rows are looked at sooner one by one than by a dozen calls of torch."""
+"""Largest number of annotation rows that a loop checks faster than a dozen calls of torch."""
 LISTED = 6
-"""Ground truths of one image, and images, that `Batch.describe` spells out before it only counts."""
+"""Number of images, and of ground truths of one image, that `Batch.describe` spells out; it counts the others."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,16 +35,16 @@ class Batch:
             width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device. Other tasks may
             have more columns.
         head: strides in pixels, classes C, bins R.
-        hyperparameters: the numbers of assigner and loss.
-        origin: the recipe it was built from, as one line of Python, or where it was recorded.
-        hazards: names of what it contains, of `HAZARDS`.
-        autocast: the loss is called with automatic mixed precision on, in the feature maps' dtype, as in training.
+        hyperparameters: hyperparameters of assigner and loss.
+        origin: the recipe that built the batch, as one line of Python, or the place where it was recorded.
+        hazards: names of the hazards that the batch contains, of `HAZARDS`.
+        autocast: True if the loss is called with automatic mixed precision, in the feature maps' dtype, as in training.
         task: name of the loss family, of `TASKS`. It decides the feature maps' channels and the annotations' columns.
         extras: tensors of the task's other inputs by name, on the feature maps' device; none for detection.
 
     Raises:
-        ValueError: the parts do not fit each other, or an annotation row is no annotation of this batch. What
-            rows hold is looked at on the CPU alone: elsewhere it would cost a synchronisation.
+        ValueError: the parts do not fit each other, or an annotation row is invalid. The content of rows is checked
+            only on the CPU: on other devices it would cost a synchronisation.
     """
 
     feature_maps: tuple[Tensor, ...]
@@ -70,7 +70,7 @@ class Batch:
 
     @cached_property
     def id(self) -> str:
-        """First 12 hexadecimal digits of a SHA-256 over the content: not over origin, hazards and device.
+        """First 12 hexadecimal digits of a SHA-256 over the content, which excludes origin, hazards and device.
 
         Hyperparameters, task and extras count where they are not the defaults: a hyperparameter or task that is
         added later leaves known ids unchanged.
@@ -81,8 +81,8 @@ class Batch:
             settings["autocast"] = True
         if self.task != DETECT.name:
             settings["task"] = self.task
-        tensors = casefile.batch_tensors(self.feature_maps, self.annotations, self.extras)
-        return casefile.digest(settings, tensors)[:12]
+        tensors = case_file.batch_tensors(self.feature_maps, self.annotations, self.extras)
+        return case_file.digest(settings, tensors)[:12]
 
     @property
     def family(self) -> Task:
@@ -112,19 +112,18 @@ class Batch:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the feature maps."""
+        """Dtype of the feature maps."""
         return self.feature_maps[0].dtype
 
     @property
     def device(self) -> torch.device:
-        """Of all tensors."""
+        """Device of all tensors."""
         return self.feature_maps[0].device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return the batch on another device, its feature maps in another dtype; annotations stay float32.
+        """Return the batch on another device, with its predictions in another dtype; annotations stay float32.
 
-        Another dtype makes another content: it has a new id, and carries no hazards until somebody looks for them
-        (`batches.hazards.with_hazards`).
+        A batch of another dtype has another id and no hazards; `batches.hazards.with_hazards` finds its hazards.
         """
         if dtype in (None, self.dtype) and (device is None or torch.device(device) == self.device):
             return self
@@ -146,14 +145,14 @@ class Batch:
         )
 
     def describe(self) -> str:
-        """The resolved content as one readable line: sizes, ground truths in pixels, kind of predictions."""
+        """Return the content as one readable line: sizes, ground truths in pixels, kind of predictions."""
         height, width = self.size
         boxes = pixel_boxes(self.annotations.cpu(), self.size).tolist()
         rows = [(int(image), int(label)) for image, label in self.annotations[:, :2].tolist()]
         truths: list[list[str]] = [[] for _ in range(self.images)]
         for (image, label), (x1, y1, x2, y2) in zip(rows, boxes, strict=True):
             truths[image].append(f"class {label} at ({x1:.6g}, {y1:.6g})-({x2:.6g}, {y2:.6g})")
-        parts = [f"image {image}: {_listed(those)}" for image, those in enumerate(truths[:LISTED])]
+        parts = [f"image {image}: {_join(texts)}" for image, texts in enumerate(truths[:LISTED])]
         parts += [f"{len(truths) - LISTED} more images, {sum(map(len, truths[LISTED:]))} GT"] * (
             len(truths) > LISTED
         )
@@ -173,27 +172,31 @@ class Batch:
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
     def save(self, path: Path | str) -> None:
-        """Write a case file: safetensors, the rest as JSON in its header. It appears whole or not at all."""
-        casefile.write(
-            Path(path), casefile.Content(*(getattr(self, name) for name in casefile.Content._fields))
+        """Write a case file that appears whole or not at all: safetensors, with JSON in the header.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        case_file.write(
+            Path(path), case_file.Content(*(getattr(self, name) for name in case_file.Content._fields))
         )
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """The batch of a file that `save` wrote, on the CPU. Nothing in the file is executed.
+        """Return the batch of a case file, on the CPU. Nothing in the file is executed.
 
         Raises:
-            CorruptCase: the file holds no valid batch.
+            InvalidCase: the file does not hold a valid batch.
             OSError: the file cannot be read.
         """
         try:
-            return cls(*casefile.read(Path(path)))
+            return cls(*case_file.read(Path(path)))
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise InvalidCase(f"{path} is no case file that can be used: {casefile.told(error)}") from error
+            raise InvalidCase(f"cannot read case file {path}: {case_file.format_error(error)}") from error
 
     def _predictions(self) -> str:
-        manners = {"constant_predictions": "constant", "quantised": "quantised", "saturated": "saturated"}
-        named = [word for name, word in manners.items() if name in self.hazards]
+        words = {"constant_predictions": "constant", "quantised": "quantised", "saturated": "saturated"}
+        named = [word for name, word in words.items() if name in self.hazards]
         return f"{' and '.join(named) or 'varied'} predictions"
 
 
@@ -202,13 +205,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else plural}"
 
 
-def _listed(truths: list[str]) -> str:
+def _join(truths: list[str]) -> str:
     spelled = truths[:LISTED] + [f"and {len(truths) - LISTED} more"] * (len(truths) > LISTED)
     return ", ".join(spelled) or "no GT"
 
 
 def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
-    """`name value` of each field (of `names`, if given) without its default; 6 and 6.0 are the same."""
+    """Return "name value" of each field, of `names` if given, that differs from its default; 6 equals 6.0."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     chosen = [name for name in values if (not names or name in names) and values[name] != defaults[name]]
@@ -216,10 +219,10 @@ def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
 
 
 def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> None:
-    """Raise ValueError unless the maps are those of one head, batch, dtype and device (PRE-1)."""
+    """Raise ValueError unless the maps fit the head and have one number of images, dtype and device (PRE-1)."""
     channels = task.channels(head)
     if len(feature_maps) != len(head.strides):
-        raise ValueError(f"there are {len(feature_maps)} feature maps for {len(head.strides)} strides")
+        raise ValueError(f"got {len(feature_maps)} feature maps for {len(head.strides)} strides")
     first = feature_maps[0]
     for number, level in enumerate(feature_maps):
         if level.dim() != 4 or level.shape[1] != channels or 0 in level.shape:
@@ -236,7 +239,7 @@ def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> Non
 def _check_annotations(
     annotations: Tensor, images: int, classes: int, device: torch.device, task: Task
 ) -> None:
-    """Raise ValueError unless every row is an annotation of a batch with this number of images and classes."""
+    """Raise ValueError unless every row is a valid annotation of a batch with `images` images and `classes` classes."""
     columns = task.annotation_columns
     if annotations.dim() != 2 or annotations.shape[1] != columns or annotations.dtype != torch.float32:
         raise ValueError(
@@ -253,9 +256,9 @@ def _check_annotations(
         if not all(map(math.isfinite, row)):
             raise ValueError(f"annotation row {number} is not finite: {row}")
         if image not in range(images):
-            raise ValueError(f"annotation row {number} names image {image:g} of a batch of {images}")
+            raise ValueError(f"annotation row {number} names image {image:g}, expected 0 to {images - 1}")
         if label not in range(classes):
-            raise ValueError(f"annotation row {number} names class {label:g} of {classes}")
+            raise ValueError(f"annotation row {number} names class {label:g}, expected 0 to {classes - 1}")
         if width < 0 or height < 0:
             raise ValueError(f"annotation row {number} has a negative side: {row}")
 
@@ -273,7 +276,7 @@ def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task
 
 
 def _all_annotations(annotations: Tensor, images: int, classes: int) -> bool:
-    """Whether every row (N, 6) is an annotation; which one is not, and why, is asked where this is False."""
+    """Return True if every row (N, 6) is a valid annotation."""
     image, label, _, _, width, height, *_ = annotations.unbind(1)  # (N,) each
     indices = (image == image.round()) & (image >= 0) & (image < images)
     indices &= (label == label.round()) & (label >= 0) & (label < classes)

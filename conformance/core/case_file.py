@@ -1,6 +1,6 @@
-"""Case files: a batch as one safetensors file, its numbers as tensors, the rest as JSON text in the header.
+"""Case files: a batch as one safetensors file, with JSON in its header.
 
-Nothing in such a file is ever executed, and a checksum over all of it tells a damaged file from a batch.
+Nothing in a case file is ever executed, and a checksum over the whole content detects damage.
 """
 
 import ctypes
@@ -21,26 +21,26 @@ from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
 SCHEMA = 1
-"""Version of the files that `write` writes. It goes up only where older readers would misread a file; what they can
-ignore is added without. Whoever raises it teaches `read` the older ones, of which `tests/samples` keeps some."""
+"""Version of the files that `write` writes. It changes only if older readers would misread a new file; fields that
+they can ignore are added without a new version. `read` must keep reading older versions: `tests/samples` has some."""
 METADATA = "tal-conformance"
 """Key of the JSON text in the file's header."""
 CHECKSUM = "sha256"
 """Key of the checksum in the JSON text."""
 LARGEST = 2**20
-"""No stride, k, number of classes or of bins is larger."""
-LONGEST = 400
-"""Characters of a complaint that are told: it may quote the file."""
+"""Largest stride, k, number of classes and number of bins that is accepted."""
+MAX_ERROR_LENGTH = 400
+"""Largest number of characters of a message that may quote the file."""
 EXTRA = "extra."
 """Beginning of the names of the tensors that hold a batch's extras."""
 
 
 class InvalidCase(ValueError):
-    """A case file that does not hold a valid batch. The message names the file and what is wrong with it."""
+    """A case file that does not hold a valid batch; the message names the file and the problem."""
 
 
 class Content(NamedTuple):
-    """What a case file holds: the fields of a Batch, in their order."""
+    """The content of a case file: the fields of a Batch, in their order."""
 
     feature_maps: tuple[Tensor, ...]
     annotations: Tensor
@@ -54,10 +54,10 @@ class Content(NamedTuple):
 
 
 def write(path: Path, content: Content) -> None:
-    """Write the file. It appears whole or not at all.
+    """Write a case file that appears whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     tensors = batch_tensors(content.feature_maps, content.annotations, content.extras)
     case = {
@@ -86,15 +86,15 @@ def save_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, st
 
 
 def read(path: Path) -> Content:
-    """What the file holds: of the right types and unchanged since it was written, but not yet a valid batch.
+    """Return the content of a file: types and checksum are right, but the content may be an invalid batch.
 
     Raises:
-        ValueError: it is no such file.
-        TypeError: a setting of head or hyperparameters is not known.
-        OSError: it cannot be read.
+        ValueError: the file is not a case file, or is damaged.
+        TypeError: a setting of head or hyperparameters is unknown.
+        OSError: the file cannot be read.
     """
     text, tensors = _text_and_tensors(path)
-    case = parsed(text)
+    case = parse_json(text)
     check_schema(case, SCHEMA)
     checksum = case.pop(CHECKSUM, None)
     if checksum != digest(case, tensors):
@@ -114,7 +114,7 @@ def read(path: Path) -> Content:
         case.get("autocast", False),
     )
     if not isinstance(autocast, bool):
-        raise ValueError(f"its autocast is {autocast!r}")
+        raise ValueError(f"its autocast is {autocast!r}, expected a boolean")
     task = case.get("task", DETECT.name)
     if not isinstance(task, str):
         raise ValueError(f"its task is {task!r}, expected a name")
@@ -122,16 +122,18 @@ def read(path: Path) -> Content:
 
 
 def check_schema(facts: object, known: int) -> None:
-    """Raise ValueError unless the JSON object of a file has the schema `known`; of a newer one it says what to do."""
+    """Raise ValueError unless the JSON object of a file has the schema `known`."""
     found = facts.get("schema") if isinstance(facts, dict) else None
     if found != known or isinstance(found, bool):
         newer = type(found) is int and found > known
-        what_to_do = "; a newer version of tal-conformance wrote it: upgrade this one" if newer else ""
+        what_to_do = (
+            "; it was written by a newer version of tal-conformance: upgrade this one" if newer else ""
+        )
         raise ValueError(f"its schema is {found!r}; this version reads schema {known}{what_to_do}")
 
 
 def digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over what JSON says of `settings`, and name, dtype, shape and bytes of tensors on the CPU."""
+    """Return the SHA-256 over `settings` as JSON, and name, dtype, shape and bytes of tensors on the CPU."""
     sha = hashlib.sha256(as_json(settings).encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -140,35 +142,35 @@ def digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
 
 
 def as_json(value: object) -> str:
-    """The same text for equal values."""
+    """Return a value as JSON; equal values give equal texts."""
     return json.dumps(value, sort_keys=True)
 
 
-def parsed(text: str) -> Any:
-    """What a JSON text says.
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is none, or has a name twice.
-        RecursionError: it is too deep.
+        ValueError: the text is not JSON, or an object has a key twice.
+        RecursionError: the text is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_once)
+    return json.loads(text, object_pairs_hook=_unique_keys)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("its JSON text has a name twice")
+        raise ValueError("its JSON text has a key twice")
     return fields
 
 
-def told(error: Exception) -> str:
-    """What an error says; of a long one the beginning and the end."""
-    text, half = str(error), LONGEST // 2
-    return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"
+def format_error(error: Exception) -> str:
+    """Return the message of an error, shortened in the middle if it is long."""
+    text, half = str(error), MAX_ERROR_LENGTH // 2
+    return text if len(text) <= MAX_ERROR_LENGTH else f"{text[:half]} … {text[-half:]}"
 
 
 def tensor_names(levels: int) -> list[str]:
-    """Names of the tensors in a file: the annotations, then each level's feature map."""
+    """Return the names of the tensors in a file: the annotations, then the feature map of each level."""
     return ["annotations", *(f"level.{number}" for number in range(levels))]
 
 
@@ -182,7 +184,7 @@ def batch_tensors(
 
 
 def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The JSON text, and copies of the tensors, so that the file may change afterwards."""
+    """Return the JSON text and copies of the tensors, which do not depend on the file afterwards."""
     with path.open("rb"):
         pass  # an OSError here is about the file; one of safe_open may be about its content
     try:
@@ -203,34 +205,38 @@ def _head(value: Any) -> Head:
             for number in [*strides, value["classes"], value["reg_max"]]
         ):
             return Head(**(value | {"strides": tuple(strides)}))
-    raise ValueError(f"its head is no head: {value!r:.200}")
+    raise ValueError(
+        f"its head is {value!r:.200}, expected strides (list of int), classes (int) and reg_max (int), each at most"
+        f" {LARGEST}"
+    )
 
 
 def _hyperparameters(value: Any) -> Hyperparameters:
     if not isinstance(value, dict):
-        raise ValueError(f"its hyperparameters are {value!r}")
+        raise ValueError(f"its hyperparameters are {value!r}, expected an object")
     return Hyperparameters(**{name: _hyperparameter(name, number) for name, number in value.items()})
 
 
 def _hyperparameter(name: str, number: Any) -> Any:
-    """The number as its type: whole for topk and topk2 (None allowed there), else a finite float."""
+    """Return the number in its type: int for topk, int or None for topk2, otherwise a finite float."""
     if number is None and name == "topk2":
         return None
     whole = type(number) is int
     if not whole and (name in ("topk", "topk2") or type(number) is not float or not math.isfinite(number)):
-        raise ValueError(f"its hyperparameter {name} is {number!r}")
+        kind = "an integer" if name in ("topk", "topk2") else "a finite number"
+        raise ValueError(f"its hyperparameter {name} is {number!r}, expected {kind}")
     if whole and abs(number) > LARGEST:
-        raise ValueError(f"its hyperparameter {name} is too large")
+        raise ValueError(f"its hyperparameter {name} is {number}, expected at most {LARGEST}")
     return number if name in ("topk", "topk2") else float(number)
 
 
 def _origin(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"its origin is no text but {value!r}")
+        raise ValueError(f"its origin is {value!r}, expected a text")
     return value
 
 
 def _hazards(value: Any) -> frozenset[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"its hazards are no list of names but {value!r}")
+        raise ValueError(f"its hazards are {value!r}, expected a list of names")
     return frozenset(value)

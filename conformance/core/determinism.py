@@ -1,4 +1,4 @@
-"""The settings with which a CUDA device computes, fixed: otherwise two runs of one suite would test two arithmetics."""
+"""Fixed arithmetic settings of torch: with others, two runs of the suite would test different arithmetics."""
 
 import os
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def fixed_arithmetic() -> Iterator[None]:
-    """Float32 is float32: no TF32 in matrix products and convolutions, and no choosing of cuDNN kernels by their time.
+    """Compute in true float32, without TF32, and without choosing cuDNN kernels by their speed.
 
-    Everything is as before afterwards.
+    The settings are restored when the block ends.
     """
     cudnn: Any = torch.backends.cudnn
     names = "allow_tf32", "benchmark", "deterministic"
@@ -28,7 +28,7 @@ def fixed_arithmetic() -> Iterator[None]:
 
 
 def arithmetic() -> dict[str, Any]:
-    """The settings as they are, for the run log."""
+    """Return the current settings, for the run log."""
     cudnn: Any = torch.backends.cudnn
     return {
         "deterministic": torch.are_deterministic_algorithms_enabled(),

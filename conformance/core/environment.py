@@ -1,4 +1,4 @@
-"""TODO tal_conformance.core.environment."""
+"""Facts of this process that a reader of a report needs: versions, machine, commit, command line."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ from tal_conformance.core.files import REPOSITORY
 
 
 def environment() -> dict[str, Any]:
-    """What a reader must know of this machine to compare two runs."""
+    """Return the facts that a reader needs in order to compare two runs."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ultralytics": _version("ultralytics"),
         "hypothesis": _version("hypothesis"),
         "platform": platform.platform(),
-        "cpu": _processor(),
+        "cpu": processor_name(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "git": _commit(),
@@ -37,7 +37,8 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Return the name of the processor and the number of its cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -47,7 +48,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of this repository, with a mark where files are changed; None where the suite is installed elsewhere."""
+    """Return the commit of this repository, marked if files are changed, or None if this is not a checkout."""
     repository = REPOSITORY
     if not (repository / ".git").exists():
         return None
@@ -60,5 +61,5 @@ def _commit() -> str | None:
 
 
 def command_line() -> list[str]:
-    """How this run was started."""
+    """Return the command line of this process, without the folder of the program."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]

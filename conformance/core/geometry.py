@@ -1,9 +1,9 @@
-"""Geometry of a batch: where its anchors, predicted boxes and ground truths lie, and how well they overlap.
+"""Geometry of generated batches: anchors, predicted boxes, ground truths and their overlap, for a whole batch at once.
 
-The reference computes the same, one image at a time. It is written a second time here because a batch must
-be made and described by code other than the code under judgement: a fault in the reference may not change
-what it is fed with. Everything here works on the whole batch at once. What ends up in a batch is made by
-operations that round the same on every machine, so that a recipe gives the same bytes everywhere.
+The reference computes the same, one image at a time. The geometry is written a second time here because batches must
+be made and described by code that is independent of the reference: a fault in the reference must not change the
+batches that should expose it. Operations whose results become part of a batch round identically on every machine, so
+that a recipe gives the same bytes everywhere.
 """
 
 import math
@@ -16,11 +16,11 @@ from torch import Tensor
 from tal_reference import Head
 
 EPS = 1e-7
-"""IOU-1."""
+"""The eps of IOU-1."""
 INSIDE = 1e-9
 """Pixels by which the centre of a candidate lies inside its box (TAL-CAND-1)."""
 NO_WEIGHT = -100.0
-"""A bin's logit for "no weight": e^-100 is lost beside 1 in every dtype, yet losses stay finite."""
+"""Logit of a bin without weight: e^-100 vanishes beside 1 in every dtype, yet losses stay finite."""
 
 Grid = tuple[int, int]
 """Rows and columns of one level."""
@@ -28,9 +28,9 @@ Grid = tuple[int, int]
 
 @lru_cache(maxsize=256)
 def anchors(grids: tuple[Grid, ...], strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Centres (A, 2) as x and y in pixels and strides (A,), level by level and row by row (ANC-1).
+    """Return anchor centres (A, 2), x and y in pixels, and strides (A,), by level and row (ANC-1).
 
-    float32, on the CPU. The tensors are shared between calls: they must not be written to.
+    The tensors are float32, on the CPU, and shared between calls: they must not be written to.
     """
     centres, steps = [], []
     for (rows, columns), stride in zip(grids, strides, strict=True):
@@ -42,14 +42,14 @@ def anchors(grids: tuple[Grid, ...], strides: tuple[int, ...]) -> tuple[Tensor, 
 
 
 def flatten(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
-    """Distance logits (B, A, 4, R) and class logits (B, A, C) of all levels (PRE-1)."""
+    """Return the distance logits (B, A, 4, R) and class logits (B, A, C) of all levels (PRE-1)."""
     rows = torch.cat([level.flatten(2) for level in feature_maps], dim=2).transpose(1, 2)  # (B, A, 4R + C)
     distances, classes = rows.split((4 * head.reg_max, head.classes), dim=2)
     return distances.unflatten(2, (4, head.reg_max)), classes
 
 
 def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid]) -> tuple[Tensor, ...]:
-    """Feature maps (B, 4R + C, H, W) of distance logits (B, A, 4, R) and class logits (B, A, C) (PRE-1)."""
+    """Return the feature maps (B, 4R + C, H, W) of distance and class logits, the inverse of `flatten` (PRE-1)."""
     rows = torch.cat((distances.flatten(2), classes), dim=2).transpose(1, 2)  # (B, 4R + C, A)
     levels = rows.split([height * width for height, width in grids], dim=2)
     maps = (level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
@@ -57,7 +57,7 @@ def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid]) -> tuple[Ten
 
 
 def decode(distances: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """Predicted boxes (.., A, 4), xyxy in pixels, of distance logits (.., A, 4, R) (DEC-1, DEC-2)."""
+    """Return the boxes (.., A, 4), xyxy in pixels, of distance logits (.., A, 4, R) (DEC-1, DEC-2)."""
     reg_max = distances.shape[-1]
     if reg_max == 1:
         sides = distances.squeeze(-1)  # (.., A, 4)
@@ -68,26 +68,26 @@ def decode(distances: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
 
 
 def boxes_around(centres: Tensor, sides: Tensor) -> Tensor:
-    """Boxes (.., A, 4) that reach from `centres` (A, 2) left, top, right, bottom by `sides` (.., A, 4)."""
+    """Return the boxes (.., A, 4) whose edges are `sides` (.., A, 4) away from `centres` (A, 2)."""
     left_top, right_bottom = sides.chunk(2, dim=-1)
     return torch.cat((centres - left_top, centres + right_bottom), dim=-1)
 
 
 def sides_to(boxes: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """How far, in grid units, `boxes` (.., A, 4) reach from `centres` (A, 2) to each side (.., A, 4)."""
+    """Return the distances (.., A, 4) in grid units from `centres` (A, 2) to the edges of `boxes` (.., A, 4)."""
     left_top, right_bottom = boxes.chunk(2, dim=-1)
     return torch.cat((centres - left_top, right_bottom - centres), dim=-1) / strides[:, None]
 
 
 def encode(sides: Tensor, reg_max: int, noise: Tensor | None = None) -> Tensor:
-    """Distance logits (.., R) whose decoding is `sides` (..) in grid units, as nearly as the bins allow.
+    """Return distance logits (.., R) that decode to `sides` (..) in grid units, as nearly as the bins allow.
 
     Args:
-        sides: wanted distances; what lies outside [0, R - 1] is clamped to it (R > 1).
-        reg_max: bins R. With one bin the distance stands as it is.
-        noise: None for the two bins around the distance alone, which is exact for whole and half distances.
-            Otherwise (.., R), added to a bell around the distance, as a trained network's distributions look;
-            the expectation then misses the distance by some tenths.
+        sides: desired distances; clamped to [0, R - 1] if R > 1.
+        reg_max: bins R. With one bin the logit is the distance.
+        noise: None: only the two bins around the distance have weight, which is exact for whole and half distances.
+            A tensor (.., R) is added to a bell around the distance, as in the distributions of a trained network;
+            the decoded distance is then off by some tenths.
     """
     if reg_max == 1:
         return sides.unsqueeze(-1)  # (.., 1)
@@ -100,7 +100,7 @@ def encode(sides: Tensor, reg_max: int, noise: Tensor | None = None) -> Tensor:
 
 
 def pixel_boxes(annotations: Tensor, size: tuple[int, int]) -> Tensor:
-    """xyxy boxes (N, 4) in pixels of annotation rows (N, 6 or more); `size` is the input's height, width (ANN-1)."""
+    """Return boxes (N, 4), xyxy in pixels, of annotation rows; `size` is the input's height and width (ANN-1)."""
     height, width = size
     scaled = annotations[:, 2:6] * annotations.new_tensor((width, height, width, height))  # (N, 4)
     centre, half = scaled[:, :2], scaled[:, 2:] / 2
@@ -108,7 +108,7 @@ def pixel_boxes(annotations: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def widened(boxes: Tensor, floor: int) -> Tensor:
-    """`boxes` (N, 4) with every side below `floor` pixels grown to it about its centre (TAL-CAND-2)."""
+    """Return `boxes` (N, 4) with sides below `floor` pixels widened to `floor` about their centre (TAL-CAND-2)."""
     left_top, right_bottom = boxes.chunk(2, dim=1)  # (N, 2), (N, 2)
     centre, sides = (left_top + right_bottom) / 2, right_bottom - left_top  # (N, 2), (N, 2)
     grown = torch.cat((centre - floor / 2, centre + floor / 2), dim=1)  # (N, 4)
@@ -116,7 +116,7 @@ def widened(boxes: Tensor, floor: int) -> Tensor:
 
 
 def depth(centres: Tensor, boxes: Tensor) -> Tensor:
-    """(.., A) pixels by which each of `centres` (A, 2) lies inside `boxes` (.., 4); negative outside."""
+    """Return (.., A) the pixels by which `centres` (A, 2) lie inside `boxes` (.., 4); negative outside."""
     x, y = centres.unbind(1)  # (A,), (A,)
     left, top, right, bottom = boxes.unsqueeze(-1).unbind(-2)  # (.., 1) each
     across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (.., A), (.., A)
@@ -124,12 +124,12 @@ def depth(centres: Tensor, boxes: Tensor) -> Tensor:
 
 
 def inside(centres: Tensor, boxes: Tensor) -> Tensor:
-    """Which `centres` (A, 2) are candidates of which `boxes` (.., 4): (.., A) (TAL-CAND-1)."""
+    """Return (.., A) True if one of `centres` (A, 2) is a candidate of one of `boxes` (.., 4) (TAL-CAND-1)."""
     return depth(centres, boxes) > INSIDE
 
 
 def ciou(one: Tensor, other: Tensor) -> Tensor:
-    """CIoU (..) of boxes (.., 4) (IOU-1)."""
+    """Return the CIoU (..) of boxes (.., 4), xyxy (IOU-1)."""
     (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
     w1, h1 = (right_bottom1 - left_top1).unbind(-1)
     w2, h2 = (right_bottom2 - left_top2).unbind(-1)

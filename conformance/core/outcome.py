@@ -1,4 +1,4 @@
-"""What passes through an implementation under test: an assigner's inputs, an assignment, a loss, and their outcome."""
+"""Inputs and results of an implementation under test: assigner inputs, assignment, loss, and the outcome of a batch."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from tal_reference import Head, Hyperparameters
 
 @dataclass(frozen=True)
 class AssignerInputs:
-    """What the assigner of a batch reads; padded to M ground truths an image, as most implementations want it.
+    """Inputs of an assigner for a whole batch, padded to M ground truths an image, as most implementations expect.
 
     Attributes:
         scores: (B, A, C) predicted class scores after the sigmoid.
         boxes: (B, A, 4) predicted boxes, xyxy in pixels.
         anchors: (A, 2) anchor centres in pixels.
         strides: (A, 1) pixels per grid cell of each anchor's level.
-        labels: (B, M, 1) class of each ground truth, a float as the data loader gives it; 0 on padding.
+        labels: (B, M, 1) class of each ground truth, a float as in the data loader's rows; 0 on padding.
         truth_boxes: (B, M, 4) ground truths, xyxy in pixels; 0 on padding.
-        truth_mask: (B, M, 1) 1.0 where a real ground truth stands (ANN-3), 0.0 elsewhere.
+        truth_mask: (B, M, 1) 1.0 for real ground truths (ANN-3), 0.0 elsewhere.
         head: strides, classes and bins.
         hyperparameters: k, alpha, beta, topk2.
     """
@@ -37,14 +37,14 @@ class AssignerInputs:
 
 @dataclass(frozen=True)
 class Stages:
-    """The intermediate values of an assigner that shows them; all or none.
+    """Intermediate values of an assigner that exposes all of them.
 
     Attributes:
         candidates: (B, M, A) bool, TAL-CAND-1.
         overlap: (B, M, A) u, TAL-MET-1.
         metric: (B, M, A) t, TAL-MET-1.
         selected: (B, M, A) bool, candidates among the top k, TAL-TOPK-1.
-        positives: (B, M, A) bool, after contested anchors are settled, TAL-CONF-1.
+        positives: (B, M, A) bool, the pairs left after contested anchors are settled, TAL-CONF-1.
     """
 
     candidates: Tensor
@@ -66,14 +66,14 @@ STAGE_OF_FIELD = {
 
 @dataclass(frozen=True)
 class Assignment:
-    """What each anchor must learn (TAL-TGT-1); only `foreground` and `scores` have a meaning on background.
+    """Targets of every anchor (TAL-TGT-1); on background only `foreground` and `scores` have a meaning.
 
     Attributes:
         labels: (B, A) integral, target class.
         boxes: (B, A, 4) target box, xyxy in pixels.
         scores: (B, A, C) target scores.
-        foreground: (B, A) bool.
-        truth_index: (B, A) integral, which of the image's ground truths.
+        foreground: (B, A) bool, True for positives.
+        truth_index: (B, A) integral, index of the ground truth in its image.
         stages: intermediate values, of an implementation that declares `exposes_stages = True`.
     """
 
@@ -90,11 +90,12 @@ class Loss:
     """The detection loss of a batch.
 
     Attributes:
-        total: scalar, or (3,) whose sum is meant: what is differentiated (LOSS-GAIN-1).
-        items: (3,) box, cls and dfl as logged: times their gains, without the batch size, detached.
-        assignment: what the loss's own assigner returned, if it can be seen. Without it, it is read back from the
-            gradients where a batch is ambiguous, and stages before the loss are not judged.
-        inputs: what the loss gave to its assigner, if it can be seen (stage "decode").
+        total: the value to differentiate (LOSS-GAIN-1): a scalar, or one value for each term, to be summed: (3,).
+        items: (3,) box, cls and dfl as logged: times their gains, without the batch size, detached. Other tasks have
+            one item for each of their terms.
+        assignment: the assignment that the loss's own assigner returned, if the adapter can expose it. Without it, the
+            assignment of ambiguous batches is inferred from gradients, and stages before the loss are not judged.
+        inputs: the inputs that the loss passed to its assigner, if the adapter can expose them (stage "decode").
     """
 
     total: Tensor
@@ -105,13 +106,14 @@ class Loss:
 
 @dataclass(frozen=True)
 class LossOutcome:
-    """What a loss returned, and what its total's gradient is.
+    """The values of a loss, and their gradients.
 
     Attributes:
-        items: (3,) box, cls and dfl as logged.
+        items: (3,) box, cls and dfl as logged, or one item for each term of another task.
         total: scalar that was differentiated.
-        gradients: one (B, 4R + C, H, W) a feature map.
-        term_gradients: the same of box, cls and dfl each, where they were asked for and `Loss.total` is of three.
+        gradients: gradient of the total on each feature map, (B, 4R + C, H, W).
+        term_gradients: gradients of each term on each feature map; empty unless they were requested and `Loss.total`
+            has one value for each term.
     """
 
     items: Tensor
@@ -122,14 +124,14 @@ class LossOutcome:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an implementation made of a batch.
+    """The results of an implementation for one batch.
 
     Attributes:
-        inputs: what its assigner read.
-        exposes_inputs: they are the implementation's own (its stage "decode"), not the reference's.
-        assignment: what its assigner returned; None if it shows none.
-        loss: what its loss returned; None if it has none.
-        from_loss: the assignment is the one that the loss used; if not, that of `assign` on `inputs`.
+        inputs: inputs of the assigner.
+        exposes_inputs: True if `inputs` are the implementation's own (its stage "decode"), False if the reference's.
+        assignment: the assigner's result; None if it is not visible.
+        loss: values and gradients of the loss; None if the implementation has none.
+        from_loss: True if the loss used this assignment; False if `assign` computed it from `inputs`.
         decoded: what the reference decodes of the same batch, where it is at hand; the implementation never had it.
     """
 

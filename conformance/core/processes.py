@@ -1,4 +1,4 @@
-"""The processes that a process has started, as Linux tells them; elsewhere none are known."""
+"""Child processes of a process, found in /proc: only on Linux, elsewhere none are found."""
 
 import contextlib
 import os
@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 PATIENCE, PAUSE = 0.5, 0.05
-"""Seconds that a started process has to end by itself, and seconds between two looks."""
+"""Seconds that a child process has to end by itself, and seconds between two checks."""
 KNOWN = ("multiprocessing", "torch._inductor", "torch/_inductor")
-"""In the command lines of processes that Python and torch keep for themselves: they end with their parent."""
+"""Parts of the command lines of helper processes of Python and torch, which end with their parent."""
 
 
 def children(pid: int | str = "self") -> set[int]:
-    """Living children of a process."""
+    """Return the ids of the living children of a process."""
     found: set[int] = set()
     tasks = Path(f"/proc/{pid}/task")
     with contextlib.suppress(OSError):
@@ -24,7 +24,7 @@ def children(pid: int | str = "self") -> set[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is such a process, and not only its exit status."""
+    """Return True if the process runs: it exists, and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
@@ -32,17 +32,17 @@ def lives(pid: int) -> bool:
 
 
 def descendants(pid: int | str = "self") -> set[int]:
-    """Children, their children, and so on."""
+    """Return the ids of the living children of a process, of their children, and so on."""
     found: set[int] = set()
-    left = children(pid)
-    while left:
-        found |= left
-        left = set().union(*(children(each) for each in left)) - found
+    generation = children(pid)
+    while generation:
+        found |= generation
+        generation = set().union(*(children(parent) for parent in generation)) - found
     return found
 
 
 def command_of(pid: int) -> str:
-    """Its command line."""
+    """Return the command line of a process; "" if the process does not exist."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
@@ -50,14 +50,14 @@ def command_of(pid: int) -> str:
 
 
 def kill(pids: set[int]) -> None:
-    """End processes, whether they want to or not."""
+    """Kill processes with SIGKILL."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
 
 def strays(before: set[int]) -> dict[int, str]:
-    """Children that were not there before and do not end, with their command lines."""
+    """Return children that are not in `before` and do not end within `PATIENCE`, with their command lines."""
     new = children() - before
     if not new:
         return {}
@@ -65,5 +65,5 @@ def strays(before: set[int]) -> dict[int, str]:
     while new and time.monotonic() < deadline:
         time.sleep(PAUSE)
         new = {pid for pid in new if lives(pid)}
-    told = {pid: command_of(pid) for pid in new}
-    return {pid: command for pid, command in told.items() if not any(known in command for known in KNOWN)}
+    commands = {pid: command_of(pid) for pid in new}
+    return {pid: command for pid, command in commands.items() if not any(known in command for known in KNOWN)}

@@ -1,4 +1,4 @@
-"""What a judged batch can come to, and the report that explains it."""
+"""Verdicts of judged batches, and the stages, mismatches and values that explain them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,47 +11,47 @@ Arguments = ParamSpec("Arguments")
 
 
 class Verdict(StrEnum):
-    """The outcome of one batch, from best to worst."""
+    """The result of judging one batch, from best to worst."""
 
     EXACT = "exact"
-    """Every compared number has the bits that the reference computes in the same dtype."""
+    """Every compared number equals, bit by bit, that of the reference in the same dtype."""
     WITHIN_BOUND = "within_bound"
     """Every number lies within its derived rounding bound."""
     ADMISSIBLE = "admissible"
-    """A choice that the specification leaves open (section 6) was made otherwise; all that follows from it agrees."""
+    """A choice that the specification leaves open (section 6) differs; everything that follows from it agrees."""
     KNOWN = "known"
-    """It diverges as an entry of the ledger says."""
+    """The divergence is an entry of the ledger of known issues."""
     DIVERGENT = "divergent"
-    """A stage computes something else."""
+    """A stage computes another value than the specification."""
     NONDETERMINISTIC = "nondeterministic"
-    """The same batch twice gave different numbers."""
+    """Two runs on the same batch gave different numbers."""
     ERROR = "error"
-    """It raised, or returned something with a wrong shape, dtype or device, or a number that is not finite."""
+    """The implementation raised, or returned a wrong shape, dtype or device, or a non-finite number."""
 
     @property
     def fails(self) -> bool:
-        """Whether a run with this verdict fails."""
+        """True if a run with this verdict fails."""
         return self in (Verdict.DIVERGENT, Verdict.NONDETERMINISTIC, Verdict.ERROR)
 
 
 class Uniqueness(StrEnum):
-    """How many assignments a batch admits (specification section 6)."""
+    """The number of assignments that a batch admits (specification section 6): one, or several for a reason."""
 
     UNIQUE = "unique"
     TIE = "tie"
-    """Equal values leave a choice: T1, T2 or T3."""
+    """Several, because values are equal: T1, T2 or T3."""
     NEAR_TIE = "near_tie"
-    """Values closer than the rounding error leave a choice: T4."""
+    """Several, because values differ by less than the rounding error: T4."""
 
 
 def least_unique(*kinds: Uniqueness) -> Uniqueness:
-    """What a whole is of which the parts are these; UNIQUE without any. A tie says more than a near tie."""
+    """Return the uniqueness of a whole from that of its parts: TIE before NEAR_TIE before UNIQUE, the default."""
     order = (Uniqueness.UNIQUE, Uniqueness.NEAR_TIE, Uniqueness.TIE)
     return max(kinds, key=order.index, default=Uniqueness.UNIQUE)
 
 
 class State(StrEnum):
-    """What is known of one stage."""
+    """The result of one stage."""
 
     AGREES = "agrees"
     DIVERGES = "diverges"
@@ -60,16 +60,16 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Value:
-    """One place where two numbers differ.
+    """A place where two numbers differ.
 
     Attributes:
-        where: "image 0, GT 1, anchor 17".
-        quantity: what is compared, with its symbol.
-        reference: what it should be.
-        implementation: what it is.
-        bound: by how much it may differ.
-        anchor: the anchor it concerns, if it is one.
-        image: the image it concerns, if it is one.
+        where: the place: "image 0, GT 1, anchor 17".
+        quantity: name of the compared quantity, with its symbol.
+        reference: expected value.
+        implementation: observed value.
+        bound: largest admissible difference.
+        anchor: index of the anchor, if the place is at an anchor.
+        image: index of the image, if the place is in an image.
     """
 
     where: str
@@ -82,13 +82,13 @@ class Value:
 
 
 class Mismatch(AssertionError):
-    """A comparison that failed; comparators raise it and return nothing that could be overlooked.
+    """A failed comparison. Comparators raise it rather than return a result that could be overlooked.
 
     Attributes:
         summary: one sentence.
         values: the worst places.
         clause: the clause that is broken.
-        verdict: DIVERGENT, or ERROR where the number is none at all.
+        verdict: DIVERGENT, or ERROR if the number is not finite.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class Mismatch(AssertionError):
 
 @dataclass(frozen=True)
 class Agreement:
-    """A comparison that held.
+    """A successful comparison.
 
     Attributes:
         margin: largest error as a share of its bound; 0 where both are zero.
-        exact: the numbers are those of the reference in the same dtype, bit by bit.
+        exact: True if all numbers equal, bit by bit, those of the reference in the same dtype.
     """
 
     margin: float = 0.0
@@ -122,9 +122,9 @@ class StageJudgement:
     Attributes:
         stage: full name of the stage.
         default_clause: the clause that the stage is judged by where no finer one is named.
-        state: whether the comparisons succeeded.
+        state: AGREES, DIVERGES, or NOT_SHOWN if nothing was compared.
         margin: largest error as a share of its bound; None if nothing was compared.
-        exact: every number had the bits of the reference.
+        exact: True if all numbers equal, bit by bit, those of the reference in the same dtype.
         mismatch: the first comparison that failed.
     """
 
@@ -141,19 +141,19 @@ class StageJudgement:
         return self.mismatch.clause if self.mismatch else self.default_clause
 
     def add(self, agreement: Agreement) -> None:
-        """Note a comparison that held."""
+        """Add a successful comparison."""
         if self.state is State.NOT_SHOWN:
             self.state = State.AGREES
         self.margin = max(self.margin or 0.0, agreement.margin)
         self.exact = self.exact and agreement.exact
 
     def fail(self, mismatch: Mismatch) -> None:
-        """Note a comparison that failed; the first one stays."""
+        """Add a failed comparison; only the first mismatch is kept."""
         self.state = State.DIVERGES
         self.mismatch = self.mismatch or mismatch
 
     def merge(self, other: "StageJudgement") -> None:
-        """Note what other comparisons of the same stage came to."""
+        """Add the comparisons of another judgement of the same stage."""
         if other.state is State.AGREES:
             self.add(Agreement(other.margin or 0.0, other.exact))
         if other.mismatch is not None:
@@ -162,18 +162,19 @@ class StageJudgement:
 
 @dataclass
 class Judgement:
-    """What one outcome of one batch came to.
+    """The judgement of one outcome of one batch.
 
     Attributes:
         task: the loss family whose stages are judged.
         stages: every stage of the task, in order.
-        uniqueness: how many assignments the batch admits.
-        chose_differently: the implementation made an open choice otherwise than the reference would.
-        inconclusive: the loss hides its assignment, the batch admits more of them than were tried, and none of those
-            explains the loss: only what holds for all of them was judged. Or a prediction is no number where rounding
-            decides what becomes of it: only the other images were judged. Or IOU-1 divides zero by zero: the box loss
-            and the gradients on the distances are not defined, or the whole assignment, and the rest was judged.
-        notes: what a reader should know, in sentences.
+        uniqueness: the number of assignments that the batch admits.
+        chose_differently: the implementation resolved a tie differently from the reference, which is allowed.
+        inconclusive: something could not be judged, and everything that does not depend on it was. Either the
+            assignment is not visible and could not be inferred (more assignments are admissible than were tried, and
+            none of those tried explains the loss), or rounding decides the effect of a non-finite prediction, so that
+            only the other images were judged, or IOU-1 divides zero by zero: then the box loss and the gradients on
+            the distances, or the whole assignment, are undefined.
+        notes: remarks for the reader, in sentences.
     """
 
     task: Task = field(default=DETECT, repr=False)
@@ -194,7 +195,7 @@ class Judgement:
         *arguments: Arguments.args,
         **named: Arguments.kwargs,
     ) -> None:
-        """Run a comparator and note at `stage` what it says: the only place where a `Mismatch` is caught."""
+        """Run a comparator and add its result to `stage`: the only place where a `Mismatch` is caught."""
         try:
             self.stages[stage].add(check(*arguments, **named))
         except Mismatch as mismatch:
@@ -218,10 +219,10 @@ class Judgement:
 
 
 class Divergence(AssertionError):
-    """An outcome that fails: raised by `judge`, so that nobody can overlook it.
+    """A failing outcome, raised by `judge` so that it cannot be overlooked.
 
     Attributes:
-        judgement: the whole of it.
+        judgement: the judgement of the outcome.
     """
 
     def __init__(self, judgement: Judgement) -> None:

@@ -62,7 +62,7 @@ WORDS: dict[str, dict[Any, str]] = {
     },
     "weights_meet": {
         WeightBroadcast.PER_POSITIVE: "the box loss of a positive is weighted with its own target score",
-        WeightBroadcast.ALL: "the box loss of a positive is weighted with the target scores of all positives",
+        WeightBroadcast.ALL_PAIRS: "the box loss of a positive is weighted with the target scores of all positives",
     },
     "single_bin": {
         SingleBin.L1: "with reg_max 1 the distances have an L1 loss",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from tal_conformance.batches.recorded import shipped
+from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.batches.sample import some
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.core.batch import Batch
@@ -52,7 +52,7 @@ class Difference:
     @property
     def frequency(self) -> str:
         """Batches on which the choice makes a difference: `25% of 100 ordinary and 3 of 7 recorded real batches`."""
-        recorded = f"{self.recorded or 'none'} of {len(shipped())} recorded real batches"
+        recorded = f"{self.recorded or 'none'} of {len(recorded_cases())} recorded real batches"
         if self.share is None:
             return recorded
         return (
@@ -158,7 +158,7 @@ def exercises_choice(batch: Batch, before: Dialect, choice: Choice) -> bool:
 @cache
 def recorded_batches() -> Sequence[Batch]:
     """Return the recorded batches that are part of this project."""
-    return [Batch.load(path) for path in shipped()]
+    return [Batch.load(path) for path in recorded_cases()]
 
 
 def format_comparison(comparison: Comparison) -> list[str]:

@@ -18,9 +18,9 @@ from tal_conformance.core.case_file import (
     as_json,
     check_schema,
     digest,
-    parsed,
+    format_error,
+    parse_json,
     save_atomically,
-    told,
 )
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import named_tensors, outcome_from
@@ -111,7 +111,9 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
         )
         _check(outcome, batch)
     except (ValueError, TypeError, ProtocolViolation, OverflowError, RecursionError) as error:
-        raise CorruptOutcome(f"{path} is no stored outcome that can be used: {told(error)}") from error
+        raise CorruptOutcome(
+            f"{path} is no stored outcome that can be used: {format_error(error)}"
+        ) from error
     return StoredOutcome(**{name: facts[name] for name in FACTS}, outcome=outcome)
 
 
@@ -132,7 +134,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(str(error)) from error
     if METADATA not in header:
         raise ValueError(f"its header has no {METADATA!r}")
-    facts = parsed(header[METADATA])
+    facts = parse_json(header[METADATA])
     check_schema(facts, SCHEMA)
     checksum = facts.pop(CHECKSUM, None)
     if checksum != digest(facts, tensors):

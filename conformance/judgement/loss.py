@@ -19,11 +19,11 @@ from tal_conformance.judgement.comparators import assert_within, assert_within_a
 from tal_conformance.judgement.loss_reference import Computed, compute, is_defined, loss_precision
 from tal_conformance.judgement.loss_rounding import (
     NO_JUMP,
+    ROUNDING_UNITS_BY_TASK,
     AssignmentUncertainty,
     LossRounding,
     _plus,
     gradient_bound,
-    rounding_units,
     uncertainty_units,
 )
 from tal_reference import BatchTargets, Dialect, Predictions
@@ -54,7 +54,7 @@ def judge_loss(
     each_term = bool(loss.term_gradients)
     exact = compute(batch, targets, torch.float64, dialect, each_term, predictions)
     same_dtype = compute(batch, targets, batch.dtype, dialect, each_term)
-    unit = rounding_units(batch, targets, exact, dialect)
+    unit = ROUNDING_UNITS_BY_TASK[batch.task](batch, targets, exact, dialect)
     if unsure is None:
         slack = LossRounding(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
     else:

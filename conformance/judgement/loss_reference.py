@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import DETECT
 from tal_conformance.judgement.bounds import (
     precision,
 )
@@ -19,6 +20,10 @@ Gradients = tuple[Tensor, Tensor]
 
 ZERO = torch.zeros((), dtype=torch.float64)
 """In place of a tensor of zeros: a number on the CPU meets every device."""
+
+
+LOSS_ITEMS_BY_TASK = {DETECT.name: loss_items}
+"""The reference's loss items, one for each term, of every task."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def compute(
     given = replace(positives, boxes=positives.boxes.to(finest), weights=positives.weights.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
         leaf = replace(read, distances=distances, logits=logits)
-        items = loss_items(leaf, given, batch.head, batch.hyperparameters, dialect)
+        items = LOSS_ITEMS_BY_TASK[batch.task](leaf, given, batch.head, batch.hyperparameters, dialect)
     if not each_term:
         of_distances, of_logits = torch.autograd.grad(items.sum() * batch.images, leaves)
         return Computed(read, items.detach(), (of_distances, of_logits))

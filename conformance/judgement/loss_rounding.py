@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import DETECT
 from tal_conformance.judgement.bounds import (
     bce_sum_unit,
     bound,
@@ -97,7 +98,7 @@ def rounding_units(
     at_label = image, anchor, positives.labels
     own = positives.weights.double()  # (P,)
     score_sum = divisor(own, dialect)
-    weights = own.sum().expand_as(own) if dialect.weights_meet is WeightBroadcast.ALL else own  # (P,)
+    weights = own.sum().expand_as(own) if dialect.weights_meet is WeightBroadcast.ALL_PAIRS else own  # (P,)
     strides, centres = given.anchors.strides[anchor], given.anchors.centres[anchor]  # (P, 1), (P, 2)
     target = positives.boxes.double() / strides  # (P, 4) grid units
     distances = given.distances[at]  # (P, 4R)
@@ -153,6 +154,10 @@ def rounding_units(
         side_rounds = side_rounds + smallest(precision(batch.dtype)) * strides  # (P, 4)
     rounding = (box_rounds, ZERO), (ZERO, logit_gradient), (side_rounds, ZERO)
     return LossRounding(items, rounding, ((box_jumps, ZERO), (ZERO, ZERO), (side_jumps, ZERO)))
+
+
+ROUNDING_UNITS_BY_TASK = {DETECT.name: rounding_units}
+"""The function that derives the rounding units of a loss, for every task."""
 
 
 def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
@@ -306,7 +311,11 @@ def uncertainty_units(
     scale = divisor(movements, dialect) / score_sum
     cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
     items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
-    wider = rounding_units(batch, targets, exact, dialect, unsure.edges) if unsure.edges.any() else narrow
+    wider = (
+        ROUNDING_UNITS_BY_TASK[batch.task](batch, targets, exact, dialect, unsure.edges)
+        if unsure.edges.any()
+        else narrow
+    )
     slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
     own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
     at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)

@@ -23,6 +23,7 @@ import tal_reference.dialect
 import tal_reference.loss
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.execute import assigner_inputs
 from tal_reference import Anchors, GroundTruths, Head, Hyperparameters, Predictions, Targets
@@ -109,7 +110,9 @@ class FaultyAssigner:
 
 
 FAULTS: dict[str, Fault] = {}
-"""Every fault by name, in the order of the stages."""
+"""Every fault of detection by name, in the order of the stages."""
+FAULTS_BY_TASK = {DETECT.name: FAULTS}
+"""The faults of every task."""
 
 LANES_OF_STAGES = {
     "decode": "decoding", "candidates": "borders", "overlap": "metric", "metric": "metric", "top-k": "topk",

@@ -6,11 +6,15 @@ import torch
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment
+from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.judgement.failure import Failure
 from tal_conformance.judgement.non_finite import is_finite
 from tal_conformance.pictures.trace import ImageTrace, trace_as_dict
 from tal_reference import Dialect
+
+LAYERS_BY_TASK = {DETECT.name: trace_as_dict}
+"""The function that returns the layers of an image's picture, for every task."""
 
 
 def picture(
@@ -35,7 +39,7 @@ def picture(
     differing = [] if assignment is None else _differing_anchors(trace, assignment)
     anchors = trace.most_relevant_anchors([*focus, *differing])
     stage = first.stage if first else ""
-    return trace_as_dict(trace, assignment, anchors) | {"stage": stage, "focus": focus}
+    return LAYERS_BY_TASK[batch.task](trace, assignment, anchors) | {"stage": stage, "focus": focus}
 
 
 def failure_picture(failure: Failure) -> dict[str, Any] | None:

@@ -219,7 +219,7 @@ class ImageTrace:
             distance_loss = l1_loss(distances, target_distances, strides, predictions.size)  # (N,)
         else:
             distance_loss = torch.zeros_like(weights)  # (N,)
-        if self.dialect.weights_meet is WeightBroadcast.ALL:
+        if self.dialect.weights_meet is WeightBroadcast.ALL_PAIRS:
             weights = targets.scores.sum().expand_as(weights)  # (N,)
         cls = binary_cross_entropy_with_logits(
             predictions.logits[image, indices].to(targets.scores),

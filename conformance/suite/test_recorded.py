@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tal_conformance.batches.recorded import shipped
+from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.core.batch import Batch
 from tal_conformance.suite.checker import Checker
 
 
 @pytest.mark.clauses("TRAINING")
-@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", recorded_cases(), ids=lambda path: path.stem)
 def test_shipped_batch(checker: Checker, path: Path) -> None:
     """The implementation conforms on a batch that was recorded with `python -m conformance record`."""
     checker(Batch.load(path))

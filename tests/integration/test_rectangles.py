@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tal_conformance.batches.recorded import shipped
+from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.core.batch import Batch
 from tal_conformance.training.rectangles import COLOURS, SIDE, drawn
 
@@ -44,9 +44,9 @@ def test_labels_are_where_the_rectangles_are(number: int):
 def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
     """The steps that both kept learnt the same ground truths; the predictions depend on the processor's roundings."""
     ultralytics = pytest.importorskip("ultralytics")
-    said = {batch.origin.split(",")[0] for batch in by_step(shipped()).values()}
+    said = {batch.origin.split(",")[0] for batch in by_step(recorded_cases()).values()}
     if said != {f"recorded: ultralytics {ultralytics.__version__}"}:
-        pytest.skip(f"other releases augment otherwise; shipped is {said}")
+        pytest.skip(f"other releases augment otherwise; the recorded batches are of {said}")
     done = subprocess.run(
         [sys.executable, "-m", "tal_conformance.training.rectangles", tmp_path / "made"],
         check=False,
@@ -56,7 +56,7 @@ def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    made, ours = by_step(sorted((tmp_path / "made").glob("recorded*/*"))), by_step(shipped())
+    made, ours = by_step(sorted((tmp_path / "made").glob("recorded*/*"))), by_step(recorded_cases())
     both = made.keys() & ours.keys()
     assert {(False, "step-000000"), (True, "step-000000")} <= both
     for step in both:

@@ -21,7 +21,7 @@ def test_rows_of_a_level_run_along_x_first():
 
 
 def test_levels_follow_each_other():
-    """PRE-1: the second level's rows stand after all of the first's."""
+    """PRE-1: the second level's rows come after all rows of the first level."""
     distances, _ = flatten([numbered_map(2, 2), numbered_map(1, 2) + 5000], Head((8, 16), 2, 1))
     assert distances[0, :, 0].tolist() == [0, 1, 10, 11, 5000, 5001]
 
@@ -42,20 +42,20 @@ def test_images_stay_apart():
 
 
 def test_flatten_passes_gradients_to_the_maps():
-    """LOSS-GRAD-1: one for every channel and cell."""
+    """LOSS-GRAD-1: the gradient of the sum is 1 at every channel and cell."""
     level = torch.zeros(1, 6, 2, 2, requires_grad=True)
     (gradient,) = torch.autograd.grad(sum(part.sum() for part in flatten([level], Head((8,), 2, 1))), level)
     assert torch.equal(gradient, torch.ones_like(level))
 
 
-def test_another_number_of_maps_is_refused():
-    """PRE-1: one map a stride."""
-    with pytest.raises(ValueError, match="1 feature maps for 2 strides"):
+def test_another_number_of_maps_is_rejected():
+    """PRE-1: there is one map for each stride."""
+    with pytest.raises(ValueError, match="got 1 feature maps for 2 strides"):
         flatten([numbered_map(1, 1)], Head((8, 16), 2, 1))
 
 
 @pytest.mark.parametrize("channels", [5, 7])
-def test_another_number_of_channels_is_refused(channels: int):
+def test_another_number_of_channels_is_rejected(channels: int):
     """PRE-1: 4R + C, in every map."""
     with pytest.raises(ValueError, match=rf"\(1, {channels}, 1, 1\).*4R \+ C = 6 channels"):
         flatten([numbered_map(2, 2), numbered_map(1, 1, channels)], Head((8, 16), 2, 1))
@@ -113,7 +113,7 @@ def test_the_articles_8400_anchors():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_anchors_have_the_maps_dtype(dtype: torch.dtype):
-    """ANC-1."""
+    """ANC-1: anchors have the dtype of the feature maps."""
     anchors = make_anchors([numbered_map(1, 2).to(dtype)], Head((8,), 2, 1))
     assert isinstance(anchors, Anchors)
     assert (anchors.centres.dtype, anchors.strides.dtype) == (dtype, dtype)

@@ -39,7 +39,7 @@ def test_corners_may_lie_outside():
 
 
 def test_images_take_their_rows_in_order():
-    """ANN-2: image 1's rows stand around image 0's."""
+    """ANN-2: image 1's rows keep their order, with image 0's row between them."""
     first, second = ground_truths(ROWS, 2, (64, 128))
     assert (first.labels.tolist(), first.boxes.tolist()) == ([3], [[0, 24, 64, 40]])
     assert second.labels.tolist() == [7, 5, 7]
@@ -48,22 +48,22 @@ def test_images_take_their_rows_in_order():
 
 
 def test_images_without_rows():
-    """ANN-1: any number of rows an image, none included; before, between and after the others."""
+    """ANN-1: images before, between and after the others may have no rows."""
     rows = torch.cat([ROWS[:1], ROWS[2:]])  # image 1 alone
     assert [len(truths) for truths in ground_truths(rows, 4, (64, 128))] == [0, 3, 0, 0]
 
 
 def test_a_batch_without_rows():
-    """ANN-1: (0, 6) rows."""
+    """ANN-1: annotations may be empty, of shape (0, 6)."""
     truths = ground_truths(torch.zeros(0, 6), 2, (64, 128))
     assert [(len(image), tuple(image.boxes.shape)) for image in truths] == [(0, (0, 4)), (0, (0, 4))]
 
 
 @pytest.mark.parametrize("image", [-1, 2])
-def test_a_row_of_an_image_outside_the_batch_is_refused(image: int):
-    """ANN-1."""
+def test_a_row_of_an_image_outside_the_batch_is_rejected(image: int):
+    """ANN-1: image indices lie in the batch."""
     rows = torch.tensor([[image, 0, 0.5, 0.5, 0.5, 0.5], [0, 0, 0.5, 0.5, 0.5, 0.5]])
-    with pytest.raises(ValueError, match=rf"images \[.*{image}.*\] in a batch of 2"):
+    with pytest.raises(ValueError, match=rf"images \[.*{image}.*\], expected indices below 2"):
         ground_truths(rows, 2, (64, 64))
 
 

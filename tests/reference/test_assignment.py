@@ -57,7 +57,7 @@ def run(
     dialect: Dialect = NEWEST,
     **numbers: float,
 ) -> tuple[Targets, AssignmentTrace]:
-    """Targets and trace; boxes and class scores are given anchor by anchor."""
+    """Return targets and trace, for boxes and class scores listed by anchor."""
     inputs = torch.tensor(scores, dtype=torch.float64), torch.tensor(boxes, dtype=torch.float64), CENTRES
     settings = Hyperparameters(**{"topk": 4} | numbers)  # type: ignore[arg-type]
     targets = assign(*inputs, found, strides, settings, dialect, keep_trace=True)
@@ -68,18 +68,18 @@ def run(
 def candidates(
     *corners: Corners, strides: tuple[int, ...] = (8,), dialect: Dialect = NEWEST, centres: Tensor = CENTRES
 ) -> list[list[int]]:
-    """The anchors that each box may have."""
+    """Return the candidates of each box."""
     inside = candidates_of(truths(*corners), centres, dialect.floor(strides))
     return [row.nonzero().flatten().tolist() for row in inside]
 
 
 def taken(mask: Tensor) -> list[list[int]]:
-    """The anchors of each row of a mask."""
+    """Return the indices of the anchors in each row of a mask."""
     return [row.nonzero().flatten().tolist() for row in mask]
 
 
 def same_box(width: int, height: int) -> Fraction:
-    """CIoU of a box with itself: w h / (2 w (h + e) - w h + e)."""
+    """Return the CIoU of a box with itself: w h / (2 w (h + e) - w h + e)."""
     return Fraction(width * height) / (width * height + (2 * width + 1) * EPS)
 
 
@@ -91,7 +91,7 @@ HALF_OVER = 64 / (192 + 33 * EPS) - 64 / (640 + EPS)
 
 
 def test_centres_inside_are_candidates():
-    """TAL-CAND-1: inside on all four sides; a row below or above has none."""
+    """TAL-CAND-1: a candidate's centre lies inside on all four sides; boxes below or above have no candidates."""
     assert candidates((0, 0, 16, 8), (0, 0, 32, 8), (9, 0, 27, 8), (0, 8, 32, 16), (0, -8, 32, 0)) == [
         [0, 1],
         [0, 1, 2, 3],
@@ -281,8 +281,8 @@ def test_top_k_takes_exactly_k(k: int):
     assert top_k(metric, k).sum(1).tolist() == [k, k, k]
 
 
-def test_more_anchors_asked_for_than_there_are():
-    """TAL-TOPK-2: an error that names both numbers; nothing is dropped silently."""
+def test_fewer_anchors_than_k_are_rejected():
+    """TAL-TOPK-2: fewer anchors than k are an error that names both numbers."""
     with pytest.raises(ValueError, match=r"k = 5 and A = 4"):
         run(truths(WIDE), [WIDE] * 4, [[0.5]] * 4, topk=5)
 
@@ -479,7 +479,7 @@ def test_no_gradient_flows_through_the_assignment():
     assert not any(stage.requires_grad for stage in stages)
 
 
-def test_a_trace_is_kept_only_when_asked_for():
+def test_a_trace_is_stored_only_on_request():
     scores, boxes = torch.rand(4, 1, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64)
     bare = assign(scores, boxes, CENTRES, truths(WIDE), (8,), Hyperparameters(topk=2))
     assert bare.trace is None

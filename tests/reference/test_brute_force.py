@@ -1,7 +1,7 @@
 """The whole reference against another algorithm: plain numbers, one image, anchor and ground truth at a time.
 
-Written from the specification alone: no torch, no masks, no broadcasting. Where the k-th place is tied
-(ambiguity T1) it says so rather than choose.
+The other algorithm is written from the specification alone: no torch, no masks, no broadcasting. If the k-th place
+is tied (ambiguity T1), it raises `TiedError` rather than choose.
 """
 
 import math
@@ -39,7 +39,7 @@ class TiedError(Exception):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one cell says: centre and box in grid units, the logits of its sides' bins and of its classes."""
+    """The prediction of one cell: centre and box in grid units, logits of the sides' bins and of the classes."""
 
     x: float
     y: float
@@ -59,7 +59,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Learns:
-    """What one positive must learn."""
+    """The target of one positive."""
 
     truth: int
     weight: float
@@ -133,10 +133,10 @@ def is_candidate(truth: Truth, anchor: Prediction, strides: tuple[int, ...], dia
 
 
 def best(metric: dict[int, float], k: int, anchors: int) -> set[int]:
-    """TAL-TOPK-1, TAL-CONF-2: the k largest of a row whose other entries are zeros; those are never taken.
+    """Return the anchors of the k largest values of a row, without zeros of non-candidates (TAL-TOPK-1, TAL-CONF-2).
 
     Raises:
-        TiedError: the k-th and the next are equal and it matters which one is taken.
+        TiedError: the k-th and the next value are equal, and the result depends on the choice.
     """
     row = sorted(((t, a) for a, t in metric.items()), reverse=True)
     row += [(0.0, -1)] * (anchors - len(row))
@@ -229,7 +229,7 @@ def brute_force(
 
 @dataclass(frozen=True)
 class Case:
-    """One small drawn batch and what both algorithms are asked about it."""
+    """Parameters of small random batches, which both algorithms compute."""
 
     name: str
     strides: tuple[int, ...] = (8, 16)
@@ -279,7 +279,7 @@ SEEDS = 6
 
 
 def draw(case: Case, seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Feature maps and rows; the boxes are large, so that few overlaps are zero and few top-k are tied."""
+    """Return random feature maps and rows, with large boxes, so that few overlaps are zero and few top-k are tied."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (side * case.strides[0] for side in case.cells)
     head = Head(case.strides, case.classes, case.reg_max)
@@ -314,7 +314,7 @@ def both(case: Case, seed: int) -> tuple[Answer, DetectionLoss]:
 
 
 def check(answer: Answer, loss: DetectionLoss) -> int:
-    """Compares everything; returns how many positives there were."""
+    """Compare all results, and return the number of positives."""
     assert len(answer.positives) == len(loss.targets)
     for expected, image in zip(answer.positives, loss.targets, strict=True):
         found = image.foreground.nonzero().flatten().tolist()
@@ -328,7 +328,7 @@ def check(answer: Answer, loss: DetectionLoss) -> int:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_reference_agrees_with_plain_loops(case: Case):
-    """TAL-CAND-1 to TAL-TGT-1, LOSS-SUM-1 to LOSS-GAIN-1: on all drawn batches that are not tied."""
+    """TAL-CAND-1 to TAL-TGT-1, LOSS-SUM-1 to LOSS-GAIN-1, on all random batches without ties."""
     positives, compared = 0, 0
     for seed in range(SEEDS):
         try:

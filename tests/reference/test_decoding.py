@@ -55,12 +55,12 @@ def test_the_articles_box():
     ("row", "total"),
     [(LEFT, 1), (TOP, 1), (RIGHT, 1), (BOTTOM, 1), (RIGHT_PRINTED, 1.7), (BOTTOM_PRINTED, 1.65)],
 )
-def test_which_of_the_articles_rows_are_distributions(row: dict[int, float], total: float):
+def test_sums_of_the_articles_rows(row: dict[int, float], total: float):
     assert math.fsum(row.values()) == pytest.approx(total, rel=ROUNDINGS)
 
 
 def test_a_softmax_would_divide_the_articles_printed_rows_by_their_sums():
-    """DEC-1: (0.2 + 0.45 + 6 + 12.94) / 1.7 and (0.45 + 6 + 4.74) / 1.65, which the article does not say."""
+    """DEC-1: (0.2 + 0.45 + 6 + 12.94) / 1.7 and (0.45 + 6 + 4.74) / 1.65, unlike the article's printed sums."""
     distances = expected_distances(distance_logits(LEFT, TOP, RIGHT_PRINTED, BOTTOM_PRINTED), 16)
     assert distances[2:].tolist() == pytest.approx([19.59 / 1.7, 11.19 / 1.65], rel=ROUNDINGS)
 

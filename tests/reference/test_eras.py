@@ -1,4 +1,4 @@
-"""Eras: every release from the first to the newest has its dialect, and the edges lie where they were found."""
+"""Eras: every release from the first to the newest has its dialect, with changes at the releases found by running."""
 
 from itertools import pairwise
 
@@ -41,7 +41,7 @@ def test_edges(release: tuple[int, int, int], dialect: str):
     assert dialect_of(release).name == dialect
 
 
-def test_what_is_older_than_the_first():
+def test_releases_before_the_first_era_are_rejected():
     with pytest.raises(LookupError, match=r"7\.9\.9 is older than the first release with this loss, 8\.0\.0"):
         era_of((7, 9, 9))
 

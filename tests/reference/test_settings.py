@@ -15,14 +15,14 @@ def test_channels(classes: int, reg_max: int, channels: int):
     ("strides", "classes", "reg_max"),
     [((), 1, 16), ((8, 0), 1, 16), ((-8,), 1, 16), ((8,), 0, 16), ((8,), 1, 0)],
 )
-def test_a_head_without_levels_or_with_numbers_that_are_not_positive_is_refused(
+def test_a_head_without_levels_or_with_numbers_that_are_not_positive_is_rejected(
     strides: tuple[int, ...], classes: int, reg_max: int
 ):
     with pytest.raises(ValueError, match="a head needs at least one level and positive"):
         Head(strides, classes, reg_max)
 
 
-def test_the_smallest_head_is_one():
+def test_the_smallest_head_is_accepted():
     """One level of stride 1, one class, one bin."""
     assert Head((1,), 1, 1).channels == 5
 

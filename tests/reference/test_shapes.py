@@ -1,4 +1,4 @@
-"""The shapes in the reference's annotations: checked in every test run, documentation without jaxtyping."""
+"""The shapes in the reference's annotations: checked with jaxtyping, documentation without."""
 
 import runpy
 import sys
@@ -33,7 +33,7 @@ WRONG_CALLS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)
-def test_a_wrong_shape_is_refused_by_name(name: str):
+def test_a_wrong_shape_is_rejected(name: str):
     with pytest.raises(TypeError, match=r"[Tt]ype-check error"):
         WRONG_CALLS[name]()
 
@@ -51,7 +51,7 @@ def test_assign_takes_the_shapes_it_names():
     ("scores", "boxes", "centres"),
     [((2,), (2, 4), (2, 2)), ((2, 1), (3, 4), (2, 2)), ((2, 1), (2, 4), (2, 3)), ((1, 2), (2, 4), (2, 2))],
 )
-def test_assign_refuses_other_shapes(
+def test_assign_rejects_other_shapes(
     scores: tuple[int, ...], boxes: tuple[int, ...], centres: tuple[int, ...]
 ):
     with pytest.raises(TypeError, match=r"[Tt]ype-check error"):

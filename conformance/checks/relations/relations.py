@@ -10,6 +10,7 @@ from tal_conformance.checks.relations.compare_runs import compare
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Transformation, TransformationPlan
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.execute import ImplementationFailed, execute
 from tal_conformance.judgement.failure import Subject, failure_from
@@ -177,4 +178,6 @@ RELATIONS = {
         ),
     )
 }
-"""Every relation by its clause."""
+"""Every relation of detection by its clause."""
+RELATIONS_BY_TASK = {DETECT.name: RELATIONS}
+"""The relations of every task."""

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.adapters.stage_recorder import asked_of_loss, has_own_exponents
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import EVERY
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_reference import NEWEST, Head, Hyperparameters, make_anchors
 
+CRITERIA = {DETECT.name: "v8DetectionLoss"}
+"""The name of the official loss class of every task."""
 FIRST_OF_NEWEST_DIALECT = (8, 4, 128)
 """The release with which the newest dialect begins (specification section 8)."""
 
@@ -96,7 +99,7 @@ class UltralyticsAdapter:
         model = SimpleNamespace(
             args=gains, model=[before, before, detect], parameters=lambda: iter((somewhere,))
         )
-        criterion = self._loss.v8DetectionLoss(model, **asked_of_loss(hyperparameters))
+        criterion = getattr(self._loss, CRITERIA[DETECT.name])(model, **asked_of_loss(hyperparameters))
         if has_own_exponents(hyperparameters):
             criterion.assigner.__class__ = noting(criterion.assigner.__class__)
         else:

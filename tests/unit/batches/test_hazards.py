@@ -1,4 +1,4 @@
-"""Every hazard is found where it is, and not found one step beside it."""
+"""Every hazard is found in batches that have it, and not found in batches that barely lack it."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ A: Box = (10.25, 10.25, 40.25, 40.25)
 
 
 def images(*every: list[Box], **recipe: Any) -> Example:
-    """A batch of 64 x 64 px with just these ground truths."""
+    """Return a batch of 64 x 64 px images with the given ground truths."""
 
     def build() -> Batch:
         settings: dict[str, Any] = {"cells": (8, 8), "strides": (8, 16), "classes": 2} | recipe
@@ -52,7 +52,7 @@ def images(*every: list[Box], **recipe: Any) -> Example:
 
 
 def gts(*boxes: Box, **recipe: Any) -> Example:
-    """One image with just these ground truths."""
+    """Return a batch of one image with the given ground truths."""
     return images(list(boxes), **recipe)
 
 
@@ -65,7 +65,7 @@ def head(**recipe: Any) -> Example:
 
 
 def changed(example: Example, *place: int, value: float) -> Example:
-    """The example with one logit of the first level set."""
+    """Return the example with one logit of the first level changed."""
 
     def build() -> Batch:
         first, *others = example().feature_maps
@@ -86,7 +86,7 @@ COPY = Recipe(((Truth("huge"),),), (8, 8), predictions="near", copies=(Copy(0, 0
 BEST_TWICE = dataclasses.replace(NEAR, copies=(Copy(0, 1, 0, 1),))
 CONSTANT = Recipe(((Truth("ordinary"),),), predictions="constant")
 
-# For every hazard: batches that have it, and batches that just do not.
+# For every hazard: batches that have it, and batches that barely lack it.
 EXAMPLES: dict[str, tuple[list[Example], list[Example]]] = {
     "no_gt_in_batch": ([gts(), images([], [])], [images([], [A]), gts((-5, -5, 5, 5))]),
     "image_without_gt": ([images([], [A])], [images([A], [A]), images([], [])]),
@@ -261,7 +261,7 @@ EXAMPLES: dict[str, tuple[list[Example], list[Example]]] = {
 
 
 def shifted(batch: Batch) -> Batch:
-    """All ground truths 1/64 px to the right."""
+    """Return the batch with all ground truths moved 1/64 px to the right."""
     rows = batch.annotations.clone()
     rows[:, 2] += 1 / 64 / batch.size[1]
     return with_hazards(dataclasses.replace(batch, annotations=rows))
@@ -288,7 +288,7 @@ def test_hazard_is_not_found_beside_it(hazard: str):
 
 
 def test_the_harmless_box_is_harmless():
-    """So that the examples above have the hazard that they are about, and no other by accident."""
+    """The examples above have their own hazard, and no other by accident."""
     assert gts(A)().hazards == {"many_candidates"}
 
 
@@ -309,7 +309,7 @@ def test_looking_for_hazards_changes_nothing(recipe: Recipe):
 
 
 def of_the_reference(batch: Batch) -> dict[str, bool]:
-    """What the reference's stages say of hazards about candidates, ranks and owners; image by image."""
+    """Return hazards about candidates, ranks and owners, derived from the reference's stages image by image."""
     k = batch.hyperparameters.topk
     names = (
         "contested",

@@ -1,4 +1,4 @@
-"""Regimes of predictions, quantisation and planted ties are what their names say."""
+"""Kinds of predictions, quantisation and planted ties have the properties that their names promise."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tal_reference
 from tal_conformance.batches.hazards import Content
-from tal_conformance.batches.predictions import REGIMES, Copy
+from tal_conformance.batches.predictions import PREDICTION_KINDS, Copy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.batches.truths import Truth
@@ -22,48 +22,48 @@ SCENE = Recipe(images=(CROWD, CROWD[:1]), cells=(8, 8), strides=(8, 16), classes
 
 
 def predicted(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Boxes (B, A, 4) in pixels as the reference decodes them, and class logits (B, A, C)."""
+    """Return the boxes (B, A, 4) in pixels, decoded by the reference, and the class logits (B, A, C)."""
     anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
     distances, logits = tal_reference.flatten(batch.feature_maps, batch.head)
     return tal_reference.decode(distances, anchors, batch.head.reg_max) * anchors.strides, logits
 
 
-def in_regime(regime: str, **changes: object) -> Batch:
-    return dataclasses.replace(SCENE, predictions=regime, **changes).build()  # type: ignore[arg-type]
+def batch_of(kind: str, **changes: object) -> Batch:
+    return dataclasses.replace(SCENE, predictions=kind, **changes).build()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("kind", PREDICTION_KINDS)
 @quickly
 @given(recipe=recipes(bins=(16, 1, 2, 4, 32)))
-def test_every_regime_is_finite_on_every_recipe(regime: str, recipe: Recipe):
-    batch = dataclasses.replace(recipe, predictions=regime).build()
+def test_every_kind_is_finite_on_every_recipe(kind: str, recipe: Recipe):
+    batch = dataclasses.replace(recipe, predictions=kind).build()
     assert all(bool(level.isfinite().all()) for level in batch.feature_maps)
 
 
-@pytest.mark.parametrize("regime", REGIMES)
-def test_the_seed_changes_every_regime(regime: str):
-    assert in_regime(regime).id != in_regime(regime, seed=1).id
+@pytest.mark.parametrize("kind", PREDICTION_KINDS)
+def test_the_seed_changes_every_kind(kind: str):
+    assert batch_of(kind).id != batch_of(kind, seed=1).id
 
 
-@pytest.mark.parametrize("regime", sorted(set(REGIMES) - {"constant"}))
-def test_images_differ(regime: str):
-    """Else an implementation that mixes up images would pass."""
-    twins = dataclasses.replace(SCENE, images=(CROWD, CROWD), predictions=regime).build()
+@pytest.mark.parametrize("kind", sorted(set(PREDICTION_KINDS) - {"constant"}))
+def test_images_differ(kind: str):
+    """If images were equal, an implementation that mixes them up would pass."""
+    twins = dataclasses.replace(SCENE, images=(CROWD, CROWD), predictions=kind).build()
     assert not torch.equal(*twins.feature_maps[0].unbind(0))
 
 
 def test_random_predictions_differ_everywhere():
-    boxes, logits = predicted(in_regime("random"))
+    boxes, logits = predicted(batch_of("random"))
     assert len(boxes.flatten(0, 1).unique(dim=0)) == boxes.shape[0] * boxes.shape[1]
     assert len(logits.unique()) == logits.numel()
 
 
 def test_near_predictions_overlap_their_ground_truth_and_score_its_class():
-    content = Content(in_regime("near"))
+    content = Content(batch_of("near"))
     overlap = content.overlap[content.candidates]
     assert overlap.median() > 0.4
     assert overlap.max() < 1
-    logits = flatten(in_regime("near").feature_maps, SCENE.build().head)[1][
+    logits = flatten(batch_of("near").feature_maps, SCENE.build().head)[1][
         1
     ]  # the image with one GT, of class 0
     inside = content.candidates[content.image == 1][0]
@@ -74,7 +74,7 @@ def test_near_predictions_overlap_their_ground_truth_and_score_its_class():
 
 @pytest.mark.parametrize("reg_max", [1, 16])
 def test_close_predictions_err_by_a_share_of_the_box(reg_max: int):
-    """Also of one with a side of a pixel, and of a point by less than a pixel."""
+    """The error is a share of the side for a large box, and less than a pixel for a point."""
     for truth in Truth("aligned", 0, (5, 5), (15, 15)), Truth("zero_area", 0, (9, 9), (0, 0)):
         recipe = Recipe(((truth,),), (8, 8), (32, 64), reg_max=reg_max, predictions="close")
         content = Content(recipe.build())
@@ -96,14 +96,14 @@ def test_exact_hits_hit():
 
 
 def test_predictions_between_two_ground_truths_overlap_both_alike():
-    """Ambiguity T2 without identical boxes: two mirrored ones, and an anchor on the axis."""
+    """Ambiguity T2 without identical boxes: two mirrored boxes, and an anchor on the axis."""
     images = ((Truth("aligned", at=(5, 5), size=(5, 3)), Truth("mirrored", at=(2, 0))),)
     batch = Recipe(images, (8, 8), predictions="between").build()
     assert "symmetric_owners" in batch.hazards
 
 
 def test_saturated_predictions_are_at_the_ends():
-    batch = in_regime("saturated")
+    batch = batch_of("saturated")
     distances, logits = flatten(batch.feature_maps, batch.head)
     assert set(logits.unique().tolist()) == {-100.0, -30.0, 100.0}
     assert {0.0, 1.0} < set(logits.sigmoid().unique().tolist())
@@ -111,35 +111,37 @@ def test_saturated_predictions_are_at_the_ends():
 
 
 def test_constant_predictions_are_constant_and_not_trivial():
-    _, logits = predicted(in_regime("constant"))
+    _, logits = predicted(batch_of("constant"))
     assert len(logits.flatten(0, 1).unique(dim=0)) == 1
     assert len(logits[0, 0].unique()) == 2
-    assert Content(in_regime("constant")).overlap.max() > 0
+    assert Content(batch_of("constant")).overlap.max() > 0
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5])
-@pytest.mark.parametrize("regime", ["random", "near", "exact_hit", "between"])
-def test_quantised_predictions(regime: str, levels: int):
-    """As many class logits as levels, and sides of whole and half cells, exactly."""
-    boxes, logits = predicted(in_regime(regime, levels=levels))
+@pytest.mark.parametrize("kind", ["random", "near", "exact_hit", "between"])
+def test_quantised_predictions(kind: str, levels: int):
+    """There are as many different class logits as levels, and all sides are whole or half cells, exactly."""
+    boxes, logits = predicted(batch_of(kind, levels=levels))
     assert len(logits.unique()) == levels
-    anchors = tal_reference.make_anchors(in_regime(regime).feature_maps, SCENE.build().head)
+    anchors = tal_reference.make_anchors(batch_of(kind).feature_maps, SCENE.build().head)
     from_anchors = (boxes - anchors.pixels.repeat(1, 2)) / anchors.strides
     assert torch.equal(2 * from_anchors, (2 * from_anchors).round())
 
 
 def test_no_levels_are_refused():
     with pytest.raises(ValueError, match="at least one level, not 0"):
-        in_regime("near", levels=0)
+        batch_of("near", levels=0)
 
 
-def test_an_unknown_regime_is_refused():
-    with pytest.raises(ValueError, match="no regime 'psychic' of predictions; there are random, near"):
-        in_regime("psychic")
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(
+        ValueError, match="unknown kind of predictions 'psychic': expected one of random, near"
+    ):
+        batch_of("psychic")
 
 
 def planted(recipe: Recipe) -> tuple[Batch, Batch]:
-    """The recipe with and without a copy from the tenth place to the eleventh of its first ground truth."""
+    """Return the batch with and without a copy from the tenth to the eleventh place of the first ground truth."""
     with_copy = dataclasses.replace(recipe, levels=None, copies=(Copy(0, 0, 9, 10),))
     return with_copy.build(), dataclasses.replace(with_copy, copies=()).build()
 
@@ -147,7 +149,7 @@ def planted(recipe: Recipe) -> tuple[Batch, Batch]:
 @quickly
 @given(recipe=recipes(kinds=["ordinary", "huge"], predictions=["near", "random"], contested=True))
 def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe):
-    """The same box and scores, to the last bit where the bins allow; and only if there are so many ranks."""
+    """Box and scores are equal, to the last bit where the bins allow; without an eleventh rank nothing changes."""
     copied, original = planted(recipe)
     (boxes, logits), (_, before) = predicted(copied), predicted(original)
     ranked = int((Content(original).metric[0] > 0).sum())
@@ -166,7 +168,7 @@ def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe)
 
 
 def test_most_copies_make_a_tie_at_the_tenth_place():
-    """Seven in ten when this was written; where they do not, the score that would be needed is above 1."""
+    """Seven in ten copies made a tie when this was written; the others would need a score above 1."""
     ties = tried = 0
     for seed in range(40):
         recipe = Recipe(
@@ -184,5 +186,5 @@ def test_most_copies_make_a_tie_at_the_tenth_place():
     "copy", [Copy(0, 2, 9, 10), Copy(2, 0, 9, 10), Copy(0, -1, 9, 10), Copy(-1, 0, 9, 10)]
 )
 def test_a_copy_for_no_ground_truth_is_refused(copy: Copy):
-    with pytest.raises(ValueError, match=r"Copy\(.*\) is for a ground truth that is not there"):
-        in_regime("near", copies=(copy,))
+    with pytest.raises(ValueError, match=r"Copy\(.*\) names a ground truth that does not exist"):
+        batch_of("near", copies=(copy,))

@@ -1,4 +1,4 @@
-"""Recipes: one line that makes the same batch every time, on every machine."""
+"""Recipes: one line makes the same batch in every run, on every machine."""
 
 import dataclasses
 
@@ -55,11 +55,11 @@ PINNED = {
     Recipe(((Truth("off_lattice"),),), predictions="constant", reg_max=1): "f95908d72c67",
     Recipe(((Truth("huge"),),), (8, 8), levels=2, copies=(Copy(0, 0, 9, 10),)): "012e1c04277a",
 }
-"""Ids of batches as they are today. Cases are named by them in reports, logs and ledgers for years."""
+"""Ids of batches, which must never change: reports, logs and ledgers refer to cases by id."""
 
 
 @pytest.mark.parametrize(("recipe", "known"), PINNED.items(), ids=map(repr, PINNED))
-def test_known_recipes_keep_their_ids(recipe: Recipe, known: str):
+def test_ids_do_not_change(recipe: Recipe, known: str):
     assert recipe.build().id == known
 
 
@@ -101,7 +101,7 @@ def test_levels_cover_the_input(
 @quickly
 @given(recipe=recipes(), data=st.data())
 def test_without_an_image_the_others_keep_their_predictions(recipe: Recipe, data: st.DataObject):
-    """Else little could be taken away from a failing batch."""
+    """Otherwise Hypothesis could hardly shrink a failing batch."""
     images, streams = ((), *recipe.images), (7, *(recipe.streams or range(len(recipe.images))))
     gone = data.draw(st.integers(0, len(images) - 1))
     whole = dataclasses.replace(recipe, images=images, streams=streams, copies=())
@@ -126,8 +126,8 @@ def test_without_a_ground_truth_random_predictions_stay(recipe: Recipe):
     assert all(map(torch.equal, recipe.build().feature_maps, without.build().feature_maps))
 
 
-def test_streams_are_the_images_own():
-    """By default no two are alike; the same stream makes the same random numbers."""
+def test_every_image_has_its_own_stream():
+    """By default streams differ; the same stream makes the same random numbers."""
     images = (Truth("ordinary"),), (Truth("ordinary"),)
     first, second = Recipe(images).build().feature_maps[0]
     assert not torch.equal(first, second)
@@ -137,7 +137,7 @@ def test_streams_are_the_images_own():
 
 
 @pytest.mark.parametrize("streams", [(0,), (0, 1, 2)])
-def test_a_stream_for_each_image(streams: tuple[int, ...]):
+def test_another_number_of_streams_is_rejected(streams: tuple[int, ...]):
     with pytest.raises(ValueError, match="as many streams as images"):
         Recipe(((), ()), streams=streams).build()
 
@@ -157,11 +157,11 @@ def test_shuffling_one_image_is_possible():
 
 
 @pytest.mark.parametrize("recipe", [Recipe(images=()), Recipe(cells=(0, 4)), Recipe(cells=(4, -1))])
-def test_a_recipe_of_nothing_is_refused(recipe: Recipe):
+def test_a_recipe_without_images_or_cells_is_rejected(recipe: Recipe):
     with pytest.raises(ValueError, match="at least one image and one cell"):
         recipe.build()
 
 
-def test_what_is_no_head_is_refused():
+def test_an_invalid_head_is_rejected():
     with pytest.raises(ValueError, match="at least one level"):
         Recipe(strides=(8, 0)).build()

@@ -1,4 +1,4 @@
-"""What is drawn: every hazard, often; batches that say something; and what the caller asked for."""
+"""Strategies draw every hazard often enough, batches that can expose faults, and the requested emphasis."""
 
 from collections import Counter
 from functools import cache
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from tal_conformance.batches.hazards import HAZARDS, Content
-from tal_conformance.batches.predictions import REGIMES, Copy
+from tal_conformance.batches.predictions import PREDICTION_KINDS, Copy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes, training_size
 from tal_conformance.batches.truths import KINDS, ManyTruths, Truth
@@ -35,7 +35,7 @@ STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
 
 @cache
 def drawn(name: str) -> list[Recipe]:
-    """The same ones each time."""
+    """Return the recipes that a strategy draws, the same in every call."""
     return draw(STRATEGIES[name], DRAWS if name == EVERY else DRAWS // 2)
 
 
@@ -45,7 +45,7 @@ def built(name: str) -> list[Batch]:
 
 
 def draw(strategy: SearchStrategy[Recipe], count: int) -> list[Recipe]:
-    """In twelve runs: within one, Hypothesis returns to what it has drawn before."""
+    """Draw in twelve runs: within one run, Hypothesis often repeats what it has drawn before."""
     found: list[Recipe] = []
     for number in range(12):
 
@@ -70,8 +70,8 @@ def hazard_counts(name: str) -> Counter[str]:
     return Counter(hazard for batch in built(name) for hazard in batch.hazards)
 
 
-# In how many of 600 batches each hazard occurs at the least: a third of what was counted when this was written,
-# because another release of Hypothesis draws others.
+# Least number of 600 batches in which each hazard occurs: a third of the number when this was written, because another
+# release of Hypothesis draws other batches.
 AT_LEAST = {
     "no_gt_in_batch": 30,
     "image_without_gt": 50,
@@ -118,8 +118,8 @@ AT_LEAST = {
     "one_bin": 5,
 }
 ELSEWHERE = {"not_finite", "fewer_anchors_than_k", "keeps_fewer", "tie_at_topk2"}
-"""Hazards that need other numbers or other predictions than these strategies draw; lanes of their own have them."""
-# And where the emphasis lies on it, of half as many batches.
+"""Hazards that need hyperparameters or predictions which other strategies draw."""
+# Least number of 300 batches, for strategies that emphasise the hazard.
 EMPHASISED = {
     "ties": {
         "tie_at_k": 60,
@@ -182,7 +182,7 @@ def test_emphasis_leaves_most_other_hazards_possible(emphasis: str):
 
 
 def test_most_batches_are_not_trivial():
-    """Without these the suite would be blind, whatever it compares."""
+    """With trivial batches the suite would find nothing, whatever it compares."""
     contents = [Content(batch) for batch in built(EVERY)]
     candidates = sum(int(content.candidates.sum()) for content in contents)
     overlapping = sum(int((content.overlap > 0).sum()) for content in contents)
@@ -192,7 +192,7 @@ def test_most_batches_are_not_trivial():
 
 
 def test_many_batches_have_one_answer_alone():
-    """The others are judged with their ambiguity, which says a little less about the choices themselves."""
+    """Ambiguous batches are judged with their ambiguity, which tests the choices less strictly."""
     unique = [batch.hazards for batch in built(EVERY) if not AMBIGUOUS & batch.hazards]
     assert len(unique) >= 0.3 * DRAWS
     assert sum("contested_selection" in hazards for hazards in unique) >= 0.05 * DRAWS
@@ -208,17 +208,17 @@ def test_drawn_recipes_are_small_and_possible(name: str):
     assert max(len(truths) for recipe in drawn(name) for truths in recipe.images) == 8
 
 
-def test_no_recipe_is_drawn_often():
+def test_few_recipes_are_drawn_twice():
     assert len(set(drawn(EVERY))) >= 0.85 * DRAWS
     assert len({batch.id for batch in built(EVERY)}) >= 0.85 * DRAWS
 
 
-def test_every_kind_and_regime_is_drawn():
+def test_every_kind_of_truths_and_predictions_is_drawn():
     kinds = Counter(truth.kind for recipe in drawn(EVERY) for truths in recipe.images for truth in truths)
     assert set(kinds) == set(KINDS)
     assert min(kinds.values()) >= 15
     regimes = Counter(recipe.predictions for recipe in drawn(EVERY))
-    assert set(regimes) == set(REGIMES) - {"close"}  # drawn where boxes are small
+    assert set(regimes) == set(PREDICTION_KINDS) - {"close"}  # drawn where boxes are small
     assert min(regimes.values()) >= 10
 
 
@@ -233,7 +233,7 @@ def values(recipe: Recipe) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"),
+    ("name", "requested"),
     [
         ("kinds", ("huge", "tiny")),
         ("predictions", ("saturated", "near")),
@@ -242,10 +242,10 @@ def values(recipe: Recipe) -> dict[str, Any]:
         ("bins", (1, 5)),
     ],
 )
-def test_what_is_asked_for_is_drawn_and_nothing_else(name: str, asked: tuple[Any, ...]):
-    options: dict[str, Any] = {name: asked}
+def test_only_requested_values_are_drawn(name: str, requested: tuple[Any, ...]):
+    options: dict[str, Any] = {name: requested}
     found = [values(recipe)[name] for recipe in draw(recipes(**options), 60)]
-    assert set().union(*found) == set(asked)
+    assert set().union(*found) == set(requested)
 
 
 @pytest.mark.parametrize("emphasis", ["ties", "contested", "small_boxes", "outside"])
@@ -276,7 +276,7 @@ def test_rows_are_sorted_unless_asked_for():
 
 @pytest.mark.parametrize("topk", [1, 10, 13, 30])
 def test_there_are_always_as_many_anchors_as_k(topk: int):
-    """TAL-TOPK-2: fewer are an error, which is a test of its own."""
+    """TAL-TOPK-2: fewer anchors are an error, which has a strategy of its own."""
     found = draw(recipes(hyperparameters=st.just(Hyperparameters(topk=topk)), ties=True), 60)
     assert all(recipe.build().anchors >= topk for recipe in found)
     assert {recipe.hyperparameters.topk for recipe in found} == {topk}
@@ -301,7 +301,7 @@ def test_training_size_is_that_of_training():
 
 
 def test_the_first_batch_of_training_size_is_the_whole_size():
-    """A run that draws but one must not draw sixteen empty images."""
+    """A run that draws a single batch must not draw sixteen empty images."""
     simplest = find(training_size(), lambda _: True)
     assert {len(truths) for truths in simplest.images} == {300}
 
@@ -311,7 +311,7 @@ def test_a_crowd_is_written_in_one_line_and_is_the_same_again():
         images=(ManyTruths(300, 5, 80), ManyTruths(3, 1, 80)), cells=(16, 16), strides=(8, 16), classes=80
     )
     assert len(repr(recipe)) < 200
-    again = eval(repr(recipe), {"Recipe": Recipe, "Crowd": ManyTruths, "Truth": Truth, "Copy": Copy})
+    again = eval(repr(recipe), {"Recipe": Recipe, "ManyTruths": ManyTruths, "Truth": Truth, "Copy": Copy})
     assert again == recipe
     assert again.build().id == recipe.build().id
 

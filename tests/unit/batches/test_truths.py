@@ -1,4 +1,4 @@
-"""Kinds of ground truth are what their names say, wherever the digits put them."""
+"""Kinds of ground truth have the properties that their names promise, for all digits."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,7 @@ def is_on_centre(box: Box, canvas: Canvas) -> bool:
     return box[0] in across or box[2] in across or box[1] in down or box[3] in down
 
 
-# What each kind promises, of (box, canvas, previous box).
+# The property that each kind promises, of (box, canvas, previous box).
 PROMISES: dict[str, Callable[[Box, Canvas, Box], bool]] = {
     "ordinary": lambda box, canvas, _: is_inside(box, canvas) and min(sides(box)) >= canvas.stride * 0.75,
     "off_lattice": lambda box, canvas, _: is_inside(box, canvas) and min(sides(box)) > 0,
@@ -117,7 +117,7 @@ def has_two_bits(number: int) -> bool:
 def test_pixels_survive_normalisation_to_the_last_bit(
     kind: str, canvas: Canvas, at: tuple[int, int], size: tuple[int, int]
 ):
-    """ANN-1 and back, in float32, where both sides are 2^i or 2^i + 2^j pixels: 'on an edge' stays on it."""
+    """ANN-1: normalising and back is exact in float32 if both sides are 2^i or 2^i + 2^j pixels."""
     cells = canvas.height // canvas.stride, canvas.width // canvas.stride
     recipe = Recipe(((Truth("ordinary"), Truth(kind, 0, at, size)),), cells, canvas.strides)
     batch = recipe.build()
@@ -128,7 +128,7 @@ def test_pixels_survive_normalisation_to_the_last_bit(
 
 
 def test_most_inputs_are_exact():
-    """So that the test above says something, and few hazards are lost to rounding."""
+    """Most grids fulfil the condition of the test above, so that few hazards are lost to rounding."""
     exact = [
         all(has_two_bits(count * strides[0]) for count in cells) for cells in CELLS for strides in STRIDES
     ]
@@ -136,14 +136,14 @@ def test_most_inputs_are_exact():
 
 
 def test_sizes_of_three_bits_do_round():
-    """The theorem's condition is needed: on 56 px (7 cells) some lattice points do not come back."""
+    """The condition is necessary: on 56 px (7 cells) some lattice points are rounded."""
     lattice = torch.arange(1, 56 * 64, dtype=torch.float32) / 64
     assert not torch.equal((lattice / 56) * 56, lattice)
     assert torch.equal((lattice / 48) * 48, lattice)
 
 
 def test_labels():
-    """Kinds that repeat a box choose the class themselves."""
+    """`identical` and `other_class` take their class from the previous ground truth."""
     canvas = Canvas(64, 64, (8,))
     truths = [Truth("ordinary", 2), Truth("identical", 0), Truth("other_class", 1), Truth("ordinary", 1)]
     assert [label for label, _ in resolve(truths, canvas, 3)] == [2, 2, 0, 1]
@@ -157,11 +157,11 @@ def test_the_first_ground_truth_has_an_ordinary_box_before_it():
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        (Truth("round"), "there is no kind 'round' of ground truth; there are ordinary, "),
-        (Truth("tiny", 3), r"Truth\('tiny', label=3\) has a label that is none of the 3 classes"),
-        (Truth("tiny", -1), "none of the 3 classes"),
+        (Truth("round"), "unknown kind of ground truth 'round': expected one of ordinary, "),
+        (Truth("tiny", 3), r"Truth\('tiny', label=3\) has the label 3, expected 0 to 2"),
+        (Truth("tiny", -1), "has the label -1, expected 0 to 2"),
     ],
 )
-def test_what_is_no_ground_truth_is_refused(truth: Truth, message: str):
+def test_an_unknown_kind_or_label_is_rejected(truth: Truth, message: str):
     with pytest.raises(ValueError, match=message):
         Recipe(images=((truth,),), classes=3).build()

@@ -27,7 +27,7 @@ def test_a_number_that_is_none_is_refused(number: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as caught:
         main(["measure", "--examples", number])
     assert caught.value.code == 2
-    assert f"{number!r} is no whole number from 1" in capsys.readouterr().err
+    assert f"expected an integer >= 1, got {number!r}" in capsys.readouterr().err
 
 
 def test_an_implementation_that_raises_measures_less(tmp_path: Path):

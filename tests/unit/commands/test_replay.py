@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.recorded import shipped
+from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
@@ -192,6 +192,6 @@ def test_by_default_pictures_lie_where_reports_do(tmp_path: Path, case: Path):
 
 
 def test_what_comes_with_the_project_is_replayed(replay: Run):
-    status, out, errors = replay(shipped()[0].parent, "--implementation", "reference")
+    status, out, errors = replay(recorded_cases()[0].parent, "--implementation", "reference")
     assert (status, errors) == (0, [])
-    assert out.count("recorded: ultralytics") == len(shipped())
+    assert out.count("recorded: ultralytics") == len(recorded_cases())

@@ -1,4 +1,4 @@
-"""Batch: its identity, its one-line description, and what it refuses to be."""
+"""Batch: its id, its one-line description, and the parts that it rejects."""
 
 import dataclasses
 from collections.abc import Callable
@@ -105,7 +105,7 @@ SAME: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", SAME.values(), ids=list(SAME))
-def test_what_is_no_content_does_not_change_the_id(change: Change):
+def test_changes_besides_the_content_do_not_change_the_id(change: Change):
     batch = RECIPE.build()
     assert change(batch).id == batch.id
 
@@ -115,7 +115,7 @@ def test_what_is_no_content_does_not_change_the_id(change: Change):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_to_another_dtype(dtype: torch.dtype):
-    """Predictions alone are converted."""
+    """Only predictions are converted."""
     batch = RECIPE.build()
     converted = batch.to(dtype=dtype)
     assert converted.dtype == dtype
@@ -124,12 +124,12 @@ def test_to_another_dtype(dtype: torch.dtype):
     )
     assert torch.equal(converted.annotations, batch.annotations)
     assert converted.annotations.dtype == torch.float32
-    assert not converted.hazards  # they are looked for when they are asked for
+    assert not converted.hazards  # with_hazards finds them
     assert converted.origin == batch.origin
 
 
 def test_rounding_to_another_dtype_can_bring_a_hazard():
-    """Two near values of t at the tenth place become one in bfloat16."""
+    """A logit below the saturated range is rounded into it in bfloat16."""
     recipe = Recipe(((Truth("huge"),),), (4, 4), predictions="constant")
     batch = with_map(recipe.build(), set_at(0, -1, 0, 0, value=16.99))
     batch = dataclasses.replace(batch, hazards=hazards_of(batch))
@@ -138,7 +138,7 @@ def test_rounding_to_another_dtype_can_bring_a_hazard():
 
 
 def test_to_another_device():
-    """The meta device stands for any other: everything moves, and nothing is read on the way."""
+    """The meta device stands for any other device: everything moves, and no value is read."""
     moved = RECIPE.build().to("meta")
     assert {moved.device.type, *(level.device.type for level in moved.feature_maps)} == {"meta"}
     assert moved.annotations.device.type == "meta"
@@ -200,7 +200,7 @@ def test_description(recipe: Recipe, line: str):
     assert repr(batch) == f"<Batch {batch.id}: {line}>"
 
 
-def test_a_batch_elsewhere_is_not_read_to_be_printed():
+def test_the_repr_of_a_batch_on_another_device_reads_no_values():
     assert repr(RECIPE.build().to("meta")) == "<Batch on meta>"
 
 
@@ -214,12 +214,12 @@ def test_description_is_one_readable_line(recipe: Recipe):
     assert all(f"image {image}: " in line for image in range(batch.images))
 
 
-# What is no batch
+# Invalid batches
 
 WRONG: dict[str, tuple[Change, str]] = {
     "a map too few": (
         lambda batch: dataclasses.replace(batch, feature_maps=batch.feature_maps[:1]),
-        "there are 1 feature maps for 2 strides",
+        "got 1 feature maps for 2 strides",
     ),
     "a channel too many": (
         lambda batch: dataclasses.replace(batch, head=Head((8, 16), 2)),
@@ -271,11 +271,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "an image beyond the last": (
         lambda batch: with_rows(batch, set_at(2, 0, value=3)),
-        "annotation row 2 names image 3 of a batch of 3",
+        "annotation row 2 names image 3, expected 0 to 2",
     ),
     "an image before the first": (
         lambda batch: with_rows(batch, set_at(0, 0, value=-1)),
-        "annotation row 0 names image -1 of a batch of 3",
+        "annotation row 0 names image -1, expected 0 to 2",
     ),
     "half an image": (
         lambda batch: with_rows(batch, set_at(0, 0, value=0.5)),
@@ -283,7 +283,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "a class beyond the last": (
         lambda batch: with_rows(batch, set_at(1, 1, value=3)),
-        "annotation row 1 names class 3 of 3",
+        "annotation row 1 names class 3, expected 0 to 2",
     ),
     "a negative width": (
         lambda batch: with_rows(batch, set_at(1, 4, value=-0.5)),
@@ -298,7 +298,9 @@ WRONG: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("few", [FEW_ROWS, 0], ids=["few rows", "many rows"])
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=list(WRONG))
-def test_what_is_no_batch_is_refused(change: Change, message: str, few: int, monkeypatch: pytest.MonkeyPatch):
+def test_invalid_batches_are_rejected(
+    change: Change, message: str, few: int, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("tal_conformance.core.batch.FEW_ROWS", few)
     batch = dataclasses.replace(RECIPE.build(), hazards=frozenset())
     with pytest.raises(ValueError, match=message):
@@ -306,6 +308,6 @@ def test_what_is_no_batch_is_refused(change: Change, message: str, few: int, mon
 
 
 def test_coordinates_outside_the_image_are_annotations():
-    """ANN-1 does not bound them, and ANN-3 says what becomes of them."""
+    """ANN-1 does not bound coordinates; ANN-3 decides which rows count."""
     batch = with_rows(RECIPE.build(), set_at(0, 2, value=-7.5))
     assert batch.annotations[0, 2] == -7.5

@@ -1,6 +1,6 @@
-"""The suite's own geometry against the reference's: written twice, and both must come out the same.
+"""The geometry of generated batches gives the same results as the reference's, which was written independently.
 
-Where both may round differently, torch's default tolerance of the dtype is meant.
+Where the two may round differently, results agree within torch's default tolerance of the dtype.
 """
 
 import pytest
@@ -63,7 +63,7 @@ def test_decode(recipe: Recipe):
 @quickly
 @given(recipe=recipes())
 def test_pixel_boxes(recipe: Recipe):
-    """ANN-1, to the last bit: a hazard may depend on it."""
+    """ANN-1, to the last bit, because hazards may depend on it."""
     batch = recipe.build()
     found = layout.pixel_boxes(batch.annotations, batch.size)
     for image, truths in enumerate(tal_reference.ground_truths(batch.annotations, batch.images, batch.size)):
@@ -73,7 +73,7 @@ def test_pixel_boxes(recipe: Recipe):
 @quickly
 @given(recipe=recipes(small_boxes=True))
 def test_candidates_overlap_and_metric(recipe: Recipe):
-    """TAL-CAND-1, TAL-CAND-2, IOU-1 and TAL-MET-1, on what the hazards look at; in float32, as they do."""
+    """TAL-CAND-1, TAL-CAND-2, IOU-1 and TAL-MET-1, in the values that hazards read; in float32, as hazards do."""
     batch = recipe.build()
     content = Content(batch)
     anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
@@ -97,7 +97,7 @@ def test_candidates_overlap_and_metric(recipe: Recipe):
 @pytest.mark.parametrize("reg_max", [2, 3, 4, 8, 16, 17, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_whole_and_half_distances_are_encoded_exactly(reg_max: int, dtype: torch.dtype):
-    """What makes exact hits and exact ties possible; decoded by the reference."""
+    """Exact hits and exact ties need exact encodings; the reference decodes them."""
     sides = (
         torch.arange(8 * ((reg_max + 3) // 4), dtype=torch.float32).reshape(-1, 4).clamp(max=2 * reg_max - 2)
         / 2
@@ -137,7 +137,7 @@ def test_noisy_distances_are_missed_by_some_tenths_and_differ_by_anchor():
 @quickly
 @given(recipe=recipes())
 def test_shared_anchors_are_not_written_to(recipe: Recipe):
-    """They are cached: two equal calls give the same tensors, with the values they had."""
+    """Anchors are cached: two equal calls give the same tensors, with unchanged values."""
     grids, strides = recipe.grids, recipe.strides
     before = [part.clone() for part in layout.anchors(grids, strides)]
     recipe.build()

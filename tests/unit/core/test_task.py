@@ -1,13 +1,18 @@
-"""Tasks: the facts of every loss family, and batches, files and adapters of unknown tasks."""
+"""Tasks: the facts of every loss family, a row in every room, and batches, files and adapters of unknown tasks."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
+from tal_conformance.batches.hazards import HAZARDS_BY_TASK
+from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
+from tal_conformance.batches.predictions import PREDICTION_KINDS_BY_TASK
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.truths import KINDS_BY_TASK, Truth
+from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK
 from tal_conformance.core import task as tasks
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
@@ -15,8 +20,13 @@ from tal_conformance.core.outcome import STAGE_OF_FIELD, Stages
 from tal_conformance.core.task import DETECT, TASKS, Extra, HeadField, StageName, Task, stage_name
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.adapters.ultralytics import CRITERIA
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.loss_reference import LOSS_ITEMS_BY_TASK
+from tal_conformance.judgement.loss_rounding import ROUNDING_UNITS_BY_TASK
+from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
+from tal_conformance.pictures.picture import LAYERS_BY_TASK
 from tal_reference import Head, Hyperparameters
 
 ROTATED = dataclasses.replace(
@@ -72,6 +82,53 @@ def test_detection():
     assert DETECT.channels(head) == head.channels == 19
     with pytest.raises(KeyError, match="no head field 'angle'"):
         DETECT.field("angle")
+
+
+ROWS: dict[str, Mapping[str, object]] = {
+    "kinds of ground truths": KINDS_BY_TASK,
+    "kinds of predictions": PREDICTION_KINDS_BY_TASK,
+    "hazards": HAZARDS_BY_TASK,
+    "strategies": STRATEGIES_BY_TASK,
+    "criteria of the Ultralytics adapter": CRITERIA,
+    "loss items of the reference": LOSS_ITEMS_BY_TASK,
+    "rounding units of the loss": ROUNDING_UNITS_BY_TASK,
+    "relations": RELATIONS_BY_TASK,
+    "layers of pictures": LAYERS_BY_TASK,
+    "planted faults": FAULTS_BY_TASK,
+}
+"""The tables by task of all rooms."""
+
+
+def missing_rows(task: Task) -> list[str]:
+    """Return the names of the tables that have no row, or an empty row, for a task."""
+    return [name for name, table in ROWS.items() if not table.get(task.name)]
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_task_is_complete(task: Task):
+    """Every room has a row for every task; without a row its batches could not be drawn, judged or shown."""
+    assert missing_rows(task) == []
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_a_task_without_a_row_is_incomplete(table: str, monkeypatch: pytest.MonkeyPatch):
+    """The test above would fail for a task that lacks one row, and would name the table."""
+    for name, rows in ROWS.items():
+        if name != table:
+            monkeypatch.setitem(rows, ROTATED.name, rows[DETECT.name])  # type: ignore[arg-type] # tables are dicts
+    assert missing_rows(ROTATED) == [table]
+
+
+def test_no_table_has_a_row_of_an_unknown_task():
+    """A misspelt task would not be found missing."""
+    assert all(set(table) <= set(TASKS) for table in ROWS.values())
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_stage_of_a_task_has_planted_faults(task: Task):
+    """A stage without a planted fault might judge nothing."""
+    faults = FAULTS_BY_TASK[task.name].values()
+    assert {fault.stage for fault in faults} == set(task.clauses)
 
 
 def test_every_field_of_the_stages_belongs_to_a_stage():

@@ -10,7 +10,7 @@ import pytest
 from tests.common.run_logs import HOSTILE
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.recorded import shipped
+from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
@@ -21,7 +21,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_reference import DIALECTS, NEWEST, Dialect
 
-RECORDED = [Batch.load(path) for path in shipped()]
+RECORDED = [Batch.load(path) for path in recorded_cases()]
 DIFF = "tal_conformance.dialects.comparison"
 
 

@@ -105,7 +105,7 @@ def put(name: str, value: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Any
 REFUSED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], str]] = {
     "another schema": (
         lambda facts, tensors: facts.__setitem__("schema", 2),
-        "schema is 2; this version reads schema 1; a newer version",
+        "schema is 2; this version reads schema 1; it was written by a newer version",
     ),
     "another batch": (lambda facts, tensors: facts.__setitem__("case", "0" * 12), "about the batch 000000000000, not "),
     "no dialect": (lambda facts, tensors: facts.pop("dialect"), "does not say dialect"),
