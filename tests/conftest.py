@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
@@ -12,3 +13,10 @@ for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
     os.environ.pop(name, None)  # with -n: the runs that tests start are no workers of this one
 
 make_draws_reproducible()  # or what a test draws would depend on the modules that the tests before it loaded
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of the suite's own tests, whose modules some tests import."""
+    config.addinivalue_line(
+        "markers", "clauses(group): the clause group of the specification that a test is about"
+    )

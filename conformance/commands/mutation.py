@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
+from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.commands.program import CommandError
 from tal_conformance.core.arguments import positive
 from tal_conformance.core.environment import command_line
@@ -17,7 +18,6 @@ from tal_conformance.core.names import suggestion
 from tal_conformance.mutation.kill_matrix import KINDS, NoSuchMutant, try_mutants
 from tal_conformance.mutation.plant import plant
 from tal_conformance.mutation.planted_faults import FAULTS
-from tal_conformance.mutation.trials import load
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import RunLog, render
 
@@ -115,7 +115,7 @@ def run_mutation_tests(
     )  # fmt: skip
     parts = []
     if kinds:
-        number = load(profile, examples)
+        number = examples or PROFILES[profile].examples
         at_once = processes or os.cpu_count() or 1
         try:
             parts.append(try_mutants(recorder, kinds, profile, number, report_dir, only, at_once))

@@ -11,10 +11,12 @@ from fnmatch import fnmatchcase
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from tal_conformance.checks.checker import NoSink
+from tal_conformance.checks.exhaustive.check import judge_scope
+from tal_conformance.checks.exhaustive.scope import PROFILES
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.files import PACKAGES
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
@@ -23,7 +25,8 @@ from tal_conformance.judgement.failure import Subject
 from tal_conformance.mutation.operators import Mutant, Place, mutants_of
 from tal_conformance.mutation.process_pool import After, Made, MutantOutcome, in_processes, tried
 from tal_conformance.mutation.targets import TARGETS, Seen, Target, watching
-from tal_conformance.mutation.trials import FIRST, BaselineOutcomes, GeneratedCase, all_trials
+from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, all_cases, checks_of
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
 
@@ -31,12 +34,12 @@ KINDS = ("official", "reference", "history")
 """What can be mutated here; planted faults are `tal_conformance.mutation.plant`'s."""
 ROOTS = ("tal_conformance", "tal_reference")
 REPORTING_FILES = (
-    "__main__.py",
-    "power/faults.py",
-    "power/matrix.py",
-    "power/prove.py",
-    "power/run.py",
-    "power/search.py",
+    "commands/__init__.py",
+    "commands/mutation.py",
+    "mutation/attack.py",
+    "mutation/kill_matrix.py",
+    "mutation/plant.py",
+    "mutation/planted_faults.py",
 )
 """Files of ours that say what became of a mutant, and decide nothing about it."""
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"
@@ -168,7 +171,7 @@ def tried_of(
         yield from history(number, report_dir, profile, only, processes)
         return
     target = TARGETS[kind]()
-    trials = all_trials(number, NEWEST)
+    trials = all_cases(number, NEWEST)
     known = BaselineOutcomes()
     trials, reached = baseline(target, trials, known)
     mutants = [mutant for place in target.places for mutant in mutants_of(place, reached[place])]
@@ -224,7 +227,7 @@ def history(number: int, report_dir: Path, profile: str, only: str, processes: i
     """The reference in one dialect, held to its neighbour's, both ways."""
     dialects = [dialect for dialect in DIALECTS.values() if dialect != ARTICLE]
     pairs = [(one, other) for a, b in pairwise(dialects) for one, other in ((a, b), (b, a))]
-    trials = all_trials(number, replace(NEWEST, rows_sorted=False), rows=True)
+    trials = all_cases(number, replace(NEWEST, rows_sorted=False))
     jobs = {
         name: Job(name, held(one, other))
         for one, other in pairs
@@ -238,8 +241,7 @@ def held(one: Dialect, other: Dialect) -> Made:
     """Makes the reference in the one dialect, held to the other."""
 
     def made() -> Implementation:
-        implementation = implementation_from(ReferenceAdapter(one), one.name)
-        return Implementation(**{**vars(implementation), "dialect": other})
+        return replace(implementation_from(ReferenceAdapter(one), one.name), dialect=other)
 
     return made
 
@@ -250,20 +252,8 @@ def every_image(subject: Subject) -> None:
     Raises:
         Failure: one of them shows a difference.
     """
-    from tal_conformance.checks.exhaustive.check import judge_scope
-    from tal_conformance.checks.exhaustive.scope import PROFILES
-    from tal_conformance.suite.checker import Checker
-
     for scope in PROFILES["dev"]:
-        recorder: Any = Unrecorded()
-        judge_scope(Checker(subject, recorder, "test_every_image", "EXHAUSTIVE"), scope)
-
-
-class Unrecorded:
-    """A recorder that keeps nothing."""
-
-    def __getattr__(self, _: str) -> Any:
-        return lambda *_, **__: None
+        judge_scope(Checker(subject, NoSink(), "test_every_image", "EXHAUSTIVE"), scope)
 
 
 def resumed(
@@ -285,7 +275,7 @@ def resumed(
     if known:
         print(f"  {len(known)} were tried before ({path})", flush=True)
     yield from known.values()
-    few = min(FEW * len(FIRST), len(trials))
+    few = min(FEW * len(checks_of("first")), len(trials))
     done, left = len(known), [name for name in jobs if name not in known]
     cut_off = path.is_file() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:

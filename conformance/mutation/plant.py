@@ -33,7 +33,7 @@ INVISIBLE: dict[str, dict[str, str]] = {
 OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {
         "zeros_do_not_compete": "seen only where a ground truth whose score underflows to zero wins an anchor from "
-        "another by its overlap; no lane draws that",
+        "another by its overlap; no strategy draws that",
     }
 }
 """By mode, faults that are known to survive, each with what would show it."""
@@ -60,7 +60,7 @@ class Found:
     Attributes:
         fault: which one.
         mode: one of `MODES`.
-        lane: the test that found it, or its own.
+        check: the test that found it, or its own.
         stage: the first stage that diverged; None if it was not found.
         batches: how many that test drew until then.
         seconds: how long that took.
@@ -69,7 +69,7 @@ class Found:
 
     fault: Fault
     mode: str
-    lane: str
+    check: str
     stage: str | None
     batches: int | None
     seconds: float
@@ -112,17 +112,17 @@ def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Fo
     for fault in faults:
         for mode in modes:
             began = time.perf_counter()
-            lanes = (fault.lane,) if mode != HIDDEN else dict.fromkeys((fault.lane, "metric", "loss"))
-            tried = (attack(implementation_with(fault, mode), lane, (Phase.generate,)) for lane in lanes)
+            checks = (fault.check,) if mode != HIDDEN else dict.fromkeys((fault.check, "metric", "loss"))
+            tried = (attack(implementation_with(fault, mode), check, (Phase.generate,)) for check in checks)
             hit = next((hit for hit in tried if hit is not None), None)
             seconds = time.perf_counter() - began
             if hit is None:
-                yield Found(fault, mode, fault.lane, None, None, seconds)
+                yield Found(fault, mode, fault.check, None, None, seconds)
             else:
                 yield Found(
                     fault,
                     mode,
-                    hit.lane,
+                    hit.check,
                     hit.failure.stage,
                     hit.batches,
                     seconds,
@@ -151,7 +151,7 @@ def record(recorder: RunLogWriter, found: Found) -> None:
     argument = (INVISIBLE.get(found.mode, {}) | OPEN.get(found.mode, {})).get(found.fault.name, "")
     recorder.line(
         "power", profile="ci", fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
-        test=f"test_{found.lane}", expected=list(found.expected), stage=found.stage, batches=found.batches,
+        test=f"test_{found.check}", expected=list(found.expected), stage=found.stage, batches=found.batches,
         seconds=round(found.seconds, 2), result=found.result, case_in_words=found.case,
         argument=argument, limit=PROFILES["ci"].examples,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
 import tal_reference.anchors
 import tal_reference.annotations
 import tal_reference.assignment
@@ -21,6 +22,7 @@ import tal_reference.boxes
 import tal_reference.decoding
 import tal_reference.dialect
 import tal_reference.loss
+from tal_conformance.checks.registry import check_for
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.task import DETECT
@@ -41,7 +43,7 @@ class Fault:
         stage: the stage that must be reported as the first to diverge, where stages are shown.
         replaces: dotted names of functions or constants, with what takes their place.
         outputs_stages: the stages of which one must be reported where outputs alone are shown.
-        lane: the test of the suite that must find it.
+        check: the test of the suite that must find it.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Fault:
     stage: str
     replaces: dict[str, Any]
     outputs_stages: tuple[str, ...]
-    lane: str
+    check: str
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -114,13 +116,6 @@ FAULTS: dict[str, Fault] = {}
 FAULTS_BY_TASK = {DETECT.name: FAULTS}
 """The faults of every task."""
 
-LANES_OF_STAGES = {
-    "decode": "decoding", "candidates": "borders", "overlap": "metric", "metric": "metric", "top-k": "topk",
-    "conflict": "conflict", "targets": "targets", "normalisation": "targets", "cls": "loss", "box": "loss",
-    "dfl": "loss", "total": "loss", "gradients": "loss",
-}  # fmt: skip
-"""The test that finds the faults of each stage, where none is named."""
-
 
 def enter(
     name: str,
@@ -128,11 +123,11 @@ def enter(
     stage: str,
     replaces: dict[str, Any],
     outputs_stages: tuple[str, ...] = (),
-    lane: str = "",
+    check: str = "",
 ) -> None:
     """Enter a fault into the catalogue."""
-    lane = lane or LANES_OF_STAGES[stage]
-    FAULTS[name] = Fault(name, clauses, stage, replaces, outputs_stages or (stage,), lane)
+    check = check or check_for(DETECT.clauses[stage]).name
+    FAULTS[name] = Fault(name, clauses, stage, replaces, outputs_stages or (stage,), check)
 
 
 def fault(
@@ -141,12 +136,12 @@ def fault(
     at: str,
     also: dict[str, Any] | None = None,
     outputs_stages: tuple[str, ...] = (),
-    lane: str = "",
+    check: str = "",
 ) -> Callable[[Any], Any]:
     """Enter the decorated function as a replacement of `at`, under its own name."""
 
     def entered(replacement: Any) -> Any:
-        enter(replacement.__name__, clauses, stage, {at: replacement, **(also or {})}, outputs_stages, lane)
+        enter(replacement.__name__, clauses, stage, {at: replacement, **(also or {})}, outputs_stages, check)
         return replacement
 
     return entered
@@ -287,7 +282,7 @@ enter(
         "tal_conformance.implementations.execute.ground_truths": _reversed,
     },
     outputs_stages=SEEN_LATER,
-    lane="annotations",
+    check="annotations",
 )
 
 
@@ -304,7 +299,7 @@ enter(
         "tal_conformance.implementations.execute.ground_truths": _by_width,
     },
     outputs_stages=SEEN_LATER,
-    lane="annotations",
+    check="annotations",
 )
 
 
@@ -371,7 +366,7 @@ def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
     return tal_reference.boxes.ciou(truths[:, None], boxes).where(candidates, 0)
 
 
-@fault("IOU-1", stage="gradients", at="tal_reference.boxes.width_and_height", lane="loss_of_small_boxes")
+@fault("IOU-1", stage="gradients", at="tal_reference.boxes.width_and_height", check="loss_of_small_boxes")
 def eps_on_the_width(box: Tensor) -> tuple[Tensor, Tensor]:
     """The width carries eps, the height does not: boxes so thin have no overlap to show it, but a gradient."""
     left, top, right, bottom = box.unbind(-1)
@@ -434,7 +429,7 @@ def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
     "TAL-TOPK-1",
     stage="top-k",
     at="tal_reference.assignment.top_k",
-    lane="zeros_compete",
+    check="zeros_compete",
     outputs_stages=LEFT_OUT,
 )
 def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
@@ -448,13 +443,13 @@ def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
     return metric >= metric.topk(k, dim=1).values[:, -1:]
 
 
-@fault("TAL-TOPK-2", stage="top-k", at="tal_reference.assignment.top_k", lane="fewer_anchors_than_k")
+@fault("TAL-TOPK-2", stage="top-k", at="tal_reference.assignment.top_k", check="fewer_anchors_than_k")
 def k_cut_to_the_anchors(metric: Tensor, k: int) -> Tensor:
     """Fewer anchors than k are no error."""
     return _top_k(metric, min(k, metric.shape[1]))
 
 
-@fault("TAL-TOPK-2", stage="top-k", at="tal_reference.assignment.top_k", lane="fewer_anchors_than_k")
+@fault("TAL-TOPK-2", stage="top-k", at="tal_reference.assignment.top_k", check="fewer_anchors_than_k")
 def nothing_taken_of_few_anchors(metric: Tensor, k: int) -> Tensor:
     """Where there are fewer anchors than k, none is taken."""
     return _top_k(metric, k) if k <= metric.shape[1] else torch.zeros_like(metric, dtype=torch.bool)
@@ -544,7 +539,7 @@ enter(
     ("TAL-CONF-2",),
     "conflict",
     {"tal_reference.settings.Hyperparameters.effective_topk2": None},
-    lane="topk2",
+    check="topk2",
 )
 
 
@@ -557,7 +552,7 @@ enter(
     ("TAL-CONF-2",),
     "conflict",
     {"tal_reference.settings.Hyperparameters.effective_topk2": property(_one_more)},
-    lane="topk2",
+    check="topk2",
 )
 
 
@@ -688,7 +683,7 @@ enter(
         "conflict",
         "top-k",
     ),  # padding takes an anchor for itself, or makes it contested
-    lane="small_boxes",
+    check="small_boxes",
 )
 enter(
     "negative_sum_kept",  # padding rows are kept too
@@ -699,7 +694,7 @@ enter(
             lambda self: torch.ones_like(self.labels, dtype=torch.bool)
         )
     },
-    lane="annotations",
+    check="annotations",
 )
 
 
@@ -708,20 +703,22 @@ enter(
     ("ANN-3",),
     "candidates",
     {"tal_reference.annotations.GroundTruths.real": property(lambda self: (self.boxes != 0).any(-1))},
-    lane="annotations",
+    check="annotations",
 )
 
 
 _background = tal_reference.assignment.background
 
 
-@fault("TAL-EMPTY-1", stage="normalisation", at="tal_reference.assignment.background", lane="no_ground_truth")
+@fault(
+    "TAL-EMPTY-1", stage="normalisation", at="tal_reference.assignment.background", check="no_ground_truth"
+)
 def empty_image_scores(truths: GroundTruths, anchors: int) -> Targets:
     """An image without ground truths learns a little of its first class."""
     return replace(_background(truths, anchors), weights=truths.boxes.new_full((anchors,), 1e-3))
 
 
-@fault("TAL-EMPTY-1", stage="targets", at="tal_reference.assignment.background", lane="no_ground_truth")
+@fault("TAL-EMPTY-1", stage="targets", at="tal_reference.assignment.background", check="no_ground_truth")
 def empty_image_is_foreground(truths: GroundTruths, anchors: int) -> Targets:
     """Every anchor of an image without ground truths is a positive, with weight zero."""
     return replace(_background(truths, anchors), foreground=torch.ones(anchors, dtype=torch.bool))
@@ -780,7 +777,7 @@ def _clamped_at(distances: Tensor, target: Tensor, reg_max: int, last: float) ->
     return -((1 - share) * below + share * above).mean(1)
 
 
-@fault("LOSS-DFL-1", stage="dfl", at="tal_reference.loss.dfl_loss", lane="loss_of_large_boxes")
+@fault("LOSS-DFL-1", stage="dfl", at="tal_reference.loss.dfl_loss", check="loss_of_large_boxes")
 def dfl_clamp_15_99(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
     """Clamped to R - 0.01 for R - 1 - 0.01."""
     return _clamped_at(distances, target, reg_max, reg_max - 0.01)
@@ -791,7 +788,7 @@ def dfl_clamp_15_99(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
     "LOSS-GRAD-1",
     stage="gradients",
     at="tal_reference.loss.dfl_loss",
-    lane="loss_of_large_boxes",
+    check="loss_of_large_boxes",
 )
 def dfl_clamp_15_99_in_the_gradient(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
     """The right value, with the gradient of that clamp."""

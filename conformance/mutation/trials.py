@@ -1,22 +1,26 @@
-"""Trials: the batches that the suite's own tests draw, collected once, to be fed to one implementation after another.
+"""The batches that the checks of the suite draw, collected once and then fed to one mutant after another.
 
-A profile that repeats draws the same batches for everybody who passes: what is collected is what would be drawn. The
-others are made to repeat here, so that a survivor can be looked at again.
+A profile that repeats draws the same batches for every implementation that conforms, so the collected batches are those
+that a mutant would be tested on. Draws of the other profiles are made to repeat here, so that a surviving mutant can be
+examined again.
 """
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from torch import Tensor
 
+import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
+from tal_conformance.batches.named_strategies import RELATABLE
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.checks.profiles import PROFILES
+from tal_conformance.checks.checker import Judging, NoSink, Sink
 from tal_conformance.checks.reference import Judge, judge_against_reference
+from tal_conformance.checks.registry import CHECKS, Check
 from tal_conformance.checks.rejection import check_all_reject
 from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
@@ -26,62 +30,15 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.judge import judge
+from tal_conformance.suite.checker import Checker
 from tal_reference import Dialect
 
-REPEATING = "power"
-settings.register_profile(
-    REPEATING, derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate),
+REPEATING = settings(
+    derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate),
     print_blob=False, suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-By = Callable[[Subject, Batch], Any]
-KEPT = 4000
-"""Trials of which the batch is built once and kept; of others it is built again each time."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A test of the suite.
-
-    Attributes:
-        module: without `tal_conformance.test_`.
-        test: without `test_`.
-        arguments: what pytest would pass besides `checker` and the drawn batch.
-    """
-
-    module: str
-    test: str
-    arguments: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The test's name, with its parameter."""
-        parameters = "-".join(value for _, value in self.arguments if isinstance(value, str))
-        return f"test_{self.test}[{parameters}]" if parameters else f"test_{self.test}"
-
-
-FIRST = (
-    Source("loss", "loss"), Source("candidates", "small_boxes"), Source("conflict", "conflict"),
-    Source("metric", "metric"), Source("topk", "topk"), Source("targets", "targets"),
-    Source("targets", "no_ground_truth"), Source("loss", "loss_of_large_boxes"),
-    Source("loss", "loss_of_small_boxes"), Source("loss", "loss_of_points"),
-    Source("loss", "hyperparameters"), Source("decoding", "decoding"),
-    Source("annotations", "annotations"), Source("candidates", "borders"), Source("topk", "zeros_compete"),
-    Source("topk", "fewer_anchors_than_k"), Source("topk", "as_many_anchors_as_k"), Source("conflict", "topk2"),
-    Source("conflict", "topk2_above_k"),
-    Source("assigner", "assigner"), Source("assigner", "exponents"),
-)  # fmt: skip
-"""Tests that look at one batch at a time, in float32: the cheapest. A batch of each is tried in turn."""
-ROWS = (Source("row_order", "rows_in_any_order"),)
-
-
-def later() -> tuple[Source, ...]:
-    """Tests that need several runs a batch, or other numbers than float32: what the first ones missed gets here."""
-    from tal_conformance.batches.named_strategies import PRECISIONS
-
-    return (
-        *(Source("precision", "precision", (("precision", name),)) for name in PRECISIONS),
-        Source("nonfinite", "nonfinite"),
-    )
+MAX_STORED = 4000
+"""Number of cases up to which every batch is built once and stored; batches of more cases are built at each use."""
 
 
 @dataclass(frozen=True)
@@ -89,122 +46,126 @@ class GeneratedCase:
     """One batch of one test.
 
     Attributes:
-        test: which test drew it.
-        build: makes the batch.
-        by: what judges it.
+        test: name of the test that drew it.
+        build: builds the batch.
+        by: judges an implementation on it.
     """
 
     test: str
     build: Callable[[], Batch]
-    by: By
+    by: Judging
 
 
 @dataclass
-class Collector:
-    """Stands for the suite's `checker`: keeps what was drawn, and judges nothing."""
+class CollectingChecker(Checker):
+    """A checker that collects the batches of a check and judges none.
 
-    subject: Subject
-    test: str
-    keeps: bool = True
-    trials: list[GeneratedCase] = field(default_factory=list)
+    Attributes:
+        stores: True if every batch is built once and stored.
+        cases: the batches collected so far.
+    """
 
-    def __call__(self, drawn: Any, by: By = judge_against_reference, relates: bool = False) -> None:
-        """Keep a batch, or how to make it."""
-        if isinstance(drawn, Batch):
-            self.trials.append(GeneratedCase(self.test, lambda: drawn, by))
-            return
-        self.trials.append(GeneratedCase(self.test, kept(drawn.build) if self.keeps else drawn.build, by))
+    stores: bool = True
+    cases: list[GeneratedCase] = field(default_factory=list)
 
-    def must_reject(self, batch: Batch, stage: str, clause: str, because: str) -> None:
-        """Keep a batch on which the implementation must raise."""
-        by = partial(check_all_reject, stage=stage, clause=clause, reason=because)
-        self.trials.append(GeneratedCase(self.test, lambda: batch, by))
+    def __call__(
+        self, batch: Recipe | Batch, by: Judging = judge_against_reference, relates: bool = False
+    ) -> Judgement:
+        """Collect a batch, or the recipe to build it from."""
+        build: Callable[[], Batch]
+        if isinstance(batch, Batch):
+            build = partial(_same, batch)
+        else:
+            build = build_once(batch.build) if self.stores else batch.build
+        self.cases.append(GeneratedCase(self.test, build, by))
+        return Judgement()
+
+    def must_reject(self, batch: Batch, stage: str, clause: str, reason: str) -> None:
+        """Collect a batch on which the implementation must raise."""
+        by = partial(check_all_reject, stage=stage, clause=clause, reason=reason)
+        self.cases.append(GeneratedCase(self.test, partial(_same, batch), by))
 
 
-def kept(build: Callable[[], Batch]) -> Callable[[], Batch]:
-    """The same batch each time, built when it is first asked for."""
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+def build_once(build: Callable[[], Batch]) -> Callable[[], Batch]:
+    """Return a function that builds the batch at its first call and returns that batch ever after."""
     batch: list[Batch] = []
 
-    def build_once() -> Batch:
+    def build_at_first() -> Batch:
         if not batch:
             batch.append(build())
         return batch[0]
 
-    return build_once
+    return build_at_first
 
 
-def load(profile: str, examples: int | None = None) -> int:
-    """Let the suite's tests draw what the profile draws; call it before they are imported.
-
-    Returns:
-        Batches of a test.
-    """
-    number = examples or PROFILES[profile].examples
-    settings.register_profile(f"power-{profile}", settings.get_profile(REPEATING), max_examples=number)
-    settings.load_profile(f"power-{profile}")
-    return number
+def checks_of(mutants: Literal["first", "last"]) -> list[Check]:
+    """Return the checks that mutation testing uses first, or last."""
+    return [check for check in CHECKS.values() if check.mutants == mutants]
 
 
-def collected(
-    source: Source, dialect: Dialect, number: int | None = None, keeps: bool = True
-) -> list[GeneratedCase]:
-    """What a test draws for an implementation of a dialect.
+def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) -> list[list[GeneratedCase]]:
+    """Return the batches that a check draws for an implementation of a dialect, by test.
 
     Args:
-        source: the test.
-        dialect: some tests draw other batches for other dialects.
-        number: batches; None: as many as the test was made with.
-        keeps: batches are built once.
+        check: the check.
+        dialect: the dialect: some checks draw other batches for another one, or none.
+        number: examples of the profile.
+        stores: build every batch once.
     """
-    subject = Subject(implementation_from(ReferenceAdapter(dialect), "reference"), "cpu")
-    collector = Collector(subject, source.name, keeps)
-    module = importlib.import_module(f"tal_conformance.suite.test_{source.module}")
-    test: Any = getattr(module, f"test_{source.test}")
-    if number is not None:
-        test = settings(settings.get_profile(REPEATING), max_examples=number)(
-            given(**test.hypothesis._given_kwargs)(test.hypothesis.inner_test)
-        )
-    test(checker=collector, **dict(source.arguments))
-    return collector.trials
+    reference = Subject(implementation_from(ReferenceAdapter(dialect), "reference"), "cpu")
+    groups = []
+    for name, arguments in check.calls():
+        sink: Sink = NoSink()
+        checker = CollectingChecker(reference, sink, name, "", stores=stores)
+        test = settings(REPEATING, max_examples=check.examples(number))(check.generated())
+        with suppress(pytest.skip.Exception):
+            test(checker=checker, **arguments)
+        groups.append(checker.cases)
+    return groups
 
 
-def related(number: int) -> list[GeneratedCase]:
-    """What the relations of specification section 7 are asked about: every batch that a test of them draws."""
-    from tal_conformance.batches.named_strategies import RELATABLE
+def collect_relations(number: int) -> list[GeneratedCase]:
+    """Return `number` batches for the relations of specification section 7, each batch once for every relation."""
+    recipes: list[Recipe] = []
 
-    drawn: list[Recipe] = []
-
-    @settings(max_examples=number)
+    @settings(REPEATING, max_examples=number)
     @given(recipe=RELATABLE)
     def draw(recipe: Recipe) -> None:
-        drawn.append(recipe)
+        recipes.append(recipe)
 
     draw()
     return [
-        GeneratedCase(f"test_relation[{clause}]", kept(recipe.build), relation)
-        for recipe in drawn
+        GeneratedCase(f"test_relation[{clause}]", build, relation)
+        for recipe in recipes
+        for build in [build_once(recipe.build)]
         for clause, relation in RELATIONS.items()
     ]
 
 
 def in_turn(groups: list[list[GeneratedCase]]) -> Iterator[GeneratedCase]:
-    """The first of each, then the second of each, until there are none."""
+    """Yield the first case of each group, then the second of each, until all groups are exhausted."""
     for number in range(max(map(len, groups), default=0)):
         yield from (group[number] for group in groups if number < len(group))
 
 
-def all_trials(number: int, dialect: Dialect, rows: bool = False) -> list[GeneratedCase]:
-    """Every trial of a profile, the cheap ones first.
+def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
+    """Return every case of a profile, those of cheap checks first.
 
     Args:
-        number: batches of a test.
-        dialect: whom they are drawn for.
-        rows: with annotation rows that are out of order.
+        number: examples of the profile.
+        dialect: the dialect that the batches are drawn for.
     """
-    keeps = number * len(FIRST) <= KEPT
-    cheap = [collected(source, dialect, keeps=keeps) for source in (*FIRST, *(ROWS if rows else ()))]
-    dear = [collected(source, dialect, keeps=keeps) for source in later()]
-    return [*in_turn(cheap), *in_turn(dear), *related(max(1, number // 4))]
+    cheap, expensive = checks_of("first"), checks_of("last")
+    stores = number * len(cheap) <= MAX_STORED
+    ordered = [
+        in_turn([group for check in checks for group in collect(check, dialect, number, stores)])
+        for checks in (cheap, expensive)
+    ]
+    return [*ordered[0], *ordered[1], *collect_relations(max(1, number // 4))]
 
 
 class BaselineOutcomes:

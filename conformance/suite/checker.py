@@ -1,11 +1,13 @@
-"""TODO tal_conformance.suite.checker."""
+"""The checker of a session: judges each batch that a test draws, and passes the result to the run log."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Never
+
+import pytest
 
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.checker import BatchChecker, JudgedBatch, Judging, Sink
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.rejection import check_all_reject
 from tal_conformance.checks.relations.relations import NotApplicable, NotObservable
@@ -15,17 +17,16 @@ from tal_conformance.implementations.execute import calls
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.known_issues.ledger import KnownIssue
-from tal_conformance.suite.run_log import RunLogWriter
 
 
 class CallTiming(NamedTuple):
-    """When the judging of a batch began.
+    """Clock readings from the moment at which the judging of a batch began.
 
     Attributes:
-        at: on the clock, in seconds.
-        called: seconds that implementations had computed until then.
-        drawing: seconds since the batch before: drawing and building this one, and logging that one.
-        plain: the implementation is called once, on this batch, and nothing else is made with it.
+        at: the clock, in seconds.
+        called: seconds that calls of implementations had taken until then.
+        drawing: seconds since the previous batch was done: logging it, then drawing and building this one.
+        plain: True if the implementation is called once, on this batch alone.
     """
 
     at: float
@@ -35,124 +36,136 @@ class CallTiming(NamedTuple):
 
 
 @dataclass
-class Checker:
-    """What a test of the suite gets: call it with a recipe or a batch.
+class Checker(BatchChecker):
+    """A checker that judges every batch and passes the result to a sink.
 
     Attributes:
-        subject: who is tested.
-        recorder: takes every judged batch.
-        test: name of the test.
-        clause_group: what the test is about.
-        entries: of the ledger that concern the subject and have not expired.
-        failed: a batch failed before; what follows is Hypothesis shrinking it.
-        excused: batches on which a divergence was on record.
-        since: when the batch before was done; what follows draws and builds the next one.
+        subject: the implementation, and the device to run it on.
+        sink: takes every judged batch; the run log in a session.
+        test: name of the test function.
+        clause_group: clause group that the test is about.
+        known_issues: unexpired entries of the ledger that concern the subject.
+        failed: True once a batch failed: Hypothesis shrinks it from then on.
+        excused: number of batches whose failure is a known issue.
+        since: clock reading at which the previous batch was done, in seconds.
     """
 
     subject: Subject
-    recorder: RunLogWriter
+    sink: Sink
     test: str
     clause_group: str
-    entries: tuple[KnownIssue, ...] = ()
+    known_issues: tuple[KnownIssue, ...] = ()
     failed: bool = field(default=False)
     excused: int = field(default=0)
     since: float = field(default_factory=time.perf_counter)
 
     def __call__(
-        self,
-        drawn: Recipe | Batch,
-        by: Callable[[Subject, Batch], Judgement] = judge_against_reference,
-        relates: bool = False,
+        self, batch: Recipe | Batch, by: Judging = judge_against_reference, relates: bool = False
     ) -> Judgement:
-        """Judge and record.
+        """Judge a batch and pass the result to the sink.
 
         Args:
-            drawn: the batch, or how to make it.
-            by: what judges: held to the dialect, or by a relation of specification section 7.
-            relates: it compares the implementation with itself on another batch or device, which not every dialect
-                allows; where it does not, the batch is held to the dialect.
+            batch: the batch, or the recipe to build it from.
+            by: judges the batch: against the reference, or by a relation of specification section 7.
+            relates: True if `by` compares the implementation with itself on another batch or device. Where the dialect
+                does not allow that, the batch is judged against the reference instead.
 
         Raises:
-            Failure: the implementation does not conform, and the ledger does not know of it.
+            Failure: the implementation does not conform, and no known issue excuses it.
             Exception: the judge itself failed; the batch counts as an error, never as judged.
         """
-        batch = drawn.build() if isinstance(drawn, Recipe) else drawn
+        if isinstance(batch, Recipe):
+            batch = batch.build()
         if relates and not supports_relations(batch, self.subject.implementation.dialect):
             by = judge_against_reference
         began = self._begin(plain=by is judge_against_reference)
         try:
             judgement = by(self.subject, batch)
         except Failure as failure:
-            if self._excused(batch, failure, began):
+            if self._excuse(batch, failure, began):
                 return failure.judgement or Judgement()
-            self._record(batch, failure.verdict, failure.judgement, began, failure)
+            self._pass_on(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
             raise
         except (NotApplicable, NotObservable):
             raise
         except Exception:
-            self._record(batch, Verdict.ERROR, None, began)
+            self._pass_on(batch, Verdict.ERROR, None, began)
             raise
-        self._record(batch, judgement.verdict, judgement, began)
+        self._pass_on(batch, judgement.verdict, judgement, began)
         return judgement
 
-    def must_reject(self, batch: Batch, stage: str, clause: str, because: str) -> None:
-        """The batch is an error by `clause`: the implementation must raise, not return.
+    def must_reject(self, batch: Batch, stage: str, clause: str, reason: str) -> None:
+        """Judge a batch that is an error by `clause`: the implementation must raise, not return a result.
 
         Raises:
-            Failure: it returned, were it something that the protocol refuses; and the ledger does not know of it.
+            Failure: it returned, even if the protocol rejects the result, and no known issue excuses it.
         """
         began = self._begin(plain=False)
         try:
-            check_all_reject(self.subject, batch, stage, clause, because)
+            check_all_reject(self.subject, batch, stage, clause, reason)
         except Failure as failure:
-            if self._excused(batch, failure, began):
+            if self._excuse(batch, failure, began):
                 return
             failure.pictured = stage != "top-k"  # with fewer anchors than k there is no assignment to draw
-            self._record(batch, Verdict.DIVERGENT, None, began, failure)
+            self._pass_on(batch, Verdict.DIVERGENT, None, began, failure)
             self.failed = True
             raise
-        self._record(batch, Verdict.EXACT, None, began)
+        self._pass_on(batch, Verdict.EXACT, None, began)
 
-    def _excused(self, batch: Batch, failure: Failure, began: CallTiming) -> bool:
-        """Whether the ledger knows of this failure, in each stage that diverges; then it is recorded as known."""
-        met = [each for each in self.entries if each.met_by(batch)]
-        entry = next((each for each in met if each.excuses(failure)), None)
-        if entry is None or not failure.stages <= set().union(*(each.covers() for each in met)):
+    def not_tested(self, reason: str) -> Never:
+        """Skip the test, and note in the run log that the implementation was not tested."""
+        skip_untested(self.sink, reason, self.subject.implementation.name)
+
+    def _excuse(self, batch: Batch, failure: Failure, began: CallTiming) -> bool:
+        """Return True, and pass the batch on as a known issue, if the ledger covers every stage that diverges."""
+        met = [issue for issue in self.known_issues if issue.met_by(batch)]
+        excuse = next((issue for issue in met if issue.excuses(failure)), None)
+        if excuse is None or not failure.stages <= set().union(*(issue.covers() for issue in met)):
             return False
         self.excused += 1
-        self._record(batch, Verdict.KNOWN, failure.judgement, began, failure, entry)
+        self._pass_on(batch, Verdict.KNOWN, failure.judgement, began, failure, excuse)
         return True
 
     def _begin(self, plain: bool) -> CallTiming:
         now = time.perf_counter()
         return CallTiming(now, calls.seconds, now - self.since, plain)
 
-    def _record(
+    def _pass_on(
         self,
         batch: Batch,
         verdict: Verdict,
         judgement: Judgement | None,
         began: CallTiming,
         failure: Failure | None = None,
-        entry: KnownIssue | None = None,
+        excuse: KnownIssue | None = None,
     ) -> None:
-        met = tuple(each.id for each in self.entries if each.met_by(batch))
-        phase = "shrink" if self.failed else "generate"
         self.since = time.perf_counter()
-        milliseconds = (self.since - began.at) * 1000
-        shares = ((calls.seconds - began.called) * 1000, began.drawing * 1000) if began.plain else None
-        self.recorder.batch(
-            self.subject,
-            self.test,
-            self.clause_group,
-            batch,
-            verdict,
-            judgement,
-            phase,
-            milliseconds,
-            failure,
-            met,
-            entry.id if entry else None,
-            shares,
+        judged = JudgedBatch(
+            subject=self.subject,
+            test=self.test,
+            clause_group=self.clause_group,
+            batch=batch,
+            verdict=verdict,
+            judgement=judgement,
+            phase="shrink" if self.failed else "generate",
+            milliseconds=(self.since - began.at) * 1000,
+            failure=failure,
+            known_issues=tuple(issue.id for issue in self.known_issues if issue.met_by(batch)),
+            excused_by=excuse.id if excuse else None,
+            call_milliseconds=(calls.seconds - began.called) * 1000 if began.plain else None,
+            drawing_milliseconds=began.drawing * 1000 if began.plain else None,
         )
+        self.sink.batch(judged)
+
+
+def skip_untested(sink: Sink, reason: str, implementation: str | None = None) -> Never:
+    """Skip the running test, and note in the run log what was not tested.
+
+    Args:
+        sink: takes the note.
+        reason: the reason, as one line.
+        implementation: name of the implementation; None if the reason concerns all of them.
+    """
+    sink.line("not_tested", implementation=implementation, device=None, reason=reason)
+    pytest.skip(reason)

@@ -125,13 +125,6 @@ def seed_hypothesis(config: pytest.Config) -> str:
     return seed
 
 
-def share_of_examples(parts: int, least: int = 4) -> int:
-    """The loaded profile's examples divided among `parts` tests; some at least: the first that is drawn is simple."""
-    current = settings.default
-    assert current is not None
-    return max(least, current.max_examples // parts)
-
-
 def load_profile(config: pytest.Config) -> None:
     """Make the chosen profile Hypothesis' current one."""
     name = config.getoption("--conformance-profile")

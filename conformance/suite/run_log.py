@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tal_conformance.checks.checker import JudgedBatch
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.environment import environment
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.task import DETECT
-from tal_conformance.core.verdicts import Judgement, Uniqueness, Verdict
+from tal_conformance.core.verdicts import Uniqueness
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
-from tal_conformance.judgement.failure import Failure, Subject, stage_fields, value_fields
+from tal_conformance.judgement.failure import Failure, stage_fields, value_fields
 from tal_conformance.pictures.picture import failure_picture
 from tal_conformance.suite.reproduce import reproduction_commands
 from tal_reference import Dialect
@@ -71,50 +72,36 @@ class RunLogWriter:
         """Any other line."""
         self._append(kind, **fields)
 
-    def batch(
-        self,
-        subject: Subject,
-        test: str,
-        clause_group: str,
-        batch: Batch,
-        verdict: Verdict,
-        judgement: Judgement | None,
-        phase: str,
-        milliseconds: float,
-        failure: Failure | None = None,
-        met: tuple[str, ...] = (),
-        entry: str | None = None,
-        shares: tuple[float, float] | None = None,
-    ) -> None:
-        """One judged batch.
-
-        `met`: entries of the ledger that it fulfils; `entry`: the one that excused it; `shares`: milliseconds of the
-        implementation's own call, and of drawing before it.
-        """
-        cause = {} if failure is None else {"stage": failure.stage, "clause": failure.clause}
+    def batch(self, judged: JudgedBatch) -> None:
+        """Append the line of one judged batch."""
+        judgement, failure = judged.judgement, judged.failure
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
+        times = {
+            "call_milliseconds": judged.call_milliseconds,
+            "drawing_milliseconds": judged.drawing_milliseconds,
+        }
         self._append(
             "batch",
-            implementation=subject.implementation.name,
-            test=test,
-            clause_group=clause_group,
-            case=batch.id,
-            device=subject.device,
-            dtype=str(batch.dtype).removeprefix("torch."),
-            verdict=verdict.value,
+            implementation=judged.subject.implementation.name,
+            test=judged.test,
+            clause_group=judged.clause_group,
+            case=judged.batch.id,
+            device=judged.subject.device,
+            dtype=str(judged.batch.dtype).removeprefix("torch."),
+            verdict=judged.verdict.value,
             uniqueness=uniqueness.value,
             stages={
                 name: None if margin is None else float(f"{margin:.3g}") for name, margin in stages.items()
             },
-            hazards=sorted(batch.hazards),
-            phase=phase,
-            milliseconds=round(milliseconds, 2),
-            **_shares(shares),
+            hazards=sorted(judged.batch.hazards),
+            phase=judged.phase,
+            milliseconds=round(judged.milliseconds, 2),
+            **{name: round(time, 2) for name, time in times.items() if time is not None},
             **({"undecided": True} if judgement is not None and judgement.inconclusive else {}),
-            **({"met": list(met)} if met else {}),
-            **({"entry": entry} if entry else {}),
-            **cause,
+            **({"met": list(judged.known_issues)} if judged.known_issues else {}),
+            **({"entry": judged.excused_by} if judged.excused_by else {}),
+            **({} if failure is None else {"stage": failure.stage, "clause": failure.clause}),
         )
 
     def failure(self, test: str, node: str, clause_group: str, failure: Failure) -> None:
@@ -178,13 +165,6 @@ def _draw(failure: Failure) -> tuple[dict[str, Any] | None, str | None]:
         return failure_picture(failure), None
     except Exception as error:
         return None, f"cannot draw the picture of this batch: {type(error).__name__}: {error}"
-
-
-def _shares(shares: tuple[float, float] | None) -> dict[str, float]:
-    names = ("call_milliseconds", "drawing_milliseconds")
-    return (
-        {} if shares is None else {name: round(share, 2) for name, share in zip(names, shares, strict=True)}
-    )
 
 
 def keep_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:

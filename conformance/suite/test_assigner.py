@@ -3,18 +3,15 @@
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
-from tal_conformance.suite.options import share_of_examples
 
 
-@pytest.mark.clauses("TAL")
-@settings(max_examples=share_of_examples(2))
-@given(recipe=STRATEGIES["assigner"])
+@check("TAL", batches=STRATEGIES["assigner"], share=2)
 def test_assigner(checker: Checker, recipe: Recipe) -> None:
     """`assign` on the reference's inputs. Without a loss every other test judges it; without `assign` there is none."""
     if not set(checker.subject.implementation.capabilities) >= {"assign", "loss"}:
@@ -22,9 +19,7 @@ def test_assigner(checker: Checker, recipe: Recipe) -> None:
     checker(recipe, by=partial(judge_against_reference, alone=True))
 
 
-@pytest.mark.clauses("TAL")
-@settings(max_examples=share_of_examples(2))
-@given(recipe=STRATEGIES["exponents"])
+@check("TAL", batches=STRATEGIES["exponents"], share=2)
 def test_exponents(checker: Checker, recipe: Recipe) -> None:
     """TAL-MET-1: alpha and beta are those that `assign` is given, whatever the loss has."""
     if "assign" not in checker.subject.implementation.capabilities:

@@ -23,6 +23,7 @@ from tal_conformance.benchmarks.recorded_timer import RecordedTimer
 from tal_conformance.benchmarks.workloads import CASES
 from tal_conformance.core.files import REPOSITORY
 from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.suite.checker import skip_untested
 from tal_conformance.suite.session import RUN, SessionState
 
 REPLAY = RecordedTimer()
@@ -66,9 +67,10 @@ def beside_others(config: pytest.Config) -> bool:
 def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The benchmarks of this run. What they leave out is noted."""
     if beside_others(request.config):
-        reason = "benchmarks: no times are taken while pytest-xdist keeps all cores busy (run without -n)"
-        note(run, reason)
-        pytest.skip(reason)
+        skip_untested(
+            run.recorder,
+            "benchmarks: no times are taken while pytest-xdist keeps all cores busy (run without -n)",
+        )
     bench = bench_of(run, request.config)
     left_out = [name for name in CASES if name not in bench.plan.cases]
     if left_out:

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tal_conformance.batches.named_strategies import LOSS_STRATEGIES
@@ -13,10 +12,10 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.checks.devices.checks import allocates_on_device, repeatable, same_as_cpu
 from tal_conformance.checks.devices.events import Watch
+from tal_conformance.checks.registry import check, share_of_examples
 from tal_conformance.suite.checker import Checker
-from tal_conformance.suite.options import share_of_examples
 
-EVERY_LANE = st.one_of(*LOSS_STRATEGIES.values())
+EVERY_STRATEGY = st.one_of(*LOSS_STRATEGIES.values())
 PLACES = 12
 """Lines of an implementation's code that are listed."""
 
@@ -28,7 +27,7 @@ def watch(checker: Checker) -> Iterator[Watch]:
     yield seen
     if not seen.batches:
         return
-    checker.recorder.line(
+    checker.sink.line(
         "synchronisations",
         implementation=checker.subject.implementation.name,
         device="cuda (simulated)",
@@ -39,9 +38,7 @@ def watch(checker: Checker) -> Iterator[Watch]:
     )
 
 
-@pytest.mark.clauses("DEVICE")
-@settings(max_examples=share_of_examples(3))
-@given(recipe=EVERY_LANE)
+@check("DEVICE", batches=EVERY_STRATEGY, share=3, mutants="never")
 def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> None:
     """DEVICE-1: without a CUDA device, on a simulated one."""
     if checker.subject.device != "cpu" or torch.cuda.is_available():
@@ -51,9 +48,7 @@ def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> N
     checker(recipe, by=partial(allocates_on_device, watch=watch), relates=True)
 
 
-@pytest.mark.clauses("DEVICE")
-@settings(max_examples=share_of_examples(3))
-@given(recipe=EVERY_LANE)
+@check("DEVICE", batches=EVERY_STRATEGY, share=3, mutants="never")
 def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
     """DEVICE-2: with a CUDA device, an implementation there against itself on the CPU."""
     if checker.subject.device == "cpu":

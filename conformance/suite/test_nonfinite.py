@@ -2,16 +2,14 @@
 
 from functools import partial
 
-import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.non_finite import NON_FINITE_VALUES, NonFiniteBatch
 from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.checks.registry import check
 from tal_conformance.judgement.non_finite import judge_non_finite
 from tal_conformance.suite.checker import Checker
-from tal_conformance.suite.options import share_of_examples
 
 BATCHES = st.builds(
     NonFiniteBatch,
@@ -23,9 +21,7 @@ BATCHES = st.builds(
 )
 
 
-@pytest.mark.clauses("NONFINITE")
-@settings(max_examples=share_of_examples(2))
-@given(batch=BATCHES)
+@check("NONFINITE", batches=BATCHES, argument="batch", share=2, mutants="last")
 def test_nonfinite(checker: Checker, batch: NonFiniteBatch) -> None:
     """NONFINITE-1 to NONFINITE-3."""
     checker(batch.build(), by=partial(judge_against_reference, judge=judge_non_finite))

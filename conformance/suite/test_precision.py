@@ -6,27 +6,23 @@ ground truths stay float32. A model converted to half precision as a whole feeds
 
 from dataclasses import replace
 
-import pytest
-from hypothesis import given, settings
-
 from tal_conformance.batches.hazards import with_hazards
 from tal_conformance.batches.named_strategies import PRECISIONS, STRATEGIES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
-from tal_conformance.suite.options import share_of_examples
 
 
-@pytest.mark.clauses("DTYPE")
-@pytest.mark.parametrize("precision", PRECISIONS)
-@settings(max_examples=share_of_examples(len(PRECISIONS)))
-@given(recipe=STRATEGIES["precision"])
+@check(
+    "DTYPE",
+    batches=STRATEGIES["precision"],
+    share=len(PRECISIONS),
+    parameter=("precision", PRECISIONS),
+    mutants="last",
+)
 def test_precision(checker: Checker, precision: str, recipe: Recipe) -> None:
     """The same clauses, with the rounding of the dtype."""
     if precision not in checker.subject.implementation.precisions:
-        reason = f"precision {precision}: the adapter does not declare it (attribute `precisions`)"
-        checker.recorder.line(
-            "not_tested", implementation=checker.subject.implementation.name, device=None, reason=reason
-        )
-        pytest.skip(reason)
+        checker.not_tested(f"precision {precision}: the adapter does not declare it (attribute `precisions`)")
     dtype, autocast = PRECISIONS[precision]
     checker(with_hazards(replace(recipe.build().to(dtype=dtype), autocast=autocast)))

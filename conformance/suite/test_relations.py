@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import event, given, reject, settings
+from hypothesis import event, reject
 
 from tal_conformance.batches.named_strategies import RELATABLE
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.registry import check
 from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable, Relation
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.suite.checker import Checker
-from tal_conformance.suite.options import share_of_examples
 
 EVERY = [
     pytest.param(each, id=clause, marks=pytest.mark.clauses(clause)) for clause, each in RELATIONS.items()
@@ -33,8 +33,7 @@ def extents() -> Iterator[Counter[str]]:
 
 
 @pytest.mark.parametrize("relation", EVERY)
-@settings(max_examples=share_of_examples(4))  # each runs the implementation two or three times
-@given(recipe=RELATABLE)
+@check(batches=RELATABLE, share=4, mutants="never")  # a relation runs the implementation two or three times
 def test_relation(checker: Checker, relation: Relation, extents: Counter[str], recipe: Recipe) -> None:
     """The implementation's results on a batch and on a changed one are related as the clause says."""
     try:
@@ -42,9 +41,7 @@ def test_relation(checker: Checker, relation: Relation, extents: Counter[str], r
     except NotApplicable:
         reject()
     except NotObservable as hidden:
-        name = checker.subject.implementation.name
-        checker.recorder.line("not_tested", implementation=name, device=None, reason=str(hidden))
-        pytest.skip(str(hidden))
+        checker.not_tested(str(hidden))
     extent = "in part" if judgement.verdict is Verdict.ADMISSIBLE else "in full"
     extents[extent] += 1
     event(f"{relation.clause} compared {extent}")

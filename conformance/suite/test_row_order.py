@@ -1,17 +1,14 @@
 """ANN-1, ANN-2: annotation rows out of order by image, where the dialect lets them come so."""
 
 import pytest
-from hypothesis import given, settings
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
+from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
-from tal_conformance.suite.options import share_of_examples
 
 
-@pytest.mark.clauses("ANN")
-@settings(max_examples=share_of_examples(3))
-@given(recipe=recipes(shuffled_rows=True, outside=True))
+@check("ANN", batches=recipes(shuffled_rows=True, outside=True), share=3)
 def test_rows_in_any_order(checker: Checker, recipe: Recipe) -> None:
     """ANN-2: rows of one image keep their order among each other, wherever they stand."""
     if checker.subject.implementation.dialect.rows_sorted:

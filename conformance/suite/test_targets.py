@@ -1,22 +1,18 @@
 """TAL-TGT, TAL-NORM, TAL-EMPTY: what each anchor must learn."""
 
-import pytest
-from hypothesis import given
-
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
 
 
-@pytest.mark.clauses("TAL-TGT")
-@given(recipe=STRATEGIES["targets"])
+@check("TAL-TGT", "TAL-NORM", batches=STRATEGIES["targets"])
 def test_targets(checker: Checker, recipe: Recipe) -> None:
     """Labels, boxes and target scores."""
     checker(recipe)
 
 
-@pytest.mark.clauses("TAL-EMPTY")
-@given(recipe=STRATEGIES["no_ground_truth"])
+@check("TAL-EMPTY", batches=STRATEGIES["no_ground_truth"])
 def test_no_ground_truth(checker: Checker, recipe: Recipe) -> None:
     """TAL-EMPTY-1, LOSS-GRAD-1: no ground truth in the whole batch."""
     checker(recipe)

@@ -8,7 +8,7 @@ from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.execute import ImplementationFailed
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.pictures.walkthrough import write_walkthrough
-from tal_conformance.suite.checker import Checker
+from tal_conformance.suite.checker import Checker, skip_untested
 from tal_conformance.suite.session import SessionState
 from tal_conformance.training.cache import cached_controls, cached_reference, cached_training
 from tal_conformance.training.compare import STEPS, compare_training
@@ -23,9 +23,7 @@ def recorded(run: SessionState) -> RecordedTraining:
     try:
         recorded = cached_training()
     except UnknownImplementation as error:
-        reason = f"batches recorded from training: {error}"
-        run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
-        pytest.skip(reason)
+        skip_untested(run.recorder, f"batches recorded from training: {error}")
     write_walkthrough(run.folder, recorded)
     return recorded
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import tal_reference
+from tal_conformance.checks.registry import CHECKS
 from tal_conformance.commands import main
 from tal_conformance.implementations.registry import find
 from tal_conformance.mutation import kill_matrix as matrix
@@ -29,7 +30,7 @@ from tal_conformance.mutation.operators import (
 from tal_conformance.mutation.process_pool import MutantOutcome, in_processes, start, tried
 from tal_conformance.mutation.targets import OFFICIAL, official, watching
 from tal_conformance.mutation.targets import reference as reference_target
-from tal_conformance.mutation.trials import FIRST, BaselineOutcomes, GeneratedCase, collected, in_turn, same
+from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, collect, in_turn, same
 from tal_reference import NEWEST
 
 pytest.importorskip("cosmic_ray")
@@ -179,7 +180,7 @@ def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
 
 def test_every_operator_is_one_of_the_library_or_says_why_not():
     assert len(operators()) > 40
-    own = [name for name, each in operators().items() if type(each).__module__.startswith("conformance")]
+    own = [name for name, each in operators().items() if type(each).__module__.startswith("tal_conformance")]
     assert own == ["RemoveMethodCall"]
 
 
@@ -190,17 +191,18 @@ def test_official_places_are_all_found():
 
 def test_the_judge_keeps_its_reference():
     before = {name: vars(tal_reference)[name] for name in tal_reference.__all__}
-    modules = {name: value for name, value in sys.modules.items() if name.startswith("reference")}
+    modules = {name: value for name, value in sys.modules.items() if name.startswith("tal_reference")}
     target = reference_target()
     assert {name: vars(tal_reference)[name] for name in tal_reference.__all__} == before
-    assert {name: value for name, value in sys.modules.items() if name.startswith("reference")} == modules
+    assert {name: value for name, value in sys.modules.items() if name.startswith("tal_reference")} == modules
     ours = vars(sys.modules["tal_reference.assignment"])["top_k"]
     copied = next(place for place in target.places if place.function == "top_k")
     assert copied.live is not getattr(ours, "__wrapped__", ours)
 
 
 def trials(number: int = 6) -> list[GeneratedCase]:
-    return list(in_turn([collected(source, NEWEST, number) for source in FIRST[:4]]))
+    checks = [CHECKS[name] for name in ("loss", "small_boxes", "conflict", "metric")]
+    return list(in_turn([group for check in checks for group in collect(check, NEWEST, number)]))
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +233,7 @@ def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batc
 def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
     """In a fresh interpreter: here annotations are checked, and those of a copy name the classes of the original."""
     done = subprocess.run(
-        [sys.executable, "-m", "conformance", "power", "--mutants", "reference", "--examples", "4",
+        [sys.executable, "-m", "tal_conformance", "power", "--mutants", "reference", "--examples", "4",
          "--only", "*.boxes_around ReplaceBinaryOperator_Sub_Add *", "--report-dir", str(tmp_path)],
         cwd=Path(tal_reference.__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
@@ -246,8 +248,8 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
 def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
     """In an interpreter of its own: how much is generated is set once."""
     code = (
-        "import sys; from pathlib import Path; from tal_conformance.commands.mutation import prove; "
-        "sys.exit(prove(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"
+        "import sys; from pathlib import Path; from tal_conformance.commands.mutation import run_mutation_tests as go; "
+        "sys.exit(go(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],

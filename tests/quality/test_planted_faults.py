@@ -12,10 +12,12 @@ from hypothesis import Phase
 
 import tal_reference
 from tal_conformance.checks.profiles import PROFILES
+from tal_conformance.checks.registry import CHECKS
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
-from tal_conformance.mutation.attack import ASSIGNED, MODULES, Hit, attack, faulty
-from tal_conformance.mutation.planted_faults import FAULTS, LANES_OF_STAGES
+from tal_conformance.mutation.attack import ASSIGNED, Hit, attack, faulty
+from tal_conformance.mutation.planted_faults import FAULTS
 
 ISSUE = {
     "inclusive border": "inclusive_border",
@@ -71,8 +73,8 @@ def test_found_where_stages_are_shown(name: str):
     """At its own stage, and shrunk to a batch that a person can read."""
     fault = FAULTS[name]
     phases = (Phase.generate, Phase.shrink)
-    hit = found(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.lane, phases)
-    assert hit is not None, f"not found by test_{fault.lane}"
+    hit = found(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.check, phases)
+    assert hit is not None, f"not found by test_{fault.check}"
     assert hit.batches <= PROFILES["ci"].examples
     assert hit.failure.stage == fault.stage, hit.failure
     assert_small(name, hit)
@@ -102,8 +104,8 @@ def assert_small(name: str, hit: Hit) -> None:
 def test_found_where_outputs_alone_are_shown(name: str):
     """At its own stage, or at one of those that outputs cannot tell from it."""
     fault = FAULTS[name]
-    hit = found(faulty(fault, exposes_stages=False), fault.lane)
-    assert hit is not None, f"not found by test_{fault.lane}"
+    hit = found(faulty(fault, exposes_stages=False), fault.check)
+    assert hit is not None, f"not found by test_{fault.check}"
     assert hit.failure.stage in fault.outputs_stages, hit.failure
 
 
@@ -146,8 +148,8 @@ def test_every_fault_that_was_asked_for_is_there():
 
 
 def test_every_stage_has_a_fault():
-    assert {fault.stage for fault in FAULTS.values()} == set(LANES_OF_STAGES)
+    assert {fault.stage for fault in FAULTS.values()} == set(DETECT.clauses)
 
 
-def test_every_lane_of_a_fault_is_a_test():
-    assert {fault.lane for fault in FAULTS.values()} <= set(MODULES)
+def test_every_check_of_a_fault_is_registered():
+    assert {fault.check for fault in FAULTS.values()} <= set(CHECKS)

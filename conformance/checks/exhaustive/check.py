@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tal_conformance.checks.checker import BatchChecker, JudgedBatch
 from tal_conformance.checks.exhaustive.chunks import PACK, ChunkResult, check_chunk
 from tal_conformance.checks.exhaustive.scope import Scope
 from tal_conformance.core.verdicts import Judgement, Uniqueness, Verdict
 from tal_conformance.implementations.execute import ImplementationFailed
-from tal_conformance.suite.checker import Checker
 
 FEW = 32
 """Suspects with each number of ground truths that are judged alone, before company is what may be wrong."""
@@ -20,7 +20,7 @@ FEW = 32
 NONE = torch.zeros(0, dtype=torch.long)
 
 
-def judge_scope(conforms: Checker, scope: Scope) -> None:
+def judge_scope(checker: BatchChecker, scope: Scope) -> None:
     """Judge all images of a scope, and write down how many there were.
 
     Raises:
@@ -29,13 +29,13 @@ def judge_scope(conforms: Checker, scope: Scope) -> None:
     """
     counts, began = Counter[str](), time.perf_counter()
     try:
-        _settle(conforms, scope, _suspicious(conforms, scope, counts), counts)
-        counts["conforming"] = len(scope) if not conforms.excused else 0  # what is on record still diverges
+        _settle(checker, scope, _suspicious(checker, scope, counts), counts)
+        counts["conforming"] = len(scope) if not checker.excused else 0  # what is on record still diverges
     finally:
-        conforms.recorder.line(
+        checker.sink.line(
             "scope",
-            implementation=conforms.subject.implementation.name,
-            device=conforms.subject.device,
+            implementation=checker.subject.implementation.name,
+            device=checker.subject.device,
             scope=scope.name,
             description=scope.describe(),
             images=len(scope),
@@ -47,23 +47,23 @@ def judge_scope(conforms: Checker, scope: Scope) -> None:
         )
 
 
-def _suspicious(conforms: Checker, scope: Scope, counts: Counter[str]) -> list[ChunkResult]:
+def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> list[ChunkResult]:
     """The packs in which not everything is surely right; the others are recorded as batches."""
     suspicious = []
     for numbers in torch.arange(len(scope)).split(PACK):
         began = time.perf_counter()
-        found = _look(conforms, scope, numbers)
+        found = _look(checker, scope, numbers)
         counts.update(tie=int(found.tie.sum()), near_tie=int(found.near_tie.sum()))
         if found.suspects.any() or not found.sums:
             suspicious.append(found)
         else:
-            _record(conforms, scope, found, (time.perf_counter() - began) * 1000)
+            _record(checker, scope, found, (time.perf_counter() - began) * 1000)
     return suspicious
 
 
-def _look(conforms: Checker, scope: Scope, numbers: Tensor) -> ChunkResult:
+def _look(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkResult:
     """The dense check; where the implementation fails on the pack, everything in it is suspect."""
-    subject = conforms.subject
+    subject = checker.subject
     try:
         return check_chunk(subject.implementation, scope, numbers, subject.device)
     except ImplementationFailed:
@@ -71,23 +71,24 @@ def _look(conforms: Checker, scope: Scope, numbers: Tensor) -> ChunkResult:
         return ChunkResult(numbers, none, none, none, False, none)
 
 
-def _record(conforms: Checker, scope: Scope, found: ChunkResult, milliseconds: float) -> None:
+def _record(checker: BatchChecker, scope: Scope, found: ChunkResult, milliseconds: float) -> None:
     """One line of the log for a pack; its bits were not compared, only its bounds."""
     kinds = {Uniqueness.TIE: found.tie, Uniqueness.NEAR_TIE: found.near_tie}
     kind = next((kind for kind, those in kinds.items() if those.any()), Uniqueness.UNIQUE)
-    conforms.recorder.batch(
-        conforms.subject,
-        conforms.test,
-        conforms.clause_group,
-        scope.batch(found.numbers),
-        Verdict.WITHIN_BOUND,
-        Judgement(uniqueness=kind),
-        "generate",
-        milliseconds,
+    judged = JudgedBatch(
+        subject=checker.subject,
+        test=checker.test,
+        clause_group=checker.clause_group,
+        batch=scope.batch(found.numbers),
+        verdict=Verdict.WITHIN_BOUND,
+        judgement=Judgement(uniqueness=kind),
+        phase="generate",
+        milliseconds=milliseconds,
     )
+    checker.sink.batch(judged)
 
 
-def _settle(conforms: Checker, scope: Scope, suspicious: list[ChunkResult], counts: Counter[str]) -> None:
+def _settle(checker: BatchChecker, scope: Scope, suspicious: list[ChunkResult], counts: Counter[str]) -> None:
     """Judge the suspects: those whose assignment is hidden alone, all of them; of the others the smallest alone.
 
     Raises:
@@ -100,10 +101,10 @@ def _settle(conforms: Checker, scope: Scope, suspicious: list[ChunkResult], coun
         *_smallest_first(scope, torch.cat(hidden or [NONE])),
     ]:
         counts["alone"] += 1
-        conforms(scope.image(number))
+        checker(scope.image(number))
     for found in suspicious:
         if (found.suspects & ~found.hidden).any() or not found.sums:
-            _judge_company(conforms, scope, found.numbers)
+            _judge_company(checker, scope, found.numbers)
 
 
 def _smallest_first(scope: Scope, numbers: Tensor) -> list[int]:
@@ -118,7 +119,7 @@ def _few(scope: Scope, numbers: Tensor) -> list[int]:
     return [number for count in range(scope.truths + 1) for number in numbers[truths == count][:FEW].tolist()]
 
 
-def _judge_company(conforms: Checker, scope: Scope, numbers: Tensor) -> None:
+def _judge_company(checker: BatchChecker, scope: Scope, numbers: Tensor) -> None:
     """Judge the smallest batch that is still suspect, then the whole pack.
 
     Raises:
@@ -126,11 +127,11 @@ def _judge_company(conforms: Checker, scope: Scope, numbers: Tensor) -> None:
     """
 
     def suspect(those: Tensor) -> bool:
-        found = _look(conforms, scope, those)
+        found = _look(checker, scope, those)
         return bool((found.suspects & ~found.hidden).any()) or not found.sums
 
-    conforms(scope.batch(smallest(numbers, suspect)))
-    conforms(scope.batch(numbers))
+    checker(scope.batch(smallest(numbers, suspect)))
+    checker(scope.batch(numbers))
 
 
 def smallest(numbers: Tensor, suspect: Callable[[Tensor], bool]) -> Tensor:

@@ -214,7 +214,9 @@ def test_a_page_that_cannot_be_written_is_told_after_the_answer(
     out, err = capsys.readouterr()
     assert "assigner and loss are the same" in out
     assert "page with pictures" not in out
-    assert err.splitlines()[-1].startswith(f"python -m tal_conformance diff: cannot write the page {tmp_path}: ")
+    assert err.splitlines()[-1].startswith(
+        f"python -m tal_conformance diff: cannot write the page {tmp_path}: "
+    )
     (tmp_path / "file").touch()
     assert main(["diff", "ultralytics-8.4.24", "ultralytics-8.4.127", "--html", "file/page.html"]) == 1
     assert "Name another file with --html" in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_a_fault_that_shows_in_the_loss_is_found(name: str):
     """By the test that finds it where more is shown, or by another one: hidden weights leave rounding more room."""
     fault = FAULTS[name]
     faulty = hidden(FaultyReference(fault, exposes_stages=False))
-    assert any(attack(faulty, lane) is not None for lane in (fault.lane, "metric", "loss"))
+    assert any(attack(faulty, lane) is not None for lane in (fault.check, "metric", "loss"))
 
 
 @pytest.mark.parametrize("name", UNSEEN)

@@ -288,7 +288,7 @@ def test_a_whole_run_in_which_nothing_was_excused(
     mended = replace(mended, implementation=replace(mended.implementation, adapter=ReferenceAdapter(NEWEST)))
     conforms = conformance(tmp_path, (entry,), mended)
     conforms(recipe)
-    run = SessionState(conforms.recorder, "1", {"cpu": "tested"}, [mended.implementation], ledger=(entry,))
+    run = SessionState(conforms.sink, "1", {"cpu": "tested"}, [mended.implementation], ledger=(entry,))
     note_ledger(run, whole=False)
     assert run.stale == []
     note_ledger(run, whole=True)

@@ -57,7 +57,8 @@ class Session:
     def judge(self, adapter: Any, scope: Scope) -> None:
         implementation = adapter if isinstance(adapter, Implementation) else implementation_from(adapter, "x")
         judge_scope(
-            Checker(Subject(implementation, "cpu"), RunLogWriter(self.log), "test", "EXHAUSTIVE"), scope
+            Checker(Subject(implementation, "cpu"), RunLogWriter(self.log), "test", "EXHAUSTIVE"),
+            scope,
         )
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
@@ -256,13 +257,13 @@ def test_a_wrong_value_with_the_right_gradient_is_found(session: Session):
 
 def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkeypatch: pytest.MonkeyPatch):
     """The dense check may be the stricter one; the ordinary judge has the last word, alone and in company."""
-    look = judging.look
+    check_chunk = judging.check_chunk
 
     def strict(*arguments: Any) -> Any:
-        found = look(*arguments)
+        found = check_chunk(*arguments)
         return replace(found, right=found.right & (found.numbers != 17))
 
-    monkeypatch.setattr(judging, "look", strict)
+    monkeypatch.setattr(judging, "check_chunk", strict)
     session.judge(UltralyticsAdapter(), TINY)
     (line,) = session.lines("scope")
     assert line["conforms"]

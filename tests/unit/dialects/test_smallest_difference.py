@@ -1,11 +1,11 @@
-"""`test_declared_differences`: what a dialect declares is sought where it shows, and never passed over."""
+"""The search for the smallest batch on which a dialect differs from the newest one."""
 
 from dataclasses import replace
 
 import pytest
 
 from tal_conformance.dialects.choices import differ
-from tal_conformance.suite.test_dialects import smallest_difference
+from tal_conformance.dialects.smallest_difference import smallest_difference
 from tal_reference import DIALECTS, NEWEST, Dialect
 
 OF_THE_LOSS = replace(NEWEST, name="newest without a least sum", score_sum_floor=0.0)
@@ -27,5 +27,5 @@ def test_what_the_loss_alone_declares_is_not_asked_of_an_assigner():
 
 
 def test_a_dialect_that_declares_nothing_fails():
-    with pytest.raises(pytest.fail.Exception, match=r"differs from .* on no batch"):
+    with pytest.raises(LookupError, match=r"agrees with .* on every batch that was drawn"):
         smallest_difference(replace(NEWEST, name="newest by another name"))

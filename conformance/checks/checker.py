@@ -1,0 +1,113 @@
+"""The interface between a check and whoever runs it: pytest's session, mutation testing, or a script.
+
+A check hands every batch to a `BatchChecker`. The checker of a session judges the batch and passes a `JudgedBatch` to a
+`Sink`, which is the run log there; other callers pass another sink.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Never, Protocol
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import Judgement, Verdict
+from tal_conformance.judgement.failure import Failure, Subject
+
+Judging = Callable[[Subject, Batch], Judgement]
+"""Judges an implementation on a batch; raises `Failure` if it does not conform."""
+
+
+@dataclass(frozen=True)
+class JudgedBatch:
+    """The result of judging one batch, as the run log holds it.
+
+    Attributes:
+        subject: the implementation and the device.
+        test: name of the test function.
+        clause_group: clause group that the test is about.
+        batch: the batch.
+        verdict: the result.
+        judgement: the result by stage; None if there was nothing to judge.
+        phase: `generate`, or `shrink` while Hypothesis shrinks a failing batch.
+        milliseconds: time of the judging, the implementation's calls included.
+        failure: the failure, if any.
+        known_issues: ids of the ledger's entries whose condition the batch fulfils.
+        excused_by: id of the entry that excuses the failure.
+        call_milliseconds: time of the implementation's call; None if it was called more than once.
+        drawing_milliseconds: time of drawing and building the batch; None as above.
+    """
+
+    subject: Subject
+    test: str
+    clause_group: str
+    batch: Batch
+    verdict: Verdict
+    judgement: Judgement | None
+    phase: str
+    milliseconds: float
+    failure: Failure | None = None
+    known_issues: tuple[str, ...] = ()
+    excused_by: str | None = None
+    call_milliseconds: float | None = None
+    drawing_milliseconds: float | None = None
+
+
+class Sink(Protocol):
+    """Takes the results of a checker."""
+
+    def batch(self, judged: JudgedBatch) -> None:
+        """Take one judged batch."""
+
+    def line(self, kind: str, **fields: Any) -> None:
+        """Take any other line of the run log."""
+
+
+class NoSink:
+    """Discards the results of a checker."""
+
+    def batch(self, judged: JudgedBatch) -> None:
+        """Discard one judged batch."""
+
+    def line(self, kind: str, **fields: Any) -> None:
+        """Discard a line."""
+
+
+class BatchChecker(Protocol):
+    """Runs a check's batches on one implementation.
+
+    Attributes:
+        subject: the implementation, and the device to run it on.
+        sink: takes the results.
+        test: name of the test function.
+        clause_group: clause group that the test is about.
+        excused: number of batches whose failure is a known issue.
+    """
+
+    subject: Subject
+    sink: Sink
+    test: str
+    clause_group: str
+    excused: int
+
+    def __call__(self, batch: Recipe | Batch, by: Judging = ..., relates: bool = False) -> Judgement:
+        """Judge the implementation on a batch, by default against the reference in its dialect.
+
+        Args:
+            batch: the batch, or the recipe to build it from.
+            by: judges the batch.
+            relates: True if `by` compares the implementation with itself on another batch or device. Where the dialect
+                does not allow that, the batch is judged against the reference instead.
+
+        Raises:
+            Failure: the implementation does not conform.
+        """
+
+    def must_reject(self, batch: Batch, stage: str, clause: str, reason: str) -> None:
+        """Judge a batch that is an error by `clause`: the implementation must raise.
+
+        Raises:
+            Failure: the implementation returned a result.
+        """
+
+    def not_tested(self, reason: str) -> Never:
+        """Skip the test, and note in the run log that the implementation was not tested."""

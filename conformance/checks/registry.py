@@ -1,0 +1,135 @@
+"""The registry of generated checks: a test function with its clauses and its strategy.
+
+`@check` makes a pytest test of a function and enters it into `CHECKS`, where mutation testing finds it:
+
+    @check("TAL-TOPK", batches=STRATEGIES["topk"])
+    def test_topk(checker: Checker, recipe: Recipe) -> None:
+        checker(recipe)
+
+Importing `tal_conformance.suite.every_check` fills the registry.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis.strategies import SearchStrategy
+
+MIN_EXAMPLES = 4
+"""Batches that every check gets at least: the first one that Hypothesis draws is the simplest and shows little."""
+NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One generated test of the suite.
+
+    Attributes:
+        name: name of the test function without `test_`.
+        clauses: clause groups that the check covers; the first one is its group in log and report.
+        strategy: draws the batches.
+        argument: parameter of `body` that takes a drawn batch.
+        share: the check draws one `share`-th of the profile's examples.
+        least: number of examples that the check draws at least.
+        parameter: further parameter of `body` with its values, if pytest runs the check once for each of them.
+        mutants: when mutation testing uses the check: "first" if it runs the implementation once on a small float32
+            batch, "last" if it is slower, "never" if it needs several runs, large batches or fixtures.
+        body: the test function itself.
+    """
+
+    name: str
+    clauses: tuple[str, ...]
+    strategy: SearchStrategy[Any]
+    argument: str
+    share: int
+    least: int
+    parameter: tuple[str, tuple[str, ...]] | None
+    mutants: Literal["first", "last", "never"]
+    body: Callable[..., None]
+
+    def examples(self, examples: int) -> int:
+        """Return the number of batches that the check draws where a profile draws `examples`."""
+        return examples if self.share == 1 else max(self.least, examples // self.share)
+
+    def calls(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield the name of every test that pytest makes of the check, with the further arguments of `body`."""
+        if self.parameter is None:
+            yield f"test_{self.name}", {}
+            return
+        name, values = self.parameter
+        for value in values:
+            yield f"test_{self.name}[{value}]", {name: value}
+
+    def generated(self) -> Callable[..., None]:
+        """Return `body` with its batches drawn by Hypothesis."""
+        return given(**{self.argument: self.strategy})(self.body)
+
+
+CHECKS: dict[str, Check] = {}
+"""Every check by its name, in the order in which the test modules were imported."""
+
+
+def check(
+    *clauses: str,
+    batches: SearchStrategy[Any],
+    argument: str = "recipe",
+    share: int = 1,
+    least: int = MIN_EXAMPLES,
+    parameter: tuple[str, Iterable[str]] | None = None,
+    mutants: Literal["first", "last", "never"] = "first",
+    shrinks: bool = True,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Enter the decorated function into `CHECKS`, and return it as a pytest test that Hypothesis feeds.
+
+    The loaded profile decides how many batches the test draws: load it before the test modules are imported.
+
+    Args:
+        clauses: clause groups that the check covers; the first one is its group in log and report.
+        batches: draws the batches.
+        argument: parameter of the function that takes a drawn batch.
+        share: the check draws one `share`-th of the profile's examples.
+        least: number of examples that the check draws at least.
+        parameter: further parameter of the function with its values; pytest runs the check once for each.
+        mutants: when mutation testing uses the check, see `Check`.
+        shrinks: False if a failing batch is reported as it was drawn, because judging it takes too long.
+    """
+
+    def register(body: Callable[..., None]) -> Callable[..., None]:
+        name = body.__name__.removeprefix("test_")
+        values = None if parameter is None else (parameter[0], tuple(parameter[1]))
+        CHECKS[name] = entry = Check(name, clauses, batches, argument, share, least, values, mutants, body)
+        test = entry.generated()
+        own: dict[str, Any] = {} if share == 1 else {"max_examples": share_of_examples(share, least)}
+        own |= {} if shrinks else {"phases": NO_SHRINKING}
+        if own:
+            test = settings(**own)(test)
+        if values is not None:
+            test = pytest.mark.parametrize(*values)(test)
+        return pytest.mark.clauses(clauses[0])(test) if clauses else test
+
+    return register
+
+
+def share_of_examples(parts: int, least: int = MIN_EXAMPLES) -> int:
+    """Return the examples of the loaded profile divided by `parts`, but at least `least`."""
+    current = settings.default
+    assert current is not None
+    return max(least, current.max_examples // parts)
+
+
+def check_for(clause: str) -> Check:
+    """Return the check that covers a clause most specifically, the first one of several.
+
+    Raises:
+        LookupError: no check covers the clause.
+    """
+    lengths = {
+        name: max((len(group) for group in entry.clauses if clause.startswith(group)), default=0)
+        for name, entry in CHECKS.items()
+    }
+    name = max(lengths, key=lambda name: lengths[name], default="")
+    if not lengths.get(name):
+        raise LookupError(f"no check covers the clause {clause!r}")
+    return CHECKS[name]

@@ -1,0 +1,53 @@
+"""The smallest batch on which a dialect and the newest one differ."""
+
+from dataclasses import replace
+
+from hypothesis import find, settings
+from hypothesis.errors import NoSuchExample
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.dialects.choices import DISTINGUISHING, MAX_EXAMPLES, SEARCH
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_reference import NEWEST, Dialect
+
+
+def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None:
+    """Return the smallest batch on which the reference in one dialect differs from the newest.
+
+    The search goes choice by choice through those in which the dialects differ, on batches that exercise the choice.
+
+    Args:
+        declared: the dialect.
+        alone: compare assigners alone.
+
+    Returns:
+        The recipe; None if the assigners agree on every drawn batch: the dialects may differ in the loss.
+
+    Raises:
+        LookupError: the losses agree on every drawn batch too, so that the dialect declares nothing.
+    """
+    reference = implementation_from(ReferenceAdapter(declared), "reference")
+    subject = Subject(replace(reference, dialect=NEWEST), "cpu")
+    search = settings(SEARCH, max_examples=MAX_EXAMPLES)
+    for choice, (clause, batches) in DISTINGUISHING.items():
+        if getattr(declared, choice) == getattr(NEWEST, choice) or (alone and not clause.startswith("TAL-")):
+            continue
+        try:
+            return find(batches, lambda recipe: _fails(subject, recipe, alone), settings=search)
+        except NoSuchExample:
+            continue
+    if alone:
+        return None
+    raise LookupError(f"the dialect {declared.name} agrees with {NEWEST.name} on every batch that was drawn")
+
+
+def _fails(subject: Subject, recipe: Recipe, alone: bool) -> bool:
+    """Return True if the subject, or its assigner alone, does not conform on the recipe's batch."""
+    try:
+        judge_against_reference(subject, recipe.build(), alone=alone)
+    except Failure:
+        return True
+    return False
