@@ -18,11 +18,11 @@ class GroundTruths:
 
     Attributes:
         labels: (M,) int64 class of each ground truth.
-        boxes: (M, 4) xyxy in pixels.
+        boxes: (M, 4) xyxy in pixels; rotated ones are (M, 5), see `tal_reference.rotated`.
     """
 
     labels: Int[Tensor, "M"]
-    boxes: Float[Tensor, "M 4"]
+    boxes: Float[Tensor, "M box"]
 
     @property
     def real(self) -> Bool[Tensor, "M"]:
@@ -52,9 +52,19 @@ def ground_truths(annotations: Float[Tensor, "N 6"], images: int, size: tuple[in
     Raises:
         ValueError: a row names an image outside the batch.
     """
+    image = image_indices(annotations, images)  # (N,)
+    labels, boxes = annotations[:, 1].long(), to_corners(annotations[:, 2:], size)  # (N,), (N, 4)
+    return [GroundTruths(labels[image == i], boxes[image == i]) for i in range(images)]
+
+
+def image_indices(annotations: Float[Tensor, "N columns"], images: int) -> Int[Tensor, "N"]:
+    """Return the image index of each row (ANN-1).
+
+    Raises:
+        ValueError: a row names an image outside the batch.
+    """
     image = annotations[:, 0].long()  # (N,)
     if ((image < 0) | (image >= images)).any():
         found = sorted(set(image.tolist()))
         raise ValueError(f"annotation rows name images {found}, expected indices below {images}")
-    labels, boxes = annotations[:, 1].long(), to_corners(annotations[:, 2:], size)  # (N,), (N, 4)
-    return [GroundTruths(labels[image == i], boxes[image == i]) for i in range(images)]
+    return image

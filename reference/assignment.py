@@ -61,7 +61,7 @@ class Targets:
         foreground: (A,) the anchor is a positive.
         truth_index: (A,) int64 index of the ground truth that the anchor learns.
         labels: (A,) int64 class of that ground truth.
-        boxes: (A, 4) box of that ground truth, as annotated and not widened; xyxy in pixels.
+        boxes: (A, 4) box of that ground truth, as annotated and not widened; xyxy in pixels. Rotated: (A, 5).
         weights: (A,) target score of that class, w (TAL-NORM-1).
         trace: the values of every stage, if requested; None for an image without ground truths.
     """
@@ -69,7 +69,7 @@ class Targets:
     foreground: Bool[Tensor, "A"]
     truth_index: Int[Tensor, "A"]
     labels: Int[Tensor, "A"]
-    boxes: Float[Tensor, "A 4"]
+    boxes: Float[Tensor, "A box"]
     weights: Float[Tensor, "A"]
     trace: AssignmentTrace | None = None
 
@@ -110,15 +110,43 @@ def assign(
     reject_unsupported(strides, hyperparameters, dialect)
     candidates = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
     compared = overlap_mask(candidates, dialect)  # (M, A) the candidates; all pairs in the oldest releases
+    overlap = overlaps_of(truths.boxes, boxes, compared)  # (M, A)
+    return assign_candidates(scores, truths, candidates, compared, overlap, hyperparameters, keep_trace)
+
+
+def assign_candidates(
+    scores: Float[Tensor, "A C"],
+    truths: GroundTruths,
+    candidates: Bool[Tensor, "M A"],
+    compared: Bool[Tensor, "M A"],
+    overlap: Float[Tensor, "M A"],
+    hyperparameters: Hyperparameters,
+    keep_trace: bool = False,
+) -> Targets:
+    """Return the targets of one image, given its candidates and overlaps.
+
+    Kinds of boxes differ in these two stages alone; all later stages are shared (COR-4).
+
+    Args:
+        scores: (A, C) predicted class scores, after the sigmoid.
+        truths: the image's ground truths, at least one.
+        candidates: (M, A) a may learn g.
+        compared: (M, A) pairs on which u is computed: the candidates; all pairs in the oldest releases.
+        overlap: (M, A) u, at least zero; zero on pairs that are not compared.
+        hyperparameters: k, alpha, beta and topk2.
+        keep_trace: store every stage's values in `trace`.
+
+    Raises:
+        ValueError: there are fewer anchors than k (TAL-TOPK-2).
+    """
     truth, anchor = pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs; s, u and t of others are 0
     score = scores[anchor, truths.labels[truth]]  # (P,)
-    overlap = overlaps_of(truths.boxes, boxes, compared)  # (M, A)
     metric = scatter_pairs(alignment_metric(score, overlap[pairs], hyperparameters), pairs, candidates)  # (M, A)
     rivals = metric if compared is candidates else metric * candidates  # (M, A)
     selected = top_k(rivals, hyperparameters.topk) & candidates  # (M, A)
     positives = settle_contested(selected, overlap)  # (M, A)
     if hyperparameters.effective_topk2 is not None:
-        positives = positives & top_k(metric * positives, hyperparameters.effective_topk2)  # (M, A)   TAL-CONF-2
+        positives = positives & top_k(metric * positives, hyperparameters.effective_topk2)  # (M, A)   TAL-CONF-2, COR-3
     weights = normalised(metric, overlap, positives)  # (A,) the article computes weights after its targets
     if not keep_trace:
         return targets_of(truths, positives, weights)
@@ -249,11 +277,12 @@ def targets_of(
     """Return the label and box of the ground truth that owns each anchor (TAL-TGT-1)."""
     foreground, index = positives.max(0)  # (A,), (A,) True if any g owns a, and that g (0 if none)
     labels = truths.labels[index].where(foreground, 0)  # (A,)
-    boxes = truths.boxes[index].where(foreground[:, None], 0)  # (A, 4)
+    boxes = truths.boxes[index].where(foreground[:, None], 0)  # (A, 4), or (A, 5)
     return Targets(foreground, index, labels, boxes, weights, trace)
 
 
 def background(truths: GroundTruths, anchors: int) -> Targets:
     """Return the targets of an image without ground truths: all anchors are background (TAL-EMPTY-1)."""
-    index, boxes = truths.labels.new_zeros(anchors), truths.boxes.new_zeros(anchors, 4)  # (A,), (A, 4)
+    index = truths.labels.new_zeros(anchors)  # (A,)
+    boxes = truths.boxes.new_zeros(anchors, truths.boxes.shape[1])  # (A, 4), or (A, 5)
     return Targets(index.bool(), index, index, boxes, boxes[:, 0])

@@ -3,7 +3,7 @@
 The article announces this part and leaves it out; this module is written from the specification.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,6 +52,16 @@ class Predictions:
         with torch.no_grad():
             return torch.stack([decode(image, self.anchors, reg_max) for image in self.distances])  # (B, A, 4)
 
+    @property
+    def pixels(self) -> Float[Tensor, "B A box"]:
+        """The decoded boxes in pixels, as the assignment compares them (TAL-MET-1), without gradient."""
+        return self.boxes * self.anchors.strides  # (B, A, 4)
+
+    def at(self, positives: "Positives") -> tuple[Anchors, Float[Tensor, "P bins"]]:
+        """Return the anchors and the distance logits (P, 4R) of the positives."""
+        anchors = Anchors(self.anchors.centres[positives.anchor], self.anchors.strides[positives.anchor])
+        return anchors, self.distances.mT[positives.image, :, positives.anchor]  # in memory, channels before anchors
+
 
 @dataclass(frozen=True)
 class Positives:
@@ -60,14 +70,14 @@ class Positives:
     Attributes:
         image, anchor: (P,) int64 index of the image, and of the anchor in it.
         labels: (P,) int64 class.
-        boxes: (P, 4) target box, xyxy in pixels.
+        boxes: (P, 4) target box, xyxy in pixels. Rotated: (P, 5).
         weights: (P,) target score of that class, w; every other target score of the batch is zero.
     """
 
     image: Int[Tensor, "P"]
     anchor: Int[Tensor, "P"]
     labels: Int[Tensor, "P"]
-    boxes: Float[Tensor, "P 4"]
+    boxes: Float[Tensor, "P box"]
     weights: Float[Tensor, "P"]
 
 
@@ -77,12 +87,12 @@ class BatchTargets:
 
     Attributes:
         foreground: (B, A) True for positives.
-        boxes: (B, A, 4) target boxes, xyxy in pixels.
+        boxes: (B, A, 4) target boxes, xyxy in pixels. Rotated: (B, A, 5).
         scores: (B, A, C) target scores, of which one in a row may be other than zero (TAL-TGT-1).
     """
 
     foreground: Bool[Tensor, "B A"]
-    boxes: Float[Tensor, "B A 4"]
+    boxes: Float[Tensor, "B A box"]
     scores: Float[Tensor, "B A C"]
 
     @property
@@ -99,13 +109,14 @@ class DetectionLoss:
 
     Attributes:
         terms: (3,) box, cls and dfl, times their gains and the batch size; their sum is differentiated (LOSS-GAIN-1).
-        items: (3,) the same without the batch size, detached, for logging.
+            Rotated boxes have a fourth term, angle (OBB-SUM-1).
+        items: the same without the batch size, detached, for logging.
         targets: targets of the anchors of each image.
         predictions: the flattened feature maps.
     """
 
-    terms: Float[Tensor, "3"]
-    items: Float[Tensor, "3"]
+    terms: Float[Tensor, "terms"]
+    items: Float[Tensor, "terms"]
     targets: list[Targets]
     predictions: Predictions
 
@@ -122,6 +133,7 @@ def detection_loss(
     hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
+    class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
     """Compute the v8 detection loss from the head's feature maps and the data loader's rows (LOSS-*).
 
@@ -132,20 +144,30 @@ def detection_loss(
         hyperparameters: hyperparameters of assigner and loss.
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of the assignment in `targets[i].trace`.
+        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
 
     Raises:
         ValueError: the maps are not the head's, a row names another image or class, or there are fewer anchors than k.
     """
     predictions = read_predictions(feature_maps, head)
+    reject_unknown_classes(annotations, head)
+    finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)  # half precision: as in the annotations
+    truths = ground_truths(annotations.to(finest), len(predictions.logits), predictions.size)
+    targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
+    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect, class_weights)  # (3,)
+    return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
+
+
+def reject_unknown_classes(annotations: Float[Tensor, "N columns"], head: Head) -> None:
+    """Raise if annotation rows name classes that the head does not have.
+
+    Raises:
+        ValueError: a class is below 0, or not below the head's number of classes.
+    """
     foreign = annotations[(annotations[:, 1] < 0) | (annotations[:, 1] >= head.classes), 1]
     if len(foreign):
         found = sorted(set(foreign.tolist()))
         raise ValueError(f"annotation rows name classes {found}, expected indices below {head.classes}")
-    finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)  # half precision: as in the annotations
-    truths = ground_truths(annotations.to(finest), len(predictions.logits), predictions.size)
-    targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
-    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect)  # (3,)
-    return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 
 def read_predictions(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> Predictions:
@@ -161,13 +183,17 @@ def assign_images(
     hyperparameters: Hyperparameters,
     dialect: Dialect,
     keep_trace: bool = False,
+    assigner: Callable[..., Targets] | None = None,
 ) -> list[Targets]:
-    """Assign image by image (TAL-*), with scores after the sigmoid and boxes in pixels; no gradient (LOSS-GRAD-1)."""
+    """Assign image by image (TAL-*), with scores after the sigmoid and boxes in pixels; no gradient (LOSS-GRAD-1).
+
+    The default assigner is `assign`; another kind of boxes has its own.
+    """
     logits = predictions.logits.detach()  # (B, A, C)
-    boxes = predictions.boxes * predictions.anchors.strides  # (B, A, 4)
+    boxes = predictions.pixels  # (B, A, 4)
     centres = predictions.anchors.pixels  # (A, 2)
     return [
-        assign(
+        (assigner or assign)(
             logits[i].sigmoid(), boxes[i].to(image.boxes), centres, image,
             head.strides, hyperparameters, dialect, keep_trace,
         )
@@ -189,7 +215,7 @@ def positives_of(targets: Sequence[Targets]) -> Positives:
     """Return the positives of all images, in the order of images and anchors (TAL-TGT-1)."""
     image, anchor = torch.stack([each.foreground for each in targets]).nonzero(as_tuple=True)  # (P,), (P,)
     labels = torch.stack([each.labels for each in targets])[image, anchor]  # (P,)
-    boxes = torch.stack([each.boxes for each in targets])[image, anchor]  # (P, 4)
+    boxes = torch.stack([each.boxes for each in targets])[image, anchor]  # (P, 4), or (P, 5)
     weights = torch.stack([each.weights for each in targets])[image, anchor]  # (P,)
     return Positives(image, anchor, labels, boxes, weights)
 
@@ -200,6 +226,7 @@ def loss_items(
     head: Head,
     hyperparameters: Hyperparameters,
     dialect: Dialect = NEWEST,
+    class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
     """Return box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
@@ -207,30 +234,63 @@ def loss_items(
     and dfl are empty sums: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
     """
     positives = targets.positives if isinstance(targets, BatchTargets) else targets
-    image, anchor, weights = positives.image, positives.anchor, positives.weights  # (P,) each
-    score_sum = weights.sum().clamp(min=dialect.score_sum_floor)  # N, LOSS-SUM-1
-    anchors = Anchors(predictions.anchors.centres[anchor], predictions.anchors.strides[anchor])  # of the positives
+    anchors, distances = predictions.at(positives)  # of the positives; (P, 4R)
     boxes = positives.boxes / anchors.strides  # (P, 4) in grid units
-    distances = predictions.distances.mT[image, :, anchor]  # (P, 4R): in memory, channels stand before anchors
 
     box = box_loss(decode(distances, anchors, head.reg_max), boxes)  # (P,)
-    if head.reg_max > 1:
-        side = dfl_loss(distances, distances_to(boxes, anchors.centres), head.reg_max)  # (P,)
-    elif dialect.single_bin is SingleBin.L1:
-        side = l1_loss(distances, distances_to(boxes, anchors.centres), anchors.strides, predictions.size)  # (P,)
-    else:
-        side = torch.zeros_like(box)  # (P,)
-    cls = cls_loss(predictions.logits, (image, anchor, positives.labels), weights) / score_sum
+    side = side_loss(distances, distances_to(boxes, anchors.centres), anchors, predictions.size, dialect)  # (P,)
+    box_sum, side_sum = weighted_sums((box, side), positives.weights, dialect)
+    cls = cls_sum(predictions.logits, positives, dialect, class_weights)
+    gains = hyperparameters.box_gain, hyperparameters.cls_gain, hyperparameters.dfl_gain
+    return torch.stack([gain * term for gain, term in zip(gains, (box_sum, cls, side_sum), strict=True)])  # (3,)
+
+
+def weighted_sums(
+    losses: Sequence[Float[Tensor, "P"]], weights: Float[Tensor, "P"], dialect: Dialect
+) -> list[Float[Tensor, ""]]:
+    """Return the sum of each loss over the positives, weighted with w, over N (LOSS-SUM-1).
+
+    Without positives the sums are zero, also in dialects where N can be zero.
+    """
+    score_sum = weights.sum().clamp(min=dialect.score_sum_floor) if len(weights) else 1  # N
     if dialect.weights_meet is WeightBroadcast.ALL_PAIRS:
         weights = weights.sum().expand_as(weights)  # (P,)
-    of_positives = score_sum if len(weights) else 1  # without positives box and dfl are zero, also where N is
-    terms = (weights * box).sum() / of_positives, cls, (weights * side).sum() / of_positives
-    gains = hyperparameters.box_gain, hyperparameters.cls_gain, hyperparameters.dfl_gain
-    return torch.stack([gain * term for gain, term in zip(gains, terms, strict=True)])  # (3,)
+    return [(weights * loss).sum() / score_sum for loss in losses]
+
+
+def cls_sum(
+    logits: Float[Tensor, "B A C"],
+    positives: Positives,
+    dialect: Dialect,
+    class_weights: Float[Tensor, "C"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of all anchors and classes over N (LOSS-CLS-1, LOSS-SUM-1)."""
+    weighting = () if class_weights is None else (class_weights,)
+    total = cls_loss(logits, (positives.image, positives.anchor, positives.labels), positives.weights, *weighting)
+    return total / positives.weights.sum().clamp(min=dialect.score_sum_floor)
+
+
+def side_loss(
+    distances: Float[Tensor, "P bins"],
+    target: Float[Tensor, "P 4"],
+    anchors: Anchors,
+    size: tuple[int, int],
+    dialect: Dialect,
+) -> Float[Tensor, "P"]:
+    """Return the loss of the four distances of each positive: DFL, or L1 where R = 1 (LOSS-DFL-1, COR-1)."""
+    reg_max = distances.shape[1] // 4
+    if reg_max > 1:
+        return dfl_loss(distances, target, reg_max)
+    if dialect.single_bin is SingleBin.L1:
+        return l1_loss(distances, target, anchors.strides, size)
+    return torch.zeros_like(target[:, 0])  # (P,)
 
 
 def cls_loss(
-    logits: Float[Tensor, "B A C"], at: tuple[Int[Tensor, "P"], ...], scores: Float[Tensor, "P"]
+    logits: Float[Tensor, "B A C"],
+    at: tuple[Int[Tensor, "P"], ...],
+    scores: Float[Tensor, "P"],
+    class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the summed binary cross-entropy of every anchor and class, background included (LOSS-CLS-1).
 
@@ -241,11 +301,15 @@ def cls_loss(
         logits: (B, A, C).
         at: image, anchor and class of the target scores that may differ from zero, (P,) each.
         scores: (P,) target scores at these places.
+        class_weights: (C,) factor of each class (COR-7); None: 1.
     """
     image, anchor, label = at
     logits = logits.to(torch.promote_types(logits.dtype, scores.dtype))  # (B, A, C)
-    learnt = (logits.mT[image, label, anchor] * scores).sum()
-    return functional.softplus(logits, threshold=NEGLIGIBLE).sum() - learnt
+    learnt = logits.mT[image, label, anchor] * scores  # (P,)
+    background = functional.softplus(logits, threshold=NEGLIGIBLE)  # (B, A, C)
+    if class_weights is not None:
+        learnt, background = learnt * class_weights[label], background * class_weights  # (P,), (B, A, C)
+    return background.sum() - learnt.sum()
 
 
 def box_loss(predicted: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"]) -> Float[Tensor, "P"]:

@@ -38,8 +38,8 @@ class Hyperparameters:
         topk: number of anchors that each ground truth takes (k).
         alpha: exponent of the class score.
         beta: exponent of the overlap.
-        topk2: number of anchors that each ground truth keeps after contested anchors are settled; None, or a number
-            equal to `topk`, keeps all (official code prunes only where the two differ).
+        topk2: number of anchors that each ground truth keeps after contested anchors are settled; None, 0, or a
+            number equal to `topk` keeps all (official code prunes only where the two differ; COR-3).
         box_gain: weight of the CIoU loss.
         cls_gain: weight of the class loss.
         dfl_gain: weight of the distribution focal loss (L1 loss where R = 1).
@@ -56,4 +56,4 @@ class Hyperparameters:
     @property
     def effective_topk2(self) -> int | None:
         """Number of anchors that each ground truth keeps (TAL-CONF-2); None: all."""
-        return None if self.topk2 == self.topk else self.topk2
+        return None if self.topk2 in (0, self.topk) else self.topk2

@@ -1,0 +1,109 @@
+"""The installed official losses in float64, called as black boxes: values of a batch, and gradients of its maps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tal_reference import Head
+
+GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "angle": 1.0}
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Let official code compute in float64: its casts and its accumulators are float32 otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "float", Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def model_of(head: Head, epochs: int = 100, class_weights: Tensor | None = None) -> Any:
+    """Return a stand-in for a model, with all that official losses read of one."""
+    layer = SimpleNamespace(
+        stride=torch.tensor([float(stride) for stride in head.strides]), nc=head.classes, reg_max=head.reg_max
+    )
+    model = SimpleNamespace(
+        args=SimpleNamespace(epochs=epochs, **GAINS), model=[layer], parameters=lambda: iter([torch.zeros(1)])
+    )
+    if class_weights is not None:
+        model.class_weights = class_weights
+    return model
+
+
+def predictions_of(maps: list[Tensor], head: Head) -> dict[str, Any]:
+    """Return the dictionary that a head of 8.4 passes to the loss; an angle is the last channel."""
+    flat = torch.cat([level.flatten(2) for level in maps], dim=2)  # (B, channels, A)
+    names = ["boxes", "scores", "angle"][: 2 + flat.shape[1] - head.channels]
+    widths = [4 * head.reg_max, head.classes, 1][: len(names)]
+    return {"feats": maps, **dict(zip(names, flat.split(widths, dim=1), strict=True))}
+
+
+def batch_of(rows: Tensor) -> dict[str, Tensor]:
+    """Return the data loader's batch of (N, 6) or (N, 7) rows."""
+    return {"batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A random batch.
+
+    Attributes:
+        maps: one leaf a level, float64.
+        rows: annotation rows, sorted by image.
+        head: strides, classes and bins.
+        class_weights: (C,) or None.
+    """
+
+    maps: list[Tensor]
+    rows: Tensor
+    head: Head
+    class_weights: Tensor | None
+
+
+def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
+    """Draw a batch of 1 to 3 images with 0 to 5 ground truths each; every tenth batch has none at all."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def integer(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    head, images = Head((8, 16), integer(1, 3), reg_max), integer(1, 3)
+    height, width = integer(2, 4), integer(2, 4)
+    maps = []
+    for scale in (2, 1):  # the second level has half the cells
+        shape = images, head.channels + rotated, height * scale, width * scale
+        level = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if reg_max == 1:  # distances as they are; some boxes stay inside out
+            level[:, :4] = level[:, :4] * 1.5 + 1.5
+        maps.append(level.requires_grad_())
+    rows = []
+    for image in range(images):
+        for _ in range(integer(0, 5) if seed % 10 else 0):
+            centre = torch.rand(2, generator=generator, dtype=torch.float64) * 1.2 - 0.1
+            sides = torch.rand(2, generator=generator, dtype=torch.float64) * [0.1, 0.5, 1.0][integer(0, 2)]
+            angle = torch.randn(1, generator=generator, dtype=torch.float64) * 2
+            first = torch.tensor([image, integer(0, head.classes - 1)], dtype=torch.float64)
+            rows.append(torch.cat((first, centre, sides, angle[: int(rotated)])))
+    weights = (
+        torch.rand(head.classes, generator=generator, dtype=torch.float64) * 2 if integer(0, 1) else None
+    )
+    columns = 7 if rotated else 6
+    return Drawn(
+        maps, torch.stack(rows) if rows else torch.zeros(0, columns, dtype=torch.float64), head, weights
+    )
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference over the largest expected magnitude; where that is zero, the difference."""
+    scale = expected.abs().max().item() or 1.0
+    return (found - expected).abs().max().item() / scale
