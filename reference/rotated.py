@@ -1,0 +1,357 @@
+"""Rotated boxes: the differences from the detection loss (OBB-*).
+
+A rotated box is (cx, cy, w, h, angle): centre, sides, and the angle in radians by which the sides are turned, clockwise
+on the screen since y points down. Read `loss` and `assignment` first. A function here replaces a function there:
+
+    rotated_truths       replaces  ground_truths    rows have an angle, and boxes with a tiny side are dropped
+    decode_rotated       replaces  decode           the four distances are measured along turned axes
+    probiou              replaces  ciou             overlap of two Gaussians in place of two rectangles
+    candidates_of        replaces  candidates_of    a centre lies inside in the box's own frame, edges included
+    distances_in_frame   replaces  distances_to     target distances along the target's axes
+    angle_loss           is new                     the fourth term of the loss
+
+Everything else is shared: top-k, conflict, normalisation and targets, the terms cls and dfl, weights, N and gains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tal_reference.anchors import Anchors, flatten, input_size, make_anchors
+from tal_reference.annotations import GroundTruths, image_indices
+from tal_reference.assignment import Targets, assign_candidates, background, reject_unsupported, scatter_pairs
+from tal_reference.decoding import expected_distances
+from tal_reference.dialect import NEWEST, Dialect
+from tal_reference.loss import (
+    BatchTargets,
+    DetectionLoss,
+    Positives,
+    Predictions,
+    assign_images,
+    cls_sum,
+    positives_of,
+    reject_unknown_classes,
+    side_loss,
+    weighted_sums,
+)
+from tal_reference.settings import Head, Hyperparameters
+from tal_reference.shapes import Bool, Float
+
+SMALLEST_SIDE = 2
+"""Pixels: ground truths with a shorter side are dropped (OBB-ANN-2)."""
+EPS = 1e-7
+"""Keeps quotient, logarithm and root of OBB-IOU-1 finite; equal boxes overlap by 1 - sqrt(2 EPS)."""
+FARTHEST = 100
+"""Bhattacharyya distance at which OBB-IOU-1 is clamped: boxes farther apart have no gradient (OBB-IOU-2)."""
+LOSS_VARIANCE = 0.01
+"""Variance added to both sides of both boxes in the box loss, in squared grid units (OBB-BOX-1)."""
+SIDE_EPS = 1e-9
+"""Added to the sides whose ratio weights the angle loss (OBB-ANG-1)."""
+ELONGATION_SCALE = 3
+"""Logarithm of the ratio of the sides at which the weight of the angle loss is 1/e (OBB-ANG-1)."""
+
+
+@dataclass(frozen=True)
+class RotatedHyperparameters(Hyperparameters):
+    """Hyperparameters of assigner and loss, with the gain of the fourth term.
+
+    Attributes:
+        angle_gain: weight of the angle loss (OBB-ANG-1).
+    """
+
+    angle_gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class RotatedPredictions(Predictions):
+    """The feature maps as the loss reads them: four distances and an angle per box.
+
+    Attributes:
+        angles: (B, A, 1) radians.
+    """
+
+    angles: Float[Tensor, "B A 1"]
+
+    @cached_property
+    def boxes(self) -> Float[Tensor, "B A 5"]:
+        """The decoded boxes in grid units (OBB-DEC-2), without gradient: the loss decodes its positives again."""
+        with torch.no_grad():
+            return torch.stack(
+                [
+                    decode_rotated(distances, angles, self.anchors)
+                    for distances, angles in zip(self.distances, self.angles, strict=True)
+                ]
+            )  # (B, A, 5)
+
+    @property
+    def pixels(self) -> Float[Tensor, "B A 5"]:
+        """The decoded boxes in pixels, as the assignment compares them (OBB-MET-1), without gradient."""
+        return scaled(self.boxes, self.anchors.strides)  # (B, A, 5)
+
+
+def rotated_loss(
+    feature_maps: Sequence[Float[Tensor, "B _ _ _"]],
+    annotations: Float[Tensor, "N 7"],
+    head: Head,
+    hyperparameters: RotatedHyperparameters = RotatedHyperparameters(),
+    dialect: Dialect = NEWEST,
+    keep_trace: bool = False,
+    class_weights: Float[Tensor, "C"] | None = None,
+) -> DetectionLoss:
+    """Compute the loss of rotated boxes: box, cls, dfl (L1 where R = 1) and angle (OBB-SUM-1).
+
+    Args:
+        feature_maps: one map (B, 4R + C + 1, H, W) per level, the angle last, all of one dtype and device (OBB-DEC-1).
+        annotations: (N, 7) rows (image index, class, cx, cy, w, h, angle) (OBB-ANN-1).
+        head: strides, classes and bins.
+        hyperparameters: hyperparameters of assigner and loss.
+        dialect: the choices to follow where releases differ.
+        keep_trace: store every stage of the assignment in `targets[i].trace`.
+        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
+
+    Raises:
+        ValueError: the maps are not the head's, a row names another image or class, or there are fewer anchors than k.
+    """
+    predictions = read_rotated(feature_maps, head)
+    reject_unknown_classes(annotations, head)
+    finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
+    truths = rotated_truths(annotations.to(finest), len(predictions.logits), predictions.size)
+    targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace, assign_rotated)
+    items = rotated_items(
+        predictions, positives_of(targets), hyperparameters, dialect, class_weights
+    )  # (4,)
+    return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
+
+
+# --- annotations and predictions
+
+
+def rotated_truths(annotations: Float[Tensor, "N 7"], images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    """Return the ground truths of each image, boxes (M, 5) in pixels and radians, in the order of the rows.
+
+    Sides are normalised as if the box were not turned: w by the input's width and h by its height, whatever the angle
+    (OBB-ANN-1). `GroundTruths.real` then adds pixels and radians: x + y + w + h + angle > 0 (OBB-ANN-3).
+
+    Args:
+        annotations: (N, 7) rows (image index, class, cx, cy, w, h, angle), the four before the angle normalised.
+        images: number of images B in the batch.
+        size: (height, width) of the input in pixels (PRE-2).
+
+    Raises:
+        ValueError: a row names an image outside the batch.
+    """
+    height, width = size
+    image = image_indices(annotations, images)  # (N,)
+    boxes = annotations[:, 2:] * annotations.new_tensor((width, height, width, height, 1))  # (N, 5)
+    sides = annotations[:, 4:6].float() * torch.tensor((width, height), device=annotations.device)  # (N, 2) in float32
+    large = (sides >= SMALLEST_SIDE).all(1)  # (N,) OBB-ANN-2: other rows do not exist
+    labels = annotations[:, 1].long()  # (N,)
+    return [GroundTruths(labels[large & (image == i)], boxes[large & (image == i)]) for i in range(images)]
+
+
+def read_rotated(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> RotatedPredictions:
+    """Flatten the feature maps, whose last channel is the angle, and place the anchors (OBB-DEC-1, PRE-*, ANC-1).
+
+    Raises:
+        ValueError: the number of maps or of channels is not the head's, or the maps differ in images or dtype.
+    """
+    wrong = [tuple(level.shape) for level in feature_maps if level.shape[1] != head.channels + 1]
+    if wrong:
+        expected = f"4R + C + 1 = {head.channels + 1} channels"
+        raise ValueError(f"feature maps have the shapes {wrong}; the head has {expected}")
+    distances, logits = flatten([level[:, :-1] for level in feature_maps], head)  # (B, A, 4R), (B, A, C)
+    angles = torch.cat([level[:, -1:].flatten(2) for level in feature_maps], dim=2).mT  # (B, A, 1)
+    anchors, size = make_anchors(feature_maps, head), input_size(feature_maps, head)
+    return RotatedPredictions(distances, logits, anchors, size, angles)
+
+
+def decode_rotated(
+    distances: Float[Tensor, "*rows bins"], angles: Float[Tensor, "*rows 1"], anchors: Anchors
+) -> Float[Tensor, "*rows 5"]:
+    """Decode the box of every anchor, in grid units of its level (OBB-DEC-2).
+
+    The four distances lead from the anchor to the sides along the box's own axes. The centre
+    lies off the anchor by half the difference of opposite distances, so it turns with the box, and its gradient reaches
+    the angle.
+    """
+    left_top, right_bottom = expected_distances(distances, distances.shape[-1] // 4).chunk(2, dim=-1)  # (.., 2) each
+    centres = anchors.centres + from_own_frame((right_bottom - left_top) / 2, angles)  # (.., 2)
+    return torch.cat((centres, left_top + right_bottom, angles), dim=-1)  # (.., 5)
+
+
+def scaled(boxes: Float[Tensor, "*rows 5"], factor: Float[Tensor, "A 1"]) -> Float[Tensor, "*rows 5"]:
+    """Return boxes in other units of length; the angle does not change (OBB-DEC-2)."""
+    return torch.cat((boxes[..., :4] * factor, boxes[..., 4:]), dim=-1)  # (.., 5)
+
+
+def to_own_frame(offset: Float[Tensor, "*#rows 2"], angles: Float[Tensor, "*#rows 1"]) -> Float[Tensor, "*#rows 2"]:
+    """Return vectors in the coordinates of a rotated box's own axes: Rot(angle)^T offset."""
+    return from_own_frame(offset, -angles)
+
+
+def from_own_frame(offset: Float[Tensor, "*#rows 2"], angles: Float[Tensor, "*#rows 1"]) -> Float[Tensor, "*#rows 2"]:
+    """Return vectors in the coordinates of the image: Rot(angle) offset."""
+    x, y = offset.chunk(2, dim=-1)  # (.., 1) each
+    cos, sin = angles.cos(), angles.sin()  # (.., 1) each
+    return torch.cat((x * cos - y * sin, x * sin + y * cos), dim=-1)  # (.., 2)
+
+
+# --- overlap
+
+
+def covariance(
+    boxes: Float[Tensor, "*pairs 5"], variance: float
+) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
+    """Return S_xx, S_yy and S_xy of the Gaussian with a box's centre and axes (OBB-IOU-1).
+
+    Along each axis the variance is that of a uniform distribution over the side, side^2 / 12, so the
+    sign of a side has no effect (OBB-IOU-2); `variance` is added along both axes.
+    """
+    _, _, w, h, angle = boxes.unbind(-1)
+    along, across = w.square() / 12 + variance, h.square() / 12 + variance
+    cos, sin = angle.cos(), angle.sin()
+    return (
+        along * cos.square() + across * sin.square(),
+        along * sin.square() + across * cos.square(),
+        (along - across) * cos * sin,
+    )
+
+
+def probiou(
+    one: Float[Tensor, "*#pairs 5"], other: Float[Tensor, "*#pairs 5"], variance: float = 0.0
+) -> Float[Tensor, "*#pairs"]:
+    """Return the probabilistic IoU: 1 minus the Hellinger distance of two Gaussians (Llerena et al., 2021; OBB-IOU-1).
+
+    It runs from just below 0 (far apart) to 1 - sqrt(2e) (equal boxes). The Bhattacharyya distance is clamped, so the
+    gradient is zero at both ends (OBB-IOU-2).
+
+    Args:
+        one: (.., 5) boxes. Broadcasts against `other`; the order does not matter.
+        other: (.., 5) boxes in the same units.
+        variance: F, added to the variances of both boxes along both axes.
+    """
+    (xx1, yy1, xy1), (xx2, yy2, xy2) = covariance(one, variance), covariance(other, variance)
+    xx, yy, xy = xx1 + xx2, yy1 + yy2, xy1 + xy2  # S
+    dx, dy = (one - other)[..., :2].unbind(-1)  # d
+    own1, own2 = (xx1 * yy1 - xy1.square()).clamp(min=0), (xx2 * yy2 - xy2.square()).clamp(min=0)
+    together = xx * yy - xy.square()  # D
+    apart = (yy * dx.square() + xx * dy.square() - 2 * xy * dx * dy) / (4 * (together + EPS))
+    differing = (together / (4 * (own1 * own2).sqrt() + EPS) + EPS).log() / 2
+    distance = (apart + differing).clamp(EPS, FARTHEST)  # B, the Bhattacharyya distance
+    return 1 - (1 - (-distance).exp() + EPS).sqrt()
+
+
+# --- assignment
+
+
+@torch.no_grad()
+def assign_rotated(
+    scores: Float[Tensor, "A C"],
+    boxes: Float[Tensor, "A 5"],
+    centres: Float[Tensor, "A 2"],
+    truths: GroundTruths,
+    strides: tuple[int, ...],
+    hyperparameters: Hyperparameters = Hyperparameters(),
+    dialect: Dialect = NEWEST,
+    keep_trace: bool = False,
+) -> Targets:
+    """Return what each anchor of one image must learn (OBB-CAND-1, OBB-MET-1).
+
+    Arguments and errors are those of `assign`, with boxes (A, 5) in pixels and radians.
+    """
+    if not len(truths):
+        return background(truths, len(centres))  # TAL-EMPTY-1
+    reject_unsupported(strides, hyperparameters, dialect)
+    candidates = candidates_of(truths, centres, dialect.floor(strides))  # (M, A)
+    overlap = overlaps_of(truths.boxes, boxes, candidates)  # (M, A)
+    return assign_candidates(scores, truths, candidates, candidates, overlap, hyperparameters, keep_trace)
+
+
+def candidates_of(
+    truths: GroundTruths, centres: Float[Tensor, "A 2"], floor: tuple[int, int]
+) -> Bool[Tensor, "M A"]:
+    """Return the anchors whose centre lies inside a real ground truth, or on an edge, along its own axes (OBB-CAND-1).
+
+    Args:
+        truths: ground truths, boxes (M, 5) in pixels and radians.
+        centres: (A, 2) anchor centres in pixels.
+        floor: sides below the first number are widened to the second, both in pixels (TAL-CAND-2).
+    """
+    box = widened(truths.boxes, floor)[:, None]  # (M, 1, 5)
+    offset = to_own_frame(centres - box[..., :2], box[..., 4:])  # (M, A, 2)
+    return (offset.abs() <= box[..., 2:4] / 2).all(-1) & truths.real[:, None]  # (M, A)
+
+
+def widened(boxes: Float[Tensor, "M 5"], floor: tuple[int, int]) -> Float[Tensor, "M 5"]:
+    """Return boxes whose sides below the first number are widened to the second (OBB-CAND-1, TAL-CAND-2)."""
+    below, to = floor
+    centre, sides, angle = boxes.split((2, 2, 1), dim=1)
+    return torch.cat((centre, torch.where(sides < below, float(to), sides), angle), dim=1)  # (M, 5)
+
+
+def overlaps_of(
+    truths: Float[Tensor, "M 5"], boxes: Float[Tensor, "A 5"], candidates: Bool[Tensor, "M A"]
+) -> Float[Tensor, "M A"]:
+    """Return u, the probIoU of ground truth (not widened) and predicted box in pixels; 0 off candidates (OBB-MET-1)."""
+    truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
+    return scatter_pairs(probiou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
+
+
+# --- loss
+
+
+def rotated_items(
+    predictions: RotatedPredictions,
+    targets: Positives | BatchTargets,
+    hyperparameters: RotatedHyperparameters,
+    dialect: Dialect = NEWEST,
+    class_weights: Float[Tensor, "C"] | None = None,
+) -> Float[Tensor, "4"]:
+    """Return box, cls, dfl and angle times their gains, differentiable (OBB-SUM-1).
+
+    Gradients reach the logits through cls alone, the distances through box and dfl, the angles through box and angle;
+    without positives all but those of cls are zero, and exist.
+    """
+    positives = targets.positives if isinstance(targets, BatchTargets) else targets
+    anchors, distances = predictions.at(positives)  # of the positives; (P, 4R)
+    angles = predictions.angles[positives.image, positives.anchor]  # (P, 1)
+    boxes = scaled(positives.boxes, 1 / anchors.strides)  # (P, 5) in grid units
+
+    box = box_loss(decode_rotated(distances, angles, anchors), boxes)  # (P,)
+    side = side_loss(distances, distances_in_frame(boxes, anchors.centres), anchors, predictions.size, dialect)  # (P,)
+    angle = angle_loss(angles.squeeze(1), boxes)  # (P,)
+    box_sum, side_sum, angle_sum = weighted_sums((box, side, angle), positives.weights, dialect)
+    cls = cls_sum(predictions.logits, positives, dialect, class_weights)  # OBB-CLS-1
+    numbers = hyperparameters
+    gains = numbers.box_gain, numbers.cls_gain, numbers.dfl_gain, numbers.angle_gain
+    sums = box_sum, cls, side_sum, angle_sum
+    return torch.stack([gain * term for gain, term in zip(gains, sums, strict=True)])  # (4,)
+
+
+def box_loss(predicted: Float[Tensor, "P 5"], target: Float[Tensor, "P 5"]) -> Float[Tensor, "P"]:
+    """Return 1 - probIoU of each positive; both boxes in grid units (OBB-BOX-1)."""
+    return 1 - probiou(predicted, target, LOSS_VARIANCE)
+
+
+def distances_in_frame(boxes: Float[Tensor, "P 5"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:
+    """Return the distances from an anchor to the left, top, right and bottom side of its target box (OBB-DFL-1).
+
+    They are measured along the axes of the target, not of the predicted box. Where R = 1, left and right are compared
+    as shares of the input's width, and top and bottom as shares of its height, whatever the angle.
+    """
+    offset, half = to_own_frame(boxes[:, :2] - centres, boxes[:, 4:]), boxes[:, 2:4] / 2  # (P, 2), (P, 2)
+    return torch.cat((half - offset, half + offset), dim=1)  # (P, 4)
+
+
+def angle_loss(angles: Float[Tensor, "P"], target: Float[Tensor, "P 5"]) -> Float[Tensor, "P"]:
+    """Return sin^2 of twice the difference of the angles, weighted by the target's shape (OBB-ANG-1).
+
+    A difference of 90 degrees costs nothing, whatever the shape. Squares have the weight 1 and elongated targets less:
+    exp(-(ln(w / h) / 3)^2).
+    """
+    _, _, w, h, target_angle = target.unbind(1)
+    elongation = ((w + SIDE_EPS) / (h + SIDE_EPS)).log() / ELONGATION_SCALE  # (P,)
+    return (-elongation.square()).exp() * (2 * (angles - target_angle)).sin().square()  # (P,)
