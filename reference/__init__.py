@@ -1,7 +1,8 @@
 """The Task-Aligned Assigner and the v8 detection loss as the specification states them, readable and in plain torch.
 
 Read it in the article's order: `anchors`, `decoding`, `annotations`, `boxes`, `assignment`, `loss`. Every line that
-computes something names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value.
+computes something names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value. Then read
+`rotated` and `end_to_end`: the differences of rotated boxes, and of heads with two branches.
 """
 
 from tal_reference.anchors import Anchors, flatten, input_size, make_anchors
@@ -19,7 +20,9 @@ from tal_reference.dialect import (
     SmallBoxFloor,
     WeightBroadcast,
 )
+from tal_reference.end_to_end import EndToEndLoss, branch_weights, end_to_end_loss
 from tal_reference.loss import BatchTargets, DetectionLoss, Predictions, detection_loss
+from tal_reference.rotated import RotatedHyperparameters, RotatedPredictions, probiou, rotated_loss
 from tal_reference.settings import Head, Hyperparameters
 
 if __name__ != "tal_reference":  # imported by the name of its folder
@@ -36,22 +39,29 @@ __all__ = [
     "BatchTargets",
     "DetectionLoss",
     "Dialect",
+    "EndToEndLoss",
     "GroundTruths",
     "Head",
     "Hyperparameters",
     "OverlapsCompared",
     "Predictions",
+    "RotatedHyperparameters",
+    "RotatedPredictions",
     "SingleBin",
     "SmallBoxFloor",
     "Targets",
     "WeightBroadcast",
     "assign",
+    "branch_weights",
     "ciou",
     "decode",
     "detection_loss",
+    "end_to_end_loss",
     "flatten",
     "ground_truths",
     "input_size",
     "iou",
     "make_anchors",
+    "probiou",
+    "rotated_loss",
 ]

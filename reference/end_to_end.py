@@ -1,0 +1,111 @@
+"""End-to-end heads: two branches on one input, each with its own loss (E2E-*).
+
+In the branch "one2many" a ground truth takes ten anchors, as in the detection loss; in the branch "one2one", which
+predicts after the training, it keeps one. Over the epochs the weight moves from the first to the second. The heads of
+YOLOv10, YOLO26 and YOLOE-26 have both branches.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from tal_reference.dialect import NEWEST, Dialect
+from tal_reference.loss import DetectionLoss, detection_loss
+from tal_reference.settings import Head, Hyperparameters
+from tal_reference.shapes import Float
+
+FIRST_WEIGHT, LAST_WEIGHT = 0.8, 0.1
+"""Weight of one2many in the first and in the last epoch (E2E-4)."""
+ONE_TO_MANY = {"topk": 10, "topk2": None}
+"""Anchors that a ground truth takes and keeps in the branch one2many (E2E-2)."""
+ONE_TO_ONE = {"topk": 7, "topk2": 1}
+"""Anchors that a ground truth takes and keeps in the branch one2one (E2E-2)."""
+
+
+@dataclass(frozen=True)
+class EndToEndLoss:
+    """The loss of a batch in both branches (E2E-3).
+
+    Attributes:
+        one2many: loss of the branch with ten anchors a ground truth.
+        one2one: loss of the branch with one anchor a ground truth.
+        weights: of one2many and of one2one, a and 1 - a (E2E-4).
+    """
+
+    one2many: DetectionLoss
+    one2one: DetectionLoss
+    weights: tuple[float, float]
+
+    @property
+    def terms(self) -> Float[Tensor, "terms"]:
+        """The weighted sum of both branches' terms; their sum is differentiated (E2E-3, E2E-6)."""
+        many, one = self.weights
+        return many * self.one2many.terms + one * self.one2one.terms
+
+    @property
+    def items(self) -> Float[Tensor, "terms"]:
+        """The logged items: those of one2one alone, without its weight (E2E-3)."""
+        return self.one2one.items
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """The number to call `backward` on."""
+        return self.terms.sum()
+
+
+def end_to_end_loss(
+    one2many: Sequence[Float[Tensor, "B _ _ _"]],
+    one2one: Sequence[Float[Tensor, "B _ _ _"]],
+    annotations: Float[Tensor, "N columns"],
+    head: Head,
+    hyperparameters: Hyperparameters = Hyperparameters(),
+    dialect: Dialect = NEWEST,
+    keep_trace: bool = False,
+    class_weights: Float[Tensor, "C"] | None = None,
+    *,
+    updates: int = 0,
+    epochs: int = 100,
+    branch_loss: Callable[..., DetectionLoss] = detection_loss,
+) -> EndToEndLoss:
+    """Compute the loss of both branches on the same annotations (E2E-2).
+
+    Nothing is detached here: a branch's gradients are those of its loss times its weight (E2E-6). The head itself
+    detaches the features of one2one.
+
+    Args:
+        one2many: feature maps of the branch one2many.
+        one2one: feature maps of the branch one2one.
+        annotations: rows of the data loader, for both branches.
+        head: strides, classes and bins, of both branches.
+        hyperparameters: hyperparameters of both branches; their topk and topk2 are replaced (E2E-2).
+        dialect: the choices to follow where releases differ.
+        keep_trace: store every stage of both assignments.
+        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
+        updates: number of updates of the weights, one per finished epoch (E2E-5).
+        epochs: number of epochs of the training, as of the latest update.
+        branch_loss: loss of the family: `detection_loss` or `tal_reference.rotated.rotated_loss`.
+
+    Raises:
+        ValueError: the branch loss raises it: there are fewer than ten anchors, or the dialect does not support topk2.
+    """
+
+    def of_branch(feature_maps: Sequence[Tensor], numbers: dict[str, Any]) -> DetectionLoss:
+        return branch_loss(
+            feature_maps, annotations, head, replace(hyperparameters, **numbers), dialect, keep_trace, class_weights
+        )
+
+    weights = branch_weights(updates, epochs)
+    return EndToEndLoss(of_branch(one2many, ONE_TO_MANY), of_branch(one2one, ONE_TO_ONE), weights)
+
+
+def branch_weights(updates: int, epochs: int) -> tuple[float, float]:
+    """Return the weights of one2many and one2one, a and 1 - a, after a number of updates (E2E-4).
+
+    Updates come once after each epoch, so epoch e, counted from 0, trains with a(e): from 0.8 in a straight line to 0.1
+    in the last epoch, and 0.1 ever after (E2E-5). A training of one epoch has 0.8 throughout.
+    """
+    left = max(0.0, 1 - updates / max(epochs - 1, 1))  # share of the way that is still to go
+    many = FIRST_WEIGHT * left + LAST_WEIGHT * (1 - left)
+    return many, max(1 - many, 0.0)
