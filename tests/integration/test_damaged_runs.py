@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.common.commands import ENVIRONMENT
 
 from tal_conformance.batches.recipe import Recipe
 from tal_reports import read_log, render
@@ -32,7 +33,7 @@ def start(
             *("--report-dir", str(folder), *asked, *drawn),
         ],
         cwd=folder.parent if folder.parent.is_dir() else "/",
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

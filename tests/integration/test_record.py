@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.common.commands import ENVIRONMENT
 
 from tal_conformance.core.batch import Batch
 
@@ -42,7 +43,7 @@ def record(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedPr
         [sys.executable, "-m", "conformance", "record", *arguments],
         check=False,
         cwd=folder,
-        env=environment | settings | {"PYTHONPATH": str(ROOT)} | more,
+        env=environment | settings | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]} | more,
         capture_output=True,
         text=True,
         timeout=300,
@@ -64,7 +65,7 @@ def test_a_script_is_recorded_as_it_runs_without(script: Path, way: list[str]):
     assert line == f"arguments ['--lr', '0.1'] threads 1 beside {script.parent}"
     assert [Batch.load(path).head.classes for path in (script.parent / "kept").iterdir()] == [2]
     assert "recorded in kept" in done.stderr
-    assert "python -m conformance replay kept" in done.stderr
+    assert "python -m tal_conformance replay kept" in done.stderr
 
 
 def test_without_a_folder_it_makes_one_of_its_own(script: Path):
@@ -120,7 +121,7 @@ def test_bad_usage_is_one_clear_line(script: Path, arguments: list[str], says: s
     done = record(script.parent, *arguments)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("python -m conformance record: ")
+    assert line.startswith("python -m tal_conformance record: ")
     assert says in line
     assert "arguments" not in done.stdout
 
@@ -162,7 +163,11 @@ print("weights", sha.hexdigest())
         check=True,
         cwd=tmp_path,
         env=os.environ
-        | {"YOLO_CONFIG_DIR": str(tmp_path / "settings"), "YOLO_OFFLINE": "true", "PYTHONPATH": str(ROOT)},
+        | {
+            "YOLO_CONFIG_DIR": str(tmp_path / "settings"),
+            "YOLO_OFFLINE": "true",
+            "PYTHONPATH": ENVIRONMENT["PYTHONPATH"],
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.common.commands import ENVIRONMENT
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.adapters.ultralytics_release import (
@@ -37,7 +38,7 @@ def test_a_release_is_recorded(version: str, family: str, tmp_path: Path):
         [sys.executable, SCRIPT, version, tmp_path],
         check=False,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},  # as workers have it
+        env=os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "MPLBACKEND": "Agg"},  # as workers have it
         capture_output=True,
         text=True,
         timeout=300,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.common.commands import ENVIRONMENT
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recorded import recorded_cases
@@ -181,7 +182,7 @@ def test_by_default_pictures_lie_where_reports_do(tmp_path: Path, case: Path):
         [sys.executable, "-m", "conformance", "replay", case, "--implementation", "reference"],
         check=True,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]},
         capture_output=True,
         text=True,
         timeout=120,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.common.commands import ENVIRONMENT
 
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.core.batch import Batch
@@ -86,7 +87,11 @@ def test_nothing_is_written_and_nobody_is_called(tmp_path: Path):
         "from tal_conformance.training.yolov8n import *\n"
         "print(len(recorded_training(Schedule(steps=1, recorded=(0,), sizes=((64, 96),), pool=1)).batches))\n"
     )
-    environment = os.environ | {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "PYTHONPATH": ENVIRONMENT["PYTHONPATH"],
+    }
     environment = {name: value for name, value in environment.items() if not name.startswith(("YOLO", "XDG"))}
     done = subprocess.run(
         [sys.executable, "-B", "-c", code],
