@@ -9,12 +9,13 @@
 Importing `tal_conformance.suite.every_check` fills the registry.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 MIN_EXAMPLES = 4
@@ -62,9 +63,24 @@ class Check:
         for value in values:
             yield f"test_{self.name}[{value}]", {name: value}
 
-    def generated(self) -> Callable[..., None]:
-        """Return `body` with its batches drawn by Hypothesis."""
-        return given(**{self.argument: self.strategy})(self.body)
+    def generated(self, repeats: bool) -> Callable[..., None]:
+        """Return `body` with its batches drawn by Hypothesis.
+
+        Args:
+            repeats: draw the same batches in every run, whatever has been moved or rephrased since.
+        """
+        test = given(**{self.argument: self.strategy})(self.body)
+        return seed(self.seed)(test) if repeats and self.parameter is None else test
+
+    @property
+    def seed(self) -> int:
+        """Seed of a profile that repeats its batches: it depends on the check's name alone.
+
+        Hypothesis' own seed of a derandomized test is a digest of the function's source and of the modules of its
+        annotations: moving or rephrasing any of them would draw other batches. A check with a parameter keeps that
+        seed, because only Hypothesis' own includes the parameter's value.
+        """
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8])
 
 
 CHECKS: dict[str, Check] = {}
@@ -100,7 +116,7 @@ def check(
         name = body.__name__.removeprefix("test_")
         values = None if parameter is None else (parameter[0], tuple(parameter[1]))
         CHECKS[name] = entry = Check(name, clauses, batches, argument, share, least, values, mutants, body)
-        test = entry.generated()
+        test = entry.generated(repeats=_draws_repeat())
         own: dict[str, Any] = {} if share == 1 else {"max_examples": share_of_examples(share, least)}
         own |= {} if shrinks else {"phases": NO_SHRINKING}
         if own:
@@ -110,6 +126,12 @@ def check(
         return pytest.mark.clauses(clauses[0])(test) if clauses else test
 
     return register
+
+
+def _draws_repeat() -> bool:
+    """Return True if the loaded profile draws the same batches in every run."""
+    current = settings.default
+    return current is not None and current.derandomize
 
 
 def share_of_examples(parts: int, least: int = MIN_EXAMPLES) -> int:

@@ -85,7 +85,7 @@ def attack(
         suppress_health_check=list(HealthCheck),
     )
     try:
-        as_gated(chosen.generated())(checker=checker)
+        as_gated(chosen.generated(repeats=True))(checker=checker)
     except Failure as failure:
         return Hit(check, counter.batches, failure)
     return None

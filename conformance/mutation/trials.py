@@ -121,7 +121,7 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
     for name, arguments in check.calls():
         sink: Sink = NoSink()
         checker = CollectingChecker(reference, sink, name, "", stores=stores)
-        test = settings(REPEATING, max_examples=check.examples(number))(check.generated())
+        test = settings(REPEATING, max_examples=check.examples(number))(check.generated(repeats=True))
         with suppress(pytest.skip.Exception):
             test(checker=checker, **arguments)
         groups.append(checker.cases)

@@ -1,0 +1,38 @@
+"""A profile that repeats its batches draws by the names of its checks alone."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from tal_conformance.checks.registry import Check
+
+REPEATING = settings(max_examples=20, derandomize=True, database=None)
+
+
+def draws(name: str, repeats: bool, documented: bool) -> list[int]:
+    """Return the numbers that a check of this name draws; its body has another source if it is documented."""
+    drawn: list[int] = []
+    if documented:
+
+        def body(number: int) -> None:
+            """Another docstring is another source, which Hypothesis' own seed includes."""
+            drawn.append(number)
+    else:
+
+        def body(number: int) -> None:
+            drawn.append(number)
+
+    check = Check(name, ("TAL-TOPK",), st.integers(0, 10**9), "number", 1, 4, None, "first", body)
+    REPEATING(check.generated(repeats=repeats))()
+    return drawn
+
+
+def test_the_name_decides():
+    assert draws("topk", repeats=True, documented=True) == draws("topk", repeats=True, documented=False)
+
+
+def test_another_name_draws_otherwise():
+    assert draws("topk", repeats=True, documented=False) != draws("metric", repeats=True, documented=False)
+
+
+def test_without_it_the_source_decides():
+    assert draws("topk", repeats=False, documented=True) != draws("topk", repeats=False, documented=False)
