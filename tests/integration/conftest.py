@@ -1,4 +1,4 @@
-"""Code that the README and the documentation print."""
+"""Tests of this folder start processes of their own: all of them are slow. And code that the documentation prints."""
 
 import re
 from pathlib import Path
@@ -26,3 +26,10 @@ def readme_assigner() -> str:
 def documented_adapters() -> dict[str, str]:
     """Every adapter of the page about adapters, by file name."""
     return printed_files(ROOT / "docs" / "adapters.md")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder as slow."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)

@@ -158,11 +158,13 @@ def test_every_hazard_has_a_frequency():
     assert set(AT_LEAST) == set(HAZARDS) - ELSEWHERE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hazard", AT_LEAST)
 def test_every_hazard_occurs(hazard: str):
     assert hazard_counts(EVERY)[hazard] >= AT_LEAST[hazard]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("emphasis", "hazard", "least"),
     [

@@ -60,6 +60,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_planted_allocation_is_seen(adapters: Path, batch: Batch):
     """All of it; and nothing of its size where it is not planted."""
     wasteful, frugal = (
@@ -69,6 +70,7 @@ def test_a_planted_allocation_is_seen(adapters: Path, batch: Batch):
     assert frugal < PLANTED / 10
 
 
+@pytest.mark.slow
 def test_one_that_raises_there(adapters: Path, batch: Batch):
     with pytest.raises(ImplementationFailed, match="raised RuntimeError: no memory for you") as failed:
         peak_bytes(find(f"{adapters}:Broken"), batch, "cpu", "assign")

@@ -58,6 +58,7 @@ def test_a_release_that_follows_the_dialect_of_another_era(
     assert "1 do not follow the dialect of their era" in output
 
 
+@pytest.mark.slow
 def test_a_release_that_cannot_be_used_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -30,6 +30,7 @@ def test_a_number_that_is_none_is_refused(number: str, capsys: pytest.CaptureFix
     assert f"expected an integer >= 1, got {number!r}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_implementation_that_raises_measures_less(tmp_path: Path):
     adapter = tmp_path / "fails.py"
     adapter.write_text(FAILS)

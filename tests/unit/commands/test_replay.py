@@ -177,6 +177,7 @@ def test_without_stored_outcomes_it_says_so(replay: Run, case: Path):
     ]
 
 
+@pytest.mark.slow
 def test_by_default_pictures_lie_where_reports_do(tmp_path: Path, case: Path):
     done = subprocess.run(
         [sys.executable, "-m", "conformance", "replay", case, "--implementation", "reference"],
@@ -192,6 +193,7 @@ def test_by_default_pictures_lie_where_reports_do(tmp_path: Path, case: Path):
     assert path.is_file()
 
 
+@pytest.mark.slow
 def test_what_comes_with_the_project_is_replayed(replay: Run):
     status, out, errors = replay(recorded_cases()[0].parent, "--implementation", "reference")
     assert (status, errors) == (0, [])

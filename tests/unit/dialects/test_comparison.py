@@ -26,6 +26,7 @@ def reference_in(
     return replace(implementation, name=name, dialect=declares or dialect)
 
 
+@pytest.mark.slow
 def test_the_same():
     comparison = compare(reference_in(NEWEST, "A"), reference_in(NEWEST, "B"))
     assert comparison.same
@@ -39,6 +40,7 @@ def test_every_strategy_of_both_is_counted():
     assert len(lines) == 2 * len(STRATEGIES)
 
 
+@pytest.mark.slow
 def test_a_difference():
     """Clause, words, frequency and smallest batch; nothing else."""
     comparison = compare(reference_in(OLD, "A"), reference_in(NEWEST, "B"))

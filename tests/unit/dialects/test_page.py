@@ -114,6 +114,7 @@ def test_the_same_is_a_page_too(page_of: Page):
     assert "<section" not in page
 
 
+@pytest.mark.slow
 def test_one_that_leaves_its_own_dialect_fails_there_too(page_of: Page, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 3)
     page = page_of(speaking(NEWEST.name, "A"), speaking("ultralytics-8.4.127", "my-B", NEWEST))
@@ -123,6 +124,7 @@ def test_one_that_leaves_its_own_dialect_fails_there_too(page_of: Page, monkeypa
     assert "<svg" in page
 
 
+@pytest.mark.slow
 def test_a_difference_that_is_only_declared_is_told(monkeypatch: pytest.MonkeyPatch):
     """Held to the choice of the first, the second conforms: it does not do what it declares."""
     monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 3)
@@ -137,6 +139,7 @@ def test_a_difference_that_is_only_declared_is_told(monkeypatch: pytest.MonkeyPa
     assert all(section.fails for section in rest)
 
 
+@pytest.mark.slow
 def test_hostile_names_are_shown_and_not_run(page_of: Page):
     page = page_of(speaking("ultralytics-8.4.7", HOSTILE), speaking("ultralytics-8.4.190", HOSTILE))
     assert "<script" not in page
@@ -149,6 +152,7 @@ def test_hostile_names_are_shown_and_not_run(page_of: Page):
     assert rules["default-src"] == "'none'"
 
 
+@pytest.mark.slow
 def test_a_page_needs_nothing_else(page_of: Page):
     page = page_of(speaking("ultralytics-8.3.253"), speaking(NEWEST.name))
     assert not re.search(r"<(script|link|img|iframe|object|base)\b|@import|url\((?!#)|\bsrc=|\bhref=", page)

@@ -229,6 +229,7 @@ WON_BY_A_THIRD_WHO_KEEPS_IT = Problem(
 """Anchor 0 is contested by GT 0 and 1, which would drop it; but GT 2 wins it, has no other, and keeps it."""
 
 
+@pytest.mark.slow
 @examples(60)
 @given(problems(most_anchors=4, most_truths=2))
 def test_outputs_alone_of_very_small_problems(problem: Problem):
@@ -237,6 +238,7 @@ def test_outputs_alone_of_very_small_problems(problem: Problem):
     assert {outcome for outcome in everything if problem.accepts(outcome)} == problem.reachable()
 
 
+@pytest.mark.slow
 @examples(50)
 @given(problems())
 def test_outputs_alone(problem: Problem):
@@ -244,6 +246,7 @@ def test_outputs_alone(problem: Problem):
     assert_exact(problem)
 
 
+@pytest.mark.slow
 @examples(60)
 @given(problems(most_anchors=4, most_truths=2, topk2=True))
 def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
@@ -252,6 +255,7 @@ def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
     assert {outcome for outcome in everything if problem.accepts(outcome)} == problem.reachable()
 
 
+@pytest.mark.slow
 @examples(30)
 @given(problems(topk2=True))
 @example(WON_BY_A_THIRD_WHO_KEEPS_IT)

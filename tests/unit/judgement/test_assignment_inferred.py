@@ -108,6 +108,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RIGHT)
 def test_other_orders_of_operations_conform(kind: str):
     subject = Subject(implementation_from(RIGHT[kind], "right"), "cpu")
@@ -117,6 +118,7 @@ def test_other_orders_of_operations_conform(kind: str):
     assert undecided[True] <= undecided.total() / 4  # a half of all lanes plants ties
 
 
+@pytest.mark.slow
 def test_what_fits_best_explains_the_gradients_on_the_distances(monkeypatch: pytest.MonkeyPatch):
     """To half the digits of float32, whose rounding is in N and the scores that are read from it."""
     left: dict[int, tuple[float, float]] = {}
@@ -138,6 +140,7 @@ def test_what_fits_best_explains_the_gradients_on_the_distances(monkeypatch: pyt
     assert explained  # by another assignment than the reference's own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in UNSEEN])
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
     """By the test that finds it where more is shown, or by another one: hidden weights leave rounding more room."""
@@ -146,6 +149,7 @@ def test_a_fault_that_shows_in_the_loss_is_found(name: str):
     assert any(attack(faulty, lane) is not None for lane in (fault.check, "metric", "loss"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNSEEN)
 def test_a_fault_that_does_not_is_not(name: str):
     subject = Subject(hidden(FaultyReference(FAULTS[name], exposes_stages=False)), "cpu")

@@ -22,6 +22,7 @@ FINDINGS = read_findings()
 ALLOWED = {"sys", "types", "torch", "ultralytics"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.id)
 def test_reproduces_with_the_installed_release(finding: Finding):
     ran = run_script(finding, installed())

@@ -248,6 +248,7 @@ def run(folder: Path, text: str, dialect: str = "ultralytics-8.4.127") -> tuple[
 EVERYWHERE = GOOD.replace('"small_8_16"', '"any_batch"').replace("2026-06-01", "2999-01-01")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_divergence_on_record(tmp_path: Path):
     """It is green, and log, summary and report say what was excused, why, and until when."""
     status, said = run(tmp_path, EVERYWHERE)
@@ -268,6 +269,7 @@ def test_a_run_with_a_divergence_on_record(tmp_path: Path):
         assert words in html
 
 
+@pytest.mark.slow
 def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
     """It excuses nothing, and fails the run even where nothing diverges."""
     status, said = run(tmp_path, EVERYWHERE.replace("2999", "2020"), dialect=NEWEST.name)
@@ -297,6 +299,7 @@ def test_a_whole_run_in_which_nothing_was_excused(
     assert [line["fails"] for line in read_log(run.folder).ledger] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_ledger_that_is_none_stops_before_anything_is_judged(tmp_path: Path):
     status, said = run(tmp_path, FAULTS["is unknown"])
     assert status == 4

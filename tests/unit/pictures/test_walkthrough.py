@@ -39,6 +39,7 @@ def trace(recorded: RecordedTraining, data: dict[str, Any]) -> ImageTrace:
     return ImageTrace.of(recorded.batches[2], data["picture"]["image"], NEWEST)
 
 
+@pytest.mark.slow
 def test_the_report_can_draw_it(recorded: RecordedTraining, tmp_path: Path):
     write_walkthrough(tmp_path, recorded)
     found, wrong = read_walkthrough(tmp_path)

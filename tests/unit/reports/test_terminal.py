@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from tests.common import run_logs as factory
 from tests.common.run_logs import HOSTILE, batch, divergence, implementation, run_line
 
@@ -47,6 +48,7 @@ def test_first_divergences_have_stage_clause_case_and_summary(run_dir: Path):
     assert f"run: {run_dir}" in table
 
 
+@pytest.mark.slow
 def test_many_are_summed_up(run_dir: Path):
     table = table_of(run_dir, factory.failing(200, batches=30))
     assert "more causes, in the report" in table

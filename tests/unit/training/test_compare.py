@@ -74,6 +74,7 @@ def steeper_boxes(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: H
     return with_numbers()(steep, rows, head, numbers)
 
 
+@pytest.mark.slow
 def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining):
     comparison = compare_training(find("ultralytics"), recorded, STEPS)
     assert comparison.agrees, comparison.summary
@@ -83,6 +84,7 @@ def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining)
     assert "after 4 steps the weights that the loss of ultralytics leads to lie " in comparison.summary
 
 
+@pytest.mark.slow
 def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refutes(
     recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch
 ):
@@ -112,6 +114,7 @@ def test_the_references_own_training_leads_to_the_very_same(recorded: RecordedTr
     assert (comparison.worst, comparison.agrees, comparison.followed) == (0.0, True, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [

@@ -73,6 +73,7 @@ def test_a_description_in_the_working_directory_is_not_taken(tmp_path: Path, mon
     assert head_of(build_model()).classes == 80
 
 
+@pytest.mark.slow
 def test_nothing_is_written_and_nobody_is_called(tmp_path: Path):
     home, work, temporary = (tmp_path / name for name in ("home", "work", "temporary"))
     for folder in (home, work, temporary):
@@ -150,6 +151,7 @@ def test_a_recorded_batch_survives_its_file(small: RecordedTraining, tmp_path: P
     assert Batch.load(tmp_path / "case.safetensors").id == small.batches[1].id
 
 
+@pytest.mark.slow
 def test_the_same_schedule_records_the_same(small: RecordedTraining):
     again = recorded_training.__wrapped__(SMALL)
     assert [batch.id for batch in again.batches] == [batch.id for batch in small.batches]

@@ -55,6 +55,7 @@ def judged(outcome: Outcome, recipe: Recipe, name: str) -> Judgement:
         return error.judgement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lane", STRATEGIES)
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
 def test_numbers_and_verdict_are_those_of_the_cpu(name: str, lane: str):

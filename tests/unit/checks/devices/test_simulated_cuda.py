@@ -220,6 +220,7 @@ def test_nothing_is_left_behind_after_an_error():
         assert torch.ones(3, device="cuda").sum() == 3
 
 
+@pytest.mark.slow
 def test_a_process_that_simulated_fails_on_cuda_as_before():
     """PyTorch remembers inside whether it has initialised CUDA; no Python can see that but by using it."""
     code = """

@@ -99,6 +99,7 @@ class Both(AssignerAlone, LossAlone):
     name = "both"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [UltralyticsAdapter, ReferenceAdapter, AssignerAlone, LossAlone, Both])
 def test_all_images_are_judged_and_counted(session: Session, adapter: Callable[[], Any]):
     session.judge(adapter(), TINY)
@@ -159,6 +160,7 @@ ONLY_IN_COMPANY = {"missing_batch_size"}
 """One image alone has the right loss: B is 1."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOUND)
 def test_a_planted_fault_is_found_on_the_smallest_image_that_shows_it(session: Session, name: str):
     scope, stage = FOUND[name]
@@ -194,6 +196,7 @@ class WrongAssigner:
         return self.change(replace(self.official.assign(inputs), stages=None), inputs)
 
 
+@pytest.mark.slow
 def test_one_image_among_thousands_is_found(session: Session):
     """Two ground truths, the second right of the first, in exactly this place: one scene of 343."""
     first, second = torch.tensor([0.0, 0, 8, 8]), torch.tensor([8.0, 8, 16, 16])
@@ -213,6 +216,7 @@ def test_one_image_among_thousands_is_found(session: Session):
     assert "class 1 at (0, 0)-(8, 8), class 0 at (8, 8)-(16, 16)" in batch.describe()
 
 
+@pytest.mark.slow
 def test_what_only_company_shows_is_reported_with_the_least_company(session: Session):
     """Where another image is empty, the first image's positives vanish."""
 

@@ -91,6 +91,7 @@ def test_every_admissible_assignment_is_accepted(scope: Scope):
             assert assignment_holds(told, following(told, owners, scope.head.classes))[image], (image, owner)
 
 
+@pytest.mark.slow
 @by_name
 def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
     """Random owners, among them many that are one anchor away from an admissible assignment."""
@@ -164,6 +165,7 @@ def test_a_wrong_stage_is_not_accepted(name: str):
     assert refused[shown.any(-1).any(-1)].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
 def test_a_sample_is_accepted_as_by_the_ordinary_judge(name: str):
     implementation = find(name)

@@ -80,6 +80,7 @@ def failures(clause: str, tested: Subject) -> Iterator[Failure]:
             yield failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clause", "fault"), [pytest.param(c, f, id=f"{c}: {what}") for c, what, f in PLANTED]
 )
@@ -103,6 +104,7 @@ def test_a_loss_that_shows_no_assignment_is_held_to_relations_too(what: str):
     assert failure.clause == clause
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clause", RELATIONS)
 @pytest.mark.parametrize("kind", HONEST)
 def test_nothing_is_found_in_what_is_right(clause: str, kind: str):
@@ -123,6 +125,7 @@ def test_nothing_is_found_in_what_is_right(clause: str, kind: str):
     assert extents[False] > COMPARED / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ultralytics", "article"])
 @pytest.mark.parametrize("clause", RELATIONS)
 def test_nothing_is_found_in_the_registered_implementations(clause: str, name: str):
@@ -140,6 +143,7 @@ def failures_among(clause: str, tested: Subject, number: int) -> Iterator[Failur
             yield failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))
 def test_the_reference_of_every_dialect_is_related_to_itself(dialect: Dialect):
     own, related = subject(ReferenceAdapter(dialect)), 0

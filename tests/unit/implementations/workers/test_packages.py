@@ -52,6 +52,7 @@ def test_fetched_once_and_used_without_the_index_after(index: Path):
     assert folder.is_relative_to(cache_folder())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["changed", "removed", "added", "list"])
 def test_a_damaged_copy_is_fetched_again(index: Path, harm: str):
     folder = ensure_package(SMALL)
@@ -72,6 +73,7 @@ def test_a_damaged_copy_is_fetched_again(index: Path, harm: str):
     assert damage(folder.parent) is None
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_without_an_index(index: Path):
     """It is not used; the message says what is damaged and what to do."""
     folder = ensure_package(SMALL)
@@ -84,6 +86,7 @@ def test_a_damaged_copy_without_an_index(index: Path):
         ensure_package(SMALL)
 
 
+@pytest.mark.slow
 def test_two_at_once(index: Path):
     """Two processes want the same package: both get it whole, and it is fetched once."""
     script = (

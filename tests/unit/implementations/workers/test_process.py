@@ -88,6 +88,7 @@ def same(one: Implementation, other: Implementation, batch: object) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_this_process(doubles: Doubles):
     """To the bit, stages and gradients included; in float32, in 16 bits and in mixed precision."""
     there, here = doubles.implementation, implementation_from(ReferenceAdapter(), "reference")
@@ -132,6 +133,7 @@ FAILURES = {
 DEADLY = {"Hangs", "Dies", "IsKilled", "Exits", "Garbage"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double", FAILURES)
 def test_a_failure_is_of_its_batch_alone(doubles: Doubles, double: str):
     """What happened is told of that batch; the next batch is answered, by the same process or by a new one."""
@@ -183,6 +185,7 @@ def test_no_network(doubles: Doubles):
             listener.accept()
 
 
+@pytest.mark.slow
 def test_a_clean_environment(doubles: Doubles, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SECRET_OF_THE_USER", "x")
     monkeypatch.setenv("YOLO_CONFIG_DIR", "/nowhere")
@@ -215,6 +218,7 @@ def test_what_hangs_is_killed_with_all_it_started(doubles: Doubles):
     assert gone(its)
 
 
+@pytest.mark.slow
 def test_it_goes_when_the_suite_goes(tmp_path: Path):
     """However that goes: the suite is killed while its worker hangs, and nothing is left."""
     pids = tmp_path / "pids"
@@ -256,6 +260,7 @@ def test_a_worker_that_keeps_hanging_is_given_up(doubles: Doubles):
     assert doubles.worker.starts == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("double", "message"),
     [

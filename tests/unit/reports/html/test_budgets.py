@@ -35,6 +35,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_log_is_as_large_as_it_says(night: Path):
     log = read_log(night)
     assert log.batches.judged >= 10_000

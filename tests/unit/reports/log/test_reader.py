@@ -56,6 +56,7 @@ def test_the_logs_of_workers_are_merged(run_dir: Path):
     assert log.end is not None
 
 
+@pytest.mark.slow
 def test_a_log_cut_at_every_byte_of_its_last_lines_still_says_the_rest(run_dir: Path):
     lines = [
         RUN,
