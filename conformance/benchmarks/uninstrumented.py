@@ -1,9 +1,9 @@
-"""Implementations without what they do only so that the judge can look inside: that must not be timed.
+"""Adapters without the instrumentation that exists for the judge alone, which must not be timed.
 
-An adapter of one's own is timed as it is, unless it has a method `bare()`, which returns what is to be
-timed in its place.
+Any other adapter is timed as it is, unless it has a method `uninstrumented()` that returns what is timed in its place.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -18,78 +18,44 @@ from tal_reference.loss import stacked
 
 
 def uninstrumented(adapter: Any) -> Any:
-    """The adapter to be timed in place of `adapter`: it computes the same and notes nothing."""
+    """Return the adapter to be timed in place of `adapter`: it computes the same and records nothing."""
+    if callable(getattr(adapter, "uninstrumented", None)):
+        return adapter.uninstrumented()
     if callable(getattr(adapter, "bare", None)):
+        warnings.warn(
+            f"{type(adapter).__name__}.bare: rename the method to uninstrumented", DeprecationWarning, 2
+        )
         return adapter.bare()
     if type(adapter) is UltralyticsAdapter:
-        return BareUltralytics()
+        return UltralyticsAdapter(exposes_stages=False)
     if type(adapter) is ReferenceAdapter:
-        return BareReference(adapter.dialect)
+        return UninstrumentedReference(adapter.dialect)
     if type(adapter) is ArticleAdapter:
-        return BareArticle()
+        return UninstrumentedArticle()
     return adapter
 
 
-class BareUltralytics(UltralyticsAdapter):
-    """The installed release alone: its assigner is of the release's own class, and nothing is copied.
-
-    Its loss begins at the feature maps, as everybody's does. So it includes their concatenation, which newer
-    releases do at the end of the model's head.
-    """
-
-    exposes_stages = False
-
-    def assign(self, inputs: AssignerInputs) -> Assignment:
-        """The official assigner."""
-        assigner = self._new_assigner(inputs.head, inputs.hyperparameters)
-        returned = assigner(
-            inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask
-        )
-        return Assignment(*returned)
-
-    def loss(
-        self,
-        feature_maps: tuple[Tensor, ...],
-        annotations: Tensor,
-        head: Head,
-        hyperparameters: Hyperparameters,
-    ) -> Loss:
-        """The official loss."""
-        criterion = self._criterion(head, hyperparameters, feature_maps[0].device)
-        flat = torch.cat([level.flatten(2) for level in feature_maps], dim=2)  # (B, 4R + C, A)
-        distances, scores = flat.split((4 * head.reg_max, head.classes), dim=1)
-        predictions = {"boxes": distances, "scores": scores, "feats": list(feature_maps)}
-        rows = {"batch_idx": annotations[:, 0], "cls": annotations[:, 1], "bboxes": annotations[:, 2:]}
-        total, items = criterion(predictions, rows)
-        return Loss(total, torch.stack(list(items.values())))
-
-    def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Any:
-        assigner = super()._new_assigner(head, hyperparameters)
-        assigner.__class__ = type(assigner).__base__  # the release's own; the subclass notes what passes
-        return assigner
-
-
 def unpadded(inputs: AssignerInputs) -> list[GroundTruths]:
-    """The ground truths of each image, without the rows of zeros behind them: the reference's loss never pads.
+    """Return the ground truths of each image without the rows of zeros behind them: the reference's loss never pads.
 
-    A box (0, 0, 0, 0) at an image's end is taken for padding: it has no candidates. In dialects that compare overlaps
-    everywhere, weights may differ from the padded ones in the last bit.
+    A box (0, 0, 0, 0) at the end of an image counts as padding: it has no candidates. In dialects that compare
+    overlaps everywhere, weights may differ from those with padding in the last bit.
     """
     holds_box = inputs.truth_boxes.any(-1)  # (B, M)
-    counts = (holds_box.flip(1).cumsum(1) > 0).sum(1)  # (B,) rows to the last that holds one
+    counts = (holds_box.flip(1).cumsum(1) > 0).sum(1)  # (B,) number of rows up to the last ground truth
     return [
         GroundTruths(labels[:count, 0].long(), boxes[:count])
         for labels, boxes, count in zip(inputs.labels, inputs.truth_boxes, counts.tolist(), strict=True)
     ]
 
 
-class BareReference(ReferenceAdapter):
+class UninstrumentedReference(ReferenceAdapter):
     """The reference without its trace."""
 
     exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """The reference's assigner, image by image, each with its own ground truths alone."""
+        """Run the reference's assigner image by image, on the ground truths of that image alone."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
         targets = [
             assign(scores, boxes, inputs.anchors, truths, *numbers)
@@ -107,18 +73,18 @@ class BareReference(ReferenceAdapter):
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """The reference's loss."""
+        """Compute the reference's loss."""
         loss = detection_loss(feature_maps, annotations, head, hyperparameters, self.dialect)
         return Loss(loss.terms, loss.items)
 
 
-class BareArticle(ArticleAdapter):
-    """The article's algorithm, whose stages are computed but not put together."""
+class UninstrumentedArticle(ArticleAdapter):
+    """The article's algorithm, whose stages are computed but not stacked into a batch."""
 
     exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Section 3 of the article, image by image."""
+        """Run section 3 of the article image by image."""
         assigner = ArticleAssigner(inputs.hyperparameters)
         images = [
             assigner.assign_image(scores, boxes, inputs.anchors, labels, truths, mask)[0]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from tal_conformance.core.cache import cache_folder
-from tal_conformance.implementations.adapters.ultralytics_release import parsed
+from tal_conformance.implementations.adapters.ultralytics import parsed
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.releases import OLDEST
 from tal_reference.eras import ERAS, Version

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from tal_conformance.implementations.adapters.ultralytics_release import Version, parsed
+from tal_conformance.implementations.adapters.ultralytics import Version, parsed
 from tal_conformance.implementations.errors import PackageUnavailable
 from tal_conformance.implementations.workers.packages import Package, ensure_package
 from tal_conformance.implementations.workers.process import Launch, Worker
@@ -52,7 +52,7 @@ def release(version: str) -> RemoteAdapter:
     packages = [Package("ultralytics", version), *chosen(IMPORTS, numbers)]
     folders = [ensure_package(package) for package in packages]
     launch = Launch(
-        "tal_conformance.implementations.adapters.ultralytics_release:ReleaseAdapter",
+        "tal_conformance.implementations.adapters.ultralytics:UltralyticsAdapter",
         {"version": version},
         folders,
         STAND_INS,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.adapters.ultralytics_release import place_of
+from tal_conformance.implementations.adapters.ultralytics import criterion_of
 from tal_reference import Head, Hyperparameters
 
 
@@ -182,8 +182,8 @@ def official_loss() -> tuple[type, str]:
     """
     try:
         version = str(importlib.import_module("ultralytics").__version__)
-        module, name, _ = place_of(version)
-        return getattr(importlib.import_module(module), name), version
+        criterion = criterion_of(version)
+        return getattr(importlib.import_module(criterion.loss_module), criterion.loss_class), version
     except (ImportError, AttributeError, ValueError) as error:
         raise CannotRecord(f"the detection loss of ultralytics cannot be imported here: {error}") from error
 

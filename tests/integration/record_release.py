@@ -10,7 +10,7 @@ import torch  # noqa: E402
 
 from tal_conformance.batches.recipe import Recipe  # noqa: E402
 from tal_conformance.batches.truths import Truth  # noqa: E402
-from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter, parsed  # noqa: E402
+from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter, parsed  # noqa: E402
 from tal_conformance.implementations.releases import IMPORTS, STAND_INS, chosen  # noqa: E402
 from tal_conformance.implementations.workers.child import stub_module  # noqa: E402
 from tal_conformance.implementations.workers.packages import Package, ensure_package  # noqa: E402
@@ -24,7 +24,7 @@ def main(version: str, folder: str) -> None:
     for name in STAND_INS:
         stub_module(name)
     batch = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=3, predictions="near").build()
-    adapter, rows = ReleaseAdapter(version), batch.annotations
+    adapter, rows = UltralyticsAdapter(version), batch.annotations
     maps = tuple(level.clone().requires_grad_() for level in batch.feature_maps)
     criterion = adapter._new_criterion(batch.head, batch.hyperparameters, torch.device("cpu"))[0]
     predictions = adapter._predictions(maps, batch.head)

@@ -9,12 +9,7 @@ import pytest
 from tests.common.commands import ENVIRONMENT
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.adapters.ultralytics_release import (
-    FIRST_HOUSE,
-    PRESENT_HOUSE,
-    TRAINERS_LOSS,
-    place_of,
-)
+from tal_conformance.implementations.adapters.ultralytics import criterion_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("record_release.py")
@@ -55,22 +50,27 @@ def test_a_release_is_recorded(version: str, family: str, tmp_path: Path):
         assert kept.origin.startswith(f"recorded: ultralytics {version}, step 0: first")
 
 
+TRAINER, YOLO_FOLDER, UTILS = (
+    "ultralytics.yolo.v8.detect.train", "ultralytics.yolo.utils.loss", "ultralytics.utils.loss",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("version", "place"),
+    ("version", "module"),
     [
-        ("8.0.0", TRAINERS_LOSS),
-        ("8.0.110", TRAINERS_LOSS),
-        ("8.0.111", FIRST_HOUSE),
-        ("8.0.136", PRESENT_HOUSE),
-        ("8.4.190", PRESENT_HOUSE),
-        ("8.5.0.dev1+mine", PRESENT_HOUSE),
+        ("8.0.0", TRAINER),
+        ("8.0.110", TRAINER),
+        ("8.0.111", YOLO_FOLDER),
+        ("8.0.136", UTILS),
+        ("8.4.190", UTILS),
+        ("8.5.0.dev1+mine", UTILS),
     ],
 )
-def test_where_a_release_has_its_loss(version: str, place: tuple[str, str, str]):
-    assert place_of(version) == place
+def test_where_a_release_has_its_loss(version: str, module: str):
+    assert criterion_of(version).loss_module == module
 
 
 @pytest.mark.parametrize("version", ["7.0.0", "8", "unknown"])
 def test_no_release_with_this_loss(version: str):
     with pytest.raises(ValueError, match=r"older|unpack|literal"):
-        place_of(version)
+        criterion_of(version)

@@ -1,7 +1,7 @@
-"""Stages of an official assigner of any release: notes what passes between its own functions; computes nothing.
+"""Record the intermediate stages of an official assigner, for any release, by wrapping its own functions while it runs.
 
-The functions keep their names from 8.0.0 on, but not their place: some were functions of the module, then static
-methods, then methods. They are listened to where they are, while the assigner runs.
+Nothing is recomputed. The function names have been stable since 8.0.0, but they have moved from module functions to
+static methods to methods; each is wrapped where that release defines it.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,101 +14,148 @@ from torch import Tensor
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Stages
 from tal_reference import Head, Hyperparameters
 
-LISTENED = ("select_candidates_in_gts", "get_box_metrics", "get_pos_mask", "select_highest_overlaps")
+STAGE_FUNCTIONS = ("select_candidates_in_gts", "get_box_metrics", "get_pos_mask", "select_highest_overlaps")
 """The official functions between the stages."""
-USUAL = Hyperparameters()
-"""What a loss must come to by itself (TAL-MET-1, TAL-TOPK-1)."""
-READ = 6
-"""Tensors that an assigner reads: those of `AssignerInputs`, but for the strides. Forks add arguments behind them."""
+DEFAULTS = Hyperparameters()
+"""Hyperparameters that an official loss gives to its assigner by itself (TAL-MET-1, TAL-TOPK-1)."""
+INPUT_COUNT = 6
+"""Number of tensors that an assigner reads: those of `AssignerInputs` without the strides. Forks append arguments."""
+METRIC_ARGUMENTS = 5
+"""Arguments of `get_box_metrics`, the last of which is the mask of candidates; the first releases lack the mask."""
 
 
 class RecordingAssigner:
-    """A release's assigner that keeps copies of what its last call read, computed and returned.
+    """Wrap an official assigner and store copies of the inputs, intermediate values and outputs of its last call.
 
     Args:
-        tal: the release's module.
-        assigner: made by the release's loss, or with numbers that the loss does not take.
+        module: the release's module of the assigner.
+        assigner: the assigner.
+
+    Attributes:
+        stage_results: results of `STAGE_FUNCTIONS`, by name.
+        stage_arguments: their positional arguments, by name.
+        inputs_read: the first `INPUT_COUNT` arguments.
+        returned: the outputs.
     """
 
-    def __init__(self, tal: ModuleType, assigner: Any) -> None:
-        self._tal = tal
-        self.assigner = assigner
-        self._forward = self.assigner.forward
-        self.assigner.forward = self.forward
-        self.heard: dict[str, Any] = {}
-        self.read: list[Tensor] = []
+    def __init__(self, module: ModuleType, assigner: Any) -> None:
+        self._module, self._assigner = module, assigner
+        self.stage_results: dict[str, Any] = {}
+        self.stage_arguments: dict[str, tuple[Any, ...]] = {}
+        self.inputs_read: list[Tensor] = []
         self.returned: list[Tensor] = []
 
-    def forward(self, *arguments: Any) -> Any:
-        """The assigner's own, listened to."""
-        self.heard = {}
-        self.read = [argument.detach().clone() for argument in arguments[:READ]]
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the assigner and record the call."""
+        return self._record(self._assigner, arguments)
+
+    def attach(self) -> None:
+        """Record every later call of the assigner itself, as its loss makes it."""
+        forward = self._assigner.forward
+        self._assigner.forward = lambda *arguments: self._record(forward, arguments)
+
+    def _record(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        self.stage_results, self.stage_arguments = {}, {}
+        self.inputs_read = [argument.detach().clone() for argument in arguments[:INPUT_COUNT]]
         with ExitStack() as stack:
-            for name in LISTENED:
-                owner = self.assigner if hasattr(self.assigner, name) else self._tal
+            for name in STAGE_FUNCTIONS:
+                owner = self._assigner if hasattr(self._assigner, name) else self._module
                 if hasattr(owner, name):
-                    stack.enter_context(listening(owner, name, self.heard))
-            returned = self._forward(*arguments)
-        self.returned = [result.detach().clone() for result in returned]  # some losses change it in place
+                    stack.enter_context(recorded_calls(owner, name, self.stage_results, self.stage_arguments))
+            returned = function(*arguments)
+        self.returned = [
+            output.detach().clone() for output in returned
+        ]  # some losses change the boxes in place
         return returned
 
     def assignment(self) -> Assignment:
-        """What the last call returned, with its stages. Without ground truths most releases return zeros, not False."""
+        """Return the outputs of the last call, with its stages."""
         labels, boxes, scores, foreground, index = self.returned
-        return Assignment(labels, boxes, scores, foreground.bool(), index, self.stages())
+        return Assignment(labels, boxes, scores, self._as_mask(foreground), index, self.stages())
+
+    def _as_mask(self, foreground: Tensor) -> Tensor:
+        """Return the foreground as booleans: without ground truths most releases return zeros in place of False."""
+        truths = self.inputs_read[4].shape[1]
+        return foreground if truths else foreground.bool()
 
     def stages(self) -> Stages | None:
-        """The stages of the last call; None of a batch without ground truths, which returns before any."""
-        if set(LISTENED) - set(self.heard):
+        """Return the stages of the last call, or None of a batch without ground truths: the call ends before them."""
+        if set(STAGE_FUNCTIONS) - set(self.stage_results):
             return None
-        metric, overlap = self.heard["get_box_metrics"]
+        metric, overlap = self.stage_results["get_box_metrics"]
         return Stages(
-            candidates=self.heard["select_candidates_in_gts"].bool() & self.read[5].bool(),
+            candidates=self._candidates(),
             overlap=overlap,
             metric=metric,
-            selected=self.heard["get_pos_mask"][0].bool(),
-            positives=self.heard["select_highest_overlaps"][2].bool(),
+            selected=self.stage_results["get_pos_mask"][0].bool(),
+            positives=self.stage_results["select_highest_overlaps"][2].bool(),
         )
 
+    def _candidates(self) -> Tensor:
+        """Return the mask of the pairs that the metric is computed for; the first releases compute it for all pairs."""
+        arguments = self.stage_arguments["get_box_metrics"]
+        if len(arguments) >= METRIC_ARGUMENTS:
+            mask: Tensor = arguments[METRIC_ARGUMENTS - 1]
+            return mask.bool()
+        return self.stage_results["select_candidates_in_gts"].bool() & self.inputs_read[5].bool()
+
     def inputs(self, strides: Tensor, head: Head, hyperparameters: Hyperparameters) -> AssignerInputs:
-        """What the last call read."""
-        scores, boxes, anchors, labels, truth_boxes, truth_mask = self.read
+        """Return the inputs of the last call.
+
+        Args:
+            strides: (A, 1), which an assigner does not read.
+            head: of the batch.
+            hyperparameters: of the batch.
+        """
+        scores, boxes, anchors, labels, truth_boxes, truth_mask = self.inputs_read
         return AssignerInputs(
             scores, boxes, anchors, strides, labels, truth_boxes, truth_mask, head, hyperparameters
         )
 
 
-def asked_of_loss(hyperparameters: Hyperparameters) -> dict[str, int]:
-    """What an official loss must be told: nothing that it must come to by itself."""
-    asked = {}
-    if hyperparameters.topk != USUAL.topk:
-        asked["tal_topk"] = hyperparameters.topk
+def loss_arguments(hyperparameters: Hyperparameters) -> dict[str, int]:
+    """Return the arguments by which an official loss is given hyperparameters that are not its own defaults."""
+    arguments = {}
+    if hyperparameters.topk != DEFAULTS.topk:
+        arguments["tal_topk"] = hyperparameters.topk
     if hyperparameters.topk2 is not None:
-        asked["tal_topk2"] = hyperparameters.topk2
-    return asked
+        arguments["tal_topk2"] = hyperparameters.topk2
+    return arguments
 
 
-def has_own_exponents(hyperparameters: Hyperparameters) -> bool:
-    """Whether alpha and beta are those that official losses have built in (TAL-MET-1); they take no others."""
-    return (hyperparameters.alpha, hyperparameters.beta) == (USUAL.alpha, USUAL.beta)
+def has_built_in_exponents(hyperparameters: Hyperparameters) -> bool:
+    """Return True if alpha and beta are those that official losses have built in (TAL-MET-1); they accept no others."""
+    return (hyperparameters.alpha, hyperparameters.beta) == (DEFAULTS.alpha, DEFAULTS.beta)
 
 
 @contextmanager
-def listening(owner: Any, name: str, heard: dict[str, Any]) -> Iterator[None]:
-    """While this lasts, what the function called `name` returns is copied into `heard`."""
-    own = name in vars(owner)
+def recorded_calls(
+    owner: Any, name: str, results: dict[str, Any], arguments_of: dict[str, tuple[Any, ...]]
+) -> Iterator[None]:
+    """Record every call of the owner's function `name` while the block runs.
+
+    Args:
+        owner: the assigner or its module.
+        name: of the function.
+        results: receives a copy of the last result under the function's name.
+        arguments_of: receives the last positional arguments under the function's name.
+    """
+    has_own = name in vars(owner)
     function: Callable[..., Any] = getattr(owner, name)
 
-    def noting(*arguments: Any, **named: Any) -> Any:
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        arguments_of[name] = arguments
         result = function(*arguments, **named)
-        heard[name] = result.clone() if isinstance(result, Tensor) else tuple(part.clone() for part in result)
+        results[name] = (
+            result.clone() if isinstance(result, Tensor) else tuple(part.clone() for part in result)
+        )
         return result
 
-    setattr(owner, name, noting)
+    setattr(owner, name, wrapper)
     try:
         yield
     finally:
-        if own:
+        if has_own:
             setattr(owner, name, function)
         else:
             delattr(owner, name)

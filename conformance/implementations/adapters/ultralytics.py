@@ -1,79 +1,110 @@
-"""The installed Ultralytics release: its loss, its assigner and the stages between. It is called, nothing more.
+"""Ultralytics, every release: the installed one in this process, any other as `ultralytics==X.Y.Z` in a worker.
 
-The release is used as it is. A subclass of its assigner, made when the release is loaded, notes what passes between
-the assigner's own methods; it computes nothing.
+Releases differ in where their loss lies (`CRITERIA`), and in what it reads and returns:
+
+- to 8.3.253 the loss reads feature maps, from 8.4.0 boxes and scores that are split and flattened;
+- from 8.4.104 the logged items come by name.
 """
 
-from functools import cache, lru_cache
+import importlib
+import inspect
+import re
+from functools import cache
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.task import DETECT
-from tal_conformance.implementations.adapters.stage_recorder import asked_of_loss, has_own_exponents
+from tal_conformance.implementations.adapters.criterion_adapter import CriterionAdapter, model_with
+from tal_conformance.implementations.adapters.stage_recorder import has_built_in_exponents, loss_arguments
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import EVERY
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
-from tal_reference import NEWEST, Head, Hyperparameters, make_anchors
+from tal_reference import NEWEST, Head, Hyperparameters
 
-CRITERIA = {DETECT.name: "v8DetectionLoss"}
-"""The name of the official loss class of every task."""
-FIRST_OF_NEWEST_DIALECT = (8, 4, 128)
-"""The release with which the newest dialect begins (specification section 8)."""
+Version = tuple[int, int, int]
 
 
-class UltralyticsAdapter:
-    """The detection loss and the assigner of the Ultralytics release that is installed here.
+class Criterion(NamedTuple):
+    """Modules of a task's loss, from one release on.
+
+    Attributes:
+        first: the first release that has them.
+        loss_module: module of the criterion.
+        loss_class: name of the criterion's class.
+        assigner_module: module of the assigner.
+    """
+
+    first: Version
+    loss_module: str
+    loss_class: str
+    assigner_module: str
+
+
+CRITERIA: dict[str, tuple[Criterion, ...]] = {
+    DETECT.name: (
+        Criterion((8, 0, 136), "ultralytics.utils.loss", "v8DetectionLoss", "ultralytics.utils.tal"),
+        Criterion(
+            (8, 0, 111), "ultralytics.yolo.utils.loss", "v8DetectionLoss", "ultralytics.yolo.utils.tal"
+        ),
+        Criterion((8, 0, 0), "ultralytics.yolo.v8.detect.train", "Loss", "ultralytics.yolo.utils.tal"),
+    ),
+}
+"""By task, the newest first: where releases have the task's criterion."""
+SPLIT_PREDICTIONS: Version = (8, 4, 0)
+"""First release whose loss reads `boxes`, `scores` and `feats` by name."""
+FIRST_OF_NEWEST_DIALECT: Version = (8, 4, 128)
+"""First release of the newest dialect (specification section 8)."""
+
+
+class UltralyticsAdapter(CriterionAdapter):
+    """The detection loss and the assigner of a release of Ultralytics.
+
+    Args:
+        version: of the release that the import path holds; by default the one that is installed here, whatever it is.
+        exposes_stages: as in `CriterionAdapter`.
 
     Raises:
-        UnknownImplementation: none is installed, it cannot be imported, or its dialect is not known.
+        UnknownImplementation: no version is given, and the installed one is missing, fails to import or is too old.
+        ImportError: another version than the given one is imported.
     """
 
     name = "ultralytics"
-    exposes_stages = True
     precisions = EVERY
     dialect = NEWEST
 
-    def __init__(self) -> None:
-        self.version = installed_release()
-        self._tal, self._loss = load_release()
-        # the last one alone: a run meets thousands of heads, and each holds copies of its last batch
-        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
+    def __init__(self, version: str | None = None, exposes_stages: bool = True) -> None:
+        if version is None:
+            version = installed_release()
+            assigner_module, loss_module = load_release()
+        else:
+            assigner_module, loss_module = import_release(version)
+        super().__init__(version, assigner_module, exposes_stages)
+        self._split_predictions = leading_numbers(version) >= SPLIT_PREDICTIONS
+        self._loss_module, self._loss_class = loss_module, criterion_of(version).loss_class
+        parameters = inspect.signature(assigner_module.TaskAlignedAssigner.__init__).parameters
+        self._assigner_has_topk2 = "topk2" in parameters
 
-    def assign(self, inputs: AssignerInputs) -> Assignment:
-        """The official assigner on inputs that somebody else decoded."""
-        assigner = self._new_assigner(inputs.head, inputs.hyperparameters)
-        assigner(
-            inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask
-        )
-        return assigner.assignment()
-
-    def loss(
-        self,
-        feature_maps: tuple[Tensor, ...],
-        annotations: Tensor,
-        head: Head,
-        hyperparameters: Hyperparameters,
-    ) -> Loss:
-        """The official loss, with what its assigner read and returned."""
-        criterion = self._criterion(head, hyperparameters, feature_maps[0].device)
-        distances, scores = torch.cat([level.flatten(2) for level in feature_maps], 2).split(
-            (4 * head.reg_max, head.classes), 1
-        )
-        predictions = {"boxes": distances, "scores": scores, "feats": list(feature_maps)}
-        rows = {"batch_idx": annotations[:, 0], "cls": annotations[:, 1], "bboxes": annotations[:, 2:]}
-        total, items = criterion(predictions, rows)
-        noted = criterion.assigner
-        strides = make_anchors(feature_maps, head).strides
-        inputs = noted.inputs(strides, head, hyperparameters)
-        return Loss(total, torch.stack(list(items.values())), noted.assignment(), inputs)
+    def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
+        """Return what the release's head hands to the loss in training."""
+        if not self._split_predictions:
+            return list(feature_maps)
+        flat = torch.cat([level.flatten(2) for level in feature_maps], 2)  # (B, 4R + C, A)
+        boxes, scores = flat.split((4 * head.reg_max, head.classes), 1)
+        return {"boxes": boxes, "scores": scores, "feats": list(feature_maps)}
 
     def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Any:
-        return noting(self._tal.TaskAlignedAssigner)(
+        """Return the release's assigner with these hyperparameters.
+
+        Raises:
+            NotImplementedError: the hyperparameters ask for topk2, which the release does not have (TAL-CONF-2).
+        """
+        if not self._assigner_has_topk2:
+            return super()._new_assigner(head, hyperparameters)
+        return self._assigner_module.TaskAlignedAssigner(
             topk=hyperparameters.topk,
             num_classes=head.classes,
             alpha=hyperparameters.alpha,
@@ -82,36 +113,37 @@ class UltralyticsAdapter:
             topk2=hyperparameters.topk2,
         )
 
-    def _new_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """A `v8DetectionLoss` of a model that ends with a head, with the assigner that it makes for itself."""
-        detect = SimpleNamespace(
-            stride=torch.tensor([float(stride) for stride in head.strides], device=device),
-            nc=head.classes,
-            reg_max=head.reg_max,
-        )
+    def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
+        """Return the release's criterion, with the assigner that it makes for itself wherever it can be told to.
+
+        Raises:
+            NotImplementedError: as `_new_assigner`.
+        """
         gains = SimpleNamespace(
-            box=hyperparameters.box_gain, cls=hyperparameters.cls_gain, dfl=hyperparameters.dfl_gain
+            box=hyperparameters.box_gain,
+            cls=hyperparameters.cls_gain,
+            dfl=hyperparameters.dfl_gain,
+            min_memory=False,  # read by the first releases
         )
-        somewhere = torch.zeros(1, device=device)
-        before = (
-            SimpleNamespace()
-        )  # backbone and neck, of which nothing is asked: the head is a model's last part
-        model = SimpleNamespace(
-            args=gains, model=[before, before, detect], parameters=lambda: iter((somewhere,))
-        )
-        criterion = getattr(self._loss, CRITERIA[DETECT.name])(model, **asked_of_loss(hyperparameters))
-        if has_own_exponents(hyperparameters):
-            criterion.assigner.__class__ = noting(criterion.assigner.__class__)
-        else:
-            criterion.assigner = self._new_assigner(head, hyperparameters)
+        model = model_with(head, device, args=gains)
+        loss_class: Any = getattr(self._loss_module, self._loss_class)
+        arguments = loss_arguments(hyperparameters)
+        if has_built_in_exponents(hyperparameters) and _accepts(loss_class, arguments):
+            return loss_class(model, **arguments)
+        criterion = loss_class(model)
+        criterion.assigner = self._new_assigner(head, hyperparameters)
         return criterion
 
 
+def _accepts(loss_class: Any, arguments: dict[str, int]) -> bool:
+    return not arguments or set(arguments) <= set(inspect.signature(loss_class).parameters)
+
+
 def installed_release() -> str:
-    """Version of the installed release.
+    """Return the version of the installed release.
 
     Raises:
-        UnknownImplementation: none is installed, or it is older than the dialects that are known.
+        UnknownImplementation: no release is installed, or one before the newest dialect.
     """
     try:
         version = metadata.version("ultralytics")
@@ -120,13 +152,16 @@ def installed_release() -> str:
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if numbers < FIRST_OF_NEWEST_DIALECT:
         first = ".".join(map(str, FIRST_OF_NEWEST_DIALECT))
-        raise UnknownImplementation(f"ultralytics {version} is installed; {first} or newer is needed")
+        raise UnknownImplementation(
+            f"ultralytics {version} is installed; expected {first} or newer. "
+            f"Test the older release as ultralytics=={version}, or upgrade"
+        )
     return version
 
 
 @cache
 def load_release() -> tuple[ModuleType, ModuleType]:
-    """The release's `tal` and `loss` modules, imported without touching the user's settings or the network.
+    """Import the installed release's assigner and loss modules, without touching the user's settings or the network.
 
     Raises:
         UnknownImplementation: the import fails.
@@ -141,47 +176,53 @@ def load_release() -> tuple[ModuleType, ModuleType]:
     return tal, loss
 
 
-@cache
-def noting(assigner: type) -> type:
-    """A subclass of the release's assigner that notes what passes between its methods."""
+def import_release(version: str) -> tuple[ModuleType, ModuleType]:
+    """Import the assigner and loss modules of the release on the import path.
 
-    class NotingAssigner(assigner):  # type: ignore[misc]
-        """The release's assigner; `seen` holds copies of what it computed in its last call."""
+    Raises:
+        ImportError: the release on the import path is another one.
+    """
+    found = importlib.import_module("ultralytics").__version__
+    if found != version:
+        raise ImportError(f"expected ultralytics {version}, imported {found}")
+    criterion = criterion_of(version)
+    return (
+        importlib.import_module(criterion.assigner_module),
+        importlib.import_module(criterion.loss_module),
+    )
 
-        def forward(self, *arguments: Tensor) -> Any:
-            self.seen: dict[str, Tensor] = {}
-            self.read = [argument.detach().clone() for argument in arguments]
-            self.returned = super().forward(*arguments)
-            return self.returned
 
-        def get_box_metrics(self, *arguments: Tensor) -> Any:
-            metric, overlap = super().get_box_metrics(*arguments)
-            self.seen |= {
-                "candidates": arguments[4].bool(),
-                "metric": metric.clone(),
-                "overlap": overlap.clone(),
-            }
-            return metric, overlap
+def criterion_of(version: str, task: str = DETECT.name) -> Criterion:
+    """Return where a release has a task's criterion.
 
-        def get_pos_mask(self, *arguments: Tensor) -> Any:
-            selected, metric, overlap = super().get_pos_mask(*arguments)
-            self.seen["selected"] = selected.bool()
-            return selected, metric, overlap
+    Args:
+        version: text behind the three numbers, as of a fork or a development version, is ignored.
+        task: key of `CRITERIA`.
 
-        def select_highest_overlaps(self, *arguments: Any) -> Any:
-            index, foreground, positives = super().select_highest_overlaps(*arguments)
-            self.seen["positives"] = positives.bool()
-            return index, foreground, positives
+    Raises:
+        ValueError: the version does not have three numbers, or is older than 8.0.0.
+    """
+    numbers = leading_numbers(version)
+    for criterion in CRITERIA[task]:
+        if numbers >= criterion.first:
+            return criterion
+    raise ValueError(f"ultralytics {version} is older than 8.0.0, the first release with this loss")
 
-        def assignment(self) -> Assignment:
-            labels, boxes, scores, foreground, index = self.returned
-            stages = Stages(**self.seen) if self.seen else None  # a batch without ground truths has no stages
-            return Assignment(labels, boxes, scores, foreground, index, stages)
 
-        def inputs(self, strides: Tensor, head: Head, hyperparameters: Hyperparameters) -> AssignerInputs:
-            scores, boxes, anchors, labels, truth_boxes, truth_mask = self.read
-            return AssignerInputs(
-                scores, boxes, anchors, strides, labels, truth_boxes, truth_mask, head, hyperparameters
-            )
+def leading_numbers(version: str) -> Version:
+    """Return the first three numbers of a version, whatever follows them.
 
-    return NotingAssigner
+    Raises:
+        ValueError: the version does not have three numbers.
+    """
+    return parsed(".".join(re.findall(r"\d+", version)[:3]))
+
+
+def parsed(version: str) -> Version:
+    """Return the three numbers of a release.
+
+    Raises:
+        ValueError: the version does not have three numbers.
+    """
+    major, minor, patch = (int(part) for part in version.split("."))
+    return major, minor, patch

@@ -82,15 +82,25 @@ class Own:
         raise NotImplementedError
 
 
-class OwnWithBare(Own):
+class OwnWithUninstrumented(Own):
     def uninstrumented(self) -> Own:
         return Own()
+
+
+class OwnWithBare(Own):
+    def bare(self) -> Own:
+        return Own()
+
+
+def test_the_old_name_of_the_method_is_accepted_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="rename the method to uninstrumented"):
+        assert type(uninstrumented(OwnWithBare())) is Own
 
 
 def test_somebody_elses_adapter_is_timed_as_it_is_unless_it_says_otherwise():
     own = Own()
     assert uninstrumented(own) is own
-    assert type(uninstrumented(OwnWithBare())) is Own
+    assert type(uninstrumented(OwnWithUninstrumented())) is Own
 
 
 class Derived(ReferenceAdapter):

@@ -9,7 +9,7 @@ from tal_conformance.commands.bisect import check_clause
 from tal_conformance.commands.program import CommandError
 from tal_conformance.dialects import bisection
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.adapters.ultralytics_release import parsed
+from tal_conformance.implementations.adapters.ultralytics import parsed
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_reference.eras import dialect_of
 

@@ -12,7 +12,7 @@ from tal_conformance.commands import eras, main
 from tal_conformance.dialects import sources
 from tal_conformance.dialects.sources import CheckedSource
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.adapters.ultralytics_release import parsed
+from tal_conformance.implementations.adapters.ultralytics import parsed
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_reference import Dialect

@@ -12,7 +12,7 @@ from tal_conformance.batches.truths import Truth
 from tal_conformance.benchmarks.intervals import Ratio
 from tal_conformance.commands import main
 from tal_conformance.commands import overhead as room
-from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter
+from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_conformance.training.capture import official_loss
@@ -28,7 +28,7 @@ def step() -> Step:
     """One call of the official loss, on predictions times a factor."""
     import ultralytics
 
-    adapter, rows = ReleaseAdapter(ultralytics.__version__), BATCH.annotations
+    adapter, rows = UltralyticsAdapter(ultralytics.__version__), BATCH.annotations
     criterion = adapter._new_criterion(BATCH.head, BATCH.hyperparameters, torch.device("cpu"))[0]
     names = {"batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
 

@@ -15,7 +15,6 @@ from tal_conformance.implementations.adapters.coreyolo import CoreYOLO
 from tal_conformance.implementations.adapters.doclayout_yolo import DocLayoutYOLO
 from tal_conformance.implementations.adapters.libreyolo import LibreYOLO
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter, installed_release
-from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter
 from tal_conformance.implementations.adapters.yolo9 import YOLO9
 
 
@@ -24,7 +23,7 @@ def alive(kind: type) -> int:
     return sum(type(each) is kind for each in gc.get_objects())
 
 
-@pytest.mark.parametrize("new", [UltralyticsAdapter, lambda: ReleaseAdapter(installed_release())])
+@pytest.mark.parametrize("new", [UltralyticsAdapter, lambda: UltralyticsAdapter(installed_release())])
 def test_losses_of_heads_that_are_gone_are_not_kept(new: Any):
     adapter, before = new(), alive(v8DetectionLoss)
     for classes in range(1, 6):
@@ -45,7 +44,7 @@ def test_nor_are_those_of_other_projects(project: Any, monkeypatch: pytest.Monke
     assert adapter._criterion.__wrapped__ == adapter._new_criterion
 
 
-@pytest.mark.parametrize("new", [UltralyticsAdapter, lambda: ReleaseAdapter(installed_release())])
+@pytest.mark.parametrize("new", [UltralyticsAdapter, lambda: UltralyticsAdapter(installed_release())])
 def test_the_last_loss_is_kept(new: Any):
     adapter, batch = new(), Recipe().build()
     device = torch.device("cpu")

@@ -9,7 +9,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import check
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.adapters.stage_recorder import asked_of_loss, has_own_exponents
+from tal_conformance.implementations.adapters.stage_recorder import has_built_in_exponents, loss_arguments
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter, load_release
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Failure
@@ -64,8 +64,8 @@ def test_a_default_of_the_loss_that_is_wrong_is_found(monkeypatch: pytest.Monkey
 
 
 def test_a_loss_is_told_only_what_it_cannot_know():
-    assert asked_of_loss(Hyperparameters()) == {}
-    assert asked_of_loss(Hyperparameters(topk=7, topk2=1)) == {"tal_topk": 7, "tal_topk2": 1}
-    assert has_own_exponents(Hyperparameters(topk=1))
-    assert not has_own_exponents(Hyperparameters(alpha=1.0))
-    assert not has_own_exponents(Hyperparameters(beta=4.0))
+    assert loss_arguments(Hyperparameters()) == {}
+    assert loss_arguments(Hyperparameters(topk=7, topk2=1)) == {"tal_topk": 7, "tal_topk2": 1}
+    assert has_built_in_exponents(Hyperparameters(topk=1))
+    assert not has_built_in_exponents(Hyperparameters(alpha=1.0))
+    assert not has_built_in_exponents(Hyperparameters(beta=4.0))

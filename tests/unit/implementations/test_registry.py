@@ -263,7 +263,10 @@ def test_ultralytics_is_not_installed(monkeypatch: pytest.MonkeyPatch):
 
 def test_ultralytics_is_too_old(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metadata, "version", lambda name: "8.3.1")
-    assert find_ultralytics() == "ultralytics 8.3.1 is installed; 8.4.128 or newer is needed"
+    assert find_ultralytics() == (
+        "ultralytics 8.3.1 is installed; expected 8.4.128 or newer. "
+        "Test the older release as ultralytics==8.3.1, or upgrade"
+    )
 
 
 def test_ultralytics_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ from torch import Tensor
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.adapters.ultralytics_release import ReleaseAdapter
+from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.guards.torch_state import official_code
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_conformance.training.capture import Call, CannotRecord, feature_maps_of, listening, official_loss
@@ -26,17 +26,17 @@ EMPTY = Recipe(((), ()), classes=3)
 
 
 @pytest.fixture(scope="module")
-def adapter() -> ReleaseAdapter:
+def adapter() -> UltralyticsAdapter:
     import ultralytics
 
-    return ReleaseAdapter(ultralytics.__version__)
+    return UltralyticsAdapter(ultralytics.__version__)
 
 
 Step = Callable[..., Tensor]
 
 
 @pytest.fixture
-def step(adapter: ReleaseAdapter) -> Step:
+def step(adapter: UltralyticsAdapter) -> Step:
     """One call of the official loss on a batch, as a training makes it; the gradient of the first level."""
 
     def call(batch: Batch, validates: bool = False, criterion: Any = None, **more: Any) -> Tensor:
@@ -193,7 +193,7 @@ def test_what_a_case_file_cannot_hold_is_left_out_and_the_rest_kept(
     assert "a case file cannot hold it: annotation row 0 has a negative side" in line
 
 
-def test_class_weights_are_told(step: Step, adapter: ReleaseAdapter, tmp_path: Path, capsys: Any):
+def test_class_weights_are_told(step: Step, adapter: UltralyticsAdapter, tmp_path: Path, capsys: Any):
     batch = CROWDED.build()
     criterion, _ = adapter._new_criterion(batch.head, batch.hyperparameters, torch.device("cpu"))
     criterion.class_weights = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, -1)
@@ -214,7 +214,9 @@ def test_a_budget_that_is_too_small_is_told(step: Step, tmp_path: Path, capsys: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_both_losses_of_an_end_to_end_head_are_recorded(step: Step, adapter: ReleaseAdapter, tmp_path: Path):
+def test_both_losses_of_an_end_to_end_head_are_recorded(
+    step: Step, adapter: UltralyticsAdapter, tmp_path: Path
+):
     batch = CROWDED.build()
     numbers = Hyperparameters(), Hyperparameters(topk=7, topk2=1)
     losses = [adapter._new_criterion(batch.head, one, torch.device("cpu"))[0] for one in numbers]
@@ -285,7 +287,7 @@ def test_what_waits_holds_neither_graph_nor_images(step: Step):
 
 
 @pytest.mark.parametrize("family", ["list", "(y, list)", "names", "(y, names)"])
-def test_predictions_of_every_family(family: str, adapter: ReleaseAdapter):
+def test_predictions_of_every_family(family: str, adapter: UltralyticsAdapter):
     batch = CROWDED.build()
     given: Any = list(batch.feature_maps)
     if "names" in family:

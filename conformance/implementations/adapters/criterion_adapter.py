@@ -1,0 +1,132 @@
+"""Base of the adapters of Ultralytics and its forks: their loss and their assigner are called as they are.
+
+All of them make a criterion from a model of which it reads the head alone, and call an assigner of the same signature.
+An adapter of one of them says how its criterion is made and what it is called with.
+"""
+
+from functools import lru_cache
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.adapters.stage_recorder import RecordingAssigner
+from tal_reference import Head, Hyperparameters, make_anchors
+
+
+class CriterionAdapter:
+    """An adapter of a criterion with an `assigner`, which is recorded while the criterion calls it.
+
+    Args:
+        version: of the package under test.
+        assigner_module: the package's module with `TaskAlignedAssigner`.
+        exposes_stages: record the assigner's inputs, stages and outputs; without them nothing is copied, which is what
+            benchmarks time.
+    """
+
+    name: str
+    recorder: type[RecordingAssigner] = RecordingAssigner
+
+    def __init__(self, version: str, assigner_module: ModuleType, exposes_stages: bool = True) -> None:
+        self.version, self.exposes_stages = version, exposes_stages
+        self._assigner_module = assigner_module
+        # only the most recent one: a run meets thousands of heads, and each criterion holds copies of its last batch
+        self._criterion = lru_cache(maxsize=1)(self._new_criterion)
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """Call the package's assigner on inputs that the suite decoded."""
+        assigner = self._new_assigner(inputs.head, inputs.hyperparameters)
+        arguments = self._assigner_arguments(inputs)
+        if not self.exposes_stages:
+            return Assignment(*assigner(*arguments))
+        recorder = self.recorder(self._assigner_module, assigner)
+        recorder(*arguments)
+        return recorder.assignment()
+
+    def loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Call the package's loss, and return with it what its assigner read and returned."""
+        criterion, recorder = self._criterion(head, hyperparameters, feature_maps[0].device)
+        total, items = criterion(self._predictions(feature_maps, head), self._rows(annotations))
+        logged = torch.stack(list(items.values())) if isinstance(items, dict) else items
+        if recorder is None:
+            return Loss(total, logged)
+        strides = make_anchors(feature_maps, head).strides
+        return Loss(total, logged, recorder.assignment(), recorder.inputs(strides, head, hyperparameters))
+
+    def _assigner_arguments(self, inputs: AssignerInputs) -> tuple[Any, ...]:
+        """Return what the package's assigner is called with."""
+        return (
+            inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask,
+        )  # fmt: skip
+
+    def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
+        """Return what the package's head hands to the loss in training."""
+        return list(feature_maps)
+
+    def _rows(self, annotations: Tensor) -> Any:
+        """Return the annotations as the package's data loader hands them to the loss."""
+        return {"batch_idx": annotations[:, 0], "cls": annotations[:, 1], "bboxes": annotations[:, 2:]}
+
+    def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Any:
+        """Return the package's assigner with these hyperparameters.
+
+        Raises:
+            NotImplementedError: the hyperparameters ask for topk2, which the package does not have (TAL-CONF-2).
+        """
+        if hyperparameters.effective_topk2 is not None:
+            raise NotImplementedError(f"{self.name} {self.version} has no topk2 (TAL-CONF-2)")
+        return self._assigner_module.TaskAlignedAssigner(
+            topk=hyperparameters.topk,
+            num_classes=head.classes,
+            alpha=hyperparameters.alpha,
+            beta=hyperparameters.beta,
+        )
+
+    def _new_criterion(
+        self, head: Head, hyperparameters: Hyperparameters, device: torch.device
+    ) -> tuple[Any, RecordingAssigner | None]:
+        """Return a new criterion, and what records its assigner if stages are exposed.
+
+        Raises:
+            NotImplementedError: as `_new_assigner`.
+        """
+        criterion = self._make_criterion(head, hyperparameters, device)
+        if not self.exposes_stages:
+            return criterion, None
+        recorder = self.recorder(self._assigner_module, criterion.assigner)
+        recorder.attach()
+        return criterion, recorder
+
+    def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
+        """Return the package's criterion for a model that ends with this head."""
+        raise NotImplementedError
+
+
+def model_with(head: Head, device: torch.device, **attributes: Any) -> SimpleNamespace:
+    """Return a stub of a model: a criterion reads the attributes of its last part and its parameters' device.
+
+    Args:
+        head: of the model.
+        device: of the model.
+        attributes: of the model itself, such as its arguments.
+    """
+    detect = SimpleNamespace(
+        stride=torch.tensor([float(stride) for stride in head.strides], device=device),
+        nc=head.classes,
+        nl=len(head.strides),
+        no=head.channels,
+        reg_max=head.reg_max,
+    )
+    backbone, neck = SimpleNamespace(), SimpleNamespace()
+    parameter = torch.zeros(1, device=device)
+    return SimpleNamespace(
+        model=[backbone, neck, detect], parameters=lambda: iter((parameter,)), **attributes
+    )
