@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.task import DETECT, TASKS, Task
 from tal_conformance.implementations.errors import ProtocolViolation
@@ -127,9 +128,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
     dialect = getattr(adapter, "dialect", NEWEST)
     if isinstance(dialect, str):
         if dialect not in DIALECTS:
-            raise ProtocolViolation(
-                f"{name} declares the dialect {dialect!r}; known are {', '.join(DIALECTS)}"
-            )
+            raise ProtocolViolation(f"{name}: {unknown_name('dialect', dialect, DIALECTS)}")
         dialect = DIALECTS[dialect]
     if not isinstance(dialect, Dialect):
         raise ProtocolViolation(

@@ -1,4 +1,4 @@
-"""From what stands behind `--implementation` to an implementation."""
+"""Find implementations by the value of `--implementation`."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tal_conformance.implementations.errors import UnknownImplementation
+import tal_folder_names
+from tal_conformance.core.names import suggestion
+from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 
 
@@ -31,13 +33,13 @@ def _ultralytics() -> Any:
     return UltralyticsAdapter()
 
 
-def _rearranged() -> Any:
+def _reordered() -> Any:
     from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 
     return ReorderedAdapter()
 
 
-def _rearranged_in_float64() -> Any:
+def _reordered_in_float64() -> Any:
     import torch
 
     from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
@@ -49,24 +51,25 @@ REGISTERED: dict[str, Callable[[], Any]] = {
     "ultralytics": _ultralytics,
     "article": _article,
     "reference": _reference,
-    "rearranged": _rearranged,
-    "rearranged-float64": _rearranged_in_float64,
+    "rearranged": _reordered,
+    "rearranged-float64": _reordered_in_float64,
 }
-"""Names that need no path. Each entry imports its adapter only when it is asked for."""
+"""Names without a path. Each entry imports its adapter only when it is selected."""
 OTHER_PROJECTS = ("yolo9", "libreyolo", "coreyolo", "doclayout-yolo")
 """Names of projects that are fetched, with or without `==X.Y.Z`."""
 
 
 def find(name: str, isolate: bool = False) -> Implementation:
-    """The implementation called `name`: registered, a project or release on PyPI, or an object of one's own.
+    """Return the implementation called `name`: registered, a project or release on PyPI, or an object of the user's.
 
     Args:
-        name: also `package.module:object` or `path/to/file.py:object`.
-        isolate: run an object of one's own in a process of its own.
+        name: of a registered implementation or project, `package==X.Y.Z`, `package.module:object` or
+            `path/to/file.py:object`.
+        isolate: run an object of the user's in a subprocess.
 
     Raises:
-        UnknownImplementation: there is none.
-        ProtocolViolation: there is an object, but it is no adapter.
+        UnknownImplementation: nothing has this name, or it could not be imported or installed.
+        ProtocolViolation: the object is not an adapter.
     """
     if name in REGISTERED:
         return implementation_from(REGISTERED[name](), name)
@@ -77,28 +80,43 @@ def find(name: str, isolate: bool = False) -> Implementation:
     where, colon, attribute = name.rpartition(":")
     if not colon and Path(name).is_file() and name.endswith(".py"):
         raise UnknownImplementation(
-            f"{name!r} is a file: say which of its objects, {name}:OBJECT; "
-            f"they are {_public_names(_module_from_file(Path(name)))}"
+            f"{name!r} is a file: append one of its objects, {name}:OBJECT. "
+            f"Its objects: {', '.join(_public_names(_module_from_file(Path(name)))) or 'none'}"
         )
     if not colon or not where or not attribute:
+        known = (*REGISTERED, *OTHER_PROJECTS)
         raise UnknownImplementation(
-            f"{name!r} is no registered implementation ({', '.join((*REGISTERED, *OTHER_PROJECTS))}); "
-            "write package.module:object or path/to/file.py:object for your own, ultralytics==X.Y.Z for a release"
+            f"unknown implementation {name!r}{suggestion(name, known) or '.'} Choose one of {', '.join(known)}; "
+            "or give your own as package.module:object or path/to/file.py:object; or a release as ultralytics==X.Y.Z"
         )
     module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
+    return implementation_from(_attribute(module, where, attribute), name)
+
+
+def _attribute(module: ModuleType, where: str, attribute: str) -> Any:
+    """Return the object behind a dotted name in a module.
+
+    Raises:
+        UnknownImplementation: the module has no such object; names the nearest ones.
+    """
     target: Any = module
     for part in attribute.split("."):
         if not hasattr(target, part):
+            names = _public_names(target)
             raise UnknownImplementation(
-                f"{where} has no {attribute!r}: its objects are {_public_names(module)}"
+                f"{where} has no object {attribute!r}{suggestion(part, names) or '.'} "
+                f"Its objects: {', '.join(_public_names(module)) or 'none'}"
             )
         target = getattr(target, part)
-    return implementation_from(target, name)
+    return target
 
 
 def _fetched(name: str) -> Any:
-    """`ultralytics==X.Y.Z`, or another project with or without a version, in a process of its own."""
-    from tal_conformance.implementations.errors import PackageUnavailable
+    """Return the adapter of `ultralytics==X.Y.Z`, or of another project with or without a version, in a subprocess.
+
+    Raises:
+        UnknownImplementation: the package is not one of these, or could not be installed or started.
+    """
     from tal_conformance.implementations.projects import project
     from tal_conformance.implementations.releases import release
 
@@ -110,24 +128,29 @@ def _fetched(name: str) -> Any:
             return project(package, version)
     except PackageUnavailable as error:
         raise UnknownImplementation(str(error)) from error
+    known = ("ultralytics", *OTHER_PROJECTS)
     raise UnknownImplementation(
-        f"{name!r}: only {', '.join(('ultralytics', *OTHER_PROJECTS))} can be had by version"
+        f"unknown package in {name!r}{suggestion(package, known) or '.'} "
+        f"Packages that can be selected by version: {', '.join(known)}"
     )
 
 
 def _isolated(name: str) -> Any:
-    """An object of one's own, in a worker; it is imported there alone."""
-    from tal_conformance.implementations.errors import PackageUnavailable
+    """Return the adapter of an object of the user's in a worker, which alone imports it.
+
+    Raises:
+        UnknownImplementation: it could not be imported there.
+    """
     from tal_conformance.implementations.workers.process import Launch, Worker
     from tal_conformance.implementations.workers.remote import RemoteAdapter
 
     where, _, attribute = name.rpartition(":")
-    there = f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else name
+    name_in_worker = f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else name
     folders = [
         Path.cwd(),
         *(Path(path).resolve() for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path),
     ]
-    launch = Launch("tal_conformance.implementations.registry:adapter_of", {"name": there}, folders)
+    launch = Launch("tal_conformance.implementations.registry:adapter_of", {"name": name_in_worker}, folders)
     try:
         adapter = RemoteAdapter(name, Worker(launch))
     except PackageUnavailable as error:
@@ -137,11 +160,17 @@ def _isolated(name: str) -> Any:
 
 
 def adapter_of(name: str) -> Any:
-    """The adapter itself; what a worker calls."""
+    """Return the adapter itself; called in a worker."""
     return find(name).adapter
 
 
 def _module(name: str) -> ModuleType:
+    """Import a module of the user's, found in the working directory too.
+
+    Raises:
+        UnknownImplementation: the import raised.
+    """
+    tal_folder_names.install()
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
@@ -152,18 +181,24 @@ def _module(name: str) -> ModuleType:
 
 
 def _module_from_file(path: Path) -> ModuleType:
+    """Run a Python file of the user's as a module.
+
+    Raises:
+        UnknownImplementation: the file does not exist, is not a Python file, or raised.
+    """
     if not path.is_file():
-        raise UnknownImplementation(f"there is no file {path}")
+        raise UnknownImplementation(_file_not_found(path))
     name = f"implementation_under_test_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UnknownImplementation(f"{path} is no Python file")
+        raise UnknownImplementation(f"cannot import {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while it runs
+    sys.modules[name] = module  # dataclasses look up their module while it runs
     if str(path.parent.resolve()) not in sys.path:
         sys.path.append(
             str(path.parent.resolve())
-        )  # as a script's: it may import what lies beside it, also later
+        )  # as for a script: it may import its neighbours, later too
+    tal_folder_names.install()
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -172,5 +207,15 @@ def _module_from_file(path: Path) -> ModuleType:
     return module
 
 
-def _public_names(module: ModuleType) -> str:
-    return ", ".join(name for name in vars(module) if not name.startswith("_")) or "none"
+def _file_not_found(path: Path) -> str:
+    """Return the message about a file that does not exist, with similar names in its folder."""
+    try:
+        neighbours = [file.name for file in path.parent.glob("*.py")]
+    except OSError:
+        neighbours = []
+    similar = suggestion(path.name, neighbours)
+    return f"implementation file not found: {path} (looked in {path.parent.resolve()}){similar}"
+
+
+def _public_names(target: Any) -> list[str]:
+    return [name for name in vars(target) if not name.startswith("_")] if hasattr(target, "__dict__") else []

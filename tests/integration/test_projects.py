@@ -19,7 +19,7 @@ from tal_conformance.implementations.adapters.libreyolo import (
     assignment_of,
     padded,
 )
-from tal_conformance.implementations.adapters.yolo9 import YOLO9, Heard, weighted
+from tal_conformance.implementations.adapters.yolo9 import YOLO9, RecordingAssignerWithoutIndex, weighted
 from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
 from tal_conformance.implementations.projects import PROJECTS, project
 from tal_conformance.implementations.protocol import Implementation
@@ -44,7 +44,7 @@ def test_a_project_that_cannot_be_had_is_one_clear_message(
     def nowhere(package: Package) -> Any:
         raise PackageUnavailable(f"{package} cannot be had")
 
-    monkeypatch.setattr(table, "fetched", nowhere)
+    monkeypatch.setattr(table, "ensure_package", nowhere)
     with pytest.raises(UnknownImplementation) as caught:
         find(asked)
     assert str(caught.value) == f"{fetches} cannot be had"
@@ -53,7 +53,7 @@ def test_a_project_that_cannot_be_had_is_one_clear_message(
 def test_a_version_whose_modules_lie_elsewhere_is_one_clear_message(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(table, "fetched", lambda _: tmp_path)
+    monkeypatch.setattr(table, "ensure_package", lambda _: tmp_path)
     with pytest.raises(PackageUnavailable) as caught:
         project("coreyolo", "9.9.9")
     assert str(caught.value).startswith(
@@ -66,7 +66,8 @@ def test_only_known_projects_have_versions():
     with pytest.raises(UnknownImplementation) as caught:
         find("yolo10==1.0")
     assert str(caught.value) == (
-        "'yolo10==1.0': only ultralytics, yolo9, libreyolo, coreyolo, doclayout-yolo can be had by version"
+        "unknown package in 'yolo10==1.0'; did you mean 'yolo9'? "
+        "Packages that can be selected by version: ultralytics, yolo9, libreyolo, coreyolo, doclayout-yolo"
     )
 
 
@@ -91,6 +92,8 @@ class NoIndex:
             TAL.select_highest_overlaps()
         return torch.ones(images, anchors), boxes, scores, torch.ones(images, anchors)
 
+    __call__ = forward
+
 
 TAL: Any = SimpleNamespace(
     TaskAlignedAssigner=NoIndex,
@@ -99,10 +102,10 @@ TAL: Any = SimpleNamespace(
 
 
 @pytest.mark.parametrize(("side", "index"), [(1.0, [[1, 0]]), (0.0, [[0, 0]])])
-def test_an_index_that_is_not_returned_is_heard(side: float, index: list[list[int]]):
-    heard = Heard(TAL, NoIndex())
-    heard.assigner.forward(torch.rand(1, 2, 3), torch.full((1, 2, 4), side), *[torch.zeros(1)] * 4)
-    assignment = heard.assignment()
+def test_an_index_that_is_not_returned_is_recorded(side: float, index: list[list[int]]):
+    recorder = RecordingAssignerWithoutIndex(TAL, NoIndex())
+    recorder(torch.rand(1, 2, 3), torch.full((1, 2, 4), side), *[torch.zeros(1)] * 4)
+    assignment = recorder.assignment()
     assert assignment.truth_index.tolist() == index
     assert assignment.foreground.dtype == torch.bool
 

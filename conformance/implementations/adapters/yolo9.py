@@ -36,7 +36,7 @@ class RecordingAssignerWithoutIndex(RecordingAssigner):
         labels, boxes, scores, foreground = self.returned
         no_truths = torch.zeros_like(foreground, dtype=torch.long)
         index = self.stage_results["select_highest_overlaps"][0] if self.stage_results else no_truths
-        return Assignment(labels, boxes, scores, self._as_mask(foreground), index, self.stages())
+        return Assignment(labels, boxes, scores, foreground.bool(), index, self.stages())
 
 
 class YOLO9(CriterionAdapter):

@@ -116,7 +116,7 @@ def test_an_implementation_that_cannot_be_had_keeps_no_other_from_it(replay: Run
     assert status == 2
     assert "reference" in out
     (line,) = errors
-    assert "'nobody' is no registered implementation" in line
+    assert "unknown implementation 'nobody'" in line
 
 
 def test_an_unknown_dialect_is_one_line(replay: Run, case: Path):

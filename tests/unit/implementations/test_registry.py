@@ -1,5 +1,7 @@
 """From a name to an implementation: what is found, and what is said of what is not."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tal_conformance.core.files import PACKAGES
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.implementations.adapters import ultralytics
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
@@ -105,18 +108,24 @@ def test_registered(name: str):
 
 
 UNKNOWN = {
-    "nothing": "'nothing' is no registered implementation (ultralytics, article, reference, rearranged, ",
-    "": "'' is no registered implementation",
-    ":": "':' is no registered implementation",
-    "good:": "'good:' is no registered implementation",
-    ":adapter": "':adapter' is no registered implementation",
-    "good.py": "'good.py' is a file: say which of its objects, good.py:OBJECT; they are Adapter, adapter, Outer",
-    "absent.py": "'absent.py' is no registered implementation",
-    "absent.py:adapter": "there is no file absent.py",
-    "folder.py:adapter": "there is no file folder.py",
+    "nothing": "unknown implementation 'nothing'. Choose one of ultralytics, article, reference, rearranged, ",
+    "refrence": "unknown implementation 'refrence'; did you mean 'reference'? Choose one of ultralytics, ",
+    "": "unknown implementation ''",
+    ":": "unknown implementation ':'",
+    "good:": "unknown implementation 'good:'",
+    ":adapter": "unknown implementation ':adapter'",
+    "good.py": "'good.py' is a file: append one of its objects, good.py:OBJECT. Its objects: Adapter, adapter, Outer",
+    "absent.py": "unknown implementation 'absent.py'",
+    "absent.py:adapter": "implementation file not found: absent.py (looked in /",
+    "goood.py:adapter": "implementation file not found: goood.py (looked in /",
+    "folder.py:adapter": "implementation file not found: folder.py (looked in /",
+    "yolo8==1.0.0": "unknown package in 'yolo8==1.0.0'; did you mean 'yolo9'",
+    "ultralytic==8.3.0": "unknown package in 'ultralytic==8.3.0'; did you mean 'ultralytics'?",
     "absent.module:adapter": "importing absent.module raised ModuleNotFoundError: No module named 'absent'",
-    "good.py:nobody": "good.py has no 'nobody': its objects are Adapter, adapter, Outer",
-    "good:Outer.nobody": "good has no 'Outer.nobody': its objects are Adapter, adapter, Outer",
+    "good.py:nobody": "good.py has no object 'nobody'. Its objects: Adapter, adapter, Outer",
+    "good.py:Outr": "good.py has no object 'Outr'; did you mean 'Outer'? Its objects: ",
+    "good:Outer.nobody": "good has no object 'Outer.nobody'. Its objects: Adapter, adapter, Outer",
+    "good:Outer.Iner": "good has no object 'Outer.Iner'; did you mean 'Inner'? Its objects: ",
     "raises.py:adapter": "running raises.py raised RuntimeError: no GPU here",
     "raises:adapter": "importing raises raised RuntimeError: no GPU here",
     "exits.py:adapter": "running exits.py raised SystemExit: usage: exits.py",
@@ -132,6 +141,43 @@ def test_unknown(folder: Path, asked: str):
     with pytest.raises(UnknownImplementation) as caught:
         find(asked)
     assert str(caught.value).startswith(UNKNOWN[asked])
+
+
+IMPORTS_OLD_NAMES = """
+from conformance.implementations import Assignment
+from reference import Head
+import tal_conformance, tal_reference
+assert Assignment is tal_conformance.implementations.Assignment
+assert Head is tal_reference.Head
+
+class Adapter:
+    name = "old names"
+
+    def assign(self, inputs):
+        from conformance.core.outcome import AssignerInputs
+        assert isinstance(inputs, AssignerInputs)
+        raise ValueError("reached")
+"""
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("where", ["adapter.py:Adapter", "adapter:Adapter"])
+def test_an_adapter_may_import_the_packages_by_their_old_names(tmp_path: Path, where: str, isolate: bool):
+    (tmp_path / "adapter.py").write_text(IMPORTS_OLD_NAMES, encoding="utf-8")
+    script = (
+        "import sys\n"
+        "from tal_conformance.batches.recipe import Recipe\n"
+        "from tal_conformance.implementations import ImplementationFailed, execute, find\n"
+        f"found = find({where!r}, isolate={isolate})\n"
+        "try:\n"
+        "    execute(found, Recipe().build())\n"
+        "except ImplementationFailed as error:\n"
+        "    print(found.name, error.what)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PACKAGES)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("old names raised ValueError: reached"), done.stderr
 
 
 def raising() -> Any:
@@ -174,7 +220,7 @@ VIOLATIONS: dict[str, tuple[Any, str]] = {
     "a class with arguments": (NeedsArguments, "x: making the adapter raised TypeError"),
     "a class that raises": (Unmakeable, "x: making the adapter raised OSError: no such file"),
     "an unknown dialect": (
-        Of("yolov9"), f"x declares the dialect 'yolov9'; known are {', '.join(DIALECTS)}",
+        Of("yolov9"), f"x: unknown dialect 'yolov9'. Known dialects: {', '.join(DIALECTS)}",
     ),
     "a dialect that is none": (Of(8), "x: `dialect` must be a dialect or its name, not int"),
 }  # fmt: skip
