@@ -14,7 +14,7 @@ from tal_conformance.benchmarks.memory import MemoryUnknown
 from tal_conformance.benchmarks.operations import failing_clearly, operation
 from tal_conformance.benchmarks.workloads import SMALL
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 

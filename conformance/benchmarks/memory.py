@@ -16,7 +16,7 @@ import torch
 
 from tal_conformance.benchmarks.operations import failing_clearly, operation
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.protocol import Implementation
 
 TIMEOUT = 600

@@ -12,7 +12,7 @@ import torch
 from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
 from tal_conformance.benchmarks.operations import Operation, failing_clearly
 from tal_conformance.benchmarks.plans import Plan
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 
 
 class Clock(Protocol):

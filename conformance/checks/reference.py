@@ -6,7 +6,8 @@ from tal_conformance.checks.rejection import check_rejects
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.failure import Subject, failure_from
 from tal_conformance.judgement.non_finite import judge_any
 from tal_conformance.judgement.rejection import rejection_for

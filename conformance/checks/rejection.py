@@ -2,7 +2,8 @@
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement, Verdict
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.failure import Failure, Subject
 
 

@@ -8,7 +8,8 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import REPOSITORY
 from tal_conformance.core.outcome import Assignment
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.pictures.trace import ImageTrace, trace_as_text

@@ -17,7 +17,8 @@ from tal_conformance.commands.program import prepare_judging
 from tal_conformance.core.arguments import positive
 from tal_conformance.core.progress import Advance, no_progress, progress
 from tal_conformance.core.verdicts import Divergence
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest

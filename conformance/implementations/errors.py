@@ -1,16 +1,24 @@
-"""TODO tal_conformance.implementations.errors."""
+"""Exceptions about implementations: those that cannot be found or installed, and those that fail."""
+
+
+class UnknownImplementation(LookupError):
+    """No implementation was found under a name; the message says what was expected."""
+
+
+class PackageUnavailable(LookupError):
+    """A package could not be installed, or its adapter not be started; the message says why, and what to do."""
 
 
 class ProtocolViolation(TypeError):
-    """An adapter, or what it returned, is not what the protocol asks for."""
+    """An adapter, or a value that it returned, does not follow the protocol."""
 
 
-class WorkerError(Exception):
-    """An implementation failed in a process of its own: it raised there, or the process died or hung.
+class ImplementationFailed(Exception):
+    """An implementation raised, or broke the protocol, on a batch.
 
     Attributes:
         what: one sentence.
-        details: its traceback there, if it raised.
+        details: the traceback if the adapter itself raised; None if its results were refused.
     """
 
     def __init__(self, what: str, details: str | None = None) -> None:
@@ -18,9 +26,14 @@ class WorkerError(Exception):
         self.what, self.details = what, details
 
 
-class UnknownImplementation(LookupError):
-    """No implementation can be had under this name; the message says what was expected."""
+class WorkerError(Exception):
+    """An implementation failed in a subprocess: it raised there, or the process died or hung.
 
+    Attributes:
+        what: one sentence.
+        details: the traceback in the subprocess if it raised.
+    """
 
-class PackageUnavailable(LookupError):
-    """A package that cannot be had here; the message says why, and what to do."""
+    def __init__(self, what: str, details: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.details = what, details

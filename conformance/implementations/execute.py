@@ -1,11 +1,9 @@
 """Run an implementation on a batch: what it showed, or how it failed. Nothing is judged here."""
 
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +13,14 @@ from torch.nn.utils.rnn import pad_sequence
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
 from tal_conformance.core.outcome_tensors import tensors_of
-from tal_conformance.implementations.errors import ProtocolViolation, WorkerError
+from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.guards.side_effects import (
-    SideEffectError,
     check_inputs_unchanged,
     forbid_side_effects,
+    returned_tensors,
 )
-from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
+from tal_conformance.implementations.guards.torch_state import unchanged_torch_state
 from tal_conformance.implementations.protocol import (
     Implementation,
     check_assignment,
@@ -54,19 +53,6 @@ class Stopwatch:
 
 calls = Stopwatch()
 """Of this process."""
-
-
-class ImplementationFailed(Exception):
-    """An implementation raised, or broke the protocol, on a batch.
-
-    Attributes:
-        what: one sentence.
-        details: the traceback, where the adapter itself raised; None where what it returned was refused.
-    """
-
-    def __init__(self, what: str, details: str | None = None) -> None:
-        super().__init__(what)
-        self.what, self.details = what, details
 
 
 def assigner_inputs(batch: Batch) -> AssignerInputs:
@@ -107,27 +93,17 @@ def execute(
         ImplementationFailed: it raised, or returned something that the protocol does not allow.
     """
     own = assigner_inputs(batch)
-    try:
-        with (
-            unchanged_torch_state(),
-            nullcontext() if implementation.in_subprocess else forbid_side_effects(),
-            torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
-        ):
-            outcome = _observe(implementation, batch, own, each_term, alone)
-            implementation.returned.check()
-            implementation.returned.keep(_shown(outcome))
-            return outcome
-    except (ProtocolViolation, StateChanged, SideEffectError) as error:
-        raise ImplementationFailed(str(error)) from error
-    except WorkerError as error:
-        raise ImplementationFailed(error.what, error.details) from error
-    except (Exception, SystemExit) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        raise ImplementationFailed(
-            f"raised {type(error).__name__}: {error} ({where}; the report has the traceback)",
-            traceback.format_exc(),
-        ) from error
+    with (
+        exceptions_as_failures(),
+        unchanged_torch_state(),
+        nullcontext() if implementation.in_subprocess else forbid_side_effects(),
+        torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
+    ):
+        outcome = _observe(implementation, batch, own, each_term, alone)
+        memory = returned_tensors(implementation.identity)
+        memory.check()
+        memory.keep(_shown(outcome))
+        return outcome
 
 
 def _observe(

@@ -24,7 +24,8 @@ from tal_conformance.core.names import unknown_name
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.task import DETECT, TASKS, Task
 from tal_conformance.implementations.errors import ProtocolViolation
-from tal_conformance.implementations.guards.side_effects import ReturnedTensors
+from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
+from tal_conformance.implementations.guards.side_effects import Identity
 from tal_reference import DIALECTS, NEWEST, Dialect, Head, Hyperparameters
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
@@ -71,7 +72,7 @@ class Implementation:
         precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
         tasks: names of the loss families that it computes, of `TASKS`.
         in_subprocess: it runs in a process of its own, where nothing but its answers can be watched.
-        returned: what it returned last.
+        identity: shared by all variants of an implementation; key of what guards remember of it.
     """
 
     name: str
@@ -83,7 +84,7 @@ class Implementation:
     precisions: tuple[str, ...] = MIXED
     tasks: tuple[str, ...] = (DETECT.name,)
     in_subprocess: bool = False
-    returned: ReturnedTensors = dataclasses.field(default_factory=ReturnedTensors, compare=False, repr=False)
+    identity: Identity = dataclasses.field(default_factory=Identity, compare=False, repr=False)
 
     @property
     def capabilities(self) -> list[str]:
@@ -114,12 +115,7 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         ProtocolViolation: it offers neither, cannot be made, or names an unknown dialect, precision or task.
     """
     if callable(adapter) and (isinstance(adapter, type) or not isinstance(adapter, (Assigner, LossFunction))):
-        try:
-            adapter = adapter()
-        except (Exception, SystemExit) as error:
-            raise ProtocolViolation(
-                f"{name}: making the adapter raised {type(error).__name__}: {error}"
-            ) from error
+        adapter = _called(adapter, name)
     if not isinstance(adapter, (Assigner, LossFunction)):
         raise ProtocolViolation(
             f"{name} is a {type(adapter).__name__} with neither `assign(inputs)` nor `loss(feature_maps, annotations, "
@@ -158,6 +154,20 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         tasks=tuple(tasks),
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
     )
+
+
+def _called(factory: Any, name: str) -> Any:
+    """Return the adapter that a class or function makes.
+
+    Raises:
+        ProtocolViolation: the call raised.
+    """
+    with recorded_interrupts() as interrupts:
+        try:
+            return factory()
+        except BaseException as error:
+            interrupts.raise_if_arrived()
+            raise ProtocolViolation(f"{name}: making the adapter raised {exception_text(error)}") from error
 
 
 def exposes_stages_of(adapter: Any) -> bool:

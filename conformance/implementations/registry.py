@@ -12,6 +12,7 @@ from typing import Any
 import tal_folder_names
 from tal_conformance.core.names import suggestion
 from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
+from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 
 
@@ -172,12 +173,14 @@ def _module(name: str) -> ModuleType:
     """
     tal_folder_names.install()
     sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise UnknownImplementation(f"importing {name} raised {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
+    with recorded_interrupts() as interrupts:
+        try:
+            return importlib.import_module(name)
+        except BaseException as error:
+            interrupts.raise_if_arrived()
+            raise UnknownImplementation(f"importing {name} raised {exception_text(error)}") from error
+        finally:
+            sys.path.pop(0)
 
 
 def _module_from_file(path: Path) -> ModuleType:
@@ -199,11 +202,13 @@ def _module_from_file(path: Path) -> ModuleType:
             str(path.parent.resolve())
         )  # as for a script: it may import its neighbours, later too
     tal_folder_names.install()
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UnknownImplementation(f"running {path} raised {type(error).__name__}: {error}") from error
+    with recorded_interrupts() as interrupts:
+        try:
+            spec.loader.exec_module(module)
+        except BaseException as error:
+            del sys.modules[name]
+            interrupts.raise_if_arrived()
+            raise UnknownImplementation(f"running {path} raised {exception_text(error)}") from error
     return module
 
 

@@ -13,7 +13,7 @@ from tal_conformance.core.verdicts import (
     Value,
     Verdict,
 )
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.protocol import Implementation
 
 

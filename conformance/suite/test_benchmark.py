@@ -22,7 +22,7 @@ from tal_conformance.benchmarks.plans import plan_for
 from tal_conformance.benchmarks.recorded_timer import RecordedTimer
 from tal_conformance.benchmarks.workloads import CASES
 from tal_conformance.core.files import REPOSITORY
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.suite.checker import skip_untested
 from tal_conformance.suite.session import RUN, SessionState
 

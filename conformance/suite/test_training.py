@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tal_conformance.implementations.errors import UnknownImplementation
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed, UnknownImplementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.pictures.walkthrough import write_walkthrough
 from tal_conformance.suite.checker import Checker, skip_untested

@@ -1,5 +1,6 @@
 """Adapters that misbehave: right on batches without ground truths, and on all others one thing is wrong with each."""
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -98,6 +99,37 @@ class Recurses(Double):
 class ExitsPolitely(Double):
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         sys.exit("enough")
+
+
+class Skips(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        import pytest
+
+        pytest.skip("not today")
+
+
+class ExpectsToFail(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        import pytest
+
+        pytest.xfail("as expected")
+
+
+class InterruptsItself(Double):
+    """Raises what Ctrl-C raises, without a signal."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        raise KeyboardInterrupt("by itself")
+
+
+class ClosesGenerators(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        raise GeneratorExit("closed")
+
+
+class IsCancelled(Double):
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        raise asyncio.CancelledError("cancelled")
 
 
 class ReturnsNone(Double):

@@ -18,7 +18,8 @@ from tal_conformance.checks.everything import LARGEST_GENERATED
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.processes import descendants
 from tal_conformance.core.verdicts import Divergence
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.workers.process import MEMORY_VARIABLE, TIMEOUT_VARIABLE, Launch, Worker
 from tal_conformance.implementations.workers.remote import RemoteAdapter
@@ -34,6 +35,12 @@ SURVIVABLE = {
     "Raises": "raised ZeroDivisionError: one by none",
     "RaisesBackwards": "raised ArithmeticError: no way back",
     "Recurses": "raised RecursionError: maximum recursion depth exceeded",
+    "ExitsPolitely": "raised SystemExit: enough",
+    "Skips": "raised Skipped: not today",
+    "ExpectsToFail": "raised XFailed: as expected",
+    "InterruptsItself": "raised KeyboardInterrupt: by itself",
+    "ClosesGenerators": "raised GeneratorExit: closed",
+    "IsCancelled": "raised CancelledError: cancelled",
     "ReturnsNone": "",
     "TooFew": "",
     "TooMany": "",
@@ -53,7 +60,6 @@ SURVIVABLE = {
 }
 """What each double is told to have done, in the suite's process or in one of its own."""
 HERE = SURVIVABLE | {
-    "ExitsPolitely": "raised SystemExit: enough",
     "ReturnsNone": "assign returned None, expected an Assignment",
     "TooFew": "assign returned a tuple, expected an Assignment",
     "TooMany": "assign returned a tuple, expected an Assignment",
@@ -69,7 +75,6 @@ ANSWERED = SURVIVABLE | {
 NAMES = [name for name in ANSWERED if name != "RaisesBackwards"]  # that one has a loss alone
 DEADLY = {
     "RaisesBackwards": "raised ArithmeticError: no way back",
-    "ExitsPolitely": "its process died with exit status 1; it printed: enough",
     "Hangs": f"its process did not answer within {SECONDS} s and was killed",
     "Sleeps": f"its process did not answer within {SECONDS} s and was killed",
     "Segfaults": r"its process died of signal 11 \(SIGSEGV\)",
@@ -133,7 +138,9 @@ def run(folder: Path, names: list[str], *options: str) -> Done:
             *("--report-dir", str(folder / "runs"), "--device", "cpu", *asked, *options),
         ],
         cwd=working,
-        env=os.environ | limits | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
+        env=os.environ
+        | limits
+        | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -24,7 +24,8 @@ from tal_conformance.core.outcome import STAGE_OF_FIELD, Outcome
 from tal_conformance.core.outcome_tensors import equal_bits, map_tensors, named_tensors
 from tal_conformance.core.task import DETECT, StageName, Task
 from tal_conformance.core.verdicts import Divergence, Judgement, Value, Verdict
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.comparators import place_name
 from tal_conformance.judgement.failure import Failure, Subject, failure_from
 from tal_reference import Dialect

@@ -16,7 +16,8 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import map_tensors
 from tal_conformance.core.verdicts import Divergence, Judgement
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.judge import judge
 

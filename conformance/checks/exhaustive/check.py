@@ -11,7 +11,7 @@ from tal_conformance.checks.checker import BatchChecker, JudgedBatch
 from tal_conformance.checks.exhaustive.chunks import PACK, ChunkResult, check_chunk
 from tal_conformance.checks.exhaustive.scope import Scope
 from tal_conformance.core.verdicts import Judgement, Uniqueness, Verdict
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 
 FEW = 32
 """Suspects with each number of ground truths that are judged alone, before company is what may be wrong."""

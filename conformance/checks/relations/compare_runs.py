@@ -12,7 +12,7 @@ from tal_conformance.checks.relations.transformations import FollowUp, Pair, Tra
 from tal_conformance.checks.relations.views import unchanged, view
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 
 
 def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Comparison) -> None:

@@ -12,7 +12,8 @@ from tal_conformance.checks.relations.transformations import Transformation, Tra
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Divergence, Judgement
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.failure import Subject, failure_from
 from tal_conformance.judgement.rejection import loss_is_finite
 from tal_reference import Dialect

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -45,6 +46,18 @@ class ReturnedTensors:
         for name, tensor, was in kept:
             if not equal_tensors(tensor, was):
                 raise SideEffectError(f"it changed {name}, which it had returned for the batch before")
+
+
+class Identity:
+    """Identity of an implementation and its variants."""
+
+
+_returned: "WeakKeyDictionary[Identity, ReturnedTensors]" = WeakKeyDictionary()
+
+
+def returned_tensors(identity: Identity) -> ReturnedTensors:
+    """Return the memory of the tensors that an implementation returned last."""
+    return _returned.setdefault(identity, ReturnedTensors())
 
 
 def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> None:

@@ -228,7 +228,7 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
         }
         try:
             fields, results = answer(adapter, question, own)
-        except Exception as error:
+        except BaseException as error:  # SystemExit, pytest.skip() and the like are the adapter's errors too
             end_if_out_of_memory(error)
             fields, results = decoded_failure(error), {}
         replies.append(fields)
@@ -239,7 +239,7 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
         return encoded({"answers": [decoded_failure(error) for _ in replies]})
 
 
-def decoded_failure(error: Exception) -> dict[str, Any]:
+def decoded_failure(error: BaseException) -> dict[str, Any]:
     """What is said of a question that raised."""
     return {"raised": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 

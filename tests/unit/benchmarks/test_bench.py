@@ -8,7 +8,7 @@ from tal_conformance.benchmarks.intervals import Ratio
 from tal_conformance.benchmarks.operations import LAPS
 from tal_conformance.benchmarks.plans import PLANS, Plan, plan_for
 from tal_conformance.core.outcome import AssignerInputs, Assignment
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 

@@ -9,7 +9,7 @@ import pytest
 from tal_conformance.benchmarks.memory import peak_bytes
 from tal_conformance.benchmarks.workloads import Case
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.registry import find
 
 PLANTED = 200 * 2**20

@@ -10,7 +10,7 @@ from tal_conformance.benchmarks.operations import operation
 from tal_conformance.benchmarks.workloads import Case
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.implementations.execute import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import find
 from tal_reference import Head, Hyperparameters

@@ -19,7 +19,8 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.verdicts import Divergence, Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.execute import ImplementationFailed, assigner_inputs, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import assigner_inputs, execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.judge import judge
 from tal_reference import NEWEST, Head, Hyperparameters

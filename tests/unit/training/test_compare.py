@@ -10,7 +10,8 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Loss
 from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.judge import judge

@@ -9,7 +9,8 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.implementations.adapters.article import ArticleAdapter
-from tal_conformance.implementations.execute import ImplementationFailed, execute
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.guards.torch_state import (
     StateChanged,
     official_code,

@@ -1,0 +1,107 @@
+"""Treat every exception of an implementation as its failure, and only a real Ctrl-C as an interrupt.
+
+`pytest.skip()`, `pytest.xfail()`, `sys.exit()`, `KeyboardInterrupt`, `GeneratorExit` and `asyncio.CancelledError` raise
+what does not derive from `Exception`. From an implementation these would skip a test or end the run; here they are its
+error. A real Ctrl-C is recognised by the signal that arrives with it.
+"""
+
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from tal_conformance.implementations.errors import ImplementationFailed, ProtocolViolation, WorkerError
+from tal_conformance.implementations.guards.side_effects import SideEffectError
+from tal_conformance.implementations.guards.torch_state import StateChanged
+
+
+class Interrupts:
+    """Record of SIGINT while code of an implementation runs.
+
+    Attributes:
+        arrived: True once the signal has arrived.
+    """
+
+    def __init__(self) -> None:
+        self.arrived = False
+
+    def raise_if_arrived(self) -> None:
+        """Raise if SIGINT has arrived.
+
+        Raises:
+            KeyboardInterrupt: the user interrupted the run.
+        """
+        if self.arrived:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def recorded_interrupts() -> Iterator[Interrupts]:
+    """Record SIGINT while the block runs; its handler is called as well, and put back afterwards.
+
+    In other threads than the main one nothing is recorded: Python delivers signals to the main thread.
+
+    Raises:
+        KeyboardInterrupt: the signal arrived, and the block swallowed the interrupt.
+    """
+    interrupts = Interrupts()
+    previous = signal.getsignal(signal.SIGINT)
+    if not callable(previous) or threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    call_previous = previous
+
+    def record(number: int, frame: FrameType | None) -> None:
+        interrupts.arrived = True
+        call_previous(number, frame)
+
+    signal.signal(signal.SIGINT, record)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    interrupts.raise_if_arrived()
+
+
+@contextmanager
+def exceptions_as_failures() -> Iterator[None]:
+    """Raise every exception of the block as `ImplementationFailed`, except a real interrupt.
+
+    Raises:
+        ImplementationFailed: the block raised.
+        KeyboardInterrupt: the user interrupted the run.
+    """
+    with recorded_interrupts() as interrupts:
+        try:
+            yield
+        except BaseException as error:
+            interrupts.raise_if_arrived()
+            raise failure_from(error) from error
+
+
+def failure_from(error: BaseException) -> ImplementationFailed:
+    """Return the failure that an exception of an implementation, or of a guard around it, stands for."""
+    if isinstance(error, ImplementationFailed):
+        return error
+    if isinstance(error, WorkerError):
+        return ImplementationFailed(error.what, error.details)
+    if isinstance(error, (ProtocolViolation, StateChanged, SideEffectError)):
+        return ImplementationFailed(str(error))
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    return ImplementationFailed(
+        f"raised {exception_text(error)} ({where}; the report has the traceback)",
+        "".join(traceback.format_exception(error)),
+    )
+
+
+def exception_text(error: BaseException) -> str:
+    """Return `Type: message` of an exception, even if its message cannot be computed."""
+    try:
+        message = str(error)
+    except BaseException as problem:
+        message = f"(its message raised {type(problem).__name__})"
+    return f"{type(error).__name__}: {message}"
