@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
@@ -77,7 +78,7 @@ def test_what_is_kept_is_what_the_loss_received(step: Step, batch: Batch, tmp_pa
         step(batch)
     (kept,) = files(tmp_path)
     assert kept.id == batch.id  # over feature maps, annotations, head, numbers and mixed precision
-    assert kept.hazards == replace(batch).hazards
+    assert kept.hazards == hazards_of(batch)
     assert kept.origin.startswith("recorded: ultralytics 8.")
     assert ", step 0: first" in kept.origin
 
