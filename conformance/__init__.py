@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         ProtocolViolation,
         UnknownImplementation,
     )
-    from tal_conformance.implementations.registry import find
+    from tal_conformance.implementations.registry import find as load_implementation
     from tal_conformance.judgement.failure import Failure
     from tal_conformance.training.recorder import recording
 
@@ -42,11 +42,11 @@ _HOMES = {
     "UnknownImplementation": "implementations.errors",
     "Verdict": "core.verdicts",
     "check": "checks.everything",
-    "find": "implementations.registry",
+    "load_implementation": "implementations.registry:find",
     "recipes": "batches.strategies",
     "recording": "training.recorder",
 }
-"""Module of each public name."""
+"""Module of each public name, and its name there if that is another one."""
 
 __all__ = [
     "AssignerInputs",
@@ -64,7 +64,7 @@ __all__ = [
     "UnknownImplementation",
     "Verdict",
     "check",
-    "find",
+    "load_implementation",
     "recipes",
     "recording",
 ]
@@ -74,4 +74,5 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: pytest's plugin must not import torch in other people's runs."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tal_conformance.{_HOMES[name]}"), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(f"tal_conformance.{module}"), attribute or name)
