@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.cache import FILES, HASHES, cache_folder, damage, hashes
-from tal_conformance.core.files import PACKAGES
+from tal_conformance.core.files import PACKAGES, create_folder_atomically
 from tal_conformance.training.compare import Ended, reference_training, rms_of_controls
 from tal_conformance.training.yolov8n import Progress, RecordedTraining, Schedule, recorded_training
 from tal_reference import Dialect, Head
@@ -95,15 +93,10 @@ def _keep(value: T, folder: Path, write: Callable[[T, Path], None]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with create_folder_atomically(folder) as unfinished:
         (unfinished / FILES).mkdir()
         write(value, unfinished / FILES)
         _write_json(unfinished / HASHES, hashes(unfinished / FILES))
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def fingerprint(what: str) -> str:
