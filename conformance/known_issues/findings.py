@@ -1,4 +1,4 @@
-"""The catalogue of findings, and a run of one's script in a process of its own."""
+"""Findings: behaviours of official code that are probably bugs, each with a script that reproduces it."""
 
 import os
 import subprocess
@@ -15,19 +15,19 @@ from packaging.version import InvalidVersion, Version
 
 ROOM = Path(__file__).parent
 INDEX = ROOM / "findings.toml"
-LONGEST = 20
-"""Lines of a script at most: somebody else should read it at a glance."""
+MAX_SCRIPT_LINES = 20
+"""Scripts are short, so that a reader understands them at a glance."""
 SCRIPT_TIMEOUT = 300
-"""Seconds that a script may take, the import of torch included."""
+"""Seconds that a script may take, including the import of torch."""
 REQUIRED, OPTIONAL = ("title", "clause", "first", "last"), ("mended",)
 
 
 class InvalidFindings(ValueError):
-    """The catalogue is none; the message names the finding and what is wrong."""
+    """The file of findings is invalid. The message names the finding and the problem."""
 
 
 class ScriptFailed(RuntimeError):
-    """A script neither showed nor refuted its finding."""
+    """A script neither reproduced nor refuted its finding."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Finding:
     """A behaviour of official code that is probably a bug.
 
     Attributes:
-        id: its name, and its script's.
+        id: name of the finding and of its script.
         title: one sentence.
         clause: of the specification.
-        first, last: the first and the last release with which it was seen.
-        script: where its script lies.
-        mended: the first release without it; None while there is none.
+        first, last: the first and the last release that reproduced it.
+        script: path of its script.
+        mended: the first release that fixes it; None if no release does.
     """
 
     id: str
@@ -52,19 +52,19 @@ class Finding:
     mended: Version | None = None
 
     def expected_of(self, release: Version) -> bool:
-        """Whether a release should show it."""
+        """Return True if a release is expected to reproduce the finding."""
         return self.first <= release and (self.mended is None or release < self.mended)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a script came to.
+    """Result of a script.
 
     Attributes:
-        finding: whose script.
-        release: of Ultralytics, with which it ran.
-        reproduces: the finding shows.
-        output: what was expected and what observed, as the script printed them.
+        finding: the script's finding.
+        release: the release of Ultralytics that the script ran with.
+        reproduces: True if the release reproduces the finding.
+        output: expected and observed values, as the script printed them.
     """
 
     finding: Finding
@@ -74,75 +74,77 @@ class Ran:
 
     @property
     def problem(self) -> str | None:
-        """What must be done, where it shows and should not or the other way round; None if nothing."""
+        """Action that is needed because the result is not the expected one; None if it is."""
         finding, release = self.finding, self.release
         if self.reproduces == finding.expected_of(release):
             return None
         if self.reproduces:
             return (
-                f"finding {finding.id} shows with ultralytics {release}, which the catalogue takes for free of it: "
-                f"correct first or mended in {INDEX.name}"
+                f"finding {finding.id} reproduces with ultralytics {release}, although {INDEX.name} says that this "
+                "release is not affected. Correct its `first` or `mended`"
             )
         return (
-            f"finding {finding.id} no longer reproduces: mended by ultralytics {release}, or by a release after "
-            f'{finding.last}, the last that was seen with it; write mended = "{release}" into {INDEX.name}'
+            f"finding {finding.id} no longer reproduces with ultralytics {release}: fixed by it or by another "
+            f'after {finding.last}, the last that reproduced it. Write mended = "{release}" into {INDEX.name}'
         )
 
 
 def read_findings(index: Path = INDEX) -> tuple[Finding, ...]:
-    """Every finding of the catalogue.
+    """Read every finding.
 
     Raises:
-        CorruptCatalogue: it cannot be read, or says something else than it should.
+        InvalidFindings: the file cannot be read, or an entry is invalid.
     """
     try:
         content = tomllib.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidFindings(f"{index}: the catalogue cannot be read: {error}") from error
+        raise InvalidFindings(f"cannot read the findings {index}: {error}") from error
     return tuple(
-        _finding(name, told, index.parent / "scripts" / f"{name}.py") for name, told in content.items()
+        _finding(name, table, index.parent / "scripts" / f"{name}.py") for name, table in content.items()
     )
 
 
-def _finding(name: str, told: Any, script: Path) -> Finding:
-    if not isinstance(told, Mapping) or not all(isinstance(value, str) for value in told.values()):
-        raise InvalidFindings(f"finding {name}: it must be a table of texts")
-    strange = sorted({*told} ^ {*REQUIRED} - {*OPTIONAL})
-    strange = [key for key in strange if key not in OPTIONAL]
-    if strange:
-        raise InvalidFindings(f"finding {name}: {strange[0]!r} is missing or unknown")
+def _finding(name: str, table: Any, script: Path) -> Finding:
+    if not isinstance(table, Mapping) or not all(isinstance(value, str) for value in table.values()):
+        raise InvalidFindings(f"finding {name}: expected a table of strings, got {table!r}")
+    wrong = [key for key in sorted({*table} ^ {*REQUIRED}) if key not in OPTIONAL]
+    if wrong:
+        problem = "is missing" if wrong[0] in REQUIRED else "is an unknown key"
+        raise InvalidFindings(
+            f"finding {name}: {wrong[0]!r} {problem}; keys are {', '.join((*REQUIRED, *OPTIONAL))}"
+        )
     if not script.is_file():
-        raise InvalidFindings(f"finding {name}: there is no script {script}")
+        raise InvalidFindings(f"finding {name}: script not found: {script}")
     try:
-        releases = {key: Version(told[key]) for key in ("first", "last", *OPTIONAL) if key in told}
+        releases = {key: Version(table[key]) for key in ("first", "last", *OPTIONAL) if key in table}
     except InvalidVersion as error:
         raise InvalidFindings(f"finding {name}: {error}") from error
-    return Finding(name, told["title"], told["clause"], script=script, **releases)
+    return Finding(name, table["title"], table["clause"], script=script, **releases)
 
 
 def installed() -> Version:
-    """The release of Ultralytics that is installed here."""
+    """Return the installed release of Ultralytics."""
     return Version(metadata.version("ultralytics"))
 
 
 def run_script(finding: Finding, release: Version) -> Ran:
-    """Run a finding's script with the installed release, with settings that are nobody's and without network.
+    """Run a finding's script with the installed release, with default settings and without network.
 
     Args:
-        finding: whose script.
-        release: the installed one.
+        finding: the script's finding.
+        release: the installed release.
 
     Raises:
-        ScriptFailed: it raised, hung or was killed: that says nothing about the finding.
+        ScriptFailed: the script raised, hung or was killed, which neither reproduces nor refutes the finding.
     """
     with tempfile.TemporaryDirectory(prefix="tal-conformance-finding-") as home:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
         settings = {"YOLO_CONFIG_DIR": home, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
         try:
             done = subprocess.run(  # noqa: S603 - a script of this project
                 [sys.executable, str(finding.script)],
                 cwd=home,
-                env=kept | settings | {"YOLO_VERBOSE": "false"},
+                env=environment | settings | {"YOLO_VERBOSE": "false"},
                 capture_output=True,
                 text=True,
                 timeout=SCRIPT_TIMEOUT,
@@ -150,9 +152,9 @@ def run_script(finding: Finding, release: Version) -> Ran:
             )
         except subprocess.TimeoutExpired as error:
             raise ScriptFailed(
-                f"finding {finding.id}: its script did not end within {SCRIPT_TIMEOUT} s"
+                f"finding {finding.id}: its script took longer than {SCRIPT_TIMEOUT} s and was killed"
             ) from error
     if done.returncode not in (0, 1) or "Traceback (most recent call last)" in done.stderr:
-        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        raise ScriptFailed(f"finding {finding.id}: its script failed with status {done.returncode}: {said}")
+        last = (done.stderr.strip().splitlines() or ["no output on stderr"])[-1]
+        raise ScriptFailed(f"finding {finding.id}: its script failed with status {done.returncode}: {last}")
     return Ran(finding, release, done.returncode == 0, done.stdout.strip())

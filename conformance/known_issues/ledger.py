@@ -1,4 +1,4 @@
-"""Entries of the ledger, and the TOML file that they stand in."""
+"""The ledger of known issues: a TOML file of divergences that do not fail a run."""
 
 import re
 import tomllib
@@ -17,35 +17,35 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.predicates import PREDICATES
 
 BUNDLED = Path(__file__).with_name("ledger.toml")
-"""The ledger of this project."""
+"""Path of this project's ledger."""
 DEVICES = ("cpu", "cuda")
 RAISES = "error"
-"""What an entry writes as its stage where the implementation raises, or breaks the protocol, before any stage."""
+"""Value of `stage` where an implementation raises, or violates the protocol, before any stage."""
 LISTS = ("implementations", "devices", "when", "follows")
 OPTIONAL = ("says", "follows")
 
 
 class InvalidLedger(ValueError):
-    """A file that is no ledger; the message names the file, the entry, and what is wrong."""
+    """A ledger is invalid. The message names the file, the entry and the problem."""
 
 
 @dataclass(frozen=True)
 class KnownIssue:
-    """One divergence on record.
+    """One known divergence: an entry of the ledger.
 
     Attributes:
-        id: its name in log and report.
-        implementations: whose it is: names without `==X.Y.Z`.
-        versions: of those, as a specifier.
-        devices: where it shows.
-        clause: that the first diverging stage breaks; for `RAISES`, that the entry is about.
-        stage: the first that diverges, or `RAISES`.
-        when: names of predicates that a batch must all fulfil.
+        id: name of the entry in log and report.
+        implementations: names of the affected implementations, without `==X.Y.Z`.
+        versions: specifier of their affected versions.
+        devices: affected devices.
+        clause: clause that the first diverging stage violates; for `RAISES`, the clause that the entry concerns.
+        stage: the first diverging stage, or `RAISES`.
+        when: names of predicates; a batch must satisfy all of them.
         reason, link, owner: for readers.
-        expires: the first day on which it excuses nothing any more.
-        says: words that the failure's summary holds; "" for any.
-        follows: later stages that diverge with it. Each stage is judged from the implementation's own values of the one
-            before, so that most do not: another one that diverges is another bug.
+        expires: the first day on which the entry excuses nothing.
+        says: text that the failure's summary must contain; "" for any.
+        follows: later stages that diverge for the same reason. Each stage is judged from the implementation's own
+            values of the previous stage, so that most later stages agree: another diverging stage is another bug.
     """
 
     id: str
@@ -63,22 +63,26 @@ class KnownIssue:
     follows: tuple[str, ...] = ()
 
     def concerns(self, subject: Subject) -> bool:
-        """Whether it is about this implementation, in its version, on its device."""
-        who = subject.implementation
-        names = {who.name, who.name.partition("==")[0], who.spec, who.spec.partition("==")[0]}
+        """Return True if the entry concerns the subject's implementation, version and device."""
+        implementation = subject.implementation
+        names = {
+            name
+            for full in (implementation.name, implementation.spec)
+            for name in (full, full.partition("==")[0])
+        }
         if subject.device not in self.devices or not names & set(self.implementations):
             return False
         try:
-            return self.versions.contains(Version(who.version), prereleases=True)
-        except InvalidVersion:  # of no order: only an entry about all versions is about it
+            return self.versions.contains(Version(implementation.version), prereleases=True)
+        except InvalidVersion:  # without an order: covered by an entry about all versions only
             return not len(self.versions)
 
     def met_by(self, batch: Batch) -> bool:
-        """Whether a batch has all that the entry asks for."""
+        """Return True if a batch satisfies all predicates of the entry."""
         return all(PREDICATES[name](batch) for name in self.when)
 
     def excuses(self, failure: Failure) -> bool:
-        """Whether a failure on a batch that meets it is the one on record: same stage, same clause, same words."""
+        """Return True if a failure, on a batch that satisfies `when`, has the entry's stage, clause and text."""
         if self.says not in failure.summary:
             return False
         if self.stage == RAISES:
@@ -90,19 +94,19 @@ class KnownIssue:
         )
 
     def covers(self) -> set[str]:
-        """The stages that it is about."""
+        """Return the stages that the entry concerns."""
         return {self.stage, *self.follows}
 
     def expired(self, today: date) -> bool:
-        """Whether its day has come."""
+        """Return True if the entry has expired."""
         return today >= self.expires
 
 
 def read_ledger(*paths: Path) -> tuple[KnownIssue, ...]:
-    """The entries of these files, in their order.
+    """Read the entries of several files, in their order.
 
     Raises:
-        CorruptLedger: a file cannot be read, or an entry is none.
+        InvalidLedger: a file cannot be read, or an entry is invalid.
     """
     entries: list[KnownIssue] = []
     for path in paths:
@@ -114,7 +118,7 @@ def read_ledger(*paths: Path) -> tuple[KnownIssue, ...]:
             except ValueError as error:
                 raise InvalidLedger(f"{where}: {error}") from error
             if entry.id in {other.id for other in entries}:
-                raise InvalidLedger(f"{where}: its id is taken by an entry before it")
+                raise InvalidLedger(f"{where}: an earlier entry has the same id")
             entries.append(entry)
     return tuple(entries)
 
@@ -123,30 +127,30 @@ def _raw_entries(path: Path) -> list[Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidLedger(f"{path}: the ledger cannot be read: {error}") from error
+        raise InvalidLedger(f"cannot read the ledger {path}: {error}") from error
     except tomllib.TOMLDecodeError as error:
-        raise InvalidLedger(f"{path}: the ledger is no TOML: {error}") from error
-    strange = sorted(set(content) - {"entry"})
-    if strange:
-        raise InvalidLedger(f"{path}: {strange[0]!r} is unknown; a ledger holds [[entry]] tables alone")
+        raise InvalidLedger(f"cannot read the ledger {path}: not valid TOML: {error}") from error
+    unknown = sorted(set(content) - {"entry"})
+    if unknown:
+        raise InvalidLedger(f"{path}: {unknown[0]!r} is an unknown table; expected [[entry]] tables only")
     entries = content.get("entry", [])
     if not isinstance(entries, list):
-        raise InvalidLedger(f"{path}: write [[entry]], with two brackets")
+        raise InvalidLedger(f"{path}: expected [[entry]] with two brackets, got [entry]")
     return entries
 
 
 def entry_of(raw: Any) -> KnownIssue:
-    """An entry as TOML gives it.
+    """Return the entry of a TOML table.
 
     Raises:
-        ValueError: a key is missing or unknown, or what it holds makes no sense.
+        ValueError: a key is missing or unknown, or its value is invalid.
     """
     if not isinstance(raw, dict):
-        raise ValueError("it is no table")
-    keys = [each.name for each in fields(KnownIssue)]
-    strange = [key for key in raw if key not in keys]
-    if strange:
-        raise ValueError(f"{strange[0]!r} is unknown; keys are {', '.join(keys)}")
+        raise ValueError(f"expected a table, got {raw!r}")
+    keys = [field.name for field in fields(KnownIssue)]
+    unknown = [key for key in raw if key not in keys]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is an unknown key; keys are {', '.join(keys)}")
     missing = [key for key in keys if key not in raw and key not in OPTIONAL]
     if missing:
         raise ValueError(f"{missing[0]!r} is missing")
@@ -161,36 +165,36 @@ def entry_of(raw: Any) -> KnownIssue:
 
 def _check_type(key: str, value: Any) -> None:
     if key in LISTS:
-        if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-            raise ValueError(f"{key!r} must be a list of names, one at least")
+        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+            raise ValueError(f"{key!r} must be a list of at least one name, got {value!r}")
     elif key == "expires":
         if not isinstance(value, date) or isinstance(value, datetime):
-            raise ValueError("'expires' must be a day, such as 2027-03-01, without quotes")
+            raise ValueError(f"'expires' must be a date without quotes, such as 2027-03-01, got {value!r}")
     elif not isinstance(value, str) or not (value.strip() or key in (*OPTIONAL, "versions")):
-        raise ValueError(f"{key!r} must be a text that is not empty")
+        raise ValueError(f"{key!r} must be a non-empty string, got {value!r}")
 
 
 def _versions(text: str) -> SpecifierSet:
     try:
         return SpecifierSet(text)
     except InvalidSpecifier as error:
-        raise ValueError(f"'versions' must be a specifier such as '>=1.0, <2', not {text!r}") from error
+        raise ValueError(f"'versions' must be a specifier such as '>=1.0, <2', got {text!r}") from error
 
 
 def _check_sense(entry: KnownIssue) -> None:
     for device in entry.devices:
         if device not in DEVICES:
-            raise ValueError(f"there is no device {device!r}; devices are {', '.join(DEVICES)}")
+            raise ValueError(f"unknown device {device!r}; devices are {', '.join(DEVICES)}")
     for name in entry.when:
         if name not in PREDICATES:
-            raise ValueError(f"there is no predicate {name!r}; predicates are {', '.join(PREDICATES)}")
+            raise ValueError(f"unknown predicate {name!r}; predicates are {', '.join(PREDICATES)}")
     for stage in (entry.stage, *entry.follows):
         known = list(dict.fromkeys(name for task in TASKS.values() for name in task.clauses))
         if stage not in (*known, RAISES):
-            raise ValueError(f"there is no stage {stage!r}; stages are {', '.join(known)} and {RAISES}")
+            raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(known)} and {RAISES}")
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):
-        raise ValueError(f"{entry.clause!r} is no clause, such as TAL-CAND-2")
+        raise ValueError(f"{entry.clause!r} is not a clause; expected one such as TAL-CAND-2")
     if entry.stage == RAISES and not entry.says:
         raise ValueError(
-            "an entry about an error must quote its message in 'says', or it excuses every other one"
+            "an entry about an error must quote the error's message in 'says'; without it every error would be excused"
         )

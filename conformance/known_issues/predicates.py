@@ -1,4 +1,4 @@
-"""What an entry may ask of a batch, by name: the hazards, and the few properties below that are none."""
+"""Predicates of batches for the entries of the ledger, by name: every hazard, and the properties below."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -9,48 +9,48 @@ from tal_conformance.batches.hazards import HAZARDS, hazards_of
 from tal_conformance.core.batch import Batch
 
 Predicate = Callable[[Batch], bool]
-"""Whether a batch has a property."""
+"""Function that returns True if a batch has a property."""
 
 
 def any_batch(batch: Batch) -> bool:
-    """Every batch has it."""
+    """Return True: every batch has this property."""
     return True
 
 
 def has_truths(batch: Batch) -> bool:
-    """There is at least one annotation row (ANN-1)."""
+    """Return True if the batch has at least one annotation row (ANN-1)."""
     return len(batch.annotations) > 0
 
 
 def several_images(batch: Batch) -> bool:
-    """There are two images or more (ANN-4)."""
+    """Return True if the batch has at least two images (ANN-4)."""
     return batch.images > 1
 
 
 def half_precision(batch: Batch) -> bool:
-    """Feature maps are of 16 bits."""
+    """Return True if the feature maps have a 16-bit dtype."""
     return batch.dtype in (torch.float16, torch.bfloat16)
 
 
 def mixed_precision(batch: Batch) -> bool:
-    """The loss is called under autocast."""
+    """Return True if the loss is called under autocast."""
     return batch.autocast
 
 
-OWN = {
+PROPERTIES = {
     predicate.__name__: predicate
     for predicate in (any_batch, has_truths, several_images, half_precision, mixed_precision)
 }
 
 
-def _having(hazard: str) -> Predicate:
+def _has_hazard(hazard: str) -> Predicate:
     def has(batch: Batch) -> bool:
-        return hazard in (batch.hazards or hazards_of(batch))  # batches that no recipe made carry none along
+        return hazard in (batch.hazards or hazards_of(batch))  # only batches of a recipe store their hazards
 
     return has
 
 
 PREDICATES: MappingProxyType[str, Predicate] = MappingProxyType(
-    OWN | {hazard: _having(hazard) for hazard in HAZARDS}
+    PROPERTIES | {hazard: _has_hazard(hazard) for hazard in HAZARDS}
 )
-"""Every predicate by its name."""
+"""Every predicate, by name."""

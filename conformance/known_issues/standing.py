@@ -1,4 +1,4 @@
-"""How the entries of the ledger stand at the end of a run, and which of them must make it fail."""
+"""State of every ledger entry at the end of a run. Some states make the run fail."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,30 +13,30 @@ Place = tuple[str, str, str]
 
 
 class State(StrEnum):
-    """How an entry stands for one implementation on one device."""
+    """State of an entry for one implementation on one device."""
 
     MATCHED = "matched"
-    """It excused something."""
+    """The entry excused at least one failure."""
     OPEN = "not decided"
-    """It excused nothing, in a run that was no whole one."""
+    """The entry excused nothing, but the run was only a part of a profile."""
     UNMET = "never met"
-    """No batch of a whole run had what it asks for."""
+    """No batch of a whole run satisfied the entry's predicates."""
     HEALED = "no longer diverges"
-    """Batches of a whole run met it, and none of them diverged as it says."""
+    """Batches of a whole run satisfied the predicates, and none of them diverged as the entry says."""
     EXPIRED = "expired"
-    """Its day has come: it excuses nothing."""
+    """The entry has expired and excuses nothing."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One entry, for one implementation on one device.
+    """Result of an entry for one implementation on one device.
 
     Attributes:
-        entry: which.
-        subject: for whom, and where.
-        met: judged batches that had what it asks for.
-        known: those of them that it excused.
-        state: what follows.
+        entry: entry of the ledger.
+        subject: the implementation and its device.
+        met: number of judged batches that satisfied the entry's predicates.
+        known: number of failures on them that the entry excused.
+        state: the resulting state.
     """
 
     entry: KnownIssue
@@ -47,18 +47,20 @@ class Standing:
 
     @property
     def problem(self) -> str | None:
-        """What must be done about it, in one sentence; None if nothing."""
-        who = f"ledger entry {self.entry.id} ({self.subject.id})"
+        """Action that the state requires, in one sentence; None if it requires none."""
+        name = f"ledger entry {self.entry.id} ({self.subject.id})"
         owner = f"its owner is {self.entry.owner}"
         match self.state:
             case State.EXPIRED:
-                return f"{who} expired on {self.entry.expires}: mend the divergence, or decide anew; {owner}"
+                return (
+                    f"{name} expired on {self.entry.expires}: fix the divergence, or set a new date; {owner}"
+                )
             case State.UNMET:
-                return f"{who} was never met: no batch of this run had {', '.join(self.entry.when)}; {owner}"
+                return f"{name} was never met: no batch of this run satisfied {', '.join(self.entry.when)}; {owner}"
             case State.HEALED:
                 return (
-                    f"{who} no longer diverges: none of the {self.met} batches that meet it differs at stage "
-                    f"{self.entry.stage} by {self.entry.clause}; remove the entry, or correct it; {owner}"
+                    f"{name} no longer diverges: none of the {self.met} batches that satisfy its predicates differs at "
+                    f"stage {self.entry.stage} by {self.entry.clause}. Remove or correct the entry; {owner}"
                 )
             case _:
                 return None
@@ -71,14 +73,14 @@ def standings(
     whole: bool,
     today: date,
 ) -> Iterator[Standing]:
-    """How each entry stands for each of the subjects that it concerns.
+    """Yield the result of each entry for each subject that it concerns.
 
     Args:
         entries: of the ledger.
-        subjects: who was tested.
-        counts: batches that were `met`, and those `known`, by place.
-        whole: everything of a gating profile was run: what was not met here will not be.
-        today: to tell what has expired.
+        subjects: tested implementations with their devices.
+        counts: numbers of batches by place, under the keys `met` and `known`.
+        whole: True if a gating profile was run completely, so that an entry that was not met never will be.
+        today: decides whether an entry has expired.
     """
     tested = list(subjects)
     for entry in entries:

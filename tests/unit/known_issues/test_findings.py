@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 from tal_conformance.known_issues.findings import (
-    LONGEST,
+    MAX_SCRIPT_LINES,
     ROOM,
     Finding,
     InvalidFindings,
@@ -33,9 +33,9 @@ def test_reproduces_with_the_installed_release(finding: Finding):
 
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.id)
 def test_a_script_can_be_sent_as_it_is(finding: Finding):
-    """It is short, and needs torch and ultralytics alone."""
+    """A script is short, and needs only torch and ultralytics."""
     source = finding.script.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= LONGEST
+    assert len(source.splitlines()) <= MAX_SCRIPT_LINES
     nodes = list(ast.walk(ast.parse(source)))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -57,20 +57,20 @@ def planted(folder: Path, source: str, **told: str) -> Finding:
     return finding
 
 
-def test_one_that_stops_reproducing_says_which_release_mended_it(tmp_path: Path):
+def test_a_finding_that_stops_reproducing_is_a_problem_until_the_release_is_recorded(tmp_path: Path):
     finding = planted(tmp_path, "import sys\nsys.exit(1)\n")
     ran = run_script(finding, Version("8.4.7"))
     assert not ran.reproduces
     assert ran.problem is not None
-    assert "finding it no longer reproduces: mended by ultralytics 8.4.7" in ran.problem
+    assert "finding it no longer reproduces with ultralytics 8.4.7" in ran.problem
     assert replace(ran, finding=replace(finding, mended=Version("8.4.7"))).problem is None
 
 
-def test_one_that_comes_back_is_told(tmp_path: Path):
+def test_a_finding_that_reproduces_again_is_a_problem(tmp_path: Path):
     finding = planted(tmp_path, "", mended="8.4.6")
     assert run_script(finding, Version("8.4.5")).problem is None
-    assert "correct first or mended" in str(run_script(finding, Version("8.4.6")).problem)
-    assert "correct first or mended" in str(run_script(finding, Version("8.4.0")).problem)
+    assert "Correct its `first` or `mended`" in str(run_script(finding, Version("8.4.6")).problem)
+    assert "Correct its `first` or `mended`" in str(run_script(finding, Version("8.4.0")).problem)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_a_script_that_fails_says_nothing(tmp_path: Path, source: str):
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
-    [({"first": "old"}, "finding it: Invalid version"), ({"owner": "x"}, "'owner' is missing or")],
+    ("values", "message"),
+    [({"first": "old"}, "finding it: Invalid version"), ({"owner": "x"}, "'owner' is an unknown key")],
 )
-def test_no_catalogue(tmp_path: Path, told: dict[str, str], says: str):
-    with pytest.raises(InvalidFindings, match=says):
-        planted(tmp_path, "", **told)
+def test_an_invalid_finding(tmp_path: Path, values: dict[str, str], message: str):
+    with pytest.raises(InvalidFindings, match=message):
+        planted(tmp_path, "", **values)

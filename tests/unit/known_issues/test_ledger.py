@@ -29,9 +29,9 @@ from tal_reports import RunLog, read_log, render, summarise
 ROOT = Path(__file__).parents[3]
 TODAY = date(2026, 1, 1)
 SMALL = Recipe(images=((Truth("ordinary"),),), strides=(8, 16))
-"""The smallest batch on which the dialects before and after 8.4.128 differ: first in the candidates."""
+"""The smallest batch on which the dialects before and after 8.4.128 differ, from the candidates on."""
 LARGE = Recipe(images=((Truth("huge"),),), strides=(8, 16))
-"""One on which they do not."""
+"""A batch on which the two dialects agree."""
 
 GOOD = """
 [[entry]]
@@ -62,7 +62,7 @@ def entry(tmp_path: Path) -> KnownIssue:
 
 
 def mine(version: str = "1.2", name: str = "mine") -> Subject:
-    """Does what releases before 8.4.128 did, and says that it does what the newest does."""
+    """Follow the dialect before 8.4.128 and declare the newest."""
     made = implementation_from(ReferenceAdapter(DIALECTS["ultralytics-8.4.127"]), name)
     return Subject(replace(made, name=name, version=version, dialect=NEWEST), "cpu")
 
@@ -106,7 +106,7 @@ def test_what_is_on_record_is_known(tmp_path: Path, entry: KnownIssue):
     ids=str,
 )
 def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue, changed: dict):
-    """Another stage, another clause, another batch, other words."""
+    """A failure with another stage, clause, batch or text is not excused."""
     conforms = conformance(tmp_path, (replace(entry, **changed),))
     with pytest.raises(Failure):
         conforms(SMALL)
@@ -114,7 +114,7 @@ def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue,
 
 
 class TwoFaults(ReferenceAdapter):
-    """That of the entry, and a class loss that is three times too large."""
+    """Two divergences: that of the entry, and a class loss that is three times too large."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)
@@ -170,33 +170,33 @@ def test_standings(entry: KnownIssue):
 
 
 FAULTS = {
-    "is unknown": GOOD + 'expiry = "x"',
+    "is an unknown key": GOOD + 'expiry = "x"',
     "'owner' is missing": GOOD.replace('owner = "somebody"', ""),
-    "no stage 'candidate'": GOOD.replace('"candidates"', '"candidate"'),
-    "no predicate 'smal'": GOOD.replace('"small_8_16"', '"smal"'),
-    "no device 'tpu'": GOOD.replace('"cpu"', '"tpu"'),
-    "is no clause": GOOD.replace("TAL-CAND-2", "CANDIDATES"),
+    "unknown stage 'candidate'": GOOD.replace('"candidates"', '"candidate"'),
+    "unknown predicate 'smal'": GOOD.replace('"small_8_16"', '"smal"'),
+    "unknown device 'tpu'": GOOD.replace('"cpu"', '"tpu"'),
+    "is not a clause": GOOD.replace("TAL-CAND-2", "CANDIDATES"),
     "must be a specifier": GOOD.replace(">=1.0, <2", "one"),
-    "must be a day": GOOD.replace("2026-06-01", '"2026-06-01"'),
-    "must be a list of names": GOOD.replace('["small_8_16"]', "[]"),
-    "must be a text": GOOD.replace('"somebody"', "7"),
-    "must quote its message": GOOD.replace('"candidates"', '"error"'),
-    "its id is taken": GOOD + GOOD,
-    "is no TOML": "[[entry",
-    "ledger holds": "[[entrys]]\nid = 1",
+    "must be a date": GOOD.replace("2026-06-01", '"2026-06-01"'),
+    "must be a list of at least one name": GOOD.replace('["small_8_16"]', "[]"),
+    "must be a non-empty string": GOOD.replace('"somebody"', "7"),
+    "must quote the error's message": GOOD.replace('"candidates"', '"error"'),
+    "an earlier entry has the same id": GOOD + GOOD,
+    "not valid TOML": "[[entry",
+    "is an unknown table": "[[entrys]]\nid = 1",
     "two brackets": "[entry]\nid = 1",
 }
 
 
 @pytest.mark.parametrize("says", FAULTS)
-def test_no_ledger(tmp_path: Path, says: str):
+def test_an_invalid_ledger(tmp_path: Path, says: str):
     with pytest.raises(InvalidLedger, match=says) as caught:
         read_ledger(ledger(tmp_path, FAULTS[says]))
     assert "ledger.toml" in str(caught.value)
 
 
-def test_no_file(tmp_path: Path):
-    with pytest.raises(InvalidLedger, match="cannot be read"):
+def test_a_missing_ledger(tmp_path: Path):
+    with pytest.raises(InvalidLedger, match="cannot read the ledger"):
         read_ledger(tmp_path / "none.toml")
 
 
@@ -207,7 +207,7 @@ def test_the_bundled_ledger_can_be_read():
 
 MINE = """
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from reference import DIALECTS, NEWEST
+from tal_reference import DIALECTS, NEWEST
 
 class Mine:
     name, version, dialect, exposes_stages = "mine", "1.2", NEWEST, True
@@ -250,7 +250,7 @@ EVERYWHERE = GOOD.replace('"small_8_16"', '"any_batch"').replace("2026-06-01", "
 
 @pytest.mark.slow
 def test_a_run_with_a_divergence_on_record(tmp_path: Path):
-    """It is green, and log, summary and report say what was excused, why, and until when."""
+    """The run passes; log, summary and report state the excused divergence, its reason and its expiry."""
     status, said = run(tmp_path, EVERYWHERE)
     assert status == 0, said
     folder = (tmp_path / "runs" / "latest").resolve()
@@ -271,7 +271,7 @@ def test_a_run_with_a_divergence_on_record(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
-    """It excuses nothing, and fails the run even where nothing diverges."""
+    """An expired entry excuses nothing, and fails the run even if nothing diverges."""
     status, said = run(tmp_path, EVERYWHERE.replace("2999", "2020"), dialect=NEWEST.name)
     assert status == 1
     assert "ledger entry floor-too-low (mine-cpu) expired on 2020-01-01" in said
@@ -279,12 +279,12 @@ def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "says"), [(LARGE, "was never met: no batch of this run had small_8_16"), (SMALL, "no longer")]
+    ("recipe", "says"), [(LARGE, "was never met: no batch of this run satisfied small_8_16"), (SMALL, "no longer")]
 )
 def test_a_whole_run_in_which_nothing_was_excused(
     tmp_path: Path, entry: KnownIssue, recipe: Recipe, says: str
 ):
-    """The implementation was mended, or its batch is not drawn: either way the entry must go."""
+    """The implementation was fixed, or its batch is not generated: either way the entry must be removed."""
     entry = replace(entry, expires=date(2999, 1, 1))
     mended = mine()
     mended = replace(mended, implementation=replace(mended.implementation, adapter=ReferenceAdapter(NEWEST)))
@@ -300,7 +300,7 @@ def test_a_whole_run_in_which_nothing_was_excused(
 
 
 @pytest.mark.slow
-def test_a_ledger_that_is_none_stops_before_anything_is_judged(tmp_path: Path):
-    status, said = run(tmp_path, FAULTS["is unknown"])
+def test_an_invalid_ledger_stops_the_run_before_anything_is_judged(tmp_path: Path):
+    status, said = run(tmp_path, FAULTS["is an unknown key"])
     assert status == 4
-    assert "entry 1 (floor-too-low): 'expiry' is unknown" in said
+    assert "entry 1 (floor-too-low): 'expiry' is an unknown key" in said
