@@ -12,6 +12,7 @@ from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.rejection import check_all_reject
 from tal_conformance.checks.relations.relations import NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.implementations.execute import calls
 from tal_conformance.judgement.failure import Failure, Subject
@@ -107,7 +108,9 @@ class Checker(BatchChecker):
         except Failure as failure:
             if self._excuse(batch, failure, began):
                 return
-            failure.pictured = stage != "top-k"  # with fewer anchors than k there is no assignment to draw
+            failure.pictured = (
+                stage != StageName.TOP_K
+            )  # with fewer anchors than k there is no assignment to draw
             self._pass_on(batch, Verdict.DIVERGENT, None, began, failure)
             self.failed = True
             raise

@@ -3,6 +3,7 @@
 from tal_conformance.batches.named_strategies import JUST_ENOUGH, STRATEGIES, TOO_SMALL
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.registry import check
+from tal_conformance.core.task import StageName
 from tal_conformance.suite.checker import Checker
 
 
@@ -23,7 +24,7 @@ def test_fewer_anchors_than_k(checker: Checker, recipe: Recipe) -> None:
     """TAL-TOPK-2: it is an error, and nothing may be silently dropped."""
     batch = recipe.build()
     because = f"k = {batch.hyperparameters.topk} is more than A = {batch.anchors}"
-    checker.must_reject(batch, "top-k", "TAL-TOPK-2", because)
+    checker.must_reject(batch, StageName.TOP_K, "TAL-TOPK-2", because)
 
 
 @check("TAL-TOPK", batches=JUST_ENOUGH, share=8)

@@ -76,8 +76,8 @@ class LossComparison:
             self.to.finite(stage, self.task.terms[at].quantity, run.loss.items[at], ())
             for stage, at in self.task.item_of.items()
         ]
-        fine.append(self.to.finite("total", "total", run.loss.total, ()))
-        fine += [self.to.finite("gradients", "gradient", level, ()) for level in run.loss.gradients]
+        fine.append(self.to.finite(StageName.TOTAL, "total", run.loss.total, ()))
+        fine += [self.to.finite(StageName.GRADIENTS, "gradient", level, ()) for level in run.loss.gradients]
         return all(fine)
 
     def score_sum(self) -> None:
@@ -89,7 +89,7 @@ class LossComparison:
         if source.shows_scores or changed.shows_scores:
             return
         error = source.scale_error + changed.scale_error + sum(weights.sum() for weights in self.weights)
-        self.to.assert_within("cls", "N", changed.scale, source.scale, error)
+        self.to.assert_within(StageName.CLS, "N", changed.scale, source.scale, error)
 
     def terms(self, moved: list[Tensor]) -> None:
         """LOSS-SUM-1: the terms of the parts, times their N, add up to those of the whole."""
@@ -118,7 +118,7 @@ class LossComparison:
                 error = error + moved[at][pair.image]
             value, before = _moved_back(new, pair)[at], old[at][pair.image]
             self.to.assert_within(
-                "gradients", f"gradient on {name} before N", value, before, error, names, image
+                StageName.GRADIENTS, f"gradient on {name} before N", value, before, error, names, image
             )
 
     def extra_gradient(self, channel: int, now: Run) -> None:
@@ -127,7 +127,7 @@ class LossComparison:
         expected = now.batch.hyperparameters.cls_gain * logits[..., channel].double().sigmoid()  # (B, A)
         observed, error = (values[1][..., channel] for values in now.gradients)
         name = "gradient on the class that no ground truth has, before N"
-        self.to.assert_within("gradients", name, observed, expected, error, ("image", "anchor"))
+        self.to.assert_within(StageName.GRADIENTS, name, observed, expected, error, ("image", "anchor"))
 
 
 def extra_terms(changed: FollowUp) -> Tensor:

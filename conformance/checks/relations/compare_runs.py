@@ -11,6 +11,7 @@ from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.checks.relations.views import unchanged, view
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.errors import ImplementationFailed
 
@@ -83,4 +84,6 @@ def no_extra_scores(changed: FollowUp, now: Run, to: Comparison) -> bool:
         return True
     scores = now.outcome.assignment.scores[..., changed.extra]  # (B, A)
     name = "target score of a class that no ground truth has"
-    return to.equal("normalisation", name, scores, torch.zeros_like(scores), ("image", "anchor"), None)
+    return to.equal(
+        StageName.NORMALISATION, name, scores, torch.zeros_like(scores), ("image", "anchor"), None
+    )

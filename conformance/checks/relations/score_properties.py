@@ -13,6 +13,7 @@ from tal_conformance.checks.relations.compare_images import SCORE, Comparison
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.views import ImageView, unchanged, view
 from tal_conformance.core.geometry import ciou
+from tal_conformance.core.task import StageName
 from tal_conformance.judgement.bounds import ROUNDINGS
 
 EPS = 1e-9
@@ -30,7 +31,7 @@ def within_zero_and_one(run: Run, to: Comparison) -> None:
         )
         above = errors.expand_as(scores).where(scores > 1, 0)
         to.assert_within(
-            "normalisation", "target score w", seen.scores, scores.clamp(0, 1), above, SCORE, image
+            StageName.NORMALISATION, "target score w", seen.scores, scores.clamp(0, 1), above, SCORE, image
         )
 
 
@@ -59,7 +60,13 @@ def best_is_overlap(run: Run, to: Comparison) -> None:
         score = seen.scores.amax(1)  # (A,)
         observed = score.where(positives, 0).amax(1)  # (M,)
         to.assert_within(
-            "normalisation", "score of the best positive", observed, expected, rounding, ("GT",), image
+            StageName.NORMALISATION,
+            "score of the best positive",
+            observed,
+            expected,
+            rounding,
+            ("GT",),
+            image,
         )
 
 
