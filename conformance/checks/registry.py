@@ -10,8 +10,10 @@ Importing `tal_conformance.suite.every_check` fills the registry.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -74,18 +76,20 @@ class Check:
 
     @property
     def seed(self) -> int:
-        """Seed of a profile that repeats its batches: it depends on the check's name alone.
+        """Seed of a profile that repeats its batches, from seeds.json or else from the check's name alone.
 
         Hypothesis' own seed of a derandomized test is a digest of the function's source and of the modules of its
-        annotations: moving or rephrasing any of them would draw other batches. A check with a parameter keeps that
-        seed, because only Hypothesis' own includes the parameter's value.
+        annotations: moving or rephrasing any of them would draw other batches. seeds.json keeps the digests of the day
+        on which the gating profile's batches were last looked at. A check with a parameter keeps Hypothesis' seed,
+        because only that includes the parameter's value.
         """
-        return int.from_bytes(hashlib.sha256(f"{self.name} {DRAWS}".encode()).digest()[:8])
+        digest = SEEDS.get(self.name) or hashlib.sha256(self.name.encode()).hexdigest()
+        return int(digest, 16)
 
 
-DRAWS = 1
-"""Number of the gating profile's draws: another number draws other batches for every check. It is the first number with
-which `ci` finds every planted fault at its stage (`python -m conformance power`)."""
+SEEDS: dict[str, str] = json.loads(Path(__file__).with_name("seeds.json").read_text(encoding="utf-8"))
+"""Hexadecimal seed of each check's batches in the gating profile: it finds every planted fault at its stage with them
+(`python -m conformance power`)."""
 CHECKS: dict[str, Check] = {}
 """Every check by its name, in the order in which the test modules were imported."""
 
