@@ -12,8 +12,8 @@ from torch import Tensor
 from tal_conformance.benchmarks.uninstrumented import uninstrumented
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.errors import ImplementationFailed, ProtocolViolation
-from tal_conformance.implementations.execute import assigner_inputs
 from tal_conformance.implementations.protocol import Implementation, check_assignment, check_loss
 
 LAPS = {"assign": ("assign forward",), "loss": ("loss forward", "loss forward+backward")}

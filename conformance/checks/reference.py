@@ -8,13 +8,12 @@ from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Subject, failure_from
 from tal_conformance.judgement.non_finite import judge_any
-from tal_conformance.judgement.rejection import rejection_for
-from tal_reference import Dialect
 
-Judge = Callable[[Batch, Outcome, Dialect], Judgement]
-"""Judges an outcome, or raises `Diverges`."""
+Judge = Callable[[Outcome, Expectation], Judgement]
+"""Judges an outcome, or raises `Divergence`."""
 
 
 def judge_against_reference(
@@ -36,14 +35,13 @@ def judge_against_reference(
         Failure: it diverges from its dialect, raised, or broke the protocol.
     """
     batch = batch.to(subject.device)
-    dialect = subject.implementation.dialect
-    reason = rejection_for(batch, dialect)
-    if reason is not None:
-        return check_rejects(subject, batch, *reason, alone=alone)
+    expected = Expectation(batch, subject.implementation.dialect)
+    if expected.rejection is not None:
+        return check_rejects(subject, batch, expected.rejection, alone)
     outcome = None
     try:
-        outcome = execute(subject.implementation, batch, each_term, alone)
-        return judge(batch, outcome, dialect)
+        outcome = execute(subject.implementation, batch, each_term, alone, expected.inputs)
+        return judge(outcome, expected)
     except (Divergence, ImplementationFailed) as error:
         failure = failure_from(subject, batch, error)
         failure.outcome, failure.pictured = outcome, True

@@ -23,8 +23,8 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest
 from tal_conformance.judgement.comparators import observer
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
-from tal_conformance.judgement.rejection import rejection_for
 
 CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", "rearranged-float64")
 """Correct implementations that differ in the order of their operations."""
@@ -152,10 +152,11 @@ def _judge_all(
     def judged(recipe: Recipe) -> None:
         batch = recipe.build()
         for implementation in implementations:
-            if rejection_for(batch, implementation.dialect) is not None:
+            expected = Expectation(batch, implementation.dialect)
+            if expected.rejection is not None:
                 continue
             try:
-                judge(batch, execute(implementation, batch), implementation.dialect)
+                judge(execute(implementation, batch, inputs=expected.inputs), expected)
             except Divergence:
                 continue
             except ImplementationFailed as error:

@@ -32,6 +32,7 @@ from tal_conformance.implementations.outcome_file import (
 )
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
 from tal_conformance.pictures.picture import failure_picture, picture
@@ -189,11 +190,9 @@ class Replay:
             who = f"{implementation.name} {version} on {self.device}, held to {dialect.name}"
             outcomes: list[Outcome] = []
 
-            def watched(
-                batch: Batch, outcome: Outcome, dialect: Dialect, seen: list[Outcome] = outcomes
-            ) -> Judgement:
+            def watched(outcome: Outcome, expected: Expectation, seen: list[Outcome] = outcomes) -> Judgement:
                 seen.append(outcome)
-                return judge_any(batch, outcome, dialect)
+                return judge_any(outcome, expected)
 
             try:
                 judgement = run_every_check(Subject(implementation, self.device), batch, watched)
@@ -279,7 +278,7 @@ def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Repla
     """Judge a stored outcome."""
     who = f"{stored.implementation} {stored.version} on {stored.device} (stored), held to {dialect.name}"
     try:
-        judgement = judge_any(batch, stored.outcome, dialect)
+        judgement = judge_any(stored.outcome, Expectation(batch, dialect))
     except Divergence as error:
         first = error.judgement.first
         values = first.mismatch.values if first and first.mismatch else []

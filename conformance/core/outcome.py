@@ -132,7 +132,6 @@ class Outcome:
         assignment: the assigner's result; None if it is not visible.
         loss: values and gradients of the loss; None if the implementation has none.
         from_loss: True if the loss used this assignment; False if `assign` computed it from `inputs`.
-        decoded: what the reference decodes of the same batch, where it is at hand; the implementation never had it.
     """
 
     inputs: AssignerInputs
@@ -140,4 +139,3 @@ class Outcome:
     assignment: Assignment | None
     loss: LossOutcome | None
     from_loss: bool = False
-    decoded: AssignerInputs | None = None

@@ -1,12 +1,13 @@
 """Who is tested: the protocol that adapters follow, the adapters of this project, and how one is found by name."""
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, LossOutcome, Outcome, Stages
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.errors import (
     ImplementationFailed,
     ProtocolViolation,
     UnknownImplementation,
 )
-from tal_conformance.implementations.execute import assigner_inputs, execute
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import REGISTERED, find
 

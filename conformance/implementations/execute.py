@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
 from tal_conformance.core.outcome_tensors import tensors_of
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.guards.side_effects import (
@@ -27,8 +27,6 @@ from tal_conformance.implementations.protocol import (
     check_inputs,
     check_loss,
 )
-from tal_reference import ground_truths
-from tal_reference.loss import read_predictions
 
 
 @dataclass
@@ -55,44 +53,26 @@ calls = Stopwatch()
 """Of this process."""
 
 
-def assigner_inputs(batch: Batch) -> AssignerInputs:
-    """What an assigner reads of a batch, decoded by the reference in the batch's dtype (PRE-*, ANC-1, DEC-*, ANN-*).
-
-    Predicted boxes come in the ground truths' float32, whatever the batch's dtype: so official code hands them over.
-    """
-    predictions = read_predictions(batch.feature_maps, batch.head)
-    truths = ground_truths(batch.annotations, batch.images, batch.size)
-    labels = pad_sequence([image.labels.float() for image in truths], batch_first=True)  # (B, M)
-    boxes = pad_sequence([image.boxes for image in truths], batch_first=True)  # (B, M, 4)
-    real = pad_sequence([image.real.float() for image in truths], batch_first=True)  # (B, M)
-    return AssignerInputs(
-        scores=predictions.logits.detach().sigmoid(),
-        boxes=(predictions.boxes * predictions.anchors.strides).to(boxes.dtype),
-        anchors=predictions.anchors.pixels,
-        strides=predictions.anchors.strides,
-        labels=labels[..., None],
-        truth_boxes=boxes,
-        truth_mask=real[..., None],
-        head=batch.head,
-        hyperparameters=batch.hyperparameters,
-    )
-
-
 def execute(
-    implementation: Implementation, batch: Batch, each_term: bool = False, alone: bool = False
+    implementation: Implementation,
+    batch: Batch,
+    each_term: bool = False,
+    alone: bool = False,
+    inputs: AssignerInputs | None = None,
 ) -> Outcome:
-    """Run `implementation` on `batch`, which it can neither change nor keep.
+    """Run the implementation on a copy of the batch, so that it can neither modify nor retain the original.
 
     Args:
-        implementation: what is run.
-        batch: what it is run on.
-        each_term: differentiate box, cls and dfl one by one as well, where its total is of three.
-        alone: its assigner alone, on the reference's inputs, whether it has a loss or not.
+        implementation: the implementation to run.
+        batch: any batch.
+        each_term: differentiate box, cls and dfl separately too, if `Loss.total` has three elements.
+        alone: run only its assigner, on `inputs`, even if it has a loss.
+        inputs: the inputs of its assigner as the reference decodes them; None: decode the batch.
 
     Raises:
-        ImplementationFailed: it raised, or returned something that the protocol does not allow.
+        ImplementationFailed: it raised, or returned a result that the protocol does not allow.
     """
-    own = assigner_inputs(batch)
+    own = assigner_inputs(batch) if inputs is None else inputs
     with (
         exceptions_as_failures(),
         unchanged_torch_state(),
@@ -155,7 +135,7 @@ def _observe_loss(
     inputs = own if loss.inputs is None else check_inputs(loss.inputs, own)
     if loss.assignment is not None:
         assignment = check_assignment(loss.assignment, inputs, implementation.exposes_stages)
-        return Outcome(inputs, loss.inputs is not None, assignment, outcome, True, own)
+        return Outcome(inputs, loss.inputs is not None, assignment, outcome, True)
     if "assign" in implementation.capabilities:
         return Outcome(own, False, _observe_assigner(implementation, own), outcome)
     if implementation.exposes_stages:

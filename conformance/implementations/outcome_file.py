@@ -24,8 +24,8 @@ from tal_conformance.core.case_file import (
 )
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import named_tensors, outcome_from
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.errors import ProtocolViolation
-from tal_conformance.implementations.execute import assigner_inputs
 from tal_conformance.implementations.protocol import check_assignment, check_inputs
 
 SCHEMA = 1

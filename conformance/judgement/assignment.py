@@ -1,75 +1,62 @@
 """Judging an assignment, image by image.
 
-An implementation that shows its stages is judged on each stage's own ambiguity, every stage from the implementation's
-own values of the stage before (`shown`). One that shows only its outputs is judged on those (`outputs`): some
-admissible selection must lead to them, and every weight must follow from them. M ground truths, A anchors, C classes.
+An implementation that exposes its stages is judged on the ambiguity of each stage, given its own values of the stage
+before (`assignment_stages`). One that exposes only its outputs is judged on those (`assignment_outputs`): an admissible
+selection must lead to them, and every weight must follow from them. M ground truths, A anchors, C classes.
 """
 
-from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.core.outcome import Assignment, Outcome
 from tal_conformance.core.verdicts import Judgement, least_unique
 from tal_conformance.judgement.assignment_base import PAIR
 from tal_conformance.judgement.assignment_outputs import OutputsJudge
 from tal_conformance.judgement.assignment_stages import StagesJudge
-from tal_conformance.judgement.comparators import assert_none, finite
-from tal_conformance.judgement.oracle import InputErrors, oracle
-from tal_reference import Dialect
+from tal_conformance.judgement.comparators import Quantity, assert_finite, assert_none
+from tal_conformance.judgement.expectation import Expectation
 
 
-def judge_assignment(
-    judgement: Judgement,
-    assignment: Assignment,
-    inputs: AssignerInputs,
-    counts: list[int],
-    dialect: Dialect,
-    errors: list[InputErrors] | None = None,
-) -> bool:
+def judge_assignment(judgement: Judgement, outcome: Outcome, expected: Expectation) -> bool:
     """Judge the stages "candidates" to "normalisation" of every image, into `judgement`.
 
-    Args:
-        judgement: takes the result.
-        assignment: what the assigner returned.
-        inputs: what it read.
-        counts: ground truths of each image, without padding.
-        dialect: what it is held to.
-        errors: uncertainty of the inputs, an image each; None if they are the implementation's own.
-
     Returns:
-        Whether all of its numbers are finite, so that a loss can be computed from it.
+        True if all of its numbers are finite, so that a loss can be computed from it.
     """
-    if not _all_finite(judgement, assignment):
+    assignment, inputs = outcome.assignment, outcome.inputs
+    assert assignment is not None
+    if not _assert_all_finite(judgement, assignment):
         return False
-    for image, truths in enumerate(counts):
+    hidden = outcome.from_loss and not outcome.exposes_inputs  # the loss decoded the batch itself
+    judge = OutputsJudge if assignment.stages is None else StagesJudge
+    for image, truths in enumerate(expected.counts):
         judge_padding(judgement, assignment, image, truths)
         if not truths:
             judge_background(judgement, assignment, image)
             continue
-        expected = oracle(inputs, image, truths, dialect, errors[image] if errors else None)
-        judgement.uniqueness = least_unique(judgement.uniqueness, expected.uniqueness)
-        truth_error = errors[image].truths if errors else None
-        judge = OutputsJudge if assignment.stages is None else StagesJudge
-        judge(judgement, assignment, inputs, image, truths, expected, truth_error).judge()
+        errors = expected.input_errors[image] if hidden else None
+        known = expected.image(image, inputs, errors)
+        judgement.uniqueness = least_unique(judgement.uniqueness, known.uniqueness)
+        truth_error = None if errors is None else errors.truths
+        judge(judgement, assignment, inputs, image, truths, known, truth_error).judge()
     return True
 
 
-def _all_finite(judgement: Judgement, assignment: Assignment) -> bool:
-    """Note every shown number that is none (NaN, infinity) at its stage, before anything is computed from it."""
+def _assert_all_finite(judgement: Judgement, assignment: Assignment) -> bool:
+    """Record each visible number that is NaN or infinite at its stage, before anything is computed from it."""
     stages = assignment.stages
-    shown = [
-        ("targets", "target box", "TAL-TGT-1", assignment.boxes.where(assignment.foreground[..., None], 0))
-    ]
-    shown.append(("normalisation", "target score w", "TAL-NORM-1", assignment.scores))
+    cell, pair = ("image", "anchor", "column"), ("image", *PAIR)
+    boxes = assignment.boxes.where(assignment.foreground[..., None], 0)
+    visible = [("targets", Quantity("target box", "TAL-TGT-1", cell), boxes)]
+    visible.append(("normalisation", Quantity("target score w", "TAL-NORM-1", cell), assignment.scores))
     if stages is not None:
-        shown.append(("overlap", "overlap u", "TAL-MET-1", stages.overlap))
-        shown.append(("metric", "metric t", "TAL-MET-1", stages.metric))
+        visible.append(("overlap", Quantity("overlap u", "TAL-MET-1", pair), stages.overlap))
+        visible.append(("metric", Quantity("metric t", "TAL-MET-1", pair), stages.metric))
     before = {name for name, stage in judgement.stages.items() if stage.mismatch}
-    for stage, quantity, clause, value in shown:
-        names = ("image", "anchor", "column") if stage in ("targets", "normalisation") else ("image", *PAIR)
-        judgement.note(stage, finite, quantity, clause, value, names)
+    for stage, quantity, values in visible:
+        judgement.note(stage, assert_finite, quantity, values)
     return before == {name for name, stage in judgement.stages.items() if stage.mismatch}
 
 
 def judge_padding(judgement: Judgement, assignment: Assignment, image: int, truths: int) -> None:
-    """ANN-4: no padding row is a candidate, selected or owner; no number of it is anything but zero."""
+    """Judge padding rows (ANN-4): none is a candidate, selected or an owner, and all their numbers are zero."""
     stages = assignment.stages
     if stages is None or truths == stages.candidates.shape[1]:
         return
@@ -81,20 +68,16 @@ def judge_padding(judgement: Judgement, assignment: Assignment, image: int, trut
         ("conflict", "positives"),
     ):
         rows = getattr(stages, name)[image, truths:]
-        judgement.note(
-            stage, assert_none, f"{name} of a padding row", "ANN-4", rows != 0, rows, "0", PAIR, image
-        )
+        quantity = Quantity(f"{name} of a padding row", "ANN-4", PAIR, image)
+        judgement.note(stage, assert_none, quantity, rows != 0, rows, "0")
 
 
 def judge_background(judgement: Judgement, assignment: Assignment, image: int) -> None:
-    """TAL-EMPTY-1 and TAL-TGT-1 for an image without ground truths: all background, all target scores zero."""
+    """Judge an image without ground truths: all background, all target scores zero (TAL-EMPTY-1, TAL-TGT-1)."""
     foreground, scores = assignment.foreground[image], assignment.scores[image]
-    judgement.note(
-        "targets", assert_none, "foreground", "TAL-EMPTY-1", foreground, foreground, "False", ("anchor",), image,
-        "an image without ground truths has a positive",
-    )  # fmt: skip
-    names = ("anchor", "class")
-    judgement.note(
-        "normalisation", assert_none, "target score", "TAL-EMPTY-1", scores != 0, scores, "0", names, image,
-        "an image without ground truths has a target score",
-    )  # fmt: skip
+    quantity = Quantity("foreground", "TAL-EMPTY-1", ("anchor",), image)
+    problem = "an image without ground truths has a positive"
+    judgement.note("targets", assert_none, quantity, foreground, foreground, "False", problem)
+    quantity = Quantity("target score", "TAL-EMPTY-1", ("anchor", "class"), image)
+    problem = "an image without ground truths has a target score"
+    judgement.note("normalisation", assert_none, quantity, scores != 0, scores, "0", problem)

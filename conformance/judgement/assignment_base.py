@@ -8,7 +8,13 @@ from torch import Tensor
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.core.verdicts import Agreement, Judgement, Value
 from tal_conformance.judgement.bounds import precision
-from tal_conformance.judgement.comparators import assert_within, assert_within_at, equal
+from tal_conformance.judgement.comparators import (
+    Bounded,
+    Quantity,
+    assert_equal,
+    assert_within,
+    assert_within_at,
+)
 from tal_conformance.judgement.oracle import ImageOracle
 
 PAIR = ("GT", "anchor")
@@ -57,61 +63,40 @@ class ImageJudge:
         return "TAL-CAND-2" if widened[wrong[wrong.any(1)]].all() else "TAL-CAND-1"
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
-        """TAL-TGT-1: label and box are the owner's own; to the bit, where its ground truths are known."""
-        at, image = ("anchor",), self.image
-        labels = self.inputs.labels[image, : self.truths, 0].long()
-        boxes = self.inputs.truth_boxes[image, : self.truths]
-        equal(
-            "label",
-            "TAL-TGT-1",
-            self.assignment.labels[image].long(),
-            labels[index],
-            at,
-            image,
-            where=foreground,
-        )
-        sides = ("anchor", "side")
-        if self.truth_error is not None:
-            shown = self.assignment.boxes[image].where(foreground[:, None], 0)
-            expected = boxes[index].double().where(foreground[:, None], 0)
-            return assert_within(
-                "target box",
-                "TAL-TGT-1",
-                shown,
-                expected,
-                self.truth_error[index],
-                boxes[index],
-                sides,
-                image,
-            )
-        return equal(
-            "target box",
-            "TAL-TGT-1",
-            self.assignment.boxes[image],
-            boxes[index],
-            sides,
-            image,
-            where=foreground,
-        )
+        """Compare label and box of each positive with those of its owner (TAL-TGT-1).
 
-    def check_scores(
-        self,
-        exact: Tensor,
-        error: Tensor,
-        same_dtype: Tensor,
-        positives: Tensor,
-        clause: str = "TAL-NORM-1",
-        extra_tolerance: Tensor | None = None,
-    ) -> Agreement:
-        """TAL-TGT-1: the weight at the label of each positive; zero elsewhere."""
+        They are identical to the bit, unless the ground truths that the implementation read are uncertain.
+        """
+        labels = self.inputs.labels[self.image, : self.truths, 0].long()
+        boxes = self.inputs.truth_boxes[self.image, : self.truths]
+        label = self.quantity("label", "TAL-TGT-1", "anchor")
+        assert_equal(label, self.assignment.labels[self.image].long(), labels[index], where=foreground)
+        box = self.quantity("target box", "TAL-TGT-1", "anchor", "side")
+        observed = self.assignment.boxes[self.image]
+        if self.truth_error is None:
+            return assert_equal(box, observed, boxes[index], where=foreground)
+        expected = boxes[index].double().where(foreground[:, None], 0)
+        bounded = Bounded(expected, self.truth_error[index], boxes[index])
+        return assert_within(box, observed.where(foreground[:, None], 0), bounded)
+
+    def check_scores(self, weights: Bounded, positives: Tensor, clause: str = "TAL-NORM-1") -> Agreement:
+        """Compare the target score at the label of each positive with its weight; all others are zero (TAL-TGT-1).
+
+        Args:
+            weights: expected weight of each anchor, (A,).
+            positives: (M, A) ground truth and anchor.
+            clause: the clause that the weights follow.
+        """
         (anchors,) = positives.any(0).nonzero(as_tuple=True)  # (P,)
         owners = positives.int().argmax(0)[anchors]  # (P,)
         labels = self.inputs.labels[self.image, : self.truths, 0].long()[owners]  # (P,)
-        return assert_within_at(
-            "target score w", clause, self.assignment.scores[self.image], (anchors, labels), exact[anchors],
-            error[anchors], same_dtype[anchors], ("anchor", "class"), self.image,
-            None if extra_tolerance is None else extra_tolerance[anchors],
-        )  # fmt: skip
+        quantity = self.quantity("target score w", clause, "anchor", "class")
+        scores = self.assignment.scores[self.image]
+        return assert_within_at(quantity, scores, (anchors, labels), weights.at(anchors))
+
+    def quantity(self, name: str, clause: str, *dimensions: str) -> Quantity:
+        """Return a quantity of this image."""
+        return Quantity(name, clause, dimensions, self.image)
 
     def counts(self, positives: Tensor) -> list[Value]:
         """How many positives each ground truth has, for a message."""

@@ -12,7 +12,7 @@ from tal_conformance.core.verdicts import Agreement, Mismatch
 from tal_conformance.judgement.admissible import Ownership, is_reachable
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, smallest
-from tal_conformance.judgement.comparators import assert_none
+from tal_conformance.judgement.comparators import Bounded, assert_none
 from tal_reference.assignment import NORMALISATION_EPS, normalised
 
 
@@ -26,10 +26,8 @@ class OutputsJudge(ImageJudge):
         outside = foreground & ((index < 0) | (index >= self.truths))
         if outside.any():
             problem = "a positive's GT index is none of its image's"
-            self.judgement.note(
-                "targets", assert_none, "GT index", "TAL-TGT-1", outside, index,
-                f"0 to {self.truths - 1}", ("anchor",), image, problem,
-            )  # fmt: skip
+            quantity, allowed = self.quantity("GT index", "TAL-TGT-1", "anchor"), f"0 to {self.truths - 1}"
+            self.judgement.note("targets", assert_none, quantity, outside, index, allowed, problem)
             return
         owners = Ownership(foreground, index.where(foreground, 0))
         positives = owners.positives(self.truths)  # (M, A)
@@ -122,7 +120,7 @@ class OutputsJudge(ImageJudge):
     def wrong(self, where: Tensor, observed: Tensor, clause: str, expected: str, problem: str) -> Mismatch:
         """The mismatch of `holds`, as a value."""
         try:
-            assert_none("positive", clause, where, observed, expected, PAIR, self.image, problem)
+            assert_none(self.quantity("positive", clause, *PAIR), where, observed, expected, problem)
         except Mismatch as mismatch:
             return mismatch
         raise AssertionError("nothing is wrong")
@@ -195,4 +193,4 @@ class OutputsJudge(ImageJudge):
         )
         exact, rounding, moved = self.oracle.weights(positives, self.dtype)
         error = bound(same_dtype, exact, rounding, self.dtype, "target score w") + moved
-        return self.check_scores(exact, error, same_dtype, positives, clause, moved)
+        return self.check_scores(Bounded(exact, error, same_dtype, moved), positives, clause)

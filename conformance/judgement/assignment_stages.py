@@ -15,7 +15,13 @@ from tal_conformance.judgement.admissible import (
 )
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import bound, metric_unit, precision, smallest
-from tal_conformance.judgement.comparators import assert_none, assert_within_at, equal
+from tal_conformance.judgement.comparators import (
+    Bounded,
+    Quantity,
+    assert_equal,
+    assert_none,
+    assert_within_at,
+)
 from tal_reference.assignment import NORMALISATION_EPS, alignment_metric, normalised
 
 
@@ -44,9 +50,8 @@ class StagesJudge(ImageJudge):
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"
-        return equal(
-            "candidate", clause, candidates, torch.where(wrong, expected, candidates), PAIR, self.image
-        )
+        expected = torch.where(wrong, expected, candidates)
+        return assert_equal(self.quantity("candidate", clause, *PAIR), candidates, expected)
 
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: u on the implementation's own candidates, zero elsewhere."""
@@ -58,9 +63,8 @@ class StagesJudge(ImageJudge):
         pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
         expected, error = self.oracle.overlap[pairs], self.oracle.overlap_error[pairs]
         same_dtype = self.oracle.same_dtype["overlap"][pairs]
-        return assert_within_at(
-            "overlap u", "TAL-MET-1", overlap, pairs, expected, error, same_dtype, PAIR, self.image
-        )
+        quantity = self.quantity("overlap u", "TAL-MET-1", *PAIR)
+        return assert_within_at(quantity, overlap, pairs, Bounded(expected, error, same_dtype))
 
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
         """TAL-MET-1: t of the implementation's own u; zero off its candidates."""
@@ -78,9 +82,8 @@ class StagesJudge(ImageJudge):
             score.double(), overlap.double(), numbers.alpha, numbers.beta, torch.finfo(dtype).eps
         )
         error = bound(same_dtype, exact, unit, dtype, "metric t")
-        return assert_within_at(
-            "metric t", "TAL-MET-1", metric, pairs, exact, error, same_dtype, PAIR, self.image
-        )
+        quantity = self.quantity("metric t", "TAL-MET-1", *PAIR)
+        return assert_within_at(quantity, metric, pairs, Bounded(exact, error, same_dtype))
 
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
         """TAL-TOPK-1 on the implementation's own metric: only equal values leave a choice."""
@@ -98,39 +101,13 @@ class StagesJudge(ImageJudge):
         largest = may_own(Range.exact(overlap.double()))  # (M, A)
         allowed = torch.where(contested, largest, selected)  # (M, A)
         wrong = positives & ~allowed
-        assert_none(
-            "owner",
-            "TAL-CONF-1",
-            wrong,
-            positives,
-            "not the owner",
-            PAIR,
-            image,
-            "an anchor has the wrong owner",
-        )
-        owners = positives.sum(0)  # (A,)
-        assert_none(
-            "owners",
-            "TAL-CONF-1",
-            owners > 1,
-            owners,
-            "1",
-            ("anchor",),
-            image,
-            "an anchor has several owners",
-        )
+        owner = self.quantity("owner", "TAL-CONF-1", *PAIR)
+        assert_none(owner, wrong, positives, "not the owner", "an anchor has the wrong owner")
+        owners, number = positives.sum(0), self.quantity("owners", "TAL-CONF-1", "anchor")  # (A,)
+        assert_none(number, owners > 1, owners, "1", "an anchor has several owners")
         if k is None:
             lost = selected.any(0) & (owners == 0)
-            return assert_none(
-                "owners",
-                "TAL-CONF-1",
-                lost,
-                owners,
-                "1",
-                ("anchor",),
-                image,
-                "a selected anchor has no owner",
-            )
+            return assert_none(number, lost, owners, "1", "a selected anchor has no owner")
         exact = Range.exact(metric.double().clamp(min=0))
         counts = selected.sum(1)  # (M,)
         taken = Selection(selected, selected, counts, counts)
@@ -149,11 +126,11 @@ class StagesJudge(ImageJudge):
 
     def check_targets(self, positives: Tensor) -> Agreement:
         """TAL-TGT-1: foreground, index, label and box follow from the positives; scores stand at the label alone."""
-        at, image = ("anchor",), self.image
         foreground, index = positives.any(0), positives.int().argmax(0)  # (A,), (A,)
-        shown = self.assignment
-        equal("foreground", "TAL-TGT-1", shown.foreground[image], foreground, at, image)
-        equal("GT index", "TAL-TGT-1", shown.truth_index[image], index, at, image, where=foreground)
+        quantity = self.quantity("foreground", "TAL-TGT-1", "anchor")
+        assert_equal(quantity, self.assignment.foreground[self.image], foreground)
+        quantity = self.quantity("GT index", "TAL-TGT-1", "anchor")
+        assert_equal(quantity, self.assignment.truth_index[self.image], index, where=foreground)
         return self.check_labels_and_boxes(foreground, index)
 
     def check_weights(self, positives: Tensor, metric: Tensor, overlap: Tensor) -> Agreement:
@@ -165,42 +142,23 @@ class StagesJudge(ImageJudge):
         unit = (
             eps * 4 * exact + smallest(dtype) / NORMALISATION_EPS
         )  # t u* may underflow before it is divided
-        return self.check_scores(
-            exact, bound(same_dtype, exact, unit, dtype, "target score w"), same_dtype, positives
-        )
+        error = bound(same_dtype, exact, unit, dtype, "target score w")
+        return self.check_scores(Bounded(exact, error, same_dtype), positives)
 
 
 def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, image: int) -> Agreement:
-    """A selection is among the admissible ones: no more, no less, no fewer.
+    """Return an agreement if a selection is among the admissible ones: no more, no less, no fewer.
 
     Raises:
         Mismatch: it is not.
     """
-    where = selected & ~choices.may
-    assert_none(
-        "selected",
-        clause,
-        where,
-        selected,
-        "not selected",
-        PAIR,
-        image,
-        f"an anchor not among the {k} best is taken",
-    )
-    where = choices.must & ~selected
-    assert_none(
-        "selected",
-        clause,
-        where,
-        selected,
-        "selected",
-        PAIR,
-        image,
-        f"an anchor among the {k} best is not taken",
-    )
+    quantity = Quantity("selected", clause, PAIR, image)
+    wrong, problem = selected & ~choices.may, f"an anchor not among the {k} best is taken"
+    assert_none(quantity, wrong, selected, "not selected", problem)
+    wrong, problem = choices.must & ~selected, f"an anchor among the {k} best is not taken"
+    assert_none(quantity, wrong, selected, "selected", problem)
     counts = selected.sum(1)  # (M,)
     wrong = (counts < choices.min_count) | (counts > choices.max_count)
     expected = f"{choices.min_count.tolist()} to {choices.max_count.tolist()}"
-    return assert_none(
-        "selected anchors", clause, wrong, counts, expected, ("GT",), image, "the number of selected anchors"
-    )
+    quantity = Quantity("selected anchors", clause, ("GT",), image)
+    return assert_none(quantity, wrong, counts, expected, "the number of selected anchors")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tal_reference.annotations import to_corners
 from tal_reference.boxes import EPS as BOX_EPS
 from tal_reference.boxes import ciou, intersection, width_and_height
 from tal_reference.loss import Predictions
@@ -77,6 +78,30 @@ def smallest(dtype: torch.dtype) -> float:
     """What underflow may lose: any subnormal number, which some processors flush to zero; the smallest in 16 bits."""
     limits = torch.finfo(dtype)
     return limits.tiny * limits.eps if limits.bits == 16 else limits.tiny
+
+
+def truth_unit(boxes: Tensor, eps: float) -> Tensor:
+    """ANN-1: error in pixels of converted boxes (.., 4): centre and half side are each rounded, and so is their sum."""
+    left_top, right_bottom = boxes.chunk(2, dim=-1)
+    error = eps * ((left_top + right_bottom).abs() + (right_bottom - left_top).abs())  # (.., 2)
+    return torch.cat((error, error), dim=-1)
+
+
+def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return True for each box (N,) whose conversion to pixels is exact, corners first or pixels first (ANN-1).
+
+    Such a ground truth has the same edges in every implementation, and its borders are sharp.
+
+    Args:
+        boxes: (N, 4) centre, width and height, normalised by the input's size.
+        size: height and width of the input in pixels.
+    """
+    height, width = size
+    scale = boxes.new_tensor((width, height, width, height))
+    pixels_first = to_corners(boxes, size)
+    corners_first = to_corners(boxes, (1, 1)) * scale
+    exact = to_corners(boxes.double(), size)
+    return ((pixels_first.double() == exact) & (corners_first.double() == exact)).all(1)
 
 
 def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:

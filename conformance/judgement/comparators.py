@@ -1,10 +1,11 @@
-"""Comparators: they raise `Mismatch`, or return how well the numbers agree. None can be ignored by mistake."""
+"""Comparators of numbers: each raises `Mismatch` or returns an `Agreement`, so that no result is ignored by mistake."""
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,72 +13,88 @@ from torch import Tensor
 from tal_conformance.core.verdicts import Agreement, Mismatch, Value, Verdict
 
 SHOWN = 6
-"""Places that a mismatch lists."""
+"""Number of values that a mismatch lists."""
 
 observer: ContextVar[Callable[[str, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], None] | None] = (
     ContextVar("observer", default=None)
 )
-"""Sees quantity, observed, expected, bound, naive and `extra_tolerance` of every `within`; `measure` sets it."""
+"""Called with quantity, observed, expected, tolerance, same_dtype and extra_tolerance of every `assert_within`; set by
+the command `measure`."""
 
 
-def assert_within(
-    quantity: str,
-    clause: str,
-    observed: Tensor,
-    expected: Tensor,
-    bound: Tensor,
-    same_dtype: Tensor | None = None,
-    names: Sequence[str] = (),
-    image: int | None = None,
-    extra_tolerance: Tensor | None = None,
-) -> Agreement:
-    """Every observed number lies within its bound of the expected one.
+class Quantity(NamedTuple):
+    """A compared tensor, as messages name it.
 
-    Args:
-        quantity: what is compared, for the message.
-        clause: the clause that asks for it.
-        observed: what the implementation computed.
-        expected: the same in float64.
-        bound: how far each may differ, float64, same shape.
-        same_dtype: what the reference computes in the implementation's dtype; equal bits count as exact. Where it is
+    Attributes:
+        name: the quantity ("overlap u").
+        clause: the clause that prescribes it.
+        dimensions: what each dimension counts ("GT", "anchor").
+        image: index of the image that the tensor belongs to; None if `dimensions` has it, or for a whole batch.
+    """
+
+    name: str
+    clause: str
+    dimensions: Sequence[str] = ()
+    image: int | None = None
+
+
+class Bounded(NamedTuple):
+    """Expected numbers and their tolerances.
+
+    Attributes:
+        expected: float64.
+        tolerance: largest allowed difference of each number, float64, same shape.
+        same_dtype: result of the reference in the implementation's dtype; identical bits count as exact. Where it is
             not finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
-        names: what each dimension counts ("GT", "anchor"), for the message.
-        image: the image that all of it belongs to.
-        extra_tolerance: the part of the bound that is no multiple of a rounding, for those who measure roundings.
+        extra_tolerance: the part of the tolerance that is not a multiple of a rounding, for `observer`.
+    """
+
+    expected: Tensor
+    tolerance: Tensor
+    same_dtype: Tensor | None = None
+    extra_tolerance: Tensor | None = None
+
+    def at(self, places: Tensor) -> "Bounded":
+        """Return the numbers at some places of the first dimension."""
+
+        def selected(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[places]
+
+        expected, tolerance, same_dtype, extra = self
+        return Bounded(expected[places], tolerance[places], selected(same_dtype), selected(extra))
+
+
+def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agreement:
+    """Assert that every observed number lies within its tolerance of the expected one.
 
     Raises:
-        Mismatch: some number lies further away, is not finite, or the shapes differ.
+        Mismatch: a number lies further away or is not finite, or the shapes differ.
     """
-    _same_shape(quantity, clause, observed, expected)
+    expected, tolerance, same_dtype, extra_tolerance = bounded
+    _assert_same_shape(quantity, observed, expected)
     observed = observed.detach()
     error = (observed.double() - expected).abs_()
-    margin = largest(error / bound.where(bound > 0, 0))
+    margin = largest(error / tolerance.where(tolerance > 0, 0))
     beyond = None
-    if not margin < 1:  # a number or a bound may be none, an error more than its bound, or both zero
+    if not margin < 1:  # NaN among numbers or tolerances, an error above its tolerance, or both of them zero
         if same_dtype is not None and not all_finite(same_dtype):
-            observed, expected, bound = _without_overflows(observed, expected, bound, same_dtype)
-        finite(quantity, clause, observed, names)
+            observed, expected, tolerance = _without_overflows(observed, expected, tolerance, same_dtype)
+        assert_finite(quantity, observed)
         error = (observed.double() - expected).abs()
-        beyond = ~(error <= bound)  # a bound that is no number is no bound
-        margin = largest((error / bound).nan_to_num(nan=0.0))
-    watching = observer.get()
-    if watching is not None:
-        watching(
-            quantity,
-            observed,
-            expected,
-            bound if extra_tolerance is None else bound - extra_tolerance,
-            same_dtype,
-            extra_tolerance,
-        )
+        beyond = ~(error <= tolerance)  # also where the tolerance is NaN
+        margin = largest((error / tolerance).nan_to_num(nan=0.0))
+    observe = observer.get()
+    if observe is not None:
+        rounding = tolerance if extra_tolerance is None else tolerance - extra_tolerance
+        observe(quantity.name, observed, expected, rounding, same_dtype, extra_tolerance)
     if beyond is not None and beyond.any():
-        badness = error / bound.clamp(min=1e-300)
-        values = _values(quantity, beyond, badness, observed, expected, bound, names, image)
+        badness = error / tolerance.clamp(min=1e-300)
+        values = _values(quantity, beyond, badness, observed, expected, tolerance)
         worst = values[0]
         raise Mismatch(
-            f"{quantity} is {worst.implementation} at {worst.where}, expected {worst.reference} "
+            f"{quantity.name} is {worst.implementation} at {worst.where}, expected {worst.reference} "
             f"within {worst.bound} ({int(beyond.sum())} of {beyond.numel()} differ)",
-            clause,
+            quantity.clause,
             values,
         )
     exact = same_dtype is not None and torch.equal(observed, same_dtype.to(observed.dtype))
@@ -85,189 +102,174 @@ def assert_within(
 
 
 def _without_overflows(
-    observed: Tensor, expected: Tensor, bound: Tensor, same_dtype: Tensor
+    observed: Tensor, expected: Tensor, tolerance: Tensor, same_dtype: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Observed, expected and bound without what the dtype cannot hold: where `same_dtype` is the same infinity or NaN.
+    """Return the arguments with places that the dtype cannot represent replaced by agreeing ones.
 
-    Float64 may not hold it either: a sum may be zero that is divided by.
+    These are the places where `observed` has the same infinity or NaN as `same_dtype`. Float64 may not represent them
+    either: a sum that is a divisor may be zero.
     """
     same = (observed == same_dtype) | (observed.isnan() & same_dtype.isnan())
     overflows = ~same_dtype.isfinite() & same
-    return observed.where(~overflows, 0), expected.where(~overflows, 0), bound.where(~overflows, torch.inf)
+    return (
+        observed.where(~overflows, 0),
+        expected.where(~overflows, 0),
+        tolerance.where(~overflows, torch.inf),
+    )
 
 
 def largest(values: Tensor) -> float:
-    """The largest number, zero where there is none, NaN if one is NaN."""
+    """Return the largest number: zero for an empty tensor, NaN if any is NaN."""
     return float(values.detach().max()) if values.numel() else 0.0
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether every number is one. A sum of numbers is nearly always one, and never if one of them is not."""
+    """Return True if every number is finite. Their sum settles nearly all cases: it is never finite if one is not."""
     return math.isfinite(values.detach().sum()) or bool(values.isfinite().all())
 
 
 def assert_within_at(
-    quantity: str,
-    clause: str,
-    observed: Tensor,
-    at: tuple[Tensor, ...],
-    expected: Tensor,
-    bound: Tensor,
-    same_dtype: Tensor | None = None,
-    names: Sequence[str] = (),
-    image: int | None = None,
-    extra_tolerance: Tensor | None = None,
+    quantity: Quantity, observed: Tensor, at: tuple[Tensor, ...], bounded: Bounded
 ) -> Agreement:
-    """Every observed number at P places lies within its bound of the expected one, and all others are exactly zero.
+    """Assert that the numbers at P places lie within their tolerances, and that all others are exactly zero.
 
     Args:
-        quantity: what is compared, for the message.
-        clause: the clause that asks for it.
-        observed: what the implementation computed, (.., *rest).
+        quantity: name, clause and dimensions of `observed`, for the message.
+        observed: result of the implementation, (.., *rest).
         at: indices (P,) of the places in its first dimensions.
-        expected: what belongs there in float64, (P, *rest).
-        bound: how far each may differ, float64, same shape.
-        same_dtype: what the reference computes there in the implementation's dtype.
-        names: what each dimension of `observed` counts, for the message.
-        image: the image that all of it belongs to.
-        extra_tolerance: the part of the bound that is no multiple of a rounding.
+        bounded: expected numbers there, (P, *rest).
 
     Raises:
-        Mismatch: some number lies further away, is not finite, or is not zero elsewhere; or the shapes differ.
+        Mismatch: a number lies further away, is not finite, or is not zero elsewhere; or the shapes differ.
     """
-    here = observed[at]  # (P, *rest)
-    _same_shape(quantity, clause, here, expected)
-    if not observed.index_put(at, observed.new_zeros(())).any():  # NaN is none either
-        with suppress(Mismatch):  # told below, where each number has its place
-            return assert_within(
-                quantity, clause, here, expected, bound, same_dtype, extra_tolerance=extra_tolerance
-            )
+    selected = observed[at]  # (P, *rest)
+    _assert_same_shape(quantity, selected, bounded.expected)
+    if not observed.index_put(at, observed.new_zeros(())).any():  # NaN counts as set
+        with suppress(Mismatch):  # raised below, with the places as indices of `observed`
+            return assert_within(Quantity(quantity.name, quantity.clause), selected, bounded)
 
-    def spread(values: Tensor) -> Tensor:
+    def scattered(values: Tensor) -> Tensor:
         return values.new_zeros(observed.shape).index_put(at, values)
 
-    same_dtype = None if same_dtype is None else spread(same_dtype)
-    extra_tolerance = (
-        spread(extra_tolerance) if extra_tolerance is not None and extra_tolerance.ndim else extra_tolerance
-    )
+    expected, tolerance, same_dtype, extra = bounded
+    same_dtype = None if same_dtype is None else scattered(same_dtype)
+    extra = scattered(extra) if extra is not None and extra.ndim else extra
     return assert_within(
-        quantity, clause, observed, spread(expected), spread(bound), same_dtype, names, image, extra_tolerance
+        quantity, observed, Bounded(scattered(expected), scattered(tolerance), same_dtype, extra)
     )
 
 
-def equal(
-    quantity: str,
-    clause: str,
-    observed: Tensor,
-    expected: Tensor,
-    names: Sequence[str] = (),
-    image: int | None = None,
-    where: Tensor | None = None,
+def assert_equal(
+    quantity: Quantity, observed: Tensor, expected: Tensor, where: Tensor | None = None
 ) -> Agreement:
-    """Every observed element is the expected one; only those in the mask `where` if it is given.
+    """Assert that every observed element equals the expected one; with a mask `where`, only the elements it selects.
 
     Raises:
-        Mismatch: some element is not, or the shapes differ.
+        Mismatch: an element differs, or the shapes differ.
     """
-    _same_shape(quantity, clause, observed, expected)
+    _assert_same_shape(quantity, observed, expected)
     differs = observed != expected
     if where is not None:
         differs = differs & where.view(*where.shape, *[1] * (differs.ndim - where.ndim))
     if differs.any():
-        values = _values(quantity, differs, differs.double(), observed, expected, None, names, image)
+        values = _values(quantity, differs, differs.double(), observed, expected, None)
         worst = values[0]
         raise Mismatch(
-            f"{quantity} is {worst.implementation} at {worst.where}, expected {worst.reference} "
+            f"{quantity.name} is {worst.implementation} at {worst.where}, expected {worst.reference} "
             f"({int(differs.sum())} of {differs.numel()} differ)",
-            clause,
+            quantity.clause,
             values,
         )
     return Agreement()
 
 
 def assert_none(
-    quantity: str,
-    clause: str,
-    broken: Tensor,
-    observed: Tensor,
-    expected: str,
-    names: Sequence[str] = (),
-    image: int | None = None,
-    problem: str = "",
+    quantity: Quantity, broken: Tensor, observed: Tensor, expected: str, problem: str = ""
 ) -> Agreement:
-    """No element of the mask `broken` is set; `expected` says in words what should be there.
+    """Assert that no element of the mask `broken` is set.
+
+    Args:
+        quantity: name, clause and dimensions of `observed`, for the message.
+        broken: bool, same shape as `observed`.
+        observed: result of the implementation.
+        expected: expected value, in words.
+        problem: message; by default the quantity's name.
 
     Raises:
-        Mismatch: some is.
+        Mismatch: an element is set.
     """
     if not broken.any():
         return Agreement()
+    name, clause, dimensions, image = quantity
     places = broken.nonzero()
     values = [
         Value(
-            place_name(place, names, image), quantity, expected, _text(observed[tuple(place)]), "none",
-            _anchor(place, names), image,
+            place_name(place, dimensions, image), name, expected, _text(observed[tuple(place)]), "none",
+            _anchor(place, dimensions), image,
         )
         for place in places[:SHOWN]
     ]  # fmt: skip
     count = f"{len(places)} place{'s' * (len(places) > 1)}"
-    raise Mismatch(f"{problem or quantity} at {values[0].where} ({count})", clause, values)
+    raise Mismatch(f"{problem or name} at {values[0].where} ({count})", clause, values)
 
 
-def finite(quantity: str, clause: str, observed: Tensor, names: Sequence[str] = ()) -> Agreement:
-    """Every number is one.
+def assert_finite(quantity: Quantity, observed: Tensor) -> Agreement:
+    """Assert that every number is finite.
 
     Raises:
-        Mismatch: some is NaN or infinite; its verdict is ERROR.
+        Mismatch: a number is NaN or infinite; its verdict is ERROR.
     """
     if not all_finite(observed):
         bad = ~torch.isfinite(observed)
         expected = torch.zeros_like(observed)
-        values = _values(quantity, bad, bad.double(), observed, expected, None, names, None)
+        values = _values(quantity, bad, bad.double(), observed, expected, None)
         values = [replace(value, reference="a finite number", bound="none") for value in values]
+        first = values[0]
         raise Mismatch(
-            f"{quantity} is {values[0].implementation} at {values[0].where}", clause, values, Verdict.ERROR
+            f"{quantity.name} is {first.implementation} at {first.where}, expected a finite number",
+            quantity.clause,
+            values,
+            Verdict.ERROR,
         )
     return Agreement()
 
 
-def _same_shape(quantity: str, clause: str, observed: Tensor, expected: Tensor) -> None:
+def _assert_same_shape(quantity: Quantity, observed: Tensor, expected: Tensor) -> None:
     if observed.shape != expected.shape:
         raise Mismatch(
-            f"{quantity} has shape {tuple(observed.shape)}, expected {tuple(expected.shape)}",
-            clause,
+            f"{quantity.name} has shape {tuple(observed.shape)}, expected {tuple(expected.shape)}",
+            quantity.clause,
             verdict=Verdict.ERROR,
         )
 
 
 def _values(
-    quantity: str,
+    quantity: Quantity,
     differs: Tensor,
     badness: Tensor,
     observed: Tensor,
     expected: Tensor,
-    bound: Tensor | None,
-    names: Sequence[str],
-    image: int | None,
+    tolerance: Tensor | None,
 ) -> list[Value]:
-    """The worst places, worst first."""
+    """Return the `SHOWN` worst values, worst first."""
+    name, _, dimensions, image = quantity
     order = badness[differs].argsort(descending=True, stable=True)[:SHOWN]
     return [
         Value(
-            place_name(place, names, image),
-            quantity,
+            place_name(place, dimensions, image),
+            name,
             _text(expected[tuple(place)]),
             _text(observed[tuple(place)]),
-            "0" if bound is None else f"{float(bound[tuple(place)]):.2g}",
-            _anchor(place, names),
-            int(place[names.index("image")]) if "image" in names else image,
+            "0" if tolerance is None else f"{float(tolerance[tuple(place)]):.2g}",
+            _anchor(place, dimensions),
+            int(place[dimensions.index("image")]) if "image" in dimensions else image,
         )
         for place in differs.nonzero()[order]
     ]
 
 
 def place_name(place: Tensor, names: Sequence[str], image: int | None) -> str:
-    """A place in words: image 0, GT 1, anchor 17."""
+    """Return a place in words: "image 0, GT 1, anchor 17"."""
     parts = [] if image is None else [f"image {image}"]
     for dimension, index in enumerate(place.tolist()):
         name = names[dimension] if dimension < len(names) else f"index {dimension}"

@@ -6,131 +6,115 @@ B images, A anchors, C classes, R bins, P positives of the whole batch.
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, LossOutcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement
-from tal_conformance.judgement.bounds import (
-    bound,
-)
-from tal_conformance.judgement.comparators import assert_within, assert_within_at
-from tal_conformance.judgement.loss_reference import Computed, compute, is_defined, loss_precision
+from tal_conformance.judgement.bounds import bound
+from tal_conformance.judgement.comparators import Bounded, Quantity, assert_within, assert_within_at
+from tal_conformance.judgement.expectation import Expectation, LossExpectation
+from tal_conformance.judgement.loss_reference import loss_precision
 from tal_conformance.judgement.loss_rounding import (
     NO_JUMP,
-    ROUNDING_UNITS_BY_TASK,
     AssignmentUncertainty,
     LossRounding,
-    _plus,
+    add_gradients,
     gradient_bound,
-    uncertainty_units,
 )
-from tal_reference import BatchTargets, Dialect, Predictions
+from tal_reference import BatchTargets
 from tal_reference.anchors import flatten
 
 
 def judge_loss(
     judgement: Judgement,
-    batch: Batch,
     assignment: Assignment,
     loss: LossOutcome,
-    dialect: Dialect,
-    predictions: Predictions,
+    expected: Expectation,
     unsure: AssignmentUncertainty | None = None,
 ) -> None:
     """Judge the stages "cls" to "gradients", into `judgement`.
 
     Args:
-        judgement: takes the result; undecided where the loss is not defined, and only the rest of it was judged.
-        batch: what was computed on.
-        assignment: what the loss used; its numbers are taken as they are.
-        loss: what came out.
-        dialect: what it is held to.
-        predictions: the batch's in float64.
-        unsure: how far the loss's own may lie from it; None if it is the loss's own.
+        judgement: takes the result; inconclusive if the loss is not defined, so that only the rest of it was judged.
+        assignment: the assignment that the loss used; its values are not judged here.
+        loss: loss, items and gradients of the implementation.
+        expected: of the batch.
+        unsure: possible difference between `assignment` and the loss's own one; None if they are the same.
     """
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
-    each_term = bool(loss.term_gradients)
-    exact = compute(batch, targets, torch.float64, dialect, each_term, predictions)
-    same_dtype = compute(batch, targets, batch.dtype, dialect, each_term)
-    unit = ROUNDING_UNITS_BY_TASK[batch.task](batch, targets, exact, dialect)
+    known = expected.loss(targets, each_term=bool(loss.term_gradients))
     if unsure is None:
-        slack = LossRounding(torch.zeros_like(unit.items), NO_JUMP, NO_JUMP)
+        slack = LossRounding(torch.zeros_like(known.rounding.items), NO_JUMP, NO_JUMP)
     else:
-        slack = uncertainty_units(batch, targets, exact, unit, unsure, dialect)
-    at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
-    defined = is_defined(exact, at)
-    judgement.inconclusive = judgement.inconclusive or not defined
-    dtype = loss_precision(batch)
-    for stage, place in batch.family.item_of.items():
-        if stage == StageName.BOX and not defined:
+        slack = known.uncertainty(unsure)
+    judgement.inconclusive = judgement.inconclusive or not known.is_defined
+    dtype = loss_precision(expected.batch)
+    exact, same_dtype, unit = known.exact.items, known.same_dtype.items, known.rounding.items
+    for stage, place in expected.batch.family.item_of.items():
+        if stage == StageName.BOX and not known.is_defined:
             continue
-        quantity = batch.family.terms[place].quantity
-        allowed = bound(same_dtype.items[place], exact.items[place], unit.items[place], dtype, quantity)
-        judgement.note(
-            stage, assert_within, quantity, judgement.task.clauses[stage], loss.items[place], exact.items[place],
-            allowed + slack.items[place], same_dtype.items[place], (), extra_tolerance=slack.items[place],
-        )  # fmt: skip
-    judge_total(judgement, batch, loss)
-    judge_gradients(
-        judgement, batch, loss, at, exact, same_dtype, unit, slack, None if defined else ("logits",)
-    )
+        name, extra = expected.batch.family.terms[place].quantity, slack.items[place]
+        error = bound(same_dtype[place], exact[place], unit[place], dtype, name) + extra
+        bounded = Bounded(exact[place], error, same_dtype[place], extra)
+        quantity = Quantity(name, judgement.task.clauses[stage])
+        judgement.note(stage, assert_within, quantity, loss.items[place], bounded)
+    judge_total(judgement, expected.batch, loss)
+    judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
-    """LOSS-GAIN-1: what is differentiated is the sum of the implementation's own items, times the batch size."""
+    """Judge the total that is differentiated: the sum of the loss's own items, times the batch size (LOSS-GAIN-1)."""
     dtype = loss_precision(batch)
     items = loss.items.double()
     total = items.sum() * batch.images
     same_dtype = loss.items.sum() * batch.images
     rounding = 4 * torch.finfo(dtype).eps * items.abs().sum() * batch.images
     error = bound(same_dtype, total, rounding, dtype, "total")
-    clause = judgement.task.clauses[StageName.TOTAL]
-    judgement.note(StageName.TOTAL, assert_within, "total", clause, loss.total, total, error, same_dtype, ())
+    quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
+    judgement.note(StageName.TOTAL, assert_within, quantity, loss.total, Bounded(total, error, same_dtype))
 
 
 def judge_gradients(
-    judgement: Judgement, batch: Batch, loss: LossOutcome, at: tuple[Tensor, ...], exact: Computed,
-    same_dtype: Computed, unit: LossRounding, slack: LossRounding, on: tuple[str, ...] | None = None,
-) -> None:  # fmt: skip
-    """LOSS-GRAD-1: the gradients of each term, and of the total, on every head field, or on those named by `on`.
+    judgement: Judgement,
+    loss: LossOutcome,
+    expected: LossExpectation,
+    slack: LossRounding,
+    fields: tuple[str, ...] | None = None,
+) -> None:
+    """Judge the gradients of the total, and of each term if known, on the head fields (LOSS-GRAD-1).
 
-    Background learns no distance: off the positives, whose images and anchors `at` gives, they are zero.
+    Background learns no distance: its gradient on the distance logits is exactly zero.
+
+    Args:
+        judgement: takes the result.
+        loss: gradients of the implementation.
+        expected: of the targets that the loss used.
+        slack: additional tolerance for an uncertain assignment.
+        fields: names of the head fields to judge; None: all.
     """
-    rows = [
-        (
-            "total",
-            loss.gradients,
-            exact.of_total,
-            same_dtype.of_total,
-            unit.of_total,
-            unit.jumps_of_total,
-            slack.of_total,
-        )
-    ]
+    batch, at = expected.expected.batch, expected.positives
+    exact, same_dtype, unit = expected.exact, expected.same_dtype, expected.rounding
+    of_total = exact.of_total, same_dtype.of_total, unit.of_total, unit.jumps_of_total, slack.of_total
+    rows = [("total", loss.gradients, *of_total)]
     if loss.term_gradients:
+        names = [term.name for term in batch.family.terms]
         of_terms = exact.of_terms, same_dtype.of_terms, unit.of_terms, unit.jumps, slack.of_terms
-        rows = [
-            *zip([term.name for term in batch.family.terms], loss.term_gradients, *of_terms, strict=True),
-            *rows,
-        ]
-    names = ("image", "anchor", "channel")
+        rows = [*zip(names, loss.term_gradients, *of_terms, strict=True), *rows]
+    clause, dimensions = judgement.task.clauses[StageName.GRADIENTS], ("image", "anchor", "channel")
     for term, maps, *computed in rows:
         distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
-        right, ours, *rest = (each[0] for each in computed)
-        of_positives = [right[at], ours[at], *rest]  # (P, 4R), or a number
-        for field, check, observed, (expected, approximate, rounding, jump, moves) in (
+        right, approximate, *rest = (pair[0] for pair in computed)
+        of_positives = [right[at], approximate[at], *rest]  # (P, 4R), or a number
+        for field, check, observed, values in (
             (batch.family.field("distances"), partial(assert_within_at, at=at), distances, of_positives),
-            (batch.family.field("logits"), assert_within, logits, [each[1] for each in computed]),
+            (batch.family.field("logits"), assert_within, logits, [pair[1] for pair in computed]),
         ):
-            if on is not None and field.name not in on:
+            if fields is not None and field.name not in fields:
                 continue
-            name = field.quantity
-            extra_tolerance = _plus(jump, moves)
-            allowed = _plus(gradient_bound(batch, name, expected, approximate, rounding), extra_tolerance)
-            judgement.note(
-                StageName.GRADIENTS, check, f"gradient of {term} on {name}",
-                judgement.task.clauses[StageName.GRADIENTS], observed,
-                expected=expected, bound=allowed, same_dtype=approximate, names=names, extra_tolerance=extra_tolerance,
-            )  # fmt: skip
+            wanted, naive, rounding, jump, moves = values
+            extra = add_gradients(jump, moves)
+            allowed = gradient_bound(batch, field.quantity, wanted, naive, rounding)
+            bounded = Bounded(wanted, add_gradients(allowed, extra), naive, extra)
+            quantity = Quantity(f"gradient of {term} on {field.quantity}", clause, dimensions)
+            judgement.note(StageName.GRADIENTS, check, quantity, observed, bounded=bounded)

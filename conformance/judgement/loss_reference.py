@@ -1,4 +1,7 @@
-"""TODO tal_conformance.judgement.loss_reference."""
+"""The reference's loss of a batch and its gradients, for given targets, in a given dtype.
+
+B images, A anchors, C classes, R bins, P positives of the whole batch.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -7,19 +10,15 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT
-from tal_conformance.judgement.bounds import (
-    precision,
-)
-from tal_conformance.judgement.comparators import all_finite
-from tal_reference import NEWEST, BatchTargets, Dialect, Predictions
-from tal_reference.loss import loss_items, read_predictions
+from tal_conformance.judgement.bounds import precision
+from tal_reference import BatchTargets, Dialect, Predictions
+from tal_reference.loss import loss_items
 
 Gradients = tuple[Tensor, Tensor]
-"""On the distance logits (B, A, 4R), of `LossUnits` (P, 4R), and on the class logits (B, A, C)."""
-
+"""Gradients on the distance logits, (B, A, 4R), of `LossRounding` (P, 4R), and on the class logits, (B, A, C)."""
 
 ZERO = torch.zeros((), dtype=torch.float64)
-"""In place of a tensor of zeros: a number on the CPU meets every device."""
+"""Stands for a tensor of zeros: a scalar on the CPU can be combined with tensors of every device."""
 
 
 LOSS_ITEMS_BY_TASK = {DETECT.name: loss_items}
@@ -27,14 +26,14 @@ LOSS_ITEMS_BY_TASK = {DETECT.name: loss_items}
 
 
 @dataclass(frozen=True)
-class Computed:
+class ReferenceLoss:
     """The reference's loss of a batch in one dtype, for given targets.
 
     Attributes:
-        predictions: the feature maps as the loss reads them.
+        predictions: the decoded feature maps.
         items: (3,) box, cls, dfl, with gains, without the batch size.
-        of_total: its gradients.
-        of_terms: those of box, cls and dfl each, where they were asked for.
+        of_total: gradients of the total.
+        of_terms: gradients of box, cls and dfl separately; empty unless required.
     """
 
     predictions: Predictions
@@ -43,55 +42,50 @@ class Computed:
     of_terms: tuple[Gradients, ...] = ()
 
 
-def compute(
+def compute_loss(
     batch: Batch,
     targets: BatchTargets,
     dtype: torch.dtype,
-    dialect: Dialect = NEWEST,
+    dialect: Dialect,
+    predictions: Predictions,
     each_term: bool = False,
-    read: Predictions | None = None,
-) -> Computed:
-    """The reference's loss and gradient in `dtype` for given targets; `each_term` differentiates one by one too.
+) -> ReferenceLoss:
+    """Return the reference's loss and its gradients.
 
-    `read`: the batch's predictions in that dtype, where they are at hand.
+    Args:
+        batch: any batch.
+        targets: the targets of its anchors.
+        dtype: dtype to compute in.
+        dialect: the dialect to follow.
+        predictions: the decoded predictions of the batch, in `dtype`.
+        each_term: differentiate box, cls and dfl separately too.
     """
-    if read is None:
-        read = read_predictions([level.detach().to(dtype) for level in batch.feature_maps], batch.head)
     leaves = distances, logits = (
-        read.distances.detach().requires_grad_(),
-        read.logits.detach().requires_grad_(),
+        predictions.distances.detach().requires_grad_(),
+        predictions.logits.detach().requires_grad_(),
     )
     finest = torch.promote_types(
         dtype, torch.float32
-    )  # targets follow the annotations, which are never coarser
+    )  # targets have the annotations' dtype, float32 or finer
     positives = targets.positives
-    given = replace(positives, boxes=positives.boxes.to(finest), weights=positives.weights.to(finest))
+    cast = replace(positives, boxes=positives.boxes.to(finest), weights=positives.weights.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
-        leaf = replace(read, distances=distances, logits=logits)
-        items = LOSS_ITEMS_BY_TASK[batch.task](leaf, given, batch.head, batch.hyperparameters, dialect)
+        leaf = replace(predictions, distances=distances, logits=logits)
+        items = LOSS_ITEMS_BY_TASK[batch.task](leaf, cast, batch.head, batch.hyperparameters, dialect)
     if not each_term:
         of_distances, of_logits = torch.autograd.grad(items.sum() * batch.images, leaves)
-        return Computed(read, items.detach(), (of_distances, of_logits))
+        return ReferenceLoss(predictions, items.detach(), (of_distances, of_logits))
     box, cls, dfl = (items * batch.images).unbind()
     of_box, of_dfl = (torch.autograd.grad(term, distances, retain_graph=True)[0] for term in (box, dfl))
     (of_cls,) = torch.autograd.grad(cls, logits)
-    # box and dfl meet on the distance logits, and are added there when their total is differentiated too
+    # gradients of box and dfl on the distance logits are added, as they are when their total is differentiated
     of_both = of_box + of_dfl
     # LOSS-GRAD-1: zero; but the terms are differentiated as parts of one tensor, where zero times NaN is NaN
     no_logits, no_distances = torch.zeros_like(logits), of_both * 0
     of_terms = (of_box, no_logits), (no_distances, of_cls), (of_dfl, no_logits)
-    return Computed(read, items.detach(), (of_both, of_cls), of_terms)
-
-
-def is_defined(exact: Computed, at: tuple[Tensor, ...]) -> bool:
-    """IOU-1: CIoU and its gradient are numbers at the positives, whose images and anchors `at` gives.
-
-    They are not where a prediction of one bin is a box turned inside out whose negative area takes from the union all
-    that is in it, eps included: 0 / 0. What official code makes of it depends on how it rounds.
-    """
-    return all_finite(exact.items) and all_finite(exact.of_total[0][at])
+    return ReferenceLoss(predictions, items.detach(), (of_both, of_cls), of_terms)
 
 
 def loss_precision(batch: Batch) -> torch.dtype:
-    """In which dtype the terms are computed: autocast runs softmax, logarithms and cross-entropies in float32."""
+    """Return the dtype of the loss terms: autocast runs softmax, logarithms and cross-entropies in float32."""
     return torch.float32 if batch.autocast else precision(batch.dtype)

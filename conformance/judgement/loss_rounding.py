@@ -1,4 +1,7 @@
-"""TODO tal_conformance.judgement.loss_rounding."""
+"""Rounding of a loss and of its gradients: how much one rounding in each operation changes them.
+
+B images, A anchors, C classes, R bins, P positives of the whole batch.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -19,8 +22,14 @@ from tal_conformance.judgement.bounds import (
     precision,
     smallest,
 )
-from tal_conformance.judgement.loss_reference import ZERO, Computed, Gradients, compute, loss_precision
-from tal_reference import NEWEST, BatchTargets, Dialect, WeightBroadcast
+from tal_conformance.judgement.loss_reference import (
+    ZERO,
+    Gradients,
+    ReferenceLoss,
+    compute_loss,
+    loss_precision,
+)
+from tal_reference import BatchTargets, Dialect, WeightBroadcast
 from tal_reference.anchors import Anchors
 from tal_reference.boxes import ciou
 from tal_reference.decoding import decode
@@ -60,11 +69,12 @@ NO_JUMP: tuple[Gradients, Gradients, Gradients] = ((ZERO, ZERO), (ZERO, ZERO), (
 def _sum(terms: tuple[Gradients, ...]) -> Gradients:
     """Of the terms; on the distance logits and on the class logits."""
     distances, logits = zip(*terms, strict=True)
-    return reduce(_plus, distances), reduce(_plus, logits)
+    return reduce(add_gradients, distances), reduce(add_gradients, logits)
 
 
-def _plus(one: Tensor, other: Tensor) -> Tensor:
-    return one if other is ZERO else other if one is ZERO else one + other
+def add_gradients(a: Tensor, b: Tensor) -> Tensor:
+    """Return a + b, where either may be `ZERO`."""
+    return a if b is ZERO else b if a is ZERO else a + b
 
 
 def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
@@ -76,8 +86,8 @@ def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
 def rounding_units(
     batch: Batch,
     targets: BatchTargets,
-    exact: Computed,
-    dialect: Dialect = NEWEST,
+    exact: ReferenceLoss,
+    dialect: Dialect,
     edges: Tensor | float = 0.0,
 ) -> LossRounding:
     """The units of a batch's loss for given targets.
@@ -285,10 +295,10 @@ class AssignmentUncertainty:
 def uncertainty_units(
     batch: Batch,
     targets: BatchTargets,
-    exact: Computed,
+    exact: ReferenceLoss,
     narrow: LossRounding,
     unsure: AssignmentUncertainty,
-    dialect: Dialect = NEWEST,
+    dialect: Dialect,
 ) -> LossRounding:
     """How far the loss and its gradients move with what is unsure, beside `narrow`, the units where nothing is.
 
@@ -300,14 +310,8 @@ def uncertainty_units(
     movements = torch.zeros_like(scores).scatter(2, label, unsure.weights[..., None].double())
     movements = movements * targets.foreground[..., None]
     share = movements.sum() / score_sum  # of N
-    loss = compute(
-        batch,
-        BatchTargets(targets.foreground, targets.boxes, movements),
-        torch.float64,
-        dialect,
-        each_term=True,
-        read=exact.predictions,
-    )
+    moved = BatchTargets(targets.foreground, targets.boxes, movements)
+    loss = compute_loss(batch, moved, torch.float64, dialect, exact.predictions, each_term=True)
     scale = divisor(movements, dialect) / score_sum
     cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
     items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share

@@ -31,96 +31,95 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import LossOutcome, Outcome
 from tal_conformance.core.verdicts import Agreement, Divergence, Judgement, Mismatch
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.execute import assigner_inputs, execute
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.bounds import precision
-from tal_conformance.judgement.comparators import all_finite, equal
-from tal_conformance.judgement.decode import exact_predictions, input_errors
+from tal_conformance.judgement.comparators import Quantity, all_finite, assert_equal
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_conformance.judgement.oracle import candidates_within
-from tal_reference import Dialect, GroundTruths, OverlapsCompared, ground_truths
+from tal_reference import GroundTruths, OverlapsCompared
 from tal_reference.anchors import flatten
 
 FAR = 1e4
 """Stands for infinity: as a logit, its sigmoid and softmax are exactly 0 or 1 in every dtype, and float16 holds it."""
 
 
-def judge_any(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
-    """Judge any batch: predictions that are no numbers have clauses of their own (NONFINITE-1 to -3).
+def judge_any(outcome: Outcome, expected: Expectation) -> Judgement:
+    """Judge an outcome on any batch: non-finite predictions have clauses of their own (NONFINITE-1 to -3).
 
     Raises:
-        Diverges: some stage computes something else; the judgement is in it.
+        Divergence: a stage differs; the judgement is in it.
     """
-    return (judge if is_finite(batch) else judge_non_finite)(batch, outcome, dialect)
+    return (judge if is_finite(expected.batch) else judge_non_finite)(outcome, expected)
 
 
 def is_finite(batch: Batch) -> bool:
-    """Whether all predictions are finite numbers."""
+    """Return True if all predictions are finite."""
     return all(all_finite(level) for level in batch.feature_maps)
 
 
-def judge_non_finite(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
-    """Judge what a number that is none changes, and what it leaves alone (NONFINITE-1 to -3).
+def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
+    """Judge which values of an outcome a non-finite prediction changes, and which it leaves alone (NONFINITE-1 to -3).
 
     Args:
-        batch: what the implementation was given, with a prediction that is no finite number.
-        outcome: what it made of it.
-        dialect: what it is held to.
+        outcome: assignment and loss of the implementation.
+        expected: of the same batch, with a prediction that is NaN or infinite.
 
     Returns:
         A judgement whose verdict does not fail.
 
     Raises:
-        Diverges: other numbers are finite than in the reference's outcome, or those that nothing changes are others.
+        Divergence: values are finite where those of the reference are not, or the reverse; or a value differs that the
+            prediction must not change.
     """
-    judgement = Judgement(batch.family)
-    reference = implementation_from(ReferenceAdapter(dialect), "reference")
-    expected = execute(reference, batch)
-    either = _edge_at_infinity(batch, expected) | _may_be_candidate(batch, expected, dialect)  # (B,)
+    judgement = Judgement(expected.batch.family)
+    implementation = implementation_from(ReferenceAdapter(expected.dialect), "reference")
+    reference = execute(implementation, expected.batch, inputs=expected.inputs)
+    either = _edge_at_infinity(expected.batch, reference) | _may_be_candidate(expected, reference)  # (B,)
     judgement.inconclusive = bool(either.any())
-    clause = "NONFINITE-1" if _targets_finite(expected).all() else "NONFINITE-2"
-    lost = _lost_numbers(expected) | either  # (B,)
+    clause = "NONFINITE-1" if _targets_finite(reference).all() else "NONFINITE-2"
+    lost = _lost_numbers(reference) | either  # (B,)
     if outcome.assignment is not None:
-        judgement.note("normalisation", _compare, "image with finite target scores", clause,
-                       _targets_finite(outcome) | lost, _targets_finite(expected) | lost, ("image",))  # fmt: skip
+        quantity = Quantity("image with finite target scores", clause, ("image",))
+        finite, own = _targets_finite(outcome) | lost, _targets_finite(reference) | lost  # (B,) twice
+        judgement.note("normalisation", _assert_same, quantity, finite, own)
     if outcome.loss is not None and not judgement.inconclusive:  # N is of the whole batch
-        _judge_loss(judgement, batch, outcome, expected, clause, bool(lost.any()))
+        _judge_loss(judgement, expected.batch, outcome, reference, clause, bool(lost.any()))
     if judgement.verdict.fails:
         raise Divergence(judgement)
     if clause == "NONFINITE-2" or lost.any():
         return judgement
-    return judge(*_with_a_finite_number(batch, outcome, expected, dialect), dialect)
+    return judge(*_with_a_finite_number(outcome, expected, reference))
 
 
 def _with_a_finite_number(
-    batch: Batch, outcome: Outcome, expected: Outcome, dialect: Dialect
-) -> tuple[Batch, Outcome]:
-    """NONFINITE-1: the batch with a finite number in place of the other, and the outcome as that of this batch.
+    outcome: Outcome, expected: Expectation, reference: Outcome
+) -> tuple[Outcome, Expectation]:
+    """Return the outcome and expectation of the batch with a finite prediction in place of the other (NONFINITE-1).
 
-    What was computed of that very number is taken from the reference. The loss is left out where the number is part of
-    it: a class logit, or a distance of a candidate.
+    Values computed from the non-finite prediction alone are taken from the reference. The loss is left out if the
+    prediction is part of it: a class logit, or a distance of a candidate.
     """
+    batch, dialect = expected.batch, expected.dialect
     maps = tuple(level.nan_to_num(0.0, FAR, -FAR) for level in batch.feature_maps)
-    finite = replace(batch, feature_maps=maps)
-    inputs = own = assigner_inputs(finite)
+    finite = Expectation(replace(batch, feature_maps=maps), dialect)
+    inputs = finite.inputs
     if outcome.exposes_inputs:
         seen = outcome.inputs
-        scores = seen.scores.where(seen.scores.isfinite(), own.scores)  # (B, A, C)
-        boxes = seen.boxes.where(seen.boxes.isfinite().all(-1, keepdim=True), own.boxes)  # (B, A, 4)
+        scores = seen.scores.where(seen.scores.isfinite(), inputs.scores)  # (B, A, C)
+        boxes = seen.boxes.where(seen.boxes.isfinite().all(-1, keepdim=True), inputs.boxes)  # (B, A, 4)
         inputs = replace(seen, scores=scores, boxes=boxes)
     assignment, loss = outcome.assignment, outcome.loss
     if assignment is not None and dialect.overlaps_compared is OverlapsCompared.EVERYWHERE:
-        assignment = replace(
-            assignment, stages=None
-        )  # u and t of that anchor are none for every ground truth
+        assignment = replace(assignment, stages=None)  # u and t of that anchor are NaN for every ground truth
     _, logits = flatten(batch.feature_maps, batch.head)  # (B, A, C)
-    if loss is not None and (
-        not logits.isfinite().all() or (affected_anchors(batch) & _candidates(expected)).any()
-    ):
+    learns = affected_anchors(batch) & _candidates(reference)  # (B, A)
+    if loss is not None and (not logits.isfinite().all() or learns.any()):
         loss = None
     if loss is not None:
         loss = _without_gradients_of(batch, loss)
-    return finite, Outcome(inputs, outcome.exposes_inputs, assignment, loss, outcome.from_loss, own)
+    return Outcome(inputs, outcome.exposes_inputs, assignment, loss, outcome.from_loss), finite
 
 
 def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
@@ -138,15 +137,15 @@ def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
 
 
 def _judge_loss(
-    judgement: Judgement, batch: Batch, outcome: Outcome, expected: Outcome, clause: str, lost: bool
+    judgement: Judgement, batch: Batch, outcome: Outcome, reference: Outcome, clause: str, lost: bool
 ) -> None:
-    """Which terms, and which gradients, are finite; where `lost`, N may be a number or none, and cls is none."""
+    """Judge which terms and gradients are finite. If `lost`, N may be finite or not, and cls is not."""
     assert outcome.loss is not None
-    assert expected.loss is not None
+    assert reference.loss is not None
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
-    below = (distances == -torch.inf).any(-1) & _candidates(expected)  # (B, A)
+    below = (distances == -torch.inf).any(-1) & _candidates(reference)  # (B, A)
     free = [  # log(1 + e^x) is 0 there, as official code computes it NaN; a bin without a share is left out, or NaN
-        term for term, one in (("cls", (logits == -torch.inf).any()), ("dfl", below.any())) if one
+        term for term, infinite in (("cls", (logits == -torch.inf).any()), ("dfl", below.any())) if infinite
     ]
     for place, term in enumerate(term.name for term in batch.family.terms):
         if term in free or (term != "cls" and lost):
@@ -156,18 +155,20 @@ def _judge_loss(
             if term == "cls" and clause == "NONFINITE-1" and bool(logits.isinf().any())
             else clause
         )
-        shown, wanted = outcome.loss.items[place].isfinite(), expected.loss.items[place].isfinite()
-        judgement.note(term, _compare, f"{term} loss is finite", named, shown, wanted, ())
-    shown, wanted = outcome.loss.total.isfinite(), expected.loss.total.isfinite()
+        finite, own = outcome.loss.items[place].isfinite(), reference.loss.items[place].isfinite()
+        judgement.note(term, _assert_same, Quantity(f"{term} loss is finite", named), finite, own)
     if not free:
-        judgement.note("total", _compare, "total is finite", clause, shown, wanted, ())
+        finite, own = outcome.loss.total.isfinite(), reference.loss.total.isfinite()
+        judgement.note("total", _assert_same, Quantity("total is finite", clause), finite, own)
     if clause == "NONFINITE-2" or lost:
-        return  # N is no number: which gradients are zero times NaN, and which nothing, is a matter of masks
-    spoilt = affected_anchors(batch)  # (B, A) free
-    for name, shown in zip(batch.family.quantities, flatten(outcome.loss.gradients, batch.head), strict=True):
-        finite = shown.isfinite().all(-1) | spoilt
-        judgement.note("gradients", _compare, f"gradient on {name} is finite", clause, finite,
-                       torch.ones_like(finite), ("image", "anchor"))  # fmt: skip
+        return  # N is not finite: masks decide which gradients are zero times NaN, and which are zero
+    affected = affected_anchors(batch)  # (B, A) either is accepted
+    for name, gradient in zip(
+        batch.family.quantities, flatten(outcome.loss.gradients, batch.head), strict=True
+    ):
+        finite = gradient.isfinite().all(-1) | affected  # (B, A)
+        quantity = Quantity(f"gradient on {name} is finite", clause, ("image", "anchor"))
+        judgement.note("gradients", _assert_same, quantity, finite, torch.ones_like(finite))
 
 
 def _targets_finite(outcome: Outcome) -> Tensor:
@@ -202,18 +203,17 @@ def _edge_at_infinity(batch: Batch, outcome: Outcome) -> Tensor:
     return (_candidates(outcome) & edges).any(1) & (batch.head.reg_max == 1)
 
 
-def _may_be_candidate(batch: Batch, outcome: Outcome, dialect: Dialect) -> Tensor:
-    """(B,) rounding decides whether the anchor with the number is a candidate: a border there is not sharp."""
-    inputs, floor = outcome.inputs, dialect.floor(batch.head.strides)
+def _may_be_candidate(expected: Expectation, outcome: Outcome) -> Tensor:
+    """(B,) True if rounding decides whether an affected anchor is a candidate: a border near it is not sharp."""
+    inputs, floor = outcome.inputs, expected.dialect.floor(expected.batch.head.strides)
     eps = torch.finfo(precision(inputs.truth_boxes.dtype)).eps
-    exact, here = exact_predictions(batch), affected_anchors(batch)  # (B, A)
-    doubtful = torch.zeros_like(here[:, 0])  # (B,)
-    truths = ground_truths(batch.annotations.double(), batch.images, batch.size)
-    for image, (large, errors) in enumerate(zip(truths, input_errors(batch, exact, truths), strict=True)):
+    affected = affected_anchors(expected.batch)  # (B, A)
+    doubtful = torch.zeros_like(affected[:, 0])  # (B,)
+    for image, (large, errors) in enumerate(zip(expected.truths, expected.input_errors, strict=True)):
         small = GroundTruths(large.labels, inputs.truth_boxes[image, : len(large)])
         centres = inputs.anchors.double()  # (A, 2)
         sure, possible = candidates_within(small, large, centres, floor, eps, errors)  # (M, A) twice
-        doubtful[image] = (possible & ~sure & here[image]).any()
+        doubtful[image] = (possible & ~sure & affected[image]).any()
     return doubtful
 
 
@@ -223,12 +223,10 @@ def affected_anchors(batch: Batch) -> Tensor:
     return ~(distances.isfinite().all(-1) & logits.isfinite().all(-1))
 
 
-def _compare(
-    quantity: str, clause: str, shown: Tensor, expected: Tensor, names: tuple[str, ...]
-) -> Agreement:
-    """Like `equal`, but says in words what is wrong with a single number."""
-    if shown.ndim:
-        return equal(quantity, clause, shown, expected, names)
-    if bool(shown) != bool(expected):
-        raise Mismatch(f"{quantity}: {bool(shown)}, expected {bool(expected)}", clause)
+def _assert_same(quantity: Quantity, observed: Tensor, expected: Tensor) -> Agreement:
+    """Assert that masks are equal; for a scalar, the message has no place."""
+    if observed.ndim:
+        return assert_equal(quantity, observed, expected)
+    if bool(observed) != bool(expected):
+        raise Mismatch(f"{quantity.name}: {bool(observed)}, expected {bool(expected)}", quantity.clause)
     return Agreement()

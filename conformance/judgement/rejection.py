@@ -1,4 +1,4 @@
-"""What a dialect does not know: there an implementation must refuse, and not return something else."""
+"""Batches that a dialect does not support. An implementation must raise on them rather than return a result."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from tal_reference import Dialect, WeightBroadcast, detection_loss
 
 
 class RejectionRule(NamedTuple):
-    """Why an implementation must raise on a batch.
+    """A rule by which an implementation must raise on a batch.
 
     Attributes:
-        stage: where the error is.
-        clause: that says so.
-        reason: in words.
+        stage: the stage that cannot be computed.
+        clause: the clause that demands an error.
+        reason: a clause of a sentence, to follow "because".
     """
 
     stage: str
@@ -23,30 +23,30 @@ class RejectionRule(NamedTuple):
 
 
 def unsupported_by_dialect(batch: Batch, dialect: Dialect) -> RejectionRule | None:
-    """Why the dialect does not know such a head or such numbers; None if it does."""
+    """Return the reason why the dialect does not support this head or these hyperparameters, or None if it does."""
     if len(batch.head.strides) == 1 and not dialect.one_level:
-        return RejectionRule("candidates", "TAL-CAND-2", f"{dialect.name} knows no head with one level")
+        reason = f"dialect {dialect.name} does not support heads with a single level"
+        return RejectionRule("candidates", "TAL-CAND-2", reason)
     if batch.hyperparameters.effective_topk2 is not None and not dialect.topk2:
-        return RejectionRule("conflict", "TAL-CONF-2", f"{dialect.name} knows no topk2")
+        return RejectionRule("conflict", "TAL-CONF-2", f"dialect {dialect.name} does not support topk2")
     return None
 
 
 def supports_relations(batch: Batch, dialect: Dialect) -> bool:
-    """Whether relations between batches hold in the dialect.
+    """Return True if relations between batches hold in the dialect.
 
-    They do not where it may refuse a batch, where it may divide by zero (a batch that the given one is changed into,
-    with an image or a part of it), or where one image's loss depends on the others'.
+    They do not hold if the dialect may reject a batch; if it may divide by zero, on the batch or on one derived from
+    it, with an image or a part of it; or if the loss of one image depends on the others.
     """
     finite = dialect.score_sum_floor > 0
-    apart = dialect.weights_meet is WeightBroadcast.PER_POSITIVE
-    return (
-        finite and apart and unsupported_by_dialect(batch, dialect) is None and loss_is_finite(batch, dialect)
-    )
+    independent = dialect.weights_meet is WeightBroadcast.PER_POSITIVE
+    supported = unsupported_by_dialect(batch, dialect) is None
+    return finite and independent and supported and loss_is_finite(batch, dialect)
 
 
 @torch.no_grad()
 def loss_is_finite(batch: Batch, dialect: Dialect) -> bool:
-    """Whether the loss of a batch is a number, or the batch one to refuse: IOU-1 may divide zero by zero."""
+    """Return True if the loss of the batch is finite (IOU-1 may divide zero by zero), or the batch must be rejected."""
     if rejection_for(batch, dialect) is not None:
         return True
     loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
@@ -54,19 +54,18 @@ def loss_is_finite(batch: Batch, dialect: Dialect) -> bool:
 
 
 def rejection_for(batch: Batch, dialect: Dialect) -> RejectionRule | None:
-    """Why an implementation of the dialect must raise on the batch; None if it must not.
+    """Return the rule by which an implementation of the dialect must raise on the batch, or None if it must not.
 
-    A batch without ground truths is none of these: official code returns before it looks at the head.
+    A batch without ground truths is never rejected: official code returns before it reads the head.
     """
     if not len(batch.annotations):
         return None
     numbers, anchors = batch.hyperparameters, batch.anchors
+    topk2 = numbers.effective_topk2 or 0
     if numbers.topk > anchors:
-        return RejectionRule(
-            "top-k", "TAL-TOPK-2", f"the best {numbers.topk} of {anchors} anchors are asked for"
-        )
-    if dialect.topk2 and (numbers.effective_topk2 or 0) > anchors:
-        return RejectionRule(
-            "conflict", "TAL-TOPK-2", f"the best {numbers.effective_topk2} of {anchors} anchors are asked for"
-        )
+        reason = f"top-k {numbers.topk} exceeds the number of anchors, {anchors}"
+        return RejectionRule("top-k", "TAL-TOPK-2", reason)
+    if dialect.topk2 and topk2 > anchors:
+        reason = f"topk2 {topk2} exceeds the number of anchors, {anchors}"
+        return RejectionRule("conflict", "TAL-TOPK-2", reason)
     return unsupported_by_dialect(batch, dialect)

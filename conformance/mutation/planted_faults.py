@@ -25,9 +25,9 @@ import tal_reference.loss
 from tal_conformance.checks.registry import check_for
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.execute import assigner_inputs
 from tal_reference import Anchors, GroundTruths, Head, Hyperparameters, Predictions, Targets
 from tal_reference.assignment import NORMALISATION_EPS
 from tal_reference.boxes import EPS
@@ -279,7 +279,7 @@ enter(
     "decode",
     {
         "tal_reference.loss.ground_truths": _reversed,
-        "tal_conformance.implementations.execute.ground_truths": _reversed,
+        "tal_conformance.core.reference_inputs.ground_truths": _reversed,
     },
     outputs_stages=SEEN_LATER,
     check="annotations",
@@ -296,7 +296,7 @@ enter(
     "decode",
     {
         "tal_reference.loss.ground_truths": _by_width,
-        "tal_conformance.implementations.execute.ground_truths": _by_width,
+        "tal_conformance.core.reference_inputs.ground_truths": _by_width,
     },
     outputs_stages=SEEN_LATER,
     check="annotations",

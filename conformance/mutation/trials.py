@@ -28,6 +28,7 @@ from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.judge import judge
 from tal_conformance.suite.checker import Checker
@@ -185,10 +186,10 @@ class BaselineOutcomes:
     def before(self, judges: Judge) -> Judge:
         """A judge that is asked only about an outcome that is not known to conform."""
 
-        def judged(batch: Batch, outcome: Outcome, dialect: Dialect) -> Judgement:
+        def judged(outcome: Outcome, expected: Expectation) -> Judgement:
             if not self.learns and self.number in self.outcomes and same(outcome, self.outcomes[self.number]):
                 return Judgement()
-            judgement = judges(batch, outcome, dialect)
+            judgement = judges(outcome, expected)
             if self.learns:
                 self.outcomes[self.number] = outcome
             return judgement

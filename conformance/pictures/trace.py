@@ -13,13 +13,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment
+from tal_conformance.core.reference_inputs import truths_of
 from tal_reference import (
     AssignmentTrace,
     DetectionLoss,
     Dialect,
     GroundTruths,
     detection_loss,
-    ground_truths,
 )
 from tal_reference.assignment import distance_inside, widened
 from tal_reference.dialect import SingleBin, WeightBroadcast
@@ -69,9 +69,7 @@ class ImageTrace:
         """
         numbers = batch.head, batch.hyperparameters, dialect
         loss = detection_loss(batch.feature_maps, batch.annotations, *numbers, keep_trace=True)
-        return cls(
-            batch, image, dialect, ground_truths(batch.annotations, batch.images, batch.size)[image], loss
-        )
+        return cls(batch, image, dialect, truths_of(batch)[image], loss)
 
     @property
     def trace(self) -> AssignmentTrace | None:

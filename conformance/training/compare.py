@@ -40,10 +40,12 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, Outcome
+from tal_conformance.core.reference_inputs import predictions_of
 from tal_conformance.core.verdicts import Divergence
-from tal_conformance.implementations.execute import assigner_inputs, execute
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.admissible import Ownership
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_conformance.training.rounding_noise import RoundingNoise
 from tal_conformance.training.yolov8n import RecordedTraining, recorded_training, train
@@ -54,10 +56,9 @@ from tal_reference import (
     Targets,
     assign,
     detection_loss,
-    ground_truths,
 )
 from tal_reference.assignment import alignment_metric, normalised, overlaps_of, targets_of
-from tal_reference.loss import assign_images, loss_items, read_predictions, stacked
+from tal_reference.loss import loss_items, stacked
 
 STEPS = 10
 """Steps of a comparison."""
@@ -205,7 +206,7 @@ class Reference:
         outcome = self.subject.outcomes[step]
         if outcome.from_loss:  # else the choice is the reference's own, on the subject's feature maps
             try:
-                judge(self.subject.batches[step], outcome, self.dialect)
+                judge(outcome, Expectation(self.subject.batches[step], self.dialect))
             except Divergence as error:
                 self.problem = self.problem or f"at step {step + 1} the loss itself diverges: {error}"
                 return None
@@ -342,10 +343,7 @@ def _length(vector: Tensor) -> float:
 
 def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
     """The reference's own assignment of a batch."""
-    predictions = read_predictions(batch.feature_maps, batch.head)
-    finest = torch.promote_types(batch.annotations.dtype, batch.dtype)  # ground truths are never coarser
-    truths = ground_truths(batch.annotations.to(finest), batch.images, batch.size)
-    return assign_images(predictions, truths, batch.head, batch.hyperparameters, dialect)
+    return Expectation(batch, dialect).assignment
 
 
 def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
@@ -369,7 +367,7 @@ def same_choice(one: Positives, other: Positives) -> bool:
 def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:
     """The gradient of the reference's total on the feature maps, for given positives."""
     maps = [level.clone().requires_grad_() for level in batch.feature_maps]
-    predictions = read_predictions(maps, batch.head)
+    predictions = predictions_of(replace(batch, feature_maps=tuple(maps)))
     items = loss_items(predictions, replayed(batch, choice), batch.head, batch.hyperparameters)
     return torch.autograd.grad((items * batch.images).sum(), maps)
 
@@ -377,9 +375,8 @@ def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:
 @torch.no_grad()
 def replayed(batch: Batch, choice: Positives) -> BatchTargets:
     """The targets that follow from given positives (TAL-NORM-1, TAL-TGT-1)."""
-    inputs = assigner_inputs(batch)
-    finest = torch.promote_types(batch.annotations.dtype, batch.dtype)  # ground truths are never coarser
-    truths = ground_truths(batch.annotations.to(finest), batch.images, batch.size)
+    expected = Expectation(batch, NEWEST)
+    inputs, truths = expected.inputs, expected.rounded_truths
     targets = []
     for image, positives in enumerate(choice):
         here, scores, boxes = truths[image], inputs.scores[image], inputs.boxes[image]

@@ -23,6 +23,7 @@ from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.workers.process import MEMORY_VARIABLE, TIMEOUT_VARIABLE, Launch, Worker
 from tal_conformance.implementations.workers.remote import RemoteAdapter
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_reference import NEWEST
 
@@ -238,8 +239,8 @@ def test_a_worker_that_survives_goes_on(answered: Implementation, name: str):
     if name == "ChangesLater":
         execute(answered, replace(nothing, hyperparameters=batch.hyperparameters))
     with pytest.raises((ImplementationFailed, Divergence)) as caught:
-        judge(batch, execute(answered, batch), NEWEST)
+        judge(execute(answered, batch), Expectation(batch, NEWEST))
     assert re.search(ANSWERED[name], str(caught.value))
-    judge(nothing, execute(answered, nothing), NEWEST)
+    judge(execute(answered, nothing), Expectation(nothing, NEWEST))
     assert worker.starts == 1
     assert descendants(worker.pid or 0) == set()

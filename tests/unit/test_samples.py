@@ -12,6 +12,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.outcome_file import load
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_reference import DIALECTS, Head, Hyperparameters
 from tal_reports import read_log, render
@@ -51,7 +52,7 @@ def test_an_outcome_and_what_it_comes_to(run: Path):
     assert (stored.case, stored.implementation, stored.version) == (CASE, "swapped", "1.0")
     assert (stored.device, stored.dialect, stored.outcome.loss) == ("cpu", "ultralytics-8.4.190", None)
     with pytest.raises(Divergence) as found:
-        judge(batch, stored.outcome, DIALECTS[stored.dialect])
+        judge(stored.outcome, Expectation(batch, DIALECTS[stored.dialect]))
     assert found.value.judgement.first is not None
     assert found.value.judgement.first.clause.startswith("TAL-")
 

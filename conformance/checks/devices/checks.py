@@ -27,6 +27,7 @@ from tal_conformance.core.verdicts import Divergence, Judgement, Value, Verdict
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.comparators import place_name
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject, failure_from
 from tal_reference import Dialect
 
@@ -116,8 +117,8 @@ def judged_against(
         clause: what is broken if they differ.
         how: where the second one was made, so that "`how`, the overlap is .." is a sentence.
     """
-    again = replace(batch)
-    runs = {id(batch): Run(batch, expected, dialect), id(again): Run(again, observed, dialect)}
+    again, known = replace(batch), Expectation(batch, dialect)
+    runs = {id(batch): Run(expected, known), id(again): Run(observed, known)}
     pairs = tuple(Pair(0, image, image, unchanged(batch, image)) for image in range(batch.images))
     judgement = Judgement(batch.family)
     plan = TransformationPlan(how, (batch,), (FollowUp(again, pairs),))

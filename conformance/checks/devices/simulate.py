@@ -19,6 +19,7 @@ from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 
 
@@ -54,9 +55,10 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
     """
     run = SimulatedRun(Watch(batches=1))
     with Simulation() as simulation:
-        moved = batch.to(DEVICE)
+        expected = Expectation(batch.to(DEVICE), implementation.dialect)
         try:
-            outcome = execute(watched(implementation, simulation, run.watch), moved)
+            face = watched(implementation, simulation, run.watch)
+            outcome = execute(face, expected.batch, inputs=expected.inputs)
         except ImplementationFailed as failure:
             run.failure = failure
             return run
@@ -64,14 +66,14 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
             run.watch.violations += simulation.watch.violations  # of its backward, which the suite starts
         if judged:
             with simulation.watching(run.judging):
-                run.judgement = _judgement(moved, outcome, implementation)
+                run.judgement = _judgement(outcome, expected)
     run.outcome = map_tensors(outcome, to_host)
     return run
 
 
-def _judgement(batch: Batch, outcome: Outcome, implementation: Implementation) -> Judgement:
+def _judgement(outcome: Outcome, expected: Expectation) -> Judgement:
     try:
-        return judge(batch, outcome, implementation.dialect)
+        return judge(outcome, expected)
     except Divergence as error:
         return error.judgement
 

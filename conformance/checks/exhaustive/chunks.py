@@ -24,11 +24,10 @@ from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.admissible import Range
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit
-from tal_conformance.judgement.loss_reference import compute
-from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors, rounding_units
-from tal_reference import BatchTargets, Predictions
+from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors
+from tal_reference import BatchTargets
 from tal_reference.anchors import flatten
-from tal_reference.loss import read_predictions
 
 PACK = 1000
 """Images of one call."""
@@ -69,12 +68,13 @@ def check_chunk(
     Raises:
         ImplementationFailed: it raised, or broke the protocol.
     """
-    images, batch = scope.images(numbers), scope.batch(numbers).to(device)
-    outcome = execute(implementation, batch)
+    images = scope.images(numbers)
+    expectation = Expectation(scope.batch(numbers).to(device), implementation.dialect)
+    outcome = execute(implementation, expectation.batch, inputs=expectation.inputs)
     hidden = torch.zeros(len(numbers), dtype=torch.bool)
     uncertain = None
     if outcome.loss is not None and not outcome.exposes_inputs:
-        uncertain = uncertainty(batch)
+        uncertain = uncertainty(expectation)
     told = expected(images, outcome.inputs, implementation.dialect, uncertain)
     tie, near_tie = uniqueness(told)
     right, sums = torch.ones(len(numbers), dtype=torch.bool), True
@@ -85,13 +85,13 @@ def check_chunk(
             right[~hidden], sums = seen.right, seen.sums
         elif not hidden.any():
             assert outcome.loss is not None
-            right, sums = loss_holds(batch, only_assignment(told, batch.head.classes), outcome.loss)
+            right, sums = loss_holds(expectation, only_assignment(told, scope.head.classes), outcome.loss)
         return ChunkResult(numbers, right, tie, near_tie, sums, hidden)
     right = assignment_holds(told, outcome.assignment).cpu()
     if outcome.exposes_inputs:
-        right &= inputs_hold(images, batch, outcome.inputs).cpu()
+        right &= inputs_hold(images, expectation, outcome.inputs).cpu()
     if outcome.loss is not None:
-        gradients, sums = loss_holds(batch, outcome.assignment, outcome.loss)
+        gradients, sums = loss_holds(expectation, outcome.assignment, outcome.loss)
         right &= gradients
     return ChunkResult(numbers, right, tie, near_tie, sums, hidden)
 
@@ -103,25 +103,18 @@ def uniqueness(told: Expected) -> tuple[Tensor, Tensor]:
     return tie.cpu(), (either & ~tie).cpu()
 
 
-def uncertainty(batch: Batch) -> Uncertainty:
+def uncertainty(expectation: Expectation) -> Uncertainty:
     """How far a hidden assigner's inputs may lie from the reference's: both round, each in its own way."""
-    exact = predictions(batch, torch.float64)
-    boxes = (boxes_unit(exact, batch.head.reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)
+    exact, reg_max = expectation.predictions, expectation.batch.head.reg_max
+    boxes = (boxes_unit(exact, reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)
     return Uncertainty(2 * ROUNDINGS * boxes, 2 * ROUNDINGS * 3 * EPS * exact.logits.sigmoid())
 
 
-def predictions(batch: Batch, dtype: torch.dtype) -> Predictions:
-    """The batch's predictions, decoded in `dtype`."""
-    return read_predictions([level.to(dtype) for level in batch.feature_maps], batch.head)
-
-
-def inputs_hold(images: Images, batch: Batch, seen: AssignerInputs) -> Tensor:
+def inputs_hold(images: Images, expectation: Expectation, seen: AssignerInputs) -> Tensor:
     """(B,) whether the assigner read what follows from the batch (stage "decode")."""
-    exact, own = predictions(batch, torch.float64), predictions(batch, torch.float32)
+    batch, exact = expectation.batch, expectation.predictions
     boxes, scores = exact.boxes * exact.anchors.strides, exact.logits.sigmoid()  # (B, A, 4), (B, A, C)
-    unit = boxes_unit(exact, batch.head.reg_max, EPS) * exact.anchors.strides
-    box_error = bound(own.boxes * own.anchors.strides, boxes, unit, torch.float32, "predicted box")
-    score_error = bound(own.logits.sigmoid(), scores, 3 * EPS * scores, torch.float32, "class score")
+    box_error, score_error = expectation.decoding_errors
     rows = seen.truth_boxes.shape[1]
     present = images.present[:, :rows].to(batch.device)  # (B, M)
     truths = images.scope.boxes[images.boxes[:, :rows]].to(batch.device).where(present[..., None], 0)
@@ -140,11 +133,12 @@ def inputs_hold(images: Images, batch: Batch, seen: AssignerInputs) -> Tensor:
     return torch.stack([each.flatten(1).all(1) for each in of_images]).all(0) & places
 
 
-def loss_holds(batch: Batch, assignment: Assignment, loss: LossOutcome) -> tuple[Tensor, bool]:
+def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutcome) -> tuple[Tensor, bool]:
     """Whether the gradients of each image (B,), and items and total of the batch, follow from the assignment."""
+    batch = expectation.batch
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
-    exact, same_dtype = compute(batch, targets, torch.float64), compute(batch, targets, torch.float32)
-    unit = rounding_units(batch, targets, exact)
+    known = expectation.loss(targets)
+    exact, same_dtype, unit = known.exact, known.same_dtype, known.rounding
     right = torch.ones(batch.images, dtype=torch.bool, device=batch.device)
     for name, observed, wanted, approximate, error, jump in zip(
         batch.family.quantities,

@@ -19,7 +19,14 @@ from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Pair
 from tal_conformance.checks.relations.views import ImageView
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
-from tal_conformance.judgement.comparators import assert_none, assert_within, equal, finite
+from tal_conformance.judgement.comparators import (
+    Bounded,
+    Quantity,
+    assert_equal,
+    assert_finite,
+    assert_none,
+    assert_within,
+)
 from tal_conformance.judgement.oracle import InputErrors
 
 CELL = ("GT", "anchor")
@@ -45,7 +52,7 @@ class Comparison:
 
     def finite(self, stage: str, quantity: str, now: Tensor, names: Sequence[str]) -> bool:
         """Every number is one."""
-        return self._note(stage, finite, quantity, self.clause, now, names)
+        return self._note(stage, assert_finite, Quantity(quantity, self.clause, names), now)
 
     def assert_within(
         self,
@@ -58,33 +65,22 @@ class Comparison:
         image: int | None = None,
     ) -> bool:
         """Every number is what it was, within its error."""
-        return self._note(
-            stage,
-            assert_within,
-            quantity,
-            self.clause,
-            now,
-            before.double(),
-            error.double(),
-            before,
-            names,
-            image,
-        )
+        named = Quantity(quantity, self.clause, names, image)
+        return self._note(stage, assert_within, named, now, Bounded(before.double(), error.double(), before))
 
     def equal(
         self, stage: str, quantity: str, now: Tensor, before: Tensor, names: Sequence[str], image: int | None
     ) -> bool:
         """Every element is what it was."""
-        return self._note(stage, equal, quantity, self.clause, now, before, names, image)
+        return self._note(stage, assert_equal, Quantity(quantity, self.clause, names, image), now, before)
 
     def assert_none(
         self, stage: str, quantity: str, broken: Tensor, now: Tensor, told: tuple[str, str], image: int | None
     ) -> bool:
         """No pair of ground truth and anchor is broken; `told` is what was expected and what is the problem."""
         expected, problem = told
-        return self._note(
-            stage, assert_none, quantity, self.clause, broken, now, expected, CELL, image, problem
-        )
+        named = Quantity(quantity, self.clause, CELL, image)
+        return self._note(stage, assert_none, named, broken, now, expected, problem)
 
     def _note(self, stage: str, check: Callable[..., Agreement], *arguments: object) -> bool:
         try:
@@ -148,7 +144,10 @@ class ImageComparison:
             return True
         old, new, image = self.old.read, self.new.read, self.image
         at, here = self.pair.image, self.pair.here
-        (boxes, scores), (boxes_now, scores_now) = self.before.read_errors, self.now.read_errors
+        (boxes, scores), (boxes_now, scores_now) = (
+            self.before.expected.decoding_errors,
+            self.now.expected.decoding_errors,
+        )
         box_error = boxes[at].amax(-1, keepdim=True) + boxes_now[here, self.look.anchors].amax(
             -1, keepdim=True
         )

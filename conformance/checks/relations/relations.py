@@ -14,6 +14,7 @@ from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Subject, failure_from
 from tal_conformance.judgement.rejection import loss_is_finite
 from tal_reference import Dialect
@@ -42,9 +43,8 @@ class RunCache:
         """
         known = next((run for run in self._runs if run.batch is batch), None)
         if known is None:
-            known = Run(
-                batch, execute(self.subject.implementation, batch), self.subject.implementation.dialect
-            )
+            expected = Expectation(batch, self.subject.implementation.dialect)
+            known = Run(execute(self.subject.implementation, batch, inputs=expected.inputs), expected)
             self._runs.append(known)
         return known
 

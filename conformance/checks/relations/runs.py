@@ -11,89 +11,57 @@ import torch
 from torch import Tensor
 
 from tal_conformance.checks.relations.ambiguity import DecidingValues
-from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import flatten
 from tal_conformance.core.outcome import LossOutcome, Outcome
 from tal_conformance.core.verdicts import Uniqueness, least_unique
-from tal_conformance.implementations.execute import assigner_inputs
-from tal_conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit, precision
-from tal_conformance.judgement.decode import exact_predictions, input_errors, truth_unit
-from tal_conformance.judgement.loss_reference import Computed, compute
-from tal_conformance.judgement.loss_rounding import (
-    LossRounding,
-    gradient_bound,
-    on_all_anchors,
-    rounding_units,
-)
-from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
-from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, ground_truths
-from tal_reference.loss import assign_images, read_predictions, stacked
+from tal_conformance.judgement.bounds import ROUNDINGS, bound, truth_unit
+from tal_conformance.judgement.expectation import Expectation, LossExpectation
+from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors
+from tal_conformance.judgement.oracle import ImageOracle, InputErrors
+from tal_reference import BatchTargets, GroundTruths
+from tal_reference.loss import stacked
 
 
 class Run:
     """One run of an implementation.
 
     Args:
-        batch: what was run.
-        outcome: what came out.
-        dialect: what the implementation is held to.
+        outcome: outcome of the implementation.
+        expected: what its dialect prescribes for the batch.
     """
 
-    def __init__(self, batch: Batch, outcome: Outcome, dialect: Dialect) -> None:
+    def __init__(self, outcome: Outcome, expected: Expectation) -> None:
         if outcome.loss is not None and not outcome.from_loss:
             outcome = replace(outcome, assignment=None)  # another assigner's than the loss's own
-        self.batch, self.outcome, self.dialect = batch, outcome, dialect
-        self.dtype = precision(batch.dtype)
-        self.eps = torch.finfo(self.dtype).eps
+        self.outcome, self.expected = outcome, expected
+        self.batch, self.dtype, self.eps = expected.batch, expected.dtype, expected.eps
 
     @property
     def loss(self) -> LossOutcome:
-        """The loss that came out."""
+        """The loss of the implementation."""
         assert self.outcome.loss is not None, "an assigner alone has no loss"
         return self.outcome.loss
 
-    @cached_property
-    def exact(self) -> Predictions:
-        """The batch's predictions, decoded in float64."""
-        return exact_predictions(self.batch)
-
-    @cached_property
+    @property
     def truths(self) -> list[GroundTruths]:
-        """Its ground truths, in float64."""
-        return ground_truths(self.batch.annotations.double(), self.batch.images, self.batch.size)
+        """The ground truths of each image, in float64."""
+        return self.expected.truths
 
-    @cached_property
-    def own_truths(self) -> list[GroundTruths]:
-        """Its ground truths, in its dtype."""
-        finest = torch.promote_types(self.batch.annotations.dtype, self.batch.dtype)
-        return ground_truths(self.batch.annotations.to(finest), self.batch.images, self.batch.size)
-
-    @cached_property
-    def hidden(self) -> list[InputErrors] | None:
-        """How far what the assigner read may lie from what we take it to have read; None where that is known."""
-        if self.outcome.exposes_inputs or self.outcome.loss is None:
-            return None
-        return input_errors(self.batch, self.exact, self.truths)
-
-    @cached_property
-    def read_errors(self) -> tuple[Tensor, Tensor]:
-        """Errors of the predicted boxes (B, A, 4) in pixels and of the class scores (B, A, C)."""
-        own, exact, dtype = assigner_inputs(self.batch), self.exact, self.dtype
-        strides, scores = exact.anchors.strides, exact.logits.sigmoid()  # (A, 1), (B, A, C)
-        unit = boxes_unit(exact, self.batch.head.reg_max, self.eps) * strides  # (B, A, 4)
-        boxes = bound(own.boxes, exact.boxes * strides, unit, dtype, "predicted box")
-        return boxes, bound(own.scores, scores, 3 * self.eps * scores, dtype, "class score")
+    @property
+    def input_errors(self) -> list[InputErrors] | None:
+        """Possible difference between the assigner's inputs and the reference's; None if the inputs are known."""
+        known = self.outcome.exposes_inputs or self.outcome.loss is None
+        return None if known else self.expected.input_errors
 
     def truth_errors(self, image: int) -> Tensor:
         """(M, 4) pixels by which the edges of an image's ground truths may err."""
-        exact, own = self.truths[image], self.own_truths[image]
-        return bound(
-            own.boxes, exact.boxes, truth_unit(exact.boxes, self.eps), self.dtype, "ground truth box"
-        )
+        exact, own = self.truths[image], self.expected.rounded_truths[image]
+        unit = truth_unit(exact.boxes, self.eps)
+        return bound(own.boxes, exact.boxes, unit, self.dtype, "ground truth box")
 
     @cached_property
     def oracles(self) -> dict[int, ImageOracle]:
-        """The judge's errors of every image that has ground truths."""
+        """The oracle of every image that has ground truths."""
         return {image: self.oracle(image) for image, truths in enumerate(self.truths) if len(truths)}
 
     @property
@@ -102,28 +70,21 @@ class Run:
         return least_unique(*(known.uniqueness for known in self.oracles.values()))
 
     def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
-        """The judge's errors of one image's stages, where its inputs moved by so much from one run to the other."""
-        hidden = self.hidden[image] if self.hidden else None
+        """Return the oracle of one image; `moved` is the difference of its inputs between two runs."""
+        hidden = self.input_errors[image] if self.input_errors else None
         if moved is not None and hidden is not None:
             moved = InputErrors(
                 moved.boxes + hidden.boxes, moved.scores + hidden.scores, moved.truths + hidden.truths
             )
-        return oracle(self.outcome.inputs, image, len(self.truths[image]), self.dialect, moved or hidden)
+        return self.expected.image(image, self.outcome.inputs, moved or hidden)
 
     @cached_property
     def targets(self) -> BatchTargets:
-        """What the loss had to learn: the assignment that it shows; the reference's own where it shows none."""
-        shown = self.outcome.assignment
-        if shown is not None:
-            return BatchTargets(shown.foreground, shown.boxes.double(), shown.scores)
-        return stacked(self.own_targets, self.batch.head.classes)
-
-    @cached_property
-    def own_targets(self) -> list[Targets]:
-        """The reference's assignment: how large the numbers are that an implementation does not show."""
-        predictions = read_predictions([level.detach() for level in self.batch.feature_maps], self.batch.head)
-        numbers = self.batch.head, self.batch.hyperparameters, self.dialect
-        return assign_images(predictions, self.own_truths, *numbers)
+        """The targets of the loss: its own assignment; the reference's if it does not expose one."""
+        own = self.outcome.assignment
+        if own is not None:
+            return BatchTargets(own.foreground, own.boxes.double(), own.scores)
+        return stacked(self.expected.assignment, self.batch.head.classes)
 
     def hidden_known(self, image: int) -> DecidingValues | None:
         """What decides the assignment of an image, where it is not shown; None without ground truths."""
@@ -134,7 +95,7 @@ class Run:
 
     def hidden_weight_errors(self, image: int) -> Tensor:
         """(A,) errors of the weights of an assignment that is not shown."""
-        own, known = self.own_targets[image], self.hidden_known(image)
+        own, known = self.expected.assignment[image], self.hidden_known(image)
         if known is None:
             return torch.zeros_like(own.weights, dtype=torch.float64)
         rows = torch.arange(len(self.truths[image]), device=self.batch.device)[:, None]  # (M, 1)
@@ -154,10 +115,14 @@ class Run:
     @cached_property
     def terms(self) -> tuple[Tensor, Tensor]:
         """Box, cls and dfl loss, and the total divided by B, all times N (4,); and their errors (4,)."""
-        dtype, images, loss = self.dtype, self.batch.images, self.loss
+        dtype, images, loss, known = self.dtype, self.batch.images, self.loss, self._expected_loss
         errors = [
             bound(
-                self._naive.items[at], self._computed.items[at], self._units.items[at], dtype, term.quantity
+                known.same_dtype.items[at],
+                known.exact.items[at],
+                known.rounding.items[at],
+                dtype,
+                term.quantity,
             )
             for at, term in enumerate(self.batch.family.terms)
         ]
@@ -171,14 +136,14 @@ class Run:
     @cached_property
     def gradients(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The gradients on distance logits (B, A, 4, R) and class logits (B, A, C), times N / B; and their errors."""
-        share = self.scale / self.batch.images
+        share, known = self.scale / self.batch.images, self._expected_loss
         shown = flatten(self.loss.gradients, self.batch.head)
         values, errors = [], []
         rounding_units = (
             on_all_anchors(each, self.targets.foreground)
-            for each in (self._units.of_total, self._units.jumps_of_total)
+            for each in (known.rounding.of_total, known.rounding.jumps_of_total)
         )
-        computed = self._computed.of_total, self._naive.of_total, *rounding_units
+        computed = known.exact.of_total, known.same_dtype.of_total, *rounding_units
         for name, observed, right, ours, unit, jump in zip(
             self.batch.family.quantities, shown, *computed, strict=True
         ):
@@ -194,15 +159,17 @@ class Run:
 
         Before N all of them are linear in the weights, so what moves is the loss of the movements.
         """
-        numbers, images = self.batch.hyperparameters, self.batch.images
-        label = self.targets.scores.argmax(2, keepdim=True)  # (B, A, 1)
-        scores = torch.zeros_like(self._computed.predictions.logits).scatter(
-            2, label, weights[..., None].double()
+        numbers, images, logits = (
+            self.batch.hyperparameters,
+            self.batch.images,
+            self.expected.predictions.logits,
         )
+        label = self.targets.scores.argmax(2, keepdim=True)  # (B, A, 1)
+        scores = torch.zeros_like(logits).scatter(2, label, weights[..., None].double())
         moved = BatchTargets(self.targets.foreground, self.targets.boxes, scores)
-        loss = compute(self.batch, moved, torch.float64, self.dialect)
+        loss = self.expected.loss(moved).exact
         scale = scores.sum().clamp(min=1)
-        cls = numbers.cls_gain * (self._computed.predictions.logits * scores).abs().sum()
+        cls = numbers.cls_gain * (logits * scores).abs().sum()
         box, dfl = loss.items[0].abs() * scale, loss.items[2].abs() * scale
         distances = loss.of_total[0].abs() * scale / images  # (B, A, 4R)
         gradients = distances.unflatten(2, (4, self.batch.head.reg_max)), numbers.cls_gain * scores
@@ -236,13 +203,5 @@ class Run:
         return 0.0 if self.outcome.assignment is not None else self._background_logit[1]
 
     @cached_property
-    def _computed(self) -> Computed:
-        return compute(self.batch, self.targets, torch.float64, self.dialect)
-
-    @cached_property
-    def _naive(self) -> Computed:
-        return compute(self.batch, self.targets, self.batch.dtype, self.dialect)
-
-    @cached_property
-    def _units(self) -> LossRounding:
-        return rounding_units(self.batch, self.targets, self._computed, self.dialect)
+    def _expected_loss(self) -> LossExpectation:
+        return self.expected.loss(self.targets)

@@ -9,8 +9,8 @@ from tal_conformance.benchmarks.uninstrumented import uninstrumented, unpadded
 from tal_conformance.benchmarks.workloads import Case
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.execute import assigner_inputs
 from tal_conformance.implementations.registry import find
 from tal_reference import ARTICLE, DIALECTS, OverlapsCompared
 

@@ -5,7 +5,7 @@ import torch
 
 from tal_conformance.benchmarks.workloads import CASES, CURVES, SMALL, Case
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.execute import assigner_inputs
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.registry import find
 from tal_reference import ciou
 

@@ -75,7 +75,9 @@ class Returns(ReferenceAdapter):
 def test_an_error_that_a_clause_asks_for_must_come_from_the_implementation(log: RunLog):
     honest = conformance(log, find("reference"))
     honest.must_reject(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
-    with pytest.raises(Failure, match="it returned, where k is more than A"):
+    with pytest.raises(
+        Failure, match="returned a result where it must raise an error, because k is more than A"
+    ):
         conformance(log, implementation_from(Returns(), "returns")).must_reject(
             TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A"
         )
@@ -89,7 +91,10 @@ class Raises(ReferenceAdapter):
 def test_more_than_all_anchors_cannot_be_the_best(log: RunLog):
     """TAL-TOPK-2 on a batch of one's own: raising conforms, returning does not."""
     conformance(log, implementation_from(Raises(), "raises"))(TOO_SMALL)
-    with pytest.raises(Failure, match="it returned, where the best 10 of 4 anchors are asked for"):
+    with pytest.raises(
+        Failure,
+        match="returned a result where it must raise an error, because top-k 10 exceeds the number of anchors, 4",
+    ):
         conformance(log, implementation_from(Returns(), "returns"))(TOO_SMALL)
 
 
@@ -105,17 +110,24 @@ class TakesWhatThereIs(ReferenceAdapter):
 def test_the_assigner_alone_must_refuse_too(log: RunLog):
     tested = conformance(log, implementation_from(TakesWhatThereIs(), "takes"))
     tested(TOO_SMALL)
-    with pytest.raises(Failure, match="its assigner returned, where the best 10 of 4") as caught:
+    with pytest.raises(
+        Failure, match="its assigner returned a result where it must raise an error, because top-k 10 exceeds"
+    ) as caught:
         tested(TOO_SMALL, by=partial(judge_against_reference, alone=True))
     assert (caught.value.stage, caught.value.clause) == ("top-k", "TAL-TOPK-2")
-    with pytest.raises(Failure, match="its assigner returned, where k is more than A"):
+    with pytest.raises(
+        Failure, match="its assigner returned a result where it must raise an error, because k is more than A"
+    ):
         tested.must_reject(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
 
 
 def test_more_than_all_anchors_cannot_be_kept(log: RunLog):
     batch = Recipe(((Truth("ordinary"),),), (2, 5), (8,), hyperparameters=Hyperparameters(topk2=11)).build()
     conformance(log, find("ultralytics"))(batch)
-    with pytest.raises(Failure, match="it returned, where the best 11 of 10 anchors are asked for"):
+    with pytest.raises(
+        Failure,
+        match="returned a result where it must raise an error, because topk2 11 exceeds the number of anchors, 10",
+    ):
         conformance(log, implementation_from(Returns(), "returns"))(batch)
 
 

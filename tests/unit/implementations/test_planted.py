@@ -17,11 +17,13 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.verdicts import Divergence, Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import ImplementationFailed
-from tal_conformance.implementations.execute import assigner_inputs, execute
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_reference import NEWEST, Head, Hyperparameters
 
@@ -139,7 +141,7 @@ class Double:
 def verdict(double: Any) -> tuple[Verdict, str, str]:
     """Verdict, first diverging stage and message of a double on the batch."""
     try:
-        judged = judge(BATCH, execute(implementation(double), BATCH), NEWEST)
+        judged = judge(execute(implementation(double), BATCH), Expectation(BATCH, NEWEST))
     except Divergence as error:
         first = error.judgement.first
         return error.judgement.verdict, first.stage if first else "none", str(error)

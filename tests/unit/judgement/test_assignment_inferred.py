@@ -126,7 +126,7 @@ def test_what_fits_best_explains_the_gradients_on_the_distances(monkeypatch: pyt
 
     def watched(fits: AssignmentFit, *arguments: Any) -> Any:
         targets, tried = best(fits, *arguments)
-        left[fits.image] = fits.residual(targets), float(fits.reading.distances[fits.image].abs().sum())
+        left[fits.image] = fits.residual(targets), float(fits.evidence.distances[fits.image].abs().sum())
         return targets, tried
 
     monkeypatch.setattr(AssignmentFit, "best", watched)

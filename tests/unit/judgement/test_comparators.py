@@ -9,18 +9,20 @@ from torch import Tensor
 from tal_conformance.core.verdicts import Mismatch, Verdict
 from tal_conformance.judgement.comparators import (
     SHOWN,
+    Bounded,
+    Quantity,
     all_finite,
+    assert_equal,
+    assert_finite,
     assert_none,
     assert_within,
     assert_within_at,
-    equal,
-    finite,
     largest,
 )
 
 EXPECTED = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
 BOUND = torch.full_like(EXPECTED, 1e-3)
-NAMES = ("image", "anchor")
+U = Quantity("u", "TAL-MET-1", ("image", "anchor"))
 
 
 def changed(value: float, at: tuple[int, ...] = (1, 0)) -> Tensor:
@@ -47,14 +49,14 @@ OBSERVED: dict[str, tuple[Tensor, Verdict, str]] = {
 def test_within_finds(planted: str):
     observed, verdict, message = OBSERVED[planted]
     with pytest.raises(Mismatch, match=message) as caught:
-        assert_within("u", "TAL-MET-1", observed, EXPECTED, BOUND, names=NAMES)
+        assert_within(U, observed, Bounded(EXPECTED, BOUND))
     assert (caught.value.verdict, caught.value.clause) == (verdict, "TAL-MET-1")
 
 
 @pytest.mark.parametrize("bound", [math.nan, -1.0])
 def test_a_bound_that_is_none_bounds_nothing(bound: float):
     with pytest.raises(Mismatch):
-        assert_within("u", "TAL-MET-1", EXPECTED, EXPECTED, torch.full_like(EXPECTED, bound))
+        assert_within(U, EXPECTED, Bounded(EXPECTED, torch.full_like(EXPECTED, bound)))
 
 
 @pytest.mark.parametrize("others", [BOUND, 0 * BOUND, -0.0 * BOUND])
@@ -64,7 +66,7 @@ def test_a_wrong_number_does_not_hide_among_right_ones(bound: float, others: Ten
     here = (changed(3.0005) != EXPECTED).nonzero(as_tuple=True)
     bounds = others.index_put(here, torch.tensor(bound, dtype=others.dtype))
     with pytest.raises(Mismatch):
-        assert_within("u", "TAL-MET-1", changed(3.0005), EXPECTED, bounds)
+        assert_within(U, changed(3.0005), Bounded(EXPECTED, bounds))
 
 
 @pytest.mark.parametrize(
@@ -92,23 +94,25 @@ def test_largest():
 
 def test_an_expectation_that_is_no_number_is_met_by_nothing():
     with pytest.raises(Mismatch):
-        assert_within("u", "TAL-MET-1", EXPECTED, changed(math.nan), BOUND)
+        assert_within(U, EXPECTED, Bounded(changed(math.nan), BOUND))
 
 
 def test_within_says_how_well_it_agrees():
-    agreement = assert_within("u", "TAL-MET-1", changed(3.0005), EXPECTED, BOUND, same_dtype=EXPECTED)
+    agreement = assert_within(U, changed(3.0005), Bounded(EXPECTED, BOUND, EXPECTED))
     assert agreement.margin == pytest.approx(0.5)
     assert not agreement.exact
-    assert assert_within("u", "TAL-MET-1", EXPECTED, EXPECTED, 0 * BOUND, same_dtype=EXPECTED).exact
-    assert assert_within("u", "TAL-MET-1", EXPECTED, EXPECTED, 0 * BOUND).margin == 0
-    assert not assert_within("u", "TAL-MET-1", EXPECTED, EXPECTED, BOUND).exact, "nobody said what is exact"
-    assert assert_within("u", "TAL-MET-1", torch.empty(0), torch.empty(0), torch.empty(0)).margin == 0
+    assert assert_within(U, EXPECTED, Bounded(EXPECTED, 0 * BOUND, EXPECTED)).exact
+    assert assert_within(U, EXPECTED, Bounded(EXPECTED, 0 * BOUND)).margin == 0
+    assert not assert_within(U, EXPECTED, Bounded(EXPECTED, BOUND)).exact, (
+        "without `same_dtype` nothing is exact"
+    )
+    assert assert_within(U, torch.empty(0), Bounded(torch.empty(0), torch.empty(0))).margin == 0
 
 
 def test_minus_zero_is_zero():
     zeros = torch.zeros(2)
-    assert assert_within("u", "TAL-MET-1", -zeros, zeros, zeros, same_dtype=zeros).margin == 0
-    equal("u", "TAL-MET-1", -zeros, zeros)
+    assert assert_within(U, -zeros, Bounded(zeros, zeros, zeros)).margin == 0
+    assert_equal(U, -zeros, zeros)
 
 
 def test_the_worst_places_come_first_and_no_more_than_can_be_read():
@@ -116,7 +120,7 @@ def test_the_worst_places_come_first_and_no_more_than_can_be_read():
     observed[7, 1] += 1
     observed[:, 0] += 0.5
     with pytest.raises(Mismatch, match=r"11 of 20 differ") as caught:
-        assert_within("u", "X-1", observed, EXPECTED.repeat(5, 1), BOUND.repeat(5, 1), names=NAMES)
+        assert_within(U, observed, Bounded(EXPECTED.repeat(5, 1), BOUND.repeat(5, 1)))
     values = caught.value.values
     assert len(values) == SHOWN
     assert (values[0].where, values[0].image, values[0].anchor) == ("image 7, anchor 1", 7, 1)
@@ -125,11 +129,11 @@ def test_the_worst_places_come_first_and_no_more_than_can_be_read():
 
 AT = torch.tensor([0, 2]), torch.tensor([1, 3])  # image 0, anchor 1; image 2, anchor 3
 SPARSE = torch.zeros(3, 4, 2).index_put(AT, EXPECTED.float())  # (B, A, 2)
-CHANNELS = ("image", "anchor", "channel")
+G = Quantity("g", "LOSS-GRAD-1", ("image", "anchor", "channel"))
 
 
 def check_sparse(observed: Tensor) -> None:
-    agreement = assert_within_at("g", "LOSS-GRAD-1", observed, AT, EXPECTED, BOUND, EXPECTED, CHANNELS)
+    agreement = assert_within_at(G, observed, AT, Bounded(EXPECTED, BOUND, EXPECTED))
     assert (agreement.margin, agreement.exact) == (0, True)
 
 
@@ -182,30 +186,26 @@ def test_within_at_a_number_that_is_none_is_an_error_whatever_else_is_wrong():
 def test_within_at_counts_all_places_and_knows_what_a_dtype_cannot_hold():
     observed, same_dtype = SPARSE.clone(), EXPECTED.clone()
     observed[0, 1, 0] = same_dtype[0, 0] = math.inf
-    assert_within_at("g", "X-1", observed, AT, EXPECTED, BOUND, same_dtype, CHANNELS)
+    assert_within_at(G, observed, AT, Bounded(EXPECTED, BOUND, same_dtype))
     observed[0, 1, 1] = 9
     with pytest.raises(Mismatch, match=r"g is 9 at image 0, anchor 1, channel 1.* \(1 of 24 differ\)"):
-        assert_within_at(
-            "g", "X-1", observed, AT, EXPECTED, BOUND, same_dtype, CHANNELS, extra_tolerance=torch.tensor(0.0)
-        )
-    names = ("GT", "anchor", "side")
+        assert_within_at(G, observed, AT, Bounded(EXPECTED, BOUND, same_dtype, torch.tensor(0.0)))
+    sides = Quantity("g", "X-1", ("GT", "anchor", "side"), image=7)
     with pytest.raises(Mismatch, match="g is 9 at image 7, GT 0, anchor 1, side 1"):
-        assert_within_at(
-            "g", "X-1", observed, AT, EXPECTED, BOUND, same_dtype, names, image=7, extra_tolerance=0 * BOUND
-        )
+        assert_within_at(sides, observed, AT, Bounded(EXPECTED, BOUND, same_dtype, 0 * BOUND))
 
 
 def test_within_at_no_place_asks_for_zeros():
     nowhere = torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long)
     nothing = torch.empty(0, 2, dtype=torch.float64)
-    assert assert_within_at("g", "X-1", torch.zeros(3, 4, 2), nowhere, nothing, nothing).margin == 0
+    assert assert_within_at(G, torch.zeros(3, 4, 2), nowhere, Bounded(nothing, nothing)).margin == 0
     with pytest.raises(Mismatch, match="4 of 24 differ"):
-        assert_within_at("g", "X-1", SPARSE, nowhere, nothing, nothing)
+        assert_within_at(G, SPARSE, nowhere, Bounded(nothing, nothing))
 
 
 def test_within_at_wants_a_value_for_every_place():
     with pytest.raises(Mismatch, match=r"g has shape \(2, 2\), expected \(1, 2\)"):
-        assert_within_at("g", "X-1", SPARSE, AT, EXPECTED[:1], BOUND[:1])
+        assert_within_at(G, SPARSE, AT, Bounded(EXPECTED[:1], BOUND[:1]))
 
 
 PLACES = torch.tensor([[1, 2], [3, 4]])
@@ -222,35 +222,39 @@ DIFFERENT: dict[str, tuple[Tensor, Verdict, str]] = {
 def test_equal_finds(planted: str):
     observed, verdict, message = DIFFERENT[planted]
     with pytest.raises(Mismatch, match=message) as caught:
-        equal("label", "TAL-TGT-1", observed, PLACES, ("GT", "anchor"))
+        assert_equal(Quantity("label", "TAL-TGT-1", ("GT", "anchor")), observed, PLACES)
     assert (caught.value.verdict, caught.value.clause) == (verdict, "TAL-TGT-1")
 
 
 def test_equal_looks_only_where_it_is_told_to():
     observed = torch.tensor([[1, 2], [0, 4]])
-    equal("box", "X-1", observed, PLACES, where=torch.tensor([True, False]))
+    box = Quantity("box", "X-1", ("anchor", "side"), image=3)
+    assert_equal(box, observed, PLACES, where=torch.tensor([True, False]))
     with pytest.raises(Mismatch, match=r"box is 0 at image 3, anchor 1, side 0, expected 3") as caught:
-        equal("box", "X-1", observed, PLACES, ("anchor", "side"), 3, where=torch.tensor([False, True]))
+        assert_equal(box, observed, PLACES, where=torch.tensor([False, True]))
     assert caught.value.values[0].image == 3
 
 
 def test_holds_names_the_place_and_what_should_be_there():
     broken = torch.tensor([[False, True]])
     observed = torch.tensor([[0.0, 7.0]])
+    quantity = Quantity("u", "ANN-4", ("GT", "anchor"), image=2)
     with pytest.raises(
         Mismatch, match=r"^a padding row leaks at image 2, GT 0, anchor 1 \(1 place\)$"
     ) as caught:
-        assert_none("u", "ANN-4", broken, observed, "0", ("GT", "anchor"), 2, "a padding row leaks")
+        assert_none(quantity, broken, observed, "0", "a padding row leaks")
     (value,) = caught.value.values
     assert (value.reference, value.implementation, value.bound) == ("0", "7", "none")
-    assert_none("u", "ANN-4", ~broken & broken, observed, "0")
+    assert_none(quantity, ~broken & broken, observed, "0")
 
 
 @pytest.mark.parametrize("planted", [math.nan, math.inf, -math.inf])
 def test_finite_finds(planted: float):
-    with pytest.raises(Mismatch, match=f"w is {planted} at image 1, anchor 0") as caught:
-        finite("w", "TAL-NORM-1", changed(planted), NAMES)
+    with pytest.raises(
+        Mismatch, match=f"w is {planted} at image 1, anchor 0, expected a finite number"
+    ) as caught:
+        assert_finite(Quantity("w", "TAL-NORM-1", U.dimensions), changed(planted))
     assert caught.value.verdict is Verdict.ERROR
     assert caught.value.values[0].reference == "a finite number"
-    finite("w", "TAL-NORM-1", torch.tensor([True, False]))
-    finite("w", "TAL-NORM-1", torch.tensor([1, 2]))
+    assert_finite(U, torch.tensor([True, False]))
+    assert_finite(U, torch.tensor([1, 2]))

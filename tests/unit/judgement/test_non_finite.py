@@ -139,7 +139,7 @@ def test_what_hides_or_spreads_it_is_found(
 
 def test_it_is_written_as_the_line_that_makes_it():
     batch = NonFiniteBatch(RECIPE, "-inf", class_logit=True, channel=3, place=30)
-    assert eval(repr(batch), {"NotFinite": NonFiniteBatch, "Recipe": Recipe, "Truth": Truth}) == batch
+    assert eval(repr(batch), {"NonFiniteBatch": NonFiniteBatch, "Recipe": Recipe, "Truth": Truth}) == batch
     assert int((~batch.build().feature_maps[0].isfinite()).sum()) == 1
     assert "not_finite" in batch.build().hazards
     assert not torch.equal(batch.build().feature_maps[0], RECIPE.build().feature_maps[0])

@@ -21,8 +21,8 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.judge import assignment_is_defined
 from tal_conformance.judgement.rejection import loss_is_finite, supports_relations
 from tal_reference import NEWEST, Head, detection_loss
 
@@ -110,11 +110,11 @@ def test_no_number_is_assigned_there():
     batch = NO_OVERLAP.build()
     loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters)
     assert loss.targets[0].weights.isnan().any()
-    assert not assignment_is_defined(batch, NEWEST)
+    assert not Expectation(batch, NEWEST).assignment_is_defined
     assert not supports_relations(batch, NEWEST)
-    assert assignment_is_defined(replace(NO_OVERLAP, reg_max=16).build(), NEWEST)
-    assert assignment_is_defined(INSIDE_OUT.build(), NEWEST)
-    assert assignment_is_defined(replace(NO_OVERLAP, levels=None).build(), NEWEST)
+    assert Expectation(replace(NO_OVERLAP, reg_max=16).build(), NEWEST).assignment_is_defined
+    assert Expectation(INSIDE_OUT.build(), NEWEST).assignment_is_defined
+    assert Expectation(replace(NO_OVERLAP, levels=None).build(), NEWEST).assignment_is_defined
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -14,6 +14,7 @@ from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_conformance.training import compare as training
 from tal_conformance.training.compare import (
@@ -144,7 +145,7 @@ def test_a_factor_on_everything_is_left_to_the_stage_total(recorded: RecordedTra
     implementation = an_implementation(loss)
     assert compare_training(implementation, recorded, STEPS).agrees  # the gradient is clipped
     with pytest.raises(Divergence, match="total"):
-        judge(recorded.batches[1], execute(implementation, recorded.batches[1]), NEWEST)
+        judge(execute(implementation, recorded.batches[1]), Expectation(recorded.batches[1], NEWEST))
 
 
 def test_a_loss_that_raises_is_reported(recorded: RecordedTraining):

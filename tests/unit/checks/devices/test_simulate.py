@@ -15,6 +15,7 @@ from tal_conformance.core.outcome_tensors import equal_bits, named_tensors
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 
 pytestmark = pytest.mark.skipif(
@@ -50,7 +51,7 @@ def stages(judgement: Judgement) -> list[tuple[str, str, float | None]]:
 
 def judged(outcome: Outcome, recipe: Recipe, name: str) -> Judgement:
     try:
-        return judge(recipe.build(), outcome, find(name).dialect)
+        return judge(outcome, Expectation(recipe.build(), find(name).dialect))
     except Divergence as error:
         return error.judgement
 

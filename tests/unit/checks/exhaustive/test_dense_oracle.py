@@ -17,13 +17,17 @@ from tal_conformance.checks.exhaustive.dense_oracle import (
     weights_of,
 )
 from tal_conformance.checks.exhaustive.scope import SCOPES, Images, Scope
-from tal_conformance.core.outcome import AssignerInputs, Assignment, Stages
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Outcome, Stages
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.verdicts import Divergence, Judgement, Uniqueness
-from tal_conformance.implementations.execute import assigner_inputs, execute
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.admissible import assignments
-from tal_conformance.judgement.assignment import judge_assignment, oracle
+from tal_conformance.judgement.assignment import judge_assignment
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
+from tal_conformance.judgement.oracle import oracle
 from tal_reference import NEWEST
 
 SAMPLE = 40
@@ -58,16 +62,16 @@ def one_of(values: object, image: int) -> dict[str, object]:
     return {name: value if name in whole else value[image : image + 1] for name, value in shown.items()}
 
 
-def ordinarily(assignment: Assignment, inputs: AssignerInputs, image: int, truths: int) -> bool:
+def ordinarily(batch: Batch, assignment: Assignment, inputs: AssignerInputs, image: int) -> bool:
     """Whether the ordinary judge accepts the assignment of one image."""
     judgement = Judgement()
-    judge_assignment(
-        judgement,
-        Assignment(**one_of(assignment, image)),  # type: ignore[arg-type]
+    outcome = Outcome(
         AssignerInputs(**one_of(inputs, image)),  # type: ignore[arg-type]
-        [truths],
-        NEWEST,
+        exposes_inputs=False,
+        assignment=Assignment(**one_of(assignment, image)),  # type: ignore[arg-type]
+        loss=None,
     )
+    judge_assignment(judgement, outcome, Expectation(batch, NEWEST))
     return not judgement.verdict.fails
 
 
@@ -108,8 +112,8 @@ def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
                 owners[image, place] = torch.randint(-1, truths, (turn,), generator=source)
         assignment = following(told, owners, scope.head.classes)
         fast = assignment_holds(told, assignment)
-        for image, truths in enumerate(counts):
-            slow = ordinarily(assignment, inputs, image, truths)
+        for image in range(len(counts)):
+            slow = ordinarily(scope.image(int(images.indices[image])), assignment, inputs, image)
             assert fast[image] <= slow, f"image {image}: only the dense check accepts {owners[image]}"
             assert fast[image] or not slow or near_tie[image], f"image {image}: it refuses {owners[image]}"
             verdicts.add(slow)
@@ -176,7 +180,7 @@ def test_a_sample_is_accepted_as_by_the_ordinary_judge(name: str):
         assert found.sums
         batch = scope.batch(numbers)
         try:
-            judge(batch, execute(implementation, batch), implementation.dialect)
+            judge(execute(implementation, batch), Expectation(batch, implementation.dialect))
         except Divergence as error:
             pytest.fail(f"{scope.name}: {error}")
 

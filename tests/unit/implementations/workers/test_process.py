@@ -29,6 +29,7 @@ from tal_conformance.implementations.workers.process import (
     default_timeout,
 )
 from tal_conformance.implementations.workers.remote import RemoteAdapter, question
+from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_reference import NEWEST
 
@@ -159,14 +160,14 @@ def test_what_it_prints_damages_nothing(doubles: Doubles):
     execute(doubles.implementation, EMPTY)
     before = doubles.worker.starts
     batch = meant_for("Prints")
-    judge(batch, execute(doubles.implementation, batch), NEWEST)
+    judge(execute(doubles.implementation, batch), Expectation(batch, NEWEST))
     assert doubles.worker.starts == before
 
 
 def test_a_wrong_gradient_is_found_through_the_pipe(doubles: Doubles):
     batch = meant_for("WrongGradient")
     with pytest.raises(Divergence) as caught:
-        judge(batch, execute(doubles.implementation, batch), NEWEST)
+        judge(execute(doubles.implementation, batch), Expectation(batch, NEWEST))
     first = caught.value.judgement.first
     assert first is not None
     assert first.stage == "gradients"

@@ -1,0 +1,218 @@
+"""Everything that a dialect prescribes for one batch, computed when first needed and shared by all that judge it.
+
+B images, A anchors, C classes, R bins, M ground truths of an image, P positives of the whole batch.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs
+from tal_conformance.core.reference_inputs import assigner_inputs, predictions_of, truths_of
+from tal_conformance.judgement.bounds import (
+    UNITS,
+    bound,
+    boxes_unit,
+    converts_exactly,
+    precision,
+    smallest,
+    truth_unit,
+)
+from tal_conformance.judgement.comparators import all_finite
+from tal_conformance.judgement.loss_reference import ReferenceLoss, compute_loss
+from tal_conformance.judgement.loss_rounding import (
+    ROUNDING_UNITS_BY_TASK,
+    AssignmentUncertainty,
+    LossRounding,
+    uncertainty_units,
+)
+from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
+from tal_conformance.judgement.rejection import RejectionRule, rejection_for
+from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, detection_loss
+from tal_reference.loss import assign_images
+
+
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """Everything that a dialect prescribes for one batch, computed when first needed and then shared.
+
+    One is made for each judged batch and dropped with the judgement: it is not stored on `Batch`, which Hypothesis
+    keeps.
+
+    Attributes:
+        batch: the batch, on the device under test.
+        dialect: the release or project whose behaviour is prescribed.
+    """
+
+    batch: Batch
+    dialect: Dialect
+
+    @cached_property
+    def rejection(self) -> RejectionRule | None:
+        """The rule by which an implementation must raise on the batch; None if it must return a result."""
+        return rejection_for(self.batch, self.dialect)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarser of float32 and the batch's dtype: the precision that bounds allow for."""
+        return precision(self.batch.dtype)
+
+    @property
+    def eps(self) -> float:
+        """Machine epsilon of `dtype`."""
+        return float(torch.finfo(self.dtype).eps)
+
+    @cached_property
+    def truths(self) -> list[GroundTruths]:
+        """The ground truths of each image, in float64."""
+        return truths_of(self.batch, torch.float64)
+
+    @cached_property
+    def rounded_truths(self) -> list[GroundTruths]:
+        """The ground truths of each image, in the finer of the annotations' and the batch's dtype."""
+        return truths_of(self.batch, torch.promote_types(self.batch.annotations.dtype, self.batch.dtype))
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of ground truths of each image, without padding."""
+        return [len(image) for image in self.truths]
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The decoded predictions, in float64."""
+        with torch.no_grad():
+            return predictions_of(self.batch, torch.float64)
+
+    @cached_property
+    def rounded_predictions(self) -> Predictions:
+        """The decoded predictions, in the batch's dtype."""
+        with torch.no_grad():
+            return predictions_of(self.batch)
+
+    @cached_property
+    def inputs(self) -> AssignerInputs:
+        """The inputs that `execute` passes to an assigner, as the reference decodes them in the batch's dtype."""
+        rounded = self.rounded_truths
+        coarser = bool(rounded) and rounded[0].boxes.dtype == self.batch.annotations.dtype
+        return assigner_inputs(self.batch, self.rounded_predictions, rounded if coarser else None)
+
+    @cached_property
+    def decoding_errors(self) -> tuple[Tensor, Tensor]:
+        """Bounds of decoded boxes (B, A, 4) in pixels and of class scores (B, A, C), as one implementation may err."""
+        exact, scores = self.predictions, self.predictions.logits.sigmoid()  # (B, A, C)
+        strides = exact.anchors.strides  # (A, 1)
+        unit = boxes_unit(exact, self.batch.head.reg_max, self.eps) * strides  # (B, A, 4)
+        boxes = bound(self.inputs.boxes, exact.boxes * strides, unit, self.dtype, "predicted box")
+        return boxes, bound(self.inputs.scores, scores, 3 * self.eps * scores, self.dtype, "class score")
+
+    @cached_property
+    def input_errors(self) -> list[InputErrors]:
+        """Difference that the hidden inputs of a loss may have from `inputs`, for each image.
+
+        Both may err, in opposite directions, by as much as an implementation that exposes its inputs may.
+        """
+        exact = self.predictions
+        unit = (boxes_unit(exact, self.batch.head.reg_max, self.eps) * exact.anchors.strides).amax(-1)
+        boxes = 2 * UNITS["predicted box"] * unit  # (B, A)
+        scores = 2 * UNITS["class score"] * 3 * self.eps * exact.logits.sigmoid() + smallest(self.dtype)
+        sharp = converts_exactly(self.batch.annotations[:, 2:], self.batch.size)  # (N,)
+        errors = []
+        for image, truths in enumerate(self.truths):
+            rows = sharp[self.batch.annotations[:, 0] == image]  # (M,)
+            error = 2 * UNITS["ground truth box"] * truth_unit(truths.boxes, self.eps)  # (M, 4)
+            errors.append(InputErrors(boxes[image], scores[image], error.where(~rows[:, None], 0)))
+        return errors
+
+    @cached_property
+    def assignment(self) -> list[Targets]:
+        """The reference's own assignment of each image, in the batch's dtype."""
+        numbers = self.batch.head, self.batch.hyperparameters, self.dialect
+        return assign_images(self.rounded_predictions, self.rounded_truths, *numbers)
+
+    @cached_property
+    def assignment_is_defined(self) -> bool:
+        """True if all target scores are finite (IOU-1), computed in float64 and in the batch's dtype.
+
+        They are not where a prediction of one bin is a box with exchanged edges, so small in pixels that its negative
+        area takes everything from the union: 0 / 0. The assignment then depends on how NaN is sorted.
+        """
+        batch = self.batch
+        if batch.head.reg_max > 1 or not len(batch.annotations):
+            return True
+        numbers = batch.annotations, batch.head, batch.hyperparameters, self.dialect
+        precisions = batch.feature_maps, [level.double() for level in batch.feature_maps]
+        with torch.no_grad():
+            targets = [image for maps in precisions for image in detection_loss(maps, *numbers).targets]
+        return all(all_finite(image.weights) for image in targets)
+
+    def image(self, index: int, inputs: AssignerInputs, errors: InputErrors | None = None) -> ImageOracle:
+        """Return the admissible values and choices of one image with ground truths.
+
+        Args:
+            index: of the image.
+            inputs: inputs that the implementation's assigner read.
+            errors: their uncertainty; None if they are the implementation's own.
+        """
+        return oracle(inputs, index, len(self.truths[index]), self.dialect, errors)
+
+    def loss(self, targets: BatchTargets, each_term: bool = False) -> "LossExpectation":
+        """Return the loss for given targets; `each_term` asks for the gradients of box, cls and dfl too."""
+        return LossExpectation(self, targets, each_term)
+
+
+@dataclass(frozen=True, eq=False)
+class LossExpectation:
+    """The loss and its gradients that a dialect prescribes for given targets, with their rounding.
+
+    Attributes:
+        expected: of the batch.
+        targets: labels, boxes and scores that the anchors learn.
+        each_term: the gradients of box, cls and dfl are needed, not only those of the total.
+    """
+
+    expected: Expectation
+    targets: BatchTargets
+    each_term: bool = False
+
+    @cached_property
+    def exact(self) -> ReferenceLoss:
+        """The reference's loss in float64."""
+        return self._computed(torch.float64, self.expected.predictions)
+
+    @cached_property
+    def same_dtype(self) -> ReferenceLoss:
+        """The reference's loss in the batch's dtype."""
+        return self._computed(self.expected.batch.dtype, self.expected.rounded_predictions)
+
+    def _computed(self, dtype: torch.dtype, predictions: Predictions) -> ReferenceLoss:
+        batch, dialect = self.expected.batch, self.expected.dialect
+        return compute_loss(batch, self.targets, dtype, dialect, predictions, self.each_term)
+
+    @cached_property
+    def rounding(self) -> LossRounding:
+        """The effect of one rounding in each operation."""
+        batch, dialect = self.expected.batch, self.expected.dialect
+        return ROUNDING_UNITS_BY_TASK[batch.task](batch, self.targets, self.exact, dialect)
+
+    def uncertainty(self, unsure: AssignmentUncertainty) -> LossRounding:
+        """Return the effect of an uncertain assignment, in addition to `rounding`."""
+        batch, dialect = self.expected.batch, self.expected.dialect
+        return uncertainty_units(batch, self.targets, self.exact, self.rounding, unsure, dialect)
+
+    @cached_property
+    def positives(self) -> tuple[Tensor, ...]:
+        """Images (P,) and anchors (P,) of the positives."""
+        return self.targets.foreground.nonzero(as_tuple=True)
+
+    @cached_property
+    def is_defined(self) -> bool:
+        """True if CIoU and its gradient are finite at the positives (IOU-1).
+
+        They are not where a prediction of one bin is a box with exchanged edges whose negative area takes everything
+        from the union, eps included: 0 / 0. The result of official code then depends on its rounding.
+        """
+        exact = self.exact
+        return all_finite(exact.items) and all_finite(exact.of_total[0][self.positives])
