@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.implementations.errors import ImplementationFailed, UnknownImplementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.pictures.walkthrough import write_walkthrough
@@ -42,12 +43,14 @@ def test_recorded_batches(checker: Checker, recorded: RecordedTraining) -> None:
 
 @pytest.mark.clauses(GROUP)
 def test_training_leads_to_the_same_weights(
-    subject: Subject, run: SessionState, recorded: RecordedTraining
+    subject: Subject, run: SessionState, recorded: RecordedTraining, pytestconfig: pytest.Config
 ) -> None:
     """The training goes on with this loss and with the reference's: their weights stay within a derived bound."""
     implementation, line = subject.implementation, run.recorder.line
     if "loss" not in implementation.capabilities:
         pytest.skip(f"{implementation.name} offers no loss")
+    if not PROFILES[pytestconfig.getoption("--conformance-profile")].compares_training:
+        pytest.skip("trainings are compared in the profiles ci and nightly")
     try:
         rms = cached_controls(recorded, subject.device)
         ended = cached_reference(recorded, implementation.dialect, subject.device)

@@ -8,7 +8,6 @@ on each use, as packages are; where it cannot be kept, it is computed.
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.cache import FILES, HASHES, cache_folder, damage, hashes
+from tal_conformance.core.environment import processor_name
 from tal_conformance.core.files import PACKAGES, create_folder_atomically
 from tal_conformance.training.compare import Ended, reference_training, rms_of_controls
 from tal_conformance.training.yolov8n import Progress, RecordedTraining, Schedule, recorded_training
@@ -105,7 +105,7 @@ def fingerprint(what: str) -> str:
     releases = [
         metadata.version(name) if _installed(name) else None for name in ("ultralytics", "opencv-python")
     ]
-    facts = (torch.__version__, releases, platform.machine(), _processor(), _gpu(), torch.get_num_threads())
+    facts = (torch.__version__, releases, platform.machine(), _cpu(), _gpu(), torch.get_num_threads())
     sha.update(repr(facts).encode())
     house = PACKAGES
     for path in sorted(path for room in ROOMS for path in (house / room).rglob("*.py")):
@@ -121,17 +121,9 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _processor() -> tuple[str, str, int | None]:
-    """What decides in which order torch adds up: instructions, the processor's name where it is known, and cores."""
-    return torch.backends.cpu.get_cpu_capability(), _model_name() or platform.processor(), os.cpu_count()
-
-
-def _model_name() -> str:
-    """As Linux tells it; empty elsewhere."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next((line for line in lines if line.startswith("model name")), "")
-    return ""
+def _cpu() -> tuple[str, str]:
+    """Return what decides in which order torch adds up: the instruction set, the processor and its cores."""
+    return torch.backends.cpu.get_cpu_capability(), processor_name()
 
 
 def _gpu() -> tuple[str, int | None] | None:

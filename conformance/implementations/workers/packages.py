@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tal_conformance.core.cache import FILES, FOLDER_VARIABLE, HASHES, cache_folder, damage, hashes
+from tal_conformance.core.progress import progress
 from tal_conformance.implementations.errors import PackageUnavailable
 
 INSTALL_TIMEOUT = 600
@@ -77,7 +78,9 @@ def fetch(package: Package, folder: Path, because: str) -> None:
     """
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        install(package, unfinished / FILES, because)
+        with progress(f"Installing {package}") as advance:
+            install(package, unfinished / FILES, because)
+            advance("installed")
         list_of_hashes = json.dumps(hashes(unfinished / FILES), indent=0)
         (unfinished / HASHES).write_text(list_of_hashes, encoding="utf-8")
         if folder.exists():

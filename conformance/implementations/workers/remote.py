@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.core.outcome_tensors import part_from, tensors_of
 from tal_conformance.implementations.errors import PackageUnavailable, ProtocolViolation, WorkerError
 from tal_conformance.implementations.guards.side_effects import (
     ReturnedTensors,
@@ -32,6 +33,8 @@ REFUSED = {kind.__name__ for kind in (ProtocolViolation, SideEffectError, StateC
 """What the worker raises of an adapter that did not raise itself."""
 LAST = ReturnedTensors()
 """Of the worker's one adapter; used in the worker alone."""
+NOT_TENSORS = ("head", "hyperparameters", "stages")
+"""Fields of an assignment or of an assigner's inputs that need not be tensors."""
 DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
@@ -73,7 +76,8 @@ class RemoteAdapter:
         asked = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
         facts = question("assign", inputs.head, inputs.hyperparameters, inputs.scores.device)
         _, tensors = self._ask(facts, asked)
-        return assignment_from(tensors, inputs.scores.device)
+        device = inputs.scores.device
+        return assignment_from({name: tensor.to(device) for name, tensor in tensors.items()})
 
     def _loss(
         self,
@@ -97,7 +101,7 @@ class RemoteAdapter:
             if answer["total"]
             else tensors["total"]
         )
-        shown = assignment_from(tensors, device) if answer["assignment"] else None
+        shown = assignment_from(tensors) if answer["assignment"] else None
         read = inputs_from(tensors, head, hyperparameters) if answer["inputs"] else None
         return Loss(total, tensors["items"], shown, read)
 
@@ -161,7 +165,7 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     with unchanged_torch_state(), forbid_side_effects(), mixed_precision(device, facts["autocast"]):
         if facts["kind"] == "assign":
             shown = adapter.assign(AssignerInputs(**given, head=head, hyperparameters=hyperparameters))
-            reply: Question = {}, tensors_of(shown, Assignment)
+            reply: Question = {}, checked_tensors(shown, Assignment)
         else:
             reply = loss_answer(adapter, facts, given, head, hyperparameters)
         check_inputs_unchanged({name: tensor.detach() for name, tensor in given.items()}, originals)
@@ -196,9 +200,9 @@ def loss_answer(
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, maps, allow_unused=True)
         results |= {f"{GRADIENT}{n}": each for n, each in enumerate(gradients) if each is not None}
     if loss.assignment is not None:
-        results |= tensors_of(loss.assignment, Assignment)
+        results |= checked_tensors(loss.assignment, Assignment)
     if loss.inputs is not None:
-        results |= tensors_of(loss.inputs, AssignerInputs)
+        results |= checked_tensors(loss.inputs, AssignerInputs)
     said = {"assignment": loss.assignment is not None, "inputs": loss.inputs is not None}
     return {"total": facts["differentiate"]} | said, results
 
@@ -210,46 +214,36 @@ def mixed_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
         yield
 
 
-def tensors_of(part: Any, kind: type) -> dict[str, Tensor]:
-    """The tensors of an assignment (with its stages) or of an assigner's inputs, each by its name.
+def checked_tensors(part: Any, kind: type) -> dict[str, Tensor]:
+    """Return the tensors of an assignment, with its stages, or of an assigner's inputs, by name.
 
     Raises:
-        ProtocolViolation: the part is not of the kind, or holds something that is no tensor.
+        ProtocolViolation: the part is not of this kind, or a field is not a tensor.
     """
     if not isinstance(part, kind):
         raise ProtocolViolation(f"expected {kind.__name__}, and {type(part).__name__} was returned")
-    found: dict[str, Tensor] = {}
-    for each in fields(kind):
-        value = getattr(part, each.name)
-        if isinstance(value, Tensor):
-            found[f"{kind.__name__}.{each.name}"] = value
-        elif isinstance(value, Stages):
-            found |= tensors_of(value, Stages)
-        elif each.name not in ("head", "hyperparameters", "stages"):
-            raise ProtocolViolation(f"{kind.__name__}.{each.name} is {type(value).__name__}, no tensor")
-    return found
+    tensors = tensors_of(part, kind.__name__)
+    for field in fields(kind):
+        value = getattr(part, field.name)
+        if isinstance(value, Stages):
+            tensors |= checked_tensors(value, Stages)
+        elif f"{kind.__name__}.{field.name}" not in tensors and field.name not in NOT_TENSORS:
+            raise ProtocolViolation(f"{kind.__name__}.{field.name} is {type(value).__name__}, not a tensor")
+    return tensors
 
 
-def part_from(tensors: Mapping[str, Tensor], kind: type, device: torch.device) -> dict[str, Tensor]:
-    """The inverse of `tensors_of`, as keyword arguments."""
-    prefix = f"{kind.__name__}."
-    return {
-        name.removeprefix(prefix): tensor.to(device)
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def assignment_from(tensors: Mapping[str, Tensor], device: torch.device) -> Assignment:
-    """The assignment that was answered."""
-    stages = part_from(tensors, Stages, device)
-    own = part_from(tensors, Assignment, device)
-    return Assignment(**own, stages=Stages(**stages) if stages else None)
+def assignment_from(tensors: Mapping[str, Tensor]) -> Assignment:
+    """Return the assignment of an answer, with its stages if there are any."""
+    stages = part_from(tensors, Stages, Stages.__name__)
+    assignment: Assignment = part_from(tensors, Assignment, Assignment.__name__, stages=stages)
+    return assignment
 
 
 def inputs_from(
     tensors: Mapping[str, Tensor], head: Head, hyperparameters: Hyperparameters
 ) -> AssignerInputs:
-    """The assigner's inputs that were answered."""
-    own = part_from(tensors, AssignerInputs, tensors["items"].device)
-    return AssignerInputs(**own, head=head, hyperparameters=hyperparameters)
+    """Return the assigner's inputs of an answer."""
+    inputs: AssignerInputs = part_from(
+        tensors, AssignerInputs, AssignerInputs.__name__, head=head, hyperparameters=hyperparameters
+    )
+    return inputs
