@@ -1,7 +1,7 @@
-"""Stored outcomes: what an implementation made of a batch, so that it can be judged again where it cannot run.
+"""Outcomes on disk, so that an outcome can be judged where the implementation cannot run.
 
-One safetensors file beside the case file: the tensors by name, the rest as JSON text in the header. Nothing in such a
-file is ever executed, and a checksum over all of it tells a damaged file from an outcome.
+An outcome file is a safetensors file beside the case file: the tensors by name, the rest as JSON text in the header.
+Reading it executes nothing, and a checksum over its whole content reveals damage.
 """
 
 import re
@@ -29,29 +29,29 @@ from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import check_assignment, check_inputs
 
 SCHEMA = 1
-"""Version of the files that `store` writes; for when it goes up, see `tal_conformance.core.case_file`."""
+"""Version of the files that `store` writes; `tal_conformance.core.case_file` says when it goes up."""
 METADATA = "tal-conformance-outcome"
 """Key of the JSON text in the file's header."""
 SUFFIX = ".outcome"
-"""End of the name of every such file: not that of case files, which `*.safetensors` should find alone."""
+"""Suffix of outcome files; it differs from that of case files, so that `*.safetensors` finds case files alone."""
 FACTS = ("case", "implementation", "version", "dialect", "device")
-"""Texts in the header: the batch's id, who made what of it, held to which dialect, and where."""
+"""Texts in the header: id of the batch, name and version of the implementation, its dialect, and the device."""
 
 
 class CorruptOutcome(ValueError):
-    """A file that does not hold an outcome of the batch. The message names the file and what is wrong with it."""
+    """A file does not hold an outcome of the batch. The message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """An outcome, and whose it is.
+    """An outcome with its origin.
 
     Attributes:
         case: id of the batch.
-        implementation, version: who made it.
-        dialect: name of the dialect that it is held to.
-        device: where it was made: "cpu", "cuda".
-        outcome: what was made, on the CPU.
+        implementation, version: the implementation that computed it.
+        dialect: name of the dialect that the implementation is judged by.
+        device: device of the computation: "cpu", "cuda".
+        outcome: the outcome, on the CPU.
     """
 
     case: str
@@ -63,13 +63,13 @@ class StoredOutcome:
 
 
 def outcome_path(case: Path, implementation: str, device: str) -> Path:
-    """Where the outcome of a case file's batch is stored: beside it."""
+    """Return the path of an outcome file, beside the case file of its batch."""
     safe = re.sub(r"[^\w.=-]+", "_", implementation)[:80]
     return case.with_name(f"{case.stem}.{safe}-{device}{SUFFIX}")
 
 
 def outcomes_beside(case: Path) -> list[Path]:
-    """Every outcome that is stored beside a case file, by name."""
+    """Return all outcome files beside a case file, by name."""
     if not case.parent.is_dir():
         return []
     named = (path for path in case.parent.iterdir() if path.name.startswith(f"{case.stem}."))
@@ -90,10 +90,10 @@ def store(path: Path, stored: StoredOutcome) -> None:
 
 
 def load(path: Path, batch: Batch) -> StoredOutcome:
-    """What `store` wrote about `batch`, which is on the CPU. Nothing in the file is executed.
+    """Read the outcome that `store` wrote for `batch`, which is on the CPU. Nothing in the file is executed.
 
     Raises:
-        CorruptOutcome: the file holds no outcome, or not one of this batch.
+        CorruptOutcome: the file does not hold an outcome, or one of another batch.
         OSError: the file cannot be read.
     """
     try:
@@ -111,18 +111,16 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
         )
         _check(outcome, batch)
     except (ValueError, TypeError, ProtocolViolation, OverflowError, RecursionError) as error:
-        raise CorruptOutcome(
-            f"{path} is no stored outcome that can be used: {format_error(error)}"
-        ) from error
+        raise CorruptOutcome(f"cannot read outcome file {path}: {format_error(error)}") from error
     return StoredOutcome(**{name: facts[name] for name in FACTS}, outcome=outcome)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The facts, and copies of the tensors, so that the file may change afterwards.
+    """Return the header's fields, and copies of the tensors, so that the file may change afterwards.
 
     Raises:
-        ValueError: it is no such file.
-        OSError: it cannot be read.
+        ValueError: the file is not an outcome file.
+        OSError: the file cannot be read.
     """
     with path.open("rb"):
         pass  # an OSError here is about the file; one of safe_open may be about its content
@@ -150,7 +148,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check(outcome: Outcome, batch: Batch) -> None:
-    """Raise ProtocolViolation or ValueError unless the tensors are those that the protocol promises for the batch."""
+    """Raise unless the tensors are those that the protocol requires for the batch.
+
+    Raises:
+        ProtocolViolation: an input or the assignment is wrong.
+        ValueError: a tensor of the loss is wrong.
+    """
     own = assigner_inputs(batch)
     check_inputs(outcome.inputs, own)
     if outcome.assignment is not None:

@@ -1,4 +1,4 @@
-"""The projects that are known: what is fetched of each, what it imports besides, and what it is held to."""
+"""Other projects: their packages, the further imports that they need, and the dialect of each."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from tal_reference import DIALECTS
 
 PROGRESS = Package("tqdm", "4.67.1")
 HUB = Package("huggingface_hub", "0.25.2")
-"""The last ones that need nothing which torch and ultralytics do not need as well."""
+"""The last versions whose own dependencies are those of torch and ultralytics."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Project:
     """Another project with a task-aligned assigner.
 
     Attributes:
-        version: the one that the adapter was written for, taken where none is named.
-        adapter: `module:object` that runs in the worker.
-        dialect: what it is held to, by name.
-        needs: what it imports and a present environment lacks.
-        stand_ins: what it imports at its top, never for assigner and loss: where missing, an empty module stands in.
-        inside: folder of its package from which it imports its own modules; "" where that is by its full name.
+        version: the version that the adapter was written for, and the default.
+        adapter: `module:object`, called in the worker.
+        dialect: name of the dialect that the project is judged by.
+        needs: packages that the project imports and present environments lack.
+        stand_ins: modules that it imports but its assigner and loss never use: stubs replace missing ones.
+        inside: subfolder of its package that must be on the import path; "" if it imports its modules by full names.
     """
 
     version: str
@@ -62,22 +62,22 @@ PROJECTS = {
         stand_ins=("pandas", "seaborn", "thop", "cpuinfo", "albumentations"),
     ),
 }
-"""By the name on PyPI, which is also the name behind `--implementation`."""
+"""By name on PyPI, which is also the `--implementation` value."""
 
 
 def project(name: str, version: str = "") -> RemoteAdapter:
-    """Another project's implementation, in a worker.
+    """Return another project's implementation, in a worker.
 
     Args:
-        name: of the table.
-        version: which of its versions; "": the one that the adapter was written for.
+        name: key of `PROJECTS`.
+        version: version of the project; "": the version that the adapter was written for.
 
     Raises:
-        Unavailable: there is no such version, or it cannot be had or run here.
+        PackageUnavailable: the version does not exist, or could not be installed or started.
     """
     known = PROJECTS[name]
     package = Package(name, version or known.version)
-    folders = [ensure_package(each) for each in (package, *known.needs)]
+    folders = [ensure_package(needed) for needed in (package, *known.needs)]
     folders[0] /= known.inside
     launch = Launch(known.adapter, {"version": package.version}, folders, known.stand_ins)
     try:

@@ -1,14 +1,13 @@
-"""What an implementation under test is: the few lines that an adapter writes, and what passes through them.
+"""The protocol of adapters, and the validation of their answers.
 
-An adapter is any object (or class, or function without arguments that returns one) with a `name` and at least one of
+An adapter is an object (or class, or function without arguments that returns one) with a `name` and at least one of
 
 - `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
 - `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss.
 
-`version`, `dialect` (the newest official one by default), `exposes_stages`, `precisions` (besides float32, those that
-it takes; by default the ones of mixed-precision training) and `tasks` (names of the loss families that it computes;
-by default `("detect",)`) are optional.
-Nothing here knows the reference's inner life: an adapter needs this module and torch.
+Optional attributes: `version`; `dialect` (default: the newest official one); `exposes_stages`; `precisions` (precisions
+besides float32; default: those of mixed-precision training); `tasks` (names of loss families; default: `("detect",)`).
+An adapter needs this module and torch, and nothing of the reference's internals.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from tal_conformance.implementations.guards.side_effects import Identity
 from tal_reference import DIALECTS, NEWEST, Dialect, Head, Hyperparameters
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
-"""Precisions that training with automatic mixed precision meets."""
+"""Precisions that occur in training with automatic mixed precision."""
 EVERY = ("float64", *MIXED, "float16", "bfloat16")
 """All precisions that are tested besides float32."""
 
@@ -54,25 +53,25 @@ class LossFunction(Protocol):
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """The loss of a batch: `feature_maps` (B, 4R + C, H, W) a level, `annotations` (N, 6) as in ANN-1."""
+        """Return the loss of `feature_maps` (B, 4R + C, H, W) of each level and `annotations` (N, 6) as in ANN-1."""
         ...
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """An adapter that was found to follow the protocol.
+    """An adapter that follows the protocol.
 
     Attributes:
-        name: what the adapter calls itself.
-        spec: what stands behind `--implementation` to get it.
-        version: of the code under test, as the adapter states it.
-        dialect: what it is held to.
+        name: the name that the adapter declares.
+        spec: the `--implementation` value that selects it.
+        version: version of the code under test, as the adapter declares it.
+        dialect: the dialect that it is judged by.
         adapter: the object with `assign`, `loss` or both.
-        exposes_stages: whether its assignments carry `Stages`.
-        precisions: dtypes of the feature maps that it takes besides float32, with "autocast-" where that is on.
-        tasks: names of the loss families that it computes, of `TASKS`.
-        in_subprocess: it runs in a process of its own, where nothing but its answers can be watched.
-        identity: shared by all variants of an implementation; key of what guards remember of it.
+        exposes_stages: True if its assignments carry `Stages`.
+        precisions: precisions besides float32 that it supports; "autocast-" means mixed precision.
+        tasks: names of the loss families that it computes, keys of `TASKS`.
+        in_subprocess: True if it runs in a worker process: only its answers can be checked, not its side effects.
+        identity: shared by all variants of an implementation; key of what the guards remember about it.
     """
 
     name: str
@@ -88,7 +87,7 @@ class Implementation:
 
     @property
     def capabilities(self) -> list[str]:
-        """Which of "assign", "loss" and "stages" it offers."""
+        """List of the capabilities "assign", "loss" and "stages" that it offers."""
         offers = {
             "assign": isinstance(self.adapter, Assigner),
             "loss": isinstance(self.adapter, LossFunction),
@@ -98,7 +97,7 @@ class Implementation:
 
     @property
     def variants(self) -> "list[Implementation]":
-        """It as it is and, where it has a loss too, its assigner alone."""
+        """The implementation itself and, if it has a loss and an assigner, its assigner alone."""
         if not {"assign", "loss"} <= set(self.capabilities):
             return [self]
         return [self, dataclasses.replace(self, adapter=SimpleNamespace(assign=self.adapter.assign))]
@@ -109,10 +108,11 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
 
     Args:
         adapter: an object with `assign` or `loss`, or a class or function without arguments that makes one.
-        name: what the user called it.
+        name: the `--implementation` value.
 
     Raises:
-        ProtocolViolation: it offers neither, cannot be made, or names an unknown dialect, precision or task.
+        ProtocolViolation: the adapter has neither method, cannot be made, or declares an unknown dialect, precision or
+            task.
     """
     if callable(adapter) and (isinstance(adapter, type) or not isinstance(adapter, (Assigner, LossFunction))):
         adapter = _called(adapter, name)
@@ -188,10 +188,10 @@ def exposes_stages_of(adapter: Any) -> bool:
 
 
 def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bool) -> Assignment:
-    """Raise unless `assignment` has the type, shapes, dtypes and device that the protocol promises.
+    """Return the assignment if it has the types, shapes, dtypes and device of the protocol.
 
     Raises:
-        ProtocolViolation: naming the field, what was expected and what came.
+        ProtocolViolation: with the field, the expected and the actual value.
     """
     if not isinstance(assignment, Assignment):
         raise ProtocolViolation(f"assign returned {_kind(assignment)}, expected an Assignment")
@@ -228,10 +228,10 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bo
 
 
 def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
-    """Raise unless what a loss says it gave to its assigner has the shapes of what it should have given.
+    """Return the assigner's inputs that a loss exposes if they have the shapes of the expected ones.
 
     Raises:
-        ProtocolViolation: naming the field, what was expected and what came.
+        ProtocolViolation: with the field, the expected and the actual value.
     """
     if not isinstance(seen, AssignerInputs):
         raise ProtocolViolation(f"Loss.inputs is {_kind(seen)}, expected AssignerInputs")
@@ -239,16 +239,14 @@ def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
         expected, value = getattr(own, field), getattr(seen, field)
         dtype = _floats(value, expected.dtype, own.scores.dtype, own.truth_boxes.dtype)
         _check(f"AssignerInputs.{field}", value, tuple(expected.shape), expected.device, dtype)
-    return replace(
-        seen, head=own.head, hyperparameters=own.hyperparameters
-    )  # what it was given, not what it says
+    return replace(seen, head=own.head, hyperparameters=own.hyperparameters)  # not those that the adapter set
 
 
 def check_loss(loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT) -> Loss:
-    """Raise unless `loss` has the type, shapes and device that the protocol promises.
+    """Return the loss if it has the type, shapes and device of the protocol.
 
     Raises:
-        ProtocolViolation: naming the field, what was expected and what came.
+        ProtocolViolation: with the field, the expected and the actual value.
     """
     if not isinstance(loss, Loss):
         raise ProtocolViolation(f"loss returned {_kind(loss)}, expected a Loss")
@@ -263,7 +261,7 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT)
         _check(f"Loss.{name}", value, expected, device, dtype)
     if loss.inputs is not None and loss.assignment is None:
         raise ProtocolViolation(
-            "Loss.inputs without Loss.assignment: show what the assigner made of them as well"
+            "Loss.inputs without Loss.assignment: return the assignment of these inputs as well"
         )
     if loss.items.requires_grad:
         raise ProtocolViolation("Loss.items still require gradients (LOSS-GAIN-1: detached): items.detach()")
@@ -273,7 +271,7 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT)
 
 
 def _floats(value: Any, first: torch.dtype, *others: torch.dtype) -> torch.dtype:
-    """The dtype to ask for: that of `value` if it is one of these (mixed precision leaves a choice), else the first."""
+    """Return the dtype of `value` if it is one of those given (mixed precision leaves a choice), else the first."""
     return value.dtype if isinstance(value, Tensor) and value.dtype in (first, *others) else first
 
 
@@ -285,7 +283,19 @@ def _check(
     dtype: torch.dtype | None,
     loose: bool = False,
 ) -> None:
-    """Raise unless `value` is a tensor like this; `dtype` None asks for any integral one, `loose` for any at all."""
+    """Raise unless `value` is a tensor of this shape, device and dtype.
+
+    Args:
+        name: of the field, for the message.
+        value: the field's value.
+        shape: expected shape.
+        device: expected device.
+        dtype: expected dtype; None: any integer dtype.
+        loose: accept any dtype.
+
+    Raises:
+        ProtocolViolation: with the expected and the actual value.
+    """
     if not isinstance(value, Tensor):
         raise ProtocolViolation(f"{name} is {_kind(value)}, expected a tensor of shape {shape}")
     if tuple(value.shape) != shape:
@@ -296,7 +306,7 @@ def _check(
         return
     if dtype is None:
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected an integral one")
+            raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected an integer dtype")
     elif value.dtype != dtype:
         raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected {dtype}")
 

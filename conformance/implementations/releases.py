@@ -1,4 +1,4 @@
-"""From `ultralytics==X.Y.Z` to an adapter: the release is fetched, started in a worker and held to its own dialect."""
+"""Releases of Ultralytics by version: each is fetched, started in a worker and judged by its own dialect."""
 
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from tal_reference.eras import dialect_of
 
 T = TypeVar("T")
 Table = list[tuple[Version, Version, tuple[T, ...]]]
-"""First and last release, and what holds of them."""
+"""First and last release, and the entries for them."""
 OLDEST: Version = (8, 0, 0)
 HYDRA = (
     Package("hydra-core", "1.3.2"),
@@ -19,7 +19,7 @@ HYDRA = (
     Package("antlr4-python3-runtime", "4.9.3"),
 )
 RESOURCES = Package("setuptools", "79.0.1")
-"""The last ones with `pkg_resources`, which releases of 2023 import: 8.0.170 does, 8.0.195 does not."""
+"""The last version with `pkg_resources`, which releases of 2023 import: 8.0.170 does, 8.0.195 does not."""
 PROGRESS = Package("tqdm", "4.67.1")
 
 IMPORTS: Table[Package] = [
@@ -27,25 +27,25 @@ IMPORTS: Table[Package] = [
     ((8, 0, 0), (8, 0, 194), (RESOURCES,)),
     ((8, 0, 0), (8, 3, 175), (PROGRESS,)),
 ]
-"""First and last release, and what they import that a present environment lacks."""
+"""First and last release, and packages that they import and present environments lack."""
 STAND_INS = ("pandas", "IPython", "hub_sdk", "hub_sdk.config", "seaborn", "thop", "clip")
-"""What releases import at their top, never for assigner and loss: where it is missing, an empty module stands in."""
+"""Modules that releases import but their assigner and loss never use: stubs replace them where they are missing."""
 
 
 def release(version: str) -> RemoteAdapter:
-    """The official release, in a worker.
+    """Return an official release, in a worker.
 
     Args:
-        version: three numbers, "8.3.236".
+        version: three numbers, such as "8.3.236".
 
     Raises:
-        Unavailable: there is no such release, or it cannot be had or run here.
+        PackageUnavailable: the release does not exist, or could not be installed or started.
     """
     try:
         numbers = parsed(version)
     except ValueError as error:
         raise PackageUnavailable(
-            f"ultralytics=={version}: write three numbers, such as ultralytics==8.3.236"
+            f"ultralytics=={version}: expected a version of three numbers, such as ultralytics==8.3.236"
         ) from error
     if numbers < OLDEST:
         raise PackageUnavailable(f"ultralytics=={version}: the first release with this loss is 8.0.0")
@@ -61,5 +61,5 @@ def release(version: str) -> RemoteAdapter:
 
 
 def chosen(table: Table[T], numbers: Version) -> list[T]:
-    """What the rows of a table say of a release."""
-    return [each for first, last, those in table if first <= numbers <= last for each in those]
+    """Return the entries of a table for a release."""
+    return [entry for first, last, entries in table if first <= numbers <= last for entry in entries]

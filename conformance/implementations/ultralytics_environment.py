@@ -1,4 +1,4 @@
-"""Ultralytics keeps settings in the user's home, installs what it misses and looks for the network. Not here."""
+"""Keep Ultralytics from writing settings into the user's home, from installing packages and from using the network."""
 
 import os
 import tempfile
@@ -7,12 +7,12 @@ from functools import cache
 
 @cache
 def configure_ultralytics() -> str:
-    """Point Ultralytics to a folder of its own for as long as this process lives, without installs or network.
+    """Give Ultralytics a settings folder of its own for the life of this process, without installs or network.
 
-    Must be called before `ultralytics` is imported anywhere in the process.
+    Call it before `ultralytics` is imported in the process.
 
     Returns:
-        The folder that takes its settings; it goes with the process.
+        The settings folder, which is removed when the process ends.
     """
     folder = tempfile.TemporaryDirectory(prefix="tal-conformance-ultralytics-")
     _kept.append(folder)

@@ -50,14 +50,14 @@ SURVIVABLE = {
     "WrongDtype": "Assignment.truth_index has dtype",
     "WrongDevice": "Assignment.scores is on meta, expected cpu",
     "ReturnsNan": "target score w is nan",
-    "ChangesInputs": "it changed its input truth_boxes",
-    "ChangesLater": "it changed Assignment.scores, which it had returned for the batch before",
-    "ChangesState": "it changed torch's global state: default dtype to torch.float64",
-    "Prints": "it printed 3,1[0-9]{2},[0-9]{3} bytes, more than 1,048,576",
-    "Leaves": r"it left a process behind, which was ended: .*time.sleep\(600\)",
-    "Forks": "it left a process behind, which was ended: ",
-    "ForksAndReturns": "it left a process behind, which was ended: ",
-    "Writes": "it wrote into the working directory: left-by-writes.txt",
+    "ChangesInputs": "changed its input truth_boxes",
+    "ChangesLater": "changed Assignment.scores after returning it for the previous batch",
+    "ChangesState": "changed global torch state: default dtype to torch.float64",
+    "Prints": "printed 3,1[0-9]{2},[0-9]{3} bytes; the limit is 1,048,576",
+    "Leaves": r"left a child process running \(killed\): .*time.sleep\(600\)",
+    "Forks": r"left a child process running \(killed\): ",
+    "ForksAndReturns": r"left a child process running \(killed\): ",
+    "Writes": "wrote into the working directory: left-by-writes.txt",
 }
 """What each double is told to have done, in the suite's process or in one of its own."""
 HERE = SURVIVABLE | {
@@ -70,7 +70,7 @@ ANSWERED = SURVIVABLE | {
     "TooFew": "expected Assignment, and tuple was returned",
     "TooMany": "expected Assignment, and tuple was returned",
     "PrintsWithoutEnd": r"raised OSError: \[Errno 27\] File too large",
-    "Daemonises": "it left a process behind, which was ended: ",
+    "Daemonises": r"left a child process running \(killed\): ",
 }
 """In a worker that survives it."""
 NAMES = [name for name in ANSWERED if name != "RaisesBackwards"]  # that one has a loss alone

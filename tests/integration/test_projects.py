@@ -57,7 +57,7 @@ def test_a_version_whose_modules_lie_elsewhere_is_one_clear_message(
     with pytest.raises(PackageUnavailable) as caught:
         project("coreyolo", "9.9.9")
     assert str(caught.value).startswith(
-        "coreyolo==9.9.9: coreyolo cannot be used here: ModuleNotFoundError: "
+        "coreyolo==9.9.9: cannot make the adapter of coreyolo: ModuleNotFoundError: "
     )
     assert str(caught.value).endswith("; the adapter was written for coreyolo==0.2.1")
 

@@ -1,8 +1,8 @@
-"""The article's own algorithm: images one by one, inside them dense M x A tensors.
+"""The article's own algorithm: image by image, with dense M x A tensors.
 
-Written from the article's text, under its names, with the misprints of specification section 9 mended and the missing
-ends of its lines filled from the specification. It has no small-box floor; the loss, which it announces and leaves
-out, is the specification's. M is the padded number of ground truths, A of anchors, C of classes.
+Written from the article's text, under its names. Misprints of specification section 9 are corrected, and incomplete
+lines are completed from the specification. It has no small-box floor. The article announces the loss and leaves it
+out: here it is the specification's. M is the padded number of ground truths, A of anchors, C of classes.
 """
 
 import torch
@@ -16,7 +16,7 @@ from tal_reference.loss import loss_items
 
 
 class ArticleAdapter:
-    """The article's assigner, and the specification's loss on what it assigns."""
+    """The article's assigner, and the specification's loss on its assignment."""
 
     name = "article"
     version = "1"
@@ -25,7 +25,7 @@ class ArticleAdapter:
     precisions = EVERY
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Section 3 of the article, image by image."""
+        """Run section 3 of the article image by image."""
         assigner = ArticleAssigner(inputs.hyperparameters)
         images = [
             assigner.assign_image(scores, boxes, inputs.anchors, labels, truths, mask)
@@ -47,7 +47,7 @@ class ArticleAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Section 2 of the article prepares the tensors, section 3 assigns, the specification's section 5 ends it."""
+        """Run sections 2 (tensors) and 3 (assignment) of the article, then section 5 of the specification (loss)."""
         size = input_size(feature_maps, head)
         pred_scores, pred_regs = pred_process(feature_maps, head)  # (B, A, C), (B, A, 4R)
         anc_points, stride_scales = make_anchors(feature_maps, head)  # (A, 2), (A, 1)
@@ -74,7 +74,7 @@ class ArticleAdapter:
 
 
 def pred_process(inputs: tuple[Tensor, ...], head: Head) -> tuple[Tensor, Tensor]:
-    """All levels as one tensor, split into class logits (B, A, C) and side distributions (B, A, 4R)."""
+    """Concatenate all levels and split them into class logits (B, A, C) and side distributions (B, A, 4R)."""
     rows = [
         level.reshape(*level.shape[:2], -1).permute(0, 2, 1) for level in inputs
     ]  # (B, H W, 4R + C) a level
@@ -85,7 +85,7 @@ def pred_process(inputs: tuple[Tensor, ...], head: Head) -> tuple[Tensor, Tensor
 def make_anchors(
     inputs: tuple[Tensor, ...], head: Head, grid_cell_offset: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    """Centres in grid units (A, 2) and strides (A, 1)."""
+    """Return the anchor centres (A, 2) in grid units and the strides (A, 1)."""
     anc_points, strides = [], []
     for level, stride in zip(inputs, head.strides, strict=True):
         in_h, in_w = level.shape[2:]
@@ -98,7 +98,7 @@ def make_anchors(
 
 
 def decode(pred_regs: Tensor, anc_points: Tensor, reg_max: int) -> Tensor:
-    """Integrate each side's distribution; boxes (B, A, 4) xyxy in grid units."""
+    """Return the expectation of each side's distribution as boxes (B, A, 4) xyxy in grid units."""
     if reg_max > 1:
         bins = torch.arange(reg_max).to(pred_regs)  # (R,)
         pred_regs = pred_regs.unflatten(2, (4, reg_max)).softmax(3).mul(bins).sum(3)  # (B, A, 4)
@@ -107,7 +107,7 @@ def decode(pred_regs: Tensor, anc_points: Tensor, reg_max: int) -> Tensor:
 
 
 def ann_process(annotations: Tensor, images: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Every image padded with zeros to M, the most ground truths of an image: boxes, labels and mask."""
+    """Return boxes, labels and mask of all images, padded with zeros to M, the largest number of ground truths."""
     counts = torch.bincount(
         annotations[:, 0].long(), minlength=images
     )  # (B,): 0 too, where the article's max() fails
@@ -124,7 +124,7 @@ def ann_process(annotations: Tensor, images: int, size: tuple[int, int]) -> tupl
 
 
 class ArticleAssigner:
-    """Section 3 of the article for one image; each method is one of its steps, so that a fault can replace one."""
+    """Section 3 of the article for one image; each method is one step, so that a planted fault can replace it."""
 
     eps = 1e-9
 
@@ -137,7 +137,7 @@ class ArticleAssigner:
         self, pb_scores: Tensor, pb_bboxes: Tensor, anc_points: Tensor, gt_labels: Tensor, gt_bboxes: Tensor,
         gt_mask: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
-        """Targets of one image, in the order of `Assignment`'s fields, and its stages in that of `Stages`.
+        """Return the targets of one image in the order of `Assignment`'s fields, and its stages in that of `Stages`.
 
         Args:
             pb_scores: (A, C) after the sigmoid.
@@ -165,7 +165,7 @@ class ArticleAssigner:
         return outputs, [in_gts_mask, overlaps, align_metrics, selected, pos_mask]
 
     def get_in_gts_mask(self, gt_bboxes: Tensor, anc_points: Tensor) -> Tensor:
-        """Step 1: the anchors inside each box, (M, A)."""
+        """Return the anchors inside each box (M, A): step 1."""
         to_left_top = anc_points[None] - gt_bboxes[:, None, :2]  # (M, A, 2)
         to_right_bottom = gt_bboxes[:, None, 2:] - anc_points[None]  # (M, A, 2)
         return torch.cat((to_left_top, to_right_bottom), dim=2).amin(2) > self.eps
@@ -173,21 +173,21 @@ class ArticleAssigner:
     def refine_select(
         self, pb_scores: Tensor, pb_bboxes: Tensor, gt_labels: Tensor, gt_bboxes: Tensor, in_gts_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Step 2: t = s^alpha u^beta and u, both (M, A) and zero off the mask."""
+        """Return t = s^alpha u^beta and u, both (M, A) and zero outside the mask: step 2."""
         cious = self.overlap(gt_bboxes[:, None], pb_bboxes[None]).clamp(min=0).where(in_gts_mask, 0)  # (M, A)
         scores = pb_scores[:, gt_labels[:, 0].long()].T.where(in_gts_mask, 0)  # (M, A)
         return self.align(scores, cious), cious
 
     def overlap(self, gt_bboxes: Tensor, pb_bboxes: Tensor) -> Tensor:
-        """The overlap of two boxes."""
+        """Return the overlap of two boxes."""
         return ciou(gt_bboxes, pb_bboxes)
 
     def align(self, scores: Tensor, overlaps: Tensor) -> Tensor:
-        """The weighted score t."""
+        """Return the alignment metric t."""
         return scores.pow(self.alpha) * overlaps.pow(self.beta)
 
     def select_topk_candidates(self, align_metrics: Tensor, topk: int) -> Tensor:
-        """Step 2: the k best of each ground truth, (M, A), picked one after the other."""
+        """Return the k best anchors of each ground truth (M, A), selected one after the other: step 2."""
         topk_idx = align_metrics.topk(topk, dim=1).indices  # (M, k)
         topk_mask = torch.zeros_like(align_metrics, dtype=torch.bool)  # (M, A)
         every_gt = torch.arange(len(align_metrics), device=align_metrics.device)
@@ -198,7 +198,7 @@ class ArticleAssigner:
     def filter_repeat_assign_candidates(
         self, pos_mask: Tensor, overlaps: Tensor, align_metrics: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Step 3: one ground truth an anchor. Index (A,), foreground (A,) and mask (M, A)."""
+        """Return one ground truth per anchor as index (A,), foreground (A,) and mask (M, A): step 3."""
         claims = pos_mask.sum(0)  # (A,)
         if claims.max() > 1:
             is_max_overlap = torch.zeros_like(pos_mask)  # (M, A)
@@ -211,7 +211,7 @@ class ArticleAssigner:
     def get_train_targets(
         self, gt_labels: Tensor, gt_bboxes: Tensor, target_gt_idx: Tensor, fg_mask: Tensor, pb_scores: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Step 4: label (A,), box (A, 4) and one-hot class (A, C) of each anchor's ground truth."""
+        """Return label (A,), box (A, 4) and one-hot class (A, C) of each anchor's ground truth: step 4."""
         target_labels = gt_labels[target_gt_idx, 0].long()  # (A,)
         classes = torch.arange(pb_scores.shape[1], device=pb_scores.device)  # (C,)
         one_hot = (target_labels[:, None] == classes) & fg_mask[:, None]  # (A, C)
@@ -220,7 +220,10 @@ class ArticleAssigner:
     def normalise(
         self, align_metrics: Tensor, overlaps: Tensor, pos_mask: Tensor, selected: Tensor
     ) -> Tensor:
-        """The dynamic weight of each anchor, (A,). `selected` is what a fault might use in place of `pos_mask`."""
+        """Return the dynamic weight of each anchor, (A,).
+
+        `selected` is not read; a planted fault uses it in place of `pos_mask`.
+        """
         align_metrics, overlaps = align_metrics * pos_mask, overlaps * pos_mask  # (M, A) twice
         gt_max_metrics, gt_max_overlaps = align_metrics.amax(1), overlaps.amax(1)  # (M,) twice
         scale = gt_max_overlaps / (gt_max_metrics + self.eps)  # (M,)

@@ -1,8 +1,8 @@
-"""`coreyolo`: the loss of one head (`DetectionLoss` without one-to-one head) and the assigner in it.
+"""`coreyolo`: the loss of one head (`DetectionLoss` without a one-to-one head) and its assigner.
 
-Its trainer makes the assigner with alpha = 1; here it gets the numbers that the suite asks for. Its rows are in pixels,
-and what it logs has no gains: both are converted. It differentiates the sum of the parts without the number of images,
-and so does this adapter.
+Its trainer makes the assigner with alpha = 1; here the assigner gets the batch's hyperparameters. The package reads
+annotations in pixels, and logs its terms without gains: both are converted. It differentiates the sum of the terms
+without the factor of the number of images, and so does this adapter.
 """
 
 import importlib
@@ -17,14 +17,14 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_reference import Head, Hyperparameters, make_anchors
 
 LOSS = "coreyolo.train.loss"
-"""Where its package folder, in the worker alone, has its loss."""
+"""Module of the package's folder, which only the worker has on its import path."""
 
 
 class CoreYOLO:
-    """The version that the worker's package folder holds.
+    """The version of `coreyolo` that the worker's package folder holds.
 
     Args:
-        version: which one it should be.
+        version: of the package.
     """
 
     name = "coreyolo"
@@ -36,11 +36,11 @@ class CoreYOLO:
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Its assigner on inputs that somebody else decoded."""
-        answered = self._new_assigner(inputs.hyperparameters)(
+        """Call the package's assigner on inputs that the suite decoded."""
+        results = self._new_assigner(inputs.hyperparameters)(
             inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask
         )
-        return own_index(answered)
+        return own_index(results)
 
     def loss(
         self,
@@ -49,32 +49,32 @@ class CoreYOLO:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Its loss, with what its assigner read and returned."""
+        """Call the package's loss, and return with it what its assigner read and returned."""
         criterion = self._criterion(head, hyperparameters)
-        heard: list[tuple[Any, ...]] = []
+        recorded_calls: list[tuple[Any, ...]] = []
 
-        def listening(_: Any, asked: tuple[Tensor, ...], answered: tuple[Tensor, ...]) -> None:
-            heard.append((asked, answered))
+        def record(_: Any, arguments: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> None:
+            recorded_calls.append((arguments, results))
 
         height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
         pixels = annotations * annotations.new_tensor((1, 1, width, height, width, height))
-        hook = criterion.assigner.register_forward_hook(listening)
+        hook = criterion.assigner.register_forward_hook(record)
         try:
             total, parts = criterion._loss_one(list(feature_maps), {"labels": pixels}, criterion.assigner)
         finally:
             hook.remove()
         gains = {"box": criterion.box_w, "cls": criterion.cls_w, "dfl": criterion.dfl_w}
         items = torch.stack([gain * parts[name].detach() for name, gain in gains.items()])
-        (((scores, boxes, anchors, labels, truths, mask), answered),) = heard
+        (((scores, boxes, anchors, labels, truths, mask), results),) = recorded_calls
         strides = make_anchors(feature_maps, head).strides
-        read = AssignerInputs(scores, boxes, anchors, strides, labels, truths, mask, head, hyperparameters)
-        return Loss(total, items, own_index(answered), read)
+        inputs = AssignerInputs(scores, boxes, anchors, strides, labels, truths, mask, head, hyperparameters)
+        return Loss(total, items, own_index(results), inputs)
 
     def _new_assigner(self, hyperparameters: Hyperparameters) -> Any:
-        """The assigner with these numbers.
+        """Return the package's assigner with these hyperparameters.
 
         Raises:
-            NotImplementedError: pruning to topk2 is asked for (TAL-CONF-2).
+            NotImplementedError: the hyperparameters ask for topk2, which the package does not have (TAL-CONF-2).
         """
         if hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"coreyolo {self.version} has no topk2 (TAL-CONF-2)")
@@ -83,7 +83,7 @@ class CoreYOLO:
         )
 
     def _new_criterion(self, head: Head, hyperparameters: Hyperparameters) -> Any:
-        """The loss of a model that has nothing but a head."""
+        """Return the package's loss for a model that consists of a head."""
         layer = SimpleNamespace(
             nc=head.classes,
             reg_max=head.reg_max,
@@ -100,7 +100,7 @@ class CoreYOLO:
         return criterion
 
 
-def own_index(answered: tuple[Tensor, ...]) -> Assignment:
-    """What its assigner returned."""
-    labels, boxes, scores, foreground, _, index = answered  # the fifth is the foreground as a float
+def own_index(results: tuple[Tensor, ...]) -> Assignment:
+    """Return the assignment in its assigner's results."""
+    labels, boxes, scores, foreground, _, index = results  # the fifth is the foreground as a float
     return Assignment(labels, boxes, scores, foreground, index)

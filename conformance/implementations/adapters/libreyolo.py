@@ -1,10 +1,11 @@
-"""`libreyolo`: the loss of its YOLOv9 (`YOLO9Loss`) and the assigner in it (`BoxMatcher`).
+"""`libreyolo`: the loss of its YOLOv9 (`YOLO9Loss`) and its assigner (`BoxMatcher`).
 
-Its other models are no v8 detection losses: YOLO-NAS and PP-YOLOE have a task-aligned assigner on the plain overlap and
-a varifocal and GIoU loss, RTMDet and PicoDet assign otherwise, and the rest match one to one. None of them is adapted.
+Its other models do not have a v8 detection loss: YOLO-NAS and PP-YOLOE have a task-aligned assigner on the plain
+overlap with a varifocal and GIoU loss, RTMDet and PicoDet assign differently, and the rest match one to one. They have
+no adapter.
 
-Ground truths come padded, and without a mask: it takes a row for padding where nothing overlaps it. It differentiates
-the sum of the parts without the number of images, and so does this adapter.
+Ground truths are padded and have no mask: the package treats a row that overlaps no box as padding. It differentiates
+the sum of the terms without the factor of the number of images, and so does this adapter.
 """
 
 import importlib
@@ -18,14 +19,14 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_reference import Head, Hyperparameters
 
 LOSS = "libreyolo.models.yolo9.loss"
-"""Where its package folder, in the worker alone, has its loss."""
+"""Module of the package's folder, which only the worker has on its import path."""
 
 
 class LibreYOLO:
-    """The version that the worker's package folder holds.
+    """The version of `libreyolo` that the worker's package folder holds.
 
     Args:
-        version: which one it should be.
+        version: of the package.
     """
 
     name = "libreyolo"
@@ -37,7 +38,7 @@ class LibreYOLO:
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Its assigner on inputs that somebody else decoded."""
+        """Call the package's assigner on inputs that the suite decoded."""
         self._refuse(inputs.head, inputs.hyperparameters)
         matcher = self._module.BoxMatcher(
             num_classes=inputs.head.classes,
@@ -59,28 +60,28 @@ class LibreYOLO:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Its loss, with what its assigner returned."""
+        """Call the package's loss, and return with it what its assigner returned."""
         self._refuse(head, hyperparameters)
         height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
         criterion = self._criterion(head, hyperparameters, (width, height), feature_maps[0].device)
-        heard: list[Assignment] = []
+        assignments: list[Assignment] = []
         matcher = criterion.matcher
 
-        def listening(truths: Tensor, predicted: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            answered = matcher(truths, predicted, return_indices=True)
-            heard.append(assignment_of(answered, truths, head.classes))
-            return answered[:2]
+        def record(truths: Tensor, predicted: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            results = matcher(truths, predicted, return_indices=True)
+            assignments.append(assignment_of(results, truths, head.classes))
+            return results[:2]
 
-        criterion.matcher = listening
+        criterion.matcher = record
         try:
             parts = criterion(list(feature_maps), padded(annotations, feature_maps[0].shape[0]))
         finally:
             criterion.matcher = matcher
         items = torch.stack([parts[name].detach() for name in ("box", "cls", "dfl")])
-        return Loss(parts["total_loss"], items, heard[0])
+        return Loss(parts["total_loss"], items, assignments[0])
 
     def _refuse(self, head: Head, hyperparameters: Hyperparameters) -> None:
-        """Raise on what the package has not.
+        """Raise on heads and hyperparameters that the package does not support.
 
         Raises:
             NotImplementedError: R = 1 (its distances are always distributions), or topk2.
@@ -93,7 +94,7 @@ class LibreYOLO:
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, size: tuple[int, int], device: torch.device
     ) -> Any:
-        """The loss for images of this width and height."""
+        """Return the package's loss for images of this width and height."""
         return self._module.YOLO9Loss(
             num_classes=head.classes,
             reg_max=head.reg_max,
@@ -110,15 +111,15 @@ class LibreYOLO:
 
 
 class Scores(Tensor):
-    """Scores where logits are asked for: what takes their sigmoid gets them as they are."""
+    """Scores that stand in for logits: their sigmoid is the scores themselves."""
 
     def sigmoid(self) -> Tensor:
-        """The scores."""
+        """Return the scores."""
         return self.as_subclass(Tensor)
 
 
 def padded(annotations: Tensor, images: int) -> Tensor:
-    """Rows (N, 6) as its data loader hands them over: (B, M, 5) class and normalised corners, zero on padding."""
+    """Return rows (N, 6) as its data loader pads them: (B, M, 5) class and normalised corners, zero on padding."""
     own = [annotations[annotations[:, 0] == image, 1:] for image in range(images)]
     rows = annotations.new_zeros(images, max(map(len, own), default=0), 5)
     for image, (kind, centre, size) in enumerate(each.split((1, 2, 2), 1) for each in own):
@@ -127,7 +128,10 @@ def padded(annotations: Tensor, images: int) -> Tensor:
 
 
 def assignment_of(answered: tuple[Tensor, Tensor, Tensor], truths: Tensor, classes: int) -> Assignment:
-    """What its assigner returned, for truths (B, M, 5): target scores and boxes (B, A, C + 4), foreground and index."""
+    """Return the assignment that its assigner found for truths (B, M, 5).
+
+    Its results are scores and boxes (B, A, C + 4), foreground and index.
+    """
     targets, foreground, index = (part.as_subclass(Tensor) for part in answered)
     scores, boxes = targets.split((classes, 4), -1)
     labels = truths[..., 0].long().gather(1, index) if truths.shape[1] else index  # (B, A)

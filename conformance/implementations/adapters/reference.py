@@ -1,4 +1,4 @@
-"""The reference as an implementation under test: what judges must find nothing in."""
+"""The reference as an implementation under test, in which the judge must find nothing."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from tal_reference import (
 
 
 class ReferenceAdapter:
-    """The reference, held to one of its dialects."""
+    """The reference with one of its dialects."""
 
     name = "reference"
     version = "1"
@@ -29,7 +29,7 @@ class ReferenceAdapter:
         self.dialect = dialect
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """The reference's assigner, image by image."""
+        """Run the reference's assigner image by image."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
         targets = []
         for i, boxes in enumerate(inputs.truth_boxes):
@@ -46,7 +46,7 @@ class ReferenceAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """The reference's loss."""
+        """Compute the reference's loss."""
         loss = detection_loss(feature_maps, annotations, head, hyperparameters, self.dialect, keep_trace=True)
         return Loss(loss.terms, loss.items, _assignment(loss.targets, head.classes))
 
@@ -63,7 +63,7 @@ def _assignment(targets: list[Targets], classes: int) -> Assignment:
 
 
 def _stages(targets: list[Targets]) -> Stages | None:
-    """The traces, padded to the most ground truths of an image; None where no image has any."""
+    """Return the traces, padded to the largest number of ground truths of an image; None without ground truths."""
     most = max((len(image.trace.metric) for image in targets if image.trace), default=0)
     if not most:
         return None
@@ -72,7 +72,7 @@ def _stages(targets: list[Targets]) -> Stages | None:
 
 
 def _padded(image: Targets, name: str, rows: int) -> Tensor:
-    """One stage of one image as (rows, A)."""
+    """Return one stage of one image, padded to (rows, A)."""
     dtype = image.weights.dtype if name in ("overlap", "metric") else torch.bool
     padded = torch.zeros(rows, len(image.weights), dtype=dtype, device=image.weights.device)
     if image.trace:

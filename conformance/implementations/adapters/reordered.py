@@ -1,8 +1,8 @@
-"""The specification once more, with its operations in other orders: what a judge must accept, and measures rounding by.
+"""The specification in other orders of its operations: correct, and therefore a measure of rounding.
 
-Every step is computed in another legal way than in the reference and in the article's algorithm: corners before pixels,
-powers by logarithms, IoU by clipping, cross-entropy by softplus, DFL as a sum over all bins, in float64 if asked for. B
-images, M ground truths with padding, A anchors, C classes, R bins, P positives.
+Every step differs from the reference and from the article's algorithm: corners before pixels, powers by logarithms, IoU
+by clipping, cross-entropy by softplus, DFL as a sum over all bins, and optionally float64. B images, M ground truths
+with padding, A anchors, C classes, R bins, P positives.
 """
 
 import math
@@ -19,11 +19,11 @@ TINY = 1e-9
 
 
 class ReorderedAdapter:
-    """Assigner and loss of the newest dialect, in other orders of the same operations.
+    """Assigner and loss of the newest dialect, with their operations in other orders.
 
     Args:
-        dtype: in which it computes; None for that of its inputs.
-        shows: what its loss shows besides numbers: "inputs" (and the assignment), "assignment" or "nothing".
+        dtype: dtype of the computation; None: that of its inputs.
+        shows: what its loss exposes besides values: "inputs" (and the assignment), "assignment" or "nothing".
     """
 
     version = "1"
@@ -34,7 +34,7 @@ class ReorderedAdapter:
         self.name = "rearranged" if dtype is None else f"rearranged-{str(dtype).removeprefix('torch.')}"
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Dense over (B, M, A); what comes out has the dtypes of what came in."""
+        """Assign densely over (B, M, A); outputs have the dtypes of the inputs."""
         real = self.dtype or torch.promote_types(inputs.boxes.dtype, inputs.truth_boxes.dtype)
         scores, boxes, truths = (x.to(real) for x in (inputs.scores, inputs.boxes, inputs.truth_boxes))
         numbers = inputs.hyperparameters
@@ -76,7 +76,7 @@ class ReorderedAdapter:
     def loss(
         self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
     ) -> Loss:  # fmt: skip
-        """The detection loss; its gradients pass through the conversion to its own dtype."""
+        """Compute the detection loss; gradients pass through the conversion to its own dtype."""
         real = self.dtype or torch.promote_types(feature_maps[0].dtype, torch.float32)
         rows = torch.cat([level.to(real).flatten(2) for level in feature_maps], dim=2).transpose(1, 2)
         distances, logits = (
@@ -115,7 +115,7 @@ class ReorderedAdapter:
         self, feature_maps: tuple[Tensor, ...], annotations: Tensor, boxes: Tensor, logits: Tensor, centres: Tensor,
         strides: Tensor, head: Head, hyperparameters: Hyperparameters,
     ) -> AssignerInputs:  # fmt: skip
-        """What the assigner reads; ground truths are made corners first, in pixels second."""
+        """Return the assigner's inputs; ground truths become corners first and pixels second."""
         height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
         image = annotations[:, 0].long()  # (N,)
         counts = torch.bincount(image, minlength=len(boxes))
@@ -136,7 +136,7 @@ class ReorderedAdapter:
 
 
 def cells(feature_maps: tuple[Tensor, ...], head: Head, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Anchor centres (A, 2) in grid units, by counting, and strides (A, 1)."""
+    """Return the anchor centres (A, 2) in grid units, by counting, and the strides (A, 1)."""
     centres, strides = [], []
     for level, stride in zip(feature_maps, head.strides, strict=True):
         height, width = level.shape[2:]
@@ -148,7 +148,7 @@ def cells(feature_maps: tuple[Tensor, ...], head: Head, dtype: torch.dtype) -> t
 
 
 def expectations(distances: Tensor, reg_max: int) -> Tensor:
-    """Distances (.., 4) in grid units: exponentials over their sum, by a product of matrices."""
+    """Return the distances (.., 4) in grid units: exponentials over their sum, by a product of matrices."""
     if reg_max == 1:
         return distances
     sides = distances.unflatten(-1, (4, reg_max))  # (.., 4, R)
@@ -158,7 +158,7 @@ def expectations(distances: Tensor, reg_max: int) -> Tensor:
 
 
 def side_loss(distances: Tensor, away: Tensor, reg_max: int, share: Tensor) -> Tensor:
-    """DFL (P,) as a cross-entropy against all bins, each with its share; the L1 form where there is one bin."""
+    """Return DFL (P,) as a cross-entropy against the shares of all bins; the L1 form with a single bin."""
     if reg_max == 1:
         return (distances * share - away * share).abs().sum(1) / 4
     sides = distances.unflatten(1, (4, reg_max))  # (P, 4, R)
@@ -169,7 +169,7 @@ def side_loss(distances: Tensor, away: Tensor, reg_max: int, share: Tensor) -> T
 
 
 def centres_inside(inputs: AssignerInputs, truths: Tensor) -> Tensor:
-    """TAL-CAND-1, TAL-CAND-2: (B, M, A), each side on its own."""
+    """Return the candidates (B, M, A) of TAL-CAND-1 and TAL-CAND-2, by comparing each side separately."""
     strides = inputs.head.strides
     below = strides[min(1, len(strides) - 1)]
     sides = []
@@ -184,7 +184,7 @@ def centres_inside(inputs: AssignerInputs, truths: Tensor) -> Tensor:
 
 
 def overlaps(one: Tensor, other: Tensor) -> Tensor:
-    """CIoU by clipping one box to the other; broadcasts (.., 4)."""
+    """Return the CIoU of boxes (.., 4), which broadcast, by clipping one box to the other."""
     x1, y1, x2, y2 = one.unbind(-1)
     u1, v1, u2, v2 = other.unbind(-1)
     shared = (torch.min(x2, u2) - torch.max(x1, u1)).clamp(min=0) * (
@@ -205,7 +205,7 @@ def overlaps(one: Tensor, other: Tensor) -> Tensor:
 
 
 def best(metric: Tensor, k: int) -> Tensor:
-    """(B, M, A) the k largest of each row, by sorting."""
+    """Return the k largest of each row of (B, M, A), by sorting."""
     if k > metric.shape[2]:
         raise ValueError(f"TAL-TOPK-2: {k} anchors to take of {metric.shape[2]}")
     order = metric.argsort(dim=2, descending=True, stable=True)[..., :k]

@@ -1,4 +1,4 @@
-"""How an implementation behaves besides what it returns: it may change nothing that is not its own."""
+"""Detect side effects of an implementation: changed inputs, changed outputs, left-over files, processes or output."""
 
 import os
 import stat
@@ -18,34 +18,34 @@ from tal_conformance.core.outcome_tensors import equal_tensors
 from tal_conformance.core.processes import PATIENCE, children, kill, strays
 
 MOST_PRINTED = 2**20
-"""Bytes that may be printed on one batch."""
+"""Bytes that an implementation may print on one batch."""
 
 
 class SideEffectError(Exception):
-    """It changed something that is not its own, or left something behind; the message says what."""
+    """An implementation changed something that it does not own, or left something behind."""
 
 
 class ReturnedTensors:
-    """What an implementation returned last: it must not change later."""
+    """The tensors that an implementation returned last: they must not change later."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[str, Tensor, Tensor]] = []
 
     def keep(self, named: Mapping[str, Tensor]) -> None:
-        """Remember what was returned, and what it is now. Tensors of a simulated device end with the simulation."""
+        """Remember tensors and copies of them; tensors of a simulated device are skipped, as they end with it."""
         plain = {name: tensor for name, tensor in named.items() if type(tensor) is Tensor}
         self._kept = [(name, tensor, tensor.detach().clone()) for name, tensor in plain.items()]
 
     def check(self) -> None:
-        """Compare.
+        """Compare the remembered tensors with their copies, and forget both.
 
         Raises:
-            Misbehaved: something changed.
+            SideEffectError: a tensor has changed.
         """
-        kept, self._kept = self._kept, []
-        for name, tensor, was in kept:
-            if not equal_tensors(tensor, was):
-                raise SideEffectError(f"it changed {name}, which it had returned for the batch before")
+        remembered, self._kept = self._kept, []
+        for name, tensor, copy in remembered:
+            if not equal_tensors(tensor, copy):
+                raise SideEffectError(f"changed {name} after returning it for the previous batch")
 
 
 class Identity:
@@ -61,24 +61,24 @@ def returned_tensors(identity: Identity) -> ReturnedTensors:
 
 
 def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> None:
-    """Compare the private copies that an implementation was given with what they were copied from.
+    """Compare the copies that an implementation was called with to the originals.
 
     Raises:
-        Misbehaved: one was changed.
+        SideEffectError: an input was changed.
     """
     for name, original in originals.items():
         if not equal_tensors(given[name], original):
-            raise SideEffectError(f"it changed its input {name}")
+            raise SideEffectError(f"changed its input {name}")
 
 
 @contextmanager
 def forbid_side_effects() -> Iterator[None]:
-    """Afterwards there is no process and no file in the working directory that was not there before.
+    """Raise if the block leaves behind a process or a file in the working directory, or prints too much.
 
-    Processes are ended; files are left where they are. An exception that passes is not replaced.
+    Left-over processes are killed; files are kept for inspection. An exception of the block is not replaced.
 
     Raises:
-        Misbehaved: a process stays, a file was written, or more was printed than anybody could read.
+        SideEffectError: in these cases.
     """
     own, before, writes, printed = os.getpid(), children(), files_written(), bytes_printed()
     seen = len(writes.paths)
@@ -96,24 +96,24 @@ def forbid_side_effects() -> Iterator[None]:
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
     if left:
-        raise SideEffectError(f"it left a process behind, which was ended: {next(iter(left.values()))[:120]}")
+        raise SideEffectError(f"left a child process running (killed): {next(iter(left.values()))[:120]}")
     if written:
-        raise SideEffectError(f"it wrote into the working directory: {written[0]}")
+        raise SideEffectError(f"wrote into the working directory: {written[0]}")
     if bytes_printed() - printed > MOST_PRINTED:
-        raise SideEffectError(f"it printed {bytes_printed() - printed:,} bytes, more than {MOST_PRINTED:,}")
+        raise SideEffectError(f"printed {bytes_printed() - printed:,} bytes; the limit is {MOST_PRINTED:,}")
 
 
 def wait_to_be_ended() -> None:
-    """What a copy of this process does that an implementation forked and let return here: it must not go on.
+    """Wait to be killed: this process is a fork that an implementation made and let return.
 
-    The original finds and ends it; if the original is gone, it ends by itself.
+    The original process finds and kills it; without the original, it exits by itself.
     """
     time.sleep(20 * PATIENCE)
     os._exit(1)
 
 
 def bytes_printed() -> int:
-    """How long the files are that standard output and standard error go into; terminals and pipes count nothing."""
+    """Return the size of the files behind standard output and standard error; terminals and pipes count as 0."""
     files = {}
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         with suppress(OSError, ValueError, AttributeError):
@@ -125,7 +125,7 @@ def bytes_printed() -> int:
 
 
 class Writes:
-    """An audit hook: notes what is opened for writing in a folder, caches and hidden files aside."""
+    """Audit hook that records files opened for writing in a folder, except caches and hidden files."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
@@ -133,7 +133,7 @@ class Writes:
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note a file or folder."""
+        """Record a file or folder."""
         if self.folder is None or event not in ("open", "os.mkdir"):
             return
         path = arguments[0]
@@ -149,5 +149,5 @@ class Writes:
 
 @cache
 def files_written() -> Writes:
-    """The process's one hook; it cannot be taken off again."""
+    """Return the hook of this process; an audit hook cannot be removed."""
     return Writes()

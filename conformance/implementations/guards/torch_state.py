@@ -1,4 +1,4 @@
-"""An implementation may not change what others compute with: torch's global state and the official modules."""
+"""Detect changes of torch's global state and of the official modules."""
 
 import sys
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 OFFICIAL = ("ultralytics.utils.tal", "ultralytics.utils.loss", "ultralytics.utils.metrics")
-"""Modules whose loaded code must stay what it was."""
+"""Modules whose code must not change."""
 
 
 class StateChanged(Exception):
-    """Global state is not what it was before; it has been put back."""
+    """Global state was changed; it has been restored."""
 
 
 def torch_state() -> dict[str, Any]:
-    """Torch's global state, by name."""
+    """Return torch's global state, by name."""
     return {
         "default dtype": torch.get_default_dtype(),
         "gradients enabled": torch.is_grad_enabled(),
@@ -31,7 +31,7 @@ def torch_state() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put torch's global state back."""
+    """Restore torch's global state."""
     torch.set_default_dtype(state["default dtype"])
     torch.set_grad_enabled(state["gradients enabled"])
     torch.set_num_threads(state["threads"])
@@ -44,10 +44,10 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def unchanged_torch_state() -> Iterator[None]:
-    """Torch's global state afterwards is that of before, also if an exception passes.
+    """Restore torch's global state after the block, also if the block raises.
 
     Raises:
-        StateChanged: it was changed; the message names what.
+        StateChanged: the block changed the state; the message names the settings.
     """
     before = torch_state()
     try:
@@ -59,17 +59,17 @@ def unchanged_torch_state() -> Iterator[None]:
             restore(before)
     if changed:
         what = [name if name == "random numbers" else f"{name} to {after[name]}" for name in changed]
-        raise StateChanged(f"it changed torch's global state: {', '.join(what)}")
+        raise StateChanged(f"changed global torch state: {', '.join(what)}")
 
 
-def _same(one: Any, other: Any) -> bool:
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
+def _same(first: Any, second: Any) -> bool:
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else bool(first == second)
 
 
 def official_code() -> dict[str, dict[str, CodeType]]:
-    """The code that is loaded in each official module, by name; modules that are not loaded are left out.
+    """Return the code objects of each loaded official module, by name.
 
-    Code never changes in place: what is compared with it later is nearly always the very same object.
+    Code objects are immutable: in a later comparison they are nearly always identical objects.
     """
     return {
         name: {
@@ -83,7 +83,7 @@ def official_code() -> dict[str, dict[str, CodeType]]:
 
 
 def _codes(name: str, value: Any) -> Iterator[tuple[str, CodeType]]:
-    """The code of a function, and of every method of a class."""
+    """Yield the code object of a function, and of every method of a class."""
     if isinstance(value, type):
         for method, content in vars(value).items():
             yield from _codes(f"{name}.{method}", content)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Implementations in subprocesses: installing their packages, starting and asking workers, and reading the answers."""

@@ -1,8 +1,7 @@
-"""What runs in a worker process: it takes frames from one pipe, calls an adapter, and answers through another.
+"""The worker process: reads messages from one pipe, calls an adapter, and answers through another pipe.
 
-Both pipes have numbers of their own: whatever the adapter prints goes into the process's log and can damage nothing.
-The network is blocked, and so is every attempt to install something; when the suite goes away, however it goes, the
-process group goes with it.
+Both pipes have file descriptors of their own: the adapter's output goes into the process's log and cannot damage the
+answers. The network and installers are blocked. When the suite ends, in whatever way, the process group ends too.
 """
 
 import contextlib
@@ -36,24 +35,24 @@ from tal_conformance.implementations.workers.messages import (
 from tal_reference import NEWEST
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
-"""Events of Python's audit hooks that reach for the network."""
+"""Audit events of network access."""
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
-"""Events that start another program."""
+"""Audit events that start another program."""
 PR_SET_CHILD_SUBREAPER = 36
 LONGEST_FILE = 2**28
-"""Bytes of a file that is written here, the log of what is printed among them."""
+"""Size limit in bytes of every file that the process writes, its log included."""
 INSTALLER = re.compile(r"\bpip3?\b|\buv\b|\bconda\b")
 
 
 class Blocked(OSError):
-    """Something that a worker may not do."""
+    """An operation that a worker may not do."""
 
 
 def block(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: no network, no installer. It cannot be taken off again.
+    """Audit hook: refuse network access and installers. An audit hook cannot be removed again.
 
     Raises:
-        Blocked: the event is one of those.
+        Blocked: the event is network access, or the start of an installer.
     """
     if event in NETWORK:
         raise Blocked(f"a worker has no network ({event})")
@@ -62,14 +61,14 @@ def block(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def follow_to_the_end(lifeline: int) -> None:
-    """Wait until the suite's end of the pipe is closed, by its end or its death; then end the whole process group."""
+    """Wait until the suite's end of the pipe is closed, then end the whole process group."""
     os.read(lifeline, 1)
     kill(descendants() - {os.getpid()})
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def end_if_out_of_memory(error: BaseException) -> None:
-    """End the process if it may have no more memory: what it holds is of no use any more, and goes with it."""
+    """End the process if the error says that it reached its memory limit: its memory is freed at once."""
     if isinstance(error, MemoryError):
         os._exit(OUT_OF_MEMORY)  # at once: there may be no room for a message
     if "can't allocate memory" in str(error):
@@ -78,9 +77,9 @@ def end_if_out_of_memory(error: BaseException) -> None:
 
 
 def adopt_and_limit() -> None:
-    """Stay the parent of what is started here, whatever it does; take no more memory and disk than is allowed.
+    """Become the parent of all orphaned descendants, and limit memory and file sizes.
 
-    Should the machine run out of memory all the same, this process goes first, not the suite.
+    If the machine itself runs out of memory, the system ends this process first, not the suite.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -94,9 +93,9 @@ def adopt_and_limit() -> None:
 
 
 class Stub(type):
-    """The type of everything that is taken from an absent module: attributes and calls give nothing but itself.
+    """Type of everything taken from a stub module: attributes and calls return the stub itself.
 
-    Nothing can be computed with it: whatever uses it for more than being there raises a TypeError.
+    Using a stub in a computation raises TypeError.
     """
 
     def __getattr__(cls, name: str) -> "Stub":
@@ -105,7 +104,7 @@ class Stub(type):
         return cls
 
     def __call__(cls, *_: Any, **__: Any) -> "Stub":
-        """Nothing but itself."""
+        """Return the stub itself."""
         return cls
 
     def __iter__(cls) -> Iterator[Any]:
@@ -116,9 +115,9 @@ class Stub(type):
 
 
 def stub_module(name: str) -> None:
-    """Where a module is missing that is imported at the top, and never used by assigner and loss: an empty one.
+    """Install an empty stub for a missing module that the package imports but the assigner and loss never use.
 
-    Any name can be taken from it, and called; computing with what was taken raises.
+    Attribute access and calls succeed; using the result in a computation raises TypeError.
     """
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
@@ -136,7 +135,7 @@ def stub_module(name: str) -> None:
 
 
 def reader(pipe: int) -> Callable[[int], bytes]:
-    """A function that reads exactly so many bytes from the pipe; the process ends when there are no more."""
+    """Return a function that reads the given number of bytes from the pipe; the process ends at the end of the pipe."""
 
     def read(count: int) -> bytes:
         block = bytearray(count)
@@ -152,14 +151,14 @@ def reader(pipe: int) -> Callable[[int], bytes]:
 
 
 def write(pipe: int, frame: bytes) -> None:
-    """Write all of it."""
+    """Write all bytes."""
     view = memoryview(frame)
     while view:
         view = view[os.write(pipe, view) :]
 
 
 def made(fields: dict[str, Any]) -> Any:
-    """The adapter that the first frame names: `module:object`, called with its arguments."""
+    """Return the adapter that the first message names as `module:object`, called with its arguments."""
     for name in fields["stand_ins"]:
         stub_module(name)
     module, _, attribute = fields["adapter"].partition(":")
@@ -167,7 +166,7 @@ def made(fields: dict[str, Any]) -> Any:
 
 
 def first_answer(request: Message) -> tuple[Any, bytes]:
-    """Make the adapter, and say what it is."""
+    """Make the adapter, and return it with the message that describes it."""
     from tal_conformance.implementations.protocol import MIXED, exposes_stages_of
 
     torch.set_num_threads(request.fields["threads"])
@@ -187,14 +186,14 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
 
 
 def failure(error: BaseException) -> bytes:
-    """What is answered in place of a result."""
+    """Return the message about an exception, sent in place of a result."""
     return encoded(
         {"raised": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
     )
 
 
 def serve(requests: int, answers: int) -> None:
-    """Answer frame after frame, until there are no more."""
+    """Answer message after message until the pipe ends."""
     from tal_conformance.core.determinism import fixed_arithmetic
     from tal_conformance.implementations.workers.remote import answer
 
@@ -216,7 +215,7 @@ Answer = Callable[[Any, dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any]
 
 
 def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
-    """One answer to each of the frame's questions, in one frame."""
+    """Return one message with an answer to each of the request's questions."""
     replies: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for number, question in enumerate(request.fields["questions"]):
@@ -240,12 +239,18 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
 
 
 def decoded_failure(error: BaseException) -> dict[str, Any]:
-    """What is said of a question that raised."""
+    """Return the answer to a question that raised."""
     return {"raised": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 
 
 def main(requests: int, answers: int, lifeline: int) -> None:
-    """Serve; the three numbers are the pipes that the suite made."""
+    """Serve.
+
+    Args:
+        requests: file descriptor of the pipe to read from.
+        answers: file descriptor of the pipe to write to.
+        lifeline: file descriptor of the pipe whose end tells that the suite has ended.
+    """
     for pipe in (requests, answers, lifeline):
         os.set_inheritable(pipe, False)
     threading.Thread(target=follow_to_the_end, args=(lifeline,), daemon=True).start()

@@ -1,7 +1,7 @@
-"""Frames: what passes through the pipes between the suite and a worker process.
+"""Messages between the suite and a worker process.
 
-A frame is four letters, two lengths, a JSON text and a safetensors block: it is read without running anything, and a
-byte that does not belong there is noticed.
+A message is four letters, two lengths, a JSON text and a safetensors block. Reading it executes nothing, and a byte
+that does not belong to a message is noticed.
 """
 
 import json
@@ -15,19 +15,19 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 LETTERS = b"TALF"
-"""With these every frame begins."""
+"""First bytes of every message."""
 PREFIX = struct.Struct("<4sIQ")
 """Letters, length of the text, length of the tensors; in bytes."""
 LONGEST_TEXT, LONGEST_TENSORS = 2**26, 2**34
-"""A frame that claims to be longer is none."""
+"""Largest lengths that are read, in bytes."""
 LIMIT_VARIABLE = "TAL_CONFORMANCE_WORKER_BYTES"
-"""Environment variable by which the suite tells a worker how much memory it may take."""
+"""Environment variable with the memory limit of a worker, in bytes."""
 OUT_OF_MEMORY = 71
-"""Exit status of a worker that may have no more memory."""
+"""Exit status of a worker that reached its memory limit."""
 
 
 class MessageError(ValueError):
-    """Bytes that are no frame; the message says what is wrong with them."""
+    """Bytes that are not a message; the text says what is wrong with them."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Message:
     """One message.
 
     Attributes:
-        fields: what JSON can say.
-        tensors: by name, on the CPU.
+        fields: the JSON text.
+        tensors: tensors by name, on the CPU.
     """
 
     fields: dict[str, Any]
@@ -44,20 +44,20 @@ class Message:
 
 
 def encoded(fields: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> bytes:
-    """A frame as bytes; tensors are copied to the CPU, and their gradients stay behind."""
+    """Return a message as bytes; tensors are copied to the CPU, without their gradients."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in (tensors or {}).items()}
     text, block = json.dumps(fields).encode(), save(_unshared(plain)) if plain else b""
     return PREFIX.pack(LETTERS, len(text), len(block)) + text + block
 
 
 def decoded(read: Callable[[int], bytes]) -> Message:
-    """The next frame.
+    """Read the next message.
 
     Args:
-        read: gives exactly so many bytes, or raises.
+        read: returns the given number of bytes, or raises.
 
     Raises:
-        NoFrame: what came is none.
+        MessageError: the bytes are not a message.
     """
     letters, text_length, block_length = PREFIX.unpack(read(PREFIX.size))
     if letters != LETTERS or text_length > LONGEST_TEXT or block_length > LONGEST_TENSORS:
@@ -74,7 +74,7 @@ def decoded(read: Callable[[int], bytes]) -> Message:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, none of which shares its memory with another: safetensors refuses that."""
+    """Return the same tensors, without memory that two of them share: safetensors refuses shared memory."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():

@@ -1,9 +1,8 @@
-"""The cache of fetched packages: one folder a package and version, fetched once, verified on each use.
+"""The cache of fetched packages: one folder for each package and version, fetched once and verified on each use.
 
-A package is installed by pip into a folder of its own, without its dependencies: what it imports besides is this
-environment's, so that every implementation computes with the same torch. Beside the files lies a list of their hashes;
-a folder that does not match its list any more is thrown away and fetched again. A file lock lets two runs that want the
-same package at once wait for each other.
+pip installs a package into a folder of its own, without dependencies: the rest of its imports comes from this
+environment, so that every implementation computes with the same torch. A list of hashes beside the files reveals a
+damaged folder, which is removed and fetched again. A file lock ensures that concurrent runs fetch a package only once.
 """
 
 import json
@@ -24,7 +23,7 @@ from tal_conformance.implementations.errors import PackageUnavailable
 INSTALL_TIMEOUT = 600
 """Seconds that pip may take for one package."""
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
-"""What names and versions are made of; everything else could be an option of pip, a path or an address."""
+"""Pattern of names and versions; any other text could be an option of pip, a path or an address."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,10 @@ class Package:
 
     Attributes:
         name: as pip knows it.
-        version: the exact one.
+        version: an exact version.
 
     Raises:
-        Unavailable: name or version cannot be one.
+        PackageUnavailable: the name or the version is not valid.
     """
 
     name: str
@@ -44,17 +43,17 @@ class Package:
 
     def __post_init__(self) -> None:
         if not PLAIN.match(self.name) or not PLAIN.match(self.version):
-            raise PackageUnavailable(f"{self} is no package with an exact version: write NAME==VERSION")
+            raise PackageUnavailable(f"'{self}' does not name an exact version; use NAME==VERSION")
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"
 
 
 def ensure_package(package: Package) -> Path:
-    """The folder that holds the package's modules, for `sys.path`; from the cache, or fetched into it.
+    """Return the folder of the package's modules, for `sys.path`; fetch the package if it is not in the cache.
 
     Raises:
-        Unavailable: it is not in the cache, or damaged there, and cannot be fetched.
+        PackageUnavailable: the package is not in the cache, or damaged there, and cannot be fetched.
     """
     folder = cache_folder() / f"{package.name}-{package.version}-{sys.implementation.cache_tag}"
     try:
@@ -65,7 +64,7 @@ def ensure_package(package: Package) -> Path:
                 fetch(package, folder, problem)
     except OSError as error:
         raise PackageUnavailable(
-            f"{package}: the cache {cache_folder()} cannot be used: {error}; {FOLDER_VARIABLE} names another folder"
+            f"{package}: cannot use the cache {cache_folder()}: {error}. {FOLDER_VARIABLE} can name another folder"
         ) from error
     return folder / FILES
 
@@ -74,7 +73,7 @@ def fetch(package: Package, folder: Path, because: str) -> None:
     """Let pip install the package into `folder`, which appears whole or not at all.
 
     Raises:
-        Unavailable: pip cannot get it.
+        PackageUnavailable: pip failed.
     """
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
@@ -93,8 +92,13 @@ def fetch(package: Package, folder: Path, because: str) -> None:
 def install(package: Package, target: Path, because: str) -> None:
     """Run pip.
 
+    Args:
+        package: the package to install.
+        target: folder of its modules.
+        because: reason why the cached copy is not used, for the message.
+
     Raises:
-        Unavailable: with what pip said last.
+        PackageUnavailable: pip failed; the message has its last error.
     """
     command = [
         *(sys.executable, "-m", "pip", "install", "--target", str(target), "--no-deps", "--no-compile"),
@@ -111,6 +115,6 @@ def install(package: Package, target: Path, because: str) -> None:
     if failed:
         errors = [line for line in said if line.startswith("ERROR")] or said
         raise PackageUnavailable(
-            f"{package} cannot be had: {because}, and pip could not fetch it ({errors[-1]}); is there such a version, "
-            f"and a network? Once fetched, it is used from {cache_folder()} without one"
+            f"cannot install {package}: {because}. pip said: {errors[-1]}. Check the version number and the network "
+            f"connection. Installed packages are cached in {cache_folder()} and then used offline"
         )

@@ -1,4 +1,4 @@
-"""A worker process as the suite sees it: started when needed, asked, restarted when it dies, killed when it hangs."""
+"""A worker process as the suite sees it: started on demand, asked, restarted if it dies, killed if it hangs."""
 
 import contextlib
 import fcntl
@@ -34,26 +34,26 @@ from tal_conformance.implementations.workers.messages import (
 TIMEOUT_VARIABLE = "TAL_CONFORMANCE_TIMEOUT"
 """Environment variable: seconds after which a worker that does not answer is killed."""
 TIMEOUT = 120.0
-"""The same, where the variable says nothing."""
+"""Timeout in seconds, without the variable."""
 MEMORY_VARIABLE = "TAL_CONFORMANCE_MEMORY"
-"""Environment variable: GiB that a worker may take; by default three quarters of what the machine has."""
+"""Environment variable: memory limit of a worker in GiB; by default three quarters of the machine's memory."""
 HANGS, DEATHS = 3, 50
-"""After so many hangs or deaths a worker is given up: every further question fails without being asked."""
+"""Numbers of hangs and deaths after which a worker is given up: every further question fails at once."""
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
 """Environment variables that a worker inherits, besides those of CUDA and of numeric libraries."""
 KEPT_FAMILIES = ("CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
 PIPE = 2**20
-"""Bytes that a pipe should hold."""
+"""Capacity requested for a pipe, in bytes."""
 PART = 2**24
-"""Bytes that are read at once."""
+"""Largest number of bytes read at once."""
 LONGEST_LOG = 2**26
-"""Bytes of what a worker prints that are kept on disk."""
+"""Size in bytes at which the log of a worker's output is emptied."""
 LAST_WORDS = 600
-"""Characters of a dead worker's log that are told."""
+"""Length of the end of a dead worker's log that is quoted, in bytes."""
 
 
 class WorkerFailed(Exception):
-    """The process died, hung, or answered with something that is no answer; it will be started again.
+    """The process died, hung, or sent something else than an answer; it will be started again.
 
     Attributes:
         what: one sentence.
@@ -66,13 +66,13 @@ class WorkerFailed(Exception):
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a worker.
+    """Instructions for starting a worker.
 
     Attributes:
-        adapter: `module:object`, imported in the worker and called there.
-        arguments: what it is called with; JSON.
-        folders: package folders that its imports look into first.
-        stand_ins: modules that an empty one stands in for.
+        adapter: `module:object`, imported and called in the worker.
+        arguments: keyword arguments of the call, as JSON.
+        folders: package folders that come first on the worker's import path.
+        stand_ins: modules that are replaced by stubs if they are missing.
     """
 
     adapter: str
@@ -83,7 +83,7 @@ class Launch:
 
 @dataclass
 class Running:
-    """A started process and what belongs to it."""
+    """A started process with its pipes, its log and its folder."""
 
     process: subprocess.Popen[bytes]
     requests: int
@@ -93,14 +93,14 @@ class Running:
     home: "tempfile.TemporaryDirectory[str]"
 
     def last_words(self) -> str:
-        """The end of what it printed, as one line."""
+        """Return the end of the process's output as one line."""
         size = self.log.seek(0, os.SEEK_END)
         self.log.seek(max(0, size - LAST_WORDS))
         lines = self.log.read().decode(errors="replace").strip().splitlines()
         return " | ".join(line.strip() for line in lines[-4:] if line.strip())
 
     def end(self) -> None:
-        """Kill the process, its group and whatever else it started, and leave nothing behind."""
+        """Kill the process, its group and everything else it started, and remove its folder."""
         started = descendants(self.process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -117,8 +117,8 @@ class Worker:
     """A process that answers questions about batches.
 
     Args:
-        launch: how to start it.
-        timeout: seconds that an answer may take, the start included; None: the environment's, or `TIMEOUT`.
+        launch: instructions for starting it.
+        timeout: seconds that an answer may take, including the start; None: `default_timeout()`.
     """
 
     def __init__(self, launch: Launch, timeout: float | None = None) -> None:
@@ -131,13 +131,14 @@ class Worker:
         self._end: Callable[[], object] = lambda: None
 
     def start(self) -> Message:
-        """Start it, unless it runs.
+        """Start the process, unless it runs.
 
         Returns:
-            What it says of its adapter, or how making the adapter failed (`raised`, `message`, `traceback`).
+            A description of its adapter, or of the exception that making the adapter raised (`raised`, `message`,
+            `traceback`).
 
         Raises:
-            WorkerFailed: it died or hung before it said anything.
+            WorkerFailed: the process died or hung before it answered.
         """
         if self._running is not None and self._running.process.poll() is None:
             return self._about
@@ -157,10 +158,10 @@ class Worker:
     def ask(
         self, questions: Sequence[tuple[dict[str, Any], Mapping[str, Tensor]]]
     ) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
-        """The answers to several questions, in one round trip.
+        """Return the answers to several questions, in one round trip.
 
         Raises:
-            WorkerFailed: there is no answer. Ask one at a time to learn which question it was.
+            WorkerFailed: there is no answer. Ask the questions one at a time to learn which of them failed.
         """
         tensors = {
             f"{number}.{name}": tensor
@@ -191,7 +192,7 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Of its process, if one runs."""
+        """Process id, or None if no process runs."""
         return self._running.process.pid if self._running else None
 
     def close(self) -> None:
@@ -200,7 +201,11 @@ class Worker:
         self._running = None
 
     def _refuse(self, request: bytes) -> None:
-        """Do not ask again what it hung on, and nothing at all of a worker that was given up."""
+        """Raise if the worker was given up, or has hung on this request before.
+
+        Raises:
+            WorkerFailed: in these cases.
+        """
         if self._hung and digest_of(request) in self._hung:
             raise WorkerFailed(self._hung[digest_of(request)])
         if self.hangs >= HANGS or self.deaths >= DEATHS:
@@ -209,10 +214,10 @@ class Worker:
             )
 
     def _exchange(self, request: bytes) -> Message:
-        """Write a frame and read the answer.
+        """Send a message and read the answer.
 
         Raises:
-            WorkerFailed: it is dead, hangs, or what came is no frame; the process is ended then.
+            WorkerFailed: the process is dead, hangs, or did not answer with a message; it is ended.
         """
         assert self._running is not None
         if os.fstat(self._running.log.fileno()).st_size > LONGEST_LOG:
@@ -232,7 +237,7 @@ class Worker:
             raise self._failed(f"died{self._how()}") from error
 
     def _how(self) -> str:
-        """With which status or signal it ended."""
+        """Return the exit status or signal as text."""
         assert self._running is not None
         try:
             status = self._running.process.wait(timeout=5)
@@ -253,15 +258,15 @@ class Worker:
 
 
 def digest_of(request: bytes) -> str:
-    """What tells one request from another."""
+    """Return a hash that identifies a request."""
     return hashlib.sha256(request).hexdigest()
 
 
 def default_timeout() -> float:
-    """Seconds that an answer may take.
+    """Return the seconds that an answer may take.
 
     Raises:
-        ValueError: the environment variable is no positive number.
+        ValueError: the environment variable is not a positive number.
     """
     text = os.environ.get(TIMEOUT_VARIABLE)
     if text is None:
@@ -276,10 +281,10 @@ def default_timeout() -> float:
 
 
 def memory_limit() -> int:
-    """Bytes that a worker may take.
+    """Return the memory limit of a worker, in bytes.
 
     Raises:
-        ValueError: the environment variable is no positive number.
+        ValueError: the environment variable is not a positive number.
     """
     text = os.environ.get(MEMORY_VARIABLE)
     if text is None:
@@ -294,7 +299,7 @@ def memory_limit() -> int:
 
 
 def launched(launch: Launch) -> Running:
-    """A process of its own group, with a home of its own; its pipes are not those that it prints to."""
+    """Start a process with a process group and a home folder of its own; its pipes are separate from its output."""
     home = tempfile.TemporaryDirectory(prefix="tal-conformance-worker-", ignore_cleanup_errors=True)
     work = Path(home.name) / "work"
     work.mkdir()
@@ -320,13 +325,13 @@ def launched(launch: Launch) -> Running:
 
 
 def enlarge(pipe: int) -> None:
-    """Let the pipe hold more, where the system allows it: fewer changes between the two processes."""
+    """Enlarge the capacity of a pipe where the system allows it: fewer switches between the two processes."""
     with contextlib.suppress(OSError, AttributeError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
 
 
 def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
-    """A clean environment: nothing of the user's but where programs and devices are."""
+    """Return a clean environment: only the user's settings that locate programs and devices are kept."""
     kept = {
         name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_FAMILIES)
     }
@@ -352,11 +357,11 @@ def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
 
 
 def send(pipe: int, frame: bytes, deadline: float) -> None:
-    """Write all of it before the deadline.
+    """Write all bytes before the deadline.
 
     Raises:
         TimeoutError: the deadline passed.
-        BrokenPipeError: the process is gone.
+        BrokenPipeError: the process has ended.
     """
     view = memoryview(frame)
     while view:
@@ -367,11 +372,11 @@ def send(pipe: int, frame: bytes, deadline: float) -> None:
 
 
 def receive(pipe: int, count: int, deadline: float) -> bytes:
-    """Read exactly so many bytes before the deadline.
+    """Read `count` bytes before the deadline.
 
     Raises:
         TimeoutError: the deadline passed.
-        EOFError: the other end is gone.
+        EOFError: the other end is closed.
     """
     parts: list[bytes] = []  # not room for all at once: a frame may claim to be larger than it is
     while count:
@@ -388,7 +393,7 @@ def receive(pipe: int, count: int, deadline: float) -> bytes:
 
 
 def wait(pipe: int, event: int, deadline: float) -> None:
-    """Until the pipe can be used.
+    """Wait until the pipe is ready.
 
     Raises:
         TimeoutError: the deadline passed.

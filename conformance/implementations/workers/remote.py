@@ -1,7 +1,7 @@
-"""An adapter whose code runs in a worker process: it looks like any other adapter.
+"""An adapter whose code runs in a worker process; for the suite it is like any other adapter.
 
-The loss's gradients are computed in the worker, too. What comes back is a total whose gradient is the one that the
-worker found, so that the suite differentiates it as it differentiates any other.
+The worker computes the gradients of the loss too. The returned total has the worker's gradient, so that the suite
+differentiates it like any other total.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,24 +30,24 @@ Question = tuple[dict[str, Any], dict[str, Tensor]]
 """What is asked, in words and tensors; answers are the same."""
 GRADIENT = "gradients."
 REFUSED = {kind.__name__ for kind in (ProtocolViolation, SideEffectError, StateChanged)}
-"""What the worker raises of an adapter that did not raise itself."""
+"""Names of the exceptions that the guards raise in the worker, as opposed to the adapter itself."""
 LAST = ReturnedTensors()
-"""Of the worker's one adapter; used in the worker alone."""
+"""Tensors that the worker's one adapter returned last; used only in the worker."""
 NOT_TENSORS = ("head", "hyperparameters", "stages")
 """Fields of an assignment or of an assigner's inputs that need not be tensors."""
 DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
 class RemoteAdapter:
-    """An implementation in a process of its own.
+    """An implementation in a subprocess.
 
     Args:
-        name: what it is called.
+        name: of the implementation.
         worker: the process.
-        dialect: what it is held to; None: what the adapter there names.
+        dialect: dialect that the implementation is judged by; None: the dialect that the adapter declares.
 
     Raises:
-        Unavailable: the adapter cannot be made there.
+        PackageUnavailable: the adapter could not be made in the worker.
     """
 
     in_subprocess = True
@@ -60,7 +60,9 @@ class RemoteAdapter:
             raise PackageUnavailable(f"{name}: {error.what}") from error
         if "raised" in about:
             worker.close()
-            raise PackageUnavailable(f"{name} cannot be used here: {about['raised']}: {about['message']}")
+            raise PackageUnavailable(
+                f"cannot make the adapter of {name}: {about['raised']}: {about['message']}"
+            )
         self.version: str = about["version"]
         self.own_name: str = about["name"]
         self.exposes_stages: bool = about["shows_stages"]
@@ -72,7 +74,7 @@ class RemoteAdapter:
             self.loss = self._loss
 
     def _assign(self, inputs: AssignerInputs) -> Assignment:
-        """Assign, there."""
+        """Assign in the worker."""
         asked = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
         facts = question("assign", inputs.head, inputs.hyperparameters, inputs.scores.device)
         _, tensors = self._ask(facts, asked)
@@ -86,7 +88,7 @@ class RemoteAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """The loss and its gradient, from there."""
+        """Compute the loss and its gradient in the worker."""
         device = annotations.device
         facts = question("loss", head, hyperparameters, device)
         facts["differentiate"] = torch.is_grad_enabled() and any(
@@ -106,11 +108,11 @@ class RemoteAdapter:
         return Loss(total, tensors["items"], shown, read)
 
     def _ask(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-        """One question, one answer.
+        """Ask one question.
 
         Raises:
-            RaisedElsewhere: it raised there, or the process failed.
-            ProtocolViolation: it broke the protocol there.
+            WorkerError: the adapter raised, or the process failed.
+            ProtocolViolation: the adapter broke the protocol.
         """
         try:
             ((answer, results),) = self.worker.ask([(facts, tensors)])
@@ -124,23 +126,23 @@ class RemoteAdapter:
 
 
 class Answered(torch.autograd.Function):
-    """The total that a worker computed; its gradient is the worker's."""
+    """The total of a worker, with the worker's gradient."""
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, gradients: Sequence[Tensor | None], *_: Tensor) -> Tensor:
-        """The total as it is."""
+        """Return a copy of the total."""
         ctx.gradients = gradients
         return total.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """The worker's gradient of each feature map, times the slope of what is made of the total."""
+        """Return the worker's gradient of each feature map, times the gradient of the total."""
         (slope,) = slopes
         return None, None, *(None if each is None else each * slope for each in ctx.gradients)
 
 
 def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> dict[str, Any]:
-    """What every question says: the head, the numbers, the device and whether mixed precision is on."""
+    """Return the fields of every question: head, hyperparameters, device and mixed precision."""
     mixed = torch.is_autocast_enabled(device.type)
     return {
         "kind": kind,
@@ -186,7 +188,7 @@ def loss_answer(
     head: Head,
     hyperparameters: Hyperparameters,
 ) -> Question:
-    """The loss of a batch, its gradient and what it shows of its assigner; runs in the worker."""
+    """Return the loss of a batch, its gradient and what it exposes of its assigner; runs in the worker."""
     maps = tuple(
         tensors[f"level.{number}"].requires_grad_(facts["differentiate"])
         for number in range(len(head.strides))
@@ -209,7 +211,7 @@ def loss_answer(
 
 @contextmanager
 def mixed_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
-    """Automatic mixed precision, if the question says so."""
+    """Turn on automatic mixed precision if the question has a dtype for it."""
     with torch.autocast(device.type, dtype=DTYPES.get(dtype or ""), enabled=dtype is not None):
         yield
 

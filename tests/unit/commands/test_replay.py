@@ -166,7 +166,7 @@ def test_a_damaged_outcome_keeps_no_other_from_being_judged(replay: Run, case: P
     status, out, errors = replay(case, "--offline")
     assert status == 2
     assert "article 1 on cuda (stored)" in out
-    assert "no stored outcome that can be used" in errors[0]
+    assert "cannot read outcome file" in errors[0]
 
 
 def test_without_stored_outcomes_it_says_so(replay: Run, case: Path):

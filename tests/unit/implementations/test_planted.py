@@ -431,7 +431,7 @@ def test_it_cannot_change_the_batch():
 
         loss = None  # type: ignore[assignment]
 
-    assert verdict(Vandal()) == (Verdict.ERROR, "", "it changed its input scores")
+    assert verdict(Vandal()) == (Verdict.ERROR, "", "changed its input scores")
     assert replace(BATCH).id == before
 
 

@@ -124,7 +124,7 @@ FAILURES = {
     "Exits": "raised SystemExit: enough",
     "Garbage": "its process answered with something that is no frame",
     "Raises": "raised ZeroDivisionError: one by none",
-    "ChangesState": "it changed torch's global state: default dtype",
+    "ChangesState": "changed global torch state: default dtype",
     "Installs": "raised Blocked: a worker installs nothing (subprocess.Popen)",
     "WrongShape": "Loss.items has shape (2,), expected (3,)",
     "NoAssignment": "expected Assignment, and str was returned",
@@ -265,10 +265,10 @@ def test_a_worker_that_keeps_hanging_is_given_up(doubles: Doubles):
 @pytest.mark.parametrize(
     ("double", "message"),
     [
-        ("CannotBeMade", "X cannot be used here: OSError: no weights"),
+        ("CannotBeMade", "cannot make the adapter of X: OSError: no weights"),
         ("DiesWhileMade", "X: its process died with exit status 9"),
         ("HangsWhileMade", "X: its process did not answer within 4 s"),
-        ("Nobody", "X cannot be used here: AttributeError"),
+        ("Nobody", "cannot make the adapter of X: AttributeError"),
     ],
 )
 def test_an_adapter_that_cannot_be_made(double: str, message: str):
