@@ -1,6 +1,6 @@
-"""Run logs: writing them, reading them, and what people and tools want to know of them. Needs no torch.
+"""Run logs and their reports: write a log while a run goes on, read it, summarise it and render it. Needs no torch.
 
-    log = RunLog.create("reports/runs")       # while a run goes on
+    log = RunLog.create("reports/runs")
     log.append("run", profile="dev", ...)
     log.append("batch", ...)
     log.finish(0)
@@ -8,7 +8,7 @@
     log.set_latest()
     print(terminal_table(read_log(log.folder)))
 
-What lines and summaries hold is said by the JSON Schemas in `reports/schema/`.
+The JSON Schemas in `reports/schema/` describe the lines of a log and the summary.
 """
 
 from tal_reports.analysis.summary import summarise

@@ -1,4 +1,4 @@
-"""`python -m reports COMMAND`: reports on finished runs and killed ones, two runs compared, shards merged."""
+"""`python -m tal_reports COMMAND`: render finished or killed runs, compare two runs, merge the runs of shards."""
 
 import argparse
 import sys
@@ -12,24 +12,25 @@ from tal_reports.analysis.summary import summarise, write_summary
 from tal_reports.html.render import render
 from tal_reports.log.reader import LogError, read_log
 from tal_reports.markdown import issue, job_summary
+from tal_reports.text import capital
 
 PROGRAM = f"python -m {(__spec__ and __spec__.parent) or 'tal_reports'}"
 """The command as the user started it: `python -m reports` in the clone, `python -m tal_reports` anywhere."""
 UNUSABLE = 2
-"""Exit status where there is no run to report on, or nothing can be written; or of a wrong command line."""
-RUN = "a run's folder, or its log.jsonl"
+"""Exit status if the command line is wrong, no run is found, or a file cannot be written."""
+RUN = "folder of a run, or its log.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0; 1 where `compare` finds something new; 2 with one line on standard error where something is wrong.
+        The exit status: 0; 1 if `compare` finds new causes; 2, with one line on standard error, if the command failed.
     """
     options = _parser().parse_args(arguments)
-    does: Callable[[argparse.Namespace], int] = options.does
+    run: Callable[[argparse.Namespace], int] = options.run_command
     try:
-        return does(options)
+        return run(options)
     except (LogError, OSError) as error:
         print(f"reports: {error}", file=sys.stderr)
         return UNUSABLE
@@ -39,37 +40,38 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Reports on the runs of the suite.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, does: Callable[[argparse.Namespace], int], says: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
-        added.set_defaults(does=does)
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=f"{capital(text)}.")
+        added.set_defaults(run_command=run)
         return added
 
-    for name, does, says in (
+    for name, run, text in (
         ("render", _render, "write report.html and summary.json, and print the report's path"),
         ("summary", _summary, "write summary.json, and print its path"),
     ):
-        writing = command(name, does, says)
+        writing = command(name, run, text)
         writing.add_argument("run", type=Path, metavar="RUN", help=RUN)
         writing.add_argument(
             "--into", type=Path, metavar="DIR", help="write there instead of into the run's folder"
         )
-    comparing = command("compare", _compare, "say what is new, fixed and still there; 1 if something is new")
+    text = "list new, fixed and persisting causes; exit with status 1 if there are new ones"
+    comparing = command("compare", _compare, text)
     comparing.add_argument("before", type=Path, metavar="RUN_A", help=RUN)
     comparing.add_argument("after", type=Path, metavar="RUN_B", help=RUN)
-    merging = command("merge", _merge, "make one run out of those of several shards, and render it")
+    merging = command("merge", _merge, "merge the runs of several shards into one run, and render it")
     merging.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=RUN)
     merging.add_argument("--into", type=Path, required=True, metavar="DIR", help="folder of the merged run")
-    for name, does, says in (
-        ("markdown", _markdown, "print a run in Markdown, for the page of a CI job"),
-        ("issue", _issue, "print the text of an issue about what is new; nothing if nothing is"),
+    for name, run, text in (
+        ("markdown", _markdown, "print a run in Markdown, for the summary page of a CI job"),
+        ("issue", _issue, "print the text of an issue about new causes; nothing if there are none"),
     ):
-        telling = command(name, does, says)
-        telling.add_argument("run", type=Path, metavar="RUN", help=RUN)
-        telling.add_argument(
+        printing = command(name, run, text)
+        printing.add_argument("run", type=Path, metavar="RUN", help=RUN)
+        printing.add_argument(
             "--against",
             type=Path,
             metavar="RUN",
-            help="compare with this run instead of the last in the history",
+            help="compare with this run instead of the last one in the history",
         )
     return parser
 
@@ -104,13 +106,13 @@ def _markdown(options: argparse.Namespace) -> int:
 def _issue(options: argparse.Namespace) -> int:
     change = _change(options.run, options.against)
     if change is None:
-        print("reports: there is no earlier run to compare with, so nothing is new", file=sys.stderr)
+        print("reports: no earlier run to compare with: nothing counts as new", file=sys.stderr)
     sys.stdout.write(issue(change) if change else "")
     return 0
 
 
 def _change(run: Path, against: Path | None) -> Change | None:
-    """What changed since another run, or since the last one in the history; None if there is none."""
+    """Compare a run with another one, or with the last one in the history; None without an earlier run."""
     entry = _entry(run)
     before = _entry(against) if against else previous(read_history(history_of(read_log(run).folder)), entry)
     return compare(before, entry) if before else None

@@ -1,8 +1,8 @@
-"""The few lines that a run prints at its end."""
+"""The table and the few lines that a run prints at its end."""
 
 from typing import Any
 
-from tal_reports.analysis.compare import compare, said
+from tal_reports.analysis.compare import change_sentence, compare
 from tal_reports.analysis.history import entry_of, history_of, previous, read_history
 from tal_reports.analysis.summary import NO_BATCH, summarise
 from tal_reports.html.render import NAME
@@ -11,20 +11,23 @@ from tal_reports.log.reader import Log
 from tal_reports.text import counted, shortened, visible
 
 ALWAYS = ("exact", "within_bound", "admissible", "divergent", "error")
-"""Verdicts that have a column even if no batch came to them."""
-WIDEST = 36
-"""Characters of a name that are printed."""
+"""Verdicts that have a column even with a count of zero."""
+MAX_WIDTH = 36
+"""Characters of a name."""
 MAX_CAUSES = 5
-"""First divergences of one implementation that are printed."""
+"""Causes of one implementation that are printed."""
 
 
 def terminal_table(log: Log) -> str:
-    """Who was tested against what, how many batches came to which verdict, first divergences, the report.
+    """Return the results as plain text: verdicts by implementation, causes, scopes, untested parts, and the report.
 
-    Plain text without colour; nothing in it steers the terminal, whatever the log holds.
+    The text has no control characters, whatever the log contains.
     """
     summary = summarise(log)
-    blocks = [_table(summary["implementations"]), *(_divergences(one) for one in summary["implementations"])]
+    blocks = [
+        _table(summary["implementations"]),
+        *(_divergences(line) for line in summary["implementations"]),
+    ]
     blocks.append("\n".join(_scopes(summary["scopes"])))
     blocks.append("\n".join(_not_tested(summary)))
     blocks.append(_since(log, summary))
@@ -34,13 +37,13 @@ def terminal_table(log: Log) -> str:
 
 
 def _since(log: Log, summary: dict[str, Any]) -> str:
-    """What changed since the last run, if there is one."""
+    """Return the change since the last comparable run; "" without one."""
     entry = entry_of(log, summary)
     before = previous(read_history(history_of(log.folder)), entry)
     if before is None:
         return ""
     change = compare(before, entry)
-    lines = [f"since run {before['run']}: {said(change)}"]
+    lines = [f"since run {before['run']}: {change_sentence(change)}"]
     lines += [f"  {_word(name)}: {was} -> {became}" for name, was, became in change.results]
     return "\n".join(visible(" ".join(shortened(line, 300).split(" "))) for line in lines)
 
@@ -48,16 +51,16 @@ def _since(log: Log, summary: dict[str, Any]) -> str:
 def _table(implementations: list[dict[str, Any]]) -> str:
     if not implementations:
         return "No implementation was tested."
-    columns = [v for v in VERDICTS if v in ALWAYS or any(one["verdicts"][v] for one in implementations)]
+    columns = [v for v in VERDICTS if v in ALWAYS or any(line["verdicts"][v] for line in implementations)]
     rows = [
-        ["implementation", "version", "held to", "batches", *(v.replace("_", " ") for v in columns), "result"]
+        ["implementation", "version", "dialect", "batches", *(v.replace("_", " ") for v in columns), "result"]
     ]
-    for one in implementations:
-        words = [_word(one["name"]), _word(one["version"]), _word(one["dialect"])]
+    for line in implementations:
+        words = [_word(line["name"]), _word(line["version"]), _word(line["dialect"])]
         numbers = [
-            f"{number:,}" for number in (one["batches"], *(one["verdicts"][verdict] for verdict in columns))
+            f"{number:,}" for number in (line["batches"], *(line["verdicts"][verdict] for verdict in columns))
         ]
-        rows.append([*words, *numbers, one["result"]])
+        rows.append([*words, *numbers, line["result"]])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     numeric = range(3, len(widths) - 1)
@@ -74,9 +77,9 @@ def _divergences(implementation: dict[str, Any]) -> str:
     causes = implementation["first_divergences"]
     lines = [_divergence(implementation["name"], cause) for cause in causes[:MAX_CAUSES]]
     if len(causes) > MAX_CAUSES:
-        lines.append(f"  and {counted(len(causes) - MAX_CAUSES, 'more cause')}, in the report")
+        lines.append(f"  and {counted(len(causes) - MAX_CAUSES, 'more cause')} in the report")
     if not causes and implementation["result"] in FAILING:
-        lines.append(f"{_word(implementation['name'])}: {implementation['result']}; the report says more")
+        lines.append(f"{_word(implementation['name'])}: {implementation['result']}; see the report")
     return "\n".join(lines)
 
 
@@ -89,16 +92,16 @@ def _divergence(name: str, cause: dict[str, Any]) -> str:
 
 
 def _scopes(scopes: list[dict[str, Any]]) -> list[str]:
-    """How many images were all of their scopes, for each implementation and device."""
+    """Summarise the exhaustively judged scopes, a line for each implementation and device."""
     lines = []
     for name, device in dict.fromkeys((scope["implementation"], scope["device"]) for scope in scopes):
-        those = [scope for scope in scopes if (scope["implementation"], scope["device"]) == (name, device)]
-        whole = [scope for scope in those if scope["conforms"]]
+        own = [scope for scope in scopes if (scope["implementation"], scope["device"]) == (name, device)]
+        whole = [scope for scope in own if scope["conforms"]]
         images = sum(scope["images"] for scope in whole)
-        said = [f"all {images:,} images of {counted(len(whole), 'small scope')} conform"] if whole else []
-        failing = [shortened(scope["scope"], 60) for scope in those if not scope["conforms"]]
-        said += [f"not all images of {', '.join(failing)} do"] if failing else []
-        lines.append(f"{_word(name)} on {device}: {'; '.join(said)}")
+        results = [f"all {images:,} images of {counted(len(whole), 'small scope')} conform"] if whole else []
+        failing = [shortened(scope["scope"], 60) for scope in own if not scope["conforms"]]
+        results += [f"not all images of {', '.join(failing)} conform"] if failing else []
+        lines.append(f"{_word(name)} on {device}: {'; '.join(results)}")
     return [visible(line) for line in lines]
 
 
@@ -113,4 +116,4 @@ def _not_tested(summary: dict[str, Any]) -> list[str]:
 
 def _word(text: str | None) -> str:
     word = " ".join(visible(text or "unknown").split())
-    return word if len(word) <= WIDEST else f"{word[: WIDEST - 1]}…"
+    return word if len(word) <= MAX_WIDTH else f"{word[: MAX_WIDTH - 1]}…"

@@ -1,4 +1,4 @@
-"""One cause, one card: a divergence that many tests and devices show is told once, on its smallest batch."""
+"""Group divergences by cause, so that a fault that many tests and devices show is reported once."""
 
 import hashlib
 import re
@@ -9,17 +9,17 @@ from typing import Any
 from tal_reports.log.batches import VERDICTS, Batches
 
 PLURAL = re.compile(r"(?<=# )(\w+?)s\b")
-"""What stands after a number that is not 1."""
+"""A plural after a number: `# anchors` and `# anchor` are one cause."""
 NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?|\binf\b|\bnan\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Everything that one implementation does wrong (or, as its dialect declares, otherwise) for one reason.
+    """One reason for failures of one implementation, or for differences that its dialect declares.
 
     Attributes:
-        lines: the `divergence` or `difference` lines of a log, the one with the smallest batch first.
-        batches: how many judged batches failed so; None if the log does not say.
+        lines: `divergence` or `difference` lines of a log, the one with the smallest batch first.
+        batches: number of judged batches that failed for this cause; None if unknown.
     """
 
     lines: tuple[dict[str, Any], ...]
@@ -32,40 +32,40 @@ class Cause:
 
     @property
     def verdict(self) -> str:
-        """`divergent`, `nondeterministic` or `error`; of a declared difference, `declared`."""
+        """`divergent`, `nondeterministic` or `error`; for a declared difference, `declared`."""
         return str(self.example.get("verdict", "declared"))
 
     @property
     def id(self) -> str:
-        """Ten hexadecimal digits that are the same in every run that meets this cause."""
+        """Ten hexadecimal digits that identify the cause in every run."""
         return hashlib.sha256("\0".join(_key(self.example)).encode(errors="backslashreplace")).hexdigest()[
             :10
         ]
 
     def every(self, field: str) -> list[str]:
-        """The different values of a field among the lines, in their order."""
+        """Return the different values of a field, in the order of the lines."""
         return list(dict.fromkeys(line[field] for line in self.lines if isinstance(line.get(field), str)))
 
 
 def causes(
     lines: Iterable[dict[str, Any]], stages: Sequence[str], batches: Batches | None = None
 ) -> list[Cause]:
-    """Divergences (or declared differences) grouped by cause.
+    """Group divergences, or declared differences, by cause.
 
-    The implementation with the worst verdict comes first; of one implementation, the worst verdict, then the
-    earliest stage.
+    The implementation with the worst verdict comes first. The causes of one implementation are ordered by verdict, the
+    worst first, and then by stage.
 
     Args:
         lines: `divergence` or `difference` lines.
-        stages: names of the stages in the order of the data, as the same log has them.
-        batches: of the same log, for the number of batches that failed with each cause.
+        stages: names of the stages of the same log, in the order of the data.
+        batches: counts of the same log, for the number of failing batches of each cause.
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault(_key(line), []).append(line)
     found = [Cause(tuple(sorted(group, key=_bulk)), _failed(group[0], batches)) for group in groups.values()]
     alike = [_place(cause) for cause in found]
-    # Where two causes share a stage and a clause, the log cannot tell which of them a batch failed for.
+    # If two causes share stage and clause, the log does not say for which of them a batch failed.
     found = [cause if alike.count(_place(cause)) == 1 else Cause(cause.lines) for cause in found]
     worst: dict[str, int] = {}
     for cause in found:
@@ -100,7 +100,7 @@ def _failed(line: dict[str, Any], batches: Batches | None) -> int | None:
 
 
 def _bulk(line: dict[str, Any]) -> tuple[int, int]:
-    """How much there is to look at in a line's batch."""
+    """Return the size of a line's batch, for finding the smallest one."""
     picture = line.get("picture")
     anchors = sum(level["rows"] * level["columns"] for level in picture["levels"]) if picture else 10**6
     return anchors + 10 * len(picture["truths"] if picture else ()), len(line.get("description") or "")

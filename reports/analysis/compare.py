@@ -1,4 +1,4 @@
-"""Two runs side by side: which causes are new, which are fixed, which are there still."""
+"""Compare two runs: causes that are new, fixed or persist, changed results and changed timings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,14 +7,14 @@ from tal_reports.analysis.history import Entry
 from tal_reports.text import clock, counted, listed, real, short, shortened, visible
 
 CLEARLY = 1.1
-"""Intervals of a ratio that are further apart than this factor are a change; closer ones may be another day's noise."""
+"""Two intervals of a ratio count as a change only if they are further apart than this factor; less may be noise."""
 Causes = list[dict[str, Any]]
-"""As the history has them."""
+"""Causes as the history has them."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A benchmark whose ratio to the official implementation left the interval that it had."""
+    """A benchmark whose ratio to the official implementation left its earlier interval."""
 
     name: str
     implementation: str
@@ -25,16 +25,17 @@ class Timing:
 
 @dataclass(frozen=True)
 class Change:
-    """What is different between two runs.
+    """Differences between two runs.
 
     Attributes:
         before, after: the runs.
-        new, still: causes of the later run that the earlier one did not have, and that it had.
-        fixed: causes of the earlier run that the later one does not have, although it tested the same.
-        untested: causes of the earlier run whose implementation or clauses the later one did not test.
+        new: causes of the later run alone.
+        still: causes of both runs.
+        fixed: causes of the earlier run alone, whose implementation and clauses the later run tested.
+        untested: causes of the earlier run alone, whose implementation or clauses the later run did not test.
         results: implementations whose result changed: name, before, after.
-        timings: where the machine is the same, benchmarks that became slower or faster.
-        notes: what else is different, and makes the comparison weaker.
+        timings: benchmarks that became slower or faster; empty if the machines differ.
+        notes: other differences, which weaken the comparison.
     """
 
     before: Entry
@@ -49,29 +50,34 @@ class Change:
 
     @property
     def counts(self) -> str:
-        """In a few words: `2 new, 1 fixed, 3 still`."""
-        named = {"new": self.new, "fixed": self.fixed, "still": self.still, "not tested again": self.untested}
+        """The counts in words: `2 new, 1 fixed, 3 still present`."""
+        named = {
+            "new": self.new,
+            "fixed": self.fixed,
+            "still present": self.still,
+            "not tested again": self.untested,
+        }
         return (
             ", ".join(f"{len(found):,} {name}" for name, found in named.items() if found) or "nothing failed"
         )
 
 
 def compare(before: Entry, after: Entry) -> Change:
-    """What changed from one run to another."""
-    then, now = ({cause["id"]: cause for cause in entry["causes"]} for entry in (before, after))
-    tested = {one["name"]: one.get("clause_groups") or {} for one in after["implementations"]}
-    gone = [cause for key, cause in then.items() if key not in now]
-    known = {one["name"] for one in before["implementations"]}
+    """Return the differences between two runs."""
+    earlier, later = ({cause["id"]: cause for cause in entry["causes"]} for entry in (before, after))
+    tested = {line["name"]: line.get("clause_groups") or {} for line in after["implementations"]}
+    gone = [cause for key, cause in earlier.items() if key not in later]
+    known = {line["name"] for line in before["implementations"]}
     return Change(
         before,
         after,
         new=[
             cause
-            for key, cause in now.items()
-            if key not in then and (cause["implementation"] in known or _could_not_be_had(cause))
+            for key, cause in later.items()
+            if key not in earlier and (cause["implementation"] in known or _could_not_be_loaded(cause))
         ],
         fixed=[cause for cause in gone if _tested(cause, tested)],
-        still=[cause for key, cause in now.items() if key in then],
+        still=[cause for key, cause in later.items() if key in earlier],
         untested=[cause for cause in gone if not _tested(cause, tested)],
         results=_results(before, after),
         timings=_timings(before, after),
@@ -79,46 +85,46 @@ def compare(before: Entry, after: Entry) -> Change:
     )
 
 
-def _could_not_be_had(cause: dict[str, Any]) -> bool:
-    """Whether nothing at all came of an implementation: that is news, were it asked for the first time."""
+def _could_not_be_loaded(cause: dict[str, Any]) -> bool:
+    """Return True if the implementation could not be loaded. Such a cause is new even for a new implementation."""
     return not cause.get("stage") and not cause.get("case") and cause.get("verdict") == "error"
 
 
 def _tested(cause: dict[str, Any], tested: dict[str, dict[str, int]]) -> bool:
     groups = tested.get(cause["implementation"], {})
-    asked = [group for group in cause.get("clause_groups") or [] if group]
-    return any(groups.get(group) for group in asked) if asked else bool(groups)
+    needed = [group for group in cause.get("clause_groups") or [] if group]
+    return any(groups.get(group) for group in needed) if needed else bool(groups)
 
 
 def _results(before: Entry, after: Entry) -> list[tuple[str, str, str]]:
-    was = {one["name"]: str(one.get("result")) for one in before["implementations"]}
+    was = {line["name"]: str(line.get("result")) for line in before["implementations"]}
     return [
-        (one["name"], was[one["name"]], str(one.get("result")))
-        for one in after["implementations"]
-        if one["name"] in was and was[one["name"]] != one.get("result")
+        (line["name"], was[line["name"]], str(line.get("result")))
+        for line in after["implementations"]
+        if line["name"] in was and was[line["name"]] != line.get("result")
     ]
 
 
 def _timings(before: Entry, after: Entry) -> list[Timing]:
-    """Benchmarks whose intervals do not overlap, on the same machine with the same torch."""
+    """Return the benchmarks whose intervals do not overlap, if machine and torch are the same."""
     if before["fingerprint"] != after["fingerprint"]:
         return []
-    was = {timing_key(one): one for one in before["benchmarks"]}
+    was = {timing_key(item): item for item in before["benchmarks"]}
     found = []
-    for one in after["benchmarks"]:
-        ranges = [_range(line) for line in (was.get(timing_key(one)), one) if line is not None]
+    for item in after["benchmarks"]:
+        ranges = [_range(line) for line in (was.get(timing_key(item)), item) if line is not None]
         if len(ranges) == 2 and None not in ranges:
             (low, high), (new_low, new_high) = ranges  # type: ignore[misc]
             if new_low > high * CLEARLY or new_high * CLEARLY < low:
-                texts = _interval(was[timing_key(one)]), _interval(one)
+                texts = _interval(was[timing_key(item)]), _interval(item)
                 found.append(
-                    Timing(str(one.get("name")), str(one.get("implementation")), *texts, new_low > high)
+                    Timing(str(item.get("name")), str(item.get("implementation")), *texts, new_low > high)
                 )
     return found
 
 
 def timing_key(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What names a benchmark in every run."""
+    """Return the key that identifies a benchmark in every run."""
     return tuple(line.get(name) for name in ("name", "implementation", "device"))
 
 
@@ -136,34 +142,36 @@ def _notes(before: Entry, after: Entry) -> list[str]:
     if before.get("profile") != after.get("profile"):
         notes.append(f"the profile was {before.get('profile')} and is {after.get('profile')}")
     if before.get("seed") != after.get("seed"):
-        notes.append("other batches were drawn: what is fixed may only not have been met")
-    ours, theirs = before["environment"], after["environment"]
-    for name in dict.fromkeys([*ours, *theirs]):
-        if ours.get(name) != theirs.get(name):
-            notes.append(f"{name} was {_said(ours.get(name))} and is {_said(theirs.get(name))}")
-    known, named = ({one["name"] for one in entry["implementations"]} for entry in (before, after))
+        notes.append("the seeds differ: a cause counted as fixed may only not have been drawn again")
+    old, new = before["environment"], after["environment"]
+    for name in dict.fromkeys([*old, *new]):
+        if old.get(name) != new.get(name):
+            notes.append(f"{name} was {_value(old.get(name))} and is {_value(new.get(name))}")
+    known, named = ({line["name"] for line in entry["implementations"]} for entry in (before, after))
     absent, added = sorted(known - named), sorted(named - known)
     notes += [f"not tested this time: {listed(absent)}"] * bool(absent)
     notes += [f"not tested before: {listed(added)}"] * bool(added)
     return notes
 
 
-def _said(value: Any) -> str:
+def _value(value: Any) -> str:
     return "unknown" if value is None else shortened(str(value), 80)
 
 
 def format_comparison(change: Change) -> list[str]:
-    """The comparison as plain text that steers no terminal."""
-    before, after = change.before, change.after
-    lines = [
-        f"{before['run']} ({clock(before['started'])}) -> {after['run']} ({clock(after['started'])}): {change.counts}"
-    ]
+    """Return the comparison as lines of plain text, without control characters."""
+    runs = [f"{entry['run']} ({clock(entry['started'])})" for entry in (change.before, change.after)]
+    lines = [f"{' -> '.join(runs)}: {change.counts}"]
     for name, was, became in change.results:
         lines.append(f"{name}: {was} -> {became}")
-    for word, found in (
-        ("new", change.new), ("still", change.still), ("fixed", change.fixed), ("not tested again", change.untested),
-    ):  # fmt: skip
-        lines += [f"{word}: {_told(cause)}" for cause in found]
+    groups = {
+        "new": change.new,
+        "still present": change.still,
+        "fixed": change.fixed,
+        "not tested again": change.untested,
+    }
+    for word, found in groups.items():
+        lines += [f"{word}: {_format_cause(cause)}" for cause in found]
     lines += [
         f"{'slower' if timing.slower else 'faster'}: {timing.implementation}, {timing.name}: "
         f"{timing.before} -> {timing.after}"
@@ -173,7 +181,7 @@ def format_comparison(change: Change) -> list[str]:
     return [visible(" ".join(line.split())) for line in lines]
 
 
-def _told(cause: dict[str, Any]) -> str:
+def _format_cause(cause: dict[str, Any]) -> str:
     where = f" at {cause['stage']}" if cause.get("stage") else ""
     clause = f" ({cause['clause']})" if cause.get("clause") else ""
     case = f", case {cause['case']}" if cause.get("case") else ""
@@ -181,12 +189,12 @@ def _told(cause: dict[str, Any]) -> str:
     return f"{who}{where}{clause}{case}: {cause.get('summary')} [{cause['id']}]"
 
 
-def said(change: Change) -> str:
-    """What a reader who comes every day wants to know, in a sentence."""
+def change_sentence(change: Change) -> str:
+    """Return the change in one sentence."""
     if not change.new and not change.fixed and not change.results:
         return (
             "Nothing changed."
             if not change.still
-            else f"Nothing changed: {counted(len(change.still), 'cause')} still."
+            else f"Nothing changed: {counted(len(change.still), 'cause')} still present."
         )
     return f"{change.counts}."

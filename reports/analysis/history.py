@@ -1,4 +1,4 @@
-"""history.jsonl: one line for each finished run, appended, from which trends are drawn and runs compared."""
+"""history.jsonl: one line for each finished run, the source of trends and of comparisons with earlier runs."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from tal_reports.log.reader import Log
 from tal_reports.text import real, shortened
 
 NAME = "history.jsonl"
-"""Beside the folders of the runs that it tells of."""
+"""File name, beside the folders of the runs."""
 SCHEMA = 1
 MAX_CAUSES, MAX_BENCHMARKS = 300, 300
-"""Causes and benchmarks of one run that are remembered."""
+"""Causes and benchmarks of one run that are stored."""
 MAX_SUMMARY_LENGTH = 300
-"""Characters of a summary that are remembered."""
+"""Characters of a cause's summary that are stored."""
 TIMING = ("cpu", "cuda", "platform", "python", "torch", "threads")
-"""What must be the same for two timings to be compared."""
+"""Fields of the environment that must be equal for timings to be comparable."""
 
 Entry = dict[str, Any]
-"""What history.jsonl says of one run."""
+"""A line of history.jsonl."""
 
 
 def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
-    """What is remembered of a run."""
+    """Return the line of history.jsonl for a run."""
     found = causes(failures_of(log), log.stages, log.batches)
     environment = {
         name: value for name, value in log.run["environment"].items() if isinstance(value, (str, int, float))
@@ -44,7 +44,7 @@ def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
         "devices": summary["devices"],
         "environment": environment,
         "fingerprint": fingerprint(log.run["environment"]),
-        "implementations": [_implementation(log, one) for one in summary["implementations"]],
+        "implementations": [_implementation(log, item) for item in summary["implementations"]],
         "causes": [_cause(cause) for cause in found[:MAX_CAUSES]],
         "benchmarks": [_benchmark(line) for line in log.benchmarks[:MAX_BENCHMARKS]],
         **({"power": summary["power"]} if summary.get("power") else {}),
@@ -52,25 +52,25 @@ def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
 
 
 def repeats(log: Log) -> bool:
-    """Whether a run judged case files in place of drawn batches."""
+    """Return True if the run judged case files in place of generated batches."""
     return any(word == "--case" or word.startswith("--case=") for word in log.run["command"])
 
 
 def fingerprint(environment: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that two machines share on which times can be compared."""
-    told = json.dumps([environment.get(name) for name in TIMING], sort_keys=True)
-    return hashlib.sha256(told.encode(errors="backslashreplace")).hexdigest()[:10]
+    """Return ten hexadecimal digits that are equal for machines with comparable times."""
+    fields = json.dumps([environment.get(name) for name in TIMING], sort_keys=True)
+    return hashlib.sha256(fields.encode(errors="backslashreplace")).hexdigest()[:10]
 
 
-def _implementation(log: Log, one: dict[str, Any]) -> dict[str, Any]:
+def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
     groups: dict[str, int] = {}
     for cell, verdicts in log.batches.cells.items():
-        if cell.implementation == one["name"]:
+        if cell.implementation == line["name"]:
             groups[cell.clause_group] = groups.get(cell.clause_group, 0) + sum(verdicts.values())
     keys = ("name", "version", "dialect", "result", "batches", "uniqueness")
-    margins = one["margins"].values()
-    return {key: one[key] for key in keys} | {
-        "verdicts": {verdict: count for verdict, count in one["verdicts"].items() if count},
+    margins = line["margins"].values()
+    return {key: line[key] for key in keys} | {
+        "verdicts": {verdict: count for verdict, count in line["verdicts"].items() if count},
         "p50": max((real(margin["p50"]) or 0.0 for margin in margins), default=None),
         "p99": max((real(margin["p99"]) or 0.0 for margin in margins), default=None),
         "clause_groups": groups,
@@ -80,13 +80,13 @@ def _implementation(log: Log, one: dict[str, Any]) -> dict[str, Any]:
 def _cause(cause: Cause) -> dict[str, Any]:
     line = cause.example
     keys = ("implementation", "verdict", "stage", "clause", "clause_group", "case")
-    told = {key: line.get(key) for key in keys}
-    repeat = (line.get("reproduce") or {}).get("pytest")
-    return told | {
+    fields = {key: line.get(key) for key in keys}
+    command = (line.get("reproduce") or {}).get("pytest")
+    return fields | {
         "id": cause.id,
         "summary": shortened(line["summary"], MAX_SUMMARY_LENGTH),
         "description": shortened(line.get("description") or "", MAX_SUMMARY_LENGTH),
-        "pytest": repeat if repeat and len(repeat) <= MAX_SUMMARY_LENGTH * 3 else None,
+        "pytest": command if command and len(command) <= MAX_SUMMARY_LENGTH * 3 else None,
         "clause_groups": cause.every("clause_group"),
     }
 
@@ -97,15 +97,15 @@ def _benchmark(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def history_of(folder: Path) -> Path:
-    """Where the history of the runs beside a run's folder is."""
+    """Return the path of the history for the folder of a run."""
     return folder.parent / NAME
 
 
 def remember(path: Path, entry: Entry) -> bool:
-    """Append what is known of a finished run, once; whether it was new.
+    """Append the entry of a finished run, unless the history has it. Return True if it was appended.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the history cannot be written.
     """
     if entry["finished"] is None or any(known["run"] == entry["run"] for known in read_history(path)):
         return False
@@ -113,7 +113,7 @@ def remember(path: Path, entry: Entry) -> bool:
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if (size := os.fstat(file).st_size) and os.pread(file, 1, size - 1) != b"\n":
-            line = b"\n" + line  # what a full disk left must not spoil this line
+            line = b"\n" + line  # end the rest of a line that a full disk cut off
         os.write(file, line)
     finally:
         os.close(file)
@@ -121,7 +121,7 @@ def remember(path: Path, entry: Entry) -> bool:
 
 
 def read_history(path: Path) -> list[Entry]:
-    """Every run that is remembered, the oldest first; what cannot be read is left out."""
+    """Return the entries of all runs, the oldest first; unusable lines are left out."""
     if not path.is_file():
         return []
     entries = {}
@@ -136,21 +136,21 @@ def read_history(path: Path) -> list[Entry]:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether a line has what its readers rely on; others may have written into the file."""
+    """Return True if a line has the fields and types that readers rely on; other programs may write into the file."""
     if not isinstance(entry, dict) or entry.get("schema") != SCHEMA:
         return False
     texts = all(isinstance(entry.get(name), str) for name in ("run", "started", "fingerprint"))
     lists = all(
-        isinstance(entry.get(name), list) and all(isinstance(one, dict) for one in entry[name])
+        isinstance(entry.get(name), list) and all(isinstance(line, dict) for line in entry[name])
         for name in ("implementations", "causes", "benchmarks")
     )
     if not texts or not lists or not isinstance(entry.get("environment"), dict):
         return False
     named = all(
-        isinstance(one.get("name"), str) and isinstance(one.get("uniqueness", {}), (dict, NoneType))
-        for one in entry["implementations"]
+        isinstance(line.get("name"), str) and isinstance(line.get("uniqueness", {}), (dict, NoneType))
+        for line in entry["implementations"]
     )
-    flat = all(not isinstance(value, (dict, list)) for one in entry["benchmarks"] for value in one.values())
+    flat = all(not isinstance(value, (dict, list)) for line in entry["benchmarks"] for value in line.values())
     causes = all(
         isinstance(cause.get("id"), str) and isinstance(cause.get("implementation"), str)
         for cause in entry["causes"]
@@ -163,31 +163,31 @@ def _when(entry: Entry) -> tuple[str, str]:
 
 
 def previous(entries: list[Entry], entry: Entry) -> Entry | None:
-    """The last run before this one with the same profile and one of its implementations."""
+    """Return the last of the comparable entries, or None."""
     return next(iter(reversed(comparable(entries, entry))), None)
 
 
 def comparable(entries: list[Entry], entry: Entry) -> list[Entry]:
-    """The runs before this one with the same profile and one of its implementations, the oldest first."""
-    names = {one["name"] for one in entry["implementations"]}
+    """Return the earlier entries with the same profile and a common implementation, the oldest first."""
+    names = {line["name"] for line in entry["implementations"]}
     return [
         other
         for other in entries
         if other["run"] != entry["run"]
         and _when(other) < _when(entry)
         and other.get("profile") == entry["profile"]
-        and names & {one["name"] for one in other["implementations"]}
+        and names & {line["name"] for line in other["implementations"]}
     ]
 
 
 def with_power(entries: list[Entry], entry: Entry) -> list[Entry]:
-    """The runs up to this one that planted faults, whatever else they tested, the oldest first."""
+    """Return the entries up to this one that have planted faults, the oldest first."""
     earlier = [other for other in entries if other["run"] != entry["run"] and _when(other) < _when(entry)]
-    return [one for one in (*earlier, entry) if isinstance(one.get("power"), dict) and one["power"]]
+    return [line for line in (*earlier, entry) if isinstance(line.get("power"), dict) and line["power"]]
 
 
 def _finite(value: Any) -> Any:
-    """The value with numbers that are not finite as text, as logs have them."""
+    """Return the value with non-finite numbers as text, as in logs."""
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, dict):

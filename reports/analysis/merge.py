@@ -1,4 +1,4 @@
-"""One run out of the runs of several shards: their logs, cases and what else they left, side by side."""
+"""Merge the runs of several shards into one run: their logs, cases and other files."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tal_reports.text import counted
 Line = dict[str, Any]
 
 ONCE = ("run", "end")
-"""Kinds of which a run has one line."""
+"""Kinds with a single line in each run."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Shard:
     """One of the runs that are merged.
 
     Attributes:
-        name: unlike that of every other shard.
-        log: as it was read.
-        place: what is added to its devices' names, where shards differ in torch.
-        names: what its implementations are called in the merged run.
+        name: unique among the shards.
+        log: its log.
+        place: suffix of its devices' names, if the shards have different versions of torch; otherwise "".
+        names: new names of its implementations, if the shards have different versions of them.
     """
 
     name: str
@@ -36,28 +36,28 @@ class Shard:
     names: dict[str, str]
 
     def device(self, device: str) -> str:
-        """What a device is called in the merged run."""
+        """Return the device's name in the merged run."""
         return f"{device}{self.place}"
 
 
 def merge(runs: Iterable[Path], into: Path) -> Path:
-    """Make one run out of several.
+    """Merge several runs into one.
 
     Args:
-        runs: the folders of the shards; they are left as they are.
-        into: the folder of the merged run, which must not exist.
+        runs: folders of the shards; they are not changed.
+        into: folder of the merged run, which must not exist.
 
     Returns:
         The merged run's folder.
 
     Raises:
-        LogError: a shard has no log that can be read, or there is none.
+        LogError: a shard has no readable log, or there are no shards.
         FileExistsError: `into` exists.
-        OSError: something cannot be read or written.
+        OSError: a file cannot be read or written.
     """
     logs = [read_log(run) for run in runs]
     if not logs:
-        raise LogError("there is no run to merge")
+        raise LogError("no runs to merge")
     shards = _shards(logs)
     with RunLog.create(into.parent, into.name) as merged:
         merged.append("run", **_run_line(shards))
@@ -73,18 +73,18 @@ def _shards(logs: list[Log]) -> list[Shard]:
     torches = [str(log.run["environment"].get("torch")) for log in logs]
     versions: dict[str, set[str]] = {}
     for log in logs:
-        for one in log.run["implementations"]:
-            if one.get("capabilities"):
-                versions.setdefault(one["name"], set()).add(str(one.get("version")))
+        for line in log.run["implementations"]:
+            if line.get("capabilities"):
+                versions.setdefault(line["name"], set()).add(str(line.get("version")))
     differ = len(set(torches)) > 1
     names = [_safe(log.folder.name) for log in logs]
     shards = []
     for at, (log, torch) in enumerate(zip(logs, torches, strict=True)):
         name = names[at] if names.count(names[at]) == 1 else f"{names[at]}-{at}"
         called = {
-            one["name"]: f"{one['name']} {one.get('version')}"
-            for one in log.run["implementations"]
-            if len(versions.get(one["name"], ())) > 1
+            line["name"]: f"{line['name']} {line.get('version')}"
+            for line in log.run["implementations"]
+            if len(versions.get(line["name"], ())) > 1
         }
         shards.append(Shard(name, log, f", torch {torch}" if differ else "", called))
     return shards
@@ -95,7 +95,7 @@ def _safe(name: str) -> str:
 
 
 def _run_line(shards: list[Shard]) -> Line:
-    """The merged run's first line: what the shards agree on, and what each says where they do not."""
+    """Return the merged run's first line."""
     runs = [shard.log.run for shard in shards]
     devices: dict[str, str] = {}
     implementations: dict[str, Line] = {}
@@ -103,8 +103,8 @@ def _run_line(shards: list[Shard]) -> Line:
         for device, state in shard.log.run["devices"].items():
             if devices.get(shard.device(device)) != "tested":
                 devices[shard.device(device)] = state
-        for one in shard.log.run["implementations"]:
-            named = one | {"name": shard.names.get(one["name"], one["name"])}
+        for line in shard.log.run["implementations"]:
+            named = line | {"name": shard.names.get(line["name"], line["name"])}
             known = implementations.get(named["name"])
             if known is None or not known.get("capabilities"):
                 implementations[named["name"]] = named
@@ -138,18 +138,19 @@ def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any
 
 
 def _common(values: list[str | None]) -> str | None:
-    told = list(dict.fromkeys(value for value in values if value is not None))
-    return ", ".join(told) or None
+    different = dict.fromkeys(value for value in values if value is not None)
+    return ", ".join(different) or None
 
 
 def _environment(shards: list[Shard]) -> Line:
-    """What is the same everywhere as it is; what differs, by shard."""
-    every = [shard.log.run["environment"] for shard in shards]
+    """Return the common environment; a field that differs has one value for each shard."""
+    environments = [shard.log.run["environment"] for shard in shards]
     merged: Line = {}
-    for name in dict.fromkeys(name for one in every for name in one):
-        values = [one.get(name) for one in every]
+    for name in dict.fromkeys(name for environment in environments for name in environment):
+        values = [environment.get(name) for environment in environments]
         same = all(value == values[0] for value in values)
-        merged[name] = values[0] if same else {s.name: v for s, v in zip(shards, values, strict=True)}
+        by_shard = {shard.name: value for shard, value in zip(shards, values, strict=True)}
+        merged[name] = values[0] if same else by_shard
     return merged
 
 
@@ -163,29 +164,29 @@ def _tested(shards: list[Shard]) -> set[str]:
 
 
 def _copy_lines(shard: Shard, merged: RunLog, tested: set[str]) -> None:
-    """The shard's lines into a log of its own, as those of a worker; its devices and names made its own."""
+    """Copy the shard's lines into a log file of the merged run, with its new names of devices and implementations."""
     if shard.log.end is None:
         judged = counted(shard.log.batches.judged, "verdict")
-        reason = f"the run {shard.name} did not finish: only what it had logged until then is here, {judged}"
+        reason = f"the run {shard.name} did not finish: only the {judged} that it had logged are included"
         merged.append("not_tested", implementation=None, device=None, reason=reason)
     with (merged.folder / f"log-{shard.name}.jsonl").open("w", encoding="utf-8") as file:
         for line in _lines(shard.log.folder):
             if line.get("kind") in ONCE:
                 continue
             line = _renamed(line, shard, merged.folder)  # noqa: PLW2901
-            in_subprocess = line.get("kind") == "not_tested" and line.get("device") in tested
-            if not (in_subprocess and line.get("implementation") is None):
+            tested_elsewhere = line.get("kind") == "not_tested" and line.get("device") in tested
+            if not (tested_elsewhere and line.get("implementation") is None):
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
 def _lines(folder: Path) -> Iterator[Line]:
-    """Every line that is a JSON object, of all the logs in a run's folder."""
+    """Yield every line that is a JSON object, of all logs in the folder of a run."""
     for path in [folder / MAIN, *sorted(folder.glob("log-*.jsonl"))]:
         with path.open("rb") as file:
             for raw in file:
                 try:
                     line = json.loads(raw)
-                except ValueError:  # a killed run's last line
+                except ValueError:  # last line of a killed run
                     continue
                 if isinstance(line, dict):
                     yield line
@@ -205,7 +206,7 @@ def _renamed(line: Line, shard: Shard, folder: Path) -> Line:
 
 
 def _moved(command: Any, case: str, path: str) -> Any:
-    """A command that names the case's file, with the file's new path."""
+    """Return the command with the new path of the case file."""
     if not isinstance(command, str):
         return command
     ending = f"cases/{case}.safetensors"
@@ -221,7 +222,7 @@ def _moved(command: Any, case: str, path: str) -> Any:
 
 
 def _copy_files(shard: Shard, into: Path) -> None:
-    """Cases and outcomes, which are named by their content, and the rest under the shard's name."""
+    """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name added."""
     cases = shard.log.folder / "cases"
     for path in sorted(cases.iterdir()) if cases.is_dir() else ():
         if path.is_file() and not path.is_symlink() and not (into / "cases" / path.name).exists():

@@ -1,4 +1,4 @@
-"""summary.json: what a run came to, for other tools."""
+"""summary.json: the results of a run, for other tools."""
 
 import json
 from collections import Counter
@@ -21,15 +21,15 @@ FINDING = ("finding", "title", "clause", "version", "reproduces")
 
 
 def summarise(log: Log) -> dict[str, Any]:
-    """What a run came to, as `summary.schema.json` says.
+    """Return the results of a run, as `summary.schema.json` describes them.
 
-    A run that did not finish has no `finished`, and its `exit` is 1, as where an implementation fails.
+    For an unfinished run `finished` is None and `exit` is 1, as for a failing one.
 
     Raises:
-        ValueError: the result does not follow the schema, which is an error in this package.
+        ValueError: the result violates the schema, which is an error of this package.
     """
     run, implementations = log.run, [_implementation(log, line) for line in implementations_of(log)]
-    fails = any(one["result"] in FAILING for one in implementations)
+    fails = any(item["result"] in FAILING for item in implementations)
     summary = {
         "schema": SCHEMA,
         "run": run["run"],
@@ -54,12 +54,12 @@ def summarise(log: Log) -> dict[str, Any]:
     }
     wrong = fault(summary, "summary")
     if wrong is not None:
-        raise ValueError(f"the summary of {log.folder} does not follow its schema: {wrong}")
+        raise ValueError(f"the summary of {log.folder} violates its schema: {wrong}")
     return summary
 
 
 def power_of(log: Log) -> dict[str, dict[str, Any]]:
-    """How many planted faults were found, by profile; one that was found at a stage that is not its own survived."""
+    """Count planted faults by profile and result. A fault that was found at a wrong stage counts as survived."""
     profiles: dict[str, dict[str, Any]] = {}
     for profile in dict.fromkeys(line["profile"] for line in log.power):
         lines = [line for line in log.power if line["profile"] == profile]
@@ -79,17 +79,17 @@ def _otherwise_failed(log: Log, fails: bool) -> list[str]:
     if fails or log.end is None or log.end["exit"] == 0:
         return []
     if not log.batches.judged:
-        return ["No batch was judged: no test was chosen, or all were skipped."]
+        return ["No batch was judged: no test was selected, or all were skipped."]
     return [
         f"The run ended with exit status {log.end['exit']}, although no implementation fails: see its output."
     ]
 
 
 def write_summary(summary: dict[str, Any], folder: Path) -> Path:
-    """Write summary.json into a folder; for readers it appears whole, or not at all.
+    """Write summary.json into a folder, atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path = folder / NAME
     write_whole(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
@@ -97,25 +97,25 @@ def write_summary(summary: dict[str, Any], folder: Path) -> Path:
 
 
 def implementations_of(log: Log) -> list[dict[str, Any]]:
-    """Name, version, dialect and capabilities of every implementation that the log names anywhere."""
-    said = {line["name"]: line for line in log.run["implementations"]}
+    """Return name, version, dialect and capabilities of every implementation that occurs in the log."""
+    declared = {line["name"]: line for line in log.run["implementations"]}
     lines = [*log.divergences, *log.differences, *log.not_tested, *log.training]
     named = [cell.implementation for cell in log.batches.cells] + [
         line.get("implementation") for line in lines
     ]
-    names = dict.fromkeys([*said, *(name for name in named if name is not None)])
-    nothing: dict[str, Any] = {"version": None, "dialect": None, "capabilities": []}
-    return [nothing | said.get(name, {}) | {"name": name} for name in names]
+    names = dict.fromkeys([*declared, *(name for name in named if name is not None)])
+    unknown: dict[str, Any] = {"version": None, "dialect": None, "capabilities": []}
+    return [unknown | declared.get(name, {}) | {"name": name} for name in names]
 
 
 def hazards_of(log: Log) -> dict[str, int]:
-    """How many different batches had each hazard, with those that none had; the most frequent first."""
+    """Return the number of different batches with each hazard, zeros included; the most frequent hazard comes first."""
     counts = dict.fromkeys(log.run.get("hazards", {}), 0) | dict(log.batches.hazards)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def failures_of(log: Log) -> list[dict[str, Any]]:
-    """The log's divergences, and one of verdict `error` for every implementation that could not be had."""
+    """Return the log's divergences, and one of verdict `error` for every implementation that could not be loaded."""
     known = {cell.implementation for cell in log.batches.cells}
     known |= {line["implementation"] for line in log.divergences}
     known |= {line["name"] for line in log.run["implementations"] if line.get("capabilities")}
@@ -129,7 +129,7 @@ def failures_of(log: Log) -> list[dict[str, Any]]:
 
 
 def not_tested(log: Log) -> list[dict[str, Any]]:
-    """What was not tested, of which implementation, on which device, and why."""
+    """Return implementation, device and reason of everything that was not tested."""
     reasons = [
         {key: line.get(key) for key in ("implementation", "device", "reason")} for line in log.not_tested
     ]
@@ -137,11 +137,11 @@ def not_tested(log: Log) -> list[dict[str, Any]]:
         if state != "tested":
             reason = state.removeprefix("not tested").lstrip(": ") or "no reason given"
             reasons.append({"implementation": None, "device": device, "reason": reason})
-    told = {(line["implementation"], line["device"]) for line in reasons}
+    explained = {(line["implementation"], line["device"]) for line in reasons}
     reasons = [line for at, line in enumerate(reasons) if line not in reasons[:at]]
-    for one in implementations_of(log):
-        if (one["name"], None) not in told:
-            reasons += [_reason(one["name"], text) for text in _not_offered(log, one)]
+    for item in implementations_of(log):
+        if (item["name"], None) not in explained:
+            reasons += [_reason(item["name"], text) for text in _not_offered(log, item)]
     return reasons
 
 
@@ -156,10 +156,10 @@ def _not_offered(log: Log, implementation: dict[str, Any]) -> list[str]:
     found = []
     if offers and "loss" not in offers:
         stages = f": {listed(log.loss_stages)} are not judged" if log.loss_stages else ""
-        found.append(f"it offers no loss{stages}")
+        found.append(f"no loss{stages}")
     if offers and "stages" not in offers:
         found.append(
-            "it shows no stages of its assigner: they are judged by the assignment that follows from them"
+            "the stages of the assigner are not exposed: they are judged by the resulting assignment"
         )
     return found
 
@@ -170,9 +170,9 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
     judged = sum(verdicts.values())
     divergences = [divergence for divergence in failures_of(log) if divergence["implementation"] == name]
     for divergence in divergences:
-        if not divergence["case"]:  # it failed before there was a batch: counted all the same
+        if not divergence["case"]:  # failed before the first batch: counted as well
             verdicts[divergence["verdict"]] += 1
-        else:  # its batch may come from shrinking, and the line of the one before be cut
+        else:  # the batch may come from shrinking, and the line of the original batch may be cut off
             verdicts[divergence["verdict"]] = max(1, verdicts[divergence["verdict"]])
     training = any(not other["agrees"] for other in log.training if other["implementation"] == name)
     return {

@@ -1,4 +1,4 @@
-"""How runs went over time: small lines, drawn from the history."""
+"""Trends: sparklines of numbers over the last runs, from the history."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from tal_reports.analysis.history import Entry
 from tal_reports.text import real, seconds, short
 
 MAX_RUNS = 40
-"""The last runs that are drawn."""
+"""Runs of a trend."""
 WIDTH, HEIGHT = 120.0, 24.0
 
 
 @dataclass(frozen=True)
 class Sparkline:
-    """A number over the last runs.
+    """One number over the last runs.
 
     Attributes:
-        path: of the line, in a box of WIDTH x HEIGHT.
-        last: the point at its end.
-        text: the newest number.
-        range: the smallest and the largest in words.
+        path: SVG path in a box of WIDTH x HEIGHT.
+        last: its last point.
+        text: the newest value.
+        range: smallest and largest value, in words.
     """
 
     path: str
@@ -31,7 +31,7 @@ class Sparkline:
 
 @dataclass(frozen=True)
 class TrendRow:
-    """One implementation over the last runs."""
+    """The sparklines of one implementation or profile."""
 
     name: str
     lines: list[Sparkline]
@@ -39,7 +39,7 @@ class TrendRow:
 
 @dataclass(frozen=True)
 class Trend:
-    """Every implementation over the last runs, the newest at the right."""
+    """A table of sparklines over the last runs; the newest run is at the right."""
 
     columns: list[str]
     rows: list[TrendRow]
@@ -48,11 +48,11 @@ class Trend:
 
 
 def trend_of(entries: Sequence[Entry]) -> Trend | None:
-    """The trend of comparable runs, the newest last; None where there are fewer than two."""
+    """Return the trend of comparable entries, the newest last; None with fewer than two."""
     entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
-    names = [one["name"] for one in entries[-1]["implementations"]]
+    names = [line["name"] for line in entries[-1]["implementations"]]
     rows = [
         TrendRow(name, [_line(entries, name, of, show) for of, show in MEASURES.values()]) for name in names
     ]
@@ -60,7 +60,7 @@ def trend_of(entries: Sequence[Entry]) -> Trend | None:
 
 
 def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
-    """How planted faults were found by each profile, the newest run last; None where fewer than two runs say."""
+    """Return the trend of planted faults by profile; None with fewer than two entries, the newest last."""
     entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
@@ -79,16 +79,16 @@ def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
 
 
 def _counts(entry: Entry, profile: str) -> dict[str, float | None]:
-    """What an entry of the history says of one profile's power; others may have written into the file."""
-    said = entry["power"].get(profile)
-    return {name: real(value) for name, value in said.items()} if isinstance(said, dict) else {}
+    """Return the counts of one profile; {} if the entry does not have them in this form."""
+    counts = entry["power"].get(profile)
+    return {name: real(value) for name, value in counts.items()} if isinstance(counts, dict) else {}
 
 
 def _found(counts: dict[str, float | None]) -> float | None:
-    """The share of planted faults that was found, of those that can be seen at all."""
+    """Return the share of planted faults that were found, without those that are equivalent."""
     planted, found = counts.get("mutants"), counts.get("killed")
-    seen = None if planted is None else planted - (counts.get("equivalent") or 0.0)
-    return found / seen if found is not None and seen else None
+    detectable = None if planted is None else planted - (counts.get("equivalent") or 0.0)
+    return found / detectable if found is not None and detectable else None
 
 
 def _line(
@@ -99,13 +99,13 @@ def _line(
 ) -> Sparkline:
     values = []
     for entry in entries:
-        one = next((one for one in entry["implementations"] if one["name"] == name), None)
-        values.append(None if one is None else of(entry, one))
+        line = next((line for line in entry["implementations"] if line["name"] == name), None)
+        values.append(None if line is None else of(entry, line))
     return sparkline(values, show)
 
 
 def sparkline(values: Sequence[float | None], show: Callable[[Any], str] = short) -> Sparkline:
-    """A line through the numbers; where one is missing, the line is broken."""
+    """Return a line through the values, with a gap for each missing or non-finite value."""
     known = [value for value in values if value is not None and value - value == 0]
     if not known:
         return Sparkline("", None, "–", "")
@@ -121,16 +121,16 @@ def sparkline(values: Sequence[float | None], show: Callable[[Any], str] = short
         path += f"{pen}{last[0]:g} {last[1]:g}"
         pen = "L"
     newest = values[-1]
-    said = show(newest) if newest is not None else "–"
-    return Sparkline(path, last, said, f"{show(low)} to {show(high)}" if high > low else "")
+    text = show(newest) if newest is not None else "–"
+    return Sparkline(path, last, text, f"{show(low)} to {show(high)}" if high > low else "")
 
 
-def _causes(entry: Entry, one: dict[str, Any]) -> float:
-    return float(sum(cause["implementation"] == one["name"] for cause in entry["causes"]))
+def _causes(entry: Entry, line: dict[str, Any]) -> float:
+    return float(sum(cause["implementation"] == line["name"] for cause in entry["causes"]))
 
 
-def _ties(_: Entry, one: dict[str, Any]) -> float | None:
-    counts = {kind: real(count) or 0.0 for kind, count in (one.get("uniqueness") or {}).items()}
+def _ties(_: Entry, line: dict[str, Any]) -> float | None:
+    counts = {kind: real(count) or 0.0 for kind, count in (line.get("uniqueness") or {}).items()}
     total = sum(counts.values())
     return (counts.get("tie", 0.0) + counts.get("near_tie", 0.0)) / total if total else None
 
@@ -143,17 +143,17 @@ Measure = tuple[Callable[[Entry, dict[str, Any]], float | None], Callable[[Any],
 
 MEASURES: dict[str, Measure] = {
     "causes of failure": (_causes, lambda value: f"{value:.0f}"),
-    "median error / bound": (lambda _, one: real(one.get("p50")), short),
-    "99th percentile": (lambda _, one: real(one.get("p99")), short),
+    "median error / bound": (lambda _, line: real(line.get("p50")), short),
+    "99th percentile": (lambda _, line: real(line.get("p99")), short),
     "ties": (_ties, _percent),
-    "verdicts": (lambda _, one: real(one.get("batches")), lambda value: f"{value:,.0f}"),
+    "verdicts": (lambda _, line: real(line.get("batches")), lambda value: f"{value:,.0f}"),
     "whole run": (lambda entry, _: real(entry.get("seconds")), seconds),
 }
-"""What is drawn of each implementation: how it is read, and how it is written."""
+"""Columns of an implementation's trend: how to read a value from an entry, and how to format it."""
 
 POWER: dict[str, tuple[Callable[[dict[str, float | None]], float | None], Callable[[Any], str]]] = {
     "found": (_found, _percent),
     "not found": (lambda counts: counts.get("survived"), lambda value: f"{value:,.0f}"),
     "median batches to find one": (lambda counts: counts.get("median_batches_to_kill"), short),
 }
-"""What is drawn of each profile's planted faults."""
+"""Columns of a profile's trend."""

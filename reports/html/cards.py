@@ -1,9 +1,12 @@
 """Cards: one cause of disagreement, or one declared difference, each on its smallest batch."""
 
 import math
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -13,24 +16,28 @@ from tal_reports.html.pictures import draw
 from tal_reports.text import counted, listed, real, short, shortened
 
 MAX_VALUES, MAX_OTHERS, MAX_CASES = 12, 10, 40
-"""Rows of a card's table of values, other batches that it names, and cases that it is found by."""
+"""Limits of a card: rows of its table of values, other batches that it lists, and case ids that find it."""
 MIN_PICTURE_BUDGET = 1500
-"""Characters of markup below which a picture is left out; it stays in the log."""
+"""Budget in characters of markup below which a card has no picture; the picture stays in the log."""
 MAX_NAME_LENGTH, MAX_SUMMARY_LENGTH, MAX_TEXT_LENGTH, MAX_TRACEBACK_LENGTH = 200, 600, 4_000, 12_000
-"""Characters that are shown; what is longer loses its middle."""
-REPEAT = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
-"""The ways to repeat a case, as the log and as the reader names them."""
+"""Characters of a text on a card; longer texts lose their middle."""
+DOCS = "TAL_CONFORMANCE_DOCS"
+"""Environment variable with the base URL of the documentation site, for links from clauses to the specification."""
+REPRODUCE = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
+"""Ways to reproduce a case: key in the log, and heading on the card."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """One cause of disagreement (or one declared difference), on its smallest batch."""
+    """One cause of disagreement, or one declared difference, on its smallest batch."""
 
     id: str
     verdict: str
     implementation: str
     stage: str
     clause: str
+    clause_title: str
+    clause_link: str
     summary: str
     batches: str
     case: str
@@ -52,16 +59,22 @@ class Card:
 
 
 def card_of(
-    folder: Path, cause: Cause, is_open: bool, characters: int = UNLIMITED, is_new: bool = False
+    folder: Path,
+    cause: Cause,
+    is_open: bool,
+    characters: int = UNLIMITED,
+    is_new: bool = False,
+    titles: Mapping[str, str] = MappingProxyType({}),
 ) -> Card:
-    """The card of a cause.
+    """Return the card of a cause.
 
     Args:
-        folder: where the report and the case files lie.
-        cause: what went wrong.
-        is_open: the card is open when the page is.
-        characters: how much markup its picture may be, about.
-        is_new: the last run did not have it.
+        folder: folder of the report and the case files.
+        cause: the cause.
+        is_open: True if the card is open at first.
+        characters: approximate budget of markup for the picture.
+        is_new: True if the last run did not have the cause.
+        titles: sentence of each clause, as the run line has them.
     """
     line = cause.example
     values = [value_of(value) for value in line.get("values") or ()]
@@ -74,6 +87,8 @@ def card_of(
         implementation=shortened(line["implementation"], MAX_NAME_LENGTH),
         stage=shortened(line.get("stage") or "", MAX_NAME_LENGTH),
         clause=shortened(line.get("clause") or "", MAX_NAME_LENGTH),
+        clause_title=shortened(titles.get(line.get("clause") or "", ""), MAX_SUMMARY_LENGTH),
+        clause_link=specification_link(line.get("clause") or ""),
         summary=shortened(line["summary"], MAX_SUMMARY_LENGTH),
         batches=failed,
         case=shortened(line.get("case") or "", MAX_NAME_LENGTH),
@@ -97,8 +112,15 @@ def card_of(
     )
 
 
+def specification_link(clause: str) -> str:
+    """Return the URL of a clause in the specification; "" without a base URL in the environment variable `DOCS`."""
+    base = os.environ.get(DOCS, "").rstrip("/")
+    known = base.startswith(("https://", "http://")) and re.fullmatch(r"[A-Z0-9-]+", clause)
+    return f"{base}/specification/#{clause}" if known else ""
+
+
 def _card_facts(cause: Cause) -> list[tuple[str, str]]:
-    """Where a cause was seen; all of its lines together."""
+    """Return tests, devices, dtypes and hazards of all lines of a cause."""
     facts = {name: cause.every(name) for name in ("test", "device", "dtype")}
     facts["hazards"] = _hazards(cause)
     if cause.verdict == "declared":
@@ -111,7 +133,7 @@ def _hazards(cause: Cause) -> list[str]:
 
 
 def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
-    """Every stage with its state and margin; the first that diverges is marked."""
+    """Return every stage with its state and margin; the first diverging stage is marked."""
     stages = line.get("stages") or []
     if all(stage["state"] == "not shown" for stage in stages):
         return []
@@ -131,19 +153,21 @@ def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
 
 def _margin(stage: dict[str, Any]) -> str:
     margin = real(stage.get("margin"))
-    if margin is None or (stage["state"] == "diverges" and margin <= 1):  # it diverges in something else
+    if margin is None or (
+        stage["state"] == "diverges" and margin <= 1
+    ):  # the stage diverges in another quantity
         return ""
     return short(margin, 2)
 
 
 def value_of(value: dict[str, Any]) -> dict[str, str]:
-    """A row of a table of values, from what the log says of it."""
-    shown = {
+    """Return a row of a table of values."""
+    texts = {
         name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
     }
     margin = real(value.get("margin"))
     margin = _error_over_bound(value) if margin is None else margin
-    return shown | {
+    return texts | {
         "theirs": "" if value["reference"] == value["implementation"] else "theirs",
         "bound": shortened(value.get("bound") or "–", 200),
         "margin": "" if margin is None else f"{short(margin)} × the bound",
@@ -151,7 +175,7 @@ def value_of(value: dict[str, Any]) -> dict[str, str]:
 
 
 def _error_over_bound(value: dict[str, Any]) -> float | None:
-    """The error as a share of the bound, where all three are numbers."""
+    """Return the error as a share of the bound, if reference, implementation and bound are finite numbers."""
     try:
         reference, other, bound = (float(value[key]) for key in ("reference", "implementation", "bound"))
     except (KeyError, TypeError, ValueError):
@@ -162,14 +186,12 @@ def _error_over_bound(value: dict[str, Any]) -> float | None:
 
 def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:
     commands = line.get("reproduce") or {}
-    told = [(name, commands.get(key) or "") for key, name in REPEAT.items()]
-    return [
-        (name, command) for name, command in told if 0 < len(command) <= MAX_TEXT_LENGTH
-    ]  # part of one is none
+    texts = [(name, commands.get(key) or "") for key, name in REPRODUCE.items()]
+    return [(name, text) for name, text in texts if 0 < len(text) <= MAX_TEXT_LENGTH]
 
 
 def _case_file(folder: Path, case: str | None) -> str | None:
-    """The case file beside the report, if it is there; a name with a path in it is none."""
+    """Return the relative path of the case file, if it exists. A case id with a path in it is ignored."""
     if not re.fullmatch("[0-9A-Za-z]{1,64}", case or ""):
         return None
     path = f"cases/{case}.safetensors"
@@ -188,7 +210,7 @@ def _other(line: dict[str, Any]) -> str:
 
 
 def _tokens(cause: Cause) -> str:
-    """What a card is found by: a line for each token, its name and its values with tabs between."""
+    """Return the tokens for the filter: a line for each token, its name and its values separated by tabs."""
     tokens = {
         "impl": cause.every("implementation"),
         "clause": cause.every("clause") + cause.every("clause_group"),
@@ -210,7 +232,7 @@ def _token(value: str) -> str:
 
 
 def filter_link(**tokens: str) -> str:
-    """The fragment that shows only the cards which have all of these tokens (see script.js)."""
+    """Return the URL fragment that filters the cards by these tokens (see script.js)."""
     values = {key: _short(value) for key, value in tokens.items()}
     words = [f"{key}:{_quoted(value) if _needs_quotes(value) else value}" for key, value in values.items()]
     return "#filter=" + quote(" ".join(words), safe=":", errors="replace")

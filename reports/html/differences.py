@@ -1,4 +1,4 @@
-"""What differs between two implementations, thing by thing: a page of its own that `conformance diff` leaves."""
+"""Prepare the page of `tal-conformance diff`: one section for each difference between two implementations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from tal_reports.text import capital, shortened
 
 @dataclass(frozen=True)
 class Section:
-    """One thing that differs.
+    """One difference.
 
     Attributes:
-        heading: it in a few words.
+        heading: the difference in a few words.
         lines: sentences about it.
-        batch: the smallest batch that shows it (where it `fails`, some batch), in words; "" if there is none.
-        recipe: how to make that batch.
-        values: places of the batch where two numbers differ, as the log has them.
-        picture: what is drawn of it, as `log.schema.json` says; None: nothing.
-        sides: how the two sides of picture and values are called.
-        traceback: of what was raised; "" if nothing was.
-        fails: it is no declared choice, but something that is wrong.
+        batch: description of the smallest batch with the difference (of any such batch if it `fails`), or "".
+        recipe: source code of that batch.
+        values: differing values, as the log has them.
+        picture: a picture as `log.schema.json` describes it, or None.
+        sides: names of the two sides of picture and values.
+        traceback: of the exception, or "".
+        fails: True if the difference is a failure and not a declared choice.
     """
 
     heading: str
@@ -45,8 +45,8 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A section, ready to be written; values and their names are what `card.html.j2` makes a table of."""
+class PreparedSection:
+    """A section, ready to be written; the macros of `card.html.j2` use `values`, `more_values` and `implementation`."""
 
     heading: str
     lines: list[str]
@@ -61,19 +61,21 @@ class Shown:
     verdict: str
 
 
-def drawn(sections: Sequence[Section]) -> list[Shown]:
-    """All sections with their pictures, which share the room that a page has for one."""
-    return [_shown(section, UNLIMITED // len(sections)) for section in sections]
+def prepare(sections: Sequence[Section]) -> list[PreparedSection]:
+    """Return the sections with their pictures drawn; the pictures share one budget."""
+    return [_prepared(section, UNLIMITED // len(sections)) for section in sections]
 
 
-def _shown(section: Section, characters: int) -> Shown:
+def _prepared(section: Section, characters: int) -> PreparedSection:
     values = [value_of(dict(value)) for value in section.values]
     sides = Sides(*(shortened(name, MAX_NAME_LENGTH) for name in section.sides))
-    return Shown(
+    return PreparedSection(
         heading=shortened(section.heading, MAX_SUMMARY_LENGTH),
         lines=[shortened(line, MAX_SUMMARY_LENGTH) for line in section.lines],
         batch=shortened(section.batch, MAX_TEXT_LENGTH),
-        recipe=section.recipe if len(section.recipe) <= MAX_TEXT_LENGTH else "",  # part of one is none
+        recipe=section.recipe
+        if len(section.recipe) <= MAX_TEXT_LENGTH
+        else "",  # a part of a recipe cannot be used
         values=values[:MAX_VALUES],
         more_values=len(values) - MAX_VALUES,
         first=capital(sides.first),

@@ -40,8 +40,8 @@ class Sides(NamedTuple):
 
     first: str = "reference"
     second: str = "implementation"
-    first_alone: str = "in the reference alone"
-    second_alone: str = "in the implementation alone"
+    first_alone: str = "only in the reference"
+    second_alone: str = "only in the implementation"
     who: str = "The implementation"
 
 

@@ -1,6 +1,6 @@
-"""Why an anchor got its ground truth, or none: in words, from the plain numbers of a picture of the log.
+"""Explain in words why an anchor is assigned to a ground truth or to background, from the numbers of a picture.
 
-The same lines are printed by `python -m conformance explain` and shown in the report.
+The report and `tal-conformance explain` have the same lines.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from tal_reports.text import counted, listed, real, short
 
 DIGITS = 6
-"""Significant digits of s, u, t and weights: two of them that differ must look different."""
+"""Significant digits of s, u, t and weights: enough to tell two different values apart."""
 
 DENSE_TERM = "cls"
-"""The loss term to which every anchor adds something; of other terms a zero is left out."""
+"""The loss term to which every anchor contributes; for other terms a contribution of zero is left out."""
 
 
 class Anchor(NamedTuple):
-    """Where an anchor is: centre and stride of its level in pixels, and its cell."""
+    """Position of an anchor: centre and stride in pixels, and its cell."""
 
     x: float
     y: float
@@ -27,14 +27,14 @@ class Anchor(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An anchor and a ground truth that holds its centre.
+    """An anchor and a ground truth that contains its centre, or that owns it nevertheless.
 
     Attributes:
         truth: index of the ground truth.
         score, overlap, metric: s, u and t (TAL-MET-1).
-        rank: place among all anchors by t, from 1; 0 if the ground truth does not hold the anchor.
-        equal: other anchors with the same t.
-        selected: the ground truth took the anchor (TAL-TOPK-1).
+        rank: place among all anchors by t, from 1; 0 if the ground truth does not contain the anchor.
+        equal: number of other anchors with the same t.
+        selected: True if the ground truth selected the anchor (TAL-TOPK-1).
     """
 
     truth: int
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class AnchorFacts:
-    """What the picture says of one anchor."""
+    """The numbers of one anchor in a picture."""
 
     number: int
     where: Anchor
@@ -61,12 +61,12 @@ class AnchorFacts:
 
     @property
     def takers(self) -> list[Pair]:
-        """The ground truths that selected it."""
+        """Pairs with the ground truths that selected the anchor."""
         return [pair for pair in self.pairs if pair.selected]
 
 
 def place(picture: dict[str, Any], number: int) -> Anchor | None:
-    """Where an anchor is (levels one after the other, each row by row); None if there is none such."""
+    """Return the position of an anchor (numbered level by level, row by row), or None if it does not exist."""
     for level in picture["levels"]:
         cells = level["rows"] * level["columns"]
         if number < cells:
@@ -77,8 +77,8 @@ def place(picture: dict[str, Any], number: int) -> Anchor | None:
     return None
 
 
-def told(picture: dict[str, Any], number: int) -> AnchorFacts | None:
-    """What the picture says of an anchor; None if it says nothing of it."""
+def anchor_facts(picture: dict[str, Any], number: int) -> AnchorFacts | None:
+    """Return the numbers of an anchor, or None if the picture does not have them."""
     facts, where = (picture.get("anchors") or {}).get(str(number)), place(picture, number)
     if facts is None or where is None:
         return None
@@ -99,23 +99,23 @@ def _pair(row: Sequence[Any]) -> Pair:
 
 
 def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implementation") -> list[str]:
-    """Why an anchor has its ground truth or none, a sentence or a few a line; nothing if the picture does not say.
+    """Return the reasons for an anchor's assignment as sentences; [] if the picture does not have its numbers.
 
     Args:
-        picture: of the log.
-        number: of the anchor.
-        who: does it as the picture's implementation does, as a sentence begins.
+        picture: as the log has it.
+        number: index of the anchor.
+        who: name of the implementation, at the beginning of a sentence.
     """
-    anchor = told(picture, number)
+    anchor = anchor_facts(picture, number)
     if anchor is None:
         return []
     lines = [
         _where(picture, anchor),
         *_candidates(picture, anchor),
         *_contest(anchor),
-        _outcome(picture, anchor),
+        _result(picture, anchor),
     ]
-    lines += _loss(picture, anchor) + _otherwise(picture, anchor, who)
+    lines += _loss(picture, anchor) + _implementation(picture, anchor, who)
     return [line for line in lines if line]
 
 
@@ -134,8 +134,8 @@ def _candidates(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
             return ["The image has no ground truth (TAL-EMPTY-1)."]
         truth, pixels = anchor.outside
         if pixels <= 0:
-            on = f"it lies on the border of GT {truth}{_widened(picture, truth)}, which does not belong to it"
-            return [f"Its centre lies in no ground truth: {on} (TAL-CAND-1)."]
+            border = f"the border of GT {truth}{_widened(picture, truth)}, which counts as outside"
+            return [f"Its centre lies in no ground truth, but on {border} (TAL-CAND-1)."]
         near = f"the nearest is GT {truth}{_widened(picture, truth)}, {_n(pixels)} px away"
         return [f"Its centre lies in no ground truth (TAL-CAND-1); {near}."]
     return [_candidate(picture, pair) for pair in anchor.pairs]
@@ -143,8 +143,10 @@ def _candidates(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
 
 def _candidate(picture: dict[str, Any], pair: Pair) -> str:
     if not pair.rank:
-        said = f"it lies outside, and overlaps it by u {_n(pair.overlap)}"
-        return f"No candidate of GT {pair.truth}{_class(picture, pair.truth)}: {said} (TAL-CONF-1)."
+        truth = f"GT {pair.truth}{_class(picture, pair.truth)}"
+        return (
+            f"Not a candidate of {truth}: its centre lies outside; overlap u {_n(pair.overlap)} (TAL-CONF-1)."
+        )
     facts = _facts(picture, pair.truth)
     numbers = f"score s {_n(pair.score)}, overlap u {_n(pair.overlap)}, metric t {_n(pair.metric)}"
     state = "selected" if pair.selected else "not selected"
@@ -155,23 +157,25 @@ def _candidate(picture: dict[str, Any], pair: Pair) -> str:
 
 
 def _against(facts: dict[str, Any], pair: Pair, k: int) -> str:
-    """How far an anchor is from the k-th place."""
+    """Compare an anchor's t with the k-th largest t of the ground truth."""
     kth = real(facts.get("kth")) or 0.0
     gap = abs(pair.metric - kth)
     if pair.metric == 0 == kth:
         return f"the {_nth(k)} place has t 0 as well, and which anchors with t 0 fill it is not defined (T1)"
     if pair.rank <= k < pair.rank + pair.equal:
         others = counted(pair.equal, "other anchor")
-        return f"{others} with the same t at the {_nth(k)} place, which of them is not defined (T1)"
+        return (
+            f"{others} with the same t at the {_nth(k)} place: which of them is selected is not defined (T1)"
+        )
     if kth == 0:
         return f"fewer than k = {k} anchors have t above 0 for GT {pair.truth}"
     if gap == 0:
-        return f"this is the {_nth(k)} place, the last that is taken"
+        return f"it has the {_nth(k)} place, the last one to be selected"
     return f"t is {_n(gap)} {'above' if pair.metric > kth else 'below'} the {_nth(k)} place's {_n(kth)}"
 
 
 def _contest(anchor: AnchorFacts) -> list[str]:
-    """How an anchor that several ground truths selected was settled (TAL-CONF-1)."""
+    """Explain which of several ground truths that selected the anchor owns it (TAL-CONF-1)."""
     takers = anchor.takers
     if len(takers) < 2:
         return []
@@ -180,81 +184,81 @@ def _contest(anchor: AnchorFacts) -> list[str]:
     best, second = ordered[0], ordered[1]
     owner = anchor.reference[0] if anchor.reference else None
     if best.overlap == 0:
-        return [
-            f"Selected by {named}, and overlapped by none: the image's first ground truth gets it (TAL-CONF-1)."
-        ]
+        return [f"Selected by {named}, with overlap 0: the image's first ground truth owns it (TAL-CONF-1)."]
     if best.overlap == second.overlap:
         return [
             (
-                f"Selected by {named}; GT {best.truth} and GT {second.truth} overlap it equally, and which of them "
-                f"gets it is not defined (T2): here GT {owner}."
+                f"Selected by {named}. GT {best.truth} and GT {second.truth} overlap it equally, and which of them "
+                f"owns it is not defined (T2): here GT {owner}."
             )
         ]
-    unasked = "" if best.selected else ", although it did not select it"
+    unselected = "" if best.selected else ", although it did not select it"
     return [
         (
             f"Selected by {named}: contested. GT {best.truth} overlaps it most, u {_n(best.overlap)}, "
-            f"{_n(best.overlap - second.overlap)} more than GT {second.truth}, and wins{unasked} (TAL-CONF-1)."
+            f"{_n(best.overlap - second.overlap)} more than GT {second.truth}, and wins{unselected} (TAL-CONF-1)."
         )
     ]
 
 
-def _outcome(picture: dict[str, Any], anchor: AnchorFacts) -> str:
+def _result(picture: dict[str, Any], anchor: AnchorFacts) -> str:
     if anchor.reference is None:
         if anchor.takers:
-            kept = picture.get("kept")
-            return f"Its ground truth keeps only its best {kept}, and drops it (TAL-CONF-2): background, weight 0."
-        return "Background: no ground truth selected it. Its target scores are all 0."
+            limit = f"keeps the best topk2 = {picture.get('kept')} of its anchors, not this one"
+            return f"Its ground truth {limit} (TAL-CONF-2): background, weight 0."
+        return "Background: no ground truth selected it, and its target scores are all 0."
     truth, weight = anchor.reference
     facts = _facts(picture, truth)
     pair = next((pair for pair in anchor.pairs if pair.truth == truth), None)
     metric = 0.0 if pair is None else pair.metric
     best = f"t {_n(metric)} × u* {_n(facts.get('best_overlap'))} / (t* {_n(facts.get('best_metric'))} + 1e-9)"
-    return f"It learns GT {truth}, with weight {_n(weight)} = {best} (TAL-NORM-1)."
+    return f"Assigned to GT {truth} with weight {_n(weight)} = {best} (TAL-NORM-1)."
 
 
 def _loss(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
     items = picture.get("items") or {}
-    told = []
+    parts = []
     for name, value in zip(items, anchor.loss, strict=False):
         part, whole = real(value), real(items.get(name))
         if part is not None and (part or name == DENSE_TERM):
             share = f" ({_percent(part / whole)} of it)" if whole else ""
-            told.append(f"{name} {_n(part)}{share}")
-    return [f"It adds to the batch's loss: {', '.join(told)}."] if told else []
+            parts.append(f"{name} {_n(part)}{share}")
+    return [f"It adds to the batch's loss: {', '.join(parts)}."] if parts else []
 
 
-def _otherwise(picture: dict[str, Any], anchor: AnchorFacts, who: str) -> list[str]:
+def _implementation(picture: dict[str, Any], anchor: AnchorFacts, who: str) -> list[str]:
     if picture["implementation"] is None:
         return []
-    ours, theirs = anchor.reference, anchor.implementation
-    if ours is None and theirs is None:
-        return [f"{who}: background too."]
-    said = "background" if theirs is None else f"GT {theirs[0]} with weight {_n(theirs[1])}"
-    alike = ours is not None and theirs is not None and ours[0] == theirs[0]
-    return [f"{who}{'' if alike else ', otherwise'}: {said}."]
+    expected, observed = anchor.reference, anchor.implementation
+    if expected is None and observed is None:
+        return [f"{who}: also background."]
+    result = "background" if observed is None else f"GT {observed[0]} with weight {_n(observed[1])}"
+    agrees = expected is not None and observed is not None and expected[0] == observed[0]
+    return [f"{who}{'' if agrees else ' differs'}: {result}."]
 
 
 def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
-    """What a ground truth took, lost and kept, a line an anchor."""
+    """Return the selected, lost and assigned anchors of a ground truth, one line for each anchor."""
     truth, facts = picture["truths"][number], _facts(picture, number)
     x1, y1, x2, y2 = truth["box"]
     where = f"({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"
     what = f"GT {number}{_class(picture, number)} of image {picture.get('image', 0)}: {where}"
     if not truth.get("real", True):
-        return [f"{what}. Its corner coordinates add up to no more than 0: it is dropped (ANN-3)."]
+        return [f"{what}. The sum of its corner coordinates is not above 0: it is dropped (ANN-3)."]
     k = picture.get("k", 0)
     candidates = facts.get("candidates", 0)
     if real(facts.get("kth")) == 0:
-        taken = f"fewer than k = {k} of them with t above 0: those are selected, and zeros fill up (T1)"
+        selection = f"fewer than k = {k} of them with t above 0: these are selected, and anchors with t 0 fill up (T1)"
     else:
-        taken = f"of which the {k} with the largest t are selected"
+        selection = f"of which the {k} with the largest t are selected"
     lines = [
         f"{what}{_widened(picture, number)}.",
-        f"{counted(candidates, 'candidate')} (TAL-CAND-1), {taken} (TAL-TOPK-1):",
+        f"{counted(candidates, 'candidate')} (TAL-CAND-1), {selection} (TAL-TOPK-1):",
     ]
     anchors = [
-        anchor for key in picture.get("anchors") or {} if (anchor := told(picture, int(key))) is not None
+        anchor
+        for key in picture.get("anchors") or {}
+        if (anchor := anchor_facts(picture, int(key))) is not None
     ]
     rows = [(pair, anchor) for anchor in anchors for pair in anchor.pairs if pair.truth == number]
     for pair, anchor in sorted(rows, key=lambda row: (row[0].rank, row[1].number)):
@@ -272,7 +276,7 @@ def _row(pair: Pair, anchor: AnchorFacts, number: int) -> str:
     elif not pair.selected:
         state = "not selected"
     elif owner is None:
-        state = "selected, and dropped (TAL-CONF-2)"
+        state = "selected, then dropped (TAL-CONF-2)"
     else:
         rival = next((other for other in anchor.pairs if other.truth == owner[0]), None)
         u = "" if rival is None else f", whose u is {_n(rival.overlap)}"
@@ -319,8 +323,8 @@ def _n(value: Any) -> str:
 
 
 def short_line(picture: dict[str, Any], number: int) -> str:
-    """An anchor's numbers in a few words, to be seen while pointing at it."""
-    anchor = told(picture, number)
+    """Return an anchor's numbers in a few words, for its tooltip."""
+    anchor = anchor_facts(picture, number)
     if anchor is None or not anchor.pairs:
         return "in no ground truth"
     return "; ".join(

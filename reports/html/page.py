@@ -36,7 +36,7 @@ class Page:
         coverage: rounding, ties, hazards and scopes.
         training: rows of the training comparison.
         mutation: planted faults.
-        benchmarks: times and waiting.
+        benchmarks: times and synchronisations.
         walkthrough: one photograph through every stage, if the run left it.
         trend: implementations over the last runs; None with fewer than two.
         environment: versions, machine and command.
@@ -94,8 +94,8 @@ def _sections(page: Page) -> list[tuple[str, str]]:
     content: dict[tuple[str, str], Any] = {
         ("disagreements", "Disagreements"): page.disagreements.cards or page.disagreements.unexplained,
         ("matrix", "Matrix"): page.matrix.rows,
-        ("differences", "Declared differences"): page.disagreements.differences,
-        ("ledger", "On record"): page.known_issues.ledger.rows,
+        ("differences", "Differences"): page.disagreements.differences,
+        ("ledger", "Known issues"): page.known_issues.ledger.rows,
         ("findings", "Findings"): page.known_issues.findings,
         ("rounding", "Rounding"): page.coverage.margins,
         ("ambiguity", "Ties"): page.coverage.uniqueness.rows,
@@ -103,7 +103,7 @@ def _sections(page: Page) -> list[tuple[str, str]]:
         ("training", "Training"): page.training,
         ("scopes", "Scopes"): page.coverage.scopes.rows,
         ("power", "Planted faults"): page.mutation.faults.rows,
-        ("synchronisations", "Waiting"): page.benchmarks.synchronisations.rows,
+        ("synchronisations", "Synchronisations"): page.benchmarks.synchronisations.rows,
         ("benchmarks", "Benchmarks"): page.benchmarks.groups,
         ("walkthrough", "Walkthrough"): page.walkthrough,
         ("trend", "Trend"): page.trend or page.mutation.trend,

@@ -141,7 +141,7 @@ def _synchronisations(lines: Iterable[dict[str, Any]]) -> Table:
         rows.append(
             [line["implementation"], line["device"], f"{line['batches']:,}", *(f"{n:.1f}" for n in counts)]
         )
-    columns = ["implementation", "device", "batches", "synchronisations a batch", "transfers a batch"]
+    columns = ["implementation", "device", "batches", "synchronisations per batch", "transfers per batch"]
     return Table(columns, rows, numeric=2)
 
 
@@ -157,4 +157,4 @@ def _waiting(lines: Iterable[dict[str, Any]]) -> Table:
         for line in lines
         for place in line.get("places", [])
     ]
-    return Table(["implementation", "kind", "operation", "line of code", "times"], rows, numeric=4)
+    return Table(["implementation", "kind", "operation", "line of code", "count"], rows, numeric=4)

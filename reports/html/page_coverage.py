@@ -93,7 +93,7 @@ def _uniqueness(implementations: list[dict[str, Any]]) -> Table:
         if total:
             counts = [*(line["uniqueness"][kind] for kind in UNIQUENESS), line.get("undecided", 0)]
             rows.append([line["name"], *(f"{n:,} ({100 * n / total:.3g} %)" if n else "0" for n in counts)])
-    return Table(["implementation", "unique", "tie", "near tie", "undecided"], rows)
+    return Table(["implementation", "unique", "tie", "near tie", "inconclusive"], rows)
 
 
 def _scopes(lines: Iterable[dict[str, Any]]) -> Table:
@@ -109,5 +109,5 @@ def _scopes(lines: Iterable[dict[str, Any]]) -> Table:
         ]
         for line in lines
     ]
-    columns = ["implementation", "device", "scope", "what it holds", "result"]
-    return Table([*columns, "images", "tie", "near tie", "alone"], rows, numeric=5)
+    columns = ["implementation", "device", "scope", "content", "result"]
+    return Table([*columns, "images", "tie", "near tie", "judged alone"], rows, numeric=5)

@@ -69,10 +69,11 @@ def disagreements_of(log: Log, found: list[Cause], new: set[str]) -> Disagreemen
 def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list[Card]:
     """Return a card for each cause. Cards share the budget for pictures: an unused rest goes to later cards."""
     cards, budget = [], PICTURE_BUDGET
+    titles = log.run.get("clauses", {})
     for number, cause in enumerate(found):
         share = budget // (len(found) - number)
         is_open = number < open_cards and cause.verdict != "declared"
-        card = card_of(log.folder, cause, is_open, share, cause.id in new)
+        card = card_of(log.folder, cause, is_open, share, cause.id in new, titles)
         budget -= card.drawing.characters if card.drawing else 0
         cards.append(card)
     return cards
@@ -88,7 +89,7 @@ def _stage_table(found: list[Cause], order: Sequence[str]) -> StageTable | None:
         (name, [(counts[name, stage], _stage_link(name, stage)) for stage in columns])
         for name in dict.fromkeys(name for name, _ in counts)
     ]
-    return StageTable([stage or "none: it failed" for stage in columns], rows)
+    return StageTable([stage or "before any stage" for stage in columns], rows)
 
 
 def _stage_link(name: str, stage: str) -> str:

@@ -37,5 +37,6 @@ def _paces(batches: Batches) -> Iterable[tuple[str, str]]:
     """Yield the speed of judging, by implementation."""
     for name, cost in batches.costs.items():
         if cost.per_second is not None and cost.times_the_call is not None:
-            pace = f"{cost.per_second:.3g} batches a second and core, {cost.times_the_call:.3g} times its own calls"
-            yield f"judging {visible(shortened(name, 60))}", pace
+            speed = f"{cost.per_second:.3g} batches per second and core"
+            factor = f"{cost.times_the_call:.3g} times the time of its own calls"
+            yield f"judging {visible(shortened(name, 60))}", f"{speed}; {factor}"

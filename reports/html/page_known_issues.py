@@ -1,4 +1,4 @@
-"""Divergences on record, and findings: behaviour of official code that is probably a bug."""
+"""Known issues: entries of the ledger, and findings, which are probable bugs of official code."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def _ledger(lines: Iterable[dict[str, Any]]) -> Table:
         for line in sorted(lines, key=lambda line: not line["fails"])
     ]
     columns = ["entry", "implementation", "device", "stage", "on batches with", "reason", "owner", "expires"]
-    return Table([*columns, "now", "excused", "met"], rows, numeric=9)
+    return Table([*columns, "state", "excused", "matched"], rows, numeric=9)
 
 
 def _finding(line: dict[str, Any]) -> dict[str, Any]:
@@ -55,5 +55,7 @@ def _finding(line: dict[str, Any]) -> dict[str, Any]:
         "script": shortened(line["script"], 4000),
         "output": shortened(line["output"], 1000),
         "verdict": "known" if reproduces else "divergent",
-        "text": f"shows with {line['version']}" if reproduces else f"no longer shows with {line['version']}",
+        "text": f"reproduces with {line['version']}"
+        if reproduces
+        else f"does not reproduce with {line['version']}",
     }

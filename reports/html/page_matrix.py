@@ -51,14 +51,14 @@ class PlaceMatrix:
 
     Attributes:
         name: device and dtype.
-        says: its counts in words.
+        caption: its counts in words.
         fails: True if a batch failed there.
         columns: implementations that were tested there.
         rows: as in `Matrix`.
     """
 
     name: str
-    says: str
+    caption: str
     fails: bool
     columns: list[str]
     rows: Rows
@@ -152,9 +152,10 @@ def _by_place(log: Log, names: list[str], found: list[Cause]) -> list[PlaceMatri
         failing = sum(verdicts[verdict] for verdict in FAILING)
         there = {cell.implementation for cell in log.batches.cells if (cell.device, cell.dtype) == place}
         tested = [name for name in names if name in there]
-        says = f"{counted(sum(verdicts.values()), 'verdict')}, {f'{failing:,} failing' if failing else 'none failing'}"
+        failures = f"{failing:,} failing" if failing else "none failing"
+        caption = f"{counted(sum(verdicts.values()), 'verdict')}, {failures}"
         rows = _rows(log, tested, found, place)
-        matrices.append(PlaceMatrix(", ".join(place), says, bool(failing), tested, rows))
+        matrices.append(PlaceMatrix(", ".join(place), caption, bool(failing), tested, rows))
     return sorted(matrices, key=lambda matrix: not matrix.fails)
 
 

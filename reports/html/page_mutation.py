@@ -79,6 +79,6 @@ def _faults(lines: list[dict[str, Any]]) -> tuple[Table, Table]:
         ]
         for line in sorted(lines, key=lambda line: RESULTS.index(line["result"]))
     ]
-    columns = ["fault", "profile", "clauses", "what it shows", "result"]
-    columns += ["found at", "its own stage", "test", "batches"]
+    columns = ["fault", "profile", "clauses", "visible", "result"]
+    columns += ["found at", "expected at", "test", "batches"]
     return Table(columns, rows[:visible], numeric=8), Table(columns, rows[visible:], numeric=8)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tal_reports.analysis.causes import Cause
-from tal_reports.analysis.compare import Change, Timing, said
+from tal_reports.analysis.compare import Change, Timing, change_sentence
 from tal_reports.analysis.headline import RESULTS, headline
 from tal_reports.html.cards import MAX_SUMMARY_LENGTH, filter_link
 from tal_reports.log.batches import FAILING, VERDICTS
@@ -155,7 +155,7 @@ def _since(change: Change) -> Since:
     return Since(
         before["run"],
         clock(before["started"]),
-        said(change),
+        change_sentence(change),
         [(f"{len(found):,} {name}", _first_listed(found)) for name, found in lists if found],
         [f"{shortened(name, 60)}: {was} before, {became} now" for name, was, became in change.results],
         change.timings,

@@ -210,7 +210,7 @@ def _views(picture: dict[str, Any], kinds: Counter[str], sides: Sides) -> list[V
         return [first]
     equal = set(kinds) <= {"same"}
     caption = (
-        "Both assign the same anchors, with the same weights." if equal else "Where the two assign otherwise:"
+        "Both assign the same anchors, with the same weights." if equal else "Differences between the two:"
     )
     second = View("implementation", capital(sides.second), _caption(picture["implementation"]))
     return [View("difference", "Difference", caption), first, second]
@@ -239,7 +239,7 @@ def _notes(
         x1, y1, x2, y2 = (round(edge) for edge in frame)
         notes.append(f"Cropped to ({x1}, {y1})-({x2}, {y2}).")
     if picture["implementation"] is None and sides.who:
-        notes.append(f"{sides.who} shows no assignment.")
+        notes.append(f"{sides.who} does not expose its assignment.")
     if marks > budget.marks:
         notes.append(f"{budget.marks} of {counted(marks, 'positive')} are drawn.")
     if len(picture["truths"]) > budget.truths:

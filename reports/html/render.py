@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing else, no network and no scripts."""
+"""Write report.html: one self-contained file that needs neither a network nor scripts."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ from tal_reports.analysis.history import (
     with_power,
 )
 from tal_reports.analysis.summary import summarise, write_summary
-from tal_reports.html.differences import Section, drawn
+from tal_reports.html.differences import Section, prepare
 from tal_reports.html.page import Page, page_of
 from tal_reports.html.pictures import draw
 from tal_reports.html.tables import word
@@ -34,21 +34,21 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
-    """Read the log of a run, finished or killed, and write its report.html and summary.json.
+    """Read the log of a finished or killed run, and write its report.html and summary.json.
 
-    A finished run is also remembered in `history.jsonl` beside its folder, and compared with the last one there. One
-    that judged case files is not: it says nothing of how often what is drawn fails.
+    The run is compared with the last comparable entry of `history.jsonl` beside its folder. A finished run is added to
+    that history, unless it judged case files: these say nothing about the failure rate of generated batches.
 
     Args:
-        run_dir: the run's folder, or a log file.
-        into: where to write, if not into the run's folder.
+        run_dir: the folder of the run, or a log file.
+        into: folder to write to; None for the folder of the run, and only then the run is added to the history.
 
     Returns:
-        The report's path.
+        The path of the report.
 
     Raises:
-        LogError: there is no log, or none that this version reads.
-        OSError: the log cannot be read, or the report not written.
+        LogError: no readable log was found.
+        OSError: the log cannot be read, or the report cannot be written.
     """
     log = read_log(run_dir)
     folder = log.folder if into is None else Path(into)
@@ -60,19 +60,17 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     entries = [*comparable(known, entry), entry]
     write_whole(path, html_of(page_of(log, summary, entries, with_power(known, entry))))
     if into is None and not repeats(log):
-        with suppress(
-            OSError
-        ):  # the report is there; that its parent folder cannot be written takes nothing from it
+        with suppress(OSError):  # the report is complete without the history
             remember(history, entry)
     return path
 
 
 def html_of(page: Page) -> str:
-    """The page as one HTML document."""
+    """Return the page as one HTML document."""
     style, script = _asset("style.css"), _asset("script.js")
     policy = _policy(f"style-src {_source(style)}", f"script-src {_source(script)}", "img-src data:")
     template = _environment().get_template("report.html.j2")
-    # Here, at the end, for all of the page: no name or message can slip past.
+    # Escaped once for the whole page, so that no name or message can be missed.
     return visible(template.render(page=page, policy=policy, style=style, script=script))
 
 
@@ -80,42 +78,42 @@ def write_picture(path: Path, picture: dict[str, Any], headline: str, lines: Seq
     """Write the picture of one image as an HTML document of its own, without scripts.
 
     Args:
-        path: where to.
-        picture: what is drawn, as `log.schema.json` says.
-        headline: what it shows, in a few words.
-        lines: sentences above it.
+        path: file to write.
+        picture: a picture as `log.schema.json` describes it.
+        headline: the heading.
+        lines: sentences above the picture.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     style = _asset("style.css")
-    told = {"headline": headline, "lines": lines, "drawing": draw(picture), "style": style}
+    values = {"headline": headline, "lines": lines, "drawing": draw(picture), "style": style}
     policy = _policy(f"style-src {_source(style)}")
-    write_whole(path, visible(_environment().get_template("picture.html.j2").render(policy=policy, **told)))
+    write_whole(path, visible(_environment().get_template("picture.html.j2").render(policy=policy, **values)))
 
 
 def write_differences(path: Path, headline: str, lines: Sequence[str], sections: Sequence[Section]) -> None:
-    """Write what differs between two implementations as an HTML document of its own, without scripts.
+    """Write the differences between two implementations as an HTML document of its own, without scripts.
 
     Args:
-        path: where to.
-        headline: who is compared, in a few words.
-        lines: sentences about all of it.
-        sections: what differs, each with a picture.
+        path: file to write.
+        headline: the heading, with the names of both implementations.
+        lines: sentences above the sections.
+        sections: one for each difference.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     style = _asset("style.css")
-    told = {"headline": headline, "lines": lines, "sections": drawn(sections), "style": style}
+    values = {"headline": headline, "lines": lines, "sections": prepare(sections), "style": style}
     policy = _policy(f"style-src {_source(style)}")
     write_whole(
-        path, visible(_environment().get_template("differences.html.j2").render(policy=policy, **told))
+        path, visible(_environment().get_template("differences.html.j2").render(policy=policy, **values))
     )
 
 
 def _policy(*allowed: str) -> str:
-    """What a page may load: nothing but what is in it."""
+    """Return the Content-Security-Policy of a page: only its own inline content may load."""
     return "; ".join(("default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"))
 
 
@@ -134,16 +132,16 @@ def _environment() -> Environment:
     environment.filters["counted"] = counted
     environment.globals["shy"] = Markup(
         "normali&shy;sation"
-    )  # the one stage whose name is too long for its place
+    )  # the one stage whose name is too long for its box
     return environment
 
 
 @cache
 def _asset(name: str) -> Markup:
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704  (our own file, in an element of its own)
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704  (a file of this package)
 
 
 def _source(content: str) -> str:
-    """A style or script as Content-Security-Policy names it: allowed as it is, and no other."""
+    """Return the hash of a style or script, as a source of the Content-Security-Policy."""
     digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
     return f"'sha256-{digest}'"

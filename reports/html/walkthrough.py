@@ -1,4 +1,4 @@
-"""The walkthrough: one photograph through every stage of the assigner, drawn from walkthrough.json."""
+"""The walkthrough: every stage of the assigner on one photograph, from the numbers in walkthrough.json."""
 
 import json
 import math
@@ -14,17 +14,19 @@ from tal_reports.text import counted, listed, short
 
 NAME = "walkthrough.json"
 MAX_FILE_BYTES = 4 * 2**20
-"""Bytes of a walkthrough that is still read."""
+"""Size of the largest file that is read."""
 PALETTE = 8
+TERMS = ("box", "cls", "dfl")
+"""Columns of the loss in walkthrough.json."""
 SIDES = ("left", "top", "right", "bottom")
 MAX_ROWS = 8
 """Rows of a table."""
 MAX_BARS = 24
-"""Places of the ranking by t that are drawn."""
-VISIBLE, TOLD = 0.002, 0.2
-"""Shares of the largest number from which on a disc is drawn, and says what it is."""
-LEAST_DISC = 0.7
-"""Radius in pixels of a disc that stands for almost nothing."""
+"""Candidates in the bar chart of the ranking by t."""
+MIN_DRAWN, MIN_TITLED = 0.002, 0.2
+"""Shares of the largest value above which a disc is drawn, and has a tooltip."""
+MIN_DISC = 0.7
+"""Smallest radius of a disc, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class Shape:
     """A rectangle (x, y, width, height) or a disc (x, y, radius), of a kind that the style knows.
 
     Attributes:
-        kind: `box`, `disc`, `line` or `cell`.
-        numbers: where.
-        colour: the ground truth's, or None.
-        strength: 0 to 1, how opaque.
-        text: in its middle.
-        title: what it is.
+        kind: `box`, `predicted`, `disc`, `line` or `cell`.
+        numbers: position and size.
+        colour: index of the ground truth whose colour the shape has, or None.
+        strength: opacity, 0 to 1.
+        text: label in its middle.
+        title: tooltip.
     """
 
     kind: str
@@ -50,17 +52,24 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture over the photograph."""
+    """Shapes over the photograph, with a caption."""
 
-    says: str
+    caption: str
     shapes: list[Shape]
 
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar chart: heights of 0 to 1, which of them stand out, and what is below."""
+    """A bar chart.
 
-    says: str
+    Attributes:
+        caption: the caption.
+        heights: height (0 to 1), True for a highlighted bar, and tooltip of each bar.
+        mark: position of a vertical line (0 to 1), or None.
+        axis: name of the horizontal axis.
+    """
+
+    caption: str
     heights: list[tuple[float, bool, str]]
     mark: float | None = None
     axis: str = ""
@@ -68,7 +77,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: its clauses, what happens in words, and how it looks here."""
+    """One stage: its clauses, an explanation, and its numbers on this photograph as scenes, bars and a table."""
 
     id: str
     name: str
@@ -82,7 +91,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Walkthrough:
-    """All steps, and the photograph that they are drawn over."""
+    """All steps, and the photograph below their shapes."""
 
     photo: str | None
     width: float
@@ -93,67 +102,67 @@ class Walkthrough:
 
 
 def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
-    """The walkthrough that a run left, or what is wrong with it; neither, if it left none."""
+    """Return the walkthrough of a run and the fault of its file; at most one of them is not None."""
     path = folder / NAME
     if not path.is_file():
         return None, None
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             return None, f"{NAME} is too large to be read"
-        told = json.loads(path.read_bytes().decode())
-        wrong = fault(told, "walkthrough") or fault(told["picture"], "log", "picture") or _broken(told)
+        data = json.loads(path.read_bytes().decode())
+        wrong = fault(data, "walkthrough") or fault(data["picture"], "log", "picture") or _broken(data)
     except (OSError, ValueError, RecursionError) as error:
         return None, f"{NAME} cannot be read: {error}"
-    return (None, f"{NAME}: {wrong}") if wrong else (walk(told), None)
+    return (None, f"{NAME}: {wrong}") if wrong else (walk(data), None)
 
 
-def _broken(told: dict[str, Any]) -> str | None:
-    """What a schema cannot say: indices that point at nothing."""
-    picture, truths = told["picture"], len(told["picture"]["truths"])
-    anchors = [told["anchor"], *(row[0] for row in told["candidates"])]
-    anchors += [row["anchor"] for row in told["conflict"]["anchors"]]
-    owners = [told["truth"], *(row["owner"] for row in told["conflict"]["anchors"])]
-    owners += [owner for row in told["conflict"]["anchors"] for owner, _ in row["overlaps"]]
-    for moment in told["moments"]:
+def _broken(data: dict[str, Any]) -> str | None:
+    """Return a fault that the schema cannot express, indices that do not exist, or None."""
+    picture, truths = data["picture"], len(data["picture"]["truths"])
+    anchors = [data["anchor"], *(row[0] for row in data["candidates"])]
+    anchors += [row["anchor"] for row in data["conflict"]["anchors"]]
+    owners = [data["truth"], *(row["owner"] for row in data["conflict"]["anchors"])]
+    owners += [owner for row in data["conflict"]["anchors"] for owner, _ in row["overlaps"]]
+    for moment in data["moments"]:
         anchors += [row[0] for row in moment["positives"]]
         owners += [row[1] for row in moment["positives"]]
     if any(place(picture, anchor) is None for anchor in anchors):
-        return "it names an anchor that is not there"
+        return "it names an anchor that does not exist"
     if any(owner >= truths for owner in owners) or not (
-        len(told["names"]) == truths == len(told["loss"]["truths"])
+        len(data["names"]) == truths == len(data["loss"]["truths"])
     ):
-        return "it names a ground truth that is not there"
-    cells = told["static"]["cells"] if told["static"] else []
+        return "it names a ground truth that does not exist"
+    cells = data["static"]["cells"] if data["static"] else []
     if any(row[0] >= truths or row[1] >= len(picture["levels"]) for row in cells):
-        return "it names a cell that is not there"
+        return "it names a cell that does not exist"
     return None
 
 
-def walk(told: dict[str, Any]) -> Walkthrough:
-    """Every step, in the article's order."""
-    picture = told["picture"]
+def walk(data: dict[str, Any]) -> Walkthrough:
+    """Return every step, in the order of the article."""
+    picture = data["picture"]
     makers = (_image, _decode, _candidates, _metric, _top_k, _conflict, _targets, _weights, _loss, _static)
-    steps = [step for make in makers if (step := make(told)) is not None]
+    steps = [step for make in makers if (step := make(data)) is not None]
     return Walkthrough(
-        told["photo"], picture["width"], picture["height"], told["origin"], told["batch"], steps
+        data["photo"], picture["width"], picture["height"], data["origin"], data["batch"], steps
     )
 
 
-def _gt(told: dict[str, Any], number: int) -> str:
-    return f"GT {number} ({told['names'][number]})"
+def _gt(data: dict[str, Any], number: int) -> str:
+    return f"GT {number} ({data['names'][number]})"
 
 
-def _at(told: dict[str, Any], number: int) -> Anchor:
-    anchor = place(told["picture"], number)
-    assert anchor is not None  # `_broken` looked
+def _at(data: dict[str, Any], number: int) -> Anchor:
+    anchor = place(data["picture"], number)
+    assert anchor is not None  # checked by `_broken`
     return anchor
 
 
-def _truths(told: dict[str, Any], only: int | None = None) -> list[Shape]:
-    """The ground truths, or one of them."""
+def _truths(data: dict[str, Any], only: int | None = None) -> list[Shape]:
+    """Return the outlines of all ground truths, or of a single one."""
     return [
-        Shape("box", _sides(truth["box"]), number, text=f"GT {number}", title=_gt(told, number))
-        for number, truth in enumerate(told["picture"]["truths"])
+        Shape("box", _sides(truth["box"]), number, text=f"GT {number}", title=_gt(data, number))
+        for number, truth in enumerate(data["picture"]["truths"])
         if only in (None, number)
     ]
 
@@ -162,15 +171,15 @@ def _sides(box: Sequence[float]) -> list[float]:
     return [box[0], box[1], max(box[2] - box[0], 0.0), max(box[3] - box[1], 0.0)]
 
 
-def _disc(told: dict[str, Any], number: int, colour: int | None, share: float = 1.0, **more: Any) -> Shape:
-    """A disc at an anchor, whose area is a share of what its level has room for."""
-    anchor = _at(told, number)
-    radius = max(0.48 * anchor.stride * math.sqrt(max(share, 0.0)), LEAST_DISC)
+def _disc(data: dict[str, Any], number: int, colour: int | None, share: float = 1.0, **more: Any) -> Shape:
+    """Return a disc at an anchor, whose area is a share of its cell."""
+    anchor = _at(data, number)
+    radius = max(0.48 * anchor.stride * math.sqrt(max(share, 0.0)), MIN_DISC)
     return Shape("disc", [anchor.x, anchor.y, radius], colour, **more)
 
 
-def _image(told: dict[str, Any]) -> Step:
-    picture = told["picture"]
+def _image(data: dict[str, Any]) -> Step:
+    picture = data["picture"]
     levels = listed(
         [f"{level['columns']}×{level['rows']} cells of {level['stride']:g} px" for level in picture["levels"]]
     )
@@ -182,19 +191,19 @@ def _image(told: dict[str, Any]) -> Step:
             f"{picture['width']:g}×{picture['height']:g} px and predicts at {counted(anchors, 'anchor')}: the "
             f"centres of {levels}."
         ),
-        f"Followed below: {_gt(told, told['truth'])}, and anchor {told['anchor']}, the best of its anchors.",
+        f"Followed below: {_gt(data, data['truth'])}, and anchor {data['anchor']}, the best of its anchors.",
     ]
     return Step(
         "image",
         "The image and its ground truths",
         "ANN-1, ANC-1",
         text,
-        [Scene("Ground truths", _truths(told))],
+        [Scene("Ground truths", _truths(data))],
     )
 
 
-def _decode(told: dict[str, Any]) -> Step:
-    decode, anchor = told["decode"], _at(told, told["anchor"])
+def _decode(data: dict[str, Any]) -> Step:
+    decode, anchor = data["decode"], _at(data, data["anchor"])
     stride = decode["stride"]
     bars = []
     for side, shares, distance in zip(SIDES, decode["shares"], decode["distances"], strict=True):
@@ -210,19 +219,19 @@ def _decode(told: dict[str, Any]) -> Step:
             )
         )
     box = [edge * stride for edge in decode["box"]]
-    shapes = [*_truths(told, told["truth"]), Shape("predicted", _sides(box), title="predicted box")]
+    shapes = [*_truths(data, data["truth"]), Shape("predicted", _sides(box), title="predicted box")]
     ends = ((box[0], anchor.y), (anchor.x, box[1]), (box[2], anchor.y), (anchor.x, box[3]))
     shapes += [
         Shape("line", [anchor.x, anchor.y, *end], title=side) for side, end in zip(SIDES, ends, strict=True)
     ]
     shapes.append(
-        Shape("disc", [anchor.x, anchor.y, 0.2 * stride], told["truth"], title=f"anchor {told['anchor']}")
+        Shape("disc", [anchor.x, anchor.y, 0.2 * stride], data["truth"], title=f"anchor {data['anchor']}")
     )
     left, top, right, bottom = (short(distance, 4) for distance in decode["distances"])
     x, y = (short(number, 4) for number in decode["centre"])
     text = [
         (
-            f"The network gives anchor {told['anchor']} a distribution over {len(decode['shares'][0])} bins "
+            f"The network gives anchor {data['anchor']} a distribution over {len(decode['shares'][0])} bins "
             f"for each side. "
             "A side's distance is its expectation: every bin times its share, added up (DEC-1; the line in "
             "each chart)."
@@ -242,69 +251,68 @@ def _decode(told: dict[str, Any]) -> Step:
     )
 
 
-def _candidates(told: dict[str, Any]) -> Step:
-    truth, rows = told["truth"], told["candidates"]
-    strides = Counter(_at(told, row[0]).stride for row in rows)
+def _candidates(data: dict[str, Any]) -> Step:
+    truth, rows = data["truth"], data["candidates"]
+    strides = Counter(_at(data, row[0]).stride for row in rows)
     by_level = listed([f"{count:,} at stride {stride:g}" for stride, count in sorted(strides.items())])
-    discs = [_disc(told, row[0], truth, 0.15) for row in rows]
+    discs = [_disc(data, row[0], truth, 0.15) for row in rows]
     text = [
         (
-            f"An anchor is a candidate of {_gt(told, truth)} if its centre lies inside the box on all four sides: "
-            f"{counted(len(rows), 'candidate')}, {by_level}. Nothing else may learn it."
+            f"An anchor is a candidate of {_gt(data, truth)} if its centre lies inside the box on all four sides: "
+            f"{counted(len(rows), 'candidate')}, {by_level}. No other anchor can be assigned to it."
         )
     ]
-    widened = (told["picture"].get("facts") or [{}] * (truth + 1))[truth].get("widened")
+    widened = (data["picture"].get("facts") or [{}] * (truth + 1))[truth].get("widened")
     if widened:
         text.append("Its box is smaller than the floor, and widened for this step alone (TAL-CAND-2).")
     return Step(
-        "candidates", "Candidates", "TAL-CAND-1", text, [Scene("Candidates", [*_truths(told, truth), *discs])]
+        "candidates", "Candidates", "TAL-CAND-1", text, [Scene("Candidates", [*_truths(data, truth), *discs])]
     )
 
 
-def _metric(told: dict[str, Any]) -> Step:
-    truth, rows = told["truth"], told["candidates"]
+def _metric(data: dict[str, Any]) -> Step:
+    truth, rows = data["truth"], data["candidates"]
     scenes = []
     for at, symbol, name in ((1, "s", "score s of its class"), (2, "u", "overlap u"), (3, "t", "metric t")):
         top = max((row[at] for row in rows), default=0.0) or 1.0
-        seen = [row for row in rows if row[at] > VISIBLE * top]
+        seen = [row for row in rows if row[at] > MIN_DRAWN * top]
         discs = [
-            _disc(told, row[0], truth, row[at] / top, title=f"anchor {row[0]}: {symbol} {short(row[at])}")
-            if row[at] > TOLD * top
-            else _disc(told, row[0], truth, row[at] / top)
+            _disc(data, row[0], truth, row[at] / top, title=f"anchor {row[0]}: {symbol} {short(row[at])}")
+            if row[at] > MIN_TITLED * top
+            else _disc(data, row[0], truth, row[at] / top)
             for row in seen
         ]
-        scenes.append(Scene(f"Area: {name}, up to {short(top)}", [*_truths(told, truth), *discs]))
+        scenes.append(Scene(f"Area: {name}, up to {short(top)}", [*_truths(data, truth), *discs]))
     text = [
         (
-            "How well does each candidate already predict this object? s is its score for the right class, u "
-            "the CIoU of "
-            "its box with the ground truth. The metric t = s^0.5 u^6 is high only where both are good: an "
-            "anchor with a "
-            "fair box and no idea of the class, or the other way round, is none that should learn more of it."
+            "The metric measures how well each candidate already predicts this object: s is its score for the "
+            "right class, u the CIoU of its box with the ground truth. The metric t = s^0.5 u^6 is high only if "
+            "both are high: an anchor with a good box and a low score, or the reverse, should not learn more of "
+            "this object."
         )
     ]
     return Step("metric", "Alignment metric", "TAL-MET-1", text, scenes)
 
 
-def _top_k(told: dict[str, Any]) -> Step:
-    truth, rows, k = told["truth"], told["candidates"], told["picture"].get("k", 10)
+def _top_k(data: dict[str, Any]) -> Step:
+    truth, rows, k = data["truth"], data["candidates"], data["picture"].get("k", 10)
     top = max((row[3] for row in rows), default=0.0) or 1.0
     heights = [
         (row[3] / top, rank < k, f"rank {rank + 1}, anchor {row[0]}: t {short(row[3])}")
         for rank, row in enumerate(rows[:MAX_BARS])
     ]
     discs = [
-        _disc(told, row[0], truth, 0.8, text=str(rank + 1), title=f"anchor {row[0]}")
+        _disc(data, row[0], truth, 0.8, text=str(rank + 1), title=f"anchor {row[0]}")
         for rank, row in enumerate(rows[:k])
     ]
-    rest = [_disc(told, row[0], None, 0.06) for row in rows[k:]]
+    rest = [_disc(data, row[0], None, 0.06) for row in rows[k:]]
     text = [
-        f"{_gt(told, truth)} takes the {k} anchors with the largest t, "
+        f"{_gt(data, truth)} takes the {k} anchors with the largest t, "
         + (
             f"here from {short(rows[0][3])} down to {short(rows[k - 1][3])}; the next one has "
             f"{short(rows[k][3])}."
             if len(rows) > k
-            else f"and has only {counted(len(rows), 'candidate')}."
+            else f"but has only {counted(len(rows), 'candidate')}."
         )
     ]
     bars = [Bars(f"t of the best {len(heights)} candidates; dark: selected", heights, None, "rank")]
@@ -313,56 +321,60 @@ def _top_k(told: dict[str, Any]) -> Step:
         "Top k",
         "TAL-TOPK-1",
         text,
-        [Scene("Selected", [*_truths(told, truth), *rest, *discs])],
+        [Scene("Selected", [*_truths(data, truth), *rest, *discs])],
         bars,
     )
 
 
-def _conflict(told: dict[str, Any]) -> Step:
-    conflict = told["conflict"]
+def _conflict(data: dict[str, Any]) -> Step:
+    conflict = data["conflict"]
     found = conflict["anchors"]
     counts = listed([f"{count} at step {step}" for step, count in conflict["counts"]])
     text = [
         (
-            "Ground truths that stand close together may take the same anchor. It goes to the one that it "
-            "overlaps most."
+            "Ground truths close to each other may select the same anchor. The anchor is then assigned to the "
+            "ground truth that its box overlaps most."
         )
     ]
     text.append(
-        f"On this image that happened to so many anchors: {counts}. Shown: step {conflict['step']}."
+        f"Number of such anchors on this image: {counts}. The picture has those of step {conflict['step']}."
         if found
-        else f"On this image no anchor was taken twice ({counts})."
+        else f"On this image no anchor was selected twice ({counts})."
     )
-    shapes = _truths(told) + [
-        _disc(told, row["anchor"], row["owner"], text=str(row["owner"]), title=f"anchor {row['anchor']}")
+    shapes = _truths(data) + [
+        _disc(data, row["anchor"], row["owner"], text=str(row["owner"]), title=f"anchor {row['anchor']}")
         for row in found
     ]
     rows = [
         [
             str(row["anchor"]),
-            *(listed([f"{_gt(told, g)}: u {short(u)}" for g, u in row["overlaps"]]), _gt(told, row["owner"])),
+            *(listed([f"{_gt(data, g)}: u {short(u)}" for g, u in row["overlaps"]]), _gt(data, row["owner"])),
         ]
         for row in found[:MAX_ROWS]
     ]
-    scenes = [Scene("Contested anchors, with the number of who got them", shapes)] if found else []
-    columns = ["anchor", "taken by", "goes to"] if rows else []
+    scenes = (
+        [Scene("Contested anchors, with the number of the ground truth that owns them", shapes)]
+        if found
+        else []
+    )
+    columns = ["anchor", "selected by", "assigned to"] if rows else []
     return Step("conflict", "Conflict", "TAL-CONF-1", text, scenes, [], columns, rows)
 
 
-def _targets(told: dict[str, Any]) -> Step:
-    positives = told["picture"]["reference"]
+def _targets(data: dict[str, Any]) -> Step:
+    positives = data["picture"]["reference"]
     counts = Counter(owner for _, owner, _ in positives)
-    shapes = _truths(told) + [
-        _disc(told, anchor, owner, text=str(owner), title=f"anchor {anchor}: {_gt(told, owner)}")
+    shapes = _truths(data) + [
+        _disc(data, anchor, owner, text=str(owner), title=f"anchor {anchor}: {_gt(data, owner)}")
         for anchor, owner, _ in positives
     ]
-    every = sum(level["rows"] * level["columns"] for level in told["picture"]["levels"])
+    anchors = sum(level["rows"] * level["columns"] for level in data["picture"]["levels"])
+    shares = [f"{_gt(data, truth)} has {counts[truth]}" for truth in range(len(data["names"]))]
     text = [
         (
-            f"{counted(len(positives), 'anchor')} of {every:,} are positive: each learns the class and the box "
-            f"of its ground "
-            f"truth ({listed([f'{_gt(told, g)} has {counts[g]}' for g in range(len(told['names']))])}). "
-            "The others are background, and learn that no class is there."
+            f"{counted(len(positives), 'anchor')} of {anchors:,} are positive: each has the class and the box of "
+            f"its ground truth as its target ({listed(shares)}). "
+            "All other anchors are background: their target scores are 0."
         )
     ]
     return Step(
@@ -370,115 +382,110 @@ def _targets(told: dict[str, Any]) -> Step:
     )
 
 
-def _weights(told: dict[str, Any]) -> Step:
-    truth, facts = told["truth"], (told["picture"].get("facts") or [])
-    weights = {anchor: weight for anchor, owner, weight in told["picture"]["reference"] if owner == truth}
-    shapes = _truths(told) + [
-        _disc(told, anchor, owner, weight, title=f"anchor {anchor}: weight {short(weight)}")
-        for anchor, owner, weight in told["picture"]["reference"]
+def _weights(data: dict[str, Any]) -> Step:
+    truth, facts = data["truth"], (data["picture"].get("facts") or [])
+    weights = {anchor: weight for anchor, owner, weight in data["picture"]["reference"] if owner == truth}
+    shapes = _truths(data) + [
+        _disc(data, anchor, owner, weight, title=f"anchor {anchor}: weight {short(weight)}")
+        for anchor, owner, weight in data["picture"]["reference"]
     ]
     best = facts[truth] if truth < len(facts) else {}
     text = [
         (
-            "How much should a positive learn? Its t over the best t of its ground truth, times the best overlap: "
-            f"w = t u* / t*. For {_gt(told, truth)} t* is {short(best.get('best_metric'))} and u* "
-            f"{short(best.get('best_overlap'))}, "
-            "so its best anchor must learn a score as high as the best overlap, and the others less. "
-            "The better the network predicts, the higher the scores that it is asked for: that is what makes "
-            "it dynamic."
+            "The weight of a positive is its t over the best t of its ground truth, times the best overlap: "
+            f"w = t u* / t*. For {_gt(data, truth)} t* is {short(best.get('best_metric'))} and u* "
+            f"{short(best.get('best_overlap'))}: the target score of its best anchor is the best overlap, and those "
+            "of its other anchors are lower. The better the network predicts, the higher its target scores: this "
+            "makes the assignment dynamic."
         )
     ]
     rows = [
         [str(anchor), short(s), short(u), short(t), short(weights[anchor])]
-        for anchor, s, u, t in told["candidates"]
+        for anchor, s, u, t in data["candidates"]
         if anchor in weights
     ][:MAX_ROWS]
     columns = ["anchor", "s", "u", "t", "weight w"]
     return Step("weights", "Weights", "TAL-NORM-1", text, [Scene("Area: weight", shapes)], [], columns, rows)
 
 
-def _loss(told: dict[str, Any]) -> Step:
-    loss = told["loss"]
-    named = [(_gt(told, number), row) for number, row in enumerate(loss["truths"])] + [
+def _loss(data: dict[str, Any]) -> Step:
+    loss = data["loss"]
+    named = [(_gt(data, number), row) for number, row in enumerate(loss["truths"])] + [
         ("background", loss["background"])
     ]
-    total = [sum(row[at] for _, row in named) for at in range(3)]
+    total = [sum(row[at] for _, row in named) for at in range(len(TERMS))]
     rows = [[name, *map(short, row), short(sum(row))] for name, row in [*named, ("this image", total)]]
     text = [
         (
-            "Every anchor is asked for its target scores (cls); positives also for the box, by its CIoU (box) "
-            "and by the two "
-            "bins around each side's distance (dfl), each times its weight. All is divided by the sum of the "
-            "target scores of "
-            f"the batch, here {short(max(loss['score_sum'], 1.0))}, and multiplied by the gains 7.5, 0.5 and 1.5."
+            "The cls term compares the scores of every anchor with its target scores. The box term (CIoU) and the "
+            "dfl term (the two bins around each side's distance) count positives only, multiplied by their weights. "
+            "Each term is divided by the sum of the batch's target scores, here "
+            f"{short(max(loss['score_sum'], 1.0))}, and multiplied by its gain: 7.5, 0.5 and 1.5."
         ),
-        "What each ground truth's positives add to the three numbers that a training logs:",
+        "Contributions of each ground truth's positives to the three numbers that a training logs:",
     ]
     return Step(
         "loss", "Loss terms", "LOSS-SUM-1, LOSS-CLS-1, LOSS-BOX-1, LOSS-DFL-1, LOSS-GAIN-1", text, [], [],
-        ["part", "box", "cls", "dfl", "together"], rows,
+        ["part", *TERMS, "sum"], rows,
     )  # fmt: skip
 
 
-def _static(told: dict[str, Any]) -> Step | None:
-    """How YOLOv5 would have chosen, beside this image's assignment at two steps of the training."""
-    static = told["static"]
+def _static(data: dict[str, Any]) -> Step | None:
+    """Return YOLOv5's choice beside this image's assignment at two steps of the training; None without it."""
+    static = data["static"]
     if static is None:
         return None
-    scenes = [Scene("YOLOv5, at every step", [*_truths(told), *_cells(told, static["cells"])])]
-    for moment in told["moments"]:
+    scenes = [Scene("YOLOv5, at every step", [*_truths(data), *_cells(data, static["cells"])])]
+    for moment in data["moments"]:
         discs = [
-            _disc(told, anchor, owner, max(weight, 0.15)) for anchor, owner, weight in moment["positives"]
+            _disc(data, anchor, owner, max(weight, 0.15)) for anchor, owner, weight in moment["positives"]
         ]
-        scenes.append(Scene(f"YOLOv8 at step {moment['step']}", [*_truths(told), *discs]))
+        scenes.append(Scene(f"YOLOv8 at step {moment['step']}", [*_truths(data), *discs]))
     chosen: Counter[int] = Counter()
     for truth, *_, shapes in static["cells"]:
         chosen[truth] += shapes
-    counts = [Counter(owner for _, owner, _ in moment["positives"]) for moment in told["moments"]]
+    counts = [Counter(owner for _, owner, _ in moment["positives"]) for moment in data["moments"]]
     rows = [
-        [_gt(told, number), str(chosen[number]), *(str(count[number]) for count in counts)]
-        for number in range(len(told["names"]))
+        [_gt(data, number), str(chosen[number]), *(str(count[number]) for count in counts)]
+        for number in range(len(data["names"]))
     ]
     boxes = listed([f"{len(level['sides'])} at stride {level['stride']:g}" for level in static["boxes"]])
     text = [
         (
-            f"YOLOv5 has anchor boxes of fixed shapes ({boxes}). A ground truth is learnt by those whose width "
-            f"and height "
-            f"are less than {static['ratio']:g} times off, in the cell that holds its centre and in the two "
-            f"nearest neighbours of "
-            "that cell. The article puts it as a threshold of 0.5 on the overlap of anchor box and ground "
-            "truth. Either way it "
-            "is static: settled before training, whatever the network predicts."
+            f"YOLOv5 has anchor boxes of fixed shapes ({boxes}). A ground truth is assigned to the anchor boxes "
+            f"whose width and height differ from its own by a factor below {static['ratio']:g}, in the cell that "
+            "contains its centre and in the two nearest neighbours of that cell. The article describes it as a "
+            "threshold of 0.5 on the overlap of anchor box and ground truth. In either form the assignment is "
+            "static: it is fixed before training and does not depend on the network's predictions."
         ),
         (
-            "The task-aligned assigner asks the network: as it learns, other anchors are chosen, with other "
-            "weights."
+            "The task-aligned assigner depends on the predictions: as the network learns, it selects other anchors, "
+            "with other weights."
         ),
     ]
-    if len(told["moments"]) > 1:
-        text.append(_learnt(told["moments"]))
-    columns = ["positives of", "YOLOv5", *(f"YOLOv8, step {moment['step']}" for moment in told["moments"])]
+    if len(data["moments"]) > 1:
+        text.append(_learnt(data["moments"]))
+    columns = ["positives of", "YOLOv5", *(f"YOLOv8, step {moment['step']}" for moment in data["moments"])]
     return Step("static", "How YOLOv5 would have chosen", "", text, scenes, [], columns, rows)
 
 
 def _learnt(moments: Sequence[dict[str, Any]]) -> str:
     first, last = moments[0], moments[-1]
-    kept = {row[0] for row in first["positives"]} & {row[0] for row in last["positives"]}
+    common = {row[0] for row in first["positives"]} & {row[0] for row in last["positives"]}
     return (
         f"From step {first['step']} to step {last['step']} of {last['steps']}, the batch's mean overlap of "
         f"positives went from "
-        f"{short(first['overlap'], 2)} to {short(last['overlap'], 2)}; of {len(first['positives'])} "
-        f"positives on this image "
-        f"{len(kept)} are the same."
+        f"{short(first['overlap'], 2)} to {short(last['overlap'], 2)}; of {len(first['positives'])} positives on "
+        f"this image {len(common)} are the same."
     )
 
 
-def _cells(told: dict[str, Any], cells: Iterable[Sequence[int]]) -> list[Shape]:
-    levels = told["picture"]["levels"]
+def _cells(data: dict[str, Any], cells: Iterable[Sequence[int]]) -> list[Shape]:
+    levels = data["picture"]["levels"]
     shapes = []
     for truth, level, column, row, boxes in cells:
         stride = levels[level]["stride"]
         where = f"cell ({column}, {row}) at stride {stride:g}"
-        title = f"{_gt(told, truth)}: {where}, {counted(boxes, 'anchor box', 'anchor boxes')}"
+        title = f"{_gt(data, truth)}: {where}, {counted(boxes, 'anchor box', 'anchor boxes')}"
         shapes.append(Shape("cell", [column * stride, row * stride, stride, stride], truth, title=title))
     return shapes

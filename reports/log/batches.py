@@ -1,4 +1,4 @@
-"""What thousands of judged batches come to, counted while the log is read so that memory stays flat."""
+"""Counts over the judged batches of a log, updated line by line so that memory does not grow with the log."""
 
 import math
 from collections import Counter, defaultdict
@@ -15,7 +15,7 @@ UNIQUENESS = ("unique", "tie", "near_tie")
 STEPS_PER_OCTAVE = 16
 """Resolution of the quantiles of a `Margins`: 4 %."""
 MAX_FAILURES = 20
-"""Failing batches of one cell that are kept by name."""
+"""Failing batches of one cell that are stored by case id."""
 
 _NAMES = ("time", "implementation", "test", "clause_group", "case", "device", "dtype")
 _TIMES = ("milliseconds", "call_milliseconds", "drawing_milliseconds")
@@ -23,7 +23,7 @@ _OTHER_REALS = ("inf", "-inf", "nan", None)
 
 
 class Cell(NamedTuple):
-    """Where a verdict is counted."""
+    """Key under which verdicts are counted."""
 
     implementation: str
     clause_group: str
@@ -43,7 +43,7 @@ class Failure(NamedTuple):
 
 @dataclass
 class Margins:
-    """The distribution of errors as shares of their bound, of one stage of one implementation."""
+    """Distribution of errors as shares of their bound, for one stage of one implementation."""
 
     largest: float = 0.0
     count: int = 0
@@ -57,7 +57,7 @@ class Margins:
         self._octaves[_step(margin)] += 1
 
     def quantile(self, share: float) -> float:
-        """A margin that this share of the batches does not exceed, at most 4 % above the smallest such."""
+        """Return the margin that this share of the batches does not exceed, rounded up by at most 4 %."""
         below = 0
         for step, count in sorted(self._octaves.items()):
             below += count
@@ -68,11 +68,11 @@ class Margins:
 
 @dataclass
 class Cost:
-    """What judging took, over the batches that say what their implementation's own call took.
+    """Time spent on judging, over the batches whose line has the time of the implementation's own call.
 
     Attributes:
-        batches: how many.
-        call: seconds of the implementation's own calls, value and gradient.
+        batches: number of these batches.
+        call: seconds in the implementation's own calls, value and gradient.
         judged: seconds of calling and judging.
         drawing: seconds of drawing, building and logging.
     """
@@ -83,7 +83,7 @@ class Cost:
     drawing: float = 0.0
 
     def add(self, line: dict[str, Any]) -> None:
-        """Count a line, if it says so."""
+        """Count a line, if it has the time of the call."""
         call, judged = real(line.get("call_milliseconds")), real(line.get("milliseconds"))
         drawing = real(line.get("drawing_milliseconds")) or 0.0
         if call is None or judged is None or not math.isfinite(call + judged + drawing):
@@ -95,17 +95,17 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Total seconds: calling, judging, drawing, building and logging."""
         return self.judged + self.drawing
 
     @property
     def times_the_call(self) -> float | None:
-        """All of it, as a multiple of the implementation's own calls."""
+        """Total time as a multiple of the implementation's own calls; None without such a time."""
         return self.seconds / self.call if self.call > 0 else None
 
     @property
     def per_second(self) -> float | None:
-        """Batches judged a second on one core."""
+        """Batches judged per second on one core."""
         return self.batches / self.seconds if self.seconds > 0 else None
 
 
@@ -114,18 +114,18 @@ class Batches:
     """Counts over the `batch` lines of a log.
 
     Attributes:
-        cells: verdicts by implementation, clause group, device and dtype; without what shrinking made.
-        uniqueness: of the assignments, by implementation.
-        undecided: batches that were judged in part, by implementation: most of a loss that hides its assignment.
-        hazards: how many different batches had each.
+        cells: verdicts by implementation, clause group, device and dtype; without batches of the shrinking phase.
+        uniqueness: uniqueness of the assignment, by implementation.
+        undecided: batches whose verdict is partly inconclusive, by implementation.
+        hazards: number of different batches with each hazard.
         margins: by implementation and stage, over the batches that do not fail.
         failures: failing batches by cell, the first `MAX_FAILURES` of each.
         causes: failing batches by implementation, verdict, stage and clause.
-        met: batches that met an entry of the ledger, by its id, implementation and device.
-        known: those of them that it excused.
-        shrinking: batches made while shrinking, by implementation.
+        met: batches that matched an entry of the ledger, by entry, implementation and device.
+        known: batches among them that the entry excused.
+        shrinking: batches of the shrinking phase, by implementation.
         seconds: spent on judged batches and on shrinking, by implementation.
-        costs: what judging took beside the implementation's own calls, by implementation; without shrinking.
+        costs: time of judging against the time of the implementation's own calls; without shrinking.
     """
 
     cells: defaultdict[Cell, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -143,7 +143,7 @@ class Batches:
     _seen: set[int] = field(default_factory=set, repr=False)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Count one line that `batch_fault` finds no fault with."""
+        """Count one line, which must be valid by `batch_fault`."""
         name, verdict = line["implementation"], line["verdict"]
         self.seconds[name] += (real(line.get("milliseconds")) or 0.0) / 1000
         if line.get("phase") == "shrink":
@@ -160,14 +160,14 @@ class Batches:
         if verdict in FAILING:
             self._add_failure(cell, line)
             return
-        if verdict == "known":  # its errors say nothing about rounding
+        if verdict == "known":  # errors of an excused batch say nothing about rounding
             return
         for stage, margin in line.get("stages", {}).items():
             if margin is not None:
                 self.margins[name, stage].add(float(margin))
 
     def verdicts(self, implementation: str | None = None, clause_group: str | None = None) -> Counter[str]:
-        """How many batches came to which verdict, of one implementation or clause group or of all."""
+        """Return the number of batches by verdict, for one implementation or clause group, or for all."""
         total: Counter[str] = Counter()
         for cell, verdicts in self.cells.items():
             if implementation in (None, cell.implementation) and clause_group in (None, cell.clause_group):
@@ -175,17 +175,17 @@ class Batches:
         return total
 
     def clause_groups(self) -> list[str]:
-        """Every clause group that was tested, in the order of its first batch."""
+        """Return every tested clause group, in the order of their first batches."""
         return list(dict.fromkeys(cell.clause_group for cell in self.cells))
 
     @property
     def judged(self) -> int:
-        """Batches judged, those made while shrinking left out."""
+        """Number of judged batches, without those of the shrinking phase."""
         return sum(self.verdicts().values())
 
     @property
     def different(self) -> int:
-        """Different batches among them: the same one is judged for every implementation and device."""
+        """Number of different batches: each batch is judged once for every implementation and device."""
         return len(self._seen)
 
     def _add_hazards(self, line: dict[str, Any]) -> None:
@@ -208,35 +208,35 @@ class Batches:
 
 
 def batch_fault(line: dict[str, Any]) -> str | None:
-    """What is wrong with a `batch` line; None if nothing.
+    """Return the fault of a `batch` line, or None if it is valid.
 
-    Says no to exactly what the schema says no to, four hundred times as fast.
+    Equivalent to validating by the schema, and four hundred times as fast.
     """
     for name in _NAMES:
         if not isinstance(line.get(name), str):
-            return f"{name}: {line.get(name)!r:.80} is no text"
+            return f"{name}: {line.get(name)!r:.80} is not a string"
     if line.get("verdict") not in VERDICTS:
-        return f"verdict: {line.get('verdict')!r:.80} is none of {', '.join(VERDICTS)}"
+        return f"verdict: {line.get('verdict')!r:.80} is not one of {', '.join(VERDICTS)}"
     if line.get("uniqueness") not in (*UNIQUENESS, None):
-        return f"uniqueness: {line['uniqueness']!r:.80} is none of {', '.join(UNIQUENESS)}"
+        return f"uniqueness: {line['uniqueness']!r:.80} is not one of {', '.join(UNIQUENESS)}"
     for name in ("stage", "clause", "phase", "entry"):
         if not isinstance(line.get(name), (str, type(None))):
-            return f"{name}: {line[name]!r:.80} is no text"
+            return f"{name}: {line[name]!r:.80} is not a string"
     hazards, stages = line.get("hazards", []), line.get("stages", {})
     for name, names in (("hazards", hazards), ("met", line.get("met", []))):
-        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
-            return f"{name}: no list of names"
+        if not isinstance(names, list) or not all(isinstance(text, str) for text in names):
+            return f"{name}: expected a list of strings"
     if (
         not isinstance(stages, dict)
         or not _are_reals(stages.values())
         or not _are_reals([line.get(name) for name in _TIMES])
     ):
-        return "stages, milliseconds: not all of them numbers"
+        return "stages, milliseconds: expected numbers"
     return None
 
 
 def _step(margin: float) -> float:
-    """The margin's place on a logarithmic scale, rounded up; zero and what is not finite at its ends."""
+    """Return the margin's place on a logarithmic scale, rounded up; -inf for zero, inf for non-finite margins."""
     if margin <= 0:
         return -math.inf
     return math.ceil(math.log2(margin) * STEPS_PER_OCTAVE) if margin < math.inf else math.inf

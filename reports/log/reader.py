@@ -1,7 +1,7 @@
-"""Reading a run log: of a finished run, a killed one, or one of several worker processes.
+"""Read the run log of a finished run, a killed run, or a run of several worker processes.
 
-A log that was cut anywhere still says all that it says. What cannot be used is left out, counted and
-reported; only what is no run log at all, or one of another schema, is refused.
+A log that was cut off at any byte is read up to there. Unusable lines are left out, counted and reported. Only a file
+that is not a run log, or has an unknown schema, is an error.
 """
 
 import json
@@ -20,33 +20,33 @@ from tal_reports.text import counted, moment, shortened, visible
 Line = dict[str, Any]
 
 MAX_LINE_BYTES = 16 * 2**20
-"""Bytes of a line that is still read; a line that is longer is left out."""
+"""Longer lines are left out."""
 MAX_LINES = 20_000
-"""Lines of a kind (other than `batch`, which are counted) that are kept."""
+"""Lines of one kind that are stored. `batch` lines are counted instead."""
 MAX_FAULTS = 20
-"""Different faults of a log that are told apart."""
+"""Different faults that are counted by name; further ones are counted together."""
 MAX_DEPTH = 20
-"""Levels of nesting that are kept of what the log says about the environment."""
+"""Levels of nesting of the environment; deeper values are dropped."""
 MERGES = (["-m", "tal_reports", "merge"], ["-m", "reports", "merge"])
-"""Commands that make one run of several, behind the name of the interpreter."""
+"""Beginnings of the command of a merged run, after the interpreter."""
 OPENING = b'{"kind":"run"'
-"""How the log of a run begins, also if it was cut soon after."""
+"""First bytes of every run log."""
 
 
 class LogError(ValueError):
-    """There is no run log, or none that this version reads. The message names the file and what is wrong."""
+    """No readable run log was found. The message names the file and the fault."""
 
 
 @dataclass
 class Problems:
-    """What of a log could not be used, and whether it ends.
+    """Parts of a log that could not be used.
 
     Attributes:
-        unknown: lines of kinds that this version does not know, by kind.
-        unusable: lines that are no JSON or do not follow the schema, by what is wrong with them.
-        first: where the first line of `unusable` with each fault stands.
+        unknown: count of lines of unknown kinds, by kind.
+        unusable: count of lines that are not JSON or violate the schema, by fault.
+        first: position of the first line with each of these faults.
         cut: files that end in the middle of a line.
-        unfinished: there is no `end` line.
+        unfinished: True if the log has no `end` line.
     """
 
     unknown: Counter[str] = field(default_factory=Counter)
@@ -56,31 +56,31 @@ class Problems:
     unfinished: bool = False
 
     def sentences(self) -> list[str]:
-        """The same in words; none if the log is whole."""
-        said = []
+        """Return the problems as sentences; an empty list for a complete log."""
+        found = []
         if self.unfinished:
-            said.append("The run did not finish: this is what it had logged until then.")
-        said += [f"{name} ends in the middle of a line, which was left out." for name in self.cut]
+            found.append("The run did not finish. The report covers what it had logged until then.")
+        found += [f"{name} ends in the middle of a line, which was left out." for name in self.cut]
         for kind, count in self.unknown.items():
-            said.append(f"{counted(count, 'line')} of a kind that this version does not know: {kind}.")
+            found.append(f"{counted(count, 'line')} of a kind that this version does not know: {kind}.")
         for reason, count in self.unusable.items():
-            said.append(f"{counted(count, 'line')} left out, the first at {self.first[reason]}: {reason}.")
-        return [visible(shortened(sentence, 600)) for sentence in said]
+            found.append(f"{counted(count, 'line')} left out, the first at {self.first[reason]}: {reason}.")
+        return [visible(shortened(sentence, 600)) for sentence in found]
 
 
 @dataclass
 class Log:
-    """A run log as it was read. Lines are dictionaries that follow `log.schema.json`.
+    """The content of a run log. Lines are dictionaries that follow `log.schema.json`.
 
     Attributes:
         folder: the run's folder.
         run: the `run` line.
         batches: counts over the `batch` lines.
         divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power, ledger, findings:
-            the lines of these kinds, in their order.
+            the lines of these kinds, in the order of the log.
         end: the `end` line; None if the run did not finish.
-        last_time: time of the last line.
-        problems: what could not be used.
+        last_time: latest time of all lines.
+        problems: parts of the log that could not be used.
     """
 
     folder: Path
@@ -113,28 +113,29 @@ class Log:
 
     @property
     def seconds(self) -> float | None:
-        """How long the run took; None if it is not known, and of merged runs, which were at different times."""
+        """Duration of the run; None if it is unknown, or if the run was merged from runs at different times."""
         begun, ended = moment(self.run["time"]), moment(self.last_time)
         merged = self.run["command"][1:4] in MERGES
         return (ended - begun).total_seconds() if begun and ended and not merged else None
 
 
 def read_log(path: Path | str) -> Log:
-    """Read a run's folder (all its `log*.jsonl`, as several workers write them) or one log file.
+    """Read the folder of a run, with the logs of all its workers, or a single log file.
 
-    Memory does not grow with the number of judged batches, but for eight bytes or so each.
+    Memory grows by about eight bytes for each judged batch.
+
+    Args:
+        path: a folder with `log.jsonl`, or the file itself.
 
     Raises:
-        LogError: there is no log, its first line is no `run` line, or its schema is another.
+        LogError: no log was found, its first line is not a `run` line, or its schema is unknown.
         OSError: a file cannot be read.
     """
     path = Path(path)
     main = path / MAIN if path.is_dir() else path
     if not main.is_file():
-        inside = f": name one of its runs, such as {path / 'latest'}" * (path / "latest" / MAIN).is_file()
-        raise LogError(
-            f"{path}: there is no {MAIN} in it{inside}" if path.exists() else f"{path}: no such run"
-        )
+        hint = f"; name one of its runs, such as {path / 'latest'}" * (path / "latest" / MAIN).is_file()
+        raise LogError(f"no {MAIN} in {path}{hint}" if path.exists() else f"no such run: {path}")
     with main.open("rb") as file:
         log = Log(main.parent.resolve(), _run_line(file, main))
         _read_lines(log, file, main.name, first=2)
@@ -149,10 +150,10 @@ def read_log(path: Path | str) -> Log:
 
 
 def _run_line(file: BinaryIO, path: Path) -> Line:
-    """The first line of a run log; if the run was killed before that, one with the folder's name.
+    """Return the first line of a run log. If the run was killed before it was complete, make up an empty one.
 
     Raises:
-        LogError: it is none.
+        LogError: the file is not a run log of a known schema.
     """
     raw = file.readline(MAX_LINE_BYTES)
     try:
@@ -160,20 +161,20 @@ def _run_line(file: BinaryIO, path: Path) -> Line:
     except ValueError as error:
         if not raw.endswith(b"\n") and (raw.startswith(OPENING) or OPENING.startswith(raw)):
             return _unknown_run(path.resolve().parent.name)
-        raise LogError(f"{path} is no run log: its first line is no JSON object ({error})") from error
+        raise LogError(f"{path} is not a run log: its first line is not a JSON object ({error})") from error
     if line.get("kind") != "run":
-        raise LogError(f"{path} is no run log: its first line is not of kind run")
+        raise LogError(f"{path} is not a run log: its first line is not of kind run")
     line = upgraded(line, SCHEMA)
     if line.get("schema") != SCHEMA:
         found = line.get("schema")
         newer = type(found) is int and found > SCHEMA
-        what_to_do = "; a newer version of tal-conformance wrote it: upgrade this one" if newer else ""
+        hint = "; it was written by a newer version of tal-conformance: upgrade this one" if newer else ""
         raise LogError(
-            f"{path} has schema {found!r:.80}; this version reads schemas {min(ADDED_SINCE)} to {SCHEMA}{what_to_do}"
+            f"{path} has schema {found!r:.80}; this version reads schemas {min(ADDED_SINCE)} to {SCHEMA}{hint}"
         )
-    wrong = fault(line, "log", "run")
-    if wrong is not None:
-        raise LogError(f"{path} is no run log: in its first line, {wrong}")
+    problem = fault(line, "log", "run")
+    if problem is not None:
+        raise LogError(f"{path} is not a run log: in its first line, {problem}")
     return line | {"environment": _shallow(line["environment"], MAX_DEPTH)}
 
 
@@ -197,17 +198,17 @@ def _read_lines(log: Log, file: BinaryIO, name: str, first: int = 1) -> None:
             line = _parsed(raw)
         except ValueError as error:
             if raw.endswith(b"\n") or len(raw) >= MAX_LINE_BYTES:
-                _leave_out(log, f"{name} line {number}", f"no JSON object ({error})")
+                _leave_out(log, f"{name} line {number}", f"not a JSON object ({error})")
             else:
                 log.problems.cut.append(name)
             continue
-        wrong = _add(log, line)
-        if wrong is not None:
-            _leave_out(log, f"{name} line {number}", wrong)
+        problem = _add(log, line)
+        if problem is not None:
+            _leave_out(log, f"{name} line {number}", problem)
 
 
 def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines that are not blank; of one that is too long, its beginning."""
+    """Yield the lines that are not blank; of a line that is too long, only its beginning."""
     while raw := file.readline(MAX_LINE_BYTES):
         rest = raw
         while len(rest) >= MAX_LINE_BYTES and not rest.endswith(b"\n"):
@@ -217,42 +218,42 @@ def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _parsed(raw: bytes) -> Line:
-    """The line's object.
+    """Parse a line.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
     try:
         line = json.loads(raw.decode(), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg}, column {error.colno}") from error
     except RecursionError as error:
-        raise ValueError("too deep") from error
+        raise ValueError("nested too deeply") from error
     if not isinstance(line, dict):
-        raise ValueError(f"a {type(line).__name__}")
+        raise ValueError(f"found a {type(line).__name__}")
     return line
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _add(log: Log, line: Line) -> str | None:
-    """Take a line into the log; what is wrong with it if that cannot be done."""
+    """Add a line to the log. Return the fault of a line that cannot be added, or None."""
     kind = line.get("kind")
     if kind == "batch":
-        wrong = batch_fault(line)
-        if wrong is None:
+        problem = batch_fault(line)
+        if problem is None:
             log.batches.add(line)
     else:
-        wrong = _add_rare(log, kind, line)
+        problem = _store(log, kind, line)
     if moment(line.get("time")) is not None:
         log.last_time = max(log.last_time or "", line["time"])
-    return wrong and f"{kind!s:.40}: {wrong}"
+    return problem and f"{kind!s:.40}: {problem}"
 
 
-def _add_rare(log: Log, kind: Any, line: Line) -> str | None:
-    kept = {
+def _store(log: Log, kind: Any, line: Line) -> str | None:
+    lines = {
         "divergence": log.divergences,
         "difference": log.differences,
         "not_tested": log.not_tested,
@@ -265,27 +266,27 @@ def _add_rare(log: Log, kind: Any, line: Line) -> str | None:
         "finding": log.findings,
     }
     if kind == "end":
-        wrong = fault(line, "log", kind)
-        log.end = log.end if wrong else line
-        return wrong
-    if not isinstance(kind, str) or kind not in kept:
+        problem = fault(line, "log", kind)
+        log.end = log.end if problem else line
+        return problem
+    if not isinstance(kind, str) or kind not in lines:
         _tally(log.problems.unknown, f"{kind!s:.40}")
         return None
-    wrong = fault(line | {"picture": None}, "log", kind) if "picture" in line else fault(line, "log", kind)
-    if wrong is None and len(kept[kind]) >= MAX_LINES:
-        wrong = f"more than {MAX_LINES:,} of them"
-    if wrong is None:
-        kept[kind].append(line)
+    problem = fault(line | {"picture": None}, "log", kind) if "picture" in line else fault(line, "log", kind)
+    if problem is None and len(lines[kind]) >= MAX_LINES:
+        problem = f"more than {MAX_LINES:,} lines"
+    if problem is None:
+        lines[kind].append(line)
         _drop_bad_picture(log, line)
-    return wrong
+    return problem
 
 
 def _drop_bad_picture(log: Log, line: Line) -> None:
-    """A picture that cannot be drawn does not take its divergence with it."""
-    wrong = None if line.get("picture") is None else fault(line["picture"], "log", "picture")
-    if wrong is not None:
+    """Remove a picture that violates the schema, and keep the line."""
+    problem = None if line.get("picture") is None else fault(line["picture"], "log", "picture")
+    if problem is not None:
         line["picture"] = None
-        _leave_out(log, f"case {line.get('case')!s:.40}", f"picture: {wrong}")
+        _leave_out(log, f"case {line.get('case')!s:.40}", f"picture: {problem}")
 
 
 def _leave_out(log: Log, where: str, reason: str) -> None:
@@ -293,7 +294,7 @@ def _leave_out(log: Log, where: str, reason: str) -> None:
 
 
 def _tally(counts: Counter[str], name: str) -> str:
-    """Count a name, or "other" once there are many; under which name it was counted."""
+    """Count a name, or "other" once there are many names. Return the name that was counted."""
     name = name if name in counts or len(counts) < MAX_FAULTS else "other"
     counts[name] += 1
     return name

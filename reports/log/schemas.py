@@ -1,4 +1,4 @@
-"""The JSON Schemas of log lines and of summary.json, and what is wrong with a value by them."""
+"""Validate log lines, summaries and walkthroughs against their JSON Schemas."""
 
 import json
 from functools import cache
@@ -9,19 +9,19 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 FOLDER = Path(__file__).parents[1] / "schema"
-"""Where the schemas lie, for tools that read what a run leaves."""
+"""Folder of the schemas, also for other tools that read logs and summaries."""
 
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """The schema `log` or `summary`."""
+    """Return the schema `log`, `summary` or `walkthrough`."""
     content: dict[str, Any] = json.loads((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8"))
     return content
 
 
 @cache
 def kinds() -> frozenset[str]:
-    """The kinds of line that this version writes and reads; its readers leave out others, as the log's schema says."""
+    """Return the kinds of lines that this version writes and reads. Lines of other kinds are left out when reading."""
     return frozenset(rule["if"]["properties"]["kind"]["const"] for rule in schema("log")["allOf"])
 
 
@@ -32,7 +32,7 @@ def _validator(name: str, part: str | None) -> Draft202012Validator:
 
 
 def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
-    """The schema with every reference replaced by what it refers to: several times as fast to validate by."""
+    """Return the schema with every reference replaced by its target: validation is then several times as fast."""
     if isinstance(part, list):
         return [_resolved(item, definitions) for item in part]
     if not isinstance(part, dict):
@@ -47,12 +47,12 @@ def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
 
 
 def fault(value: Any, name: str, part: str | None = None) -> str | None:
-    """What is wrong with `value`, in one line that says where; None if it follows the schema.
+    """Return the fault of a value and its place, in one line, or None if the value follows the schema.
 
     Args:
-        value: what json.loads returns.
-        name: `log` or `summary`.
-        part: one of the schema's definitions instead of the whole, for example `batch`.
+        value: a result of json.loads.
+        name: `log`, `summary` or `walkthrough`.
+        part: a definition of the schema to validate against, for example `batch`; None for the whole schema.
     """
     error = best_match(_validator(name, part).iter_errors(value))
     if error is None:

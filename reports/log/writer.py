@@ -1,4 +1,4 @@
-"""Writing a run's log: a folder for each run, one JSON line for each thing that happened, on disk at once."""
+"""Write the log of a run: a folder for each run, and one JSON line for each event, flushed at once."""
 
 import json
 import math
@@ -21,36 +21,35 @@ Raising it requires an entry in `legacy.ADDED_SINCE`, so that older logs are sti
 schema in `tests/samples`. The schemas of summary.json and history.jsonl follow the same rule.
 """
 MAIN = "log.jsonl"
-"""The log of a run; worker processes beside it write `log-<worker>.jsonl`."""
+"""Log of a run. Worker processes write `log-<worker>.jsonl` beside it."""
 LATEST = "latest"
-"""The link beside the run folders that points at the newest finished run."""
+"""Link beside the run folders to the newest finished run."""
 
 
 class RunLog:
     """The log of one run, open for appending.
 
-    Every line is handed to the operating system as soon as it is appended, in one piece: a killed process
-    loses nothing that it has appended, and processes that append to the same file do not mix their
-    lines.
+    Every line is handed to the operating system at once and in one piece: a killed process loses no line that it has
+    appended, and processes that append to the same file do not mix their lines.
 
     Attributes:
-        folder: the run's folder.
-        path: the log in it.
+        folder: the folder of the run.
+        path: the log file in it.
     """
 
     def __init__(self, folder: Path | str, worker: str | None = None) -> None:
         """Open the log of a run whose folder exists.
 
         Args:
-            folder: the run's folder.
-            worker: where several processes judge batches, the name of this one; it gets a file of its own.
+            folder: the folder of the run.
+            worker: name of this process, if several processes judge batches; it gets a log file of its own.
 
         Raises:
-            ValueError: the worker's name is not one or more of letters, digits, `.`, `_` and `-`.
+            ValueError: the worker's name has characters other than letters, digits, `.`, `_` and `-`.
             OSError: the log cannot be opened.
         """
         if worker is not None and not re.fullmatch(r"[\w.-]+", worker, re.ASCII):
-            raise ValueError(f"{worker!r} is no name for a worker")
+            raise ValueError(f"invalid worker name {worker!r}: use letters, digits, '.', '_' and '-'")
         self.folder = Path(folder).resolve()
         self.path = self.folder / (MAIN if worker is None else f"log-{worker}.jsonl")
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -61,12 +60,12 @@ class RunLog:
         """Make a new run's folder `<report_dir>/<run>`, with an empty folder `cases` in it, and open its log.
 
         Args:
-            report_dir: the folder of all runs; it is made if it is not there.
-            run: id of the run; by default made of the time and a few random digits.
+            report_dir: the folder of all runs; created if missing.
+            run: id of the run; by default the time and a few random digits.
 
         Raises:
-            FileExistsError: there is such a run.
-            OSError: the folder cannot be made.
+            FileExistsError: the run exists.
+            OSError: the folder cannot be created.
         """
         folder = Path(report_dir) / (run or new_run_id())
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -80,14 +79,14 @@ class RunLog:
         return self.folder.name
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Append one line; `time` is added. In a line of kind `run` so are `schema` and the run's id.
+        """Append one line. `time` is added, and to a line of kind `run` also `schema` and the id of the run.
 
-        Paths are written as text, sets as sorted lists, numbers that are not finite as `inf`, `-inf`, `nan`.
+        Paths are written as text, sets as sorted lists, non-finite numbers as `inf`, `-inf` and `nan`.
 
         Raises:
             ValueError: the line does not follow `log.schema.json`; nothing is written.
-            TypeError: a field holds what JSON has no word for; nothing is written.
-            OSError: it could not be written.
+            TypeError: a field has a type that JSON cannot represent; nothing is written.
+            OSError: the line could not be written.
         """
         line: dict[str, Any] = {"kind": kind, "time": now()}
         if kind == "run":
@@ -95,32 +94,32 @@ class RunLog:
         line |= _plain(fields)
         wrong = batch_fault(line) if kind == "batch" else fault(line, "log")
         if kind not in kinds():
-            wrong = "there is no such kind"
+            wrong = f"unknown kind; known kinds are {', '.join(sorted(kinds()))}"
         if wrong is not None:
             raise ValueError(f"a log line of kind {kind} does not follow the schema: {wrong}")
         self._write(json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n")
 
     def finish(self, exit_status: int) -> None:
-        """Append the `end` line, bring the log to the disk and close it.
+        """Append the `end` line, sync the log to disk and close it.
 
         Raises:
-            OSError: it could not be written.
+            OSError: the log could not be written.
         """
         self.append("end", exit=exit_status, finished=now())
         os.fsync(self._file)
         self.close()
 
     def close(self) -> None:
-        """Close the file; a log that is closed without `finish` is that of a run that did not finish."""
+        """Close the file. A log that is closed without `finish` counts as unfinished."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def set_latest(self) -> None:
-        """Point `latest`, beside the run's folder, at it; for readers it changes at once, or not at all.
+        """Point the link `latest`, beside the run's folder, to this run. Readers see the old link or the new one.
 
         Raises:
-            OSError: the link cannot be made, for example because something else of that name is there.
+            OSError: the link cannot be made, for example because a folder has its name.
         """
         link = self.folder.parent / LATEST
         unfinished = link.with_name(f".{LATEST}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -137,7 +136,7 @@ class RunLog:
         self.close()
 
     def _write(self, content: bytes) -> None:
-        if self._torn:  # what is left of a line that did not fit on the disk must not spoil this one
+        if self._torn:  # end the rest of a line that a full disk cut off
             content = b"\n" + content
         self._torn = True
         while content:
@@ -146,20 +145,20 @@ class RunLog:
 
 
 def new_run_id() -> str:
-    """An id that sorts by time and that two runs of one second do not share: `20251124-021033-5f3a9c`."""
+    """Return an id that sorts by time and is unique among runs of one second: `20251124-021033-5f3a9c`."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def now() -> str:
-    """The time as log lines have it: ISO 8601, UTC, milliseconds."""
+    """Return the present time as log lines have it: ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that for readers appears, or changes, all at once.
+    """Write a file atomically: readers see the old content or the new one, never a part.
 
     Raises:
-        OSError: it cannot be written; an older file of that name is then as it was.
+        OSError: the file cannot be written; an older file of that name is unchanged.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -170,13 +169,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types."""
+    """Convert a value to the types of JSON."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
-        return str.__str__(value)  # of a member of an enumeration, its value
+        return str.__str__(value)  # the value of an enumeration member
     if isinstance(value, Mapping):
         return {str(key): _plain(content) for key, content in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -185,7 +184,7 @@ def _plain(value: Any) -> Any:
         return [_plain(content) for content in value]
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"a log line cannot hold a {type(value).__name__}: {value!r:.80}")
+    raise TypeError(f"a log line cannot contain a {type(value).__name__}: {value!r:.80}")
 
 
 def _ends_torn(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Small synthetic run logs, as the suite writes them; also hostile ones."""
+"""Synthetic run logs in the format of the suite, hostile ones included."""
 
 import json
 import random
@@ -95,7 +95,7 @@ def batch(number: int = 0, name: str = "ultralytics", **fields: Any) -> dict[str
 
 
 def picture(**fields: Any) -> dict[str, Any]:
-    """32 x 32 px, stride 8, two overlapping ground truths; anchor 6 goes to the wrong one."""
+    """Return a picture of 32 x 32 px, stride 8, with two overlapping ground truths; anchor 6 has the wrong owner."""
     drawn = {
         "image": 0,
         "width": 32,
@@ -142,12 +142,12 @@ def picture(**fields: Any) -> dict[str, Any]:
 
 
 def anchor(pairs: list[list[float]], **fields: Any) -> dict[str, Any]:
-    """What the reference computes for one anchor."""
+    """Return the reference's values of one anchor."""
     return {"box": [9.5, 2.5, 30.0, 28.0], "pairs": pairs, "loss": [0.0, 0.1, 0.0], "outside": None} | fields
 
 
 def large_picture(number: int = 0) -> dict[str, Any]:
-    """640 x 640 px, three levels, 20 ground truths, 100 positives a side, 48 anchors with their numbers."""
+    """Return a picture of 640 x 640 px with 20 ground truths, 100 positives a side and numbers of 48 anchors."""
     chance = random.Random(number)
     truths = []
     for _ in range(20):
@@ -308,7 +308,7 @@ def synchronisations(**fields: Any) -> dict[str, Any]:
 
 
 def walkthrough(**fields: Any) -> dict[str, Any]:
-    """What walkthrough.json says of the picture above, as if it had been a photograph."""
+    """Return a walkthrough of the picture above, in place of a photograph."""
     told = {
         "schema": 1,
         "batch": "0000c0ffee00",
@@ -356,7 +356,7 @@ def scope(**fields: Any) -> dict[str, Any]:
 
 
 def power(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """One planted fault; every tenth survives, every tenth but one is argued to be equivalent."""
+    """Return one planted fault; of ten faults the ninth is equivalent and the tenth survives."""
     stage = list(CLAUSES)[number % len(CLAUSES)]
     line = {
         "profile": "ci",
@@ -381,7 +381,7 @@ Lines = list[tuple[str, dict[str, Any]]]
 
 
 def passing(batches: int = 90) -> Lines:
-    """A run in which all conforms."""
+    """Return a run in which every implementation conforms."""
     names = ["ultralytics", "article"]
     named = [implementation(), implementation("article", dialect="article", version="1.0")]
     return [
@@ -399,13 +399,13 @@ def passing(batches: int = 90) -> Lines:
 
 
 def planting(faults: int = 20) -> Lines:
-    """A run that plants faults and tests no implementation."""
+    """Return a run with planted faults and without implementations."""
     begun = run_line() | {"implementations": []}
     return [("run", begun), *(("power", power(number)) for number in range(faults)), ("end", {"exit": 0})]
 
 
 def failing(divergences: int = 1, batches: int = 90) -> Lines:
-    """A run in which one implementation fails in that many ways, and then some batches with them."""
+    """Return a run in which implementations fail with this number of causes."""
     lines = passing(batches)
     lines[0][1]["implementations"].append(
         implementation("my-assigner", version="1.0", capabilities=["assign"])
@@ -432,7 +432,7 @@ def failing(divergences: int = 1, batches: int = 90) -> Lines:
 
 
 def write(folder: Path, lines: Lines) -> Path:
-    """A run's folder with these lines in its log."""
+    """Write a log with these lines into the folder of a run, and return the folder."""
     with RunLog.create(folder.parent, folder.name) as log:
         for kind, fields in lines:
             log.append(kind, **fields)
@@ -450,6 +450,6 @@ def raw(*lines: dict[str, Any]) -> bytes:
 
 
 def line(kind: str, fields: dict[str, Any], time: str = "2025-11-24T02:10:33.000+00:00") -> dict[str, Any]:
-    """A line as RunLog would write it."""
+    """Return a line as RunLog would write it."""
     run = {"schema": 2, "run": "synthetic"} if kind == "run" else {}
     return {"kind": kind, "time": time, **run, **fields}

@@ -49,7 +49,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def open_page(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
-    """Open a report; afterwards, fail if it asked for anything but itself, or complained of anything."""
+    """Open a report; afterwards, fail if it loaded other files or wrote to the console."""
     asked: list[str] = []
     complaints: list[str] = []
 
@@ -77,7 +77,7 @@ def open_page(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
 
 
 def cards(page: Any) -> list[str]:
-    """What the cards that are to be seen say in their first line."""
+    """Return the first lines of the visible cards."""
     return page.locator("details.card > summary h3").filter(visible=True).all_inner_texts()
 
 
@@ -98,7 +98,7 @@ def test_nothing_is_wider_than_the_screen(open_page: Open, name: str, size: tupl
         assert outside == []
 
 
-def test_without_scripts_everything_is_there_to_be_read(open_page: Open):
+def test_without_scripts_everything_is_readable(open_page: Open):
     with open_page("one", java_script_enabled=False) as page:
         said = page.locator("body").inner_text()
         for words in (
@@ -161,13 +161,13 @@ def here(page: Any) -> str:
     return page.locator(".picture .now").first.inner_text()
 
 
-def test_pointing_at_an_anchor_says_why_it_has_its_ground_truth(open_page: Open):
+def test_pointing_at_an_anchor_explains_its_assignment(open_page: Open):
     with open_page("one") as page:
         picture = page.locator(".picture").first
         assert "walk with the arrow keys" in here(page)
         picture.locator('.spots circle[data-a="6"]').hover()
         assert "GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and wins (TAL-CONF-1)." in here(page)
-        assert "The implementation, otherwise: GT 0 with weight 0.7." in here(page)
+        assert "The implementation differs: GT 0 with weight 0.7." in here(page)
         assert picture.locator("svg .here").get_attribute("visibility") == "visible"
         assert picture.locator("svg .predicted").get_attribute("width") == "20.5"
         picture.locator('.spots circle[data-a="15"]').hover()
@@ -221,7 +221,7 @@ def test_a_card_that_is_opened_later_has_its_viewer_too(open_page: Open):
         assert "Anchor 5" in card.locator(".now").inner_text()
 
 
-def test_a_link_written_by_hand_filters(open_page: Open):
+def test_a_link_to_a_case_filters(open_page: Open):
     with open_page("many", "#case:0000c0ffee00") as page:
         assert len(cards(page)) == 1
         assert page.locator("details.card:not([hidden])[open]").count() == 1
@@ -236,7 +236,7 @@ def test_a_fragment_filters(open_page: Open):
         assert page.locator("#filter").input_value() == "impl:my-assigner stage:conflict"
 
 
-def test_what_is_typed_filters(open_page: Open):
+def test_typed_words_filter(open_page: Open):
     with open_page("many") as page:
         for query, count in (
             ("impl:my-assigner", 51),
@@ -260,7 +260,7 @@ def test_what_is_typed_filters(open_page: Open):
             assert len(cards(page)) == count, query
 
 
-def test_what_is_typed_stays_in_the_address(open_page: Open):
+def test_the_address_has_the_typed_filter(open_page: Open):
     query = 'impl:broken "raised IndexError" 100% & more=#?'
     with open_page("many") as page:
         page.locator("#filter").fill(query)
@@ -279,7 +279,7 @@ def test_clearing_the_filter_clears_the_address(open_page: Open):
 @pytest.mark.parametrize(
     "fragment", ["#filter=%E0%A4%A", "#filter=%22", "#filter=(", "#nowhere", "#%", "#filter="]
 )
-def test_a_fragment_that_makes_no_sense_does_no_harm(open_page: Open, fragment: str):
+def test_an_invalid_fragment_is_ignored(open_page: Open, fragment: str):
     with open_page("many", fragment) as page:
         assert page.locator("h1").is_visible()
 
@@ -324,7 +324,7 @@ def test_all_can_be_opened_and_closed(open_page: Open):
         assert page.locator("details.card[open]").count() == 0
 
 
-def test_copy_buttons_copy_what_stands_beside_them(open_page: Open):
+def test_copy_buttons_copy_the_text_beside_them(open_page: Open):
     with open_page("one", permissions=["clipboard-read", "clipboard-write"]) as page:
         button = page.get_by_role("button", name="Copy the Python line").first
         button.click()
@@ -337,7 +337,7 @@ def test_copy_buttons_copy_what_stands_beside_them(open_page: Open):
         )
 
 
-def test_where_copying_is_forbidden_the_text_is_selected(open_page: Open):
+def test_without_permission_to_copy_the_text_is_selected(open_page: Open):
     with open_page("one") as page:
         page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')) }")
         page.get_by_role("button", name="Copy the pytest line").first.click()
@@ -402,7 +402,7 @@ def test_the_measure_of_contrast_can_fail(open_page: Open):
 
 
 @pytest.mark.parametrize("name", ["none", "one", "hostile"])
-def test_what_assistive_technology_needs_is_there(open_page: Open, name: str):
+def test_elements_have_names_and_roles(open_page: Open, name: str):
     with open_page(name) as page:
         page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
         levels = page.evaluate(
@@ -425,7 +425,7 @@ def test_what_assistive_technology_needs_is_there(open_page: Open, name: str):
         assert scrolled == 0
 
 
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(open_page: Open):
+def test_the_keyboard_reaches_every_control_with_a_visible_focus(open_page: Open):
     with open_page("one") as page:
         reached = []
         for _ in range(60):
@@ -454,7 +454,7 @@ AXE = """async (rules) => {
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """The script of axe-core, as a package of Python brings it along."""
+    """Return the source of axe-core, from a Python package that contains it."""
     found = importlib.util.find_spec("axe_playwright_python")
     if found is None or found.origin is None:
         assert os.environ.get("TAL_REQUIRE_BROWSER") != "1", "axe-playwright-python is not installed"

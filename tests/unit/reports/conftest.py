@@ -1,4 +1,4 @@
-"""Logs to report on, and a browser to look at reports."""
+"""Fixtures: the folder of a run, and a browser."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--d
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """Where a run can be written; its parent exists."""
+    """Return a folder for a run; its parent exists."""
     return tmp_path / "runs" / "20251124-021033-5f3a9c"
 
 

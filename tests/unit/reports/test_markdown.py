@@ -1,4 +1,4 @@
-"""Markdown for the page of a CI job, and for an issue about what is new."""
+"""Markdown for the page of a CI job, and for an issue about new causes."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def test_a_failing_run(run_dir: Path):
     assert len(text) < 20_000
 
 
-def test_what_changed_is_said(tmp_path: Path):
+def test_the_change_since_the_last_run(tmp_path: Path):
     a, b = write(tmp_path / "a", mine()), write(tmp_path / "b", mine(divergence(0)))
     assert "**Since run `a`**: 1 new." in job_summary(read_log(b), change(a, b))
 
@@ -62,7 +62,7 @@ def test_an_issue(tmp_path: Path):
 @pytest.mark.parametrize(
     "bad", [HOSTILE.replace("\ud800", ""), "@everyone https://example.org <img> | a\n# b `x`"]
 )
-def test_nothing_that_comes_from_an_implementation_is_markup(tmp_path: Path, bad: str):
+def test_text_of_an_implementation_is_escaped(tmp_path: Path, bad: str):
     a = write(tmp_path / "a", [("run", run_line([implementation(bad)])), ("end", {"exit": 0})])
     failing = divergence(0, bad, summary=bad, description=bad, reproduce={"pytest": bad})
     b = write(
@@ -95,7 +95,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "no earlier run to compare with" in err
 
 
-def test_without_another_run_the_history_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_without_another_run_the_history_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folders = [write(tmp_path / "a", mine()), write(tmp_path / "b", mine(divergence(0)))]
     for folder in folders:
         assert main(["render", str(folder)]) == 0

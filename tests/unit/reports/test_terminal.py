@@ -21,8 +21,7 @@ def test_a_run_that_conforms(run_dir: Path):
         *(
             "implementation",
             "version",
-            "held",
-            "to",
+            "dialect",
             "batches",
             "exact",
             "within",
@@ -51,11 +50,11 @@ def test_first_divergences_have_stage_clause_case_and_summary(run_dir: Path):
 @pytest.mark.slow
 def test_many_are_summed_up(run_dir: Path):
     table = table_of(run_dir, factory.failing(200, batches=30))
-    assert "more causes, in the report" in table
+    assert "more causes in the report" in table
     assert len(table.splitlines()) < 50
 
 
-def test_an_implementation_that_could_not_be_had_says_why(run_dir: Path):
+def test_an_implementation_that_could_not_be_loaded_has_a_reason(run_dir: Path):
     absent = {"implementation": "nope", "device": None, "reason": "no module named nope"}
     table = table_of(
         run_dir,
@@ -68,7 +67,7 @@ def test_an_implementation_that_could_not_be_had_says_why(run_dir: Path):
     assert "nope: error\n  no module named nope" in table
 
 
-def test_nothing_steers_the_terminal(run_dir: Path):
+def test_control_characters_do_not_reach_the_terminal(run_dir: Path):
     lines = [
         (
             "run",
@@ -98,7 +97,7 @@ def test_no_implementation(run_dir: Path):
     )
 
 
-def test_what_changed_since_the_last_run(tmp_path: Path):
+def test_the_change_since_the_last_run(tmp_path: Path):
     first = factory.write(tmp_path / "a", factory.failing(1, 9))
     render(first)
     assert "since run" not in terminal_table(read_log(first))
@@ -106,5 +105,5 @@ def test_what_changed_since_the_last_run(tmp_path: Path):
     lines[-1:-1] = [("batch", factory.batch(5, "my-assigner"))]
     second = factory.write(tmp_path / "b", lines)
     render(second)
-    said = terminal_table(read_log(second)).split("since run ")[1]
-    assert said.startswith("a: 1 fixed.\n  my-assigner: divergent -> conforms\n")
+    text = terminal_table(read_log(second)).split("since run ")[1]
+    assert text.startswith("a: 1 fixed.\n  my-assigner: divergent -> conforms\n")

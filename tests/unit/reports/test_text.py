@@ -1,4 +1,4 @@
-"""How names, numbers and times are written."""
+"""Format names, numbers and times."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from tal_reports import text
         ("\x00\r\x7f\x9f", "\\x00\\r\\x7f\\x9f"),
     ],
 )
-def test_what_hides_or_steers_becomes_visible(given: str, shown: str):
+def test_control_and_invisible_characters_are_escaped(given: str, shown: str):
     assert text.visible(given) == shown
     assert text.visible(given).encode()
 

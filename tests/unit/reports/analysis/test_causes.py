@@ -1,4 +1,4 @@
-"""One cause, one card."""
+"""Group lines by cause."""
 
 from tests.common.run_logs import CLAUSES, batch, difference, divergence, error, picture
 
@@ -12,7 +12,7 @@ def grid(cells: int) -> dict:
     return picture(levels=[{"stride": 8, "rows": cells, "columns": cells}])
 
 
-def test_one_cause_shown_by_many_is_told_once_on_its_smallest_batch():
+def test_one_cause_of_many_lines_has_its_smallest_batch_first():
     lines = [
         divergence(1, test="test_a", picture=grid(9)),
         divergence(2, test="test_b", picture=grid(4), device="cuda"),
@@ -33,7 +33,7 @@ def test_numbers_do_not_make_another_cause():
     assert len(causes(lines, STAGES)) == 1
 
 
-def test_words_clauses_stages_verdicts_and_implementations_do():
+def test_words_clauses_stages_verdicts_and_implementations_make_another_cause():
     lines = [
         divergence(),
         divergence(summary="another sentence"),
@@ -74,7 +74,7 @@ def test_the_worst_implementation_then_the_worst_verdict_then_the_earliest_stage
     ]
 
 
-def test_batches_are_counted_where_it_is_known_for_which_cause_they_failed():
+def test_batches_are_counted_only_for_unambiguous_causes():
     batches = Batches()
     for number in range(5):
         failed = {"verdict": "divergent", "stage": "conflict", "clause": "TAL-CONF-1"}

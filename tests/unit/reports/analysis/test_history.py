@@ -1,4 +1,4 @@
-"""history.jsonl, what changed from run to run, and the lines that are drawn of it."""
+"""history.jsonl, comparisons of runs, and trends."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.common.run_logs import batch, benchmark, divergence, error, implement
 
 from tal_reports import read_log, render
 from tal_reports.__main__ import main
-from tal_reports.analysis.compare import compare, format_comparison, said
+from tal_reports.analysis.compare import change_sentence, compare, format_comparison
 from tal_reports.analysis.history import (
     comparable,
     entry_of,
@@ -25,7 +25,7 @@ from tal_reports.analysis.trend import HEIGHT, power_trend_of, sparkline, trend_
 
 
 def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
-    """What the history would say of a run with these lines that began then."""
+    """Return the history entry of a run with these lines that began at this time."""
     raw = b"".join(
         json.dumps(
             factory.line(kind, line, started) | ({"run": folder.name} if kind == "run" else {})
@@ -38,7 +38,7 @@ def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:0
 
 
 def run(*causes: Any, batches: Any = 20, **fields: Any):
-    """A run of one implementation with these causes."""
+    """Return the lines of a run of one implementation with these causes."""
     return [
         ("run", run_line([implementation("my-assigner", version="1.0")], **fields)),
         *(("batch", batch(number, "my-assigner")) for number in range(batches)),
@@ -49,7 +49,7 @@ def run(*causes: Any, batches: Any = 20, **fields: Any):
 
 @pytest.fixture
 def pair(tmp_path: Path):
-    """A run that fails in two ways, and a later one with one of them and another."""
+    """Return the entries of a run with two causes, and of a later run with one of them and a new one."""
     first = divergence(1, stage="metric", clause_group="TAL-MET")
     before = entry(tmp_path / "a", run(divergence(0), first))
     after = entry(
@@ -58,22 +58,22 @@ def pair(tmp_path: Path):
     return before, after
 
 
-def test_new_fixed_and_still(pair: Any):
+def test_new_fixed_and_persisting_causes(pair: Any):
     change = compare(*pair)
     assert [cause["verdict"] for cause in change.new] == ["error"]
     assert [cause["stage"] for cause in change.fixed] == ["metric"]
     assert [cause["stage"] for cause in change.still] == ["conflict"]
-    assert change.counts == "1 new, 1 fixed, 1 still"
+    assert change.counts == "1 new, 1 fixed, 1 still present"
     assert change.results == [("my-assigner", "divergent", "error")]
 
 
 def test_the_same_run_twice_changes_nothing(pair: Any):
     change = compare(pair[0], pair[0])
     assert (change.new, change.fixed, change.results, change.notes) == ([], [], [], [])
-    assert said(change) == "Nothing changed: 2 causes still."
+    assert change_sentence(change) == "Nothing changed: 2 causes still present."
 
 
-def test_what_was_not_tested_again_is_not_called_fixed(tmp_path: Path):
+def test_an_untested_cause_does_not_count_as_fixed(tmp_path: Path):
     before = entry(tmp_path / "a", run(divergence(1, stage="metric", clause_group="TAL-MET")))
     after = entry(tmp_path / "b", run(batches=1))  # of DEC alone
     change = compare(before, after)
@@ -82,18 +82,18 @@ def test_what_was_not_tested_again_is_not_called_fixed(tmp_path: Path):
     assert change.counts == "1 not tested again"
 
 
-def test_an_implementation_that_is_tested_for_the_first_time_is_no_news(tmp_path: Path):
+def test_causes_of_a_new_implementation_do_not_count_as_new(tmp_path: Path):
     before = entry(tmp_path / "a", factory.passing(20))
     change = compare(before, entry(tmp_path / "b", run(divergence(0))))
     assert change.new == []
     assert "not tested before: my-assigner" in change.notes
 
 
-def test_what_makes_a_comparison_weaker_is_said(tmp_path: Path):
+def test_other_differences_are_noted(tmp_path: Path):
     other = run(seed="7", environment=factory.ENVIRONMENT | {"torch": "2.15.0"})
     notes = compare(entry(tmp_path / "a", run()), entry(tmp_path / "b", other)).notes
     assert notes == [
-        "other batches were drawn: what is fixed may only not have been met",
+        "the seeds differ: a cause counted as fixed may only not have been drawn again",
         "torch was 2.14.1+cpu and is 2.15.0",
     ]
 
@@ -120,7 +120,7 @@ def test_the_fingerprint_is_of_the_machine_alone():
     assert fingerprint(factory.ENVIRONMENT) != fingerprint(factory.ENVIRONMENT | {"threads": 2})
 
 
-def test_a_run_is_remembered_once(tmp_path: Path, pair: Any):
+def test_a_run_is_stored_once(tmp_path: Path, pair: Any):
     path = tmp_path / "history.jsonl"
     assert remember(path, pair[1])
     assert remember(path, pair[0])
@@ -130,13 +130,13 @@ def test_a_run_is_remembered_once(tmp_path: Path, pair: Any):
     assert [known["run"] for known in read_history(path)] == ["a", "b"]
 
 
-def test_a_run_that_did_not_finish_is_not_remembered(tmp_path: Path):
+def test_an_unfinished_run_is_not_stored(tmp_path: Path):
     unfinished = entry(tmp_path / "a", run()[:-1])
     assert not remember(tmp_path / "history.jsonl", unfinished)
     assert not (tmp_path / "history.jsonl").exists()
 
 
-def test_a_run_whose_counts_are_no_counts_is_left_out(tmp_path: Path, pair: Any):
+def test_an_entry_with_invalid_counts_is_left_out(tmp_path: Path, pair: Any):
     path = tmp_path / "history.jsonl"
     remember(path, pair[0] | {"implementations": [pair[0]["implementations"][0] | {"uniqueness": "many"}]})
     remember(path, pair[1])
@@ -156,14 +156,14 @@ def test_a_torn_history_loses_one_line(tmp_path: Path, pair: Any):
 @pytest.mark.parametrize(
     "line", [b"[]", b"{}", b'{"schema":2}', b"\xff\xfe", b"nonsense", b'{"schema":1,"run":"x"}']
 )
-def test_lines_that_are_no_runs_are_left_out(tmp_path: Path, pair: Any, line: bytes):
+def test_lines_that_are_not_entries_are_left_out(tmp_path: Path, pair: Any, line: bytes):
     path = tmp_path / "history.jsonl"
     path.write_bytes(line + b"\n")
     remember(path, pair[0])
     assert [known["run"] for known in read_history(path)] == ["a"]
 
 
-def test_which_runs_are_comparable(tmp_path: Path, pair: Any):
+def test_comparable_runs(tmp_path: Path, pair: Any):
     before, after = pair
     other_profile = before | {"run": "c", "profile": "nightly"}
     others = entry(tmp_path / "d", factory.passing(5))
@@ -172,7 +172,7 @@ def test_which_runs_are_comparable(tmp_path: Path, pair: Any):
     assert previous([], after) is None
 
 
-def test_nothing_in_a_comparison_steers_a_terminal(tmp_path: Path):
+def test_a_comparison_has_no_control_characters(tmp_path: Path):
     hostile = divergence(3, summary=factory.HOSTILE.replace("\ud800", ""))
     text = "\n".join(
         format_comparison(compare(entry(tmp_path / "a", run()), entry(tmp_path / "b", run(hostile))))
@@ -181,7 +181,7 @@ def test_nothing_in_a_comparison_steers_a_terminal(tmp_path: Path):
     assert "\x1b" not in text
 
 
-def test_a_report_says_what_changed(tmp_path: Path):
+def test_a_report_has_the_change_since_the_last_run(tmp_path: Path):
     render(write(tmp_path / "runs" / "a", run(divergence(0))))
     page = render(write(tmp_path / "runs" / "b", run(error(2, "my-assigner")))).read_text()
     assert "Since the last run" in page
@@ -193,7 +193,7 @@ def test_a_report_says_what_changed(tmp_path: Path):
     assert len(read_history(tmp_path / "runs" / "history.jsonl")) == 2
 
 
-def test_the_first_report_says_nothing_of_it(tmp_path: Path):
+def test_the_first_report_has_no_change(tmp_path: Path):
     page = render(write(tmp_path / "runs" / "a", run(divergence(0)))).read_text()
     assert "Since the last run" not in page
     assert 'id="trend"' not in page
@@ -205,7 +205,7 @@ def test_a_report_elsewhere_leaves_no_history(tmp_path: Path):
     assert not (tmp_path / "runs" / "history.jsonl").exists()
 
 
-def test_a_history_that_cannot_be_written_does_not_cost_the_report(tmp_path: Path):
+def test_the_report_is_written_even_if_the_history_cannot_be(tmp_path: Path):
     folder = write(tmp_path / "runs" / "a", run())
     (tmp_path / "runs" / "history.jsonl").mkdir()
     assert render(folder).is_file()
@@ -244,7 +244,7 @@ def test_a_sparkline_is_broken_where_a_number_is_missing():
 
 
 @pytest.mark.parametrize(("cpu", "told"), [("Example CPU @ 2.5 GHz (2 cores)", 1), ("another", 0)])
-def test_benchmarks_stand_beside_those_of_the_last_run_on_such_a_machine(tmp_path: Path, cpu: str, told: int):
+def test_benchmarks_have_the_ratio_of_the_last_run_on_such_a_machine(tmp_path: Path, cpu: str, told: int):
     first, second = run(), run(environment=factory.ENVIRONMENT | {"cpu": cpu})
     first.insert(1, ("benchmark", benchmark(ratio=0.777)))
     second.insert(1, ("benchmark", benchmark(ratio=0.62)))
@@ -254,7 +254,7 @@ def test_benchmarks_stand_beside_those_of_the_last_run_on_such_a_machine(tmp_pat
 
 
 def powered(folder: Path, survivors: int, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
-    """What the history would say of a run that planted nine faults, and some that survived."""
+    """Return the history entry of a run that planted nine faults, and some more that survived."""
     faults = [factory.power(number, **fields) for number in range(8)] + [factory.power(8, **fields)]
     faults += [factory.power(9, fault=f"survivor {number}", **fields) for number in range(survivors)]
     return entry(folder, [*factory.planting(0), *(("power", one) for one in faults)], started)
@@ -287,7 +287,7 @@ def test_each_profile_that_plants_faults_has_its_line(tmp_path: Path):
 @pytest.mark.parametrize(
     "said", [{"ci": None}, {"ci": {"mutants": "many"}}, {"ci": {}}, {"ci": {"mutants": 0, "killed": 0}}]
 )
-def test_a_history_that_others_wrote_into_has_a_trend(tmp_path: Path, said: Any):
+def test_a_history_with_foreign_lines_has_a_trend(tmp_path: Path, said: Any):
     one = powered(tmp_path / "a", 1)
     (row,) = power_trend_of([one, one | {"power": said}]).rows
     assert row.lines[0].text == "–"
@@ -302,13 +302,13 @@ def test_the_trend_of_planted_faults_is_in_the_report_of_every_later_run(tmp_pat
 
 
 @pytest.mark.parametrize("option", [["--case", "cases/0a.safetensors"], ["--case=cases/0a.safetensors"]])
-def test_repeating_a_case_is_no_part_of_the_history(tmp_path: Path, option: list[str]):
+def test_a_run_of_case_files_is_not_stored(tmp_path: Path, option: list[str]):
     render(write(tmp_path / "runs" / "a", run(divergence(0))))
     render(write(tmp_path / "runs" / "b", run(divergence(0), command=["pytest", "conformance", *option])))
     assert [known["run"] for known in read_history(tmp_path / "runs" / "history.jsonl")] == ["a"]
 
 
-def test_of_many_new_causes_some_are_named_and_all_are_counted(tmp_path: Path):
+def test_with_many_new_causes_some_are_listed_and_all_are_counted(tmp_path: Path):
     letters = "abcdefghijklmnopqrstuvwxyz"
     many = [divergence(number, summary=f"fault {letters[number]}{letters[number]}") for number in range(26)]
     render(write(tmp_path / "runs" / "a", run()))
@@ -317,7 +317,7 @@ def test_of_many_new_causes_some_are_named_and_all_are_counted(tmp_path: Path):
     assert "<li>and 6 more</li>" in page
 
 
-def test_what_could_not_be_had_is_new_though_it_was_never_tested(tmp_path: Path):
+def test_an_implementation_that_could_not_be_loaded_counts_as_new(tmp_path: Path):
     absent = {"implementation": "nope", "device": None, "reason": "no module named nope"}
     asked = run_line([implementation("ultralytics"), implementation("nope", capabilities=[])])
     before = entry(tmp_path / "a", [("run", run_line()), ("batch", batch()), ("end", {"exit": 0})])

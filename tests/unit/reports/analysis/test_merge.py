@@ -1,4 +1,4 @@
-"""Several shards become one run."""
+"""Merge shards into one run."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def shard(
     extra: Any = (),
     **fields: Any,
 ):
-    """A run of one implementation on one device."""
+    """Write a run of one implementation on one device."""
     run = run_line(
         [implementation(name, version=version)], environment=factory.ENVIRONMENT | {"torch": torch}, **fields
     )
@@ -59,7 +59,7 @@ def test_two_devices_become_one_run(tmp_path: Path):
     assert log.problems.sentences() == []
 
 
-def test_shards_with_different_torch_are_told_apart(tmp_path: Path):
+def test_devices_of_shards_with_different_torch_are_distinguished(tmp_path: Path):
     old, new = shard(tmp_path / "old", torch="2.9.0"), shard(tmp_path / "new")
     log = read_log(merge([old, new], tmp_path / "all"))
     assert {cell.device for cell in log.batches.cells} == {"cpu, torch 2.9.0", "cpu, torch 2.14.1"}
@@ -67,7 +67,7 @@ def test_shards_with_different_torch_are_told_apart(tmp_path: Path):
     assert log.run["environment"]["cpu"] == factory.ENVIRONMENT["cpu"]
 
 
-def test_versions_of_one_name_are_told_apart(tmp_path: Path):
+def test_versions_of_one_implementation_are_distinguished(tmp_path: Path):
     found = divergence(0, "ultralytics")
     old = shard(tmp_path / "old", version="8.3.0", extra=[("divergence", found)], exit_status=1)
     log = read_log(merge([old, shard(tmp_path / "new")], tmp_path / "all"))
@@ -78,7 +78,7 @@ def test_versions_of_one_name_are_told_apart(tmp_path: Path):
     assert log.end["exit"] == 1
 
 
-def test_cases_come_along_and_commands_name_them(tmp_path: Path):
+def test_cases_are_copied_and_commands_have_their_new_paths(tmp_path: Path):
     found = divergence(0)
     a = shard(tmp_path / "a", "my-assigner", extra=[("divergence", found)], exit_status=1)
     (a / "cases" / f"{found['case']}.safetensors").write_bytes(b"content")
@@ -116,7 +116,7 @@ def test_paths_with_spaces_are_moved_too(tmp_path: Path):
     }
 
 
-def test_a_killed_shard_counts_with_what_it_had_logged(tmp_path: Path):
+def test_a_killed_shard_counts_with_its_logged_batches(tmp_path: Path):
     killed = shard(tmp_path / "killed", exit_status=None)
     with (killed / "log.jsonl").open("ab") as file:
         file.write(b'{"kind":"batch","ti')
@@ -161,14 +161,14 @@ def test_a_shard_of_an_older_schema_can_be_merged(tmp_path: Path):
     assert log.problems.sentences() == []
 
 
-def test_the_shards_stay_as_they_are(tmp_path: Path):
+def test_the_shards_are_not_changed(tmp_path: Path):
     a = shard(tmp_path / "a")
     before = (a / "log.jsonl").read_bytes()
     merge([a], tmp_path / "all")
     assert (a / "log.jsonl").read_bytes() == before
 
 
-def test_what_cannot_be_merged(tmp_path: Path):
+def test_invalid_merges(tmp_path: Path):
     a = shard(tmp_path / "a")
     with pytest.raises(LogError):
         merge([], tmp_path / "all")

@@ -1,4 +1,4 @@
-"""summary.json: the contract that other tools read."""
+"""summary.json, the interface for other tools."""
 
 import copy
 import json
@@ -96,7 +96,7 @@ def test_a_divergence_counts_even_if_its_batch_line_is_lost(run_dir: Path):
     assert summary["exit"] == 1
 
 
-def test_an_implementation_that_could_not_be_had_is_an_error(run_dir: Path):
+def test_an_implementation_that_could_not_be_loaded_is_an_error(run_dir: Path):
     asked = run_line([implementation(), implementation("nope", version="unknown", capabilities=[])])
     absent = {"implementation": "nope", "device": None, "reason": "no module named nope"}
     summary = summary_of(
@@ -110,7 +110,7 @@ def test_an_implementation_that_could_not_be_had_is_an_error(run_dir: Path):
     assert absent in summary["not_tested"]
 
 
-def test_what_was_not_tested_on_one_device_is_no_error(run_dir: Path):
+def test_an_untested_device_is_not_an_error(run_dir: Path):
     absent = {"implementation": "ultralytics", "device": "cuda", "reason": "out of memory"}
     summary = summary_of(
         run_dir, [("run", run_line()), ("batch", batch()), ("not_tested", absent), ("end", {"exit": 0})]
@@ -123,12 +123,14 @@ def test_what_was_not_tested_on_one_device_is_no_error(run_dir: Path):
     ("capabilities", "words"),
     [
         (["assign", "loss", "stages"], []),
-        (["assign", "stages"], ["offers no loss"]),
-        (["loss"], ["shows no stages"]),
+        (["assign", "stages"], ["no loss"]),
+        (["loss"], ["stages of the assigner are not exposed"]),
         ([], []),
     ],
 )
-def test_what_follows_from_the_capabilities_is_said(run_dir: Path, capabilities: list[str], words: list[str]):
+def test_missing_capabilities_are_reported_as_not_tested(
+    run_dir: Path, capabilities: list[str], words: list[str]
+):
     run = run_line([implementation(capabilities=capabilities)], devices={"cpu": "tested"})
     summary = summary_of(run_dir, [("run", run), ("batch", batch()), ("end", {"exit": 0})])
     reasons = [one["reason"] for one in summary["not_tested"]]
@@ -145,7 +147,7 @@ def test_nothing_is_passed_silently(run_dir: Path):
     assert {"implementation": None, "device": "cuda", "reason": "no such device"} in summary["not_tested"]
 
 
-def test_a_reason_that_the_log_repeats_is_told_once(run_dir: Path):
+def test_a_repeated_reason_is_reported_once(run_dir: Path):
     absent = {"implementation": None, "device": "cuda", "reason": "no such device"}
     summary = summary_of(run_dir, [("run", run_line()), ("batch", batch()), ("not_tested", absent)])
     assert summary["not_tested"] == [absent]
@@ -158,7 +160,7 @@ def test_a_killed_run_has_not_finished_and_fails(run_dir: Path):
     assert "did not finish" in summary["problems"][0]
 
 
-def test_a_run_that_ended_otherwise_says_so(run_dir: Path):
+def test_a_run_with_a_failing_exit_status_has_a_problem(run_dir: Path):
     summary = summary_of(run_dir, [*factory.passing(20)[:-1], ("end", {"exit": 3})])
     assert summary["exit"] == 1
     assert "exit status 3" in summary["problems"][0]
@@ -182,13 +184,13 @@ def test_hazards_never_reached_are_named(run_dir: Path):
     assert next(iter(summary["hazards"])) == "tiny"
 
 
-def test_implementations_that_only_lines_name_are_there(run_dir: Path):
+def test_implementations_missing_in_the_run_line_are_included(run_dir: Path):
     summary = summary_of(run_dir, [("run", run_line()), ("batch", batch(name="ghost"))])
     assert [one["name"] for one in summary["implementations"]] == ["ultralytics", "ghost"]
     assert summary["implementations"][1]["version"] is None
 
 
-def test_numbers_that_are_not_finite_are_strings(run_dir: Path):
+def test_non_finite_numbers_are_strings(run_dir: Path):
     lines = [
         ("run", run_line()),
         ("batch", batch(stages={"box": float("inf")}, verdict="exact")),
@@ -202,7 +204,7 @@ def test_numbers_that_are_not_finite_are_strings(run_dir: Path):
     json.dumps(summary, allow_nan=False)
 
 
-def test_it_is_written_whole_and_read_back(run_dir: Path, tmp_path: Path):
+def test_the_summary_is_written_atomically_and_read_back(run_dir: Path, tmp_path: Path):
     summary = summary_of(run_dir, factory.failing(4))
     path = write_summary(summary, tmp_path)
     assert json.loads(path.read_text()) == summary
@@ -216,7 +218,7 @@ def test_the_schemas_are_schemas(name: str):
 
 
 @pytest.mark.parametrize("lines", [factory.passing(30), factory.failing(8)])
-def test_what_is_written_follows_the_schemas_as_they_stand(run_dir: Path, lines: factory.Lines):
+def test_written_files_follow_the_schemas(run_dir: Path, lines: factory.Lines):
     # Validated here with nothing of ours between the file and the validator.
     factory.write(run_dir, lines)
     for text in (run_dir / "log.jsonl").read_text().splitlines():
@@ -253,7 +255,7 @@ def test_a_broken_summary_fails(run_dir: Path, break_it: Any):
 @pytest.mark.parametrize(
     "kind", ["run", "batch", "divergence", "difference", "benchmark", "training", "scope"]
 )
-def test_every_field_of_a_line_that_must_be_there_must_be_there(kind: str):
+def test_required_fields_are_required(kind: str):
     fields = {
         "run": run_line, "batch": batch, "divergence": divergence, "difference": factory.difference,
         "benchmark": factory.benchmark, "training": factory.training, "scope": factory.scope,
@@ -288,18 +290,18 @@ def test_the_log_is_only_read(run_dir: Path):
     assert [path.name for path in run_dir.iterdir()] == ["log.jsonl"]
 
 
-def test_the_schema_leaves_out_what_readers_leave_out_and_writers_refuse(run_dir: Path):
+def test_unknown_kinds_are_valid_for_readers_and_rejected_by_writers(run_dir: Path):
     later = line("weather", {"rain": 9})
     assert fault(later, "log") is None  # as its description says: a later version's log can be read
     with (
         RunLog.create(run_dir.parent, "later") as log,
-        pytest.raises(ValueError, match="there is no such kind"),
+        pytest.raises(ValueError, match="unknown kind"),
     ):
         log.append("weather", rain=9)
     assert kinds() <= set(schema("log")["$defs"])
 
 
-def test_what_judging_cost_beside_the_call(run_dir: Path):
+def test_the_cost_of_judging(run_dir: Path):
     times = {"milliseconds": 30.0, "call_milliseconds": 5.0, "drawing_milliseconds": 20.0}
     untimed = {"milliseconds": 9.0}
     lines = [
@@ -317,12 +319,12 @@ def test_what_judging_cost_beside_the_call(run_dir: Path):
     assert one["cost"]["batches_per_second"] == pytest.approx(20)
 
 
-def test_a_run_that_timed_no_call_has_no_ratio(run_dir: Path):
+def test_a_run_without_timed_calls_has_no_ratio(run_dir: Path):
     (one,) = summary_of(run_dir, [("run", run_line([implementation("ultralytics")]))])["implementations"]
     assert (one["cost"]["times_the_call"], one["cost"]["batches_per_second"]) == (None, None)
 
 
-def test_a_precision_that_is_not_tested_makes_no_error_of_what_could_be_had(run_dir: Path):
+def test_an_untested_precision_is_not_an_error(run_dir: Path):
     reason = {"implementation": "ultralytics", "device": None, "reason": "precision float64: not declared"}
     lines = [("run", run_line([implementation("ultralytics")])), ("not_tested", reason), ("end", {"exit": 0})]
     (one,) = summary_of(run_dir, lines)["implementations"]

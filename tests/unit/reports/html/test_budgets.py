@@ -1,4 +1,4 @@
-"""A night's run of 10,000 judged batches and 200 causes stays small, and is usable at once."""
+"""The report of a run with 10,000 batches and 200 causes stays small and loads quickly."""
 
 import json
 import re
@@ -29,14 +29,14 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if kind == "batch" and number % 3 == 0:
             fields["device"] = "cuda"
     folder = factory.write(tmp_path_factory.mktemp("runs") / "night", lines)
-    told = factory.walkthrough(photo="data:image/jpeg;base64," + 60_000 * "A")
-    (folder / "walkthrough.json").write_text(json.dumps(told))
+    facts = factory.walkthrough(photo="data:image/jpeg;base64," + 60_000 * "A")
+    (folder / "walkthrough.json").write_text(json.dumps(facts))
     render(folder)
     return folder
 
 
 @pytest.mark.slow
-def test_the_log_is_as_large_as_it_says(night: Path):
+def test_the_log_has_the_expected_size(night: Path):
     log = read_log(night)
     assert log.batches.judged >= 10_000
     assert len(log.divergences) == 200
@@ -48,11 +48,11 @@ def test_the_report_is_small(night: Path):
     assert 500_000 < size < BYTES
 
 
-def test_the_room_for_pictures_is_shared_among_the_cards(night: Path):
+def test_cards_share_the_budget_for_pictures(night: Path):
     page = (night / "report.html").read_text(encoding="utf-8")
     every = page.count("it predicts (")
     assert 20 < every < 2_000
-    assert page.count("<svg role=") + page.count("No picture, so that") > 150
+    assert page.count("<svg role=") + page.count("No picture, to limit") > 150
     assert page.count("<svg role=") > 100
     assert sum(len(part.split("</figure>")[0]) for part in page.split("<figure")[1:]) < PICTURE_BUDGET * 1.3
 
@@ -76,7 +76,7 @@ def test_the_page_has_few_elements(night: Path):
 
 
 @pytest.mark.browser
-def test_what_is_there_at_first_and_after_filtering_is_little(browser: Any, night: Path):
+def test_few_elements_are_visible_at_first_and_after_filtering(browser: Any, night: Path):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto((night / "report.html").as_uri(), wait_until="load")

@@ -1,4 +1,4 @@
-"""The page of what differs between two implementations: everything of a section is shown, and nothing of it is run."""
+"""The page of differences between two implementations: sections are complete, and their text is escaped."""
 
 import base64
 import hashlib
@@ -51,7 +51,7 @@ def test_a_section_has_everything(tmp_path: Path):
         "before GT 1 weight 0.7, now GT 0 weight 0.7",
         "1 before alone",
         "1 now alone",
-        "mine==2, otherwise: GT 0",
+        "mine==2 differs: GT 0",
         "Traceback Trace",
     ):
         place = said.index(words, place)
@@ -66,7 +66,7 @@ def test_a_section_may_have_little(tmp_path: Path):
     assert "<section" not in written(tmp_path)
 
 
-def test_what_fails_is_shown_on_some_batch(tmp_path: Path):
+def test_a_failure_has_a_batch(tmp_path: Path):
     page = written(tmp_path, Section("A", batch="1 image", fails=True))
     assert '<section class="v-divergent">' in page
     assert ">Batch</span> 1 image" in page
@@ -77,7 +77,7 @@ def hostile() -> Section:
     return Section(HOSTILE, [HOSTILE], HOSTILE, HOSTILE, values, picture(), Sides(*[HOSTILE] * 5), HOSTILE)
 
 
-def test_hostile_text_is_shown_not_run(tmp_path: Path):
+def test_hostile_text_is_escaped(tmp_path: Path):
     page = written(tmp_path, hostile(), headline=HOSTILE)
     assert "<script" not in page
     assert "<img" not in page
@@ -86,7 +86,7 @@ def test_hostile_text_is_shown_not_run(tmp_path: Path):
     assert text_of(page).count(VISIBLE) > 15
 
 
-def test_the_policy_allows_the_style_that_is_there_and_nothing_else(tmp_path: Path):
+def test_the_policy_allows_only_the_page_s_own_style(tmp_path: Path):
     page = written(tmp_path, hostile())
     (policy,) = re.findall(r'Content-Security-Policy" content="(.*?)"', page)
     rules = dict(rule.split(" ", 1) for rule in unescape(policy).split("; "))
@@ -108,7 +108,7 @@ def test_pictures_do_not_share_what_they_are_switched_by(tmp_path: Path):
     assert len(set(re.findall(r'name="([^"]+-view)"', page))) == 3
 
 
-def test_what_is_too_long_is_shortened(tmp_path: Path):
+def test_long_texts_are_shortened(tmp_path: Path):
     long = "x" * (MAX_SUMMARY_LENGTH * 30)
     many = [value(where=f"anchor {number}") for number in range(MAX_VALUES + 3)]
     page = written(tmp_path, Section(long, [long], long, long, many, picture(), Sides(*[long] * 5), long))
@@ -122,16 +122,16 @@ def test_what_is_too_long_is_shortened(tmp_path: Path):
 @pytest.mark.parametrize(
     ("fields", "who", "note"),
     [
-        ({"implementation": None}, "mine==2", ["mine==2 shows no assignment."]),
+        ({"implementation": None}, "mine==2", ["mine==2 does not expose its assignment."]),
         ({"implementation": None}, "", []),
         ({}, "mine==2", []),
     ],
 )
-def test_who_shows_no_assignment(fields: dict[str, Any], who: str, note: list[str]):
+def test_a_side_without_an_assignment(fields: dict[str, Any], who: str, note: list[str]):
     assert draw(picture(**fields), UNLIMITED, SIDES._replace(who=who)).notes == note
 
 
-def test_braces_in_a_name_are_no_format():
+def test_braces_in_a_name_are_not_formatted():
     sides = Sides("{0}", "{x}", "{sides.who}", "{sides}", "{}")
     assert {"{sides.who}", "{sides}"} <= {
         meaning for _, _, meaning, _ in draw(picture(), UNLIMITED, sides).legend

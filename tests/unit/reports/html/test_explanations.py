@@ -1,4 +1,4 @@
-"""Why an anchor has its ground truth or none, in words, from the numbers of a picture."""
+"""Explanations of an anchor's assignment, from the numbers of a picture."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from tal_reports.html.explanations import anchor_lines, place, short_line, truth
 from tal_reports.log.schemas import fault
 
 
-def said(number: int, **fields: Any) -> str:
+def text(number: int, **fields: Any) -> str:
     return "\n".join(anchor_lines(picture(**fields), number))
 
 
 def one(pairs: Any, **fields: Any) -> str:
-    """What is said of anchor 6, with these pairs."""
-    return said(6, anchors={"6": anchor(pairs)}, **fields)
+    """Return the explanation of anchor 6 with these pairs."""
+    return text(6, anchors={"6": anchor(pairs)}, **fields)
 
 
 def test_a_contested_anchor():
-    words = said(6)
+    words = text(6)
     assert words.splitlines() == [
         "Anchor 6 of image 0: stride 8, column 2, row 1, centre (20, 12); it predicts (9.5, 2.5)-(30, 28).",
         (
@@ -37,23 +37,23 @@ def test_a_contested_anchor():
             "wins "
             "(TAL-CONF-1)."
         ),
-        "It learns GT 1, with weight 0.7 = t 0.05 × u* 0.9 / (t* 0.4 + 1e-9) (TAL-NORM-1).",
+        "Assigned to GT 1 with weight 0.7 = t 0.05 × u* 0.9 / (t* 0.4 + 1e-9) (TAL-NORM-1).",
         "It adds to the batch's loss: box 0.5 (40 % of it), cls 0.2 (10 % of it), dfl 0.05 (10 % of it).",
-        "The implementation, otherwise: GT 0 with weight 0.7.",
+        "The implementation differs: GT 0 with weight 0.7.",
     ]
 
 
 def test_an_anchor_in_no_ground_truth():
-    assert "Its centre lies in no ground truth (TAL-CAND-1); the nearest is GT 1, 1.5 px away." in said(15)
-    assert "Background: no ground truth selected it." in said(15)
-    assert "The implementation: background too." in said(15)
+    assert "Its centre lies in no ground truth (TAL-CAND-1); the nearest is GT 1, 1.5 px away." in text(15)
+    assert "Background: no ground truth selected it," in text(15)
+    assert "The implementation: also background." in text(15)
 
 
 @pytest.mark.parametrize("pixels", [0.0, -0.0])
 def test_an_anchor_on_a_border(pixels: float):
     anchors = {"15": anchor([], outside=[1, pixels])}
-    assert "Its centre lies in no ground truth: it lies on the border of GT 1" in said(15, anchors=anchors)
-    assert "px away" not in said(15, anchors=anchors)
+    assert "Its centre lies in no ground truth, but on the border of GT 1" in text(15, anchors=anchors)
+    assert "px away" not in text(15, anchors=anchors)
 
 
 def test_an_image_without_ground_truths():
@@ -67,13 +67,13 @@ def test_an_image_without_ground_truths():
     [
         (3, 0.05, 0, 1, "t is 0.04 above the 10th place's 0.01: selected"),
         (12, 0.004, 0, 0, "t is 0.006 below the 10th place's 0.01: not selected"),
-        (10, 0.01, 0, 1, "this is the 10th place, the last that is taken: selected"),
+        (10, 0.01, 0, 1, "it has the 10th place, the last one to be selected: selected"),
         (
             9,
             0.01,
             3,
             0,
-            "3 other anchors with the same t at the 10th place, which of them is not defined (T1)",
+            "3 other anchors with the same t at the 10th place: which of them is selected is not defined (T1)",
         ),
     ],
 )
@@ -87,7 +87,7 @@ def test_zeros_compete():
     assert "the 10th place has t 0 as well, and which anchors with t 0 fill it is not defined (T1)" in words
 
 
-def test_who_wins_without_having_selected():
+def test_a_ground_truth_owns_an_anchor_that_it_did_not_select():
     pairs = [[1, 0.7, 0.3, 0.05, 2, 0, 1], [0, 0.6, 0.2, 0.004, 4, 0, 1], [2, 0.1, 0.9, 0.0, 30, 0, 0]]
     words = one(pairs, reference=[[6, 2, 0.1]])
     assert (
@@ -97,14 +97,14 @@ def test_who_wins_without_having_selected():
 
 def test_equal_and_no_overlaps():
     tie = [[1, 0.7, 0.4, 0.05, 2, 0, 1], [0, 0.6, 0.4, 0.004, 4, 0, 1]]
-    assert "overlap it equally, and which of them gets it is not defined (T2): here GT 1." in one(tie)
+    assert "overlap it equally, and which of them owns it is not defined (T2): here GT 1." in one(tie)
     zeros = [[1, 0.7, 0.0, 0.0, 2, 0, 1], [0, 0.6, 0.0, 0.0, 4, 0, 1]]
-    assert "overlapped by none: the image's first ground truth gets it (TAL-CONF-1)" in one(zeros)
+    assert "with overlap 0: the image's first ground truth owns it (TAL-CONF-1)" in one(zeros)
 
 
 def test_topk2_drops():
     words = one([[0, 0.5, 0.5, 0.01, 3, 0, 1]], kept=1, reference=[])
-    assert "Its ground truth keeps only its best 1, and drops it (TAL-CONF-2)" in words
+    assert "Its ground truth keeps the best topk2 = 1 of its anchors, not this one (TAL-CONF-2)" in words
 
 
 def test_a_widened_ground_truth():
@@ -114,9 +114,9 @@ def test_a_widened_ground_truth():
     )
 
 
-def test_what_the_implementation_does_otherwise():
-    assert "The implementation: GT 0 with weight 0.85." in said(5)
-    assert "The implementation, otherwise: background." in said(5, implementation=[])
+def test_a_differing_implementation():
+    assert "The implementation: GT 0 with weight 0.85." in text(5)
+    assert "The implementation differs: background." in text(5, implementation=[])
 
 
 def test_a_ground_truth():
@@ -124,9 +124,8 @@ def test_a_ground_truth():
     assert lines == [
         "GT 1 (class 1) of image 0: (10, 3)-(31, 29).",
         (
-            "6 candidates (TAL-CAND-1), fewer than k = 10 of them with t above 0: those are selected, and "
-            "zeros fill up "
-            "(T1) (TAL-TOPK-1):"
+            "6 candidates (TAL-CAND-1), fewer than k = 10 of them with t above 0: these are selected, and "
+            "anchors with t 0 fill up (T1) (TAL-TOPK-1):"
         ),
         "     2. anchor 6: s 0.7, u 0.64, t 0.05: weight 0.7",
         "3 positives in the end: best t* 0.4, best u* 0.9 (TAL-NORM-1).",
@@ -141,14 +140,13 @@ def test_a_dropped_ground_truth():
     dropped = {"box": [-9.0, -9.0, -1.0, -1.0], "label": 0, "real": False}
     assert truth_lines(picture(truths=[dropped]), 0) == [
         (
-            "GT 0 (class 0) of image 0: (-9, -9)-(-1, -1). Its corner coordinates add up to no more than "
-            "0: it is "
-            "dropped (ANN-3)."
+            "GT 0 (class 0) of image 0: (-9, -9)-(-1, -1). The sum of its corner coordinates is not above 0: "
+            "it is dropped (ANN-3)."
         )
     ]
 
 
-def test_a_picture_that_says_nothing_of_an_anchor():
+def test_a_picture_without_numbers_of_an_anchor():
     assert anchor_lines(picture(), 3) == []
     assert anchor_lines(picture(anchors={"99": anchor([])}), 99) == []
     old = picture()
@@ -158,7 +156,7 @@ def test_a_picture_that_says_nothing_of_an_anchor():
     assert "of image 0" in truth_lines(old, 0)[0]
 
 
-def test_numbers_that_are_none():
+def test_non_finite_numbers():
     pairs = [[0, "nan", "inf", None, 3, 0, 1]]
     words = "\n".join(
         anchor_lines(picture(anchors={"6": anchor(pairs, box=["nan"] * 4, loss=["nan", None, "inf"])}), 6)
@@ -189,7 +187,7 @@ def test_these_pictures_follow_the_schema(drawn: Any):
         {"6": anchor([], loss=["<b>", 0, 0])},
     ],
 )
-def test_what_the_schema_refuses(anchors: dict[str, Any]):
+def test_pictures_that_the_schema_rejects(anchors: dict[str, Any]):
     assert fault(picture(anchors=anchors), "log", "picture") is not None
 
 

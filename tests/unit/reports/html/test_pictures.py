@@ -1,4 +1,4 @@
-"""From a log's picture to shapes."""
+"""Draw the pictures of a log."""
 
 import math
 from itertools import pairwise
@@ -71,7 +71,7 @@ def test_without_an_assignment_there_is_one_view():
     assert [view.key for view in drawing.views] == ["reference"]
     assert drawing.legend == []
     assert len(drawing.marks) == 6
-    assert "The implementation shows no assignment." in drawing.notes
+    assert "The implementation does not expose its assignment." in drawing.notes
 
 
 def test_the_same_assignment_says_so():
@@ -80,7 +80,7 @@ def test_the_same_assignment_says_so():
     assert drawing.views[0].caption == "Both assign the same anchors, with the same weights."
 
 
-def test_weights_are_compared_as_they_are_printed():
+def test_weights_are_compared_to_four_digits():
     same = [[0, 0, 0.41000001]]
     other = [[0, 0, 0.4101]]
     assert set(kinds(draw(picture(reference=[[0, 0, 0.41]], implementation=same)))) == {"same"}
@@ -88,15 +88,15 @@ def test_weights_are_compared_as_they_are_printed():
     assert set(kinds(draw(picture(reference=[[0, 0, "nan"]], implementation=[[0, 0, None]])))) == {"weight"}
 
 
-def test_a_weight_that_was_found_to_differ_is_another_however_little():
+def test_a_weight_in_focus_differs_however_small_the_difference():
     weights = {"reference": [[0, 0, 0.661496]], "implementation": [[0, 0, 0.661472]]}
     assert set(kinds(draw(picture(**weights, focus=[])))) == {"same"}
     drawing = draw(picture(**weights, focus=[0]))
     assert set(kinds(drawing)) == {"weight"}
-    assert drawing.views[0].caption == "Where the two assign otherwise:"
+    assert drawing.views[0].caption == "Differences between the two:"
 
 
-def test_what_the_suite_says_of_an_anchor_is_in_its_title():
+def test_the_title_of_an_anchor_has_the_text_of_the_log():
     drawing = draw(picture(titles={"6": "t 0.4, rank 2 of GT 1"}))
     assert any("row 1), t 0.4, rank 2 of GT 1: reference" in mark.title for mark in drawing.marks)
 
@@ -130,7 +130,7 @@ def large(**fields: object) -> dict:
     return picture(width=640, height=640, levels=levels, truths=truths) | fields
 
 
-def test_a_large_image_is_cropped_to_what_matters():
+def test_a_large_image_is_cropped_to_its_important_part():
     positives = [[80 * 39 + 41, 8, 0.5]]  # at (332, 316)
     drawing = draw(large(reference=positives, implementation=[], focus=[80 * 39 + 41]))
     x, y, width, height = drawing.box
@@ -183,7 +183,7 @@ EXTREMES = [
 
 
 @pytest.mark.parametrize("drawn", EXTREMES, ids=range(len(EXTREMES)))
-def test_whatever_the_schema_allows_can_be_drawn(drawn: dict):
+def test_every_valid_picture_can_be_drawn(drawn: dict):
     assert fault(drawn, "log", "picture") is None
     drawing = draw(drawn)
     assert len(drawing.marks) <= 500

@@ -1,4 +1,4 @@
-"""The report as a file: what is in it, what is escaped, and how large it gets."""
+"""The report as a file: content, escaping and size."""
 
 import base64
 import hashlib
@@ -14,14 +14,14 @@ from tests.common.run_logs import HOSTILE, batch, divergence, error, implementat
 from tal_reports import read_log, render, summarise
 from tal_reports.__main__ import main
 from tal_reports.analysis.headline import headline
-from tal_reports.html.cards import filter_link
+from tal_reports.html.cards import DOCS, filter_link, specification_link
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 SELF_CLOSED = {"rect", "path", "circle"}
 
 
 class Document(HTMLParser):
-    """Elements, attributes and text of a page; fails on elements that are not closed in order."""
+    """Parser of elements, attributes and text of a page; fails on elements that are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -130,7 +130,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("lines", RUNS.values(), ids=RUNS)
-def test_the_page_is_well_formed_and_asks_for_nothing(run_dir: Path, lines: factory.Lines):
+def test_the_page_is_well_formed_and_loads_nothing(run_dir: Path, lines: factory.Lines):
     document, text = page(run_dir, lines)
     identities = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
     assert len(identities) == len(set(identities))
@@ -153,9 +153,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing(run_dir: Path, lines: fact
 
 
 @pytest.mark.parametrize("lines", RUNS.values(), ids=RUNS)
-def test_the_policy_allows_the_style_and_script_that_are_there_and_no_others(
-    run_dir: Path, lines: factory.Lines
-):
+def test_the_policy_allows_only_the_page_s_own_style_and_script(run_dir: Path, lines: factory.Lines):
     document, _ = page(run_dir, lines)
     (policy,) = (
         one["content"] for one in document.of("meta") if one.get("http-equiv") == "Content-Security-Policy"
@@ -169,7 +167,7 @@ def test_the_policy_allows_the_style_and_script_that_are_there_and_no_others(
     assert set(rules) == {"default-src", "style-src", "script-src", "img-src", "base-uri", "form-action"}
 
 
-def test_hostile_text_is_shown_not_run(run_dir: Path):
+def test_hostile_text_is_escaped(run_dir: Path):
     document, text = page(run_dir, hostile_lines())
     assert "alert" not in "".join(document.contents["script"])
     visible = HOSTILE.replace("\u202e", "\\u202e").replace("\x1b", "\\x1b").replace("\ud800", "\\ud800")
@@ -180,13 +178,13 @@ def test_hostile_text_is_shown_not_run(run_dir: Path):
 
 
 @pytest.mark.parametrize("lines", RUNS.values(), ids=RUNS)
-def test_no_card_is_found_under_a_name_that_breaks_its_fragment(run_dir: Path, lines: factory.Lines):
+def test_names_cannot_break_out_of_the_tokens(run_dir: Path, lines: factory.Lines):
     document, _ = page(run_dir, lines)
     for link in document.of("a"):
         assert re.fullmatch(r"[\x21-\x7e]+", link["href"]), link
 
 
-def test_the_first_screen_says_who_on_what_how_and_what_not(run_dir: Path):
+def test_the_first_screen_has_implementations_devices_results_and_untested_parts(run_dir: Path):
     lines = factory.failing(1, 60)
     lines.insert(
         1, ("not_tested", {"implementation": "article", "device": "cpu", "reason": "takes no float16"})
@@ -204,14 +202,14 @@ def test_the_first_screen_says_who_on_what_how_and_what_not(run_dir: Path):
         "1 divergent",
         "Not tested",
         "article on cpu : takes no float16",
-        "my-assigner : it offers no loss",
+        "my-assigner : no loss",
         "Disagreements",
         "divergent my-assigner first at conflict",
         "Implementations by clause group",
         "Declared differences",
         "Rounding",
         "Ties",
-        "Hazards reached",
+        "Hazards",
         "Training",
         "Benchmarks",
         "Environment",
@@ -240,7 +238,7 @@ def test_a_card_has_everything(run_dir: Path):
     assert next(one["class"] for one in document.of("input") if "checked" in one) == "difference"
 
 
-def test_an_error_has_its_traceback_and_no_strip_of_nothing(run_dir: Path):
+def test_an_error_has_its_traceback_and_no_stages(run_dir: Path):
     nothing = [{"stage": "decode", "clause": "DEC-2", "state": "not shown", "margin": None}]
     lines = [
         ("run", run_line([implementation("broken")])),
@@ -264,6 +262,37 @@ def test_one_cause_is_one_card(run_dir: Path):
 
 
 @pytest.mark.parametrize(("causes", "open_cards"), [(1, 1), (3, 3), (4, 1), (40, 1)])
+def test_the_clause_of_a_card_links_to_the_specification(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    lines = factory.failing(1, 60)
+    lines[0][1]["clauses"] = {
+        "TAL-CONF-1": "A contested anchor goes to the ground truth that overlaps it most."
+    }
+    factory.write(run_dir, lines)
+    plain = render(run_dir).read_text()
+    assert (
+        'title="A contested anchor goes to the ground truth that overlaps it most.">TAL-CONF-1</span>'
+        in plain
+    )
+    assert "specification/#" not in plain
+    monkeypatch.setenv(DOCS, "https://example.org/tal/")
+    assert (
+        '<a class="soft" href="https://example.org/tal/specification/#TAL-CONF-1"'
+        in render(run_dir).read_text()
+    )
+
+
+@pytest.mark.parametrize("base", ["", "javascript:alert(1)", "example.org"])
+def test_no_link_without_an_address_of_the_site(base: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(DOCS, base)
+    assert specification_link("TAL-CONF-1") == ""
+
+
+@pytest.mark.parametrize("clause", ["", 'TAL"', "a b"])
+def test_no_link_for_a_text_that_is_not_a_clause(clause: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(DOCS, "https://example.org")
+    assert specification_link(clause) == ""
+
+
 def test_few_cards_are_open_and_many_are_not(run_dir: Path, causes: int, open_cards: int):
     letters = [f"cause {chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(causes)]
     lines = [("divergence", divergence(summary=words)) for words in letters]
@@ -286,21 +315,21 @@ def test_a_case_file_is_linked_if_it_is_there(run_dir: Path):
     assert "../../etc/passwd" in document.text
 
 
-def test_failing_batches_without_a_smallest_one_are_told(run_dir: Path):
+def test_failing_batches_without_a_smallest_one_are_reported(run_dir: Path):
     lines = [("batch", batch(n, verdict="divergent", clause_group="LOSS")) for n in range(3)]
     document, _ = page(run_dir, [("run", run_line()), *lines])
-    assert "3 failing, and no smallest batch in the log" in document.text
+    assert "3 failing, without a smallest batch in the log" in document.text
     assert "The run did not finish" in document.text
     assert "ultralytics diverges" in document.text
 
 
-def test_hazards_that_nothing_reached_are_told(run_dir: Path):
+def test_hazards_without_a_batch_are_reported(run_dir: Path):
     document, _ = page(run_dir, factory.passing(60))
     assert "never dfl clamp a target side is beyond the last bin" in document.text
     assert len(document.of("li", "never")) == 1
 
 
-def test_what_waits_for_a_device_is_told_with_its_lines(run_dir: Path):
+def test_synchronisations_are_reported_with_their_lines_of_code(run_dir: Path):
     document, _ = page(run_dir, factory.passing(5))
     assert "article cuda (simulated) 13 12.3 3.0" in document.text
     assert (
@@ -316,7 +345,7 @@ def test_benchmarks_have_ratios_with_intervals(run_dir: Path):
     assert document.text.count("assign forward 16x640 80c 50gt") == 1
 
 
-def test_a_benchmark_without_a_ratio_is_no_obstacle(run_dir: Path):
+def test_a_benchmark_may_lack_a_ratio(run_dir: Path):
     bare = [{"name": "a", "implementation": "b"}, factory.benchmark() | {"ratio_low": None, "seconds": "nan"}]
     document, _ = page(run_dir, [("run", run_line()), *(("benchmark", line) for line in bare)])
     assert "0.62×" in document.text
@@ -354,7 +383,7 @@ def test_fragments_quote_what_needs_it():
 
 
 @pytest.mark.parametrize("kept", range(1, 8))
-def test_a_killed_run_renders_wherever_it_was_cut(run_dir: Path, kept: int):
+def test_a_killed_run_renders_wherever_its_log_ends(run_dir: Path, kept: int):
     factory.write(run_dir, factory.failing(2, 12))
     whole = (run_dir / "log.jsonl").read_bytes()
     (run_dir / "log.jsonl").write_bytes(whole[: len(whole) * kept // 8])
@@ -448,7 +477,7 @@ def test_a_missing_or_foreign_run_is_one_clear_line_and_status_2(
     for path, words in (
         (tmp_path / "nowhere", "no such run"),
         (tmp_path, "no log.jsonl"),
-        (run_dir, "no run log"),
+        (run_dir, "not a run log"),
     ):
         assert main([command, str(path)]) == 2
         out, err = capsys.readouterr()
@@ -486,7 +515,7 @@ def test_entities_are_decoded_as_a_browser_would():
     assert Document("<p title='&lt;'>&amp;amp; &#34;</p>").text == html.unescape("&amp;amp; &#34;")
 
 
-def test_a_margin_below_the_bound_is_no_reason_to_diverge_and_not_shown(run_dir: Path):
+def test_a_diverging_stage_has_no_margin_below_the_bound(run_dir: Path):
     stages = [
         {"stage": "box", "clause": "LOSS-BOX-1", "state": "agrees", "margin": 0.25},
         {"stage": "dfl", "clause": "LOSS-DFL-1", "state": "diverges", "margin": 0.0},
@@ -496,7 +525,7 @@ def test_a_margin_below_the_bound_is_no_reason_to_diverge_and_not_shown(run_dir:
     assert "box agrees 0.25 dfl diverges total diverges 7.5 Numbers" in document.text
 
 
-def test_an_error_is_set_against_its_bound_where_the_log_does_not(run_dir: Path):
+def test_an_error_is_compared_with_its_bound_if_the_log_has_no_margin(run_dir: Path):
     values = [
         {"where": "w", "quantity": "q", "reference": "0.5", "implementation": "0.6", "bound": "0.025"},
         {"where": "w", "quantity": "q", "reference": "True", "implementation": "False", "bound": "none"},
@@ -509,7 +538,7 @@ def test_an_error_is_set_against_its_bound_where_the_log_does_not(run_dir: Path)
     assert "4 × the bound" in text
 
 
-def test_pictures_of_older_logs_are_drawn_without_words(run_dir: Path):
+def test_pictures_of_older_logs_are_drawn_without_explanations(run_dir: Path):
     old = factory.picture()
     for key in ("k", "kept", "items", "facts", "anchors"):
         del old[key]
@@ -536,16 +565,16 @@ def test_each_device_and_dtype_has_a_matrix_the_failing_ones_first(run_dir: Path
     assert "Clause groups on" not in alone
 
 
-def test_what_judging_costs_stands_beside_the_environment(run_dir: Path):
+def test_the_environment_has_the_speed_of_judging(run_dir: Path):
     times = {"milliseconds": 30.0, "call_milliseconds": 5.0, "drawing_milliseconds": 20.0}
     lines = [("run", run_line([implementation("ultralytics")])), ("batch", batch(1, **times))]
     _, text = page(run_dir, lines)
-    told = "<dt>judging ultralytics</dt><dd>20 batches a second and core, 10 times its own calls</dd>"
+    told = "<dt>judging ultralytics</dt><dd>20 batches per second and core; 10 times the time of its own calls</dd>"
     assert told in text.partition('<section id="environment">')[2]
     assert "own calls" not in text.partition('<section id="environment">')[0]
 
 
-def test_of_many_reasons_some_are_folded(run_dir: Path):
+def test_with_many_reasons_some_are_folded_away(run_dir: Path):
     reasons = [
         ("not_tested", {"implementation": None, "device": None, "reason": f"reason {n}"}) for n in range(9)
     ]
@@ -554,7 +583,7 @@ def test_of_many_reasons_some_are_folded(run_dir: Path):
     assert all(f"reason {n}" in text for n in range(9))
 
 
-def test_a_run_that_plants_faults_is_told_as_one(run_dir: Path):
+def test_the_first_screen_of_a_run_with_planted_faults(run_dir: Path):
     page = render(factory.write(run_dir, factory.planting(20))).read_text()
     assert ">2 of 20 planted faults not found<" in page
     assert "Nothing was tested" not in page
@@ -566,7 +595,7 @@ def test_a_run_that_plants_faults_is_told_as_one(run_dir: Path):
 
 
 @pytest.mark.parametrize(("faults", "shown"), [(100, 100), (101, 20), (1000, 100)])
-def test_of_many_planted_faults_those_that_were_found_are_folded_away(run_dir: Path, faults: int, shown: int):
+def test_with_many_planted_faults_the_found_ones_are_folded_away(run_dir: Path, faults: int, shown: int):
     page = render(factory.write(run_dir, factory.planting(faults))).read_text()
     section = page.partition('<section id="power">')[2].partition("</section>")[0]
     table, _, folded = section.partition('aria-label="Planted faults">')[2].partition("<details")

@@ -1,4 +1,4 @@
-"""The walkthrough of a photograph, from the plain numbers that a run leaves."""
+"""The walkthrough of a photograph, from the numbers in walkthrough.json."""
 
 import json
 from pathlib import Path
@@ -27,8 +27,8 @@ def test_the_numbers_follow_the_schema():
 
 
 def test_every_stage_stands_beside_its_clauses():
-    told = [(step.id, step.clauses) for step in walk(walkthrough()).steps]
-    assert told == [
+    facts = [(step.id, step.clauses) for step in walk(walkthrough()).steps]
+    assert facts == [
         ("image", "ANN-1, ANC-1"),
         ("decode", "DEC-1, DEC-2"),
         ("candidates", "TAL-CAND-1"),
@@ -45,7 +45,7 @@ def test_every_stage_stands_beside_its_clauses():
 def test_decode():
     step = steps()["decode"]
     assert "(2.5 − 0.75, 2.5 − 0.75) to (2.5 + 0.75, 2.5 + 0.75); times the stride, 8" in text(step)
-    assert [chart.says.partition(":")[0] for chart in step.bars] == ["left", "top", "right", "bottom"]
+    assert [chart.caption.partition(":")[0] for chart in step.bars] == ["left", "top", "right", "bottom"]
     assert [height for height, *_ in step.bars[0].heights] == [1.0, 0.5, 0.5, 0.0]
     assert step.bars[0].mark == 0.25
     (predicted,) = [shape for shape in step.scenes[0].shapes if shape.kind == "predicted"]
@@ -54,14 +54,14 @@ def test_decode():
 
 
 def test_candidates_and_metric():
-    told = steps()
-    assert "4 candidates, 4 at stride 8" in text(told["candidates"])
-    assert [scene.says for scene in told["metric"].scenes] == [
+    facts = steps()
+    assert "4 candidates, 4 at stride 8" in text(facts["candidates"])
+    assert [scene.caption for scene in facts["metric"].scenes] == [
         "Area: score s of its class, up to 0.8",
         "Area: overlap u, up to 0.9",
         "Area: metric t, up to 0.4",
     ]
-    radii = [shape.numbers[2] for shape in told["metric"].scenes[2].shapes if shape.kind == "disc"]
+    radii = [shape.numbers[2] for shape in facts["metric"].scenes[2].shapes if shape.kind == "disc"]
     assert len(radii) == 3  # a t of 0 is not drawn
     assert (radii[1] / radii[0]) ** 2 == pytest.approx(0.05 / 0.4)
 
@@ -78,25 +78,25 @@ def test_top_k(k: int, dark: int, says: str):
 
 def test_conflict():
     step = steps()["conflict"]
-    assert "1 at step 0 and 0 at step 6. Shown: step 0." in text(step)
+    assert "1 at step 0 and 0 at step 6. The picture has those of step 0." in text(step)
     assert step.rows == [["6", "GT 0 (cat): u 0.41 and GT 1 (dog): u 0.64", "GT 1 (dog)"]]
     none = steps(conflict={"step": 0, "anchors": [], "counts": [[0, 0]]})["conflict"]
-    assert "no anchor was taken twice" in text(none)
+    assert "no anchor was selected twice" in text(none)
     assert (none.scenes, none.rows) == ([], [])
 
 
 def test_targets_weights_and_loss():
-    told = steps()
-    assert "6 anchors of 16 are positive" in text(told["targets"])
-    assert "GT 0 (cat) has 3 and GT 1 (dog) has 3" in text(told["targets"])
-    assert told["weights"].rows[0] == ["10", "0.8", "0.9", "0.4", "0.9"]
-    assert told["loss"].rows[-1] == ["this image", "0.5", "1.4", "0.9", "2.8"]
-    assert "here 3.73" in text(told["loss"])
+    facts = steps()
+    assert "6 anchors of 16 are positive" in text(facts["targets"])
+    assert "GT 0 (cat) has 3 and GT 1 (dog) has 3" in text(facts["targets"])
+    assert facts["weights"].rows[0] == ["10", "0.8", "0.9", "0.4", "0.9"]
+    assert facts["loss"].rows[-1] == ["this image", "0.5", "1.4", "0.9", "2.8"]
+    assert "here 3.73" in text(facts["loss"])
 
 
 def test_static():
     step = steps()["static"]
-    assert [scene.says for scene in step.scenes] == [
+    assert [scene.caption for scene in step.scenes] == [
         "YOLOv5, at every step",
         "YOLOv8 at step 0",
         "YOLOv8 at step 6",
@@ -106,7 +106,7 @@ def test_static():
     assert "static" not in steps(static=None)
 
 
-def test_a_run_without_one(tmp_path: Path):
+def test_a_run_without_a_walkthrough(tmp_path: Path):
     assert read_walkthrough(tmp_path) == (None, None)
 
 
@@ -134,7 +134,7 @@ def test_a_run_without_one(tmp_path: Path):
         {"loss": {"truths": [[0, 0, 0]], "background": [0, 0, 0], "score_sum": 1}},
     ],
 )
-def test_one_that_makes_no_sense_is_named_and_left_out(run_dir: Path, fields: dict[str, Any]):
+def test_a_walkthrough_with_wrong_indices_is_reported_and_left_out(run_dir: Path, fields: dict[str, Any]):
     folder = factory.write(run_dir, factory.passing())
     (folder / NAME).write_text(json.dumps(walkthrough(**fields)))
     page = render(folder).read_text()
@@ -143,7 +143,7 @@ def test_one_that_makes_no_sense_is_named_and_left_out(run_dir: Path, fields: di
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[]", b"\xff", b"[" * 100_000, b"{}"])
-def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes):
+def test_an_unreadable_walkthrough_is_reported(tmp_path: Path, content: bytes):
     (tmp_path / NAME).write_bytes(content)
     found, wrong = read_walkthrough(tmp_path)
     assert found is None
@@ -162,8 +162,8 @@ def test_in_the_report(run_dir: Path):
 
 def test_names_are_escaped(run_dir: Path):
     folder = factory.write(run_dir, factory.passing())
-    told = walkthrough(names=[HOSTILE, HOSTILE], origin=HOSTILE, batch=HOSTILE)
-    (folder / NAME).write_text(json.dumps(told))
+    facts = walkthrough(names=[HOSTILE, HOSTILE], origin=HOSTILE, batch=HOSTILE)
+    (folder / NAME).write_text(json.dumps(facts))
     page = render(folder).read_text()
     assert 'id="walkthrough"' in page
     assert "<script>alert" not in page

@@ -1,4 +1,4 @@
-"""Counting judged batches."""
+"""Count judged batches."""
 
 import random
 
@@ -31,7 +31,7 @@ def test_verdicts_by_implementation_and_clause_group():
     assert batches.judged == 4
 
 
-def test_what_shrinking_made_is_no_judged_batch():
+def test_batches_of_the_shrinking_phase_do_not_count_as_judged():
     batches = counted(batch(0, verdict="divergent"), batch(1, verdict="divergent", phase="shrink"))
     assert batches.judged == 1
     assert batches.shrinking == {"ultralytics": 1}
@@ -51,7 +51,7 @@ def test_uniqueness():
     assert batches.uniqueness["ultralytics"] == {"unique": 1, "tie": 2}
 
 
-def test_failing_batches_are_kept_by_name_and_their_margins_are_not():
+def test_failing_batches_are_stored_by_case_without_margins():
     lines = [
         batch(n, clause_group="X", verdict="divergent", stages={"box": 9.0}, stage="box") for n in range(50)
     ]
@@ -75,7 +75,7 @@ def test_quantiles_are_four_per_cent_sharp(share: float):
     assert exact <= margins.quantile(share) <= exact * 2 ** (1 / 16) * (1 + 1e-12)
 
 
-def test_quantiles_of_zeros_and_of_what_is_not_finite():
+def test_quantiles_of_zeros_and_of_non_finite_margins():
     margins = Margins()
     for value in (0.0, 0.0, 0.0, 0.5):
         margins.add(value)

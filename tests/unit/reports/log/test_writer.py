@@ -1,4 +1,4 @@
-"""Writing run logs."""
+"""Write run logs."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ def test_a_run_has_a_folder_with_a_log_and_cases(tmp_path: Path):
     assert (line["kind"], line["schema"], line["run"], line["profile"]) == ("run", 2, "one", "ci")
 
 
-def test_a_run_that_exists_is_not_written_over(run_dir: Path):
+def test_an_existing_run_is_not_overwritten(run_dir: Path):
     factory.write(run_dir, factory.passing(3))
     before = (run_dir / "log.jsonl").read_bytes()
     with pytest.raises(FileExistsError):
@@ -50,7 +50,7 @@ def test_run_ids_differ_and_sort_by_time():
 
 def test_a_line_is_on_disk_when_append_returns(run_dir: Path):
     code = (
-        "import os, sys; from reports import RunLog; log = RunLog.create(*sys.argv[1:])\n"
+        "import os, sys; from tal_reports import RunLog; log = RunLog.create(*sys.argv[1:])\n"
         "log.append('not_tested', reason='none')\nos.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(run_dir.parent), run_dir.name], check=False)
@@ -61,7 +61,7 @@ def test_a_line_is_on_disk_when_append_returns(run_dir: Path):
 def test_processes_do_not_mix_their_lines(run_dir: Path):
     RunLog.create(run_dir.parent, run_dir.name).close()
     code = (
-        "import sys; from reports import RunLog; log = RunLog(sys.argv[1])\n"
+        "import sys; from tal_reports import RunLog; log = RunLog(sys.argv[1])\n"
         "for n in range(300): log.append('not_tested', reason=sys.argv[2] * 5000)"
     )
     command = [sys.executable, "-c", code, str(run_dir)]
@@ -80,9 +80,9 @@ def test_a_worker_has_a_file_of_its_own(run_dir: Path):
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "a b", "é"])
-def test_a_worker_name_that_is_a_path_is_refused(run_dir: Path, name: str):
+def test_a_worker_name_with_a_path_is_rejected(run_dir: Path, name: str):
     RunLog.create(run_dir.parent, run_dir.name).close()
-    with pytest.raises(ValueError, match="no name for a worker"):
+    with pytest.raises(ValueError, match="invalid worker name"):
         RunLog(run_dir, worker=name)
 
 
@@ -106,9 +106,9 @@ def test_values_become_json(run_dir: Path):
     assert line["nested"] == {"1": {"x": []}}
 
 
-def test_what_json_cannot_say_is_refused_and_nothing_is_written(run_dir: Path):
+def test_a_value_that_json_cannot_represent_is_rejected_before_writing(run_dir: Path):
     with RunLog.create(run_dir.parent, run_dir.name) as log:
-        with pytest.raises(TypeError, match="cannot hold a object"):
+        with pytest.raises(TypeError, match="cannot contain a object"):
             log.append("not_tested", reason="x", thing=object())
         assert log.path.read_bytes() == b""
 
@@ -123,7 +123,7 @@ def test_what_json_cannot_say_is_refused_and_nothing_is_written(run_dir: Path):
         ("surprise", {}, "surprise"),
     ],
 )
-def test_a_line_that_breaks_the_schema_is_refused(run_dir: Path, kind: str, fields: dict, message: str):
+def test_a_line_that_violates_the_schema_is_rejected(run_dir: Path, kind: str, fields: dict, message: str):
     whole = {"batch": factory.batch(), "divergence": factory.divergence()}.get(kind, {})
     with RunLog.create(run_dir.parent, run_dir.name) as log:
         with pytest.raises(ValueError, match=message):
@@ -153,21 +153,21 @@ def test_a_line_that_breaks_the_schema_is_refused(run_dir: Path, kind: str, fiel
     ],
     ids=str,
 )
-def test_the_quick_check_of_batches_says_what_the_schema_says(change: dict):
+def test_the_quick_check_of_batches_rejects_what_the_schema_rejects(change: dict):
     line = {"kind": "batch", "time": "2025-11-24T00:00:00+00:00"} | factory.batch() | change
     by_schema, quickly = fault(line, "log", "batch"), batch_fault(line)
     assert (by_schema is None) == (quickly is None), (by_schema, quickly)
 
 
 @pytest.mark.parametrize("name", ["time", *factory.batch()])
-def test_the_quick_check_misses_what_the_schema_misses(name: str):
+def test_the_quick_check_of_batches_accepts_what_the_schema_accepts(name: str):
     line = {"kind": "batch", "time": ""} | factory.batch()
     del line[name]
     by_schema, quickly = fault(line, "log", "batch"), batch_fault(line)
     assert (by_schema is None) == (quickly is None), (by_schema, quickly)
 
 
-def test_a_disk_that_was_full_spoils_one_line_only(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_damages_one_line_only(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
     log = RunLog.create(run_dir.parent, run_dir.name)
     log.append("run", **factory.run_line())
     write = os.write
@@ -190,7 +190,7 @@ def test_a_disk_that_was_full_spoils_one_line_only(run_dir: Path, monkeypatch: p
     assert sum(read.problems.unusable.values()) == 1
 
 
-def test_a_log_that_was_cut_can_be_continued(run_dir: Path):
+def test_a_truncated_log_can_be_continued(run_dir: Path):
     factory.write_raw(run_dir, factory.raw(factory.line("run", factory.run_line())) + b'{"kind":"batch","ti')
     with RunLog(run_dir) as log:
         log.append("batch", **factory.batch())
