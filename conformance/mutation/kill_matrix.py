@@ -39,7 +39,14 @@ REPORTING_FILES = (
     "mutation/attack.py",
     "mutation/kill_matrix.py",
     "mutation/plant.py",
-    "mutation/planted_faults.py",
+    "mutation/planted_faults/__init__.py",
+    "mutation/planted_faults/annotations.py",
+    "mutation/planted_faults/assignment.py",
+    "mutation/planted_faults/decoding.py",
+    "mutation/planted_faults/fault.py",
+    "mutation/planted_faults/faulty_reference.py",
+    "mutation/planted_faults/index.py",
+    "mutation/planted_faults/loss.py",
 )
 """Files of ours that say what became of a mutant, and decide nothing about it."""
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"

@@ -1,0 +1,18 @@
+"""Planted faults: the reference with one line changed. The index lists them, the other modules hold their code.
+
+A fault replaces named functions of the reference while the faulty implementation runs, and only then: the judge works
+with the untouched functions.
+"""
+
+from tal_conformance.core.task import DETECT
+from tal_conformance.mutation.planted_faults import annotations, assignment, decoding, loss  # noqa: F401 (enter faults)
+from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault
+from tal_conformance.mutation.planted_faults.faulty_reference import FaultyAssigner, FaultyReference
+from tal_conformance.mutation.planted_faults.index import INDEX
+
+FAULTS: dict[str, Fault] = {name: ENTERED[name] for name in INDEX}
+"""Every fault of detection by name, in the order of the stages."""
+FAULTS_BY_TASK = {DETECT.name: FAULTS}
+"""The faults of every task."""
+
+__all__ = ["FAULTS", "FAULTS_BY_TASK", "INDEX", "Fault", "FaultyAssigner", "FaultyReference"]

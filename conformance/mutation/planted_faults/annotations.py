@@ -1,0 +1,102 @@
+"""Faults in reading annotation rows: corners, order, padding, and rows that ANN-3 drops."""
+
+import torch
+from torch import Tensor
+
+import tal_reference.anchors
+import tal_reference.annotations
+import tal_reference.assignment
+import tal_reference.boxes
+import tal_reference.decoding
+import tal_reference.dialect
+import tal_reference.loss
+from tal_conformance.mutation.planted_faults.fault import SEEN_LATER, enter, fault
+from tal_reference import GroundTruths
+
+_ground_truths = tal_reference.annotations.ground_truths
+
+
+@fault(at="tal_reference.annotations.to_corners", outputs_stages=SEEN_LATER)
+def centre_taken_for_corner(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Take the first two numbers of a box for its left top corner."""
+    height, width = size
+    left_top, sides = (boxes * boxes.new_tensor((width, height, width, height))).split(2, dim=1)
+    return torch.cat((left_top, left_top + sides), dim=1)
+
+
+def _reversed(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    return _ground_truths(annotations.flip(0), images, size)
+
+
+# The last row of an image becomes its first ground truth.
+enter(
+    "truths_in_reverse",
+    {
+        "tal_reference.loss.ground_truths": _reversed,
+        "tal_conformance.core.reference_inputs.ground_truths": _reversed,
+    },
+    outputs_stages=SEEN_LATER,
+)
+
+
+def _by_width(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    return _ground_truths(annotations[annotations[:, 4].argsort(stable=True)], images, size)
+
+
+# The narrowest box of an image becomes its first ground truth.
+enter(
+    "truths_by_width",
+    {
+        "tal_reference.loss.ground_truths": _by_width,
+        "tal_conformance.core.reference_inputs.ground_truths": _by_width,
+    },
+    outputs_stages=SEEN_LATER,
+)
+
+
+def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+    """Pad every image to the largest number of ground truths, with boxes as large as the input."""
+    truths = _ground_truths(annotations, images, size)
+    most = max(map(len, truths))
+    whole = annotations.new_tensor((0, 0, size[1], size[0]))  # (4,)
+    return [
+        GroundTruths(
+            torch.cat((image.labels, image.labels.new_zeros(most - len(image)))),
+            torch.cat((image.boxes, whole.to(image.boxes).expand(most - len(image), 4))),
+        )
+        for image in truths
+    ]
+
+
+# A padding row takes an anchor for itself, or makes it contested.
+enter(
+    "padding_leaks",
+    {
+        "tal_reference.loss.ground_truths": _padded,
+        "tal_reference.annotations.GroundTruths.real": property(lambda self: self.boxes.sum(-1) >= 0),
+    },
+    outputs_stages=(
+        "targets",
+        "candidates",
+        "conflict",
+        "top-k",
+    ),
+)
+
+
+# Padding rows are valid too.
+enter(
+    "negative_sum_kept",
+    {
+        "tal_reference.annotations.GroundTruths.real": property(
+            lambda self: torch.ones_like(self.labels, dtype=torch.bool)
+        )
+    },
+)
+
+
+# Every row that is not padding is valid.
+enter(
+    "every_row_counts",
+    {"tal_reference.annotations.GroundTruths.real": property(lambda self: (self.boxes != 0).any(-1))},
+)

@@ -1,0 +1,328 @@
+"""Faults of the assigner: candidates, overlap, metric, top-k, conflict, targets and normalisation."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import tal_reference.anchors
+import tal_reference.annotations
+import tal_reference.assignment
+import tal_reference.boxes
+import tal_reference.decoding
+import tal_reference.dialect
+import tal_reference.loss
+from tal_conformance.mutation.planted_faults.fault import LEFT_OUT, enter, fault
+from tal_reference import GroundTruths, Hyperparameters, Targets
+from tal_reference.assignment import NORMALISATION_EPS
+
+
+@fault(at="tal_reference.assignment.candidates_of")
+def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
+    """Test for candidates with `>=` instead of `>`."""
+    return (tal_reference.assignment.distance_inside(truths.boxes, centres, floor) >= 0) & truths.real[
+        :, None
+    ]
+
+
+@fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
+def floor_of_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
+    """Widen small sides to 8 pixels instead of 16."""
+    return strides[0], strides[0]
+
+
+@fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
+def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
+    """Widen no side."""
+    return 0, 0
+
+
+@fault(at="tal_reference.assignment.distance_inside")
+def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, int]) -> Tensor:
+    """Test the left and right sides alone."""
+    wide = tal_reference.assignment.widened(boxes, floor)[:, None]
+    return torch.minimum(centres[:, 0] - wide[..., 0], wide[..., 2] - centres[:, 0])
+
+
+# Where the best overlap is the same by chance, only the metric differs.
+@fault(
+    at="tal_reference.assignment.ciou",
+    outputs_stages=(
+        "overlap",
+        "metric",
+    ),
+)
+def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
+    """Return IoU instead of CIoU."""
+    return tal_reference.boxes.iou(one, other)
+
+
+# A negative overlap to an even power is a valid metric, but never the best overlap: other ground truths win.
+@fault(
+    at="tal_reference.assignment.overlaps_of",
+    outputs_stages=(
+        "candidates",
+        "overlap",
+        "metric",
+    ),
+)
+def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
+    """Leave negative overlaps unclamped."""
+    return tal_reference.boxes.ciou(truths[:, None], boxes).where(candidates, 0)
+
+
+# The overlap is too small; with a single positive, a metric that is too small looks the same.
+@fault(at="tal_reference.assignment.ciou", outputs_stages=("overlap", "metric"))
+def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
+    """Compute the overlap in a unit so large that eps matters."""
+    return tal_reference.boxes.ciou(one / 4096, other / 4096)
+
+
+@fault(at="tal_reference.assignment.alignment_metric")
+def alpha_of_one(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
+    """Use alpha = 1, the default of the assigner class."""
+    return score * overlap**numbers.beta
+
+
+@fault(at="tal_reference.assignment.alignment_metric")
+def beta_of_five(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
+    """Use a beta of 5 instead of 6."""
+    return score**numbers.alpha * overlap ** (numbers.beta - 1)
+
+
+@fault(at="tal_reference.assignment.alignment_metric")
+def alpha_and_beta_swapped(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
+    """Exchange alpha and beta."""
+    return score**numbers.beta * overlap**numbers.alpha
+
+
+_top_k = tal_reference.assignment.top_k
+
+
+@fault(at="tal_reference.assignment.top_k")
+def nine_for_ten(metric: Tensor, k: int) -> Tensor:
+    """Select one anchor too few."""
+    return _top_k(metric, k - 1)
+
+
+@fault(at="tal_reference.assignment.top_k")
+def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
+    """Select one anchor too many."""
+    return _top_k(metric, min(k + 1, metric.shape[1]))
+
+
+@fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
+def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
+    """Never select an anchor whose metric is zero."""
+    return _top_k(metric, k) & (metric > 0)
+
+
+@fault(at="tal_reference.assignment.top_k")
+def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
+    """Select every anchor that reaches the k-th value: more than k where it is tied."""
+    return metric >= metric.topk(k, dim=1).values[:, -1:]
+
+
+@fault(at="tal_reference.assignment.top_k")
+def k_cut_to_the_anchors(metric: Tensor, k: int) -> Tensor:
+    """Accept fewer anchors than k."""
+    return _top_k(metric, min(k, metric.shape[1]))
+
+
+@fault(at="tal_reference.assignment.top_k")
+def nothing_taken_of_few_anchors(metric: Tensor, k: int) -> Tensor:
+    """Select no anchor where there are fewer than k."""
+    return _top_k(metric, k) if k <= metric.shape[1] else torch.zeros_like(metric, dtype=torch.bool)
+
+
+def _settled(selected: Tensor, score: Tensor) -> Tensor:
+    best = torch.zeros_like(selected).scatter(0, score.argmax(0, keepdim=True), True)
+    return torch.where(selected.sum(0) > 1, best, selected)
+
+
+@fault(at="tal_reference.assignment.settle_contested")
+def contested_by_claimants(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Let only ground truths that selected an anchor win it."""
+    return _settled(selected, overlap.where(selected, -1))
+
+
+@fault(at="tal_reference.assignment.settle_contested")
+def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Give a contested anchor to the first ground truth that selected it."""
+    return _settled(selected, selected.float())
+
+
+# The owner may be right by chance, with the weights of all claimants added up.
+@fault(
+    at="tal_reference.assignment.settle_contested",
+    outputs_stages=(
+        "conflict",
+        "metric",
+        "normalisation",
+    ),
+)
+def contested_stays_with_all(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Leave contested anchors with all their ground truths."""
+    return selected
+
+
+class _ByMetric:
+    """Stores the metric, which `settle_contested` does not receive."""
+
+    metric: Tensor
+
+    @classmethod
+    def top_k(cls, metric: Tensor, k: int) -> Tensor:
+        cls.metric = metric
+        return _top_k(metric, k)
+
+
+@fault(
+    at="tal_reference.assignment.settle_contested", also={"tal_reference.assignment.top_k": _ByMetric.top_k}
+)
+def contested_by_metric(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Give a contested anchor to the largest metric, not to the largest overlap."""
+    return _settled(selected, _ByMetric.metric)
+
+
+class _Unmasked:
+    """Stores the overlaps that `overlaps_of` masks."""
+
+    overlap: Tensor
+
+    @classmethod
+    def overlaps_of(cls, truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
+        cls.overlap = tal_reference.boxes.ciou(truths[:, None], boxes).clamp(min=0)
+        return cls.overlap.where(candidates, 0)
+
+
+@fault(
+    at="tal_reference.assignment.settle_contested",
+    also={"tal_reference.assignment.overlaps_of": _Unmasked.overlaps_of},
+)
+def contested_by_unmasked_overlap(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Compare overlaps outside the ground truth too, as releases before 8.0.52 did."""
+    return _settled(selected, _Unmasked.overlap)
+
+
+enter("topk2_ignored", {"tal_reference.settings.Hyperparameters.effective_topk2": None})
+
+
+def _one_more(self: Hyperparameters) -> int | None:
+    return None if self.topk2 in (None, self.topk) else self.topk2 + 1
+
+
+enter("one_more_than_topk2", {"tal_reference.settings.Hyperparameters.effective_topk2": property(_one_more)})
+
+
+_targets_of = tal_reference.assignment.targets_of
+
+
+_normalised = tal_reference.assignment.normalised
+
+
+@fault(at="tal_reference.assignment.targets_of")
+def widened_target_box(
+    truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
+) -> Targets:
+    """Return the widened box as target box."""
+    wide = GroundTruths(truths.labels, tal_reference.assignment.widened(truths.boxes, (16, 16)))
+    return _targets_of(wide, positives, weights, trace)
+
+
+@fault(at="tal_reference.assignment.targets_of")
+def label_of_the_first(
+    truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
+) -> Targets:
+    """Give every positive the class of the first ground truth."""
+    same = GroundTruths(truths.labels[:1].expand_as(truths.labels), truths.boxes)
+    return _targets_of(same, positives, weights, trace)
+
+
+class _Selected:
+    """Stores the selected anchors from before contested anchors were settled."""
+
+    selected: Tensor
+    settle = staticmethod(tal_reference.assignment.settle_contested)
+
+    @classmethod
+    def settle_contested(cls, selected: Tensor, overlap: Tensor) -> Tensor:
+        cls.selected = selected
+        return cls.settle(selected, overlap)
+
+
+@fault(
+    at="tal_reference.assignment.normalised",
+    also={"tal_reference.assignment.settle_contested": _Selected.settle_contested},
+)
+def weights_before_conflict(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+    """Take the best metric and overlap of the selected anchors, not of those left after the conflict."""
+    taken = _Selected.selected
+    best_metric = (metric * taken).amax(1, keepdim=True)
+    best_overlap = (overlap * taken).amax(1, keepdim=True)
+    return (metric * positives * best_overlap / (best_metric + NORMALISATION_EPS)).sum(0)
+
+
+@fault(at="tal_reference.assignment.normalised")
+def clamped_for_added_eps(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+    """Clamp with `clamp(min=eps)` instead of adding eps."""
+    metric, overlap = metric * positives, overlap * positives
+    best = metric.amax(1, keepdim=True).clamp(min=NORMALISATION_EPS)
+    return (metric * overlap.amax(1, keepdim=True) / best).sum(0)
+
+
+@fault(at="tal_reference.assignment.normalised")
+def not_scaled_by_overlap(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+    """Give the best positive a target score of one."""
+    metric = metric * positives
+    return (metric / (metric.amax(1, keepdim=True) + NORMALISATION_EPS)).sum(0)
+
+
+class _Losers:
+    """Stores selection and labels, to find the ground truths that lost an anchor."""
+
+    selected: Tensor
+    labels: Tensor
+
+    @classmethod
+    def targets_of(
+        cls, truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
+    ) -> Targets:
+        cls.selected, cls.labels = _Selected.selected, truths.labels
+        targets = _targets_of(truths, positives, weights, trace)
+        return _KeepsLosers(**vars(targets))
+
+
+class _KeepsLosers(Targets):
+    def scores(self, classes: int) -> Tensor:
+        one_hot = functional.one_hot(_Losers.labels, classes).to(self.weights.dtype)  # (M, C)
+        taken = (_Losers.selected.to(one_hot.dtype).T @ one_hot).clamp(max=1)  # (A, C)
+        return torch.maximum(super().scores(classes), taken * self.weights[:, None])
+
+
+# Weights do not follow the metric, whatever the reason.
+enter(
+    "losing_truth_keeps_its_score",
+    {
+        "tal_reference.assignment.targets_of": _Losers.targets_of,
+        "tal_reference.assignment.settle_contested": _Selected.settle_contested,
+    },
+    outputs_stages=("normalisation", "metric"),
+)
+
+
+_background = tal_reference.assignment.background
+
+
+@fault(at="tal_reference.assignment.background")
+def empty_image_scores(truths: GroundTruths, anchors: int) -> Targets:
+    """Give the anchors of an image without ground truths a small score of the first class."""
+    return replace(_background(truths, anchors), weights=truths.boxes.new_full((anchors,), 1e-3))
+
+
+@fault(at="tal_reference.assignment.background")
+def empty_image_is_foreground(truths: GroundTruths, anchors: int) -> Targets:
+    """Make every anchor of an image without ground truths a positive with weight zero."""
+    return replace(_background(truths, anchors), foreground=torch.ones(anchors, dtype=torch.bool))

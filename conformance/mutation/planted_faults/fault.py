@@ -1,0 +1,83 @@
+"""One planted fault: replaced functions or constants of the reference, entered under the name that the index has."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
+from tal_conformance.checks.registry import check_for
+from tal_conformance.core.task import DETECT, StageName
+from tal_conformance.mutation.planted_faults.index import INDEX
+
+LEFT_OUT = (StageName.CANDIDATES, StageName.TOP_K)
+"""Stages of which one must be reported for a missing positive where outputs alone are visible: the anchor may have been
+no candidate, or may not have been selected."""
+SEEN_LATER = DETECT.stages_of("assignment")
+"""Stages of which one must be reported for a fault in the assigner's inputs where outputs alone are visible."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault.
+
+    Attributes:
+        name: its name in the index.
+        clauses: the clauses that it breaks.
+        stage: the first stage that must diverge where stages are visible.
+        replaces: dotted names of functions or constants, with their replacements.
+        outputs_stages: the stages of which one must be reported where outputs alone are visible.
+        check: name of the check that must find it.
+    """
+
+    name: str
+    clauses: tuple[str, ...]
+    stage: str
+    replaces: dict[str, Any]
+    outputs_stages: tuple[str, ...]
+    check: str
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Plant the fault in the reference until the context ends."""
+        with ExitStack() as stack:
+            for name, replacement in self.replaces.items():
+                stack.enter_context(patch(name, replacement))
+            yield
+
+
+ENTERED: dict[str, Fault] = {}
+"""Every fault whose module was imported, by name."""
+
+
+def enter(name: str, replaces: dict[str, Any], outputs_stages: tuple[str, ...] = ()) -> None:
+    """Enter a fault of the index with its replacements.
+
+    Args:
+        name: its name in the index.
+        replaces: dotted names of functions or constants, with their replacements.
+        outputs_stages: the stages of which one must be reported where outputs alone are visible; by default its stage.
+    """
+    row = INDEX[name]
+    check = row.check or check_for(DETECT.clauses[row.stage]).name
+    stages = outputs_stages or (row.stage,)
+    ENTERED[name] = Fault(name, tuple(row.clauses.split()), row.stage, replaces, stages, check)
+
+
+def fault(
+    at: str, also: dict[str, Any] | None = None, outputs_stages: tuple[str, ...] = ()
+) -> Callable[[Any], Any]:
+    """Enter the decorated function, under its own name, as the replacement of `at`.
+
+    Args:
+        at: dotted name of the replaced function.
+        also: further dotted names with their replacements.
+        outputs_stages: see `enter`.
+    """
+
+    def register(replacement: Any) -> Any:
+        enter(replacement.__name__, {at: replacement, **(also or {})}, outputs_stages)
+        return replacement
+
+    return register

@@ -1,0 +1,64 @@
+"""The reference with a planted fault, as an implementation under test."""
+
+from torch import Tensor
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.core.reference_inputs import assigner_inputs
+from tal_conformance.mutation.planted_faults.fault import Fault
+from tal_reference import Head, Hyperparameters
+
+
+class FaultyReference(ReferenceAdapter):
+    """The reference with a planted fault.
+
+    Attributes:
+        fault: the fault.
+        exposes_stages: True if the stages of its assigner are visible, not its outputs alone.
+    """
+
+    def __init__(self, fault: Fault, exposes_stages: bool = True) -> None:
+        super().__init__()
+        self.fault = fault
+        self.name = fault.name
+        self.exposes_stages = exposes_stages
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """Run the reference's assigner with the fault planted."""
+        with self.fault.planted():
+            return self._visible(super().assign(inputs))
+
+    def loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Run the reference's loss with the fault planted; expose the assigner's inputs if the fault lies there."""
+        inputs = None
+        with self.fault.planted():
+            loss = super().loss(feature_maps, annotations, head, hyperparameters)
+            if self.exposes_stages and self.fault.stage == "decode":
+                inputs = assigner_inputs(Batch(feature_maps, annotations, head, hyperparameters))
+        assignment = None if loss.assignment is None else self._visible(loss.assignment)
+        return Loss(loss.total, loss.items, assignment, inputs)
+
+    def _visible(self, assignment: Assignment) -> Assignment:
+        """Return a detached copy of an assignment, with its stages if they are visible."""
+        stages = assignment.stages if self.exposes_stages else None
+        fields = {
+            name: getattr(assignment, name)
+            for name in ("labels", "boxes", "scores", "foreground", "truth_index")
+        }
+        return Assignment(**{name: value.detach() for name, value in fields.items()}, stages=stages)
+
+
+class FaultyAssigner:
+    """The assigner of a faulty reference, without its loss."""
+
+    def __init__(self, whole: FaultyReference) -> None:
+        self.name, self.version, self.dialect = whole.name, whole.version, whole.dialect
+        self.exposes_stages = whole.exposes_stages
+        self.assign = whole.assign

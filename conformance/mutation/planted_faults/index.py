@@ -1,0 +1,90 @@
+"""The index of planted faults of detection: name, clauses that the fault breaks, stage at which it must be reported.
+
+The code of a fault stands in the module of its part, under the same name.
+"""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One row of the index.
+
+    Attributes:
+        clauses: the clauses that the fault breaks, separated by spaces.
+        stage: the first stage that must diverge where stages are visible.
+        check: name of the check that must find it; "" for the check of the stage's clause.
+    """
+
+    clauses: str
+    stage: str
+    check: str = ""
+
+
+INDEX: dict[str, Row] = {
+    "columns_before_rows": Row("PRE-1", "decode"),
+    "classes_before_distances": Row("PRE-1", "decode"),
+    "width_and_height_exchanged": Row("PRE-2 ANN-1", "decode"),
+    "size_of_the_last_level": Row("PRE-2 ANN-1", "decode"),
+    "anchors_column_by_column": Row("ANC-1", "decode"),
+    "anchors_at_the_corner": Row("ANC-1", "decode"),
+    "most_likely_distance": Row("DEC-1", "decode"),
+    "bins_from_one": Row("DEC-1", "decode"),
+    "top_before_left": Row("DEC-2", "decode"),
+    "distances_as_width_and_height": Row("DEC-2", "decode"),
+    "centre_taken_for_corner": Row("ANN-1", "decode"),
+    "truths_in_reverse": Row("ANN-2", "decode", "annotations"),
+    "truths_by_width": Row("ANN-2", "decode", "annotations"),
+    "inclusive_border": Row("TAL-CAND-1", "candidates"),
+    "floor_of_first_stride": Row("TAL-CAND-2", "candidates"),
+    "no_floor": Row("TAL-CAND-2", "candidates"),
+    "only_horizontally_inside": Row("TAL-CAND-1", "candidates"),
+    "iou_for_ciou": Row("IOU-1 TAL-MET-1", "overlap"),
+    "ciou_unclamped": Row("TAL-MET-1", "overlap"),
+    "eps_on_the_width": Row("IOU-1", "gradients", "loss_of_small_boxes"),
+    "overlap_in_cells": Row("IOU-3", "overlap"),
+    "box_loss_in_a_large_unit": Row("IOU-3 LOSS-BOX-1", "box"),
+    "alpha_of_one": Row("TAL-MET-1", "metric"),
+    "beta_of_five": Row("TAL-MET-1", "metric"),
+    "alpha_and_beta_swapped": Row("TAL-MET-1", "metric"),
+    "nine_for_ten": Row("TAL-TOPK-1", "top-k"),
+    "eleven_for_ten": Row("TAL-TOPK-1", "top-k"),
+    "zeros_do_not_compete": Row("TAL-TOPK-1", "top-k", "zeros_compete"),
+    "threshold_for_top_k": Row("TAL-TOPK-1", "top-k"),
+    "k_cut_to_the_anchors": Row("TAL-TOPK-2", "top-k", "fewer_anchors_than_k"),
+    "nothing_taken_of_few_anchors": Row("TAL-TOPK-2", "top-k", "fewer_anchors_than_k"),
+    "contested_by_claimants": Row("TAL-CONF-1", "conflict"),
+    "contested_goes_to_the_first": Row("TAL-CONF-1", "conflict"),
+    "contested_stays_with_all": Row("TAL-CONF-1", "conflict"),
+    "contested_by_metric": Row("TAL-CONF-1", "conflict"),
+    "contested_by_unmasked_overlap": Row("TAL-CONF-1", "conflict"),
+    "topk2_ignored": Row("TAL-CONF-2", "conflict", "topk2"),
+    "one_more_than_topk2": Row("TAL-CONF-2", "conflict", "topk2"),
+    "widened_target_box": Row("TAL-CAND-2 TAL-TGT-1", "targets"),
+    "label_of_the_first": Row("TAL-TGT-1", "targets"),
+    "weights_before_conflict": Row("TAL-NORM-1", "normalisation"),
+    "clamped_for_added_eps": Row("TAL-NORM-1", "normalisation"),
+    "not_scaled_by_overlap": Row("TAL-NORM-1", "normalisation"),
+    "losing_truth_keeps_its_score": Row("TAL-TGT-1", "normalisation"),
+    "padding_leaks": Row("ANN-4 ANN-3", "candidates", "small_boxes"),
+    "negative_sum_kept": Row("ANN-3 ANN-4", "candidates", "annotations"),
+    "every_row_counts": Row("ANN-3", "candidates", "annotations"),
+    "empty_image_scores": Row("TAL-EMPTY-1", "normalisation", "no_ground_truth"),
+    "empty_image_is_foreground": Row("TAL-EMPTY-1", "targets", "no_ground_truth"),
+    "target_box_in_pixels": Row("LOSS-BOX-1", "box"),
+    "iou_for_ciou_in_the_loss": Row("LOSS-BOX-1", "box"),
+    "dfl_weights_swapped": Row("LOSS-DFL-1", "dfl"),
+    "dfl_clamped_late": Row("LOSS-DFL-1", "dfl"),
+    "dfl_clamp_15_99": Row("LOSS-DFL-1", "dfl", "loss_of_large_boxes"),
+    "dfl_clamp_15_99_in_the_gradient": Row("LOSS-DFL-1 LOSS-GRAD-1", "gradients", "loss_of_large_boxes"),
+    "dfl_without_gradient_at_the_clamp": Row("LOSS-DFL-1", "gradients"),
+    "score_sum_not_clamped": Row("LOSS-SUM-1", "cls"),
+    "score_sum_an_image": Row("LOSS-SUM-1", "cls"),
+    "mean_cross_entropy": Row("LOSS-CLS-1", "cls"),
+    "cross_entropy_of_positives": Row("LOSS-CLS-1", "cls"),
+    "gains_swapped": Row("LOSS-GAIN-1", "cls"),
+    "missing_batch_size": Row("LOSS-GAIN-1", "total"),
+    "alpha_differentiated": Row("IOU-2", "gradients"),
+    "shape_penalty_without_gradient": Row("IOU-2", "gradients"),
+    "assignment_not_detached": Row("LOSS-GRAD-1 TAL-NORM-1", "gradients"),
+}
+"""Every planted fault by its name, in the order of the stages."""
