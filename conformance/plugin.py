@@ -11,10 +11,12 @@ import pytest
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Register the suite's conftest early, so that its options are known, if the suite is asked for by its name."""
+    """Register the suite's conftest before options are parsed, if an argument names the suite's package."""
     known = early_config.known_args_namespace
-    asked = [argument.split("::")[0] for argument in known.file_or_dir]
-    by_name = [name for name in asked if name.split(".")[0] == "tal_conformance" and not Path(name).exists()]
+    targets = [argument.split("::")[0] for argument in known.file_or_dir]
+    by_name = [
+        name for name in targets if name.split(".")[0] == "tal_conformance" and not Path(name).exists()
+    ]
     if not (known.pyargs and by_name):
         return
     conftest = importlib.import_module("tal_conformance.conftest")

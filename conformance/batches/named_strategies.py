@@ -1,4 +1,4 @@
-"""Lanes: what each test of the suite draws. Tests take their strategy here, and so does what proves their power."""
+"""The Hypothesis strategy of every check, by name: shared by the suite and by mutation testing."""
 
 import torch
 from hypothesis import strategies as st
@@ -18,12 +18,12 @@ ONE_TO_ONE = st.sampled_from(
         Hyperparameters(topk=4, topk2=4),
     ]
 )
-"""Heads that keep few of their anchors: end-to-end heads of official models have topk 7 and topk2 1. Equal numbers keep
-all (TAL-CONF-2)."""
+"""Hyperparameters of heads that keep few of the selected anchors: end-to-end heads of official models have topk 7 and
+topk2 1. With topk2 equal to topk, all are kept (TAL-CONF-2)."""
 
 KEEPS_MORE = st.sampled_from([Hyperparameters(topk2=11), Hyperparameters(topk=7, topk2=8)])
-"""More than k are kept by a ground truth that wins contested anchors which it did not take: in one batch of fifteen one
-has more than even topk2."""
+"""Hyperparameters with topk2 above topk: a ground truth that wins contested anchors which it did not select may keep
+more than k. In one batch of fifteen, a ground truth has more than even topk2."""
 
 OTHER_NUMBERS = st.sampled_from(
     [
@@ -33,8 +33,8 @@ OTHER_NUMBERS = st.sampled_from(
         Hyperparameters(topk=1),
     ]
 )
-"""Other k and gains than the usual ones: an implementation that has them built in is found out here. With many ground
-truths that ANN-3 drops: official code drops what they take by counting it k times, which a k of 1 is not."""
+"""k and gains that differ from the defaults, for implementations that hard-code the defaults. k = 1 matters with ground
+truths that ANN-3 drops: official code drops their anchors by counting them k times, which has no effect for k = 1."""
 
 OTHER_EXPONENTS = st.sampled_from(
     [
@@ -45,12 +45,13 @@ OTHER_EXPONENTS = st.sampled_from(
         Hyperparameters(alpha=2.0, topk=5),
     ]
 )
-"""For assigners alone: TAL-MET-1 fixes those of the detection loss."""
+"""Exponents for assigners alone: TAL-MET-1 fixes those of the detection loss."""
 
 FEW_OVERLAPS = recipes(
     kinds=("huge",), predictions=("random", "saturated", "near"), strides=((8,), (16, 32)), max_truths=3
 )
-"""Ground truths that hold nearly every anchor, of which few overlap them: candidates with t = 0 must be taken too."""
+"""Ground truths that contain nearly every anchor but overlap few predictions: candidates with metric zero must be
+selected too."""
 
 STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
     "decoding": recipes(bins=(16, 2, 4, 8, 32, 1), predictions=("random", "saturated", "constant", "near")),
@@ -88,15 +89,15 @@ STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
         predictions=("near", "random", "exact_hit", "saturated"), strides=(*STRIDES, *((32,), (32, 64)) * 3)
     ),
 }
-"""Every lane by the name of its test, in the order of the stages."""
+"""Strategies by name of the check, in the order of the stages."""
 
 STRATEGIES_BY_TASK = {DETECT.name: STRATEGIES}
 """The strategies of every task."""
 
 UNRELATABLE = ("exponents", "loss_of_points")
-LOSS_STRATEGIES = {name: lane for name, lane in STRATEGIES.items() if name not in UNRELATABLE}
-"""Those that a loss can be fed too, and related to itself: TAL-MET-1 fixes its exponents, and most losses have them
-built in; of points, most choices are open."""
+LOSS_STRATEGIES = {name: strategy for name, strategy in STRATEGIES.items() if name not in UNRELATABLE}
+"""Strategies whose batches a loss accepts and can be related on. `exponents` is excluded because TAL-MET-1 fixes the
+exponents of a loss, `loss_of_points` because most choices are open for boxes without area."""
 
 
 PRECISIONS = {
@@ -106,14 +107,15 @@ PRECISIONS = {
     "float16": (torch.float16, False),
     "bfloat16": (torch.bfloat16, False),
 }
-"""Dtype of the feature maps, and whether autocast is on."""
+"""Dtype of the feature maps and use of autocast, by precision."""
 
 
 UNAMBIGUOUS = recipes(kinds=("ordinary", "off_lattice"), max_truths=3, predictions=("near", "random"))
 
 
 RELATABLE = st.one_of(*[UNAMBIGUOUS] * (len(LOSS_STRATEGIES) // 2), *LOSS_STRATEGIES.values())
-"""A third are calm: there, most choices are unique, and so nothing can move with a change."""
+"""Batches for relations. A third of them are unambiguous: most choices are unique there, so that results can be compared
+in full."""
 
 
 TOO_SMALL = st.builds(
@@ -124,10 +126,10 @@ TOO_SMALL = st.builds(
     cells=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     seed=st.integers(0, 255),
 )
-"""Grids of one to nine cells."""
+"""Batches on grids of one to nine cells: fewer anchors than k."""
 
 
 JUST_ENOUGH = recipes(
     strides=((8,), (32,)), cells=((2, 5), (5, 2), (1, 10), (10, 1)), contested=True, max_images=2
 )
-"""Grids of ten cells: every anchor is among the ten best."""
+"""Batches on grids of ten cells: exactly as many anchors as k."""

@@ -1,19 +1,20 @@
-"""TODO tal_conformance.checks.profiles."""
+"""Profiles: the number of generated batches, and whether runs draw the same ones."""
 
 from dataclasses import dataclass
 
 SEEDS = 2**32
+"""Number of possible seeds."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is generated.
+    """Settings of generation.
 
     Attributes:
-        examples: batches of each test and implementation.
-        repeats: the same batches every time.
-        remembers: keeps found cases in a folder from run to run.
-        compares_training: trains with each loss and compares the weights, which equal gradients imply already.
+        examples: number of batches of each test and implementation.
+        repeats: True if every run draws the same batches.
+        remembers: True if failing batches are stored in a folder and tried first in the next run.
+        compares_training: True if the weights that training leads to are compared; equal gradients imply it already.
     """
 
     examples: int
@@ -27,4 +28,4 @@ PROFILES = {
     "ci": Profile(examples=90, repeats=True),
     "nightly": Profile(examples=2000, remembers=True),
 }
-"""`dev` while one works, `ci` as the gate of a merge, `nightly` to find what nobody thought of."""
+"""`dev` for work in progress, `ci` to gate a merge, `nightly` to search more widely."""

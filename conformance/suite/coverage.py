@@ -1,7 +1,7 @@
-"""What a run exercised: "passed" must mean "was exercised".
+"""Coverage of clauses and hazards by the batches of a run: a clause that no batch exercises cannot fail.
 
-A clause counts as reached on a batch whose content makes it decide something: the hazards that do so are listed here.
-The profiles that gate fail where a clause or a hazard was reached on fewer batches than the stated minimum.
+A clause counts as reached on a batch in which it decides something. The hazards that make it do so are listed here. The
+gating profiles fail if a clause or a hazard was reached on fewer batches than the minimum.
 """
 
 from collections import Counter
@@ -49,23 +49,23 @@ REACHED_BY: dict[str, tuple[str, ...]] = {
     "T3": ("tie_at_topk2",),
     "T4": (NEAR_TIE,),
 }
-"""Clauses of specification sections 1 to 6 and of `judgement.nonfinite`, each with the hazards that make it decide
-something (any of them)."""
+"""Hazards of which any makes a clause decide something, by clause of specification sections 1 to 6 and by clause of
+`judgement.non_finite`."""
 
 OPTIONAL = frozenset({"shuffled_rows"})
-"""Hazards that the newest dialect does not allow to draw."""
+"""Hazards that cannot be drawn for the newest dialect."""
 MINIMUM_SHARE = 0.002
-"""Share of a run's batches on which every clause and hazard must be met: 5 of the 2,600 of `ci`. The rarest one is met
-three times as often, so that a run that meets it less has lost it."""
+"""Share of a run's batches that must reach every clause and hazard: 5 of the 2,600 batches of `ci`. The rarest hazard
+occurs three times as often, so that a run below the minimum has lost it."""
 
 
 def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> dict[str, int]:
-    """On how many batches each clause was reached, at least: those of its most frequent hazard.
+    """Return a lower bound of the number of batches that reached a clause, by clause: that of its most frequent hazard.
 
     Args:
-        hazards: on how many batches each was met.
-        batches: how many there were.
-        near_ties: how many were judged to be near ties.
+        hazards: number of batches by hazard.
+        batches: number of all batches.
+        near_ties: number of batches that the judge found to be near ties.
     """
     without_truths = hazards.get("no_gt_in_batch", 0)
     known = {**hazards, ALWAYS: batches, TRUTHS: batches - without_truths, NEAR_TIE: near_ties}
@@ -73,27 +73,27 @@ def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> d
 
 
 def missing_hazards(hazards: Mapping[str, int], batches: int, near_ties: int) -> list[str]:
-    """What was reached too rarely, a sentence each; nothing if the run exercised everything."""
+    """Return one sentence for every clause and hazard that was reached too rarely."""
     minimum = max(1, round(MINIMUM_SHARE * batches))
     counts = Counter({hazard: hazards.get(hazard, 0) for hazard in HAZARDS if hazard not in OPTIONAL})
     counts.update(clause_counts(hazards, batches, near_ties))
     return [
-        f"{name} was reached on {count} of {batches} batches, fewer than the {minimum} that this profile asks for"
+        f"{name} was reached on {count} of {batches} batches, fewer than the {minimum} that this profile requires"
         for name, count in counts.items()
         if count < minimum
     ]
 
 
 LOOSE = 0.1
-"""A bound is too loose where 99.9 % of the errors stay below this share of it: it would hide what it should find."""
+"""Share of a bound below which 99.9 % of the errors must not stay: a looser bound would hide errors."""
 
 
 def loose_bounds(shares: Mapping[tuple[str, str], float]) -> list[str]:
-    """Stages whose bound no error comes near, a sentence each.
+    """Return one sentence for every stage whose bound no error comes near.
 
     Args:
-        shares: by implementation and stage, the 99.9th percentile over batches of the largest error as a share of its
-            bound; zero where nothing is rounded.
+        shares: 99.9th percentile over batches of the largest error, as a share of its bound, by implementation and
+            stage; zero for stages without rounding.
     """
     return [
         f"{implementation}: errors of stage {stage} stay below {share:.2g} of their bound, which is too loose"

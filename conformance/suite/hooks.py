@@ -1,4 +1,4 @@
-"""TODO tal_conformance.suite.hooks."""
+"""pytest's hooks and fixtures: they configure a session, parametrize its tests, and log and report what it judged."""
 
 import importlib
 import sys
@@ -37,7 +37,7 @@ from tal_conformance.suite.session import (
     load_ledger,
     note_ledger,
     note_loose_bounds,
-    rendered,
+    render_report,
     stopped,
     uncovered_clauses,
 )
@@ -45,15 +45,15 @@ from tal_reports import RunLog, read_log, terminal_table
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the options."""
+    """Declare the suite's options."""
     add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Fix seed, profile and implementations, and open the run's folder."""
+    """Set seed and profile, find the implementations, and open the run's folder."""
     config.addinivalue_line(
-        "markers", "clauses(group): the clause group of the specification that a test is about"
+        "markers", "clauses(group): the clause group of the specification that the test covers"
     )
     if config.option.collectonly or config.option.help:
         return
@@ -65,7 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
     arithmetic.enter_context(fixed_arithmetic())
     config.add_cleanup(arithmetic.close)
     worker = getattr(config, "workerinput", None)
-    torch.set_num_threads(1)  # batches are small: more threads wait for each other, and for other processes'
+    torch.set_num_threads(
+        1
+    )  # batches are small: more threads only wait for each other and for other processes
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = SessionState(RunLogWriter(log), seed, tested)
     names = config.getoption("--implementation") or ["ultralytics"]
@@ -73,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     load_cases(run, config)
     run.ledger = load_ledger(config)
     config.stash[RUN] = run
-    if config.getoption("benchmark_columns", "absent") is None:  # of pytest-benchmark's own tables
+    if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
     if not worker:
         try:
@@ -90,16 +92,16 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n N` a worker that is done takes tests from the others: some take a hundred times as long as most."""
+    """With `-n N`, let an idle worker steal tests from the others: some tests take a hundred times as long as most."""
     if config.getoption("dist") != "load":
-        return None  # another order was asked for
+        return None  # `--dist` names another scheduler
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what is tested, and with which seed."""
+    """Return the header lines: implementations, devices, profile and seed."""
     run = config.stash.get(RUN, None)
     if run is None:
         return []
@@ -115,7 +117,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_pycollect_makemodule(module_path: Path) -> None:
-    """Import the suite's modules under their package's name, which the folder `conformance` does not tell pytest."""
+    """Import the suite's modules as `tal_conformance.suite.*`; pytest would name them after the folder `conformance`."""
     path = module_path.resolve()
     if path.parent == Path(__file__).resolve().parent:
         name = f"tal_conformance.suite.{path.stem}"
@@ -123,7 +125,7 @@ def pytest_pycollect_makemodule(module_path: Path) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for every implementation on every device."""
+    """Make one test for every implementation on every device, and one for every case file and every problem."""
     run = metafunc.config.stash.get(RUN, None)
     subjects = run.subjects if run else []
     if "checker" in metafunc.fixturenames or "subject" in metafunc.fixturenames:
@@ -139,18 +141,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--case` only those cases are judged; without, there is nothing to skip. Large batches are asked for."""
+    """Deselect the tests that this session's options exclude, so that they are not listed as skipped.
+
+    With `--case`, only case files are judged. Large batches are judged with `--large` alone.
+    """
     run = config.stash.get(RUN, None)
     if run is None:
         return
-    ours = [item for item in items if Path(__file__).resolve().parent in item.path.resolve().parents]
+    own = [item for item in items if Path(__file__).resolve().parent in item.path.resolve().parents]
     empty = ("test_cases", "test_findings", "test_implementations")
-    dropped = [item for item in ours if item.path.stem in empty and item.get_closest_marker("skip")]
+    dropped = [item for item in own if item.path.stem in empty and item.get_closest_marker("skip")]
     if run.cases or run.unreadable:
         judged = ("test_cases", "test_implementations")
-        dropped = [item for item in ours if item in dropped or item.path.stem not in judged]
+        dropped = [item for item in own if item in dropped or item.path.stem not in judged]
     elif not config.getoption("--large"):
-        dropped += [item for item in ours if item.path.stem == "test_large"]
+        dropped += [item for item in own if item.path.stem == "test_large"]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
@@ -158,20 +163,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> SessionState:
-    """The run that this session is."""
+    """Return the state of this session."""
     return request.config.stash[RUN]
 
 
 @pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest) -> Subject:
-    """One implementation on one device."""
+    """Return the implementation and device that the test is parametrized with."""
     value: Subject = request.param
     return value
 
 
 @pytest.fixture(autouse=True)
 def _official_code_stays(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test changes the loaded code of the official modules for the tests after it."""
+    """Fail a test that changes the loaded code of the official modules, which later tests use."""
     before = official_code()
     yield
     after = official_code()
@@ -182,7 +187,7 @@ def _official_code_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject) -> Checker:
-    """Call it with a recipe or a batch: the implementation must conform on it."""
+    """Return the checker of this test, which judges the implementation on a recipe or a batch and logs the result."""
     marker = request.node.get_closest_marker("clauses")
     group = marker.args[0] if marker else ""
     name = getattr(request.node, "originalname", request.node.name)
@@ -193,7 +198,7 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Write down the batch that a test failed on, as Hypothesis has shrunk it; print it in place of a traceback."""
+    """Log the batch that a test failed on, as Hypothesis shrank it, and print the failure in place of a traceback."""
     report: Any = yield
     run = item.config.stash.get(RUN, None)
     if run is None or call.when != "call" or call.excinfo is None:
@@ -207,7 +212,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     try:
         for failure in failures:
             name = getattr(item, "originalname", item.name)
-            run.recorder.failure(name, item.nodeid, marker.args[0] if marker else "", failure)
+            run.recorder.failure(name, marker.args[0] if marker else "", failure)
     except OSError:
         return stopped(item.session, run, report)
     return report
@@ -215,7 +220,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Count what was exercised, close the log and render the report."""
+    """Note clauses reached too rarely and the state of the ledger, close the log and render the report."""
     run = session.config.stash.get(RUN, None)
     if run is None or hasattr(session.config, "workerinput"):
         return
@@ -228,22 +233,22 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     note_ledger(run, whole=gates(session.config) and not session.shouldfail and not session.shouldstop)
     if exitstatus == pytest.ExitCode.OK and run.stale:
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
-    lacking = run.missing or run.unreadable  # also where -k left out the test that says so
-    if exitstatus == pytest.ExitCode.OK and lacking:
+    unavailable = run.missing or run.unreadable  # also if `-k` deselected the test that fails for them
+    if exitstatus == pytest.ExitCode.OK and unavailable:
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     try:
         run.recorder.end(int(exitstatus != 0))
     except OSError as error:
         run.report = error
     else:
-        run.report = rendered(run)
+        run.report = render_report(run)
     if isinstance(run.report, Exception):
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Render the report, print one short table and say where the report is."""
+    """Print one short table, the problems of the run and its seed."""
     run = config.stash.get(RUN, None)
     if run is None:
         return
@@ -252,11 +257,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if log.benchmarks:
         terminalreporter.write_line("\n".join([*table(log.benchmarks), ""]))
     terminalreporter.write_line(terminal_table(log))
-    for missed in [*run.uncovered, *run.stale]:
-        terminalreporter.write_line(missed, red=True)
+    for problem in [*run.uncovered, *run.stale]:
+        terminalreporter.write_line(problem, red=True)
     if isinstance(run.report, Exception):
         problem = f"{type(run.report).__name__}: {run.report}"
         terminalreporter.write_line(f"the report could not be rendered ({problem})", red=True)
-        kept = "the log has what was judged until then" if run.recorder.lost else "the log is whole"
-        terminalreporter.write_line(f"{kept}: python -m reports render {run.folder}", red=True)
+        state = "the log ends where writing failed" if run.recorder.lost else "the log is complete"
+        terminalreporter.write_line(f"{state}: python -m reports render {run.folder}", red=True)
     terminalreporter.write_line(f"seed {run.seed}")

@@ -1,4 +1,4 @@
-"""The suite's command line, and the profiles that say how much is generated."""
+"""The suite's command line options, and the settings that they give Hypothesis."""
 
 import os
 import random
@@ -28,45 +28,52 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--isolate",
         action="store_true",
-        help="run each implementation of your own (module:object, file.py:object) in a process of its own, where it "
-        "may crash, hang or eat memory",
+        help="run every implementation given as module:object or file.py:object in a process of its own, so that a "
+        "crash, a hang or too much memory ends that process only",
     )
     group.addoption(
         "--against",
         metavar="DIALECT",
         choices=tuple(DIALECTS),
-        help="hold every implementation to this dialect, in place of the one that it declares: "
+        help="judge every implementation by this dialect instead of the one that it declares: "
         + ", ".join(DIALECTS),
     )
     group.addoption(
         "--device",
         choices=("cpu", "cuda", "all"),
-        help="where to test (default: every device that is present; absent ones are reported as not tested)",
+        help="device to test on (default: every available device; unavailable ones are reported as not tested)",
     )
     group.addoption(
-        "--conformance-profile", choices=tuple(PROFILES), default="dev", help="how much is generated"
+        "--conformance-profile",
+        choices=tuple(PROFILES),
+        default="dev",
+        help="how many batches are generated (default: dev)",
     )
     group.addoption(
-        "--examples", type=positive, metavar="N", help="batches of each test, in place of the profile's"
+        "--examples",
+        type=positive,
+        metavar="N",
+        help="number of batches of each test, instead of the profile's",
     )
     group.addoption(
         "--large",
         action="store_true",
-        help="batches at the size of training too: 16 images of 640 x 640 px, up to 300 ground truths each, 80 classes "
-        "(less than a minute each, in 8 GiB)",
+        help="also judge batches of the size of training: 16 images of 640 x 640 px, up to 300 ground truths each, "
+        "80 classes (less than a minute each, needs 8 GiB)",
     )
     group.addoption(
         "--rounds",
         type=positive,
         metavar="N",
-        help="interleaved rounds of each benchmark, of all sizes, in place of the profile's; peak memory too",
+        help="number of interleaved rounds of each benchmark, at all sizes, instead of the profile's; also measures "
+        "peak memory",
     )
-    group.addoption("--report-dir", type=Path, metavar="DIR", help="where runs are left")
+    group.addoption("--report-dir", type=Path, metavar="DIR", help="folder that receives the runs")
     group.addoption(
         "--ledger",
         type=Path,
         metavar="FILE",
-        help="a ledger of your own, in TOML: divergences of your implementations that are on record",
+        help="TOML file with known issues of your own implementations",
     )
     group.addoption(
         "--case",
@@ -77,13 +84,13 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def against(config: pytest.Config) -> Dialect | None:
-    """The dialect that all are held to, if one was asked for."""
+    """Return the dialect of `--against`, or None if the option is absent."""
     name = config.getoption("--against")
     return DIALECTS[name] if name else None
 
 
 def report_dir(config: pytest.Config) -> Path:
-    """Where runs are left: `--report-dir`, else reports/runs in this repository, else under the working directory."""
+    """Return the folder of runs: `--report-dir`, or a default in this repository or in the working directory."""
     chosen: Path | None = config.getoption("--report-dir")
     if chosen is not None:
         return Path(config.invocation_params.dir, chosen)
@@ -93,18 +100,20 @@ def report_dir(config: pytest.Config) -> Path:
 
 
 def devices(config: pytest.Config) -> dict[str, str]:
-    """Every device with "tested" or the reason why not.
+    """Return "tested" or the reason why not, by device.
 
     Raises:
-        pytest.UsageError: a device was asked for by name that is not there.
+        pytest.UsageError: `--device` names a device that is not available.
     """
-    asked = config.getoption("--device")
-    there = {"cpu": True, "cuda": torch.cuda.is_available()}
-    if asked in there and not there[asked]:
-        raise pytest.UsageError(f"--device {asked}: no such device here (torch.cuda.is_available() is False)")
+    requested = config.getoption("--device")
+    available = {"cpu": True, "cuda": torch.cuda.is_available()}
+    if requested in available and not available[requested]:
+        raise pytest.UsageError(
+            f"--device {requested}: device not available (torch.cuda.is_available() is False)"
+        )
     states = {}
-    for device, present in there.items():
-        if asked in there and device != asked:
+    for device, present in available.items():
+        if requested in available and device != requested:
             states[device] = "not tested: not asked for"
         else:
             states[device] = "tested" if present else "not tested: no such device"
@@ -112,7 +121,7 @@ def devices(config: pytest.Config) -> dict[str, str]:
 
 
 def seed_hypothesis(config: pytest.Config) -> str:
-    """Choose and fix the seed of this run; what to print for it."""
+    """Choose the seed of this run, pass it to Hypothesis, and return the text to print for it."""
     profile = PROFILES[config.getoption("--conformance-profile")]
     given = config.getoption("--hypothesis-seed", None)
     if given is not None:
@@ -126,7 +135,7 @@ def seed_hypothesis(config: pytest.Config) -> str:
 
 
 def load_profile(config: pytest.Config) -> None:
-    """Make the chosen profile Hypothesis' current one."""
+    """Register the chosen profile with Hypothesis and load it."""
     name = config.getoption("--conformance-profile")
     profile = PROFILES[name]
     database = DirectoryBasedExampleDatabase(report_dir(config) / "examples") if profile.remembers else None
@@ -137,12 +146,12 @@ def load_profile(config: pytest.Config) -> None:
         max_examples=config.getoption("--examples") or profile.examples,
         derandomize=profile.repeats and not fixed,
         database=database,
-        deadline=None,  # time claims come from benchmarks
+        deadline=None,  # benchmarks measure time, not tests
         phases=phases,
         print_blob=False,
         report_multiple_bugs=profile.remembers,
         suppress_health_check=[
-            HealthCheck.function_scoped_fixture,  # a test's fixture records; it holds no state between examples
+            HealthCheck.function_scoped_fixture,  # the checker counts and logs; examples stay independent
             HealthCheck.differing_executors,
             HealthCheck.too_slow,
             HealthCheck.data_too_large,

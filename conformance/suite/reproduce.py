@@ -1,4 +1,4 @@
-"""TODO tal_conformance.suite.reproduce."""
+"""Commands and code that judge a logged batch again."""
 
 import json
 import re
@@ -11,19 +11,25 @@ from tal_conformance.implementations.protocol import Implementation
 
 
 def reproduction_commands(implementation: Implementation, batch: Batch, case: Path) -> dict[str, str]:
-    """Three ways to judge a batch again."""
+    """Return three ways to judge a batch again: a pytest command, Python code, and an `@example` for a test.
+
+    Args:
+        implementation: the implementation under test.
+        batch: the batch.
+        case: path of its case file.
+    """
     name = implementation.spec
     isolated = implementation.in_subprocess and ":" in name
     try:
-        shown = case.relative_to(Path.cwd())
+        path = case.relative_to(Path.cwd())
     except ValueError:
-        shown = case
-    ours = Path.cwd() == REPOSITORY
-    pytest_target = "pytest conformance" if ours else "pytest --pyargs tal_conformance"
+        path = case
+    in_repository = Path.cwd() == REPOSITORY
+    pytest_target = "pytest conformance" if in_repository else "pytest --pyargs tal_conformance"
     return {
-        "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(shown))}"
+        "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(path))}"
         + " --isolate" * isolated,
-        "python": f"from tal_conformance import check\n\ncheck({_quoted(name)}, {_quoted(str(shown))}"
+        "python": f"from tal_conformance import check\n\ncheck({_quoted(name)}, {_quoted(str(path))}"
         + ", isolate=True" * isolated
         + ")",
         "example": _example(batch.origin) if batch.origin.startswith("Recipe(") else "",
@@ -31,14 +37,14 @@ def reproduction_commands(implementation: Implementation, batch: Batch, case: Pa
 
 
 def _example(recipe: str) -> str:
-    """What stands above `@given` of a test, and in a comment what the names in it are imported from."""
+    """Return the line to put above `@given`, after a comment with the imports that it needs."""
     names = dict.fromkeys(re.findall(r"\b[A-Z]\w+(?=\()", recipe))
-    ours = ", ".join(name for name in names if name != "Hyperparameters")
-    imports = ["from hypothesis import example", f"from tal_conformance import {ours}"]
+    imported = ", ".join(name for name in names if name != "Hyperparameters")
+    imports = ["from hypothesis import example", f"from tal_conformance import {imported}"]
     imports += ["from tal_reference import Hyperparameters"] * ("Hyperparameters" in names)
     return f"# above @given of a test; needs: {'; '.join(imports)}\n@example(recipe={recipe})"
 
 
 def _quoted(text: str) -> str:
-    """Text as Python writes it, between double quotes."""
+    """Return text as a Python literal in double quotes."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A run: the folder that it leaves, and what is written into its log while batches are judged."""
+"""The run log: lines that are appended while batches are judged, with case files beside it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +20,10 @@ from tal_reports import RunLog
 
 
 class RunLogWriter:
-    """Writes a run's log.
+    """Writes the log of one run.
 
     Attributes:
-        lost: why something could not be written, for example because the disk is full; the run then has to stop.
+        lost: the first error of writing, for example because the disk is full; the run then has to stop.
     """
 
     def __init__(self, log: RunLog) -> None:
@@ -32,7 +32,7 @@ class RunLogWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Note what could not be written, and let it pass."""
+        """Store the first OSError of the context in `lost`, and let it propagate."""
         try:
             yield
         except OSError as error:
@@ -49,7 +49,7 @@ class RunLogWriter:
         return self._log.folder
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """The log's first line."""
+        """Append the log's first line."""
         stages = [{"name": name, "clause": clause} for name, clause in DETECT.clauses.items()]
         self._append(
             "run",
@@ -60,16 +60,16 @@ class RunLogWriter:
         )
 
     def end(self, exit_status: int) -> None:
-        """The log's last line."""
+        """Append the log's last line."""
         with self._writing():
             self._log.finish(exit_status)
 
     def make_latest(self) -> None:
-        """Let `latest` point at this run."""
+        """Make the link `latest` point to this run."""
         self._log.set_latest()
 
     def line(self, kind: str, **fields: Any) -> None:
-        """Any other line."""
+        """Append any other line."""
         self._append(kind, **fields)
 
     def batch(self, judged: JudgedBatch) -> None:
@@ -104,12 +104,18 @@ class RunLogWriter:
             **({} if failure is None else {"stage": failure.stage, "clause": failure.clause}),
         )
 
-    def failure(self, test: str, node: str, clause_group: str, failure: Failure) -> None:
-        """One failing batch, shrunk, with its case file and what the implementation made of it."""
+    def failure(self, test: str, clause_group: str, failure: Failure) -> None:
+        """Append the line of a shrunk failure with its picture, and save its case file and its outcome.
+
+        Args:
+            test: name of the test function.
+            clause_group: clause group that the test is about.
+            failure: the failure.
+        """
         with self._writing():
             case = self.save(failure.batch)
             if failure.outcome is not None:
-                keep_outcome(case, failure, failure.outcome)
+                store_outcome(case, failure, failure.outcome)
         picture, problem = _draw(failure)
         self._append(
             "divergence",
@@ -133,7 +139,7 @@ class RunLogWriter:
         )
 
     def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
-        """What a declared dialect makes different from another, on its smallest batch; no failure."""
+        """Append the line of a difference between two dialects on its smallest batch, which is not a failure."""
         self.save(failure.batch)
         self._append(
             "difference",
@@ -151,7 +157,7 @@ class RunLogWriter:
         )
 
     def save(self, batch: Batch) -> Path:
-        """Keep a batch as a case file of this run."""
+        """Save a batch as a case file of this run, and return its path."""
         cases = self.folder / "cases"
         cases.mkdir(parents=True, exist_ok=True)
         path = cases / f"{batch.id}.safetensors"
@@ -167,8 +173,8 @@ def _draw(failure: Failure) -> tuple[dict[str, Any] | None, str | None]:
         return None, f"cannot draw the picture of this batch: {type(error).__name__}: {error}"
 
 
-def keep_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:
-    """Store what an implementation made of a failing batch beside its case file: to judge it again elsewhere."""
-    who = failure.subject.implementation
-    facts = failure.batch.id, who.name, who.version, who.dialect.name, failure.subject.device
-    store(outcome_path(case, who.name, failure.subject.device), StoredOutcome(*facts, outcome))
+def store_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:
+    """Store the outcome of a failing batch beside its case file, so that `replay --offline` can judge it elsewhere."""
+    tested, device = failure.subject.implementation, failure.subject.device
+    facts = failure.batch.id, tested.name, tested.version, tested.dialect.name, device
+    store(outcome_path(case, tested.name, device), StoredOutcome(*facts, outcome))

@@ -1,4 +1,4 @@
-"""The suite's pytest face: its options, one set of tests for every implementation, and the run that it leaves."""
+"""The state of one pytest session: implementations, devices, case files, ledger and run log."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -30,25 +30,25 @@ from tal_reports import RunLog, read_log, render
 
 RUN = pytest.StashKey["SessionState"]()
 GATING = ("ci", "nightly")
-"""Profiles whose runs fail where a clause or a hazard was reached too rarely."""
+"""Profiles whose complete runs fail if a clause or a hazard was reached too rarely."""
 
 
 @dataclass
 class SessionState:
-    """What one pytest session tests.
+    """The state of one pytest session.
 
     Attributes:
-        recorder: writes the log.
-        seed: of Hypothesis.
-        devices: every device with "tested" or the reason why not.
-        implementations: those that could be had.
-        missing: those that could not, with the reason.
+        recorder: writes the run log.
+        seed: seed of Hypothesis, or "derandomized".
+        devices: "tested" or the reason why not, by device.
+        implementations: the implementations that were found.
+        missing: the reason why an implementation was not found, by the name given to `--implementation`.
         cases: batches of `--case`.
-        unreadable: those of its files that hold none, with the reason.
-        uncovered: clauses and hazards that the run should have reached more often.
-        ledger: divergences on record.
-        stale: entries of it that must make the run fail, and why.
-        report: the report's path, or what kept it from being made.
+        unreadable: the reason why a file of `--case` could not be read, by path.
+        uncovered: sentences about clauses and hazards that the run reached too rarely.
+        ledger: known issues.
+        stale: sentences about known issues that make the run fail, such as expired ones.
+        report: path of the report, or the exception that prevented it.
     """
 
     recorder: RunLogWriter
@@ -65,7 +65,7 @@ class SessionState:
 
     @property
     def folder(self) -> Path:
-        """Where the run leaves its log, cases and report."""
+        """Folder of the run's log, case files and report."""
         return self.recorder.folder
 
     @property
@@ -90,13 +90,13 @@ def _create_log(config: pytest.Config) -> RunLog:
 def find_implementations(
     run: SessionState, names: list[str], dialect: Dialect | None = None, isolate: bool = False
 ) -> None:
-    """Look up what is to be tested; what cannot be had is noted, and does not keep the others from it.
+    """Find the implementations to test; an unavailable one is noted, and the others are tested all the same.
 
     Args:
-        run: takes them.
-        names: as behind `--implementation`.
-        dialect: what all are held to; None: each to its own.
-        isolate: run those of one's own in processes of their own.
+        run: the session, which receives them.
+        names: values of `--implementation`.
+        dialect: the dialect to judge all of them by; None for the dialect that each declares.
+        isolate: run implementations from a module or file in a process of their own.
     """
     taken: set[str] = set()
     for name in dict.fromkeys(names):
@@ -115,23 +115,25 @@ def find_implementations(
 
 
 def load_cases(run: SessionState, config: pytest.Config) -> None:
-    """The batches of `--case`; a file that holds none is noted, and does not keep the others from being judged."""
+    """Load the batches of `--case`; an unreadable file is noted, and the others are judged all the same."""
     for name in config.getoption("--case") or []:
         try:
             run.cases.append(Batch.load(Path(config.invocation_params.dir, name)))
         except InvalidCase as error:
             run.unreadable[name] = (
-                f"{error}; take it anew from `cases/` of the run that it came from, or record it again"
+                f"{error}; copy the file again from `cases/` of its run, or record it again"
             )
         except OSError as error:
-            run.unreadable[name] = f"{name} cannot be read: {error.strerror or error}"
+            run.unreadable[name] = f"cannot read {name}: {error.strerror or error}"
 
 
 def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
-    """What is on record: of this project, and of `--ledger`. It is so by declared dialects: `--against` has none.
+    """Return the known issues of this project and of `--ledger`.
+
+    Known issues concern declared dialects, so that `--against` has none.
 
     Raises:
-        pytest.UsageError: a file is no ledger.
+        pytest.UsageError: a file is not a valid ledger.
     """
     own = config.getoption("--ledger")
     paths = [BUNDLED, *([Path(config.invocation_params.dir, own)] if own else [])]
@@ -143,7 +145,7 @@ def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
 
 
 def begin(run: SessionState, config: pytest.Config) -> None:
-    """Write the log's first lines."""
+    """Write the first lines of the run log: the run, and what is not tested."""
     run.recorder.begin(
         {
             "profile": config.getoption("--conformance-profile"),
@@ -178,14 +180,14 @@ def begin(run: SessionState, config: pytest.Config) -> None:
 
 
 def stopped(session: pytest.Session, run: SessionState, report: Any) -> Any:
-    """Test no more where nothing can be written any more: what is judged from now on would be lost."""
-    session.shouldstop = f"the run's log cannot be written: {run.recorder.lost}"
+    """Stop the session after its log could not be written: any further result would be lost."""
+    session.shouldstop = f"cannot write the run log: {run.recorder.lost}; free disk space or set --report-dir"
     report.longrepr = session.shouldstop
     return report
 
 
 def failures_in(error: BaseException) -> Iterator[Failure]:
-    """The failures that an exception is, or is a group of."""
+    """Yield the failures in an exception or in an exception group."""
     if isinstance(error, Failure):
         yield error
     elif isinstance(error, BaseExceptionGroup):
@@ -194,27 +196,32 @@ def failures_in(error: BaseException) -> Iterator[Failure]:
 
 
 def gates(config: pytest.Config) -> bool:
-    """Whether this run is a whole one of a profile that must exercise everything."""
-    whole = config.getoption("--conformance-profile") in GATING
-    whole = whole and not config.getoption("--examples") and not config.getoption("--case")
+    """Return True if this is a complete run of a profile that must reach every clause and hazard."""
+    complete = config.getoption("--conformance-profile") in GATING
+    complete = complete and not config.getoption("--examples") and not config.getoption("--case")
     narrowed = ("keyword", "markexpr", "deselect", "lf", "stepwise")
     parts = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
-    return whole and not parts and not any(config.getoption(option, None) for option in narrowed)
+    return complete and not parts and not any(config.getoption(option, None) for option in narrowed)
 
 
 def uncovered_clauses(run: SessionState) -> list[str]:
-    """Clauses and hazards that too few batches of this run reached; they are logged as not tested."""
+    """Return sentences about clauses and hazards that this run reached too rarely, and log them as not tested."""
     batches = read_log(run.folder).batches
     near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
-    missed = missing_hazards(batches.hazards, batches.different, near_ties)
-    for reason in missed:
+    reasons = missing_hazards(batches.hazards, batches.different, near_ties)
+    for reason in reasons:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
-    return missed
+    return reasons
 
 
 def note_ledger(run: SessionState, whole: bool) -> None:
-    """Log how the entries of the ledger stand; those that must make the run fail are noted."""
-    concerned = [each for each in run.ledger if any(each.concerns(subject) for subject in run.subjects)]
+    """Log the state of every known issue, and note those that make the run fail.
+
+    Args:
+        run: the session.
+        whole: True if the run is complete, so that an issue which never occurred is out of date.
+    """
+    concerned = [issue for issue in run.ledger if any(issue.concerns(subject) for subject in run.subjects)]
     if not concerned:
         return
     batches = read_log(run.folder).batches
@@ -225,7 +232,7 @@ def note_ledger(run: SessionState, whole: bool) -> None:
 
 
 def ledger_line(standing: Standing) -> dict[str, Any]:
-    """A standing for the log."""
+    """Return the log line of a known issue's standing."""
     entry, subject = standing.entry, standing.subject
     return {
         "entry": entry.id,
@@ -247,14 +254,14 @@ def ledger_line(standing: Standing) -> dict[str, Any]:
 
 
 def note_loose_bounds(run: SessionState) -> None:
-    """Log the bounds that no error came near: a reader must know, but the implementation did nothing wrong."""
+    """Log the bounds that no error came near: readers must know, although no implementation is at fault."""
     margins = read_log(run.folder).batches.margins
     for reason in loose_bounds({key: margin.quantile(0.999) for key, margin in margins.items()}):
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 
-def rendered(run: SessionState) -> Path | Exception:
-    """The report's path, or what kept it from being made; the log is whole either way."""
+def render_report(run: SessionState) -> Path | Exception:
+    """Render the report; return its path, or the exception that prevented it. The log is complete either way."""
     try:
         report = render(run.folder)
         run.recorder.make_latest()

@@ -8,5 +8,5 @@ from tal_conformance.suite.checker import Checker
 
 @check("ANN", batches=STRATEGIES["annotations"])
 def test_annotations(checker: Checker, recipe: Recipe) -> None:
-    """Any number of rows an image, none included; boxes on the border, outside and beyond the corner."""
+    """Judge batches with any number of rows an image, also zero; boxes on the border, outside and beyond the corner."""
     checker(recipe)

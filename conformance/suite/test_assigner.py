@@ -1,4 +1,4 @@
-"""TAL: the assigner of an implementation that has a loss as well, on its own."""
+"""TAL: the assigner on its own, of an implementation that also has a loss."""
 
 from functools import partial
 
@@ -13,15 +13,17 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL", batches=STRATEGIES["assigner"], share=2)
 def test_assigner(checker: Checker, recipe: Recipe) -> None:
-    """`assign` on the reference's inputs. Without a loss every other test judges it; without `assign` there is none."""
+    """Judge `assign` on the reference's inputs; without a loss, every other test judges `assign` already."""
     if not set(checker.subject.implementation.capabilities) >= {"assign", "loss"}:
-        pytest.skip("it has no loss, so that every test judges its assigner, or no assigner on its own")
+        pytest.skip(
+            "the implementation has no loss, so that every test judges its assigner, or it has no `assign`"
+        )
     checker(recipe, by=partial(judge_against_reference, alone=True))
 
 
 @check("TAL", batches=STRATEGIES["exponents"], share=2)
 def test_exponents(checker: Checker, recipe: Recipe) -> None:
-    """TAL-MET-1: alpha and beta are those that `assign` is given, whatever the loss has."""
+    """TAL-MET-1: `assign` uses the alpha and beta that it receives, whatever the loss uses."""
     if "assign" not in checker.subject.implementation.capabilities:
-        pytest.skip("it has no `assign`, and its loss fixes alpha and beta")
+        pytest.skip("the implementation has no `assign`, and its loss fixes alpha and beta")
     checker(recipe, by=partial(judge_against_reference, alone=True))

@@ -1,4 +1,4 @@
-"""What the reference and the implementations under test cost, as ratios to the official release."""
+"""Time and peak memory of the reference and the implementations under test, as ratios to the official release."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ REPLAY = RecordedTimer()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each benchmark; those of one interleaved measurement stand together."""
+    """Make one test for every benchmark; benchmarks of one interleaved measurement follow each other."""
     if "benched" not in metafunc.fixturenames:
         return
     run = metafunc.config.stash.get(RUN, None)
@@ -38,35 +38,35 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if run is not None:
         bench = bench_of(run, metafunc.config)
         devices = [device for device, state in run.devices.items() if state == "tested"]
-        benchmarks = [each for device in devices for each in bench.benchmarks(device)]
-    metafunc.parametrize("benched", [parameter(each) for each in benchmarks])
+        benchmarks = [benchmark for device in devices for benchmark in bench.benchmarks(device)]
+    metafunc.parametrize("benched", [parameter(benchmark) for benchmark in benchmarks])
 
 
 def parameter(benchmark: Benchmark) -> Any:
-    """A benchmark as pytest's parameter, with pytest-benchmark's marks."""
+    """Return a benchmark as a pytest parameter with the marks of pytest-benchmark."""
     marks = pytest.mark.benchmark(group=f"{benchmark.title} {benchmark.device}", timer=REPLAY)
     name = f"{benchmark.title} {benchmark.name} {benchmark.device}".replace(" ", "-")
     return pytest.param(benchmark, id=name, marks=marks)
 
 
 def bench_of(run: SessionState, config: pytest.Config) -> Bench:
-    """The benchmarks that this run's profile, or `--rounds`, asks for."""
+    """Return the benchmarks of this run's profile, or of `--rounds`."""
     plan = plan_for(config.getoption("--conformance-profile"), config.getoption("--rounds"))
     if config.getoption("benchmark_disable") and not config.getoption("benchmark_enable"):
         plan = plan.untimed()
-    beside = () if beside_others(config) else BASELINES  # where nothing is timed, it need not be imported
-    return Bench(compared_implementations(run.implementations, beside), plan)
+    baselines = () if is_xdist_worker(config) else BASELINES  # without timing, no baseline need be imported
+    return Bench(compared_implementations(run.implementations, baselines), plan)
 
 
-def beside_others(config: pytest.Config) -> bool:
-    """Whether this process is a worker of pytest-xdist, where nothing can be timed."""
+def is_xdist_worker(config: pytest.Config) -> bool:
+    """Return True in a worker of pytest-xdist, where timing is meaningless."""
     return hasattr(config, "workerinput")
 
 
 @pytest.fixture(scope="module")
 def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """The benchmarks of this run. What they leave out is noted."""
-    if beside_others(request.config):
+    """Return the benchmarks of this run, and note in the log which measurements it leaves out."""
+    if is_xdist_worker(request.config):
         skip_untested(
             run.recorder,
             "benchmarks: no times are taken while pytest-xdist keeps all cores busy (run without -n)",
@@ -74,29 +74,29 @@ def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
     bench = bench_of(run, request.config)
     left_out = [name for name in CASES if name not in bench.plan.cases]
     if left_out:
-        note(run, f"benchmarks: {', '.join(left_out)} are not in this profile (make bench has them)")
+        note(run, f"benchmarks: {', '.join(left_out)} are not in this profile; run make bench for them")
     if not bench.plan.most:
-        note(run, "benchmarks: disabled, so everything is called once and nothing is timed")
+        note(run, "benchmarks: disabled, so that every implementation is called once and nothing is timed")
     if bench.official is None:
-        note(run, "benchmarks: no official release can be had, so there are no ratios to it")
+        note(run, "benchmarks: no official release is installed, so that ratios to it are missing")
     yield bench
     if bench.dropped:
         note(
             run,
-            f"benchmarks: {bench.plan.total:g} s were spent before {', '.join(bench.dropped)} (make bench)",
+            f"benchmarks: {bench.plan.total:g} s were spent before {', '.join(bench.dropped)}; run make bench for them",
         )
 
 
 def note(run: SessionState, reason: str) -> None:
-    """Say in the log what is not tested."""
+    """Note in the run log what is not tested."""
     run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 
 @pytest.fixture(scope="module")
 def finished(run: SessionState, request: pytest.FixtureRequest) -> Iterator[list[Any]]:
-    """What pytest-benchmark made of each test; at the end it leaves its JSON in the run's folder.
+    """Collect the statistics of pytest-benchmark, and write its JSON file into the run's folder at the end.
 
-    Its own `--benchmark-json`, set for every run, would warn in those that happen to have no benchmarks.
+    The option `--benchmark-json` would do the same, but warns in runs without benchmarks.
     """
     finished: list[Any] = []
     yield finished
@@ -116,7 +116,7 @@ def finished(run: SessionState, request: pytest.FixtureRequest) -> Iterator[list
 def test_benchmark(
     bench: Bench, run: SessionState, finished: list[Any], benchmark: Any, benched: Benchmark
 ) -> None:
-    """Median time, ratio to the official release with its interval, and peak memory, into log and JSON."""
+    """Measure median time, ratio to the official release with its interval, and peak memory, for log and JSON."""
     try:
         cost, peak = bench.cost(benched), peak_of(bench, run, benched)
     except OutOfTime as spent:
@@ -133,7 +133,7 @@ def test_benchmark(
 
 
 def fields(benched: Benchmark, cost: Cost, peak: int | None) -> dict[str, Any]:
-    """A benchmark's line in the log."""
+    """Return the fields of a benchmark's line in the run log."""
     ratio = cost.ratio
     return {
         "name": benched.title,
@@ -150,7 +150,7 @@ def fields(benched: Benchmark, cost: Cost, peak: int | None) -> dict[str, Any]:
 
 
 def peak_of(bench: Bench, run: SessionState, benched: Benchmark) -> int | None:
-    """Peak memory, where it is asked for and can be had."""
+    """Return the peak memory in bytes, or None if the plan omits it or it cannot be measured."""
     try:
         return bench.peak(benched)
     except MemoryUnknown as unknown:
@@ -159,7 +159,7 @@ def peak_of(bench: Bench, run: SessionState, benched: Benchmark) -> int | None:
 
 
 def no_result(benchmark: Any, failure: ImplementationFailed) -> None:
-    """Tell pytest-benchmark that there is nothing to show."""
+    """Tell pytest-benchmark that the benchmark has no result."""
 
     def fail() -> None:
         raise failure
@@ -169,7 +169,7 @@ def no_result(benchmark: Any, failure: ImplementationFailed) -> None:
 
 
 def fail(run: SessionState, bench: Bench, benched: Benchmark, failure: ImplementationFailed) -> Never:
-    """Count it as an error of the implementation; the others' benchmarks go on."""
+    """Log an error of the implementation and fail its benchmark; the benchmarks of the others go on."""
     spec = bench.implementations[benched.name].spec
     suite = "conformance" if Path.cwd() == REPOSITORY else "--pyargs tal_conformance"
     word = benched.case.replace(" ", "-")

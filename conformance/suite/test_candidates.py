@@ -1,4 +1,4 @@
-"""TAL-CAND: anchors inside ground truths, small ones widened."""
+"""TAL-CAND: anchors inside ground truths, of which small ones are widened."""
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -8,11 +8,11 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-CAND", batches=STRATEGIES["borders"])
 def test_borders(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CAND-1: an anchor on the border is none of the box's candidates."""
+    """TAL-CAND-1: an anchor on the border of a box is not its candidate."""
     checker(recipe)
 
 
 @check("TAL-CAND", batches=STRATEGIES["small_boxes"])
 def test_small_boxes(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CAND-2: the floor of the sides, of the dialect that the implementation is held to."""
+    """TAL-CAND-2: sides are widened to the floor of the dialect."""
     checker(recipe)

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def test_case(checker: Checker, case: Batch) -> None:
-    """The implementation conforms on the batch, in every way that a test looks at one."""
+    """The implementation passes every check on the batch."""
     checker(case, by=run_every_check)
 
 
 def test_can_be_read(run: "SessionState", unreadable: str) -> None:
-    """A file that holds no batch is an error; the others are judged all the same."""
+    """An unreadable case file fails; the other files are judged all the same."""
     pytest.fail(run.unreadable[unreadable], pytrace=False)

@@ -1,4 +1,4 @@
-"""TAL-CONF: anchors that several ground truths take."""
+"""TAL-CONF: anchors that several ground truths select."""
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -20,5 +20,5 @@ def test_topk2(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL-CONF", batches=STRATEGIES["topk2_above_k"])
 def test_topk2_above_k(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CONF-2: a ground truth keeps more than it takes, of those that it wins besides."""
+    """TAL-CONF-2: a ground truth keeps more anchors than it selected, as it wins contested ones."""
     checker(recipe)

@@ -1,4 +1,4 @@
-"""DEVICE: the same on every device, every time."""
+"""DEVICE: the same result on every device and in every run."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,12 +17,12 @@ from tal_conformance.suite.checker import Checker
 
 EVERY_STRATEGY = st.one_of(*LOSS_STRATEGIES.values())
 PLACES = 12
-"""Lines of an implementation's code that are listed."""
+"""Number of lines of an implementation's code that are listed."""
 
 
 @pytest.fixture
 def watch(checker: Checker) -> Iterator[Watch]:
-    """Takes what the implementation waits for and transfers; the log gets it at the end."""
+    """Collect synchronisations and transfers of the implementation, and log them at the end."""
     seen = Watch()
     yield seen
     if not seen.batches:
@@ -40,25 +40,25 @@ def watch(checker: Checker) -> Iterator[Watch]:
 
 @check("DEVICE", batches=EVERY_STRATEGY, share=3, mutants="never")
 def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> None:
-    """DEVICE-1: without a CUDA device, on a simulated one."""
+    """DEVICE-1: without a CUDA device, run the implementation on a simulated one."""
     if checker.subject.device != "cpu" or torch.cuda.is_available():
-        pytest.skip("there is a CUDA device: every test runs on it")
+        pytest.skip("a CUDA device is available: every test runs on it")
     if checker.subject.implementation.in_subprocess:
-        pytest.skip("a simulated device cannot follow an implementation into a process of its own")
+        pytest.skip("the implementation runs in a process of its own, where the device cannot be simulated")
     checker(recipe, by=partial(allocates_on_device, watch=watch), relates=True)
 
 
 @check("DEVICE", batches=EVERY_STRATEGY, share=3, mutants="never")
 def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
-    """DEVICE-2: with a CUDA device, an implementation there against itself on the CPU."""
+    """DEVICE-2: compare an implementation on a CUDA device with itself on the CPU."""
     if checker.subject.device == "cpu":
-        pytest.skip("what other devices are compared with")
+        pytest.skip("the CPU is the device that others are compared with")
     checker(recipe, by=same_as_cpu, relates=True)
 
 
 @pytest.mark.clauses("DEVICE")
 @pytest.mark.parametrize("lane", LOSS_STRATEGIES)
 def test_repeatable(checker: Checker, lane: str) -> None:
-    """DEVICE-3: the same batches again and again. Hypothesis cannot shrink what comes and goes: they are only drawn."""
+    """DEVICE-3: repeated runs have equal bits. Batches are sampled: Hypothesis cannot shrink an irregular failure."""
     for recipe in sample_recipes(lane, share_of_examples(3 * len(LOSS_STRATEGIES))):
         checker(recipe, by=repeatable, relates=True)

@@ -1,4 +1,4 @@
-"""Dialects: an implementation that declares another than the newest differs where it says so, and only there."""
+"""DIALECT: an implementation that declares an older dialect differs from the newest one as declared, and only so."""
 
 from dataclasses import replace
 
@@ -14,10 +14,10 @@ from tal_reference import NEWEST
 
 @pytest.mark.clauses("DIALECT")
 def test_declared_differences(checker: Checker, run: SessionState) -> None:
-    """The smallest batch on which the declared dialect and the newest one differ; both are checked on it."""
+    """On the smallest batch on which the two dialects differ, it conforms to the declared one and fails the newest."""
     declared = checker.subject.implementation.dialect
     if declared == NEWEST:
-        return  # nothing is declared: every other test holds it to the newest dialect
+        return  # every other test judges it by the newest dialect
     alone = "loss" not in checker.subject.implementation.capabilities
     try:
         recipe = smallest_difference(declared, alone)
@@ -27,8 +27,8 @@ def test_declared_differences(checker: Checker, run: SessionState) -> None:
         checker.not_tested(
             f"the assigner of {declared.name} is that of {NEWEST.name} on every batch that was drawn"
         )
-    checker(recipe)  # it does what it declares ...
+    checker(recipe)
     against_newest = Subject(replace(checker.subject.implementation, dialect=NEWEST), checker.subject.device)
-    with pytest.raises(Failure) as caught:  # ... and so is not what the newest release does
+    with pytest.raises(Failure) as caught:
         judge_against_reference(against_newest, recipe.build())
     run.recorder.difference(caught.value, declared, NEWEST)

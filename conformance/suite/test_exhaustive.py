@@ -1,4 +1,4 @@
-"""EXHAUSTIVE: every image of small scopes, not a sample of them (see `tal_conformance.checks.exhaustive.scope`)."""
+"""EXHAUSTIVE: every image of small scopes instead of a sample (see `tal_conformance.checks.exhaustive.scope`)."""
 
 import pytest
 import torch
@@ -11,11 +11,11 @@ from tal_conformance.checks.relations.relations import RELATIONS, NotObservable
 from tal_conformance.suite.checker import Checker
 
 COMPANY = 8
-"""Images of a batch that is split."""
+"""Number of images of a batch that is split."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for every scope of the profile; `--examples`, which asks for fewer batches, gets the smallest."""
+    """Make one test for every scope of the profile; `--examples`, which reduces the work, means the smallest scopes."""
     config = metafunc.config
     profile = "dev" if config.getoption("--examples") else config.getoption("--conformance-profile")
     metafunc.parametrize(
@@ -25,16 +25,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.clauses("EXHAUSTIVE")
 def test_every_image(checker: Checker, scope: Scope) -> None:
-    """No image of the scope shows a difference."""
+    """The implementation conforms on every image of the scope."""
     dialect = checker.subject.implementation.dialect
     if not understands(dialect):
-        checker.not_tested(f"all images of small scopes: not known for the dialect {dialect.name}")
+        checker.not_tested(
+            f"all images of small scopes: the dense check does not support the dialect {dialect.name}"
+        )
     judge_scope(checker, scope)
 
 
 @pytest.mark.clauses("META-SPLIT")
 def test_images_are_independent(checker: Checker, scope: Scope) -> None:
-    """An image is assigned alone as it is among others: what allows thousands of them in one call."""
+    """An image is assigned alone as among others, so that one call can judge thousands of images."""
     source = torch.Generator().manual_seed(len(scope))
     for _ in range(share_of_examples(25)):
         numbers = torch.randint(len(scope), (COMPANY,), generator=source)

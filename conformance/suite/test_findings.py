@@ -1,4 +1,4 @@
-"""Findings: what official code does that is probably a bug, shown by a script each, so that the report lists them."""
+"""Findings: probable bugs of official code, each reproduced by a script, for the report."""
 
 import pytest
 
@@ -6,11 +6,11 @@ from tal_conformance.known_issues.findings import Finding, installed, read_findi
 from tal_conformance.suite.session import RUN, SessionState
 
 OFFICIAL = "ultralytics"
-"""The installed release, by the name under which it is tested."""
+"""Name under which the installed release is tested."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test a finding, in nightly runs that test the installed release: each script is a process of its own."""
+    """Make one test for every finding in nightly runs of the installed release; each script is a process of its own."""
     run, config = metafunc.config.stash.get(RUN, None), metafunc.config
     profile, fewer = config.getoption("--conformance-profile"), config.getoption("--examples")
     tested = {implementation.name for implementation in run.implementations} if run else set()
@@ -19,7 +19,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_reproduces(run: SessionState, finding: Finding) -> None:
-    """The finding shows with the installed release; one that does not has been mended, and must be marked so."""
+    """The installed release shows the finding; if not, it was fixed, and the finding must be marked so."""
     release = installed()
     ran = run_script(finding, release)
     run.recorder.line(

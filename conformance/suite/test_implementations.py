@@ -1,4 +1,4 @@
-"""Every implementation that was asked for can be had and follows the protocol."""
+"""Every requested implementation can be imported and follows the protocol."""
 
 from typing import TYPE_CHECKING
 
@@ -9,5 +9,5 @@ if TYPE_CHECKING:
 
 
 def test_can_be_had(run: "SessionState", missing: str) -> None:
-    """An implementation that cannot be had counts as an error; the others are tested all the same."""
+    """An implementation that cannot be imported fails; the others are tested all the same."""
     pytest.fail(f"{missing}: {run.missing[missing]}", pytrace=False)

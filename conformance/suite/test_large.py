@@ -1,4 +1,4 @@
-"""LARGE: batches at the size of training, asked for with `--large`."""
+"""LARGE: batches of the size used in training, with the option `--large`."""
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import training_size
@@ -8,7 +8,7 @@ from tal_conformance.suite.checker import Checker
 
 @check("LARGE", batches=training_size(), share=20, least=1, mutants="never", shrinks=False)
 def test_training_size(checker: Checker, recipe: Recipe) -> None:
-    """Every clause at once: 16 images of 640 x 640 pixels, up to 300 ground truths each, 80 classes.
+    """Judge every clause at once on 16 images of 640 x 640 pixels, up to 300 ground truths each, 80 classes.
 
     A failing batch is not shrunk: each takes half a minute or more, and the other tests find the same on small ones.
     """

@@ -37,5 +37,5 @@ def test_loss_of_points(checker: Checker, recipe: Recipe) -> None:
 
 @check("LOSS", batches=STRATEGIES["hyperparameters"])
 def test_hyperparameters(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-1, LOSS-GAIN-1: k and gains are those that it is given."""
+    """TAL-TOPK-1, LOSS-GAIN-1: the loss uses the k and the gains that it receives."""
     checker(recipe)

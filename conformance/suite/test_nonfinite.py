@@ -1,4 +1,4 @@
-"""NONFINITE: a prediction that is NaN or infinite, and how far it spreads."""
+"""NONFINITE: a prediction that is NaN or infinite, and the results that it may affect."""
 
 from functools import partial
 

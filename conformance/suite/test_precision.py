@@ -1,7 +1,7 @@
-"""Every dtype that the loss meets: the other tests feed float32.
+"""DTYPE: every dtype that a loss receives in practice; the other tests use float32.
 
-The official trainer calls the loss inside autocast with feature maps in the low precision that the head left them in;
-ground truths stay float32. A model converted to half precision as a whole feeds the same maps without autocast.
+The official trainer calls the loss inside autocast, with the head's feature maps in low precision and ground truths in
+float32. A model converted to half precision produces the same feature maps without autocast.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""TRAINING: what the loss received while Ultralytics' trainer learnt (see `tal_conformance.batches.recorded`)."""
+"""TRAINING: batches recorded from a training of Ultralytics (see `tal_conformance.batches.recorded`)."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ from tal_conformance.suite.checker import Checker
 @pytest.mark.clauses("TRAINING")
 @pytest.mark.parametrize("path", recorded_cases(), ids=lambda path: path.stem)
 def test_shipped_batch(checker: Checker, path: Path) -> None:
-    """The implementation conforms on a batch that was recorded with `python -m conformance record`."""
+    """The implementation conforms on a recorded batch that comes with the suite."""
     checker(Batch.load(path))

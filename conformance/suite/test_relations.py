@@ -1,4 +1,4 @@
-"""META: what holds of an implementation whatever the right answer is (specification section 7)."""
+"""META: relations between results of one implementation, whatever the right result is (specification section 7)."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,18 +14,19 @@ from tal_conformance.core.verdicts import Verdict
 from tal_conformance.suite.checker import Checker
 
 EVERY = [
-    pytest.param(each, id=clause, marks=pytest.mark.clauses(clause)) for clause, each in RELATIONS.items()
+    pytest.param(relation, id=clause, marks=pytest.mark.clauses(clause))
+    for clause, relation in RELATIONS.items()
 ]
 MIN_COMPARED_SHARE = 0.25
-"""Share of its batches that a relation must be able to compare in full; most reach 0.7 to 1."""
+"""Share of its batches that a relation must compare in full; most relations reach 0.7 to 1."""
 ENOUGH = 20
-"""Batches from which the share is asked for: where half of all can be compared in full, of 20 fewer than a quarter
-are once in 170 runs; of fewer batches, often."""
+"""Number of batches from which the share is required. A relation that compares half of all batches in full falls below
+a quarter of 20 batches once in 170 runs; of fewer batches, often."""
 
 
 @pytest.fixture
 def extents() -> Iterator[Counter[str]]:
-    """How many batches were compared in full and in part; a relation that hardly ever was has shown nothing."""
+    """Count batches compared in full and in part, and fail a relation that compared too few in full to show anything."""
     counts: Counter[str] = Counter()
     yield counts
     if counts.total() >= ENOUGH and counts["in full"] < MIN_COMPARED_SHARE * counts.total():

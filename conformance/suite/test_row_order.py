@@ -1,4 +1,4 @@
-"""ANN-1, ANN-2: annotation rows out of order by image, where the dialect lets them come so."""
+"""ANN-1, ANN-2: annotation rows that are not sorted by image, for dialects that allow them."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tal_conformance.suite.checker import Checker
 
 @check("ANN", batches=recipes(shuffled_rows=True, outside=True), share=3)
 def test_rows_in_any_order(checker: Checker, recipe: Recipe) -> None:
-    """ANN-2: rows of one image keep their order among each other, wherever they stand."""
+    """ANN-2: rows of one image keep their relative order."""
     if checker.subject.implementation.dialect.rows_sorted:
-        pytest.skip("its dialect asks for rows that are sorted by image")
+        pytest.skip("the dialect requires rows sorted by image")
     checker(recipe)

@@ -1,4 +1,4 @@
-"""TAL-TOPK: each ground truth takes its k best anchors."""
+"""TAL-TOPK: each ground truth selects its k best anchors."""
 
 from tal_conformance.batches.named_strategies import JUST_ENOUGH, STRATEGIES, TOO_SMALL
 from tal_conformance.batches.recipe import Recipe
@@ -21,13 +21,13 @@ def test_zeros_compete(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL-TOPK", batches=TOO_SMALL, share=8)
 def test_fewer_anchors_than_k(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-2: it is an error, and nothing may be silently dropped."""
+    """TAL-TOPK-2: k > A is an error; the implementation must raise."""
     batch = recipe.build()
-    because = f"k = {batch.hyperparameters.topk} is more than A = {batch.anchors}"
-    checker.must_reject(batch, StageName.TOP_K, "TAL-TOPK-2", because)
+    reason = f"k = {batch.hyperparameters.topk} is more than A = {batch.anchors}"
+    checker.must_reject(batch, StageName.TOP_K, "TAL-TOPK-2", reason)
 
 
 @check("TAL-TOPK", batches=JUST_ENOUGH, share=8)
 def test_as_many_anchors_as_k(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-2: k = A is none; every candidate is taken."""
+    """TAL-TOPK-2: k = A is not an error; every candidate is selected."""
     checker(recipe)
