@@ -1,7 +1,7 @@
-"""pytest's entry point of the installed distribution: `pytest --pyargs tal_conformance` then knows the suite's options.
+"""pytest plugin of the installed distribution: it makes the options known to `pytest --pyargs tal_conformance`.
 
-In everybody else's pytest runs it does nothing. `pytest conformance` in the repository needs it not: there pytest finds
-`conftest.py` by itself.
+In other pytest runs the plugin does nothing. `pytest conformance` in the repository does not need it: pytest finds
+`conftest.py` there by itself.
 """
 
 import importlib

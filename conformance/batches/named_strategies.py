@@ -114,8 +114,8 @@ UNAMBIGUOUS = recipes(kinds=("ordinary", "off_lattice"), max_truths=3, predictio
 
 
 RELATABLE = st.one_of(*[UNAMBIGUOUS] * (len(LOSS_STRATEGIES) // 2), *LOSS_STRATEGIES.values())
-"""Batches for relations. A third of them are unambiguous: most choices are unique there, so that results can be compared
-in full."""
+"""Batches for relations. A third of them are unambiguous: most choices are unique there, so that results can be
+compared in full."""
 
 
 TOO_SMALL = st.builds(

@@ -30,22 +30,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("faults", "official", "reference", "history", "all"),
         default="faults",
         help="faults: the planted faults (default); official, reference: their source with one change; "
-        "history: neighbouring dialects held to each other",
+        "history: the reference in every dialect, judged by the neighbouring ones",
     )
     parser.add_argument(
         "--profile",
         choices=("dev", "ci", "nightly"),
         default="ci",
-        help="profile whose batches mutants are given",
+        help="profile whose batches are used for mutants (default: ci)",
     )
     parser.add_argument(
-        "--examples", type=positive, metavar="N", help="batches of each test, in place of the profile's"
+        "--examples",
+        type=positive,
+        metavar="N",
+        help="number of batches of each test, instead of the profile's",
     )
     parser.add_argument(
         "--only", metavar="PATTERN", default="*", help="only mutants whose name matches, such as '*bbox_iou*'"
     )
     parser.add_argument(
-        "--processes", type=positive, default=0, metavar="N", help="mutants at once (default: one a core)"
+        "--processes",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="mutants judged at once (default: number of cores)",
     )
     parser.add_argument("--report-dir", type=Path, metavar="DIR", help="folder of the runs")
 
@@ -75,19 +82,20 @@ def run_mutation_tests(
     only: str = "*",
     processes: int = 0,
 ) -> int:
-    """Plant faults and try mutants, and leave a report; the exit status.
+    """Plant faults and judge mutants, write a report, and return the exit status.
 
     Args:
-        report_dir: where runs are left, and what became of mutants.
-        faults: names of the catalogue.
-        kinds: of mutants.
-        profile: whose batches mutants are fed; planted faults meet the gating one's.
-        examples: batches of a test for mutants, in place of the profile's.
-        only: pattern of the names of the mutants that are tried.
-        processes: mutants at once; 0: as many as there are cores.
+        report_dir: folder of the runs, and of stored results for mutants.
+        faults: names of planted faults.
+        kinds: kinds of mutants.
+        profile: profile whose batches are used for mutants; planted faults get those of the gating profile.
+        examples: number of batches of each test for mutants, instead of the profile's.
+        only: pattern that the names of mutants must match.
+        processes: number of mutants judged at once; 0 for the number of cores.
 
     Returns:
-        0 if all were found, each fault at its own stage, or are argued to be equivalent or known to survive; else 1.
+        0 if every fault was found at its own stage and every mutant was killed, apart from those that are listed as
+        equivalent or known to survive; else 1.
 
     Raises:
         CommandError: a name is unknown, cosmic-ray is missing, or the report folder cannot be written.
@@ -124,8 +132,8 @@ def run_mutation_tests(
             raise CommandError(str(error)) from error
     if faults:
         parts.append(plant(recorder, [FAULTS[name] for name in faults]))
-    failed = any(one for one, _ in parts)
+    failed = any(failed for failed, _ in parts)
     recorder.end(int(failed))
     recorder.make_latest()
-    print("\n".join([*(said for _, said in parts), f"report: {render(recorder.folder)}"]))
+    print("\n".join([*(summary for _, summary in parts), f"report: {render(recorder.folder)}"]))
     return int(failed)

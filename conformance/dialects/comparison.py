@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from tal_conformance.batches.recorded import recorded_cases
-from tal_conformance.batches.sample import some
+from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.progress import Advance, no_progress
@@ -125,7 +125,7 @@ def violations(implementation: Implementation, advance: Advance = no_progress) -
     """Yield the first failure of each strategy: deviations of an implementation from the dialect it declares."""
     subject = Subject(implementation, "cpu")
     for strategy in strategies_for(implementation):
-        for recipe in some(strategy, BATCHES_PER_STRATEGY):
+        for recipe in sample_recipes(strategy, BATCHES_PER_STRATEGY):
             failure = failure_on(subject, recipe)
             if failure is not None:
                 yield failure
@@ -135,7 +135,7 @@ def violations(implementation: Implementation, advance: Advance = no_progress) -
 
 def share_of(first: Dialect, second: Dialect) -> float:
     """Return the share of ordinary batches on which two dialects differ."""
-    batches = some(ORDINARY, ORDINARY_BATCHES)
+    batches = sample_recipes(ORDINARY, ORDINARY_BATCHES)
     return sum(differ(first, second, recipe) for recipe in batches) / len(batches)
 
 

@@ -10,7 +10,7 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.sample import some
+from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.core.progress import Advance, no_progress
 from tal_conformance.dialects.choices import DISTINGUISHING, SEARCH, failure_on, strategies_for
 from tal_conformance.implementations.protocol import Implementation
@@ -143,7 +143,9 @@ def sorted_recipes(implementation: Implementation, count: int) -> Sequence[Recip
 def _sorted_recipes(
     strategies: tuple[SearchStrategy[Recipe], ...], count: int
 ) -> Sequence[RecipeAndStrategy]:
-    by_recipe = {recipe: strategy for strategy in reversed(strategies) for recipe in some(strategy, count)}
+    by_recipe = {
+        recipe: strategy for strategy in reversed(strategies) for recipe in sample_recipes(strategy, count)
+    }
     return sorted(by_recipe.items(), key=lambda pair: size_of(pair[0]))
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.sample import some
+from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.dialects.choices import differ, failure_on, strategies_for
 from tal_conformance.dialects.evidence import distinguishing_recipe, distinguishing_recipes
 from tal_conformance.dialects.releases import version_text
@@ -109,7 +109,9 @@ def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
     Recipes with annotation rows out of order are left out where the dialect requires sorted rows (ANN-1).
     """
     strategies = strategies_for(implementation)
-    generated = (recipe for strategy in strategies for recipe in some(strategy, BATCHES_PER_STRATEGY))
+    generated = (
+        recipe for strategy in strategies for recipe in sample_recipes(strategy, BATCHES_PER_STRATEGY)
+    )
     for recipe in (*distinguishing_recipes(), *generated):
         if not (implementation.dialect.rows_sorted and recipe.shuffled):
             yield recipe

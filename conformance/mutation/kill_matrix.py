@@ -1,4 +1,4 @@
-"""`python -m conformance power --mutants`: which test kills which mutant, at which stage, after how many batches."""
+"""The kill matrix: for every mutant the test that kills it, the stage, and the number of batches until then."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.mutation.operators import Mutant, Place, mutants_of
-from tal_conformance.mutation.process_pool import After, Made, MutantOutcome, in_processes, tried
+from tal_conformance.mutation.process_pool import After, Made, MutantOutcome, in_processes, judge_mutant
 from tal_conformance.mutation.targets import TARGETS, Seen, Target, watching
 from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, all_cases, checks_of
 from tal_conformance.suite.checker import Checker
@@ -31,7 +31,7 @@ from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
 
 KINDS = ("official", "reference", "history")
-"""What can be mutated here; planted faults are `tal_conformance.mutation.plant`'s."""
+"""Kinds of mutants; planted faults are in `tal_conformance.mutation.plant`."""
 ROOTS = ("tal_conformance", "tal_reference")
 REPORTING_FILES = (
     "commands/__init__.py",
@@ -48,24 +48,24 @@ REPORTING_FILES = (
     "mutation/planted_faults/index.py",
     "mutation/planted_faults/loss.py",
 )
-"""Files of ours that say what became of a mutant, and decide nothing about it."""
+"""Source files that report on mutants and do not influence the results."""
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"
 FEW = 8
-"""Batches of each of the cheapest tests in the first pass."""
+"""Number of batches of each cheap test in the first pass."""
 KILLS = "power.jsonl"
-"""In the folder of all runs: a line for each mutant that was tried, so that a run goes on where one stopped."""
+"""File in the folder of all runs with a line for every judged mutant, so that a run can resume an interrupted one."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one mutant under one profile.
+    """The result for one mutant under one profile.
 
     Attributes:
-        mutant: its name.
-        kind: official, reference or history.
-        function: that was changed; of history, the two dialects.
-        key: hash of our sources, of the release and of the batches of a test: whether it still holds.
-        ended: how it went.
+        mutant: name of the mutant.
+        kind: "official", "reference" or "history".
+        function: the changed function; the two dialects for "history".
+        key: hash of everything that the result depends on, see `key_of`.
+        ended: outcome of the mutant.
     """
 
     mutant: str
@@ -77,12 +77,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Job:
-    """A mutant that is to be tried.
+    """A mutant to judge.
 
     Attributes:
-        function: that was changed.
-        make: makes the implementation, the mutant in place.
-        reached: numbers of the batches that run what was changed; None: all.
+        function: the changed function.
+        make: installs the mutant and returns the implementation.
+        reached: numbers of the batches that run the changed statement; None for all.
     """
 
     function: str
@@ -90,13 +90,19 @@ class Job:
     reached: Sequence[int] | None = None
 
     def numbers(self, first: bool, few: int, all_of_them: int) -> list[int]:
-        """The batches of the first pass, or those of the second."""
+        """Return the numbers of the batches of the first pass, or of the second.
+
+        Args:
+            first: True for the first pass.
+            few: number of batches in the first pass.
+            all_of_them: number of all batches.
+        """
         reached = range(1, all_of_them + 1) if self.reached is None else self.reached
         return [number for number in reached if (number <= few) == first]
 
 
 class NoSuchMutant(LookupError):
-    """Nothing was tried: that none survived would say nothing."""
+    """No mutant matches the pattern, so that a run without survivors would be meaningless."""
 
 
 def try_mutants(
@@ -108,84 +114,85 @@ def try_mutants(
     only: str,
     processes: int,
 ) -> tuple[bool, str]:
-    """Try all mutants, and write down what became of them.
+    """Judge all mutants, and log and print the results.
 
     Args:
-        recorder: of the run.
-        kinds: of `KINDS`.
-        profile: whose batches they are fed.
-        number: batches of a test.
-        report_dir: where is kept what was tried.
-        only: pattern of the names of those that are tried.
-        processes: how many are tried at once.
+        recorder: writes the run log.
+        kinds: elements of `KINDS`.
+        profile: profile whose batches are used.
+        number: examples of the profile.
+        report_dir: folder of all runs, with the file of results.
+        only: pattern that the names of mutants must match.
+        processes: number of mutants judged at once.
 
     Returns:
-        Whether one survived that is not argued to be equivalent, or an argued one was killed; and how many of each
-        kind, one line a kind.
+        True if a mutant survived that is not listed as equivalent, or a listed one was killed; and a summary
+        with one line for every kind.
 
     Raises:
-        NoSuchMutant: no name fits.
+        NoSuchMutant: no mutant matches the pattern.
     """
-    arguments = argued()
+    arguments = equivalent_mutants()
     results: list[tuple[Result, str]] = []
     with fixed_arithmetic():
         for kind in kinds:
-            for result in tried_of(kind, profile, number, report_dir, only, processes):
-                results.append((result, became(result, arguments)))
+            for result in results_of(kind, profile, number, report_dir, only, processes):
+                results.append((result, result_of(result, arguments)))
                 record(recorder, profile, *results[-1], arguments)
                 if results[-1][1] != "killed":
                     print(f"  {results[-1][1]}: {result.mutant}", flush=True)
     if not results:
         raise NoSuchMutant(
-            f"no mutant's name fits {only!r}; names are such as 'boxes.ciou NumberReplacer 3 1a2b3c4d'"
+            f"no mutant matches {only!r}; an example of a name is 'boxes.ciou NumberReplacer 3 1a2b3c4d'"
         )
-    return any(what in ("survived", "elsewhere") for _, what in results), summary(results)
+    return any(word in ("survived", "elsewhere") for _, word in results), summary(results)
 
 
-def became(result: Result, arguments: dict[str, str]) -> str:
-    """killed, survived, equivalent, or elsewhere: killed, although somebody argued that it cannot be."""
+def result_of(result: Result, arguments: dict[str, str]) -> str:
+    """Return "killed", "survived", "equivalent", or "elsewhere" for a killed mutant that is listed as equivalent."""
     is_argued = argument_for(result.mutant, arguments) != ""
     if result.ended.test is None:
         return "equivalent" if is_argued else "survived"
     return "elsewhere" if is_argued else "killed"
 
 
-def argued() -> dict[str, str]:
-    """The patterns of mutants that are equivalent, each with its argument.
+def equivalent_mutants() -> dict[str, str]:
+    """Return the reason why mutants are equivalent, by pattern of their names.
 
     Raises:
-        ValueError: an entry lacks its argument.
+        ValueError: an entry has no reason.
     """
     found: dict[str, str] = {}
     for entry in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]:
         if not entry.get("because", "").strip():
-            raise ValueError(f"{EQUIVALENT.name}: {entry.get('mutants')} has no argument (because = ...)")
+            raise ValueError(
+                f"{EQUIVALENT.name}: entry {entry.get('mutants')!r} has no reason; add `because = ...`"
+            )
         patterns = entry["mutants"]
         found |= dict.fromkeys([patterns] if isinstance(patterns, str) else patterns, entry["because"])
     return found
 
 
 def argument_for(mutant: str, arguments: dict[str, str]) -> str:
-    """The argument of the first pattern that fits; empty if none does."""
+    """Return the reason of the first matching pattern; "" if no pattern matches."""
     return next((text for pattern, text in arguments.items() if fnmatchcase(mutant, pattern)), "")
 
 
-def tried_of(
+def results_of(
     kind: str, profile: str, number: int, report_dir: Path, only: str, processes: int
 ) -> Iterator[Result]:
-    """Try the mutants of a kind, those first of which is known already what becomes of them."""
+    """Yield the results for the mutants of a kind, those of an earlier run first."""
     if kind == "history":
         yield from history(number, report_dir, profile, only, processes)
         return
     target = TARGETS[kind]()
-    trials = all_cases(number, NEWEST)
-    known = BaselineOutcomes()
-    trials, reached = baseline(target, trials, known)
+    outcomes = BaselineOutcomes()
+    cases, reached = judge_baseline(target, all_cases(number, NEWEST), outcomes)
     mutants = [mutant for place in target.places for mutant in mutants_of(place, reached[place])]
     everything = sum(len(mutants_of(place)) for place in target.places)
     chosen = {mutant.id: mutant for mutant in mutants if fnmatchcase(mutant.id, only)}
     print(
-        f"{kind}: {len(chosen)} of {len(mutants)} mutants, {len(trials)} batches; "
+        f"{kind}: {len(chosen)} of {len(mutants)} mutants, {len(cases)} batches; "
         f"{everything - len(mutants)} more are on lines that no batch runs",
         flush=True,
     )
@@ -195,106 +202,110 @@ def tried_of(
         place = places[mutant.module, mutant.function]
         make = planted(place, mutant, target.implementation)
         jobs[name] = Job(mutant.function, make, reached.batches_of(mutant, place))
-    yield from resumed(kind, jobs, trials, every_image, known, key_of(profile, number), report_dir, processes)
+    yield from resume(
+        kind, jobs, cases, every_image, outcomes, key_of(profile, number), report_dir, processes
+    )
 
 
-def baseline(
-    target: Target, trials: Sequence[GeneratedCase], known: BaselineOutcomes
+def judge_baseline(
+    target: Target, cases: Sequence[GeneratedCase], outcomes: BaselineOutcomes
 ) -> tuple[list[GeneratedCase], Seen]:
-    """The trials that the unchanged code passes, and the lines of its functions that each of them runs."""
-    left, rest = list[GeneratedCase](), list(trials)
+    """Return the cases on which the unmutated code conforms, and the lines of its functions that each case runs."""
+    passed, rest = list[GeneratedCase](), list(cases)
 
     def at(number: int) -> None:
-        seen.batch = len(left) + number
+        seen.batch = len(passed) + number
 
     with watching(target.places) as seen:
         while rest:
-            ended = tried(target.implementation, rest, judged=at, known=known)
+            ended = judge_mutant(target.implementation, rest, progress=at, baseline=outcomes)
             if ended.test is None:
-                left += rest
+                passed += rest
                 break
-            print(f"  left out, since the unchanged code fails it: {ended.test}: {ended.said}", flush=True)
-            left, rest = left + rest[: ended.batches - 1], rest[ended.batches :]
-    known.learns = False
-    return left, seen
+            print(f"  left out, because the unmutated code fails: {ended.test}: {ended.said}", flush=True)
+            passed, rest = passed + rest[: ended.batches - 1], rest[ended.batches :]
+    outcomes.learns = False
+    return passed, seen
 
 
 def planted(place: Place, mutant: Mutant, make: Made) -> Made:
-    """Makes the implementation with the mutant in place; meant for a process of its own."""
+    """Return a function that installs the mutant and makes the implementation; call it in a child process only."""
     _, first = place.source()
 
-    def made() -> Implementation:
+    def make_mutated() -> Implementation:
         place.put(mutant.text, first)
         return make()
 
-    return made
+    return make_mutated
 
 
 def history(number: int, report_dir: Path, profile: str, only: str, processes: int) -> Iterator[Result]:
-    """The reference in one dialect, held to its neighbour's, both ways."""
+    """Yield the results for the reference in every dialect, judged by the neighbouring dialects."""
     dialects = [dialect for dialect in DIALECTS.values() if dialect != ARTICLE]
-    pairs = [(one, other) for a, b in pairwise(dialects) for one, other in ((a, b), (b, a))]
-    trials = all_cases(number, replace(NEWEST, rows_sorted=False))
+    pairs = [pair for old, new in pairwise(dialects) for pair in ((old, new), (new, old))]
+    cases = all_cases(number, replace(NEWEST, rows_sorted=False))
     jobs = {
-        name: Job(name, held(one, other))
-        for one, other in pairs
-        if fnmatchcase(name := f"{one.name} for {other.name}", only)
+        name: Job(name, judged_by(dialect, judge))
+        for dialect, judge in pairs
+        if fnmatchcase(name := f"{dialect.name} for {judge.name}", only)
     }
-    print(f"history: {len(jobs)} pairs of neighbouring dialects, {len(trials)} batches", flush=True)
-    yield from resumed("history", jobs, trials, None, None, key_of(profile, number), report_dir, processes)
+    print(f"history: {len(jobs)} pairs of neighbouring dialects, {len(cases)} batches", flush=True)
+    yield from resume("history", jobs, cases, None, None, key_of(profile, number), report_dir, processes)
 
 
-def held(one: Dialect, other: Dialect) -> Made:
-    """Makes the reference in the one dialect, held to the other."""
+def judged_by(dialect: Dialect, judge: Dialect) -> Made:
+    """Return a function that makes the reference in one dialect, to be judged by another."""
 
-    def made() -> Implementation:
-        return replace(implementation_from(ReferenceAdapter(one), one.name), dialect=other)
+    def make_mutated() -> Implementation:
+        return replace(implementation_from(ReferenceAdapter(dialect), dialect.name), dialect=judge)
 
-    return made
+    return make_mutated
 
 
 def every_image(subject: Subject) -> None:
     """Judge every image of the smallest scopes, which every profile judges.
 
     Raises:
-        Failure: one of them shows a difference.
+        Failure: the implementation does not conform on an image.
     """
     for scope in PROFILES["dev"]:
         judge_scope(Checker(subject, NoSink(), "test_every_image", "EXHAUSTIVE"), scope)
 
 
-def resumed(
+def resume(
     kind: str,
     jobs: dict[str, Job],
-    trials: Sequence[GeneratedCase],
+    cases: Sequence[GeneratedCase],
     after: After | None,
-    known_outcomes: BaselineOutcomes | None,
+    outcomes: BaselineOutcomes | None,
     key: str,
     report_dir: Path,
     processes: int,
 ) -> Iterator[Result]:
-    """What is known from an earlier run, then what is tried now; each is written down as it ends.
+    """Yield the results of an earlier run, then judge the other mutants, and store each result when it is known.
 
-    A few batches of each test kill most; what survives them gets all images and all the other batches.
+    A few batches of each test kill most mutants; survivors get all the other batches and all images.
     """
     path = report_dir / KILLS
     known = {name: result for name, result in read(path, key, kind).items() if name in jobs}
     if known:
-        print(f"  {len(known)} were tried before ({path})", flush=True)
+        print(f"  {len(known)} results of an earlier run in {path}", flush=True)
     yield from known.values()
-    few = min(FEW * len(checks_of("first")), len(trials))
-    done, left = len(known), [name for name in jobs if name not in known]
+    few = min(FEW * len(checks_of("first")), len(cases))
+    done, remaining = len(known), [name for name in jobs if name not in known]
     cut_off = path.is_file() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" * cut_off)
         for first in (True, False):
-            those = ((name, jobs[name].make, jobs[name].numbers(first, few, len(trials))) for name in left)
-            left = []
+            chosen = [
+                (name, jobs[name].make, jobs[name].numbers(first, few, len(cases))) for name in remaining
+            ]
+            remaining = []
             for name, ended in in_processes(
-                those, trials, None if first else after, known_outcomes, processes
+                iter(chosen), cases, None if first else after, outcomes, processes
             ):
                 if first and ended.test is None:
-                    left.append(name)
+                    remaining.append(name)
                     continue
                 result = Result(name, kind, jobs[name].function, key, ended)
                 file.write(json.dumps(asdict(result)) + "\n")
@@ -303,11 +314,11 @@ def resumed(
                 print(f"{done:5}/{len(jobs)} {line(result)}", flush=True)
                 yield result
             if first:
-                print(f"  {len(left)} outlive the first {few} batches", flush=True)
+                print(f"  {len(remaining)} survive the first {few} batches", flush=True)
 
 
 def read(path: Path, key: str, kind: str) -> dict[str, Result]:
-    """What was written with the same key; a line that was cut off is left out."""
+    """Return the stored results with the same key by mutant; truncated lines are ignored."""
     found: dict[str, Result] = {}
     if not path.is_file():
         return found
@@ -323,7 +334,7 @@ def read(path: Path, key: str, kind: str) -> dict[str, Result]:
 
 
 def key_of(profile: str, number: int) -> str:
-    """Of everything that decides what becomes of a mutant: our sources, the release, torch and the profile."""
+    """Return a hash of everything that a result depends on: sources of this project, packages, torch and profile."""
     sha = hashlib.sha256(f"{profile} {number} {torch.__version__}".encode())
     for package in ("ultralytics", "hypothesis", "cosmic-ray"):
         sha.update(f"{package} {metadata.version(package)}".encode())
@@ -337,7 +348,7 @@ def key_of(profile: str, number: int) -> str:
 def record(
     recorder: RunLogWriter, profile: str, result: Result, what: str, arguments: dict[str, str]
 ) -> None:
-    """One line of the log."""
+    """Append the result to the run log."""
     ended = result.ended
     recorder.line(
         "power", profile=profile, fault=result.mutant, function=result.function, clauses=[], mode=result.kind,
@@ -348,15 +359,15 @@ def record(
 
 
 def line(result: Result) -> str:
-    """One line of the terminal."""
+    """Return the result as one line for the terminal."""
     ended = result.ended
     if ended.test is None:
-        return f"lives  {result.mutant}: {ended.batches} batches, {ended.seconds:.1f} s"
-    return f"killed {result.mutant}: {ended.test} at {ended.stage} after {ended.batches} batches"
+        return f"survived {result.mutant}: {ended.batches} batches, {ended.seconds:.1f} s"
+    return f"killed   {result.mutant}: {ended.test} at {ended.stage} after {ended.batches} batches"
 
 
 def summary(results: Sequence[tuple[Result, str]]) -> str:
-    """How many of each kind, and how soon, one line a kind."""
+    """Return one line for every kind: number of mutants by result, score, and median number of batches."""
     lines = []
     for kind in dict.fromkeys(result.kind for result, _ in results):
         own = [(result, what) for result, what in results if result.kind == kind]
@@ -365,8 +376,8 @@ def summary(results: Sequence[tuple[Result, str]]) -> str:
         meant = len(own) - counts["equivalent"]
         score = f"; score {counts['killed'] / meant:.1%}" if meant else ""
         median = f"; median {statistics.median(batches):g} batches" if batches else ""
-        said = ", ".join(
+        counted = ", ".join(
             f"{counts[what]} {what}" for what in ("killed", "equivalent", "elsewhere", "survived")
         )
-        lines.append(f"{kind}: {len(own)} mutants: {said}{score}{median}")
+        lines.append(f"{kind}: {len(own)} mutants: {counted}{score}{median}")
     return "\n".join(lines)

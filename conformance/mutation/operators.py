@@ -1,7 +1,7 @@
 """Mutants: loaded functions with one operator, number or call of their source changed.
 
-What is changed is decided by the operators of cosmic-ray (and one that it lacks). The source is read where the package
-is installed and changed in memory; a mutant is named by its module, function, operator, number and a hash of the line.
+The changes are those of cosmic-ray's operators, and of one operator that it lacks. The installed source is read, and
+changed in memory. A mutant is named by its module, function, operator, number and a hash of the changed line.
 """
 
 import __future__
@@ -19,15 +19,15 @@ ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow")
 BITS = ("BitOr", "BitAnd", "BitXor")
 ORDER = ("Eq", "NotEq", "Lt", "LtE", "Gt", "GtE")
 IDENTITY = ("Is", "IsNot")
-"""Operators are replaced by those of their own kind: a float that is shifted raises, and shows nothing."""
+"""An operator is replaced by one of its own kind: shifting a float, for example, raises and shows nothing."""
 OTHERS = (
     "AddNot", "NumberReplacer", "RemoveDecorator", "ReplaceAndWithOr", "ReplaceFalseWithTrue", "ReplaceOrWithAnd",
     "ReplaceTrueWithFalse", "ReplaceUnaryOperator_Delete_Invert", "ReplaceUnaryOperator_Delete_Not",
     "ReplaceUnaryOperator_Delete_USub", "ZeroIterationForLoop",
 )  # fmt: skip
-"""Operators of cosmic-ray that have no kind."""
+"""Operators of cosmic-ray without a kind."""
 MODULE_NAMES = ("torch", "F", "math", "functional", "super", "self")
-"""What stands before a function or a method that returns something else than what it is called on."""
+"""Names before a dot whose call is not a method call in a chain: `torch.f(x)` does not become `torch`."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Mutant:
     Attributes:
         module: the function's module.
         function: its name, with its class.
-        operator: what changed it.
-        occurrence: the how manieth place of the function that the operator could change.
-        line: where in the file, from 1.
-        digest: of the changed lines, before and after.
-        text: the function as changed, with its decorators.
+        operator: name of the operator that changed it.
+        occurrence: index of the change among all that the operator can make in the function, from 0.
+        line: number of the changed line in the file, from 1.
+        digest: hash of the changed lines, before and after.
+        text: changed source of the function, with its decorators.
     """
 
     module: str
@@ -54,7 +54,7 @@ class Mutant:
 
     @property
     def id(self) -> str:
-        """The name, which says nothing of the file beyond a hash."""
+        """Name of the mutant; it does not depend on the rest of the file."""
         module = self.module.rpartition(".")[2]
         return f"{module}.{self.function} {self.operator} {self.occurrence} {self.digest}"
 
@@ -73,30 +73,30 @@ class Place:
 
     @property
     def owner(self) -> Any:
-        """The module or the class that holds it."""
+        """The module or class that defines the function."""
         head, dot, _ = self.function.rpartition(".")
         return getattr(self.module, head) if dot else self.module
 
     @property
     def name(self) -> str:
-        """What it is called there."""
+        """Name of the function in its owner."""
         return self.function.rpartition(".")[2]
 
     @property
     def live(self) -> Any:
-        """The function that runs, under its decorators."""
+        """The loaded function without its decorators."""
         return undecorated(vars(self.owner)[self.name])
 
     def source(self) -> tuple[str, int]:
-        """Text of the function and the number of its first line, decorators included."""
+        """Return the source of the function and the number of its first line, decorators included."""
         lines, first = inspect.getsourcelines(self.live)
         return "".join(lines), first
 
     def built(self, text: str, first: int) -> Any:
-        """What a changed text defines, decorators applied, in the module's own names.
+        """Return the object that a changed source defines in the module's namespace, decorators applied.
 
         Raises:
-            SyntaxError: the change is no Python.
+            SyntaxError: the changed source is not valid Python.
         """
         flags = __future__.annotations.compiler_flag
         names = dict(vars(self.module))
@@ -109,18 +109,18 @@ class Place:
         return vars(names["Holder"])[self.name]
 
     def put(self, text: str, first: int) -> None:
-        """Let the function that runs be the changed one, for everybody who holds it and for good."""
+        """Replace the code of the loaded function by the changed one, permanently and for every reference to it."""
         built = self.built(text, first)
         live = self.live
         changed = undecorated(built)
         live.__code__ = changed.__code__
         live.__defaults__, live.__kwdefaults__ = changed.__defaults__, changed.__kwdefaults__
         if built is changed and vars(self.owner)[self.name] is not live:
-            setattr(self.owner, self.name, live)  # its decorator was taken away
+            setattr(self.owner, self.name, live)  # the change removed its decorator
 
 
 def undecorated(function: Any) -> FunctionType:
-    """The function under static methods, properties and decorators that say what they wrap."""
+    """Return the function inside a static method, a property or decorators with `__wrapped__`."""
     function = getattr(function, "__func__", getattr(function, "fget", function))
     inner = inspect.unwrap(function)
     assert isinstance(inner, FunctionType)
@@ -128,33 +128,33 @@ def undecorated(function: Any) -> FunctionType:
 
 
 def places(module: ModuleType, names: Sequence[str]) -> Iterator[Place]:
-    """The functions of a module called so; of a class, every function that it defines itself."""
+    """Yield the named functions of a module; of a named class, every function that it defines itself."""
     for name in names:
         value = vars(module).get(name)
         if isinstance(value, type):
             for method, content in vars(value).items():
-                if getattr(undecorated_or_none(content), "__module__", None) == module.__name__ and written(
-                    content
-                ):
+                if getattr(
+                    undecorated_if_any(content), "__module__", None
+                ) == module.__name__ and is_from_file(content):
                     yield Place(module, f"{name}.{method}")
         elif value is not None:
             yield Place(module, name)
 
 
-def undecorated_or_none(value: Any) -> FunctionType | None:
-    """The function within, if there is one."""
+def undecorated_if_any(value: Any) -> FunctionType | None:
+    """Return the function inside a value, or None if it is not a function."""
     inner = getattr(value, "__func__", getattr(value, "fget", value))
     return inspect.unwrap(inner) if callable(inner) and not isinstance(inner, type) else None
 
 
-def written(value: Any) -> bool:
-    """Whether a person wrote it into a file: dataclasses make methods of their own."""
-    function = undecorated_or_none(value)
+def is_from_file(value: Any) -> bool:
+    """Return True if the source of a function is in a file; methods generated by dataclasses have none."""
+    function = undecorated_if_any(value)
     return isinstance(function, FunctionType) and not function.__code__.co_filename.startswith("<")
 
 
 def operators() -> dict[str, Any]:
-    """Every operator by name.
+    """Return every operator by name.
 
     Raises:
         ModuleNotFoundError: cosmic-ray is not installed.
@@ -164,26 +164,24 @@ def operators() -> dict[str, Any]:
     names = list(OTHERS)
     kinds: tuple[tuple[str, ...], ...] = (ARITHMETIC, BITS)
     for group in kinds:
-        names += [f"ReplaceBinaryOperator_{one}_{other}" for one in group for other in group if one != other]
+        names += [f"ReplaceBinaryOperator_{old}_{new}" for old in group for new in group if old != new]
     kinds = (ORDER, IDENTITY)
     for group in kinds:
-        names += [
-            f"ReplaceComparisonOperator_{one}_{other}" for one in group for other in group if one != other
-        ]
+        names += [f"ReplaceComparisonOperator_{old}_{new}" for old in group for new in group if old != new]
     found = {name: get_operator(f"core/{name}")() for name in names}
     return found | {"RemoveMethodCall": RemoveMethodCall()}
 
 
 class RemoveMethodCall:
-    """`x.f(...)` becomes `x`: a clamp, a detach, a sum that is forgotten. cosmic-ray has nothing like it."""
+    """Operator that turns `x.f(...)` into `x`: a forgotten clamp, detach or sum. cosmic-ray has no such operator."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
-        """Every call of a method in a chain."""
+        """Yield the position of every method call in a chain."""
         for index in self._calls(node):
             yield node.children[index].start_pos, node.children[index + 1].end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        """Take the call out of the chain."""
+        """Remove a method call from its chain."""
         at = list(self._calls(node))[index]
         del node.children[at : at + 2]
         return node
@@ -193,19 +191,19 @@ class RemoveMethodCall:
         if node.type not in ("atom_expr", "power"):
             return
         first = getattr(node.children[0], "value", "")
-        for index, (one, other) in enumerate(zip(node.children, node.children[1:], strict=False)):
-            opens = [getattr(part, "children", [part])[0] for part in (one, other)]
-            called = one.type == other.type == "trailer" and [mark.value for mark in opens] == [".", "("]
+        for index, (part, after) in enumerate(zip(node.children, node.children[1:], strict=False)):
+            opens = [getattr(trailer, "children", [trailer])[0] for trailer in (part, after)]
+            called = part.type == after.type == "trailer" and [mark.value for mark in opens] == [".", "("]
             if called and not (index == 1 and first in MODULE_NAMES):
                 yield index
 
 
 def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list[Mutant]:
-    """Every mutant of a function that compiles to something else.
+    """Return every mutant of a function that compiles to other code.
 
     Args:
         place: the function.
-        reached: numbers of the lines that run, and parameters whose default is taken; None: all of them.
+        reached: numbers of the lines that run, and parameters whose default is used; None for all of them.
     """
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
@@ -228,7 +226,7 @@ def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list
             changed = mutate_code(text, operator, number)
             try:
                 print_ = fingerprint(place.built(changed, first))
-            except Exception:  # noqa: S112 (no Python, or its definition already fails: nobody would ship that)
+            except Exception:  # noqa: S112 (not valid Python, or its definition fails: such a fault is never shipped)
                 continue
             if print_ in seen:
                 continue
@@ -239,16 +237,16 @@ def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list
 
 
 def _digest(before: str, after: str) -> str:
-    """Of the lines that differ, without their indentation."""
+    """Return a hash of the differing lines, without their indentation."""
     old, new = before.splitlines(), after.splitlines()
-    lines = [f"{one.strip()}\0{other.strip()}" for one, other in zip(old, new, strict=False) if one != other]
+    lines = [f"{a.strip()}\0{b.strip()}" for a, b in zip(old, new, strict=False) if a != b]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
 
 def _unused_defaults(
     text: str, reached: frozenset[int | str]
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where defaults stand that no call takes: row and column of start and end."""
+    """Return start and end, as row and column, of the defaults that no call uses."""
     function = ast.parse(textwrap.dedent(text)).body[0]
     assert isinstance(function, ast.FunctionDef)
     indent = len(text) - len(text.lstrip())
@@ -266,7 +264,7 @@ def _unused_defaults(
 
 
 def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -> set[int]:
-    """Lines of the file that belong to a statement of which some line runs, and of what is read when it is defined."""
+    """Return the lines of every statement of which some line runs, and those evaluated at the definition."""
     (function,) = ast.parse(textwrap.dedent(text)).body
     assert isinstance(function, ast.FunctionDef)
     runs = set(range(first, function.body[0].lineno + first - 1)) if reached else set()
@@ -280,13 +278,13 @@ def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -
 
 
 def statement_at(text: str, first: int, line: int) -> set[int]:
-    """Lines of the innermost statement of a function that a line of the file belongs to, without those within it.
+    """Return the lines of the innermost statement that a line of the file belongs to, without nested statements.
 
-    Empty for what is read when the function is defined.
+    The result is empty for a line that is evaluated when the function is defined.
     """
     (function,) = ast.parse(textwrap.dedent(text)).body
     found: set[int] = set()
-    for statement in ast.walk(function):  # outer ones first
+    for statement in ast.walk(function):  # outer statements come first
         if not isinstance(statement, ast.stmt) or statement is function:
             continue
         lines = _own_lines(statement, first)
@@ -297,22 +295,22 @@ def statement_at(text: str, first: int, line: int) -> set[int]:
 
 def _own_lines(statement: ast.stmt, first: int) -> set[int]:
     if isinstance(statement, ast.Match):
-        # What is matched, and every pattern: they are looked at until one fits.
+        # The subject and every pattern: patterns are tried until one matches.
         parts: list[ast.expr | ast.pattern] = [statement.subject, *(case.pattern for case in statement.cases)]
         rows = [range(part.lineno, int(part.end_lineno or part.lineno) + 1) for part in parts]
-        return {row + first - 1 for each in rows for row in each}
+        return {row + first - 1 for lines in rows for row in lines}
     inner = [part.lineno for part in getattr(statement, "body", []) if isinstance(part, ast.stmt)]
     last = min(inner) - 1 if inner else int(statement.end_lineno or statement.lineno)
     return {row + first - 1 for row in range(statement.lineno, last + 1)}
 
 
 def fingerprint(built: Any) -> str:
-    """What a function does, as text: its code and its defaults, not where they stand."""
+    """Return code and defaults of a function as text, without line numbers: equal for functions that do the same."""
     function = undecorated(built)
     wrapped = "plain" if function is built else "decorated"
     return f"{wrapped} {function.__defaults__!r} {function.__kwdefaults__!r} {_code(function.__code__)}"
 
 
 def _code(code: CodeType) -> str:
-    constants = [_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    constants = [_code(item) if isinstance(item, CodeType) else repr(item) for item in code.co_consts]
     return f"{code.co_code!r} {constants} {code.co_names} {code.co_varnames}"

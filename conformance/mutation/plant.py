@@ -1,7 +1,8 @@
-"""Every planted fault against the gating profile: which test finds it, at which stage, after how many batches."""
+"""Plant every fault, and report the check that finds it, the stage, and the number of batches until then."""
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from tal_reference import NEWEST
 
 STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN = "stages shown", "outputs alone", "loss alone"
 MODES = (STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN)
-"""What the faulty implementation shows."""
+"""Parts of its result that the faulty implementation exposes."""
 
 INVISIBLE: dict[str, dict[str, str]] = {
     HIDDEN: {
@@ -29,18 +30,18 @@ INVISIBLE: dict[str, dict[str, str]] = {
         "empty_image_scores": "the reference's loss reads the scores of positives' own classes alone",
     }
 }
-"""By mode, faults that nothing shows: they are equivalent there, each with the argument."""
+"""Faults without any visible effect, by mode: they are equivalent there, for the given reason."""
 OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {
         "zeros_do_not_compete": "seen only where a ground truth whose score underflows to zero wins an anchor from "
         "another by its overlap; no strategy draws that",
     }
 }
-"""By mode, faults that are known to survive, each with what would show it."""
+"""Faults that are known to survive, by mode, with the batch that would show them."""
 
 
 class Hidden:
-    """A loss of which nothing but its numbers is shown."""
+    """A loss that exposes its values alone."""
 
     dialect = NEWEST
 
@@ -48,23 +49,23 @@ class Hidden:
         self.name, self.whole = str(whole.name), whole
 
     def loss(self, *arguments: Any) -> Loss:
-        """The loss of the implementation within."""
+        """Run the loss of the wrapped implementation."""
         loss: Loss = replace(self.whole.loss(*arguments), assignment=None, inputs=None)
         return loss
 
 
 @dataclass(frozen=True)
 class Found:
-    """What came of one fault in one mode.
+    """The result for one fault in one mode.
 
     Attributes:
-        fault: which one.
+        fault: the fault.
         mode: one of `MODES`.
-        check: the test that found it, or its own.
-        stage: the first stage that diverged; None if it was not found.
-        batches: how many that test drew until then.
-        seconds: how long that took.
-        case: the batch in one line.
+        check: name of the check that found it; the fault's own if none did.
+        stage: the first diverging stage; None if the fault was not found.
+        batches: number of batches that the check drew until then.
+        seconds: time of the search.
+        case: the failing batch in one line.
     """
 
     fault: Fault
@@ -77,19 +78,19 @@ class Found:
 
     @property
     def expected(self) -> tuple[str, ...]:
-        """The stages of which one must be reported; any, where nothing of the assignment is shown."""
+        """Stages of which one must be reported; empty, for any stage, if the assignment is hidden."""
         if self.mode == HIDDEN:
             return ()
         return (self.fault.stage,) if self.mode == STAGES_SHOWN else self.fault.outputs_stages
 
     @property
     def is_open(self) -> bool:
-        """Known to survive."""
+        """True if the fault is known to survive."""
         return self.fault.name in OPEN.get(self.mode, {})
 
     @property
     def result(self) -> str:
-        """One of killed, survived, equivalent, and elsewhere: found at a stage that is not its own."""
+        """One of "killed", "survived", "equivalent" and "elsewhere", which means: found at a wrong stage."""
         argued = self.fault.name in INVISIBLE.get(self.mode, {})
         if self.stage is None:
             return "equivalent" if argued else "survived"
@@ -99,7 +100,7 @@ class Found:
 
 
 def implementation_with(fault: Fault, mode: str) -> Implementation:
-    """The reference with the fault, showing as much as the mode says."""
+    """Return the reference with the fault, exposing the parts of its result that the mode names."""
     if mode == STAGES_SHOWN:
         return faulty(fault, assigner_alone=fault.stage in ASSIGNED)
     if mode == OUTPUTS_ALONE:
@@ -108,13 +109,13 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
 
 
 def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Found]:
-    """Plant every fault in every mode, one after the other; the suite's own tests look for it."""
+    """Plant every fault in every mode, and run the checks that must find it."""
     for fault in faults:
         for mode in modes:
             began = time.perf_counter()
             checks = (fault.check,) if mode != HIDDEN else dict.fromkeys((fault.check, "metric", "loss"))
-            tried = (attack(implementation_with(fault, mode), check, (Phase.generate,)) for check in checks)
-            hit = next((hit for hit in tried if hit is not None), None)
+            hits = (attack(implementation_with(fault, mode), check, (Phase.generate,)) for check in checks)
+            hit = next((hit for hit in hits if hit is not None), None)
             seconds = time.perf_counter() - began
             if hit is None:
                 yield Found(fault, mode, fault.check, None, None, seconds)
@@ -131,23 +132,23 @@ def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Fo
 
 
 def plant(recorder: RunLogWriter, faults: Sequence[Fault]) -> tuple[bool, str]:
-    """Search for these faults, and write down what was found.
+    """Plant faults one after the other, and log and print the results.
 
     Returns:
-        Whether one was not found, or not at its own stage, though it is neither argued to be equivalent nor known to
-        survive; and how many were found, in one line.
+        True if a fault was not found at its stage, although it is neither equivalent nor known to survive; and a
+        summary in one line.
     """
     found: list[Found] = []
     for result in search(faults):
         found.append(result)
         record(recorder, result)
         print(line(len(found), len(faults) * len(MODES), result), flush=True)
-    failed = any(one.result in ("survived", "elsewhere") and not one.is_open for one in found)
+    failed = any(fault.result in ("survived", "elsewhere") and not fault.is_open for fault in found)
     return failed, f"planted faults: {summary(found)}"
 
 
 def record(recorder: RunLogWriter, found: Found) -> None:
-    """One line of the log."""
+    """Append the result to the run log."""
     argument = (INVISIBLE.get(found.mode, {}) | OPEN.get(found.mode, {})).get(found.fault.name, "")
     recorder.line(
         "power", profile="ci", fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
@@ -158,15 +159,15 @@ def record(recorder: RunLogWriter, found: Found) -> None:
 
 
 def line(number: int, total: int, found: Found) -> str:
-    """One line of the terminal."""
+    """Return the result as one line for the terminal."""
     where = f"at {found.stage} after {found.batches} batches" if found.stage else "not found"
     return f"{number:4}/{total} {found.result:10} {found.fault.name} ({found.mode}): {where}"
 
 
 def summary(found: Sequence[Found]) -> str:
-    """How many were found, in one line."""
-    batches = [one.batches for one in found if one.batches is not None]
-    counts = {result: sum(one.result == result for one in found) for result in
-              ("killed", "equivalent", "elsewhere", "survived")}  # fmt: skip
+    """Return the number of faults by result, in one line."""
+    batches = [result.batches for result in found if result.batches is not None]
+    counts = Counter(result.result for result in found)
     median = f"; median {statistics.median(batches):g} batches" if batches else ""
-    return ", ".join(f"{count} {result}" for result, count in counts.items()) + median
+    results = ("killed", "equivalent", "elsewhere", "survived")
+    return ", ".join(f"{counts[result]} {result}" for result in results) + median

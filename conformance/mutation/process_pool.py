@@ -1,6 +1,6 @@
-"""Feed trials to a mutant in a process of its own: forked from this one, which has everything loaded already.
+"""Judge mutants in child processes, forked from this one, in which every module is loaded already.
 
-A mutant that hangs, dies or eats memory ends its process alone, and counts as killed.
+A mutant that hangs, crashes or allocates too much memory ends its own process only, and counts as killed.
 """
 
 import gc
@@ -20,9 +20,9 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, attempt
 
 MUTANT_TIMEOUT = 20
-"""Seconds after which one batch is given up; the slowest takes a tenth of one."""
+"""Seconds after which a batch counts as hanging; the slowest batch takes a tenth of a second."""
 MEMORY = 4 * 2**30
-"""Bytes that a mutant may take beyond what it was given."""
+"""Bytes that a mutant may allocate in addition to the memory of its parent."""
 
 Made = Callable[[], Implementation]
 After = Callable[[Subject], None]
@@ -30,13 +30,13 @@ After = Callable[[Subject], None]
 
 @dataclass(frozen=True)
 class MutantOutcome:
-    """How it went for one mutant.
+    """The result of judging one mutant.
 
     Attributes:
-        test: that killed it; None: nothing did.
-        stage: the first that diverged; error, hang or death where the mutant did not answer.
-        batches: number of the batch that killed it, all tests together; of those that live, how many there are.
-        seconds: that took.
+        test: name of the test that killed it; None if it survived.
+        stage: the first diverging stage; "error", "hang" or "death" if the mutant gave no result.
+        batches: number of the batch that killed it, counted over all tests; for a survivor, the number of all batches.
+        seconds: time that judging took.
         said: one sentence about the difference.
     """
 
@@ -47,81 +47,88 @@ class MutantOutcome:
     said: str = ""
 
 
-def tried(
+def judge_mutant(
     make: Made,
-    trials: Sequence[GeneratedCase],
+    cases: Sequence[GeneratedCase],
     after: After | None = None,
-    judged: Callable[[int], None] = lambda _: None,
-    known: BaselineOutcomes | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+    baseline: BaselineOutcomes | None = None,
     numbers: Sequence[int] | None = None,
 ) -> MutantOutcome:
-    """Feed trial after trial until one fails.
+    """Judge a mutant on one case after another until it fails.
 
     Args:
-        make: puts the mutant in place and makes the implementation that runs it.
-        trials: the batches.
-        after: what is tried at last; it raises Failure.
-        judged: told the number of each batch before it is judged.
-        known: what the unchanged implementation made of the batches.
-        numbers: which of the batches, from 1; None: all.
+        make: installs the mutant and returns the implementation that runs it.
+        cases: the batches with their judges.
+        after: a last check, which raises Failure.
+        progress: called with the number of each batch before it is judged.
+        baseline: outcomes of the unmutated implementation.
+        numbers: numbers of the batches to judge, from 1; None for all.
     """
     began = time.perf_counter()
-    number, test = 0, "making it"
+    number, test = 0, "making the implementation"
     try:
         subject = Subject(make(), "cpu")
-        for number in range(1, len(trials) + 1) if numbers is None else numbers:
-            trial = trials[number - 1]
-            test = trial.test
-            judged(number)
-            if known is not None:
-                known.number = id(trial)
-            attempt(subject, trial, trial.build(), known)
+        for number in range(1, len(cases) + 1) if numbers is None else numbers:
+            case = cases[number - 1]
+            test = case.test
+            progress(number)
+            if baseline is not None:
+                baseline.case = id(case)
+            attempt(subject, case, case.build(), baseline)
         if after is not None:
             test = "test_every_image"
-            judged(len(trials))
+            progress(len(cases))
             after(subject)
     except Failure as failure:
         stage = failure.stage or "error"
         return MutantOutcome(test, stage, max(number, 1), time.perf_counter() - began, failure.summary)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        return MutantOutcome(test, "error", max(number, 1), time.perf_counter() - began, said[:300])
-    return MutantOutcome(None, None, len(trials), time.perf_counter() - began)
+        text = f"{type(error).__name__}: {error}"
+        return MutantOutcome(test, "error", max(number, 1), time.perf_counter() - began, text[:300])
+    return MutantOutcome(None, None, len(cases), time.perf_counter() - began)
 
 
 @dataclass
 class Child:
-    """A process that tries one mutant."""
+    """A process that judges one mutant.
+
+    Attributes:
+        pid: its process id.
+        answers: file descriptor of the pipe from which its result is read.
+        place: shared memory with the number of the batch that it is judging.
+        began: clock reading at its start, in seconds.
+    """
 
     pid: int
     answers: int
     place: mmap.mmap
     began: float
 
-    def ended(self, status: int, trials: Sequence[GeneratedCase]) -> MutantOutcome:
-        """What it said, or how it died."""
+    def outcome(self, status: int, cases: Sequence[GeneratedCase]) -> MutantOutcome:
+        """Return its result, or the way in which the process ended without one."""
         with os.fdopen(self.answers, "rb") as pipe:
-            said = pipe.read()
+            answer = pipe.read()
         number = max(int.from_bytes(self.place[:8], "little"), 1)
         self.place.close()
-        if said:
-            return MutantOutcome(**json.loads(said))
+        if answer:
+            return MutantOutcome(**json.loads(answer))
         seconds = time.perf_counter() - self.began
         hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
         how = f"no answer within {MUTANT_TIMEOUT} s" if hung else f"the process ended with status {status}"
-        test = trials[min(number, len(trials)) - 1].test if trials else ""
+        test = cases[min(number, len(cases)) - 1].test if cases else ""
         return MutantOutcome(test, "hang" if hung else "death", number, seconds, how)
 
 
 def start(
     make: Made,
-    trials: Sequence[GeneratedCase],
+    cases: Sequence[GeneratedCase],
     after: After | None = None,
-    known: BaselineOutcomes | None = None,
-    patience: int = MUTANT_TIMEOUT,
+    baseline: BaselineOutcomes | None = None,
+    timeout: int = MUTANT_TIMEOUT,
     numbers: Sequence[int] | None = None,
 ) -> Child:
-    """Fork a process that tries a mutant."""
+    """Fork a process that judges a mutant."""
     reads, writes = os.pipe()
     place = mmap.mmap(-1, 8)
     sys.stdout.flush()
@@ -136,49 +143,57 @@ def start(
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         limit_memory()
 
-        def judged(number: int) -> None:
+        def progress(number: int) -> None:
             place[:8] = number.to_bytes(8, "little")
-            signal.alarm(patience if number < len(trials) or after is None else 60 * patience)
+            signal.alarm(timeout if number < len(cases) or after is None else 60 * timeout)
 
-        signal.alarm(patience)
+        signal.alarm(timeout)
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
-        answer = tried(make, trials, after, judged, known, numbers)
+        answer = judge_mutant(make, cases, after, progress, baseline, numbers)
         signal.alarm(0)
         with os.fdopen(writes, "wb") as pipe:
             pipe.write(json.dumps(asdict(answer)).encode())
         status = 0
     finally:
-        os._exit(status)  # nothing of the parent is cleaned up twice
+        os._exit(status)  # skips the clean-up of the parent, which runs there
 
 
 def limit_memory() -> None:
-    """Allow so much more than there is."""
-    with open("/proc/self/statm") as file:  # noqa: PTH123 (a process's own, in pages)
+    """Limit the memory of this process to its present size and `MEMORY` bytes more."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123 (sizes of this process, in pages)
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
 
 
 def in_processes(
     jobs: Iterator[tuple[Any, Made, Sequence[int] | None]],
-    trials: Sequence[GeneratedCase],
+    cases: Sequence[GeneratedCase],
     after: After | None,
-    known: BaselineOutcomes | None,
+    baseline: BaselineOutcomes | None,
     processes: int,
 ) -> Iterator[tuple[Any, MutantOutcome]]:
-    """Try mutants, each on those batches that are numbered, so many at once; each with its end, as they end."""
+    """Judge mutants in child processes, and yield each with its outcome as its process ends.
+
+    Args:
+        jobs: key, implementation and numbers of batches of every mutant; None for all batches.
+        cases: the batches with their judges.
+        after: a last check, which raises Failure.
+        baseline: outcomes of the unmutated implementation.
+        processes: number of processes that run at once.
+    """
     running: dict[int, tuple[Any, Child]] = {}
     gc.collect()
-    gc.freeze()  # what is loaded is shared with every process, and copied where a collector writes to it
+    gc.freeze()  # children share the loaded objects, until the garbage collector writes to their memory
     try:
         for key, make, numbers in jobs:
-            child = start(make, trials, after, known, numbers=numbers)
+            child = start(make, cases, after, baseline, numbers=numbers)
             running[child.pid] = key, child
             if len(running) >= processes:
-                yield _next(running, trials)
+                yield _next(running, cases)
         while running:
-            yield _next(running, trials)
+            yield _next(running, cases)
     finally:
         for pid in running:
             os.kill(pid, signal.SIGKILL)
@@ -186,14 +201,12 @@ def in_processes(
         gc.unfreeze()
 
 
-def _next(
-    running: dict[int, tuple[Any, Child]], trials: Sequence[GeneratedCase]
-) -> tuple[Any, MutantOutcome]:
-    """Wait for one to end, whichever it is."""
+def _next(running: dict[int, tuple[Any, Child]], cases: Sequence[GeneratedCase]) -> tuple[Any, MutantOutcome]:
+    """Wait until any process ends, and return its mutant with the outcome."""
     while True:
         for pid in running:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 key, child = running.pop(pid)
-                return key, child.ended(status, trials)
+                return key, child.outcome(status, cases)
         time.sleep(0.005)

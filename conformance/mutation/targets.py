@@ -1,4 +1,4 @@
-"""What is mutated: the official functions of assigner and detection loss, and the reference's own."""
+"""Code that is mutated: the official functions of assigner and detection loss, and those of the reference."""
 
 import importlib
 import inspect
@@ -21,9 +21,9 @@ OFFICIAL = {
 }
 """The official functions and classes of assigner and detection loss, by module."""
 REFERENCE = ("anchors", "annotations", "assignment", "boxes", "decoding", "dialect", "loss", "settings")
-"""Modules of the reference that compute."""
+"""Modules of the reference with computations."""
 COPIED = "tal_conformance.implementations.adapters.reference"
-"""The adapter that is loaded again with the copy."""
+"""The adapter that is imported again with the copy of the reference."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Target:
     """Code that is mutated.
 
     Attributes:
-        name: official or reference.
-        places: its functions.
-        implementation: makes the implementation under test, which runs them.
+        name: "official" or "reference".
+        places: the functions to mutate.
+        implementation: returns the implementation under test, which runs them.
     """
 
     name: str
@@ -42,10 +42,10 @@ class Target:
 
 
 def official() -> Target:
-    """The installed release.
+    """Return the installed release.
 
     Raises:
-        UnknownImplementation: there is none.
+        UnknownImplementation: no release is installed.
     """
     from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter, load_release
 
@@ -59,14 +59,14 @@ def official() -> Target:
 
 
 def reference() -> Target:
-    """A second copy of the reference: the judge keeps the first."""
+    """Return a second copy of the reference; the judge uses the first."""
     copied = copy_of_reference()
     found = []
     for name in REFERENCE:
         module = copied[f"tal_reference.{name}"]
         own = [
-            each
-            for each, value in vars(module).items()
+            attribute
+            for attribute, value in vars(module).items()
             if getattr(value, "__module__", "") == module.__name__ and callable(value)
         ]
         found += list(places(module, own))
@@ -80,7 +80,7 @@ TARGETS: dict[str, Callable[[], Target]] = {"official": official, "reference": r
 
 
 class Copy:
-    """The copied reference as an implementation; its dialect is the judge's own, which alone can be compared."""
+    """The copied reference as an implementation. Its dialect is the judge's: a copied dialect would compare unequal."""
 
     name, version, exposes_stages, dialect = "reference-copy", "1", True, NEWEST
 
@@ -89,27 +89,27 @@ class Copy:
         self.precisions = inner.precisions
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """The copy's."""
+        """Run the assigner of the copy."""
         head, numbers = self._own(inputs.head, inputs.hyperparameters)
         assignment: Assignment = self.inner.assign(replace(inputs, head=head, hyperparameters=numbers))
         return assignment
 
     def loss(self, maps: Any, annotations: Any, head: Head, hyperparameters: Hyperparameters) -> Loss:
-        """The copy's."""
+        """Run the loss of the copy."""
         loss: Loss = self.inner.loss(maps, annotations, *self._own(head, hyperparameters))
         return loss
 
     def _own(self, head: Head, numbers: Hyperparameters) -> tuple[Any, Any]:
-        """The same numbers in the copy's own classes."""
+        """Return head and hyperparameters as instances of the copy's classes."""
         return self.settings.Head(**vars(head)), self.settings.Hyperparameters(**vars(numbers))
 
 
 def copy_of_reference() -> dict[str, ModuleType]:
-    """The reference and its adapter, loaded once more; what is loaded already stays what everybody uses."""
-    ours = {name: module for name, module in sys.modules.items() if _is_copied(name)}
+    """Import the reference and its adapter once more, and return the new modules; `sys.modules` stays as it was."""
+    originals = {name: module for name, module in sys.modules.items() if _is_copied(name)}
     holders = {name: getattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], None)
-               for name in ours if "." in name}  # fmt: skip
-    for name in ours:
+               for name in originals if "." in name}  # fmt: skip
+    for name in originals:
         del sys.modules[name]
     try:
         for name in REFERENCE:
@@ -119,7 +119,7 @@ def copy_of_reference() -> dict[str, ModuleType]:
     finally:
         for name in [name for name in sys.modules if _is_copied(name)]:
             del sys.modules[name]
-        sys.modules.update(ours)
+        sys.modules.update(originals)
         for name, value in holders.items():
             if value is not None:  # importing a submodule sets it on its package
                 setattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], value)
@@ -130,22 +130,22 @@ def _is_copied(name: str) -> bool:
 
 
 class Seen(dict[Place, dict[int | str, set[int]]]):
-    """Of each function the lines that ran and the parameters that took their default, and in which batches.
+    """Executed lines and used defaults of every watched function, with the numbers of the batches that did so.
 
     Attributes:
-        batch: number of the batch that is judged now.
+        batch: number of the batch that is being judged.
     """
 
     batch = 0
 
     def note(self, place: Place, what: int | str) -> None:
-        """A line of the function ran, or a parameter took its default."""
+        """Note that a line of the function ran, or that a parameter took its default."""
         self[place].setdefault(what, set()).add(self.batch)
 
     def batches_of(self, mutant: Mutant, place: Place) -> list[int] | None:
-        """Numbers of the batches that run the changed statement; of what is read at the definition, the function.
+        """Return the numbers of the batches that run the mutated statement, or, for a definition, the function.
 
-        None, all of them, for what makes an object: later batches are judged with the same one.
+        The result is None, for all batches, if the mutant is in a constructor: later batches use the same object.
         """
         if place.name in ("__init__", "__post_init__"):
             return None
@@ -157,7 +157,7 @@ class Seen(dict[Place, dict[int | str, set[int]]]):
 
 @contextmanager
 def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
-    """While it lasts, the lines of these functions that run are noted, and the parameters that take their default."""
+    """Note executed lines and used defaults of the chosen functions until the context ends."""
     # by identity: the code of a copy is equal to that of its original, which the judge runs
     wanted = {id(place.live.__code__): place for place in chosen}
     seen = Seen({place: {} for place in chosen})
@@ -179,7 +179,7 @@ def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
 
     originals = {place: place.live.__defaults__ for place in chosen}
     for place, values in originals.items():
-        place.live.__defaults__ = values and tuple(map(told_apart, values))
+        place.live.__defaults__ = values and tuple(map(distinct, values))
     defaults = {place: defaults_of(place.live) for place in chosen}
     before = sys.gettrace()
     sys.settrace(called)
@@ -192,20 +192,24 @@ def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
 
 
 class _Whole(int):
-    """A whole number that is no other of the same value."""
+    """An int that is not identical to any other int of the same value."""
 
 
 class _Real(float):
-    """A number that is no other of the same value."""
+    """A float that is not identical to any other float of the same value."""
 
 
-def told_apart(default: Any) -> Any:
-    """The same number as an object of its own: a caller may pass an equal one, and Python keeps small ones once."""
+def distinct(default: Any) -> Any:
+    """Return an equal number as a distinct object, so that a default differs from an equal number that is passed."""
     kinds: dict[type, Callable[[Any], Any]] = {int: _Whole, float: _Real}
     return kinds.get(type(default), lambda same: same)(default)
 
 
 def defaults_of(function: FunctionType) -> dict[str, Any]:
-    """Parameters that have a default, with it."""
+    """Return the default of every parameter that has one."""
     parameters = inspect.signature(function).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.default is not inspect.Parameter.empty
+    }

@@ -170,35 +170,39 @@ def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
 
 
 class BaselineOutcomes:
-    """What the unchanged implementation made of each trial: a mutant that makes the same of it is judged the same.
+    """Outcomes of the unmutated implementation by case: a mutant with an equal outcome is not judged again.
 
     Attributes:
-        outcomes: by the trial's number.
-        number: the trial that is judged now.
-        learns: what is judged now is the unchanged implementation.
+        outcomes: outcomes by the id of the case.
+        case: id of the case that is being judged.
+        learns: True while the unmutated implementation is judged.
     """
 
     def __init__(self) -> None:
         self.outcomes: dict[int, Outcome] = {}
-        self.number = 0
+        self.case = 0
         self.learns = True
 
-    def before(self, judges: Judge) -> Judge:
-        """A judge that is asked only about an outcome that is not known to conform."""
+    def skipping_known(self, judges: Judge) -> Judge:
+        """Return a judge that accepts an outcome equal to the stored one without judging it."""
 
-        def judged(outcome: Outcome, expected: Expectation) -> Judgement:
-            if not self.learns and self.number in self.outcomes and same(outcome, self.outcomes[self.number]):
+        def judge_if_new(outcome: Outcome, expected: Expectation) -> Judgement:
+            if (
+                not self.learns
+                and self.case in self.outcomes
+                and equal_outcomes(outcome, self.outcomes[self.case])
+            ):
                 return Judgement()
             judgement = judges(outcome, expected)
             if self.learns:
-                self.outcomes[self.number] = outcome
+                self.outcomes[self.case] = outcome
             return judgement
 
-        return judged
+        return judge_if_new
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two outcomes are the same numbers of the same dtypes; NaN is NaN."""
+def equal_outcomes(one: Any, other: Any) -> bool:
+    """Return True if two outcomes have the same dtypes, shapes and values; NaN equals NaN."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.dtype != other.dtype or one.shape != other.shape:
             return False
@@ -206,24 +210,25 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, tuple | list):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(equal_outcomes, one, other))
     if is_dataclass(one):
-        return same([getattr(one, part.name) for part in fields(one)],
-                    [getattr(other, part.name) for part in fields(other)])  # fmt: skip
+        return equal_outcomes([getattr(one, part.name) for part in fields(one)],
+                              [getattr(other, part.name) for part in fields(other)])  # fmt: skip
     return bool(one == other)
 
 
 def attempt(
-    subject: Subject, trial: GeneratedCase, batch: Batch, known: BaselineOutcomes | None = None
+    subject: Subject, case: GeneratedCase, batch: Batch, baseline: BaselineOutcomes | None = None
 ) -> None:
-    """Judge one batch, unless it says nothing about the implementation.
+    """Judge one case, unless its relation does not apply or the implementation does not expose what it needs.
 
     Raises:
-        Failure: it does not conform.
+        Failure: the implementation does not conform.
     """
     with suppress(NotApplicable, NotObservable):
-        by = trial.by
-        if known is not None and getattr(by, "func", by) is judge_against_reference:
-            asked: Any = by  # conform, or a partial of it
-            by = partial(asked, judge=known.before(getattr(by, "keywords", {}).get("judge", judge)))
+        by = case.by
+        if baseline is not None and getattr(by, "func", by) is judge_against_reference:
+            judging: Any = by  # judge_against_reference, or a partial of it
+            chosen = getattr(by, "keywords", {}).get("judge", judge)
+            by = partial(judging, judge=baseline.skipping_known(chosen))
         by(subject, batch)

@@ -117,7 +117,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_pycollect_makemodule(module_path: Path) -> None:
-    """Import the suite's modules as `tal_conformance.suite.*`; pytest would name them after the folder `conformance`."""
+    """Import the suite's modules as `tal_conformance.suite.*`; pytest would derive `conformance.suite.*`."""
     path = module_path.resolve()
     if path.parent == Path(__file__).resolve().parent:
         name = f"tal_conformance.suite.{path.stem}"

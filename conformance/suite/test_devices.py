@@ -57,8 +57,8 @@ def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("DEVICE")
-@pytest.mark.parametrize("lane", LOSS_STRATEGIES)
-def test_repeatable(checker: Checker, lane: str) -> None:
+@pytest.mark.parametrize("name", LOSS_STRATEGIES)
+def test_repeatable(checker: Checker, name: str) -> None:
     """DEVICE-3: repeated runs have equal bits. Batches are sampled: Hypothesis cannot shrink an irregular failure."""
-    for recipe in sample_recipes(lane, share_of_examples(3 * len(LOSS_STRATEGIES))):
+    for recipe in sample_recipes(LOSS_STRATEGIES[name], share_of_examples(3 * len(LOSS_STRATEGIES))):
         checker(recipe, by=repeatable, relates=True)

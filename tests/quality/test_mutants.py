@@ -27,10 +27,10 @@ from tal_conformance.mutation.operators import (
     places,
     statement_at,
 )
-from tal_conformance.mutation.process_pool import MutantOutcome, in_processes, start, tried
+from tal_conformance.mutation.process_pool import MutantOutcome, in_processes, judge_mutant, start
 from tal_conformance.mutation.targets import OFFICIAL, official, watching
 from tal_conformance.mutation.targets import reference as reference_target
-from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, collect, in_turn, same
+from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, collect, equal_outcomes, in_turn
 from tal_reference import NEWEST
 
 pytest.importorskip("cosmic_ray")
@@ -222,11 +222,11 @@ def killed(
 
 def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batches: list[GeneratedCase]):
     target = official()
-    assert tried(target.implementation, batches).test is None
+    assert judge_mutant(target.implementation, batches).test is None
     ended = killed((target, "dist2bbox"), "ReplaceBinaryOperator_Sub_Add", batches)
     assert ended.test is not None
     assert 1 <= ended.batches <= len(batches)
-    assert tried(target.implementation, batches).test is None  # here nothing was changed
+    assert judge_mutant(target.implementation, batches).test is None  # here nothing was changed
 
 
 @pytest.mark.slow
@@ -264,19 +264,19 @@ def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
 def test_what_is_known_to_conform_is_not_judged_again(batches: list[GeneratedCase]):
     known = BaselineOutcomes()
     implementation = find("reference")
-    assert tried(lambda: implementation, batches, known=known).test is None
+    assert judge_mutant(lambda: implementation, batches, baseline=known).test is None
     assert set(known.outcomes) == {id(trial) for trial in batches}
     known.learns = False
     refusing = [GeneratedCase(each.test, each.build, each.by) for each in batches]
     known.outcomes = {id(new): known.outcomes[id(old)] for new, old in zip(refusing, batches, strict=True)}
-    assert tried(lambda: implementation, refusing, known=known).test is None
+    assert judge_mutant(lambda: implementation, refusing, baseline=known).test is None
 
 
 def test_same_is_about_every_number_and_dtype():
     one = torch.tensor([1.0, float("nan")])
-    assert same((one, [None]), (one.clone(), [None]))
+    assert equal_outcomes((one, [None]), (one.clone(), [None]))
     for other in (one.double(), torch.tensor([1.0, 2.0]), torch.tensor([2.0, float("nan")]), one[:1], None):
-        assert not same((one,), (other,))
+        assert not equal_outcomes((one,), (other,))
 
 
 class Exits:
@@ -299,9 +299,9 @@ class Exits:
 def test_one_that_ends_its_process_is_killed(how: str, stage: str, batches: list[GeneratedCase]):
     from tal_conformance.implementations.protocol import implementation_from
 
-    child = start(lambda: implementation_from(Exits(how), "exits"), batches, patience=1)
+    child = start(lambda: implementation_from(Exits(how), "exits"), batches, timeout=1)
     _, status = os.waitpid(child.pid, 0)
-    ended = child.ended(status, batches)
+    ended = child.outcome(status, batches)
     assert (ended.test, ended.stage, ended.batches) == ("test_loss", stage, 1)
 
 
@@ -313,19 +313,19 @@ def result(mutant_id: str, test: str | None) -> matrix.Result:
 def test_an_argued_mutant_that_is_killed_is_an_error():
     arguments = {"tal.f Add* 0 *": "because"}
     name = "tal.f AddNot 0 12345678"
-    assert matrix.became(result(name, None), arguments) == "equivalent"
-    assert matrix.became(result(name, "test_loss"), arguments) == "elsewhere"
-    assert matrix.became(result("tal.g AddNot 0 12345678", None), arguments) == "survived"
-    assert matrix.became(result("tal.g AddNot 0 12345678", "test_loss"), arguments) == "killed"
+    assert matrix.result_of(result(name, None), arguments) == "equivalent"
+    assert matrix.result_of(result(name, "test_loss"), arguments) == "elsewhere"
+    assert matrix.result_of(result("tal.g AddNot 0 12345678", None), arguments) == "survived"
+    assert matrix.result_of(result("tal.g AddNot 0 12345678", "test_loss"), arguments) == "killed"
 
 
 def test_every_entry_has_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert all(text.strip() for text in matrix.argued().values())
+    assert all(text.strip() for text in matrix.equivalent_mutants().values())
     path = tmp_path / "equivalent.toml"
     path.write_text('[[equivalent]]\nmutants = "x"\nbecause = " "\n')
     monkeypatch.setattr(matrix, "EQUIVALENT", path)
-    with pytest.raises(ValueError, match="x has no argument"):
-        matrix.argued()
+    with pytest.raises(ValueError, match="entry 'x' has no reason"):
+        matrix.equivalent_mutants()
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path):
@@ -336,12 +336,12 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path):
     jobs = {
         one.id: matrix.Job("bbox_iou", matrix.planted(place, one, target.implementation)) for one in chosen
     }
-    first = list(matrix.resumed("official", jobs, batches, None, None, "key", tmp_path, 1))
+    first = list(matrix.resume("official", jobs, batches, None, None, "key", tmp_path, 1))
     path = tmp_path / matrix.KILLS
     lines = path.read_text().splitlines()
     assert len(first) == len(lines) == 2
     path.write_text(lines[0] + "\n" + lines[1][:30])  # stopped in the middle of a line
-    again = list(matrix.resumed("official", jobs, batches, None, None, "key", tmp_path, 1))
+    again = list(matrix.resume("official", jobs, batches, None, None, "key", tmp_path, 1))
     assert {one.mutant for one in again} == set(jobs)
     assert json.loads(path.read_text().splitlines()[0])["mutant"] == again[0].mutant
     assert len(matrix.read(path, "key", "official")) == 2
@@ -353,7 +353,7 @@ def test_history_is_found_both_ways():
     dialects = tal_reference.DIALECTS
     batches = trials(4)
     for one, other in (names, names[::-1]):
-        ended = tried(matrix.held(dialects[one], dialects[other]), batches)
+        ended = judge_mutant(matrix.judged_by(dialects[one], dialects[other]), batches)
         assert ended.test is not None
 
 
@@ -377,7 +377,7 @@ def test_what_cannot_be_tried_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     """A name that fits nothing, a folder that cannot be: one line, and status 2."""
     few = ["power", "--mutants", "history", "--examples", "1", "--report-dir"]
     assert main([*few, str(tmp_path / "runs"), "--only", "nothing*"]) == 2
-    assert "no mutant's name fits 'nothing*'" in capsys.readouterr().err
+    assert "no mutant matches 'nothing*'" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main([*few, str(tmp_path / "file" / "runs")]) == 2
     assert "cannot write into" in capsys.readouterr().err
