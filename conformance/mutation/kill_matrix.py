@@ -346,14 +346,14 @@ def key_of(profile: str, number: int) -> str:
 
 
 def record(
-    recorder: RunLogWriter, profile: str, result: Result, what: str, arguments: dict[str, str]
+    recorder: RunLogWriter, profile: str, result: Result, word: str, arguments: dict[str, str]
 ) -> None:
     """Append the result to the run log."""
     ended = result.ended
     recorder.line(
         "power", profile=profile, fault=result.mutant, function=result.function, clauses=[], mode=result.kind,
         test=ended.test or "every test", expected=[], stage=ended.stage,
-        batches=None if ended.test is None else ended.batches, seconds=round(ended.seconds, 2), result=what,
+        batches=None if ended.test is None else ended.batches, seconds=round(ended.seconds, 2), result=word,
         case_in_words=ended.said, argument=argument_for(result.mutant, arguments), limit=ended.batches,
     )  # fmt: skip
 
@@ -370,14 +370,14 @@ def summary(results: Sequence[tuple[Result, str]]) -> str:
     """Return one line for every kind: number of mutants by result, score, and median number of batches."""
     lines = []
     for kind in dict.fromkeys(result.kind for result, _ in results):
-        own = [(result, what) for result, what in results if result.kind == kind]
-        counts = Counter(what for _, what in own)
-        batches = [result.ended.batches for result, what in own if what == "killed"]
+        own = [(result, word) for result, word in results if result.kind == kind]
+        counts = Counter(word for _, word in own)
+        batches = [result.ended.batches for result, word in own if word == "killed"]
         meant = len(own) - counts["equivalent"]
         score = f"; score {counts['killed'] / meant:.1%}" if meant else ""
         median = f"; median {statistics.median(batches):g} batches" if batches else ""
         counted = ", ".join(
-            f"{counts[what]} {what}" for what in ("killed", "equivalent", "elsewhere", "survived")
+            f"{counts[word]} {word}" for word in ("killed", "equivalent", "elsewhere", "survived")
         )
         lines.append(f"{kind}: {len(own)} mutants: {counted}{score}{median}")
     return "\n".join(lines)

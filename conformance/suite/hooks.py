@@ -192,7 +192,7 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
     group = marker.args[0] if marker else ""
     name = getattr(request.node, "originalname", request.node.name)
     today = datetime.now(UTC).date()
-    entries = tuple(each for each in run.ledger if each.concerns(subject) and not each.expired(today))
+    entries = tuple(issue for issue in run.ledger if issue.concerns(subject) and not issue.expired(today))
     return Checker(subject, run.recorder, name, group, entries)
 
 

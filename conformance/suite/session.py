@@ -83,7 +83,7 @@ def _create_log(config: pytest.Config) -> RunLog:
         return RunLog.create(parent)
     except OSError as error:
         raise pytest.UsageError(
-            f"cannot write a report into {parent}: {error} (--report-dir takes another)"
+            f"cannot write a report into {parent}: {error}; choose another folder with --report-dir"
         ) from error
 
 

@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written():
     said, _ = run.communicate(timeout=600)
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert "cannot write a report into /proc/self/runs" in said
-    assert "--report-dir takes another" in said
+    assert "choose another folder with --report-dir" in said
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into any folder")

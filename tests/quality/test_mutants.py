@@ -1,4 +1,4 @@
-"""Mutants are made, named, put in place and tried; whatever becomes of one is told."""
+"""Mutants: generation, names, installation, judging in child processes, and reporting of every outcome."""
 
 import json
 import os
@@ -165,7 +165,7 @@ def test_only_what_runs_is_changed(module: ModuleType):
 
 
 def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
-    """Their code is equal; a function of the copy that is never called has no mutants."""
+    """A function of the copy that is never called has no mutants, although its original has equal code."""
     original: dict[str, Any] = {}
     exec(compile(SOURCE, str(module.__file__), "exec"), original)
     (place,) = places(module, ["unused"])
@@ -231,7 +231,7 @@ def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batc
 
 @pytest.mark.slow
 def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
-    """In a fresh interpreter: here annotations are checked, and those of a copy name the classes of the original."""
+    """The command runs in a fresh interpreter, where no annotations of the copy are checked against the original."""
     done = subprocess.run(
         [sys.executable, "-m", "tal_conformance", "power", "--mutants", "reference", "--examples", "4",
          "--only", "*.boxes_around ReplaceBinaryOperator_Sub_Add *", "--report-dir", str(tmp_path)],
@@ -246,7 +246,7 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
 
 @pytest.mark.slow
 def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
-    """In an interpreter of its own: how much is generated is set once."""
+    """The command runs in a fresh interpreter, as a user starts it."""
     code = (
         "import sys; from pathlib import Path; from tal_conformance.commands.mutation import run_mutation_tests as go; "
         "sys.exit(go(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"
@@ -280,7 +280,7 @@ def test_same_is_about_every_number_and_dtype():
 
 
 class Exits:
-    """An implementation that ends, sleeps, or takes memory."""
+    """An implementation that exits, sleeps, or allocates too much memory."""
 
     name, version, dialect = "exits", "1", NEWEST
 
@@ -368,13 +368,13 @@ def floor(self, sides):
 
 
 def test_what_a_case_returns_is_no_part_of_the_match():
-    """A line of one case is run only where that case is the one."""
+    """A line of a case runs only if that case matches."""
     assert statement_at(MATCHED, 1, 4) == {3, 4, 6}
     assert statement_at(MATCHED, 1, 5) == {5}
 
 
 def test_what_cannot_be_tried_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A name that fits nothing, a folder that cannot be: one line, and status 2."""
+    """A pattern without matches and an impossible folder give one line and exit status 2."""
     few = ["power", "--mutants", "history", "--examples", "1", "--report-dir"]
     assert main([*few, str(tmp_path / "runs"), "--only", "nothing*"]) == 2
     assert "no mutant matches 'nothing*'" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""The suite can fail: every fault of the catalogue is found by the gating profile, at its stage, and shrinks.
+"""The suite can fail: the gating profile finds every planted fault at its stage, and shrinks the failing batch.
 
-What is run here is the suite's own tests with the gating profile's batches (`tal_conformance.mutation.attack`).
+`tal_conformance.mutation.attack` runs the suite's checks with as many batches as the gating profile.
 """
 
 import re
@@ -51,18 +51,18 @@ ISSUE = {
     "missing detach of the assignment": "assignment_not_detached",
     "alpha of CIoU differentiated": "alpha_differentiated",
 }
-"""Faults that the suite was asked to find from the beginning, and what they are called here."""
+"""Faults that the suite had to find from the beginning, with their names in the index."""
 
 IMAGES = {"padding_leaks": 2, "score_sum_an_image": 2, "missing_batch_size": 2, "negative_sum_kept": 2}
-"""Images of the smallest batch where one is not enough: there is nothing to pad, to average over, or to multiply by.
-The last one keeps padding rows too."""
+"""Number of images of the smallest batch for faults that one image cannot show: it has no padding and no other image.
+`negative_sum_kept` also keeps padding rows."""
 TRUTHS = {"contested_by_claimants": 3, "contested_by_unmasked_overlap": 3}
-"""Ground truths of the smallest batch where two are not enough: who wins has not selected the anchor."""
+"""Number of ground truths of the smallest batch for faults in which the winner has not selected the anchor."""
 ANCHORS = 64
-"""Anchors of the smallest batch at most: one level of stride 8 on 64 x 64 px, which a person can still look at. k = 10
-of them are needed anyhow (TAL-TOPK-2); another grid moves every box and prediction: a smaller one may hide a fault."""
+"""Largest number of anchors of a smallest batch: one level of stride 8 on 64 x 64 px, which a person can still read. At
+least k = 10 are needed (TAL-TOPK-2), and a smaller grid moves every box and prediction, which may hide the fault."""
 LINE = 260
-"""Characters that a person reads as one line."""
+"""Largest number of characters of a readable line."""
 
 every_fault = pytest.mark.parametrize("name", FAULTS)
 
@@ -70,7 +70,7 @@ every_fault = pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.slow
 @every_fault
 def test_found_where_stages_are_shown(name: str):
-    """At its own stage, and shrunk to a batch that a person can read."""
+    """The fault is found at its own stage, and the failing batch shrinks to a readable one."""
     fault = FAULTS[name]
     phases = (Phase.generate, Phase.shrink)
     hit = found(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.check, phases)
@@ -83,7 +83,7 @@ def test_found_where_stages_are_shown(name: str):
 def found(
     implementation: Implementation, lane: str, phases: tuple[Phase, ...] = (Phase.generate,)
 ) -> Hit | None:
-    """By the fault's own test, or by the others that the gating profile runs as well."""
+    """Return the failure found by the fault's own check, or by another one that the gating profile runs as well."""
     lanes = dict.fromkeys((lane, "loss_of_large_boxes", "metric", "targets"))
     return next((hit for each in lanes if (hit := attack(implementation, each, phases))), None)
 
@@ -102,7 +102,7 @@ def assert_small(name: str, hit: Hit) -> None:
 
 @every_fault
 def test_found_where_outputs_alone_are_shown(name: str):
-    """At its own stage, or at one of those that outputs cannot tell from it."""
+    """The fault is found at its own stage, or at one that outputs cannot distinguish from it."""
     fault = FAULTS[name]
     hit = found(faulty(fault, exposes_stages=False), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"
@@ -133,7 +133,7 @@ def looked_up(name: str) -> object:
 
 
 def test_every_clause_has_at_least_two_faults():
-    """Of specification sections 1 to 5, as the reference cites them."""
+    """Every clause of specification sections 1 to 5 that the reference cites has two faults."""
     folder = Path(tal_reference.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))

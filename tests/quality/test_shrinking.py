@@ -1,4 +1,4 @@
-"""What a failing batch shrinks to: a line that a person can read, and no more than is needed.
+"""A failing batch shrinks to a readable line without unnecessary parts.
 
 Each test lets Hypothesis look for the smallest recipe with some property, as it does for a batch that fails. That
 takes hundreds of batches a test.
@@ -16,7 +16,7 @@ from tal_conformance.batches.truths import Truth
 pytestmark = pytest.mark.slow
 
 LINE = 140
-"""Characters of a readable line."""
+"""Largest number of characters of a readable line."""
 
 Property = Callable[[Recipe], bool]
 
@@ -39,7 +39,7 @@ def has(*hazards: str) -> Property:
 ONE = (Truth("ordinary"),)
 TWO = (Truth("ordinary"), Truth("ordinary"))
 
-# What is wanted, and the very recipe that it must shrink to.
+# A property, and the recipe that it must shrink to.
 EXACTLY: dict[str, tuple[Property, Recipe]] = {
     "any batch": (lambda recipe: True, Recipe()),
     "a ground truth": (lambda recipe: any(recipe.images), Recipe((ONE,))),
@@ -56,7 +56,7 @@ def test_shrinks_to_this_line(wanted: Property, expected: Recipe):
 
 
 def shrinks(wanted: Property, truths: int, **options: bool) -> Recipe:
-    """The smallest recipe, of one image, at most so many ground truths, and a readable line."""
+    """Return the smallest recipe; assert that it has one image, at most `truths` ground truths and a readable line."""
     recipe = smallest(wanted, **options)
     assert len(repr(recipe)) <= LINE, recipe
     assert len(recipe.images) == 1, recipe
@@ -81,7 +81,7 @@ def test_a_tiny_box():
 
 
 def test_a_third_owner():
-    """Two that select an anchor, and one that does not and wins it."""
+    """Two ground truths select an anchor, and a third one wins it."""
     assert len(shrinks(has("third_owner"), truths=3, contested=True).images[0]) == 3
 
 

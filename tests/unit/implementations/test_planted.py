@@ -1,7 +1,7 @@
-"""Every field that an implementation returns, every way to return it wrong: found, named, and at the right stage.
+"""Every wrong value in every field that an implementation returns is reported with its name at the right stage.
 
-The honest outcome is the reference's on a batch of two images with contested anchors. `PLANTS` says how to spoil one
-tensor; the tables say what must come of it.
+The correct outcome is the reference's on a batch of two images with contested anchors. A plant changes one tensor; the
+tables hold the expected verdict, stage and message.
 """
 
 import re
@@ -53,7 +53,7 @@ def set_to(value: float) -> Plant:
 
 
 def other_value(tensor: Tensor, place: tuple[int, ...]) -> Tensor:
-    """Masks and class indices are turned over, other numbers are moved a little."""
+    """Invert masks and class indices, and change other numbers by 1 %."""
     copy = tensor.detach().clone()
     whole = bool((copy[place] == 0) | (copy[place] == 1))
     copy[place] = 1 - copy[place].float() if whole else copy[place] * 0.99
@@ -78,7 +78,7 @@ NOT_FINITE = {"NaN": float("nan"), "infinity": float("inf"), "minus infinity": f
 
 @dataclass(frozen=True)
 class Field:
-    """One tensor of what is returned: where a wrong value is planted, and the stage that must be named for it."""
+    """One returned tensor: the place of the wrong value, and the stage that must be reported for it."""
 
     name: str
     place: tuple[int, ...]
@@ -112,7 +112,7 @@ READ = (
 
 
 class Double:
-    """The reference's loss and assigner, with something changed in what they return."""
+    """The reference's loss and assigner with a changed result."""
 
     name = "double"
 
@@ -139,7 +139,7 @@ class Double:
 
 
 def verdict(double: Any) -> tuple[Verdict, str, str]:
-    """Verdict, first diverging stage and message of a double on the batch."""
+    """Return verdict, first diverging stage and message of a double on the batch."""
     try:
         judged = judge(execute(implementation(double), BATCH), Expectation(BATCH, NEWEST))
     except Divergence as error:
@@ -191,7 +191,7 @@ every_field = pytest.mark.parametrize(
 
 
 def test_the_batch_has_what_the_tables_need():
-    """A contested anchor, a second class and padding."""
+    """The batch has a contested anchor, a second class and padding."""
     assert HONEST.stages
     assert (HONEST.stages.selected.sum(1) > 1).any()
     assert HONEST.labels.unique().tolist() == [0, 1]
@@ -261,7 +261,7 @@ def one_hot(number: int, factor: float) -> Tensor:
 
 
 def nothing(maps: tuple[Tensor, ...]) -> Tensor:
-    """Zero, with a gradient that is no number."""
+    """Return zero with a gradient of NaN."""
     return (maps[0] - maps[0].detach()).abs().sqrt().sum()
 
 
@@ -361,7 +361,7 @@ def in_loss_field(name: str, plant: Plant) -> Double:
 @pytest.mark.parametrize("name", ["total", "items"])
 @pytest.mark.parametrize("planted", MALFORMED)
 def test_malformed_loss(name: str, planted: str):
-    """As of every field of an assignment: None, another kind, shape, device or dtype."""
+    """As for the fields of an assignment: None, another type, shape, device or dtype."""
     plant, message = MALFORMED[planted]
     found, stage, text = verdict(in_loss_field(name, plant))
     assert (found, stage) == (Verdict.ERROR, ""), text
@@ -384,12 +384,12 @@ def test_a_total_that_is_no_number(planted: str):
 
 
 def test_no_field_of_a_loss_is_forgotten():
-    """Its assignment and inputs are planted above, field by field and as a whole."""
+    """Tests above cover wrong assignments and inputs, field by field and as a whole."""
     assert {field.name for field in fields(Loss)} == {"total", "items", "assignment", "inputs"}
 
 
 class LossAlone:
-    """The reference's loss without its assignment, its items times something."""
+    """The reference's loss without its assignment, with scaled items."""
 
     def __init__(self, factors: Tensor) -> None:
         self.factors = factors
@@ -401,7 +401,7 @@ class LossAlone:
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_hidden_assignment_hides_no_wrong_item(factor: float):
-    """A loss that shows neither assignment nor inputs."""
+    """A loss that exposes neither assignment nor inputs."""
     for number, stage in enumerate(("box", "cls", "dfl")):
         assert verdict(LossAlone(one_hot(number, factor)))[:2] == (Verdict.DIVERGENT, stage)
 
@@ -436,7 +436,7 @@ def test_it_cannot_change_the_batch():
 
 
 def test_background_has_neither_label_box_nor_owner():
-    """TAL-TGT-1: what stands there has no meaning; a target score has."""
+    """TAL-TGT-1: labels and boxes of background anchors have no meaning; their target scores do."""
 
     def noise(honest: Assignment) -> Assignment:
         background = ~honest.foreground

@@ -1,4 +1,4 @@
-"""A run that exercised too little is told so, by name."""
+"""Clauses, hazards and bounds that a run exercised too little are named."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_near_ties_are_counted_by_the_judge():
 
 
 def test_every_clause_is_accounted_for():
-    """Those that the reference cites, and the ambiguities."""
+    """The table covers the clauses that the reference cites, and the ambiguities."""
     folder = Path(tal_reference.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))

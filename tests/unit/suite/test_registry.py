@@ -49,7 +49,7 @@ def test_a_clause_without_check_is_an_error():
 
 @pytest.fixture
 def entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries of the test itself are removed from the registry."""
+    """Remove the checks of these tests from the registry afterwards."""
     for name in ("a_share", "of_each_value"):
         monkeypatch.setitem(CHECKS, name, None)
 

@@ -1,4 +1,4 @@
-"""With `-n`, tests are stolen; another order stays what was asked for."""
+"""With `-n`, idle workers steal tests; another scheduler that the user names is kept."""
 
 from types import SimpleNamespace
 from typing import Any
