@@ -48,13 +48,9 @@ def test_training_leads_to_the_same_weights(
     """Training continued with this loss and with the reference's leads to weights within a derived bound."""
     implementation, line = subject.implementation, run.recorder.line
     if "loss" not in implementation.capabilities:
-<<<<<<< HEAD
-        pytest.skip(f"{implementation.name} offers no loss")
+        pytest.skip(f"{implementation.name} has no loss")
     if not PROFILES[pytestconfig.getoption("--conformance-profile")].compares_training:
         pytest.skip("trainings are compared in the profiles ci and nightly")
-=======
-        pytest.skip(f"{implementation.name} has no loss")
->>>>>>> f9a5664 (Suite, checks and strategies in plain words)
     try:
         rms = cached_controls(recorded, subject.device)
         ended = cached_reference(recorded, implementation.dialect, subject.device)

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.core.reference_inputs import assigner_inputs
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.mutation.planted_faults.fault import Fault
 from tal_reference import Head, Hyperparameters
 
