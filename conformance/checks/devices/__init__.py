@@ -1,4 +1,4 @@
-"""The same on every device: a CUDA device for machines without one; in `checks` the clauses DEVICE-1 to DEVICE-3."""
+"""Device checks: a simulated CUDA device for machines without one, and the clauses DEVICE-1 to DEVICE-3 in `checks`."""
 
 from tal_conformance.checks.devices.events import Violation, Watch, WrongDevice
 from tal_conformance.checks.devices.simulate import SimulatedRun, simulate

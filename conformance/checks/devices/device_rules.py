@@ -1,10 +1,10 @@
-"""Which tensors PyTorch lets meet in one operation, of those on a CUDA device and those on the CPU.
+"""PyTorch's rules about operations on tensors of different devices, a CUDA device and the CPU.
 
-All tensors of an operation must be on one device, but for these:
+All tensors of an operation must be on one device, with these exceptions:
 
-- a tensor without dimensions on the CPU is a plain number to elementwise operations, to one of them at a time;
-- a tensor on a CUDA device can be indexed by tensors on the CPU, not the other way round;
-- the value that fills or masks may be a tensor without dimensions on the CPU;
+- an elementwise operation accepts one 0-dimensional tensor on the CPU as a number;
+- a tensor on a CUDA device can be indexed by tensors on the CPU, but not the other way round;
+- the value of a fill or mask may be a 0-dimensional tensor on the CPU;
 - `copy_` copies between devices.
 
 The names are those of ATen's operations, as `__torch_dispatch__` sees them.
@@ -22,20 +22,20 @@ INDEXING = frozenset(
 )
 """Operations whose second argument is a list of indices."""
 COPIES = frozenset({"copy_", "copy", "_foreach_copy_", "_foreach_copy"})
-"""Operations that may have their tensors anywhere."""
+"""Operations that accept tensors on different devices."""
 VALUES = frozenset({"fill", "fill_", "masked_fill", "masked_fill_", "index_fill", "index_fill_"})
-"""Operations whose last tensor may be one without dimensions on the CPU."""
+"""Operations whose last tensor may be a 0-dimensional tensor on the CPU."""
 ELEMENTWISE = frozenset({
     "floor_divide", "floor_divide_", "true_divide_", "rsub", "heaviside_", "eq_", "ne_", "ge_", "le_", "gt_", "lt_",
     "__and__", "__iand__", "__or__", "__ior__", "mse_loss", "smooth_l1_loss", "special_xlogy", "copysign_",
 })  # fmt: skip
-"""Elementwise operations that do not carry the tag `pointwise`."""
+"""Elementwise operations without the tag `pointwise`."""
 STRICT = frozenset({
     "clamp", "clamp_", "clamp_max", "clamp_max_", "clamp_min", "clamp_min_", "equal", "gcd", "lcm", "gelu_backward",
     "igamma", "igamma_", "igammac", "igammac_", "logaddexp", "logaddexp2", "logit_backward", "nextafter", "nextafter_",
     "native_dropout_backward", "sigmoid_backward", "silu_backward", "tanh_backward", "threshold_backward",
 })  # fmt: skip
-"""Elementwise operations whose CUDA kernels ask for one device all the same."""
+"""Elementwise operations whose CUDA kernels require a single device nevertheless."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ class Argument:
 
     Attributes:
         name: "argument 2", "argument 2, item 1" or the keyword.
-        tensor: it.
-        on_device: it is on the simulated device.
+        tensor: the tensor.
+        on_device: True if the tensor is on the simulated device.
     """
 
     name: str
@@ -54,7 +54,13 @@ class Argument:
 
 
 def arguments_of(args: Sequence[Any], kwargs: dict[str, Any], kind: type) -> list[Argument]:
-    """The tensors of a call, lists included; those of class `kind` are on the simulated device."""
+    """Return the tensors of a call, including those in lists.
+
+    Args:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        kind: class of the tensors on the simulated device.
+    """
     found = []
     for name, value in [
         *((f"argument {number}", value) for number, value in enumerate(args, 1)),
@@ -72,11 +78,11 @@ def arguments_of(args: Sequence[Any], kwargs: dict[str, Any], kind: type) -> lis
 
 
 def forbidden(func: Any, arguments: Sequence[Argument]) -> list[Argument]:
-    """Those of the arguments on the CPU that must not meet those on the device; none where all may.
+    """Return the arguments on the CPU that the operation does not accept together with those on the device.
 
     Args:
-        func: an operation of ATen, as `__torch_dispatch__` gets it.
-        arguments: its tensors.
+        func: an ATen operation, as passed to `__torch_dispatch__`.
+        arguments: tensors of the call.
     """
     on_cpu = [argument for argument in arguments if not argument.on_device]
     name = func.overloadpacket.__name__
@@ -94,14 +100,17 @@ def forbidden(func: Any, arguments: Sequence[Argument]) -> list[Argument]:
 
 
 def _of_indexing(arguments: Sequence[Argument], on_cpu: list[Argument]) -> list[Argument]:
-    """Indices may be anywhere if what they index is on the device; a value on the CPU has no dimensions."""
+    """Return the forbidden arguments of an indexing operation.
+
+    Indices may be on the CPU if the indexed tensor is on the device; a value on the CPU must be 0-dimensional.
+    """
     if not arguments[0].on_device:
         return [argument for argument in on_cpu if argument is arguments[0] or argument.tensor.dim() > 0]
     return [argument for argument in on_cpu if argument.name == "argument 3" and argument.tensor.dim() > 0]
 
 
 def _is_written(func: Any, argument: Argument) -> bool:
-    """Whether the operation writes into the argument."""
+    """Return True if the operation writes into the argument."""
     for number, formal in enumerate(func._schema.arguments, 1):
         if argument.name in (f"argument {number}", formal.name):
             return formal.alias_info is not None and formal.alias_info.is_write

@@ -1,4 +1,4 @@
-"""What happens on a simulated device: what would fail on a real one, and what would make it wait."""
+"""Events on a simulated device: operations that fail on a real one, synchronisations and transfers."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from tal_conformance.checks.devices.source_lines import Line, Origin
 
 @dataclass(frozen=True)
 class Violation:
-    """Something that fails on a CUDA device, or that is silently done on the CPU in place of it.
+    """An operation that fails on a CUDA device, or that silently runs on the CPU instead.
 
     Attributes:
-        operation: as one writes it: `torch.where`.
-        line: where it happened.
-        problem: what is wrong, as the end of a sentence.
-        origins: where the tensors on the CPU came from, if that is known.
+        operation: name in source code, such as `torch.where`.
+        line: line of the call.
+        problem: description, as the end of a sentence.
+        origins: origins of the tensors on the CPU, if known.
     """
 
     operation: str
@@ -24,7 +24,7 @@ class Violation:
     origins: tuple[Origin, ...] = ()
 
     def __str__(self) -> str:
-        """One sentence that names the operation, its line and its tensors."""
+        """Return one sentence that names the operation, its line and the problem."""
         return f"{self.operation} at {self.line} -- {self.problem}"
 
 
@@ -32,7 +32,7 @@ class WrongDevice(RuntimeError):
     """An operation that raises on a CUDA device.
 
     Attributes:
-        violation: what was wrong.
+        violation: the problem.
     """
 
     def __init__(self, violation: Violation) -> None:
@@ -42,13 +42,13 @@ class WrongDevice(RuntimeError):
 
 @dataclass
 class Watch:
-    """What happened on the simulated device.
+    """Events on the simulated device.
 
     Attributes:
-        violations: in their order.
-        synchronisations: how often the CPU had to wait for the device, by operation and line.
-        transfers: how often tensors went from the CPU to the device, by operation and line.
-        batches: how many batches were run.
+        violations: in order of occurrence.
+        synchronisations: number of times that the CPU waited for the device, by operation and line.
+        transfers: number of tensors moved from the CPU to the device, by operation and line.
+        batches: number of batches run.
     """
 
     violations: list[Violation] = field(default_factory=list)
@@ -57,18 +57,18 @@ class Watch:
     batches: int = 0
 
     def add(self, other: "Watch") -> None:
-        """Take what another one saw."""
+        """Add the events of another watch."""
         self.violations += other.violations
         self.synchronisations += other.synchronisations
         self.transfers += other.transfers
         self.batches += other.batches
 
     def places(self, most: int) -> list[dict[str, Any]]:
-        """The lines that wait or transfer most often, for the run log."""
+        """Return the lines with the most synchronisations or transfers, for the run log."""
         counted = [("synchronisation", self.synchronisations), ("transfer", self.transfers)]
-        found = [(count, kind, *key) for kind, counts in counted for key, count in counts.items()]
-        found.sort(key=lambda place: (-place[0], place[1], place[2], str(place[3])))
+        places = [(count, kind, *key) for kind, counts in counted for key, count in counts.items()]
+        places.sort(key=lambda place: (-place[0], place[1], place[2], str(place[3])))
         return [
             {"kind": kind, "operation": operation, "where": str(line), "count": count}
-            for count, kind, operation, line in found[:most]
+            for count, kind, operation, line in places[:most]
         ]

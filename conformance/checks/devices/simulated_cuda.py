@@ -1,13 +1,13 @@
-"""A CUDA device for machines without one: real numbers on the CPU, in tensors that say `cuda:0`.
+"""A simulated CUDA device for machines without one: tensors that report `cuda:0` and hold their values on the CPU.
 
-Inside a `Simulation` whatever is moved to or made on `cuda` is a `SimulatedTensor`: a wrapper around a CPU tensor, with
-the same numbers as a run on the CPU, bit by bit. Every operation passes `__torch_dispatch__`, where PyTorch's rules of
-who may meet whom are applied (`rules`), synchronisations are counted, and tensors that come to be on the CPU are
-remembered with the line that made them. To PyTorch's own C++ code the wrappers are CPU tensors: so nothing there looks
-for a CUDA driver, autograd runs as ever, backward included, and nothing is left behind. To Python they are on `cuda:0`.
+Inside a `Simulation` every tensor that is moved to or made on `cuda` is a `SimulatedTensor`: a wrapper around a CPU
+tensor, with values that are bitwise those of a run on the CPU. Every operation passes `__torch_dispatch__`, which
+applies PyTorch's rules about mixed devices (`device_rules`), counts synchronisations, and records the line that made
+each CPU tensor. To PyTorch's C++ code the wrappers are CPU tensors, so that no CUDA driver is needed and autograd works
+as usual, including backward. To Python they are on `cuda:0`.
 
-What it cannot see: numbers that leave as Python numbers or NumPy arrays and come back (they are counted as
-synchronisations), kernels that compute otherwise on CUDA, and autocast.
+Limits: values that leave as Python numbers or NumPy arrays and come back are counted as synchronisations only; CUDA
+kernels with other results, and autocast, are not simulated.
 """
 
 import contextlib
@@ -35,113 +35,122 @@ from tal_conformance.checks.devices.torch_calls import (
     Call,
     destination,
     device_of,
-    written,
+    name_of,
 )
 
 READS = frozenset({
     "_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim",
     "unique_consecutive", "unique_dim_consecutive", "bincount", "histc", "is_nonzero",
 })  # fmt: skip
-"""Operations whose result, or its shape, the CPU has to know before it goes on: it waits for the device."""
+"""Operations whose result or shape the CPU needs before it continues, so that it waits for the device."""
 
 
 class SimulatedTensor(Tensor):
-    """A tensor on the simulated device. Its methods are those that Python's callers could tell a device by.
+    """A tensor on the simulated device. Its methods are those that reveal a device to Python code.
 
     Attributes:
-        host: its numbers, on the CPU.
+        host: tensor on the CPU that holds the values.
     """
 
     host: Tensor
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as PyTorch's documentation of subclasses does
 
     @staticmethod
     def __new__(cls: type["SimulatedTensor"], host: Tensor) -> "SimulatedTensor":
         """Wrap a CPU tensor, without its history."""
         wrapper: SimulatedTensor = Tensor._make_wrapper_subclass(
-            cls, host.size(), strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype,
-            layout=host.layout, device=CPU,
-        )  # fmt: skip
+            cls,
+            host.size(),
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            layout=host.layout,
+            device=CPU,
+        )
         wrapper.host = host
         return wrapper
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
+    def __torch_dispatch__(  # type: ignore[override]  # PyTorch's stub is narrower
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Operations while another mode is on top of the simulation's."""
+        """Run an operation while another dispatch mode is active above the simulation's."""
         return current().run(func, args, kwargs or {})
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        """Its numbers and where they are."""
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # PyTorch's stub is narrower
+        """Return the values and the device."""
         return f"{self.host!r} on {DEVICE}"
 
     def __format__(self, spec: str) -> str:
-        """As a number, if it is one."""
+        """Format a 0-dimensional tensor as a number."""
         return format(self.item() if self.dim() == 0 else repr(self), spec)
 
     def __deepcopy__(self, memo: Any) -> "SimulatedTensor":
-        """A copy with numbers of its own."""
+        """Return a copy with its own memory."""
         copied = SimulatedTensor(self.host.clone())
         copied.requires_grad_(self.requires_grad)
         memo[id(self)] = copied
         return copied
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """`cuda:0`."""
+    def device(self) -> torch.device:  # type: ignore[override]  # PyTorch's stub is narrower
+        """The simulated device, `cuda:0`."""
         return DEVICE
 
     @property
-    def is_cuda(self) -> bool:  # type: ignore[override]
-        """It says so."""
+    def is_cuda(self) -> bool:  # type: ignore[override]  # PyTorch's stub is narrower
+        """True."""
         return True
 
     @property
-    def is_cpu(self) -> bool:  # type: ignore[override]
-        """It says not."""
+    def is_cpu(self) -> bool:  # type: ignore[override]  # PyTorch's stub is narrower
+        """False."""
         return False
 
     def get_device(self) -> int:
-        """Its index."""
+        """Return the index of the simulated device."""
         return 0
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As `Tensor.to`."""
+        """Act as `Tensor.to`."""
         return current().to(self, "Tensor.to", *args, **kwargs)
 
     def cpu(self, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
-        """As `Tensor.cpu`."""
+        """Act as `Tensor.cpu`."""
         return current().to(self, "Tensor.cpu", CPU, memory_format=memory_format)
 
     def cuda(self, *_: Any, **__: Any) -> Tensor:
-        """As `Tensor.cuda`."""
+        """Act as `Tensor.cuda`."""
         return current().to(self, "Tensor.cuda", DEVICE)
 
     def tolist(self) -> Any:
-        """As `Tensor.tolist`: it waits for the device."""
+        """Act as `Tensor.tolist`, which waits for the device."""
         current().synchronised("Tensor.tolist")
         return self.host.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
-        """As `Tensor.numpy`: it raises for tensors on CUDA devices."""
+        """Act as `Tensor.numpy`, which raises for tensors on CUDA devices."""
         if force:
             return self.detach().cpu().numpy()
-        return current().fail("Tensor.numpy", "a tensor on a CUDA device has no NumPy array", TypeError)
+        return current().fail(
+            "Tensor.numpy", "a tensor on a CUDA device has no NumPy array", TypeError
+        )
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        """As `Tensor.__array__`: it raises for tensors on CUDA devices."""
-        return current().fail("numpy.asarray", "a tensor on a CUDA device has no NumPy array", TypeError)
+        """Act as `Tensor.__array__`, which raises for tensors on CUDA devices."""
+        return current().fail(
+            "numpy.asarray", "a tensor on a CUDA device has no NumPy array", TypeError
+        )
 
-    def new_tensor(self, data: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        """As `Tensor.new_tensor`."""
+    def new_tensor(self, data: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]  # PyTorch's stub is narrower
+        """Act as `Tensor.new_tensor`."""
         given = {name: value for name, value in kwargs.items() if value is not None}
         return current().made(torch.tensor, (data,), {"dtype": self.dtype, "device": DEVICE} | given)
 
 
 class Simulation:
-    """The simulated device, while it is entered. Nothing outside is changed when it is left.
+    """Context manager of the simulated device. On exit nothing outside remains changed.
 
     Attributes:
         watch: takes what happens; `watching` replaces it for a while, to tell callers apart.
@@ -167,7 +176,7 @@ class Simulation:
         with contextlib.ExitStack() as stack:
             for name, stub in stubs.items():
                 stack.enter_context(mock.patch.object(torch.cuda, name, stub))
-            stack.enter_context(_Operations())  # type: ignore[no-untyped-call]
+            stack.enter_context(_Operations())  # type: ignore[no-untyped-call]  # PyTorch's base class has no annotations
             stack.enter_context(_Functions())
             _current.append(self)
             stack.callback(_current.remove, self)
@@ -179,7 +188,7 @@ class Simulation:
 
     @contextlib.contextmanager
     def watching(self, watch: Watch) -> Iterator[None]:
-        """Let `watch` take what happens meanwhile."""
+        """Record the events of the block in `watch`."""
         before, self.watch = self.watch, watch
         try:
             yield
@@ -187,15 +196,15 @@ class Simulation:
             self.watch = before
 
     def origin_of(self, tensor: Tensor) -> Origin | None:
-        """How a tensor came to be on the CPU, if that happened here."""
+        """Return the origin of a tensor on the CPU; None if the tensor was made outside the simulation."""
         origin: Origin | None = self._origins.get(tensor)
         return origin
 
-    # What Python's calls ask for
+    # Calls from Python
 
     def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run one of PyTorch's functions."""
-        name = written(func)
+        name = name_of(func)
         if name in MOVES:
             tensor, *rest = args
             return self.to(tensor, name, *(MOVES[name] or rest), **kwargs)
@@ -213,7 +222,7 @@ class Simulation:
             return func(*args, **kwargs)
 
     def made(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        """Make a tensor: on the device if that is asked for, else on the CPU."""
+        """Make a tensor: on the device if the call names it, else on the CPU."""
         target = device_of(kwargs.get("device"))
         asked = {name: value for name, value in kwargs.items() if name != "device"}
         if func is torch.tensor and isinstance(args[0], Tensor):
@@ -221,22 +230,22 @@ class Simulation:
             return self.to(args[0].detach().clone(), "torch.tensor", target, **asked).requires_grad_(
                 requires_grad
             )
-        args = tree_map_only(SimulatedTensor, partial(self._numbers, written(func)), args)
-        with self._calling(Call(written(func), own_frame())), torch._C.DisableTorchFunction():
+        args = tree_map_only(SimulatedTensor, partial(self._numbers, name_of(func)), args)
+        with self._calling(Call(name_of(func), own_frame())), torch._C.DisableTorchFunction():
             if target != DEVICE:
                 made: Tensor = func(*args, **asked)
-                self._note(made, [], written(func))
+                self._note(made, [], name_of(func))
                 return made
             requires_grad = asked.pop("requires_grad", False)
             return SimulatedTensor(func(*args, **asked)).requires_grad_(requires_grad)
 
     def _numbers(self, operation: str, tensor: SimulatedTensor) -> Any:
-        """What a tensor holds, as Python's numbers."""
+        """Return the values of a tensor as Python numbers."""
         self.synchronised(operation)
         return tensor.host.tolist()
 
     def to(self, tensor: Tensor, name: str, *args: Any, **kwargs: Any) -> Tensor:
-        """`Tensor.to`, `Tensor.cpu` and `Tensor.cuda`."""
+        """Run `Tensor.to`, `Tensor.cpu` or `Tensor.cuda`."""
         target, others = destination(args, kwargs)
         with self._calling(Call(name, own_frame(), follows=True)), torch._C.DisableTorchFunction():
             if target is None or target == tensor.device:
@@ -260,7 +269,7 @@ class Simulation:
     # What operations do
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run an operation of ATen on wrappers, CPU tensors or both."""
+        """Run an ATen operation on wrappers, CPU tensors or both."""
         arguments = arguments_of(args, kwargs, SimulatedTensor)
         call = self._call if self._call is not None and self._call.caller is own_frame() else None
         operation = (
@@ -285,7 +294,7 @@ class Simulation:
     def _belongs_on_device(
         self, func: Any, arguments: Sequence[Argument], kwargs: dict[str, Any], call: Call | None
     ) -> bool:
-        """Whether the result of an operation is on the device."""
+        """Return True if the result of an operation is on the device."""
         packet = func.overloadpacket
         if self._moving is not None and packet is torch.ops.aten._to_copy:
             return self._moving == DEVICE
@@ -299,7 +308,7 @@ class Simulation:
         return call is not None and call.follows
 
     def _check(self, func: Any, arguments: Sequence[Argument], operation: str) -> None:
-        """Raise WrongDevice where tensors meet that must not."""
+        """Raise WrongDevice if the operation does not accept the devices of its tensors."""
         wrong = forbidden(func, arguments)
         if not wrong:
             return
@@ -319,7 +328,7 @@ class Simulation:
         kind: type[Exception] | None = None,
         origins: tuple[Origin, ...] = (),
     ) -> NoReturn:
-        """Note a violation and raise it: WrongDevice, or what PyTorch raises in its place."""
+        """Record a violation and raise it, as WrongDevice or as the class that PyTorch raises."""
         violation = Violation(operation, own_line(), problem, origins)
         self.watch.violations.append(violation)
         raise WrongDevice(violation) if kind is None else kind(str(violation))
@@ -332,7 +341,7 @@ class Simulation:
         operation: str,
         to_device: bool,
     ) -> None:
-        """Count what the CPU waits for in an operation, and what the operation carries from here to there."""
+        """Count the synchronisations and transfers of an operation."""
         name = func.overloadpacket.__name__
         if name in ("_to_copy", "copy_") and arguments[-1].on_device != to_device:
             self._look_at_move(arguments[-1], operation, to_device)
@@ -349,7 +358,7 @@ class Simulation:
                     self._look_at_move(index, operation, to_device=True)
 
     def _look_at_move(self, argument: Argument, operation: str, to_device: bool) -> None:
-        """Count a move; one that brings numbers back that had been moved away is a violation."""
+        """Count a move between devices. Moving values back that were moved away before is a violation."""
         if not to_device:
             self.synchronised(operation)
             return
@@ -360,11 +369,11 @@ class Simulation:
             self.watch.violations.append(Violation(operation, own_line(), problem, (origin,)))
 
     def synchronised(self, operation: str) -> None:
-        """Count that the CPU waits for the device."""
+        """Count one synchronisation."""
         self.watch.synchronisations[operation, own_line()] += 1
 
     def _note(self, result: Any, arguments: Sequence[Argument], operation: str, moves: bool = False) -> None:
-        """Remember how CPU tensors came to be: as the tensors that they were computed from did, if that is known."""
+        """Record the origin of new CPU tensors: that of the tensors they were computed from, if known."""
         leaves = moves and arguments[-1].on_device
         known = [self.origin_of(argument.tensor) for argument in arguments if not argument.on_device]
         inherited = sorted((origin for origin in known if origin), key=lambda origin: not origin.moved)
@@ -378,28 +387,28 @@ OVERRIDDEN: dict[str, Callable[..., Any]] = {
     f"Tensor.{name}": getattr(SimulatedTensor, name)
     for name in ("tolist", "numpy", "__array__", "new_tensor")
 }
-"""Methods that PyTorch's own code does not have for wrappers, also where they are called as `Tensor.tolist(x)`."""
+"""Methods that PyTorch does not support for wrappers, replaced also for calls such as `Tensor.tolist(x)`."""
 _current: list[Simulation] = []
 
 
 def current() -> Simulation:
-    """The simulation that is entered.
+    """Return the active simulation.
 
     Raises:
-        RuntimeError: none is.
+        RuntimeError: no simulation is active.
     """
     if not _current:
-        raise RuntimeError("a tensor of a simulated device is used after the simulation has ended")
+        raise RuntimeError("a tensor of a simulated device was used after its simulation ended")
     return _current[0]
 
 
 def to_host(value: Any) -> Any:
-    """The CPU tensor behind a simulated one; anything else as it is."""
+    """Return the CPU tensor of a simulated tensor; any other value unchanged."""
     return value.host if isinstance(value, SimulatedTensor) else value
 
 
 def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """What an operation takes or returns, with every tensor of class `kind` changed."""
+    """Return arguments or results of an operation with `change` applied to every tensor of class `kind`."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, (list, tuple)):
@@ -408,14 +417,14 @@ def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 
 
 class _Operations(TorchDispatchMode):
-    """Hands every operation to the simulation."""
+    """Dispatch mode that passes every operation to the simulation."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return current().run(func, args, kwargs or {})
 
 
 class _Functions(TorchFunctionMode):
-    """Hands every call of a function of PyTorch to the simulation."""
+    """Function mode that passes every call of a function of PyTorch to the simulation."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return current().called(func, args, kwargs or {})
@@ -423,5 +432,5 @@ class _Functions(TorchFunctionMode):
 
 @cache
 def _aliases(func: Any) -> bool:
-    """Whether a result of an operation is, or is a view of, one of its arguments."""
+    """Return True if a result of an operation is one of its arguments, or a view of one."""
     return any(returned.alias_info is not None for returned in func._schema.returns)

@@ -1,7 +1,7 @@
-"""Where something happened: the line of somebody's own code, and what that line made.
+"""Source lines of the implementation under test: the line of a call, and the origin of a tensor.
 
-Frames of PyTorch, of this package and of the libraries that check types are passed over, so that what is named is the
-line that a reader can change.
+Frames of PyTorch, of this package and of run-time type checkers are skipped, so that a message names a line that its
+reader can change.
 """
 
 import linecache
@@ -12,14 +12,14 @@ from types import FrameType
 
 import torch
 
-PASSED_OVER = (
+SKIPPED = (
     str(Path(torch.__file__).parent),
     str(Path(__file__).parent),
     "<@beartype",
     "<@jaxtyped",
     "<string>",
 )
-"""Beginnings of the file names of frames that are nobody's own code."""
+"""Prefixes of file names whose frames are skipped."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Line:
     """One line of code.
 
     Attributes:
-        path: of its file.
-        number: from 1.
+        path: path of the file.
+        number: line number, from 1.
     """
 
     path: str
@@ -36,11 +36,11 @@ class Line:
 
     @property
     def code(self) -> str:
-        """The line itself; empty where its file cannot be read."""
+        """Text of the line; empty if the file cannot be read."""
         return linecache.getline(self.path, self.number).strip()
 
     def __str__(self) -> str:
-        """`article.py:112: topk_mask = torch.zeros(...)`, with the file's folder."""
+        """Return folder, file, number and text: `adapters/article.py:112: topk_mask = torch.zeros(...)`."""
         path = Path(self.path)
         code = f": {self.code}" if self.code else ""
         return f"{path.parent.name}/{path.name}:{self.number}{code}"
@@ -48,12 +48,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Origin:
-    """How a tensor came to be on the CPU.
+    """Origin of a tensor on the CPU.
 
     Attributes:
-        operation: what made it, as one writes it: `torch.arange`.
-        line: where.
-        moved: its numbers, or some of them, had been on the device before.
+        operation: operation that made the tensor, such as `torch.arange`.
+        line: line of that call.
+        moved: True if at least some of its values were on the device before.
     """
 
     operation: str
@@ -61,19 +61,19 @@ class Origin:
     moved: bool = False
 
     def __str__(self) -> str:
-        what = "moved to the CPU" if self.moved else "made on the CPU"
-        return f"{what} by {self.operation} at {self.line}"
+        event = "moved to the CPU" if self.moved else "made on the CPU"
+        return f"{event} by {self.operation} at {self.line}"
 
 
 def own_frame() -> FrameType | None:
-    """The innermost frame that is somebody's own code."""
+    """Return the innermost frame that is not skipped, or None."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(PASSED_OVER):
+    while frame is not None and frame.f_code.co_filename.startswith(SKIPPED):
         frame = frame.f_back
     return frame
 
 
 def own_line() -> Line:
-    """The line of somebody's own code that is being executed."""
+    """Return the line that is being executed in the innermost frame that is not skipped."""
     frame = own_frame()
     return Line("?", 0) if frame is None else Line(frame.f_code.co_filename, frame.f_lineno)

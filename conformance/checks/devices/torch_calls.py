@@ -1,4 +1,4 @@
-"""What Python's calls of PyTorch's functions ask for: which device, and where their results belong."""
+"""Calls of PyTorch's functions from Python: the device that they name, and the device of their results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ FACTORIES = frozenset(
         "bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window",
     )
 )  # fmt: skip
-"""Functions that make a tensor on the CPU unless they are told otherwise, whatever their other arguments are on."""
+"""Functions that make a tensor on the CPU unless `device` names another, wherever their other arguments are."""
 CONVERSIONS = frozenset({torch.as_tensor, torch.asarray})
-"""Functions that make a tensor of data, and leave a tensor as it is."""
+"""Functions that make a tensor from data, and return a tensor unchanged."""
 MOVES: dict[str, tuple[torch.device, ...]] = {
     "Tensor.to": (),
     "Tensor.type_as": (),
     "Tensor.cpu": (CPU,),
     "Tensor.cuda": (DEVICE,),
 }
-"""Methods that move a tensor, with the device that they move it to where that is no argument."""
+"""Methods that move a tensor, with the destination if it is fixed; otherwise an argument names it."""
 
 
 @dataclass
@@ -37,10 +37,10 @@ class Call:
     """A call of one of PyTorch's functions from Python, while it runs.
 
     Attributes:
-        name: as one writes it: `torch.where`, `Tensor.to`.
-        caller: the frame that called it.
-        target: the device that its keyword `device` names; None if it names none.
-        follows: what it makes of nothing belongs on the device, where its arguments are (`torch.cartesian_prod`).
+        name: name in source code, such as `torch.where` or `Tensor.to`.
+        caller: frame of the caller.
+        target: the device that the keyword `device` names; None without it.
+        follows: True if tensors that it allocates belong on its arguments' device (`torch.cartesian_prod`).
     """
 
     name: str
@@ -49,8 +49,8 @@ class Call:
     follows: bool = False
 
 
-def written(func: Callable[..., Any]) -> str:
-    """How one writes a function of PyTorch: `torch.where`, `Tensor.to`."""
+def name_of(func: Callable[..., Any]) -> str:
+    """Return the name of a function of PyTorch in source code: `torch.where`, `Tensor.to`."""
     name = getattr(func, "__name__", str(func))
     if name == "__get__":  # of a property
         return f"Tensor.{getattr(getattr(func, '__self__', None), '__name__', name)}"
@@ -61,7 +61,7 @@ def written(func: Callable[..., Any]) -> str:
 
 
 def device_of(device: Any) -> torch.device | None:
-    """The device that an argument names, CUDA devices always with their index."""
+    """Return the device that an argument names, with the index of a CUDA device."""
     if device is None:
         return None
     if isinstance(device, int):
@@ -71,20 +71,20 @@ def device_of(device: Any) -> torch.device | None:
 
 
 def destination(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[torch.device | None, dict[str, Any]]:
-    """What the arguments of `Tensor.to` ask for: a device, if they name one, and the other arguments as keywords.
+    """Return the device that the arguments of `Tensor.to` name, if any, and the other arguments as keywords.
 
-    They are `(device, dtype, non_blocking, copy)`, `(dtype, non_blocking, copy)` or `(other, non_blocking, copy)`.
+    Signatures: `(device, dtype, non_blocking, copy)`, `(dtype, non_blocking, copy)` or `(other, non_blocking, copy)`.
     """
     names = ["device", "dtype", "non_blocking", "copy"]
     if args and isinstance(args[0], torch.dtype):
         names = names[1:]
     if args and isinstance(args[0], Tensor):
         names = ["other", *names[2:]]
-    asked = dict(zip(names, args, strict=False)) | kwargs
-    other = asked.pop("other", None)
+    named = dict(zip(names, args, strict=False)) | kwargs
+    other = named.pop("other", None)
     if other is not None:
-        asked |= {"device": other.device, "dtype": other.dtype}
-    target = device_of(asked.pop("device", None))
+        named |= {"device": other.device, "dtype": other.dtype}
+    target = device_of(named.pop("device", None))
     return target, {
-        name: value for name, value in asked.items() if value is not None and name != "non_blocking"
+        name: value for name, value in named.items() if value is not None and name != "non_blocking"
     }

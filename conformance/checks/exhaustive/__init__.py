@@ -1,1 +1,1 @@
-"""Every image of small scopes, judged by the thousand: no counterexample lies in them."""
+"""Exhaustive checks: every image of small scopes is judged, so that none of them is a counterexample."""

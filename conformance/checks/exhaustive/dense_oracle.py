@@ -1,9 +1,9 @@
-"""What the specification says of the assignment of many small images at once: dense, in float64, every choice counted.
+"""Oracle of many small images at once: dense, in float64, with an enumeration of all choices.
 
-The ordinary judge goes image by image, and asks for ambiguous ones whether some selection can have led to the outcome.
-Here an image has at most two ground truths and few anchors, so that all its selections are written down and looked
-through; geometry comes from `tal_conformance.core.geometry`. What is accepted here is right. What is not goes to the
-ordinary judge. B images, M ground truths (1 or 2, padded), A anchors, C classes, S sets of k anchors.
+The ordinary judge goes image by image, and searches for an admissible selection that explains an ambiguous outcome.
+Images of a scope have at most two ground truths and few anchors, so that all selections are enumerated; geometry comes
+from `tal_conformance.core.geometry`. An outcome that this oracle accepts is right; others go to the ordinary judge.
+B images, M ground truths (1 or 2, padded), A anchors, C classes, S sets of k anchors.
 """
 
 from dataclasses import dataclass, replace
@@ -29,11 +29,11 @@ EPS = torch.finfo(DTYPE).eps
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How far the numbers that a hidden assigner read may lie from those that we say it read.
+    """Possible difference between the inputs of an assigner that does not expose them and their reconstruction.
 
     Attributes:
-        boxes: (B, A) pixels by which a predicted edge may differ.
-        scores: (B, A, C) by which a score may differ.
+        boxes: (B, A) difference of a predicted edge in pixels.
+        scores: (B, A, C) difference of a score.
     """
 
     boxes: Tensor
@@ -42,18 +42,18 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the specification says of each image, with the rounding of float32.
+    """Values that the specification prescribes for each image, with their float32 rounding bounds.
 
     Attributes:
-        boxes: (B, M, 4) ground truths in pixels, float64; zeros where there is none.
-        labels: (B, M) their classes.
-        real: (B, M) there is one, and it counts (ANN-3).
-        candidate: (B, M, A) TAL-CAND-1, TAL-CAND-2; sharp, because corners and centres round nowhere.
-        score: (B, M, A) s as it was read; zero off candidates, like all that follow.
+        boxes: (B, M, 4) ground truths, xyxy in pixels, float64; zeros for padding.
+        labels: (B, M) classes of the ground truths.
+        real: (B, M) bool: True for a ground truth that is not padding and not dropped (ANN-3).
+        candidate: (B, M, A) bool: TAL-CAND-1, TAL-CAND-2. Never doubtful, because corners and centres are exact.
+        score: (B, M, A) s as the assigner read it; zero off candidates, as are the following values.
         overlap, overlap_error: (B, M, A) u in float64 and its bound.
-        metric, metric_error: (B, M, A) t likewise.
-        naive_overlap, naive_metric: (B, M, A) the same in float32.
-        numbers: k, alpha and beta.
+        metric, metric_error: (B, M, A) t in float64 and its bound.
+        naive_overlap, naive_metric: (B, M, A) u and t computed in float32.
+        numbers: hyperparameters: k, alpha and beta.
     """
 
     boxes: Tensor
@@ -71,30 +71,30 @@ class Expected:
 
     @property
     def overlap_range(self) -> Range:
-        """What u can be."""
+        """Range of u."""
         return Range((self.overlap - self.overlap_error).clamp(min=0), self.overlap + self.overlap_error)
 
     @property
     def metric_range(self) -> Range:
-        """What t can be."""
+        """Range of t."""
         return Range((self.metric - self.metric_error).clamp(min=0), self.metric + self.metric_error)
 
 
 def understands(dialect: Dialect) -> bool:
-    """Whether all that the dialect chooses is followed here: of what releases differ in, the floor of small boxes."""
+    """Return True if this oracle supports the dialect: the newest, with any floor of small boxes."""
     return dialect == replace(NEWEST, name=dialect.name, small_box_floor=dialect.small_box_floor)
 
 
 def expected(
     images: Images, inputs: AssignerInputs, dialect: Dialect, uncertain: Uncertainty | None = None
 ) -> Expected:
-    """What follows from the numbers that an assigner read.
+    """Return the values that follow from the inputs of an assigner.
 
     Args:
-        images: what the images consist of.
-        inputs: what the assigner read.
-        dialect: whose choices to follow.
-        uncertain: how far it may have read something else; None if it showed what it read.
+        images: parts of the images.
+        inputs: inputs of the assigner.
+        dialect: the dialect to follow.
+        uncertain: possible error of the inputs; None if the implementation exposes them.
     """
     scope, numbers, device = images.scope, inputs.hyperparameters, inputs.boxes.device
     present = images.present.to(device)  # (B, M)
@@ -121,13 +121,23 @@ def expected(
     rounding = bound(naive_metric, metric, unit, DTYPE, "metric t")
     reach = torch.maximum(metric_of(*large, numbers) - metric, metric - metric_of(*small, numbers))
     return Expected(
-        boxes, labels, real, candidate, score, overlap, overlap_error, metric,
-        (reach + rounding).where(candidate, 0), naive_overlap, naive_metric, numbers,
-    )  # fmt: skip
+        boxes,
+        labels,
+        real,
+        candidate,
+        score,
+        overlap,
+        overlap_error,
+        metric,
+        (reach + rounding).where(candidate, 0),
+        naive_overlap,
+        naive_metric,
+        numbers,
+    )
 
 
 def widened(boxes: Tensor, floor: tuple[int, int]) -> Tensor:
-    """TAL-CAND-2: sides of `boxes` (.., 4) below the first number grow to the second about their centre."""
+    """Return boxes (.., 4) with sides below the first number widened to the second about their centre (TAL-CAND-2)."""
     below, to = floor
     left_top, right_bottom = boxes.split(2, dim=-1)
     middle = (left_top + right_bottom) / 2
@@ -139,18 +149,18 @@ def widened(boxes: Tensor, floor: tuple[int, int]) -> Tensor:
 
 
 def metric_of(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """TAL-MET-1."""
+    """Return t = s^alpha u^beta (TAL-MET-1)."""
     return score.pow(numbers.alpha) * overlap.pow(numbers.beta)
 
 
 def _of_class(scores: Tensor, labels: Tensor) -> Tensor:
-    """(B, M, A) the score of each ground truth's class, of scores (B, A, C) and labels (B, M)."""
+    """Return the score (B, M, A) of each ground truth's class, from scores (B, A, C) and labels (B, M)."""
     return scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, scores.shape[1]))
 
 
 @lru_cache(maxsize=64)
 def _sets(anchors: int, k: int) -> Tensor:
-    """(S, A) every set of k anchors."""
+    """Return every set of k anchors, (S, A) bool."""
     sets = torch.zeros(0, anchors, dtype=torch.bool)
     for chosen in combinations(range(anchors), k):
         row = torch.zeros(1, anchors, dtype=torch.bool)
@@ -161,11 +171,11 @@ def _sets(anchors: int, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Choices:
-    """TAL-TOPK-1: every selection, and which of them are admissible.
+    """Every top-k selection, and its admissibility (TAL-TOPK-1).
 
     Attributes:
-        admissible: (B, M, S) the k anchors of the set can be the k largest.
-        selected: (B, M, S, A) those of them that are candidates.
+        admissible: (B, M, S) bool: True if the k anchors of the set can be the k largest.
+        selected: (B, M, S, A) bool: the candidates among the anchors of the set.
     """
 
     admissible: Tensor
@@ -173,41 +183,41 @@ class Choices:
 
     @classmethod
     def of(cls, metric: Range, candidate: Tensor, k: int) -> "Choices":
-        """A set is admissible if none of its metrics is surely smaller than one outside it."""
+        """Enumerate the sets: a set is admissible if none of its metrics is surely smaller than one outside it."""
         sets = _sets(candidate.shape[-1], k).to(candidate.device)  # (S, A)
         worst_inside = metric.high[:, :, None].where(sets, torch.inf).amin(-1)  # (B, M, S)
         best_outside = metric.low[:, :, None].where(~sets, -torch.inf).amax(-1)  # (B, M, S)
         return cls(worst_inside >= best_outside, sets & candidate[:, :, None])
 
     def always(self) -> Tensor:
-        """(B, M, A) anchors that every admissible selection has."""
+        """Return the anchors (B, M, A) of every admissible selection."""
         return (self.selected | ~self.admissible[..., None]).all(2)
 
     def ever(self) -> Tensor:
-        """(B, M, A) anchors that some admissible selection has."""
+        """Return the anchors (B, M, A) of at least one admissible selection."""
         return (self.selected & self.admissible[..., None]).any(2)
 
 
 def may_own(overlap: Range) -> Tensor:
-    """TAL-CONF-1: (B, M, A) ground truths whose u can be the largest."""
+    """Return the ground truths (B, M, A) whose u can be the largest of the anchor (TAL-CONF-1)."""
     return overlap.high >= overlap.low.amax(1, keepdim=True)
 
 
 def reachable(owner: Tensor, choices: Choices, winners: Tensor, shown: Tensor | None = None) -> Tensor:
-    """(B,) whether admissible selections lead to these owners.
+    """Return (B,) bool: True if admissible selections lead to given owners.
 
-    With two ground truths the anchors say of each selection alone what it must have and must not: an anchor of g is
-    selected by g; the other selects it only if g may win it then; background is selected by nobody.
+    With two ground truths the owners constrain each selection independently: an anchor of g is selected by g; the other
+    ground truth selects it only if g may win the conflict; no ground truth selects background.
 
     Args:
         owner: (B, A) index of the ground truth, -1 on background.
         choices: the admissible selections.
-        winners: (B, M, A) who may win a contested anchor.
-        shown: (B, M, A) the selection itself, if it is known.
+        winners: (B, M, A) bool: ground truths that may win a contested anchor.
+        shown: (B, M, A) the selection itself, if the implementation exposes it.
     """
     rows = torch.arange(winners.shape[1], device=owner.device)[:, None]  # (M, 1)
     own = owner[:, None] == rows  # (B, M, A)
-    wins = (winners & own).any(1, keepdim=True)  # (B, 1, A) its owner may have had to fight for it
+    wins = (winners & own).any(1, keepdim=True)  # (B, 1, A) the owner may win a conflict
     must, may = own[:, :, None], (own | wins)[:, :, None]  # (B, M, 1, A)
     fits = choices.admissible & ((choices.selected | ~must) & (~choices.selected | may)).all(-1)  # (B, M, S)
     if shown is not None:
@@ -216,13 +226,13 @@ def reachable(owner: Tensor, choices: Choices, winners: Tensor, shown: Tensor | 
 
 
 def ambiguous(told: Expected, metric: Range, overlap: Range, least: float = -1.0) -> Tensor:
-    """(B,) whether these ranges leave a choice of what is selected, or of who owns it.
+    """Return (B,) bool: True if given ranges leave a choice of the selection or of an owner.
 
     Args:
-        told: what is known besides.
-        metric: of t.
-        overlap: of u.
-        least: a choice between anchors whose t is no larger does not count.
+        told: candidates and hyperparameters of the images.
+        metric: range of t.
+        overlap: range of u.
+        least: a choice between anchors whose t is at most this does not count.
     """
     choices = Choices.of(metric, told.candidate, told.numbers.topk)
     counts = metric.high > least
@@ -232,19 +242,19 @@ def ambiguous(told: Expected, metric: Range, overlap: Range, least: float = -1.0
 
 
 def weights_of(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """TAL-NORM-1: (B, A) w of given t, u and positives (B, M, A)."""
+    """Return w (B, A) of given t, u and positives (B, M, A) (TAL-NORM-1)."""
     metric, overlap = metric * positives, overlap * positives
     best = metric.amax(2, keepdim=True) + NORMALISATION_EPS  # (B, M, 1)
     return (metric * overlap.amax(2, keepdim=True) / best).sum(1)
 
 
 def stages_hold(told: Expected, stages: Stages, positives: Tensor) -> Tensor:
-    """(B,) whether shown stages hold, each from the shown values of the one before.
+    """Return (B,) bool: True if the exposed stages are right, each judged from the exposed values before it.
 
     Args:
-        told: what the specification says.
-        stages: what was shown.
-        positives: (B, M, A) what the outputs say.
+        told: prescribed values.
+        stages: stages that the implementation exposes.
+        positives: (B, M, A) bool: positives according to the outputs.
     """
     rows = told.candidate.shape[1]
     shown = {name: _padded(value, rows) for name, value in vars(stages).items()}
@@ -263,24 +273,24 @@ def stages_hold(told: Expected, stages: Stages, positives: Tensor) -> Tensor:
         (metric.double() - exact).abs() <= metric_error,
         shown["positives"] == positives,
     )
-    every = torch.stack([each.flatten(1).all(1) for each in holds]).all(0)  # (B,)
-    return every & reachable(owner, choices, winners, selected)
+    all_hold = torch.stack([stage.flatten(1).all(1) for stage in holds]).all(0)  # (B,)
+    return all_hold & reachable(owner, choices, winners, selected)
 
 
 def _padded(value: Tensor, rows: int) -> Tensor:
-    """(B, M, A) of a stage (B, M', A) with M' <= M, zeros at the end."""
+    """Return a stage (B, M', A) with M' <= M, padded with zeros to (B, M, A)."""
     return functional.pad(value, (0, 0, 0, rows - value.shape[1]))
 
 
 def owner_of(positives: Tensor) -> Tensor:
-    """(B, A) index of the ground truth that owns each anchor, -1 on background; of positives (B, M, A)."""
+    """Return the owner (B, A) of each anchor from positives (B, M, A): index of the ground truth, -1 on background."""
     return torch.where(positives.any(1), positives.int().argmax(1), -1)
 
 
 def targets_hold(told: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
-    """(B,) whether label and box of each positive are its owner's own (TAL-TGT-1), to the bit."""
+    """Return (B,) bool: True if label and box of each positive are bitwise those of its owner (TAL-TGT-1)."""
     own = positives.transpose(1, 2).double()  # (B, A, M)
-    boxes = own @ told.boxes  # (B, A, 4) one of them, or zero
+    boxes = own @ told.boxes  # (B, A, 4) the owner's box, or zeros
     labels = (own @ told.labels[..., None].double()).squeeze(-1)  # (B, A)
     foreground = assignment.foreground
     right = (assignment.boxes.double() == boxes).all(-1) & (assignment.labels.double() == labels)
@@ -288,16 +298,16 @@ def targets_hold(told: Expected, assignment: Assignment, positives: Tensor) -> T
 
 
 def scores_hold(told: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
-    """(B,) whether the target scores are w at the label of each positive and zero elsewhere (TAL-NORM-1, TAL-TGT-1)."""
+    """Return (B,) bool: True if scores are w at each positive's label and 0 elsewhere (TAL-NORM-1, TAL-TGT-1)."""
     exact, error = _weights_from_stages(told, assignment.stages, positives)
     at = functional.one_hot(told.labels, assignment.scores.shape[-1]).double()  # (B, M, C)
-    here = positives.transpose(1, 2).double() @ at  # (B, A, C) one where w stands
-    off = (assignment.scores.double() - exact[..., None] * here).abs()  # (B, A, C)
-    return (off <= error[..., None] * here).flatten(1).all(1)
+    at_label = positives.transpose(1, 2).double() @ at  # (B, A, C) 1 at the label of a positive
+    difference = (assignment.scores.double() - exact[..., None] * at_label).abs()  # (B, A, C)
+    return (difference <= error[..., None] * at_label).flatten(1).all(1)
 
 
 def _weights_from_stages(told: Expected, stages: Stages | None, positives: Tensor) -> tuple[Tensor, Tensor]:
-    """w (B, A) and its bound: from shown t and u if there are any, else from what they should be."""
+    """Return w (B, A) and its bound: from the exposed t and u if any, else from the prescribed ones."""
     if stages is not None:
         metric, overlap = (_padded(value, positives.shape[1]) for value in (stages.metric, stages.overlap))
         moved: Tensor | float = 0.0
@@ -311,7 +321,7 @@ def _weights_from_stages(told: Expected, stages: Stages | None, positives: Tenso
 
 
 def _moved_weights(told: Expected, positives: Tensor) -> Tensor:
-    """TAL-NORM-1: (B, A) by how much w moves as u and t do."""
+    """Return the error of w (B, A) due to the errors of u and t (TAL-NORM-1)."""
     metric, metric_error = told.metric * positives, told.metric_error * positives
     overlap, overlap_error = told.overlap * positives, told.overlap_error * positives
     best = metric.amax(2, keepdim=True) + NORMALISATION_EPS  # (B, M, 1)
@@ -324,7 +334,7 @@ def _moved_weights(told: Expected, positives: Tensor) -> Tensor:
 
 
 def assignment_holds(told: Expected, assignment: Assignment) -> Tensor:
-    """(B,) whether the assignment of each image is surely right: an admissible one, its targets and its weights."""
+    """Return (B,) bool: True if the assignment is surely right: admissible, with the right targets and weights."""
     rows = torch.arange(told.real.shape[1], device=told.real.device)[:, None]  # (M, 1)
     owner = assignment.truth_index.long().where(assignment.foreground, -1)  # (B, A)
     positives = owner[:, None] == rows  # (B, M, A)
@@ -337,9 +347,10 @@ def assignment_holds(told: Expected, assignment: Assignment) -> Tensor:
 
 
 def only_assignment(told: Expected, classes: int) -> Assignment:
-    """The assignment of images that leave no choice that counts, as plain float32 computes it.
+    """Return the assignment of images without an open choice that matters, computed in float32.
 
-    For a loss that shows none. Where all contested overlaps are zero, the first ground truth wins: its w is zero.
+    Used for a loss that does not expose its assignment. If all contested overlaps are zero, the first ground truth
+    wins: its w is zero.
     """
     selected = Choices.of(told.metric_range, told.candidate, told.numbers.topk).always()  # (B, M, A)
     largest = torch.zeros_like(selected).scatter(1, told.overlap.argmax(1, keepdim=True), True)

@@ -1,11 +1,11 @@
-"""Scopes: sets of images so small that every one of them can be judged, written down as data and counted exactly.
+"""Scopes: sets of small images, defined as data and counted exactly, of which every image is judged.
 
-An image of a scope has up to two ground truths with their corners on a lattice, and at every anchor one of a few
-guesses. All of it is exact in float32: anchors, borders and predicted boxes lie on whole and half cells, so that what
-is equal is equal to the bit, and ties are everywhere. B images, A anchors, C classes, R bins, G guesses.
+An image of a scope has up to two ground truths with corners on a lattice, and one of a few guesses at every anchor.
+All values are exact in float32: anchors, borders and predicted boxes lie on whole and half cells, so that equal values
+are bitwise equal and ties are frequent. B images, A anchors, C classes, R bins, G guesses.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ from tal_reference import Head, Hyperparameters
 
 
 class Guess(NamedTuple):
-    """What an anchor may predict.
+    """One possible prediction of an anchor.
 
     Attributes:
-        sides: left, top, right, bottom in cells; whole or half ones.
-        logits: of the classes.
+        sides: distances to left, top, right and bottom in cells; multiples of one half.
+        logits: of the classes, C values.
     """
 
     sides: tuple[float, float, float, float]
@@ -40,18 +40,18 @@ LEFT_UP = Guess((1.5, 1.5, 0.5, 0.5), (-3.0, 0.0))
 
 @dataclass(frozen=True)
 class Scope:
-    """All images with these properties.
+    """All images with given properties.
 
     Attributes:
-        name: what reports call it.
-        strides: pixels per cell of each level.
+        name: name in reports.
+        strides: pixels per cell, for each level.
         cells: rows and columns of the first level.
         lattice: pixels between possible corners.
-        truths: most ground truths of an image, at most 2; none, one, and ordered pairs are all there.
-        guesses: what each anchor may predict, whatever the others do.
+        truths: maximum number of ground truths of an image, at most 2; every ordered selection up to it is included.
+        guesses: possible predictions of each anchor, independent of the other anchors.
         topk: k.
         reg_max: R.
-        margin: pixels beyond the input's border where corners may still lie.
+        margin: pixels beyond the input's border within which corners may lie.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Scope:
 
     @property
     def head(self) -> Head:
-        """The head that all images have."""
+        """Head of every image."""
         return Head(self.strides, len(self.guesses[0].logits), self.reg_max)
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """Those of the loss, with this k."""
+        """Default hyperparameters with the scope's k."""
         return Hyperparameters(topk=self.topk)
 
     @cached_property
@@ -86,14 +86,14 @@ class Scope:
 
     @cached_property
     def boxes(self) -> Tensor:
-        """(N, 4) float64 every box, xyxy in pixels."""
+        """Every box, xyxy in pixels, (N, 4) float64."""
         height, width = self.size
         columns, rows = (
             list(combinations(range(-self.margin, end + self.margin + 1, self.lattice), 2))
             for end in (width, height)
         )
-        every = [(x1, y1, x2, y2) for (x1, x2), (y1, y2) in product(columns, rows)]
-        return torch.tensor(every, dtype=torch.float64)
+        boxes = [(x1, y1, x2, y2) for (x1, x2), (y1, y2) in product(columns, rows)]
+        return torch.tensor(boxes, dtype=torch.float64)
 
     @property
     def labelled(self) -> int:
@@ -107,11 +107,11 @@ class Scope:
 
     @property
     def anchors(self) -> int:
-        """A."""
+        """Number of anchors, A."""
         return sum(rows * columns for rows, columns in self.grids)
 
     def describe(self) -> str:
-        """All that makes an image, in one line."""
+        """Return all properties of the scope in one line."""
         height, width = self.size
         beyond = f" up to {self.margin} px beyond the border" if self.margin else ""
         return (
@@ -121,19 +121,21 @@ class Scope:
         )
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return int(self.scenes * len(self.guesses) ** self.anchors)
 
     def images(self, indices: Tensor) -> "Images":
-        """The images with these numbers (B,), from 0 to `len(self) - 1`.
+        """Return images by number.
 
-        Numbers that follow each other differ in their ground truths first, so that an image without any and images
-        with one and two stand side by side.
+        Consecutive numbers differ in their ground truths first, so that a batch mixes images with none, one and two.
+
+        Args:
+            indices: numbers (B,) from 0 to `len(self) - 1`.
         """
         scene, guess = indices % self.scenes, indices // self.scenes  # (B,) twice
         powers = len(self.guesses) ** torch.arange(self.anchors)  # (A,)
         guesses = guess[:, None] // powers % len(self.guesses)  # (B, A)
-        pair = scene - 1 - self.labelled  # (B,) negative where there are fewer than two
+        pair = scene - 1 - self.labelled  # (B,) negative for fewer than two ground truths
         first = torch.where(pair >= 0, pair // self.labelled, scene - 1)
         second = torch.where(pair >= 0, pair % self.labelled, -1)
         truths = torch.stack((first, second), dim=1)[:, : self.truths]  # (B, M)
@@ -141,49 +143,44 @@ class Scope:
         return Images(self, indices, boxes, labels, truths >= 0, guesses)
 
     def batch(self, indices: Tensor) -> Batch:
-        """One batch of the images with these numbers (B,): float32, on the CPU."""
+        """Return one batch of the images with given numbers (B,): float32, on the CPU."""
         images = self.images(indices)
-        sides = torch.tensor([guess.sides for guess in self.guesses])  # (G, 4)
+        distances = torch.tensor([guess.sides for guess in self.guesses])  # (G, 4)
         logits = torch.tensor([guess.logits for guess in self.guesses])  # (G, C)
-        distances = encode(sides, self.reg_max)  # (G, 4, R)
+        distances = encode(distances, self.reg_max)  # (G, 4, R)
         maps = fold(distances[images.guesses], logits[images.guesses], self.grids)
         image, row = images.present.nonzero().unbind(1)  # (N,) twice
         height, width = self.size
         left, top, right, bottom = self.boxes[images.boxes[image, row]].unbind(1)  # (N,) each
-        rows = torch.stack(
-            (
-                image.double(), images.labels[image, row].double(), (left + right) / 2 / width,
-                (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height,
-            ),
-            dim=1,
-        )  # fmt: skip
-        numbers = f"tensor({indices.tolist()})" if len(indices) <= SPELLED else f"{len(indices)} images"
+        centres = (left + right) / 2 / width, (top + bottom) / 2 / height  # (N,) twice
+        sides = (right - left) / width, (bottom - top) / height  # (N,) twice
+        labels = images.labels[image, row]  # (N,)
+        rows = torch.stack((image.double(), labels.double(), *centres, *sides), dim=1)  # (N, 6)
+        numbers = f"tensor({indices.tolist()})" if len(indices) <= MAX_LISTED else f"{len(indices)} images"
         origin = f"SCOPES[{self.name!r}].batch({numbers})"
         return Batch(maps, rows.float().reshape(-1, 6), self.head, self.hyperparameters, origin)
 
     def image(self, index: int) -> Batch:
-        """A batch of one image, with its hazards."""
+        """Return a batch of one image, with its hazards."""
         batch = self.batch(torch.tensor([index]))
-        return Batch(
-            batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters,
-            f"SCOPES[{self.name!r}].image({index})", hazards_of(batch),
-        )  # fmt: skip
+        origin = f"SCOPES[{self.name!r}].image({index})"
+        return replace(batch, origin=origin, hazards=hazards_of(batch))
 
 
-SPELLED = 16
-"""Images of a batch that its origin names one by one."""
+MAX_LISTED = 16
+"""Largest number of images whose numbers the origin of a batch lists."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """What images of a scope consist of, as indices.
+    """Parts of images of a scope, as indices.
 
     Attributes:
         scope: the scope.
         indices: (B,) numbers of the images.
         boxes: (B, M) index of each ground truth's box.
-        labels: (B, M) its class.
-        present: (B, M) there is such a ground truth; where not, box and label mean nothing.
+        labels: (B, M) class of each ground truth.
+        present: (B, M) bool: True for an existing ground truth; box and label of others are undefined.
         guesses: (B, A) index of each anchor's guess.
     """
 
@@ -213,21 +210,32 @@ _MORE = (
     *_scopes("singles of two levels", (2,), **_TWO, lattice=HALF_CELLS, truths=1, guesses=(SMALL, LARGE)),
     *_scopes("pairs in a row", (1, 2), **_ROW, lattice=HALF_CELLS, truths=2, guesses=(SMALL, LEFT_UP)),
     *_scopes(
-        "singles beyond the border", (1,), **_CELL, lattice=HALF_CELLS, truths=1, margin=12,
-        guesses=(SMALL, LEFT_UP), reg_max=2,
+        "singles beyond the border",
+        (1,),
+        **_CELL,
+        lattice=HALF_CELLS,
+        truths=1,
+        margin=12,
+        guesses=(SMALL, LEFT_UP),
+        reg_max=2,
     ),
-)  # fmt: skip
+)
 _ALL = (
     *_scopes("pairs on half cells", (2,), **_ONE, lattice=HALF_CELLS, truths=2, guesses=(SMALL, LARGE)),
     *_scopes(
-        "pairs of two levels", (2,), **_TWO, lattice=CELLS, truths=2, guesses=(SMALL, LARGE, RIGHT_DOWN, LEFT_UP)
+        "pairs of two levels",
+        (2,),
+        **_TWO,
+        lattice=CELLS,
+        truths=2,
+        guesses=(SMALL, LARGE, RIGHT_DOWN, LEFT_UP),
     ),
-)  # fmt: skip
+)
 PROFILES: dict[str, tuple[Scope, ...]] = {
     "dev": _FIRST,
     "ci": (*_FIRST, *_MORE),
     "nightly": (*_FIRST, *_MORE, *_ALL),
 }
-"""What each profile judges, every image of it."""
+"""Scopes of each profile."""
 SCOPES = {scope.name: scope for scope in PROFILES["nightly"]}
-"""Every scope by its name."""
+"""Every scope, by name."""

@@ -1,4 +1,4 @@
-"""The numbers of one image that decide its assignment, and the choices that they leave open (specification section 6).
+"""Values that decide the assignment of one image, and the choices that they leave open (specification section 6).
 
 M ground truths, A anchors.
 """
@@ -20,17 +20,17 @@ from tal_reference.assignment import NORMALISATION_EPS
 
 @dataclass(frozen=True)
 class DecidingValues:
-    """The numbers of one image that decide its assignment: the implementation's own where it shows them.
+    """Values of one image that decide its assignment: the implementation's own if it exposes them.
 
     Attributes:
-        possible: (M, A) surely or perhaps candidates, by the judge.
-        doubtful: (M, A) pairs that rounding may make candidates or none.
-        counts: (M, A) u or t may be more than zero, so that it matters who owns the anchor.
-        overlap, overlap_error: (M, A) u, and how far a run, or two runs, may lie apart.
-        metric, metric_error: (M, A) t likewise.
-        selection: what the k best of each ground truth can be.
-        owners: (M, A) whose overlap may be the largest of its anchor's.
-        numbers: k, topk2.
+        possible: (M, A) bool: pairs that are or may be candidates, according to the oracle.
+        doubtful: (M, A) bool: pairs that rounding may or may not make candidates.
+        counts: (M, A) bool: pairs whose u or t may be positive, so that the owner of the anchor matters.
+        overlap, overlap_error: (M, A) u, and its possible difference between runs.
+        metric, metric_error: (M, A) t, and its possible difference between runs.
+        selection: admissible top-k selections of each ground truth.
+        owners: (M, A) bool: pairs whose overlap may be the largest of the anchor.
+        numbers: hyperparameters: k, topk2, alpha and beta.
     """
 
     possible: Tensor
@@ -46,12 +46,12 @@ class DecidingValues:
 
     @classmethod
     def of(cls, told: ImageOracle, read: Mapping[str, Tensor], numbers: Hyperparameters) -> Self:
-        """What the judge takes them to be, of an implementation that does not show them.
+        """Return the values according to the oracle, for an implementation that does not expose them.
 
         Args:
-            told: the judge's numbers of the image.
-            read: what the assigner read: truths (M, 4) and boxes (A, 4) in pixels.
-            numbers: k, topk2.
+            told: oracle of the image.
+            read: inputs of the assigner: truths (M, 4) and boxes (A, 4), xyxy in pixels.
+            numbers: hyperparameters.
         """
         unclamped = ciou(read["truths"][:, None].double(), read["boxes"].double())  # (M, A)
         counts = (unclamped + told.overlap_error > 0) & told.may_candidate
@@ -59,7 +59,7 @@ class DecidingValues:
         return cls(told.may_candidate, uncertain(told), counts, *errors, told.selection, told.owners, numbers)
 
     def shown(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Self:
-        """The same with the implementation's own numbers: the stages that it shows in two runs."""
+        """Return the values according to the stages that the implementation exposes in two runs, (M, A) each."""
         sure = one["candidates"] & other["candidates"] & ~self.doubtful  # (M, A)
         overlap, metric = (torch.maximum(one[name], other[name]).double() for name in ("overlap", "metric"))
         error = torch.maximum(self.metric_error, metric * self.amplified(overlap))
@@ -73,30 +73,29 @@ class DecidingValues:
         return replace(own, counts=counts, selection=selection, owners=owners)
 
     def amplified(self, overlap: Tensor) -> Tensor:
-        """TAL-MET-1: relative error (M, A) of t where u is this, whatever the exact u is."""
+        """Return the relative error (M, A) of t due to the error of u, for a given u (M, A) (TAL-MET-1)."""
         share = (self.overlap_error / overlap).nan_to_num(nan=0.0, posinf=0.0)
         eps = torch.finfo(torch.float32).eps
-        rounding = (
-            2 * ROUNDINGS * eps * (2 + 4 * self.numbers.alpha + self.numbers.beta)
-        )  # of s, powers and product
+        roundings = 2 + 4 * self.numbers.alpha + self.numbers.beta  # of s, of the powers and of the product
+        rounding = 2 * ROUNDINGS * eps * roundings
         return (1 + share) ** self.numbers.beta - 1 + rounding
 
     @property
     def open_places(self) -> Tensor:
-        """(M, A) the anchors that may or may not be among the k best (T1, T4)."""
+        """(M, A) bool: anchors that may or may not be among the k best (T1, T4)."""
         return (self.selection.may & ~self.selection.must) | self.doubtful
 
     @property
     def tied_owners(self) -> Tensor:
-        """(M, A) one of several whose overlap may be the largest of its anchor's (T2, T4)."""
+        """(M, A) bool: ground truths that may tie for the largest overlap of an anchor (T2, T4)."""
         return self.owners & (self.owners.sum(0) > 1)
 
     @property
     def inconclusive(self) -> bool:
-        """Whether the choices that are open here can lead to different weights.
+        """True if the open choices can lead to different weights.
 
-        They cannot where nobody's overlap is more than zero, and where the only one whose is takes the anchor anyway:
-        who ever else takes it loses it again.
+        They cannot at an anchor without a positive overlap, nor at an anchor that the only ground truth with a positive
+        overlap selects in any case: any other ground truth that selects it loses it again.
         """
         contested = self.selection.may.sum(0) > 1  # (A,)
         choices = self.open_places.any(0) | (self.tied_owners & contested).any(0)  # (A,)
@@ -106,7 +105,7 @@ class DecidingValues:
         return bool((choices | effective_topk2).any())
 
     def kept_otherwise(self, moved: Tensor) -> Tensor:
-        """(M, A) the anchors that `topk2` may keep or drop (T3, T4), given the choices that moved before it (M, A)."""
+        """Return the anchors (M, A) that topk2 may keep or drop (T3, T4), given earlier moved choices (M, A)."""
         if self.numbers.effective_topk2 is None:
             return torch.zeros_like(moved)
         apart = (self.metric[:, :, None] - self.metric[:, None]).abs()  # (M, A, A)
@@ -114,13 +113,11 @@ class DecidingValues:
         return (near.sum(2) > 1) | moved.any(1, keepdim=True)
 
     def weight_errors(self, positives: Tensor, dtype: torch.dtype) -> Tensor:
-        """TAL-NORM-1: error (A,) of w = t u* / (t* + 1e-9) for given positives (M, A), from the errors of t and u."""
+        """Return the error (A,) of w = t u* / (t* + 1e-9) for positives (M, A), from those of t and u (TAL-NORM-1)."""
         metric, overlap = self.metric * positives, self.overlap * positives
         metric_error, overlap_error = self.metric_error * positives, self.overlap_error * positives
-        best, best_error = (
-            metric.amax(1, keepdim=True) + NORMALISATION_EPS,
-            metric_error.amax(1, keepdim=True),
-        )  # (M, 1)
+        best = metric.amax(1, keepdim=True) + NORMALISATION_EPS  # (M, 1)
+        best_error = metric_error.amax(1, keepdim=True)  # (M, 1)
         top, top_error = overlap.amax(1, keepdim=True), overlap_error.amax(1, keepdim=True)  # (M, 1)
         moved = metric_error * (top + top_error) + metric * top_error + metric * top * best_error / best
         low = (best - best_error).clamp(min=NORMALISATION_EPS)
@@ -130,5 +127,5 @@ class DecidingValues:
 
 
 def uncertain(told: ImageOracle) -> Tensor:
-    """(M, A) pairs that may or may not be candidates: the centre is too near the border to tell."""
+    """Return the pairs (M, A) that may or may not be candidates: the centre is too near the border to decide."""
     return told.may_candidate & ~told.candidate

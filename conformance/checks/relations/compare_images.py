@@ -107,7 +107,7 @@ class ImageComparison:
         self, comparison: Comparison, before: Run, now: Run, pair: Pair, views: tuple[ImageView, ImageView]
     ) -> None:
         self.to, self.before, self.now, self.pair = comparison, before, now, pair
-        self.look = pair.look
+        self.mapping = pair.mapping
         self.image = None if pair.source else pair.image  # a message counts the given batch's images alone
         self.old, self.new = views
         self.moved = False  # a choice moved, and something follows from it
@@ -120,7 +120,7 @@ class ImageComparison:
             return True
         if not (self.all_finite() and self.inputs()):
             return False
-        if not len(self.look.truths):
+        if not len(self.mapping.truths):
             return self.background()
         known = self.known()
         return self.shown(known) and self.owners(known) and self.targets() and self.weights(known)
@@ -143,15 +143,12 @@ class ImageComparison:
         if not self.before.outcome.exposes_inputs:
             return True
         old, new, image = self.old.read, self.new.read, self.image
-        at, here = self.pair.image, self.pair.here
-        (boxes, scores), (boxes_now, scores_now) = (
-            self.before.expected.decoding_errors,
-            self.now.expected.decoding_errors,
-        )
-        box_error = boxes[at].amax(-1, keepdim=True) + boxes_now[here, self.look.anchors].amax(
-            -1, keepdim=True
-        )
-        score_error = scores[at] + scores_now[here, self.look.anchors][:, self.look.classes]
+        before, now = self.pair.image, self.pair.changed_image
+        boxes, scores = self.before.expected.decoding_errors
+        boxes_now, scores_now = self.now.expected.decoding_errors
+        box_error = boxes[before].amax(-1, keepdim=True)
+        box_error = box_error + boxes_now[now, self.mapping.anchors].amax(-1, keepdim=True)
+        score_error = scores[before] + scores_now[now, self.mapping.anchors][:, self.mapping.classes]
         return (
             self.to.equal(
                 "decode", "anchor centre", new["centres"], old["centres"], ("anchor", "axis"), image
@@ -177,7 +174,7 @@ class ImageComparison:
     @cached_property
     def truth_error(self) -> Tensor:
         """(M, 4) pixels by which the edges of a ground truth may differ."""
-        now = self.now.truth_errors(self.pair.here)[self.look.truths]
+        now = self.now.truth_errors(self.pair.changed_image)[self.mapping.truths]
         errors = self.before.truth_errors(self.pair.image) + now.amax(-1, keepdim=True)
         return errors.amax(-1, keepdim=True).expand(-1, 4)
 
@@ -199,12 +196,12 @@ class ImageComparison:
             (new["scores"].double() - old["scores"].double()).abs(),
             (new["truths"] - old["truths"]).abs(),
         )
-        before, now = self.before.oracle(self.pair.image, moved), self.now.oracle(self.pair.here)
+        before, now = self.before.oracle(self.pair.image, moved), self.now.oracle(self.pair.changed_image)
         told = replace(
             DecidingValues.of(before, self.old.read, self.before.batch.hyperparameters),
-            doubtful=uncertain(before) | self.look.pairs(uncertain(now)),
-            overlap_error=before.overlap_error + self.look.pairs(now.overlap_error),
-            metric_error=before.metric_error + self.look.pairs(now.metric_error),
+            doubtful=uncertain(before) | self.mapping.pairs(uncertain(now)),
+            overlap_error=before.overlap_error + self.mapping.pairs(now.overlap_error),
+            metric_error=before.metric_error + self.mapping.pairs(now.metric_error),
         )
         return told.shown(self.old.shown, self.new.shown) if self.old.shown else told
 

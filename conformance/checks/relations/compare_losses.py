@@ -1,4 +1,4 @@
-"""The losses of the sources and of the changed batches: before N they add up to the same, and so do their gradients."""
+"""Compare losses of sources and changed batches: their sums before the division by N, and their gradients."""
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ from tal_conformance.core.task import StageName
 
 
 class LossComparison:
-    """Compares two sides of a plan.
+    """Comparison of the losses of two sides of a plan.
 
     Args:
-        comparison: takes the result.
-        plan: what was run.
-        sources: the runs of its sources.
-        changed: the runs of its changed batches.
-        weights: (B, A) of each source: by how much each weight differs between the two sides, or may differ.
+        comparison: receives the result.
+        plan: the plan.
+        sources: runs of its sources.
+        changed: runs of its changed batches.
+        weights: (B, A) for each source: actual or possible difference of each weight between the two sides.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LossComparison:
                 self.extra_gradient(batch.extra, now)
 
     def identical(self) -> bool:
-        """Whether one batch became one other, and all came out the same to the bit."""
+        """Return True if the plan changes one batch into one other, and all results are bitwise equal."""
         if len(self.sources) > 1 or len(self.changed) > 1 or self.plan.changed[0].extra is not None:
             return False
         (source,), (changed,) = self.sources, self.changed
@@ -65,23 +65,23 @@ class LossComparison:
             return False
         old, new = flatten(before.gradients, source.batch.head), flatten(now.gradients, changed.batch.head)
         return all(
-            torch.equal(mine, theirs)
+            torch.equal(in_source, in_changed)
             for pair in self.plan.changed[0].pairs
-            for mine, theirs in zip(_of(old, pair.image), _moved_back(new, pair), strict=True)
+            for in_source, in_changed in zip(_of(old, pair.image), _moved_back(new, pair), strict=True)
         )
 
     def all_finite(self, run: Run) -> bool:
-        """Every number that came out is one."""
-        fine = [
+        """Return True if every loss item, the total and every gradient is finite."""
+        results = [
             self.to.finite(stage, self.task.terms[at].quantity, run.loss.items[at], ())
             for stage, at in self.task.item_of.items()
         ]
-        fine.append(self.to.finite(StageName.TOTAL, "total", run.loss.total, ()))
-        fine += [self.to.finite(StageName.GRADIENTS, "gradient", level, ()) for level in run.loss.gradients]
-        return all(fine)
+        results.append(self.to.finite(StageName.TOTAL, "total", run.loss.total, ()))
+        results += [self.to.finite(StageName.GRADIENTS, "gradient", level, ()) for level in run.loss.gradients]
+        return all(results)
 
     def score_sum(self) -> None:
-        """LOSS-SUM-1: N is that of the only source with ground truths; looked at where gradients alone show it."""
+        """Compare N with that of the only source with ground truths (LOSS-SUM-1), if only the gradients reveal it."""
         filled = [run for run in self.sources if any(map(len, run.truths))]
         if len(filled) != 1 or len(self.changed) > 1:
             return
@@ -92,7 +92,7 @@ class LossComparison:
         self.to.assert_within(StageName.CLS, "N", changed.scale, source.scale, error)
 
     def terms(self, moved: list[Tensor]) -> None:
-        """LOSS-SUM-1: the terms of the parts, times their N, add up to those of the whole."""
+        """Compare the sums of the terms, each multiplied by its N (LOSS-SUM-1)."""
         before, now = (
             torch.stack([run.terms[0] for run in side]).sum(0) for side in (self.sources, self.changed)
         )
@@ -106,7 +106,7 @@ class LossComparison:
         self.to.assert_within(StageName.TOTAL, "total before N", now[-1], before[-1], error[-1])
 
     def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
-        """LOSS-GRAD-1: the gradients of one image, times N / B."""
+        """Compare the gradients of one image, multiplied by N / B (LOSS-GRAD-1)."""
         source = self.sources[pair.source]
         (old, old_error), (new, new_error) = source.gradients, now.gradients
         image = pair.image if not pair.source else None
@@ -122,7 +122,7 @@ class LossComparison:
             )
 
     def extra_gradient(self, channel: int, now: Run) -> None:
-        """LOSS-CLS-1 of a class that no ground truth has: the gradient of its own cross-entropy."""
+        """Check the gradient on the logits of a class without ground truths: that of its cross-entropy (LOSS-CLS-1)."""
         _, logits = flatten(now.batch.feature_maps, now.batch.head)
         expected = now.batch.hyperparameters.cls_gain * logits[..., channel].double().sigmoid()  # (B, A)
         observed, error = (values[1][..., channel] for values in now.gradients)
@@ -131,7 +131,7 @@ class LossComparison:
 
 
 def extra_terms(changed: FollowUp) -> Tensor:
-    """Return what the class that no ground truth has adds to every term and to the total: its cross-entropy.
+    """Return the part of every term and of the total that is due to the class without ground truths: its cross-entropy.
 
     Shape (terms + 1,): (4,) for detection.
     """
@@ -153,7 +153,7 @@ def _of(values: tuple[Tensor, ...], image: int) -> tuple[Tensor, Tensor]:
 
 
 def _moved_back(values: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, Tensor]:
-    """(A, 4, R) and (A, C) of one image, in the layout of its source."""
-    distances, logits = _of(values, pair.here)
-    look = pair.look
-    return look.sides(distances[look.anchors]), logits[look.anchors][:, look.classes]
+    """Return the values of one image, (A, 4, R) and (A, C), in the layout of its source."""
+    distances, logits = _of(values, pair.changed_image)
+    mapping = pair.mapping
+    return mapping.sides(distances[mapping.anchors]), logits[mapping.anchors][:, mapping.classes]

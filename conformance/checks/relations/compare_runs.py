@@ -1,4 +1,4 @@
-"""Both sides of a plan, run and compared: image by image, then their losses."""
+"""Run and compare both sides of a plan: image by image, then their losses."""
 
 from collections.abc import Callable
 
@@ -17,19 +17,24 @@ from tal_conformance.implementations.errors import ImplementationFailed
 
 
 def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Comparison) -> None:
-    """Compare the changed batches with their sources, into the judgement of `to`.
+    """Compare the changed batches with their sources, and note the result in the judgement of `to`.
 
-    Where a choice moved, the losses differ for a good reason and are not compared; the judgement then has
-    `chose_differently`.
-    Where the assignment is hidden, and a choice may have moved, only losses that agree have shown anything.
+    If an open choice is resolved differently, the losses may differ and are not compared; the judgement then sets
+    `chose_differently`. If the assignment is not visible and a choice may be resolved differently, only equal losses
+    are evidence.
+
+    Args:
+        plan: the plan.
+        run: runs the implementation on a batch.
+        to: receives the result.
 
     Raises:
-        ImplementationFailed: the implementation raised on one of them.
+        ImplementationFailed: the implementation failed on one of the batches.
     """
     sources, changed = [run(batch) for batch in plan.sources], []
-    for each in plan.changed:
+    for follow_up in plan.changed:
         try:
-            changed.append(run(each.batch))
+            changed.append(run(follow_up.batch))
         except ImplementationFailed as failed:
             raise ImplementationFailed(f"{plan.how}, it {failed.what}", failed.details) from failed
     weights = [
@@ -37,24 +42,24 @@ def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Compariso
         for batch in plan.sources
     ]
     fine = settled = True
-    for each, now in zip(plan.changed, changed, strict=True):
-        for pair in each.pairs:
+    for follow_up, now in zip(plan.changed, changed, strict=True):
+        for pair in follow_up.pairs:
             agrees, moved, apart = compare_image(sources[pair.source], now, pair, to)
             fine, settled = fine and agrees, settled and not moved
             weights[pair.source][pair.image] = apart
-        fine = no_extra_scores(each, now, to) and fine
+        fine = no_extra_scores(follow_up, now, to) and fine
     if fine and sources[0].outcome.loss is not None:
         if settled:
             LossComparison(to, plan, sources, changed, weights).run()
         elif sources[0].outcome.assignment is None:
-            # A choice may have moved or not: losses that agree show that it did not, others show nothing.
+            # A choice may have moved: equal losses prove that it did not, different losses prove nothing.
             task = sources[0].batch.family
             loss_stages = task.stages_of("term", "total", "gradients")
-            tried = Comparison(Judgement(task), to.clause, to.how)
-            LossComparison(tried, plan, sources, changed, weights).run()
-            settled = not tried.judgement.verdict.fails
+            trial = Comparison(Judgement(task), to.clause, to.how)
+            LossComparison(trial, plan, sources, changed, weights).run()
+            settled = not trial.judgement.verdict.fails
             if settled:
-                to.judgement.stages |= {name: tried.judgement.stages[name] for name in loss_stages}
+                to.judgement.stages |= {name: trial.judgement.stages[name] for name in loss_stages}
     to.judgement.chose_differently = to.judgement.chose_differently or not settled
 
 
@@ -62,24 +67,26 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
     """Compare the assignment of one image.
 
     Returns:
-        Whether all agrees; whether a choice moved, or may have; by how much the weights (A,) differ, or may differ.
+        True if everything agrees; True if a choice was or may have been resolved differently; the actual or possible
+        difference of the weights (A,).
     """
     if before.outcome.assignment is None or now.outcome.assignment is None:
         known = before.hidden_known(pair.image)
         open_choice = known is not None and known.inconclusive
         apart = (
-            before.hidden_weight_errors(pair.image) + now.hidden_weight_errors(pair.here)[pair.look.anchors]
+            before.hidden_weight_errors(pair.image)
+            + now.hidden_weight_errors(pair.changed_image)[pair.mapping.anchors]
         )
         return True, open_choice, apart
     old = view(before.outcome, pair.image, unchanged(before.batch, pair.image))
-    new = view(now.outcome, pair.here, pair.look)
+    new = view(now.outcome, pair.changed_image, pair.mapping)
     comparison = ImageComparison(to, before, now, pair, (old, new))
     agrees = comparison.run()
     return agrees, comparison.moved, (new.scores.double() - old.scores.double()).abs().amax(1).nan_to_num()
 
 
 def no_extra_scores(changed: FollowUp, now: Run, to: Comparison) -> bool:
-    """A class that no ground truth has is nobody's target."""
+    """Check that the class without ground truths has no target scores; return True if that is so."""
     if changed.extra is None or now.outcome.assignment is None:
         return True
     scores = now.outcome.assignment.scores[..., changed.extra]  # (B, A)

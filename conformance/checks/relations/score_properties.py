@@ -1,4 +1,4 @@
-"""Relations within one outcome: what target scores must be, whoever computed the numbers behind them.
+"""Relations within one outcome: properties of target scores that do not depend on the reference.
 
 M ground truths, A anchors, C classes.
 """
@@ -17,11 +17,11 @@ from tal_conformance.core.task import StageName
 from tal_conformance.judgement.bounds import ROUNDINGS
 
 EPS = 1e-9
-"""TAL-NORM-1: keeps the best positive's score a little below its overlap where its metric is tiny."""
+"""TAL-NORM-1: makes the best positive's score slightly smaller than its overlap where its metric is tiny."""
 
 
 def within_zero_and_one(run: Run, to: Comparison) -> None:
-    """Every target score lies in [0, 1]; above it by the rounding of the overlap that bounds it, at most."""
+    """Check that every target score lies in [0, 1], up to the rounding of the overlap that bounds it from above."""
     for image, seen, known in images_of(run):
         scores = seen.scores.double()  # (A, C)
         errors = (
@@ -36,10 +36,10 @@ def within_zero_and_one(run: Run, to: Comparison) -> None:
 
 
 def best_is_overlap(run: Run, to: Comparison) -> None:
-    """The best positive of every ground truth scores u* (times t* / (t* + 1e-9)): its best overlap.
+    """Check that the best positive of every ground truth scores u* t* / (t* + 1e-9), where u* is its best overlap.
 
-    Of an implementation that shows its stages these are its own u and t; else they are computed here, from the boxes
-    that its assigner read.
+    u and t are the implementation's own if it exposes its stages; otherwise they are computed from the boxes that its
+    assigner read.
     """
     for image, seen, known in images_of(run):
         if known is None:
@@ -50,9 +50,8 @@ def best_is_overlap(run: Run, to: Comparison) -> None:
             overlap, metric = (seen.shown[name].double() for name in ("overlap", "metric"))
         else:
             overlap, metric = independent(run, image, seen, known)
-        best_overlap, best_metric = (
-            (values * positives).amax(1) for values in (overlap, metric)
-        )  # (M,) twice
+        best_overlap = (overlap * positives).amax(1)  # (M,)
+        best_metric = (metric * positives).amax(1)  # (M,)
         expected = best_overlap * best_metric / (best_metric + EPS)  # (M,)
         rounding = ROUNDINGS * (4 * torch.finfo(dtype).eps * expected + torch.finfo(dtype).tiny / EPS)
         if not seen.shown:
@@ -71,7 +70,7 @@ def best_is_overlap(run: Run, to: Comparison) -> None:
 
 
 def images_of(run: Run) -> Iterator[tuple[int, ImageView, DecidingValues | None]]:
-    """Every image whose scores are numbers, what the outcome says of it, and how far rounding may move that."""
+    """Yield every image with its view and its deciding values; None instead of the values without an oracle."""
     for image in range(run.batch.images):
         seen = view(run.outcome, image, unchanged(run.batch, image))
         told = run.oracles.get(image)
@@ -80,7 +79,7 @@ def images_of(run: Run) -> Iterator[tuple[int, ImageView, DecidingValues | None]
 
 
 def independent(run: Run, image: int, seen: ImageView, known: DecidingValues) -> tuple[Tensor, Tensor]:
-    """u and t (M, A), computed without the reference: float64, from the boxes and scores that the assigner read."""
+    """Return u and t (M, A) in float64, computed without the reference from the assigner's boxes and scores."""
     numbers = run.batch.hyperparameters
     overlap = ciou(seen.read["truths"][:, None], seen.read["boxes"]).clamp(min=0).where(known.possible, 0)
     score = seen.read["scores"].double().T[seen.read["labels"]]  # (M, A)

@@ -1,6 +1,6 @@
-"""The changes of specification section 7: batches that an implementation must treat as it treats the given one.
+"""Transformations of metamorphic relations (specification section 7): batches with the same results as a given batch.
 
-Every change is a function of the batch alone, so that a case file is all it takes to repeat a broken relation.
+A transformation depends on the batch alone, so that a case file suffices to repeat a failing relation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,35 +16,35 @@ from tal_conformance.core.geometry import flatten, fold, pixel_boxes
 from tal_reference import Head
 
 DYADIC = 2.0**20
-"""Centres that are multiples of 1 / DYADIC have a mirror image in float32 that is none the less exact."""
+"""Centres that are multiples of 1 / DYADIC have an exact mirror image in float32."""
 MORE = 3
-"""Ground truths that the image which makes the padding longer has beyond those of the fullest image."""
+"""Ground truths of the image that lengthens the padding, beyond those of the fullest image."""
 
 
 class Pair(NamedTuple):
-    """One image, before and after.
+    """One image before and after a transformation.
 
     Attributes:
-        source: index of the batch that it is of.
-        image: its index there.
-        here: its index in the changed batch.
-        look: how it looks in the changed batch.
+        source: index of its source batch.
+        image: index of the image in the source batch.
+        changed_image: index of the image in the changed batch.
+        mapping: places of the image's parts in the changed batch.
     """
 
     source: int
     image: int
-    here: int
-    look: ImageMapping
+    changed_image: int
+    mapping: ImageMapping
 
 
 @dataclass(frozen=True)
 class FollowUp:
-    """A changed batch, with every one of its images traced to where it comes from.
+    """A changed batch, with the source of each of its images.
 
     Attributes:
-        batch: the batch.
-        pairs: one for each image of it.
-        extra: channel of a class that no source has; None where there is none.
+        batch: the changed batch.
+        pairs: a pair for each of its images.
+        extra: channel of a class that no source has; None without such a class.
     """
 
     batch: Batch
@@ -54,12 +54,12 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class TransformationPlan:
-    """What is run and compared. All images of the sources appear in the changed batches, each once.
+    """Batches to run and compare. Every image of the sources appears once in the changed batches.
 
     Attributes:
-        how: the change, so that "`how`, the overlap is .." is a sentence.
-        sources: the given batch, and those beside it.
-        changed: batches whose images and losses must be those of the sources.
+        how: description of the change, for messages such as "`how`, the overlap is ...".
+        sources: the given batch, and further batches that the transformation needs.
+        changed: batches whose images and losses must equal those of the sources.
     """
 
     how: str
@@ -68,27 +68,27 @@ class TransformationPlan:
 
 
 Transformation = Callable[[Batch], Iterator[TransformationPlan]]
-"""The plans of one relation for a batch; none where the relation says nothing of it."""
+"""Function that yields the plans of one relation for a batch; none if the relation does not apply to it."""
 
 
 def permuted_truths(batch: Batch) -> Iterator[TransformationPlan]:
-    """The first ground truth of each image becomes its last."""
-    rows, looks = batch.annotations.clone(), []
+    """Yield the batch with the first ground truth of each image moved to the image's end."""
+    rows, mappings = batch.annotations.clone(), []
     for image in range(batch.images):
         places = (batch.annotations[:, 0] == image).nonzero().flatten()  # (M,)
         rows[places] = batch.annotations[places.roll(-1)]
-        look = unchanged(batch, image)
-        looks.append(replace(look, truths=look.truths.roll(1)))
-    if max(len(look.truths) for look in looks) > 1:
+        mapping = unchanged(batch, image)
+        mappings.append(replace(mapping, truths=mapping.truths.roll(1)))
+    if max(len(mapping.truths) for mapping in mappings) > 1:
         yield TransformationPlan(
             "with the first ground truth of each image moved to its end",
             (batch,),
-            (_remade(batch, looks, rows=rows),),
+            (_with_pairs(batch, mappings, rows=rows),),
         )
 
 
 def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
-    """The first image becomes the last."""
+    """Yield the batch with its first image moved to the end."""
     if batch.images > 1:
         order = [(0, image) for image in (*range(1, batch.images), 0)]
         yield TransformationPlan(
@@ -97,7 +97,7 @@ def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
-    """An image with more ground truths than any other follows, so that all others are padded further."""
+    """Yield the batch with another image after it that has more ground truths, so that all others get more padding."""
     most = int(torch.bincount(batch.annotations[:, 0].long(), minlength=1).max())
     sources = (batch, _crowded(batch, most + MORE))
     yield TransformationPlan(
@@ -106,7 +106,7 @@ def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def split(batch: Batch) -> Iterator[TransformationPlan]:
-    """The first image alone, and the others together."""
+    """Yield the batch split into its first image and the others."""
     if batch.images > 1:
         parts = [(0, 0)], [(0, image) for image in range(1, batch.images)]
         yield TransformationPlan(
@@ -117,13 +117,13 @@ def split(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def empty_image(batch: Batch) -> Iterator[TransformationPlan]:
-    """An image without ground truths follows."""
-    sources = (batch, _remade(_first_image(batch), [], rows=batch.annotations[:0]).batch)
+    """Yield the batch with an image without ground truths after it."""
+    sources = (batch, _with_pairs(_first_image(batch), [], rows=batch.annotations[:0]).batch)
     yield TransformationPlan("with an image without ground truths after it", sources, (_joined(*sources),))
 
 
 def mirrored(batch: Batch) -> Iterator[TransformationPlan]:
-    """Left and right change places, and top and bottom in another batch; where every level fills the input."""
+    """Yield the batch mirrored left-right, then top-bottom, along each axis where every level fills the input."""
     batch = mirrorable(batch)
     for axis, names in ((0, "left-right"), (1, "top-bottom")):
         extent = batch.size[1 - axis]  # (height, width)
@@ -133,50 +133,56 @@ def mirrored(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
-    """Every class becomes the next one, the last one the first."""
+    """Yield the batch with every class renamed to the next, and the last class to the first."""
     classes = batch.head.classes
     if classes > 1:
         rows = batch.annotations.clone()
         rows[:, 1] = (rows[:, 1] + 1) % classes
-        looks = [replace(look, classes=look.classes.roll(-1)) for look in _looks(batch)]
+        mappings = [replace(mapping, classes=mapping.classes.roll(-1)) for mapping in _mappings(batch)]
         distances, logits = flatten(batch.feature_maps, batch.head)
         maps = fold(distances, logits.roll(1, dims=2), batch.grids)
         yield TransformationPlan(
-            "with every class renamed to the next", (batch,), (_remade(batch, looks, maps, rows),)
+            "with every class renamed to the next", (batch,), (_with_pairs(batch, mappings, maps, rows),)
         )
 
 
 def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
-    """A class without ground truths comes before the others; it is predicted as strongly as any other."""
+    """Yield the batch with another class before the others, without ground truths but with the largest logits."""
     head = Head(batch.head.strides, batch.head.classes + 1, batch.head.reg_max)
     rows = batch.annotations.clone()
     rows[:, 1] += 1
-    looks = [replace(look, classes=look.classes + 1) for look in _looks(batch)]
+    mappings = [replace(mapping, classes=mapping.classes + 1) for mapping in _mappings(batch)]
     distances, logits = flatten(batch.feature_maps, batch.head)
     logits = torch.cat((logits.amax(2, keepdim=True), logits), dim=2)  # (B, A, C + 1)
-    changed = replace(_remade(batch, looks, fold(distances, logits, batch.grids), rows, head), extra=0)
+    changed = replace(_with_pairs(batch, mappings, fold(distances, logits, batch.grids), rows, head), extra=0)
     yield TransformationPlan("with a class that no ground truth has before the others", (batch,), (changed,))
 
 
 def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> FollowUp:
-    """A batch of images of other batches: `order` names the source and the image there of each."""
+    """Return a batch of images from other batches.
+
+    Args:
+        sources: the other batches.
+        order: index of the source and of the image in it, for each image of the result.
+    """
     levels = len(sources[0].feature_maps)
     maps = tuple(
         torch.stack([sources[s].feature_maps[level][i] for s, i in order]) for level in range(levels)
     )
     rows = []
-    for here, (source, image) in enumerate(order):
+    for number, (source, image) in enumerate(order):
         annotations = sources[source].annotations
         rows.append(annotations[annotations[:, 0] == image].clone())
-        rows[-1][:, 0] = here
-    pairs = tuple(Pair(s, i, here, unchanged(sources[s], i)) for here, (s, i) in enumerate(order))
+        rows[-1][:, 0] = number
+    pairs = tuple(Pair(s, i, number, unchanged(sources[s], i)) for number, (s, i) in enumerate(order))
     return FollowUp(_with(sources[0], maps, torch.cat(rows)), pairs)
 
 
 def mirrorable(batch: Batch) -> Batch:
-    """The batch without what breaks the symmetry; does nothing to its own result.
+    """Return the batch without properties that break the symmetry. Applying this function twice changes nothing more.
 
-    That is ground truths that ANN-3 drops in some orientation, and centres that have no exact mirror image.
+    Ground truths that ANN-3 drops in one orientation are removed; centres are rounded to values with an exact mirror
+    image.
     """
     rows = batch.annotations.clone()
     rows[:, 2:4] = (rows[:, 2:4] * DYADIC).round() / DYADIC
@@ -197,31 +203,33 @@ def _mirrored(batch: Batch, axis: int, extent: int) -> FollowUp:
         places.append(grid.flip(1 - axis).flatten())
         start += height * width
     anchors = torch.cat(places)  # (A,)
-    looks = [replace(look, anchors=anchors, mirrored=axis, extent=extent) for look in _looks(batch)]
+    mappings = [
+        replace(mapping, anchors=anchors, mirrored=axis, extent=extent) for mapping in _mappings(batch)
+    ]
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4, R), (B, A, C)
-    maps = fold(looks[0].sides(distances)[:, anchors], logits[:, anchors], batch.grids)
-    return _remade(batch, looks, maps, rows)
+    maps = fold(mappings[0].sides(distances)[:, anchors], logits[:, anchors], batch.grids)
+    return _with_pairs(batch, mappings, maps, rows)
 
 
-def _looks(batch: Batch) -> list[ImageMapping]:
+def _mappings(batch: Batch) -> list[ImageMapping]:
     return [unchanged(batch, image) for image in range(batch.images)]
 
 
-def _remade(
+def _with_pairs(
     batch: Batch,
-    looks: Sequence[ImageMapping],
+    mappings: Sequence[ImageMapping],
     maps: tuple[Tensor, ...] | None = None,
     rows: Tensor | None = None,
     head: Head | None = None,
 ) -> FollowUp:
-    """The batch with other feature maps, annotations or head; image i stays image i."""
-    made = _with(
+    """Return the batch with other feature maps, annotations or head, and the same order of images."""
+    changed = _with(
         batch,
         batch.feature_maps if maps is None else maps,
         batch.annotations if rows is None else rows,
         head,
     )
-    return FollowUp(made, tuple(Pair(0, image, image, look) for image, look in enumerate(looks)))
+    return FollowUp(changed, tuple(Pair(0, image, image, mapping) for image, mapping in enumerate(mappings)))
 
 
 def _with(batch: Batch, maps: tuple[Tensor, ...], rows: Tensor, head: Head | None = None) -> Batch:
@@ -229,7 +237,7 @@ def _with(batch: Batch, maps: tuple[Tensor, ...], rows: Tensor, head: Head | Non
 
 
 def _joined(batch: Batch, other: Batch) -> FollowUp:
-    """One batch of the images of two."""
+    """Return one batch with the images of two."""
     return gathered(
         (batch, other), [(s, i) for s, source in enumerate((batch, other)) for i in range(source.images)]
     )
@@ -240,10 +248,10 @@ def _first_image(batch: Batch) -> Batch:
 
 
 def _crowded(batch: Batch, count: int) -> Batch:
-    """One image with the first one's predictions and so many ground truths, spread over it, of half its size."""
+    """Return one image with the first image's predictions and `count` ground truths of half the image's size."""
     step = torch.arange(1, count + 1, device=batch.device)  # (M,)
     rows = torch.zeros(count, 6, device=batch.device)
     rows[:, 1] = step % batch.head.classes
     rows[:, 2], rows[:, 3] = step / (count + 1), (7 * step % count + 1) / (count + 1)
     rows[:, 4:] = 0.5
-    return _remade(_first_image(batch), [], rows=rows).batch
+    return _with_pairs(_first_image(batch), [], rows=rows).batch

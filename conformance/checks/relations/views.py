@@ -1,7 +1,7 @@
-"""How one image looks in a changed batch, and what an outcome says of it, told in the layout of the given batch.
+"""Views of one image: an outcome of a changed batch, rearranged into the layout of the given batch.
 
-M ground truths, A anchors, C classes, R bins. Everything that compares two runs of an implementation compares two
-views of one image; what moved with the change is moved back here.
+Comparisons of two runs compare two views of one image, in which the transformation is undone.
+M ground truths, A anchors, C classes, R bins.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from tal_conformance.core.outcome import STAGE_OF_FIELD, AssignerInputs, Outcome
 
 @dataclass(frozen=True)
 class ImageMapping:
-    """Where the parts of one image stand in a changed batch.
+    """Places of one image's parts in a changed batch.
 
     Attributes:
-        truths: (M,) int64 row of each of the image's ground truths.
-        anchors: (A,) int64 place of each anchor.
+        truths: (M,) int64 row of each ground truth of the image.
+        anchors: (A,) int64 index of each anchor.
         classes: (C,) int64 channel of each class.
-        mirrored: 0 where x is mirrored, 1 where y is; None where nothing is.
-        extent: pixels from border to border along that axis.
+        mirrored: axis that is mirrored: 0 for x, 1 for y; None if the image is not mirrored.
+        extent: size of the input along that axis, in pixels.
     """
 
     truths: Tensor
@@ -32,11 +32,11 @@ class ImageMapping:
     extent: int = 0
 
     def pairs(self, values: Tensor) -> Tensor:
-        """(M, A) of (rows, A)."""
+        """Return values of pairs (M, A), from those of the changed batch (rows, A)."""
         return values[self.truths][:, self.anchors]
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """xyxy boxes (.., 4) in pixels, as float64, in which mirroring rounds nothing."""
+        """Return xyxy boxes (.., 4) in pixels as float64, in which mirroring is exact."""
         boxes = boxes.double()
         if self.mirrored is None:
             return boxes
@@ -46,25 +46,25 @@ class ImageMapping:
         return back
 
     def points(self, points: Tensor) -> Tensor:
-        """x and y (.., 2) in pixels, as float64."""
+        """Return points (.., 2) in pixels as float64."""
         points = points.double().clone()
         if self.mirrored is not None:
             points[..., self.mirrored] = self.extent - points[..., self.mirrored]
         return points
 
     def sides(self, values: Tensor) -> Tensor:
-        """(.., 4, R) left, top, right, bottom."""
+        """Return values of the sides (.., 4, R) in the order left, top, right, bottom."""
         order = {None: (0, 1, 2, 3), 0: (2, 1, 0, 3), 1: (0, 3, 2, 1)}[self.mirrored]
         return values[..., order, :]
 
     def labels(self, labels: Tensor) -> Tensor:
-        """Classes, as the given batch counts them; -1 for one that it has not."""
+        """Return class indices of the given batch, from those of the changed batch; -1 for a class that it lacks."""
         names = torch.full((int(self.classes.max()) + 2,), -1, dtype=torch.long, device=labels.device)
         names[self.classes] = torch.arange(len(self.classes), device=labels.device)
         return names[labels.long().clamp(-1, len(names) - 1)]
 
     def rows(self, index: Tensor) -> Tensor:
-        """Indices of ground truths, as the given batch counts them; -1 for one that is none of this image's."""
+        """Return ground-truth indices of the given batch, from those of the changed batch; -1 for another image's."""
         size = int(self.truths.max()) + 2 if len(self.truths) else 1
         names = torch.full((size,), -1, dtype=torch.long, device=index.device)
         names[self.truths] = torch.arange(len(self.truths), device=index.device)
@@ -72,7 +72,7 @@ class ImageMapping:
 
 
 def unchanged(batch: Batch, image: int) -> ImageMapping:
-    """The look of an image of a batch in that batch itself."""
+    """Return the identity mapping of an image of a batch."""
     count = int((batch.annotations[:, 0] == image).sum())
     device = batch.device
     return ImageMapping(
@@ -84,15 +84,15 @@ def unchanged(batch: Batch, image: int) -> ImageMapping:
 
 @dataclass(frozen=True)
 class ImageView:
-    """What an outcome says of one image.
+    """The part of an outcome that concerns one image.
 
     Attributes:
-        read: what the assigner read: centres (A, 2), boxes (A, 4), scores (A, C), truths (M, 4), labels (M,).
-        shown: the stages of the assigner by name, (M, A) each; empty where it shows none.
+        read: inputs of the assigner: centres (A, 2), boxes (A, 4), scores (A, C), truths (M, 4), labels (M,).
+        shown: stages of the assigner by name, (M, A) each; empty if the implementation exposes none.
         foreground: (A,) bool.
         owner: (A,) int64 index of the ground truth, -1 on background.
-        labels: (A,) int64 target class; read on foreground alone.
-        boxes: (A, 4) float64 target box in pixels; read on foreground alone.
+        labels: (A,) int64 target class; defined on foreground only.
+        boxes: (A, 4) float64 target box, xyxy in pixels; defined on foreground only.
         scores: (A, C) target scores.
     """
 
@@ -106,50 +106,56 @@ class ImageView:
 
     @property
     def positives(self) -> Tensor:
-        """(M, A) which ground truth owns which anchor, by the outputs."""
+        """(M, A) bool: True where the ground truth owns the anchor, according to the outputs."""
         rows = torch.arange(len(self.read["truths"]), device=self.owner.device)[:, None]  # (M, 1)
         return rows == self.owner
 
     def equals(self, other: "ImageView") -> bool:
-        """Whether two views are the same to the bit, wherever they mean something."""
-        here = self.foreground
+        """Return True if two views are bitwise equal wherever they are defined."""
+        foreground = self.foreground
         return (
-            torch.equal(here, other.foreground)
+            torch.equal(foreground, other.foreground)
             and torch.equal(self.owner, other.owner)
             and torch.equal(self.scores, other.scores)
-            and torch.equal(self.labels[here], other.labels[here])
-            and torch.equal(self.boxes[here], other.boxes[here])
+            and torch.equal(self.labels[foreground], other.labels[foreground])
+            and torch.equal(self.boxes[foreground], other.boxes[foreground])
             and all(torch.equal(value, other.read[name]) for name, value in self.read.items())
             and all(torch.equal(value, other.shown[name]) for name, value in self.shown.items())
         )
 
 
-def view(outcome: Outcome, image: int, look: ImageMapping) -> ImageView:
-    """What an outcome says of an image of its own batch, told in the layout of the given batch."""
+def view(outcome: Outcome, image: int, mapping: ImageMapping) -> ImageView:
+    """Return the view of an image in the layout of the given batch.
+
+    Args:
+        outcome: of a batch, with an assignment.
+        image: index of the image in that batch.
+        mapping: places of the image's parts in that batch.
+    """
     assignment = outcome.assignment
-    assert assignment is not None, "a loss that shows no assignment has no views"
-    foreground = assignment.foreground[image, look.anchors]  # (A,)
-    index = assignment.truth_index[image, look.anchors]  # (A,)
-    stages = assignment.stages if len(look.truths) else None
+    assert assignment is not None, "an outcome without an assignment has no views"
+    foreground = assignment.foreground[image, mapping.anchors]  # (A,)
+    index = assignment.truth_index[image, mapping.anchors]  # (A,)
+    stages = assignment.stages if len(mapping.truths) else None
     return ImageView(
-        read=inputs_view(outcome.inputs, image, look),
+        read=inputs_view(outcome.inputs, image, mapping),
         shown={}
         if stages is None
-        else {name: look.pairs(getattr(stages, name)[image]) for name in STAGE_OF_FIELD},
+        else {name: mapping.pairs(getattr(stages, name)[image]) for name in STAGE_OF_FIELD},
         foreground=foreground,
-        owner=look.rows(index).where(foreground, -1),
-        labels=look.labels(assignment.labels[image, look.anchors]).where(foreground, 0),
-        boxes=look.boxes(assignment.boxes[image, look.anchors]),
-        scores=assignment.scores[image, look.anchors][:, look.classes],
+        owner=mapping.rows(index).where(foreground, -1),
+        labels=mapping.labels(assignment.labels[image, mapping.anchors]).where(foreground, 0),
+        boxes=mapping.boxes(assignment.boxes[image, mapping.anchors]),
+        scores=assignment.scores[image, mapping.anchors][:, mapping.classes],
     )
 
 
-def inputs_view(inputs: AssignerInputs, image: int, look: ImageMapping) -> dict[str, Tensor]:
-    """What the assigner read of an image."""
+def inputs_view(inputs: AssignerInputs, image: int, mapping: ImageMapping) -> dict[str, Tensor]:
+    """Return the assigner's inputs of an image, in the layout of the given batch."""
     return {
-        "centres": look.points(inputs.anchors[look.anchors]),
-        "boxes": look.boxes(inputs.boxes[image, look.anchors]),
-        "scores": inputs.scores[image, look.anchors][:, look.classes],
-        "truths": look.boxes(inputs.truth_boxes[image, look.truths]),
-        "labels": look.labels(inputs.labels[image, look.truths, 0]),
+        "centres": mapping.points(inputs.anchors[mapping.anchors]),
+        "boxes": mapping.boxes(inputs.boxes[image, mapping.anchors]),
+        "scores": inputs.scores[image, mapping.anchors][:, mapping.classes],
+        "truths": mapping.boxes(inputs.truth_boxes[image, mapping.truths]),
+        "labels": mapping.labels(inputs.labels[image, mapping.truths, 0]),
     }

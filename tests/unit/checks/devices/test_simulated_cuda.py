@@ -266,7 +266,7 @@ def test_a_tensor_that_outlives_its_simulation_can_be_shown_and_not_used():
     with Simulation():
         there = torch.ones(3, device="cuda")
     assert repr(there) == "tensor([1., 1., 1.]) on cuda:0"
-    with pytest.raises(RuntimeError, match="after the simulation has ended"):
+    with pytest.raises(RuntimeError, match="after its simulation ended"):
         there + 1
     with Simulation():
         assert (there + 1).tolist() == [2, 2, 2]

@@ -1,4 +1,4 @@
-"""What the changes make of a batch: everything is there once, where its look says, and twice is back where it was."""
+"""Transformed batches: every part appears once, where its mapping states; mirrored twice, a batch is unchanged."""
 
 import pytest
 import torch
@@ -52,16 +52,16 @@ def plans(name: str, batch: Batch) -> list[TransformationPlan]:
 def test_every_image_is_found_where_its_look_says(name: str, recipe: Recipe):
     for plan in plans(name, recipe.build()):
         for changed in plan.changed:
-            for source, image, here, look in changed.pairs:
+            for source, image, changed_image, mapping in changed.pairs:
                 before = plan.sources[source]
                 labels, boxes = truths(before, image)
-                labels_now, boxes_now = truths(changed.batch, here)
-                assert torch.equal(look.labels(labels_now[look.truths]), labels)
-                assert torch.allclose(look.boxes(boxes_now[look.truths]), boxes, rtol=0, atol=1e-9)
+                labels_now, boxes_now = truths(changed.batch, changed_image)
+                assert torch.equal(mapping.labels(labels_now[mapping.truths]), labels)
+                assert torch.allclose(mapping.boxes(boxes_now[mapping.truths]), boxes, rtol=0, atol=1e-9)
                 guess, logits = predicted(before, image)
-                guess_now, logits_now = predicted(changed.batch, here)
-                assert torch.allclose(look.boxes(guess_now[look.anchors]), guess, rtol=0, atol=1e-9)
-                assert torch.equal(logits_now[look.anchors][:, look.classes], logits)
+                guess_now, logits_now = predicted(changed.batch, changed_image)
+                assert torch.allclose(mapping.boxes(guess_now[mapping.anchors]), guess, rtol=0, atol=1e-9)
+                assert torch.equal(logits_now[mapping.anchors][:, mapping.classes], logits)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -70,7 +70,7 @@ def test_every_image_appears_once_on_either_side(name: str):
         pairs = [(pair.source, pair.image) for changed in plan.changed for pair in changed.pairs]
         assert sorted(pairs) == [(s, i) for s, batch in enumerate(plan.sources) for i in range(batch.images)]
         for changed in plan.changed:
-            assert [pair.here for pair in changed.pairs] == list(range(changed.batch.images))
+            assert [pair.changed_image for pair in changed.pairs] == list(range(changed.batch.images))
 
 
 @pytest.mark.parametrize("name", CHANGES)
