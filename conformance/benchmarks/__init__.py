@@ -1,4 +1,4 @@
-"""What implementations cost: time as ratios of interleaved rounds, and the peak of the memory they take."""
+"""Costs of implementations: times as ratios of interleaved rounds, and peak memory."""
 
 from tal_conformance.benchmarks.bench import (
     BASELINES,

@@ -1,4 +1,4 @@
-"""The benchmarks of a run: who is timed against whom, on what, and what came of it."""
+"""The benchmarks of a run: implementations, cases, and results."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from tal_conformance.implementations.registry import find
 
 OFFICIAL = "ultralytics"
 BASELINES = (OFFICIAL, "reference")
-"""Timed whether or not they are under test: what is measured against, and what is to be read."""
+"""Implementations that are timed even if they are not under test, for comparison."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Benchmark:
     Attributes:
         case: name of the batch.
         capability: "assign" or "loss".
-        lap: up to where time is taken, of `LAPS`.
-        name: who is timed.
-        device: where.
+        lap: the lap, of `LAPS`, at whose end the time is taken.
+        name: name of the implementation.
+        device: "cpu" or "cuda".
     """
 
     case: str
@@ -41,17 +41,17 @@ class Benchmark:
 
     @property
     def title(self) -> str:
-        """What is timed, as in the log and the report."""
+        """Title of the benchmark in the log and the report."""
         return f"{self.lap} {self.case}"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a benchmark found.
+    """Result of a benchmark.
 
     Attributes:
-        seconds: one time a round; none if nothing was timed.
-        ratio: to the official release; None where there is none.
+        seconds: one time for each round; empty if nothing was timed.
+        ratio: ratio to the official release; None without it.
     """
 
     seconds: list[float]
@@ -64,19 +64,19 @@ class Cost:
 
 
 class OutOfTime(Exception):
-    """The plan's time for all benchmarks together is spent."""
+    """The plan's time for all benchmarks together is used up."""
 
 
 @dataclass
 class Bench:
-    """Each case is timed when it is first asked for, for everybody at once.
+    """Lazily timed benchmarks: the first request for a case times it for all implementations.
 
     Attributes:
-        implementations: those that are timed, by name.
-        plan: how much is timed.
-        now: seconds on the clock of the plan's time budgets.
-        spent: seconds that timing took so far.
-        dropped: titles of what was asked for after the plan's time was spent.
+        implementations: the timed implementations, by name.
+        plan: the plan of cases, rounds and time.
+        now: clock of the plan's time budgets, in seconds.
+        spent: seconds spent on timing so far.
+        dropped: titles of the benchmarks that were requested after the plan's time was used up.
     """
 
     implementations: Mapping[str, Implementation]
@@ -92,7 +92,7 @@ class Bench:
         return next((name for name, each in self.implementations.items() if each.spec == OFFICIAL), None)
 
     def benchmarks(self, device: str) -> list[Benchmark]:
-        """All of a device; those of one interleaved measurement stand together."""
+        """Return all benchmarks of a device; those of one interleaved measurement are adjacent."""
         return [
             Benchmark(case, capability, lap, name, device)
             for case in self.plan.cases
@@ -103,10 +103,10 @@ class Bench:
         ]
 
     def cost(self, benchmark: Benchmark) -> Cost:
-        """Time it, unless it was timed along with another one.
+        """Return the cost, timing it if that has not been done.
 
         Raises:
-            ImplementationFailed: this one raised, or broke the protocol.
+            ImplementationFailed: the implementation raised, or broke the protocol.
             OutOfTime: it was not timed.
         """
         try:
@@ -120,11 +120,11 @@ class Bench:
         return Cost(timings.seconds(benchmark.name, lap), timings.ratio(benchmark.name, self.official, lap))
 
     def peak(self, benchmark: Benchmark) -> int | None:
-        """Peak memory in bytes, where the plan wants it: of the whole operation, so it is its last lap's.
+        """Return the peak memory of the whole operation in bytes, if the plan includes it; reported with the last lap.
 
         Raises:
-            ImplementationFailed: it raised, or its process died.
-            MemoryUnknown: it cannot be measured here.
+            ImplementationFailed: the implementation raised, or its process died.
+            MemoryUnknown: it cannot be measured on this system.
         """
         if benchmark.case not in self.plan.memory or benchmark.lap != LAPS[benchmark.capability][-1]:
             return None
@@ -154,7 +154,7 @@ class Bench:
 def compared_implementations(
     tested: list[Implementation], beside: tuple[str, ...] = BASELINES
 ) -> dict[str, Implementation]:
-    """Those under test and those `beside` them that can be had, by name; the official release comes first."""
+    """Return those under test and those of `beside` that are available, by name; the official release comes first."""
     taken = {each.name for each in tested}
     everybody = {each.name: each for each in tested}
     for name in beside:

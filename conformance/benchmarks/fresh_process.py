@@ -1,4 +1,4 @@
-"""A process that measures how much one operation adds to its resident set, for `memory`, which starts it."""
+"""The process, started by `memory`, that measures how much an operation adds to its resident set."""
 
 import ctypes
 import gc
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from tal_conformance.benchmarks.memory import MemoryUnknown
-from tal_conformance.benchmarks.operations import failing_clearly, operation
+from tal_conformance.benchmarks.operations import operation
 from tal_conformance.benchmarks.workloads import SMALL
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 
@@ -23,7 +24,7 @@ RESET = Path("/proc/self/clear_refs")
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, and write the answer into a file."""
+    """Measure, and write the result into a file."""
     name, capability, threads, case, answer = arguments
     torch.set_num_threads(int(threads))
     said: dict[str, Any]
@@ -40,7 +41,7 @@ def _measure(implementation: Implementation, batch: Batch, capability: str) -> i
     # A small batch first: threads, lazy imports and all that torch makes when first used must not count.
     operation(capability, implementation, SMALL.build()).run()
     call = operation(capability, implementation, batch)
-    with failing_clearly():
+    with exceptions_as_failures():
         state = call.prepare()
         _give_back()
         before = _reset_peak()
@@ -50,14 +51,14 @@ def _measure(implementation: Implementation, batch: Batch, capability: str) -> i
 
 
 def _give_back() -> None:
-    """Hand memory that is free to the system, lest the operation takes it unseen; the GNU C library can."""
+    """Return free memory to the system, so that the operation cannot reuse it unseen; the GNU C library can."""
     gc.collect()
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> int:
-    """Forget the peak so far, where the system can.
+    """Reset the peak of the resident set, where the system supports it.
 
     Returns:
         The peak from which to count, in bytes.
@@ -68,13 +69,13 @@ def _reset_peak() -> int:
 
 
 def _peak() -> int:
-    """Largest resident set of this process, in bytes.
+    """Return the largest resident set of this process, in bytes.
 
-    On Linux it is the kernel's figure for this program alone: `ru_maxrss` begins with its parent process's.
-    Linux counts resident pages in batches on each core; so two readings may be some 100 KB apart for nothing.
+    On Linux, this is the kernel's figure for this program alone: `ru_maxrss` starts with the parent process's value.
+    Linux counts resident pages in batches on each core, so that two readings may differ by some 100 KB without a cause.
 
     Raises:
-        MemoryUnknown: this system has no such number.
+        MemoryUnknown: this system does not report it.
     """
     with suppress(OSError, StopIteration):
         lines = STATUS.read_text(encoding="ascii").splitlines()

@@ -1,4 +1,4 @@
-"""How fast it could be at all: bytes that must move, at the rate at which this machine copies memory.
+"""Lower limit of the times: bytes that must be moved, at the rate at which this machine copies memory.
 
 `python -m tal_conformance.benchmarks.limits` measures the rate and the official release and the reference beside it. No
 computation is counted, each input is read once a pass and each output written once:
@@ -12,8 +12,8 @@ Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, whi
 batches 16x640 are 3, 4 and 13 ms. The reference took 32 to 135, 53 to 93 and 28 to 41 times as long (10 to 150 ground
 truths an image), the official release 48 to 387, 132 to 277 and 59 to 112 times.
 
-What keeps the reference from it is readable code: operations of torch that each read and write whole tensors, the maps
-of all levels put one after the other, and their gradients likewise.
+The reference is slower because its code is meant to be read: each operation of torch reads and writes whole tensors,
+and the maps of all levels are concatenated, like their gradients.
 """
 
 import time
@@ -34,7 +34,7 @@ NAMES = ("ultralytics", "reference")
 
 
 def least_bytes(batch: Batch, lap: str) -> int:
-    """Bytes that are read or written at least until the end of a lap of `LAPS`."""
+    """Return the least number of bytes that are read or written until the end of a lap of `LAPS`."""
     maps = sum(_bytes(level) for level in batch.feature_maps)
     width = batch.feature_maps[0].element_size()
     outputs = batch.images * batch.anchors * (batch.head.classes + 4) * width
@@ -46,7 +46,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def copy_rate(size: int = 64 * 2**20) -> float:
-    """Bytes a second, read and written counted both, of copying so many into memory that is there already."""
+    """Return the bytes per second, read and written together, of copying a number of bytes into allocated memory."""
     source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
     seconds = []
     for _ in range(ROUNDS):
@@ -57,7 +57,7 @@ def copy_rate(size: int = 64 * 2**20) -> float:
 
 
 def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
-    """A line for each lap: the limit in milliseconds, and how many times as long each implementation takes."""
+    """Return a line for each lap: the limit in milliseconds, and the ratio of each implementation's time to it."""
     lines = []
     for capability, laps in LAPS.items():
         operations = {name: operation(capability, find(name), batch) for name in NAMES}

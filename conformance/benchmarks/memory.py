@@ -1,6 +1,6 @@
-"""Peak memory of one forward and backward pass, above what was there before.
+"""Peak memory of one forward and backward pass, above the memory in use before.
 
-On the CPU a fresh process measures its resident set: in one that has run other things, the allocator holds
+On the CPU a fresh process measures its resident set: in a process that has run other code, the allocator holds
 memory that the pass would reuse unseen. On CUDA the allocator counts.
 """
 
@@ -14,25 +14,26 @@ from typing import Any
 
 import torch
 
-from tal_conformance.benchmarks.operations import failing_clearly, operation
+from tal_conformance.benchmarks.operations import operation
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.protocol import Implementation
 
 TIMEOUT = 600
-"""Seconds after which a process that measures is given up."""
+"""Seconds after which a measuring process is killed."""
 
 
 class MemoryUnknown(RuntimeError):
-    """This system does not tell how much memory a process took."""
+    """This system does not report the memory of a process."""
 
 
 def peak_bytes(implementation: Implementation, batch: Batch, device: str, capability: str = "loss") -> int:
-    """Bytes that one whole operation on `batch` (on the CPU) takes at its peak, results included, inputs not.
+    """Return the peak memory of one whole operation on `batch` (on the CPU): results included, inputs not.
 
     Raises:
-        ImplementationFailed: it raised, or the process died or did not end.
-        MemoryUnknown: it cannot be measured here.
+        ImplementationFailed: the implementation raised, or the process died or did not end.
+        MemoryUnknown: it cannot be measured on this system.
     """
     if device == "cuda":
         return _peak_on_cuda(implementation, batch, capability)
@@ -42,7 +43,7 @@ def peak_bytes(implementation: Implementation, batch: Batch, device: str, capabi
 def _peak_on_cuda(implementation: Implementation, batch: Batch, capability: str) -> int:
     call = operation(capability, implementation, batch.to("cuda"))
     call.run()  # so that what is made once, as handles and workspaces, does not count
-    with failing_clearly():
+    with exceptions_as_failures():
         state = call.prepare()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -1,8 +1,6 @@
-"""What is timed: the assigner's call, and the loss's call with the backward pass behind it."""
+"""The timed operations: the call of the assigner, and the call of the loss with its backward pass."""
 
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,21 +11,21 @@ from tal_conformance.benchmarks.uninstrumented import uninstrumented
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.reference_inputs import assigner_inputs
-from tal_conformance.implementations.errors import ImplementationFailed, ProtocolViolation
+from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.protocol import Implementation, check_assignment, check_loss
 
 LAPS = {"assign": ("assign forward",), "loss": ("loss forward", "loss forward+backward")}
-"""What the times at the ends of an operation's steps are called, by the capability that it needs."""
+"""Names of the times at the ends of an operation's steps, by capability."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A call to be timed over and over.
+    """A call to be timed repeatedly.
 
     Attributes:
         prepare: makes the first step's input; not timed.
-        steps: the call in parts: each takes what the one before returned. A lap ends with each.
-        verify: raise `ProtocolViolation` unless the result of the first step is what it should be; not timed.
+        steps: the call in parts: each receives the result of the part before. A lap ends with each.
+        verify: raises `ProtocolViolation` if the result of the first step is invalid; not timed.
     """
 
     prepare: Callable[[], Any]
@@ -35,44 +33,29 @@ class Operation:
     verify: Callable[[Any], None]
 
     def run(self) -> None:
-        """Run it once and look at what it returns.
+        """Run the operation once and check its result.
 
         Raises:
-            ImplementationFailed: it raised, or returned something that the protocol does not allow.
+            ImplementationFailed: it raised, or returned a result that the protocol does not allow.
         """
-        with failing_clearly():
+        with exceptions_as_failures():
             state = self.steps[0](self.prepare())
             self.verify(state)
             for step in self.steps[1:]:
                 state = step(state)
 
 
-@contextmanager
-def failing_clearly() -> Iterator[None]:
-    """Turn whatever an implementation raises into `ImplementationFailed`."""
-    try:
-        yield
-    except ImplementationFailed:
-        raise
-    except ProtocolViolation as error:
-        raise ImplementationFailed(str(error)) from error
-    except Exception as error:
-        raise ImplementationFailed(
-            f"raised {type(error).__name__}: {error}", traceback.format_exc()
-        ) from error
-
-
 def operation(capability: str, implementation: Implementation, batch: Batch) -> Operation:
-    """The operation of an implementation that has the capability "assign" or "loss".
+    """Return the operation of an implementation with the capability "assign" or "loss".
 
-    Every run gets tensors of its own, so an implementation may write into what it is given.
+    Every run gets its own tensors, so that an implementation may write into its inputs.
     """
     adapter = uninstrumented(implementation.adapter)
     return assigning(adapter, batch) if capability == "assign" else training(adapter, batch)
 
 
 def assigning(adapter: Any, batch: Batch) -> Operation:
-    """One lap: the assigner on what the reference decoded."""
+    """Return an operation of one lap: the assigner on inputs that the reference decoded."""
     inputs = assigner_inputs(batch)
 
     def prepare() -> AssignerInputs:
@@ -93,7 +76,7 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
 
 
 def training(adapter: Any, batch: Batch) -> Operation:
-    """Two laps: the loss, with what the backward pass needs being kept; the gradient on the feature maps."""
+    """Return an operation of two laps: the loss, recorded for the backward pass; the gradient on the feature maps."""
 
     def prepare() -> tuple[tuple[Tensor, ...], Tensor]:
         maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)

@@ -1,4 +1,4 @@
-"""How much time benchmarks may take, by profile."""
+"""Time that benchmarks may take, by profile."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,16 +9,16 @@ from tal_conformance.benchmarks.workloads import CASES, CROWDED, SMALL, TRAINING
 
 @dataclass(frozen=True)
 class Plan:
-    """Which cases are timed, and how many rounds.
+    """Cases that are timed, and the number of rounds.
 
     Attributes:
         cases: names of cases.
-        rounds: of each benchmark, at least.
-        most: at most.
-        seconds: after the least rounds, no new one is begun when this much time is spent on the benchmark.
-        width: nor when every ratio's interval is narrower than this share of the ratio.
-        total: no case is begun when this much time is spent on all benchmarks together.
-        memory: names of the cases whose peak memory is measured as well.
+        rounds: least number of rounds of each benchmark.
+        most: largest number of rounds.
+        seconds: time after which, beyond the least rounds, no new round of a benchmark begins.
+        width: relative width of the interval below which, for every ratio, no new round begins.
+        total: time of all benchmarks together after which no new case begins.
+        memory: names of the cases whose peak memory is measured too.
     """
 
     cases: tuple[str, ...]
@@ -30,16 +30,16 @@ class Plan:
     memory: tuple[str, ...] = ()
 
     def untimed(self) -> "Plan":
-        """The same cases, each called once and not timed."""
+        """The same cases, each called once without timing."""
         return replace(self, rounds=0, most=0, memory=())
 
     def fulfilled(self, count: int, spent: float, narrow: Callable[[float], bool]) -> bool:
-        """Whether no more rounds are needed after `count` of them, which took `spent` seconds.
+        """Return True if no more rounds are needed after `count` rounds, which took `spent` seconds.
 
         Args:
             count: rounds so far.
             spent: seconds so far.
-            narrow: says whether all intervals are narrower than a share; asked only if it matters.
+            narrow: returns True if all intervals are narrower than a share; called only if it matters.
         """
         if count < self.rounds:
             return False
@@ -58,7 +58,7 @@ PLANS = {
 
 
 def plan_for(profile: str, rounds: int | None) -> Plan:
-    """The profile's plan; with `rounds`, exactly so many of every case, and memory."""
+    """Return the profile's plan; with `rounds`, exactly that many rounds of every case, and memory."""
     if rounds is None:
         return PLANS[profile]
     return Plan(tuple(CASES), rounds, most=rounds, seconds=inf, memory=LARGE)

@@ -4,22 +4,22 @@ from collections.abc import Callable, Sequence
 
 
 class RecordedTimer:
-    """A stopwatch for pytest-benchmark that shows times which were taken before.
+    """A timer for pytest-benchmark that replays recorded times.
 
-    pytest-benchmark times one callable a test, from its first round to its last, before the next. Where a
-    machine does other things too, ratios of such times mean little. So implementations are timed in turns
-    (`timing`), and each test replays one implementation's times for pytest-benchmark's tables and JSON.
+    pytest-benchmark times one callable completely before the next. On a machine that does other work too, ratios of
+    such times are unreliable. Therefore implementations are timed in turns (`timing`), and each test replays one
+    implementation's times for pytest-benchmark's tables and JSON.
     """
 
     def __init__(self) -> None:
         self._now = 0.0
 
     def __call__(self) -> float:
-        """What the stopwatch shows, in seconds."""
+        """Return the timer's present value, in seconds."""
         return self._now
 
     def of(self, seconds: Sequence[float]) -> Callable[[], None]:
-        """What pytest-benchmark is to time: every call takes the next of these times, then none at all."""
+        """Return the callable for pytest-benchmark: each call advances the timer by the next time, then by zero."""
         remaining = iter(seconds)
 
         def replay() -> None:
@@ -28,5 +28,5 @@ class RecordedTimer:
         return replay
 
     def reset(self) -> None:
-        """Show 0: what a round begins with, so that no time is rounded by those before it."""
+        """Set the timer to 0 at the start of a round, so that earlier rounds do not round its time."""
         self._now = 0.0

@@ -7,7 +7,7 @@ HEADER = "times the official release's time (95 % interval)"
 
 
 def table(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Ratios to the official release: a row for each benchmark and device, a column for each implementation.
+    """Return the ratios to the official release: a row for each benchmark and device, a column for each implementation.
 
     Args:
         lines: the log's lines of kind "benchmark".

@@ -1,4 +1,4 @@
-"""Times of several implementations taken in turns, A B C, A B C, ...: all meet the machine's same moods."""
+"""Times of several implementations taken in turns, A B C, A B C, ...: the machine's load affects all of them alike."""
 
 import gc
 import time
@@ -10,87 +10,88 @@ from typing import Any, Protocol
 import torch
 
 from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
-from tal_conformance.benchmarks.operations import Operation, failing_clearly
+from tal_conformance.benchmarks.operations import Operation
 from tal_conformance.benchmarks.plans import Plan
 from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 
 
 class Clock(Protocol):
-    """How times are taken on a device."""
+    """Protocol of the clocks of devices."""
 
     def settle(self) -> None:
-        """Wait until the device has nothing left to do."""
+        """Wait until the device is idle."""
 
     def mark(self) -> Any:
-        """A point in time, taken without waiting for anything."""
+        """Return a point in time, without waiting."""
 
     def seconds(self, since: Any, until: Any) -> float:
-        """Time between two marks, once the device has reached both."""
+        """Return the time between two marks, once the device has reached both."""
 
 
 class WallClock:
-    """For the CPU, whose calls return when they are done."""
+    """Clock of the CPU, whose calls return when they are done."""
 
     def settle(self) -> None:
-        """Nothing runs on after a call."""
+        """Return at once: nothing runs after a call."""
 
     def mark(self) -> float:
-        """Now."""
+        """Return the present time."""
         return time.perf_counter()
 
     def seconds(self, since: float, until: float) -> float:
-        """The difference."""
+        """Return the difference."""
         return until - since
 
 
 class CudaClock:
-    """For CUDA: events in the stream of work, so that nothing waits while a call is timed."""
+    """Clock of CUDA: events in the stream, so that nothing waits during a timed call."""
 
     def settle(self) -> None:
         """Wait for the device."""
         torch.cuda.synchronize()
 
     def mark(self) -> torch.cuda.Event:
-        """An event behind what is queued so far."""
+        """Return an event behind the queued work."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def seconds(self, since: torch.cuda.Event, until: torch.cuda.Event) -> float:
-        """Time between two events, when the later one has happened."""
+        """Return the time between two events, once the later one has happened."""
         until.synchronize()
         return since.elapsed_time(until) / 1000
 
 
 def clock_of(device: str) -> Clock:
-    """The clock for "cpu" or "cuda"."""
+    """Return the clock for "cpu" or "cuda"."""
     return CudaClock() if device == "cuda" else WallClock()
 
 
 @dataclass
 class Timings:
-    """What interleaved rounds took.
+    """Times of interleaved rounds.
 
     Attributes:
-        rounds: for each name one tuple a round: seconds from the start to the end of each step.
-        failures: those that raised; they have no rounds.
+        rounds: for each name one tuple for each round: seconds from the start to the end of each step.
+        failures: failures by name; a failed operation has no rounds.
     """
 
     rounds: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
     failures: dict[str, ImplementationFailed] = field(default_factory=dict)
 
     def seconds(self, name: str, lap: int) -> list[float]:
-        """Seconds to the end of a step, one a round."""
+        """Return the seconds to the end of a step, for each round."""
         return [times[lap] for times in self.rounds[name]]
 
     def ratio(self, name: str, baseline: str | None, lap: int) -> Ratio | None:
-        """Time of one relative to another; None where the other has no times."""
+        """Return the ratio of two times; None if the baseline has no times."""
         if baseline is None or not self.rounds.get(baseline) or not self.rounds.get(name):
             return None
         return paired_ratio(self.seconds(name, lap), self.seconds(baseline, lap))
 
     def all_narrow(self, baseline: str | None, width: float) -> bool:
-        """Whether every ratio to the baseline has an interval narrower than `width` of itself."""
+        """Return True if every ratio to the baseline has an interval narrower than `width` of itself."""
         others = [
             (name, lap)
             for name, rounds in self.rounds.items()
@@ -110,15 +111,15 @@ def interleave(
 ) -> Timings:
     """Run all operations in turns, round after round, until the plan is fulfilled.
 
-    One that raises is left out from then on; the others go on. Before the first round each runs once untimed,
-    and what it returns is looked at.
+    An operation that raises is left out from then on; the others go on. Before the first round each operation runs
+    once untimed, and its result is checked.
 
     Args:
         operations: by name, in the order of a round.
-        clock: takes the times.
-        plan: how many rounds.
-        baseline: the ratios to this one are what the plan's `width` is about.
-        now: seconds on the clock of the plan's time budget.
+        clock: of the device.
+        plan: number of rounds.
+        baseline: name of the operation whose ratios the plan's `width` refers to.
+        now: clock of the plan's time budget, in seconds.
     """
     timings = Timings()
     for name, operation in operations.items():
@@ -139,7 +140,7 @@ def interleave(
 @contextmanager
 def _noting(timings: Timings, name: str) -> Iterator[None]:
     try:
-        with failing_clearly():
+        with exceptions_as_failures():
             yield
     except ImplementationFailed as failure:
         timings.rounds.pop(name, None)
@@ -147,7 +148,7 @@ def _noting(timings: Timings, name: str) -> Iterator[None]:
 
 
 def _time(operation: Operation, clock: Clock) -> tuple[float, ...]:
-    """Seconds from the start to the end of each step."""
+    """Return the seconds from the start to the end of each step."""
     state = operation.prepare()
     clock.settle()
     with _no_collection():
@@ -160,7 +161,7 @@ def _time(operation: Operation, clock: Clock) -> tuple[float, ...]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from running just now."""
+    """Disable Python's garbage collector while the block runs."""
     enabled = gc.isenabled()
     gc.disable()
     try:

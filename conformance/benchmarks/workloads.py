@@ -1,4 +1,4 @@
-"""The batches that are timed: the sizes of training, with predictions as they are in the middle of it."""
+"""The timed batches: sizes of real trainings, with predictions as in the middle of a training."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,13 +15,13 @@ STRIDES = (8, 16, 32)
 SHORTEST = 0.02
 """Shortest side of a ground truth, as a share of the image: 13 of 640 pixels."""
 LONGEST = 0.6
-"""Longest one, where there are few."""
+"""Longest side, where there are few ground truths."""
 CROWD = 3.0
-"""With M ground truths an image none is longer than this over sqrt(M): crowds are of small things."""
+"""Numerator of the longest side among M ground truths, CROWD / sqrt(M): crowded objects are small."""
 
 
 COCO = 80
-"""Classes of most models: a case with so many does not say so."""
+"""Number of classes of most models, which the name of a case omits."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Case:
         pixels: side of the square input.
         truths: ground truths in each image.
         classes: C.
-        crowd: ground truths in the first image, in place of `truths`; 0: it is no different.
+        crowd: ground truths in the first image, in place of `truths`; 0: as many as in the others.
     """
 
     images: int
@@ -44,15 +44,15 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As the log and the report have it."""
+        """Name of the case in the log and the report."""
         crowd = f" and {self.crowd}gt" if self.crowd else ""
         classes = f" {self.classes}c" if self.classes != COCO else ""
         return f"{self.images}x{self.pixels} {self.truths}gt{crowd}{classes}"
 
     def build(self) -> Batch:
-        """The batch: float32, on the CPU, the same one every time; the latest is kept, as it may take 80 MB.
+        """Return the batch: float32, on the CPU, always the same; the latest one is cached, as it may take 80 MB.
 
-        Images are made one by one, so that making them takes no more memory than the batch.
+        Images are made one by one, so that making them needs no more memory than the batch.
         """
         return _build(self)
 
@@ -60,14 +60,14 @@ class Case:
 SMALL = Case(2, 160, 8)
 TRAINING = (Case(16, 640, 10), Case(16, 640, 50), Case(16, 640, 150))
 CROWDED = Case(16, 640, 10, crowd=1000)
-"""One image that is full: what pads the others to its number of ground truths pays for it sixteen times."""
+"""A case with one crowded image: padding extends the other fifteen images to its number of ground truths."""
 CURVES = (
     *(Case(16, 640, truths) for truths in (1, 300)),
     *(Case(16, pixels, 50) for pixels in (160, 320)),
     *(Case(images, 640, 50) for images in (1, 4)),
     *(Case(16, 640, 50, classes=classes) for classes in (1, 20)),
 )
-"""16x640 50gt, with one of its numbers changed: how costs grow with each."""
+"""16x640 50gt with one of its parameters changed: growth of the cost with each parameter."""
 CASES = {case.name: case for case in (SMALL, *TRAINING, CROWDED, *CURVES)}
 """By name."""
 
@@ -85,7 +85,7 @@ def _build(case: Case) -> Batch:
 def _image(
     case: Case, index: int, head: Head, levels: tuple[Grid, ...], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance logits (1, A, 4, R), class logits (1, A, C) and annotation rows (M, 6) of one image."""
+    """Return distance logits (1, A, 4, R), class logits (1, A, C) and annotation rows (M, 6) of one image."""
     truths = case.crowd if case.crowd and not index else case.truths
     centres, sides = _truths(truths, generator)  # (M, 2), (M, 2)
     labels = torch.randint(case.classes, (truths,), generator=generator)  # (M,)
@@ -96,7 +96,7 @@ def _image(
 
 
 def _truths(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Centres and sides (M, 2) of boxes within the image, as shares of it, small ones as likely as large."""
+    """Return centres and sides (M, 2) of boxes within the image, as shares of it; all sizes are equally likely."""
     longest = min(LONGEST, CROWD / count**0.5)
     size = SHORTEST * (longest / SHORTEST) ** torch.rand(count, 1, generator=generator)  # (M, 1)
     slim = _wobble((count, 1), generator)  # (M, 1)
@@ -107,10 +107,10 @@ def _truths(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def _predictions(
     boxes: Tensor, labels: Tensor, head: Head, levels: tuple[Grid, ...], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Distance logits (A, 4, R) and class logits (A, C) as in the middle of training.
+    """Return distance logits (A, 4, R) and class logits (A, C) as in the middle of a training.
 
-    Anchors in or beside ground truths predict one of them, up to a fifth of each side off, with scores of its
-    class from 0.05 to 0.95; all others predict boxes of a few cells. Other scores are below 0.02.
+    Anchors in or beside a ground truth predict it, with each side up to a fifth off and scores of its class from
+    0.05 to 0.95; all others predict boxes of a few cells. Other scores are below 0.02.
     """
     places, strides = anchors(levels, head.strides)  # (A, 2), (A,)
     close = depth(places, boxes) > -strides  # (M, A)
@@ -127,5 +127,5 @@ def _predictions(
 
 
 def _wobble(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Numbers from (-1, 1), those near 0 most often."""
+    """Return numbers from (-1, 1), mostly near 0."""
     return torch.rand(shape, generator=generator) - torch.rand(shape, generator=generator)

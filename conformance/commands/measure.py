@@ -59,12 +59,12 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Needed:
-    """Units that one quantity needed.
+    """Rounding units that one quantity needed.
 
     Attributes:
-        numbers: how many numbers were compared.
-        p999, largest: of the units that a number needed beyond `NAIVE_FACTOR` times the naive error.
-        whole: largest error in units, the naive error counted in.
+        numbers: number of compared values.
+        p999, largest: units that a value needed beyond `NAIVE_FACTOR` times the naive error.
+        whole: largest error in units, including the naive error.
         looseness: one over the p99.9 of the errors as shares of their present bounds.
     """
 
@@ -76,7 +76,7 @@ class Needed:
 
     @property
     def units(self) -> float:
-        """What `UNITS` should hold: enough where the naive computation happens to err little or not at all."""
+        """Value for `UNITS`: sufficient where the naive computation happens to have little or no error."""
         return max(SAFETY * self.largest, self.whole)
 
 
@@ -85,11 +85,11 @@ def measure(
     examples: int,
     advance: Advance = no_progress,
 ) -> dict[str, Needed]:
-    """Judge `examples` batches of every lane and look at every comparison.
+    """Judge `examples` batches of every strategy and record every comparison.
 
     Args:
-        implementations: whose errors are looked at; they should conform.
-        examples: batches of each lane.
+        implementations: the implementations whose errors are measured; they should conform.
+        examples: batches of each strategy.
         advance: called once for each strategy.
     """
     needed: dict[str, list[Tensor]] = defaultdict(list)
@@ -137,7 +137,7 @@ def _judge_all(
     examples: int,
     advance: Advance,
 ) -> None:
-    """Judge what one lane draws; a batch that is refused, or that an implementation fails on, measures nothing."""
+    """Judge the batches of one strategy; rejected batches, and failures of an implementation, measure nothing."""
     failed: dict[str, list[str]] = defaultdict(list)
 
     @settings(
@@ -181,7 +181,7 @@ def _summary(needed: Tensor, whole: Tensor, shares: Tensor) -> Needed:
 
 
 def table(measured: dict[str, Needed]) -> str:
-    """The measurement as text, one quantity a line."""
+    """Return the measurement as text, one quantity a line."""
     lines = [
         f"{'quantity':28}{'numbers':>12}{'p99.9':>10}{'largest':>10}{'whole':>10}{'units':>10}{'looseness':>11}"
     ]

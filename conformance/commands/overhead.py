@@ -1,7 +1,8 @@
 """`tal-conformance overhead`: measure the cost of recording between two captures, as a ratio of processor times.
 
-Steps of a YOLOv8n's training (forward, official loss, backward; one batch, weights as they are, so that nothing stands
-out and nothing is captured) with and without the recorder, in turns. The loss alone too, where its share is largest.
+Steps of a YOLOv8n's training (forward, official loss, backward) are timed in turns with and without the recorder. Batch
+and weights stay the same, so that no batch is stored. The loss alone is timed too: there the recorder's share is
+largest.
 
 Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, images of 192x256, 40 rounds, twice: a
 step of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as long with the recorder; the loss alone,
@@ -27,7 +28,7 @@ from tal_conformance.training.yolov8n import Schedule, build_model, official_cri
 
 ROUNDS = 30
 LIMIT = 1.05
-"""What a training step may take with the recorder, as a multiple of its time without."""
+"""Largest allowed ratio of a training step with the recorder to one without."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,14 +48,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def compared(step: Callable[[], object], rounds: int) -> tuple[Ratio, float]:
-    """Ratio of a step's time with the recorder to that without, and the median without: processor seconds.
+    """Return the ratio of a step's processor times with and without the recorder, and the median time without.
 
     Args:
         step: calls the official loss once, as a training does, each time with the same result.
-        rounds: how often it is timed each way.
+        rounds: number of timed steps each way.
 
     Raises:
-        RuntimeError: something was captured between, or the recorder gave up.
+        RuntimeError: a batch was stored in between, or the recorder stopped.
     """
     with tempfile.TemporaryDirectory() as folder:
         with recording(Path(folder), every=0) as recorded:
@@ -65,7 +66,7 @@ def compared(step: Callable[[], object], rounds: int) -> tuple[Ratio, float]:
             for listens in (True, False) if round_ % 2 else (False, True):
                 times[listens].append(_seconds(step, listening(recorded.hear) if listens else nullcontext()))
         if recorded.calls != rounds + 1 or len(recorded.shelf.kept) != kept or recorded.over:
-            raise RuntimeError(f"this is no measurement between captures: {recorded}")
+            raise RuntimeError(f"expected no stored batch between two captures, got {recorded}")
     return paired_ratio(times[True], times[False]), median(times[False])
 
 
@@ -77,7 +78,7 @@ def _seconds(step: Callable[[], object], around: AbstractContextManager[None]) -
 
 
 def steps() -> dict[str, Callable[[], object]]:
-    """What is timed, by name: the training step first.
+    """Return the timed steps by name, the training step first.
 
     Raises:
         UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.

@@ -57,17 +57,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 class CannotRun(Exception):
-    """The command is none that runs in this process; the message says what to write."""
+    """The command cannot run in this process; the message says what to write."""
 
 
 def record(command: Sequence[str], into: Path | None, every: int, limit_mb: float) -> int:
     """Run a training and record it.
 
     Args:
-        command: what would be typed in a shell.
-        into: folder of the case files; by default one of its own, named after the time.
-        every: steps between two batches that are kept anyway; 0: none are.
-        limit_mb: megabytes that all files together may have.
+        command: words of a shell command.
+        into: folder of the case files; by default a new one, named after the time.
+        every: steps between two batches that are stored regularly; 0: none.
+        limit_mb: size limit of all files in MB.
 
     Returns:
         The training's exit status; 2 if nothing can be recorded.
@@ -99,11 +99,11 @@ def _refused(error: Exception) -> int:
 
 @dataclass(frozen=True)
 class Program:
-    """A program of Python that runs in this process.
+    """A Python program that runs in this process.
 
     Attributes:
         arguments: its `sys.argv`.
-        folder: where it looks first for what it imports.
+        folder: first folder of its import path.
         run: runs it.
     """
 
@@ -113,7 +113,7 @@ class Program:
 
     @contextmanager
     def arguments_in_place(self) -> Iterator[None]:
-        """While this lasts, the process looks as if it had been started as this program."""
+        """Make the process look as if it had been started as this program, while the block runs."""
         before = sys.argv, sys.path[0]
         sys.argv, sys.path[0] = self.arguments, os.fspath(self.folder.resolve())
         try:
@@ -123,13 +123,13 @@ class Program:
 
 
 def program_of(command: Sequence[str]) -> Program:
-    """The program that a command of the shell runs.
+    """Return the program that a shell command runs.
 
     Raises:
-        CannotRun: it is no program of Python, or it is not there.
+        CannotRun: it is not a Python program, or does not exist.
     """
     if not command:
-        raise CannotRun(f"there is nothing to record: {WAYS}")
+        raise CannotRun(f"nothing to record: {WAYS}")
     words = list(command)
     if Path(words[0]).name.startswith("python") and len(words) > 1:
         words = words[1:]
@@ -140,11 +140,11 @@ def program_of(command: Sequence[str]) -> Program:
             )
     if words[0].endswith(".py"):
         if not Path(words[0]).is_file():
-            raise CannotRun(f"there is no file {words[0]}")
+            raise CannotRun(f"training script not found: {words[0]}")
         return Program(words, Path(words[0]).parent, lambda: runpy.run_path(words[0], run_name="__main__"))
     scripts = list(entry_points(group="console_scripts", name=Path(words[0]).name))
     if not scripts:
-        raise CannotRun(f"{words[0]} is no program of this Python environment: {WAYS}")
+        raise CannotRun(f"{words[0]!r} is not a program of this Python environment: {WAYS}")
 
     def run() -> object:
         return scripts[0].load()()  # imported when the arguments are in place
@@ -153,7 +153,7 @@ def program_of(command: Sequence[str]) -> Program:
 
 
 def summary_of(recorded: "Recording") -> list[str]:
-    """What was recorded, in words."""
+    """Return the summary of a recording, as lines."""
     kept, folder = recorded.shelf.kept, recorded.shelf.folder
     if not recorded.calls:
         with suppress(OSError):
@@ -171,7 +171,7 @@ def summary_of(recorded: "Recording") -> list[str]:
 
 
 def status_of(run: Callable[[], object]) -> int:
-    """Run a program of Python; its exit status. A traceback is printed as Python does."""
+    """Run a Python program and return its exit status; print a traceback as Python does."""
     try:
         run()
     except SystemExit as end:

@@ -1,9 +1,8 @@
-"""What no implementation changes and every run needs, kept from run to run: trainings.
+"""Cache of the recorded training, of its continuation with the reference's loss, and of its control trainings.
 
-The recorded one, how it goes on with the reference's loss, and its controls take longer than all else that a run of
-`dev` does. They follow from the project's own lines, torch, Ultralytics and the processor, and are kept under the hash
-of these: whoever changes one of them computes anew. What is kept lies in the cache of fetched packages and is verified
-on each use, as packages are; where it cannot be kept, it is computed.
+They depend only on this project's code, torch, Ultralytics and the processor, never on the implementation under test,
+so they are computed once and stored under a hash of those inputs. The entries lie in the cache of fetched packages and
+are verified on each use; without a writable cache, the trainings are computed each time.
 """
 
 import hashlib
@@ -37,13 +36,13 @@ TRAINING, WEIGHTS, CONTROLS, ENDED = (
     "ended.safetensors",
 )
 WHOLE = Schedule()
-"""What the suite trains."""
+"""The schedule of the suite's training."""
 ROOMS = ("tal_reference", "tal_conformance")
-"""Packages whose every line counts: fewer would do, but which they are is easily got wrong."""
+"""Packages whose source is part of the hash. Fewer modules would do, but their list would easily be wrong."""
 
 
 def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
-    """The training of `recorded_training`, from the cache if an earlier run left it there.
+    """Return the training of `recorded_training`, from the cache if it is there.
 
     Raises:
         UnknownImplementation: as `recorded_training`.
@@ -52,7 +51,7 @@ def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
 
 
 def cached_controls(recorded: RecordedTraining, device: str) -> float:
-    """The controls' distance of `rms_of_controls`, from the cache if an earlier run left it there."""
+    """Return the distance of `rms_of_controls`, from the cache if it is there."""
     return _kept(
         f"controls {recorded.schedule} {device}",
         lambda: rms_of_controls(recorded, device=device),
@@ -62,7 +61,7 @@ def cached_controls(recorded: RecordedTraining, device: str) -> float:
 
 
 def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
-    """How the training goes on with the reference's loss, from the cache if an earlier run left it there."""
+    """Return the result of `reference_training`, from the cache if it is there."""
     return _kept(
         f"reference {recorded.schedule} {dialect} {device}",
         lambda: reference_training(recorded, dialect, device=device),
@@ -72,7 +71,7 @@ def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) 
 
 
 def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], read: Callable[[Path], T]) -> T:
-    """What lies in the cache, or else is made and put there; two processes that want the same at once make it once."""
+    """Return the cached value, computing and storing it on a miss; a file lock lets one process alone compute it."""
     folder = cache_folder() / f"kept-{fingerprint(what)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,7 @@ def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], re
 
 
 def _keep(value: T, folder: Path, write: Callable[[T, Path], None]) -> None:
-    """Write it into the cache, where it appears whole or not at all.
+    """Write a value into the cache, where it appears whole or not at all.
 
     Raises:
         OSError: it cannot be written.
@@ -100,7 +99,7 @@ def _keep(value: T, folder: Path, write: Callable[[T, Path], None]) -> None:
 
 
 def fingerprint(what: str) -> str:
-    """Changes with what a computation depends on: code, torch, what reads the photographs, processor and GPU."""
+    """Return a hash of everything that a training depends on: code, torch, image reader, processor and GPU."""
     sha = hashlib.sha256(what.encode())
     releases = [
         metadata.version(name) if _installed(name) else None for name in ("ultralytics", "opencv-python")
@@ -122,22 +121,22 @@ def _installed(distribution: str) -> bool:
 
 
 def _cpu() -> tuple[str, str]:
-    """Return what decides in which order torch adds up: the instruction set, the processor and its cores."""
+    """Return what determines the order of torch's sums: the instruction set, the processor and its cores."""
     return torch.backends.cpu.get_cpu_capability(), processor_name()
 
 
 def _gpu() -> tuple[str, int | None] | None:
-    """What decides how a GPU computes, where there is one."""
+    """Return the GPU and its cuDNN version, or None without a GPU."""
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_name(), torch.backends.cudnn.version()
 
 
 def write_training(recorded: RecordedTraining, folder: Path) -> None:
-    """Leave a training in a folder, as JSON, safetensors and case files.
+    """Write a training into a folder, as JSON, safetensors and case files.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: a file cannot be written.
     """
     facts = {
         "head": asdict(recorded.head),
@@ -152,10 +151,10 @@ def write_training(recorded: RecordedTraining, folder: Path) -> None:
 
 
 def read_training(folder: Path) -> RecordedTraining:
-    """The training that `write_training` left: the same to the bit.
+    """Return the training that `write_training` wrote, bit for bit.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: there is none.
+        OSError, ValueError, KeyError, TypeError: the folder does not hold one.
     """
     facts: dict[str, Any] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
     schedule = facts["schedule"] | {
@@ -173,10 +172,10 @@ def read_training(folder: Path) -> RecordedTraining:
 
 
 def write_ended(ended: Ended, folder: Path) -> None:
-    """Leave the end of a training in a folder, as safetensors: weights, and `choice.STEP.IMAGE` (M, A) each.
+    """Write the end of a training into a folder, as safetensors: weights, and `choice.STEP.IMAGE` (M, A).
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     choices = {
         f"choice.{step}.{image}": positives.contiguous()
@@ -187,10 +186,10 @@ def write_ended(ended: Ended, folder: Path) -> None:
 
 
 def read_ended(folder: Path, device: str) -> Ended:
-    """The end that `write_ended` left, to the bit: weights on the CPU, choices on the device.
+    """Return the end that `write_ended` wrote, bit for bit: weights on the CPU, choices on the device.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: there is none.
+        OSError, ValueError, KeyError, TypeError: the folder does not hold one.
     """
     tensors = load_file(folder / ENDED)
     weights = tensors.pop("weights")

@@ -1,8 +1,8 @@
-"""Listening to the official detection loss, of any release, while somebody trains with it. Nothing is computed.
+"""Capture the calls of the official detection loss, of any release, during a training. Nothing is computed.
 
-What a release hands to its loss is one of four: a list of feature maps, `(y, list)`, boxes and scores by name, or
-`(y, names)`. From 8.4.0 on heads call `loss` themselves, before that the loss object was called; so the method that is
-there is wrapped, on the class, for as long as one listens.
+A release hands one of four structures to its loss: a list of feature maps, `(y, list)`, boxes and scores by name, or
+`(y, names)`. From 8.4.0 heads call the method `loss`, before that the loss object is called: the method that the class
+has is wrapped while the capture lasts.
 """
 
 import functools
@@ -22,11 +22,11 @@ from tal_reference import Head, Hyperparameters
 
 
 class CannotRecord(Exception):
-    """Nothing can be recorded here; the message says why, and what to do."""
+    """Nothing can be recorded; the message says why, and what to do."""
 
 
 class Unfit(ValueError):
-    """A case file has no word for what the loss received."""
+    """A case file cannot represent what the loss received."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +35,10 @@ class Call:
 
     Attributes:
         criterion: the loss object.
-        predictions: what the head handed to it, of any family.
+        predictions: output of the head, of any of the four structures.
         rows: the data loader's batch: `batch_idx`, `cls` and `bboxes`.
-        result: what it returned: the total (or its three terms) first.
-        autocast: of a detached call, the dtype of automatic mixed precision; None where that is off.
+        result: the returned total (or its three terms) first.
+        autocast: dtype of automatic mixed precision of a detached call; None without it.
     """
 
     criterion: Any
@@ -49,12 +49,12 @@ class Call:
 
     @property
     def trains(self) -> bool:
-        """Whether it is a step of a training, not of a validation."""
+        """True if the call belongs to a training step, not to a validation."""
         return any(part.requires_grad for part in _parts(self.predictions))
 
     @property
     def total(self) -> Tensor:
-        """() what is differentiated, detached."""
+        """() detached sum that is differentiated."""
         return self.result[0].detach().sum()
 
     @property
@@ -65,12 +65,12 @@ class Call:
 
     @property
     def class_weights(self) -> Tensor | None:
-        """What weights the classes of the BCE from 8.4.37 on, where a training has it."""
+        """Weights of the classes in the BCE, which a training can set from 8.4.37 on."""
         weights: Tensor | None = getattr(self.criterion, "class_weights", None)
         return weights
 
     def detached(self) -> "Call":
-        """The same without graph, images and features, made while the loss is heard: it may be kept for a while."""
+        """Return the call without graph, images and features, while it is captured: it may be stored for a while."""
         return replace(
             self,
             predictions=_detached(_plain(self.predictions)),
@@ -80,10 +80,10 @@ class Call:
         )
 
     def batch(self) -> Batch:
-        """What the loss received, on the CPU, of a detached call; it shares no memory with the model.
+        """Return what the loss received in a detached call, on the CPU; it shares no memory with the model.
 
         Raises:
-            Unfit: a case file cannot hold it.
+            Unfit: a case file cannot represent it.
         """
         maps = tuple(level.detach().cpu().clone() for level in feature_maps_of(self.predictions))
         if self.autocast not in (None, maps[0].dtype):
@@ -100,20 +100,20 @@ class Call:
             raise Unfit(str(error)) from error
 
     def _annotations(self) -> Tensor:
-        """(N, 6) float32 rows of image, class, cx, cy, w, h (ANN-1)."""
+        """Return the (N, 6) float32 rows of image, class, cx, cy, w, h (ANN-1)."""
         images, labels = (self.rows[name].reshape(-1, 1).float().cpu() for name in ("batch_idx", "cls"))
         return torch.cat((images, labels, self.boxes.detach().float().cpu().reshape(-1, 4)), dim=1)
 
 
 def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
-    """The feature maps (B, 4R + C, H, W) whose rows a head's predictions are; differentiable (PRE-1).
+    """Return the feature maps (B, 4R + C, H, W) whose rows a head's predictions are; differentiable (PRE-1).
 
     Args:
-        predictions: of any family: a list of the maps; "boxes" (B, 4R, A), "scores" (B, C, A) and "feats" with the
-            grids; or either behind the boxes of a validation.
+        predictions: a list of the maps; "boxes" (B, 4R, A), "scores" (B, C, A) and "feats" with the grids; or either of
+            them behind the boxes of a validation.
 
     Raises:
-        Unfit: they are none of these.
+        Unfit: the predictions have another structure.
     """
     predictions = _plain(predictions)
     if not isinstance(predictions, Mapping):
@@ -128,14 +128,14 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
 
 
 def head_of(criterion: Any) -> Head:
-    """The head that an official loss was made for."""
+    """Return the head that an official loss was made for."""
     return Head(
         tuple(int(stride) for stride in criterion.stride.tolist()), int(criterion.nc), int(criterion.reg_max)
     )
 
 
 def hyperparameters_of(criterion: Any) -> Hyperparameters:
-    """The numbers that an official loss and its assigner compute with."""
+    """Return the hyperparameters of an official loss and its assigner."""
     assigner, gains = criterion.assigner, criterion.hyp
     kept = getattr(assigner, "topk2", None)
     return Hyperparameters(
@@ -150,7 +150,7 @@ def hyperparameters_of(criterion: Any) -> Hyperparameters:
 
 
 def _plain(predictions: Any) -> Any:
-    """Predictions without the boxes that a head puts before them while it validates."""
+    """Return the predictions without the boxes that a head puts before them in a validation."""
     predictions = predictions[1] if isinstance(predictions, tuple) else predictions
     named = isinstance(predictions, Mapping) and {"boxes", "scores", "feats"} <= set(predictions)
     if not named and not isinstance(predictions, list):
@@ -175,10 +175,10 @@ def _detached(predictions: Any) -> Any:
 
 
 def official_loss() -> tuple[type, str]:
-    """The installed release's detection loss, and the version of the release.
+    """Return the installed release's detection loss, and the version of the release.
 
     Raises:
-        CannotRecord: there is no Ultralytics, or none with this loss.
+        CannotRecord: Ultralytics is not installed, or does not have this loss.
     """
     try:
         version = str(importlib.import_module("ultralytics").__version__)
@@ -190,10 +190,10 @@ def official_loss() -> tuple[type, str]:
 
 @contextmanager
 def listening(hear: Callable[[Call], None]) -> Iterator[None]:
-    """While this lasts, `hear` is told of every call of the official detection loss, after it returned.
+    """Call `hear` with every call of the official detection loss, after it returned, while the block runs.
 
     Raises:
-        CannotRecord: there is no Ultralytics, or none with this loss.
+        CannotRecord: Ultralytics is not installed, or does not have this loss.
     """
     loss: Any = official_loss()[0]
     name = "loss" if "loss" in vars(loss) else "__call__"
@@ -216,7 +216,7 @@ def listening(hear: Callable[[Call], None]) -> Iterator[None]:
 
 
 def _autocast(predictions: Any) -> torch.dtype | None:
-    """The dtype of automatic mixed precision on the predictions' device; None where it is off."""
+    """Return the dtype of automatic mixed precision on the predictions' device, or None without it."""
     device = next((part.device.type for part in _tensors(predictions)), "cpu")
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 

@@ -1,4 +1,4 @@
-"""Does training with an implementation's loss lead to the same weights as training with the reference's?
+"""Test that training with an implementation's loss leads to the same weights as training with the reference's.
 
 Two correct losses round differently, so the weights that they lead to differ too, and every step passes the
 differences on, larger or smaller. How much is not to be guessed but measured, on the same model, images and
@@ -67,29 +67,29 @@ RATE = 0.003
 CONTROLS = 4
 """Control trainings of a comparison."""
 FALSE_ALARM = 1e-4
-"""Share of correct losses that would be called wrong if they rounded as badly as they are allowed to."""
+"""Share of correct losses that are called wrong if they round as badly as they may."""
 ROUGHNESS = 2.0
-"""Eps by which each operation of a control rounds: four times what a correct rounding errs by at most, and
-what the worst of a library's functions may (2 ulp). So another loss may also take a few more operations to
-the same result."""
+"""Rounding of each operation of a control, in eps: four times the largest error of a correct rounding, and the largest
+error of a library function (2 ulp). Another loss may therefore also need a few more operations.
+"""
 MOST_STEPS = 1_000_000
-"""So that no two steps of two controls share their seed."""
+"""Limit of the steps, so that no two steps of two controls share their seed."""
 
 Positives = list[Tensor]
-"""Which ground truth learns from which anchor, (M, A) of each image; not where the target score is zero."""
+"""Anchors from which each ground truth learns, (M, A) of each image; not where the target score is zero."""
 
 
 @dataclass(frozen=True)
 class TrainingComparison:
-    """What became of training the same model with two losses.
+    """Result of training the same model with two losses.
 
     Attributes:
-        implementation: whose loss stood against the reference's.
+        implementation: name of the implementation that was compared with the reference.
         steps: N.
-        bound: how far the weights may lie apart, as a share of the distance that the reference's training
+        bound: largest allowed distance of the weights, as a share of the distance that the reference's training
             travelled.
-        worst: how far they lie apart, as the same share.
-        agrees: they lie within the bound, and no choice of the implementation was wrong.
+        worst: distance of the weights, as the same share.
+        agrees: True if the distance is within the bound, and no choice of the implementation was wrong.
         followed: steps at which the specification leaves a choice and the reference followed the
             implementation's.
         summary: one or two sentences.
@@ -106,11 +106,11 @@ class TrainingComparison:
 
 @dataclass(frozen=True, eq=False)
 class Ended:
-    """What came of a training with the reference's loss.
+    """Result of a training with the reference's loss.
 
     Attributes:
-        weights: all learnt weights after the last step.
-        choices: what it chose at each step.
+        weights: all trained weights after the last step.
+        choices: its assignment at each step.
     """
 
     weights: Tensor
@@ -119,12 +119,12 @@ class Ended:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where the trainings that are compared begin.
+    """Start of the compared trainings.
 
     Attributes:
-        recorded: the training whose last weights they begin with, and whose images they go on with.
+        recorded: training whose last weights they begin with, and whose images they continue with.
         steps: N.
-        device: where they run.
+        device: device of the trainings.
     """
 
     recorded: RecordedTraining
@@ -132,11 +132,11 @@ class Start:
     device: str
 
     def weights(self) -> Tensor:
-        """All learnt weights before the first step."""
+        """All trained weights before the first step."""
         return train(self.recorded.weights, self.recorded.schedule, 0, 0, lambda step, batch: ())
 
     def train(self, gradients: "Subject | Reference | Control") -> Tensor:
-        """All learnt weights after N steps with this loss."""
+        """Return all trained weights after N steps with this loss."""
         schedule = replace(self.recorded.schedule, rate=RATE)
         return train(self.recorded.weights, schedule, schedule.steps, self.steps, gradients, self.device)
 
@@ -146,8 +146,8 @@ class Subject:
     """The loss of the implementation under test.
 
     Attributes:
-        implementation: it.
-        batches, outcomes, choices: what it was given, returned and chose at each step.
+        implementation: the implementation.
+        batches, outcomes, choices: its input, outcome and assignment at each step.
     """
 
     implementation: Implementation
@@ -156,10 +156,10 @@ class Subject:
     choices: list[Positives] = field(default_factory=list)
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Its gradient.
+        """Return its gradient.
 
         Raises:
-            ImplementationFailed: it raised, or broke the protocol.
+            ImplementationFailed: the implementation raised, or broke the protocol.
         """
         outcome = execute(self.implementation, batch)
         assert outcome.loss is not None
@@ -175,11 +175,11 @@ class Reference:
     """The reference's loss.
 
     Attributes:
-        dialect: whose choices it makes.
-        subject: a training whose open choices it follows; None to make its own.
-        choices: what it chose at each step.
+        dialect: dialect of the reference.
+        subject: training whose open choices it follows; None to make its own.
+        choices: its assignment at each step.
         followed: steps at which it followed.
-        problem: what was wrong with the first choice that it would not follow.
+        problem: reason why it did not follow the first choice that it rejected.
     """
 
     dialect: Dialect
@@ -189,7 +189,7 @@ class Reference:
     problem: str = ""
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """The gradient of `tal_reference.detection_loss`, or of its later stages on a choice that it follows."""
+        """Return the gradient of `tal_reference.detection_loss`, or of its later stages on a choice that it follows."""
         maps = [level.clone().requires_grad_() for level in batch.feature_maps]
         loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, self.dialect)
         choice = choice_of(loss.targets, batch)
@@ -200,7 +200,7 @@ class Reference:
         return gradient_on(batch, followed)
 
     def followed_choice(self, step: int, own: Positives) -> Positives | None:
-        """The subject's choice, where it is another than our own, and allowed."""
+        """Return the subject's choice if it differs from the reference's own and is admissible."""
         if self.subject is None or same_choice(own, self.subject.choices[step]):
             return None
         outcome = self.subject.outcomes[step]
@@ -216,10 +216,10 @@ class Reference:
 
 @dataclass
 class Control:
-    """The reference's loss with roundings as bad as a correct loss may have.
+    """The reference's loss with roundings as bad as those of a correct loss may be.
 
     Attributes:
-        choices: what it takes at each step: a control is about roundings, not about choices.
+        choices: the assignment that it uses at each step: a control varies roundings, not choices.
         seed: of its roundings.
     """
 
@@ -227,7 +227,7 @@ class Control:
     seed: int
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """The gradient, computed with noise."""
+        """Return the gradient, computed with noise."""
         with RoundingNoise(self.seed * MOST_STEPS + step, ROUGHNESS):
             return gradient_on(batch, self.choices[step])
 
@@ -244,18 +244,18 @@ def compare_training(
     """Train the same model with an implementation's loss and with the reference's, and compare the weights.
 
     Args:
-        implementation: one with a loss.
-        recorded: the training that both go on with; the suite's own if None.
+        implementation: an implementation with a loss.
+        recorded: the training that both continue; the suite's own if None.
         steps: N.
         controls: number of control trainings K.
-        device: where to train.
-        rms: what `rms_of_controls` says of all this, if it is known already.
-        ended: what `reference_training` says for the implementation's dialect, if an earlier process computed it. What
-            is not within the bound of that is compared with a training of this process before it is called wrong.
+        device: device of the trainings.
+        rms: result of `rms_of_controls` for these arguments, if it is known already.
+        ended: result of `reference_training` for the implementation's dialect, if an earlier process computed it. A
+            distance beyond the bound is confirmed by a training in this process before it is called wrong.
 
     Raises:
         ImplementationFailed: the implementation raised, or broke the protocol.
-        UnknownImplementation: there is no ultralytics to build the model.
+        UnknownImplementation: ultralytics, which builds the model, is not installed.
     """
     start = _start(recorded or recorded_training(), steps, device)
     subject = Subject(implementation)
@@ -273,7 +273,7 @@ def compare_training(
 
 
 def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, Tensor]:
-    """The reference and its last weights; trained again where the subject made an open choice otherwise."""
+    """Return the reference and its last weights; train again where the subject made another admissible choice."""
     dialect = subject.implementation.dialect
     if all(same_choice(one, other) for one, other in zip(ended.choices, subject.choices, strict=True)):
         return Reference(dialect, choices=ended.choices), ended.weights
@@ -284,19 +284,19 @@ def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, 
 def rms_of_controls(
     recorded: RecordedTraining, steps: int = STEPS, controls: int = CONTROLS, device: str = "cpu"
 ) -> float:
-    """Root mean square of the distances at which control trainings end from the reference's; no implementation's."""
+    """Return the root mean square distance of control trainings from the reference's, for any implementation."""
     return _rms_of_controls(_start(recorded, steps, device), controls)
 
 
 def reference_training(
     recorded: RecordedTraining, dialect: Dialect, steps: int = STEPS, device: str = "cpu"
 ) -> Ended:
-    """The training with the reference's loss that all others are compared with; no implementation's."""
+    """Return the training with the reference's loss that all others are compared with."""
     return _reference_training(_start(recorded, steps, device), dialect)
 
 
 def factor(controls: int) -> float:
-    """How many times the controls' root mean square a correct training may end away: Student's quantile."""
+    """Return the quantile of Student's t: the allowed distance of a correct training in units of the controls' rms."""
     from scipy.special import stdtrit  # takes half a second to import
 
     return float(stdtrit(controls, 1 - FALSE_ALARM / 2))
@@ -327,10 +327,9 @@ def _reference_training(start: Start, dialect: Dialect) -> Ended:
 
 @cache
 def _rms_of_controls(start: Start, controls: int) -> float:
-    """Root mean square of the distances at which the control trainings end from the reference's.
+    """Return the root mean square distance of the control trainings from the reference's.
 
-    How far the steps stretch a distance is a matter of the model and the images: one dialect tells it for
-    all.
+    The growth of a distance over the steps depends on model and images: one dialect represents all.
     """
     reference = _reference_training(start, NEWEST)
     ends = [start.train(Control(reference.choices, seed)) for seed in range(1, controls + 1)]
@@ -342,12 +341,12 @@ def _length(vector: Tensor) -> float:
 
 
 def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
-    """The reference's own assignment of a batch."""
+    """Return the reference's own assignment of a batch."""
     return Expectation(batch, dialect).assignment
 
 
 def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
-    """Who learns from which anchor, so far as the loss can see it."""
+    """Return the positives, as far as the loss can see them."""
     if isinstance(assigned, Assignment):
         rows = list(zip(assigned.foreground, assigned.truth_index, assigned.scores.sum(-1), strict=True))
     else:
@@ -360,12 +359,12 @@ def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
 
 
 def same_choice(one: Positives, other: Positives) -> bool:
-    """Whether two choices are the same, image by image."""
+    """Return True if two choices are the same in every image."""
     return all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 
 def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:
-    """The gradient of the reference's total on the feature maps, for given positives."""
+    """Return the gradient of the reference's total on the feature maps, for given positives."""
     maps = [level.clone().requires_grad_() for level in batch.feature_maps]
     predictions = predictions_of(replace(batch, feature_maps=tuple(maps)))
     items = loss_items(predictions, replayed(batch, choice), batch.head, batch.hyperparameters)
@@ -374,7 +373,7 @@ def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:
 
 @torch.no_grad()
 def replayed(batch: Batch, choice: Positives) -> BatchTargets:
-    """The targets that follow from given positives (TAL-NORM-1, TAL-TGT-1)."""
+    """Return the targets that follow from given positives (TAL-NORM-1, TAL-TGT-1)."""
     expected = Expectation(batch, NEWEST)
     inputs, truths = expected.inputs, expected.rounded_truths
     targets = []

@@ -1,4 +1,4 @@
-"""Real input: photographs bundled in the ultralytics package, with labels made by hand."""
+"""Photographs of the ultralytics package as real input, with labels made by hand."""
 
 import json
 import random
@@ -15,13 +15,13 @@ from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 
 LABELS = Path(__file__).parent / "photographs.json"
-"""Objects of each photograph; how they were made stands in the file."""
+"""Objects of each photograph; the file says how they were labelled."""
 GREY = 114 / 255
-"""Fills what a letterboxed image leaves free."""
+"""Value of the padding of a letterboxed image."""
 SHARE_KEPT = 0.1
-"""An object of which a crop shows a smaller share of its area is left out."""
+"""Smallest visible share of an object's area with which it is kept in a crop."""
 EMPTY_BELOW = 0.21
-"""Above this share of its height, bus.jpg shows no labelled object."""
+"""Share of the height of bus.jpg above which no object is labelled."""
 
 Crop = tuple[float, float, float, float]
 """x1, y1, x2, y2 as shares of the photograph's width and height."""
@@ -49,9 +49,9 @@ class View:
     """A part of a photograph, perhaps mirrored.
 
     Attributes:
-        name: the photograph's.
-        crop: which part.
-        mirrored: left and right are exchanged.
+        name: of the photograph.
+        crop: the part.
+        mirrored: True if left and right are exchanged.
     """
 
     name: str
@@ -61,7 +61,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """What a data loader hands to a training step.
+    """Input of a training step as a data loader hands it over.
 
     Attributes:
         pixels: (B, 3, height, width) float32 in [0, 1].
@@ -72,18 +72,18 @@ class Images:
     annotations: Tensor
 
     def to(self, device: str) -> "Images":
-        """The same on another device."""
+        """Return the same input on another device."""
         return Images(self.pixels.to(device), self.annotations.to(device))
 
 
 @cache
 def photograph(name: str) -> Photograph:
-    """A photograph of the installed ultralytics package, with its labels.
+    """Return a photograph of the installed ultralytics package, with its labels.
 
     Raises:
         UnknownImplementation: ultralytics is not installed, or its photograph is not the one that was
             labelled.
-        KeyError: there are no labels for it.
+        KeyError: the photograph has no labels.
     """
     made: dict[str, Any] = json.loads(LABELS.read_text(encoding="utf-8"))["photographs"][name]
     pixels = _read(name)
@@ -116,11 +116,11 @@ def _read(name: str) -> Tensor:
 
 
 def render(view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """A view as an image of `size` (height, width) pixels: scaled to fit, in the middle, the rest grey.
+    """Return a view as an image of `size` (height, width) pixels: scaled to fit, centred, the rest grey.
 
     Returns:
         pixels: (3, height, width) float32 in [0, 1].
-        rows: (M, 5) float32 class, cx, cy, w, h of what it shows, normalised to the image; objects that reach
+        rows: (M, 5) float32 class, cx, cy, w, h of its objects, normalised to the image; objects that reach
             beyond the crop end at its border, slivers are left out.
     """
     source = photograph(view.name)
@@ -143,12 +143,12 @@ def render(view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def letterbox(part: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale an image (3, h, w) to fit into `size` (height, width), and put it into the middle of a grey one.
+    """Scale an image (3, h, w) to fit into `size` (height, width), centred on grey.
 
     Returns:
         pixels: (3, height, width).
         shift: (2,) x and y of its left top corner, in pixels.
-        factor: (2,) by which x and y were scaled.
+        factor: (2,) scale factors of x and y.
     """
     sides = torch.tensor(part.shape[1:])  # (2,) h, w
     scale = (torch.tensor(size) / sides).min()
@@ -165,7 +165,7 @@ def _areas(boxes: Tensor) -> Tensor:
 
 
 def images_of(views: list[View], size: tuple[int, int]) -> Images:
-    """Views as one batch of images of `size` (height, width) pixels."""
+    """Return views as one batch of images of `size` (height, width) pixels."""
     rendered = [render(view, size) for view in views]
     rows = [
         torch.cat((torch.full_like(r[:, :1], i), r), dim=1) for i, (_, r) in enumerate(rendered)
@@ -174,10 +174,10 @@ def images_of(views: list[View], size: tuple[int, int]) -> Images:
 
 
 def augmented(seed: int) -> list[View]:
-    """Four views: both photographs almost whole, a part of one of them, and one without any object.
+    """Return four views: both photographs almost whole, a part of one of them, and one without any object.
 
-    The same for the same seed, on every machine. So the number of objects varies from image to image and from
-    batch to batch, boxes end at borders, and one image has none.
+    The views of a seed are the same on every machine. The number of objects varies from image to image and from
+    batch to batch, boxes end at borders, and one image has no object.
     """
     source = random.Random(seed)
     wide = [_crop(source, "bus.jpg", 0.75, 1.0), _crop(source, "zidane.jpg", 0.75, 1.0)]
@@ -188,7 +188,7 @@ def augmented(seed: int) -> list[View]:
 
 
 def _crop(source: random.Random, name: str, least: float, most: float) -> View:
-    """A random part with sides between `least` and `most` of the photograph's, mirrored half of the time."""
+    """Return a random part with sides between `least` and `most` of the photograph's, mirrored half of the time."""
     side = least + (most - least) * source.random()
     left, top = (1 - side) * source.random(), (1 - side) * source.random()
     return View(name, (left, top, left + side, top + side), source.random() < 0.5)

@@ -1,4 +1,4 @@
-"""Recording somebody's training: what its loss receives, selected, on the disk, and never in the training's way."""
+"""Record what the loss receives in a user's training: selected, on disk, and without disturbing the training."""
 
 import contextlib
 import sys
@@ -20,21 +20,21 @@ from tal_conformance.training.selection import BatchFacts, BatchSelector
 from tal_conformance.training.store import SUFFIX, CaseStore
 
 EVERY, LIMIT_MB = 500, 500.0
-"""Defaults: steps between two batches that are kept anyway, and how much all files together may have."""
+"""Defaults: steps between two batches that are stored regularly, and size limit of all files in MB."""
 BEHIND = 2
-"""Calls whose numbers a GPU may not have computed yet; of an older one they are waited for."""
+"""Number of calls whose values a GPU may not have computed yet; older values are waited for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pending:
-    """A call whose loss is perhaps still being computed.
+    """A call whose loss may still be being computed.
 
     Attributes:
         call: without its graph.
         which: number of the loss.
-        epoch: of the training, where it is known.
-        numbers: (2,) float32 on the CPU: the total, and the least area of a ground truth.
-        ready: tells when `numbers` have arrived; None: they have.
+        epoch: of the training, if it is known.
+        numbers: (2,) float32 on the CPU: the total, and the smallest area of a ground truth.
+        ready: event of the arrival of `numbers`; None: they have arrived.
     """
 
     call: Call
@@ -46,14 +46,14 @@ class Pending:
 
 @dataclass
 class Recording:
-    """What is recorded of a training.
+    """Record of a training.
 
     Attributes:
         shelf: the case files.
-        every: steps between two batches that are kept anyway; 0: none are.
+        every: steps between two batches that are stored regularly; 0: none.
         release: of Ultralytics.
-        calls: how often the official loss was called to train.
-        over: why nothing is recorded any more; None while it goes on.
+        calls: number of calls of the official loss in training.
+        over: reason why recording has stopped; None while it goes on.
     """
 
     shelf: CaseStore
@@ -69,7 +69,7 @@ class Recording:
     _trainer: Any = None
 
     def hear(self, call: Call) -> None:
-        """Take notice of a call of the loss. It never raises: a training must not fail because it is recorded."""
+        """Note a call of the loss. Never raises: a training must not fail because it is recorded."""
         if self.over is None:
             self._safely(lambda: self._hear(call))
 
@@ -106,7 +106,7 @@ class Recording:
             self._decide(self._pending.popleft())
 
     def _decide(self, pending: Pending) -> None:
-        """Keep a batch if it is worth it."""
+        """Store a batch if the selector has a reason to."""
         if pending.ready is not None:
             pending.ready.synchronize()
         interest = self._losses[pending.call.criterion][1]
@@ -122,7 +122,7 @@ class Recording:
             self._tell("a batch was left out: it does not fit into the limit, beside more interesting ones")
 
     def _origin(self, pending: Pending, step: int, total: float, reasons: set[str]) -> str:
-        """Where a batch comes from, in one line."""
+        """Return the origin of a batch in one line."""
         where = [f"recorded: ultralytics {self.release}"]
         model = getattr(getattr(self._trainer, "args", None), "model", None)
         where += [Path(str(model)).name] if model else []
@@ -134,20 +134,20 @@ class Recording:
         return f"{', '.join(where)}: {', '.join(sorted(reasons))}, loss {total:.6g}"
 
     def _tell(self, text: str) -> None:
-        """Say it once."""
+        """Print a line, unless it was printed before."""
         if text not in self._told:
             self._told.add(text)
             tell(text)
 
 
 def tell(text: str) -> None:
-    """A line of the recorder, beside what the training says."""
+    """Print a line of the recorder between the lines of the training."""
     with contextlib.suppress(OSError, ValueError):  # where nobody listens, nothing is said
         print(f"conformance recorder: {text}", file=sys.stderr, flush=True)
 
 
 def _numbers(call: Call) -> tuple[Tensor, "torch.cuda.Event | None"]:
-    """Total and least area (2,) of a call, on their way to the CPU, without waiting for a device."""
+    """Return total and smallest area (2,) of a call, copied to the CPU without waiting for a device."""
     total, boxes = call.total.float(), call.boxes.detach().float()
     areas = boxes[:, 2] * boxes[:, 3] if len(boxes) else torch.full((1,), torch.inf)  # (N,)
     numbers = torch.stack((total, areas.min().to(total.device, non_blocking=True)))
@@ -164,7 +164,7 @@ def _is_ready(pending: Pending) -> bool:
 
 
 def trainer_above(frame: FrameType | None) -> Any:
-    """The Ultralytics trainer in whose loop one is, by what all of them have; None if there is none."""
+    """Return the Ultralytics trainer on the call stack, recognised by attributes of all trainers, or None."""
     while frame is not None:
         one = frame.f_locals.get("self")
         if {"epoch", "epochs", "args", "train_loader"} <= getattr(one, "__dict__", {}).keys():
@@ -175,19 +175,19 @@ def trainer_above(frame: FrameType | None) -> Any:
 
 @contextmanager
 def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB) -> Iterator[Recording]:
-    """While this lasts, what the official detection loss receives in this process is recorded as case files.
+    """Record as case files what the official detection loss receives in this process while the block runs.
 
-    The first batch, every n-th, and those with most ground truths, the first without any, the smallest ground truth
-    and the largest loss so far. What was recorded stays if the training fails.
+    Stored are the first batch, every n-th, those with most ground truths, the first without any, the smallest ground
+    truth and the largest loss so far. Files that were written stay if the training fails.
 
     Args:
-        folder: where the case files go; it is made.
-        every: steps between two batches that are kept anyway; 0: none are.
-        limit_mb: megabytes that all files together may have; what is least interesting goes first.
+        folder: folder of the case files; it is created.
+        every: steps between two batches that are stored regularly; 0: none.
+        limit_mb: size limit of all files in MB; the least interesting file is removed first.
 
     Raises:
-        CannotRecord: `folder` holds recorded batches or cannot be made, a number makes no sense, or there is no
-            Ultralytics.
+        CannotRecord: `folder` holds recorded batches or cannot be created, a number is invalid, or Ultralytics is not
+            installed.
     """
     folder = Path(folder)
     if every < 0 or not 0 < limit_mb < float("inf"):

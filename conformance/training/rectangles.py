@@ -1,8 +1,8 @@
-"""A small drawn data set, and the batches recorded from a training on it that this project carries.
+"""A small synthetic data set, and the recorded batches of a training on it that this project contains.
 
-    python -m tal_conformance.training.rectangles FOLDER     # leaves FOLDER/recorded and FOLDER/recorded-mixed
+    python -m tal_conformance.training.rectangles FOLDER     # writes FOLDER/recorded and FOLDER/recorded-mixed
 
-Coloured rectangles before noise, two classes by colour. It is trained by Ultralytics' own trainer, as users do.
+Coloured rectangles on noise, two classes by colour, trained by Ultralytics' own trainer, as users do.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from tal_conformance.implementations.ultralytics_environment import configure_ul
 SIDE = 64
 """Height and width of the images in pixels."""
 COLOURS = ((230, 40, 40), (40, 60, 230))
-"""Of the two classes, red first."""
+"""Colours of the two classes, red first."""
 IMAGES = {"train": 24, "val": 4}
 EPOCHS, TOGETHER = 8, 2
-"""Epochs, and images of a batch."""
+"""Number of epochs, and of images in a batch."""
 LAST_EPOCH = IMAGES["train"] // TOGETHER * (EPOCHS - 1)
-"""Number of its first step."""
+"""Number of the first step of the last epoch."""
 
 
 def drawn(number: int) -> tuple[Tensor, list[tuple[int, float, float, float, float]]]:
-    """An image: noise, and none to four rectangles.
+    """Return an image: noise, and zero to four rectangles.
 
     Returns:
         (3, SIDE, SIDE) uint8 pixels, red first, and class, cx, cy, w, h of each rectangle, normalised.
@@ -47,7 +47,7 @@ def drawn(number: int) -> tuple[Tensor, list[tuple[int, float, float, float, flo
 
 
 def write_dataset(folder: Path) -> Path:
-    """Draw the data set into a folder, as Ultralytics reads it; the path of its description."""
+    """Write the data set into a folder, as Ultralytics reads it, and return the path of its description."""
     from ultralytics.utils.patches import imwrite
 
     for part, count in IMAGES.items():
@@ -68,7 +68,7 @@ def write_dataset(folder: Path) -> Path:
 
 
 def training_options(folder: Path, description: Path) -> dict[str, object]:
-    """What the trainer is told: small, on the CPU, without network, plots and validation."""
+    """Return the trainer's options: small, on the CPU, without network, plots and validation."""
     return {
         "data": str(description), "epochs": EPOCHS, "imgsz": SIDE, "batch": TOGETHER, "device": "cpu", "workers": 0,
         "project": str(folder / "runs"), "name": "drawn", "plots": False, "val": False, "save": False, "seed": 0,
@@ -77,7 +77,7 @@ def training_options(folder: Path, description: Path) -> dict[str, object]:
 
 
 def main(folder: Path) -> None:
-    """Draw, train and record; then some steps under automatic mixed precision, which the trainer has for GPUs alone."""
+    """Write the data set, train and record; then record steps under mixed precision, which the trainer has for GPUs."""
     configure_ultralytics()
     from ultralytics import YOLO
     from ultralytics.utils import ROOT

@@ -1,8 +1,7 @@
 """Monte Carlo arithmetic: a computation in which every operation rounds at random, and worse than it has to.
 
-Running the same computation several times like this shows how far rounding can carry its result, without a
-bound that has to assume that every error of every operation works in the same direction (Parker, Monte Carlo
-Arithmetic, 1997).
+Repeating a computation in this way shows how far rounding can move its result, without a bound that must assume
+that all errors add up in the same direction (Parker, Monte Carlo Arithmetic, 1997).
 """
 
 from typing import Any
@@ -27,22 +26,24 @@ ROUNDS = frozenset(
         *("sigmoid_backward", "softplus_backward", "_softmax_backward_data", "_log_softmax_backward_data"),
     }
 )
-"""Operations of ATen whose result is rounded, and which occur where losses are computed and differentiated.
-All others move, choose or compare numbers, or their results are always representable."""
+"""Operations of ATen that round their result, and that occur where losses are computed and differentiated.
+
+All other operations move, select or compare numbers, or have results that are always representable.
+"""
 
 
 class RoundingNoise(TorchDispatchMode):
-    """While it is entered, each result of an operation that rounds is moved by `amplitude` of itself.
+    """Move each result of an operation that rounds by `amplitude` of itself while it is entered.
 
-    Each element at random up or down; the same for the same seed, on every device. Gradients that are
-    computed while it is entered are included: their operations are operations like others.
+    Each element moves at random up or down, in the same way for the same seed on every device. Gradients that are
+    computed while it is entered are included: their operations are no exception.
 
     Attributes:
         operations: names of all operations that were run.
     """
 
     def __init__(self, seed: int, amplitude: float) -> None:
-        """`amplitude` is in units of the dtype's eps; a correct rounding errs by half a unit at most."""
+        """Set the `amplitude` in units of the dtype's eps; a correct rounding errs by at most half a unit."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.amplitude = amplitude
         self.source = torch.Generator().manual_seed(seed)

@@ -1,4 +1,7 @@
-"""Which batches of a training are worth keeping: the first, every n-th, and those that stand out."""
+"""Select which training batches to store: the first, every n-th, and outliers.
+
+Outliers are the batches with most ground truths, the first without any, the smallest box and the largest loss.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,19 +9,19 @@ from dataclasses import dataclass
 FIRST, EVERY, NO_GT = "first", "every n-th", "no GT"
 MOST, SMALLEST, LARGEST = "most GTs so far", "smallest GT so far", "largest loss so far"
 RECORDS = (MOST, SMALLEST, LARGEST)
-"""Of these the newest beats all before it."""
+"""Reasons of which the newest supersedes the earlier ones."""
 BEATS = 1.1
-"""By this factor a record must be beaten: a loss that creeps upwards is not kept at each step."""
+"""Factor by which a record must be beaten: a slowly rising loss is not stored at each step."""
 
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """What of a batch decides whether it is kept.
+    """Facts of a batch that decide if it is stored.
 
     Attributes:
         truths: number of annotation rows.
-        smallest: least area of a ground truth as a share of its image's; infinite without any.
-        total: the loss that is differentiated; not a number counts as infinite.
+        smallest: smallest area of a ground truth as a share of its image's; infinite without ground truths.
+        total: the loss that is differentiated; NaN counts as infinite.
     """
 
     truths: int
@@ -28,10 +31,10 @@ class BatchFacts:
 
 @dataclass
 class BatchSelector:
-    """What one loss of a training has received so far.
+    """State of the selection for one loss of a training.
 
     Attributes:
-        every: this many steps apart batches are kept anyway; 0: none are.
+        every: steps between two batches that are stored regularly; 0: none.
         step: number of the next step, from 0.
     """
 
@@ -43,7 +46,7 @@ class BatchSelector:
     _empty: bool = False
 
     def reasons(self, facts: BatchFacts) -> set[str]:
-        """Why the next step's batch should be kept; nothing if it should not."""
+        """Return the reasons to store the next step's batch; none if it is not stored."""
         step, self.step = self.step, self.step + 1
         total = math.inf if math.isnan(facts.total) else facts.total
         found = {

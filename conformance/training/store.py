@@ -1,4 +1,4 @@
-"""Recorded batches on the disk, as many as a budget allows; what is least interesting goes first."""
+"""Recorded batches on disk, within a size limit; the least interesting batch is removed first."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,10 +9,10 @@ from tal_conformance.training.selection import EVERY, FIRST, RECORDS
 
 SUFFIX = ".safetensors"
 HEADER = 4096
-"""Bytes of a case file besides its tensors, at most."""
+"""Largest size of a case file without its tensors, in bytes."""
 
 Reason = tuple[int, str]
-"""Number of the loss (an end-to-end head has two), and why its batch is kept."""
+"""Number of the loss (an end-to-end head has two), and a reason to store its batch."""
 
 
 @dataclass
@@ -20,10 +20,10 @@ class Kept:
     """A case file.
 
     Attributes:
-        path: where it lies.
+        path: path of the file.
         size: in bytes.
         step: of the training.
-        reasons: why it is kept; a record that was beaten is none any more.
+        reasons: reasons to store it; a record that was beaten is removed from them.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class Kept:
 
     @property
     def rank(self) -> int:
-        """The first batch 3, a record and the first one without GT 2, an n-th 1, a beaten record 0."""
+        """3: first batch; 2: a record, or the first without ground truths; 1: an n-th batch; 0: a beaten record."""
         ranks = {FIRST: 3, EVERY: 1}
         return max((ranks.get(name, 2) for _, name in self.reasons), default=0)
 
@@ -43,9 +43,9 @@ class CaseStore:
     """A folder of recorded batches.
 
     Attributes:
-        folder: where they lie.
-        limit: bytes that all of them together may have.
-        kept: what lies there, in the order of steps.
+        folder: the folder.
+        limit: size limit of all files, in bytes.
+        kept: the files, in the order of steps.
     """
 
     folder: Path
@@ -54,17 +54,17 @@ class CaseStore:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Size of all files, in bytes."""
         return sum(one.size for one in self.kept)
 
     def add(self, batch: Batch, step: int, reasons: set[Reason]) -> bool:
-        """Keep a batch, in place of less interesting ones if need be.
+        """Store a batch, in place of less interesting ones if necessary.
 
         Returns:
-            Whether there was room for it.
+            True if there was room for it.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         beaten = {reason for reason in reasons if reason[1] in RECORDS}
         for one in self.kept:
@@ -78,7 +78,7 @@ class CaseStore:
         return True
 
     def _make_room(self, new: Kept) -> bool:
-        """Remove what is not more interesting than the new one until it fits; nothing, if that is not enough."""
+        """Remove less or equally interesting files until the new one fits; remove none if that is not enough."""
         goes: list[Kept] = []
         while self.size - sum(one.size for one in goes) + new.size > self.limit:
             stays = [one for one in self.kept if one not in goes]
@@ -93,7 +93,7 @@ class CaseStore:
 
     @staticmethod
     def _least(among: list[Kept], rank: int) -> Kept | None:
-        """The least interesting file, of no higher rank; among equals the one closest behind another of them."""
+        """Return the least interesting file of no higher rank; among equals the one closest behind another of them."""
         lowest = min((one.rank for one in among), default=rank + 1)
         if lowest > rank or lowest == 3:
             return None

@@ -1,7 +1,7 @@
-"""A real YOLOv8n in training: its steps, and batches recorded from them.
+"""A YOLOv8n in training: its steps, and batches recorded from them.
 
-The model is built by Ultralytics from its bundled description, with random weights: nothing is downloaded. It
-learns the photographs of `training.photographs` with the official loss. What its loss receives at some of
+Ultralytics builds the model from its bundled description, with random weights: nothing is downloaded. It
+learns the photographs of `training.photographs` with the official loss. The input of its loss at some of
 the steps becomes the suite's recorded batches: predictions of a network, at first like noise, later near the
 ground truth.
 """
@@ -26,19 +26,19 @@ from tal_conformance.training.photographs import Images, augmented, images_of
 from tal_reference import Head, Hyperparameters, detection_loss
 
 MODEL = "yolov8n.yaml"
-"""The model's description, in the ultralytics package."""
+"""Description of the model, in the ultralytics package."""
 CLASSES = 80
-"""Of COCO, as the labels count them."""
+"""Classes of COCO, as the labels count them."""
 
 Predictions = Mapping[str, Any]
-"""What the head returns in training: "boxes" (B, 4R, A), "scores" (B, C, A), and "feats" with the grids."""
+"""Output of the head in training: "boxes" (B, 4R, A), "scores" (B, C, A), and "feats" with the grids."""
 Gradients = Callable[[int, Batch], Sequence[Tensor]]
-"""From the number of a step and what a loss receives there, the gradient of its total on each feature map."""
+"""Function of a step's number and of the loss's input: the gradient of its total on each feature map."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the model is trained.
+    """Schedule of the training.
 
     Attributes:
         steps: number of steps.
@@ -61,13 +61,13 @@ class Schedule:
     clip: float = 10.0
 
     def images(self, step: int) -> Images:
-        """What the step is fed with."""
+        """Return the input of a step."""
         return _images(self.seed + step % self.pool, self.sizes[step % self.pool % len(self.sizes)])
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the model has come at a recorded step.
+    """Progress of the model at a recorded step.
 
     Attributes:
         step: number of the step.
@@ -84,12 +84,12 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class RecordedTraining:
-    """What a training leaves.
+    """Result of a training.
 
     Attributes:
-        schedule: how it was made.
+        schedule: of the training.
         head: of the model.
-        batches: what the loss received at the recorded steps.
+        batches: input of the loss at the recorded steps.
         progress: of the recorded steps.
         losses: the total of every step.
         weights: the model's state after the last step.
@@ -109,7 +109,7 @@ def _images(seed: int, size: tuple[int, int]) -> Images:
 
 
 def build_model(seed: int = 0) -> nn.Module:
-    """YOLOv8n with random weights, in training mode, on the CPU. The same weights for the same seed.
+    """Return a YOLOv8n with random weights, in training mode, on the CPU; the same weights for the same seed.
 
     Raises:
         UnknownImplementation: ultralytics is not installed, or cannot be imported.
@@ -133,7 +133,7 @@ def build_model(seed: int = 0) -> nn.Module:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Put back what importing and building change in torch: random numbers, and how tensors are printed."""
+    """Restore what importing and building change in torch: random numbers, and print options."""
     printing = dict(vars(torch._tensor_str.PRINT_OPTS))
     try:
         with torch.random.fork_rng(devices=()):
@@ -144,7 +144,7 @@ def untouched() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: so sums are added up in the same order on machines with any number of cores.
+    """Compute on one thread, so that sums are added up in the same order on machines with any number of cores.
 
     Two threads would be a third faster on an idle machine, and many times slower on a busy one.
     """
@@ -157,13 +157,13 @@ def one_thread() -> Iterator[None]:
 
 
 def head_of(model: Any) -> Head:
-    """The head of an Ultralytics detection model."""
+    """Return the head of an Ultralytics detection model."""
     detect = model.model[-1]
     return Head(tuple(int(stride) for stride in detect.stride.tolist()), detect.nc, detect.reg_max)
 
 
 def official_criterion(model: Any, hyperparameters: Hyperparameters = Hyperparameters()) -> Any:
-    """The loss that the model itself brings along, as its trainer makes it."""
+    """Return the model's own loss, as its trainer makes it."""
     numbers = hyperparameters
     model.args = SimpleNamespace(box=numbers.box_gain, cls=numbers.cls_gain, dfl=numbers.dfl_gain)
     return model.init_criterion()
@@ -178,19 +178,19 @@ class Trainee:
         self.optimiser = torch.optim.SGD(self.weights, schedule.rate, schedule.momentum, nesterov=True)
 
     def predict(self, images: Images) -> Predictions:
-        """The head's predictions."""
+        """Return the head's predictions."""
         predictions: Predictions = self.model(images.pixels)
         return predictions
 
     def learn(self, differentiate: Callable[[], None]) -> None:
-        """One step of SGD with the gradients that `differentiate` leaves in the weights."""
+        """Take one step of SGD with the gradients that `differentiate` leaves in the weights."""
         self.optimiser.zero_grad()
         differentiate()
         nn.utils.clip_grad_norm_(self.weights, self.clip)
         self.optimiser.step()
 
     def vector(self) -> Tensor:
-        """All weights that are learnt, in one row; a copy."""
+        """Return a copy of all trained weights, in one row."""
         return torch.cat([weight.detach().flatten() for weight in self.weights])
 
 
@@ -231,13 +231,13 @@ def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
 
 
 def batch_of(predictions: Predictions, images: Images, head: Head) -> Batch:
-    """What a loss receives, as a batch that shares no memory with the model."""
+    """Return the input of a loss as a batch that shares no memory with the model."""
     maps = tuple(level.detach().clone() for level in feature_maps_of(predictions))
     return Batch(maps, images.annotations.clone(), head)
 
 
 def progress_of(step: int, total: float, batch: Batch) -> Progress:
-    """How well the positives of a batch predict, by the reference's assignment."""
+    """Return the quality of the predictions of a batch's positives, by the reference's assignment."""
     with torch.no_grad():
         loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, keep_trace=True)
     traces = [image.trace for image in loss.targets if image.trace]
@@ -269,15 +269,15 @@ def train(
     """Train with any loss, from given weights.
 
     Args:
-        weights: the model's state to begin with.
-        schedule: the images and the optimiser's numbers; its momentum begins at rest.
-        first: number of the first step: which images come first.
+        weights: the model's state at the start.
+        schedule: the images and the optimiser's settings; its momentum starts at zero.
+        first: number of the first step, which selects the images.
         steps: number of steps.
         gradients: the loss, as the gradient of its total on the feature maps.
-        device: where to train.
+        device: device of the training.
 
     Returns:
-        (P,) all learnt weights, on the CPU.
+        (P,) all trained weights, on the CPU.
     """
     model = build_model(schedule.seed).to(device)
     model.load_state_dict(weights)

@@ -108,10 +108,10 @@ def test_a_killed_training_leaves_what_was_recorded(script: Path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "there is nothing to record: write `-- yolo detect train"),
-        (["--"], "there is nothing to record"),
-        (["--", "nothing.py"], "there is no file nothing.py"),
-        (["--", "no-such-program"], "no-such-program is no program of this Python environment"),
+        ([], "nothing to record: write `-- yolo detect train"),
+        (["--"], "nothing to record"),
+        (["--", "nothing.py"], "training script not found: nothing.py"),
+        (["--", "no-such-program"], "'no-such-program' is not a program of this Python environment"),
         (["--every", "-1", "--", "train.py"], "every is -1"),
         (["--limit-mb", "0", "--", "train.py"], "the limit 0 MB"),
         (["--into", "train.py", "--", "train.py"], "train.py cannot take recorded batches"),

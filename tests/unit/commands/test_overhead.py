@@ -56,12 +56,12 @@ def test_the_recorder_is_there_in_every_second_step(step: Step):
 def test_what_is_captured_is_no_measurement(step: Step):
     """A loss that grows is kept at each step."""
     factors = itertools.count(1)
-    with pytest.raises(RuntimeError, match="no measurement between captures"):
+    with pytest.raises(RuntimeError, match="expected no stored batch between two captures"):
         room.compared(lambda: step(next(factors)), 3)
 
 
 def test_a_step_without_a_loss_is_no_measurement():
-    with pytest.raises(RuntimeError, match="no measurement between captures"):
+    with pytest.raises(RuntimeError, match="expected no stored batch between two captures"):
         room.compared(lambda: None, 2)
 
 
