@@ -5,7 +5,8 @@ before (`assignment_stages`). One that exposes only its outputs is judged on tho
 selection must lead to them, and every weight must follow from them. M ground truths, A anchors, C classes.
 """
 
-from tal_conformance.core.outcome import Assignment, Outcome
+from tal_conformance.core.outcome import STAGE_OF_FIELD, Assignment, Outcome
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, least_unique
 from tal_conformance.judgement.assignment_base import PAIR
 from tal_conformance.judgement.assignment_outputs import OutputsJudge
@@ -44,11 +45,13 @@ def _assert_all_finite(judgement: Judgement, assignment: Assignment) -> bool:
     stages = assignment.stages
     cell, pair = ("image", "anchor", "column"), ("image", *PAIR)
     boxes = assignment.boxes.where(assignment.foreground[..., None], 0)
-    visible = [("targets", Quantity("target box", "TAL-TGT-1", cell), boxes)]
-    visible.append(("normalisation", Quantity("target score w", "TAL-NORM-1", cell), assignment.scores))
+    visible = [(StageName.TARGETS, Quantity("target box", "TAL-TGT-1", cell), boxes)]
+    visible.append(
+        (StageName.NORMALISATION, Quantity("target score w", "TAL-NORM-1", cell), assignment.scores)
+    )
     if stages is not None:
-        visible.append(("overlap", Quantity("overlap u", "TAL-MET-1", pair), stages.overlap))
-        visible.append(("metric", Quantity("metric t", "TAL-MET-1", pair), stages.metric))
+        visible.append((StageName.OVERLAP, Quantity("overlap u", "TAL-MET-1", pair), stages.overlap))
+        visible.append((StageName.METRIC, Quantity("metric t", "TAL-MET-1", pair), stages.metric))
     before = {name for name, stage in judgement.stages.items() if stage.mismatch}
     for stage, quantity, values in visible:
         judgement.note(stage, assert_finite, quantity, values)
@@ -60,13 +63,7 @@ def judge_padding(judgement: Judgement, assignment: Assignment, image: int, trut
     stages = assignment.stages
     if stages is None or truths == stages.candidates.shape[1]:
         return
-    for stage, name in (
-        ("candidates", "candidates"),
-        ("overlap", "overlap"),
-        ("metric", "metric"),
-        ("top-k", "selected"),
-        ("conflict", "positives"),
-    ):
+    for name, stage in STAGE_OF_FIELD.items():
         rows = getattr(stages, name)[image, truths:]
         quantity = Quantity(f"{name} of a padding row", "ANN-4", PAIR, image)
         judgement.note(stage, assert_none, quantity, rows != 0, rows, "0")
@@ -77,7 +74,7 @@ def judge_background(judgement: Judgement, assignment: Assignment, image: int) -
     foreground, scores = assignment.foreground[image], assignment.scores[image]
     quantity = Quantity("foreground", "TAL-EMPTY-1", ("anchor",), image)
     problem = "an image without ground truths has a positive"
-    judgement.note("targets", assert_none, quantity, foreground, foreground, "False", problem)
+    judgement.note(StageName.TARGETS, assert_none, quantity, foreground, foreground, "False", problem)
     quantity = Quantity("target score", "TAL-EMPTY-1", ("anchor", "class"), image)
     problem = "an image without ground truths has a target score"
-    judgement.note("normalisation", assert_none, quantity, scores != 0, scores, "0", problem)
+    judgement.note(StageName.NORMALISATION, assert_none, quantity, scores != 0, scores, "0", problem)

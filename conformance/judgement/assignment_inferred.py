@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, LossOutcome, Outcome
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Uniqueness, least_unique
 from tal_conformance.judgement.admissible import Ownership, Selection, assignments
 from tal_conformance.judgement.bounds import ROUNDINGS, bound
@@ -91,7 +92,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         judge_total(judgement, batch, loss)
         return
     judgement.inconclusive = judged.inconclusive
-    for name in ("cls", "box", "dfl", "total", "gradients"):
+    for name in judgement.task.stages_of("term", "total", "gradients"):
         judgement.stages[name].merge(judged.stages[name])
     judgement.chose_differently = any(
         not (torch.equal(a.foreground, b.foreground) and torch.equal(a.truth_index, b.truth_index))
@@ -111,7 +112,7 @@ def judge_background_gradients(
         wrong = never[:, None] & (distances[image] != 0)  # (A, 4R), True for NaN
         quantity = Quantity("gradient on distance logits", "LOSS-GRAD-1", ("anchor", "channel"), image)
         problem = "an anchor that cannot be a positive has a gradient"
-        judgement.note("gradients", assert_none, quantity, wrong, distances[image], "0", problem)
+        judgement.note(StageName.GRADIENTS, assert_none, quantity, wrong, distances[image], "0", problem)
 
 
 def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvidence:

@@ -27,7 +27,7 @@ class OutputsJudge(ImageJudge):
         if outside.any():
             problem = "a positive's GT index is none of its image's"
             quantity, allowed = self.quantity("GT index", "TAL-TGT-1", "anchor"), f"0 to {self.truths - 1}"
-            self.judgement.note("targets", assert_none, quantity, outside, index, allowed, problem)
+            self.judgement.note(StageName.TARGETS, assert_none, quantity, outside, index, allowed, problem)
             return
         owners = Ownership(foreground, index.where(foreground, 0))
         positives = owners.positives(self.truths)  # (M, A)
@@ -35,20 +35,20 @@ class OutputsJudge(ImageJudge):
         if mismatch is not None:
             self.judgement.stages[stage].fail(mismatch)
         else:
-            for quiet in ("candidates", "top-k", "conflict"):
+            for quiet in (StageName.CANDIDATES, StageName.TOP_K, StageName.CONFLICT):
                 self.judgement.stages[quiet].add(Agreement())
             if not torch.equal(positives, self.oracle.same_dtype["positives"]):
                 self.judgement.chose_differently = True
-        self.judgement.note("targets", self.check_labels_and_boxes, foreground, owners.index)
+        self.judgement.note(StageName.TARGETS, self.check_labels_and_boxes, foreground, owners.index)
         try:
             clauses = self.judgement.task.clauses
             agreement = self.check_replayed_weights(positives, clauses[StageName.NORMALISATION])
         except Mismatch:  # where labels are wrong, weights stand under another class: nothing earlier is
-            mislabelled = self.judgement.stages["targets"].mismatch is not None
-            stage = "normalisation" if mislabelled else self.weights_stage(positives)
+            mislabelled = self.judgement.stages[StageName.TARGETS].mismatch is not None
+            stage = StageName.NORMALISATION if mislabelled else self.weights_stage(positives)
             self.judgement.note(stage, self.check_replayed_weights, positives, clauses[stage])
         else:
-            self.judgement.stages["normalisation"].add(agreement)
+            self.judgement.stages[StageName.NORMALISATION].add(agreement)
 
     def diagnose(self, owners: Ownership, positives: Tensor) -> tuple[str, Mismatch | None]:
         """The first stage that explains why no admissible selection leads to these owners; none if one does."""
@@ -58,10 +58,12 @@ class OutputsJudge(ImageJudge):
         never = positives & ~expected.may_candidate & ~winnable
         if never.any() and (never <= rivals).all():
             problem = "a contested anchor went to a ground truth that does not hold it"
-            return "conflict", self.wrong(never, positives, "TAL-CONF-1", "False: another owner", problem)
+            return StageName.CONFLICT, self.wrong(
+                never, positives, "TAL-CONF-1", "False: another owner", problem
+            )
         if never.any():
             clause, problem = self.clause_of(never), "a positive is no candidate"
-            return "candidates", self.wrong(never, positives, clause, "False: no candidate", problem)
+            return StageName.CANDIDATES, self.wrong(never, positives, clause, "False: no candidate", problem)
         if self.reachable(owners):
             return "", None
         if not self.shares_follow_metric(positives):
@@ -70,7 +72,9 @@ class OutputsJudge(ImageJudge):
         dropped = self.dropped(positives)  # (A,)
         if dropped is None:
             claim = "a ground truth keeps more anchors than it may"
-            return "conflict", Mismatch(f"image {self.image}: {claim}", "TAL-CONF-2", self.counts(positives))
+            return StageName.CONFLICT, Mismatch(
+                f"image {self.image}: {claim}", "TAL-CONF-2", self.counts(positives)
+            )
         return self.wrong_selection(owners, positives, dropped, winnable)
 
     def wrong_selection(
@@ -89,22 +93,28 @@ class OutputsJudge(ImageJudge):
         few = expected.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1)
         if (lost & few).any() and self.best_follows_overlap(positives).all():
             clause, problem = self.clause_of(lost & few), "a candidate is left out of no more than k"
-            return "candidates", self.wrong(lost & few, positives, clause, "True: a candidate", problem)
+            return StageName.CANDIDATES, self.wrong(
+                lost & few, positives, clause, "True: a candidate", problem
+            )
         if lost.any():
             problem = "an anchor among the k best is background"
-            return "top-k", self.wrong(lost, positives, "TAL-TOPK-1", "True: among the k best", problem)
+            return StageName.TOP_K, self.wrong(
+                lost, positives, "TAL-TOPK-1", "True: among the k best", problem
+            )
         extra = positives & ~expected.selection.may & ~winnable
         stolen = positives & (expected.selection.must.sum(0) > 1) & ~expected.owners
         if (extra & ~stolen).any():
             problem = "a positive is not among the k best"
-            return "top-k", self.wrong(extra, positives, "TAL-TOPK-1", "False: background", problem)
+            return StageName.TOP_K, self.wrong(extra, positives, "TAL-TOPK-1", "False: background", problem)
         if stolen.any():
             problem = "a contested anchor has the wrong owner"
-            return "conflict", self.wrong(stolen, positives, "TAL-CONF-1", "False: another owner", problem)
+            return StageName.CONFLICT, self.wrong(
+                stolen, positives, "TAL-CONF-1", "False: another owner", problem
+            )
         claim = f"image {self.image}: no selection of k anchors a ground truth leads to these owners"
         if expected.keeps is not None:
-            return "conflict", Mismatch(claim, "TAL-CONF-2", self.counts(positives))
-        return "top-k", Mismatch(claim, "TAL-TOPK-1", self.counts(positives))
+            return StageName.CONFLICT, Mismatch(claim, "TAL-CONF-2", self.counts(positives))
+        return StageName.TOP_K, Mismatch(claim, "TAL-TOPK-1", self.counts(positives))
 
     def dropped(self, positives: Tensor) -> Tensor | None:
         """TAL-CONF-2: background (A,) that somebody may have owned and dropped; None: not so many may be kept."""
@@ -171,14 +181,14 @@ class OutputsJudge(ImageJudge):
         best = self.best_follows_overlap(positives)  # (M,)
         told_by_metric = best | self.up_to_overlap(positives)  # (M,)
         if not self.shares_follow_metric(positives):
-            return "metric" if told_by_metric.all() else "overlap"
+            return StageName.METRIC if told_by_metric.all() else StageName.OVERLAP
         metric = self.oracle.metric.where(positives, torch.nan)  # (M, A)
         largest = metric.nan_to_num(nan=-torch.inf).amax(1)  # (M,)
         shared = largest > metric.nan_to_num(nan=torch.inf).amin(1)  # (M,)
         alone = positives.any(1) & ~shared  # (M,)
         if shared.any() and not (alone & ~best).any():
-            return "normalisation"
-        return "metric" if told_by_metric[alone].all() else "overlap"
+            return StageName.NORMALISATION
+        return StageName.METRIC if told_by_metric[alone].all() else StageName.OVERLAP
 
     def up_to_overlap(self, positives: Tensor) -> Tensor:
         """TAL-NORM-1: (M,) whether the best weight is no more than the best overlap, as any t may make it."""

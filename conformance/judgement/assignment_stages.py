@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from tal_conformance.core.outcome import STAGE_OF_FIELD
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Mismatch
 from tal_conformance.judgement.admissible import (
     Ownership,
@@ -32,16 +34,15 @@ class StagesJudge(ImageJudge):
         """Judge every stage from the implementation's own values of the stage before."""
         assert self.assignment.stages is not None
         candidates, overlap, metric, selected, positives = (
-            getattr(self.assignment.stages, name)[self.image, : self.truths]
-            for name in ("candidates", "overlap", "metric", "selected", "positives")
+            getattr(self.assignment.stages, name)[self.image, : self.truths] for name in STAGE_OF_FIELD
         )
-        self.judgement.note("candidates", self.check_candidates, candidates)
-        self.judgement.note("overlap", self.check_overlap, overlap, candidates)
-        self.judgement.note("metric", self.check_metric, metric, overlap, candidates)
-        self.judgement.note("top-k", self.check_selected, selected, metric, candidates)
-        self.judgement.note("conflict", self.check_positives, positives, selected, overlap, metric)
-        self.judgement.note("targets", self.check_targets, positives)
-        self.judgement.note("normalisation", self.check_weights, positives, metric, overlap)
+        self.judgement.note(StageName.CANDIDATES, self.check_candidates, candidates)
+        self.judgement.note(StageName.OVERLAP, self.check_overlap, overlap, candidates)
+        self.judgement.note(StageName.METRIC, self.check_metric, metric, overlap, candidates)
+        self.judgement.note(StageName.TOP_K, self.check_selected, selected, metric, candidates)
+        self.judgement.note(StageName.CONFLICT, self.check_positives, positives, selected, overlap, metric)
+        self.judgement.note(StageName.TARGETS, self.check_targets, positives)
+        self.judgement.note(StageName.NORMALISATION, self.check_weights, positives, metric, overlap)
         if not torch.equal(positives, self.oracle.same_dtype["positives"]):
             self.judgement.chose_differently = True
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.outcome import AssignerInputs, Outcome
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
 from tal_conformance.judgement.bounds import bound, precision, truth_unit
 from tal_conformance.judgement.comparators import (
@@ -28,7 +29,7 @@ def judge_inputs(judgement: Judgement, outcome: Outcome, expected: Expectation) 
 
     They must follow from the feature maps and annotations.
     """
-    stage = judgement.stages["decode"]
+    stage = judgement.stages[StageName.DECODE]
     try:
         for agreement in _agreements(outcome.inputs, expected):
             stage.add(agreement)

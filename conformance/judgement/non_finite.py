@@ -29,6 +29,7 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import LossOutcome, Outcome
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Divergence, Judgement, Mismatch
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.execute import execute
@@ -83,7 +84,7 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
     if outcome.assignment is not None:
         quantity = Quantity("image with finite target scores", clause, ("image",))
         finite, own = _targets_finite(outcome) | lost, _targets_finite(reference) | lost  # (B,) twice
-        judgement.note("normalisation", _assert_same, quantity, finite, own)
+        judgement.note(StageName.NORMALISATION, _assert_same, quantity, finite, own)
     if outcome.loss is not None and not judgement.inconclusive:  # N is of the whole batch
         _judge_loss(judgement, expected.batch, outcome, reference, clause, bool(lost.any()))
     if judgement.verdict.fails:
@@ -145,21 +146,23 @@ def _judge_loss(
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
     below = (distances == -torch.inf).any(-1) & _candidates(reference)  # (B, A)
     free = [  # log(1 + e^x) is 0 there, as official code computes it NaN; a bin without a share is left out, or NaN
-        term for term, infinite in (("cls", (logits == -torch.inf).any()), ("dfl", below.any())) if infinite
+        term
+        for term, infinite in ((StageName.CLS, (logits == -torch.inf).any()), (StageName.DFL, below.any()))
+        if infinite
     ]
     for place, term in enumerate(term.name for term in batch.family.terms):
-        if term in free or (term != "cls" and lost):
+        if term in free or (term != StageName.CLS and lost):
             continue
         named = (
             "NONFINITE-3"
-            if term == "cls" and clause == "NONFINITE-1" and bool(logits.isinf().any())
+            if term == StageName.CLS and clause == "NONFINITE-1" and bool(logits.isinf().any())
             else clause
         )
         finite, own = outcome.loss.items[place].isfinite(), reference.loss.items[place].isfinite()
         judgement.note(term, _assert_same, Quantity(f"{term} loss is finite", named), finite, own)
     if not free:
         finite, own = outcome.loss.total.isfinite(), reference.loss.total.isfinite()
-        judgement.note("total", _assert_same, Quantity("total is finite", clause), finite, own)
+        judgement.note(StageName.TOTAL, _assert_same, Quantity("total is finite", clause), finite, own)
     if clause == "NONFINITE-2" or lost:
         return  # N is not finite: masks decide which gradients are zero times NaN, and which are zero
     affected = affected_anchors(batch)  # (B, A) either is accepted
@@ -168,7 +171,7 @@ def _judge_loss(
     ):
         finite = gradient.isfinite().all(-1) | affected  # (B, A)
         quantity = Quantity(f"gradient on {name} is finite", clause, ("image", "anchor"))
-        judgement.note("gradients", _assert_same, quantity, finite, torch.ones_like(finite))
+        judgement.note(StageName.GRADIENTS, _assert_same, quantity, finite, torch.ones_like(finite))
 
 
 def _targets_finite(outcome: Outcome) -> Tensor:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import StageName
 from tal_reference import Dialect, WeightBroadcast, detection_loss
 
 
@@ -26,9 +27,11 @@ def unsupported_by_dialect(batch: Batch, dialect: Dialect) -> RejectionRule | No
     """Return the reason why the dialect does not support this head or these hyperparameters, or None if it does."""
     if len(batch.head.strides) == 1 and not dialect.one_level:
         reason = f"dialect {dialect.name} does not support heads with a single level"
-        return RejectionRule("candidates", "TAL-CAND-2", reason)
+        return RejectionRule(StageName.CANDIDATES, "TAL-CAND-2", reason)
     if batch.hyperparameters.effective_topk2 is not None and not dialect.topk2:
-        return RejectionRule("conflict", "TAL-CONF-2", f"dialect {dialect.name} does not support topk2")
+        return RejectionRule(
+            StageName.CONFLICT, "TAL-CONF-2", f"dialect {dialect.name} does not support topk2"
+        )
     return None
 
 
@@ -64,8 +67,8 @@ def rejection_for(batch: Batch, dialect: Dialect) -> RejectionRule | None:
     topk2 = numbers.effective_topk2 or 0
     if numbers.topk > anchors:
         reason = f"top-k {numbers.topk} exceeds the number of anchors, {anchors}"
-        return RejectionRule("top-k", "TAL-TOPK-2", reason)
+        return RejectionRule(StageName.TOP_K, "TAL-TOPK-2", reason)
     if dialect.topk2 and topk2 > anchors:
         reason = f"topk2 {topk2} exceeds the number of anchors, {anchors}"
-        return RejectionRule("conflict", "TAL-TOPK-2", reason)
+        return RejectionRule(StageName.CONFLICT, "TAL-TOPK-2", reason)
     return unsupported_by_dialect(batch, dialect)

@@ -18,6 +18,7 @@ from tal_conformance.checks.relations.ambiguity import DecidingValues, uncertain
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Pair
 from tal_conformance.checks.relations.views import ImageView
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
 from tal_conformance.judgement.comparators import (
     Bounded,
@@ -127,13 +128,17 @@ class ImageComparison:
 
     def stages(self) -> list[str]:
         """Stages that both runs show."""
-        decoded = ["decode"] if self.before.outcome.exposes_inputs else []
-        shown = ["candidates", "overlap", "metric", "top-k"] if self.old.shown else []
-        return [*decoded, *shown, "conflict", "targets", "normalisation"]
+        decoded = [StageName.DECODE] if self.before.outcome.exposes_inputs else []
+        shown = (
+            [StageName.CANDIDATES, StageName.OVERLAP, StageName.METRIC, StageName.TOP_K]
+            if self.old.shown
+            else []
+        )
+        return [*decoded, *shown, StageName.CONFLICT, StageName.TARGETS, StageName.NORMALISATION]
 
     def all_finite(self) -> bool:
         """Every number is one."""
-        fine = self.to.finite("normalisation", "target score w", self.new.scores, SCORE)
+        fine = self.to.finite(StageName.NORMALISATION, "target score w", self.new.scores, SCORE)
         for name in ("overlap", "metric") if self.new.shown else ():
             fine = self.to.finite(name, name, self.new.shown[name], CELL) and fine
         return fine
@@ -151,16 +156,22 @@ class ImageComparison:
         score_error = scores[before] + scores_now[now, self.mapping.anchors][:, self.mapping.classes]
         return (
             self.to.equal(
-                "decode", "anchor centre", new["centres"], old["centres"], ("anchor", "axis"), image
+                StageName.DECODE, "anchor centre", new["centres"], old["centres"], ("anchor", "axis"), image
             )
             and self.to.assert_within(
-                "decode", "predicted box", new["boxes"], old["boxes"], box_error.expand(-1, 4), SIDE, image
+                StageName.DECODE,
+                "predicted box",
+                new["boxes"],
+                old["boxes"],
+                box_error.expand(-1, 4),
+                SIDE,
+                image,
             )
             and self.to.assert_within(
-                "decode", "class score", new["scores"], old["scores"], score_error, SCORE, image
+                StageName.DECODE, "class score", new["scores"], old["scores"], score_error, SCORE, image
             )
             and self.to.assert_within(
-                "decode",
+                StageName.DECODE,
                 "ground truth box",
                 new["truths"],
                 old["truths"],
@@ -168,7 +179,7 @@ class ImageComparison:
                 ("GT", "side"),
                 image,
             )
-            and self.to.equal("decode", "label", new["labels"], old["labels"], ("GT",), image)
+            and self.to.equal(StageName.DECODE, "label", new["labels"], old["labels"], ("GT",), image)
         )
 
     @cached_property
@@ -182,10 +193,10 @@ class ImageComparison:
         """An image without ground truths has no positive in either run, and no target score."""
         before, now = self.old, self.new
         fine = self.to.equal(
-            "targets", "foreground", now.foreground, before.foreground, ("anchor",), self.image
+            StageName.TARGETS, "foreground", now.foreground, before.foreground, ("anchor",), self.image
         )
         return fine and self.to.equal(
-            "normalisation", "target score w", now.scores, before.scores, SCORE, self.image
+            StageName.NORMALISATION, "target score w", now.scores, before.scores, SCORE, self.image
         )
 
     def known(self) -> DecidingValues:
@@ -212,11 +223,16 @@ class ImageComparison:
             return True
         sure, both = ~known.doubtful, old["candidates"] & new["candidates"] & known.possible
         fine = self.to.equal(
-            "candidates", "candidate", new["candidates"] & sure, old["candidates"] & sure, CELL, self.image
+            StageName.CANDIDATES,
+            "candidate",
+            new["candidates"] & sure,
+            old["candidates"] & sure,
+            CELL,
+            self.image,
         )
         for name, quantity, error in (
-            ("overlap", "overlap u", known.overlap_error),
-            ("metric", "metric t", known.metric_error),
+            (StageName.OVERLAP, "overlap u", known.overlap_error),
+            (StageName.METRIC, "metric t", known.metric_error),
         ):
             now, before = new[name].where(both, 0), old[name].where(both, 0)
             fine = (
@@ -225,7 +241,7 @@ class ImageComparison:
             )
         settled = ~known.open_places
         now, before = new["selected"] & settled, old["selected"] & settled
-        return self.to.equal("top-k", "selected", now, before, CELL, self.image) and fine
+        return self.to.equal(StageName.TOP_K, "selected", now, before, CELL, self.image) and fine
 
     def owners(self, known: DecidingValues) -> bool:
         """Stage "conflict": an anchor has another owner only where a choice was open."""
@@ -240,16 +256,19 @@ class ImageComparison:
         allowed = choices | known.kept_otherwise(choices)
         self.moved = bool((differs & known.counts).any())
         told = "the same owner", "an anchor changed its owner, though no choice was open"
-        return self.to.assert_none("conflict", "owner", differs & ~allowed, new, told, self.image)
+        return self.to.assert_none(StageName.CONFLICT, "owner", differs & ~allowed, new, told, self.image)
 
     def targets(self) -> bool:
         """Stage "targets": label and box of every anchor that kept its owner."""
         same = self.old.foreground & (self.old.owner == self.new.owner)  # (A,)
         before, now = (each.labels.where(same, 0) for each in (self.old, self.new))
-        fine = self.to.equal("targets", "label", now, before, ("anchor",), self.image)
+        fine = self.to.equal(StageName.TARGETS, "label", now, before, ("anchor",), self.image)
         error = self.truth_error[self.old.owner.clamp(min=0)].where(same[:, None], 0)  # (A, 4)
         before, now = (each.boxes.where(same[:, None], 0) for each in (self.old, self.new))
-        return self.to.assert_within("targets", "target box", now, before, error, SIDE, self.image) and fine
+        return (
+            self.to.assert_within(StageName.TARGETS, "target box", now, before, error, SIDE, self.image)
+            and fine
+        )
 
     def weights(self, known: DecidingValues) -> bool:
         """Stage "normalisation": the target scores of every ground truth that kept all positives that count."""
@@ -261,5 +280,5 @@ class ImageComparison:
         at_label.scatter_(1, self.old.labels[:, None], errors[:, None])
         now, before = self.new.scores.where(~in_subprocess, 0), self.old.scores.where(~in_subprocess, 0)
         return self.to.assert_within(
-            "normalisation", "target score w", now, before, at_label, SCORE, self.image
+            StageName.NORMALISATION, "target score w", now, before, at_label, SCORE, self.image
         )

@@ -10,6 +10,7 @@ import tal_reference.boxes
 import tal_reference.decoding
 import tal_reference.dialect
 import tal_reference.loss
+from tal_conformance.core.task import StageName
 from tal_conformance.mutation.planted_faults.fault import SEEN_LATER, enter, fault
 from tal_reference import GroundTruths
 
@@ -76,10 +77,10 @@ enter(
         "tal_reference.annotations.GroundTruths.real": property(lambda self: self.boxes.sum(-1) >= 0),
     },
     outputs_stages=(
-        "targets",
-        "candidates",
-        "conflict",
-        "top-k",
+        StageName.TARGETS,
+        StageName.CANDIDATES,
+        StageName.CONFLICT,
+        StageName.TOP_K,
     ),
 )
 

@@ -14,6 +14,7 @@ import tal_reference.boxes
 import tal_reference.decoding
 import tal_reference.dialect
 import tal_reference.loss
+from tal_conformance.core.task import StageName
 from tal_conformance.mutation.planted_faults.fault import LEFT_OUT, enter, fault
 from tal_reference import GroundTruths, Hyperparameters, Targets
 from tal_reference.assignment import NORMALISATION_EPS
@@ -50,8 +51,8 @@ def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, i
 @fault(
     at="tal_reference.assignment.ciou",
     outputs_stages=(
-        "overlap",
-        "metric",
+        StageName.OVERLAP,
+        StageName.METRIC,
     ),
 )
 def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
@@ -63,9 +64,9 @@ def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
 @fault(
     at="tal_reference.assignment.overlaps_of",
     outputs_stages=(
-        "candidates",
-        "overlap",
-        "metric",
+        StageName.CANDIDATES,
+        StageName.OVERLAP,
+        StageName.METRIC,
     ),
 )
 def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
 
 
 # The overlap is too small; with a single positive, a metric that is too small looks the same.
-@fault(at="tal_reference.assignment.ciou", outputs_stages=("overlap", "metric"))
+@fault(at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC))
 def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
     """Compute the overlap in a unit so large that eps matters."""
     return tal_reference.boxes.ciou(one / 4096, other / 4096)
@@ -158,9 +159,9 @@ def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
 @fault(
     at="tal_reference.assignment.settle_contested",
     outputs_stages=(
-        "conflict",
-        "metric",
-        "normalisation",
+        StageName.CONFLICT,
+        StageName.METRIC,
+        StageName.NORMALISATION,
     ),
 )
 def contested_stays_with_all(selected: Tensor, overlap: Tensor) -> Tensor:
@@ -309,7 +310,7 @@ enter(
         "tal_reference.assignment.targets_of": _Losers.targets_of,
         "tal_reference.assignment.settle_contested": _Selected.settle_contested,
     },
-    outputs_stages=("normalisation", "metric"),
+    outputs_stages=(StageName.NORMALISATION, StageName.METRIC),
 )
 
 

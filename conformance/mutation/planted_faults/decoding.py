@@ -12,6 +12,7 @@ import tal_reference.boxes
 import tal_reference.decoding
 import tal_reference.dialect
 import tal_reference.loss
+from tal_conformance.core.task import StageName
 from tal_conformance.mutation.planted_faults.fault import SEEN_LATER, enter, fault
 from tal_reference import Anchors, Head
 
@@ -30,13 +31,13 @@ _expected_distances = tal_reference.decoding.expected_distances
 _boxes_around = tal_reference.decoding.boxes_around
 
 
-@fault(at="tal_reference.loss.flatten", outputs_stages=(*SEEN_LATER, "cls"))
+@fault(at="tal_reference.loss.flatten", outputs_stages=(*SEEN_LATER, StageName.CLS))
 def columns_before_rows(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
     """Flatten the cells column by column."""
     return _flatten([level.transpose(2, 3) for level in feature_maps], head)
 
 
-@fault(at="tal_reference.loss.flatten", outputs_stages=(*SEEN_LATER, "cls"))
+@fault(at="tal_reference.loss.flatten", outputs_stages=(*SEEN_LATER, StageName.CLS))
 def classes_before_distances(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
     """Take the first channels for class logits."""
     return _flatten([level.roll(-head.classes, 1) for level in feature_maps], head)
@@ -92,25 +93,25 @@ def anchors_at_the_corner(feature_maps: Sequence[Tensor], head: Head) -> Anchors
     return Anchors(anchors.centres - 0.5, anchors.strides)
 
 
-@fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, "box"))
+@fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def most_likely_distance(distances: Tensor, reg_max: int) -> Tensor:
     """Return the most likely bin instead of the expectation."""
     return distances.unflatten(-1, (4, reg_max)).argmax(-1).to(distances.dtype)
 
 
-@fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, "box"))
+@fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def bins_from_one(distances: Tensor, reg_max: int) -> Tensor:
     """Count bins from 1."""
     return _expected_distances(distances, reg_max) + (reg_max > 1)
 
 
-@fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, "box"))
+@fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def top_before_left(centres: Tensor, distances: Tensor) -> Tensor:
     """Read the sides in the order top, left, bottom, right."""
     return _boxes_around(centres, distances[..., [1, 0, 3, 2]])
 
 
-@fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, "box"))
+@fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def distances_as_width_and_height(centres: Tensor, distances: Tensor) -> Tensor:
     """Measure the right and bottom distances from the left top corner."""
     left_top, right_bottom = distances.split(2, dim=-1)
