@@ -1,6 +1,6 @@
-"""One batch in every way in which the suite's tests judge one: whichever of them found a failure, it shows again.
+"""Run every check of the suite on one given batch, so that a failure shows again whichever test found it.
 
-For a batch at hand: `pytest conformance --case`, `tal_conformance.check` and `python -m conformance replay`.
+Used by `pytest conformance --case`, `tal_conformance.check` and the command `replay`.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,52 +23,52 @@ from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
 from tal_conformance.judgement.rejection import rejection_for, supports_relations
 
-Way = Callable[[Subject, Batch], Judgement]
+CheckFunction = Callable[[Subject, Batch], Judgement]
 LARGEST_GENERATED = IMAGES * max(
     sum(rows * columns for rows, columns in grids(cells, strides)) for cells in CELLS for strides in STRIDES
 )
-"""Anchors that a drawn batch has at most, in all of its images."""
+"""Largest number of anchors of a generated batch, in all of its images together."""
 
 
 def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) -> Judgement:
-    """Judge an implementation on one batch in every way that a test does.
+    """Run every check of the suite on one batch.
 
     Args:
         subject: the implementation, and the device to run it on.
         batch: any batch.
-        judge: what judges the outcome, the first time.
+        judge: judges the outcome of the first run.
 
     Returns:
-        The first judgement: that of the implementation as a whole, held to its dialect. None fails.
+        The judgement of the first run, of the implementation as a whole against its dialect. It does not fail.
 
     Raises:
-        Failure: of the first way that finds one.
+        Failure: of the first check that fails.
     """
-    as_drawn = is_generated_size(batch)
-    judgement = judge_against_reference(subject, batch, each_term=as_drawn, judge=judge)
-    for way in _further(subject, batch, as_drawn):
+    generated = is_generated_size(batch)
+    judgement = judge_against_reference(subject, batch, each_term=generated, judge=judge)
+    for further in _further_checks(subject, batch, generated):
         with suppress(NotApplicable, NotObservable):
-            way(subject, batch)
+            further(subject, batch)
     return judgement
 
 
 def is_generated_size(batch: Batch) -> bool:
-    """Whether it is one that tests judge in every way: finite, in float32, and no larger than what they draw.
+    """Return True if the generated tests could have produced the batch: finite, float32, and within their limits.
 
-    On others no test finds anything by a relation, on another device or in one term alone that could have to be shown
-    again. It would take some forty runs; and in 16 bits what is zero times an overflow is nobody's fault, and autocast
-    picks its operations device by device.
+    Only such batches get the about 40 extra runs (relations, devices, single terms): on others no test of the suite
+    could have failed by these checks. In 16 bits the result of zero times an overflow is not prescribed, and autocast
+    chooses operations by device.
     """
     plain = batch.dtype == torch.float32 and not batch.autocast
     return plain and is_finite(batch) and batch.images * batch.anchors <= LARGEST_GENERATED
 
 
-def _further(subject: Subject, batch: Batch, as_drawn: bool) -> Iterator[Way]:
-    """Its assigner alone, on every device, every time, and related to itself on changed batches."""
+def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator[CheckFunction]:
+    """Yield the checks after the first: assigner alone, repeated runs, devices, relations."""
     implementation, dialect = subject.implementation, subject.implementation.dialect
     if len(implementation.variants) > 1:
         yield partial(judge_against_reference, alone=True)
-    if not as_drawn or rejection_for(batch, dialect) is not None or not supports_relations(batch, dialect):
+    if not generated or rejection_for(batch, dialect) is not None or not supports_relations(batch, dialect):
         return
     yield repeatable
     if subject.device != "cpu":
@@ -84,21 +84,22 @@ def check(
     device: str = "cpu",
     isolate: bool = False,
 ) -> Judgement:
-    """Judge an implementation on one batch from Python, in every way that a test does.
+    """Run every check of the suite on one batch, from Python.
 
     Args:
-        implementation: its name, as behind `--implementation`, or an implementation.
+        implementation: an implementation, or a value of the option `--implementation`.
         batch: a batch, a recipe, or the path of a case file.
         device: where to run it.
-        isolate: run an implementation of one's own in a process of its own.
+        isolate: run your own implementation in a worker process.
 
     Returns:
         A judgement that does not fail.
 
     Raises:
-        Failure: it diverges; the message says where.
+        Failure: the implementation diverges; the message says at which stage.
         InvalidCase: the file is not a case file, or does not hold a valid batch.
-        UnknownImplementation, ProtocolViolation: there is no such implementation.
+        UnknownImplementation: the implementation was not found.
+        ProtocolViolation: the adapter does not follow the protocol.
     """
     if isinstance(implementation, str):
         implementation = find(implementation, isolate)

@@ -1,4 +1,4 @@
-"""Run one implementation on one batch and hold it to its dialect; record what came of it."""
+"""The main check: run an implementation on a batch and judge its outcome against its dialect."""
 
 from collections.abc import Callable
 
@@ -13,26 +13,26 @@ from tal_conformance.judgement.failure import Subject, failure_from
 from tal_conformance.judgement.non_finite import judge_any
 
 Judge = Callable[[Outcome, Expectation], Judgement]
-"""Judges an outcome, or raises `Divergence`."""
+"""Judges an outcome; raises `Divergence` if it fails."""
 
 
 def judge_against_reference(
     subject: Subject, batch: Batch, each_term: bool = False, alone: bool = False, judge: Judge = judge_any
 ) -> Judgement:
-    """Judge an implementation on a batch.
+    """Judge an implementation on a batch against its dialect.
 
     Args:
         subject: the implementation, and the device to run it on.
         batch: any batch; it is moved to the device.
-        each_term: judge the gradients of box, cls and dfl one by one as well, where its total is of three.
-        alone: judge its assigner alone, whether it has a loss or not.
-        judge: what judges the outcome.
+        each_term: judge the gradients of box, cls and dfl separately too, if `Loss.total` has three elements.
+        alone: judge only its assigner, even if it has a loss.
+        judge: judges the outcome.
 
     Returns:
         A judgement that does not fail.
 
     Raises:
-        Failure: it diverges from its dialect, raised, or broke the protocol.
+        Failure: the implementation diverges from its dialect, raised, or violated the protocol.
     """
     batch = batch.to(subject.device)
     expected = Expectation(batch, subject.implementation.dialect)

@@ -1,4 +1,4 @@
-"""Run an implementation on a batch: what it showed, or how it failed. Nothing is judged here."""
+"""Run an implementation on a batch and return its outcome, which is not judged here."""
 
 import time
 from collections.abc import Iterator
@@ -31,17 +31,17 @@ from tal_conformance.implementations.protocol import (
 
 @dataclass
 class Stopwatch:
-    """How long the implementations under test computed: their calls and their gradients, nothing of the suite's.
+    """Time that implementations under test spend in their calls and gradients, without the suite's own time.
 
     Attributes:
-        seconds: in all calls of this process.
+        seconds: total of all calls in this process.
     """
 
     seconds: float = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Add what passes until the block ends, also if it raises."""
+        """Add the time until the block ends, also if it raises."""
         began = time.perf_counter()
         try:
             yield
@@ -50,7 +50,7 @@ class Stopwatch:
 
 
 calls = Stopwatch()
-"""Of this process."""
+"""Stopwatch of this process."""
 
 
 def execute(
@@ -82,7 +82,7 @@ def execute(
         outcome = _observe(implementation, batch, own, each_term, alone)
         memory = returned_tensors(implementation.identity)
         memory.check()
-        memory.keep(_shown(outcome))
+        memory.keep(_returned_tensors(outcome))
         return outcome
 
 
@@ -94,13 +94,13 @@ def _observe(
     return Outcome(own, False, _observe_assigner(implementation, own), None)
 
 
-def _shown(outcome: Outcome) -> dict[str, Tensor]:
-    """The tensors that the implementation itself returned, by name."""
-    shown = {} if outcome.loss is None else {"Loss.items": outcome.loss.items}
+def _returned_tensors(outcome: Outcome) -> dict[str, Tensor]:
+    """Return the tensors that the implementation itself returned, by name."""
+    returned = {} if outcome.loss is None else {"Loss.items": outcome.loss.items}
     parts = [] if outcome.assignment is None else [outcome.assignment, outcome.assignment.stages]
     for part in parts:
-        shown |= {} if part is None else tensors_of(part, type(part).__name__)
-    return shown
+        returned |= {} if part is None else tensors_of(part, type(part).__name__)
+    return returned
 
 
 def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) -> Assignment:
@@ -120,10 +120,10 @@ def _observe_loss(
     annotations = batch.annotations.clone()
     with calls.running():
         returned = implementation.adapter.loss(feature_maps, annotations, batch.head, batch.hyperparameters)
-    given = {f"feature_maps[{level}]": each.detach() for level, each in enumerate(feature_maps)}
-    originals = {f"feature_maps[{level}]": each.detach() for level, each in enumerate(batch.feature_maps)}
+    after = {f"feature_maps[{level}]": values.detach() for level, values in enumerate(feature_maps)}
+    originals = {f"feature_maps[{level}]": values.detach() for level, values in enumerate(batch.feature_maps)}
     check_inputs_unchanged(
-        given | {"annotations": annotations}, originals | {"annotations": batch.annotations}
+        after | {"annotations": annotations}, originals | {"annotations": batch.annotations}
     )
     loss = check_loss(returned, feature_maps, batch.family)
     total = loss.total.sum()

@@ -1,4 +1,4 @@
-"""How outcomes are judged: error bounds, admissible choices, verdicts and the first stage that diverges."""
+"""Judging outcomes: error bounds, admissible choices, verdicts and the first diverging stage."""
 
 from tal_conformance.core.verdicts import (
     Divergence,

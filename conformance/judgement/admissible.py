@@ -1,4 +1,4 @@
-"""The admissible choices of an assignment (specification section 6): what must, may and must not be selected and owned.
+"""The admissible choices of an assignment (specification section 6): selections and owners that are forced or possible.
 
 Values are known up to rounding, as ranges [low, high]; a range of width zero is an exact value. Where two ranges
 overlap, either order is admissible (T4); where two exact values are equal, either is (T1, T2, T3).
@@ -22,19 +22,21 @@ class Range(NamedTuple):
 
     @classmethod
     def exact(cls, value: Tensor) -> "Range":
-        """Numbers that are known."""
+        """Return ranges of width zero."""
         return cls(value, value)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a top-k over each row admits (TAL-TOPK-1, TAL-CONF-2), for M rows of A places.
+    """The admissible results of a top-k over each of M rows of A places (TAL-TOPK-1, TAL-CONF-2).
+
+    A place is visible if it is a candidate: other places may be selected, but do not show in the result.
 
     Attributes:
-        must: (M, A) the place is taken and shows, whatever the choice.
-        may: (M, A) the place can be taken and show; includes `must`.
-        min_count: (M,) places that show at least.
-        max_count: (M,) places that show at most.
+        must: (M, A) the place is selected and visible in every admissible result.
+        may: (M, A) the place is selected and visible in some admissible result; includes `must`.
+        min_count: (M,) smallest number of visible places.
+        max_count: (M,) largest number of visible places.
     """
 
     must: Tensor
@@ -44,24 +46,24 @@ class Selection:
 
 
 def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Selection:
-    """What the k largest of each row can be, of which only those that are candidates show.
+    """Return the top-k selections that are admissible for each row, given a range for every value.
 
-    Every row takes exactly k distinct places; those that are no candidate take part with the value zero and do not
-    show. For exact values `must`, `may` and the counts together say exactly which selections are reachable (any set
+    Every row selects exactly k distinct places. Non-candidates compete with the value zero but are not visible in the
+    result. For exact values `must`, `may` and the counts together describe exactly the reachable selections (any set
     between `must` and `may` of a size between `min_count` and `max_count`). For ranges they are necessary, not
     sufficient:
-    in a chain a < b < c of overlapping ranges more sets are accepted than there are orders. The error is on the side
-    of accepting.
+    for a chain a < b < c of overlapping ranges, more sets are accepted than there are orders. The error is on the
+    side of accepting.
 
     Args:
         value: (M, A) ranges of the metric; zero off candidates.
-        shows: (M, A) the place is a candidate for sure.
-        may_show: (M, A) the place is a candidate, or may be one; includes `shows`.
-        k: places that each row takes.
+        shows: (M, A) the place is certainly a candidate.
+        may_show: (M, A) the place may be a candidate; includes `shows`.
+        k: number of places that each row selects.
     """
     low, high = value  # (M, A)
-    never = high < kth_largest(low, k)  # (M, A) k others are surely above it
-    alone = low > kth_largest(high, k + 1)  # (M, A) fewer than k others can be above it, or equal
+    never = high < kth_largest(low, k)  # (M, A) k other values are certainly above it
+    alone = low > kth_largest(high, k + 1)  # (M, A) fewer than k other values can be above it, or equal
     always = alone | low.isnan()
     must = always & shows
     may = ~never & may_show
@@ -73,85 +75,94 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
 
 
 def kth_largest(value: Tensor, k: int) -> Tensor:
-    """The k-th largest of each row, (M, 1), NaN above all; below every number where a row has fewer."""
+    """Return the k-th largest value of each row, (M, 1), NaN above all; minus infinity if a row has fewer values."""
     if k > value.shape[1]:
         return value.new_full((len(value), 1), -torch.inf)
     return value.topk(k, dim=1).values[:, -1:]
 
 
 def may_own(overlap: Range) -> Tensor:
-    """TAL-CONF-1: the ground truths (M, A) whose overlap can be the largest of their anchor's column."""
+    """Return True for each pair (M, A) whose overlap can be the largest in the anchor's column (TAL-CONF-1)."""
     return overlap.high >= overlap.low.amax(0)
 
 
 @dataclass(frozen=True)
 class Ownership:
-    """An assignment as its outputs show it.
+    """The outputs of an assignment of one image: positives and their owners.
 
     Attributes:
         foreground: (A,) bool.
-        index: (A,) int64 owner; read on foreground alone.
+        index: (A,) int64, ground truth that owns the anchor; undefined off the foreground.
     """
 
     foreground: Tensor
     index: Tensor
 
     def positives(self, truths: int) -> Tensor:
-        """(M, A) which ground truth owns which anchor."""
+        """Return True for each pair (M, A) in which the ground truth owns the anchor."""
         rows = torch.arange(truths, device=self.index.device)[:, None]  # (M, 1)
         return (rows == self.index) & self.foreground
 
 
 @dataclass(frozen=True)
 class TopK2Rule:
-    """TAL-CONF-2: what each ground truth keeps of the anchors that are its own after TAL-CONF-1.
+    """The second top-k, among the anchors that a ground truth owns after TAL-CONF-1 (TAL-CONF-2).
 
     Attributes:
-        metric: (M, A) ranges of the metric that decides.
-        k: places that each ground truth takes in that second top-k, `topk2`; zeros of the whole row compete again.
+        metric: (M, A) ranges of the metric.
+        k: `topk2`, the number of anchors that each ground truth selects; zeros of the whole row compete again.
     """
 
     metric: Range
     k: int
 
     def may_be_dropped(self, kept: Tensor) -> Tensor | None:
-        """The anchors (M, A) that a ground truth may have owned and dropped, where it kept these (M, A).
+        """Return the anchors (M, A) that a ground truth may have owned and dropped; None if a row keeps more than k.
 
-        A full row drops what is no better than all that it kept; one that is not full was filled up with zeros, and
-        drops zeros alone. None where a row kept more than `k`.
+        A row that keeps k anchors may have dropped any that are not better than all of those. A row that keeps fewer
+        was filled up with zeros, and can only have dropped zeros.
+
+        Args:
+            kept: (M, A) positives after TAL-CONF-2.
         """
         count = kept.sum(1, keepdim=True)  # (M, 1)
         if (count > self.k).any():
             return None
-        worst = self.metric.high.where(kept, torch.inf).amin(1, keepdim=True)  # (M, 1) of those kept
+        worst = self.metric.high.where(kept, torch.inf).amin(1, keepdim=True)  # (M, 1) smallest kept value
         return (self.metric.low <= worst.where(count == self.k, 0)) & ~kept.any(0)
 
     @property
     def most_dropped(self) -> int:
-        """Anchors that a ground truth can have dropped at most: the k places that it took are others."""
+        """Largest number of anchors that one ground truth can have dropped: all but the k that it selects."""
         return self.metric.low.shape[1] - self.k
 
 
 def is_reachable(
-    selection: Selection, owner_may_be: Tensor, owners: Ownership, keeps: TopK2Rule | None = None
+    selection: Selection, owner_may_be: Tensor, owners: Ownership, topk2_rule: TopK2Rule | None = None
 ) -> bool:
-    """Whether some admissible selection leads to these owners (TAL-CONF-1, and TAL-CONF-2 where `keeps` is given).
+    """Return True if an admissible selection leads to these owners (TAL-CONF-1, and TAL-CONF-2 with `topk2_rule`).
 
     An anchor that no ground truth selects is background; one that a single ground truth selects is its own; one that
     several select belongs to any ground truth with the largest overlap. With TAL-CONF-2 a background anchor may also
-    have been somebody's and dropped. The first try is the smallest selection that these rules force; where it has
+    have been owned and dropped. The first try is the smallest selection that these rules force; where it has
     the wrong size the joint question, rows against columns, is decided exactly as a 0/1 feasibility problem.
 
-    For exact values the answer is exact. For ranges it accepts what it must and sometimes more: it takes `selection`
-    at its word (see `top_k_choices`), and asks of each value alone whether it can be as needed, not of all at once.
+    For exact values the answer is exact. For ranges some unreachable owners are accepted too: `selection` is only a
+    necessary condition (see `top_k_choices`), and each value is considered alone, not all of them together.
+
+    Args:
+        selection: admissible selections.
+        owner_may_be: (M, A) ground truths that may own an anchor if several select it.
+        owners: the assignment to explain.
+        topk2_rule: the second top-k, if the head has one.
     """
     owned = owners.positives(len(selection.must))  # (M, A)
     foreground = owners.foreground
-    dropped = torch.zeros_like(owned) if keeps is None else keeps.may_be_dropped(owned)
+    dropped = torch.zeros_like(owned) if topk2_rule is None else topk2_rule.may_be_dropped(owned)
     if dropped is None:
         return False
     could_own = torch.where(foreground, owned, dropped & (owner_may_be | selection.may))  # (M, A)
-    alone = ~(owner_may_be & could_own).any(0)  # (A,) must have been selected by its owner and nobody else
+    alone = ~(owner_may_be & could_own).any(0)  # (A,) was certainly selected by its owner alone
     may = selection.may & torch.where(alone, could_own, could_own.any(0))
     if (selection.must & ~may).any() or (foreground & ~may.any(0)).any():
         return False
@@ -163,28 +174,29 @@ def is_reachable(
     enough = settled.any(0) | ((claims == 0) & ~foreground)  # (A,)
     counts, lost = forced.sum(1), (claims > 0) & ~foreground
     fits = (counts >= selection.min_count) & (counts <= selection.max_count)  # (M,)
-    if enough.all() and fits.all() and (keeps is None or lost.sum() <= keeps.most_dropped):
+    if enough.all() and fits.all() and (topk2_rule is None or lost.sum() <= topk2_rule.most_dropped):
         return True
-    most_dropped = 0 if keeps is None else keeps.most_dropped
+    most_dropped = 0 if topk2_rule is None else topk2_rule.most_dropped
     return _feasible(replace(selection, may=may), owner_may_be, could_own, foreground, most_dropped)
 
 
 def _feasible(
     selection: Selection, owner_may_be: Tensor, could_own: Tensor, foreground: Tensor, most_dropped: int
 ) -> bool:
-    """Is there a selection x, must <= x <= may, with row sums in [fewest, most], that leads to such owners?
+    """Return True if a selection x with must <= x <= may and row sums in [min_count, max_count] leads to such owners.
 
-    p says who owns an anchor before TAL-CONF-2: it is within `could_own`, and on the foreground it is somebody. An
-    owner has selected its anchor, and is the only one if it has not the largest overlap; or it has the largest overlap,
-    and two others have selected it (y). All are 0 or 1; SciPy's mixed-integer solver (HiGHS) decides.
+    The variable p is the owner of each anchor before TAL-CONF-2: it lies within `could_own`, and every foreground
+    anchor has one. Either the owner has selected its anchor, alone unless it has the largest overlap; or it has the
+    largest overlap and two other ground truths have selected the anchor (y). All variables are 0 or 1. SciPy's
+    mixed-integer solver (HiGHS) decides.
     """
-    columns = selection.may.any(0).nonzero().flatten()  # nobody may select any other
+    columns = selection.may.any(0).nonzero().flatten()  # the other anchors cannot be selected
     if not len(columns):
         return bool((selection.min_count <= 0).all())
     from scipy.optimize import Bounds, LinearConstraint, milp  # half a second to import, and rarely needed
     from scipy.sparse import diags_array, kron
 
-    must, may, largest, owner, somebody = (
+    must, may, largest, owner, owned_by_any = (
         mask[..., columns].cpu().numpy().astype(float)
         for mask in (selection.must, selection.may, owner_may_be, could_own, foreground)
     )
@@ -192,20 +204,20 @@ def _feasible(
     cells, per_anchor, per_row = (diags_array(np.ones(count)) for count in (may.size, anchors, rows))
     along = kron(per_row, np.ones((1, anchors)))  # sums over a ground truth's anchors
     down = kron(np.ones((1, rows)), per_anchor)  # sums over an anchor's ground truths
-    dropped = kron(per_row, 1 - somebody[None])
+    dropped = kron(per_row, 1 - owned_by_any[None])
     not_largest, of_largest = (diags_array(mask.ravel()) for mask in (1 - largest, largest))
     constraints = (  # blocks of x (rows anchors), p (rows anchors) and y (anchors), lower bound, upper bound
         ((along, None, None), selection.min_count.cpu().numpy(), selection.max_count.cpu().numpy()),
-        ((None, down, None), somebody, 1),
+        ((None, down, None), owned_by_any, 1),
         ((None, dropped, None), 0, most_dropped),
-        ((down, -rows * down, None), -np.inf, 0),  # what is selected is owned
+        ((down, -rows * down, None), -np.inf, 0),  # a selected anchor has an owner
         (
             (down, (rows - 1) * down @ not_largest, None),
             -np.inf,
             rows,
-        ),  # an owner by selection is the only one
-        ((cells, -cells, of_largest @ down.T), 0, np.inf),  # an owner has selected it, or
-        ((down, None, -2 * per_anchor), 0, np.inf),  # two others have
+        ),  # without the largest overlap, the owner is the only one that selects the anchor
+        ((cells, -cells, of_largest @ down.T), 0, np.inf),  # the owner has selected the anchor, or
+        ((down, None, -2 * per_anchor), 0, np.inf),  # two other ground truths have
     )
     zero, one = np.zeros(anchors), np.ones(anchors)
     result = milp(
@@ -224,7 +236,7 @@ def _feasible(
 
 
 def _side_by_side(blocks: Sequence[Any], widths: Sequence[int]) -> Any:
-    """One matrix of blocks with these widths; None is a block of zeros."""
+    """Return the matrix of blocks with these widths; None is a block of zeros."""
     from scipy.sparse import csr_array, hstack
 
     height = next(block.shape[0] for block in blocks if block is not None)
@@ -236,24 +248,24 @@ def _side_by_side(blocks: Sequence[Any], widths: Sequence[int]) -> Any:
 
 
 def assignments(
-    selection: Selection, owner_may_be: Tensor, at_most: int, keeps: TopK2Rule | None = None
+    selection: Selection, owner_may_be: Tensor, at_most: int, topk2_rule: TopK2Rule | None = None
 ) -> Iterator[Ownership]:
-    """The admissible assignments of one image, for implementations that do not show theirs.
+    """Yield admissible assignments of one image, for implementations that do not expose theirs.
 
-    Every choice leads to one; two choices may lead to the same. Fewer than `at_most` are all there are.
+    Two choices may yield equal assignments. If fewer than `at_most` are yielded, these are all.
     """
     rows = [_row_choices(selection, row, at_most) for row in range(len(selection.must))]
     every = (
         owners
         for picked in product(*rows)
         for settled in _settled(torch.stack(picked), owner_may_be)
-        for owners in ([settled] if keeps is None else _kept(settled, keeps, at_most))
+        for owners in ([settled] if topk2_rule is None else _with_topk2(settled, topk2_rule, at_most))
     )
     return islice(every, at_most)
 
 
 def _settled(selected: Tensor, owner_may_be: Tensor) -> Iterator[Ownership]:
-    """TAL-CONF-1: every way to settle a selection (M, A)."""
+    """Yield every admissible assignment for a selection (M, A) (TAL-CONF-1)."""
     contested = (selected.sum(0) > 1).nonzero().flatten().tolist()
     for winners in product(*[owner_may_be[:, anchor].nonzero().flatten().tolist() for anchor in contested]):
         index = selected.int().argmax(0)  # (A,)
@@ -261,17 +273,17 @@ def _settled(selected: Tensor, owner_may_be: Tensor) -> Iterator[Ownership]:
         yield Ownership(selected.any(0), index)
 
 
-def _kept(owners: Ownership, keeps: TopK2Rule, at_most: int) -> Iterator[Ownership]:
-    """TAL-CONF-2: every way to keep some of the anchors."""
-    own = owners.positives(len(keeps.metric.low))  # (M, A)
-    value = Range(keeps.metric.low * own, keeps.metric.high * own)
-    choices = top_k_choices(value, own, own, keeps.k)
+def _with_topk2(owners: Ownership, topk2_rule: TopK2Rule, at_most: int) -> Iterator[Ownership]:
+    """Yield every admissible result of the second top-k (TAL-CONF-2)."""
+    own = owners.positives(len(topk2_rule.metric.low))  # (M, A)
+    value = Range(topk2_rule.metric.low * own, topk2_rule.metric.high * own)
+    choices = top_k_choices(value, own, own, topk2_rule.k)
     for kept in product(*[_row_choices(choices, row, at_most) for row in range(len(own))]):
         yield Ownership(torch.stack(kept).any(0), owners.index)
 
 
 def _row_choices(selection: Selection, row: int, at_most: int) -> list[Tensor]:
-    """The selections that one row admits, largest first, at most so many of each size."""
+    """Return admissible selections of one row, largest first, at most `at_most` of each size."""
     must, free = selection.must[row], (selection.may[row] & ~selection.must[row]).nonzero().flatten().tolist()
     taken = int(must.sum())
     choices = []

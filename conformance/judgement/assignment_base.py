@@ -1,4 +1,4 @@
-"""What judging one image needs, whether it shows its stages or its outputs alone."""
+"""Common part of judging one image by its stages and by its outputs."""
 
 from dataclasses import dataclass
 
@@ -29,8 +29,9 @@ class ImageJudge:
         assignment, inputs: of the whole batch.
         image: index of the image.
         truths: M, its number of ground truths.
-        oracle: what the specification says of it.
-        truth_error: (M, 4) by which its ground truths' edges may differ from those in `inputs`; None: not at all.
+        oracle: values and choices that the specification admits for it.
+        truth_error: (M, 4) possible difference of its ground truths' edges from those in `inputs`, in pixels; None
+            if they are equal.
     """
 
     judgement: Judgement
@@ -43,11 +44,11 @@ class ImageJudge:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The coarsest dtype that takes part in the assignment."""
+        """The coarsest dtype in the assignment."""
         return precision(self.inputs.scores.dtype, self.inputs.boxes.dtype, self.assignment.scores.dtype)
 
     def clause_of(self, wrong: Tensor) -> str:
-        """The clause that wrong candidates (M, A) are about: do they lie in ground truths that count, or small ones?"""
+        """Return the clause that wrong candidates (M, A) violate, by the size of their ground truths."""
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
         if len(boxes) and (boxes.sum(1) <= 0).all():
             return "ANN-3"
@@ -99,7 +100,7 @@ class ImageJudge:
         return Quantity(name, clause, dimensions, self.image)
 
     def counts(self, positives: Tensor) -> list[Value]:
-        """How many positives each ground truth has, for a message."""
+        """Return the number of positives of each ground truth, for a message."""
         min_count, most = self.oracle.selection.min_count.tolist(), self.oracle.selection.max_count.tolist()
         return [
             Value(

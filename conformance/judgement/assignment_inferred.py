@@ -1,10 +1,11 @@
-"""Judging a loss that does not show its assignment: it is read back from the gradients that it made.
+"""Judging a loss that does not expose its assignment, which is inferred from its gradients.
 
-The gradient on a class logit is (sigma(x) - z) / N times gain and batch size (LOSS-CLS-1), so it says every target
-score z; the gradient on the distance logits says which anchors have a box at all, and whose. The reference's own
-assignment is replayed, and the loss is judged as if it had shown it; where that does not explain it, so is the one of
-each image's admissible assignments that fits these gradients best. So a loss is only held to be wrong where no
-admissible assignment explains it. B images, A anchors, C classes, M ground truths of an image, R bins.
+The gradient on a class logit is (sigma(x) - z) / N times gain and batch size (LOSS-CLS-1), which determines every
+target score z; the gradient on the distance logits shows which anchors have a box, and whose box. The loss is judged as
+if it had exposed the reference's own assignment. If that does not explain the loss, it is judged with the admissible
+assignment of each image that fits the gradients best. So a loss only diverges if no admissible assignment explains it.
+
+B images, A anchors, C classes, M ground truths of an image, R bins.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,17 +32,17 @@ from tal_reference.assignment import alignment_metric, normalised, overlaps_of, 
 from tal_reference.loss import Positives, Predictions, loss_items
 
 MAX_CANDIDATES_TRIED = 128
-"""Admissible assignments of an image among which the best fit is looked for; most images have one."""
+"""Number of admissible assignments of an image that are tried; most images have one."""
 
 
 @dataclass(frozen=True)
 class GradientEvidence:
-    """What a loss's gradients say of its assignment.
+    """Properties of a loss's assignment that its gradients determine.
 
     Attributes:
-        scores: (B, A, C) target scores z, float64; None where the gradients are no such numbers.
-        learns: (B, A) the distance logits have a gradient: the anchor is a positive for sure.
-        distances: (B, A, 4R) that gradient before N and batch size.
+        scores: (B, A, C) target scores z, float64; None if they cannot be computed from the gradients.
+        learns: (B, A) the distance logits have a gradient: the anchor is certainly a positive.
+        distances: (B, A, 4R) gradient on the distance logits, times N, without the batch size.
     """
 
     scores: Tensor | None
@@ -103,7 +104,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
 def judge_background_gradients(
     judgement: Judgement, batch: Batch, loss: LossOutcome, oracles: list[ImageOracle | None]
 ) -> None:
-    """LOSS-GRAD-1: an anchor that no admissible assignment makes a positive has no gradient on its distance logits."""
+    """Judge anchors that cannot be positives: they have no gradient on their distance logits (LOSS-GRAD-1)."""
     distances, _ = flatten(loss.gradients, batch.head)  # (B, A, 4R)
     for image, oracle in enumerate(oracles):
         never = torch.ones_like(distances[image, :, 0], dtype=torch.bool)  # (A,)
@@ -116,7 +117,7 @@ def judge_background_gradients(
 
 
 def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvidence:
-    """Return what the gradients imply: z = sigma(x) - N g, where g is the gradient on x over gain and batch size.
+    """Return the assignment's properties: z = sigma(x) - N g, where g is the gradient on x over gain and batch size.
 
     With G the sum of all g and S that of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or its
     floor where that is less (LOSS-SUM-1).
@@ -143,7 +144,7 @@ class AssignmentFit:
         expected: of the batch.
         image: index of the image.
         oracle: the admissible values and choices of the image.
-        evidence: what the gradients of the batch imply.
+        evidence: properties that the gradients of the batch determine.
     """
 
     expected: Expectation
@@ -161,10 +162,10 @@ class AssignmentFit:
         """(A,) the distance logits have a gradient."""
         return self.evidence.learns[self.image]
 
-    def best(self, so_far: Targets, others: Iterable[Ownership]) -> tuple[Targets, int]:
-        """The best fit among `others` and what is best so far, which stays among equals; and how many were tried."""
+    def best(self, so_far: Targets, candidates: Iterable[Ownership]) -> tuple[Targets, int]:
+        """Return the best of `candidates` and `so_far`, which wins a tie, and the number of candidates."""
         best, least, tried = so_far, self.misfit(so_far), 0
-        for owners in others:
+        for owners in candidates:
             tried += 1
             targets = self.targets(owners)
             misfit = self.misfit(targets)
@@ -173,14 +174,16 @@ class AssignmentFit:
         return best, tried
 
     def admissible(self) -> Iterator[Ownership]:
-        """Up to `TRIED` admissible assignments."""
-        return assignments(self.oracle.selection, self.oracle.owners, MAX_CANDIDATES_TRIED, self.oracle.keeps)
+        """Yield up to `MAX_CANDIDATES_TRIED` admissible assignments."""
+        return assignments(
+            self.oracle.selection, self.oracle.owners, MAX_CANDIDATES_TRIED, self.oracle.topk2_rule
+        )
 
     def likely(self) -> Iterator[Ownership]:
-        """Up to `TRIED` of those that the gradients suggest.
+        """Yield up to `MAX_CANDIDATES_TRIED` admissible assignments that the gradients suggest.
 
-        An anchor that learns is selected, by the only ground truth that may have it; one that does not learn is not
-        selected where its metric is above zero. Those whose metric is zero weigh nothing, whoever has them.
+        An anchor with a gradient is selected; if a single ground truth may select it, by that one. An anchor without a
+        gradient is not selected if its metric is above zero. Anchors whose metric is zero have no weight anyway.
         """
         selection, learns = self.oracle.selection, self.learns  # (M, A), (A,)
         may = selection.may & learns
@@ -191,11 +194,11 @@ class AssignmentFit:
         if (min_count > most).any():
             return iter(())
         narrowed = Selection(must, may, min_count, most)
-        return assignments(narrowed, self.oracle.owners, MAX_CANDIDATES_TRIED, self.oracle.keeps)
+        return assignments(narrowed, self.oracle.owners, MAX_CANDIDATES_TRIED, self.oracle.topk2_rule)
 
     @cached_property
     def possible(self) -> Tensor:
-        """(M, A) which pairs are positives in some admissible assignment, or in the reference's own."""
+        """(M, A) the pair is a positive in some admissible assignment, or in the reference's own."""
         may = self.oracle.selection.may  # (M, A)
         contested = may.sum(0) > 1  # (A,)
         reference = self.expected.assignment[self.image]
@@ -204,7 +207,7 @@ class AssignmentFit:
 
     @cached_property
     def measures(self) -> tuple[Tensor, Tensor]:
-        """TAL-MET-1: t and u of the possible pairs as the reference computes them, (M, A) each; zero elsewhere."""
+        """t and u of the possible pairs as the reference computes them, (M, A) each; zero elsewhere (TAL-MET-1)."""
         predictions = self.expected.rounded_predictions
         boxes = predictions.boxes[self.image] * predictions.anchors.strides  # (A, 4)
         overlap = overlaps_of(self.truths.boxes, boxes.to(self.truths.boxes), self.possible)
@@ -213,13 +216,14 @@ class AssignmentFit:
 
     @cached_property
     def pulls(self) -> tuple[Tensor, Tensor]:
-        """LOSS-BOX-1, LOSS-DFL-1: what each possible pair adds to the gradient on its anchor's distance logits.
+        """Contribution of every possible pair to the gradient on its anchor's distance logits (LOSS-BOX-1, LOSS-DFL-1).
 
-        Before N, and for a target score of 1, in which both losses are linear; as if each pair had an anchor to itself.
-        Pairs without a metric have no target score either, and add nothing: nearly all, where class scores are zero.
+        They are given before division by N and for a target score of 1, in which both losses are linear, as if every
+        pair had an anchor of its own. Pairs with a metric of zero have no target score and contribute nothing: nearly
+        all pairs, if class scores are zero.
 
         Returns:
-            (P, 4R) a row a pair, and (M, A) the pair's row; -1 where it has none.
+            (P, 4R) one row for each pair, and (M, A) the row of each pair; -1 for pairs without a row.
         """
         metric, _ = self.measures
         truth, anchor = pairs = (self.possible & (metric > 0)).nonzero(as_tuple=True)  # (P,), (P,)
@@ -239,15 +243,16 @@ class AssignmentFit:
         return gradient[0], row
 
     def targets(self, owners: Ownership) -> Targets:
-        """What the anchors learn where these own them (TAL-NORM-1, TAL-TGT-1)."""
+        """Return the targets of the anchors for these owners (TAL-NORM-1, TAL-TGT-1)."""
         positives = owners.positives(len(self.truths))  # (M, A)
         return targets_of(self.truths, positives, normalised(*self.measures, positives))
 
     def misfit(self, targets: Targets) -> tuple[int, int, float]:
-        """Anchors with a gradient that are no positives here, the largest difference of a target score, the residual.
+        """Return a measure of how badly targets fit the gradients, compared lexicographically; smaller is better.
 
-        What comes first decides. The second is counted in what rounding may do to a score that is read from a gradient,
-        so that equals are equal.
+        Returns:
+            The number of anchors that have a gradient but are not positives; the largest difference of a target score,
+            in multiples of its rounding, so that equal scores compare equal; and the residual.
         """
         learns = self.learns
         missing, residual = int((learns & ~targets.foreground).sum()), self.residual(targets)
@@ -259,11 +264,11 @@ class AssignmentFit:
         return missing, int(difference / noise), residual
 
     def residual(self, targets: Targets) -> float:
-        """How far the gradient on the distance logits lies from what these targets lead to: whose box was learnt."""
+        """Return the L1 distance of the gradients on the distance logits from those of these targets."""
         anchor = (targets.weights > 0).nonzero().flatten()  # (P,)
         pulls, row = self.pulls
         rows = row[targets.truth_index[anchor], anchor]  # (P,)
-        assert (rows >= 0).all(), "an assignment that is not among the possible ones"
+        assert (rows >= 0).all(), "the assignment has a pair that is not possible"
         weights = targets.weights[anchor, None].double()  # (P, 1)
         wanted = torch.zeros_like(self.evidence.distances[self.image])  # (A, 4R)
         wanted[anchor] = pulls[rows] * weights
@@ -285,7 +290,7 @@ class ReplayedLoss:
     oracles: list[ImageOracle | None]
 
     def judged(self, targets: list[Targets]) -> Judgement:
-        """The stages "cls" to "gradients" for this assignment, with float64's weights."""
+        """Return the judgement of the stages "cls" to "gradients" for this assignment, with weights in float64."""
         weights, moved, edges = (
             torch.stack(parts) for parts in zip(*map(self.weights, range(len(targets)), targets), strict=True)
         )  # (B, A) each
@@ -304,7 +309,7 @@ class ReplayedLoss:
         return judgement
 
     def weights(self, image: int, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights, by how much they may differ, and pixels by which the target boxes' edges may, (A,) each."""
+        """Return weights, their possible difference, and that of the target boxes' edges in pixels, (A,) each."""
         oracle = self.oracles[image]
         if oracle is None:
             none = targets.weights.double()

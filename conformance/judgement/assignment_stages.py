@@ -1,4 +1,4 @@
-"""Judging one image whose implementation shows its stages: each from its own values of the stage before."""
+"""Judging one image whose implementation exposes its stages, each given its own values of the stage before."""
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class StagesJudge(ImageJudge):
     """Judges one image with at least one ground truth, stage by stage."""
 
     def judge(self) -> None:
-        """Judge every stage from the implementation's own values of the stage before."""
+        """Judge every stage, given the implementation's own values of the stage before."""
         assert self.assignment.stages is not None
         candidates, overlap, metric, selected, positives = (
             getattr(self.assignment.stages, name)[self.image, : self.truths] for name in STAGE_OF_FIELD
@@ -47,7 +47,7 @@ class StagesJudge(ImageJudge):
             self.judgement.chose_differently = True
 
     def check_candidates(self, candidates: Tensor) -> Agreement:
-        """TAL-CAND-1, TAL-CAND-2."""
+        """Compare the candidates (TAL-CAND-1, TAL-CAND-2)."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"
@@ -55,11 +55,11 @@ class StagesJudge(ImageJudge):
         return assert_equal(self.quantity("candidate", clause, *PAIR), candidates, expected)
 
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
-        """TAL-MET-1: u on the implementation's own candidates, zero elsewhere."""
+        """Compare u on the implementation's own candidates; it is zero elsewhere (TAL-MET-1)."""
         if self.oracle.everywhere:
             candidates = torch.ones_like(candidates)
         else:
-            wrong = candidates & ~self.oracle.may_candidate  # a mismatch already
+            wrong = candidates & ~self.oracle.may_candidate  # already a mismatch of the stage "candidates"
             overlap, candidates = overlap.where(~wrong, 0), candidates & ~wrong
         pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
         expected, error = self.oracle.overlap[pairs], self.oracle.overlap_error[pairs]
@@ -68,7 +68,7 @@ class StagesJudge(ImageJudge):
         return assert_within_at(quantity, overlap, pairs, Bounded(expected, error, same_dtype))
 
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
-        """TAL-MET-1: t of the implementation's own u; zero off its candidates."""
+        """Compare t, given the implementation's own u; it is zero off its candidates (TAL-MET-1)."""
         numbers = self.inputs.hyperparameters
         if self.oracle.everywhere:
             candidates = torch.ones_like(candidates)
@@ -87,7 +87,7 @@ class StagesJudge(ImageJudge):
         return assert_within_at(quantity, metric, pairs, Bounded(exact, error, same_dtype))
 
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
-        """TAL-TOPK-1 on the implementation's own metric: only equal values leave a choice."""
+        """Compare the selection, given the own metric: only equal values leave a choice (TAL-TOPK-1)."""
         k = self.inputs.hyperparameters.topk
         rivals = Range.exact(metric.double().where(candidates, 0))
         choices = top_k_choices(rivals, candidates, candidates, k)
@@ -96,7 +96,7 @@ class StagesJudge(ImageJudge):
     def check_positives(
         self, positives: Tensor, selected: Tensor, overlap: Tensor, metric: Tensor
     ) -> Agreement:
-        """TAL-CONF-1 and TAL-CONF-2 on the implementation's own selection and overlap."""
+        """Compare the owners, given the implementation's own selection and overlap (TAL-CONF-1, TAL-CONF-2)."""
         image, k = self.image, self.inputs.hyperparameters.effective_topk2
         contested = selected.sum(0) > 1  # (A,)
         largest = may_own(Range.exact(overlap.double()))  # (M, A)
@@ -116,17 +116,17 @@ class StagesJudge(ImageJudge):
         if is_reachable(taken, largest, shown, TopK2Rule(exact, k)):
             return Agreement()
         first = torch.zeros_like(allowed).scatter(0, allowed.int().argmax(0, keepdim=True), True) & allowed
-        before = torch.where(
-            positives.any(0), positives, first
-        )  # (M, A), owners that TAL-CONF-2 may have found
+        before = torch.where(positives.any(0), positives, first)  # (M, A) possible owners before TAL-CONF-2
         value = Range.exact(exact.low * before)
         check_selection(positives, top_k_choices(value, before, before, k), k, "TAL-CONF-2", image)
         raise Mismatch(
-            f"image {image}: nobody can have dropped these anchors", "TAL-CONF-2", self.counts(positives)
+            f"image {image}: no ground truth can have dropped these anchors",
+            "TAL-CONF-2",
+            self.counts(positives),
         )
 
     def check_targets(self, positives: Tensor) -> Agreement:
-        """TAL-TGT-1: foreground, index, label and box follow from the positives; scores stand at the label alone."""
+        """Compare foreground, index, label and box with those of the positives (TAL-TGT-1)."""
         foreground, index = positives.any(0), positives.int().argmax(0)  # (A,), (A,)
         quantity = self.quantity("foreground", "TAL-TGT-1", "anchor")
         assert_equal(quantity, self.assignment.foreground[self.image], foreground)
@@ -135,7 +135,7 @@ class StagesJudge(ImageJudge):
         return self.check_labels_and_boxes(foreground, index)
 
     def check_weights(self, positives: Tensor, metric: Tensor, overlap: Tensor) -> Agreement:
-        """TAL-NORM-1 on the implementation's own metric, overlap and positives."""
+        """Compare the weights, given the implementation's own metric, overlap and positives (TAL-NORM-1)."""
         exact = normalised(metric.double(), overlap.double(), positives)  # (A,)
         same_dtype = normalised(metric, overlap, positives)
         dtype = precision(metric.dtype, self.assignment.scores.dtype)
@@ -148,15 +148,15 @@ class StagesJudge(ImageJudge):
 
 
 def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, image: int) -> Agreement:
-    """Return an agreement if a selection is among the admissible ones: no more, no less, no fewer.
+    """Assert that a selection is admissible: no wrong anchor, no missing one, and the right number.
 
     Raises:
-        Mismatch: it is not.
+        Mismatch: the selection is not admissible.
     """
     quantity = Quantity("selected", clause, PAIR, image)
-    wrong, problem = selected & ~choices.may, f"an anchor not among the {k} best is taken"
+    wrong, problem = selected & ~choices.may, f"an anchor that is not among the {k} best is selected"
     assert_none(quantity, wrong, selected, "not selected", problem)
-    wrong, problem = choices.must & ~selected, f"an anchor among the {k} best is not taken"
+    wrong, problem = choices.must & ~selected, f"an anchor among the {k} best is not selected"
     assert_none(quantity, wrong, selected, "selected", problem)
     counts = selected.sum(1)  # (M,)
     wrong = (counts < choices.min_count) | (counts > choices.max_count)

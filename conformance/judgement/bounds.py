@@ -1,14 +1,14 @@
-"""How far rounding may move each number: derived from the clauses, never chosen to make a test pass.
+"""Bounds of rounding errors: derived from the clauses, never chosen to make a test pass.
 
-Let x64 be what the reference computes in float64 from the very numbers that the implementation read, x_naive what it
-computes in the implementation's dtype, and unit(x) the first-order effect on x of one rounding (`eps` of the dtype) in
+Let x64 be the reference's result in float64 from the very numbers that the implementation read, x_naive its result in
+the implementation's dtype, and unit(x) the first-order effect on x of one rounding (`eps` of the dtype) in
 each operation that its clause names, amplified by the operations after it. An implementation may then differ by
 
     |x - x64| <= NAIVE_FACTOR |x_naive - x64| + k unit(x) + the smallest number of its dtype.
 
-The functions here are the `unit`s. Each takes float64 tensors and the dtype's eps, and returns float64. A unit adds up
-the worst of every rounding, and roundings rarely add up; how many units are really needed is measured, for each
-quantity, over batches of all lanes, by `python -m conformance measure`. `UNITS` holds what it found.
+The functions in this module are the `unit`s. They take float64 tensors and the dtype's eps, and return float64. A unit
+adds up the worst case of every rounding, and roundings rarely add up; the number of units really needed is measured,
+for each quantity, over batches of all strategies, by `python -m conformance measure`. `UNITS` holds the results.
 """
 
 import math
@@ -23,15 +23,15 @@ from tal_reference.boxes import ciou, intersection, width_and_height
 from tal_reference.loss import Predictions
 
 NAIVE_FACTOR = 2.0
-"""Another order of the same operations errs like the naive one; two such orders may err to opposite sides."""
+"""Another order of the same operations errs like the naive one; two such orders may err in opposite directions."""
 SAFETY = 4.0
-"""A bound is this many times what the largest of the measured implementations needed: another order of operations, or
-another library's functions, round elsewhere. It is what keeps a bound within a factor of ten of real errors."""
+"""Ratio of a bound to the largest need of the measured implementations: another order of operations, or
+another library's functions, round elsewhere. Bounds stay within a factor of ten of real errors."""
 ROUNDINGS = 4.0
-"""Units of a number that no measurement covers: its clause's operations, each written in up to so many steps."""
+"""Units for a quantity without a measurement: each operation of its clause is computed in up to this many steps."""
 
 CORNERS = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
-"""(16, 4) on which side of where it should be each edge of a box may lie."""
+"""(16, 4) signs of the errors of a box's four edges, in all combinations."""
 
 UNITS: dict[str, float] = {
     "predicted box": 1.9,
@@ -47,21 +47,22 @@ UNITS: dict[str, float] = {
     "gradient on class logits": 3.4,
     "gradient on distance logits": 1.0,
 }
-"""Units that each quantity may err by: `SAFETY` times the largest that was needed, or the largest error in units where
-that is more. Others may err by `ROUNDINGS`. The larger of two measurements, because the naive computation is part of
-the bound: before and after the reference came to compute pairs and positives alone. Measured on ultralytics 8.4.190,
-the article's algorithm, the reference, and the specification rearranged in float32 and in float64, 120 batches of each
-lane, torch 2.14.1 on a CPU: `python -m conformance measure --examples 120`."""
+"""Allowed error of each quantity in units: `SAFETY` times the largest measured need, or the largest measured error in
+units if that is more. Quantities without a row are allowed `ROUNDINGS`. The larger of two measurements counts, since
+the naive computation is part of the bound: one was made before and one after the reference was changed to compute pairs
+and positives alone. Measured on ultralytics 8.4.190, the article's algorithm, the reference, and the specification
+reordered in float32 and in float64, 120 batches of each strategy, torch 2.14.1 on a CPU: `python -m conformance measure
+--examples 120`."""
 
 
 def bound(same_dtype: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quantity: str = "") -> Tensor:
-    """The bound of the module's docstring; never below what the dtype can represent at all.
+    """Return the bound of the module's docstring; it is never below the smallest number of the dtype.
 
     Args:
-        same_dtype: what the reference computes in `dtype`; where that is not finite, only the units count.
-        exact: what it computes in float64.
-        unit: of the quantity.
-        dtype: in which the implementation computed.
+        same_dtype: result of the reference in `dtype`; where it is not finite, only the units count.
+        exact: result of the reference in float64.
+        unit: unit of the quantity, same shape.
+        dtype: dtype in which the implementation computed.
         quantity: key of `UNITS`.
     """
     error = same_dtype.double() - exact  # changed in place from here on: it may be a whole batch's
@@ -70,18 +71,18 @@ def bound(same_dtype: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, q
 
 
 def precision(*dtypes: torch.dtype) -> torch.dtype:
-    """The coarsest of the dtypes and float32, which is what official code computes in even where its input is finer."""
+    """Return the coarsest of the dtypes and float32: official code computes in float32 even if its input is finer."""
     return max((torch.float32, *dtypes), key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def smallest(dtype: torch.dtype) -> float:
-    """What underflow may lose: any subnormal number, which some processors flush to zero; the smallest in 16 bits."""
+    """Return the loss by underflow: any subnormal number, which may be flushed to zero; the smallest one in 16 bits."""
     limits = torch.finfo(dtype)
     return limits.tiny * limits.eps if limits.bits == 16 else limits.tiny
 
 
 def truth_unit(boxes: Tensor, eps: float) -> Tensor:
-    """ANN-1: error in pixels of converted boxes (.., 4): centre and half side are each rounded, and so is their sum."""
+    """Return the error in pixels of converted boxes (.., 4): centre, half side and their sum are rounded (ANN-1)."""
     left_top, right_bottom = boxes.chunk(2, dim=-1)
     error = eps * ((left_top + right_bottom).abs() + (right_bottom - left_top).abs())  # (.., 2)
     return torch.cat((error, error), dim=-1)
@@ -105,7 +106,7 @@ def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
-    """DEC-1: error of the expected distances (.., 4) in grid units, from logits (.., 4R).
+    """Return the error of the expected distances (.., 4) in grid units, from logits (.., 4R) (DEC-1).
 
     A logit's difference to the largest is rounded (z eps), so is its exponential, its share, product and sum.
     """
@@ -118,18 +119,18 @@ def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
 
 
 def box_unit(boxes: Tensor, centres: Tensor, distance_error: Tensor, eps: float) -> Tensor:
-    """DEC-2: error of boxes (.., 4) around centres (.., 2), from that of their distances (.., 4); in grid units."""
+    """Return the error of boxes (.., 4) around centres (.., 2), given that of distances; in grid units (DEC-2)."""
     return distance_error + eps * (boxes.abs() + torch.cat((centres, centres), dim=-1))
 
 
 def boxes_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
-    """DEC-2: error of all decoded boxes (B, A, 4) of a batch in grid units."""
+    """Return the error of all decoded boxes (B, A, 4) of a batch in grid units (DEC-2)."""
     distance_error = distance_unit(predictions.distances, reg_max, eps)  # (B, A, 4)
     return box_unit(predictions.boxes, predictions.anchors.centres, distance_error, eps)
 
 
 def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float) -> Tensor:
-    """IOU-1: error of CIoU where every edge of `other` errs by up to `edge_error`, in the boxes' unit.
+    """Return the error of CIoU if every edge of `other` errs by up to `edge_error`, in the boxes' unit (IOU-1).
 
     The differences of edges round relative to themselves; the sums of edges that make the centres round relative to
     the coordinates. The aspect-ratio term a v = v^2 / (1 - IoU + v + eps) has slopes within [0, 1] in v and in IoU.
@@ -163,7 +164,7 @@ def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
 
 
 def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: float) -> Tensor:
-    """TAL-MET-1: error of t from given s and u, as powers or as exp(alpha log s + beta log u).
+    """Return the error of t for given s and u, as powers or as exp(alpha log s + beta log u) (TAL-MET-1).
 
     A power rounds by about its exponent; a logarithm by itself, and exp turns that into a share of t.
     """
@@ -173,12 +174,12 @@ def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: 
 
 
 def bce_sum_unit(logits: Tensor, learning: Tensor, scores: Tensor, eps: float, score_eps: float) -> Tensor:
-    """LOSS-CLS-1: error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z.
+    """Return the error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z (LOSS-CLS-1).
 
     Only P targets may be other than zero: `scores` (P,), of the logits `learning` (P,).
 
-    The two terms cancel where x is large, so each rounds relative to |x|, not to what is left of it. Targets may be
-    rounded to the logits' dtype first, whose eps is `score_eps`, whatever the terms are computed in.
+    The two terms cancel where x is large: the error is relative to |x|, not to their difference. Targets may be rounded
+    to the logits' dtype first, whose eps is `score_eps`, whatever the dtype of the terms.
     """
     learnt = (learning.abs() * scores).sum()
     return eps * 3 * (functional.softplus(logits.abs()).sum() + learnt) + score_eps * learnt
@@ -187,7 +188,7 @@ def bce_sum_unit(logits: Tensor, learning: Tensor, scores: Tensor, eps: float, s
 def dfl_unit(
     log_probability: Tensor, target: Tensor, target_error: Tensor, reg_max: int, eps: float
 ) -> Tensor:
-    """LOSS-DFL-1: error of each positive's loss (P,), from log-probabilities (P, 4, R) and target distances (P, 4)."""
+    """Return the error of each positive's loss (P,), from log-probabilities (P, 4, R) and distances (LOSS-DFL-1)."""
     lower = target.clamp(0, reg_max - 1 - 0.01).floor().long()[..., None]  # (P, 4, 1)
     below, above = (
         log_probability.gather(-1, lower + step).squeeze(-1).abs() for step in (0, 1)
@@ -197,7 +198,7 @@ def dfl_unit(
 
 
 def gradient_range(target: Tensor, predicted: Tensor, edge_error: Tensor) -> tuple[Tensor, Tensor]:
-    """LOSS-BOX-1: the gradient of CIoU in the predicted box (P, 4), and how far it moves with the box's edges.
+    """Return CIoU's gradient in the predicted box, and its largest change by edge errors; (P, 4) each (LOSS-BOX-1).
 
     The gradient jumps where an edge of the prediction passes one of the target (min and max), so no first-order bound
     holds there. Instead all 16 corners of the box of edge errors are tried, and the 16 next to the target's edges where

@@ -1,4 +1,4 @@
-"""Everything that a dialect prescribes for one batch, computed when first needed and shared by all that judge it.
+"""Everything that a dialect prescribes for one batch, computed when first needed and shared by all checks of it.
 
 B images, A anchors, C classes, R bins, M ground truths of an image, P positives of the whole batch.
 """

@@ -1,4 +1,4 @@
-"""TODO tal_conformance.judgement.failure."""
+"""The exception that a check raises when an implementation fails on a batch."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ class Subject:
 
     @property
     def id(self) -> str:
-        """What pytest shows in brackets."""
+        """The parameter id in pytest's node ids."""
         return f"{self.implementation.name}-{self.device}"
 
 
@@ -35,16 +35,16 @@ class Failure(Exception):
     """A batch that an implementation failed, raised by a test so that Hypothesis shrinks it.
 
     Attributes:
-        subject: who failed, and where.
-        batch: the batch, as shrunk as it is.
+        subject: the implementation, and the device it ran on.
+        batch: the batch that it failed on.
         verdict: divergent, error or nondeterministic.
-        stage: first diverging stage; "" where the implementation failed as a whole.
-        clause: the clause that is broken.
+        stage: first diverging stage; "" if the implementation failed as a whole.
+        clause: the violated clause.
         summary: one sentence.
-        values: the worst places.
-        judgement: if there was something to judge.
-        details: traceback of an implementation that raised.
-        outcome: what the implementation made of the batch, if it made something.
+        values: the worst differences.
+        judgement: judgement of the outcome; None if there is no outcome.
+        details: traceback, if the implementation raised.
+        outcome: outcome of the implementation; None if it raised.
         assignment: the implementation's assignment of the batch, to be drawn beside the reference's.
         pictured: True if a picture of the batch explains the failure; it is drawn when the failure is logged, since
             Hypothesis raises hundreds of failures while it shrinks one.
@@ -65,7 +65,7 @@ class Failure(Exception):
 
     @property
     def stages(self) -> set[str]:
-        """All stages that diverge; none where the implementation failed as a whole."""
+        """All diverging stages; empty if the implementation failed as a whole."""
         if self.judgement is None:
             return {self.stage} - {""}
         return {name for name, stage in self.judgement.stages.items() if stage.mismatch}
@@ -83,10 +83,10 @@ _TYPES: dict[str, type[Failure]] = {}
 
 
 def failure_from(subject: Subject, batch: Batch, error: Divergence | ImplementationFailed) -> Failure:
-    """The failure behind what the judge or the implementation raised.
+    """Return the failure that describes an exception of the judge or of the implementation.
 
-    Its class differs by stage, because Hypothesis takes errors of one class at one line for one bug: so a batch that
-    fails at the metric is not shrunk into one that fails at the gradient.
+    Its class depends on the stage: Hypothesis treats exceptions of one class raised at one line as one bug, and would
+    otherwise shrink a batch that fails at the metric into one that fails at the gradient.
     """
     if isinstance(error, ImplementationFailed):
         return _type("error")(subject, batch, Verdict.ERROR, "", "", error.what, details=error.details)

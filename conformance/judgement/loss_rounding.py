@@ -38,14 +38,14 @@ from tal_reference.loss import distances_to
 
 @dataclass(frozen=True)
 class LossRounding:
-    """What one rounding in each operation does to the loss: float64.
+    """The effect of one rounding in each operation on the loss and its gradients, in float64.
 
-    Gradients on the distance logits are those of the P positives alone, (P, 4R): everywhere else they are exactly zero.
+    Gradients on the distance logits are given for the P positives alone, (P, 4R): elsewhere they are exactly zero.
 
     Attributes:
-        items: (3,).
+        items: (3,) box, cls and dfl.
         of_terms: gradients of box, cls and dfl, on the distance logits (P, 4R) and on the class logits (B, A, C).
-        jumps: what they may differ by besides, where they are not continuous: no multiple of a rounding.
+        jumps: additional differences where the gradients are not continuous; not multiples of a rounding.
     """
 
     items: Tensor
@@ -67,7 +67,7 @@ NO_JUMP: tuple[Gradients, Gradients, Gradients] = ((ZERO, ZERO), (ZERO, ZERO), (
 
 
 def _sum(terms: tuple[Gradients, ...]) -> Gradients:
-    """Of the terms; on the distance logits and on the class logits."""
+    """Return the sums over the terms, on the distance logits and on the class logits."""
     distances, logits = zip(*terms, strict=True)
     return reduce(add_gradients, distances), reduce(add_gradients, logits)
 
@@ -78,7 +78,7 @@ def add_gradients(a: Tensor, b: Tensor) -> Tensor:
 
 
 def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
-    """LOSS-SUM-1: N of target scores of any shape; where it is zero nothing can be divided: 1 stands for it."""
+    """Return N for target scores of any shape (LOSS-SUM-1), or 1 if N is zero, so that it can be a divisor."""
     score_sum = scores.sum().clamp(min=dialect.score_sum_floor)
     return score_sum.where(score_sum > 0, 1)
 
@@ -90,14 +90,14 @@ def rounding_units(
     dialect: Dialect,
     edges: Tensor | float = 0.0,
 ) -> LossRounding:
-    """The units of a batch's loss for given targets.
+    """Return the effect of rounding on a batch's loss for given targets.
 
     Args:
-        batch: what was computed on.
-        targets: what it had to learn.
-        exact: what float64 computes.
-        dialect: what it is held to.
-        edges: (B, A) pixels by which the edges of the target boxes may err; none by default.
+        batch: any batch.
+        targets: the targets of its anchors.
+        exact: the loss in float64.
+        dialect: the dialect to follow.
+        edges: (B, A) errors of the target boxes' edges in pixels; zero by default.
     """
     numbers, reg_max = batch.hyperparameters, batch.head.reg_max
     coarse = torch.finfo(precision(batch.dtype)).eps  # of the predictions, and of gradients that they keep
@@ -171,7 +171,7 @@ ROUNDING_UNITS_BY_TASK = {DETECT.name: rounding_units}
 
 
 def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
-    """Units whose first part (P, 4R) comes to stand where its positives are, (B, A, 4R), and zero elsewhere."""
+    """Return gradients with their first part (P, 4R) scattered to the positives, (B, A, 4R), and zero elsewhere."""
     distances, logits = of_positives
     everywhere = distances.new_zeros(*foreground.shape, distances.shape[1])
     everywhere[foreground] = distances
@@ -180,7 +180,7 @@ def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
 
 @dataclass(frozen=True)
 class GradientRounding:
-    """Errors of the gradients of one positive's box and DFL loss in its distance logits, (P, 4, R).
+    """Errors of the gradients of each positive's box and DFL loss on its distance logits, (P, 4, R).
 
     Attributes:
         target, predicted: (P, 4) boxes in grid units.
@@ -188,7 +188,7 @@ class GradientRounding:
         wanted, wanted_error: (P, 4) target distances in grid units.
         edge: (P,) error of the boxes' edges.
         reg_max: R.
-        dtype: of the predictions, and of gradients that they keep.
+        dtype: dtype of the predictions and of gradients on them.
     """
 
     target: Tensor
@@ -202,14 +202,14 @@ class GradientRounding:
 
     @property
     def eps(self) -> float:
-        """Of the dtype."""
+        """Machine epsilon of the dtype."""
         return float(torch.finfo(self.dtype).eps)
 
     def box(self, distance_error: Tensor) -> tuple[Tensor, Tensor]:
-        """LOSS-BOX-1: a logit moves its side by p (k - d), the side moves CIoU by its gradient.
+        """Return the errors of the box loss's gradient: a logit moves its side by p (k - d), a side CIoU (LOSS-BOX-1).
 
         Returns:
-            What rounds, and how far the gradient jumps where an edge may lie on either side of another, (P, 4, R) each.
+            Rounding errors, and jumps where an edge may lie on either side of another one, (P, 4, R) each.
         """
         gradient, jump = gradient_range(self.target, self.predicted, self.edge[:, None])  # (P, 4) twice
         largest = (gradient.abs() + jump).amax(1, keepdim=True)  # (P, 1)
@@ -221,11 +221,11 @@ class GradientRounding:
         return rounding, jump[..., None] * self.lever
 
     def underflow(self) -> Tensor:
-        """What a gradient of the box loss loses on its way back because its dtype has a smallest number, (P, 4, R).
+        """Return the error of the box loss's gradient by underflow in its dtype, (P, 4, R).
 
-        Half that number at the box's edge, at the side's distance and at each bin, and the naive computation as much.
-        Where the bins' exponentials are summed before they are divided by their own sum, what the product of bins and
-        exponentials loses reaches a bin times its number and its exponential; nothing of it cancels.
+        Half the smallest number is lost at the box's edge, at the side's distance and at each bin, and as much in the
+        naive computation. If the bins' exponentials are summed before they are divided by their own sum, the loss in
+        the product of bins and exponentials reaches a bin times its number and its exponential, without cancelling.
         """
         least = smallest(self.dtype)
         if self.reg_max == 1:
@@ -235,13 +235,13 @@ class GradientRounding:
 
     @cached_property
     def below(self) -> Tensor:
-        """(P, 4, R) by how much each logit is below the largest of its side."""
+        """(P, 4, R) difference between the largest logit of a side and each logit."""
         sides = self.distances.unflatten(1, (4, self.reg_max))  # (P, 4, R)
         return sides.amax(-1, keepdim=True) - sides
 
     @cached_property
     def share(self) -> Tensor:
-        """DEC-1: (P, 4, R) the bins' shares p."""
+        """(P, 4, R) probabilities p of the bins (DEC-1)."""
         return (-self.below).softmax(-1)
 
     @cached_property
@@ -251,19 +251,19 @@ class GradientRounding:
 
     @cached_property
     def expected(self) -> Tensor:
-        """DEC-1: (P, 4, 1) the sides' distances d."""
+        """(P, 4, 1) distances d of the sides (DEC-1)."""
         return (self.share @ self.bins)[..., None]
 
     @cached_property
     def lever(self) -> Tensor:
-        """(P, 4, R) p |k - d|, by which a logit moves its side."""
+        """(P, 4, R) p |k - d|, the derivative of a side in a logit."""
         return self.share * (self.bins - self.expected).abs()
 
     def side(self) -> tuple[Tensor, Tensor]:
-        """LOSS-DFL-1: p minus the two bins' shares, which move as the target distance does.
+        """Return the errors of the DFL loss's gradient: p minus the shares of the two target bins (LOSS-DFL-1).
 
         Returns:
-            What rounds, and how far the gradient jumps where R = 1 and the sign is not certain, (P, 4, R) each.
+            Rounding errors, and jumps where R = 1 and the sign is not certain, (P, 4, R) each.
         """
         if self.reg_max == 1:
             near = (
@@ -281,11 +281,11 @@ class GradientRounding:
 
 @dataclass(frozen=True)
 class AssignmentUncertainty:
-    """How far an assignment that a loss hides may lie from the one that is replayed for it.
+    """Possible differences between the hidden assignment of a loss and the replayed one.
 
     Attributes:
-        weights: (B, A) of the target scores.
-        edges: (B, A) pixels, of the target boxes' edges.
+        weights: (B, A) difference of the target scores.
+        edges: (B, A) difference of the target boxes' edges, in pixels.
     """
 
     weights: Tensor
@@ -300,9 +300,18 @@ def uncertainty_units(
     unsure: AssignmentUncertainty,
     dialect: Dialect,
 ) -> LossRounding:
-    """How far the loss and its gradients move with what is unsure, beside `narrow`, the units where nothing is.
+    """Return the effect of an uncertain assignment on the loss and its gradients, in addition to `narrow`.
 
-    Before N all of them are linear in the weights, so what moves is the loss of the movements; N moves with their sum.
+    Before division by N they are linear in the weights, so their change is the loss of the changes of the weights; N
+    changes by the sum of these.
+
+    Args:
+        batch: any batch.
+        targets: the replayed targets.
+        exact: the loss in float64.
+        narrow: the effect of rounding for a known assignment.
+        unsure: possible differences of the hidden assignment.
+        dialect: the dialect to follow.
     """
     scores = targets.scores.double()
     score_sum = divisor(scores, dialect)
@@ -335,7 +344,7 @@ def uncertainty_units(
 
 
 def gradient_bound(batch: Batch, name: str, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> Tensor:
-    """By how much a gradient may differ; exact zeros stay exact zeros."""
+    """Return the bound of a gradient; exact zeros stay exact zeros."""
     dtype = precision(batch.dtype)
     if name == "distance logits":
         unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()

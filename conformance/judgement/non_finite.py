@@ -1,25 +1,26 @@
-"""Judging what becomes of a prediction that is no finite number (NaN, infinity).
+"""Judging outcomes on batches with a prediction that is not finite (NaN, infinity).
 
-The specification is silent here. What follows is what official code does, found by running releases on such batches,
-and made a clause, so that an implementation that spreads or hides such a number is told so:
+The specification does not cover them. The following clauses describe the behaviour of official code, found by running
+releases on such batches, so that an implementation that spreads or hides such a value is reported:
 
-- NONFINITE-1: at an anchor that is no candidate of any ground truth it changes no target; only what is computed of
-  that very number is not finite: the class loss if it is a class logit, and gradients on that anchor.
-- NONFINITE-2: where a candidate's s or u is no number, the weights of its ground truth are none, nor are N and the
-  three terms. It is not dropped: a loss that stays finite there hides it. Where the candidate's anchor went to another
-  ground truth, TAL-NORM-1 looks at final positives alone and finds a number, and official code, which multiplies with
-  masks, finds none: either is accepted.
-  Of one bin, an infinite distance is an edge at infinity: u is zero there, or none where infinity is subtracted from
-  itself, as the order of operations has it. Either is accepted, and so is what follows in its image and in the loss.
-  So it is at an anchor of which rounding decides whether it is a candidate.
+- NONFINITE-1: at an anchor that is not a candidate of any ground truth, the value changes no target. Only results
+  computed from this very value are not finite: the class loss if it is a class logit, and gradients on that anchor.
+- NONFINITE-2: if s or u of a candidate is not finite, neither are the weights of its ground truth, nor N and the three
+  terms. A loss that stays finite hides the value. If the candidate's anchor went to another ground truth, TAL-NORM-1
+  considers final positives alone and finds a finite number; official code, which multiplies with masks, does not.
+  Either is accepted.
+  With one bin, an infinite distance is an edge at infinity: u is zero there, or NaN if infinity is subtracted from
+  itself, depending on the order of operations. Either is accepted, with its consequences in the image and the loss.
+  The same holds for an anchor if rounding decides whether it is a candidate.
 - NONFINITE-3: an infinite class logit is a score of 0 or 1 to the assigner. Plus infinity makes the class loss infinite
-  or NaN; of minus infinity, whose cross-entropy is 0 in the limit, official code makes NaN, and either is accepted. So
-  it is of a distance logit of minus infinity: as a bin without a share DFL leaves it out, or takes zero times infinity.
+  or NaN. Minus infinity has a cross-entropy of 0 in the limit, but official code returns NaN; either is accepted. The
+  same holds for a distance logit of minus infinity: DFL omits it as a bin without a share, or multiplies zero by
+  infinity.
 
-Which of NaN and the infinities a number is, is not compared: that depends on the order of operations (infinity minus
-infinity). Where NONFINITE-1 says that nothing else changes, the outcome is also judged as that of the same batch with
-a finite number in that place: targets, and the loss too if the number is a distance that no ground truth may learn
-from. Elsewhere only whether numbers are finite is compared.
+NaN and the infinities are not distinguished: the result depends on the order of operations (infinity minus infinity).
+Where NONFINITE-1 allows no other change, the outcome is also judged as that of the same batch with a finite value in
+that place: targets, and the loss too if the value is a distance that no ground truth learns from. Elsewhere only the
+finiteness of results is compared.
 """
 
 from dataclasses import replace
@@ -124,13 +125,13 @@ def _with_a_finite_number(
 
 
 def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
-    """The loss with zero gradients on the distances of an anchor that has one which is no finite number."""
+    """Return the loss with zero gradients on the distances of anchors that have a non-finite distance."""
     sides = 4 * batch.head.reg_max
 
     def zeroed(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        spoilt = [~level[:, :sides].isfinite().all(1, keepdim=True) for level in batch.feature_maps]
-        whole = zip(gradients, spoilt, strict=True)
-        return tuple(torch.cat((each[:, :sides].where(~at, 0), each[:, sides:]), 1) for each, at in whole)
+        affected = [~level[:, :sides].isfinite().all(1, keepdim=True) for level in batch.feature_maps]
+        whole = zip(gradients, affected, strict=True)
+        return tuple(torch.cat((level[:, :sides].where(~at, 0), level[:, sides:]), 1) for level, at in whole)
 
     return replace(
         loss, gradients=zeroed(loss.gradients), term_gradients=tuple(map(zeroed, loss.term_gradients))
@@ -145,7 +146,7 @@ def _judge_loss(
     assert reference.loss is not None
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
     below = (distances == -torch.inf).any(-1) & _candidates(reference)  # (B, A)
-    free = [  # log(1 + e^x) is 0 there, as official code computes it NaN; a bin without a share is left out, or NaN
+    free = [  # log(1 + e^x) is 0 there, or NaN as in official code; a bin without a share is omitted, or NaN
         term
         for term, infinite in ((StageName.CLS, (logits == -torch.inf).any()), (StageName.DFL, below.any()))
         if infinite
@@ -175,13 +176,13 @@ def _judge_loss(
 
 
 def _targets_finite(outcome: Outcome) -> Tensor:
-    """(B,) all target scores of an image are finite."""
+    """Return (B,) True if all target scores of an image are finite."""
     assert outcome.assignment is not None
     return outcome.assignment.scores.isfinite().flatten(1).all(1)
 
 
 def _lost_numbers(outcome: Outcome) -> Tensor:
-    """(B,) a candidate whose t is no number is no positive of its ground truth: its anchor went to another."""
+    """Return (B,) True if a candidate whose t is not finite lost its anchor to another ground truth."""
     assert outcome.assignment is not None
     stages = outcome.assignment.stages
     if stages is None:  # no ground truth: no candidate
@@ -193,21 +194,21 @@ def _lost_numbers(outcome: Outcome) -> Tensor:
 
 
 def _candidates(outcome: Outcome) -> Tensor:
-    """(B, A) the anchor is a candidate of some ground truth."""
+    """Return (B, A) True if the anchor is a candidate of some ground truth."""
     assert outcome.assignment is not None
     stages = outcome.assignment.stages
-    nobody = torch.zeros_like(outcome.assignment.foreground, dtype=torch.bool)
-    return nobody if stages is None else (stages.candidates > 0).any(1)
+    none = torch.zeros_like(outcome.assignment.foreground, dtype=torch.bool)
+    return none if stages is None else (stages.candidates > 0).any(1)
 
 
 def _edge_at_infinity(batch: Batch, outcome: Outcome) -> Tensor:
-    """(B,) the predicted box of a candidate has one."""
+    """Return (B,) True if the predicted box of a candidate has an infinite edge."""
     edges = flatten(batch.feature_maps, batch.head)[0].isinf().any(-1)  # (B, A)
     return (_candidates(outcome) & edges).any(1) & (batch.head.reg_max == 1)
 
 
 def _may_be_candidate(expected: Expectation, outcome: Outcome) -> Tensor:
-    """(B,) True if rounding decides whether an affected anchor is a candidate: a border near it is not sharp."""
+    """Return (B,) True if rounding decides whether an affected anchor is a candidate: a border near it is not sharp."""
     inputs, floor = outcome.inputs, expected.dialect.floor(expected.batch.head.strides)
     eps = torch.finfo(precision(inputs.truth_boxes.dtype)).eps
     affected = affected_anchors(expected.batch)  # (B, A)
@@ -221,7 +222,7 @@ def _may_be_candidate(expected: Expectation, outcome: Outcome) -> Tensor:
 
 
 def affected_anchors(batch: Batch) -> Tensor:
-    """(B, A) the anchors with a logit that is no finite number."""
+    """Return (B, A) True if the anchor has a logit that is not finite."""
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
     return ~(distances.isfinite().all(-1) & logits.isfinite().all(-1))
 

@@ -1,7 +1,7 @@
-"""The oracle of one image: what the specification says of it, from the numbers that an assigner read.
+"""The oracle of one image: values and choices that the specification admits, given the inputs of an assigner.
 
-Values come in float64 with the rounding of the implementation's dtype, so that what must, may and must not be chosen is
-known (specification section 6). M ground truths, A anchors, C classes.
+Values are float64, with bounds for the rounding of the implementation's dtype; they determine which choices are forced,
+possible and forbidden (specification section 6). M ground truths, A anchors, C classes.
 """
 
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ from tal_reference.boxes import ciou
 
 @dataclass(frozen=True)
 class InputErrors:
-    """How far what the implementation read may lie from what we say it read; zero where it was shown to us.
+    """Possible differences between the inputs that an implementation read and the reference's inputs.
 
     Attributes:
-        boxes: (A,) pixels by which a predicted edge may differ.
-        scores: (A, C) by which a score may differ.
-        truths: (M, 4) pixels by which a ground truth's edge may differ.
+        boxes: (A,) difference of a predicted edge, in pixels.
+        scores: (A, C) difference of a class score.
+        truths: (M, 4) difference of an edge of a ground truth, in pixels.
     """
 
     boxes: Tensor
@@ -54,19 +54,19 @@ class InputErrors:
 
 @dataclass(frozen=True)
 class ImageOracle:
-    """What the specification says of one image, with the rounding of its dtype.
+    """Values and choices that the specification admits for one image, with the rounding of its dtype.
 
     Attributes:
-        candidate: (M, A) surely a candidate; may_candidate: surely or perhaps.
-        overlap, overlap_error: (M, A) u in float64 and its bound; zero off may_candidate.
+        candidate: (M, A) certainly a candidate; may_candidate: possibly a candidate, includes `candidate`.
+        overlap, overlap_error: (M, A) u in float64 and its bound; zero off `may_candidate`.
         metric, metric_error: (M, A) t likewise.
-        overlap_range, metric_range: what u and t can be, given that a doubtful candidate may be none.
+        overlap_range, metric_range: (M, A) ranges of u and t, which include zero for an uncertain candidate.
         selection: the admissible top-k.
-        owners: (M, A) who may own a contested anchor.
-        same_dtype: the overlap, metric and positives that the reference finds in the batch's dtype.
-        k: places that each ground truth takes.
-        keeps: what it keeps of them, where TAL-CONF-2 applies.
-        everywhere: u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
+        owners: (M, A) ground truths that may own a contested anchor.
+        same_dtype: "overlap", "metric" and "positives" (M, A) of the reference, in the batch's dtype.
+        k: number of anchors that each ground truth selects.
+        topk2_rule: the second top-k (TAL-CONF-2); None without `topk2`.
+        everywhere: True if u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
     """
 
     candidate: Tensor
@@ -81,37 +81,40 @@ class ImageOracle:
     owners: Tensor
     same_dtype: dict[str, Tensor]
     k: int
-    keeps: TopK2Rule | None
+    topk2_rule: TopK2Rule | None
     everywhere: bool = False
 
     @property
     def uniqueness(self) -> Uniqueness:
-        """Whether the specification leaves a choice here, and why."""
+        """The reason why the image admits several assignments; UNIQUE if it admits one."""
         open_places = self.selection.may & ~self.selection.must  # (M, A)
         doubtful = self.may_candidate & ~self.candidate
         rivals = self.selection.may.sum(0) > 1  # (A,) may be contested
         open_owners = rivals & (self.owners.sum(0) > 1)  # (A,)
         settled = not (open_places.any() or doubtful.any() or open_owners.any())
-        if settled and not self.leaves_open_what_is_kept(self.metric_range):
+        if settled and not self.topk2_is_ambiguous(self.metric_range):
             return Uniqueness.UNIQUE
         exact = Range.exact(self.metric)
         ties = top_k_choices(exact, self.candidate, self.candidate, self.k)
         tied_owner = (self.overlap == self.overlap.amax(0)).sum(0) > 1  # (A,)
         if (ties.may & ~ties.must).any() or (open_owners & tied_owner).any():
             return Uniqueness.TIE
-        return Uniqueness.TIE if settled and self.leaves_open_what_is_kept(exact) else Uniqueness.NEAR_TIE
+        return Uniqueness.TIE if settled and self.topk2_is_ambiguous(exact) else Uniqueness.NEAR_TIE
 
-    def leaves_open_what_is_kept(self, metric: Range) -> bool:
-        """T3: whether TAL-CONF-2 leaves a choice, where the stages before it leave none."""
-        if self.keeps is None:
+    def topk2_is_ambiguous(self, metric: Range) -> bool:
+        """Return True if the second top-k admits several results, given that the stages before it admit one (T3)."""
+        if self.topk2_rule is None:
             return False
         taken = self.selection.must  # (M, A)
         own = torch.where(taken.sum(0) > 1, self.owners, taken)  # (M, A)
-        choices = top_k_choices(Range(metric.low * own, metric.high * own), own, own, self.keeps.k)
+        choices = top_k_choices(Range(metric.low * own, metric.high * own), own, own, self.topk2_rule.k)
         return bool((choices.may & ~choices.must).any())
 
     def weights(self, positives: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """TAL-NORM-1 on these positives (M, A): weights, unit of rounding, how far u and t move them; (A,) each."""
+        """Return weights of positives (M, A), their rounding units, and the effect of the errors of u and t; (A,) each.
+
+        The weights are those of TAL-NORM-1.
+        """
         metric, overlap = self.metric * positives, self.overlap * positives  # (M, A) twice
         metric_error, overlap_error = self.metric_error * positives, self.overlap_error * positives
         best, best_overlap, best_error, best_overlap_error = (
@@ -130,21 +133,21 @@ class ImageOracle:
 
 
 def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTruths, eps: float) -> Tensor:
-    """TAL-CAND-2: error (M, 1) in pixels of a box's edges after widening about its centre; zero where nothing rounds.
+    """Return the error (M, 1) in pixels of a box's edges after widening about its centre (TAL-CAND-2).
 
-    Centre and sides are sums and differences of edges. Where those, and the widened edges, are the same numbers in the
-    implementation's dtype as in float64, every way to compute them is exact, and the border is sharp.
+    Centre and sides are sums and differences of edges. If these and the widened edges are equal in the implementation's
+    dtype and in float64, every way to compute them is exact: the border is sharp, and its error is zero.
     """
-    ours, theirs = (
+    rounded, wanted = (
         torch.cat(_centres_and_edges(boxes, floor), 1) for boxes in (truths.boxes, exact.boxes)
     )  # (M, 8)
-    sharp = (ours.double() == theirs).all(1)  # (M,)
+    sharp = (rounded.double() == wanted).all(1)  # (M,)
     error = ROUNDINGS * eps * exact.boxes.abs().amax(1)  # (M,)
     return error.where(~sharp, 0)[:, None]  # (M, 1)
 
 
 def _centres_and_edges(boxes: Tensor, floor: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Twice the centres, the sides, and the edges after widening, of boxes (M, 4)."""
+    """Return twice the centres, the sides, and the edges after widening, of boxes (M, 4)."""
     left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
     return left_top + right_bottom, right_bottom - left_top, widened(boxes, floor)
 
@@ -157,15 +160,15 @@ def candidates_within(
     eps: float,
     errors: InputErrors | None,
 ) -> tuple[Tensor, Tensor]:
-    """TAL-CAND-1, TAL-CAND-2: the anchors (M, A) that are surely candidates, and those that surely or perhaps are.
+    """Return the pairs (M, A) that are certainly candidates, and those that may be (TAL-CAND-1, TAL-CAND-2).
 
     Args:
-        small: the ground truths as the implementation has them.
+        small: the ground truths as the implementation read them.
         large: the same in float64.
         centres: (A, 2) anchor centres in pixels, float64.
         floor: sides below the first number are widened to the second, both in pixels.
         eps: of the implementation's dtype.
-        errors: how uncertain the inputs are; None if they are the implementation's own.
+        errors: uncertainty of the inputs; None if they are the implementation's own.
     """
     edge = edge_rounding(small, floor, large, eps)  # (M, 1)
     if errors is not None:
@@ -182,8 +185,8 @@ class PairValues:
     Attributes:
         overlap, metric: in float64.
         overlap_error, metric_error: their bounds.
-        metric_low, metric_high: between which t lies.
-        naive_overlap, naive_metric: what the reference computes in the implementation's dtypes.
+        metric_low, metric_high: range of t.
+        naive_overlap, naive_metric: u and t of the reference, in the implementation's dtypes.
     """
 
     overlap: Tensor
@@ -195,22 +198,22 @@ class PairValues:
     naive_overlap: Tensor
     naive_metric: Tensor
 
-    def scatter_pairs(self, pairs: tuple[Tensor, ...], shown: Tensor) -> Tensor:
-        """(8, M, A): u, its error, t, its error, then u and t at least and at most; zero off the pairs.
+    def scatter_pairs(self, pairs: tuple[Tensor, ...], certain: Tensor) -> Tensor:
+        """Return (8, M, A): u, its error, t, its error, then the ranges of u and t; zero off the pairs.
 
         Args:
             pairs: two indices (P,), of ground truths and anchors.
-            shown: (M, A) where u and t are surely not taken for zero.
+            certain: (M, A) pairs whose u and t are certainly not replaced by zero.
         """
         at_least = self.overlap - self.overlap_error, self.metric_low
-        low = [each.clamp(min=0) * shown[pairs] for each in at_least]  # (P,) twice
+        low = [value.clamp(min=0) * certain[pairs] for value in at_least]  # (P,) twice
         values = torch.stack(
             (
                 *(self.overlap, self.overlap_error, self.metric, self.metric_error),
                 *(low[0], self.overlap + self.overlap_error, low[1], self.metric_high),
             )
         )  # (8, P)
-        matrices = values.new_zeros(len(values), *shown.shape)  # (8, M, A)
+        matrices = values.new_zeros(len(values), *certain.shape)  # (8, M, A)
         truth, anchor = pairs
         matrices[:, truth, anchor] = values
         return matrices
@@ -224,21 +227,21 @@ def pair_values(
     dtype: torch.dtype,
     errors: InputErrors | None,
 ) -> PairValues:
-    """TAL-MET-1: u and t on pairs, from the numbers that the implementation's assigner read.
+    """Return u and t of pairs (TAL-MET-1), computed from the inputs of the implementation's assigner.
 
     Args:
-        inputs: what the assigner read.
+        inputs: inputs of the assigner.
         image: index of the image.
-        truths: its ground truths, as they were read.
+        truths: its ground truths, as the assigner read them.
         pairs: two indices (P,), of ground truths and anchors.
         dtype: of the overlap.
         errors: how uncertain the inputs are; None if they are the implementation's own.
     """
     truth, anchor = pairs
     numbers, labels = inputs.hyperparameters, truths.labels[truth]  # (P,)
-    ours, theirs = truths.boxes[truth], inputs.boxes[image, anchor]  # (P, 4) twice
-    exact = ours.double(), theirs.double()
-    naive_overlap, overlap = (ciou(*boxes).clamp(min=0) for boxes in ((ours, theirs), exact))  # (P,) twice
+    naive = truths.boxes[truth], inputs.boxes[image, anchor]  # (P, 4) twice
+    exact = naive[0].double(), naive[1].double()
+    naive_overlap, overlap = (ciou(*boxes).clamp(min=0) for boxes in (naive, exact))  # (P,) twice
     moved: Tensor | float = 0.0 if errors is None else errors.boxes[anchor] + errors.truths.amax(1)[truth]
     unit = ciou_unit(*exact, moved, torch.finfo(dtype).eps)
     overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u")
@@ -262,14 +265,14 @@ def pair_values(
 def oracle(
     inputs: AssignerInputs, image: int, truths: int, dialect: Dialect, errors: InputErrors | None = None
 ) -> ImageOracle:
-    """What the specification says of one image, from the numbers that the implementation's assigner read.
+    """Return the values and choices that the specification admits for one image, given the assigner's inputs.
 
     Args:
-        inputs: what the assigner read.
+        inputs: inputs of the assigner.
         image: index of the image.
         truths: its number of ground truths, without padding.
-        dialect: whose choices to follow.
-        errors: how uncertain the inputs are; None if they are the implementation's own.
+        dialect: the dialect to follow.
+        errors: uncertainty of the inputs; None if they are the implementation's own.
     """
     numbers = inputs.hyperparameters
     dtype = precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)  # of the overlap
@@ -297,13 +300,13 @@ def oracle(
     naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
     selected = top_k(metric * naive_candidate, numbers.topk) & naive_candidate
     positives = settle_contested(selected, overlap * overlap_mask(naive_candidate, dialect))
-    keeps = None
+    topk2_rule = None
     if numbers.effective_topk2 is not None:
-        keeps = TopK2Rule(metric_range, numbers.effective_topk2)
+        topk2_rule = TopK2Rule(metric_range, numbers.effective_topk2)
         positives = positives & top_k(metric * positives, numbers.effective_topk2)
     same_dtype = {"overlap": overlap, "metric": metric, "positives": positives}
     return ImageOracle(
         candidate, may_candidate, u, u_error, t, t_error, overlap_range, metric_range, selection,
-        may_own(overlap_range), same_dtype, numbers.topk, keeps,
+        may_own(overlap_range), same_dtype, numbers.topk, topk2_rule,
         dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
     )  # fmt: skip

@@ -45,7 +45,7 @@ def passes(selected: Tensor, choices: Selection, k: int) -> bool:
 
 
 def top_k_sets(values: list[float], k: int) -> Iterator[set[int]]:
-    """Every set of k places that nothing outside exceeds."""
+    """Return every set of k places such that no other place has a larger value."""
     for places in combinations(range(len(values)), k):
         outside = [value for place, value in enumerate(values) if place not in places]
         if not outside or min(values[place] for place in places) >= max(outside):
@@ -74,7 +74,7 @@ class Problem:
         return torch.tensor(self.overlap) * self.candidates
 
     def selections(self) -> list[list[set[int]]]:
-        """TAL-TOPK-1: what each ground truth can select, ties and competing zeros broken in every way."""
+        """Yield the selections of each ground truth, with ties and competing zeros broken in every way (TAL-TOPK-1)."""
         rows = []
         for values, candidates in zip(self.t.tolist(), self.candidates.tolist(), strict=True):
             shown = {
@@ -85,7 +85,7 @@ class Problem:
         return rows
 
     def settled(self) -> Iterator[Outcome]:
-        """TAL-CONF-1 of every selection, equal largest overlaps broken in every way."""
+        """Yield the owners of every selection, with equal largest overlaps broken in every way (TAL-CONF-1)."""
         u = self.u.T.tolist()  # an anchor a row
         largest = [[g for g, value in enumerate(column) if value == max(column)] for column in u]
         for selected in product(*self.selections()):
@@ -97,7 +97,7 @@ class Problem:
             )
 
     def kept(self, owners: Outcome) -> Iterator[Outcome]:
-        """TAL-CONF-2 of one outcome of TAL-CONF-1."""
+        """Yield the results of the second top-k for given owners (TAL-CONF-2)."""
         if self.k2 is None:
             yield owners
             return
@@ -109,11 +109,11 @@ class Problem:
             yield tuple(g if g >= 0 and a in rows[g] else -1 for a, g in enumerate(owners))
 
     def reachable(self) -> set[Outcome]:
-        """Every assignment that some way to break the ties leads to."""
+        """Return every assignment that a way to break the ties leads to."""
         return {outcome for owners in set(self.settled()) for outcome in self.kept(owners)}
 
     def accepts(self, outcome: Outcome) -> bool:
-        """What the oracle says of an assignment that shows its outputs alone."""
+        """Return True if the oracle accepts the outputs of an assignment."""
         choices = top_k_choices(Range.exact(self.t), self.candidates, self.candidates, self.k)
         return is_reachable(choices, may_own(Range.exact(self.u)), owners_of(outcome), self.keeps)
 
@@ -142,7 +142,7 @@ def problems(draw: st.DrawFn, most_anchors: int = 6, most_truths: int = 3, topk2
 
 
 def neighbours(outcome: Outcome, truths: int) -> Iterator[Outcome]:
-    """Every assignment that differs in one anchor, or in which two anchors are exchanged."""
+    """Yield every assignment that differs in one anchor, or in which two anchors are exchanged."""
     for anchor in range(len(outcome)):
         for owner in range(-1, truths):
             yield (*outcome[:anchor], owner, *outcome[anchor + 1 :])
@@ -157,7 +157,7 @@ def neighbours(outcome: Outcome, truths: int) -> Iterator[Outcome]:
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_top_k_admits_exactly_the_reachable_selections(k: int):
-    """Every row of four places, no candidate or a candidate with one of three values; every subset of it."""
+    """Check every subset of every row of four places: not a candidate, or a candidate with one of three values."""
     rows = list(product([None, 0.0, 0.25, 0.5], repeat=4))
     problem = Problem([list(row) for row in rows], [[0.0] * 4 for _ in rows], k)
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, k)
@@ -172,8 +172,8 @@ def test_top_k_admits_exactly_the_reachable_selections(k: int):
 
 @examples(60)
 @given(problems())
-def test_selections_that_are_shown(problem: Problem):
-    """`check_selection` passes every reachable selection of all ground truths, and nothing next to one."""
+def test_visible_selections(problem: Problem):
+    """`check_selection` accepts every reachable selection of all ground truths, and no neighbour of one."""
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, problem.k)
     rows = problem.selections()
     for row, reachable in enumerate(rows):
@@ -195,8 +195,8 @@ def test_selections_that_are_shown(problem: Problem):
     ),
     st.integers(1, 2),
 )
-def test_ranges_admit_at_least_what_is_reachable(pairs: list[tuple[int, int]], k: int):
-    """T4: values known up to rounding. A set is reachable if nothing outside surely exceeds one inside."""
+def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k: int):
+    """T4: values known up to rounding. A set is reachable unless a place outside certainly exceeds a place inside."""
     low = torch.tensor([[1.0 + low for low, _ in pairs]])
     high = torch.tensor([[1.0 + low + width for low, width in pairs]])
     every = torch.ones_like(low, dtype=torch.bool)
@@ -207,7 +207,7 @@ def test_ranges_admit_at_least_what_is_reachable(pairs: list[tuple[int, int]], k
             assert passes(selected, choices, k), places
 
 
-def test_ranges_admit_some_that_are_not():
+def test_ranges_admit_some_unreachable_selections():
     """The gap, and its direction: each of `a` and `c` can be among the two best, but `a` only with `b`."""
     low, high = torch.tensor([[0.0, 2.0, 0.9, 0.8]]), torch.tensor([[1.0, 3.0, 2.5, 2.2]])  # a, b, c, d
     every = torch.ones_like(low, dtype=torch.bool)
@@ -233,7 +233,7 @@ WON_BY_A_THIRD_WHO_KEEPS_IT = Problem(
 @examples(60)
 @given(problems(most_anchors=4, most_truths=2))
 def test_outputs_alone_of_very_small_problems(problem: Problem):
-    """Of all assignments whatsoever, those that are reachable are accepted, and no others."""
+    """Of all assignments, exactly the reachable ones are accepted."""
     everything = product(range(-1, len(problem.metric)), repeat=len(problem.metric[0]))
     assert {outcome for outcome in everything if problem.accepts(outcome)} == problem.reachable()
 
@@ -242,7 +242,7 @@ def test_outputs_alone_of_very_small_problems(problem: Problem):
 @examples(50)
 @given(problems())
 def test_outputs_alone(problem: Problem):
-    """Every reachable assignment is accepted, and of those next to one only the reachable ones."""
+    """Every reachable assignment is accepted, and of its neighbours only the reachable ones."""
     assert_exact(problem)
 
 
@@ -250,7 +250,7 @@ def test_outputs_alone(problem: Problem):
 @examples(60)
 @given(problems(most_anchors=4, most_truths=2, topk2=True))
 def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
-    """TAL-CONF-2: of all assignments whatsoever, those that are reachable are accepted, and no others."""
+    """TAL-CONF-2: of all assignments, exactly the reachable ones are accepted."""
     everything = product(range(-1, len(problem.metric)), repeat=len(problem.metric[0]))
     assert {outcome for outcome in everything if problem.accepts(outcome)} == problem.reachable()
 
@@ -275,13 +275,13 @@ def assert_exact(problem: Problem) -> None:
 @examples(80)
 @given(problems(most_anchors=5) | problems(most_anchors=4, topk2=True))
 def test_assignments_are_all_reachable_ones(problem: Problem):
-    """What hidden losses are tried with: every reachable assignment, and no other."""
+    """Hidden losses are tried with exactly the reachable assignments."""
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, problem.k)
     every = assignments(choices, may_own(Range.exact(problem.u)), 10**6, problem.keeps)
     assert {outcome_of(owners) for owners in every} == problem.reachable()
 
 
-def test_a_metric_that_is_none_opens_no_other_place():
+def test_nan_in_the_metric_opens_no_other_place():
     """NaN counts as the largest, as in a top-k of torch."""
     metric = torch.tensor([[0.0, 1, 2, 3, torch.nan, 5, 6, 7]])
     candidates = torch.ones_like(metric, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Losses that hide their assignment: nothing is found in those that are right, all that shows is found in others."""
+"""Losses that hide their assignment: right ones conform, and visible faults are found."""
 
 from collections import Counter
 from dataclasses import replace
@@ -26,12 +26,12 @@ from tal_conformance.mutation.plant import HIDDEN, INVISIBLE, OPEN
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
 
 UNSEEN = INVISIBLE[HIDDEN] | OPEN[HIDDEN]
-"""Faults that no loss and no gradient shows, on the batches that are drawn."""
+"""Faults that change neither loss nor gradients on the generated batches."""
 DRAWS = 40
 
 
 class Hidden:
-    """A loss of which nothing is shown; of a fault, or in other orders of operations."""
+    """A loss that exposes neither assignment nor inputs; faulty, or with another order of operations."""
 
     dialect = "ultralytics-8.4.190"
 
@@ -43,7 +43,7 @@ class Hidden:
 
 
 class HiddenBesideAssign(Hidden):
-    """Its assigner can be called, but what the loss itself assigns is not shown."""
+    """A hidden loss whose assigner can be called separately."""
 
     def assign(self, *arguments: Any) -> Any:
         return self.whole.assign(*arguments)
@@ -71,7 +71,7 @@ def drawn() -> list[Batch]:
 
 
 class OtherWay(ReorderedAdapter):
-    """Of equal ground truths the last one wins."""
+    """An adapter in which the last of equal ground truths wins."""
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         rows = torch.arange(inputs.truth_boxes.shape[1])  # (M,)
@@ -89,7 +89,7 @@ MIRRORED = Recipe(images=((Truth("ordinary"), Truth("mirrored")),), cells=(5, 5)
 WHOSE_BOX = Recipe(images=((Truth("ordinary"), Truth("mirrored")),), predictions="near", levels=1)
 """Both ground truths lead to the same target scores: only the distances' gradients say whose box an anchor learnt."""
 MANY_EQUALS = Recipe(images=((Truth("ordinary"), Truth("ordinary")),), cells=(8, 12), predictions="exact_hit")
-"""So many assignments are admissible that the one which was made is only met among those that the gradients suggest."""
+"""Too many assignments are admissible to try all: only the gradients lead to the right one."""
 NO_GRADIENT = Recipe(images=((Truth("huge"),),), cells=(8, 8), reg_max=1, predictions="exact_hit", levels=1)
 """An anchor that predicts its box exactly has no gradient on it and yet is a positive, which no gradient suggests."""
 
@@ -119,8 +119,8 @@ def test_other_orders_of_operations_conform(kind: str):
 
 
 @pytest.mark.slow
-def test_what_fits_best_explains_the_gradients_on_the_distances(monkeypatch: pytest.MonkeyPatch):
-    """To half the digits of float32, whose rounding is in N and the scores that are read from it."""
+def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytest.MonkeyPatch):
+    """The residual is at most half the digits of float32, which rounds N and the inferred scores."""
     left: dict[int, tuple[float, float]] = {}
     best = AssignmentFit.best
 
@@ -143,7 +143,7 @@ def test_what_fits_best_explains_the_gradients_on_the_distances(monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in UNSEEN])
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
-    """By the test that finds it where more is shown, or by another one: hidden weights leave rounding more room."""
+    """A test finds the fault, if not always the same one: tolerances of hidden weights are wider."""
     fault = FAULTS[name]
     faulty = hidden(FaultyReference(fault, exposes_stages=False))
     assert any(attack(faulty, lane) is not None for lane in (fault.check, "metric", "loss"))
@@ -151,7 +151,7 @@ def test_a_fault_that_shows_in_the_loss_is_found(name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", UNSEEN)
-def test_a_fault_that_does_not_is_not(name: str):
+def test_an_invisible_fault_is_not_found(name: str):
     subject = Subject(hidden(FaultyReference(FAULTS[name], exposes_stages=False)), "cpu")
     for batch in drawn()[:20]:
         judge_against_reference(subject, batch)
@@ -183,15 +183,17 @@ def spoilt(change: Any) -> Implementation:
         ),
     ],
 )  # fmt: skip
-def test_what_holds_for_every_assignment_is_judged_however_many_there_are(what: str, change: Any, stage: str):
+def test_requirements_of_every_assignment_are_judged_however_many_there_are(
+    what: str, change: Any, stage: str
+):
     with pytest.raises(Failure) as caught:
         judge_against_reference(Subject(spoilt(change), "cpu"), TIED.build())
     assert caught.value.verdict in (Verdict.DIVERGENT, Verdict.ERROR)
     assert caught.value.stage == stage
 
 
-def test_what_cannot_be_decided_is_called_so():
-    """A loss half as large as it should be, where nobody can say which anchors it took."""
+def test_a_loss_that_cannot_be_decided_is_inconclusive():
+    """A loss that is too small by 0.1 %, on a batch with more admissible assignments than can be tried."""
 
     def smaller(loss: Loss, maps: Any) -> Loss:
         return replace(loss, items=loss.items * 0.999, total=loss.total * 0.999)

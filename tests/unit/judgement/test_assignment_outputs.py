@@ -20,12 +20,12 @@ LONE = {
 
 
 @pytest.mark.parametrize("which", LONE)
-def test_a_best_weight_up_to_the_overlap_tells_of_t(which: str):
-    """Any t brings the best weight to the overlap at most, from either side of the right one."""
+def test_a_best_weight_up_to_the_overlap_indicates_a_wrong_t(which: str):
+    """Any t, too large or too small, leads to a best weight of at most the overlap."""
     assert stage_of("alpha_and_beta_swapped", LONE[which]) == "metric"
 
 
-def test_a_best_weight_above_the_overlap_tells_of_u():
+def test_a_best_weight_above_the_overlap_indicates_a_wrong_u():
     assert stage_of("iou_for_ciou", LONE["one positive"]) == "overlap"
 
 
@@ -36,7 +36,7 @@ def stage_of(fault: str, recipe: Recipe) -> str:
     return caught.value.stage
 
 
-def test_a_border_that_no_widening_moved_is_the_ground_truths_own():
+def test_an_unwidened_border_is_the_ground_truths_own():
     """TAL-CAND-1: the box is widened in height alone, and the anchors lie on its left and right side."""
     recipe = Recipe(images=((Truth("ordinary"),),), cells=(1, 12), hyperparameters=Hyperparameters(topk=5))
     faulty = implementation_from(FaultyReference(FAULTS["inclusive_border"], exposes_stages=False), "faulty")
@@ -45,8 +45,8 @@ def test_a_border_that_no_widening_moved_is_the_ground_truths_own():
     assert (caught.value.stage, caught.value.clause) == ("candidates", "TAL-CAND-1")
 
 
-def test_a_contested_anchor_that_goes_to_a_bystander_is_the_conflicts():
-    """Its new owner did not select it, but two others did: the selection is not what is wrong."""
+def test_a_contested_anchor_that_goes_to_a_third_ground_truth_is_a_wrong_conflict():
+    """The new owner did not select the anchor, but two other ground truths did: the selection is right."""
     recipe = Recipe(
         images=(
             (

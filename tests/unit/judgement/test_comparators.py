@@ -1,4 +1,4 @@
-"""Comparators find what is planted, say where, and never pass by accident."""
+"""Comparators find planted differences, name their places, and never pass by accident."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_within_finds(planted: str):
 
 
 @pytest.mark.parametrize("bound", [math.nan, -1.0])
-def test_a_bound_that_is_none_bounds_nothing(bound: float):
+def test_an_invalid_tolerance_allows_no_difference(bound: float):
     with pytest.raises(Mismatch):
         assert_within(U, EXPECTED, Bounded(EXPECTED, torch.full_like(EXPECTED, bound)))
 
@@ -62,7 +62,7 @@ def test_a_bound_that_is_none_bounds_nothing(bound: float):
 @pytest.mark.parametrize("others", [BOUND, 0 * BOUND, -0.0 * BOUND])
 @pytest.mark.parametrize("bound", [math.nan, -1.0, 0.0, -0.0])
 def test_a_wrong_number_does_not_hide_among_right_ones(bound: float, others: Tensor):
-    """One number is wrong, and its bound is none, negative or one of the two zeros."""
+    """One number is wrong, and its tolerance is NaN, negative, or one of the two zeros."""
     here = (changed(3.0005) != EXPECTED).nonzero(as_tuple=True)
     bounds = others.index_put(here, torch.tensor(bound, dtype=others.dtype))
     with pytest.raises(Mismatch):
@@ -92,12 +92,12 @@ def test_largest():
     assert math.isnan(largest(torch.tensor([1.0, math.nan, 2.0])))
 
 
-def test_an_expectation_that_is_no_number_is_met_by_nothing():
+def test_nothing_agrees_with_an_expected_nan():
     with pytest.raises(Mismatch):
         assert_within(U, EXPECTED, Bounded(changed(math.nan), BOUND))
 
 
-def test_within_says_how_well_it_agrees():
+def test_within_returns_margin_and_exactness():
     agreement = assert_within(U, changed(3.0005), Bounded(EXPECTED, BOUND, EXPECTED))
     assert agreement.margin == pytest.approx(0.5)
     assert not agreement.exact
@@ -115,7 +115,7 @@ def test_minus_zero_is_zero():
     assert_equal(U, -zeros, zeros)
 
 
-def test_the_worst_places_come_first_and_no_more_than_can_be_read():
+def test_the_worst_places_come_first_and_are_limited():
     observed = EXPECTED.repeat(5, 1)
     observed[7, 1] += 1
     observed[:, 0] += 0.5
@@ -175,7 +175,7 @@ def test_within_at_finds(planted: str):
     assert (where.image, where.anchor) == place[:2]
 
 
-def test_within_at_a_number_that_is_none_is_an_error_whatever_else_is_wrong():
+def test_within_at_nan_is_an_error_whatever_else_is_wrong():
     observed = SPARSE.clone()
     observed[0, 0, 0], observed[2, 3, 1] = 0.5, math.nan
     with pytest.raises(Mismatch, match="g is nan at image 2, anchor 3, channel 1") as caught:
@@ -183,7 +183,7 @@ def test_within_at_a_number_that_is_none_is_an_error_whatever_else_is_wrong():
     assert caught.value.verdict is Verdict.ERROR
 
 
-def test_within_at_counts_all_places_and_knows_what_a_dtype_cannot_hold():
+def test_within_at_counts_all_places_and_accepts_overflows_of_the_dtype():
     observed, same_dtype = SPARSE.clone(), EXPECTED.clone()
     observed[0, 1, 0] = same_dtype[0, 0] = math.inf
     assert_within_at(G, observed, AT, Bounded(EXPECTED, BOUND, same_dtype))
@@ -195,7 +195,7 @@ def test_within_at_counts_all_places_and_knows_what_a_dtype_cannot_hold():
         assert_within_at(sides, observed, AT, Bounded(EXPECTED, BOUND, same_dtype, 0 * BOUND))
 
 
-def test_within_at_no_place_asks_for_zeros():
+def test_within_at_without_places_requires_zeros():
     nowhere = torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long)
     nothing = torch.empty(0, 2, dtype=torch.float64)
     assert assert_within_at(G, torch.zeros(3, 4, 2), nowhere, Bounded(nothing, nothing)).margin == 0
@@ -203,7 +203,7 @@ def test_within_at_no_place_asks_for_zeros():
         assert_within_at(G, SPARSE, nowhere, Bounded(nothing, nothing))
 
 
-def test_within_at_wants_a_value_for_every_place():
+def test_within_at_requires_a_value_for_every_place():
     with pytest.raises(Mismatch, match=r"g has shape \(2, 2\), expected \(1, 2\)"):
         assert_within_at(G, SPARSE, AT, Bounded(EXPECTED[:1], BOUND[:1]))
 
@@ -226,7 +226,7 @@ def test_equal_finds(planted: str):
     assert (caught.value.verdict, caught.value.clause) == (verdict, "TAL-TGT-1")
 
 
-def test_equal_looks_only_where_it_is_told_to():
+def test_equal_compares_only_selected_elements():
     observed = torch.tensor([[1, 2], [0, 4]])
     box = Quantity("box", "X-1", ("anchor", "side"), image=3)
     assert_equal(box, observed, PLACES, where=torch.tensor([True, False]))
@@ -235,7 +235,7 @@ def test_equal_looks_only_where_it_is_told_to():
     assert caught.value.values[0].image == 3
 
 
-def test_holds_names_the_place_and_what_should_be_there():
+def test_none_names_place_and_expected_value():
     broken = torch.tensor([[False, True]])
     observed = torch.tensor([[0.0, 7.0]])
     quantity = Quantity("u", "ANN-4", ("GT", "anchor"), image=2)

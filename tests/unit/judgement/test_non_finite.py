@@ -29,14 +29,14 @@ judge = partial(judge_against_reference, judge=judge_non_finite)
 
 
 class Cleaned(ReferenceAdapter):
-    """NaN and infinities are made numbers before anything is computed."""
+    """A faulty loss that replaces NaN and infinities before it computes anything."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         return super().loss([level.nan_to_num() for level in feature_maps], *arguments)
 
 
 class Spread(ReferenceAdapter):
-    """Background is masked by a product with zero."""
+    """A faulty loss that masks background by a product with zero."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         honest = super().loss(feature_maps, *arguments)
@@ -48,27 +48,27 @@ class Spread(ReferenceAdapter):
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("class_logit", [True, False])
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
-def test_nothing_is_found_in_what_is_right(name: str, value: str, class_logit: bool, place: int):
+def test_right_implementations_conform(name: str, value: str, class_logit: bool, place: int):
     judge(Subject(find(name), "cpu"), NonFiniteBatch(RECIPE, value, class_logit, place=place).build())
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 @pytest.mark.parametrize("value", ["inf", "-inf"])
 @pytest.mark.parametrize("channel", range(4))
-def test_an_edge_at_infinity_has_no_overlap_or_none_that_is_a_number(name: str, value: str, channel: int):
+def test_the_overlap_of_an_edge_at_infinity_is_zero_or_nan(name: str, value: str, channel: int):
     recipe = Recipe(((Truth("ordinary"),),), reg_max=1, predictions="near")
     judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe, value, channel=channel).build())
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
-def test_on_a_border_that_is_not_sharp_it_may_be_a_candidates_or_not(name: str):
-    """Thirteen pixels are no power of two: 0.5 of them, normalised and back, may be next to 0.5."""
+def test_on_a_border_that_is_not_sharp_the_anchor_may_be_a_candidate_or_not(name: str):
+    """Thirteen is not a power of two: 0.5 pixels, normalised and converted back, may differ from 0.5 by a rounding."""
     recipe = Recipe(((Truth("ordinary"),),), (11, 13), (1, 2), predictions="near")
     judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe).build())
 
 
 class SpreadByDFL(ReferenceAdapter):
-    """The side loss is summed over background as well."""
+    """A faulty loss that sums the side loss over background too."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         honest = super().loss(feature_maps, *arguments)
@@ -78,7 +78,7 @@ class SpreadByDFL(ReferenceAdapter):
 
 @pytest.mark.parametrize("value", ["inf", "-inf"])
 @pytest.mark.parametrize("bins", [1, 16])
-def test_what_is_infinite_at_background_frees_nothing(value: str, bins: int):
+def test_infinity_at_background_excuses_no_other_value(value: str, bins: int):
     recipe = Recipe(((Truth("ordinary"),),), (5, 5), reg_max=bins, predictions="near")
     batch = NonFiniteBatch(recipe, value, place=OUTSIDE).build()
     with pytest.raises(Failure, match="dfl loss is finite: False, expected True"):
@@ -86,7 +86,7 @@ def test_what_is_infinite_at_background_frees_nothing(value: str, bins: int):
 
 
 def test_images_beside_an_edge_at_infinity_are_judged():
-    """Its own image may lose its weights or not; the other one may not."""
+    """The image itself may lose its weights; the other image may not."""
 
     class Lost(ReferenceAdapter):
         def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
@@ -110,11 +110,11 @@ def test_an_edge_at_infinity_of_no_candidate_changes_nothing():
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
-def test_a_number_of_a_lost_anchor_may_spoil_its_image_or_not(name: str):
+def test_a_non_finite_value_of_a_lost_anchor_may_affect_its_image_or_not(name: str):
     judge(Subject(find(name), "cpu"), NonFiniteBatch(LOST, "nan", class_logit=True, channel=1).build())
 
 
-def test_a_number_of_a_lost_anchor_spoils_the_class_loss():
+def test_a_non_finite_logit_of_a_lost_anchor_affects_the_class_loss():
     batch = NonFiniteBatch(LOST, "nan", class_logit=True, channel=1).build()
     with pytest.raises(Failure, match="cls loss is finite: True, expected False"):
         judge(Subject(implementation_from(Cleaned, "double"), "cpu"), batch)
@@ -128,7 +128,7 @@ def test_a_number_of_a_lost_anchor_spoils_the_class_loss():
         (Spread, "nan", False, OUTSIDE, "NONFINITE-1"),
     ],
 )
-def test_what_hides_or_spreads_it_is_found(
+def test_hidden_and_spread_values_are_found(
     adapter: Any, value: str, class_logit: bool, place: int, clause: str
 ):
     batch = NonFiniteBatch(RECIPE, value, class_logit, place=place).build()
@@ -137,7 +137,7 @@ def test_what_hides_or_spreads_it_is_found(
     assert caught.value.clause == clause
 
 
-def test_it_is_written_as_the_line_that_makes_it():
+def test_repr_evaluates_to_the_batch():
     batch = NonFiniteBatch(RECIPE, "-inf", class_logit=True, channel=3, place=30)
     assert eval(repr(batch), {"NonFiniteBatch": NonFiniteBatch, "Recipe": Recipe, "Truth": Truth}) == batch
     assert int((~batch.build().feature_maps[0].isfinite()).sum()) == 1
@@ -146,7 +146,7 @@ def test_it_is_written_as_the_line_that_makes_it():
 
 
 class FewerPlaces(ReferenceAdapter):
-    """A number that is none takes places of the top-k, as if every comparison with it were true."""
+    """A faulty assigner in which a non-finite value takes places of the top-k, as if every comparison were true."""
 
     def loss(self, feature_maps: Any, annotations: Any, head: Any, hyperparameters: Any) -> Loss:
         spoilt = any(not level.isfinite().all() for level in feature_maps)
@@ -156,7 +156,7 @@ class FewerPlaces(ReferenceAdapter):
 
 
 class OtherValues(ReferenceAdapter):
-    """With a number that is none, everything that stays finite is another number."""
+    """A faulty loss that changes all finite results if the batch has a non-finite value."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         honest = super().loss(feature_maps, *arguments)
@@ -166,7 +166,7 @@ class OtherValues(ReferenceAdapter):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("class_logit", [True, False])
-def test_it_changes_no_target(value: str, class_logit: bool):
+def test_a_non_finite_value_changes_no_target(value: str, class_logit: bool):
     batch = NonFiniteBatch(RECIPE, value, class_logit, place=OUTSIDE).build()
     with pytest.raises(Failure) as caught:
         judge(Subject(implementation_from(FewerPlaces(), "mine"), "cpu"), batch)
@@ -174,7 +174,7 @@ def test_it_changes_no_target(value: str, class_logit: bool):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_distance_that_nobody_learns_from_changes_no_loss(value: str):
+def test_a_distance_off_the_positives_changes_no_loss(value: str):
     batch = NonFiniteBatch(RECIPE, value, place=OUTSIDE).build()
     with pytest.raises(Failure) as caught:
         judge(Subject(implementation_from(OtherValues(), "mine"), "cpu"), batch)

@@ -36,7 +36,7 @@ RIGHT = ("ultralytics", "reference", "rearranged")
 
 
 class Altered(ReferenceAdapter):
-    """The reference with one thing changed in what its loss returns; its assignment is shown or hidden."""
+    """The reference with one change in the result of its loss; its assignment is exposed or hidden."""
 
     def __init__(self, change: Any, hides: bool = False) -> None:
         super().__init__(NEWEST)
@@ -51,7 +51,7 @@ def changed(change: Any, hides: bool = False) -> Implementation:
     return implementation_from(Altered(change, hides), "changed")
 
 
-def test_the_reference_finds_no_number_there():
+def test_the_loss_of_the_reference_is_not_finite():
     batch = INSIDE_OUT.build()
     loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters)
     assert loss.items.isfinite().tolist() == [False, True, True]
@@ -63,7 +63,7 @@ def test_the_reference_finds_no_number_there():
 
 @pytest.mark.parametrize("name", RIGHT)
 @pytest.mark.parametrize("each_term", [False, True])
-def test_those_that_are_right_conform_and_are_judged_in_part(name: str, each_term: bool):
+def test_right_implementations_conform_and_are_judged_in_part(name: str, each_term: bool):
     judgement = judge_against_reference(Subject(find(name), "cpu"), INSIDE_OUT.build(), each_term=each_term)
     assert judgement.inconclusive
     assert judgement.stages["box"].state is State.NOT_SHOWN
@@ -72,13 +72,13 @@ def test_those_that_are_right_conform_and_are_judged_in_part(name: str, each_ter
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_no_other_way_of_judging_finds_anything(name: str):
+def test_no_other_check_fails(name: str):
     assert run_every_check(Subject(find(name), "cpu"), INSIDE_OUT.build()).inconclusive
 
 
 @pytest.mark.parametrize("hides", [False, True])
-def test_a_number_in_its_place_is_accepted(hides: bool):
-    """Zero divided by zero may be kept from being divided."""
+def test_a_finite_value_is_accepted(hides: bool):
+    """An implementation may avoid dividing zero by zero."""
     guarded = changed(
         lambda loss: replace(loss, total=loss.total.nan_to_num(), items=loss.items.nan_to_num()), hides
     )
@@ -93,7 +93,7 @@ def test_a_number_in_its_place_is_accepted(hides: bool):
         (lambda loss: replace(loss, total=loss.total * torch.tensor([1, 1.01, 1])), "gradients"),
     ],
 )
-def test_the_rest_is_judged(change: Any, stage: str):
+def test_all_other_values_are_judged(change: Any, stage: str):
     with pytest.raises(Failure) as caught:
         judge_against_reference(Subject(changed(change), "cpu"), INSIDE_OUT.build(), each_term=True)
     assert stage in caught.value.stages
@@ -106,7 +106,7 @@ NO_OVERLAP = Recipe(
 """In pixels too: a candidate is one pixel wide, inside out, and has no height."""
 
 
-def test_no_number_is_assigned_there():
+def test_the_assignment_is_undefined():
     batch = NO_OVERLAP.build()
     loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters)
     assert loss.targets[0].weights.isnan().any()
@@ -119,7 +119,7 @@ def test_no_number_is_assigned_there():
 
 @pytest.mark.parametrize("name", RIGHT)
 @pytest.mark.parametrize("alone", [False, True])
-def test_nobody_is_held_to_an_assignment_of_no_numbers(name: str, alone: bool):
+def test_an_undefined_assignment_is_not_judged(name: str, alone: bool):
     judgement = judge_against_reference(Subject(find(name), "cpu"), NO_OVERLAP.build(), alone=alone)
     assert judgement.inconclusive
     assert judgement.stages["overlap"].state is State.NOT_SHOWN
@@ -127,7 +127,7 @@ def test_nobody_is_held_to_an_assignment_of_no_numbers(name: str, alone: bool):
 
 
 class ReadsElse(UltralyticsAdapter):
-    """The installed release, which says that it read other boxes than follow from the batch."""
+    """The installed release, with inputs whose boxes do not follow from the batch."""
 
     def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
         loss = super().loss(feature_maps, annotations, head, hyperparameters)
@@ -135,22 +135,22 @@ class ReadsElse(UltralyticsAdapter):
         return replace(loss, inputs=replace(loss.inputs, boxes=loss.inputs.boxes + 1))
 
 
-def test_what_is_read_is_judged_there():
+def test_inputs_are_judged_all_the_same():
     with pytest.raises(Failure) as caught:
         judge_against_reference(Subject(implementation_from(ReadsElse(), "other"), "cpu"), NO_OVERLAP.build())
     assert caught.value.stage == "decode"
 
 
 def in_float32_alone() -> Batch:
-    """Float64 still sees by how much the box is wider than a cell: there its overlap is a number."""
+    """In float64 the box is still wider than a cell, so that its overlap is finite."""
     batch = INSIDE_OUT.build()
     maps = (torch.where(level == 0, 1e-9, level) for level in batch.feature_maps)
     return replace(batch, feature_maps=tuple(maps))
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "reference"])
-def test_what_rounding_alone_makes_none_may_be_none(name: str):
-    """In the gradient of every term: official terms are parts of one tensor, and zero times NaN is NaN."""
+def test_a_value_that_only_rounding_makes_nan_may_be_nan(name: str):
+    """The gradient of every term is affected: official terms are parts of one tensor, and zero times NaN is NaN."""
     batch = in_float32_alone()
     assert not loss_is_finite(batch, NEWEST)
     assert loss_is_finite(
@@ -159,8 +159,8 @@ def test_what_rounding_alone_makes_none_may_be_none(name: str):
     assert not run_every_check(Subject(find(name), "cpu"), batch).inconclusive
 
 
-def test_a_relation_says_nothing_where_a_changed_batch_alone_is_undefined():
-    """The given batch has a loss; the one that it is changed into has none."""
+def test_a_relation_is_not_applicable_to_an_undefined_follow_up():
+    """The given batch has a finite loss; the transformed batch does not."""
     whole = replace(INSIDE_OUT, levels=None).build()
     assert supports_relations(whole, NEWEST)
 
@@ -174,7 +174,7 @@ def test_a_relation_says_nothing_where_a_changed_batch_alone_is_undefined():
         Relation("META-SPOILT", "a batch is spoilt", spoilt)(Subject(find("reference"), "cpu"), whole)
 
 
-def test_elsewhere_no_number_is_an_error():
+def test_nan_elsewhere_is_an_error():
     spoilt = changed(lambda loss: replace(loss, items=loss.items * torch.tensor([torch.nan, 1, 1])))
     with pytest.raises(Failure) as caught:
         judge_against_reference(Subject(spoilt, "cpu"), USUAL.build())
