@@ -55,7 +55,7 @@ class Since:
 
     Attributes:
         run, when: the last run.
-        said: the change in a sentence.
+        sentence: the change in a sentence.
         lists: new causes with links to their cards, fixed causes, and causes not tested again.
         results: implementations whose result changed, in words.
         timings: benchmarks that became faster or slower.
@@ -64,7 +64,7 @@ class Since:
 
     run: str
     when: str
-    said: str
+    sentence: str
     lists: list[tuple[str, list[tuple[str, str | None]]]]
     results: list[str]
     timings: list[Timing]

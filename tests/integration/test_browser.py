@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.common import run_logs as factory
+from tests.common.chromium import chromium
 from tests.common.run_logs import divergence, implementation, run_line
 from tests.unit.reports.html.test_differences import SIDES, hostile
 from tests.unit.reports.html.test_render import hostile_lines
@@ -21,6 +22,13 @@ pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Start a browser, once for all tests."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +211,7 @@ def test_the_same_words_are_there_without_scripts(open_page: Open):
     with open_page("one", java_script_enabled=False) as page:
         page.locator(".why summary").first.click()
         words = page.locator(".why").first.inner_text()
-        assert "3 anchors in words" in words
+        assert "Reasons for the assignment of 3 anchors" in words
         assert "GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and wins (TAL-CONF-1)." in words
         assert not page.locator(".now").count()
         title = page.locator('.spots circle[data-a="6"] title').first.text_content()
@@ -326,10 +334,10 @@ def test_all_can_be_opened_and_closed(open_page: Open):
 
 def test_copy_buttons_copy_the_text_beside_them(open_page: Open):
     with open_page("one", permissions=["clipboard-read", "clipboard-write"]) as page:
-        button = page.get_by_role("button", name="Copy the Python line").first
+        button = page.get_by_role("button", name="Copy the Python code").first
         button.click()
         page.wait_for_function(
-            "document.querySelector('[aria-label=\"Copy the Python line\"]').textContent === 'Copied'"
+            "document.querySelector('[aria-label=\"Copy the Python code\"]').textContent === 'Copied'"
         )
         copied = page.evaluate("navigator.clipboard.readText()")
         assert copied == (
@@ -340,7 +348,7 @@ def test_copy_buttons_copy_the_text_beside_them(open_page: Open):
 def test_without_permission_to_copy_the_text_is_selected(open_page: Open):
     with open_page("one") as page:
         page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')) }")
-        page.get_by_role("button", name="Copy the pytest line").first.click()
+        page.get_by_role("button", name="Copy the pytest code").first.click()
         page.wait_for_function("getSelection().toString().startsWith('pytest conformance')")
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// The page says everything without this script; it adds the filter, and buttons that copy.
+// The page is complete without this script, which adds the filter and the copy buttons.
 const cards = [...document.querySelectorAll("details.card")].map((card) => ({
   card,
   tokens: Object.fromEntries(card.dataset.tokens.split("\n").map((line) => {
@@ -24,7 +24,7 @@ function parsed(query) {
   }));
 }
 
-// A token means its exact value where some card has it, otherwise any value that contains it.
+// A token matches its exact value if some card has it, otherwise any value that contains it.
 function test({ key, value }) {
   const wanted = value.toLowerCase();
   if (!key) {
@@ -58,7 +58,7 @@ function fragment() {
   try {
     return decodeURIComponent(location.hash);
   } catch {
-    return location.hash; // a percent sign that begins no escape
+    return location.hash; // a percent sign that does not begin an escape
   }
 }
 
@@ -123,7 +123,7 @@ async function copied(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    return false; // the browser does not allow it here: the text is selected instead
+    return false; // not allowed by the browser: the text is selected instead
   }
 }
 
@@ -140,7 +140,7 @@ for (const button of document.querySelectorAll(".copy")) {
   });
 }
 
-// Pointing at an anchor of a picture, or walking to it with the arrow keys, shows its words beneath, and its box.
+// Pointing at an anchor of a picture, or reaching it with the arrow keys, shows its explanation below, and its box.
 const SVG = "http://www.w3.org/2000/svg";
 
 function made(svg, name, kind) {
@@ -195,7 +195,7 @@ function viewer(picture) {
   });
 }
 
-// Only when its card is opened: a page of hundreds of cards must be there at once.
+// Only when the card is opened, so that a page with hundreds of cards loads quickly.
 function prepare(card) {
   for (const picture of card.querySelectorAll(".picture:not(.ready)")) {
     if (picture.querySelector(".why")) {

@@ -29,7 +29,7 @@ def test_an_anchor_a_ground_truth_and_an_image(case: Path, capsys: pytest.Captur
     assert main(["explain", str(case), "--image", "0", "--anchor", "69"]) == 0
     said = capsys.readouterr().out
     assert "Anchor 69 of image 0: stride 8, column 5, row 4, centre (44, 36)" in said
-    assert "It learns GT 2" in said
+    assert "Assigned to GT 2" in said
     assert main(["explain", str(case), "--gt", "0"]) == 0
     assert "10 positives in the end" in capsys.readouterr().out
     assert main(["explain", str(case)]) == 0

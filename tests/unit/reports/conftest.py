@@ -1,15 +1,10 @@
-"""Fixtures: the folder of a run, and a browser."""
+"""Folders for runs, and a browser."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync")  # fmt: skip
+from tests.common.chromium import chromium
 
 
 @pytest.fixture
@@ -20,19 +15,6 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
-    """The system's Chromium."""
-    required = os.environ.get("TAL_REQUIRE_BROWSER") == "1"
-    playwright = None
-    try:
-        from playwright import sync_api as playwright
-    except ImportError:
-        assert not required, "playwright is not installed, and TAL_REQUIRE_BROWSER=1"
-        pytest.skip("playwright is not installed (pip install -e '.[dev]')")
-    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if path is None:
-        assert not required, "no Chromium is installed, and TAL_REQUIRE_BROWSER=1"
-        pytest.skip(f"no browser: none of {', '.join(CHROMIUM)} is installed")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=path, args=list(OPTIONS))
-        yield chromium
-        chromium.close()
+    """Start a browser, once for all tests."""
+    with chromium() as started:
+        yield started

@@ -261,7 +261,6 @@ def test_one_cause_is_one_card(run_dir: Path):
     assert "and 19 more" in document.text
 
 
-@pytest.mark.parametrize(("causes", "open_cards"), [(1, 1), (3, 3), (4, 1), (40, 1)])
 def test_the_clause_of_a_card_links_to_the_specification(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
     lines = factory.failing(1, 60)
     lines[0][1]["clauses"] = {
@@ -293,6 +292,7 @@ def test_no_link_for_a_text_that_is_not_a_clause(clause: str, monkeypatch: pytes
     assert specification_link(clause) == ""
 
 
+@pytest.mark.parametrize(("causes", "open_cards"), [(1, 1), (3, 3), (4, 1), (40, 1)])
 def test_few_cards_are_open_and_many_are_not(run_dir: Path, causes: int, open_cards: int):
     letters = [f"cause {chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(causes)]
     lines = [("divergence", divergence(summary=words)) for words in letters]
