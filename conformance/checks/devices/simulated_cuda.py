@@ -133,15 +133,11 @@ class SimulatedTensor(Tensor):
         """Act as `Tensor.numpy`, which raises for tensors on CUDA devices."""
         if force:
             return self.detach().cpu().numpy()
-        return current().fail(
-            "Tensor.numpy", "a tensor on a CUDA device has no NumPy array", TypeError
-        )
+        return current().fail("Tensor.numpy", "a tensor on a CUDA device has no NumPy array", TypeError)
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         """Act as `Tensor.__array__`, which raises for tensors on CUDA devices."""
-        return current().fail(
-            "numpy.asarray", "a tensor on a CUDA device has no NumPy array", TypeError
-        )
+        return current().fail("numpy.asarray", "a tensor on a CUDA device has no NumPy array", TypeError)
 
     def new_tensor(self, data: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]  # PyTorch's stub is narrower
         """Act as `Tensor.new_tensor`."""

@@ -77,7 +77,9 @@ class LossComparison:
             for stage, at in self.task.item_of.items()
         ]
         results.append(self.to.finite(StageName.TOTAL, "total", run.loss.total, ()))
-        results += [self.to.finite(StageName.GRADIENTS, "gradient", level, ()) for level in run.loss.gradients]
+        results += [
+            self.to.finite(StageName.GRADIENTS, "gradient", level, ()) for level in run.loss.gradients
+        ]
         return all(results)
 
     def score_sum(self) -> None:
