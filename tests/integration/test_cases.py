@@ -39,7 +39,7 @@ def test_each_of_the_others_is_an_error_that_says_what_to_do(done: tuple[int, st
     assert status == 1
     assert "cannot read case file" in said
     assert "record it again" in said
-    assert "cannot read nowhere: No such file or directory" in said
+    assert "nowhere: No such file or directory" in said
     assert "2 failed" in said
 
 

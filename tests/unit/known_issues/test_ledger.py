@@ -261,7 +261,7 @@ def test_a_run_with_a_divergence_on_record(tmp_path: Path):
     assert summarise(log)["ledger"][0]["entry"] == "floor-too-low"
     html = render(folder).read_text(encoding="utf-8")
     for words in (
-        "On record",
+        "Known issues",
         "it widens below the first stride alone",
         "https://example.org/1",
         "2999-01-01",
