@@ -112,7 +112,7 @@ def test_forbidden(name: str):
     with Simulation() as simulation, pytest.raises(WrongDevice) as caught:
         FORBIDDEN[name](torch.ones(3, device="cuda"), torch.ones(3))
     assert simulation.watch.violations == [caught.value.violation]
-    assert "test_rules.py" in str(caught.value)
+    assert "test_device_rules.py" in str(caught.value)
     assert "made on the CPU by torch.ones" in str(caught.value)
 
 

@@ -37,7 +37,7 @@ def test_the_article_as_it_is_passes(batch: Batch):
 def test_a_planted_fault_is_found_and_its_line_is_named(assigner: type, batch: Batch):
     run = simulate(with_assigner(assigner), batch, judged=False)
     assert run.watch.violations
-    assert (FAULTS[assigner], "planted.py", planted_line(assigner)) in named(run.watch.violations[0])
+    assert (FAULTS[assigner], "device_faults.py", planted_line(assigner)) in named(run.watch.violations[0])
     with pytest.raises(Failure) as caught:
         allocates_on_device(Subject(with_assigner(assigner), "cpu"), batch)
     failure = caught.value
