@@ -135,7 +135,7 @@ def test_a_contested_anchor_in_words():
         assert f"GT {winner} overlaps it most" in words
         gap = re.search(r"u [\d.e-]+, ([\d.e-]+) more than", words)
         assert float(gap[1]) == pytest.approx(abs(first - second), rel=1e-3, abs=1e-6)
-        assert f"It learns GT {winner}" in words
+        assert f"Assigned to GT {winner}" in words
 
 
 def test_a_ground_truth_in_words(crowded: ImageTrace):
@@ -163,10 +163,10 @@ def test_a_winner_that_does_not_hold_the_anchor():
             break
     words = "\n".join(anchor_lines(trace_as_dict(explained, None, outside[:1]), outside[0]))
     winner = int(trace.positives[:, outside[0]].long().argmax())
-    assert f"No candidate of GT {winner} (class 0): it lies outside, and overlaps it by u" in words
+    assert f"Not a candidate of GT {winner} (class 0): its centre lies outside; overlap u" in words
     assert f"GT {winner} overlaps it most" in words
     assert "although it did not select it" in words
-    assert f"It learns GT {winner}" in words
+    assert f"Assigned to GT {winner}" in words
 
 
 def test_topk2_in_words():
