@@ -104,7 +104,7 @@ def test_where_the_second_refuses_what_was_before_is_drawn(page_of: Page):
     said = text_of(page)
     assert "On the smallest such batch, my-B: raised ValueError" in said
     assert "Traceback" in said
-    assert "my-B shows no assignment." in said
+    assert "my-B does not expose its assignment." in said
     assert page.count("<svg") == 1
 
 

@@ -174,6 +174,6 @@ def test_topk2_in_words():
     explained = ImageTrace.of(recipe.build(), 0, NEWEST)
     dropped = (explained.trace.selected[0] & ~explained.trace.positives.any(0)).nonzero().flatten().tolist()
     assert dropped
-    assert "drops it (TAL-CONF-2)" in "\n".join(
+    assert "keeps the best topk2 = 1 of its anchors, not this one (TAL-CONF-2)" in "\n".join(
         anchor_lines(trace_as_dict(explained, None, dropped[:1]), dropped[0])
     )

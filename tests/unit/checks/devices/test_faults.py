@@ -42,7 +42,7 @@ def test_a_planted_fault_is_found_and_its_line_is_named(assigner: type, batch: B
         allocates_on_device(Subject(with_assigner(assigner), "cpu"), batch)
     failure = caught.value
     assert (failure.verdict, failure.stage, failure.clause) == (Verdict.ERROR, "", "DEVICE-1")
-    assert f"planted.py:{planted_line(assigner)}" in failure.summary
+    assert f"device_faults.py:{planted_line(assigner)}" in failure.summary
     assert FAULTS[assigner] in failure.summary
 
 
@@ -50,4 +50,4 @@ def test_a_fault_in_a_backward_is_found(batch: Batch):
     run = simulate(implementation_from(Backward, "backward"), batch, judged=False)
     assert run.failure is not None
     assert "aten.full" in str(run.watch.violations[0])
-    assert f"planted.py:{planted_line(Doubled)}" in str(run.watch.violations[0])
+    assert f"device_faults.py:{planted_line(Doubled)}" in str(run.watch.violations[0])
