@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from tal_reference import Head
 
 StageKind = Literal["inputs", "assignment", "term", "total", "gradients"]
-"""What a stage judges: the assigner's inputs, the assignment, one term of the loss, their sum, or the gradients."""
+"""Subject of a stage: the assigner's inputs, the assignment, one term of the loss, their sum, or the gradients."""
 
 
 class StageName:

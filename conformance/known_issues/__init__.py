@@ -1,1 +1,1 @@
-"""TODO."""
+"""Divergences on record (the ledger), and findings: probable bugs of official code, each with a script."""

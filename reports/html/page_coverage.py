@@ -29,7 +29,7 @@ class MarginCell:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the judged batches exercised.
+    """Hazards and clauses that the judged batches exercised.
 
     Attributes:
         margin_columns: implementations with visible stages.

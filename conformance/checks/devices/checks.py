@@ -1,4 +1,4 @@
-"""What must hold of an implementation on every device: the clauses DEVICE-1 to DEVICE-3.
+"""Requirements on an implementation on every device: the clauses DEVICE-1 to DEVICE-3.
 
 - DEVICE-1: on a CUDA device it makes everything there, and moves nothing away and back. Without such a device it runs
   on the simulated one, with the numbers of a run on the CPU.
@@ -36,9 +36,9 @@ MEANINGS = {
     "DEVICE-2": "a CUDA device and the CPU agree",
     "DEVICE-3": "the same batch gives the same bits every time",
 }
-"""What each clause says."""
+"""Text of each clause."""
 REPETITIONS = 3
-"""How often the same batch is run."""
+"""Number of runs of the same batch."""
 
 
 def allocates_on_device(subject: Subject, batch: Batch, watch: Watch | None = None) -> Judgement:
@@ -78,7 +78,7 @@ def _told(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outcome
 
 
 def _observed(subject: Subject, batch: Batch) -> Outcome:
-    """What an implementation makes of a batch on a device, brought to the CPU.
+    """Return the outcome of an implementation on a device, moved to the CPU.
 
     Raises:
         Failure: it raised, or broke the protocol.
@@ -172,7 +172,9 @@ def repeatable(subject: Subject, batch: Batch) -> Judgement:
 
 
 def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[str, str, Value] | None:
-    """Where outcomes of one batch have not the same bits: the first stage, a sentence, and one place; None if nowhere.
+    """Return the first difference in the bits of outcomes of one batch, or None.
+
+    It is a stage, a sentence and one place.
 
     Only what has a meaning counts: labels, boxes and indices of background have none.
     """

@@ -25,7 +25,7 @@ from tal_conformance.judgement.judge import judge
 
 @dataclass
 class SimulatedRun:
-    """What an implementation did with a batch on the simulated device.
+    """Result of an implementation on a batch on the simulated device.
 
     Attributes:
         watch: what happened while its own code ran; of its backward the violations alone.

@@ -37,7 +37,7 @@ LEAST = 1e-30
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What the dense check of a pack found.
+    """Result of the dense check of a chunk.
 
     Attributes:
         numbers: (B,) of the images in their scope.
@@ -104,7 +104,7 @@ def uniqueness(told: Expected) -> tuple[Tensor, Tensor]:
 
 
 def uncertainty(expectation: Expectation) -> Uncertainty:
-    """How far a hidden assigner's inputs may lie from the reference's: both round, each in its own way."""
+    """Return how far a hidden assigner's inputs may lie from the reference's: both round, each in its own way."""
     exact, reg_max = expectation.predictions, expectation.batch.head.reg_max
     boxes = (boxes_unit(exact, reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)
     return Uncertainty(2 * ROUNDINGS * boxes, 2 * ROUNDINGS * 3 * EPS * exact.logits.sigmoid())
@@ -134,7 +134,10 @@ def inputs_hold(images: Images, expectation: Expectation, seen: AssignerInputs) 
 
 
 def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutcome) -> tuple[Tensor, bool]:
-    """Whether the gradients of each image (B,), and items and total of the batch, follow from the assignment."""
+    """Return for each image (B,) and for the batch whether the loss follows from the assignment.
+
+    Per image its gradients are judged, for the batch items and total.
+    """
     batch = expectation.batch
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
     known = expectation.loss(targets)

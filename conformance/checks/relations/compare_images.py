@@ -200,7 +200,7 @@ class ImageComparison:
         )
 
     def known(self) -> DecidingValues:
-        """What decides the assignment, with the errors of both runs."""
+        """Return the values that decide the assignment, with the errors of both runs."""
         old, new = self.old.read, self.new.read
         moved = InputErrors(
             (new["boxes"] - old["boxes"]).abs().amax(-1),

@@ -71,7 +71,7 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
         difference of the weights (A,).
     """
     if before.outcome.assignment is None or now.outcome.assignment is None:
-        known = before.hidden_known(pair.image)
+        known = before.ambiguity_of(pair.image)
         open_choice = known is not None and known.inconclusive
         apart = (
             before.hidden_weight_errors(pair.image)

@@ -66,7 +66,7 @@ class Run:
 
     @property
     def uniqueness(self) -> Uniqueness:
-        """How many assignments the batch admits."""
+        """Return whether the batch admits one assignment or several."""
         return least_unique(*(known.uniqueness for known in self.oracles.values()))
 
     def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
@@ -86,8 +86,8 @@ class Run:
             return BatchTargets(own.foreground, own.boxes.double(), own.scores)
         return stacked(self.expected.assignment, self.batch.head.classes)
 
-    def hidden_known(self, image: int) -> DecidingValues | None:
-        """What decides the assignment of an image, where it is not shown; None without ground truths."""
+    def ambiguity_of(self, image: int) -> DecidingValues | None:
+        """Return the values that decide the assignment of an image if it is not exposed; None without any."""
         if image not in self.oracles:
             return None
         read = {"truths": self.truths[image].boxes, "boxes": self.outcome.inputs.boxes[image]}
@@ -95,7 +95,7 @@ class Run:
 
     def hidden_weight_errors(self, image: int) -> Tensor:
         """(A,) errors of the weights of an assignment that is not shown."""
-        own, known = self.expected.assignment[image], self.hidden_known(image)
+        own, known = self.expected.assignment[image], self.ambiguity_of(image)
         if known is None:
             return torch.zeros_like(own.weights, dtype=torch.float64)
         rows = torch.arange(len(self.truths[image]), device=self.batch.device)[:, None]  # (M, 1)
@@ -155,7 +155,7 @@ class Run:
         return tuple(values), tuple(errors)
 
     def moved_loss(self, weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """How far terms (4,) and gradients, scaled, move where every weight (B, A) moves by up to so much.
+        """Return how far terms (4,) and gradients, scaled, move if every weight (B, A) moves by up to so much.
 
         Before N all of them are linear in the weights, so what moves is the loss of the movements.
         """
@@ -190,7 +190,7 @@ class Run:
 
     @property
     def shows_scores(self) -> bool:
-        """Whether the target scores are shown, so that N need not be read from the gradients."""
+        """Return True if the target scores are exposed, so that N need not be read from the gradients."""
         return self.outcome.assignment is not None
 
     @property

@@ -27,7 +27,7 @@ from tal_conformance.implementations.workers.process import Worker, WorkerFailed
 from tal_reference import Dialect, Head, Hyperparameters
 
 Question = tuple[dict[str, Any], dict[str, Tensor]]
-"""What is asked, in words and tensors; answers are the same."""
+"""A request: its fields and its tensors; answers have the same form."""
 GRADIENT = "gradients."
 REFUSED = {kind.__name__ for kind in (ProtocolViolation, SideEffectError, StateChanged)}
 """Names of the exceptions that the guards raise in the worker, as opposed to the adapter itself."""
