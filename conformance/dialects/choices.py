@@ -198,7 +198,7 @@ def strategies_for(implementation: Implementation) -> list[SearchStrategy[Recipe
 
 
 def failure_on(subject: Subject, recipe: Recipe) -> Failure | None:
-    """Return the failure of the subject on the recipe's batch, or None if it conforms.
+    """Return how an implementation fails against its dialect on the recipe's batch, or None if it conforms.
 
     Where alpha and beta differ from the detection loss's, the assigner is judged without the loss (TAL-MET-1).
     """

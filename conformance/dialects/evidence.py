@@ -37,7 +37,7 @@ def distinguishing_recipe(era: Era) -> Recipe:
     """
     if era.first not in EVIDENCE:
         raise LookupError(
-            f"{era.begins} begins the first era: there is no earlier era to distinguish it from"
+            f"{era.begins} is the first release of the oldest era (releases that behave alike): no era is before it"
         )
     return EVIDENCE[era.first]
 

@@ -1,4 +1,4 @@
-"""Monte Carlo arithmetic: a computation in which every operation rounds at random, and worse than it has to.
+"""Monte Carlo arithmetic: every result gets a random error, deliberately larger than its real rounding error.
 
 Repeating a computation in this way shows how far rounding can move its result, without a bound that must assume
 that all errors add up in the same direction (Parker, Monte Carlo Arithmetic, 1997).
@@ -33,7 +33,7 @@ All other operations move, select or compare numbers, or have results that are a
 
 
 class RoundingNoise(TorchDispatchMode):
-    """Move each result of an operation that rounds by `amplitude` of itself while it is entered.
+    """Context manager: inside it, every result of an operation that rounds gets a relative error of `amplitude`.
 
     Each element moves at random up or down, in the same way for the same seed on every device. Gradients that are
     computed while it is entered are included: their operations are no exception.

@@ -14,7 +14,7 @@ Causes = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Timing:
-    """A benchmark whose ratio to the official implementation left its earlier interval."""
+    """A benchmark whose time, as a ratio to the official one's, lies outside the earlier run's confidence interval."""
 
     name: str
     implementation: str

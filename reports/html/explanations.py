@@ -27,7 +27,7 @@ class Anchor(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An anchor and a ground truth that contains its centre, or that owns it nevertheless.
+    """An anchor and a ground truth: one that contains the anchor's centre, or to which the anchor is assigned.
 
     Attributes:
         truth: index of the ground truth.

@@ -93,7 +93,7 @@ def matrix_of(log: Log, names: list[str], found: list[Cause]) -> Matrix:
 
 
 def _rows(log: Log, names: list[str], found: list[Cause], place: Place | None = None) -> Rows:
-    """Return the rows over all batches, or over those of one device and dtype."""
+    """Return the table's rows, with the verdicts on all batches or only on those of one device and dtype."""
     linked = {
         (line["implementation"], line.get("clause_group"))
         for cause in found

@@ -1,4 +1,4 @@
-"""The index of planted faults of detection: name, clauses that the fault breaks, stage at which it must be reported.
+"""Every fault planted in the detection task: its name, the clauses that it breaks, and the stage that must report it.
 
 The code of a fault stands in the module of its part, under the same name.
 """

@@ -73,7 +73,7 @@ enter("dfl_clamped_late", {"tal_reference.loss.LAST_BIN_MARGIN": 1e-6})
 
 
 def _clamped_at(distances: Tensor, target: Tensor, reg_max: int, last: float) -> Tensor:
-    """Return DFL with the targets clamped at `last`; an index beyond the last bin means the last bin."""
+    """Return DFL with its targets clamped at `last`; the last bin replaces a right-hand bin that does not exist."""
     log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)
     clamped = target.clamp(0, last)
     lower = clamped.floor().long()
