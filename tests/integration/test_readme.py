@@ -67,12 +67,13 @@ def test_the_documented_adapters_conform(tmp_path: Path, documented_adapters: di
     assert len(documented_adapters) >= 5
     for name, source in documented_adapters.items():
         (tmp_path / name).write_text(source, encoding="utf-8")
-    named = [
-        f"{tmp_path / name}:{adapter}"
+    classes = {
+        name: re.findall(r"^class (\w+)", source, re.MULTILINE)
         for name, source in documented_adapters.items()
-        for adapter in re.findall(r"^class (\w+)", source, re.MULTILINE)
-        if re.search(r"def (assign|loss)\(self", source)
-    ]
+    }
+    named = [
+        f"{tmp_path / name}:{found[-1]}" for name, found in classes.items()
+    ]  # the last one is the adapter
     done, summary = conformance(tmp_path, *(part for each in named for part in ("--implementation", each)))
     assert done.returncode == 0, done.stdout[-5000:]
     assert len(summary["implementations"]) == len(named)

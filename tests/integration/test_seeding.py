@@ -20,7 +20,7 @@ from tal_conformance.batches.seeding import make_draws_reproducible
 if sys.argv[2] == "from the seed alone":
     make_draws_reproducible()
 
-@settings(max_examples=500, derandomize=True, database=None)
+@settings(max_examples=5000, derandomize=True, database=None)
 @given(number=strategies.integers(0, 10**12))
 def drawn(number):
     print(number)

@@ -80,9 +80,7 @@ def test_a_damaged_copy_without_an_index(index: Path):
     (folder / "small_package/__init__.py").write_text("answer = 43\n", encoding="utf-8")
     shutil.rmtree(index)
     index.mkdir()
-    with pytest.raises(
-        PackageUnavailable, match=r"is damaged \(small_package/__init__\.py\), and pip could not fetch it"
-    ):
+    with pytest.raises(PackageUnavailable, match=r"is damaged \(small_package/__init__\.py\)\. pip said"):
         ensure_package(SMALL)
 
 
