@@ -143,7 +143,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         name for name in ("of_loss",) if not isinstance(facts.get(name, False), bool)
     ]  # older files lack it
     if wrong:
-        raise ValueError(f"the header of an outcome file lacks valid values for: {', '.join(wrong)}")
+        raise ValueError(f"its header lacks valid values for: {', '.join(wrong)}")
     return facts, tensors
 
 

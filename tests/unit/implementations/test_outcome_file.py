@@ -108,9 +108,9 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], st
         "schema is 2; this version reads schema 1; it was written by a newer version",
     ),
     "another batch": (lambda facts, tensors: facts.__setitem__("case", "0" * 12), "about the batch 000000000000, not "),
-    "no dialect": (lambda facts, tensors: facts.pop("dialect"), "does not say dialect"),
-    "a dialect that is no text": (lambda facts, tensors: facts.__setitem__("dialect", 3), "does not say dialect"),
-    "own_inputs is no bool": (lambda facts, tensors: facts.__setitem__("own_inputs", 1), "does not say own_inputs"),
+    "no dialect": (lambda facts, tensors: facts.pop("dialect"), "values for: dialect"),
+    "a dialect that is no text": (lambda facts, tensors: facts.__setitem__("dialect", 3), "values for: dialect"),
+    "own_inputs is no bool": (lambda facts, tensors: facts.__setitem__("own_inputs", 1), "values for: own_inputs"),
     "a tensor too few": (lambda facts, tensors: tensors.pop("assignment.boxes"), "lacks assignment.boxes"),
     "a tensor too many": (
         lambda facts, tensors: tensors.__setitem__("loss.more", torch.zeros(1)), "are not those of an outcome",
