@@ -127,9 +127,9 @@ def _warn(old: str, new: str) -> None:
     while frame.f_back is not None and _package_of(frame) in IMPORT_SYSTEM:
         frame = frame.f_back
     if _package_of(frame) not in IMPORTERS_BY_FOLDER:
-        registry = frame.f_globals.setdefault("__warningregistry__", {})
+        warned = frame.f_globals.setdefault("__warningregistry__", {})
         where = frame.f_code.co_filename, frame.f_lineno, str(frame.f_globals.get("__name__"))
-        warnings.warn_explicit(f"import {new} instead of {old}", DeprecationWarning, *where, registry)
+        warnings.warn_explicit(f"import {new} instead of {old}", DeprecationWarning, *where, warned)
 
 
 def _package_of(frame: FrameType) -> str:
