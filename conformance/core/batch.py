@@ -19,6 +19,8 @@ from tal_reference import Head, Hyperparameters
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Dtypes that feature maps may have."""
+LARGEST_FLOAT32 = torch.finfo(torch.float32).max
+"""Largest hyperparameter, except k and topk2."""
 FEW_ROWS = 32
 """Largest number of annotation rows that a loop checks faster than a dozen calls of torch."""
 LISTED = 6
@@ -43,7 +45,8 @@ class Batch:
         extras: tensors of the task's other inputs by name, on the feature maps' device; none for detection.
 
     Raises:
-        ValueError: the parts do not fit each other, or an annotation row is invalid. The content of rows is checked
+        ValueError: the parts do not fit each other, a hyperparameter is out of range, or an annotation row is
+            invalid. The content of rows is checked
             only on the CPU: on other devices it would cost a synchronisation.
     """
 
@@ -60,6 +63,7 @@ class Batch:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(TASKS)}")
+        _check_hyperparameters(self.hyperparameters)
         _check_maps(self.feature_maps, self.head, self.family)
         _check_annotations(self.annotations, self.images, self.head.classes, self.device, self.family)
         _check_extras(self.extras, self.device, self.family)
@@ -216,6 +220,28 @@ def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     chosen = [name for name in values if (not names or name in names) and values[name] != defaults[name]]
     return [f"{name} {values[name]:.17g}" if values[name] is not None else f"{name} None" for name in chosen]
+
+
+def _check_hyperparameters(numbers: Hyperparameters) -> None:
+    """Raise ValueError unless every hyperparameter has a meaning in float32, in which official code computes.
+
+    k must be at least 1 and topk2 at least 0. Exponents and gains must be at least 0, and finite in float32.
+    """
+    for name, smallest in (("topk", 1), ("topk2", 0)):
+        number = getattr(numbers, name)
+        if number is None and name == "topk2":
+            continue
+        if type(number) is not int or not smallest <= number <= case_file.LARGEST:
+            raise ValueError(
+                f"hyperparameter {name} is {number!r}, expected an integer from {smallest} to {case_file.LARGEST}"
+            )
+    for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain"):
+        number = getattr(numbers, name)
+        if type(number) not in (int, float) or not 0 <= number <= LARGEST_FLOAT32:
+            raise ValueError(
+                f"hyperparameter {name} is {number!r}, expected a number from 0 to {LARGEST_FLOAT32:.6g}, the largest"
+                " of float32"
+            )
 
 
 def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ LARGEST = 2**20
 """Largest stride, k, number of classes and number of bins that is accepted."""
 MAX_ERROR_LENGTH = 400
 """Largest number of characters of a message that may quote the file."""
+PART = 2**24
+"""Largest number of bytes that are hashed at once."""
 EXTRA = "extra."
 """Beginning of the names of the tensors that hold a batch's extras."""
 
@@ -137,8 +139,20 @@ def digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256(as_json(settings).encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))  # needs no NumPy, knows bfloat16
+        for part in _parts(tensor):
+            sha.update(part)
     return sha.hexdigest()
+
+
+def _parts(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a contiguous CPU tensor in parts of at most `PART` bytes, without copies.
+
+    `ctypes` keeps the lengths of its types in 64 bits; `ctypes.string_at` would cut a length to 32 bits. It needs no
+    NumPy, and knows bfloat16.
+    """
+    for start in range(0, tensor.nbytes, PART):
+        size = min(PART, tensor.nbytes - start)
+        yield memoryview((ctypes.c_char * size).from_address(tensor.data_ptr() + start))
 
 
 def as_json(value: object) -> str:

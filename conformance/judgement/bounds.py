@@ -169,7 +169,8 @@ def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: 
     A power rounds by about its exponent; a logarithm by itself, and exp turns that into a share of t.
     """
     metric = score**alpha * overlap**beta
-    logs = alpha * score.log().abs() + beta * overlap.log().abs()  # infinite where t is 0
+    # Infinite where t is 0; an exponent of 0 adds nothing, also where its base is 0.
+    logs = torch.special.xlogy(alpha, score).abs() + torch.special.xlogy(beta, overlap).abs()
     return eps * ((2 + alpha + beta) * metric + torch.where(metric > 0, logs * metric, 0))
 
 

@@ -1,7 +1,11 @@
 """Batch: its id, its one-line description, and the parts that it rejects."""
 
 import dataclasses
+import math
+import mmap
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import FEW_ROWS, Batch
+from tal_conformance.core.case_file import digest
 from tal_reference import Head, Hyperparameters
 
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)
@@ -296,6 +301,24 @@ WRONG: dict[str, tuple[Change, str]] = {
 }
 
 
+OUT_OF_RANGE: dict[str, list[Any]] = {
+    "topk": [0, -1, 2**20 + 1, 1.0, True, None],
+    "topk2": [-1, 2**20 + 1, 1.0, False],
+    **dict.fromkeys(
+        ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain"), [1e308, 3.5e38, -0.5, math.inf, math.nan, "1", None]
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in OUT_OF_RANGE.items() for value in values]
+)
+def test_hyperparameters_out_of_range_are_rejected_by_name(name: str, value: Any):
+    batch = RECIPE.build()
+    with pytest.raises(ValueError, match=f"^hyperparameter {name} is {re.escape(repr(value))}, expected "):
+        dataclasses.replace(batch, hyperparameters=dataclasses.replace(batch.hyperparameters, **{name: value}))
+
+
 @pytest.mark.parametrize("few", [FEW_ROWS, 0], ids=["few rows", "many rows"])
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=list(WRONG))
 def test_invalid_batches_are_rejected(
@@ -311,3 +334,30 @@ def test_coordinates_outside_the_image_are_annotations():
     """ANN-1 does not bound coordinates; ANN-3 decides which rows count."""
     batch = with_rows(RECIPE.build(), set_at(0, 2, value=-7.5))
     assert batch.annotations[0, 2] == -7.5
+
+
+# Ids of large content
+
+
+def untouched(size: int) -> torch.Tensor:
+    """Zeros that take no memory until they are written."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return torch.frombuffer(mmap.mmap(-1, size, flags), dtype=torch.uint8)
+
+
+@pytest.mark.slow
+def test_bytes_beyond_32_bits_of_length_change_the_digest():
+    zeros = untouched(2**32 + 16)
+    digests = [digest({}, {"x": zeros[: 2**32 + count]}) for count in (0, 16)]
+    zeros[-1] = 1
+    digests.append(digest({}, {"x": zeros}))
+    assert len(set(digests)) == len(digests)
+
+
+def test_the_digest_is_the_sha256_of_all_parts(monkeypatch: pytest.MonkeyPatch):
+    tensor = torch.arange(1000, dtype=torch.float64)
+    whole = digest({}, {"x": tensor})
+    monkeypatch.setattr("tal_conformance.core.case_file.PART", 333)
+    assert digest({}, {"x": tensor}) == whole
+    tensor[-1] = 0
+    assert digest({}, {"x": tensor}) != whole

@@ -12,6 +12,7 @@ from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.bounds import gradient_range
 from tal_conformance.judgement.failure import Subject
+from tal_reference import Hyperparameters
 from tal_reference.boxes import ciou
 
 PAIRS, SAMPLES = 200, 1000
@@ -55,3 +56,20 @@ def test_no_box_within_the_error_of_its_edges_leaves_the_range_of_the_gradient(e
 def test_every_legal_order_of_operations_is_accepted(reason: str, implementation: str):
     batch = replace(ONCE_OUT_OF_BOUNDS[reason].build().to(dtype=torch.float16), autocast=True)
     judge_against_reference(Subject(find(implementation), "cpu"), batch)
+
+
+LARGEST, SMALLEST = torch.finfo(torch.float32).max, 1e-45
+EXTREMES = [
+    *({name: value} for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain") for value in (0.0, SMALLEST, LARGEST)),
+    {"box_gain": LARGEST, "cls_gain": LARGEST, "dfl_gain": LARGEST},
+    {"topk": 1},
+    {"topk": 1, "topk2": 1},
+    {"topk2": 0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("numbers", EXTREMES, ids=str)
+def test_the_reference_agrees_with_itself_at_the_ends_of_every_range(numbers: dict[str, float]):
+    recipe = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (4, 5), reg_max=4, predictions="near")
+    settings = Hyperparameters(**({"topk": 3} | numbers))  # type: ignore[arg-type]
+    judge_against_reference(Subject(find("reference"), "cpu"), replace(recipe, hyperparameters=settings).build())
