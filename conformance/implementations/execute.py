@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
-from tal_conformance.core.outcome_tensors import tensors_of
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
+from tal_conformance.implementations.guards.plain_copies import PlainCopies
 from tal_conformance.implementations.guards.side_effects import (
     check_inputs_unchanged,
     forbid_side_effects,
@@ -79,47 +79,47 @@ def execute(
         nullcontext() if implementation.in_subprocess else forbid_side_effects(),
         torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
     ):
-        outcome = _observe(implementation, batch, own, each_term, alone)
         memory = returned_tensors(implementation.identity)
+        memory.begin()
+        outcome = _observe(implementation, batch, own, each_term, alone, PlainCopies(memory))
         memory.check()
-        memory.keep(_returned_tensors(outcome))
         return outcome
 
 
 def _observe(
-    implementation: Implementation, batch: Batch, own: AssignerInputs, each_term: bool, alone: bool
+    implementation: Implementation,
+    batch: Batch,
+    own: AssignerInputs,
+    each_term: bool,
+    alone: bool,
+    copies: PlainCopies,
 ) -> Outcome:
     if "loss" in implementation.capabilities and not alone:
-        return _observe_loss(implementation, batch, own, each_term)
-    return Outcome(own, False, _observe_assigner(implementation, own), None)
+        return _observe_loss(implementation, batch, own, each_term, copies)
+    return Outcome(own, False, _observe_assigner(implementation, own, copies), None)
 
 
-def _returned_tensors(outcome: Outcome) -> dict[str, Tensor]:
-    """Return the tensors that the implementation itself returned, by name."""
-    returned = {} if outcome.loss is None else {"Loss.items": outcome.loss.items}
-    parts = [] if outcome.assignment is None else [outcome.assignment, outcome.assignment.stages]
-    for part in parts:
-        returned |= {} if part is None else tensors_of(part, type(part).__name__)
-    return returned
-
-
-def _observe_assigner(implementation: Implementation, inputs: AssignerInputs) -> Assignment:
+def _observe_assigner(
+    implementation: Implementation, inputs: AssignerInputs, copies: PlainCopies
+) -> Assignment:
     originals = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
-    copies: dict[str, Any] = {name: value.clone() for name, value in originals.items()}
-    private = replace(inputs, **copies)
+    given: dict[str, Any] = {name: value.clone() for name, value in originals.items()}
+    private = replace(inputs, **given)
     with calls.running():
         returned = implementation.adapter.assign(private)
-    check_inputs_unchanged(copies, originals)
+    returned = copies.assignment(returned)
+    check_inputs_unchanged(given, originals)
     return check_assignment(returned, inputs, implementation.exposes_stages)
 
 
 def _observe_loss(
-    implementation: Implementation, batch: Batch, own: AssignerInputs, each_term: bool
+    implementation: Implementation, batch: Batch, own: AssignerInputs, each_term: bool, copies: PlainCopies
 ) -> Outcome:
     feature_maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)
     annotations = batch.annotations.clone()
     with calls.running():
         returned = implementation.adapter.loss(feature_maps, annotations, batch.head, batch.hyperparameters)
+    returned = copies.loss(returned)
     after = {f"feature_maps[{level}]": values.detach() for level, values in enumerate(feature_maps)}
     originals = {f"feature_maps[{level}]": values.detach() for level, values in enumerate(batch.feature_maps)}
     check_inputs_unchanged(
@@ -128,16 +128,16 @@ def _observe_loss(
     loss = check_loss(returned, feature_maps, batch.family)
     total = loss.total.sum()
     terms = loss.total.unbind() if each_term and loss.total.ndim else ()
-    term_gradients = tuple(_gradients(term, feature_maps, retain=True) for term in terms)
+    term_gradients = tuple(_gradients(term, feature_maps, copies, retain=True) for term in terms)
     with calls.running():
-        gradients = _gradients(total, feature_maps)
-    outcome = LossOutcome(loss.items.detach(), total.detach(), gradients, term_gradients)
+        gradients = _gradients(total, feature_maps, copies)
+    outcome = LossOutcome(loss.items, total.detach().clone(), gradients, term_gradients)
     inputs = own if loss.inputs is None else check_inputs(loss.inputs, own)
     if loss.assignment is not None:
         assignment = check_assignment(loss.assignment, inputs, implementation.exposes_stages)
         return Outcome(inputs, loss.inputs is not None, assignment, outcome, True)
     if "assign" in implementation.capabilities:
-        return Outcome(own, False, _observe_assigner(implementation, own), outcome)
+        return Outcome(own, False, _observe_assigner(implementation, own, copies), outcome)
     if implementation.exposes_stages:
         raise ProtocolViolation(
             "the adapter declares exposes_stages, but Loss.assignment is None: "
@@ -146,7 +146,9 @@ def _observe_loss(
     return Outcome(own, False, None, outcome)
 
 
-def _gradients(total: Tensor, feature_maps: tuple[Tensor, ...], retain: bool = False) -> tuple[Tensor, ...]:
+def _gradients(
+    total: Tensor, feature_maps: tuple[Tensor, ...], copies: PlainCopies, retain: bool = False
+) -> tuple[Tensor, ...]:
     gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
         total, feature_maps, retain_graph=retain, allow_unused=True
     )
@@ -155,4 +157,6 @@ def _gradients(total: Tensor, feature_maps: tuple[Tensor, ...], retain: bool = F
         raise ProtocolViolation(
             f"Loss.total has no gradient on feature map {missing[0]} (LOSS-GRAD-1: zero, not None)"
         )
-    return tuple(gradient for gradient in gradients if gradient is not None)
+    return tuple(
+        copies.gradient(level, gradient) for level, gradient in enumerate(gradients) if gradient is not None
+    )

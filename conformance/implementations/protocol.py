@@ -24,6 +24,7 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stage
 from tal_conformance.core.task import DETECT, TASKS, Task
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
+from tal_conformance.implementations.guards.plain_copies import is_tensor
 from tal_conformance.implementations.guards.side_effects import Identity
 from tal_reference import DIALECTS, NEWEST, Dialect, Head, Hyperparameters
 
@@ -253,7 +254,7 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT)
     device = feature_maps[0].device
     total: Any = loss.total
     items = (len(task.terms),)
-    shape = items if isinstance(total, Tensor) and total.ndim else ()
+    shape = items if is_tensor(total) and total.ndim else ()
     for name, value, expected in (("total", total, shape), ("items", loss.items, items)):
         dtype = _floats(
             value, feature_maps[0].dtype, torch.float32
@@ -272,7 +273,7 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT)
 
 def _floats(value: Any, first: torch.dtype, *others: torch.dtype) -> torch.dtype:
     """Return the dtype of `value` if it is one of those given (mixed precision leaves a choice), else the first."""
-    return value.dtype if isinstance(value, Tensor) and value.dtype in (first, *others) else first
+    return value.dtype if is_tensor(value) and value.dtype in (first, *others) else first
 
 
 def _check(
@@ -296,7 +297,7 @@ def _check(
     Raises:
         ProtocolViolation: with the expected and the actual value.
     """
-    if not isinstance(value, Tensor):
+    if not is_tensor(value):
         raise ProtocolViolation(f"{name} is {_kind(value)}, expected a tensor of shape {shape}")
     if tuple(value.shape) != shape:
         raise ProtocolViolation(f"{name} has shape {tuple(value.shape)}, expected {shape}")

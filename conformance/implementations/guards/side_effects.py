@@ -29,20 +29,25 @@ class ReturnedTensors:
     """The tensors that an implementation returned last: they must not change later."""
 
     def __init__(self) -> None:
+        self._before: list[tuple[str, Tensor, Tensor]] = []
         self._kept: list[tuple[str, Tensor, Tensor]] = []
 
-    def keep(self, named: Mapping[str, Tensor]) -> None:
-        """Remember tensors and copies of them; tensors of a simulated device are skipped, as they end with it."""
-        plain = {name: tensor for name, tensor in named.items() if type(tensor) is Tensor}
-        self._kept = [(name, tensor, tensor.detach().clone()) for name, tensor in plain.items()]
+    def begin(self) -> None:
+        """Start with the next batch: `check` compares the tensors that were kept until now."""
+        self._before, self._kept = self._kept, []
+
+    def keep(self, name: str, tensor: Tensor, copy: Tensor) -> None:
+        """Remember a tensor and its copy; tensors of a simulated device are skipped, as they end with it."""
+        if type(tensor) is Tensor:
+            self._kept.append((name, tensor, copy))
 
     def check(self) -> None:
-        """Compare the remembered tensors with their copies, and forget both.
+        """Compare the tensors of the previous batch with their copies, and forget both.
 
         Raises:
             SideEffectError: a tensor has changed.
         """
-        remembered, self._kept = self._kept, []
+        remembered, self._before = self._before, []
         for name, tensor, copy in remembered:
             if not equal_tensors(tensor, copy):
                 raise SideEffectError(f"changed {name} after returning it for the previous batch")

@@ -15,6 +15,7 @@ from torch import Tensor
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.outcome_tensors import part_from, tensors_of
 from tal_conformance.implementations.errors import PackageUnavailable, ProtocolViolation, WorkerError
+from tal_conformance.implementations.guards.plain_copies import PlainCopies
 from tal_conformance.implementations.guards.side_effects import (
     ReturnedTensors,
     SideEffectError,
@@ -164,12 +165,16 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     device = torch.device(facts["device"])
     originals = {name: tensor.to(device) for name, tensor in tensors.items()}
     given = {name: tensor.clone() for name, tensor in originals.items()}
+    LAST.begin()
+    copies = PlainCopies(LAST)
     with unchanged_torch_state(), forbid_side_effects(), mixed_precision(device, facts["autocast"]):
         if facts["kind"] == "assign":
-            shown = adapter.assign(AssignerInputs(**given, head=head, hyperparameters=hyperparameters))
+            shown = copies.assignment(
+                adapter.assign(AssignerInputs(**given, head=head, hyperparameters=hyperparameters))
+            )
             reply: Question = {}, checked_tensors(shown, Assignment)
         else:
-            reply = loss_answer(adapter, facts, given, head, hyperparameters)
+            reply = loss_answer(adapter, facts, given, head, hyperparameters, copies)
         check_inputs_unchanged({name: tensor.detach() for name, tensor in given.items()}, originals)
         strangers = [name for name, tensor in reply[1].items() if tensor.device != device]
         if strangers:
@@ -177,7 +182,6 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
                 f"{strangers[0]} is on {reply[1][strangers[0]].device}, expected {device}"
             )
     LAST.check()
-    LAST.keep(reply[1])
     return reply
 
 
@@ -187,20 +191,25 @@ def loss_answer(
     tensors: dict[str, Tensor],
     head: Head,
     hyperparameters: Hyperparameters,
+    copies: PlainCopies,
 ) -> Question:
     """Return the loss of a batch, its gradient and what it exposes of its assigner; runs in the worker."""
     maps = tuple(
         tensors[f"level.{number}"].requires_grad_(facts["differentiate"])
         for number in range(len(head.strides))
     )
-    loss = adapter.loss(maps, tensors["annotations"], head, hyperparameters)
+    loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters))
     if facts["differentiate"]:
         loss = check_loss(loss, maps)
     total = loss.total.sum()
     results = {"total": total, "items": loss.items}
     if facts["differentiate"]:
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, maps, allow_unused=True)
-        results |= {f"{GRADIENT}{n}": each for n, each in enumerate(gradients) if each is not None}
+        results |= {
+            f"{GRADIENT}{level}": copies.gradient(level, gradient)
+            for level, gradient in enumerate(gradients)
+            if gradient is not None
+        }
     if loss.assignment is not None:
         results |= checked_tensors(loss.assignment, Assignment)
     if loss.inputs is not None:

@@ -305,7 +305,8 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "topk": [0, -1, 2**20 + 1, 1.0, True, None],
     "topk2": [-1, 2**20 + 1, 1.0, False],
     **dict.fromkeys(
-        ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain"), [1e308, 3.5e38, -0.5, math.inf, math.nan, "1", None]
+        ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain"),
+        [1e308, 3.5e38, -0.5, math.inf, math.nan, "1", None],
     ),
 }
 
@@ -316,7 +317,9 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
 def test_hyperparameters_out_of_range_are_rejected_by_name(name: str, value: Any):
     batch = RECIPE.build()
     with pytest.raises(ValueError, match=f"^hyperparameter {name} is {re.escape(repr(value))}, expected "):
-        dataclasses.replace(batch, hyperparameters=dataclasses.replace(batch.hyperparameters, **{name: value}))
+        dataclasses.replace(
+            batch, hyperparameters=dataclasses.replace(batch.hyperparameters, **{name: value})
+        )
 
 
 @pytest.mark.parametrize("few", [FEW_ROWS, 0], ids=["few rows", "many rows"])

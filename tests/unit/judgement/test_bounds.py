@@ -72,4 +72,6 @@ EXTREMES = [
 def test_the_reference_agrees_with_itself_at_the_ends_of_every_range(numbers: dict[str, float]):
     recipe = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (4, 5), reg_max=4, predictions="near")
     settings = Hyperparameters(**({"topk": 3} | numbers))  # type: ignore[arg-type]
-    judge_against_reference(Subject(find("reference"), "cpu"), replace(recipe, hyperparameters=settings).build())
+    judge_against_reference(
+        Subject(find("reference"), "cpu"), replace(recipe, hyperparameters=settings).build()
+    )

@@ -1,0 +1,101 @@
+"""Copy the results of an implementation into plain tensors, before anything is compared.
+
+A subclass of `torch.Tensor` can give another answer to every question about itself, and a subclass of `Assignment` at
+every access to a field. A result may share memory with an input or with another result, and may be changed after it was
+returned. Each field is therefore read once, and each tensor is copied once, without code of the implementation.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.guards.side_effects import ReturnedTensors
+
+TRUSTED: set[type] = {Tensor}
+"""Types of tensors whose own operations copy them: `Tensor`, and the simulated device's tensors."""
+
+
+class PlainCopies:
+    """Copies of what an implementation returned on one batch.
+
+    Attributes:
+        memory: receives every returned tensor with its copy, so that a later change is noticed.
+    """
+
+    def __init__(self, memory: ReturnedTensors) -> None:
+        self.memory = memory
+
+    def assignment(self, value: Any) -> Any:
+        """Return a copy of an `Assignment` with its stages; anything else is returned as it is."""
+        return self._part(value, Assignment, lambda name, part: self._part(part, Stages, self._copy))
+
+    def inputs(self, value: Any) -> Any:
+        """Return a copy of `AssignerInputs`; anything else is returned as it is."""
+        return self._part(value, AssignerInputs, self._copy)
+
+    def loss(self, value: Any) -> Any:
+        """Return a copy of a `Loss`, whose total keeps its graph; anything else is returned as it is."""
+        if not isinstance(value, Loss):
+            return value
+        total, items, assignment, inputs = value.total, value.items, value.assignment, value.inputs
+        return Loss(
+            plain("Loss.total", total),
+            self._copy("Loss.items", items),
+            self.assignment(assignment),
+            self.inputs(inputs),
+        )
+
+    def gradient(self, level: int, value: Tensor) -> Tensor:
+        """Return a copy of the gradient on a feature map."""
+        copy: Tensor = self._copy(f"the gradient on feature map {level}", value)
+        return copy
+
+    def _part(self, value: Any, kind: type, others: Callable[[str, Any], Any]) -> Any:
+        """Return a copy of a dataclass; `others` copies its fields that are not tensors."""
+        if not isinstance(value, kind):
+            return value
+        copied = {}
+        for field in fields(kind):
+            name, content = f"{kind.__name__}.{field.name}", getattr(value, field.name)
+            copied[field.name] = self._copy(name, content) if is_tensor(content) else others(name, content)
+        return kind(**copied)
+
+    def _copy(self, name: str, value: Any) -> Any:
+        """Return a copy of a tensor without its history; anything else is returned as it is."""
+        if not is_tensor(value):
+            return value
+        alias = plain(name, value).detach()
+        copy = alias.clone()
+        self.memory.keep(name, alias, copy)
+        return copy
+
+
+def is_tensor(value: Any) -> bool:
+    """Return True if the value's true type is a tensor's: `isinstance` would believe its `__class__`."""
+    return issubclass(type(value), Tensor)
+
+
+def plain(name: str, value: Any) -> Any:
+    """Return the tensor as a `Tensor` that shares its memory and its graph; anything else is returned as it is.
+
+    Args:
+        name: of the field, for the message.
+        value: a tensor of any type, or something else.
+
+    Raises:
+        ProtocolViolation: the values of the tensor are computed by code of its type, so that it has no memory.
+    """
+    if not is_tensor(value) or type(value) in TRUSTED:
+        return value
+    if torch._C._dispatch_keys(value).has(torch._C.DispatchKey.Python):
+        raise ProtocolViolation(
+            f"{name} is a {type(value).__name__}, a tensor type that computes its values in __torch_dispatch__: "
+            "return a plain torch.Tensor"
+        )
+    with torch._C.DisableTorchFunctionSubclass():
+        return Tensor.as_subclass(value, Tensor)
