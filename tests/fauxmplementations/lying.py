@@ -36,7 +36,7 @@ class Computed(Tensor):
     """A tensor without memory: its values come from Python."""
 
     @staticmethod
-    def __new__(cls, like: Tensor) -> "Computed":
+    def __new__(cls: type["Computed"], like: Tensor) -> "Computed":
         return Tensor._make_wrapper_subclass(cls, like.size(), dtype=like.dtype)  # type: ignore[no-any-return]
 
     def __init__(self, like: Tensor) -> None:

@@ -304,10 +304,10 @@ WRONG: dict[str, tuple[Change, str]] = {
 OUT_OF_RANGE: dict[str, list[Any]] = {
     "topk": [0, -1, 2**20 + 1, 1.0, True, None],
     "topk2": [-1, 2**20 + 1, 1.0, False],
-    **dict.fromkeys(
-        ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain"),
-        [1e308, 3.5e38, -0.5, math.inf, math.nan, "1", None],
-    ),
+    **{
+        name: [1e308, 3.5e38, -0.5, math.inf, math.nan, "1", None]
+        for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain")
+    },
 }
 
 

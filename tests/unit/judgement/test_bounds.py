@@ -1,6 +1,7 @@
 """Ranges that bounds are made of hold for whatever lies within the errors that they are made from."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -58,20 +59,21 @@ def test_every_legal_order_of_operations_is_accepted(reason: str, implementation
     judge_against_reference(Subject(find(implementation), "cpu"), batch)
 
 
-LARGEST, SMALLEST = torch.finfo(torch.float32).max, 1e-45
-EXTREMES = [
-    *({name: value} for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain") for value in (0.0, SMALLEST, LARGEST)),
-    {"box_gain": LARGEST, "cls_gain": LARGEST, "dfl_gain": LARGEST},
+ENDS = 0.0, 1e-45, torch.finfo(torch.float32).max
+"""Ends of the range of exponents and gains, and the smallest number of float32."""
+EXTREMES: list[dict[str, Any]] = [
+    *({name: end} for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain") for end in ENDS),
+    dict.fromkeys(("box_gain", "cls_gain", "dfl_gain"), ENDS[2]),
     {"topk": 1},
     {"topk": 1, "topk2": 1},
     {"topk2": 0},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("numbers", EXTREMES, ids=str)
-def test_the_reference_agrees_with_itself_at_the_ends_of_every_range(numbers: dict[str, float]):
+def test_the_reference_agrees_with_itself_at_the_ends_of_every_range(numbers: dict[str, Any]):
     recipe = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (4, 5), reg_max=4, predictions="near")
-    settings = Hyperparameters(**({"topk": 3} | numbers))  # type: ignore[arg-type]
+    settings = Hyperparameters(**({"topk": 3} | numbers))
     judge_against_reference(
         Subject(find("reference"), "cpu"), replace(recipe, hyperparameters=settings).build()
     )

@@ -57,5 +57,5 @@ def test_a_later_change_of_a_returned_tensor_is_its_error():
     double = find(f"{FOLDER}/lying.py:ChangesFromAThread")
     execute(double, BATCH)
     time.sleep(0.1)
-    with pytest.raises(ImplementationFailed, match="changed Assignment.scores after returning it"):
+    with pytest.raises(ImplementationFailed, match=r"changed Assignment\.scores after returning it"):
         execute(double, BATCH)
