@@ -240,6 +240,8 @@ def loss_items(
     box = box_loss(decode(distances, anchors, head.reg_max), boxes)  # (P,)
     side = side_loss(distances, distances_to(boxes, anchors.centres), anchors, predictions.size, dialect)  # (P,)
     box_sum, side_sum = weighted_sums((box, side), positives.weights, dialect)
+    if has_no_distance_loss(head.reg_max, dialect):
+        side_sum = torch.zeros_like(side_sum)  # not a term that is divided by N: also 0 where N is 0 or not finite
     cls = cls_sum(predictions.logits, positives, dialect, class_weights)
     gains = hyperparameters.box_gain, hyperparameters.cls_gain, hyperparameters.dfl_gain
     return torch.stack([gain * term for gain, term in zip(gains, (box_sum, cls, side_sum), strict=True)])  # (3,)
@@ -284,6 +286,11 @@ def side_loss(
     if dialect.single_bin is SingleBin.L1:
         return l1_loss(distances, target, anchors.strides, size)
     return torch.zeros_like(target[:, 0])  # (P,)
+
+
+def has_no_distance_loss(reg_max: int, dialect: Dialect) -> bool:
+    """Return True if a dialect has no loss of the distances for a head with R bins (LOSS-DFL-1)."""
+    return reg_max == 1 and dialect.single_bin is SingleBin.NOTHING
 
 
 def cls_loss(

@@ -6,8 +6,21 @@ from collections.abc import Sequence
 from tal_conformance.commands.program import prepare_judging
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.releases import SELECTIONS, select_releases, version_text
-from tal_conformance.dialects.sources import CheckedSource, check_source, distinct_sources, unchecked_edges
+from tal_conformance.dialects.sources import (
+    CheckedSource,
+    check_source,
+    distinct_sources,
+    format_failure,
+    unchecked_edges,
+)
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Subject
+from tal_conformance.mutation.suite_checks import failures, suite_cases
 from tal_reference.eras import ERAS, Version
+
+BATCHES_PER_TEST = 4
+"""Batches of each of the suite's tests on which the first and the last source of an era are judged."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +48,41 @@ def run(options: argparse.Namespace) -> int:
     with progress("Judging sources of releases", len(sources)) as advance:
         for source in sources:
             check_source(source)
+            if not source.problem and source in ends_of_eras(sources):
+                check_with_suite(source)
             advance(format_source(source))
     print("\n".join(format_eras(sources)))
     return int(not sources or any(source.problem for source in sources))
+
+
+def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
+    """Return the sources of the first and of the last release of each era."""
+    ends = []
+    for era in ERAS:
+        of_era = [source for source in sources if source.era is era]
+        if of_era:
+            first = min(of_era, key=lambda source: source.releases[0])
+            last = max(of_era, key=lambda source: source.releases[-1])
+            ends += [first] if first is last else [first, last]
+    return ends
+
+
+def check_with_suite(source: CheckedSource) -> None:
+    """Judge a source's last release by the checks of every test of the suite; the first failure is its problem."""
+    name = f"ultralytics=={version_text(source.releases[-1])}"
+    try:
+        implementation = find(name)
+    except UnknownImplementation as error:
+        source.problem = str(error)
+        return
+    try:
+        cases = suite_cases(source.era.dialect, BATCHES_PER_TEST, "assign" in implementation.capabilities)
+        source.batches += len(cases)
+        for case, failure in failures(Subject(implementation, "cpu"), cases):
+            source.problem = f"{case.test}: {format_failure(failure)}"
+            return
+    finally:
+        implementation.adapter.worker.close()
 
 
 def format_source(source: CheckedSource) -> str:

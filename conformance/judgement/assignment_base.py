@@ -1,21 +1,25 @@
 """Common part of judging one image by its stages and by its outputs."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment
-from tal_conformance.core.verdicts import Agreement, Judgement, Value
-from tal_conformance.judgement.bounds import precision
+from tal_conformance.core.task import StageName
+from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch, Value
+from tal_conformance.judgement.bounds import ROUNDINGS, precision
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
     assert_equal,
+    assert_none,
     assert_within,
     assert_within_at,
 )
 from tal_conformance.judgement.oracle import ImageOracle
+from tal_reference.assignment import INSIDE, distance_inside
 
 PAIR = ("GT", "anchor")
 
@@ -48,20 +52,44 @@ class ImageJudge:
         return precision(self.inputs.scores.dtype, self.inputs.boxes.dtype, self.assignment.scores.dtype)
 
     def clause_of(self, wrong: Tensor) -> str:
-        """Return the clause that wrong candidates (M, A) violate, by the size of their ground truths."""
+        """Return the clause that wrong candidates (M, A) violate, from their ground truths and places.
+
+        ANN-3 if none of the ground truths is real. TAL-CAND-1 if all lie on an edge of the box that the dialect
+        prescribes. TAL-CAND-2 if all others can be candidates only of a widened box: another dialect's, if this one
+        does not widen it. Else TAL-CAND-1.
+        """
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
         if len(boxes) and (boxes.sum(1) <= 0).all():
             return "ANN-3"
+        beyond = wrong & ~self.on_edge  # (M, A)
+        if not beyond.any():
+            return "TAL-CAND-1"
+        boxes = self.inputs.truth_boxes[self.image, : self.truths].double()  # (M, 4)
         strides = self.inputs.head.strides
         small = (
             boxes[:, 2:] - boxes[:, :2] < strides[min(1, len(strides) - 1)]
-        )  # (.., 2) some dialect widens it
+        )  # (M, 2) some dialect widens it
         centres = self.inputs.anchors.double()[:, None]  # (A, 1, 2)
         beside = (centres <= boxes[:, :2]) | (
             centres >= boxes[:, 2:]
-        )  # (A, .., 2) only widening can reach it there
-        widened = (small & beside).any(2).T  # (.., A)
-        return "TAL-CAND-2" if widened[wrong[wrong.any(1)]].all() else "TAL-CAND-1"
+        )  # (A, M, 2) only a widened box contains it
+        widened = (small & beside).any(2).T  # (M, A)
+        return "TAL-CAND-2" if widened[beyond].all() else "TAL-CAND-1"
+
+    @cached_property
+    def on_edge(self) -> Tensor:
+        """(M, A) the centre lies on an edge of the box that the dialect prescribes, within rounding."""
+        boxes = self.inputs.truth_boxes[self.image, : self.truths].double()  # (M, 4)
+        inside = distance_inside(boxes, self.inputs.anchors.double(), self.oracle.floor)  # (M, A)
+        eps = torch.finfo(precision(self.inputs.truth_boxes.dtype)).eps
+        error = INSIDE + ROUNDINGS * eps * boxes.abs().amax(1, keepdim=True)  # (M, 1)
+        if self.truth_error is not None:
+            error = error + 2 * self.truth_error.amax(1, keepdim=True)
+        return inside.abs() <= error
+
+    def about_candidates(self, problem: str, wrong: Tensor) -> str:
+        """Return a problem with candidates, with a remark if all of them lie on an edge: `wrong` is (M, A)."""
+        return f"{problem}, only on the edge of a box" if (wrong <= self.on_edge).all() else problem
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
         """Compare label and box of each positive with those of its owner (TAL-TGT-1).
@@ -83,17 +111,52 @@ class ImageJudge:
     def check_scores(self, weights: Bounded, positives: Tensor, clause: str = "TAL-NORM-1") -> Agreement:
         """Compare the target score at the label of each positive with its weight; all others are zero (TAL-TGT-1).
 
+        Scores that stand elsewhere are noted at the stage "targets", and the values alone are judged here.
+
         Args:
             weights: expected weight of each anchor, (A,).
             positives: (M, A) ground truth and anchor.
             clause: the clause that the weights follow.
         """
         (anchors,) = positives.any(0).nonzero(as_tuple=True)  # (P,)
-        owners = positives.int().argmax(0)[anchors]  # (P,)
-        labels = self.inputs.labels[self.image, : self.truths, 0].long()[owners]  # (P,)
+        scores, labels = (
+            self.assignment.scores[self.image],
+            self.labels_of(positives)[anchors],
+        )  # (A, C), (P,)
         quantity = self.quantity("target score w", clause, "anchor", "class")
-        scores = self.assignment.scores[self.image]
-        return assert_within_at(quantity, scores, (anchors, labels), weights.at(anchors))
+        try:
+            return assert_within_at(quantity, scores, (anchors, labels), weights.at(anchors))
+        except Mismatch:
+            if not self.misplaced_scores(positives).any():
+                raise
+        self.judgement.note(StageName.TARGETS, self.check_placement, positives)
+        quantity = self.quantity("target score w", clause, "positive")
+        return assert_within(quantity, self.observed_weights(positives)[anchors], weights.at(anchors))
+
+    def check_placement(self, positives: Tensor) -> Agreement:
+        """Assert that no target score but that of a positive's own class is other than zero (TAL-TGT-1)."""
+        quantity, scores = (
+            self.quantity("target score", "TAL-TGT-1", "anchor", "class"),
+            self.assignment.scores,
+        )
+        problem = "a target score stands elsewhere than at the class of a positive"
+        return assert_none(quantity, self.misplaced_scores(positives), scores[self.image], "0", problem)
+
+    def labels_of(self, positives: Tensor) -> Tensor:
+        """(A,) class of the ground truth that owns each anchor of `positives` (M, A); of the first on background."""
+        return self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]
+
+    def misplaced_scores(self, positives: Tensor) -> Tensor:
+        """(A, C) True where a target score is not zero, and not that of a positive's own class."""
+        scores = self.assignment.scores[self.image]  # (A, C)
+        own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, self.labels_of(positives)[:, None], True)
+        return (scores != 0) & ~(own & positives.any(0)[:, None])
+
+    def observed_weights(self, positives: Tensor) -> Tensor:
+        """(A,) target score of each positive at its own class; the sum of its scores if it has none there."""
+        scores = self.assignment.scores[self.image]  # (A, C)
+        at_label = scores.gather(1, self.labels_of(positives)[:, None])[:, 0]  # (A,)
+        return torch.where(at_label != 0, at_label, scores.sum(1)) * positives.any(0)
 
     def quantity(self, name: str, clause: str, *dimensions: str) -> Quantity:
         """Return a quantity of this image."""

@@ -62,7 +62,10 @@ class OutputsJudge(ImageJudge):
                 never, positives, "TAL-CONF-1", "False: another owner", problem
             )
         if never.any():
-            clause, problem = self.clause_of(never), "a positive is not a candidate"
+            clause, problem = (
+                self.clause_of(never),
+                self.about_candidates("a positive is not a candidate", never),
+            )
             return StageName.CANDIDATES, self.wrong(
                 never, positives, clause, "False: not a candidate", problem
             )
@@ -92,17 +95,8 @@ class OutputsJudge(ImageJudge):
         """
         expected = self.oracle
         lost = expected.selection.must & ~owners.foreground & ~dropped  # (M, A)
-        few = expected.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1)
-        if (lost & few).any() and self.best_follows_overlap(positives).all():
-            clause, problem = self.clause_of(lost & few), "a candidate is missing among no more than k"
-            return StageName.CANDIDATES, self.wrong(
-                lost & few, positives, clause, "True: a candidate", problem
-            )
         if lost.any():
-            problem = "an anchor among the k best is background"
-            return StageName.TOP_K, self.wrong(
-                lost, positives, "TAL-TOPK-1", "True: among the k best", problem
-            )
+            return self.lost_anchors(lost, positives)
         extra = positives & ~expected.selection.may & ~winnable
         stolen = positives & (expected.selection.must.sum(0) > 1) & ~expected.owners
         if (extra & ~stolen).any():
@@ -117,6 +111,42 @@ class OutputsJudge(ImageJudge):
         if expected.topk2_rule is not None:
             return StageName.CONFLICT, Mismatch(claim, "TAL-CONF-2", self.counts(positives))
         return StageName.TOP_K, Mismatch(claim, "TAL-TOPK-1", self.counts(positives))
+
+    def lost_anchors(self, lost: Tensor, positives: Tensor) -> tuple[str, Mismatch]:
+        """Return the stage that explains best why selected anchors (M, A) are background, and the mismatch.
+
+        Anchors of a ground truth with no more than k candidates are all selected, so either the candidates or the
+        picks lose them; which of the two is seen only in the places and metrics of those that are lost.
+        """
+        contested = self.oracle.selection.may.sum(0) > 1  # (A,) perhaps
+        few = self.oracle.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1)
+        of_few = lost & few  # (M, A)
+        if self.no_metric(lost, positives) and not (of_few <= self.on_edge).all():
+            problem = "an anchor among the k best is background; its t is about 0, so it may not be a candidate either"
+            return StageName.TOP_K, self.wrong(
+                lost, positives, "TAL-TOPK-1", "True: among the k best", problem
+            )
+        widened = of_few.any() and self.clause_of(of_few) != "TAL-CAND-1"
+        if (lost <= contested & ~self.on_edge).all() and not widened:
+            problem = "an anchor that several ground truths select has no owner"
+            return StageName.CONFLICT, self.wrong(
+                lost, positives, "TAL-CONF-1", "True for one of them", problem
+            )
+        if of_few.any() and self.best_follows_overlap(positives).all():
+            clause, problem = self.clause_of(of_few), "a candidate is left out of no more than k"
+            problem = self.about_candidates(problem, of_few)
+            return StageName.CANDIDATES, self.wrong(of_few, positives, clause, "True: a candidate", problem)
+        problem = "an anchor among the k best is background"
+        return StageName.TOP_K, self.wrong(lost, positives, "TAL-TOPK-1", "True: among the k best", problem)
+
+    def no_metric(self, lost: Tensor, positives: Tensor) -> bool:
+        """Return True if t of all lost pairs (M, A) is about 0, and less than that of every positive.
+
+        About 0 is below the 1e-9 of TAL-NORM-1, which t is added to.
+        """
+        most = (self.oracle.metric - self.oracle.metric_error)[lost].amax()  # ()
+        least = (self.oracle.metric + self.oracle.metric_error)[positives]  # (P,)
+        return bool(most <= NORMALISATION_EPS) and bool((least >= most).all())
 
     def dropped(self, positives: Tensor) -> Tensor | None:
         """Return background anchors (A,) that may have been dropped (TAL-CONF-2); None if a row keeps too many."""
@@ -139,7 +169,7 @@ class OutputsJudge(ImageJudge):
 
     def implied(self, positives: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return weights and t of positives, (M, A) each, and the largest of each ground truth, (M, 1) each."""
-        weight = self.assignment.scores[self.image].sum(1).double() * positives  # (M, A)
+        weight = self.observed_weights(positives).double() * positives  # (M, A)
         metric = self.oracle.metric * positives  # (M, A)
         return weight, metric, weight.amax(1, keepdim=True), metric.amax(1, keepdim=True)
 

@@ -52,7 +52,8 @@ class StagesJudge(ImageJudge):
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"
         expected = torch.where(wrong, expected, candidates)
-        return assert_equal(self.quantity("candidate", clause, *PAIR), candidates, expected)
+        name = self.about_candidates("candidate", wrong) if wrong.any() else "candidate"
+        return assert_equal(self.quantity(name, clause, *PAIR), candidates, expected)
 
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
         """Compare u on the implementation's own candidates; it is zero elsewhere (TAL-MET-1)."""

@@ -6,13 +6,20 @@ B images, A anchors, C classes, R bins, P positives of the whole batch.
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, LossOutcome
 from tal_conformance.core.task import StageName
-from tal_conformance.core.verdicts import Judgement
+from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
 from tal_conformance.judgement.bounds import bound
-from tal_conformance.judgement.comparators import Bounded, Quantity, assert_within, assert_within_at
+from tal_conformance.judgement.comparators import (
+    Bounded,
+    Quantity,
+    all_finite,
+    assert_within,
+    assert_within_at,
+)
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
 from tal_conformance.judgement.loss_reference import loss_precision
 from tal_conformance.judgement.loss_rounding import (
@@ -22,8 +29,10 @@ from tal_conformance.judgement.loss_rounding import (
     add_gradients,
     gradient_bound,
 )
-from tal_reference import BatchTargets
+from tal_reference import BatchTargets, Dialect
 from tal_reference.anchors import flatten
+
+SCORE_SUM_CLAUSE = "LOSS-SUM-1"
 
 
 def judge_loss(
@@ -51,16 +60,88 @@ def judge_loss(
     judgement.inconclusive = judgement.inconclusive or not known.is_defined
     dtype = loss_precision(expected.batch)
     exact, same_dtype, unit = known.exact.items, known.same_dtype.items, known.rounding.items
+    terms = expected.batch.family.terms
+    quantities = [term.quantity for term in terms]
+    rounding = [
+        bound(same_dtype[place], exact[place], unit[place], dtype, name)
+        for place, name in enumerate(quantities)
+    ]
+    allowed = torch.stack(rounding) + slack.items  # (3,)
+    items = like_division_by_zero(loss.items, same_dtype, expected.dialect)  # (3,)
+    remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
     for stage, place in expected.batch.family.item_of.items():
         if stage == StageName.BOX and not known.is_defined:
             continue
-        name, extra = expected.batch.family.terms[place].quantity, slack.items[place]
-        error = bound(same_dtype[place], exact[place], unit[place], dtype, name) + extra
-        bounded = Bounded(exact[place], error, same_dtype[place], extra)
-        quantity = Quantity(name, judgement.task.clauses[stage])
-        judgement.note(stage, assert_within, quantity, loss.items[place], bounded)
+        bounded = Bounded(exact[place], allowed[place], same_dtype[place], slack.items[place])
+        clause = SCORE_SUM_CLAUSE if remark else judgement.task.clauses[stage]
+        judgement.note(stage, assert_term, Quantity(quantities[place], clause), items[place], bounded, remark)
     judge_total(judgement, expected.batch, loss)
     judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
+
+
+def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect) -> Tensor:
+    """Return `observed` with the infinities and NaN of `same_dtype`, where neither is finite and N may be 0.
+
+    In a dialect without a floor of N (LOSS-SUM-1, before 8.0.35) a term is x / 0: infinite, or NaN if x is 0 too, and
+    rounding decides whether a cross-entropy of saturated logits is. In other dialects nothing is replaced.
+    """
+    if dialect.score_sum_floor > 0:
+        return observed
+    neither = ~observed.isfinite() & ~same_dtype.isfinite()
+    return torch.where(neither, same_dtype.to(observed.dtype), observed)
+
+
+def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tensor, dialect: Dialect) -> str:
+    """Return a remark if another N explains all differing terms, or "" (LOSS-SUM-1).
+
+    N divides every term, so at least two terms must be off by one factor, and none may be off otherwise. With a single
+    term other than zero, N is not told from the sum that it divides, unless that term is divided by zero.
+
+    Args:
+        items: (3,) terms of the implementation, float64.
+        exact: (3,) expected terms.
+        allowed: (3,) their tolerances.
+        scores: (B, A, C) target scores of the loss.
+        dialect: prescribes the floor of N.
+    """
+    if bool(((items - exact).abs() <= allowed).all()) or not all_finite(exact):
+        return ""
+    total = float(scores.sum())
+    score_sum = max(total, dialect.score_sum_floor)
+    present = exact.abs() > allowed  # (3,)
+    if total == 0 and bool(present.any()) and not items[present].isfinite().any():
+        return f"; the sum of all target scores is 0 here: N is 0, and not {score_sum:g}"
+    if int(present.sum()) < 2 or not all_finite(items):
+        return ""
+    largest = int((exact.abs() / allowed).where(present, 0).argmax())
+    factor = float(items[largest] / exact[largest])
+    tolerance = allowed * (1 + abs(factor)) + exact.abs() * allowed[largest] / exact[largest].abs()  # (3,)
+    if not factor or bool(((items - factor * exact).abs() > tolerance).any()):
+        return ""
+    observed = score_sum / factor
+    guesses = {
+        "the sum of target scores without a floor": total,
+        "the number of positives": float((scores > 0).any(-1).sum()),
+        "the sum of target scores divided by the number of images": max(
+            total / len(scores), dialect.score_sum_floor
+        ),
+    }
+    close = [name for name, guess in guesses.items() if abs(observed - guess) <= 1e-4 * abs(guess)]
+    as_if = f", {close[0]}" if close else ""
+    return f"; all terms are {factor:.6g} times what is expected: N is {observed:.6g}{as_if}, and not {score_sum:.6g}"
+
+
+def assert_term(quantity: Quantity, observed: Tensor, bounded: Bounded, remark: str) -> Agreement:
+    """Assert that a term lies within its tolerance; `remark` ends the message if it does not.
+
+    Raises:
+        Mismatch: it does not, or is not finite.
+    """
+    try:
+        return assert_within(quantity, observed, bounded)
+    except Mismatch as mismatch:
+        summary = mismatch.summary + remark
+        raise Mismatch(summary, mismatch.clause, mismatch.values, mismatch.verdict) from mismatch
 
 
 def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
@@ -97,13 +178,15 @@ def judge_gradients(
     exact, same_dtype, unit = expected.exact, expected.same_dtype, expected.rounding
     of_total = exact.of_total, same_dtype.of_total, unit.of_total, unit.jumps_of_total, slack.of_total
     rows = [("total", loss.gradients, *of_total)]
-    if loss.term_gradients:
+    divides_by_zero = expected.expected.dialect.score_sum_floor == 0 and not all_finite(same_dtype.items)
+    if loss.term_gradients and not divides_by_zero:  # of one tensor's parts, zero times infinity is NaN
         names = [term.name for term in batch.family.terms]
         of_terms = exact.of_terms, same_dtype.of_terms, unit.of_terms, unit.jumps, slack.of_terms
         rows = [*zip(names, loss.term_gradients, *of_terms, strict=True), *rows]
     clause, dimensions = judgement.task.clauses[StageName.GRADIENTS], ("image", "anchor", "channel")
     for term, maps, *computed in rows:
         distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
+        logits = like_division_by_zero(logits, computed[1][1], expected.expected.dialect)
         right, approximate, *rest = (pair[0] for pair in computed)
         of_positives = [right[at], approximate[at], *rest]  # (P, 4R), or a number
         for field, check, observed, values in (

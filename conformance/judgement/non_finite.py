@@ -12,6 +12,11 @@ releases on such batches, so that an implementation that spreads or hides such a
   With one bin, an infinite distance is an edge at infinity: u is zero there, or NaN if infinity is subtracted from
   itself, depending on the order of operations. Either is accepted, with its consequences in the image and the loss.
   The same holds for an anchor if rounding decides whether it is a candidate.
+  In dialects that compare overlaps everywhere (before 8.0.52), t of every ground truth and padding row of the image is
+  computed at every anchor. NaN takes one of the k places of its row, candidate or not, and products with masks carry it
+  into all target scores of the image, so that N and the three terms are not finite. An image that is left finite by
+  TAL-NORM-1 is accepted too.
+  Without a floor of N (before 8.0.35), an N of 0 divides zero by zero: which values are finite follows the reference.
 - NONFINITE-3: an infinite class logit is a score of 0 or 1 to the assigner. Plus infinity makes the class loss infinite
   or NaN. Minus infinity has a cross-entropy of 0 in the limit, but official code returns NaN; either is accepted. The
   same holds for a distance logit of minus infinity: DFL omits it as a bin without a share, or multiplies zero by
@@ -42,6 +47,7 @@ from tal_conformance.judgement.judge import judge
 from tal_conformance.judgement.oracle import candidates_within
 from tal_reference import GroundTruths, OverlapsCompared
 from tal_reference.anchors import flatten
+from tal_reference.loss import has_no_distance_loss
 
 FAR = 1e4
 """Stands for infinity: as a logit, its sigmoid and softmax are exactly 0 or 1 in every dtype, and float16 holds it."""
@@ -81,18 +87,72 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
     either = _edge_at_infinity(expected.batch, reference) | _may_be_candidate(expected, reference)  # (B,)
     judgement.inconclusive = bool(either.any())
     clause = "NONFINITE-1" if _targets_finite(reference).all() else "NONFINITE-2"
-    lost = _lost_numbers(reference) | either  # (B,)
+    spreads = _spreads(outcome, expected, reference)  # (B,)
+    lost = _lost_numbers(reference) | either | spreads  # (B,)
     if outcome.assignment is not None:
         quantity = Quantity("image with finite target scores", clause, ("image",))
         finite, own = _targets_finite(outcome) | lost, _targets_finite(reference) | lost  # (B,) twice
         judgement.note(StageName.NORMALISATION, _assert_same, quantity, finite, own)
     if outcome.loss is not None and not judgement.inconclusive:  # N is of the whole batch
-        _judge_loss(judgement, expected.batch, outcome, reference, clause, bool(lost.any()))
+        if _is_spread(outcome, spreads):
+            _judge_spread_loss(judgement, outcome, expected, reference)
+        else:
+            _judge_loss(judgement, expected, outcome, reference, clause, bool((lost & ~spreads).any()))
     if judgement.verdict.fails:
         raise Divergence(judgement)
     if clause == "NONFINITE-2" or lost.any():
         return judgement
     return judge(*_with_a_finite_number(outcome, expected, reference))
+
+
+def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Tensor:
+    """(B,) True if t of a row of the image, a ground truth's or a padding row's, is not finite at an affected anchor.
+
+    Only in dialects that compute t off candidates too; a batch without ground truths has no rows.
+    """
+    batch, affected = expected.batch, affected_anchors(expected.batch)  # (B, A)
+    everywhere = expected.dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
+    if not everywhere or not len(batch.annotations):
+        return torch.zeros_like(affected[:, 0])
+    inputs = reference.inputs
+    labels = inputs.labels.long()[..., 0]  # (B, M), padding rows read class 0
+    scores = inputs.scores.mT.gather(1, labels[..., None].expand(-1, -1, affected.shape[1]))  # (B, M, A)
+    distances, _ = flatten(batch.feature_maps, batch.head)  # (B, A, 4R)
+    boxes = inputs.boxes.isfinite().all(-1) & distances.isfinite().all(
+        -1
+    )  # (B, A): of one bin also infinite edges
+    return (affected & ~(boxes & scores.isfinite().all(1))).any(1)
+
+
+def _is_spread(outcome: Outcome, spreads: Tensor) -> bool:
+    """Return True if an outcome carries a non-finite t into a whole image that allows it (`spreads`), and so into N."""
+    if outcome.assignment is not None and outcome.from_loss:
+        return bool((spreads & ~_targets_finite(outcome)).any())
+    assert outcome.loss is not None
+    return bool(spreads.any()) and not bool(outcome.loss.total.isfinite())
+
+
+def _judge_spread_loss(
+    judgement: Judgement, outcome: Outcome, expected: Expectation, reference: Outcome
+) -> None:
+    """Judge a loss over target scores that are not finite: no term is finite, unless it is 0 by definition.
+
+    Without positives box and dfl are (LOSS-GRAD-1), and dfl is where the dialect has no loss of a single bin.
+    """
+    assert outcome.loss is not None
+    assert reference.assignment is not None
+    assigned = (
+        outcome.assignment if outcome.assignment is not None and outcome.from_loss else reference.assignment
+    )
+    sums = [StageName.CLS, StageName.BOX] if assigned.foreground.any() else [StageName.CLS]
+    if len(sums) > 1 and not has_no_distance_loss(expected.batch.head.reg_max, expected.dialect):
+        sums.append(StageName.DFL)
+    values = {
+        name: outcome.loss.items[place] for place, name in enumerate(t.name for t in judgement.task.terms)
+    }
+    for name, value in {**{name: values[name] for name in sums}, "total": outcome.loss.total}.items():
+        quantity = Quantity("total is finite" if name == "total" else f"{name} loss is finite", "NONFINITE-2")
+        judgement.note(name, _assert_same, quantity, value.isfinite(), torch.zeros_like(value.isfinite()))
 
 
 def _with_a_finite_number(
@@ -139,11 +199,12 @@ def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
 
 
 def _judge_loss(
-    judgement: Judgement, batch: Batch, outcome: Outcome, reference: Outcome, clause: str, lost: bool
+    judgement: Judgement, expected: Expectation, outcome: Outcome, reference: Outcome, clause: str, lost: bool
 ) -> None:
     """Judge which terms and gradients are finite. If `lost`, N may be finite or not, and cls is not."""
     assert outcome.loss is not None
     assert reference.loss is not None
+    batch = expected.batch
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
     below = (distances == -torch.inf).any(-1) & _candidates(reference)  # (B, A)
     free = [  # log(1 + e^x) is 0 there, or NaN as in official code; a bin without a share is omitted, or NaN
@@ -167,12 +228,16 @@ def _judge_loss(
     if clause == "NONFINITE-2" or lost:
         return  # N is not finite: masks decide which gradients are zero times NaN, and which are zero
     affected = affected_anchors(batch)  # (B, A) either is accepted
-    for name, gradient in zip(
-        batch.family.quantities, flatten(outcome.loss.gradients, batch.head), strict=True
-    ):
+    divides = (
+        expected.dialect.score_sum_floor == 0
+    )  # N may be 0: infinity or 0 / 0, where the reference finds it
+    own_gradients = flatten(reference.loss.gradients, batch.head)
+    gradients = flatten(outcome.loss.gradients, batch.head)
+    for name, gradient, own_gradient in zip(batch.family.quantities, gradients, own_gradients, strict=True):
         finite = gradient.isfinite().all(-1) | affected  # (B, A)
+        wanted = own_gradient.isfinite().all(-1) | affected if divides else torch.ones_like(finite)
         quantity = Quantity(f"gradient on {name} is finite", clause, ("image", "anchor"))
-        judgement.note(StageName.GRADIENTS, _assert_same, quantity, finite, torch.ones_like(finite))
+        judgement.note(StageName.GRADIENTS, _assert_same, quantity, finite, wanted)
 
 
 def _targets_finite(outcome: Outcome) -> Tensor:

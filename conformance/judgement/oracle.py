@@ -67,6 +67,7 @@ class ImageOracle:
         k: number of anchors that each ground truth selects.
         topk2_rule: the second top-k (TAL-CONF-2); None without `topk2`.
         everywhere: True if u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
+        floor: a side shorter than the first number is widened to the second, both in pixels (TAL-CAND-2).
     """
 
     candidate: Tensor
@@ -82,7 +83,8 @@ class ImageOracle:
     same_dtype: dict[str, Tensor]
     k: int
     topk2_rule: TopK2Rule | None
-    everywhere: bool = False
+    everywhere: bool
+    floor: tuple[int, int]
 
     @property
     def uniqueness(self) -> Uniqueness:
@@ -309,4 +311,5 @@ def oracle(
         candidate, may_candidate, u, u_error, t, t_error, overlap_range, metric_range, selection,
         may_own(overlap_range), same_dtype, numbers.topk, topk2_rule,
         dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
+        floor,
     )  # fmt: skip

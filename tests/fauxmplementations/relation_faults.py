@@ -110,7 +110,6 @@ PLANTED: list[tuple[str, str, Fault]] = [
     ("META-SPLIT", "the mean cross-entropy", FAULTS["mean_cross_entropy"]),
     ("META-SPLIT", "N for each image", FAULTS["score_sum_an_image"]),
     ("META-SPLIT", "N below 1", FAULTS["score_sum_not_clamped"]),
-    ("META-SPLIT", "B left out", FAULTS["missing_batch_size"]),
     ("META-MIRROR", "half-open borders", planted({"tal_reference.assignment.candidates_of": half_open})),
     ("META-MIRROR", "anchors at corners", planted({"tal_reference.loss.make_anchors": cell_corners})),
     (

@@ -62,7 +62,7 @@ class DecidingValues:
         """Return the values according to the stages that the implementation exposes in two runs, (M, A) each."""
         sure = one["candidates"] & other["candidates"] & ~self.doubtful  # (M, A)
         overlap, metric = (torch.maximum(one[name], other[name]).double() for name in ("overlap", "metric"))
-        error = torch.maximum(self.metric_error, metric * self.amplified(overlap))
+        error = torch.maximum(self.metric_error, metric.abs() * self.amplified(overlap))
         low, high = metric - error, metric + error
         places = Range(low.clamp(min=0).where(sure, 0), high)
         selection = top_k_choices(places, sure, sure | self.doubtful, self.numbers.topk)
@@ -74,7 +74,7 @@ class DecidingValues:
 
     def amplified(self, overlap: Tensor) -> Tensor:
         """Return the relative error (M, A) of t due to the error of u, for a given u (M, A) (TAL-MET-1)."""
-        share = (self.overlap_error / overlap).nan_to_num(nan=0.0, posinf=0.0)
+        share = (self.overlap_error / overlap.abs()).nan_to_num(nan=0.0, posinf=0.0)
         eps = torch.finfo(torch.float32).eps
         roundings = 2 + 4 * self.numbers.alpha + self.numbers.beta  # of s, of the powers and of the product
         rounding = 2 * ROUNDINGS * eps * roundings
@@ -124,6 +124,48 @@ class DecidingValues:
         numbers = torch.finfo(dtype)
         rounding = positives * (4 * numbers.eps * metric * top / best + numbers.tiny / NORMALISATION_EPS)
         return (moved / low + ROUNDINGS * rounding).sum(0)
+
+    def own_overlap(self, weights: Tensor, scores: Tensor, positives: Tensor) -> Tensor:
+        """Return the implementation's own u (M, A) of its positives, as their weights show it; zero elsewhere.
+
+        By TAL-NORM-1 the best weight of a ground truth is its u*, and w / u* = t / t*; by TAL-MET-1 this is
+        (s / s*)^alpha (u / u*)^beta.
+
+        Args:
+            weights: (A,) of the implementation.
+            scores: (M, A) predicted score of the class of each ground truth.
+            positives: (M, A) of the implementation.
+        """
+        weight = weights * positives  # (M, A)
+        best, at = weight.max(1, keepdim=True)  # (M, 1) twice
+        quotient = (
+            weight / best * (scores.gather(1, at) / scores).pow(self.numbers.alpha)
+        )  # (M, A)  (u / u*)^beta
+        overlap = best * (quotient.pow(1 / self.numbers.beta) if self.numbers.beta else quotient)  # (M, A)
+        return overlap.nan_to_num(nan=0.0, posinf=0.0) * positives
+
+    def own_weight_errors(
+        self, weights: Tensor, scores: Tensor, overlap_error: Tensor, positives: Tensor
+    ) -> Tensor:
+        """Return the errors (A,) of weights that are not made of the judge's u, whatever overlap they are made of.
+
+        The error of u, as a share of the implementation's own u, is amplified as t amplifies it (TAL-MET-1).
+
+        Args:
+            weights: (A,) of the implementation.
+            scores: (M, A) predicted score of the class of each ground truth.
+            overlap_error: (M, A) of any overlap of the two boxes.
+            positives: (M, A) of the implementation.
+        """
+        alpha, beta = self.numbers.alpha, self.numbers.beta
+        overlap = self.own_overlap(weights, scores, positives)  # (M, A)
+        share = (overlap_error / overlap).nan_to_num(nan=0.0, posinf=0.0)  # (M, A); no weight, no error
+        rounding = 2 * ROUNDINGS * torch.finfo(torch.float32).eps * (4 + 4 * alpha + beta)
+        of_metric = (1 + share) ** beta - 1 + rounding  # (M, A) of t
+        at = (weights * positives).argmax(1, keepdim=True)  # (M, 1)
+        of_best = share.gather(1, at), of_metric.gather(1, at)  # (M, 1) of u* and of t*
+        moved = weights * positives * ((1 + of_metric) * (1 + of_best[0]) * (1 + of_best[1]) - 1)  # (M, A)
+        return moved.sum(0)
 
 
 def uncertain(told: ImageOracle) -> Tensor:

@@ -20,6 +20,7 @@ from tal_conformance.checks.relations.transformations import Pair
 from tal_conformance.checks.relations.views import ImageView
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
+from tal_conformance.judgement.bounds import ROUNDINGS, ciou_unit
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -29,6 +30,7 @@ from tal_conformance.judgement.comparators import (
     assert_within,
 )
 from tal_conformance.judgement.oracle import InputErrors
+from tal_reference.assignment import normalised
 
 CELL = ("GT", "anchor")
 SCORE = ("anchor", "class")
@@ -112,6 +114,7 @@ class ImageComparison:
         self.image = None if pair.source else pair.image  # a message counts the given batch's images alone
         self.old, self.new = views
         self.moved = False  # a choice moved, and something follows from it
+        self.counts: Tensor  # (M, A) where it matters who owns the anchor; set by `owners`
 
     def run(self) -> bool:
         """Compare everything, stage by stage; whether all of it agrees."""
@@ -199,15 +202,20 @@ class ImageComparison:
             StageName.NORMALISATION, "target score w", now.scores, before.scores, SCORE, self.image
         )
 
-    def known(self) -> DecidingValues:
-        """Return the values that decide the assignment, with the errors of both runs."""
+    @cached_property
+    def moved_inputs(self) -> InputErrors:
+        """Differences of the assigner's inputs between the two runs."""
         old, new = self.old.read, self.new.read
-        moved = InputErrors(
+        return InputErrors(
             (new["boxes"] - old["boxes"]).abs().amax(-1),
             (new["scores"].double() - old["scores"].double()).abs(),
             (new["truths"] - old["truths"]).abs(),
         )
-        before, now = self.before.oracle(self.pair.image, moved), self.now.oracle(self.pair.changed_image)
+
+    def known(self) -> DecidingValues:
+        """Return what decides the assignment, with the errors of both runs."""
+        before = self.before.oracle(self.pair.image, self.moved_inputs)
+        now = self.now.oracle(self.pair.changed_image)
         told = replace(
             DecidingValues.of(before, self.old.read, self.before.batch.hyperparameters),
             doubtful=uncertain(before) | self.mapping.pairs(uncertain(now)),
@@ -253,14 +261,141 @@ class ImageComparison:
         else:
             places, contested = known.open_places, known.selection.may.sum(0) > 1
         choices = places.any(0) | (known.tied_owners & contested)  # (M, A)
-        allowed = choices | known.kept_otherwise(choices)
-        self.moved = bool((differs & known.counts).any())
+        foreign = weighs = torch.zeros_like(differs)  # (M, A) twice
+        if differs.any() and not self.old.shown:
+            foreign = (
+                self.foreign_choices(known) | self.own_ties(known) | self.tied_at_another_k(known, differs)
+            )
+            weighs = self.foreign_overlaps(known)
+        allowed = choices | known.kept_otherwise(choices) | foreign
+        self.counts = known.counts | foreign | weighs
+        self.moved = bool((differs & self.counts).any())
         told = "the same owner", "an anchor changed its owner, though no choice was open"
         return self.to.assert_none(StageName.CONFLICT, "owner", differs & ~allowed, new, told, self.image)
 
+    def tied_at_another_k(self, known: DecidingValues, differs: Tensor) -> Tensor:
+        """(M, A) pairs that differ and tie with a pair that the same ground truth did not get, whatever k is (T1).
+
+        A k that is not the judge's is an error of TAL-TOPK-1, and breaks no symmetry.
+        """
+        free = torch.zeros_like(differs)  # (M, A)
+        for positives in (self.old.positives, self.new.positives):
+            truth, anchor = (differs & positives).nonzero(as_tuple=True)  # (P,) twice
+            apart = (known.metric[truth] - known.metric[truth, anchor][:, None]).abs()  # (P, A)
+            near = apart <= known.metric_error[truth] + known.metric_error[truth, anchor][:, None]  # (P, A)
+            partners = near & known.possible[truth] & ~positives[truth]  # (P, A)
+            free[truth, anchor] |= partners.any(1)
+        return free
+
+    def foreign_choices(self, known: DecidingValues) -> Tensor:
+        """(M, A) pairs that equal numbers of the implementation's own leave open, where the judge's are others (T1).
+
+        Those are pairs of ground truths with a positive that is not a candidate to the judge, or whose overlap is not
+        the judge's: its numbers say nothing of them. A ground truth may win an anchor that it does not hold
+        (TAL-CONF-1); that alone does not make it one of these.
+        """
+        old, new = self.old.positives, self.new.positives  # (M, A)
+        winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A)
+        candidates = (old | new) & ~known.possible & ~winnable  # (M, A)
+        foreign = (candidates | self.foreign_overlaps(known)).any(1)  # (M,)
+        free = torch.zeros_like(old)  # (M, A)
+        for truth in foreign.nonzero().flatten().tolist():
+            if self.are_equal_choices(truth) or self.are_last_places(truth):
+                free[truth] = old[truth] ^ new[truth]
+        return free
+
+    def changed_weights(self, truth: int) -> tuple[Tensor, Tensor]:
+        """Return the positive weights, in order, of the anchors that a ground truth lost, and of those it gained."""
+        old, new = self.old.positives[truth], self.new.positives[truth]  # (A,) twice
+        lost, gained = self.old.scores.sum(1)[old & ~new], self.new.scores.sum(1)[new & ~old]
+        return lost[lost > 0].sort().values, gained[gained > 0].sort().values
+
+    def are_equal_choices(self, truth: int) -> bool:
+        """Return True if a ground truth lost and gained anchors of the same weights, if any: those are equal t."""
+        lost, gained = self.changed_weights(truth)
+        return len(lost) == len(gained) and torch.allclose(lost, gained, rtol=self.weight_rounding, atol=0)
+
+    def are_last_places(self, truth: int) -> bool:
+        """Return True if a ground truth lost and gained anchors of one weight, the smallest of its weights.
+
+        Equal t are at the last place of the top-k. Fewer may be gained than lost, and the reverse, where an anchor that
+        could be chosen is another ground truth's (TAL-CONF-1).
+        """
+        old, new = self.old.positives, self.new.positives  # (M, A)
+        changed = torch.cat(self.changed_weights(truth))
+        if not len(changed):
+            return True
+        last = changed.max() * (1 - self.weight_rounding)
+        kept = old[truth] & new[truth]  # (A,)
+        smallest = torch.minimum(self.old.scores.sum(1), self.new.scores.sum(1))[kept]
+        contested = ~(old | new)[truth] & (old | new).any(0)  # (A,) another ground truth's in a run
+        return bool((changed >= last).all() and (smallest >= last).all() and contested.any())
+
+    @property
+    def weight_rounding(self) -> float:
+        """Relative difference of two weights of equal t: two orders of the operations of w = t u* / t*."""
+        return 4 * ROUNDINGS * self.before.eps
+
+    def own_ties(self, known: DecidingValues) -> Tensor:
+        """(M, A) pairs of anchors that change between owners of the same overlap, by the implementation's own (T2).
+
+        Only where this overlap, seen in the weights, is not the judge's: elsewhere the judge knows all ties.
+        """
+        old, new = self.old.positives, self.new.positives  # (M, A)
+        changed = (old & ~new).any(0) & (new & ~old).any(0)  # (A,) another owner
+        before, now = self.own_overlaps(known)  # (M, A) twice
+        error = 2 * self.overlap_errors  # (M, A)
+        of_old, of_new = (before * old).sum(0), (now * new).sum(0)  # (A,) twice: of the owner
+        allowed = torch.maximum((error * old).sum(0), (error * new).sum(0))  # (A,)
+        tied = changed & self.foreign_overlaps(known).any(0) & ((of_old - of_new).abs() <= allowed)  # (A,)
+        return (old | new) & tied
+
+    def own_overlaps(self, known: DecidingValues) -> tuple[Tensor, Tensor]:
+        """The implementation's own u of its positives in either run, as their weights show it, (M, A) each."""
+        before, now = (
+            known.own_overlap(view.scores.sum(1).double(), self.class_scores, view.positives)
+            for view in (self.old, self.new)
+        )
+        return before, now
+
+    def foreign_overlaps(self, known: DecidingValues) -> Tensor:
+        """(M, A) positives of either run with a weight whose own u is not the judge's."""
+        views = zip(self.own_overlaps(known), (self.old, self.new), strict=True)
+        before, now = (
+            ((own - known.overlap).abs() > 2 * self.overlap_errors) & view.positives & (own > 0)
+            for own, view in views
+        )
+        return before | now
+
+    @cached_property
+    def class_scores(self) -> Tensor:
+        """(M, A) predicted score of the class of each ground truth."""
+        return self.old.read["scores"].double().T[self.old.read["labels"]]
+
+    @cached_property
+    def overlap_errors(self) -> Tensor:
+        """(M, A) error of any overlap of two boxes: that of CIoU, which is made of all that others are made of."""
+        truths, boxes = self.old.read["truths"].double()[:, None], self.old.read["boxes"].double()
+        moved = self.moved_inputs.boxes + self.moved_inputs.truths.amax(1, keepdim=True)  # (M, A)
+        return 2 * ROUNDINGS * ciou_unit(truths, boxes, moved, self.before.eps)
+
+    def own_errors(self, known: DecidingValues, errors: Tensor) -> Tensor:
+        """Return errors (A,) of the weights from the implementation's own, where the judge's numbers are not its own.
+
+        Those are the weights that lie further from what the judge's u and t lead to than `errors` (A,): elsewhere
+        nothing changes.
+        """
+        positives, weights = self.old.positives, self.old.scores.sum(1).double()  # (M, A), (A,)
+        expected = normalised(known.metric, known.overlap, positives)  # (A,)
+        differs = (weights - expected).abs() > errors  # (A,)
+        if not differs.any():
+            return errors
+        own = known.own_weight_errors(weights, self.class_scores, self.overlap_errors, positives)  # (A,)
+        return torch.maximum(errors, own).where(differs, errors)
+
     def targets(self) -> bool:
         """Stage "targets": label and box of every anchor that kept its owner."""
-        same = self.old.foreground & (self.old.owner == self.new.owner)  # (A,)
+        same = (self.old.owner >= 0) & (self.old.owner == self.new.owner)  # (A,)
         before, now = (each.labels.where(same, 0) for each in (self.old, self.new))
         fine = self.to.equal(StageName.TARGETS, "label", now, before, ("anchor",), self.image)
         error = self.truth_error[self.old.owner.clamp(min=0)].where(same[:, None], 0)  # (A, 4)
@@ -273,9 +408,9 @@ class ImageComparison:
     def weights(self, known: DecidingValues) -> bool:
         """Stage "normalisation": the target scores of every ground truth that kept all positives that count."""
         old, new = self.old.positives, self.new.positives  # (M, A)
-        follows = ((old != new) & known.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
+        follows = ((old != new) & self.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
         in_subprocess = ((old | new) & follows).any(0)[:, None]  # (A, 1)
-        errors = known.weight_errors(old, self.before.dtype)  # (A,)
+        errors = self.own_errors(known, known.weight_errors(old, self.before.dtype))  # (A,)
         at_label = torch.zeros(self.old.scores.shape, dtype=errors.dtype, device=errors.device)
         at_label.scatter_(1, self.old.labels[:, None], errors[:, None])
         now, before = self.new.scores.where(~in_subprocess, 0), self.old.scores.where(~in_subprocess, 0)

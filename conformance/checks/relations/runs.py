@@ -14,7 +14,7 @@ from tal_conformance.checks.relations.ambiguity import DecidingValues
 from tal_conformance.core.geometry import flatten
 from tal_conformance.core.outcome import LossOutcome, Outcome
 from tal_conformance.core.verdicts import Uniqueness, least_unique
-from tal_conformance.judgement.bounds import ROUNDINGS, bound, truth_unit
+from tal_conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, truth_unit
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
 from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors
@@ -113,8 +113,30 @@ class Run:
         return self._background_logit[0]
 
     @cached_property
+    def batch_factor(self) -> Tensor:
+        """The factor between the items and the total that is differentiated: B (LOSS-GAIN-1), or the loss's own.
+
+        Another factor is judged where a loss is held to its dialect. N and the gradients are read here as the loss has
+        them, so that a relation does not find it again. A total within its rounding of B times the items has B.
+        """
+        items, images = self.loss.items.double(), self.batch.images
+        expected, whole = items.sum() * images, items.sum()
+        total = self.loss.total.double()
+        if not bool(whole) or not bool(total) or bool((total - expected).abs() <= self.total_error):
+            return torch.full_like(whole, images)
+        factor = total / whole
+        return factor if bool(factor.isfinite()) else torch.full_like(whole, images)
+
+    @property
+    def total_error(self) -> Tensor:
+        """Rounding of the sum of the loss's own items, times B."""
+        items, images = self.loss.items.double(), self.batch.images
+        rounding = 4 * self.eps * items.abs().sum() * images
+        return bound(self.loss.items.sum() * images, items.sum() * images, rounding, self.dtype, "total")
+
+    @cached_property
     def terms(self) -> tuple[Tensor, Tensor]:
-        """Box, cls and dfl loss, and the total divided by B, all times N (4,); and their errors (4,)."""
+        """Box, cls and dfl loss, and the total divided by its factor, all times N (4,); and their errors (4,)."""
         dtype, images, loss, known = self.dtype, self.batch.images, self.loss, self._expected_loss
         errors = [
             bound(
@@ -127,16 +149,112 @@ class Run:
             for at, term in enumerate(self.batch.family.terms)
         ]
         items = loss.items.double()
-        rounding = 4 * self.eps * items.abs().sum() * images
-        total = bound(loss.items.sum() * images, items.sum() * images, rounding, dtype, "total") / images
-        values = torch.cat((items, loss.total.double()[None] / images))  # (4,)
+        total = self.total_error / images
+        values = torch.cat((items, loss.total.double()[None] / self.batch_factor))  # (4,)
         error = torch.stack([*errors, total + torch.stack(errors).sum()]) + values.abs() * self._scale_error
-        return values * self.scale, error * self.scale
+        return values * self.scale, error * self.scale + self._foreign_term_errors
+
+    @cached_property
+    def foreign_positives(self) -> tuple[Tensor, Tensor]:
+        """Own target scores (B, A) where a hidden assignment is not the reference's, and their errors; zero elsewhere.
+
+        There an anchor has a gradient on its distances that the reference's assignment does not lead to: the
+        reference's numbers, and so their rounding, are not those of the loss. The score is read from the gradient on
+        the class logits. The error of w = u* t / t* is at most (2 beta + 2) times that of u where beta > 0, because
+        u >= w as long as s* >= s; that of u is taken from the ground truth of the image for which it is largest.
+        """
+        none = torch.zeros_like(self.expected.predictions.logits[..., 0])  # (B, A)
+        if self.outcome.assignment is not None:
+            return none, none
+        distances, logits = flatten(self.loss.gradients, self.batch.head)
+        foreign = (distances != 0).flatten(2).any(2) & ~self._follows_reference(
+            distances.flatten(2)
+        )  # (B, A)
+        if not foreign.any():
+            return none, none
+        gain = self.batch.hyperparameters.cls_gain * self.batch_factor
+        scores = self.expected.predictions.logits.sigmoid() - logits.double() * self.scale / gain  # (B, A, C)
+        weights = scores.amax(2).nan_to_num().clamp(0, 1).where(foreign, 0)  # (B, A)
+        overlap_errors = none.clone()
+        boxes = self.expected.predictions.boxes * self.expected.predictions.anchors.strides  # (B, A, 4)
+        for image, (truths, of_inputs) in enumerate(
+            zip(self.truths, self.expected.input_errors, strict=True)
+        ):
+            if len(truths):
+                edges = of_inputs.boxes + of_inputs.truths.amax(1, keepdim=True)  # (M, A)
+                unit = ciou_unit(truths.boxes[:, None], boxes[image], edges, self.eps)  # (M, A)
+                overlap_errors[image] = 2 * ROUNDINGS * unit.amax(0)
+        errors = (2 * self.batch.hyperparameters.beta + 2) * overlap_errors
+        return weights, errors.where(foreign, 0)
+
+    def _follows_reference(self, distances: Tensor) -> Tensor:
+        """(B, A) True where gradients on distance logits (B, A, 4R) follow the reference's assignment, before N."""
+        known, scores = self._expected_loss, self.targets.scores.double()
+        share = scores.sum().clamp(min=1) / self.batch.images  # N / B of the reference
+        exact, same_dtype = (computed.of_total[0] for computed in (known.exact, known.same_dtype))
+        unit, jump = (
+            on_all_anchors(each, self.targets.foreground)[0]
+            for each in (known.rounding.of_total, known.rounding.jumps_of_total)
+        )
+        error = gradient_bound(self.batch, "distance logits", exact, same_dtype, unit) + jump  # (B, A, 4R)
+        moved = torch.stack(
+            [self.hidden_weight_errors(image) for image in range(self.batch.images)]
+        )  # (B, A)
+        error = error * share + exact.abs() * share * self._scale_error
+        if moved.any():
+            of_sum = moved.sum() / scores.sum().clamp(min=1)  # of N
+            error = error + self.moved_loss(moved)[1][0].flatten(2) + exact.abs() * share * of_sum
+        observed = distances.double() * self.scale / self.batch_factor
+        return ((observed - exact * share).abs() <= error).all(2)
+
+    @cached_property
+    def _foreign_term_errors(self) -> Tensor:
+        """What foreign positives add to the errors of every term and of the total, times N: (4,) for detection.
+
+        Of 1 - CIoU, which is at most 2 and a penalty of at most 1; of a target score times its logit; and of a
+        cross-entropy of at most the largest -log p of the anchor's bins.
+        """
+        weights, errors = self.foreign_positives
+        if not weights.any():
+            return weights.new_zeros(len(self.batch.family.terms) + 1)
+        numbers, distances = self.batch.hyperparameters, self.expected.predictions.distances  # (B, A, 4R)
+        bins = distances.unflatten(2, (4, self.batch.head.reg_max)).log_softmax(-1)
+        sides = -bins.flatten(2).amin(2) + 1  # (B, A)
+        of_terms = {
+            "box": numbers.box_gain * (4 * errors).sum(),
+            "cls": numbers.cls_gain * (self.expected.predictions.logits.abs().amax(2) * errors).sum(),
+            "dfl": numbers.dfl_gain * (sides * (errors + ROUNDINGS * 8 * self.eps * weights)).sum(),
+        }
+        terms = torch.stack(
+            [of_terms.get(term.name, errors.new_zeros(())) for term in self.batch.family.terms]
+        )
+        return torch.cat((terms, terms.sum()[None]))
+
+    def _foreign_gradient_errors(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Errors (B, A) that foreign positives add on distance and class logits, from the scaled gradient (B, A, 4, R).
+
+        The gradient is linear in w. Of its two parts, which may cancel, that of dfl is at most dfl_gain w, and that of
+        box so no more than the gradient and this; edges of the predicted box move it as shares of its sides.
+        """
+        weights, errors = self.foreign_positives
+        largest = gradient.abs().flatten(2).amax(2)  # (B, A)
+        boxes = self.expected.predictions.boxes * self.expected.predictions.anchors.strides  # (B, A, 4)
+        sides = (boxes[..., 2:] - boxes[..., :2]).abs().amin(-1)  # (B, A)
+        edges = torch.stack([each.boxes for each in self.expected.input_errors])  # (B, A)
+        share = ROUNDINGS * (8 * self.eps + (4 * edges / sides).nan_to_num(posinf=1.0))
+        dfl = self.batch.hyperparameters.dfl_gain * weights  # (B, A)
+        moved = largest * (errors / weights).nan_to_num(posinf=1.0).clamp(max=1)
+        distances = ((largest + dfl) * share + moved) * (weights > 0)
+        return distances, self.batch.hyperparameters.cls_gain * errors
 
     @cached_property
     def gradients(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The gradients on distance logits (B, A, 4, R) and class logits (B, A, C), times N / B; and their errors."""
-        share, known = self.scale / self.batch.images, self._expected_loss
+        share, own_share, known = (
+            self.scale / self.batch.images,
+            self.scale / self.batch_factor,
+            self._expected_loss,
+        )
         shown = flatten(self.loss.gradients, self.batch.head)
         values, errors = [], []
         rounding_units = (
@@ -150,8 +268,11 @@ class Run:
             error = (
                 gradient_bound(self.batch, name, right, ours, unit) + jump + right.abs() * self._scale_error
             )
-            values.append(observed.double() * share)
+            values.append(observed.double() * own_share)
             errors.append(error.view_as(observed) * share)
+        if self.foreign_positives[0].any():
+            distances, logits = self._foreign_gradient_errors(values[0])
+            errors = [errors[0] + distances[..., None, None], errors[1] + logits[..., None]]
         return tuple(values), tuple(errors)
 
     def moved_loss(self, weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -181,7 +302,7 @@ class Run:
         _, logits = flatten(self.batch.feature_maps, self.batch.head)
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()
-        whole = self.batch.hyperparameters.cls_gain * self.batch.images
+        whole = self.batch.hyperparameters.cls_gain * self.batch_factor
         rounds = gradient.abs() < torch.finfo(self.dtype).tiny / self.eps  # coarser than others do
         at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).where(~rounds, 0).flatten().argmax()
         steepest = gradient.flatten()[at].clamp(min=torch.finfo(self.dtype).tiny)
@@ -196,7 +317,7 @@ class Run:
     @property
     def scale_error(self) -> Tensor:
         """By how much N may differ, as a number."""
-        return self.scale * self._scale_error
+        return self.scale * self._scale_error + self.foreign_positives[1].sum()
 
     @property
     def _scale_error(self) -> Tensor | float:

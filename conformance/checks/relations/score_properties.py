@@ -81,6 +81,8 @@ def images_of(run: Run) -> Iterator[tuple[int, ImageView, DecidingValues | None]
 def independent(run: Run, image: int, seen: ImageView, known: DecidingValues) -> tuple[Tensor, Tensor]:
     """Return u and t (M, A) in float64, computed without the reference from the assigner's boxes and scores."""
     numbers = run.batch.hyperparameters
-    overlap = ciou(seen.read["truths"][:, None], seen.read["boxes"]).clamp(min=0).where(known.possible, 0)
+    winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A) may be won without being held
+    counted = known.possible | (seen.positives & ~winnable)  # (M, A): its own candidates, if they are others
+    overlap = ciou(seen.read["truths"][:, None], seen.read["boxes"]).clamp(min=0).where(counted, 0)
     score = seen.read["scores"].double().T[seen.read["labels"]]  # (M, A)
     return overlap, score**numbers.alpha * overlap**numbers.beta

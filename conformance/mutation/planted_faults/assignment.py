@@ -310,7 +310,6 @@ enter(
         "tal_reference.assignment.targets_of": _Losers.targets_of,
         "tal_reference.assignment.settle_contested": _Selected.settle_contested,
     },
-    outputs_stages=(StageName.NORMALISATION, StageName.METRIC),
 )
 
 

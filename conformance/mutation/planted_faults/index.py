@@ -66,7 +66,7 @@ INDEX: dict[str, Row] = {
     "weights_before_conflict": Row("TAL-NORM-1", StageName.NORMALISATION),
     "clamped_for_added_eps": Row("TAL-NORM-1", StageName.NORMALISATION),
     "not_scaled_by_overlap": Row("TAL-NORM-1", StageName.NORMALISATION),
-    "losing_truth_keeps_its_score": Row("TAL-TGT-1", StageName.NORMALISATION),
+    "losing_truth_keeps_its_score": Row("TAL-TGT-1", StageName.TARGETS),
     "padding_leaks": Row("ANN-4 ANN-3", StageName.CANDIDATES, "small_boxes"),
     "negative_sum_kept": Row("ANN-3 ANN-4", StageName.CANDIDATES, "annotations"),
     "every_row_counts": Row("ANN-3", StageName.CANDIDATES, "annotations"),

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tal_conformance.batches.named_strategies import PRECISIONS
+from tal_conformance.checks.relations.relations import RELATIONS
 from tal_conformance.commands import eras, main
 from tal_conformance.dialects import sources
 from tal_conformance.dialects.sources import CheckedSource
@@ -15,6 +17,8 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import parsed
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.mutation.suite_checks import suite_cases
+from tal_conformance.mutation.trials import GeneratedCase
 from tal_reference import Dialect
 from tal_reference.eras import Version, dialect_of, era_of
 
@@ -32,7 +36,9 @@ def replace_releases(monkeypatch: pytest.MonkeyPatch, dialects: dict[str, Dialec
         return [CheckedSource(era_of(release), str(release), [release]) for release in releases]
 
     monkeypatch.setattr(sources, "find", find)
+    monkeypatch.setattr(eras, "find", find)
     monkeypatch.setattr(sources, "BATCHES_PER_STRATEGY", 1)
+    monkeypatch.setattr(eras, "suite_cases", lambda *arguments: [])
     monkeypatch.setattr(eras, "distinct_sources", one_source_a_release)
     monkeypatch.setattr(eras, "select_releases", lambda selection: [(8, 0, 52), (8, 4, 127), (8, 4, 128)])
 
@@ -80,3 +86,61 @@ def test_a_release_that_cannot_be_used_does_not_stop_the_others(
 def test_an_empty_cache_is_not_a_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("TAL_CONFORMANCE_CACHE", str(tmp_path))
     assert main(["eras"]) == 1
+
+
+def test_the_first_and_the_last_source_of_an_era_are_judged_by_the_whole_suite(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A fault that only the test of non-finite predictions can find is found."""
+
+    class HidesNaN(ReferenceAdapter):
+        def loss(self, feature_maps: Any, *arguments: Any) -> Any:
+            return super().loss([level.nan_to_num() for level in feature_maps], *arguments)
+
+    replace_releases(monkeypatch, {})
+    find = eras.find
+
+    def one_hides(name: str) -> Implementation:
+        implementation = find(name)
+        if name.endswith("8.4.127"):
+            adapter: Any = HidesNaN(implementation.dialect)
+            adapter.worker = implementation.adapter.worker
+            return replace(implementation, adapter=adapter)
+        return implementation
+
+    def only_non_finite(dialect: Dialect, count: int, assigner: bool) -> list[GeneratedCase]:
+        return [case for case in suite_cases(dialect, 2, assigner) if case.test == "test_nonfinite"]
+
+    monkeypatch.setattr(sources, "find", one_hides)
+    monkeypatch.setattr(eras, "find", one_hides)
+    monkeypatch.setattr(eras, "suite_cases", lambda *arguments: [])
+    assert main(["eras"]) == 0
+    monkeypatch.setattr(eras, "suite_cases", only_non_finite)
+    assert main(["eras"]) == 1
+    assert "8.4.127: not ultralytics-8.4.127: test_nonfinite: NONFINITE-" in capsys.readouterr().out
+
+
+def test_the_suites_cases_are_of_every_strategy_and_relation():
+    cases = suite_cases(dialect_of((8, 4, 0)), 1)
+    tests = {case.test for case in cases}
+    assert {
+        "test_nonfinite",
+        "test_loss",
+        "test_exponents",
+        "test_rows_in_any_order",
+        "test_repeatable",
+    } <= tests
+    assert {f"test_relation[{clause}]" for clause in RELATIONS} <= tests
+    assert {f"test_precision[{name}]" for name in PRECISIONS} <= tests
+    assert "test_rows_in_any_order" not in {case.test for case in suite_cases(dialect_of((8, 4, 128)), 1)}
+    assert "test_exponents" not in {
+        case.test for case in suite_cases(dialect_of((8, 4, 0)), 1, assigner=False)
+    }
+
+
+def test_ends_of_eras_are_the_sources_of_first_and_last_releases():
+    def source(*releases: Version) -> CheckedSource:
+        return CheckedSource(era_of(releases[0]), str(releases), list(releases))
+
+    first, between, last, alone = source((8, 1, 0)), source((8, 2, 0)), source((8, 3, 0)), source((8, 4, 128))
+    assert eras.ends_of_eras([between, last, first, alone]) == [first, last, alone]

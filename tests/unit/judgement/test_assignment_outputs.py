@@ -1,15 +1,26 @@
 """Where outputs alone are shown, the stage that explains them is told on the smallest batch too."""
 
-import pytest
+from dataclasses import replace
+from typing import Any
 
+import pytest
+from tests.fauxmplementations.relation_faults import OutputsOnly, planted
+from tests.fauxmplementations.symmetric import EDGES_COUNT, AssignerOutputs, Outputs
+from torch import Tensor
+
+from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.predictions import Copy
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
-from tal_reference import Hyperparameters
+from tal_reference import DIALECTS, NEWEST, Hyperparameters
+from tal_reference.assignment import top_k
 
 LONE = {
     "one positive": Recipe(images=((Truth("ordinary"),),), predictions="near"),
@@ -58,3 +69,117 @@ def test_a_contested_anchor_that_goes_to_a_third_ground_truth_is_a_wrong_conflic
         copies=(Copy(image=0, truth=1, source=9, target=10),), streams=(241,),
     )  # fmt: skip
     assert stage_of("contested_by_metric", recipe) == "conflict"
+
+
+def judged(adapter: Any, recipe: Recipe) -> Failure:
+    with pytest.raises(Failure) as caught:
+        judge_against_reference(
+            Subject(implementation_from(adapter, "double"), "cpu"), recipe.build(), alone=True
+        )
+    return caught.value
+
+
+def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
+    """The failures of an adapter on batches of a lane."""
+    found = []
+    for recipe in sample_recipes(STRATEGIES[lane], number):
+        try:
+            subject = Subject(implementation_from(adapter, "double"), "cpu")
+            judge_against_reference(subject, recipe.build(), alone=True)
+        except Failure as failure:
+            found.append(failure)
+    return found
+
+
+@pytest.mark.parametrize("dialect", ["ultralytics-8.3.253", "ultralytics-8.4.190"])
+@pytest.mark.parametrize("shows", [False, True])
+def test_an_edge_that_counts_is_no_widening(dialect: str, shows: bool):
+    """TAL-CAND-1, of small boxes too, whether the dialect widens them or not."""
+    adapter = Outputs(EDGES_COUNT, DIALECTS[dialect])
+    adapter.exposes_stages = shows
+    found = failures_of(adapter, "borders") + failures_of(adapter, "small_boxes")
+    at_candidates = [failure for failure in found if failure.stage == "candidates"]
+    assert len(at_candidates) > 10
+    assert {failure.clause for failure in at_candidates} == {"TAL-CAND-1"}
+    assert all("only on the edge of a box" in failure.summary for failure in at_candidates)
+
+
+@pytest.mark.parametrize("shows", [False, True])
+def test_widening_in_a_dialect_that_widens_nothing_is_told_from_an_edge(shows: bool):
+    """Held to a dialect without a floor, the newest release is found at TAL-CAND-2."""
+    adapter = ReferenceAdapter(NEWEST)
+    adapter.exposes_stages = shows
+    implementation = implementation_from(adapter if shows else OutputsOnly(), "newest")
+    subject = Subject(replace(implementation, dialect=DIALECTS["ultralytics-8.3.253"]), "cpu")
+    clauses = []
+    for recipe in sample_recipes(STRATEGIES["small_boxes"], 60):
+        try:
+            judge_against_reference(subject, recipe.build(), alone=True)
+        except Failure as failure:
+            clauses += [failure.clause] if failure.stage == "candidates" else []
+    assert clauses.count("TAL-CAND-2") > 0.8 * len(clauses)
+
+
+def without_small_metrics(metric: Tensor, k: int) -> Tensor:
+    """Picks whose t is about 0 are dropped, as a port does that tells them from padding so."""
+    return top_k(metric, k) & (metric > 1e-9)
+
+
+def test_picks_without_a_metric_that_are_dropped_are_the_picks():
+    """Not the candidates: their places say nothing, their t says all."""
+    adapter = AssignerOutputs(planted({"tal_reference.assignment.top_k": without_small_metrics}, "top-k"))
+    found = [
+        failure for lane in ("zeros_compete", "topk", "metric") for failure in failures_of(adapter, lane)
+    ]
+    clauses = [failure.clause for failure in found]
+    assert len(clauses) > 20
+    assert clauses.count("TAL-TOPK-1") > 0.9 * len(clauses)
+    assert any("its t is about 0" in failure.summary for failure in found)
+
+
+def nobody_wins(selected: Tensor, overlap: Tensor) -> Tensor:
+    """A contested anchor is background."""
+    return selected & (selected.sum(0) <= 1)
+
+
+def test_a_conflict_that_loses_its_anchor_is_the_conflicts():
+    adapter = AssignerOutputs(planted({"tal_reference.assignment.settle_contested": nobody_wins}, "conflict"))
+    found = failures_of(adapter, "conflict")
+    clauses = [failure.clause for failure in found]
+    assert len(clauses) > 10
+    assert clauses.count("TAL-CONF-1") > 0.8 * len(clauses)
+    assert any("has no owner" in failure.summary for failure in found)
+
+
+class Rescored(ReferenceAdapter):
+    """The reference with other target scores."""
+
+    def __init__(self, change: Any, shows: bool) -> None:
+        super().__init__()
+        self.change, self.exposes_stages = change, shows
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        honest = super().assign(inputs)
+        stages = honest.stages if self.exposes_stages else None
+        return replace(honest, scores=self.change(honest.scores), stages=stages)
+
+
+@pytest.mark.parametrize("shows", [False, True])
+@pytest.mark.parametrize(
+    ("change", "stage", "clause"),
+    [
+        (lambda scores: scores.roll(1, dims=2), "targets", "TAL-TGT-1"),
+        (lambda scores: scores.amax(2, keepdim=True).expand_as(scores), "targets", "TAL-TGT-1"),
+        (lambda scores: scores.where(scores.amax(2, keepdim=True) > 0, 0.25), "targets", "TAL-TGT-1"),
+        (lambda scores: scores * 0.5, "normalisation", "TAL-NORM-1"),
+    ],
+)
+def test_weights_of_wrong_targets_are_told_from_wrong_weights(
+    change: Any, stage: str, clause: str, shows: bool
+):
+    recipe = Recipe(
+        images=((Truth("ordinary"), Truth("huge", label=1)),), cells=(6, 6), classes=3, predictions="near"
+    )
+    failure = judged(Rescored(change, shows), recipe)
+    assert (failure.stage, failure.clause) == (stage, clause)
+    assert len(failure.stages) == 1

@@ -17,6 +17,7 @@ from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import judge_non_finite
+from tal_reference import DIALECTS, Dialect
 
 RECIPE = Recipe(images=((Truth("ordinary"),), (Truth("huge"),)), cells=(5, 5), predictions="near")
 INSIDE, OUTSIDE = 0, 24
@@ -179,3 +180,93 @@ def test_a_distance_off_the_positives_changes_no_loss(value: str):
     with pytest.raises(Failure) as caught:
         judge(Subject(implementation_from(OtherValues(), "mine"), "cpu"), batch)
     assert caught.value.stage == "cls"
+
+
+class SpreadsOverTheImage(ReferenceAdapter):
+    """A non-finite t anywhere makes all target scores of its image NaN, by products with masks, and so the loss."""
+
+    def __init__(self, dialect: Dialect, spreads_to_the_loss: bool = True, all_images: bool = False) -> None:
+        super().__init__(dialect)
+        self.spreads_to_the_loss, self.all_images = spreads_to_the_loss, all_images
+
+    def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
+        honest = super().loss(feature_maps, *arguments)
+        assert honest.assignment is not None
+        spoilt = torch.stack([~level.isfinite().flatten(1).all(1) for level in feature_maps]).any(0)  # (B,)
+        if self.all_images:
+            spoilt = spoilt.any().expand_as(spoilt)
+        scores = honest.assignment.scores.where(~spoilt[:, None, None], torch.nan)
+        shown = replace(honest.assignment, scores=scores)
+        if not self.spreads_to_the_loss:
+            return replace(honest, assignment=shown)
+        return Loss(honest.total * torch.nan, honest.items * torch.nan, shown, honest.inputs)
+
+
+EVERYWHERE = [DIALECTS[name] for name in ("ultralytics-8.0.51", "ultralytics-8.0.6")]
+
+
+@pytest.mark.parametrize("dialect", EVERYWHERE)
+@pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
+def test_where_overlaps_are_compared_everywhere_it_spreads_over_its_image(dialect: Dialect, place: int):
+    """All of the image, from any of its anchors; not the other image, and the loss too."""
+    batch = NonFiniteBatch(RECIPE, place=place).build()
+    judge(subject(SpreadsOverTheImage(dialect)), batch)
+    if place == OUTSIDE:  # of a candidate, the reference's loss is not finite either
+        with pytest.raises(Failure, match="loss is finite: True, expected False"):
+            judge(subject(SpreadsOverTheImage(dialect, spreads_to_the_loss=False)), batch)
+    with pytest.raises(Failure, match="image with finite target scores is False at image 1"):
+        judge(subject(SpreadsOverTheImage(dialect, all_images=True)), batch)
+
+
+@pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
+def test_a_padding_row_reads_the_first_class_everywhere(place: int):
+    """An image without a ground truth of the class with NaN has padding rows, which read class 0."""
+    recipe = replace(RECIPE, images=((Truth("ordinary", label=1),), (Truth("huge", label=1),) * 2), classes=2)
+    of_padding = NonFiniteBatch(recipe, class_logit=True, channel=0, place=place).build()
+    judge(subject(SpreadsOverTheImage(EVERYWHERE[0])), of_padding)
+    unread = replace(recipe, images=(((Truth("ordinary", label=1),) * 2), (Truth("huge", label=1),) * 2))
+    by_nobody = NonFiniteBatch(unread, class_logit=True, channel=0, place=place).build()
+    with pytest.raises(Failure):
+        judge(subject(SpreadsOverTheImage(EVERYWHERE[0])), by_nobody)
+
+
+@pytest.mark.parametrize(
+    "dialect", [d for d in DIALECTS.values() if d not in EVERYWHERE], ids=lambda d: d.name
+)
+def test_in_other_dialects_it_does_not(dialect: Dialect):
+    batch = NonFiniteBatch(replace(RECIPE, strides=(8, 16), cells=(6, 6)), place=35).build()
+    with pytest.raises(Failure, match="image with finite target scores is False at image 0"):
+        judge(subject(SpreadsOverTheImage(dialect)), batch)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))
+@pytest.mark.parametrize("bins", [1, 16])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_the_reference_of_every_dialect_conforms_to_it(dialect: Dialect, bins: int, value: str):
+    filled = replace(RECIPE, strides=(8, 16), cells=(6, 6), reg_max=bins)
+    own = subject(ReferenceAdapter(dialect))
+    for recipe in (filled, replace(filled, images=((), ()))):
+        for place in (0, 7, 14, 35):
+            for class_logit in (False, True):
+                judge(own, NonFiniteBatch(recipe, value, class_logit, place=place).build())
+
+
+class WithoutSingleBinLoss(ReferenceAdapter):
+    """Of one bin, dfl is a constant 0, whatever N is."""
+
+    def loss(self, *arguments: Any) -> Loss:
+        honest = super().loss(*arguments)
+        kept = torch.tensor([True, True, False])
+        return replace(honest, total=honest.total.where(kept, 0), items=honest.items.where(kept, 0))
+
+
+def test_a_dialect_without_a_loss_of_one_bin_has_none_where_n_is_not_finite():
+    recipe = replace(RECIPE, strides=(8, 16), cells=(6, 6), reg_max=1)
+    batch = NonFiniteBatch(recipe, class_logit=True, place=7).build()
+    judge(subject(WithoutSingleBinLoss(DIALECTS["ultralytics-8.3.253"])), batch)
+    with pytest.raises(Failure, match="dfl loss is finite: True, expected False"):
+        judge(subject(WithoutSingleBinLoss(DIALECTS["ultralytics-8.4.190"])), batch)
+
+
+def subject(adapter: Any) -> Subject:
+    return Subject(implementation_from(adapter, "double"), "cpu")
