@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from tal_reports.analysis.compare import Change, change_sentence
-from tal_reports.analysis.headline import RESULTS, headline
+from tal_reports.analysis.headline import headline, predicate_of
 from tal_reports.analysis.summary import summarise
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
@@ -61,7 +61,7 @@ def _table(implementations: list[dict[str, Any]], power: bool) -> str:
     for line in implementations:
         numbers = [f"{count:,}" for count in (line["batches"], *(line["verdicts"][v] for v in columns))]
         failing = line["result"] in FAILING
-        result = f"**{RESULTS[line['result']]}**" if failing else RESULTS[line["result"]]
+        result = f"**{predicate_of(line)}**" if failing else predicate_of(line)
         words = [_text(str(line[key] or "unknown")) for key in ("name", "version", "dialect")]
         rows.append([*words, *numbers, result])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tal_reports.analysis.compare import change_sentence, compare
+from tal_reports.analysis.headline import result_of
 from tal_reports.analysis.history import entry_of, history_of, previous, read_history
 from tal_reports.analysis.summary import NO_BATCH, summarise
 from tal_reports.html.render import NAME
@@ -10,7 +11,7 @@ from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
 from tal_reports.text import counted, shortened, visible
 
-ALWAYS = ("exact", "within_bound", "admissible", "divergent", "error")
+ALWAYS = ("exact", "within_bound", "admissible", "inconclusive", "divergent", "error")
 """Verdicts that have a column even with a count of zero."""
 MAX_WIDTH = 36
 """Characters of a name."""
@@ -60,7 +61,7 @@ def _table(implementations: list[dict[str, Any]]) -> str:
         numbers = [
             f"{number:,}" for number in (line["batches"], *(line["verdicts"][verdict] for verdict in columns))
         ]
-        rows.append([*words, *numbers, line["result"]])
+        rows.append([*words, *numbers, result_of(line)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     numeric = range(3, len(widths) - 1)

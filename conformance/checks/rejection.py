@@ -1,15 +1,45 @@
-"""Checks that an implementation raises on a batch that its dialect does not support."""
+"""Checks that an implementation raises on a batch that its dialect does not support, and that the exception is a refusal."""
+
+from collections.abc import Collection
+from dataclasses import replace
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.rejection import RejectionRule
+from tal_conformance.judgement.rejection import RejectionRule, rejection_for
+
+NEVER_A_REFUSAL = {
+    "AttributeError", "NameError", "ImportError", "SyntaxError", "RecursionError", "MemoryError", "OutOfMemoryError",
+    "SystemError", "ReferenceError", "OSError", "EOFError", "StopIteration", "StopAsyncIteration", "Warning",
+}  # fmt: skip
+"""Classes whose exceptions come from a mistake in the code or from the machine, with all their subclasses.
+
+So `UnboundLocalError` and `ModuleNotFoundError` are not refusals either.
+"""
+ALWAYS_A_REFUSAL = {"RuntimeError", "ValueError", "AssertionError", "NotImplementedError"}
+"""Classes by which code says that it does not accept an input; `torch.topk` raises RuntimeError for k > A."""
+
+
+def is_refusal(types: Collection[str]) -> bool | None:
+    """Return True if an exception can be a refusal of the input, and None if its class alone does not tell.
+
+    An exception that does not derive from `Exception` (`SystemExit`, `KeyboardInterrupt`) never is a refusal.
+
+    Args:
+        types: names of the exception's class and of its base classes.
+    """
+    if not NEVER_A_REFUSAL.isdisjoint(types) or "Exception" not in types:
+        return False
+    return None if ALWAYS_A_REFUSAL.isdisjoint(types) else True
 
 
 def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bool = False) -> Judgement:
-    """Check that an implementation raises on a batch.
+    """Check that an implementation raises on a batch, and that the exception is a refusal of the batch.
+
+    An `IndexError`, a `TypeError` or an `ArithmeticError` may be a refusal or a mistake. It counts as a refusal if the
+    implementation does not raise an exception of the same class on the same batch with acceptable hyperparameters.
 
     Args:
         subject: the implementation, and the device that the batch is on.
@@ -18,25 +48,56 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
         alone: check its assigner alone, even if it has a loss.
 
     Raises:
-        Failure: it returned a result.
+        Failure: it returned a result (DIVERGENT), or the exception is not a refusal (ERROR).
     """
+    who = "its assigner " if alone and "loss" in subject.implementation.capabilities else ""
     try:
         execute(subject.implementation, batch, alone=alone)
     except ImplementationFailed as error:
         if error.details is not None:  # it raised itself: a result that the protocol forbids has no details
-            return Judgement()
-    who = "its assigner " if alone and "loss" in subject.implementation.capabilities else ""
+            if not _refuses(subject, batch, error, alone):
+                summary = f"{who}{error.what}: {error.types[0]} is not a refusal of the batch, expected one because {rule.reason}"
+                raise Failure(
+                    subject, batch, Verdict.ERROR, rule.stage, rule.clause, summary, details=error.details
+                ) from error
+            return Judgement(rejected=True, notes=[f"raises, as {rule.clause} asks: {error.what}"])
     summary = f"{who}returned a result where it must raise an error, because {rule.reason}"
     raise Failure(subject, batch, Verdict.DIVERGENT, rule.stage, rule.clause, summary)
+
+
+def _refuses(subject: Subject, batch: Batch, error: ImplementationFailed, alone: bool) -> bool:
+    """Return True if an exception that was raised on the batch is a refusal of it."""
+    verdict = is_refusal(error.types)
+    return not _raises_without_reason(subject, batch, error.types[0], alone) if verdict is None else verdict
+
+
+def _raises_without_reason(subject: Subject, batch: Batch, kind: str, alone: bool) -> bool:
+    """Return True if the implementation raises `kind` even where the hyperparameters give no reason to."""
+    numbers = batch.hyperparameters
+    topk2 = None if numbers.effective_topk2 is None else min(numbers.effective_topk2, batch.anchors)
+    for choice in dict.fromkeys((topk2, None)):
+        accepted = replace(
+            batch, hyperparameters=replace(numbers, topk=min(numbers.topk, batch.anchors), topk2=choice)
+        )
+        if rejection_for(accepted, subject.implementation.dialect) is None:
+            break
+    else:
+        return False  # the head itself is the reason
+    try:
+        execute(subject.implementation, accepted, alone=alone)
+    except ImplementationFailed as error:
+        return kind in error.types
+    return False
 
 
 def check_all_reject(subject: Subject, batch: Batch, stage: str, clause: str, reason: str) -> Judgement:
     """Check that an implementation raises on a batch: its loss and, if it has one separately, its assigner.
 
     Raises:
-        Failure: one of them returned a result.
+        Failure: one of them did not refuse the batch.
     """
     batch, rule = batch.to(subject.device), RejectionRule(stage, clause, reason)
+    judgement = Judgement(rejected=True)
     for number, _ in enumerate(subject.implementation.variants):
-        check_rejects(subject, batch, rule, alone=number > 0)
-    return Judgement()
+        judgement.notes += check_rejects(subject, batch, rule, alone=number > 0).notes
+    return judgement

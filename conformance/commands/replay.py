@@ -133,7 +133,7 @@ class Replay:
         pictures: folder of the pictures.
         found: implementations that could be loaded.
         fails: True if an outcome does not conform.
-        missing: True if a case could not be judged.
+        missing: True if a case could not be judged, or only in part.
     """
 
     names: Sequence[str]
@@ -179,6 +179,7 @@ class Replay:
             print(printable(f"  {batch.origin}"))
         for replayed in self._stored(path, batch) if self.offline else self._live(batch):
             self.fails = self.fails or replayed.verdict.fails
+            self.missing = self.missing or replayed.verdict is Verdict.INCONCLUSIVE
             print("\n".join(printable(line) for line in format_replay(replayed)))
             self._draw(batch, replayed)
         return None
@@ -304,7 +305,9 @@ def _word(verdict: Verdict) -> str:
 def format_replay(replayed: Replayed) -> list[str]:
     """Return the lines of one result."""
     judgement = replayed.judgement
-    unique = f" ({judgement.uniqueness.value.replace('_', ' ')})" if judgement else ""
+    unique = (
+        f" ({judgement.uniqueness.value.replace('_', ' ')})" if judgement and not judgement.rejected else ""
+    )
     lines = [f"{replayed.who}: {_word(replayed.verdict).upper()}{unique}"]
     if replayed.summary:
         lines.append(f"  {replayed.summary}")

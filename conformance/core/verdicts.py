@@ -19,6 +19,10 @@ class Verdict(StrEnum):
     """Every number lies within its derived rounding bound."""
     ADMISSIBLE = "admissible"
     """A choice that the specification leaves open (section 6) differs; everything that follows from it agrees."""
+    REJECTED = "rejected"
+    """The implementation raised on a batch on which a clause demands that; no number was compared."""
+    INCONCLUSIVE = "inconclusive"
+    """A part could not be judged, and no judged part differs: neither conformity nor a divergence is shown."""
     KNOWN = "known"
     """The divergence is an entry of the ledger of known issues."""
     DIVERGENT = "divergent"
@@ -174,6 +178,7 @@ class Judgement:
             none of those tried explains the loss), or rounding decides the effect of a non-finite prediction, so that
             only the other images were judged, or IOU-1 divides zero by zero: then the box loss and the gradients on
             the distances, or the whole assignment, are undefined.
+        rejected: the implementation raised, as the specification demands for this batch.
         notes: remarks for the reader, in sentences.
     """
 
@@ -182,6 +187,7 @@ class Judgement:
     uniqueness: Uniqueness = Uniqueness.UNIQUE
     chose_differently: bool = False
     inconclusive: bool = False
+    rejected: bool = False
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -213,6 +219,10 @@ class Judgement:
         if mismatches:
             errors = any(mismatch.verdict is Verdict.ERROR for mismatch in mismatches)
             return Verdict.ERROR if errors else Verdict.DIVERGENT
+        if self.rejected:
+            return Verdict.REJECTED
+        if self.inconclusive:
+            return Verdict.INCONCLUSIVE
         if self.chose_differently:
             return Verdict.ADMISSIBLE
         return Verdict.EXACT if all(stage.exact for stage in self.stages.values()) else Verdict.WITHIN_BOUND

@@ -19,11 +19,12 @@ class ImplementationFailed(Exception):
     Attributes:
         what: one sentence.
         details: the traceback if the adapter itself raised; None if its results were refused.
+        types: names of the exception's class and its base classes if the adapter itself raised.
     """
 
-    def __init__(self, what: str, details: str | None = None) -> None:
+    def __init__(self, what: str, details: str | None = None, types: tuple[str, ...] = ()) -> None:
         super().__init__(what)
-        self.what, self.details = what, details
+        self.what, self.details, self.types = what, details, types
 
 
 class WorkerError(Exception):
@@ -32,8 +33,14 @@ class WorkerError(Exception):
     Attributes:
         what: one sentence.
         details: the traceback in the subprocess if it raised.
+        types: names of the exception's class and its base classes if it raised.
     """
 
-    def __init__(self, what: str, details: str | None = None) -> None:
+    def __init__(self, what: str, details: str | None = None, types: tuple[str, ...] = ()) -> None:
         super().__init__(what)
-        self.what, self.details = what, details
+        self.what, self.details, self.types = what, details, types
+
+
+def class_names(error: BaseException) -> tuple[str, ...]:
+    """Return the names of an exception's class and of its base classes, the most specific first."""
+    return tuple(kind.__name__ for kind in type(error).__mro__ if kind is not object)

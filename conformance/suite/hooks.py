@@ -24,12 +24,14 @@ from tal_conformance.suite.options import (
     load_profile,
     seed_hypothesis,
 )
+from tal_conformance.suite.progress import TestProgress
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_conformance.suite.session import (
     RUN,
     SessionState,
     _create_log,
     begin,
+    close_run,
     failures_in,
     find_implementations,
     gates,
@@ -37,7 +39,6 @@ from tal_conformance.suite.session import (
     load_ledger,
     note_ledger,
     note_loose_bounds,
-    render_report,
     stopped,
     uncovered_clauses,
 )
@@ -68,13 +69,15 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(
         1
     )  # batches are small: more threads only wait for each other and for other processes
-    log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
-    run = SessionState(RunLogWriter(log), seed, tested)
     names = config.getoption("--implementation") or ["ultralytics"]
-    find_implementations(run, names, against(config), config.getoption("--isolate"))
+    found = find_implementations(names, against(config), config.getoption("--isolate"))
+    ledger = load_ledger(config)
+    log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
+    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger)
     load_cases(run, config)
-    run.ledger = load_ledger(config)
     config.stash[RUN] = run
+    run.progress = TestProgress(run.recorder)
+    config.pluginmanager.register(run.progress, "tal-conformance-progress")
     if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
     if not worker:
@@ -132,8 +135,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "subject", subjects, ids=lambda subject: subject.id, scope="session", indirect=True
         )
-    if "missing" in metafunc.fixturenames:
-        metafunc.parametrize("missing", list(run.missing) if run else [])
     if "unreadable" in metafunc.fixturenames:
         metafunc.parametrize("unreadable", list(run.unreadable) if run else [])
     if "case" in metafunc.fixturenames:
@@ -149,11 +150,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if run is None:
         return
     own = [item for item in items if Path(__file__).resolve().parent in item.path.resolve().parents]
-    empty = ("test_cases", "test_findings", "test_implementations")
+    empty = ("test_cases", "test_findings")
     dropped = [item for item in own if item.path.stem in empty and item.get_closest_marker("skip")]
     if run.cases or run.unreadable:
-        judged = ("test_cases", "test_implementations")
-        dropped = [item for item in own if item in dropped or item.path.stem not in judged]
+        dropped = [item for item in own if item in dropped or item.path.stem != "test_cases"]
     elif not config.getoption("--large"):
         dropped += [item for item in own if item.path.stem == "test_large"]
     if dropped:
@@ -186,14 +186,29 @@ def _official_code_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject) -> Checker:
-    """Return the checker of this test, which judges the implementation on a recipe or a batch and logs the result."""
+def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject) -> Iterator[Checker]:
+    """Return the checker of this test, which judges the implementation on a recipe or a batch and logs the result.
+
+    After the test, the fixture fails if too large a share of the batches is inconclusive.
+    """
     marker = request.node.get_closest_marker("clauses")
     group = marker.args[0] if marker else ""
     name = getattr(request.node, "originalname", request.node.name)
     today = datetime.now(UTC).date()
     entries = tuple(issue for issue in run.ledger if issue.concerns(subject) and not issue.expired(today))
-    return Checker(subject, run.recorder, name, group, entries)
+    checker = Checker(subject, run.recorder, name, group, entries)
+    yield checker
+    if checker.too_inconclusive:
+        run.recorder.line(
+            "inconclusive",
+            implementation=subject.implementation.name,
+            device=subject.device,
+            test=request.node.name,
+            batches=checker.judged,
+            inconclusive=checker.inconclusive,
+            reason=checker.too_inconclusive,
+        )
+        pytest.fail(checker.too_inconclusive, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -230,18 +245,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
         if session.config.getoption("--conformance-profile") == "nightly":
             note_loose_bounds(run)
-    note_ledger(run, whole=gates(session.config) and not session.shouldfail and not session.shouldstop)
-    if exitstatus == pytest.ExitCode.OK and run.stale:
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    note_ledger(
+        run, whole=gates(session.config) and ended and not session.shouldfail and not session.shouldstop
+    )
+    if exitstatus == pytest.ExitCode.OK and (run.stale or run.unreadable):  # also if -k left out their tests
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
-    unavailable = run.missing or run.unreadable  # also if `-k` deselected the test that fails for them
-    if exitstatus == pytest.ExitCode.OK and unavailable:
-        session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
-    try:
-        run.recorder.end(int(exitstatus != 0))
-    except OSError as error:
-        run.report = error
-    else:
-        run.report = render_report(run)
+    session.exitstatus = close_run(run, exitstatus, judges_cases=bool(run.cases))
     if isinstance(run.report, Exception):
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 

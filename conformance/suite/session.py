@@ -24,6 +24,7 @@ from tal_conformance.suite.options import (
     against,
     report_dir,
 )
+from tal_conformance.suite.progress import TestProgress, nothing_judged
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import Dialect
 from tal_reports import RunLog, read_log, render
@@ -41,8 +42,8 @@ class SessionState:
         recorder: writes the run log.
         seed: seed of Hypothesis, or "derandomized".
         devices: "tested" or the reason why not, by device.
-        implementations: the implementations that were found.
-        missing: the reason why an implementation was not found, by the name given to `--implementation`.
+        implementations: the implementations to test.
+        progress: counts planned and finished tests.
         cases: batches of `--case`.
         unreadable: the reason why a file of `--case` could not be read, by path.
         uncovered: sentences about clauses and hazards that the run reached too rarely.
@@ -55,13 +56,16 @@ class SessionState:
     seed: str
     devices: dict[str, str]
     implementations: list[Implementation] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
     cases: list[Batch] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     uncovered: list[str] = field(default_factory=list)
     ledger: tuple[KnownIssue, ...] = ()
     stale: list[str] = field(default_factory=list)
     report: Path | Exception | None = None
+    progress: TestProgress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progress = TestProgress(self.recorder)
 
     @property
     def folder(self) -> Path:
@@ -88,22 +92,27 @@ def _create_log(config: pytest.Config) -> RunLog:
 
 
 def find_implementations(
-    run: SessionState, names: list[str], dialect: Dialect | None = None, isolate: bool = False
-) -> None:
-    """Find the implementations to test; an unavailable one is noted, and the others are tested all the same.
+    names: list[str], dialect: Dialect | None = None, isolate: bool = False
+) -> list[Implementation]:
+    """Return the implementations to test.
 
     Args:
-        run: the session, which receives them.
         names: values of `--implementation`.
         dialect: the dialect to judge all of them by; None for the dialect that each declares.
         isolate: run implementations from a module or file in a process of their own.
+
+    Raises:
+        pytest.UsageError: at least one could not be loaded; one line for each of them. A run without it would judge
+            less than was asked for.
     """
+    found: list[Implementation] = []
+    problems: list[str] = []
     taken: set[str] = set()
     for name in dict.fromkeys(names):
         try:
             implementation = find(name, isolate)
         except (UnknownImplementation, ProtocolViolation) as error:
-            run.missing[name] = str(error)
+            problems.append(f"--implementation {name}: {' '.join(str(error).split())}")
             continue
         if implementation.name in taken:
             free = (f"{name} ({number})" if number else name for number in count())
@@ -111,7 +120,10 @@ def find_implementations(
         if dialect is not None:
             implementation = replace(implementation, dialect=dialect)
         taken.add(implementation.name)
-        run.implementations.append(implementation)
+        found.append(implementation)
+    if problems:
+        raise pytest.UsageError(*problems)
+    return found
 
 
 def load_cases(run: SessionState, config: pytest.Config) -> None:
@@ -161,10 +173,6 @@ def begin(run: SessionState, config: pytest.Config) -> None:
                     "capabilities": implementation.capabilities,
                 }
                 for implementation in run.implementations
-            ]
-            + [
-                {"name": name, "version": "unknown", "dialect": "unknown", "capabilities": []}
-                for name in run.missing
             ],
         }
     )
@@ -173,8 +181,6 @@ def begin(run: SessionState, config: pytest.Config) -> None:
             run.recorder.line(
                 "not_tested", implementation=None, device=device, reason=state.removeprefix("not tested: ")
             )
-    for name, reason in run.missing.items():
-        run.recorder.line("not_tested", implementation=name, device=None, reason=reason)
     for reason in run.unreadable.values():
         run.recorder.line("not_tested", implementation=None, device=None, reason=f"--case: {reason}")
 
@@ -260,11 +266,46 @@ def note_loose_bounds(run: SessionState) -> None:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 
-def render_report(run: SessionState) -> Path | Exception:
-    """Render the report; return its path, or the exception that prevented it. The log is complete either way."""
+def close_run(run: SessionState, status: int, judges_cases: bool) -> int:
+    """Log how many tests finished, close the log, and render the report.
+
+    The link `latest` is set only by a run whose planned tests all finished and which judged something.
+
+    Args:
+        run: the session; takes the report, or the exception that prevented it.
+        status: pytest's exit status.
+        judges_cases: the run judges case files; a single one may be a batch to reject.
+
+    Returns:
+        The exit status: NO_TESTS_COLLECTED in place of OK if nothing was judged, or only batches to reject.
+    """
+    judged = False
+    try:
+        log = read_log(run.folder)
+        whole = run.progress.end(log)
+        judged = not nothing_judged(log, or_only_rejected=not judges_cases)
+        if status == pytest.ExitCode.OK and not judged:
+            status = pytest.ExitCode.NO_TESTS_COLLECTED
+        run.recorder.end(int(status != 0))
+    except OSError as error:
+        run.report = error
+        return status
+    ended = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    run.report = rendered(run, latest=whole and judged and ended)
+    return status
+
+
+def rendered(run: SessionState, latest: bool) -> Path | Exception:
+    """Render the report, and return its path or the exception that prevented it; the log is whole in either case.
+
+    Args:
+        run: the session.
+        latest: let the link `latest` point at this run.
+    """
     try:
         report = render(run.folder)
-        run.recorder.make_latest()
+        if latest:
+            run.recorder.make_latest()
     except Exception as error:
         return error
     return report

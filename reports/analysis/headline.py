@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tal_reports.analysis.summary import is_complete
 from tal_reports.log.batches import FAILING
 from tal_reports.text import counted, listed, shortened
 
@@ -10,6 +11,8 @@ RESULTS = {
     "divergent": "diverges",
     "nondeterministic": "is not deterministic",
     "error": "fails",
+    "not finished": "did not finish",
+    "inconclusive": "is inconclusive",
     "not tested": "was not tested",
 }
 """Each result of an implementation as a predicate."""
@@ -32,12 +35,45 @@ def headline(
     if failing and (len(failing) > 3 or len(failing) == len(tested) > 1):
         return f"{len(failing)} of {counted(len(tested), 'implementation')} do not conform"
     if failing:
-        return listed([f"{_name(line)} {RESULTS[line['result']]}" for line in failing])
+        return listed([f"{_name(line)} {predicate_of(line)}" for line in failing])
+    unproven = [line for line in tested if line["result"] != "conforms"]
+    if len(unproven) > 3:
+        return (
+            f"{len(unproven)} of {counted(len(tested), 'implementation')} did not finish or are inconclusive"
+        )
+    if unproven:
+        return listed([f"{_name(line)} {predicate_of(line)}" for line in unproven])
     so_far = "" if finished else " so far"
     if len(tested) > 3:
         return f"All {len(tested)} implementations conform{so_far}"
     verb = "conforms" if len(tested) == 1 else "conform"
     return f"{listed([_name(line) for line in tested])} {verb}{so_far}"
+
+
+def result_of(line: dict[str, Any]) -> str:
+    """Return the result of an implementation in words: `conforms`, `not finished (12 of 104 tests)`."""
+    if is_complete(line):
+        result: str = line["result"]
+        return result
+    failing = f"{line['result']}, " if line["result"] in FAILING else ""
+    return f"{failing}not finished{_extent(line['tests'])}"
+
+
+def predicate_of(line: dict[str, Any]) -> str:
+    """Return the result of an implementation as a predicate: `conforms`, `did not finish (12 of 104 tests)`."""
+    if is_complete(line):
+        return RESULTS[line["result"]]
+    failing = f"{RESULTS[line['result']]}, and " if line["result"] in FAILING else ""
+    return f"{failing}{RESULTS['not finished']}{_extent(line['tests'])}"
+
+
+def _extent(tests: dict[str, int | None]) -> str:
+    planned, finished = tests["planned"], tests["finished"]
+    if planned is None:
+        return ""
+    if finished is None:
+        return f" ({counted(planned, 'test')} planned)"
+    return f" ({finished:,} of {counted(planned, 'test')})"
 
 
 def _mutation_headline(power: dict[str, dict[str, Any]], finished: bool) -> str:

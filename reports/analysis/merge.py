@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tal_reports.log.reader import Log, LogError, read_log
+from tal_reports.log.reader import Log, LogError, TestCount, read_log
 from tal_reports.log.writer import MAIN, RunLog
 from tal_reports.text import counted
 
 Line = dict[str, Any]
 
-ONCE = ("run", "end")
+ONCE = ("run", "end", "tests")
 """Kinds with a single line in each run."""
 
 
@@ -64,6 +64,8 @@ def merge(runs: Iterable[Path], into: Path) -> Path:
         for shard in shards:
             _copy_lines(shard, merged, _tested(shards))
             _copy_files(shard, merged.folder)
+        for name, count in _test_counts(shards).items():
+            merged.append("tests", implementation=name, planned=count.planned, finished=count.finished)
         ends = [1 if shard.log.end is None else int(shard.log.end["exit"]) for shard in shards]
         merged.finish(max(ends))
     return into
@@ -135,6 +137,19 @@ def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any
                 merged.insert(place, item)
                 place += 1
     return merged
+
+
+def _test_counts(shards: list[Shard]) -> dict[str | None, TestCount]:
+    """Add up the tests of the shards; the sum of finished tests is unknown if that of a shard is."""
+    counts: dict[str | None, TestCount] = {}
+    for shard in shards:
+        for name, count in shard.log.tests.items():
+            merged = None if name is None else shard.names.get(name, name)
+            known = counts.get(merged, TestCount(0, 0))
+            unknown = known.finished is None or count.finished is None
+            finished = None if unknown else (known.finished or 0) + (count.finished or 0)
+            counts[merged] = TestCount(known.planned + count.planned, finished)
+    return counts
 
 
 def _common(values: list[str | None]) -> str | None:

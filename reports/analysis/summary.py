@@ -7,13 +7,13 @@ from statistics import median
 from typing import Any
 
 from tal_reports.analysis.causes import causes
-from tal_reports.log.batches import FAILING, UNIQUENESS, VERDICTS, Cost
+from tal_reports.log.batches import FAILING, SHOWING, UNIQUENESS, VERDICTS, Cost
 from tal_reports.log.reader import Log
 from tal_reports.log.schemas import fault
 from tal_reports.log.writer import write_whole
 from tal_reports.text import listed
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "summary.json"
 NO_BATCH = "no batch was judged"
 LEDGER = ("entry", "implementation", "device", "reason", "link", "expires", "met", "known", "state", "fails")
@@ -29,6 +29,7 @@ def summarise(log: Log) -> dict[str, Any]:
         ValueError: the result violates the schema, which is an error of this package.
     """
     run, implementations = log.run, [_implementation(log, line) for line in implementations_of(log)]
+    unfinished = not all(is_complete(line) for line in implementations)
     fails = any(item["result"] in FAILING for item in implementations)
     summary = {
         "schema": SCHEMA,
@@ -50,7 +51,7 @@ def summarise(log: Log) -> dict[str, Any]:
         "findings": [_part(line, *FINDING) for line in log.findings],
         "not_tested": not_tested(log),
         "problems": log.problems.sentences() + _otherwise_failed(log, fails),
-        "exit": int(fails or log.end is None or log.end["exit"] != 0),
+        "exit": int(fails or unfinished or log.end is None or log.end["exit"] != 0),
     }
     wrong = fault(summary, "summary")
     if wrong is not None:
@@ -77,6 +78,10 @@ def power_of(log: Log) -> dict[str, dict[str, Any]]:
 
 def _otherwise_failed(log: Log, fails: bool) -> list[str]:
     if fails or log.end is None or log.end["exit"] == 0:
+        return []
+    if any(not count.complete for count in log.tests.values()):
+        return ["The run was cut short: not all selected tests finished."]
+    if log.inconclusive:
         return []
     if not log.batches.judged:
         return ["No batch was judged: no test was selected, or all were skipped."]
@@ -137,6 +142,9 @@ def not_tested(log: Log) -> list[dict[str, Any]]:
         if state != "tested":
             reason = state.removeprefix("not tested").lstrip(": ") or "no reason given"
             reasons.append({"implementation": None, "device": device, "reason": reason})
+    reasons += [
+        {key: line[key] for key in ("implementation", "device", "reason")} for line in log.inconclusive
+    ]
     explained = {(line["implementation"], line["device"]) for line in reasons}
     reasons = [line for at, line in enumerate(reasons) if line not in reasons[:at]]
     for item in implementations_of(log):
@@ -180,7 +188,8 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "version": line["version"],
         "dialect": line["dialect"],
         "capabilities": line["capabilities"],
-        "result": _result(verdicts, training),
+        "result": _result(log, name, verdicts, training),
+        "tests": _tests(log, name),
         "batches": judged,
         "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
         "uniqueness": {kind: log.batches.uniqueness[name][kind] for kind in UNIQUENESS},
@@ -195,13 +204,39 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _result(verdicts: dict[str, int], training_differs: bool) -> str:
+def _tests(log: Log, name: str) -> dict[str, int | None] | None:
+    """Return the planned and finished tests; None if a finished log does not count them."""
+    count = log.tests.get(name)
+    if count is not None:
+        return {"planned": count.planned, "finished": count.finished}
+    return None if log.end is not None else {"planned": None, "finished": None}
+
+
+def is_complete(line: dict[str, Any]) -> bool:
+    """Return True if all planned tests of an implementation finished.
+
+    Args:
+        line: the implementation, as the summary has it.
+    """
+    tests = line.get("tests")
+    if tests is None:
+        return True
+    return None not in tests.values() and bool(tests["finished"] >= tests["planned"])
+
+
+def _result(log: Log, name: str, verdicts: dict[str, int], training_differs: bool) -> str:
     for verdict in reversed(FAILING):
         if verdicts[verdict]:
             return verdict
     if training_differs:
         return "divergent"
-    return "conforms" if sum(verdicts.values()) else "not tested"
+    if not is_complete({"tests": _tests(log, name)}):
+        return "not finished"
+    if any(line["implementation"] == name for line in log.inconclusive):
+        return "inconclusive"
+    if any(verdicts[verdict] for verdict in SHOWING):
+        return "conforms"
+    return "inconclusive" if any(verdicts.values()) else "not tested"
 
 
 def _margins(log: Log, name: str) -> dict[str, dict[str, Any]]:

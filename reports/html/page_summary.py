@@ -5,7 +5,7 @@ from typing import Any
 
 from tal_reports.analysis.causes import Cause
 from tal_reports.analysis.compare import Change, Timing, change_sentence
-from tal_reports.analysis.headline import RESULTS, headline
+from tal_reports.analysis.headline import headline, predicate_of
 from tal_reports.html.cards import MAX_SUMMARY_LENGTH, filter_link
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
@@ -185,7 +185,7 @@ def _row(line: dict[str, Any], found: list[Cause]) -> Row:
         offers=listed(line["capabilities"]),
         batches=line["batches"],
         shares=_shares(line["verdicts"]),
-        result=RESULTS[line["result"]],
+        result=predicate_of(line),
         verdict=line["result"],
         link=filter_link(impl=line["name"]) if own else None,
         why=f"{counted(len(own), 'cause')}{at}",

@@ -20,7 +20,7 @@ from tal_reports.analysis.history import (
     repeats,
     with_power,
 )
-from tal_reports.analysis.summary import summarise, write_summary
+from tal_reports.analysis.summary import is_complete, summarise, write_summary
 from tal_reports.html.differences import Section, prepare
 from tal_reports.html.page import Page, page_of
 from tal_reports.html.pictures import draw
@@ -60,8 +60,10 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     entries = [*comparable(known, entry), entry]
     write_whole(path, html_of(page_of(log, summary, entries, with_power(known, entry))))
     if into is None and not repeats(log):
+        whole = all(is_complete(line) for line in summary["implementations"])
         with suppress(OSError):  # the report is complete without the history
-            remember(history, entry)
+            if whole:  # a run that was cut short would show causes as fixed
+                remember(history, entry)
     return path
 
 

@@ -8,9 +8,21 @@ from typing import Any, NamedTuple
 
 from tal_reports.text import real
 
-VERDICTS = ("exact", "within_bound", "admissible", "known", "divergent", "nondeterministic", "error")
+VERDICTS = (
+    "exact",
+    "within_bound",
+    "admissible",
+    "rejected",
+    "inconclusive",
+    "known",
+    "divergent",
+    "nondeterministic",
+    "error",
+)
 """From best to worst."""
 FAILING = ("divergent", "nondeterministic", "error")
+SHOWING = ("exact", "within_bound", "admissible", "known")
+"""Verdicts that show what an implementation computes; an implementation without any of them does not conform."""
 UNIQUENESS = ("unique", "tie", "near_tie")
 STEPS_PER_OCTAVE = 16
 """Resolution of the quantiles of a `Margins`: 4 %."""
@@ -144,7 +156,7 @@ class Batches:
 
     def add(self, line: dict[str, Any]) -> None:
         """Count one line, which must be valid by `batch_fault`."""
-        name, verdict = line["implementation"], line["verdict"]
+        name, verdict = line["implementation"], verdict_of(line)
         self.seconds[name] += (real(line.get("milliseconds")) or 0.0) / 1000
         if line.get("phase") == "shrink":
             self.shrinking[name] += 1
@@ -205,6 +217,13 @@ class Batches:
         self.causes[cell.implementation, line["verdict"], stage, clause] += 1
         if len(self.failures[cell]) < MAX_FAILURES:
             self.failures[cell].append(Failure(line["case"], line["test"], line["verdict"], stage, clause))
+
+
+def verdict_of(line: dict[str, Any]) -> str:
+    """Return the verdict of a `batch` line. Until log schema 2, `undecided` marked an inconclusive batch."""
+    verdict: str = line["verdict"]
+    undecided = line.get("undecided") is True and verdict in ("exact", "within_bound", "admissible")
+    return "inconclusive" if undecided else verdict
 
 
 def batch_fault(line: dict[str, Any]) -> str | None:

@@ -31,6 +31,7 @@ ADDED_SINCE: dict[int, dict[str, Any]] = {
         "stages": [{"name": name, "clause": clause} for name, clause in STAGES_OF_SCHEMA_1.items()],
         "terms": list(TERMS_OF_SCHEMA_1),
     },
+    2: {},  # without the verdicts `rejected` and `inconclusive`: `undecided` marked the latter
 }
 """For each older schema that is still read, the fields of the run line that it lacks."""
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from tal_reports.log.batches import Batches, batch_fault
 from tal_reports.log.legacy import ADDED_SINCE, upgraded
@@ -68,6 +68,23 @@ class Problems:
         return [visible(shortened(sentence, 600)) for sentence in found]
 
 
+class TestCount(NamedTuple):
+    """Number of tests, of one implementation or of those that are not about one.
+
+    Attributes:
+        planned: selected tests.
+        finished: those that finished; None if the run was killed before it could count them.
+    """
+
+    planned: int
+    finished: int | None
+
+    @property
+    def complete(self) -> bool:
+        """True if all planned tests finished."""
+        return self.finished is not None and self.finished >= self.planned
+
+
 @dataclass
 class Log:
     """The content of a run log. Lines are dictionaries that follow `log.schema.json`.
@@ -76,8 +93,8 @@ class Log:
         folder: the run's folder.
         run: the `run` line.
         batches: counts over the `batch` lines.
-        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power, ledger, findings:
-            the lines of these kinds, in the order of the log.
+        divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power, ledger, findings,
+            test_counts, inconclusive: the lines of these kinds, in the order of the log.
         end: the `end` line; None if the run did not finish.
         last_time: latest time of all lines.
         problems: parts of the log that could not be used.
@@ -96,6 +113,8 @@ class Log:
     power: list[Line] = field(default_factory=list)
     ledger: list[Line] = field(default_factory=list)
     findings: list[Line] = field(default_factory=list)
+    test_counts: list[Line] = field(default_factory=list)
+    inconclusive: list[Line] = field(default_factory=list)
     end: Line | None = None
     last_time: str | None = None
     problems: Problems = field(default_factory=Problems)
@@ -110,6 +129,17 @@ class Log:
         """Names of the stages from the first loss term on."""
         stages, terms = self.stages, self.run["terms"]
         return stages[next((at for at, stage in enumerate(stages) if stage in terms), len(stages)) :]
+
+    @property
+    def tests(self) -> dict[str | None, TestCount]:
+        """Planned and finished tests by implementation; empty for a log that does not count tests."""
+        counts: dict[str | None, TestCount] = {}
+        for line in self.test_counts:
+            known = counts.get(line["implementation"], TestCount(0, None))
+            finished = [count for count in (known.finished, line["finished"]) if count is not None]
+            planned = max(known.planned, line["planned"])
+            counts[line["implementation"]] = TestCount(planned, max(finished, default=None))
+        return counts
 
     @property
     def seconds(self) -> float | None:
@@ -264,6 +294,8 @@ def _store(log: Log, kind: Any, line: Line) -> str | None:
         "power": log.power,
         "ledger": log.ledger,
         "finding": log.findings,
+        "tests": log.test_counts,
+        "inconclusive": log.inconclusive,
     }
     if kind == "end":
         problem = fault(line, "log", kind)

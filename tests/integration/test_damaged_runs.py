@@ -127,6 +127,8 @@ def test_interrupted_from_the_keyboard(tmp_path: Path):
     assert run.returncode == pytest.ExitCode.INTERRUPTED, said
     folder = the_run(tmp_path / "runs")
     assert read_log(folder).batches.judged > 0
+    assert "not finished (0 of 1 test)" in said
+    assert not (tmp_path / "runs" / "latest").exists()
     assert (folder / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert f"report: {folder}/report.html" in said
 

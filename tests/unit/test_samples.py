@@ -18,6 +18,7 @@ from tal_reference import DIALECTS, Head, Hyperparameters
 from tal_reports import read_log, render
 from tal_reports.analysis.history import read_history
 from tal_reports.log.schemas import fault
+from tal_reports.log.writer import SCHEMA
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 RUNS = sorted(SAMPLES.glob("*/2*"))
@@ -67,7 +68,7 @@ def test_it_is_replayed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_log(run: Path):
     log = read_log(run)
     assert log.problems.sentences() == []
-    assert log.run["schema"] == 2
+    assert log.run["schema"] == SCHEMA
     assert [(stage["name"], stage["clause"]) for stage in log.run["stages"]] == [*DETECT.clauses.items()]
     assert log.run["terms"] == ["box", "cls", "dfl"]
     assert [one["name"] for one in log.run["implementations"]] == ["swapped", "ultralytics"]

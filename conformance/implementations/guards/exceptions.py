@@ -13,7 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tal_conformance.implementations.errors import ImplementationFailed, ProtocolViolation, WorkerError
+from tal_conformance.implementations.errors import (
+    ImplementationFailed,
+    ProtocolViolation,
+    WorkerError,
+    class_names,
+)
 from tal_conformance.implementations.guards.side_effects import SideEffectError
 from tal_conformance.implementations.guards.torch_state import StateChanged
 
@@ -87,7 +92,7 @@ def failure_from(error: BaseException) -> ImplementationFailed:
     if isinstance(error, ImplementationFailed):
         return error
     if isinstance(error, WorkerError):
-        return ImplementationFailed(error.what, error.details)
+        return ImplementationFailed(error.what, error.details, error.types)
     if isinstance(error, (ProtocolViolation, StateChanged, SideEffectError)):
         return ImplementationFailed(str(error))
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -95,6 +100,7 @@ def failure_from(error: BaseException) -> ImplementationFailed:
     return ImplementationFailed(
         f"raised {exception_text(error)} ({where}; the report has the traceback)",
         "".join(traceback.format_exception(error)),
+        class_names(error),
     )
 
 

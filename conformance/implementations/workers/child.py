@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.processes import descendants, kill
+from tal_conformance.implementations.errors import class_names
 from tal_conformance.implementations.workers.messages import (
     LIMIT_VARIABLE,
     OUT_OF_MEMORY,
@@ -240,7 +241,12 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
 
 def decoded_failure(error: BaseException) -> dict[str, Any]:
     """Return the answer to a question that raised."""
-    return {"raised": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+    return {
+        "raised": type(error).__name__,
+        "types": class_names(error),
+        "message": str(error),
+        "traceback": traceback.format_exc(),
+    }
 
 
 def main(requests: int, answers: int, lifeline: int) -> None:

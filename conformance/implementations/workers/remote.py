@@ -122,7 +122,10 @@ class RemoteAdapter:
         if answer.get("raised") in REFUSED:
             raise ProtocolViolation(answer["message"])
         if "raised" in answer:
-            raise WorkerError(f"raised {answer['raised']}: {answer['message']}", answer.get("traceback"))
+            types = tuple(answer.get("types", (answer["raised"],)))
+            raise WorkerError(
+                f"raised {answer['raised']}: {answer['message']}", answer.get("traceback"), types
+            )
         return answer, results
 
 

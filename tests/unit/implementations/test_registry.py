@@ -16,10 +16,8 @@ from tal_conformance.implementations.adapters import ultralytics
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import REGISTERED, find
-from tal_conformance.suite.run_log import RunLogWriter
-from tal_conformance.suite.session import SessionState, find_implementations
+from tal_conformance.suite.session import find_implementations
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
-from tal_reports import RunLog
 
 ADAPTER = """
 class Adapter:
@@ -273,21 +271,18 @@ def test_an_object_that_can_be_called_is_not_called():
     assert implementation_from(Module(), "x").capabilities == ["assign"]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> SessionState:
-    return SessionState(RunLogWriter(RunLog.create(tmp_path / "runs")), "1", {"cpu": "tested"})
+def test_implementations_that_cannot_be_loaded_are_a_usage_error_of_one_line_each(folder: Path):
+    with pytest.raises(pytest.UsageError) as caught:
+        find_implementations(["nobody", "good.py:adapter", "raises.py:adapter", "article"])
+    first, second = caught.value.args
+    assert first.startswith("--implementation nobody: ")
+    assert second.startswith("--implementation raises.py:adapter: ")
+    assert "\n" not in first + second
 
 
-def test_those_that_cannot_be_had_keep_nobody_from_being_tested(folder: Path, run: SessionState):
-    find_implementations(run, ["nobody", "good.py:adapter", "raises.py:adapter", "article"])
-    assert [found.name for found in run.implementations] == ["good", "article"]
-    assert list(run.missing) == ["nobody", "raises.py:adapter"]
-
-
-def test_two_of_one_name_are_told_apart(folder: Path, run: SessionState):
-    find_implementations(run, ["good.py:adapter", "good.py:Adapter", "good.py:adapter"])
-    assert [found.name for found in run.implementations] == ["good", "good.py:Adapter"]
-    assert not run.missing
+def test_two_of_one_name_are_told_apart(folder: Path):
+    found = find_implementations(["good.py:adapter", "good.py:Adapter", "good.py:adapter"])
+    assert [one.name for one in found] == ["good", "good.py:Adapter"]
 
 
 # Ultralytics that is not there

@@ -28,7 +28,7 @@ def summary_of(folder: Path, lines: factory.Lines) -> dict[str, Any]:
 def test_a_run_that_conforms(run_dir: Path):
     summary = summary_of(run_dir, factory.passing(90))
     assert summary.keys() >= CONTRACT
-    assert (summary["schema"], summary["run"], summary["exit"]) == (1, run_dir.name, 0)
+    assert (summary["schema"], summary["run"], summary["exit"]) == (2, run_dir.name, 0)
     assert summary["profile"] == "ci"
     assert summary["seed"] == "0"
     assert summary["devices"] == {"cpu": "tested", "cuda": "not tested: no such device"}
@@ -41,7 +41,8 @@ def test_a_run_that_conforms(run_dir: Path):
     )
     assert first["batches"] == second["batches"] == 45 == sum(first["verdicts"].values())
     assert set(first["verdicts"]) == {
-        "exact", "within_bound", "admissible", "known", "divergent", "error", "nondeterministic",
+        "exact", "within_bound", "admissible", "rejected", "inconclusive", "known", "divergent", "error",
+        "nondeterministic",
     }  # fmt: skip
     assert [one["result"] for one in (first, second)] == ["conforms", "conforms"]
     assert first["first_divergences"] == []
@@ -228,7 +229,7 @@ def test_written_files_follow_the_schemas(run_dir: Path, lines: factory.Lines):
 
 BREAKS = {
     "without a run": lambda summary: summary.pop("run"),
-    "another schema": lambda summary: summary.update(schema=2),
+    "another schema": lambda summary: summary.update(schema=3),
     "exit 2": lambda summary: summary.update(exit=2),
     "exit true": lambda summary: summary.update(exit=None),
     "a verdict is missing": lambda summary: summary["implementations"][0]["verdicts"].pop("known"),
@@ -330,3 +331,61 @@ def test_an_untested_precision_is_not_an_error(run_dir: Path):
     (one,) = summary_of(run_dir, lines)["implementations"]
     assert one["result"] == "not tested"
     assert one["verdicts"]["error"] == 0
+
+
+Counts = tuple[int, int | None]
+
+
+def result_with(run_dir: Path, lines: factory.Lines, *counts: Counts, end: bool = True) -> dict[str, Any]:
+    """Return the first implementation of a conforming run with these counts of tests, after more lines."""
+    tests = [
+        ("tests", {"implementation": "ultralytics", "planned": planned, "finished": finished})
+        for planned, finished in counts
+    ]
+    whole = factory.passing(20)
+    first: dict[str, Any] = summary_of(run_dir, [*whole[:-1], *lines, *tests, *whole[-1:] * end])[
+        "implementations"
+    ][0]
+    return first
+
+
+@pytest.mark.parametrize(
+    ("counts", "result"),
+    [
+        ([], "conforms"),
+        ([(104, None), (104, 104)], "conforms"),
+        ([(104, 12), (104, None)], "not finished"),
+        ([(104, None)], "not finished"),
+    ],
+)
+def test_only_an_implementation_whose_tests_all_finished_conforms(
+    run_dir: Path, counts: list[Counts], result: str
+):
+    assert result_with(run_dir, [], *counts)["result"] == result
+
+
+def test_an_implementation_of_a_killed_run_has_not_finished(run_dir: Path):
+    line = result_with(run_dir, [], (104, None), end=False)
+    assert (line["result"], line["tests"]) == ("not finished", {"planned": 104, "finished": None})
+
+
+def test_an_implementation_with_too_many_inconclusive_batches_does_not_conform(run_dir: Path):
+    fields = {"device": "cpu", "test": "test_loss", "batches": 40, "inconclusive": 30, "reason": "30 of 40"}
+    line = result_with(run_dir, [("inconclusive", fields | {"implementation": "ultralytics"})])
+    assert line["result"] == "inconclusive"
+
+
+@pytest.mark.parametrize("verdict", ["rejected", "inconclusive"])
+def test_an_implementation_without_any_other_verdict_does_not_conform(run_dir: Path, verdict: str):
+    lines = [("batch", factory.batch(number, verdict=verdict)) for number in range(5)]
+    run = [("run", factory.run_line()), *lines, ("end", {"exit": 0})]
+    assert summary_of(run_dir, run)["implementations"][0]["result"] == "inconclusive"
+
+
+def test_undecided_batches_of_older_logs_are_inconclusive(run_dir: Path):
+    lines = [
+        ("batch", factory.batch(number, verdict="exact", undecided=number < 3, phase="generate"))
+        for number in range(5)
+    ]
+    verdicts = summary_of(run_dir, [("run", factory.run_line()), *lines])["implementations"][0]["verdicts"]
+    assert (verdicts["inconclusive"], verdicts["exact"]) == (3, 2)

@@ -359,6 +359,9 @@ def test_a_benchmark_may_lack_a_ratio(run_dir: Path):
         (["conforms"], "n0 conforms"),
         (["conforms", "not tested", "conforms"], "n0 and n2 conform"),
         (["conforms"] * 4, "All 4 implementations conform"),
+        (["conforms", "not finished"], "n1 did not finish"),
+        (["conforms", "inconclusive"], "n1 is inconclusive"),
+        (["not finished"] * 4, "4 of 4 implementations did not finish or are inconclusive"),
         (["conforms", "divergent"], "n1 diverges"),
         (
             ["conforms", "divergent", "error", "nondeterministic"],

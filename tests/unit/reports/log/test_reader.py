@@ -104,7 +104,7 @@ def test_a_log_truncated_in_its_first_line_is_an_unfinished_run(run_dir: Path):
         (b"\n", "not a JSON object"),
         (b"[" * 100_000 + b"\n", "not a JSON object"),
         (raw(line("batch", factory.batch())), "not of kind run"),
-        (raw(RUN | {"schema": 3}), "has schema 3; this version reads schemas 1 to 2.* newer version"),
+        (raw(RUN | {"schema": 4}), "has schema 4; this version reads schemas 1 to 3.* newer version"),
         (raw(RUN | {"schema": None}), "has schema None"),
         (raw(RUN | {"schema": True}), "has schema True"),
         (raw(RUN | {"schema": 0}), "has schema 0"),
@@ -125,7 +125,7 @@ def test_a_log_of_schema_1_gets_the_stages_and_terms_of_that_schema(run_dir: Pat
     fields = {key: value for key, value in RUN.items() if key not in ("stages", "terms")}
     factory.write_raw(run_dir, raw(fields | {"schema": 1}, line("batch", factory.batch())))
     log = read_log(run_dir)
-    assert log.run["schema"] == 2
+    assert log.run["schema"] == 3
     assert log.stages == [*factory.CLAUSES]
     assert {stage["name"]: stage["clause"] for stage in log.run["stages"]} == factory.CLAUSES
     assert log.run["terms"] == ["box", "cls", "dfl"]

@@ -1,0 +1,102 @@
+"""Counts of the tests that were planned and that finished, so that a run cut short does not look like a whole one.
+
+Ctrl-C, `-x`, a worker process that dies and an internal error of pytest all end a run before its planned tests have
+finished. The counts go into the run log, where summary, table and report find them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tal_conformance.suite.run_log import RunLogWriter
+from tal_reports import Log
+
+ATTRIBUTE = "tal_implementation"
+"""Attribute of a pytest report that names the implementation of the test; pytest-xdist sends it to the controller."""
+
+
+@dataclass
+class TestProgress:
+    """A pytest plugin that counts planned and finished tests, by implementation.
+
+    Of several processes, each worker logs the plan, and the controller counts the finished tests.
+
+    Attributes:
+        recorder: writes the run log.
+        finished: node ids of the tests that were torn down, with the name of the implementation; None for a test that
+            is not about one implementation.
+    """
+
+    __test__ = False
+
+    recorder: RunLogWriter
+    finished: dict[str, str | None] = field(default_factory=dict)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Log the number of selected tests. Not called in the controller of pytest-xdist."""
+        planned = Counter(implementation_of(item) for item in session.items)
+        try:
+            self._log(planned, finished=None)
+        except OSError:
+            session.shouldstop = f"the run's log cannot be written: {self.recorder.lost}"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+        """Name the implementation in every report."""
+        report = yield
+        setattr(report, ATTRIBUTE, implementation_of(item))
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a test that was torn down: after an interruption or a crash, pytest reports no teardown."""
+        if report.when == "teardown":
+            self.finished[report.nodeid] = getattr(report, ATTRIBUTE, None)
+
+    def end(self, log: Log) -> bool:
+        """Log the number of finished tests, and return True if all planned tests finished.
+
+        Args:
+            log: the run's log as it was read; it contains the plan.
+
+        Raises:
+            OSError: the log could not be written.
+        """
+        planned = Counter({name: tests.planned for name, tests in log.tests.items()})
+        finished = Counter(self.finished.values())
+        self._log(planned, finished)
+        return len(self.finished) >= planned.total() and all(
+            finished[name] >= count for name, count in planned.items()
+        )
+
+    def _log(self, planned: Mapping[str | None, int], finished: Mapping[str | None, int] | None) -> None:
+        for name, count in planned.items():
+            done = None if finished is None else finished.get(name, 0)
+            self.recorder.line("tests", implementation=name, planned=count, finished=done)
+
+
+def implementation_of(item: pytest.Item) -> str | None:
+    """Return the name of the implementation that a test is about; None if it is not about a single one."""
+    callspec = getattr(item, "callspec", None)
+    subject = None if callspec is None else callspec.params.get("subject")
+    name: str | None = None if subject is None else subject.implementation.name
+    return name
+
+
+def nothing_judged(log: Log, or_only_rejected: bool = False) -> bool:
+    """Return True if a run judged no batch, compared no training, and measured nothing.
+
+    Args:
+        log: the log of the run.
+        or_only_rejected: True also if every judged batch was one on which an implementation must raise.
+    """
+    lines: Iterable[list[dict[str, Any]]] = (
+        log.divergences, log.training, log.scopes, log.findings, log.benchmarks, log.differences, log.synchronisations,
+    )  # fmt: skip
+    verdicts = log.batches.verdicts()
+    if or_only_rejected:
+        del verdicts["rejected"]
+    return not verdicts.total() and not any(lines)
