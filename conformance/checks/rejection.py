@@ -1,4 +1,4 @@
-"""Checks that an implementation raises on a batch that its dialect does not support, and that the exception is a refusal."""
+"""Checks that an implementation raises on a batch that its dialect does not support, with a refusal of the batch."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -56,7 +56,7 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
     except ImplementationFailed as error:
         if error.details is not None:  # it raised itself: a result that the protocol forbids has no details
             if not _refuses(subject, batch, error, alone):
-                summary = f"{who}{error.what}: {error.types[0]} is not a refusal of the batch, expected one because {rule.reason}"
+                summary = f"{who}{error.what}: that is not a refusal of the batch, which is due because {rule.reason}"
                 raise Failure(
                     subject, batch, Verdict.ERROR, rule.stage, rule.clause, summary, details=error.details
                 ) from error

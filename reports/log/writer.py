@@ -1,11 +1,13 @@
 """Write the log of a run: a folder for each run, and one JSON line for each event, flushed at once."""
 
+import fcntl
 import json
 import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -53,7 +55,8 @@ class RunLog:
         self.folder = Path(folder).resolve()
         self.path = self.folder / (MAIN if worker is None else f"log-{worker}.jsonl")
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._torn = _ends_torn(self.path)
+        with _locked(self._file):  # else a line that another process is writing would look torn
+            self._torn = _ends_torn(self.path)
 
     @classmethod
     def create(cls, report_dir: Path | str, run: str | None = None) -> Self:
@@ -136,12 +139,13 @@ class RunLog:
         self.close()
 
     def _write(self, content: bytes) -> None:
-        if self._torn:  # end the rest of a line that a full disk cut off
-            content = b"\n" + content
-        self._torn = True
-        while content:
-            content = content[os.write(self._file, content) :]
-        self._torn = False
+        with _locked(self._file):
+            if self._torn:  # end the rest of a line that a full disk cut off
+                content = b"\n" + content
+            self._torn = True
+            while content:
+                content = content[os.write(self._file, content) :]
+            self._torn = False
 
 
 def new_run_id() -> str:
@@ -185,6 +189,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"a log line cannot contain a {type(value).__name__}: {value!r:.80}")
+
+
+@contextmanager
+def _locked(file: int) -> Iterator[None]:
+    """Hold the lock of an open file, where the file system has locks; a closed file is left to the caller."""
+    with suppress(OSError, ValueError):
+        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _ends_torn(path: Path) -> bool:
