@@ -46,7 +46,7 @@ _HOMES = {
     "recipes": "batches.strategies",
     "recording": "training.recorder",
 }
-"""Module of each public name, and its name there if that is another one."""
+"""Module of each public name, as `MODULE`, or as `MODULE:NAME` if the object has another name in that module."""
 
 __all__ = [
     "AssignerInputs",
@@ -71,7 +71,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: pytest's plugin must not import torch in other people's runs."""
+    """Import a public name on first use, so that pytest's plugin does not import torch in runs of other projects."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")

@@ -1,4 +1,4 @@
-"""pytest plugin of the installed distribution: it makes the options known to `pytest --pyargs tal_conformance`.
+"""pytest plugin of the installed distribution. It registers the options of `pytest --pyargs tal_conformance`.
 
 In other pytest runs the plugin does nothing. `pytest conformance` in the repository does not need it: pytest finds
 `conftest.py` there by itself.

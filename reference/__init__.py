@@ -1,7 +1,7 @@
-"""The Task-Aligned Assigner and the v8 detection loss as the specification states them, readable and in plain torch.
+"""The Task-Aligned Assigner and the v8 detection loss as the specification states them, as readable code in torch.
 
-Read it in the article's order: `anchors`, `decoding`, `annotations`, `boxes`, `assignment`, `loss`. Every line that
-computes something names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value. Then read
+Read the modules in the article's order: `anchors`, `decoding`, `annotations`, `boxes`, `assignment`, `loss`. Every line
+that computes something names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value. Then read
 `rotated` and `end_to_end`: the differences of rotated boxes, and of heads with two branches.
 """
 

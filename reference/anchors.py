@@ -36,12 +36,13 @@ def flatten(
 ) -> tuple[Float[Tensor, "B A bins"], Float[Tensor, "B A C"]]:
     """Return the distance logits (B, A, 4R) and class logits (B, A, C) of all levels, one row per anchor (PRE-1).
 
-    The result is a copy of all predictions, so that no later stage knows of levels. The copy and its gradient, which
-    is as large, are nearly all the memory that the loss takes; a loss that handled levels one by one would not need
-    the copy, but would be harder to read.
+    The result is a copy of all predictions, so that later stages do not handle levels. The copy and its gradient, which
+    is as large, make up most of the memory of the loss. A loss that handled levels one by one would not need the copy,
+    but would be harder to read.
 
     Raises:
-        ValueError: the number of maps or of channels is not the head's, or the maps differ in images or dtype.
+        ValueError: the number of maps or channels does not fit the head, or the maps differ in number of images or
+            dtype.
     """
     if len(feature_maps) != len(head.strides):
         raise ValueError(f"got {len(feature_maps)} feature maps for {len(head.strides)} strides")

@@ -1,4 +1,4 @@
-"""Stage "annotations": a data loader's rows become the ground truths of each image; the article's `ann_process`.
+"""Stage "annotations": convert a data loader's rows to the ground truths of each image; the article's `ann_process`.
 
 The article pads every image to the same number of ground truths. Here each image keeps its own number, so that padding
 cannot change a result (ANN-4).
@@ -26,7 +26,7 @@ class GroundTruths:
 
     @property
     def real(self) -> Bool[Tensor, "M"]:
-        """(M,) True for ground truths that count: their four corner coordinates add up to more than zero (ANN-3)."""
+        """(M,) True for real ground truths, whose four corner coordinates add up to more than zero (ANN-3)."""
         return self.boxes.sum(-1) > 0
 
     def __len__(self) -> int:

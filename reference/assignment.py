@@ -28,21 +28,21 @@ from tal_reference.shapes import Bool, Float, Int
 INSIDE = 1e-9
 """Pixels by which the centre of a candidate must lie inside a box (TAL-CAND-1)."""
 NORMALISATION_EPS = 1e-9
-"""Keeps the quotient of TAL-NORM-1 finite where every metric is zero; it lowers the weights of metrics of its size."""
+"""Added to the denominator of TAL-NORM-1, so that the weights are finite where every metric is zero."""
 
 
 @dataclass(frozen=True)
 class AssignmentTrace:
-    """The values of every stage of one image's assignment; g runs over ground truths, a over anchors.
+    """The values of every stage of one image's assignment, for each pair of a ground truth g and an anchor a.
 
     Attributes:
-        candidates: (M, A) a may learn g (TAL-CAND-1, TAL-CAND-2).
-        score: (M, A) s, predicted score of g's class at a; zero off candidates (TAL-MET-1).
-        overlap: (M, A) u, CIoU clamped at zero, in pixels; zero off candidates (TAL-MET-1).
-        metric: (M, A) t = s^alpha u^beta (TAL-MET-1). In a dialect that compares overlaps everywhere, these three are
-            not zero off candidates.
-        selected: (M, A) g takes a (TAL-TOPK-1).
-        positives: (M, A) g owns a, at most one g an anchor (TAL-CONF-1, TAL-CONF-2).
+        candidates: (M, A) bool: a is a candidate of g (TAL-CAND-1, TAL-CAND-2).
+        score: (M, A) s, predicted score of g's class at a; zero for non-candidates (TAL-MET-1).
+        overlap: (M, A) u, CIoU in pixels, clamped at zero; zero for non-candidates (TAL-MET-1).
+        metric: (M, A) t = s^alpha u^beta (TAL-MET-1). In a dialect that compares all pairs, score, overlap and metric
+            are not zero for non-candidates.
+        selected: (M, A) bool: a is among the k largest metrics of g (TAL-TOPK-1).
+        positives: (M, A) bool: a is assigned to g; at most one g for each a (TAL-CONF-1, TAL-CONF-2).
     """
 
     candidates: Bool[Tensor, "M A"]
@@ -58,8 +58,8 @@ class Targets:
     """Targets of every anchor of one image (TAL-TGT-1); zeros on background.
 
     Attributes:
-        foreground: (A,) the anchor is a positive.
-        truth_index: (A,) int64 index of the ground truth that the anchor learns.
+        foreground: (A,) bool: True for positives.
+        truth_index: (A,) int64 index of the ground truth to which the anchor is assigned.
         labels: (A,) int64 class of that ground truth.
         boxes: (A, 4) box of that ground truth, as annotated and not widened; xyxy in pixels. Rotated: (A, 5).
         weights: (A,) target score of that class, w (TAL-NORM-1).
@@ -125,13 +125,13 @@ def assign_candidates(
 ) -> Targets:
     """Return the targets of one image, given its candidates and overlaps.
 
-    Kinds of boxes differ in these two stages alone; all later stages are shared (COR-4).
+    Axis-aligned and rotated boxes differ only in candidates and overlaps; all later stages are shared (COR-4).
 
     Args:
         scores: (A, C) predicted class scores, after the sigmoid.
         truths: the image's ground truths, at least one.
-        candidates: (M, A) a may learn g.
-        compared: (M, A) pairs on which u is computed: the candidates; all pairs in the oldest releases.
+        candidates: (M, A) bool: True where the anchor is a candidate of the ground truth.
+        compared: (M, A) bool: pairs on which u is computed: the candidates, or all pairs in the oldest releases.
         overlap: (M, A) u, at least zero; zero on pairs that are not compared.
         hyperparameters: k, alpha, beta and topk2.
         keep_trace: store every stage's values in `trace`.
@@ -155,7 +155,7 @@ def assign_candidates(
 
 
 def reject_unsupported(strides: tuple[int, ...], hyperparameters: Hyperparameters, dialect: Dialect) -> None:
-    """Raise if the dialect does not support the head or the hyperparameters.
+    """Raise ValueError if the dialect does not support the head or the hyperparameters.
 
     Raises:
         ValueError: the head has one level (TAL-CAND-2), or topk2 is set (TAL-CONF-2), and the dialect supports neither.
@@ -169,7 +169,7 @@ def reject_unsupported(strides: tuple[int, ...], hyperparameters: Hyperparameter
 def candidates_of(
     truths: GroundTruths, centres: Float[Tensor, "A 2"], floor: tuple[int, int]
 ) -> Bool[Tensor, "M A"]:
-    """Return (M, A) True if the anchor's centre lies inside the real ground truth on all four sides (TAL-CAND-1).
+    """Return (M, A) bool: True if the anchor's centre lies inside all four sides of the real ground truth (TAL-CAND-1).
 
     Args:
         truths: ground truths, boxes in pixels.
@@ -182,7 +182,7 @@ def candidates_of(
 def distance_inside(
     boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"], floor: tuple[int, int]
 ) -> Float[Tensor, "M A"]:
-    """Return the pixels by which each centre lies inside each widened box, negative outside (TAL-CAND-1)."""
+    """Return the smallest distance (M, A) in pixels from a centre to a side of a widened box; negative outside."""
     x, y = centres.unbind(1)  # (A,), (A,)
     left, top, right, bottom = widened(boxes, floor)[..., None].unbind(1)  # (M, 1) each
     across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (M, A), (M, A)
@@ -207,7 +207,7 @@ def overlap_mask(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tens
 def overlaps_of(
     truths: Float[Tensor, "M 4"], boxes: Float[Tensor, "A 4"], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """Return u, the CIoU of ground truth and predicted box in pixels, not below 0; 0 off candidates (TAL-MET-1)."""
+    """Return u, the CIoU of ground truths and predicted boxes, clamped at 0; 0 for non-candidates (TAL-MET-1)."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
     return scatter_pairs(ciou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
 
@@ -215,14 +215,14 @@ def overlaps_of(
 def scatter_pairs(
     values: Float[Tensor, "P"], pairs: tuple[Int[Tensor, "P"], ...], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """Return a matrix with the values of candidate pairs at their places, and zeros elsewhere (TAL-MET-1)."""
+    """Return a matrix (M, A) with the values of candidate pairs at their indices, and zeros elsewhere (TAL-MET-1)."""
     return values.new_zeros(candidates.shape).index_put_(pairs, values)  # (M, A)
 
 
 def alignment_metric(
     score: Float[Tensor, "*pairs"], overlap: Float[Tensor, "*pairs"], hyperparameters: Hyperparameters
 ) -> Float[Tensor, "*pairs"]:
-    """Return t = s^alpha u^beta, which is high where class and box are both good (TAL-MET-1)."""
+    """Return the alignment metric t = s^alpha u^beta, which is high if class and box are both good (TAL-MET-1)."""
     return score**hyperparameters.alpha * overlap**hyperparameters.beta
 
 
@@ -241,10 +241,10 @@ def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
 
 
 def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"]) -> Bool[Tensor, "M A"]:
-    """Give an anchor that several ground truths take to the ground truth with the largest overlap of ALL (TAL-CONF-1).
+    """Return (M, A) bool: the positives, after each contested anchor went to the largest overlap of ALL (TAL-CONF-1).
 
-    So a ground truth can win an anchor that it did not take. Equal largest overlaps leave a choice (T2); where all
-    overlaps are zero, `argmax` takes the image's first ground truth, however far away: a positive with weight zero.
+    So a ground truth can win an anchor that it did not select. Equal largest overlaps leave a choice (T2). If all
+    overlaps are zero, `argmax` returns the image's first ground truth at any distance: a positive with weight zero.
     """
     contested = (selected.sum(0) > 1).nonzero().flatten()  # (Q,)
     winners = overlap[:, contested].argmax(0)  # (Q,)
@@ -258,7 +258,7 @@ def normalised(
 ) -> Float[Tensor, "A"]:
     """Return w = t u* / t*, where t* and u* are the largest of the ground truth's own positives (TAL-NORM-1).
 
-    So the best positive of a ground truth must learn a score as high as the ground truth's best overlap.
+    So the target score of a ground truth's best positive is the ground truth's best overlap.
     """
     owner, anchor = pairs = positives.nonzero(as_tuple=True)  # (P,), (P,)
     best_metric, best_overlap = (

@@ -1,7 +1,7 @@
-"""Boxes: intersection over union and its "complete" form (Zheng et al., Distance-IoU Loss, 2020; IOU-1 to IOU-3).
+"""Overlap of boxes: IoU and complete IoU (CIoU; Zheng et al., Distance-IoU Loss, 2020; IOU-1 to IOU-3).
 
 All boxes are xyxy. CIoU is computed in pixels for the assignment and in grid units for the box loss; because of
-`EPS` the two are not exactly the same number (IOU-3).
+`EPS` the two values are not exactly equal (IOU-3).
 """
 
 import math
@@ -12,17 +12,17 @@ from torch import Tensor
 from tal_reference.shapes import Float
 
 EPS = 1e-7
-"""Keeps the quotients of IOU-1 finite for boxes without area."""
+"""Added to denominators and heights in IOU-1, so that the quotients are finite for boxes without area."""
 
 
 def width_and_height(box: Float[Tensor, "*pairs 4"]) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-    """Return the sides of a box as CIoU measures them: `EPS` is added to the height only (IOU-1)."""
+    """Return width and height of boxes as used in CIoU: `EPS` is added to the height only (IOU-1)."""
     left, top, right, bottom = box.unbind(-1)
     return right - left, bottom - top + EPS
 
 
 def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Return the area that two boxes share (IOU-1)."""
+    """Return the area of the intersection of two boxes (IOU-1)."""
     (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
     sides = torch.minimum(right_bottom1, right_bottom2) - torch.maximum(left_top1, left_top2)
     width, height = sides.clamp(min=0).unbind(-1)
@@ -47,7 +47,7 @@ def centre_penalty(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pair
 def shape_penalty(
     one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"], overlap: Float[Tensor, "*#pairs"]
 ) -> Float[Tensor, "*#pairs"]:
-    """Return the difference of the aspect ratios, weighted more the better the boxes overlap (IOU-1)."""
+    """Return the aspect ratio term alpha v of CIoU; its weight alpha grows with the overlap (IOU-1)."""
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     angle = torch.atan(w2 / h2) - torch.atan(w1 / h1)
     difference = 4 / math.pi**2 * angle.square()  # v
@@ -56,9 +56,9 @@ def shape_penalty(
 
 
 def ciou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Return the complete IoU: above -1.5 (far apart, one flat, one upright), below 1 (the same box). IOU-1, IOU-2.
+    """Return the complete IoU, between -1.5 (far apart, with opposite shapes) and 1 (equal boxes) (IOU-1, IOU-2).
 
-    The value for an inverted box, which negative raw distances can make (R = 1), can be lower.
+    For an inverted box, which negative raw distances can cause (R = 1), the value can be below -1.5.
 
     Args:
         one: (.., 4) xyxy; by convention the ground truth. Broadcasts against `other`.

@@ -1,4 +1,4 @@
-"""Stage "decode": distributions over bins become boxes; the article's `decode`."""
+"""Stage "decode": convert distributions over distance bins to boxes; the article's `decode`."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,8 @@
 """End-to-end heads: two branches on one input, each with its own loss (E2E-*).
 
-In the branch "one2many" a ground truth takes ten anchors, as in the detection loss; in the branch "one2one", which
-predicts after the training, it keeps one. Over the epochs the weight moves from the first to the second. The heads of
+In the branch "one2many" a ground truth selects ten anchors, as in the detection loss. In the branch "one2one", which
+is used for prediction after the training, it keeps one. Over the epochs, the loss weight moves from the first branch to
+the second. The heads of
 YOLOv10, YOLO26 and YOLOE-26 have both branches.
 """
 
@@ -19,9 +20,9 @@ from tal_reference.shapes import Float
 FIRST_WEIGHT, LAST_WEIGHT = 0.8, 0.1
 """Weight of one2many in the first and in the last epoch (E2E-4)."""
 ONE_TO_MANY = {"topk": 10, "topk2": None}
-"""Anchors that a ground truth takes and keeps in the branch one2many (E2E-2)."""
+"""topk and topk2 of the branch one2many: anchors that a ground truth selects, and that it keeps (E2E-2)."""
 ONE_TO_ONE = {"topk": 7, "topk2": 1}
-"""Anchors that a ground truth takes and keeps in the branch one2one (E2E-2)."""
+"""topk and topk2 of the branch one2one: anchors that a ground truth selects, and that it keeps (E2E-2)."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class EndToEndLoss:
     """The loss of a batch in both branches (E2E-3).
 
     Attributes:
-        one2many: loss of the branch with ten anchors a ground truth.
-        one2one: loss of the branch with one anchor a ground truth.
-        weights: of one2many and of one2one, a and 1 - a (E2E-4).
+        one2many: loss of the branch with ten anchors per ground truth.
+        one2one: loss of the branch with one anchor per ground truth.
+        weights: weights a and 1 - a of one2many and one2one (E2E-4).
     """
 
     one2many: DetectionLoss
@@ -46,12 +47,12 @@ class EndToEndLoss:
 
     @property
     def items(self) -> Float[Tensor, "terms"]:
-        """The logged items: those of one2one alone, without its weight (E2E-3)."""
+        """The logged items: the items of one2one, without its weight (E2E-3)."""
         return self.one2one.items
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """The number to call `backward` on."""
+        """() the total loss, on which to call `backward`."""
         return self.terms.sum()
 
 
@@ -88,7 +89,7 @@ def end_to_end_loss(
         branch_loss: loss of the family: `detection_loss` or `tal_reference.rotated.rotated_loss`.
 
     Raises:
-        ValueError: the branch loss raises it: there are fewer than ten anchors, or the dialect does not support topk2.
+        ValueError: there are fewer than ten anchors, or the dialect does not support topk2.
     """
 
     def of_branch(feature_maps: Sequence[Tensor], numbers: dict[str, Any]) -> DetectionLoss:
@@ -103,8 +104,8 @@ def end_to_end_loss(
 def branch_weights(updates: int, epochs: int) -> tuple[float, float]:
     """Return the weights of one2many and one2one, a and 1 - a, after a number of updates (E2E-4).
 
-    Updates come once after each epoch, so epoch e, counted from 0, trains with a(e): from 0.8 in a straight line to 0.1
-    in the last epoch, and 0.1 ever after (E2E-5). A training of one epoch has 0.8 throughout.
+    The weights are updated after each epoch, so that epoch e, counted from 0, trains with a(e). It decreases linearly
+    from 0.8 to 0.1 in the last epoch, and remains 0.1 (E2E-5). A training of one epoch has 0.8 throughout.
     """
     left = max(0.0, 1 - updates / max(epochs - 1, 1))  # share of the way that is still to go
     many = FIRST_WEIGHT * left + LAST_WEIGHT * (1 - left)

@@ -22,12 +22,12 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Era:
-    """A range of releases that compute the same.
+    """A range of releases with the same dialect.
 
     Attributes:
         first: first release of the era, which ends where the next era begins.
         dialect: dialect of its releases.
-        clause: clause of the specification on which the era differs from the one before; "" for the first era.
+        clause: clause of the specification on which the era differs from the previous era; "" for the first era.
         change: description of the change.
     """
 

@@ -1,6 +1,6 @@
 """Stages "cls", "box", "dfl" and "total": the v8 detection loss (LOSS-*).
 
-The article announces this part and leaves it out; this module is written from the specification.
+The article does not cover the loss; this module is written from the specification.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +21,14 @@ from tal_reference.settings import Head, Hyperparameters
 from tal_reference.shapes import Bool, Float, Int
 
 LAST_BIN_MARGIN = 0.01
-"""Grid units by which target distances stay below the last bin, so that each has a bin on either side (LOSS-DFL-1)."""
+"""Target distances are clamped this far below the last bin (in grid units), to have bins on both sides (LOSS-DFL-1)."""
 NEGLIGIBLE = 40.0
-"""Logit x from which log(1 + e^x) is x in every dtype: the difference, e^-40, is less than a rounding of x."""
+"""Logits x above this value have log(1 + e^x) = x in every dtype: the difference, e^-40, is below the rounding of x."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The feature maps as the loss reads them.
+    """The feature maps in the form that the loss uses: flattened over levels.
 
     Attributes:
         distances: (B, A, 4R) logits of the sides' distances.
@@ -44,9 +44,10 @@ class Predictions:
 
     @cached_property
     def boxes(self) -> Float[Tensor, "B A 4"]:
-        """The decoded boxes, xyxy in grid units (DEC-*), without gradient: the box loss decodes its positives again.
+        """The decoded boxes (B, A, 4), xyxy in grid units, without gradient (DEC-*).
 
-        They are decoded image by image, so that intermediate tensors stay small.
+        The box loss decodes the positives again, with gradient. Images are decoded one by one, so that intermediate
+        tensors stay small.
         """
         reg_max = self.distances.shape[2] // 4
         with torch.no_grad():
@@ -54,7 +55,7 @@ class Predictions:
 
     @property
     def pixels(self) -> Float[Tensor, "B A box"]:
-        """The decoded boxes in pixels, as the assignment compares them (TAL-MET-1), without gradient."""
+        """The decoded boxes in pixels, without gradient, for the assignment (TAL-MET-1)."""
         return self.boxes * self.anchors.strides  # (B, A, 4)
 
     def at(self, positives: "Positives") -> tuple[Anchors, Float[Tensor, "P bins"]]:
@@ -65,10 +66,11 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Positives:
-    """The P positives of a batch with their targets: everything that the loss terms read of the targets.
+    """The P positives of a batch with their targets, which are all targets that the loss terms use.
 
     Attributes:
-        image, anchor: (P,) int64 index of the image, and of the anchor in it.
+        image: (P,) int64 index of the image.
+        anchor: (P,) int64 index of the anchor in the image.
         labels: (P,) int64 class.
         boxes: (P, 4) target box, xyxy in pixels. Rotated: (P, 5).
         weights: (P,) target score of that class, w; every other target score of the batch is zero.
@@ -83,12 +85,12 @@ class Positives:
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """The targets of a whole batch, as an assigner returns them.
+    """The targets of a whole batch, in the format of an assigner's result.
 
     Attributes:
         foreground: (B, A) True for positives.
         boxes: (B, A, 4) target boxes, xyxy in pixels. Rotated: (B, A, 5).
-        scores: (B, A, C) target scores, of which one in a row may be other than zero (TAL-TGT-1).
+        scores: (B, A, C) target scores; at most one score of an anchor is not zero (TAL-TGT-1).
     """
 
     foreground: Bool[Tensor, "B A"]
@@ -97,7 +99,7 @@ class BatchTargets:
 
     @property
     def positives(self) -> Positives:
-        """The targets without the background."""
+        """The targets of positives only, without background anchors."""
         image, anchor = self.foreground.nonzero(as_tuple=True)  # (P,), (P,)
         scores = self.scores[image, anchor]  # (P, C)
         return Positives(image, anchor, scores.argmax(1), self.boxes[image, anchor], scores.sum(1))
@@ -110,7 +112,7 @@ class DetectionLoss:
     Attributes:
         terms: (3,) box, cls and dfl, times their gains and the batch size; their sum is differentiated (LOSS-GAIN-1).
             Rotated boxes have a fourth term, angle (OBB-SUM-1).
-        items: the same without the batch size, detached, for logging.
+        items: the terms without the factor of the batch size, detached, for logging.
         targets: targets of the anchors of each image.
         predictions: the flattened feature maps.
     """
@@ -147,7 +149,8 @@ def detection_loss(
         class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
 
     Raises:
-        ValueError: the maps are not the head's, a row names another image or class, or there are fewer anchors than k.
+        ValueError: the maps do not fit the head, a row names an unknown image or class, or there are fewer anchors
+            than k.
     """
     predictions = read_predictions(feature_maps, head)
     reject_unknown_classes(annotations, head)
@@ -159,7 +162,7 @@ def detection_loss(
 
 
 def reject_unknown_classes(annotations: Float[Tensor, "N columns"], head: Head) -> None:
-    """Raise if annotation rows name classes that the head does not have.
+    """Raise ValueError if annotation rows name classes that the head does not have.
 
     Raises:
         ValueError: a class is below 0, or not below the head's number of classes.
@@ -185,9 +188,10 @@ def assign_images(
     keep_trace: bool = False,
     assigner: Callable[..., Targets] | None = None,
 ) -> list[Targets]:
-    """Assign image by image (TAL-*), with scores after the sigmoid and boxes in pixels; no gradient (LOSS-GRAD-1).
+    """Return the targets of each image (TAL-*), assigned with scores after the sigmoid and boxes in pixels.
 
-    The default assigner is `assign`; another kind of boxes has its own.
+    No gradient flows through the assignment (LOSS-GRAD-1). The default assigner is `assign`; rotated boxes have their
+    own.
     """
     logits = predictions.logits.detach()  # (B, A, C)
     boxes = predictions.pixels  # (B, A, 4)
@@ -230,8 +234,8 @@ def loss_items(
 ) -> Float[Tensor, "3"]:
     """Return box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
-    Gradients reach the logits through cls alone, and the distances through box and dfl alone. Without positives, box
-    and dfl are empty sums: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
+    The logits have gradients of cls only, and the distances of box and dfl only. Without positives, box and dfl are
+    empty sums: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
     """
     positives = targets.positives if isinstance(targets, BatchTargets) else targets
     anchors, distances = predictions.at(positives)  # of the positives; (P, 4R)
@@ -252,7 +256,7 @@ def weighted_sums(
 ) -> list[Float[Tensor, ""]]:
     """Return the sum of each loss over the positives, weighted with w, over N (LOSS-SUM-1).
 
-    Without positives the sums are zero, also in dialects where N can be zero.
+    Without positives the sums are zero, even in dialects where N can be zero.
     """
     score_sum = weights.sum().clamp(min=dialect.score_sum_floor) if len(weights) else 1  # N
     if dialect.weights_meet is WeightBroadcast.ALL_PAIRS:
@@ -305,9 +309,9 @@ def cls_loss(
     is zero except for P target scores.
 
     Args:
-        logits: (B, A, C).
-        at: image, anchor and class of the target scores that may differ from zero, (P,) each.
-        scores: (P,) target scores at these places.
+        logits: (B, A, C) class logits.
+        at: index tensors (P,) of image, anchor and class of the target scores that may differ from zero.
+        scores: (P,) target scores at these indices.
         class_weights: (C,) factor of each class (COR-7); None: 1.
     """
     image, anchor, label = at
@@ -336,9 +340,9 @@ def dfl_loss(
     """Return the cross-entropy of each side's distribution at the two bins around the target distance (LOSS-DFL-1).
 
     Args:
-        distances: (P, 4R) logits.
-        target: (P, 4) target distances in grid units; clamped to [0, R - 1 - 0.01].
-        reg_max: R, at least 2.
+        distances: (P, 4R) distance logits.
+        target: (P, 4) target distances in grid units; they are clamped to [0, R - 1 - 0.01].
+        reg_max: number of bins R, at least 2.
     """
     log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
     clamped = target.clamp(0, reg_max - 1 - LAST_BIN_MARGIN)  # (P, 4)

@@ -1,12 +1,12 @@
 """Rotated boxes: the differences from the detection loss (OBB-*).
 
 A rotated box is (cx, cy, w, h, angle): centre, sides, and the angle in radians by which the sides are turned, clockwise
-on the screen since y points down. Read `loss` and `assignment` first. A function here replaces a function there:
+on the screen since y points down. Read `loss` and `assignment` first. Functions of this module replace theirs:
 
     rotated_truths       replaces  ground_truths    rows have an angle, and boxes with a tiny side are dropped
     decode_rotated       replaces  decode           the four distances are measured along turned axes
     probiou              replaces  ciou             overlap of two Gaussians in place of two rectangles
-    candidates_of        replaces  candidates_of    a centre lies inside in the box's own frame, edges included
+    candidates_of        replaces  candidates_of    centres are tested in the box's own frame, edges included
     distances_in_frame   replaces  distances_to     target distances along the target's axes
     angle_loss           is new                     the fourth term of the loss
 
@@ -41,9 +41,9 @@ from tal_reference.settings import Head, Hyperparameters
 from tal_reference.shapes import Bool, Float
 
 SMALLEST_SIDE = 2
-"""Pixels: ground truths with a shorter side are dropped (OBB-ANN-2)."""
+"""Ground truths with a side shorter than this number of pixels are dropped (OBB-ANN-2)."""
 EPS = 1e-7
-"""Keeps quotient, logarithm and root of OBB-IOU-1 finite; equal boxes overlap by 1 - sqrt(2 EPS)."""
+"""Keeps quotient, logarithm and root of OBB-IOU-1 finite; the overlap of equal boxes is 1 - sqrt(2 EPS)."""
 FARTHEST = 100
 """Bhattacharyya distance at which OBB-IOU-1 is clamped: boxes farther apart have no gradient (OBB-IOU-2)."""
 LOSS_VARIANCE = 0.01
@@ -67,17 +67,17 @@ class RotatedHyperparameters(Hyperparameters):
 
 @dataclass(frozen=True)
 class RotatedPredictions(Predictions):
-    """The feature maps as the loss reads them: four distances and an angle per box.
+    """The feature maps in the form that the loss uses: four distances and an angle per box.
 
     Attributes:
-        angles: (B, A, 1) radians.
+        angles: (B, A, 1) angles in radians.
     """
 
     angles: Float[Tensor, "B A 1"]
 
     @cached_property
     def boxes(self) -> Float[Tensor, "B A 5"]:
-        """The decoded boxes in grid units (OBB-DEC-2), without gradient: the loss decodes its positives again."""
+        """The decoded boxes (B, A, 5) in grid units, without gradient (OBB-DEC-2); the loss decodes positives again."""
         with torch.no_grad():
             return torch.stack(
                 [
@@ -88,7 +88,7 @@ class RotatedPredictions(Predictions):
 
     @property
     def pixels(self) -> Float[Tensor, "B A 5"]:
-        """The decoded boxes in pixels, as the assignment compares them (OBB-MET-1), without gradient."""
+        """The decoded boxes (B, A, 5) in pixels, without gradient, for the assignment (OBB-MET-1)."""
         return scaled(self.boxes, self.anchors.strides)  # (B, A, 5)
 
 
@@ -113,7 +113,8 @@ def rotated_loss(
         class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
 
     Raises:
-        ValueError: the maps are not the head's, a row names another image or class, or there are fewer anchors than k.
+        ValueError: the maps do not fit the head, a row names an unknown image or class, or there are fewer anchors
+            than k.
     """
     predictions = read_rotated(feature_maps, head)
     reject_unknown_classes(annotations, head)
@@ -132,7 +133,7 @@ def rotated_loss(
 def rotated_truths(annotations: Float[Tensor, "N 7"], images: int, size: tuple[int, int]) -> list[GroundTruths]:
     """Return the ground truths of each image, boxes (M, 5) in pixels and radians, in the order of the rows.
 
-    Sides are normalised as if the box were not turned: w by the input's width and h by its height, whatever the angle
+    Sides are normalised as if the box were not turned: w by the input's width and h by its height, for every angle
     (OBB-ANN-1). `GroundTruths.real` then adds pixels and radians: x + y + w + h + angle > 0 (OBB-ANN-3).
 
     Args:
@@ -156,7 +157,8 @@ def read_rotated(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -
     """Flatten the feature maps, whose last channel is the angle, and place the anchors (OBB-DEC-1, PRE-*, ANC-1).
 
     Raises:
-        ValueError: the number of maps or of channels is not the head's, or the maps differ in images or dtype.
+        ValueError: the number of maps or channels does not fit the head, or the maps differ in number of images or
+            dtype.
     """
     wrong = [tuple(level.shape) for level in feature_maps if level.shape[1] != head.channels + 1]
     if wrong:
@@ -171,7 +173,7 @@ def read_rotated(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -
 def decode_rotated(
     distances: Float[Tensor, "*rows bins"], angles: Float[Tensor, "*rows 1"], anchors: Anchors
 ) -> Float[Tensor, "*rows 5"]:
-    """Decode the box of every anchor, in grid units of its level (OBB-DEC-2).
+    """Return the box of every anchor, in grid units of its level (OBB-DEC-2).
 
     The four distances lead from the anchor to the sides along the box's own axes. The centre
     lies off the anchor by half the difference of opposite distances, so it turns with the box, and its gradient reaches
@@ -188,12 +190,12 @@ def scaled(boxes: Float[Tensor, "*rows 5"], factor: Float[Tensor, "A 1"]) -> Flo
 
 
 def to_own_frame(offset: Float[Tensor, "*#rows 2"], angles: Float[Tensor, "*#rows 1"]) -> Float[Tensor, "*#rows 2"]:
-    """Return vectors in the coordinates of a rotated box's own axes: Rot(angle)^T offset."""
+    """Return vectors of the image in the coordinates of rotated boxes' own axes: Rot(angle)^T offset."""
     return from_own_frame(offset, -angles)
 
 
 def from_own_frame(offset: Float[Tensor, "*#rows 2"], angles: Float[Tensor, "*#rows 1"]) -> Float[Tensor, "*#rows 2"]:
-    """Return vectors in the coordinates of the image: Rot(angle) offset."""
+    """Return vectors of rotated boxes' own axes in the coordinates of the image: Rot(angle) offset."""
     x, y = offset.chunk(2, dim=-1)  # (.., 1) each
     cos, sin = angles.cos(), angles.sin()  # (.., 1) each
     return torch.cat((x * cos - y * sin, x * sin + y * cos), dim=-1)  # (.., 2)
@@ -229,7 +231,7 @@ def probiou(
     gradient is zero at both ends (OBB-IOU-2).
 
     Args:
-        one: (.., 5) boxes. Broadcasts against `other`; the order does not matter.
+        one: (.., 5) boxes, which broadcast against `other`; exchanging the two does not change the result.
         other: (.., 5) boxes in the same units.
         variance: F, added to the variances of both boxes along both axes.
     """
@@ -258,9 +260,9 @@ def assign_rotated(
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
 ) -> Targets:
-    """Return what each anchor of one image must learn (OBB-CAND-1, OBB-MET-1).
+    """Return the targets of the anchors of one image with rotated boxes (OBB-CAND-1, OBB-MET-1).
 
-    Arguments and errors are those of `assign`, with boxes (A, 5) in pixels and radians.
+    Arguments and errors are the same as for `assign`, with boxes (A, 5) in pixels and radians.
     """
     if not len(truths):
         return background(truths, len(centres))  # TAL-EMPTY-1
@@ -273,7 +275,7 @@ def assign_rotated(
 def candidates_of(
     truths: GroundTruths, centres: Float[Tensor, "A 2"], floor: tuple[int, int]
 ) -> Bool[Tensor, "M A"]:
-    """Return the anchors whose centre lies inside a real ground truth, or on an edge, along its own axes (OBB-CAND-1).
+    """Return (M, A) bool: True if the anchor's centre lies in a real ground truth or on its edge (OBB-CAND-1).
 
     Args:
         truths: ground truths, boxes (M, 5) in pixels and radians.
@@ -286,7 +288,7 @@ def candidates_of(
 
 
 def widened(boxes: Float[Tensor, "M 5"], floor: tuple[int, int]) -> Float[Tensor, "M 5"]:
-    """Return boxes whose sides below the first number are widened to the second (OBB-CAND-1, TAL-CAND-2)."""
+    """Return boxes whose sides below `floor[0]` pixels are widened to `floor[1]` (OBB-CAND-1, TAL-CAND-2)."""
     below, to = floor
     centre, sides, angle = boxes.split((2, 2, 1), dim=1)
     return torch.cat((centre, torch.where(sides < below, float(to), sides), angle), dim=1)  # (M, 5)
@@ -295,7 +297,7 @@ def widened(boxes: Float[Tensor, "M 5"], floor: tuple[int, int]) -> Float[Tensor
 def overlaps_of(
     truths: Float[Tensor, "M 5"], boxes: Float[Tensor, "A 5"], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """Return u, the probIoU of ground truth (not widened) and predicted box in pixels; 0 off candidates (OBB-MET-1)."""
+    """Return u, the probIoU of ground truths (not widened) and predicted boxes; 0 for non-candidates (OBB-MET-1)."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
     return scatter_pairs(probiou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
 
@@ -312,8 +314,8 @@ def rotated_items(
 ) -> Float[Tensor, "4"]:
     """Return box, cls, dfl and angle times their gains, differentiable (OBB-SUM-1).
 
-    Gradients reach the logits through cls alone, the distances through box and dfl, the angles through box and angle;
-    without positives all but those of cls are zero, and exist.
+    The logits have gradients of cls only, the distances of box and dfl, the angles of box and angle. Without positives
+    all gradients except those of cls exist and are zero.
     """
     positives = targets.positives if isinstance(targets, BatchTargets) else targets
     anchors, distances = predictions.at(positives)  # of the positives; (P, 4R)
@@ -339,8 +341,8 @@ def box_loss(predicted: Float[Tensor, "P 5"], target: Float[Tensor, "P 5"]) -> F
 def distances_in_frame(boxes: Float[Tensor, "P 5"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:
     """Return the distances from an anchor to the left, top, right and bottom side of its target box (OBB-DFL-1).
 
-    They are measured along the axes of the target, not of the predicted box. Where R = 1, left and right are compared
-    as shares of the input's width, and top and bottom as shares of its height, whatever the angle.
+    Distances are measured along the axes of the target, not of the predicted box. If R = 1, left and right are compared
+    as shares of the input's width, and top and bottom as shares of its height, for every angle.
     """
     offset, half = to_own_frame(boxes[:, :2] - centres, boxes[:, 4:]), boxes[:, 2:4] / 2  # (P, 2), (P, 2)
     return torch.cat((half - offset, half + offset), dim=1)  # (P, 4)
@@ -349,8 +351,8 @@ def distances_in_frame(boxes: Float[Tensor, "P 5"], centres: Float[Tensor, "P 2"
 def angle_loss(angles: Float[Tensor, "P"], target: Float[Tensor, "P 5"]) -> Float[Tensor, "P"]:
     """Return sin^2 of twice the difference of the angles, weighted by the target's shape (OBB-ANG-1).
 
-    A difference of 90 degrees costs nothing, whatever the shape. Squares have the weight 1 and elongated targets less:
-    exp(-(ln(w / h) / 3)^2).
+    The loss of a difference of 90 degrees is zero for every shape. The weight is exp(-(ln(w / h) / 3)^2): 1 for
+    squares, and less for elongated targets.
     """
     _, _, w, h, target_angle = target.unbind(1)
     elongation = ((w + SIDE_EPS) / (h + SIDE_EPS)).log() / ELONGATION_SCALE  # (P,)

@@ -13,7 +13,7 @@ class Head:
         reg_max: bins R of each side's distance distribution; with R = 1 the raw value is the distance (DEC-1).
 
     Raises:
-        ValueError: there is no level, or a number is not positive.
+        ValueError: the head has no level, or a number is not positive.
     """
 
     strides: tuple[int, ...]
@@ -35,11 +35,11 @@ class Hyperparameters:
     """Hyperparameters of TAL-MET-1, TAL-TOPK-1, TAL-CONF-2 and LOSS-GAIN-1, with the detection loss's defaults.
 
     Attributes:
-        topk: number of anchors that each ground truth takes (k).
+        topk: number of anchors that each ground truth selects (k).
         alpha: exponent of the class score.
         beta: exponent of the overlap.
-        topk2: number of anchors that each ground truth keeps after contested anchors are settled; None, 0, or a
-            number equal to `topk` keeps all (official code prunes only where the two differ; COR-3).
+        topk2: number of anchors that each ground truth keeps after contested anchors are resolved; None, 0, or a
+            number equal to `topk` keeps all (official code prunes only if the two differ; COR-3).
         box_gain: weight of the CIoU loss.
         cls_gain: weight of the class loss.
         dfl_gain: weight of the distribution focal loss (L1 loss where R = 1).
@@ -55,5 +55,5 @@ class Hyperparameters:
 
     @property
     def effective_topk2(self) -> int | None:
-        """Number of anchors that each ground truth keeps (TAL-CONF-2); None: all."""
+        """Number of anchors that each ground truth keeps (TAL-CONF-2); None for all."""
         return None if self.topk2 in (0, self.topk) else self.topk2

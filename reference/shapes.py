@@ -1,7 +1,7 @@
 """Shapes in annotations: `Float[Tensor, "M A"]` reads "a floating tensor of M ground truths by A anchors".
 
-The reference needs torch alone. If jaxtyping is installed, the shapes can be checked at run time, as the tests do;
-otherwise the shapes are documentation.
+The reference needs only torch. If jaxtyping is installed, shapes can be checked at run time, as in the tests; otherwise
+they are documentation.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ else:
     except ImportError:
 
         class _Documented:
-            """`Float[Tensor, "M A"]` becomes plain `Tensor`."""
+            """Replacement of jaxtyping's types: `Float[Tensor, "M A"]` is plain `Tensor`."""
 
             def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
                 return item[0]

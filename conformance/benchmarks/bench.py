@@ -1,4 +1,4 @@
-"""The benchmarks of a run: implementations, cases, and results."""
+"""The benchmarks of a run: which implementations are timed on which cases, and their results."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class Benchmark:
     Attributes:
         case: name of the batch.
         capability: "assign" or "loss".
-        lap: the lap, of `LAPS`, at whose end the time is taken.
+        lap: name in `LAPS` of the step at whose end the time is taken.
         name: name of the implementation.
         device: "cpu" or "cuda".
     """
@@ -64,7 +64,7 @@ class Cost:
 
 
 class OutOfTime(Exception):
-    """The plan's time for all benchmarks together is used up."""
+    """Error: the time that the plan allows for all benchmarks together is used up."""
 
 
 @dataclass
@@ -103,11 +103,11 @@ class Bench:
         ]
 
     def cost(self, benchmark: Benchmark) -> Cost:
-        """Return the cost, timing it if that has not been done.
+        """Return the cost of a benchmark, and time the benchmark on the first call.
 
         Raises:
-            ImplementationFailed: the implementation raised, or broke the protocol.
-            OutOfTime: it was not timed.
+            ImplementationFailed: the implementation raised, or violated the protocol.
+            OutOfTime: the plan's time was used up before the benchmark was timed.
         """
         try:
             timings = self._timings(benchmark.case, benchmark.capability, benchmark.device)
@@ -120,11 +120,13 @@ class Bench:
         return Cost(timings.seconds(benchmark.name, lap), timings.ratio(benchmark.name, self.official, lap))
 
     def peak(self, benchmark: Benchmark) -> int | None:
-        """Return the peak memory of the whole operation in bytes, if the plan includes it; reported with the last lap.
+        """Return the peak memory of the whole operation in bytes, or None.
+
+        It is None if the plan does not include the case, and for all laps but the last.
 
         Raises:
             ImplementationFailed: the implementation raised, or its process died.
-            MemoryUnknown: it cannot be measured on this system.
+            MemoryUnknown: this system does not report the memory of a process.
         """
         if benchmark.case not in self.plan.memory or benchmark.lap != LAPS[benchmark.capability][-1]:
             return None
@@ -154,7 +156,7 @@ class Bench:
 def compared_implementations(
     tested: list[Implementation], beside: tuple[str, ...] = BASELINES
 ) -> dict[str, Implementation]:
-    """Return those under test and those of `beside` that are available, by name; the official release comes first."""
+    """Return the implementations under test and the available ones of `beside`, by name; the official release first."""
     taken = {each.name for each in tested}
     everybody = {each.name: each for each in tested}
     for name in beside:
@@ -162,7 +164,7 @@ def compared_implementations(
             continue
         with suppress(
             UnknownImplementation, ProtocolViolation
-        ):  # without it, no ratios to it: the run says so
+        ):  # not available: the run reports that there are no ratios to it
             found = find(name)
             everybody[f"{found.name} (baseline)" if found.name in taken else found.name] = found
     return dict(sorted(everybody.items(), key=lambda item: _rank(item[1].spec)))

@@ -1,4 +1,4 @@
-"""The process, started by `memory`, that measures how much an operation adds to its resident set."""
+"""Program that `memory` starts as a new process to measure how much an operation adds to the resident set."""
 
 import ctypes
 import gc
@@ -24,7 +24,7 @@ RESET = Path("/proc/self/clear_refs")
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, and write the result into a file."""
+    """Measure the memory of an operation, and write the result into a file."""
     name, capability, threads, case, answer = arguments
     torch.set_num_threads(int(threads))
     said: dict[str, Any]
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _measure(implementation: Implementation, batch: Batch, capability: str) -> int:
-    # A small batch first: threads, lazy imports and all that torch makes when first used must not count.
+    # A small batch first, so that threads, lazy imports and everything that torch allocates on first use do not count.
     operation(capability, implementation, SMALL.build()).run()
     call = operation(capability, implementation, batch)
     with exceptions_as_failures():
@@ -51,19 +51,15 @@ def _measure(implementation: Implementation, batch: Batch, capability: str) -> i
 
 
 def _give_back() -> None:
-    """Return free memory to the system, so that the operation cannot reuse it unseen; the GNU C library can."""
+    """Return free memory to the system (GNU C library only), so that its reuse by the operation is measured."""
     gc.collect()
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> int:
-    """Reset the peak of the resident set, where the system supports it.
-
-    Returns:
-        The peak from which to count, in bytes.
-    """
-    with suppress(OSError):  # not Linux, or not allowed: then a peak below an earlier one is not seen
+    """Reset the peak of the resident set, if the system supports it, and return the present peak in bytes."""
+    with suppress(OSError):  # not Linux, or no permission: a peak below an earlier one is then not measured
         RESET.write_text("5", encoding="ascii")
     return _peak()
 
@@ -75,7 +71,7 @@ def _peak() -> int:
     Linux counts resident pages in batches on each core, so that two readings may differ by some 100 KB without a cause.
 
     Raises:
-        MemoryUnknown: this system does not report it.
+        MemoryUnknown: this system does not report the resident set.
     """
     with suppress(OSError, StopIteration):
         lines = STATUS.read_text(encoding="ascii").splitlines()
@@ -83,7 +79,7 @@ def _peak() -> int:
     try:
         import resource
     except ImportError as error:
-        raise MemoryUnknown(f"no resident set size is known on {sys.platform}") from error
+        raise MemoryUnknown(f"cannot measure the resident set size on {sys.platform}") from error
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

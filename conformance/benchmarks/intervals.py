@@ -13,12 +13,12 @@ CONFIDENCE = 0.95
 
 
 class Ratio(NamedTuple):
-    """A ratio of times with its interval; without an interval after a single round.
+    """A ratio of times with its confidence interval. After a single round there is no interval.
 
     Attributes:
         at: the median.
         low: lower end of the interval.
-        high: upper end.
+        high: upper end of the interval.
     """
 
     at: float
@@ -33,9 +33,9 @@ class Ratio(NamedTuple):
 def paired_ratio(seconds: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """Return the median over the rounds of an implementation's time divided by the baseline's time in the same round.
 
-    Slow rounds cancel out: both times of a round are taken in turn. The interval is that of the percentile bootstrap
-    over rounds. With fewer than about ten rounds it is at most as wide as the observed ratios are spread, and covers
-    the true median less often than its confidence level says.
+    A slow round affects both times and cancels out. The interval is a percentile bootstrap over rounds. With fewer than
+    about ten rounds it is at most as wide as the range of the observed ratios, and covers the true median less often
+    than its confidence level.
 
     Args:
         seconds: (n,) times of the implementation.
@@ -46,7 +46,7 @@ def paired_ratio(seconds: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """
     if len(seconds) != len(baseline) or not seconds:
         raise ValueError(
-            f"expected as many rounds of both, at least one; got {len(seconds)} and {len(baseline)}"
+            f"expected the same number of rounds for both, at least one; got {len(seconds)} and {len(baseline)}"
         )
     times = np.asarray(seconds), np.asarray(baseline)
     at = float(_median_ratio(*times))

@@ -1,19 +1,19 @@
 """Lower limit of the times: bytes that must be moved, at the rate at which this machine copies memory.
 
-`python -m tal_conformance.benchmarks.limits` measures the rate and the official release and the reference beside it. No
-computation is counted, each input is read once a pass and each output written once:
+`python -m tal_conformance.benchmarks.limits` measures this rate, the official release and the reference. The limit
+ignores computation; it counts one read of each input and one write of each output per pass:
 
-- assign forward: predicted boxes, and the scores of ground truths' classes at their candidates, are so few that only
-  the dense outputs count: target scores (B, A, C) and boxes (B, A, 4).
+- assign forward: only the dense outputs count, target scores (B, A, C) and boxes (B, A, 4). The inputs that an assigner
+  must read are small in comparison.
 - loss forward: all feature maps are read.
-- loss forward+backward: they are read a second time, and their gradients are written.
+- loss forward+backward: the feature maps are read a second time, and their gradients are written.
 
 Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, which copied 17.5 GB/s: the limits of the
 batches 16x640 are 3, 4 and 13 ms. The reference took 32 to 135, 53 to 93 and 28 to 41 times as long (10 to 150 ground
 truths an image), the official release 48 to 387, 132 to 277 and 59 to 112 times.
 
-The reference is slower because its code is meant to be read: each operation of torch reads and writes whole tensors,
-and the maps of all levels are concatenated, like their gradients.
+The reference is slower than the limit because it is written for readability: each operation of torch reads and writes
+whole tensors, and the maps of all levels and their gradients are concatenated.
 """
 
 import time
@@ -34,7 +34,7 @@ NAMES = ("ultralytics", "reference")
 
 
 def least_bytes(batch: Batch, lap: str) -> int:
-    """Return the least number of bytes that are read or written until the end of a lap of `LAPS`."""
+    """Return the minimum number of bytes that are read or written until the end of a lap of `LAPS`."""
     maps = sum(_bytes(level) for level in batch.feature_maps)
     width = batch.feature_maps[0].element_size()
     outputs = batch.images * batch.anchors * (batch.head.classes + 4) * width
@@ -46,7 +46,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def copy_rate(size: int = 64 * 2**20) -> float:
-    """Return the bytes per second, read and written together, of copying a number of bytes into allocated memory."""
+    """Return the rate of copying `size` bytes into allocated memory, in bytes read and written per second."""
     source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
     seconds = []
     for _ in range(ROUNDS):
@@ -57,7 +57,7 @@ def copy_rate(size: int = 64 * 2**20) -> float:
 
 
 def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
-    """Return a line for each lap: the limit in milliseconds, and the ratio of each implementation's time to it."""
+    """Return a line of text for each lap: the limit in milliseconds, and the implementations' times in limits."""
     lines = []
     for capability, laps in LAPS.items():
         operations = {name: operation(capability, find(name), batch) for name in NAMES}
@@ -71,7 +71,7 @@ def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the copy rate and the implementations, and print the results."""
     rate = copy_rate()
     print(f"{rate / 1e9:.1f} GB/s copied, {torch.get_num_threads()} threads")
     for case in TRAINING:

@@ -1,7 +1,7 @@
 """Peak memory of one forward and backward pass, above the memory in use before.
 
-On the CPU a fresh process measures its resident set: in a process that has run other code, the allocator holds
-memory that the pass would reuse unseen. On CUDA the allocator counts.
+On the CPU a new process measures its resident set. In a process that has run other code, the pass could reuse memory
+that the allocator holds already, which the resident set does not show. On CUDA the allocator's statistics are read.
 """
 
 import json
@@ -25,15 +25,21 @@ TIMEOUT = 600
 
 
 class MemoryUnknown(RuntimeError):
-    """This system does not report the memory of a process."""
+    """Error: this system does not report the memory of a process."""
 
 
 def peak_bytes(implementation: Implementation, batch: Batch, device: str, capability: str = "loss") -> int:
-    """Return the peak memory of one whole operation on `batch` (on the CPU): results included, inputs not.
+    """Return the peak memory in bytes of one operation on a batch, including its results but not its inputs.
+
+    Args:
+        implementation: the implementation.
+        batch: the batch, on the CPU.
+        device: device of the operation.
+        capability: "assign" or "loss".
 
     Raises:
         ImplementationFailed: the implementation raised, or the process died or did not end.
-        MemoryUnknown: it cannot be measured on this system.
+        MemoryUnknown: this system does not report the memory of a process.
     """
     if device == "cuda":
         return _peak_on_cuda(implementation, batch, capability)
@@ -66,10 +72,10 @@ def _peak_in_fresh_process(name: str, batch: Batch, capability: str) -> int:
                 command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
             )
         except subprocess.TimeoutExpired as error:
-            what = f"it did not end within {TIMEOUT} s in a process of its own"
+            what = f"did not end within {TIMEOUT} s while its memory was measured in a separate process"
             raise ImplementationFailed(what) from error
         if not answer.exists():
-            what = f"its process ended with status {done.returncode} while memory was measured"
+            what = f"the process that measured its memory ended with status {done.returncode}"
             raise ImplementationFailed(what, done.stderr)
         said: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     if "unknown" in said:

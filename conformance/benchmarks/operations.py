@@ -15,7 +15,7 @@ from tal_conformance.implementations.guards.exceptions import exceptions_as_fail
 from tal_conformance.implementations.protocol import Implementation, check_assignment, check_loss
 
 LAPS = {"assign": ("assign forward",), "loss": ("loss forward", "loss forward+backward")}
-"""Names of the times at the ends of an operation's steps, by capability."""
+"""Names of the laps by capability. A lap is the time from the start of an operation to the end of one of its steps."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Operation:
 
     Attributes:
         prepare: makes the first step's input; not timed.
-        steps: the call in parts: each receives the result of the part before. A lap ends with each.
+        steps: the parts of the call. Each receives the result of the previous part, and ends a lap.
         verify: raises `ProtocolViolation` if the result of the first step is invalid; not timed.
     """
 
@@ -36,7 +36,7 @@ class Operation:
         """Run the operation once and check its result.
 
         Raises:
-            ImplementationFailed: it raised, or returned a result that the protocol does not allow.
+            ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.
         """
         with exceptions_as_failures():
             state = self.steps[0](self.prepare())
@@ -55,7 +55,7 @@ def operation(capability: str, implementation: Implementation, batch: Batch) -> 
 
 
 def assigning(adapter: Any, batch: Batch) -> Operation:
-    """Return an operation of one lap: the assigner on inputs that the reference decoded."""
+    """Return an operation with one lap: a call of the assigner on inputs that the reference decoded."""
     inputs = assigner_inputs(batch)
 
     def prepare() -> AssignerInputs:
@@ -76,7 +76,7 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
 
 
 def training(adapter: Any, batch: Batch) -> Operation:
-    """Return an operation of two laps: the loss, recorded for the backward pass; the gradient on the feature maps."""
+    """Return an operation with two laps: the forward pass of the loss, and the gradient on the feature maps."""
 
     def prepare() -> tuple[tuple[Tensor, ...], Tensor]:
         maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)

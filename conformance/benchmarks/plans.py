@@ -1,4 +1,4 @@
-"""Time that benchmarks may take, by profile."""
+"""Plans of the benchmarks by profile: which cases are timed, how often, and for how long."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,11 +13,11 @@ class Plan:
 
     Attributes:
         cases: names of cases.
-        rounds: least number of rounds of each benchmark.
-        most: largest number of rounds.
-        seconds: time after which, beyond the least rounds, no new round of a benchmark begins.
-        width: relative width of the interval below which, for every ratio, no new round begins.
-        total: time of all benchmarks together after which no new case begins.
+        rounds: minimum number of rounds of each benchmark.
+        most: maximum number of rounds.
+        seconds: time limit of one benchmark: after the minimum number of rounds, no new round begins later.
+        width: relative width of the confidence interval; no new round begins when all ratios have narrower intervals.
+        total: time limit in seconds of all benchmarks together: no new case begins later.
         memory: names of the cases whose peak memory is measured too.
     """
 
@@ -30,7 +30,7 @@ class Plan:
     memory: tuple[str, ...] = ()
 
     def untimed(self) -> "Plan":
-        """The same cases, each called once without timing."""
+        """A plan of the same cases in which every operation is called once without timing."""
         return replace(self, rounds=0, most=0, memory=())
 
     def fulfilled(self, count: int, spent: float, narrow: Callable[[float], bool]) -> bool:
@@ -39,7 +39,7 @@ class Plan:
         Args:
             count: rounds so far.
             spent: seconds so far.
-            narrow: returns True if all intervals are narrower than a share; called only if it matters.
+            narrow: returns True if all intervals are narrower than a share of their ratios; called only if needed.
         """
         if count < self.rounds:
             return False
@@ -58,7 +58,7 @@ PLANS = {
 
 
 def plan_for(profile: str, rounds: int | None) -> Plan:
-    """Return the profile's plan; with `rounds`, exactly that many rounds of every case, and memory."""
+    """Return the profile's plan; if `rounds` is given, with that number of rounds and memory for every case."""
     if rounds is None:
         return PLANS[profile]
     return Plan(tuple(CASES), rounds, most=rounds, seconds=inf, memory=LARGE)

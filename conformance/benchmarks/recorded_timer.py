@@ -1,4 +1,4 @@
-"""The bridge to pytest-benchmark."""
+"""A timer through which pytest-benchmark reports times that were measured before."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,11 +15,11 @@ class RecordedTimer:
         self._now = 0.0
 
     def __call__(self) -> float:
-        """Return the timer's present value, in seconds."""
+        """Return the current value of the timer, in seconds."""
         return self._now
 
     def of(self, seconds: Sequence[float]) -> Callable[[], None]:
-        """Return the callable for pytest-benchmark: each call advances the timer by the next time, then by zero."""
+        """Return a callable for pytest-benchmark that advances the timer by the next recorded time, at the end by 0."""
         remaining = iter(seconds)
 
         def replay() -> None:
@@ -28,5 +28,5 @@ class RecordedTimer:
         return replay
 
     def reset(self) -> None:
-        """Set the timer to 0 at the start of a round, so that earlier rounds do not round its time."""
+        """Set the timer to 0 at the start of a round, so that large values do not cost precision."""
         self._now = 0.0

@@ -1,4 +1,4 @@
-"""The benchmarks of a run as a few lines of text."""
+"""The benchmarks of a run as a table in plain text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ HEADER = "times the official release's time (95 % interval)"
 
 
 def table(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the ratios to the official release: a row for each benchmark and device, a column for each implementation.
+    """Return a table of ratios to the official release: rows are benchmarks by device, columns implementations.
 
     Args:
-        lines: the log's lines of kind "benchmark".
+        lines: the run log's lines of kind "benchmark".
 
     Returns:
-        Lines of text; none if nothing was timed.
+        Lines of text; an empty list if nothing was timed.
     """
     if not lines:
         return []

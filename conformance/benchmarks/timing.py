@@ -1,4 +1,4 @@
-"""Times of several implementations taken in turns, A B C, A B C, ...: the machine's load affects all of them alike."""
+"""Time several implementations in turns (A B C, A B C, ...), so that the machine's load affects all of them alike."""
 
 import gc
 import time
@@ -17,7 +17,7 @@ from tal_conformance.implementations.guards.exceptions import exceptions_as_fail
 
 
 class Clock(Protocol):
-    """Protocol of the clocks of devices."""
+    """Interface of the clock of a device."""
 
     def settle(self) -> None:
         """Wait until the device is idle."""
@@ -26,39 +26,39 @@ class Clock(Protocol):
         """Return a point in time, without waiting."""
 
     def seconds(self, since: Any, until: Any) -> float:
-        """Return the time between two marks, once the device has reached both."""
+        """Return the seconds between two marks, once the device has reached both."""
 
 
 class WallClock:
-    """Clock of the CPU, whose calls return when they are done."""
+    """Clock for the CPU, where a call returns when its work is finished."""
 
     def settle(self) -> None:
-        """Return at once: nothing runs after a call."""
+        """Do nothing: the CPU is idle after every call."""
 
     def mark(self) -> float:
-        """Return the present time."""
+        """Return the current time in seconds."""
         return time.perf_counter()
 
     def seconds(self, since: float, until: float) -> float:
-        """Return the difference."""
+        """Return the difference of two times in seconds."""
         return until - since
 
 
 class CudaClock:
-    """Clock of CUDA: events in the stream, so that nothing waits during a timed call."""
+    """Clock for CUDA. It uses events in the stream, so that a timed call is not synchronised."""
 
     def settle(self) -> None:
-        """Wait for the device."""
+        """Wait until all queued work is finished."""
         torch.cuda.synchronize()
 
     def mark(self) -> torch.cuda.Event:
-        """Return an event behind the queued work."""
+        """Return an event recorded after the queued work."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def seconds(self, since: torch.cuda.Event, until: torch.cuda.Event) -> float:
-        """Return the time between two events, once the later one has happened."""
+        """Wait for the later of two events, and return the seconds between them."""
         until.synchronize()
         return since.elapsed_time(until) / 1000
 
@@ -73,7 +73,7 @@ class Timings:
     """Times of interleaved rounds.
 
     Attributes:
-        rounds: for each name one tuple for each round: seconds from the start to the end of each step.
+        rounds: for each name a list with one tuple per round: the seconds from the start to the end of each step.
         failures: failures by name; a failed operation has no rounds.
     """
 
@@ -111,12 +111,12 @@ def interleave(
 ) -> Timings:
     """Run all operations in turns, round after round, until the plan is fulfilled.
 
-    An operation that raises is left out from then on; the others go on. Before the first round each operation runs
+    An operation that raises is not called again, while the others continue. Before the first round each operation runs
     once untimed, and its result is checked.
 
     Args:
-        operations: by name, in the order of a round.
-        clock: of the device.
+        operations: operations by name, in the order of a round.
+        clock: clock of the device.
         plan: number of rounds.
         baseline: name of the operation whose ratios the plan's `width` refers to.
         now: clock of the plan's time budget, in seconds.

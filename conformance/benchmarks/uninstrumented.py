@@ -1,6 +1,7 @@
-"""Adapters without the instrumentation that exists for the judge alone, which must not be timed.
+"""Adapters for timing: without the recording of intermediate values, which only the judge needs.
 
-Any other adapter is timed as it is, unless it has a method `uninstrumented()` that returns what is timed in its place.
+An adapter that is not listed here is timed unchanged, unless it has a method `uninstrumented()` that returns the
+adapter to time.
 """
 
 import warnings
@@ -18,7 +19,7 @@ from tal_reference.loss import stacked
 
 
 def uninstrumented(adapter: Any) -> Any:
-    """Return the adapter to be timed in place of `adapter`: it computes the same and records nothing."""
+    """Return the adapter to time instead of `adapter`. It computes the same results and records nothing."""
     if callable(getattr(adapter, "uninstrumented", None)):
         return adapter.uninstrumented()
     if callable(getattr(adapter, "bare", None)):
@@ -36,7 +37,7 @@ def uninstrumented(adapter: Any) -> Any:
 
 
 def unpadded(inputs: AssignerInputs) -> list[GroundTruths]:
-    """Return the ground truths of each image without the rows of zeros behind them: the reference's loss never pads.
+    """Return the ground truths of each image without padding rows, which the reference's loss does not use either.
 
     A box (0, 0, 0, 0) at the end of an image counts as padding: it has no candidates. In dialects that compare
     overlaps everywhere, weights may differ from those with padding in the last bit.
@@ -50,12 +51,12 @@ def unpadded(inputs: AssignerInputs) -> list[GroundTruths]:
 
 
 class UninstrumentedReference(ReferenceAdapter):
-    """The reference without its trace."""
+    """The reference without recording of its stages."""
 
     exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Run the reference's assigner image by image, on the ground truths of that image alone."""
+        """Run the reference's assigner image by image, each without padded ground truths."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
         targets = [
             assign(scores, boxes, inputs.anchors, truths, *numbers)
@@ -73,18 +74,18 @@ class UninstrumentedReference(ReferenceAdapter):
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Compute the reference's loss."""
+        """Return the reference's loss."""
         loss = detection_loss(feature_maps, annotations, head, hyperparameters, self.dialect)
         return Loss(loss.terms, loss.items)
 
 
 class UninstrumentedArticle(ArticleAdapter):
-    """The article's algorithm, whose stages are computed but not stacked into a batch."""
+    """The article's algorithm. Its stages are computed, but not stacked into tensors of the batch."""
 
     exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Run section 3 of the article image by image."""
+        """Run the assigner of section 3 of the article image by image."""
         assigner = ArticleAssigner(inputs.hyperparameters)
         images = [
             assigner.assign_image(scores, boxes, inputs.anchors, labels, truths, mask)[0]

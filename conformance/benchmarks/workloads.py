@@ -15,9 +15,9 @@ STRIDES = (8, 16, 32)
 SHORTEST = 0.02
 """Shortest side of a ground truth, as a share of the image: 13 of 640 pixels."""
 LONGEST = 0.6
-"""Longest side, where there are few ground truths."""
+"""Longest side of a ground truth, as a share of the image, in images with few ground truths."""
 CROWD = 3.0
-"""Numerator of the longest side among M ground truths, CROWD / sqrt(M): crowded objects are small."""
+"""Constant of the limit CROWD / sqrt(M) of the longest side among M ground truths: crowded objects are small."""
 
 
 COCO = 80
@@ -33,7 +33,7 @@ class Case:
         pixels: side of the square input.
         truths: ground truths in each image.
         classes: C.
-        crowd: ground truths in the first image, in place of `truths`; 0: as many as in the others.
+        crowd: ground truths in the first image; 0 for the same number as in the other images.
     """
 
     images: int
@@ -50,9 +50,10 @@ class Case:
         return f"{self.images}x{self.pixels} {self.truths}gt{crowd}{classes}"
 
     def build(self) -> Batch:
-        """Return the batch: float32, on the CPU, always the same; the latest one is cached, as it may take 80 MB.
+        """Return the batch of the case: float32, on the CPU, identical on each call.
 
-        Images are made one by one, so that making them needs no more memory than the batch.
+        The latest batch is cached; it may take 80 MB. Images are made one by one, so that making them needs no more
+        memory than the batch.
         """
         return _build(self)
 
@@ -60,14 +61,14 @@ class Case:
 SMALL = Case(2, 160, 8)
 TRAINING = (Case(16, 640, 10), Case(16, 640, 50), Case(16, 640, 150))
 CROWDED = Case(16, 640, 10, crowd=1000)
-"""A case with one crowded image: padding extends the other fifteen images to its number of ground truths."""
+"""A case with one crowded image. Padding extends the other fifteen images to the same number of ground truths."""
 CURVES = (
     *(Case(16, 640, truths) for truths in (1, 300)),
     *(Case(16, pixels, 50) for pixels in (160, 320)),
     *(Case(images, 640, 50) for images in (1, 4)),
     *(Case(16, 640, 50, classes=classes) for classes in (1, 20)),
 )
-"""16x640 50gt with one of its parameters changed: growth of the cost with each parameter."""
+"""Variants of the case 16x640 50gt with one parameter changed. They show how the cost grows with each parameter."""
 CASES = {case.name: case for case in (SMALL, *TRAINING, CROWDED, *CURVES)}
 """By name."""
 
@@ -109,8 +110,8 @@ def _predictions(
 ) -> tuple[Tensor, Tensor]:
     """Return distance logits (A, 4, R) and class logits (A, C) as in the middle of a training.
 
-    Anchors in or beside a ground truth predict it, with each side up to a fifth off and scores of its class from
-    0.05 to 0.95; all others predict boxes of a few cells. Other scores are below 0.02.
+    Anchors inside or beside a ground truth predict it, with an error of up to a fifth of each side and scores of its
+    class from 0.05 to 0.95. All other anchors predict boxes of a few cells. Other scores are below 0.02.
     """
     places, strides = anchors(levels, head.strides)  # (A, 2), (A,)
     close = depth(places, boxes) > -strides  # (M, A)
@@ -127,5 +128,5 @@ def _predictions(
 
 
 def _wobble(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Return numbers from (-1, 1), mostly near 0."""
+    """Return random values in (-1, 1), mostly near 0."""
     return torch.rand(shape, generator=generator) - torch.rand(shape, generator=generator)

@@ -1,1 +1,1 @@
-"""The checks that an implementation undergoes on one batch, and the registry of those with generated batches."""
+"""The checks of an implementation on one batch, and the registry of the checks with generated batches."""

@@ -1,4 +1,4 @@
-"""The interface between a check and whoever runs it: pytest's session, mutation testing, or a script.
+"""The interface between a check and its caller: the pytest session, mutation testing, or a script.
 
 A check hands every batch to a `BatchChecker`. The checker of a session judges the batch and passes a `JudgedBatch` to a
 `Sink`, which is the run log there; other callers pass another sink.
@@ -14,12 +14,12 @@ from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.judgement.failure import Failure, Subject
 
 Judging = Callable[[Subject, Batch], Judgement]
-"""Judges an implementation on a batch; raises `Failure` if it does not conform."""
+"""Function that judges an implementation on a batch, and raises `Failure` if the implementation does not conform."""
 
 
 @dataclass(frozen=True)
 class JudgedBatch:
-    """The result of judging one batch, as the run log holds it.
+    """The result of judging one batch, as it is written to the run log.
 
     Attributes:
         subject: the implementation and the device.
@@ -29,12 +29,13 @@ class JudgedBatch:
         verdict: the result.
         judgement: the result by stage; None if there was nothing to judge.
         phase: `generate`, or `shrink` while Hypothesis shrinks a failing batch.
-        milliseconds: time of the judging, the implementation's calls included.
+        milliseconds: time of the judging, including the implementation's calls.
         failure: the failure, if any.
         known_issues: ids of the ledger's entries whose condition the batch fulfils.
         excused_by: id of the entry that excuses the failure.
         call_milliseconds: time of the implementation's call; None if it was called more than once.
-        drawing_milliseconds: time of drawing and building the batch; None as above.
+        drawing_milliseconds: time of drawing and building the batch; None if the implementation was called more than
+            once.
     """
 
     subject: Subject
@@ -53,7 +54,7 @@ class JudgedBatch:
 
 
 class Sink(Protocol):
-    """Takes the results of a checker."""
+    """Receiver of the results of a checker, such as the run log."""
 
     def batch(self, judged: JudgedBatch) -> None:
         """Take one judged batch."""
@@ -63,7 +64,7 @@ class Sink(Protocol):
 
 
 class NoSink:
-    """Discards the results of a checker."""
+    """Sink that discards all results."""
 
     def batch(self, judged: JudgedBatch) -> None:
         """Discard one judged batch."""
@@ -73,11 +74,11 @@ class NoSink:
 
 
 class BatchChecker(Protocol):
-    """Runs a check's batches on one implementation.
+    """Callable that judges one implementation on the batches of a check.
 
     Attributes:
         subject: the implementation, and the device to run it on.
-        sink: takes the results.
+        sink: receives the results.
         test: name of the test function.
         clause_group: clause group that the test is about.
         excused: number of batches whose failure is a known issue.
@@ -95,15 +96,15 @@ class BatchChecker(Protocol):
         Args:
             batch: the batch, or the recipe to build it from.
             by: judges the batch.
-            relates: True if `by` compares the implementation with itself on another batch or device. Where the dialect
-                does not allow that, the batch is judged against the reference instead.
+            relates: True if `by` compares two runs of the implementation, on other batches or devices. If the dialect
+                does not allow such a comparison, the batch is judged against the reference instead.
 
         Raises:
             Failure: the implementation does not conform.
         """
 
     def must_reject(self, batch: Batch, stage: str, clause: str, reason: str) -> None:
-        """Judge a batch that is an error by `clause`: the implementation must raise.
+        """Judge an implementation on a batch that is invalid according to `clause`, so that it must raise.
 
         Raises:
             Failure: the implementation returned a result.

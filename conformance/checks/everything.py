@@ -1,4 +1,4 @@
-"""Run every check of the suite on one given batch, so that a failure shows again whichever test found it.
+"""Run every check of the suite on one given batch, so that a failure is reproduced whichever test found it.
 
 Used by `pytest conformance --case`, `tal_conformance.check` and the command `replay`.
 """
@@ -39,10 +39,10 @@ def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) ->
         judge: judges the outcome of the first run.
 
     Returns:
-        The judgement of the first run, of the implementation as a whole against its dialect. It does not fail.
+        The judgement of the first run: that of the whole implementation against its dialect. It is not a failure.
 
     Raises:
-        Failure: of the first check that fails.
+        Failure: a check failed; the failure is that of the first such check.
     """
     generated = is_generated_size(batch)
     judgement = judge_against_reference(subject, batch, each_term=generated, judge=judge)
@@ -55,8 +55,8 @@ def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) ->
 def is_generated_size(batch: Batch) -> bool:
     """Return True if the generated tests could have produced the batch: finite, float32, and within their limits.
 
-    Only such batches get the about 40 extra runs (relations, devices, single terms): on others no test of the suite
-    could have failed by these checks. In 16 bits the result of zero times an overflow is not prescribed, and autocast
+    Only such batches get the about 40 extra runs (relations, devices, single terms), because the suite never runs
+    these checks on other batches. In 16 bits the result of zero times an overflow is not prescribed, and autocast
     chooses operations by device.
     """
     plain = batch.dtype == torch.float32 and not batch.autocast
@@ -89,14 +89,14 @@ def check(
     Args:
         implementation: an implementation, or a value of the option `--implementation`.
         batch: a batch, a recipe, or the path of a case file.
-        device: where to run it.
+        device: device to run it on, such as `cpu` or `cuda`.
         isolate: run your own implementation in a worker process.
 
     Returns:
-        A judgement that does not fail.
+        The judgement of the first run. It is not a failure.
 
     Raises:
-        Failure: the implementation diverges; the message says at which stage.
+        Failure: the implementation diverges; the message names the stage.
         InvalidCase: the file is not a case file, or does not hold a valid batch.
         UnknownImplementation: the implementation was not found.
         ProtocolViolation: the adapter does not follow the protocol.

@@ -1,4 +1,4 @@
-"""Profiles: the number of generated batches, and whether runs draw the same ones."""
+"""Profiles: the number of generated batches, and the choice between the same and new batches in every run."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Profile:
         examples: number of batches of each test and implementation.
         repeats: True if every run draws the same batches.
         remembers: True if failing batches are stored in a folder and tried first in the next run.
-        compares_training: True if the weights that training leads to are compared; equal gradients imply it already.
+        compares_training: True if the weights after a training are compared too. They follow from the gradients.
     """
 
     examples: int

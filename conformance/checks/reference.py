@@ -29,10 +29,10 @@ def judge_against_reference(
         judge: judges the outcome.
 
     Returns:
-        A judgement that does not fail.
+        The judgement. It is not a failure.
 
     Raises:
-        Failure: the implementation diverges from its dialect, raised, or violated the protocol.
+        Failure: the implementation diverged from its dialect, raised, or violated the protocol.
     """
     batch = batch.to(subject.device)
     expected = Expectation(batch, subject.implementation.dialect)

@@ -21,7 +21,7 @@ from hypothesis import Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 MIN_EXAMPLES = 4
-"""Batches that every check gets at least: the first one that Hypothesis draws is the simplest and shows little."""
+"""Minimum number of batches of every check. Hypothesis draws the simplest batch first, and few errors affect that."""
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
@@ -34,8 +34,8 @@ class Check:
         clauses: clause groups that the check covers; the first one is its group in log and report.
         strategy: draws the batches.
         argument: parameter of `body` that takes a drawn batch.
-        share: the check draws one `share`-th of the profile's examples.
-        least: number of examples that the check draws at least.
+        share: the number of examples is that of the profile divided by `share`.
+        least: minimum number of examples of the check.
         parameter: further parameter of `body` with its values, if pytest runs the check once for each of them.
         mutants: when mutation testing uses the check: "first" if it runs the implementation once on a small float32
             batch, "last" if it is slower, "never" if it needs several runs, large batches or fixtures.
@@ -69,7 +69,7 @@ class Check:
         """Return `body` with its batches drawn by Hypothesis.
 
         Args:
-            repeats: draw the same batches in every run, whatever has been moved or rephrased since.
+            repeats: draw the same batches in every run, independently of the function's source.
         """
         test = given(**{self.argument: self.strategy})(self.body)
         return seed(self.seed)(test) if repeats and self.parameter is None else test
@@ -79,17 +79,16 @@ class Check:
         """Seed of a profile that repeats its batches, from seeds.json or else from the check's name alone.
 
         Hypothesis' own seed of a derandomized test is a digest of the function's source and of the modules of its
-        annotations: moving or rephrasing any of them would draw other batches. seeds.json keeps the digests of the day
-        on which the gating profile's batches were last looked at. A check with a parameter keeps Hypothesis' seed,
-        because only that includes the parameter's value.
+        annotations, so that moving or rephrasing code would change the batches. The digests in seeds.json are fixed
+        instead. A check with a parameter keeps Hypothesis' seed, because only that includes the parameter's value.
         """
         digest = SEEDS.get(self.name) or hashlib.sha256(self.name.encode()).hexdigest()
         return int(digest, 16)
 
 
 SEEDS: dict[str, str] = json.loads(Path(__file__).with_name("seeds.json").read_text(encoding="utf-8"))
-"""Hexadecimal seed of each check's batches in the gating profile: it finds every planted fault at its stage with them
-(`python -m conformance power`)."""
+"""Hexadecimal seed of each check's batches in the gating profile. With these batches, mutation testing
+(`tal-conformance power`) finds every planted fault at its stage."""
 CHECKS: dict[str, Check] = {}
 """Every check by its name, in the order in which the test modules were imported."""
 
@@ -112,11 +111,11 @@ def check(
         clauses: clause groups that the check covers; the first one is its group in log and report.
         batches: draws the batches.
         argument: parameter of the function that takes a drawn batch.
-        share: the check draws one `share`-th of the profile's examples.
-        least: number of examples that the check draws at least.
+        share: the number of examples is that of the profile divided by `share`.
+        least: minimum number of examples of the check.
         parameter: further parameter of the function with its values; pytest runs the check once for each.
         mutants: when mutation testing uses the check, see `Check`.
-        shrinks: False if a failing batch is reported as it was drawn, because judging it takes too long.
+        shrinks: False if a failing batch is reported without shrinking it, because judging it takes too long.
     """
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
@@ -149,7 +148,7 @@ def share_of_examples(parts: int, least: int = MIN_EXAMPLES) -> int:
 
 
 def check_for(clause: str) -> Check:
-    """Return the check that covers a clause most specifically, the first one of several.
+    """Return the check whose clause group matches the longest part of a clause id; the first if several do.
 
     Raises:
         LookupError: no check covers the clause.

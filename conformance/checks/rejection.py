@@ -23,9 +23,9 @@ ALWAYS_A_REFUSAL = {"RuntimeError", "ValueError", "AssertionError", "NotImplemen
 
 
 def is_refusal(types: Collection[str]) -> bool | None:
-    """Return True if an exception can be a refusal of the input, and None if its class alone does not tell.
+    """Return True if an exception is a refusal of the input, False if it is not, and None if its class is ambiguous.
 
-    An exception that does not derive from `Exception` (`SystemExit`, `KeyboardInterrupt`) never is a refusal.
+    An exception that does not derive from `Exception` (`SystemExit`, `KeyboardInterrupt`) is never a refusal.
 
     Args:
         types: names of the exception's class and of its base classes.
@@ -43,24 +43,24 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
 
     Args:
         subject: the implementation, and the device that the batch is on.
-        batch: a batch that it must reject.
-        rule: stage, clause and reason.
-        alone: check its assigner alone, even if it has a loss.
+        batch: a batch that the implementation must reject.
+        rule: stage, clause and reason of the rejection.
+        alone: check the assigner alone, even if the implementation has a loss.
 
     Raises:
-        Failure: it returned a result (DIVERGENT), or the exception is not a refusal (ERROR).
+        Failure: the implementation returned a result (DIVERGENT), or its exception is not a refusal (ERROR).
     """
     who = "its assigner " if alone and "loss" in subject.implementation.capabilities else ""
     try:
         execute(subject.implementation, batch, alone=alone)
     except ImplementationFailed as error:
-        if error.details is not None:  # it raised itself: a result that the protocol forbids has no details
+        if error.details is not None:  # the implementation raised; a violation of the protocol has no details
             if not _refuses(subject, batch, error, alone):
-                summary = f"{who}{error.what}: that is not a refusal of the batch, which is due because {rule.reason}"
+                summary = f"{who}{error.what}: expected an error that rejects the batch, because {rule.reason}"
                 raise Failure(
                     subject, batch, Verdict.ERROR, rule.stage, rule.clause, summary, details=error.details
                 ) from error
-            return Judgement(rejected=True, notes=[f"raises, as {rule.clause} asks: {error.what}"])
+            return Judgement(rejected=True, notes=[f"raises, as {rule.clause} requires: {error.what}"])
     summary = f"{who}returned a result where it must raise an error, because {rule.reason}"
     raise Failure(subject, batch, Verdict.DIVERGENT, rule.stage, rule.clause, summary)
 
@@ -72,7 +72,7 @@ def _refuses(subject: Subject, batch: Batch, error: ImplementationFailed, alone:
 
 
 def _raises_without_reason(subject: Subject, batch: Batch, kind: str, alone: bool) -> bool:
-    """Return True if the implementation raises `kind` even where the hyperparameters give no reason to."""
+    """Return True if the implementation raises `kind` even with hyperparameters that it must accept."""
     numbers = batch.hyperparameters
     topk2 = None if numbers.effective_topk2 is None else min(numbers.effective_topk2, batch.anchors)
     for choice in dict.fromkeys((topk2, None)):
@@ -91,10 +91,10 @@ def _raises_without_reason(subject: Subject, batch: Batch, kind: str, alone: boo
 
 
 def check_all_reject(subject: Subject, batch: Batch, stage: str, clause: str, reason: str) -> Judgement:
-    """Check that an implementation raises on a batch: its loss and, if it has one separately, its assigner.
+    """Check that the loss of an implementation, and its assigner if it has a separate one, raise on a batch.
 
     Raises:
-        Failure: one of them did not refuse the batch.
+        Failure: the loss or the assigner did not reject the batch.
     """
     batch, rule = batch.to(subject.device), RejectionRule(stage, clause, reason)
     judgement = Judgement(rejected=True)

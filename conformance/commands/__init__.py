@@ -1,6 +1,6 @@
-"""The command line `tal-conformance COMMAND`: everything beside the test run. One module a command.
+"""The command line `tal-conformance COMMAND`: everything except the test run. Each command is a module.
 
-Importing this package imports neither torch nor a command's module: `--help` and `--version` stay fast.
+Importing this package imports neither torch nor a command's module, so that `--help` and `--version` are fast.
 """
 
 import argparse
@@ -28,12 +28,14 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "replay": Command("replay", "judge case files again: verdict, stages, divergence and a picture"),
-    "explain": Command("explain", "explain in words why an anchor of a case got its ground truth, or none"),
+    "explain": Command(
+        "explain", "explain in words why an anchor of a case was assigned to its ground truth, or to none"
+    ),
     "diff": Command("diff", "list the changes for training from one implementation to another"),
     "bisect": Command("bisect", "find the release at which the assigner or the loss changed"),
     "identify": Command("identify", "find the dialects that explain everything an implementation does"),
-    "eras": Command("eras", "hold releases of Ultralytics to the table of eras"),
-    "record": Command("record", "run a training and store some batches that its loss receives as case files"),
+    "eras": Command("eras", "check that releases of Ultralytics follow the table of eras"),
+    "record": Command("record", "run a training and store selected inputs of its loss as case files"),
     "overhead": Command("overhead", "measure how much longer a training step takes under `record`"),
     "measure": Command("measure", "measure how many rounding units each compared quantity needs"),
     "power": Command("mutation", "plant faults or make mutants, and check that the suite finds them"),
@@ -41,7 +43,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit status; 2 if it could not do its work."""
+    """Run a command and return its exit status, which is 2 if the command could not do its work."""
     words = sys.argv[1:] if arguments is None else arguments
     program = program_name()
     parser = argparse.ArgumentParser(prog=program, description="Everything beside `pytest conformance`.")
@@ -65,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleType | None:
-    """Add every command to the parser, with arguments for the named one alone; return its module."""
+    """Add every command to the parser, with the arguments of the named command only, and return its module."""
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     module = None
     for name, command in COMMANDS.items():
@@ -83,12 +85,12 @@ def _sentence(summary: str) -> str:
 def _version() -> str:
     try:
         return version("tal-conformance")
-    except PackageNotFoundError:  # run from a copy of the source without an installation
+    except PackageNotFoundError:  # a copy of the source that is not installed
         return "(not installed)"
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """Return the errors whose message is all that a user needs. Imported here: the module of two imports torch."""
+    """Return the exceptions that are reported by their message, without traceback. Their modules import torch."""
     from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 
     return CommandError, ProtocolViolation, UnknownImplementation

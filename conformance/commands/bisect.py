@@ -7,7 +7,7 @@ from math import ceil, log2
 from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.core.names import suggestion
 from tal_conformance.core.progress import progress
-from tal_conformance.dialects.bisection import behaves_as_before, first_changed_release
+from tal_conformance.dialects.bisection import behaves_as_before, close_worker, first_changed_release
 from tal_conformance.dialects.choices import CLAUSES, DISTINGUISHING, Choice, choices_between
 from tal_conformance.dialects.releases import published, range_of, version_text
 from tal_conformance.implementations.registry import find
@@ -16,7 +16,7 @@ from tal_reference.eras import Version
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("releases", metavar="A..B", help="such as 8.3.236..8.4.6")
+    parser.add_argument("releases", metavar="A..B", help="range of releases, such as 8.3.236..8.4.6")
     parser.add_argument(
         "--clause", metavar="CLAUSE", help="find changes of this clause only, such as TAL-CAND-2"
     )
@@ -37,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
         check_clause(options.clause)
     first, last = range_of(options.releases)
     older, newer = (find(f"ultralytics=={version_text(release)}") for release in (first, last))
+    for implementation in (older, newer):
+        close_worker(implementation)  # the dialects are known now
     changed = [
         choice
         for choice in choices_between(older.dialect, newer.dialect)
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_clause(clause: str) -> None:
-    """Raise unless some dialects differ in the clause in a way that can be judged.
+    """Raise CommandError unless some dialects differ in the clause, and a batch can show the difference.
 
     Raises:
         CommandError: no dialects differ in the clause, or the behaviour that it concerns is undefined.
@@ -68,8 +70,9 @@ def check_clause(clause: str) -> None:
         return
     if clause in CLAUSES.values():
         raise CommandError(
-            f"--clause {clause}: its change cannot be bisected. Releases that require sorted annotation rows define no "
-            "result for others, so no batch distinguishes them; the table of `eras` names the release"
+            f"--clause {clause}: its change cannot be bisected. In releases that require sorted annotation rows, "
+            "results for unsorted rows are undefined, so that no batch shows the change; the table of `eras` names the "
+            "release"
         )
     raise CommandError(
         f"--clause {clause!r}: no two dialects differ in a clause of this name{suggestion(clause, known) or '.'} "
@@ -80,7 +83,7 @@ def check_clause(clause: str) -> None:
 def format_choice(
     choice: Choice, releases: Sequence[Version], is_as_before: Callable[[Version], bool]
 ) -> str:
-    """Find the release that changed a choice and return one line about it."""
+    """Find the release that changed a choice, and return one line of text about it."""
     edge = first_changed_release(releases, is_as_before)
     if edge is None:
         return f"{choice.clause}: no release changed it, on {choice.recipe}"

@@ -14,12 +14,14 @@ from tal_reports import visible
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("implementations", nargs=2, metavar="NAME", help="such as ultralytics==8.3.236")
+    parser.add_argument(
+        "implementations", nargs=2, metavar="NAME", help="implementation, such as ultralytics==8.3.236"
+    )
     parser.add_argument(
         "--html",
         type=Path,
         metavar="FILE",
-        help="file of the page with pictures (default: below the folder of the reports)",
+        help="file to write the page with pictures to (default: in the report folder)",
     )
 
 
@@ -31,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         UnknownImplementation, ProtocolViolation: an implementation could not be loaded.
-        CommandError: the page could not be written; its status is 1 if something changed, else 2.
+        CommandError: the page could not be written; the exit status is 1 if something changed, else 2.
     """
     prepare_judging()
     first, second = map(find, options.implementations)

@@ -1,4 +1,4 @@
-"""`tal-conformance explain CASE`: explain in words why an anchor of a case got its ground truth, or none."""
+"""`tal-conformance explain CASE`: explain why an anchor was assigned to its ground truth, or is background."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ from tal_reference import NEWEST
 from tal_reports import visible
 
 RUN_FOLDERS = ("reports/runs", "tal-conformance-reports")
-"""Folders in which a case is searched by its name."""
+"""Folders of runs in which a case is searched by its name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the explanation and return 0.
+    """Print the explanation of an anchor, a ground truth or all ground truths, and return 0.
 
     Raises:
         CommandError: the case, image, anchor, ground truth or dialect was not found, or cannot be explained.
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def assignment_by(implementation: Implementation, batch: Batch) -> Assignment:
-    """Return the assignment of an implementation.
+    """Return the assignment of an implementation for a batch.
 
     Raises:
         CommandError: the implementation fails on the batch, or does not expose its assignment.
@@ -95,10 +95,10 @@ def case_file(case: str) -> Path:
     """Return the file of a case.
 
     Args:
-        case: path of a file, or the name of a case in the folder of a run; the newest run wins.
+        case: path of a file, or the name of a case of a run; if several runs contain it, the newest run is used.
 
     Raises:
-        CommandError: there is no such file or case.
+        CommandError: the file or case does not exist.
     """
     path = Path(case)
     if path.suffix or path.is_file():

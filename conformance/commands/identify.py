@@ -11,28 +11,30 @@ from tal_reference import DIALECTS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("implementation", metavar="NAME", help="a value of --implementation")
+    parser.add_argument(
+        "implementation", metavar="NAME", help="implementation, as for the option --implementation"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the dialects that explain an implementation, or else the nearest one and its violations.
+    """Print the dialects that explain an implementation, or else the nearest dialect and its violations.
 
     Returns:
-        0 if at least one dialect explains it, 1 otherwise.
+        0 if at least one dialect explains the implementation, 1 otherwise.
 
     Raises:
         UnknownImplementation, ProtocolViolation: the implementation could not be loaded.
     """
     prepare_judging()
     implementation, dialects = find(options.implementation), distinguishable(DIALECTS.values())
-    with progress("Holding to dialects", len(dialects)) as advance:
+    with progress("Comparing with dialects", len(dialects)) as advance:
         identification = identify(implementation, dialects, advance)
     print("\n".join(format_identification(identification)))
     return int(not identification.explained)
 
 
 def format_identification(identification: Identification) -> list[str]:
-    """Return the lines of the result."""
+    """Return the lines of text about an identification."""
     implementation, nearest = identification.implementation, identification.nearest
     lines = [f"{implementation.name} {implementation.version}"]
     lines += [
@@ -51,11 +53,13 @@ def format_identification(identification: Identification) -> list[str]:
 
 
 def format_violations(nearest: Violations) -> list[str]:
-    """Return the lines about the nearest dialect: its violations by clause, the most frequent first."""
+    """Return the lines of text about the nearest dialect: its violations by clause, the most frequent first."""
     share = f"{nearest.total} of {nearest.batches} batches"
-    lines = [f"  no known dialect explains it; the nearest is {nearest.dialect.name}, violated on {share}:"]
+    lines = [
+        f"  no known dialect explains the implementation; the nearest is {nearest.dialect.name}, violated on {share}:"
+    ]
     for clause, count in sorted(nearest.counts.items(), key=lambda pair: -pair[1]):
         failure = nearest.smallest[clause]
-        lines.append(f"    {clause or 'it raises'} (first divergence on {count}): {failure.summary}")
+        lines.append(f"    {clause or 'raises an error'} (first divergence on {count}): {failure.summary}")
         lines.append(f"      {failure.batch.origin}")
     return lines

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the measurement behind `bounds.UNITS`.
+    """Print the measurement from which the values of `bounds.UNITS` are taken.
 
     Raises:
         UnknownImplementation, ProtocolViolation: an implementation could not be loaded.
@@ -59,13 +59,16 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Needed:
-    """Rounding units that one quantity needed.
+    """Rounding units that the errors of one quantity needed.
+
+    The naive error is the error of a computation in the implementation's dtype.
 
     Attributes:
         numbers: number of compared values.
-        p999, largest: units that a value needed beyond `NAIVE_FACTOR` times the naive error.
+        p999: 99.9th percentile of the units that an error needed in addition to `NAIVE_FACTOR` naive errors.
+        largest: maximum of the same units.
         whole: largest error in units, including the naive error.
-        looseness: one over the p99.9 of the errors as shares of their present bounds.
+        looseness: one over the 99.9th percentile of the errors as shares of their current bounds.
     """
 
     numbers: int
@@ -76,7 +79,7 @@ class Needed:
 
     @property
     def units(self) -> float:
-        """Value for `UNITS`: sufficient where the naive computation happens to have little or no error."""
+        """Recommended value for `UNITS`, which suffices even if the naive error is zero by chance."""
         return max(SAFETY * self.largest, self.whole)
 
 
@@ -85,11 +88,11 @@ def measure(
     examples: int,
     advance: Advance = no_progress,
 ) -> dict[str, Needed]:
-    """Judge `examples` batches of every strategy and record every comparison.
+    """Judge `examples` batches of every strategy, and return the rounding units needed by each quantity.
 
     Args:
         implementations: the implementations whose errors are measured; they should conform.
-        examples: batches of each strategy.
+        examples: number of batches of each strategy.
         advance: called once for each strategy.
     """
     needed: dict[str, list[Tensor]] = defaultdict(list)
@@ -120,9 +123,9 @@ def measure(
 
     token = observer.set(watch)
     try:
-        for lane, strategy in STRATEGIES.items():
+        for name, strategy in STRATEGIES.items():
             _judge_all(list(implementations), strategy, examples, advance)
-            advance(lane)
+            advance(name)
     finally:
         observer.reset(token)
     return {
@@ -137,7 +140,7 @@ def _judge_all(
     examples: int,
     advance: Advance,
 ) -> None:
-    """Judge the batches of one strategy; rejected batches, and failures of an implementation, measure nothing."""
+    """Judge the batches of one strategy. Rejected batches and failures of an implementation are not measured."""
     failed: dict[str, list[str]] = defaultdict(list)
 
     @settings(
@@ -163,8 +166,8 @@ def _judge_all(
                 failed[implementation.name].append(error.what)
 
     judged()
-    for name, said in failed.items():
-        advance(f"{name} failed on {len(said)} batches, which measure nothing: {said[0]}", steps=0)
+    for name, messages in failed.items():
+        advance(f"{name} failed on {len(messages)} batches, which are not measured: {messages[0]}", steps=0)
 
 
 def _summary(needed: Tensor, whole: Tensor, shares: Tensor) -> Needed:
@@ -181,7 +184,7 @@ def _summary(needed: Tensor, whole: Tensor, shares: Tensor) -> Needed:
 
 
 def table(measured: dict[str, Needed]) -> str:
-    """Return the measurement as text, one quantity a line."""
+    """Return the measurement as text, with one quantity per line."""
     lines = [
         f"{'quantity':28}{'numbers':>12}{'p99.9':>10}{'largest':>10}{'whole':>10}{'units':>10}{'looseness':>11}"
     ]

@@ -19,17 +19,18 @@ from tal_conformance.mutation.kill_matrix import KINDS, NoSuchMutant, try_mutant
 from tal_conformance.mutation.plant import plant
 from tal_conformance.mutation.planted_faults import FAULTS
 from tal_conformance.suite.run_log import RunLogWriter
-from tal_reports import RunLog, render
+from tal_reports import LogError, RunLog, read_log, render
+from tal_reports.log.writer import LATEST
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("fault", nargs="*", metavar="FAULT", help="only these planted faults")
+    parser.add_argument("fault", nargs="*", metavar="FAULT", help="planted faults to use (default: all)")
     parser.add_argument(
         "--mutants",
         choices=("faults", "official", "reference", "history", "all"),
         default="faults",
-        help="faults: the planted faults (default); official, reference: their source with one change; "
+        help="faults: the planted faults (default); official, reference: the source of each with one change; "
         "history: the reference in every dialect, judged by the neighbouring ones",
     )
     parser.add_argument(
@@ -42,17 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--examples",
         type=positive,
         metavar="N",
-        help="number of batches of each test, instead of the profile's",
+        help="number of batches of each test (default: that of the profile)",
     )
     parser.add_argument(
-        "--only", metavar="PATTERN", default="*", help="only mutants whose name matches, such as '*bbox_iou*'"
+        "--only",
+        metavar="PATTERN",
+        default="*",
+        help="pattern that names of mutants must match, such as '*bbox_iou*'",
     )
     parser.add_argument(
         "--processes",
         type=positive,
         default=0,
         metavar="N",
-        help="mutants judged at once (default: number of cores)",
+        help="number of mutants judged at once (default: number of cores)",
     )
     parser.add_argument("--report-dir", type=Path, metavar="DIR", help="folder of the runs")
 
@@ -71,6 +75,18 @@ def run(options: argparse.Namespace) -> int:
     faults = (options.fault or tuple(FAULTS)) if options.mutants in ("faults", "all") else ()
     numbers = options.profile, options.examples, options.only, options.processes
     return run_mutation_tests(folder, faults, kinds, *numbers)
+
+
+def may_become_latest(runs: Path) -> bool:
+    """Return True unless the link `latest` points to a run of the suite, which users expect to find there.
+
+    Args:
+        runs: folder of the runs.
+    """
+    try:
+        return bool(read_log(runs / LATEST).power)
+    except (OSError, LogError):
+        return True
 
 
 def run_mutation_tests(
@@ -134,6 +150,7 @@ def run_mutation_tests(
         parts.append(plant(recorder, [FAULTS[name] for name in faults]))
     failed = any(failed for failed, _ in parts)
     recorder.end(int(failed))
-    recorder.make_latest()
+    if may_become_latest(recorder.folder.parent):
+        recorder.make_latest()
     print("\n".join([*(summary for _, summary in parts), f"report: {render(recorder.folder)}"]))
     return int(failed)

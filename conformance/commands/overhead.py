@@ -1,8 +1,8 @@
-"""`tal-conformance overhead`: measure the cost of recording between two captures, as a ratio of processor times.
+"""`tal-conformance overhead`: measure how much `record` slows down a training step, as a ratio of processor times.
 
 Steps of a YOLOv8n's training (forward, official loss, backward) are timed in turns with and without the recorder. Batch
-and weights stay the same, so that no batch is stored. The loss alone is timed too: there the recorder's share is
-largest.
+and weights stay the same, so that no batch is stored in a timed step. The loss alone is timed too, because there the
+recorder's share is largest.
 
 Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, images of 192x256, 40 rounds, twice: a
 step of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as long with the recorder; the loss alone,
@@ -21,6 +21,7 @@ import torch
 
 from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
 from tal_conformance.commands.program import CommandError
+from tal_conformance.core.progress import Advance, no_progress, progress
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.training.capture import CannotRecord, listening
 from tal_conformance.training.recorder import recording
@@ -34,12 +35,16 @@ LIMIT = 1.05
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, metavar="N", help="steps each way (default: 30)"
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        metavar="N",
+        help="number of timed steps with, and without, the recorder (default: 30)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print; return 0, or 1 if a training step takes longer than `LIMIT` allows.
+    """Print the measured overhead; return 0, or 1 if a training step takes longer than `LIMIT` allows.
 
     Raises:
         CommandError: the overhead cannot be measured.
@@ -47,15 +52,16 @@ def run(options: argparse.Namespace) -> int:
     return overhead(options.rounds)
 
 
-def compared(step: Callable[[], object], rounds: int) -> tuple[Ratio, float]:
+def compared(step: Callable[[], object], rounds: int, advance: Advance = no_progress) -> tuple[Ratio, float]:
     """Return the ratio of a step's processor times with and without the recorder, and the median time without.
 
     Args:
-        step: calls the official loss once, as a training does, each time with the same result.
-        rounds: number of timed steps each way.
+        step: calls the official loss once, as in a training, each time with the same result.
+        rounds: number of timed steps with, and without, the recorder.
+        advance: called after each round.
 
     Raises:
-        RuntimeError: a batch was stored in between, or the recorder stopped.
+        RuntimeError: a batch was stored in a timed step, or the recorder stopped.
     """
     with tempfile.TemporaryDirectory() as folder:
         with recording(Path(folder), every=0) as recorded:
@@ -65,6 +71,7 @@ def compared(step: Callable[[], object], rounds: int) -> tuple[Ratio, float]:
         for round_ in range(rounds):
             for listens in (True, False) if round_ % 2 else (False, True):
                 times[listens].append(_seconds(step, listening(recorded.hear) if listens else nullcontext()))
+            advance()
         if recorded.calls != rounds + 1 or len(recorded.shelf.kept) != kept or recorded.over:
             raise RuntimeError(f"expected no stored batch between two captures, got {recorded}")
     return paired_ratio(times[True], times[False]), median(times[False])
@@ -72,13 +79,13 @@ def compared(step: Callable[[], object], rounds: int) -> tuple[Ratio, float]:
 
 def _seconds(step: Callable[[], object], around: AbstractContextManager[None]) -> float:
     with around:
-        began = time.process_time()  # not what other programs take: the recorder waits for nothing on a CPU
+        began = time.process_time()  # time of this process only; on a CPU the recorder never waits
         step()
         return time.process_time() - began
 
 
 def steps() -> dict[str, Callable[[], object]]:
-    """Return the timed steps by name, the training step first.
+    """Return the steps to time by name, the training step first.
 
     Raises:
         UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
@@ -101,10 +108,10 @@ def steps() -> dict[str, Callable[[], object]]:
 
 @one_thread()
 def overhead(rounds: int = ROUNDS) -> int:
-    """Measure and print.
+    """Measure the overhead of the recorder and print it.
 
     Returns:
-        0; 1 if a training step takes longer than `LIMIT` allows.
+        0, or 1 if a training step takes longer than `LIMIT` allows.
 
     Raises:
         CommandError: the overhead cannot be measured.
@@ -112,12 +119,15 @@ def overhead(rounds: int = ROUNDS) -> int:
     if rounds < 2:
         raise CommandError(f"--rounds {rounds}: expected at least 2, for a confidence interval of the ratio")
     try:
-        ratios = {name: compared(step, rounds) for name, step in steps().items()}
+        timed = steps()
+        with progress("Timing steps", len(timed) * rounds) as advance:
+            ratios = {name: compared(step, rounds, advance) for name, step in timed.items()}
     except (UnknownImplementation, CannotRecord) as error:
         raise CommandError(str(error)) from error
     for name, (ratio, seconds) in ratios.items():
         interval = f"({ratio.low:.4f} to {ratio.high:.4f})"
         print(f"{name}: {seconds * 1000:.1f} ms without, ratio with the recorder {ratio.at:.4f} {interval}")
     exceeded = ratios["training step"][0].at > LIMIT
-    print(f"a training step takes {'MORE' if exceeded else 'no more'} than {LIMIT} times as long")
+    comparison = "MORE" if exceeded else "no more"
+    print(f"with the recorder, a training step takes {comparison} than {LIMIT} times as long")
     return int(exceeded)

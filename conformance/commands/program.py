@@ -1,4 +1,4 @@
-"""The command that starts this program, and the error that ends a command with exit status 2. Imports no torch."""
+"""The program's name for messages, and the error that ends a command with exit status 2. It does not import torch."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class CommandError(Exception):
-    """A command cannot do all of its work. The message says what was found, what was expected, and what to do.
+    """Error that ends a command. The message states what was found, what was expected, and what to do.
 
     Attributes:
         status: exit status of the program.
@@ -27,17 +27,17 @@ class CommandError(Exception):
 
 
 def program_name() -> str:
-    """Return the words that start this program from the present directory, for usage and messages."""
+    """Return the command that starts this program from the working directory, for usage and messages."""
     if Path(sys.argv[0]).stem == SCRIPT:
         return SCRIPT
     here = Path("conformance/__main__.py")
-    if here.is_file() and here.resolve().parent == PACKAGE:  # the clone's root
+    if here.is_file() and here.resolve().parent == PACKAGE:  # the root of the repository
         return "python -m conformance"
     return "python -m tal_conformance"
 
 
 def dialect_named(option: str, name: str | None) -> "Dialect | None":
-    """Return the dialect that an option names; None without that option.
+    """Return the dialect named by an option, or None if the option is not given.
 
     Raises:
         CommandError: the dialect is unknown.
@@ -50,7 +50,7 @@ def dialect_named(option: str, name: str | None) -> "Dialect | None":
 
 
 def prepare_judging() -> None:
-    """Make Hypothesis' draws reproducible and let torch use one thread, as the gate does."""
+    """Make Hypothesis' draws reproducible and limit torch to one thread, as in a run of the gating profile."""
     import torch
 
     from tal_conformance.batches.seeding import make_draws_reproducible

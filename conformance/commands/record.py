@@ -1,7 +1,7 @@
-"""`tal-conformance record -- yolo detect train ...`: record the batches that the loss receives in a training.
+"""`tal-conformance record -- yolo detect train ...`: record inputs of the loss during a training as case files.
 
-The training runs in this process, as it would without the recorder; Ultralytics is imported before torch, because it
-sets numbers of threads that torch reads when it is imported, and after `sys.argv` is the training's, which it keeps.
+The training runs in this process. Ultralytics is imported before torch, because it sets thread counts that torch reads
+on import, and after `sys.argv` is set to the training's arguments, which it stores on import.
 """
 
 import argparse
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from tal_conformance.training.recorder import Recording
 
 DEFAULT = Path("tal-conformance-recorded")
-"""Folder, below the working directory, with a folder for each recorded training."""
+"""Default folder, below the working directory, that contains a folder for each recorded training."""
 WAYS = "write `-- yolo detect train data=... model=...`, `-- script.py ...` or `-- python -m module ...`"
 INTERRUPTED = 130
-"""Exit status of a program that Ctrl-C ended."""
+"""Exit status of a program that was interrupted with Ctrl-C."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=500,
         metavar="N",
-        help="store every n-th step's batch; 0: none (default: 500)",
+        help="store the batch of every n-th step; 0 for none (default: 500)",
     )
     parser.add_argument(
-        "--limit-mb", type=float, default=500.0, metavar="MB", help="size limit of all files (default: 500)"
+        "--limit-mb",
+        type=float,
+        default=500.0,
+        metavar="MB",
+        help="size limit of all files together in MB (default: 500)",
     )
     parser.add_argument(
         "training",
         nargs=argparse.REMAINDER,
         metavar="-- COMMAND",
-        help="such as: -- yolo detect train data=my.yaml",
+        help="command that starts the training, such as: -- yolo detect train data=my.yaml",
     )
 
 
@@ -57,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class CannotRun(Exception):
-    """The command cannot run in this process; the message says what to write."""
+    """Error: the training's command cannot run in this process. The message names the supported forms."""
 
 
 def record(command: Sequence[str], into: Path | None, every: int, limit_mb: float) -> int:
@@ -66,7 +70,7 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
     Args:
         command: words of a shell command.
         into: folder of the case files; by default a new one, named after the time.
-        every: steps between two batches that are stored regularly; 0: none.
+        every: number of steps between two batches that are stored regularly; 0 for none.
         limit_mb: size limit of all files in MB.
 
     Returns:
@@ -76,9 +80,9 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
     try:
         program = program_of(command)
     except CannotRun as error:
-        return _refused(error)
+        return _print_error(error)
     with program.arguments_in_place():
-        with suppress(Exception):  # the recorder says it better
+        with suppress(Exception):  # the recorder reports a failing import
             importlib.import_module("ultralytics")
         from tal_conformance.training.capture import CannotRecord
         from tal_conformance.training.recorder import recording
@@ -87,12 +91,12 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
             with recording(folder, every, limit_mb) as recorded:
                 status = status_of(program.run)
         except CannotRecord as error:
-            return _refused(error)
+            return _print_error(error)
     print("\n".join(summary_of(recorded)), file=sys.stderr)
     return status
 
 
-def _refused(error: Exception) -> int:
+def _print_error(error: Exception) -> int:
     print(f"{program_name()} record: {error}", file=sys.stderr)
     return 2
 
@@ -102,9 +106,9 @@ class Program:
     """A Python program that runs in this process.
 
     Attributes:
-        arguments: its `sys.argv`.
-        folder: first folder of its import path.
-        run: runs it.
+        arguments: the program's `sys.argv`.
+        folder: first folder of the program's import path.
+        run: function that runs the program.
     """
 
     arguments: list[str]
@@ -113,7 +117,7 @@ class Program:
 
     @contextmanager
     def arguments_in_place(self) -> Iterator[None]:
-        """Make the process look as if it had been started as this program, while the block runs."""
+        """Set `sys.argv` and `sys.path` to those of the program, and restore them when the block ends."""
         before = sys.argv, sys.path[0]
         sys.argv, sys.path[0] = self.arguments, os.fspath(self.folder.resolve())
         try:
@@ -126,7 +130,7 @@ def program_of(command: Sequence[str]) -> Program:
     """Return the program that a shell command runs.
 
     Raises:
-        CannotRun: it is not a Python program, or does not exist.
+        CannotRun: the command is not a Python program, or does not exist.
     """
     if not command:
         raise CannotRun(f"nothing to record: {WAYS}")
@@ -144,10 +148,10 @@ def program_of(command: Sequence[str]) -> Program:
         return Program(words, Path(words[0]).parent, lambda: runpy.run_path(words[0], run_name="__main__"))
     scripts = list(entry_points(group="console_scripts", name=Path(words[0]).name))
     if not scripts:
-        raise CannotRun(f"{words[0]!r} is not a program of this Python environment: {WAYS}")
+        raise CannotRun(f"{words[0]!r} is not a console script of this Python environment: {WAYS}")
 
     def run() -> object:
-        return scripts[0].load()()  # imported when the arguments are in place
+        return scripts[0].load()()  # imported after the arguments are set
 
     return Program(words, Path(sys.executable).parent, run)
 
@@ -159,9 +163,9 @@ def summary_of(recorded: "Recording") -> list[str]:
         with suppress(OSError):
             folder.rmdir()
         return [
-            "conformance recorder: the official detection loss was never called to train in this process.",
-            "  Recorded is `yolo detect train` on one device: on several, the training runs in other processes.",
-            "  A loss that is itself compiled is not heard.",
+            "conformance recorder: this process never called the official detection loss in a training step.",
+            "  `yolo detect train` can be recorded on one device: on several, it trains in other processes.",
+            "  A loss that is itself compiled (torch.compile) cannot be recorded.",
         ]
     files = f"{len(kept)} batch{'' if len(kept) == 1 else 'es'}"
     return [
@@ -171,7 +175,7 @@ def summary_of(recorded: "Recording") -> list[str]:
 
 
 def status_of(run: Callable[[], object]) -> int:
-    """Run a Python program and return its exit status; print a traceback as Python does."""
+    """Run a Python program and return its exit status; print the traceback if it raises, as Python does."""
     try:
         run()
     except SystemExit as end:

@@ -1,7 +1,7 @@
 """`tal-conformance replay CASE`: judge case files again, with any implementation or by stored outcomes.
 
-A case file may come from a run (`cases/`), from a recorded training, or from an unknown source: nothing in it is
-executed. An unreadable file or a missing implementation costs one line and does not stop the others.
+A case file may come from a run (`cases/`), from a recorded training, or from an untrusted source: nothing in it is
+executed. An unreadable file or a missing implementation is reported in one line, and the other cases are judged.
 """
 
 import argparse
@@ -40,24 +40,29 @@ from tal_reference import DIALECTS, Dialect
 from tal_reports import write_picture
 
 MAX_VALUES = 6
-"""Places of the first divergence that are printed."""
+"""Maximum number of differing values that are printed for the first divergence."""
 SUFFIX = ".safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "case", nargs="+", metavar="CASE", help="case file, or a folder of them (of a run, of a recording)"
+        "case",
+        nargs="+",
+        metavar="CASE",
+        help="case file, or a folder of case files (of a run or a recording)",
     )
     parser.add_argument(
-        "--implementation", action="append", metavar="NAME", help="implementation to judge, repeatable"
+        "--implementation", action="append", metavar="NAME", help="implementation to judge; may be repeated"
     )
     parser.add_argument(
-        "--against", metavar="DIALECT", help="hold every implementation to this dialect instead of its own"
+        "--against", metavar="DIALECT", help="judge every implementation by this dialect instead of its own"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to run on")
     parser.add_argument(
-        "--offline", action="store_true", help="judge the outcomes stored beside the cases; run nothing"
+        "--offline",
+        action="store_true",
+        help="judge the outcomes stored beside the cases, without running an implementation",
     )
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of the pictures")
 
@@ -69,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         0 if everything conforms, 1 if something does not, else 2 if something could not be judged.
 
     Raises:
-        CommandError: the dialect is unknown, or there is no such device.
+        CommandError: the dialect is unknown, or the device does not exist.
     """
     make_draws_reproducible()
     replay = Replay(
@@ -97,19 +102,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 class CannotReplay(Exception):
-    """A case cannot be judged. The message says what is missing."""
+    """Error: a case cannot be judged. The message states what is missing."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """One outcome of one case, judged again.
+    """Result of judging one outcome of one case again.
 
     Attributes:
         who: implementation, version, device and dialect, as the beginning of a sentence.
-        verdict: result of the judgement.
-        summary: of the first divergence; "" if there is none.
-        judgement: stage by stage; None if nothing could be judged.
-        values: places of the first divergence.
+        verdict: verdict of the judgement.
+        summary: one sentence about the first divergence; "" without a divergence.
+        judgement: judgement of every stage; None if nothing could be judged.
+        values: differing values of the first divergence.
         picture: data of the picture; None if a prediction is not finite or nothing was judged.
     """
 
@@ -126,10 +131,10 @@ class Replay:
     """Options of the command, and the state of its work.
 
     Attributes:
-        names: values of `--implementation`; with `offline`, only outcomes of these are judged, if any is named.
-        offline: judge the outcomes stored beside the case files; no implementation runs.
-        device: device to run on otherwise.
-        against: dialect of every implementation; None: each is held to its own.
+        names: values of `--implementation`. With `offline`, they select the outcomes to judge; empty selects all.
+        offline: judge the outcomes stored beside the case files, without running an implementation.
+        device: device to run on, unless `offline` is set.
+        against: dialect by which every implementation is judged; None for its own dialect.
         pictures: folder of the pictures.
         found: implementations that could be loaded.
         fails: True if an outcome does not conform.
@@ -156,7 +161,7 @@ class Replay:
         print(printable(f"{program_name()} replay: {problem}"), file=sys.stderr)
 
     def find_implementations(self) -> None:
-        """Load the named implementations, or Ultralytics; print a line for each that cannot be loaded."""
+        """Load the named implementations (default: Ultralytics), and print a line for each failure to load."""
         for name in self.names or ["ultralytics"]:
             try:
                 implementation = find(name)
@@ -188,7 +193,7 @@ class Replay:
         """Yield the result of every implementation on the batch."""
         for implementation in self.found:
             version, dialect = implementation.version, implementation.dialect
-            who = f"{implementation.name} {version} on {self.device}, held to {dialect.name}"
+            who = f"{implementation.name} {version} on {self.device}, dialect {dialect.name}"
             outcomes: list[Outcome] = []
 
             def watched(outcome: Outcome, expected: Expectation, seen: list[Outcome] = outcomes) -> Judgement:
@@ -238,7 +243,7 @@ class Replay:
 
 
 def case_files(path: Path) -> list[Path]:
-    """Return the file itself, or the case files of a folder or of a run's folder, sorted by name.
+    """Return the case files of a path, which is a file, a folder, or the folder of a run, sorted by name.
 
     Raises:
         CannotReplay: the folder contains no case file, or cannot be read.
@@ -277,7 +282,7 @@ def picture_of(
 
 def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Replayed:
     """Judge a stored outcome."""
-    who = f"{stored.implementation} {stored.version} on {stored.device} (stored), held to {dialect.name}"
+    who = f"{stored.implementation} {stored.version} on {stored.device} (stored), dialect {dialect.name}"
     try:
         judgement = judge_any(stored.outcome, Expectation(batch, dialect))
     except Divergence as error:
@@ -303,7 +308,7 @@ def _word(verdict: Verdict) -> str:
 
 
 def format_replay(replayed: Replayed) -> list[str]:
-    """Return the lines of one result."""
+    """Return the lines of text about one result."""
     judgement = replayed.judgement
     unique = (
         f" ({judgement.uniqueness.value.replace('_', ' ')})" if judgement and not judgement.rejected else ""
@@ -318,12 +323,12 @@ def format_replay(replayed: Replayed) -> list[str]:
         )
     for stage in judgement.stages.values() if judgement else ():
         has_margin = stage.margin is not None and stage.state is State.AGREES
-        margin = f", error {stage.margin:.3g} of its bound" if has_margin else ""
+        margin = f", largest error {stage.margin:.3g} of its bound" if has_margin else ""
         if stage.state is not State.NOT_SHOWN:
             lines.append(f"  {stage.stage:14}{stage.state.value}{margin}")
     return lines + [f"  {note}" for note in judgement.notes] if judgement else lines
 
 
 def printable(text: str) -> str:
-    """Replace every character that could control a terminal: the content of files is not trusted."""
+    """Return a text with control characters replaced, because the content of files could control the terminal."""
     return "".join(character if character.isprintable() else "�" for character in text)

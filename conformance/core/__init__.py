@@ -1,1 +1,1 @@
-"""Data that every room shares, without opinions: nothing here judges, runs an implementation, or needs pytest."""
+"""Data types and file formats that all packages share. Nothing here judges, runs an implementation, or needs pytest."""

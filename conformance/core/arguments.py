@@ -4,7 +4,7 @@ import argparse
 
 
 def positive(text: str) -> int:
-    """Return the integer of a text.
+    """Return the positive integer that a command line argument spells.
 
     Raises:
         ArgumentTypeError: the text is not an integer, or the integer is below 1.

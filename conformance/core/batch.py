@@ -22,7 +22,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LARGEST_FLOAT32 = torch.finfo(torch.float32).max
 """Largest hyperparameter, except k and topk2."""
 FEW_ROWS = 32
-"""Largest number of annotation rows that a loop checks faster than a dozen calls of torch."""
+"""Up to this number of annotation rows, a Python loop checks them faster than vectorised operations do."""
 LISTED = 6
 """Number of images, and of ground truths of one image, that `Batch.describe` spells out; it counts the others."""
 
@@ -39,9 +39,10 @@ class Batch:
         head: strides in pixels, classes C, bins R.
         hyperparameters: hyperparameters of assigner and loss.
         origin: the recipe that built the batch, as one line of Python, or the place where it was recorded.
-        hazards: names of the hazards that the batch contains, of `HAZARDS`.
+        hazards: names of the hazards that the batch contains; `HAZARDS` lists all names.
         autocast: True if the loss is called with automatic mixed precision, in the feature maps' dtype, as in training.
-        task: name of the loss family, of `TASKS`. It decides the feature maps' channels and the annotations' columns.
+        task: name of the loss family, a key of `TASKS`. It decides the feature maps' channels and the annotations'
+            columns.
         extras: tensors of the task's other inputs by name, on the feature maps' device; none for detection.
 
     Raises:
@@ -76,8 +77,8 @@ class Batch:
     def id(self) -> str:
         """First 12 hexadecimal digits of a SHA-256 over the content, which excludes origin, hazards and device.
 
-        Hyperparameters, task and extras count where they are not the defaults: a hyperparameter or task that is
-        added later leaves known ids unchanged.
+        Hyperparameters, task and extras with default values are left out of the hash, so that one added in a later
+        version does not change existing ids.
         """
         head = {"strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max}
         settings: dict[str, object] = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
@@ -176,7 +177,7 @@ class Batch:
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
     def save(self, path: Path | str) -> None:
-        """Write a case file that appears whole or not at all: safetensors, with JSON in the header.
+        """Write a case file atomically: safetensors, with JSON in the header.
 
         Raises:
             OSError: the file cannot be written.
@@ -215,7 +216,7 @@ def _join(truths: list[str]) -> str:
 
 
 def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
-    """Return "name value" of each field, of `names` if given, that differs from its default; 6 equals 6.0."""
+    """Return "name value" for each field that differs from its default (6 equals 6.0); only for `names`, if given."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     chosen = [name for name in values if (not names or name in names) and values[name] != defaults[name]]
@@ -258,7 +259,7 @@ def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> Non
         if level.dtype != first.dtype or level.dtype not in FLOATS or level.device != first.device:
             raise ValueError(
                 f"feature map {number} is {level.dtype} on {level.device}, the first {first.dtype} on"
-                f" {first.device}; allowed is one of {', '.join(map(str, FLOATS))} for all"
+                f" {first.device}; expected one device and one of {', '.join(map(str, FLOATS))} for all"
             )
 
 
@@ -286,7 +287,7 @@ def _check_annotations(
         if label not in range(classes):
             raise ValueError(f"annotation row {number} names class {label:g}, expected 0 to {classes - 1}")
         if width < 0 or height < 0:
-            raise ValueError(f"annotation row {number} has a negative side: {row}")
+            raise ValueError(f"annotation row {number} has a negative width or height: {row}")
 
 
 def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task) -> None:

@@ -30,11 +30,11 @@ CHECKSUM = "sha256"
 LARGEST = 2**20
 """Largest stride, k, number of classes and number of bins that is accepted."""
 MAX_ERROR_LENGTH = 400
-"""Largest number of characters of a message that may quote the file."""
+"""Maximum number of characters of an error message, which may quote the content of the file."""
 PART = 2**24
 """Largest number of bytes that are hashed at once."""
 EXTRA = "extra."
-"""Beginning of the names of the tensors that hold a batch's extras."""
+"""Prefix of the names of the tensors that hold a batch's extras."""
 
 
 class InvalidCase(ValueError):
@@ -56,7 +56,7 @@ class Content(NamedTuple):
 
 
 def write(path: Path, content: Content) -> None:
-    """Write a case file that appears whole or not at all.
+    """Write a case file atomically: no other process sees a part of it.
 
     Raises:
         OSError: the file cannot be written.
@@ -75,7 +75,7 @@ def write(path: Path, content: Content) -> None:
 
 
 def save_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file that appears whole or not at all.
+    """Write a safetensors file atomically: no other process sees a part of it.
 
     Raises:
         OSError: the file cannot be written.
@@ -88,7 +88,7 @@ def save_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, st
 
 
 def read(path: Path) -> Content:
-    """Return the content of a file: types and checksum are right, but the content may be an invalid batch.
+    """Return the content of a case file after checking types and checksum. The batch itself is not validated.
 
     Raises:
         ValueError: the file is not a case file, or is damaged.
@@ -100,14 +100,14 @@ def read(path: Path) -> Content:
     check_schema(case, SCHEMA)
     checksum = case.pop(CHECKSUM, None)
     if checksum != digest(case, tensors):
-        raise ValueError("its checksum does not match its content")
+        raise ValueError("the checksum does not match the content")
     head = _head(case.get("head"))
     extras = {
         name.removeprefix(EXTRA): tensors.pop(name) for name in sorted(tensors) if name.startswith(EXTRA)
     }
     names = tensor_names(len(head.strides))
     if set(tensors) != set(names):
-        raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(names)}")
+        raise ValueError(f"unexpected tensors {sorted(tensors)}: expected {sorted(names)}")
     annotations, *maps = (tensors[name] for name in names)
     settings = _hyperparameters(case.get("hyperparameters"))
     origin, hazards, autocast = (
@@ -116,26 +116,26 @@ def read(path: Path) -> Content:
         case.get("autocast", False),
     )
     if not isinstance(autocast, bool):
-        raise ValueError(f"its autocast is {autocast!r}, expected a boolean")
+        raise ValueError(f"invalid autocast {autocast!r}: expected a boolean")
     task = case.get("task", DETECT.name)
     if not isinstance(task, str):
-        raise ValueError(f"its task is {task!r}, expected a name")
+        raise ValueError(f"invalid task {task!r}: expected a name")
     return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast, task, extras)
 
 
 def check_schema(facts: object, known: int) -> None:
-    """Raise ValueError unless the JSON object of a file has the schema `known`."""
+    """Raise ValueError unless the JSON object of a file has the schema version `known`."""
     found = facts.get("schema") if isinstance(facts, dict) else None
     if found != known or isinstance(found, bool):
         newer = type(found) is int and found > known
         what_to_do = (
-            "; it was written by a newer version of tal-conformance: upgrade this one" if newer else ""
+            ". The file was written by a newer version of tal-conformance; upgrade this one" if newer else ""
         )
-        raise ValueError(f"its schema is {found!r}; this version reads schema {known}{what_to_do}")
+        raise ValueError(f"unknown schema {found!r}: this version reads schema {known}{what_to_do}")
 
 
 def digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over `settings` as JSON, and name, dtype, shape and bytes of tensors on the CPU."""
+    """Return the SHA-256 over `settings` as JSON, and over name, dtype, shape and bytes of CPU tensors."""
     sha = hashlib.sha256(as_json(settings).encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -173,7 +173,7 @@ def parse_json(text: str) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("its JSON text has a key twice")
+        raise ValueError("duplicate key in a JSON object")
     return fields
 
 
@@ -200,7 +200,7 @@ def batch_tensors(
 def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Return the JSON text and copies of the tensors, which do not depend on the file afterwards."""
     with path.open("rb"):
-        pass  # an OSError here is about the file; one of safe_open may be about its content
+        pass  # an OSError here concerns access to the file; an OSError of safe_open may concern its content
     try:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, file.keys()
@@ -208,7 +208,7 @@ def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
     except (OSError, SafetensorError) as error:
         raise ValueError(str(error)) from error
     if METADATA not in metadata:
-        raise ValueError(f"its header has no {METADATA!r}")
+        raise ValueError(f"the header has no entry {METADATA!r}")
     return metadata[METADATA], tensors
 
 
@@ -220,14 +220,14 @@ def _head(value: Any) -> Head:
         ):
             return Head(**(value | {"strides": tuple(strides)}))
     raise ValueError(
-        f"its head is {value!r:.200}, expected strides (list of int), classes (int) and reg_max (int), each at most"
+        f"invalid head {value!r:.200}: expected strides (list of int), classes (int) and reg_max (int), each at most"
         f" {LARGEST}"
     )
 
 
 def _hyperparameters(value: Any) -> Hyperparameters:
     if not isinstance(value, dict):
-        raise ValueError(f"its hyperparameters are {value!r}, expected an object")
+        raise ValueError(f"invalid hyperparameters {value!r}: expected a JSON object")
     return Hyperparameters(**{name: _hyperparameter(name, number) for name, number in value.items()})
 
 
@@ -238,19 +238,19 @@ def _hyperparameter(name: str, number: Any) -> Any:
     whole = type(number) is int
     if not whole and (name in ("topk", "topk2") or type(number) is not float or not math.isfinite(number)):
         kind = "an integer" if name in ("topk", "topk2") else "a finite number"
-        raise ValueError(f"its hyperparameter {name} is {number!r}, expected {kind}")
+        raise ValueError(f"invalid hyperparameter {name} {number!r}: expected {kind}")
     if whole and abs(number) > LARGEST:
-        raise ValueError(f"its hyperparameter {name} is {number}, expected at most {LARGEST}")
+        raise ValueError(f"invalid hyperparameter {name} {number}: expected at most {LARGEST}")
     return number if name in ("topk", "topk2") else float(number)
 
 
 def _origin(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"its origin is {value!r}, expected a text")
+        raise ValueError(f"invalid origin {value!r}: expected a string")
     return value
 
 
 def _hazards(value: Any) -> frozenset[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"its hazards are {value!r}, expected a list of names")
+        raise ValueError(f"invalid hazards {value!r}: expected a list of names")
     return frozenset(value)

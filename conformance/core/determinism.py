@@ -1,4 +1,4 @@
-"""Fixed arithmetic settings of torch: with others, two runs of the suite would test different arithmetics."""
+"""Fixed arithmetic settings of torch, so that two runs of the suite test the same arithmetic."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def fixed_arithmetic() -> Iterator[None]:
-    """Compute in true float32, without TF32, and without choosing cuDNN kernels by their speed.
+    """Compute in full float32 precision, without TF32 and without cuDNN's benchmark mode, while the block runs.
 
     The settings are restored when the block ends.
     """
@@ -28,7 +28,7 @@ def fixed_arithmetic() -> Iterator[None]:
 
 
 def arithmetic() -> dict[str, Any]:
-    """Return the current settings, for the run log."""
+    """Return torch's current arithmetic settings, for the run log."""
     cudnn: Any = torch.backends.cudnn
     return {
         "deterministic": torch.are_deterministic_algorithms_enabled(),

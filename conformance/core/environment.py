@@ -1,4 +1,4 @@
-"""Facts of this process that a reader of a report needs: versions, machine, commit, command line."""
+"""Description of this process for the report: versions, machine, commit and command line."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from tal_conformance.core.files import REPOSITORY
 
 
 def environment() -> dict[str, Any]:
-    """Return the facts that a reader needs in order to compare two runs."""
+    """Return versions, machine and commit, which a reader needs in order to compare two runs."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

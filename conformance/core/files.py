@@ -1,4 +1,4 @@
-"""Folders of the project, the default report folder, and files and folders that appear whole or not at all."""
+"""Folders of the project, the default report folder, and atomic creation of files and folders."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGES = Path(__file__).parents[2]
 """Folder that the packages are imported from: src/ in this repository, site-packages elsewhere."""
 REPOSITORY = Path(__file__).resolve().parents[2]
-"""This repository; site-packages where the distribution is installed."""
+"""Root folder of this repository; site-packages if the distribution is installed."""
 
 
 def default_report_dir(working: Path) -> Path:

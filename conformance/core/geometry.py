@@ -1,7 +1,7 @@
 """Geometry of generated batches: anchors, predicted boxes, ground truths and their overlap, for a whole batch at once.
 
-The reference computes the same, one image at a time. The geometry is written a second time here because batches must
-be made and described by code that is independent of the reference: a fault in the reference must not change the
+The reference computes the same geometry, one image at a time. It is implemented a second time here because batches
+must be made and described by code that is independent of the reference: a fault in the reference must not change the
 batches that should expose it. Operations whose results become part of a batch round identically on every machine, so
 that a recipe gives the same bytes everywhere.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from tal_reference import Head
 
 EPS = 1e-7
-"""The eps of IOU-1."""
+"""The constant eps in the denominators of the CIoU (IOU-1)."""
 INSIDE = 1e-9
 """Pixels by which the centre of a candidate lies inside its box (TAL-CAND-1)."""
 NO_WEIGHT = -100.0
@@ -85,9 +85,9 @@ def encode(sides: Tensor, reg_max: int, noise: Tensor | None = None) -> Tensor:
     Args:
         sides: desired distances; clamped to [0, R - 1] if R > 1.
         reg_max: bins R. With one bin the logit is the distance.
-        noise: None: only the two bins around the distance have weight, which is exact for whole and half distances.
-            A tensor (.., R) is added to a bell around the distance, as in the distributions of a trained network;
-            the decoded distance is then off by some tenths.
+        noise: None to give weight only to the two bins around the distance, which is exact for whole and half
+            distances. A tensor (.., R) is added to bell-shaped logits around the distance, as in the distributions of
+            a trained network; the decoded distance is then off by some tenths.
     """
     if reg_max == 1:
         return sides.unsqueeze(-1)  # (.., 1)
@@ -116,7 +116,7 @@ def widened(boxes: Tensor, floor: int) -> Tensor:
 
 
 def depth(centres: Tensor, boxes: Tensor) -> Tensor:
-    """Return (.., A) the pixels by which `centres` (A, 2) lie inside `boxes` (.., 4); negative outside."""
+    """Return the depth (.., A) in pixels of `centres` (A, 2) inside `boxes` (.., 4); negative outside."""
     x, y = centres.unbind(1)  # (A,), (A,)
     left, top, right, bottom = boxes.unsqueeze(-1).unbind(-2)  # (.., 1) each
     across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (.., A), (.., A)
@@ -124,12 +124,12 @@ def depth(centres: Tensor, boxes: Tensor) -> Tensor:
 
 
 def inside(centres: Tensor, boxes: Tensor) -> Tensor:
-    """Return (.., A) True if one of `centres` (A, 2) is a candidate of one of `boxes` (.., 4) (TAL-CAND-1)."""
+    """Return (.., A) bool: True where an anchor of `centres` (A, 2) is a candidate of `boxes` (.., 4) (TAL-CAND-1)."""
     return depth(centres, boxes) > INSIDE
 
 
 def ciou(one: Tensor, other: Tensor) -> Tensor:
-    """Return the CIoU (..) of boxes (.., 4), xyxy (IOU-1)."""
+    """Return the elementwise CIoU (..) of two tensors of boxes (.., 4), xyxy (IOU-1)."""
     (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
     w1, h1 = (right_bottom1 - left_top1).unbind(-1)
     w2, h2 = (right_bottom2 - left_top2).unbind(-1)
@@ -139,6 +139,8 @@ def ciou(one: Tensor, other: Tensor) -> Tensor:
     iou = shared / (w1 * h1 + w2 * h2 - shared + EPS)
     around = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)  # (.., 2)
     apart = (left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2  # (.., 2)
-    distance = apart.square().sum(-1) / (around.square().sum(-1) + EPS)  # rho^2 / c^2
+    distance = apart.square().sum(-1) / (
+        around.square().sum(-1) + EPS
+    )  # rho^2 / c^2: squared centre distance over squared diagonal
     v = 4 / math.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()
     return iou - distance - v * v / (1 - iou + v + EPS)

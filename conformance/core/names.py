@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'a' or 'b'?" with the known names nearest to `name`, or "" if none is similar."""
+    """Return "; did you mean 'a' or 'b'?" with the known names most similar to `name`, or "" if none is similar."""
     spelling = {candidate.lower(): candidate for candidate in known}
     nearest = [repr(spelling[match]) for match in get_close_matches(name.lower(), spelling, n=3)]
     return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
@@ -15,8 +15,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message about an unknown name: the name, the nearest known names and all known names.
 
     Args:
-        kind: of the name in the singular, such as "dialect".
-        name: as it was given.
+        kind: kind of the name in the singular, such as "dialect".
+        name: the unknown name.
         known: all valid names.
     """
     names = list(known)

@@ -44,7 +44,7 @@ class Stages:
         overlap: (B, M, A) u, TAL-MET-1.
         metric: (B, M, A) t, TAL-MET-1.
         selected: (B, M, A) bool, candidates among the top k, TAL-TOPK-1.
-        positives: (B, M, A) bool, the pairs left after contested anchors are settled, TAL-CONF-1.
+        positives: (B, M, A) bool, the pairs that remain after contested anchors are resolved, TAL-CONF-1.
     """
 
     candidates: Tensor
@@ -61,12 +61,12 @@ STAGE_OF_FIELD = {
     "selected": StageName.TOP_K,
     "positives": StageName.CONFLICT,
 }
-"""The stage that each field of `Stages` shows."""
+"""Name of the stage that corresponds to each field of `Stages`."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Targets of every anchor (TAL-TGT-1); on background only `foreground` and `scores` have a meaning.
+    """Targets of every anchor (TAL-TGT-1). On background anchors only `foreground` and `scores` are defined.
 
     Attributes:
         labels: (B, A) integral, target class.
@@ -74,7 +74,7 @@ class Assignment:
         scores: (B, A, C) target scores.
         foreground: (B, A) bool, True for positives.
         truth_index: (B, A) integral, index of the ground truth in its image.
-        stages: intermediate values, of an implementation that declares `exposes_stages = True`.
+        stages: intermediate values, if the implementation declares `exposes_stages = True`.
     """
 
     labels: Tensor
@@ -110,7 +110,7 @@ class LossOutcome:
 
     Attributes:
         items: (3,) box, cls and dfl as logged, or one item for each term of another task.
-        total: scalar that was differentiated.
+        total: () the value that was differentiated.
         gradients: gradient of the total on each feature map, (B, 4R + C, H, W).
         term_gradients: gradients of each term on each feature map; empty unless they were requested and `Loss.total`
             has one value for each term.

@@ -1,6 +1,6 @@
-"""The tensors of an outcome by name: the one codec of outcome files, worker messages, guards and device checks.
+"""Conversion of an outcome to tensors by name and back, for outcome files, worker messages, guards and device checks.
 
-A name is a prefix, a dot and the field: `stages.overlap`. A loss has a tensor for every feature map, and, where the
+A name is a prefix, a dot and the field: `stages.overlap`. A loss has one gradient for every feature map and, if its
 terms were differentiated, one for every term and feature map: `loss.gradients.0`, `loss.term_gradients.2.0`.
 """
 
@@ -39,13 +39,13 @@ def equal_tensors(first: Tensor, second: Tensor) -> bool:
 
 
 def tensors_of(part: object, prefix: str) -> dict[str, Tensor]:
-    """Return the tensors of a dataclass by `prefix`, a dot and the field's name; other fields are left out."""
+    """Return the tensors of a dataclass, named `prefix`, a dot and the field's name; other fields are left out."""
     values = {field.name: getattr(part, field.name) for field in fields(part)}  # type: ignore[arg-type] # any dataclass
     return {f"{prefix}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def part_from(tensors: Mapping[str, Tensor], kind: type, prefix: str, **others: Any) -> Any:
-    """Return the dataclass `kind` from the tensors that `tensors_of` named.
+    """Return an instance of the dataclass `kind`, made of tensors with the names that `tensors_of` gives.
 
     Args:
         tensors: tensors by name; names with another prefix are ignored.
@@ -54,10 +54,10 @@ def part_from(tensors: Mapping[str, Tensor], kind: type, prefix: str, **others: 
         others: the fields that are not tensors.
 
     Returns:
-        None if none of the tensors is there.
+        The instance, or None if all of its tensors are missing.
 
     Raises:
-        ValueError: some of the tensors are missing.
+        ValueError: some of the tensors are missing, but not all.
     """
     names = [field.name for field in fields(kind) if field.name not in others]
     found = {name: tensors[f"{prefix}.{name}"] for name in names if f"{prefix}.{name}" in tensors}
@@ -65,12 +65,12 @@ def part_from(tensors: Mapping[str, Tensor], kind: type, prefix: str, **others: 
     if not found:
         return None
     if missing:
-        raise ValueError(f"it lacks {', '.join(missing)}")
+        raise ValueError(f"missing tensors: {', '.join(missing)}")
     return kind(**found, **others)
 
 
 def named_tensors(outcome: Outcome) -> dict[str, Tensor]:
-    """Return every tensor of an outcome by name, in the order of the data."""
+    """Return every tensor of an outcome by name, in the order of the fields."""
     named = tensors_of(outcome.inputs, "inputs")
     if outcome.assignment is not None:
         if outcome.assignment.stages is not None:
@@ -96,7 +96,7 @@ def outcome_from(
     from_loss: bool,
     task: Task = DETECT,
 ) -> Outcome:
-    """Return the outcome whose tensors `named_tensors` named.
+    """Return the outcome of tensors with the names that `named_tensors` gives.
 
     Args:
         tensors: tensors by name.
@@ -114,7 +114,7 @@ def outcome_from(
     assignment = part_from(tensors, Assignment, "assignment", stages=stages)
     levels = sum(name.startswith(f"{GRADIENTS}.") for name in tensors)
     terms = len(task.terms) if any(name.startswith(f"{TERM_GRADIENTS}.") for name in tensors) else 0
-    nothing = torch.empty(0)  # has no feature map's shape: whoever checks the shapes refuses it
+    nothing = torch.empty(0)  # a missing gradient: the check of the shapes rejects it
 
     def gradients(prefix: str) -> tuple[Tensor, ...]:
         return tuple(tensors.get(f"{prefix}.{level}", nothing) for level in range(levels))
@@ -127,15 +127,15 @@ def outcome_from(
         term_gradients=tuple(gradients(f"{TERM_GRADIENTS}.{term}") for term in range(terms)),
     )
     if inputs is None or (assignment is None and (stages is not None or loss is None)):
-        raise ValueError(f"its tensors {sorted(tensors)} are not those of an outcome")
+        raise ValueError(f"expected the tensors of an outcome, got {sorted(tensors)}")
     outcome = Outcome(inputs, exposes_inputs, assignment, loss, from_loss)
     if set(tensors) - set(named_tensors(outcome)):
-        raise ValueError(f"its tensors {sorted(tensors)} are not those of an outcome")
+        raise ValueError(f"expected the tensors of an outcome, got {sorted(tensors)}")
     return outcome
 
 
 def map_tensors(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
-    """Return the outcome with every tensor replaced by `change` of it."""
+    """Return a copy of the outcome with the function `change` applied to every tensor."""
 
     def changed(part: Any) -> Any:
         return replace(

@@ -1,4 +1,4 @@
-"""Child processes of a process, found in /proc: only on Linux, elsewhere none are found."""
+"""Child processes of a process, found in /proc. On systems other than Linux no child processes are found."""
 
 import contextlib
 import os
@@ -57,7 +57,7 @@ def kill(pids: set[int]) -> None:
 
 
 def strays(before: set[int]) -> dict[int, str]:
-    """Return children that are not in `before` and do not end within `PATIENCE`, with their command lines."""
+    """Return child processes that are not in `before` and do not end within `PATIENCE`: command lines by process id."""
     new = children() - before
     if not new:
         return {}

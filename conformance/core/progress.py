@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines where standard error is a file or a pipe."""
+"""Progress of long operations: a bar on a terminal, plain lines if standard error is a file or a pipe."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Minimum time between two plain lines that say nothing but a count."""
+"""Minimum time in seconds between two plain lines that contain only a count."""
 
 
 class Advance(Protocol):
@@ -20,8 +20,8 @@ class Advance(Protocol):
         """Count finished steps.
 
         Args:
-            line: printed above the bar, or as a line of its own where there is no terminal.
-            steps: number of steps finished since the last call; 0 prints the line alone.
+            line: text to print above the bar or, without a terminal, as a separate line.
+            steps: number of steps finished since the last call; 0 to print the line only.
         """
         ...
 
@@ -32,12 +32,12 @@ def no_progress(line: str = "", steps: int = 1) -> None:
 
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Advance]:
-    """Show the progress of the block on standard error, where it cannot mix with results on standard output.
+    """Show the progress of the block on standard error, so that it does not mix with results on standard output.
 
-    Blocks may be nested: each then has a bar of its own.
+    Blocks may be nested, with one bar for each block.
 
     Args:
-        title: what is done, such as "Installing releases".
+        title: description of the work, such as "Installing releases".
         total: number of steps; None if it is unknown.
     """
     if sys.stderr.isatty():
@@ -48,7 +48,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
 
 
 def _plain_lines(title: str, total: int | None) -> Advance:
-    """Print the title and return a callback that prints one line a call, or one every few seconds without text."""
+    """Print the title, and return a callback that prints its text at once, or only a count every few seconds."""
     done, next_line = 0, time.monotonic() + SECONDS_BETWEEN_LINES
     of_total = "" if total is None else f" of {total}"
     _print_to_stderr(f"{title} ..." if total is None else f"{title}: {total} to do")
@@ -87,7 +87,7 @@ def _bar(title: str, total: int | None) -> Iterator[Advance]:
 
 
 def _display() -> "Progress":
-    """Return a display of bars: title, bar, steps and time so far; it disappears when it is closed."""
+    """Return a display of progress bars with title, steps and elapsed time. It disappears when it is closed."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -98,12 +98,12 @@ def _display() -> "Progress":
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # output to a file must not be turned to the terminal
+        redirect_stdout=sys.stdout.isatty(),  # output to a file must not be redirected to the terminal
     )
 
 
 def _task(display: "Progress", title: str, total: int | None) -> Iterator[Advance]:
-    """Yield the callback of one bar."""
+    """Add a bar to the display, yield its callback, and remove the bar when the block ends."""
     task = display.add_task(title, total=total)
 
     def advance(line: str = "", steps: int = 1) -> None:

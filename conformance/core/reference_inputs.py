@@ -1,7 +1,7 @@
-"""A batch as the reference reads it: decoded predictions, ground truths in pixels, and the inputs of an assigner.
+"""Decode a batch with the reference: predictions, ground truths in pixels, and the inputs of an assigner.
 
-The only module that decodes predictions and converts annotations. `judgement.expectation.Expectation` caches its
-results for one judged batch.
+No other module decodes predictions or converts annotations. `judgement.expectation.Expectation` caches the results
+for one judged batch.
 """
 
 import torch
@@ -14,13 +14,13 @@ from tal_reference.loss import read_predictions
 
 
 def predictions_of(batch: Batch, dtype: torch.dtype | None = None) -> Predictions:
-    """Return the decoded predictions of a batch (PRE-*, ANC-1, DEC-*), in `dtype`; None: in the batch's own dtype."""
+    """Return the decoded predictions of a batch (PRE-*, ANC-1, DEC-*), in `dtype` or else the batch's own dtype."""
     maps = batch.feature_maps if dtype is None else [level.to(dtype) for level in batch.feature_maps]
     return read_predictions(maps, batch.head)
 
 
 def truths_of(batch: Batch, dtype: torch.dtype | None = None) -> list[GroundTruths]:
-    """Return the ground truths of each image (ANN-*), in `dtype`; None: in that of the annotations."""
+    """Return the ground truths of each image (ANN-*), in `dtype` or else the dtype of the annotations."""
     annotations = batch.annotations if dtype is None else batch.annotations.to(dtype)
     return ground_truths(annotations, batch.images, batch.size)
 
@@ -30,8 +30,8 @@ def assigner_inputs(
 ) -> AssignerInputs:
     """Return the inputs of an assigner as the reference decodes them, in the batch's dtype.
 
-    Predicted boxes are converted to the dtype of the ground truths, float32, whatever the batch's dtype: official code
-    passes them in this dtype too.
+    Predicted boxes are converted to float32, the dtype of the ground truths, for every dtype of the batch, as in
+    official code.
 
     Args:
         batch: any batch.

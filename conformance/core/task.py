@@ -1,8 +1,8 @@
 """Loss families as data: the stages, head fields, terms, annotation columns and extras of each task.
 
-A task is what Ultralytics calls a task: detection, and later rotated boxes, masks and keypoints. This module states
-facts alone. What a room does for a task stands in that room, in a table by the task's name or by the term's name, so
-that a term which several tasks share exists once.
+A task is a task of Ultralytics: detection, and later rotated boxes, masks and keypoints. This module contains data
+only. Code that handles a task is in the package concerned, in a table by the name of the task or of the term, so that
+a term which several tasks share is implemented once.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,8 @@ class Stage:
 
     Attributes:
         name: a constant of `StageName`.
-        clause: the clause that the stage is judged by where no finer one is named.
-        kind: what the stage judges.
+        clause: the clause reported for a divergence at this stage, unless the comparison names a more specific one.
+        kind: subject of the stage.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Term:
     """A summand of the loss, logged as one item.
 
     Attributes:
-        name: of the item and of the stage that judges it: "box".
+        name: name of the item and of the stage that judges it: "box".
         gain: attribute of `Hyperparameters` that weights the term.
         clauses: clauses that define it.
         reads: names of the head fields on which it has a gradient.
@@ -82,17 +82,17 @@ class Term:
 
     @property
     def quantity(self) -> str:
-        """The name of its value in messages: "box loss"."""
+        """Name of the term's value in messages, such as "box loss"."""
         return f"{self.name} loss"
 
 
 @dataclass(frozen=True)
 class Extra:
-    """A tensor that a batch of the task carries besides feature maps and annotations.
+    """A tensor that a batch of the task contains besides feature maps and annotations.
 
     Attributes:
         name: key in `Batch.extras`: "masks", "keypoints", "prototypes".
-        predicted: True if the head predicts it, as it does prototypes: it then has the feature maps' dtype.
+        predicted: True if the head predicts the tensor, such as prototypes; it then has the feature maps' dtype.
     """
 
     name: str
@@ -107,8 +107,8 @@ class Task:
         name: Ultralytics' name: "detect".
         box_columns: annotation columns after image and class.
         fields: head fields, in the order of a feature map's channels.
-        terms: in the order of the loss items.
-        stages: of one branch, in the order of judging.
+        terms: terms of the loss, in the order of the loss items.
+        stages: stages of one branch, in the order of judging.
         extras: tensors besides annotations.
         branches: names of the heads' branches; "" for a head without branches. Stage names of a named branch begin
             with the branch: "one2one/top-k".
@@ -155,12 +155,12 @@ class Task:
         return tuple(field.quantity for field in self.fields)
 
     def stages_of(self, *kinds: StageKind) -> tuple[str, ...]:
-        """Return the names of the stages of some kinds, without a branch, in the order of judging."""
+        """Return the names of the stages of the given kinds, without a branch, in the order of judging."""
         return tuple(stage.name for stage in self.stages if stage.kind in kinds)
 
     @cached_property
     def item_of(self) -> dict[str, int]:
-        """Index of a term in the loss items, by the stage that judges it, in the order of judging."""
+        """Index in the loss items of each term, by the stage that judges the term, in the order of judging."""
         names = [term.name for term in self.terms]
         return {stage: names.index(stage) for stage in self.stages_of("term")}
 

@@ -14,21 +14,21 @@ class Verdict(StrEnum):
     """The result of judging one batch, from best to worst."""
 
     EXACT = "exact"
-    """Every compared number equals, bit by bit, that of the reference in the same dtype."""
+    """Every compared value equals bitwise the value that the reference computes in the same dtype."""
     WITHIN_BOUND = "within_bound"
-    """Every number lies within its derived rounding bound."""
+    """Every compared value lies within its derived rounding bound."""
     ADMISSIBLE = "admissible"
-    """A choice that the specification leaves open (section 6) differs; everything that follows from it agrees."""
+    """A choice that the specification leaves open (section 6) differs; all values that depend on it agree."""
     REJECTED = "rejected"
-    """The implementation raised on a batch on which a clause demands that; no number was compared."""
+    """The implementation raised on a batch that it must reject according to a clause; no values were compared."""
     INCONCLUSIVE = "inconclusive"
-    """A part could not be judged, and no judged part differs: neither conformity nor a divergence is shown."""
+    """A part of the result could not be judged, and no judged part differs."""
     KNOWN = "known"
     """The divergence is an entry of the ledger of known issues."""
     DIVERGENT = "divergent"
-    """A stage computes another value than the specification."""
+    """A stage computes a value that differs from the specification."""
     NONDETERMINISTIC = "nondeterministic"
-    """Two runs on the same batch gave different numbers."""
+    """Two runs on the same batch returned different values."""
     ERROR = "error"
     """The implementation raised, or returned a wrong shape, dtype or device, or a non-finite number."""
 
@@ -49,7 +49,7 @@ class Uniqueness(StrEnum):
 
 
 def least_unique(*kinds: Uniqueness) -> Uniqueness:
-    """Return the uniqueness of a whole from that of its parts: TIE before NEAR_TIE before UNIQUE, the default."""
+    """Return the least unique of some kinds: TIE if it occurs, else NEAR_TIE if it occurs, else UNIQUE."""
     order = (Uniqueness.UNIQUE, Uniqueness.NEAR_TIE, Uniqueness.TIE)
     return max(kinds, key=order.index, default=Uniqueness.UNIQUE)
 
@@ -91,8 +91,8 @@ class Mismatch(AssertionError):
     Attributes:
         summary: one sentence.
         values: the worst places.
-        clause: the clause that is broken.
-        verdict: DIVERGENT, or ERROR if the number is not finite.
+        clause: the violated clause.
+        verdict: DIVERGENT, or ERROR if the value is not finite.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Agreement:
 
     Attributes:
         margin: largest error as a share of its bound; 0 where both are zero.
-        exact: True if all numbers equal, bit by bit, those of the reference in the same dtype.
+        exact: True if all values equal bitwise those of the reference in the same dtype.
     """
 
     margin: float = 0.0
@@ -125,10 +125,10 @@ class StageJudgement:
 
     Attributes:
         stage: full name of the stage.
-        default_clause: the clause that the stage is judged by where no finer one is named.
+        default_clause: the clause reported for the stage, unless a comparison names a more specific one.
         state: AGREES, DIVERGES, or NOT_SHOWN if nothing was compared.
         margin: largest error as a share of its bound; None if nothing was compared.
-        exact: True if all numbers equal, bit by bit, those of the reference in the same dtype.
+        exact: True if all values equal bitwise those of the reference in the same dtype.
         mismatch: the first comparison that failed.
     """
 
@@ -141,7 +141,7 @@ class StageJudgement:
 
     @property
     def clause(self) -> str:
-        """The clause that is broken, or the stage's own."""
+        """The clause of the mismatch, or the stage's default clause without a mismatch."""
         return self.mismatch.clause if self.mismatch else self.default_clause
 
     def add(self, agreement: Agreement) -> None:
@@ -178,8 +178,8 @@ class Judgement:
             none of those tried explains the loss), or rounding decides the effect of a non-finite prediction, so that
             only the other images were judged, or IOU-1 divides zero by zero: then the box loss and the gradients on
             the distances, or the whole assignment, are undefined.
-        rejected: the implementation raised, as the specification demands for this batch.
-        notes: remarks for the reader, in sentences.
+        rejected: True if the implementation raised, as the specification requires for this batch.
+        notes: remarks for the reader of the report, as sentences.
     """
 
     task: Task = field(default=DETECT, repr=False)
@@ -214,7 +214,7 @@ class Judgement:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict that follows from the stages."""
+        """The verdict of the batch, computed from the results of the stages."""
         mismatches = [stage.mismatch for stage in self.stages.values() if stage.mismatch]
         if mismatches:
             errors = any(mismatch.verdict is Verdict.ERROR for mismatch in mismatches)

@@ -8,6 +8,7 @@ from tal_conformance.core.progress import Advance
 from tal_conformance.dialects.choices import Choice, conforms_to
 from tal_conformance.dialects.releases import version_text
 from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_reference import Dialect
@@ -27,11 +28,21 @@ def behaves_as_before(dialect: Dialect, choice: Choice, advance: Advance) -> Cal
 
     def is_as_before(release: Version) -> bool:
         implementation = find(f"ultralytics=={version_text(release)}")
-        as_before = conforms_to(Subject(replace(implementation, dialect=dialect), "cpu"), recipe)
+        try:
+            as_before = conforms_to(Subject(replace(implementation, dialect=dialect), "cpu"), recipe)
+        finally:
+            close_worker(implementation)
         advance(f"{choice.clause}: {version_text(release)} is {'as before' if as_before else 'changed'}")
         return as_before
 
     return is_as_before
+
+
+def close_worker(implementation: Implementation) -> None:
+    """End the worker process of an implementation, if it has one. A later call would start a new process."""
+    worker = getattr(implementation.adapter, "worker", None)
+    if worker is not None:
+        worker.close()
 
 
 def first_changed_release(

@@ -131,19 +131,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, SafetensorError) as error:
         raise ValueError(str(error)) from error
     if METADATA not in header:
-        raise ValueError(f"its header has no {METADATA!r}")
+        raise ValueError(f"the header has no entry {METADATA!r}")
     facts = parse_json(header[METADATA])
     check_schema(facts, SCHEMA)
     checksum = facts.pop(CHECKSUM, None)
     if checksum != digest(facts, tensors):
-        raise ValueError("its checksum does not match its content")
+        raise ValueError("the checksum does not match the content")
     wrong = [name for name in FACTS if not isinstance(facts.get(name), str)]
     wrong += [name for name in ("own_inputs",) if not isinstance(facts.get(name), bool)]
     wrong += [
         name for name in ("of_loss",) if not isinstance(facts.get(name, False), bool)
     ]  # older files lack it
     if wrong:
-        raise ValueError(f"its header lacks valid values for: {', '.join(wrong)}")
+        raise ValueError(f"missing or invalid values in the header: {', '.join(wrong)}")
     return facts, tensors
 
 

@@ -1,1 +1,1 @@
-"""Divergences on record (the ledger), and findings: probable bugs of official code, each with a script."""
+"""The ledger of known issues, and the findings: probable bugs of official code, each with a script."""

@@ -16,9 +16,9 @@ from packaging.version import InvalidVersion, Version
 ROOM = Path(__file__).parent
 INDEX = ROOM / "findings.toml"
 MAX_SCRIPT_LINES = 20
-"""Scripts are short, so that a reader understands them at a glance."""
+"""Maximum number of lines of a script, so that a reader understands it at a glance."""
 SCRIPT_TIMEOUT = 300
-"""Seconds that a script may take, including the import of torch."""
+"""Time limit of a script in seconds, including the import of torch."""
 REQUIRED, OPTIONAL = ("title", "clause", "first", "last"), ("mended",)
 
 
@@ -27,7 +27,7 @@ class InvalidFindings(ValueError):
 
 
 class ScriptFailed(RuntimeError):
-    """A script neither reproduced nor refuted its finding."""
+    """Error: a script failed, so that it neither reproduced nor refuted its finding."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Finding:
     Attributes:
         id: name of the finding and of its script.
         title: one sentence.
-        clause: of the specification.
-        first, last: the first and the last release that reproduced it.
+        clause: clause of the specification.
+        first: the first release that reproduced the finding.
+        last: the last release that reproduced it.
         script: path of its script.
         mended: the first release that fixes it; None if no release does.
     """
@@ -52,13 +53,13 @@ class Finding:
     mended: Version | None = None
 
     def expected_of(self, release: Version) -> bool:
-        """Return True if a release is expected to reproduce the finding."""
+        """Return True if a release should reproduce the finding, according to `first` and `mended`."""
         return self.first <= release and (self.mended is None or release < self.mended)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """Result of a script.
+    """Result of a finding's script.
 
     Attributes:
         finding: the script's finding.
@@ -74,7 +75,7 @@ class Ran:
 
     @property
     def problem(self) -> str | None:
-        """Action that is needed because the result is not the expected one; None if it is."""
+        """Instruction to the maintainer if the result is unexpected, in one or two sentences; else None."""
         finding, release = self.finding, self.release
         if self.reproduces == finding.expected_of(release):
             return None
@@ -90,7 +91,7 @@ class Ran:
 
 
 def read_findings(index: Path = INDEX) -> tuple[Finding, ...]:
-    """Read every finding.
+    """Return every finding of the index file.
 
     Raises:
         InvalidFindings: the file cannot be read, or an entry is invalid.

@@ -20,13 +20,13 @@ BUNDLED = Path(__file__).with_name("ledger.toml")
 """Path of this project's ledger."""
 DEVICES = ("cpu", "cuda")
 RAISES = "error"
-"""Value of `stage` where an implementation raises, or violates the protocol, before any stage."""
+"""Value of `stage` for an implementation that raises, or violates the protocol, before any stage."""
 LISTS = ("implementations", "devices", "when", "follows")
 OPTIONAL = ("says", "follows")
 
 
 class InvalidLedger(ValueError):
-    """A ledger is invalid. The message names the file, the entry and the problem."""
+    """Error: a ledger is invalid. The message names the file, the entry and the problem."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,11 @@ class KnownIssue:
         clause: clause that the first diverging stage violates; for `RAISES`, the clause that the entry concerns.
         stage: the first diverging stage, or `RAISES`.
         when: names of predicates; a batch must satisfy all of them.
-        reason, link, owner: for readers.
+        reason: explanation of the divergence, for readers.
+        link: address of the issue at the implementation's project.
+        owner: person in charge of the entry.
         expires: the first day on which the entry excuses nothing.
-        says: text that the failure's summary must contain; "" for any.
+        says: text that the failure's summary must contain; "" for any text.
         follows: later stages that diverge for the same reason. Each stage is judged from the implementation's own
             values of the previous stage, so that most later stages agree: another diverging stage is another bug.
     """
@@ -74,7 +76,9 @@ class KnownIssue:
             return False
         try:
             return self.versions.contains(Version(implementation.version), prereleases=True)
-        except InvalidVersion:  # without an order: covered by an entry about all versions only
+        except (
+            InvalidVersion
+        ):  # a version that cannot be compared: only an entry for all versions concerns it
             return not len(self.versions)
 
     def met_by(self, batch: Batch) -> bool:
@@ -196,5 +200,5 @@ def _check_sense(entry: KnownIssue) -> None:
         raise ValueError(f"{entry.clause!r} is not a clause; expected one such as TAL-CAND-2")
     if entry.stage == RAISES and not entry.says:
         raise ValueError(
-            "an entry about an error must quote the error's message in 'says'; without it every error would be excused"
+            "an entry about an error must quote the error's message in 'says', so that it does not excuse others"
         )

@@ -1,4 +1,4 @@
-"""Predicates of batches for the entries of the ledger, by name: every hazard, and the properties below."""
+"""Predicates of batches by name, for the entries of the ledger: every hazard, and the functions below."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -45,7 +45,9 @@ PROPERTIES = {
 
 def _has_hazard(hazard: str) -> Predicate:
     def has(batch: Batch) -> bool:
-        return hazard in (batch.hazards or hazards_of(batch))  # only batches of a recipe store their hazards
+        return hazard in (
+            batch.hazards or hazards_of(batch)
+        )  # only batches that a recipe built store their hazards
 
     return has
 

@@ -1,4 +1,4 @@
-"""State of every ledger entry at the end of a run. Some states make the run fail."""
+"""State of every ledger entry at the end of a run: used, unused, expired. Some states make the run fail."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tal_conformance.judgement.failure import Subject
 from tal_conformance.known_issues.ledger import KnownIssue
 
 Place = tuple[str, str, str]
-"""Id of an entry, name of an implementation, device."""
+"""Key of a count: id of a ledger entry, name of an implementation, device."""
 
 
 class State(StrEnum):
@@ -18,24 +18,24 @@ class State(StrEnum):
     MATCHED = "matched"
     """The entry excused at least one failure."""
     OPEN = "not decided"
-    """The entry excused nothing, but the run was only a part of a profile."""
+    """The entry excused no failure, but the run did not include the whole profile."""
     UNMET = "never met"
     """No batch of a whole run satisfied the entry's predicates."""
     HEALED = "no longer diverges"
-    """Batches of a whole run satisfied the predicates, and none of them diverged as the entry says."""
+    """Batches of a whole run satisfied the predicates, and none of them diverged as described by the entry."""
     EXPIRED = "expired"
-    """The entry has expired and excuses nothing."""
+    """The entry has expired and no longer excuses failures."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Result of an entry for one implementation on one device.
+    """Result of a ledger entry for one implementation on one device.
 
     Attributes:
-        entry: entry of the ledger.
+        entry: the entry.
         subject: the implementation and its device.
         met: number of judged batches that satisfied the entry's predicates.
-        known: number of failures on them that the entry excused.
+        known: number of failures on these batches that the entry excused.
         state: the resulting state.
     """
 
@@ -47,7 +47,7 @@ class Standing:
 
     @property
     def problem(self) -> str | None:
-        """Action that the state requires, in one sentence; None if it requires none."""
+        """Instruction to the entry's owner, in one sentence; None if the state requires no action."""
         name = f"ledger entry {self.entry.id} ({self.subject.id})"
         owner = f"its owner is {self.entry.owner}"
         match self.state:
@@ -76,11 +76,11 @@ def standings(
     """Yield the result of each entry for each subject that it concerns.
 
     Args:
-        entries: of the ledger.
+        entries: entries of the ledger.
         subjects: tested implementations with their devices.
         counts: numbers of batches by place, under the keys `met` and `known`.
-        whole: True if a gating profile was run completely, so that an entry that was not met never will be.
-        today: decides whether an entry has expired.
+        whole: True if a gating profile was run completely, so that unused entries are reported.
+        today: the current date, for comparison with the entries' expiry dates.
     """
     tested = list(subjects)
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Run one check of the suite on a faulty implementation until it fails: how soon, and on which shrunk batch."""
+"""Run one check of the suite on a faulty implementation until it fails, and count the batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from tal_conformance.mutation.planted_faults import Fault, FaultyAssigner, Fault
 from tal_conformance.suite.checker import Checker
 
 ASSIGNED = DETECT.stages_of("assignment")
-"""Stages that an assigner without a loss has."""
+"""Stages of an assigner without a loss."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A fault that a check found.
+    """The result of a check that found a fault.
 
     Attributes:
         check: name of the check.
-        batches: number of batches that it drew, the failing one included.
+        batches: number of batches that the check drew, including the failing batch.
         failure: the failure, shrunk if the phases included shrinking.
     """
 
@@ -35,7 +35,7 @@ class Hit:
 
 
 class BatchCounter(NoSink):
-    """A sink that counts the batches judged before shrinking began."""
+    """A sink that counts the batches judged before Hypothesis began to shrink."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -51,7 +51,7 @@ def faulty(fault: Fault, exposes_stages: bool = True, assigner_alone: bool = Fal
     Args:
         fault: the fault.
         exposes_stages: False if only the outputs of its assigner are visible, not its stages.
-        assigner_alone: leave out its loss; faults of the assignment are still found, and sooner.
+        assigner_alone: leave out its loss, so that faults of the assignment are found faster.
     """
     whole = FaultyReference(fault, exposes_stages)
     return implementation_from(FaultyAssigner(whole) if assigner_alone else whole, fault.name)
@@ -60,13 +60,13 @@ def faulty(fault: Fault, exposes_stages: bool = True, assigner_alone: bool = Fal
 def attack(
     implementation: Implementation, check: str, phases: Sequence[Phase] = (Phase.generate,)
 ) -> Hit | None:
-    """Run one check until it fails, with as many batches as the gating profile draws for an undivided check.
+    """Run one check on an implementation until it fails, on at most the gating profile's number of batches.
 
     Args:
         implementation: the implementation to test.
         check: name of the check.
-        phases: Hypothesis' phases: with `generate` alone the first failing batch is reported, with `shrink` too the
-            smallest.
+        phases: Hypothesis' phases. With `generate` alone the first failing batch is reported; if `shrink` is included,
+            the shrunk batch.
 
     Returns:
         The failure; None if the implementation conforms on every batch.

@@ -1,4 +1,4 @@
-"""The kill matrix: for every mutant the test that kills it, the stage, and the number of batches until then."""
+"""The kill matrix: for every mutant the test that kills it, the reported stage, and the number of batches needed."""
 
 import hashlib
 import json
@@ -48,10 +48,10 @@ REPORTING_FILES = (
     "mutation/planted_faults/index.py",
     "mutation/planted_faults/loss.py",
 )
-"""Source files that report on mutants and do not influence the results."""
+"""Source files that are left out of the hash of `key_of`, because they only report and do not influence results."""
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"
 FEW = 8
-"""Number of batches of each cheap test in the first pass."""
+"""Number of batches of each fast test in the first pass over all mutants."""
 KILLS = "power.jsonl"
 """File in the folder of all runs with a line for every judged mutant, so that a run can resume an interrupted one."""
 
@@ -64,7 +64,7 @@ class Result:
         mutant: name of the mutant.
         kind: "official", "reference" or "history".
         function: the changed function; the two dialects for "history".
-        key: hash of everything that the result depends on, see `key_of`.
+        key: hash of everything that the result depends on (`key_of`).
         ended: outcome of the mutant.
     """
 
@@ -82,7 +82,7 @@ class Job:
     Attributes:
         function: the changed function.
         make: installs the mutant and returns the implementation.
-        reached: numbers of the batches that run the changed statement; None for all.
+        reached: numbers of the batches that run the changed statement; None for all batches.
     """
 
     function: str
@@ -90,10 +90,10 @@ class Job:
     reached: Sequence[int] | None = None
 
     def numbers(self, first: bool, few: int, all_of_them: int) -> list[int]:
-        """Return the numbers of the batches of the first pass, or of the second.
+        """Return the numbers of the batches on which the mutant is judged in a pass.
 
         Args:
-            first: True for the first pass.
+            first: True for the first pass, False for the second.
             few: number of batches in the first pass.
             all_of_them: number of all batches.
         """
@@ -102,7 +102,7 @@ class Job:
 
 
 class NoSuchMutant(LookupError):
-    """No mutant matches the pattern, so that a run without survivors would be meaningless."""
+    """Error: no mutant matches the pattern, so that a run without survivors would be meaningless."""
 
 
 def try_mutants(
@@ -126,7 +126,7 @@ def try_mutants(
         processes: number of mutants judged at once.
 
     Returns:
-        True if a mutant survived that is not listed as equivalent, or a listed one was killed; and a summary
+        True if a mutant survived that is not listed as equivalent, or a listed mutant was killed; and a summary
         with one line for every kind.
 
     Raises:
@@ -149,7 +149,10 @@ def try_mutants(
 
 
 def result_of(result: Result, arguments: dict[str, str]) -> str:
-    """Return "killed", "survived", "equivalent", or "elsewhere" for a killed mutant that is listed as equivalent."""
+    """Return the word for a result: "killed", "survived" or "equivalent".
+
+    It is "elsewhere" for a mutant that was killed although it is listed as equivalent.
+    """
     is_argued = argument_for(result.mutant, arguments) != ""
     if result.ended.test is None:
         return "equivalent" if is_argued else "survived"
@@ -157,7 +160,7 @@ def result_of(result: Result, arguments: dict[str, str]) -> str:
 
 
 def equivalent_mutants() -> dict[str, str]:
-    """Return the reason why mutants are equivalent, by pattern of their names.
+    """Return the listed equivalent mutants: the reason for each pattern of names.
 
     Raises:
         ValueError: an entry has no reason.
@@ -174,14 +177,14 @@ def equivalent_mutants() -> dict[str, str]:
 
 
 def argument_for(mutant: str, arguments: dict[str, str]) -> str:
-    """Return the reason of the first matching pattern; "" if no pattern matches."""
+    """Return the reason of the first pattern that matches the name of a mutant; "" if no pattern matches."""
     return next((text for pattern, text in arguments.items() if fnmatchcase(mutant, pattern)), "")
 
 
 def results_of(
     kind: str, profile: str, number: int, report_dir: Path, only: str, processes: int
 ) -> Iterator[Result]:
-    """Yield the results for the mutants of a kind, those of an earlier run first."""
+    """Yield the results for the mutants of a kind, first the stored results of an earlier run."""
     if kind == "history":
         yield from history(number, report_dir, profile, only, processes)
         return
@@ -210,7 +213,7 @@ def results_of(
 def judge_baseline(
     target: Target, cases: Sequence[GeneratedCase], outcomes: BaselineOutcomes
 ) -> tuple[list[GeneratedCase], Seen]:
-    """Return the cases on which the unmutated code conforms, and the lines of its functions that each case runs."""
+    """Return the cases on which the unmutated code conforms, and the lines of the target's functions they run."""
     passed, rest = list[GeneratedCase](), list(cases)
 
     def at(number: int) -> None:
@@ -222,7 +225,10 @@ def judge_baseline(
             if ended.test is None:
                 passed += rest
                 break
-            print(f"  left out, because the unmutated code fails: {ended.test}: {ended.said}", flush=True)
+            print(
+                f"  batch left out, because the unmutated code fails on it: {ended.test}: {ended.said}",
+                flush=True,
+            )
             passed, rest = passed + rest[: ended.batches - 1], rest[ended.batches :]
     outcomes.learns = False
     return passed, seen
@@ -263,7 +269,7 @@ def judged_by(dialect: Dialect, judge: Dialect) -> Made:
 
 
 def every_image(subject: Subject) -> None:
-    """Judge every image of the smallest scopes, which every profile judges.
+    """Judge an implementation on every image of the smallest scopes.
 
     Raises:
         Failure: the implementation does not conform on an image.
@@ -282,9 +288,10 @@ def resume(
     report_dir: Path,
     processes: int,
 ) -> Iterator[Result]:
-    """Yield the results of an earlier run, then judge the other mutants, and store each result when it is known.
+    """Yield the results of an earlier run, then judge the other mutants and store each result at once.
 
-    A few batches of each test kill most mutants; survivors get all the other batches and all images.
+    The first pass uses a few batches of each test, which kill most mutants. Survivors are judged on all other batches
+    and on all images of the smallest scopes.
     """
     path = report_dir / KILLS
     known = {name: result for name, result in read(path, key, kind).items() if name in jobs}
@@ -318,7 +325,7 @@ def resume(
 
 
 def read(path: Path, key: str, kind: str) -> dict[str, Result]:
-    """Return the stored results with the same key by mutant; truncated lines are ignored."""
+    """Return the stored results with the same key, by mutant. Truncated lines are ignored."""
     found: dict[str, Result] = {}
     if not path.is_file():
         return found
@@ -348,7 +355,7 @@ def key_of(profile: str, number: int) -> str:
 def record(
     recorder: RunLogWriter, profile: str, result: Result, word: str, arguments: dict[str, str]
 ) -> None:
-    """Append the result to the run log."""
+    """Append the result of a mutant to the run log."""
     ended = result.ended
     recorder.line(
         "power", profile=profile, fault=result.mutant, function=result.function, clauses=[], mode=result.kind,
@@ -359,7 +366,7 @@ def record(
 
 
 def line(result: Result) -> str:
-    """Return the result as one line for the terminal."""
+    """Return the result of a mutant as one line for the terminal."""
     ended = result.ended
     if ended.test is None:
         return f"survived {result.mutant}: {ended.batches} batches, {ended.seconds:.1f} s"

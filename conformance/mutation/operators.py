@@ -1,7 +1,7 @@
-"""Mutants: loaded functions with one operator, number or call of their source changed.
+"""Generate mutants: loaded functions with one operator, number or call of their source changed.
 
-The changes are those of cosmic-ray's operators, and of one operator that it lacks. The installed source is read, and
-changed in memory. A mutant is named by its module, function, operator, number and a hash of the changed line.
+The mutation operators are those of cosmic-ray and one more. The installed source is read and changed in memory. The
+name of a mutant consists of module, function, mutation operator, number and a hash of the changed line.
 """
 
 import __future__
@@ -19,15 +19,15 @@ ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow")
 BITS = ("BitOr", "BitAnd", "BitXor")
 ORDER = ("Eq", "NotEq", "Lt", "LtE", "Gt", "GtE")
 IDENTITY = ("Is", "IsNot")
-"""An operator is replaced by one of its own kind: shifting a float, for example, raises and shows nothing."""
+"""Groups of Python operators. Replacements stay within a group, because others, such as a shift of floats, raise."""
 OTHERS = (
     "AddNot", "NumberReplacer", "RemoveDecorator", "ReplaceAndWithOr", "ReplaceFalseWithTrue", "ReplaceOrWithAnd",
     "ReplaceTrueWithFalse", "ReplaceUnaryOperator_Delete_Invert", "ReplaceUnaryOperator_Delete_Not",
     "ReplaceUnaryOperator_Delete_USub", "ZeroIterationForLoop",
 )  # fmt: skip
-"""Operators of cosmic-ray without a kind."""
+"""Operators of cosmic-ray that do not replace one Python operator by another."""
 MODULE_NAMES = ("torch", "F", "math", "functional", "super", "self")
-"""Names before a dot whose call is not a method call in a chain: `torch.f(x)` does not become `torch`."""
+"""Names of modules: `torch.f(x)` is not a method call in a chain, and is not changed to `torch`."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Mutant:
 
     Attributes:
         module: the function's module.
-        function: its name, with its class.
-        operator: name of the operator that changed it.
-        occurrence: index of the change among all that the operator can make in the function, from 0.
+        function: name of the function, with its class.
+        operator: name of the mutation operator.
+        occurrence: index of the change among all changes by the operator in the function, from 0.
         line: number of the changed line in the file, from 1.
         digest: hash of the changed lines, before and after.
         text: changed source of the function, with its decorators.
@@ -54,7 +54,7 @@ class Mutant:
 
     @property
     def id(self) -> str:
-        """Name of the mutant; it does not depend on the rest of the file."""
+        """Name of the mutant, which does not depend on the rest of the file."""
         module = self.module.rpartition(".")[2]
         return f"{module}.{self.function} {self.operator} {self.occurrence} {self.digest}"
 
@@ -73,7 +73,7 @@ class Place:
 
     @property
     def owner(self) -> Any:
-        """The module or class that defines the function."""
+        """Module or class that defines the function."""
         head, dot, _ = self.function.rpartition(".")
         return getattr(self.module, head) if dot else self.module
 
@@ -84,7 +84,7 @@ class Place:
 
     @property
     def live(self) -> Any:
-        """The loaded function without its decorators."""
+        """Loaded function without its decorators."""
         return undecorated(vars(self.owner)[self.name])
 
     def source(self) -> tuple[str, int]:
@@ -109,14 +109,14 @@ class Place:
         return vars(names["Holder"])[self.name]
 
     def put(self, text: str, first: int) -> None:
-        """Replace the code of the loaded function by the changed one, permanently and for every reference to it."""
+        """Replace the code of the loaded function by the changed code, permanently and for every reference to it."""
         built = self.built(text, first)
         live = self.live
         changed = undecorated(built)
         live.__code__ = changed.__code__
         live.__defaults__, live.__kwdefaults__ = changed.__defaults__, changed.__kwdefaults__
         if built is changed and vars(self.owner)[self.name] is not live:
-            setattr(self.owner, self.name, live)  # the change removed its decorator
+            setattr(self.owner, self.name, live)  # the change removed the decorator
 
 
 def undecorated(function: Any) -> FunctionType:
@@ -128,7 +128,7 @@ def undecorated(function: Any) -> FunctionType:
 
 
 def places(module: ModuleType, names: Sequence[str]) -> Iterator[Place]:
-    """Yield the named functions of a module; of a named class, every function that it defines itself."""
+    """Yield the named functions of a module, and the functions that its named classes define themselves."""
     for name in names:
         value = vars(module).get(name)
         if isinstance(value, type):
@@ -148,13 +148,13 @@ def undecorated_if_any(value: Any) -> FunctionType | None:
 
 
 def is_from_file(value: Any) -> bool:
-    """Return True if the source of a function is in a file; methods generated by dataclasses have none."""
+    """Return True if the source of a function is in a file, unlike that of methods generated by dataclasses."""
     function = undecorated_if_any(value)
     return isinstance(function, FunctionType) and not function.__code__.co_filename.startswith("<")
 
 
 def operators() -> dict[str, Any]:
-    """Return every operator by name.
+    """Return every mutation operator by name.
 
     Raises:
         ModuleNotFoundError: cosmic-ray is not installed.
@@ -173,7 +173,7 @@ def operators() -> dict[str, Any]:
 
 
 class RemoveMethodCall:
-    """Operator that turns `x.f(...)` into `x`: a forgotten clamp, detach or sum. cosmic-ray has no such operator."""
+    """Mutation operator that turns `x.f(...)` into `x`: a forgotten clamp, detach or sum. It extends cosmic-ray."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
         """Yield the position of every method call in a chain."""
@@ -199,11 +199,11 @@ class RemoveMethodCall:
 
 
 def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list[Mutant]:
-    """Return every mutant of a function that compiles to other code.
+    """Return every mutant of a function whose compiled code differs from the original's.
 
     Args:
         place: the function.
-        reached: numbers of the lines that run, and parameters whose default is used; None for all of them.
+        reached: numbers of the lines that run, and parameters whose default is used; None for all mutants.
     """
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
@@ -237,7 +237,7 @@ def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list
 
 
 def _digest(before: str, after: str) -> str:
-    """Return a hash of the differing lines, without their indentation."""
+    """Return a hash of the lines that differ between two sources, ignoring indentation."""
     old, new = before.splitlines(), after.splitlines()
     lines = [f"{a.strip()}\0{b.strip()}" for a, b in zip(old, new, strict=False) if a != b]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
@@ -246,7 +246,7 @@ def _digest(before: str, after: str) -> str:
 def _unused_defaults(
     text: str, reached: frozenset[int | str]
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return start and end, as row and column, of the defaults that no call uses."""
+    """Return start and end, as row and column, of the default values that no call uses."""
     function = ast.parse(textwrap.dedent(text)).body[0]
     assert isinstance(function, ast.FunctionDef)
     indent = len(text) - len(text.lstrip())
@@ -264,7 +264,7 @@ def _unused_defaults(
 
 
 def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -> set[int]:
-    """Return the lines of every statement of which some line runs, and those evaluated at the definition."""
+    """Return the lines of every statement that runs at least in part, and the lines evaluated at the definition."""
     (function,) = ast.parse(textwrap.dedent(text)).body
     assert isinstance(function, ast.FunctionDef)
     runs = set(range(first, function.body[0].lineno + first - 1)) if reached else set()
@@ -295,7 +295,7 @@ def statement_at(text: str, first: int, line: int) -> set[int]:
 
 def _own_lines(statement: ast.stmt, first: int) -> set[int]:
     if isinstance(statement, ast.Match):
-        # The subject and every pattern: patterns are tried until one matches.
+        # The subject and every pattern, because patterns are tried until one matches.
         parts: list[ast.expr | ast.pattern] = [statement.subject, *(case.pattern for case in statement.cases)]
         rows = [range(part.lineno, int(part.end_lineno or part.lineno) + 1) for part in parts]
         return {row + first - 1 for lines in rows for row in lines}
@@ -305,7 +305,7 @@ def _own_lines(statement: ast.stmt, first: int) -> set[int]:
 
 
 def fingerprint(built: Any) -> str:
-    """Return code and defaults of a function as text, without line numbers: equal for functions that do the same."""
+    """Return compiled code and defaults of a function as text without line numbers, to compare two functions."""
     function = undecorated(built)
     wrapped = "plain" if function is built else "decorated"
     return f"{wrapped} {function.__defaults__!r} {function.__kwdefaults__!r} {_code(function.__code__)}"

@@ -1,4 +1,4 @@
-"""Plant every fault, and report the check that finds it, the stage, and the number of batches until then."""
+"""Plant every fault, and report the check that finds it, the reported stage, and the number of batches needed."""
 
 import statistics
 import time
@@ -19,29 +19,29 @@ from tal_reference import NEWEST
 
 STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN = "stages shown", "outputs alone", "loss alone"
 MODES = (STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN)
-"""Parts of its result that the faulty implementation exposes."""
+"""Modes of a faulty implementation: which parts of its result it exposes."""
 
 INVISIBLE: dict[str, dict[str, str]] = {
     HIDDEN: {
-        "truths_in_reverse": "the order of ground truths decides nothing but which of equals wins (T2)",
-        "truths_by_width": "the order of ground truths decides nothing but which of equals wins (T2)",
-        "empty_image_is_foreground": "positives of weight zero add nothing to any term",
-        "losing_truth_keeps_its_score": "the reference's loss reads the scores of positives' own classes alone",
-        "empty_image_scores": "the reference's loss reads the scores of positives' own classes alone",
+        "truths_in_reverse": "the order of ground truths only decides between equal overlaps (T2)",
+        "truths_by_width": "the order of ground truths only decides between equal overlaps (T2)",
+        "empty_image_is_foreground": "positives with weight zero contribute to no term of the loss",
+        "losing_truth_keeps_its_score": "the reference's loss reads only target scores of positives' own classes",
+        "empty_image_scores": "the reference's loss reads only target scores of positives' own classes",
     }
 }
-"""Faults without any visible effect, by mode: they are equivalent there, for the given reason."""
+"""Faults that have no visible effect in a mode, and are therefore equivalent there, with the reason."""
 OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {
         "zeros_do_not_compete": "seen only where a ground truth whose score underflows to zero wins an anchor from "
         "another by its overlap; no strategy draws that",
     }
 }
-"""Faults that are known to survive, by mode, with the batch that would show them."""
+"""Faults that are known to survive in a mode, with a description of a batch that would expose them."""
 
 
 class Hidden:
-    """A loss that exposes its values alone."""
+    """A loss that exposes only its values, neither its assignment nor its inputs."""
 
     dialect = NEWEST
 
@@ -61,9 +61,9 @@ class Found:
     Attributes:
         fault: the fault.
         mode: one of `MODES`.
-        check: name of the check that found it; the fault's own if none did.
+        check: name of the check that found the fault; the fault's own check if none did.
         stage: the first diverging stage; None if the fault was not found.
-        batches: number of batches that the check drew until then.
+        batches: number of batches that the check drew until it found the fault.
         seconds: time of the search.
         case: the failing batch in one line.
     """
@@ -78,19 +78,19 @@ class Found:
 
     @property
     def expected(self) -> tuple[str, ...]:
-        """Stages of which one must be reported; empty, for any stage, if the assignment is hidden."""
+        """Acceptable stages of the report; empty if any stage is, because the assignment is not exposed."""
         if self.mode == HIDDEN:
             return ()
         return (self.fault.stage,) if self.mode == STAGES_SHOWN else self.fault.outputs_stages
 
     @property
     def is_open(self) -> bool:
-        """True if the fault is known to survive."""
+        """True if the fault is known to survive in this mode."""
         return self.fault.name in OPEN.get(self.mode, {})
 
     @property
     def result(self) -> str:
-        """One of "killed", "survived", "equivalent" and "elsewhere", which means: found at a wrong stage."""
+        """One of "killed", "survived", "equivalent", and "elsewhere" for a fault that was found at a wrong stage."""
         argued = self.fault.name in INVISIBLE.get(self.mode, {})
         if self.stage is None:
             return "equivalent" if argued else "survived"
@@ -100,7 +100,7 @@ class Found:
 
 
 def implementation_with(fault: Fault, mode: str) -> Implementation:
-    """Return the reference with the fault, exposing the parts of its result that the mode names."""
+    """Return the reference with a fault, as an implementation that exposes the parts of its result named by `mode`."""
     if mode == STAGES_SHOWN:
         return faulty(fault, assigner_alone=fault.stage in ASSIGNED)
     if mode == OUTPUTS_ALONE:
@@ -109,7 +109,7 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
 
 
 def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Found]:
-    """Plant every fault in every mode, and run the checks that must find it."""
+    """Plant every fault in every mode, run the checks that must find it, and yield the results."""
     for fault in faults:
         for mode in modes:
             began = time.perf_counter()
@@ -148,7 +148,7 @@ def plant(recorder: RunLogWriter, faults: Sequence[Fault]) -> tuple[bool, str]:
 
 
 def record(recorder: RunLogWriter, found: Found) -> None:
-    """Append the result to the run log."""
+    """Append the result of a fault to the run log."""
     argument = (INVISIBLE.get(found.mode, {}) | OPEN.get(found.mode, {})).get(found.fault.name, "")
     recorder.line(
         "power", profile="ci", fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
@@ -159,7 +159,7 @@ def record(recorder: RunLogWriter, found: Found) -> None:
 
 
 def line(number: int, total: int, found: Found) -> str:
-    """Return the result as one line for the terminal."""
+    """Return the result of a fault as one line for the terminal."""
     where = f"at {found.stage} after {found.batches} batches" if found.stage else "not found"
     return f"{number:4}/{total} {found.result:10} {found.fault.name} ({found.mode}): {where}"
 

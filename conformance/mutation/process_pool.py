@@ -1,6 +1,6 @@
-"""Judge mutants in child processes, forked from this one, in which every module is loaded already.
+"""Judge mutants in child processes that are forked from this process, so that all modules are already loaded.
 
-A mutant that hangs, crashes or allocates too much memory ends its own process only, and counts as killed.
+A mutant that hangs, crashes or allocates too much memory ends only its child process, and counts as killed.
 """
 
 import gc
@@ -20,7 +20,7 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, attempt
 
 MUTANT_TIMEOUT = 20
-"""Seconds after which a batch counts as hanging; the slowest batch takes a tenth of a second."""
+"""Time limit of a batch in seconds, after which the mutant counts as hanging; the slowest batch takes 0.1 s."""
 MEMORY = 4 * 2**30
 """Bytes that a mutant may allocate in addition to the memory of its parent."""
 
@@ -33,10 +33,11 @@ class MutantOutcome:
     """The result of judging one mutant.
 
     Attributes:
-        test: name of the test that killed it; None if it survived.
-        stage: the first diverging stage; "error", "hang" or "death" if the mutant gave no result.
-        batches: number of the batch that killed it, counted over all tests; for a survivor, the number of all batches.
-        seconds: time that judging took.
+        test: name of the test that killed the mutant; None if it survived.
+        stage: the first diverging stage; "error", "hang" or "death" if the mutant returned no result.
+        batches: number of the batch that killed the mutant, counted over all tests; for a survivor, the number of all
+            batches.
+        seconds: time of the judging.
         said: one sentence about the difference.
     """
 
@@ -55,12 +56,12 @@ def judge_mutant(
     baseline: BaselineOutcomes | None = None,
     numbers: Sequence[int] | None = None,
 ) -> MutantOutcome:
-    """Judge a mutant on one case after another until it fails.
+    """Judge a mutant on one case after another until it fails, and return the outcome.
 
     Args:
         make: installs the mutant and returns the implementation that runs it.
         cases: the batches with their judges.
-        after: a last check, which raises Failure.
+        after: a check to run after all batches, which raises Failure.
         progress: called with the number of each batch before it is judged.
         baseline: outcomes of the unmutated implementation.
         numbers: numbers of the batches to judge, from 1; None for all.
@@ -94,10 +95,10 @@ class Child:
     """A process that judges one mutant.
 
     Attributes:
-        pid: its process id.
-        answers: file descriptor of the pipe from which its result is read.
-        place: shared memory with the number of the batch that it is judging.
-        began: clock reading at its start, in seconds.
+        pid: the process id.
+        answers: file descriptor of the pipe from which the result is read.
+        place: shared memory with the number of the current batch.
+        began: clock reading at the start of the process, in seconds.
     """
 
     pid: int
@@ -106,7 +107,7 @@ class Child:
     began: float
 
     def outcome(self, status: int, cases: Sequence[GeneratedCase]) -> MutantOutcome:
-        """Return its result, or the way in which the process ended without one."""
+        """Return the outcome of the mutant after its process has ended, with or without a result."""
         with os.fdopen(self.answers, "rb") as pipe:
             answer = pipe.read()
         number = max(int.from_bytes(self.place[:8], "little"), 1)
@@ -161,7 +162,7 @@ def start(
 
 
 def limit_memory() -> None:
-    """Limit the memory of this process to its present size and `MEMORY` bytes more."""
+    """Limit the memory of this process to its current size plus `MEMORY` bytes."""
     with open("/proc/self/statm") as file:  # noqa: PTH123 (sizes of this process, in pages)
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
@@ -174,14 +175,14 @@ def in_processes(
     baseline: BaselineOutcomes | None,
     processes: int,
 ) -> Iterator[tuple[Any, MutantOutcome]]:
-    """Judge mutants in child processes, and yield each with its outcome as its process ends.
+    """Judge mutants in child processes, and yield the key and outcome of a mutant when its process ends.
 
     Args:
-        jobs: key, implementation and numbers of batches of every mutant; None for all batches.
+        jobs: key, implementation and numbers of batches (None for all) of every mutant.
         cases: the batches with their judges.
-        after: a last check, which raises Failure.
+        after: a check to run after all batches, which raises Failure.
         baseline: outcomes of the unmutated implementation.
-        processes: number of processes that run at once.
+        processes: maximum number of concurrent processes.
     """
     running: dict[int, tuple[Any, Child]] = {}
     gc.collect()
@@ -202,7 +203,7 @@ def in_processes(
 
 
 def _next(running: dict[int, tuple[Any, Child]], cases: Sequence[GeneratedCase]) -> tuple[Any, MutantOutcome]:
-    """Wait until any process ends, and return its mutant with the outcome."""
+    """Wait until any process ends, and return the key and outcome of its mutant."""
     while True:
         for pid in running:
             done, status = os.waitpid(pid, os.WNOHANG)

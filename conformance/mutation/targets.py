@@ -1,4 +1,4 @@
-"""Code that is mutated: the official functions of assigner and detection loss, and those of the reference."""
+"""Targets of mutation: the official functions of assigner and detection loss, and the functions of the reference."""
 
 import importlib
 import inspect
@@ -21,19 +21,19 @@ OFFICIAL = {
 }
 """The official functions and classes of assigner and detection loss, by module."""
 REFERENCE = ("anchors", "annotations", "assignment", "boxes", "decoding", "dialect", "loss", "settings")
-"""Modules of the reference with computations."""
+"""Modules of the reference that contain computations."""
 COPIED = "tal_conformance.implementations.adapters.reference"
-"""The adapter that is imported again with the copy of the reference."""
+"""Module of the reference's adapter, which is imported a second time together with the copy of the reference."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Code that is mutated.
+    """Functions to mutate, and the implementation that runs them.
 
     Attributes:
         name: "official" or "reference".
         places: the functions to mutate.
-        implementation: returns the implementation under test, which runs them.
+        implementation: returns the implementation under test, which runs these functions.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Target:
 
 
 def official() -> Target:
-    """Return the installed release.
+    """Return the target for the installed release.
 
     Raises:
         UnknownImplementation: no release is installed.
@@ -59,7 +59,7 @@ def official() -> Target:
 
 
 def reference() -> Target:
-    """Return a second copy of the reference; the judge uses the first."""
+    """Return the target for the reference: a second copy of it, because the judge uses the first."""
     copied = copy_of_reference()
     found = []
     for name in REFERENCE:
@@ -80,7 +80,7 @@ TARGETS: dict[str, Callable[[], Target]] = {"official": official, "reference": r
 
 
 class Copy:
-    """The copied reference as an implementation. Its dialect is the judge's: a copied dialect would compare unequal."""
+    """The copied reference as an implementation, with the judge's dialect object so that dialects compare equal."""
 
     name, version, exposes_stages, dialect = "reference-copy", "1", True, NEWEST
 
@@ -89,13 +89,13 @@ class Copy:
         self.precisions = inner.precisions
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Run the assigner of the copy."""
+        """Return the assignment by the copied reference."""
         head, numbers = self._own(inputs.head, inputs.hyperparameters)
         assignment: Assignment = self.inner.assign(replace(inputs, head=head, hyperparameters=numbers))
         return assignment
 
     def loss(self, maps: Any, annotations: Any, head: Head, hyperparameters: Hyperparameters) -> Loss:
-        """Run the loss of the copy."""
+        """Return the loss of the copied reference."""
         loss: Loss = self.inner.loss(maps, annotations, *self._own(head, hyperparameters))
         return loss
 
@@ -105,7 +105,7 @@ class Copy:
 
 
 def copy_of_reference() -> dict[str, ModuleType]:
-    """Import the reference and its adapter once more, and return the new modules; `sys.modules` stays as it was."""
+    """Import the reference and its adapter a second time, and return the new modules. `sys.modules` is restored."""
     originals = {name: module for name, module in sys.modules.items() if _is_copied(name)}
     holders = {name: getattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], None)
                for name in originals if "." in name}  # fmt: skip
@@ -121,7 +121,7 @@ def copy_of_reference() -> dict[str, ModuleType]:
             del sys.modules[name]
         sys.modules.update(originals)
         for name, value in holders.items():
-            if value is not None:  # importing a submodule sets it on its package
+            if value is not None:  # importing a submodule sets an attribute of its package
                 setattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], value)
 
 
@@ -130,7 +130,7 @@ def _is_copied(name: str) -> bool:
 
 
 class Seen(dict[Place, dict[int | str, set[int]]]):
-    """Executed lines and used defaults of every watched function, with the numbers of the batches that did so.
+    """Executed lines and used default values of every watched function, with the numbers of the batches concerned.
 
     Attributes:
         batch: number of the batch that is being judged.
@@ -139,13 +139,14 @@ class Seen(dict[Place, dict[int | str, set[int]]]):
     batch = 0
 
     def note(self, place: Place, what: int | str) -> None:
-        """Note that a line of the function ran, or that a parameter took its default."""
+        """Record that a line of a function ran, or that a parameter used its default value."""
         self[place].setdefault(what, set()).add(self.batch)
 
     def batches_of(self, mutant: Mutant, place: Place) -> list[int] | None:
-        """Return the numbers of the batches that run the mutated statement, or, for a definition, the function.
+        """Return the numbers of the batches that run the mutated statement; None for all batches.
 
-        The result is None, for all batches, if the mutant is in a constructor: later batches use the same object.
+        For a mutated definition they are the batches that run the function. All batches are affected by a mutant in a
+        constructor, because later batches use the same object.
         """
         if place.name in ("__init__", "__post_init__"):
             return None
@@ -157,8 +158,8 @@ class Seen(dict[Place, dict[int | str, set[int]]]):
 
 @contextmanager
 def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
-    """Note executed lines and used defaults of the chosen functions until the context ends."""
-    # by identity: the code of a copy is equal to that of its original, which the judge runs
+    """Record executed lines and used default values of the chosen functions while the block runs."""
+    # compared by identity, because the code of the copy equals that of the original, which the judge runs
     wanted = {id(place.live.__code__): place for place in chosen}
     seen = Seen({place: {} for place in chosen})
 
@@ -200,13 +201,13 @@ class _Real(float):
 
 
 def distinct(default: Any) -> Any:
-    """Return an equal number as a distinct object, so that a default differs from an equal number that is passed."""
+    """Return a copy of a number, so that a default value is not identical to an equal number that a caller passes."""
     kinds: dict[type, Callable[[Any], Any]] = {int: _Whole, float: _Real}
     return kinds.get(type(default), lambda same: same)(default)
 
 
 def defaults_of(function: FunctionType) -> dict[str, Any]:
-    """Return the default of every parameter that has one."""
+    """Return the default values of a function by parameter."""
     parameters = inspect.signature(function).parameters.values()
     return {
         parameter.name: parameter.default

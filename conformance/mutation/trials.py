@@ -1,8 +1,8 @@
-"""The batches that the checks of the suite draw, collected once and then fed to one mutant after another.
+"""Collect the batches that the checks of the suite draw, and judge mutants on them.
 
-A profile that repeats draws the same batches for every implementation that conforms, so the collected batches are those
-that a mutant would be tested on. Draws of the other profiles are made to repeat here, so that a surviving mutant can be
-examined again.
+A reproducible profile draws the same batches for every conforming implementation, so that the collected batches are
+the ones on which a run of the suite would test a mutant. The draws of other profiles are made reproducible here, so
+that a surviving mutant can be examined again.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,17 +39,17 @@ REPEATING = settings(
     print_blob=False, suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 MAX_STORED = 4000
-"""Number of cases up to which every batch is built once and stored; batches of more cases are built at each use."""
+"""Maximum number of cases whose batches are stored. If there are more cases, batches are built on each use."""
 
 
 @dataclass(frozen=True)
 class GeneratedCase:
-    """One batch of one test.
+    """One batch of one test, with its judge.
 
     Attributes:
         test: name of the test that drew it.
         build: builds the batch.
-        by: judges an implementation on it.
+        by: judges an implementation on the batch.
     """
 
     test: str
@@ -59,7 +59,7 @@ class GeneratedCase:
 
 @dataclass
 class CollectingChecker(Checker):
-    """A checker that collects the batches of a check and judges none.
+    """A checker that collects the batches of a check instead of judging them.
 
     Attributes:
         stores: True if every batch is built once and stored.
@@ -92,7 +92,7 @@ def _same(batch: Batch) -> Batch:
 
 
 def build_once(build: Callable[[], Batch]) -> Callable[[], Batch]:
-    """Return a function that builds the batch at its first call and returns that batch ever after."""
+    """Return a function that builds the batch on its first call, and returns the same batch on later calls."""
     batch: list[Batch] = []
 
     def build_at_first() -> Batch:
@@ -113,9 +113,9 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
 
     Args:
         check: the check.
-        dialect: the dialect: some checks draw other batches for another one, or none.
-        number: examples of the profile.
-        stores: build every batch once.
+        dialect: the dialect of the implementation; some checks draw different batches, or none, for some dialects.
+        number: number of examples of the profile.
+        stores: build every batch once and store it.
     """
     reference = Subject(implementation_from(ReferenceAdapter(dialect), "reference"), "cpu")
     groups = []
@@ -154,11 +154,11 @@ def in_turn(groups: list[list[GeneratedCase]]) -> Iterator[GeneratedCase]:
 
 
 def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
-    """Return every case of a profile, those of cheap checks first.
+    """Return every case of a profile, first the cases of fast checks.
 
     Args:
-        number: examples of the profile.
-        dialect: the dialect that the batches are drawn for.
+        number: number of examples of the profile.
+        dialect: the dialect for which batches are drawn.
     """
     cheap, expensive = checks_of("first"), checks_of("last")
     stores = number * len(cheap) <= MAX_STORED
@@ -170,12 +170,12 @@ def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
 
 
 class BaselineOutcomes:
-    """Outcomes of the unmutated implementation by case: a mutant with an equal outcome is not judged again.
+    """Outcomes of the unmutated implementation by case. An equal outcome of a mutant is accepted without judging.
 
     Attributes:
         outcomes: outcomes by the id of the case.
-        case: id of the case that is being judged.
-        learns: True while the unmutated implementation is judged.
+        case: id of the current case.
+        learns: True while the unmutated implementation is judged, so that outcomes are stored.
     """
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ def equal_outcomes(one: Any, other: Any) -> bool:
 def attempt(
     subject: Subject, case: GeneratedCase, batch: Batch, baseline: BaselineOutcomes | None = None
 ) -> None:
-    """Judge one case, unless its relation does not apply or the implementation does not expose what it needs.
+    """Judge one case, or skip it if its relation does not apply or the implementation does not expose enough.
 
     Raises:
         Failure: the implementation does not conform.
@@ -228,7 +228,7 @@ def attempt(
     with suppress(NotApplicable, NotObservable):
         by = case.by
         if baseline is not None and getattr(by, "func", by) is judge_against_reference:
-            judging: Any = by  # judge_against_reference, or a partial of it
+            judging: Any = by  # judge_against_reference, or a functools.partial of it
             chosen = getattr(by, "keywords", {}).get("judge", judge)
             by = partial(judging, judge=baseline.skipping_known(chosen))
         by(subject, batch)

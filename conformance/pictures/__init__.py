@@ -1,1 +1,1 @@
-"""Pictures of assignments as plain data: one image for a failure, and the walkthrough of a recorded training."""
+"""Data of the report's pictures: one image of a failing batch, and the walkthrough of a recorded training."""

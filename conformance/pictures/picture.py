@@ -1,4 +1,4 @@
-"""Data of a picture in the report: boxes, anchors, positives and their explanation, as plain numbers."""
+"""Data of a picture in the report: boxes, anchors, positives and their explanation, as JSON-compatible values."""
 
 from typing import Any
 
@@ -14,22 +14,22 @@ from tal_conformance.pictures.trace import ImageTrace, trace_as_dict
 from tal_reference import Dialect
 
 LAYERS_BY_TASK = {DETECT.name: trace_as_dict}
-"""The function that returns the layers of an image's picture, for every task."""
+"""The function that returns the data of an image's picture, for every task."""
 
 
 def picture(
     batch: Batch, dialect: Dialect, assignment: Assignment | None, judgement: Judgement | None
 ) -> dict[str, Any]:
-    """Return the picture of the image with the first divergence; without one, of the image with most ground truths.
+    """Return the picture of the image with the first divergence, or else of the image with the most ground truths.
 
     Args:
         batch: the judged batch.
         dialect: the dialect that the reference follows.
-        assignment: the implementation's, if it exposes one.
-        judgement: its first divergence names the image and the anchors to mark.
+        assignment: assignment of the implementation; None if it does not expose one.
+        judgement: judgement of the batch; its first divergence determines the image and the anchors to mark.
 
     Returns:
-        Plain numbers, in pixels; positives are triples of anchor, ground truth and weight.
+        JSON-compatible values, in pixels. Positives are triples of anchor, ground truth and weight.
     """
     first = judgement.first if judgement else None
     values = first.mismatch.values if first and first.mismatch else []
@@ -43,7 +43,7 @@ def picture(
 
 
 def failure_picture(failure: Failure) -> dict[str, Any] | None:
-    """Return the picture of a failing batch, or None if no picture explains it or a prediction is not finite."""
+    """Return the picture of a failing batch; None if its failure has no picture, or a prediction is not finite."""
     if not failure.pictured or not is_finite(failure.batch):
         return None
     dialect = failure.subject.implementation.dialect
@@ -51,7 +51,7 @@ def failure_picture(failure: Failure) -> dict[str, Any] | None:
 
 
 def _differing_anchors(trace: ImageTrace, assignment: Assignment) -> list[int]:
-    """Return the anchors that are positive in one assignment alone, or belong to different ground truths in the two."""
+    """Return the anchors whose owners differ between the reference's assignment and another, background included."""
     image, expected = trace.image, trace.loss.targets[trace.image]
     foreground, owner = assignment.foreground[image].bool(), assignment.truth_index[image]
     if foreground.shape != expected.foreground.shape:

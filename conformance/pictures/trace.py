@@ -1,6 +1,6 @@
-"""Every stage of the reference's assignment of one image, as plain numbers for pictures or as words.
+"""Every stage of the reference's assignment of one image, as JSON-compatible values for pictures or as text.
 
-The numbers are rounded to six digits. They follow `picture` in the run log's schema; the words are those of the report.
+Numbers are rounded to six digits. The values follow `picture` in the run log's schema.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,13 +27,14 @@ from tal_reference.loss import box_loss, dfl_loss, distances_to, l1_loss, stacke
 from tal_reports import anchor_lines, truth_lines
 
 MAX_ANCHORS = 48
-"""Anchors of one picture that have numbers."""
+"""Maximum number of anchors of one picture with an explanation."""
 MAX_PAIRS = 5
-"""Ground truths of one anchor that have numbers: its owner, those that selected it, then the most overlapped."""
+"""Maximum number of ground truths in the explanation of an anchor: first its owner, then the ground truths that
+selected it, then those with the largest overlap."""
 NEXT = 3
-"""Candidates behind the k-th place that are included for each ground truth."""
+"""Number of candidates after the k-th that are included for each ground truth."""
 DIGITS = 6
-"""Significant digits."""
+"""Number of significant digits of all values."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class ImageTrace:
         return predictions.boxes[self.image] * predictions.anchors.strides
 
     def facts(self, anchors: Iterable[int]) -> dict[str, Any]:
-        """Return the numbers of the image, its ground truths and some anchors, for `picture` of the log's schema."""
+        """Return the data of the image, its ground truths and some anchors, for `picture` in the run log's schema."""
         hyperparameters = self.batch.hyperparameters
         items = dict(zip(("box", "cls", "dfl"), map(_number, self.loss.items.double()), strict=True))
         return {
@@ -122,7 +123,7 @@ class ImageTrace:
         ]
 
     def _anchor_facts(self, anchors: list[int]) -> dict[str, Any]:
-        """Return for each anchor its predicted box, its ground truths, and its part of each loss item."""
+        """Return for each anchor its predicted box, its ground truths, and its contribution to each loss item."""
         indices = torch.tensor(anchors, dtype=torch.long, device=self.loss.items.device)  # (N,)
         boxes, terms = self.boxes()[indices].double().cpu(), self._terms(indices).cpu()  # (N, 4), (N, 3)
         pairs, outside = self._pairs(indices), self._outside(indices)
@@ -139,10 +140,11 @@ class ImageTrace:
     def _pairs(self, indices: Tensor) -> list[list[list[Any]]]:
         """Return for each anchor its ground truths: index, s, u, t, rank by t, number of equal t, and 1 if selected.
 
-        The list holds the ground truths that contain the anchor, and the owner: with rank 0 if it does not contain it.
+        The list contains the ground truths of which the anchor is a candidate, and the anchor's owner. The rank of an
+        owner of which the anchor is not a candidate is 0.
 
         Args:
-            indices: of the anchors, (N,).
+            indices: (N,) indices of the anchors.
         """
         trace = self.trace
         if trace is None:
@@ -181,10 +183,10 @@ class ImageTrace:
         return pairs
 
     def _outside(self, indices: Tensor) -> list[list[Any] | None]:
-        """Return for each anchor the nearest ground truth, and the pixels by which the anchor's centre lies outside it.
+        """Return for each anchor the nearest ground truth, and the distance in pixels of the centre outside its box.
 
         Args:
-            indices: of the anchors, (N,).
+            indices: (N,) indices of the anchors.
         """
         floor = self.dialect.floor(self.batch.head.strides)
         if not bool(self.truths.real.any()):
@@ -197,10 +199,10 @@ class ImageTrace:
 
     @torch.no_grad()
     def _terms(self, indices: Tensor) -> Tensor:
-        """Return each anchor's part of the logged box, cls and dfl, (N, 3) (LOSS-BOX-1, LOSS-CLS-1, LOSS-DFL-1).
+        """Return the contribution (N, 3) of anchors to the logged box, cls and dfl loss (LOSS-BOX/CLS/DFL-1).
 
         Args:
-            indices: of the anchors, (N,).
+            indices: (N,) indices of the anchors.
         """
         predictions, head, image = self.loss.predictions, self.batch.head, self.image
         targets = stacked(self.loss.targets, head.classes)
@@ -241,11 +243,11 @@ class ImageTrace:
     def most_relevant_anchors(self, marked: Sequence[int]) -> list[int]:
         """Return the anchors that explain the assignment best, at most `MAX_ANCHORS`, in ascending order.
 
-        In order of priority: marked, contested, positive and selected anchors, those around the k-th place of a ground
-        truth, other candidates. Within a group the largest t comes first.
+        In order of priority: marked, contested, positive and selected anchors, anchors around the k-th place of a
+        ground truth, other candidates. Within a group the anchor with the largest t comes first.
 
         Args:
-            marked: anchors to include first, such as those at which two assignments differ.
+            marked: anchors to include first, such as anchors at which two assignments differ.
         """
         trace = self.trace
         if trace is None:
@@ -271,7 +273,7 @@ class ImageTrace:
         return sorted(list(chosen)[:MAX_ANCHORS])
 
     def relevant_anchors_of(self, truth: int) -> list[int]:
-        """Return the anchors that a ground truth selects or owns, and its next candidates, the largest t first."""
+        """Return the anchors that a ground truth selects or owns, and its next candidates, by descending t."""
         trace = self.trace
         if trace is None:
             return []
@@ -284,15 +286,15 @@ class ImageTrace:
 
 
 def trace_as_dict(trace: ImageTrace, assignment: Assignment | None, anchors: Iterable[int]) -> dict[str, Any]:
-    """Return an image with the positives of reference and implementation, for `picture` of the log's schema.
+    """Return an image with the positives of reference and implementation, for `picture` in the run log's schema.
 
     Args:
-        trace: of the image.
-        assignment: the implementation's, of the whole batch, if it exposes one.
+        trace: trace of the image.
+        assignment: assignment of the implementation for the whole batch; None if it does not expose one.
         anchors: anchors to explain.
 
     Returns:
-        Plain numbers, in pixels; positives are triples of anchor, ground truth and weight.
+        JSON-compatible values, in pixels. Positives are triples of anchor, ground truth and weight.
     """
     batch, image, truths = trace.batch, trace.image, trace.truths
     height, width = batch.size
@@ -327,13 +329,13 @@ def trace_as_text(
     truth: int | None = None,
     assignment: Assignment | None = None,
 ) -> list[str]:
-    """Return lines that explain an anchor, a ground truth, or every ground truth of the image.
+    """Return lines of text that explain an anchor, a ground truth, or every ground truth of the image.
 
     Args:
-        trace: of the image.
-        anchor: index of the anchor; levels one after the other, each row by row.
-        truth: or index of the ground truth.
-        assignment: an implementation's, of the whole batch, to be compared with the reference's.
+        trace: trace of the image.
+        anchor: index of the anchor to explain; anchors are numbered level by level, each row by row.
+        truth: index of the ground truth to explain, if no anchor is given.
+        assignment: assignment of an implementation for the whole batch, to compare with the reference's.
 
     Raises:
         IndexError: the image has no such anchor or ground truth.
@@ -341,7 +343,9 @@ def trace_as_text(
     truths = len(trace.truths)
     if truth is not None:
         if not 0 <= truth < truths:
-            raise IndexError(f"no ground truth {truth}: image {trace.image} has {truths}, numbered from 0")
+            raise IndexError(
+                f"no ground truth {truth}: image {trace.image} has {truths} ground truths, numbered from 0"
+            )
         return truth_lines(trace_as_dict(trace, assignment, trace.relevant_anchors_of(truth)), truth)
     if anchor is None:
         picture = trace_as_dict(trace, assignment, trace.most_relevant_anchors([]))
@@ -349,7 +353,7 @@ def trace_as_text(
         lines = [line for paragraph in paragraphs for line in paragraph]
         return lines or ["The image has no ground truth: every anchor is background."]
     if not 0 <= anchor < trace.anchors:
-        raise IndexError(f"no anchor {anchor}: the image has {trace.anchors}, numbered from 0")
+        raise IndexError(f"no anchor {anchor}: the image has {trace.anchors} anchors, numbered from 0")
     return anchor_lines(trace_as_dict(trace, assignment, [anchor]), anchor)
 
 

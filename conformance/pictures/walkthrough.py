@@ -1,4 +1,4 @@
-"""Assignment of a photograph, stage by stage: data of the report's walkthrough.
+"""Data of the report's walkthrough, which explains the assignment of a photograph stage by stage.
 
 The batch was recorded in a training of YOLOv8n. For comparison, the data includes the positives of YOLOv5 on the same
 image, which depend only on the shapes of its anchor boxes and not on the network's predictions.
@@ -24,7 +24,7 @@ from tal_reports import write_whole
 NAME = "walkthrough.json"
 SCHEMA = 1
 ENLARGED = 2
-"""Factor by which each side of the photograph is larger in the report than at the network's input."""
+"""Factor by which the photograph is enlarged in the report, compared with the network's input."""
 QUALITY = 72
 """Quality of the JPEG."""
 ANCHOR_BOXES: dict[int, tuple[tuple[int, int], ...]] = {
@@ -34,7 +34,7 @@ ANCHOR_BOXES: dict[int, tuple[tuple[int, int], ...]] = {
 }
 """Widths and heights in pixels of YOLOv5's anchor boxes for COCO, by stride."""
 RATIO = 4.0
-"""An anchor box fits a ground truth whose sides are less than this many times longer or shorter."""
+"""Largest ratio of the sides of a ground truth and an anchor box that fits it (YOLOv5)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def write_walkthrough(folder: Path, recorded: RecordedTraining) -> Path:
 
 
 def walkthrough(recorded: RecordedTraining) -> dict[str, Any]:
-    """Return one image of a recorded batch through all stages, as `walkthrough.schema.json` describes it."""
+    """Return the data of one image of a recorded batch at all stages, following `walkthrough.schema.json`."""
     early, late = moments(recorded)
     image = most_contested_image([list(_images(recorded, moment)) for moment in (early, late)])
     trace = ImageTrace.of(recorded.batches[late.place], image, NEWEST)
@@ -90,7 +90,7 @@ def walkthrough(recorded: RecordedTraining) -> dict[str, Any]:
 
 
 def moments(recorded: RecordedTraining) -> tuple[Moment, Moment]:
-    """Return the two recorded steps on the same images that lie furthest apart, the earlier one first."""
+    """Return the two recorded steps on the same images with the largest distance in time, the earlier step first."""
     pool, steps = recorded.schedule.pool, recorded.schedule.recorded
     pairs = [
         (Moment(first, at), Moment(last, to))
@@ -108,7 +108,7 @@ def _images(recorded: RecordedTraining, moment: Moment) -> Iterator[ImageTrace]:
 
 
 def most_contested_image(moments: Sequence[Sequence[ImageTrace]]) -> int:
-    """Return the index of the image with the most contested anchors at any moment, then with the most ground truths."""
+    """Return the index of the image with the most contested anchors at any moment; ties by number of ground truths."""
     traces = [trace for images in moments for trace in images]
     return max(traces, key=lambda trace: (len(contested_anchors(trace)), len(trace.truths))).image
 
@@ -120,7 +120,7 @@ def contested_anchors(trace: ImageTrace) -> list[int]:
 
 
 def most_contested_truth(stages: AssignmentTrace) -> int:
-    """Return the ground truth that selected the most contested anchors; of several, that with the most candidates."""
+    """Return the ground truth that selected the most contested anchors; ties by number of candidates."""
     contested = stages.selected.sum(0) > 1  # (A,)
     counts = (stages.selected & contested).sum(1)  # (M,)
     return int((counts * (stages.candidates.shape[1] + 1) + stages.candidates.sum(1)).argmax())
@@ -143,7 +143,7 @@ def photo(recorded: RecordedTraining, moment: Moment, image: int) -> str:
 
 
 def _names(trace: ImageTrace) -> list[str]:
-    """Return the name of every ground truth: from the labels made by hand, else its class number."""
+    """Return the class name of every ground truth, or its class number if the labels do not name it."""
     names = _names_by_class()
     return [names.get(label, f"class {label}") for label in trace.truths.labels.tolist()]
 
@@ -160,7 +160,7 @@ def _names_by_class() -> dict[int, str]:
 
 
 def _decoded(trace: ImageTrace, anchor: int) -> dict[str, Any]:
-    """Return DEC-1 of one anchor: a distribution over the bins for each side, and its expectation in grid units."""
+    """Return an anchor's distribution over the bins for each side, and its expectation in grid units (DEC-1)."""
     predictions, bins = trace.loss.predictions, trace.batch.head.reg_max
     shares = predictions.distances[trace.image, anchor].detach().double().unflatten(0, (4, bins)).softmax(-1)
     distances = shares @ torch.arange(bins, dtype=torch.float64, device=shares.device)  # (4,)
@@ -174,7 +174,7 @@ def _decoded(trace: ImageTrace, anchor: int) -> dict[str, Any]:
 
 
 def _pairs(trace: ImageTrace, stages: AssignmentTrace, truth: int) -> list[list[float]]:
-    """Return every candidate of a ground truth as (anchor, s, u, t), the largest t first."""
+    """Return every candidate of a ground truth as (anchor, s, u, t), by descending t."""
     anchors = stages.candidates[truth].nonzero().flatten()
     order = anchors[stages.metric[truth, anchors].argsort(descending=True, stable=True)]
     numbers = torch.stack([stage[truth, order] for stage in (stages.score, stages.overlap, stages.metric)], 1)
@@ -182,7 +182,7 @@ def _pairs(trace: ImageTrace, stages: AssignmentTrace, truth: int) -> list[list[
 
 
 def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -> dict[str, Any]:
-    """Return the contested anchors of the step with most of them: overlaps with the selecting ground truths, owner."""
+    """Return the contested anchors of the step with the most of them, with overlaps and owner of each anchor."""
     traces = [(moment, ImageTrace.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
     counts = [[moment.step, len(contested_anchors(trace))] for moment, trace in traces]
     moment, trace = max(traces, key=lambda pair: len(contested_anchors(pair[1])))
@@ -197,7 +197,7 @@ def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -
 
 
 def _losses(trace: ImageTrace) -> dict[str, Any]:
-    """Return the parts of the logged box, cls and dfl from each ground truth's positives, and from the background."""
+    """Return the contributions of each ground truth's positives, and of the background, to the logged loss items."""
     facts = trace.facts(range(trace.anchors))["anchors"]
     targets = trace.loss.targets[trace.image]
     terms = torch.tensor([facts[str(anchor)]["loss"] for anchor in range(trace.anchors)])  # (A, 3)
@@ -224,10 +224,10 @@ def _moment(recorded: RecordedTraining, moment: Moment, image: int) -> dict[str,
 
 
 def static_choice(trace: ImageTrace) -> dict[str, Any] | None:
-    """Return the cells that YOLOv5 would have made positive; None if the head's strides differ from YOLOv5's.
+    """Return the cells that are positive in YOLOv5; None if the head's strides differ from YOLOv5's.
 
     A ground truth has positives at every level with an anchor box of similar shape: the cell that contains its centre,
-    and the two nearest neighbours of that cell. Neither scores nor predicted boxes matter.
+    and the two nearest neighbours of that cell. They depend neither on scores nor on predicted boxes.
     """
     levels = list(zip(trace.batch.head.strides, trace.batch.feature_maps, strict=True))
     if any(stride not in ANCHOR_BOXES for stride, _ in levels):
@@ -254,7 +254,7 @@ def fitting(box: Sequence[float], stride: int) -> int:
 
     Args:
         box: xyxy in pixels.
-        stride: of the level, in pixels.
+        stride: stride of the level, in pixels.
     """
     width, height = box[2] - box[0], box[3] - box[1]
     if min(width, height) <= 0:
@@ -268,9 +268,9 @@ def static_cells(box: Sequence[float], stride: int, rows: int, columns: int) -> 
 
     Args:
         box: xyxy in pixels.
-        stride: of the level, in pixels.
-        rows: of the level.
-        columns: of the level.
+        stride: stride of the level, in pixels.
+        rows: number of rows of the level.
+        columns: number of columns of the level.
     """
     x, y = (box[0] + box[2]) / 2 / stride, (box[1] + box[3]) / 2 / stride
     column, row = int(x), int(y)

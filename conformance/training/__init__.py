@@ -1,1 +1,1 @@
-"""Batches of real trainings: recording them, training on photographs, and comparing where two losses lead."""
+"""Real trainings: record their batches, train on photographs, and compare the weights that two losses lead to."""

@@ -36,22 +36,22 @@ TRAINING, WEIGHTS, CONTROLS, ENDED = (
     "ended.safetensors",
 )
 WHOLE = Schedule()
-"""The schedule of the suite's training."""
+"""Default schedule of the suite's training."""
 ROOMS = ("tal_reference", "tal_conformance")
-"""Packages whose source is part of the hash. Fewer modules would do, but their list would easily be wrong."""
+"""Packages whose source is part of the hash: all of them, because a list of the modules in use could be incomplete."""
 
 
 def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
-    """Return the training of `recorded_training`, from the cache if it is there.
+    """Return the training of `recorded_training`, from the cache if possible.
 
     Raises:
-        UnknownImplementation: as `recorded_training`.
+        UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
     """
     return _kept(f"training {schedule}", lambda: recorded_training(schedule), write_training, read_training)
 
 
 def cached_controls(recorded: RecordedTraining, device: str) -> float:
-    """Return the distance of `rms_of_controls`, from the cache if it is there."""
+    """Return the distance of `rms_of_controls`, from the cache if possible."""
     return _kept(
         f"controls {recorded.schedule} {device}",
         lambda: rms_of_controls(recorded, device=device),
@@ -61,7 +61,7 @@ def cached_controls(recorded: RecordedTraining, device: str) -> float:
 
 
 def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
-    """Return the result of `reference_training`, from the cache if it is there."""
+    """Return the result of `reference_training`, from the cache if possible."""
     return _kept(
         f"reference {recorded.schedule} {dialect} {device}",
         lambda: reference_training(recorded, dialect, device=device),
@@ -71,7 +71,7 @@ def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) 
 
 
 def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], read: Callable[[Path], T]) -> T:
-    """Return the cached value, computing and storing it on a miss; a file lock lets one process alone compute it."""
+    """Return the cached value, computing and storing it on a miss. A file lock lets only one process compute it."""
     folder = cache_folder() / f"kept-{fingerprint(what)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -82,15 +82,15 @@ def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], re
             value = made()
             _keep(value, folder, write)
             return value
-    except OSError:  # no such folder, no room in it, or no right to write: then without
+    except OSError:  # the folder is missing, full or read-only: compute without the cache
         return made()
 
 
 def _keep(value: T, folder: Path, write: Callable[[T, Path], None]) -> None:
-    """Write a value into the cache, where it appears whole or not at all.
+    """Write a value into the cache atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the value cannot be written.
     """
     with create_folder_atomically(folder) as unfinished:
         (unfinished / FILES).mkdir()
@@ -121,7 +121,7 @@ def _installed(distribution: str) -> bool:
 
 
 def _cpu() -> tuple[str, str]:
-    """Return what determines the order of torch's sums: the instruction set, the processor and its cores."""
+    """Return instruction set, processor and number of cores, which determine the order of torch's sums."""
     return torch.backends.cpu.get_cpu_capability(), processor_name()
 
 
@@ -151,10 +151,10 @@ def write_training(recorded: RecordedTraining, folder: Path) -> None:
 
 
 def read_training(folder: Path) -> RecordedTraining:
-    """Return the training that `write_training` wrote, bit for bit.
+    """Return the training that `write_training` wrote, with bitwise equal tensors.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: the folder does not hold one.
+        OSError, ValueError, KeyError, TypeError: the folder does not hold a training.
     """
     facts: dict[str, Any] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
     schedule = facts["schedule"] | {
@@ -186,10 +186,10 @@ def write_ended(ended: Ended, folder: Path) -> None:
 
 
 def read_ended(folder: Path, device: str) -> Ended:
-    """Return the end that `write_ended` wrote, bit for bit: weights on the CPU, choices on the device.
+    """Return the end of a training that `write_ended` wrote: weights on the CPU, choices on the device.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: the folder does not hold one.
+        OSError, ValueError, KeyError, TypeError: the folder does not hold the end of a training.
     """
     tensors = load_file(folder / ENDED)
     weights = tensors.pop("weights")

@@ -1,8 +1,8 @@
-"""Capture the calls of the official detection loss, of any release, during a training. Nothing is computed.
+"""Capture the calls of the official detection loss during a training, for any release. Nothing is recomputed.
 
-A release hands one of four structures to its loss: a list of feature maps, `(y, list)`, boxes and scores by name, or
-`(y, names)`. From 8.4.0 heads call the method `loss`, before that the loss object is called: the method that the class
-has is wrapped while the capture lasts.
+The argument of the loss has one of four structures, by release and mode: a list of feature maps, `(y, list)`, boxes and
+scores by name, or `(y, names)`. Heads call the method `loss` from 8.4.0 on, and the loss object before; the method that
+exists is wrapped during the capture.
 """
 
 import functools
@@ -22,11 +22,11 @@ from tal_reference import Head, Hyperparameters
 
 
 class CannotRecord(Exception):
-    """Nothing can be recorded; the message says why, and what to do."""
+    """Error: nothing can be recorded. The message gives the reason and a remedy."""
 
 
 class Unfit(ValueError):
-    """A case file cannot represent what the loss received."""
+    """Error: the inputs of a loss cannot be represented in a case file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +35,10 @@ class Call:
 
     Attributes:
         criterion: the loss object.
-        predictions: output of the head, of any of the four structures.
+        predictions: output of the head, in any of the four structures.
         rows: the data loader's batch: `batch_idx`, `cls` and `bboxes`.
-        result: the returned total (or its three terms) first.
-        autocast: dtype of automatic mixed precision of a detached call; None without it.
+        result: the returned values; the first is the total, or a tensor of its three terms.
+        autocast: dtype of automatic mixed precision of a detached call; None without mixed precision.
     """
 
     criterion: Any
@@ -54,7 +54,7 @@ class Call:
 
     @property
     def total(self) -> Tensor:
-        """() detached sum that is differentiated."""
+        """() the value that is differentiated, detached."""
         return self.result[0].detach().sum()
 
     @property
@@ -65,12 +65,12 @@ class Call:
 
     @property
     def class_weights(self) -> Tensor | None:
-        """Weights of the classes in the BCE, which a training can set from 8.4.37 on."""
+        """Class weights of the BCE, which a training can set from release 8.4.37 on; None without them."""
         weights: Tensor | None = getattr(self.criterion, "class_weights", None)
         return weights
 
     def detached(self) -> "Call":
-        """Return the call without graph, images and features, while it is captured: it may be stored for a while."""
+        """Return a copy of the call without autograd graph, images and features, which can be stored cheaply."""
         return replace(
             self,
             predictions=_detached(_plain(self.predictions)),
@@ -80,10 +80,12 @@ class Call:
         )
 
     def batch(self) -> Batch:
-        """Return what the loss received in a detached call, on the CPU; it shares no memory with the model.
+        """Return the inputs of the loss as a batch on the CPU that shares no memory with the model.
+
+        The call must be detached.
 
         Raises:
-            Unfit: a case file cannot represent it.
+            Unfit: the inputs cannot be represented in a case file.
         """
         maps = tuple(level.detach().cpu().clone() for level in feature_maps_of(self.predictions))
         if self.autocast not in (None, maps[0].dtype):
@@ -106,11 +108,11 @@ class Call:
 
 
 def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
-    """Return the feature maps (B, 4R + C, H, W) whose rows a head's predictions are; differentiable (PRE-1).
+    """Return the feature maps (B, 4R + C, H, W) of a head's predictions, differentiably (PRE-1).
 
     Args:
-        predictions: a list of the maps; "boxes" (B, 4R, A), "scores" (B, C, A) and "feats" with the grids; or either of
-            them behind the boxes of a validation.
+        predictions: a list of the maps, or a dictionary of "boxes" (B, 4R, A), "scores" (B, C, A) and "feats" with the
+            grids. In a validation, either is the second item of a tuple.
 
     Raises:
         Unfit: the predictions have another structure.
@@ -142,7 +144,9 @@ def hyperparameters_of(criterion: Any) -> Hyperparameters:
         topk=int(assigner.topk),
         alpha=float(assigner.alpha),
         beta=float(assigner.beta),
-        topk2=None if kept in (None, assigner.topk) else int(kept),  # equal ones keep all (TAL-CONF-2)
+        topk2=None
+        if kept in (None, assigner.topk)
+        else int(kept),  # equal values of topk and topk2 mean that all positives remain (TAL-CONF-2)
         box_gain=float(gains.box),
         cls_gain=float(gains.cls),
         dfl_gain=float(gains.dfl),
@@ -150,11 +154,11 @@ def hyperparameters_of(criterion: Any) -> Hyperparameters:
 
 
 def _plain(predictions: Any) -> Any:
-    """Return the predictions without the boxes that a head puts before them in a validation."""
+    """Return the predictions without the decoded boxes that precede them in a validation."""
     predictions = predictions[1] if isinstance(predictions, tuple) else predictions
     named = isinstance(predictions, Mapping) and {"boxes", "scores", "feats"} <= set(predictions)
     if not named and not isinstance(predictions, list):
-        raise Unfit(f"the head's predictions are a {type(predictions).__name__} that is not known")
+        raise Unfit(f"unknown structure of the head's predictions: {type(predictions).__name__}")
     return predictions
 
 
@@ -185,7 +189,7 @@ def official_loss() -> tuple[type, str]:
         criterion = criterion_of(version)
         return getattr(importlib.import_module(criterion.loss_module), criterion.loss_class), version
     except (ImportError, AttributeError, ValueError) as error:
-        raise CannotRecord(f"the detection loss of ultralytics cannot be imported here: {error}") from error
+        raise CannotRecord(f"cannot import the detection loss of ultralytics: {error}") from error
 
 
 @contextmanager

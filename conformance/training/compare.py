@@ -1,34 +1,33 @@
 """Test that training with an implementation's loss leads to the same weights as training with the reference's.
 
-Two correct losses round differently, so the weights that they lead to differ too, and every step passes the
-differences on, larger or smaller. How much is not to be guessed but measured, on the same model, images and
-steps, with **control trainings**: the reference's loss, in which every single operation, forwards and
-backwards, rounds at random and much worse than it has to (`RoundingNoise`): by `ROUGHNESS` eps of the dtype.
+Two correct losses round differently, so that the weights that they lead to differ too, and every step
+enlarges or reduces the differences. The allowed difference is measured, on the same model, images and steps,
+with **control trainings**: they use the reference's loss with a random rounding error of `ROUGHNESS` eps in
+every operation of the forward and backward pass (`RoundingNoise`), much larger than correct rounding causes.
 
 Let d be the distance of a training's last weights from those of the reference's training, and rms the root
-mean square of the d of K controls. As long as distances are small, d is a sum of very many small
-contributions that have nothing to do with each other: in every direction it is normally distributed. With the
-least favourable shape, in which the steps stretch one direction only, d / rms of one more such training is
-distributed as the absolute value of Student's t with K degrees of freedom; other shapes scatter less. So a
-loss that rounds like the controls stays below
+mean square of the d of K controls. As long as distances are small, the difference of the weights is a sum of
+very many small independent contributions, and therefore normally distributed in every direction. In the worst
+case, in which the steps stretch one direction only, d / rms of one more such training is distributed as the
+absolute value of Student's t with K degrees of freedom; in other cases it varies less. So a loss that rounds
+like the controls stays below
 
     bound = t(K, 1 - FALSE_ALARM / 2) rms
 
-but for one training in 1 / FALSE_ALARM. An operation that is computed as IEEE 754 asks errs by half an eps at
-most, a library's function by two, so a correct loss rounds less than the controls do, and stays far below the
-bound.
+except for one training in 1 / FALSE_ALARM. The error of an IEEE 754 operation is at most half an eps, that of
+a library function two, so that a correct loss rounds less than the controls, and stays far below the bound.
 
 The bound grows with the number of steps, because distances do: training is chaotic. From random weights, at
-the rate of the recorded training, controls end 1e-5 of the way travelled apart after one step, 1e-2 after
-four and 0.3 after six: two equally valid trainings soon have nothing in common. Therefore the comparison
-begins where the recorded training ends, with weights that have learnt something, and at a lower rate, as
-schedules end: there, ten steps double a distance of 1e-5. Then a box gain of 7.49 in place of 7.5 leads
-thirty times as far as the bound allows. (A factor on the whole loss is not seen, because the gradient is
-clipped to a fixed norm, as Ultralytics' trainer does it; the stage "total" tells it.)
+the rate of the recorded training, the distance of the controls is 1e-5 of the distance travelled after one
+step, 1e-2 after four and 0.3 after six: two equally valid trainings soon have nothing in common. Therefore
+the comparison begins where the recorded training ends, with trained weights, and at a lower learning rate, as
+at the end of a schedule: there, ten steps double a distance of 1e-5. A box gain of 7.49 in place of 7.5 then
+exceeds the bound thirty times. (A factor on the whole loss has no effect here, because the gradient is clipped
+to a fixed norm, as in Ultralytics' trainer; the stage "total" detects it.)
 
-Where two anchors are equally good up to rounding, the two trainings may choose differently (ambiguities T1,
-T2, T4). Then the implementation's outcome of that step is judged as that of any batch is; if it does not
-fail, the reference takes the same choice and goes on.
+If two anchors are equally good up to rounding, the two trainings may choose differently (ambiguities T1, T2,
+T4). Then the implementation's outcome of that step is judged like that of any batch. If it does not fail, the
+reference makes the same choice and continues.
 """
 
 from collections.abc import Sequence
@@ -61,22 +60,22 @@ from tal_reference.assignment import alignment_metric, normalised, overlaps_of, 
 from tal_reference.loss import loss_items, stacked
 
 STEPS = 10
-"""Steps of a comparison."""
+"""Number of steps of a comparison."""
 RATE = 0.003
 """Learning rate of a comparison."""
 CONTROLS = 4
-"""Control trainings of a comparison."""
+"""Number of control trainings of a comparison."""
 FALSE_ALARM = 1e-4
-"""Share of correct losses that are called wrong if they round as badly as they may."""
+"""Probability that a correct loss fails the comparison if its roundings are as large as those of the controls."""
 ROUGHNESS = 2.0
 """Rounding of each operation of a control, in eps: four times the largest error of a correct rounding, and the largest
-error of a library function (2 ulp). Another loss may therefore also need a few more operations.
+error of a library function (2 ulp). Another correct loss may therefore also use a few more operations.
 """
 MOST_STEPS = 1_000_000
-"""Limit of the steps, so that no two steps of two controls share their seed."""
+"""Maximum number of steps. It keeps the seeds of all steps of all controls distinct."""
 
 Positives = list[Tensor]
-"""Anchors from which each ground truth learns, (M, A) of each image; not where the target score is zero."""
+"""Mask (M, A) bool for each image: positives of each ground truth whose target score is not zero."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class TrainingComparison:
             travelled.
         worst: distance of the weights, as the same share.
         agrees: True if the distance is within the bound, and no choice of the implementation was wrong.
-        followed: steps at which the specification leaves a choice and the reference followed the
+        followed: number of steps at which the specification leaves a choice and the reference made the
             implementation's.
         summary: one or two sentences.
     """
@@ -122,8 +121,8 @@ class Start:
     """Start of the compared trainings.
 
     Attributes:
-        recorded: training whose last weights they begin with, and whose images they continue with.
-        steps: N.
+        recorded: the training that provides the initial weights and the images.
+        steps: number of steps N.
         device: device of the trainings.
     """
 
@@ -136,7 +135,7 @@ class Start:
         return train(self.recorded.weights, self.recorded.schedule, 0, 0, lambda step, batch: ())
 
     def train(self, gradients: "Subject | Reference | Control") -> Tensor:
-        """Return all trained weights after N steps with this loss."""
+        """Return all trained weights (P,) after N steps with the loss whose gradients are given."""
         schedule = replace(self.recorded.schedule, rate=RATE)
         return train(self.recorded.weights, schedule, schedule.steps, self.steps, gradients, self.device)
 
@@ -147,7 +146,9 @@ class Subject:
 
     Attributes:
         implementation: the implementation.
-        batches, outcomes, choices: its input, outcome and assignment at each step.
+        batches: input of the loss at each step.
+        outcomes: outcome of the implementation at each step.
+        choices: assignment of the implementation at each step.
     """
 
     implementation: Implementation
@@ -156,10 +157,10 @@ class Subject:
     choices: list[Positives] = field(default_factory=list)
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Return its gradient.
+        """Return the implementation's gradient on each feature map.
 
         Raises:
-            ImplementationFailed: the implementation raised, or broke the protocol.
+            ImplementationFailed: the implementation raised, or violated the protocol.
         """
         outcome = execute(self.implementation, batch)
         assert outcome.loss is not None
@@ -176,10 +177,10 @@ class Reference:
 
     Attributes:
         dialect: dialect of the reference.
-        subject: training whose open choices it follows; None to make its own.
-        choices: its assignment at each step.
-        followed: steps at which it followed.
-        problem: reason why it did not follow the first choice that it rejected.
+        subject: training whose open choices the reference follows; None to make its own.
+        choices: assignment at each step.
+        followed: number of steps at which the reference followed the subject's choice.
+        problem: reason why the first rejected choice of the subject is not admissible.
     """
 
     dialect: Dialect
@@ -189,7 +190,7 @@ class Reference:
     problem: str = ""
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Return the gradient of `tal_reference.detection_loss`, or of its later stages on a choice that it follows."""
+        """Return the gradient of the reference's loss, for its own assignment or for the subject's admissible one."""
         maps = [level.clone().requires_grad_() for level in batch.feature_maps]
         loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, self.dialect)
         choice = choice_of(loss.targets, batch)
@@ -216,11 +217,11 @@ class Reference:
 
 @dataclass
 class Control:
-    """The reference's loss with roundings as bad as those of a correct loss may be.
+    """The reference's loss with random rounding errors that are larger than those of any correct loss.
 
     Attributes:
-        choices: the assignment that it uses at each step: a control varies roundings, not choices.
-        seed: of its roundings.
+        choices: the assignment at each step, which is fixed: a control varies roundings, not choices.
+        seed: seed of the rounding errors.
     """
 
     choices: list[Positives]
@@ -246,15 +247,15 @@ def compare_training(
     Args:
         implementation: an implementation with a loss.
         recorded: the training that both continue; the suite's own if None.
-        steps: N.
+        steps: number of steps N.
         controls: number of control trainings K.
         device: device of the trainings.
-        rms: result of `rms_of_controls` for these arguments, if it is known already.
+        rms: result of `rms_of_controls` for these arguments, if it was computed before.
         ended: result of `reference_training` for the implementation's dialect, if an earlier process computed it. A
-            distance beyond the bound is confirmed by a training in this process before it is called wrong.
+            distance beyond the bound is then confirmed by a new reference training in this process.
 
     Raises:
-        ImplementationFailed: the implementation raised, or broke the protocol.
+        ImplementationFailed: the implementation raised, or violated the protocol.
         UnknownImplementation: ultralytics, which builds the model, is not installed.
     """
     start = _start(recorded or recorded_training(), steps, device)
@@ -273,7 +274,7 @@ def compare_training(
 
 
 def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, Tensor]:
-    """Return the reference and its last weights; train again where the subject made another admissible choice."""
+    """Return the reference and its last weights, trained again if the subject made another admissible choice."""
     dialect = subject.implementation.dialect
     if all(same_choice(one, other) for one, other in zip(ended.choices, subject.choices, strict=True)):
         return Reference(dialect, choices=ended.choices), ended.weights
@@ -284,14 +285,17 @@ def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, 
 def rms_of_controls(
     recorded: RecordedTraining, steps: int = STEPS, controls: int = CONTROLS, device: str = "cpu"
 ) -> float:
-    """Return the root mean square distance of control trainings from the reference's, for any implementation."""
+    """Return the root mean square distance of control trainings from the reference's training.
+
+    It does not depend on the implementation under test.
+    """
     return _rms_of_controls(_start(recorded, steps, device), controls)
 
 
 def reference_training(
     recorded: RecordedTraining, dialect: Dialect, steps: int = STEPS, device: str = "cpu"
 ) -> Ended:
-    """Return the training with the reference's loss that all others are compared with."""
+    """Return the end of the training with the reference's loss, with which all other trainings are compared."""
     return _reference_training(_start(recorded, steps, device), dialect)
 
 
@@ -346,7 +350,7 @@ def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
 
 
 def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
-    """Return the positives, as far as the loss can see them."""
+    """Return the positives of an assignment that contribute to the loss: those with a target score above zero."""
     if isinstance(assigned, Assignment):
         rows = list(zip(assigned.foreground, assigned.truth_index, assigned.scores.sum(-1), strict=True))
     else:

@@ -1,4 +1,4 @@
-"""Photographs of the ultralytics package as real input, with labels made by hand."""
+"""Photographs from the ultralytics package as real input, with labels made by hand."""
 
 import json
 import random
@@ -15,16 +15,16 @@ from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 
 LABELS = Path(__file__).parent / "photographs.json"
-"""Objects of each photograph; the file says how they were labelled."""
+"""File with the objects of each photograph. It describes how they were labelled."""
 GREY = 114 / 255
 """Value of the padding of a letterboxed image."""
 SHARE_KEPT = 0.1
-"""Smallest visible share of an object's area with which it is kept in a crop."""
+"""An object remains in a crop if at least this share of its area is visible."""
 EMPTY_BELOW = 0.21
 """Share of the height of bus.jpg above which no object is labelled."""
 
 Crop = tuple[float, float, float, float]
-"""x1, y1, x2, y2 as shares of the photograph's width and height."""
+"""A crop: x1, y1, x2, y2 as shares of the photograph's width and height."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Photograph:
     Attributes:
         name: file name.
         pixels: (3, height, width) uint8, red first.
-        labels: (M,) int64 classes of COCO.
+        labels: (M,) int64 class indices of COCO.
         boxes: (M, 4) float32, xyxy in the photograph's pixels.
     """
 
@@ -46,10 +46,10 @@ class Photograph:
 
 @dataclass(frozen=True)
 class View:
-    """A part of a photograph, perhaps mirrored.
+    """A part of a photograph, optionally mirrored.
 
     Attributes:
-        name: of the photograph.
+        name: name of the photograph.
         crop: the part.
         mirrored: True if left and right are exchanged.
     """
@@ -61,7 +61,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Input of a training step as a data loader hands it over.
+    """Input of a training step, in the format of a data loader.
 
     Attributes:
         pixels: (B, 3, height, width) float32 in [0, 1].
@@ -107,11 +107,11 @@ def _read(name: str) -> Tensor:
         from ultralytics.utils.patches import imread
     except ImportError as error:
         raise UnknownImplementation(
-            f"ultralytics, whose photographs are needed, cannot be imported: {error}"
+            f"cannot import ultralytics, whose photographs are needed: {error}"
         ) from error
     rows = imread(str(ASSETS / name))  # (height, width, 3), blue first
     if rows is None:
-        raise UnknownImplementation(f"the installed ultralytics has no {name} that can be read")
+        raise UnknownImplementation(f"cannot read the photograph {name} of the installed ultralytics")
     return torch.from_numpy(rows).permute(2, 0, 1).flip(0).contiguous()  # (3, height, width)
 
 
@@ -120,8 +120,8 @@ def render(view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
     Returns:
         pixels: (3, height, width) float32 in [0, 1].
-        rows: (M, 5) float32 class, cx, cy, w, h of its objects, normalised to the image; objects that reach
-            beyond the crop end at its border, slivers are left out.
+        rows: (M, 5) float32 class, cx, cy, w, h of its objects, normalised to the image. Boxes are clipped to the
+            crop; objects of which too little is visible are left out.
     """
     source = photograph(view.name)
     scale = torch.tensor(source.pixels.shape[:0:-1]).repeat(2)  # (4,) width, height, width, height
@@ -147,7 +147,7 @@ def letterbox(part: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tens
 
     Returns:
         pixels: (3, height, width).
-        shift: (2,) x and y of its left top corner, in pixels.
+        shift: (2,) x and y of the scaled image's top left corner, in pixels.
         factor: (2,) scale factors of x and y.
     """
     sides = torch.tensor(part.shape[1:])  # (2,) h, w
@@ -188,7 +188,10 @@ def augmented(seed: int) -> list[View]:
 
 
 def _crop(source: random.Random, name: str, least: float, most: float) -> View:
-    """Return a random part with sides between `least` and `most` of the photograph's, mirrored half of the time."""
+    """Return a random part of a photograph, mirrored with probability 0.5.
+
+    Its sides are between `least` and `most` times those of the photograph.
+    """
     side = least + (most - least) * source.random()
     left, top = (1 - side) * source.random(), (1 - side) * source.random()
     return View(name, (left, top, left + side, top + side), source.random() < 0.5)

@@ -1,7 +1,8 @@
-"""Record what the loss receives in a user's training: selected, on disk, and without disturbing the training."""
+"""Record selected inputs of the loss during a user's training as case files, without disturbing the training."""
 
 import contextlib
 import sys
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -22,19 +23,21 @@ from tal_conformance.training.store import SUFFIX, CaseStore
 EVERY, LIMIT_MB = 500, 500.0
 """Defaults: steps between two batches that are stored regularly, and size limit of all files in MB."""
 BEHIND = 2
-"""Number of calls whose values a GPU may not have computed yet; older values are waited for."""
+"""Maximum number of calls whose values the GPU may still be computing; the recorder waits for older values."""
+SECONDS_BETWEEN_LINES = 60.0
+"""Minimum time between two lines about the progress, so that they do not hide the training's own output."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pending:
-    """A call whose loss may still be being computed.
+    """A captured call whose values the GPU may still be computing.
 
     Attributes:
-        call: without its graph.
-        which: number of the loss.
-        epoch: of the training, if it is known.
+        call: the call, without its autograd graph.
+        which: index of the loss object; an end-to-end head has two.
+        epoch: epoch of the training, if it is known.
         numbers: (2,) float32 on the CPU: the total, and the smallest area of a ground truth.
-        ready: event of the arrival of `numbers`; None: they have arrived.
+        ready: event after which `numbers` are valid; None if they are valid already.
     """
 
     call: Call
@@ -46,14 +49,14 @@ class Pending:
 
 @dataclass
 class Recording:
-    """Record of a training.
+    """Recording of a training.
 
     Attributes:
         shelf: the case files.
-        every: steps between two batches that are stored regularly; 0: none.
-        release: of Ultralytics.
+        every: number of steps between two batches that are stored regularly; 0 for none.
+        release: release of Ultralytics.
         calls: number of calls of the official loss in training.
-        over: reason why recording has stopped; None while it goes on.
+        over: reason why recording has stopped; None while it continues.
     """
 
     shelf: CaseStore
@@ -65,16 +68,17 @@ class Recording:
         default_factory=weakref.WeakKeyDictionary
     )
     _pending: deque[Pending] = field(default_factory=deque)
-    _told: set[str] = field(default_factory=set)
+    _printed: set[str] = field(default_factory=set)
+    _next_line: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_LINES)
     _trainer: Any = None
 
     def hear(self, call: Call) -> None:
-        """Note a call of the loss. Never raises: a training must not fail because it is recorded."""
+        """Process a call of the loss. It never raises, so that recording cannot make a training fail."""
         if self.over is None:
             self._safely(lambda: self._hear(call))
 
     def close(self) -> None:
-        """Decide about the last calls."""
+        """Wait for the pending calls, and store their batches if they are selected."""
         while self._pending and self.over is None:
             self._safely(lambda: self._decide(self._pending.popleft()))
 
@@ -82,11 +86,11 @@ class Recording:
         try:
             step()
         except Unfit as error:
-            self._tell(f"a batch was left out, because a case file cannot hold it: {error}")
-        except Exception as error:  # whatever it is: this is not the training's fault
+            self._print_once(f"a batch was not recorded, because a case file cannot hold it: {error}")
+        except Exception as error:  # no error of the recorder may end the training
             self.over = f"{type(error).__name__}: {error}"
             self._pending.clear()
-            self._tell(f"nothing more is recorded, and the training goes on: {self.over}")
+            self._print_once(f"recording has stopped, and the training continues: {self.over}")
 
     def _hear(self, call: Call) -> None:
         if not call.trains:
@@ -96,17 +100,26 @@ class Recording:
         self.calls += 1
         which = self._losses.setdefault(call.criterion, (len(self._losses), BatchSelector(self.every)))[0]
         if call.class_weights is not None:
-            self._tell(
-                "the training weights its classes; case files hold no class weights, and are judged without"
+            self._print_once(
+                "the training uses class weights; case files cannot hold them, and are judged without class weights"
             )
         numbers, ready = _numbers(call)
         epoch = getattr(self._trainer, "epoch", None)
         self._pending.append(Pending(call.detached(), which, epoch, numbers, ready))
         while self._pending and (len(self._pending) > BEHIND or _is_ready(self._pending[0])):
             self._decide(self._pending.popleft())
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        """Print the number of captured calls and stored batches, at most once a minute."""
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + SECONDS_BETWEEN_LINES
+            stored, size = len(self.shelf.kept), self.shelf.size / 1e6
+            print_message(f"{self.calls} steps seen, {stored} batches stored ({size:.1f} MB)")
 
     def _decide(self, pending: Pending) -> None:
-        """Store a batch if the selector has a reason to."""
+        """Store the batch of a pending call if the selector selects it."""
         if pending.ready is not None:
             pending.ready.synchronize()
         interest = self._losses[pending.call.criterion][1]
@@ -119,35 +132,37 @@ class Recording:
         origin = self._origin(pending, step, total, reasons)
         batch = replace(batch, origin=origin, hazards=hazards_of(batch))
         if not self.shelf.add(batch, step, {(pending.which, reason) for reason in reasons}):
-            self._tell("a batch was left out: it does not fit into the limit, beside more interesting ones")
+            self._print_once("a batch was not recorded: more interesting batches fill the size limit")
 
     def _origin(self, pending: Pending, step: int, total: float, reasons: set[str]) -> str:
         """Return the origin of a batch in one line."""
         where = [f"recorded: ultralytics {self.release}"]
         model = getattr(getattr(self._trainer, "args", None), "model", None)
         where += [Path(str(model)).name] if model else []
-        where += [f"loss {pending.which + 1}"] if pending.which else []  # the second of an end-to-end head
+        where += (
+            [f"loss {pending.which + 1}"] if pending.which else []
+        )  # the second loss of an end-to-end head
         where += [f"step {step}"]
         where += [f"epoch {pending.epoch}"] if pending.epoch is not None else []
         weights = pending.call.class_weights
-        where += ["without its class weights"] if weights is not None else []
+        where += ["without class weights"] if weights is not None else []
         return f"{', '.join(where)}: {', '.join(sorted(reasons))}, loss {total:.6g}"
 
-    def _tell(self, text: str) -> None:
-        """Print a line, unless it was printed before."""
-        if text not in self._told:
-            self._told.add(text)
-            tell(text)
+    def _print_once(self, text: str) -> None:
+        """Print a line, unless the same line was printed before."""
+        if text not in self._printed:
+            self._printed.add(text)
+            print_message(text)
 
 
-def tell(text: str) -> None:
-    """Print a line of the recorder between the lines of the training."""
-    with contextlib.suppress(OSError, ValueError):  # where nobody listens, nothing is said
+def print_message(text: str) -> None:
+    """Print a message of the recorder on standard error."""
+    with contextlib.suppress(OSError, ValueError):  # standard error may be closed
         print(f"conformance recorder: {text}", file=sys.stderr, flush=True)
 
 
 def _numbers(call: Call) -> tuple[Tensor, "torch.cuda.Event | None"]:
-    """Return total and smallest area (2,) of a call, copied to the CPU without waiting for a device."""
+    """Return total and smallest area (2,) of a call, copied to the CPU asynchronously, with the event of the copy."""
     total, boxes = call.total.float(), call.boxes.detach().float()
     areas = boxes[:, 2] * boxes[:, 3] if len(boxes) else torch.full((1,), torch.inf)  # (N,)
     numbers = torch.stack((total, areas.min().to(total.device, non_blocking=True)))
@@ -175,14 +190,14 @@ def trainer_above(frame: FrameType | None) -> Any:
 
 @contextmanager
 def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB) -> Iterator[Recording]:
-    """Record as case files what the official detection loss receives in this process while the block runs.
+    """Record the inputs of the official detection loss in this process as case files, while the block runs.
 
-    Stored are the first batch, every n-th, those with most ground truths, the first without any, the smallest ground
-    truth and the largest loss so far. Files that were written stay if the training fails.
+    The stored batches are the first, every n-th, the first without ground truths, and those with the most ground
+    truths, the smallest ground truth or the largest loss so far. Stored files remain if the training fails.
 
     Args:
         folder: folder of the case files; it is created.
-        every: steps between two batches that are stored regularly; 0: none.
+        every: number of steps between two batches that are stored regularly; 0 for none.
         limit_mb: size limit of all files in MB; the least interesting file is removed first.
 
     Raises:
@@ -198,9 +213,9 @@ def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.glob(f"*{SUFFIX}")):
-            raise CannotRecord(f"{folder} holds recorded batches already: name another folder")
+            raise CannotRecord(f"{folder} already holds recorded batches: name another folder")
     except OSError as error:
-        raise CannotRecord(f"{folder} cannot take recorded batches: {error}") from error
+        raise CannotRecord(f"cannot create the folder {folder} for recorded batches: {error}") from error
     recorded = Recording(CaseStore(folder, int(limit_mb * 1e6)), every, release)
     with listening(recorded.hear):
         try:

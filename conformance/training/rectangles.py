@@ -1,8 +1,8 @@
-"""A small synthetic data set, and the recorded batches of a training on it that this project contains.
+"""Generate a small synthetic data set, and the recorded batches of this project from a training on it.
 
     python -m tal_conformance.training.rectangles FOLDER     # writes FOLDER/recorded and FOLDER/recorded-mixed
 
-Coloured rectangles on noise, two classes by colour, trained by Ultralytics' own trainer, as users do.
+The images show coloured rectangles on noise, in two classes by colour. Ultralytics' own trainer trains on them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def drawn(number: int) -> tuple[Tensor, list[tuple[int, float, float, float, flo
     source = torch.Generator().manual_seed(number)
     pixels = torch.randint(60, 120, (3, SIDE, SIDE), generator=source, dtype=torch.uint8)
     rows = []
-    for _ in range(number % 5):  # every fifth image shows nothing
+    for _ in range(number % 5):  # every fifth image has no rectangle
         label = int(torch.randint(2, (), generator=source))
         width, height = (torch.randint(5, SIDE // 2, (2,), generator=source)).tolist()
         left, top = (int(torch.randint(SIDE - side, (), generator=source)) for side in (width, height))
@@ -77,7 +77,10 @@ def training_options(folder: Path, description: Path) -> dict[str, object]:
 
 
 def main(folder: Path) -> None:
-    """Write the data set, train and record; then record steps under mixed precision, which the trainer has for GPUs."""
+    """Write the data set and record a training on it; then record steps under mixed precision.
+
+    The mixed-precision steps do not use the trainer, which supports mixed precision on GPUs only.
+    """
     configure_ultralytics()
     from ultralytics import YOLO
     from ultralytics.utils import ROOT

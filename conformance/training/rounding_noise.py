@@ -1,7 +1,7 @@
-"""Monte Carlo arithmetic: every result gets a random error, deliberately larger than its real rounding error.
+"""Monte Carlo arithmetic: add a random error, deliberately larger than the rounding error, to every result.
 
-Repeating a computation in this way shows how far rounding can move its result, without a bound that must assume
-that all errors add up in the same direction (Parker, Monte Carlo Arithmetic, 1997).
+Repeated computations show how much rounding can change a result, without the assumption of a bound that all errors
+have the same sign (Parker, Monte Carlo Arithmetic, 1997).
 """
 
 from typing import Any
@@ -33,24 +33,24 @@ All other operations move, select or compare numbers, or have results that are a
 
 
 class RoundingNoise(TorchDispatchMode):
-    """Context manager: inside it, every result of an operation that rounds gets a relative error of `amplitude`.
+    """Context manager that adds a relative error of `amplitude` to every result of an operation that rounds.
 
-    Each element moves at random up or down, in the same way for the same seed on every device. Gradients that are
-    computed while it is entered are included: their operations are no exception.
+    Each element is changed up or down at random, identically on every device for the same seed. Operations of the
+    backward pass are included.
 
     Attributes:
         operations: names of all operations that were run.
     """
 
     def __init__(self, seed: int, amplitude: float) -> None:
-        """Set the `amplitude` in units of the dtype's eps; a correct rounding errs by at most half a unit."""
+        """Set the seed, and the amplitude in units of the dtype's eps; correct rounding has an error of at most 0.5."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.amplitude = amplitude
         self.source = torch.Generator().manual_seed(seed)
         self.operations: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and move its result."""
+        """Run an operation, and add the random error to its result."""
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.removesuffix("_")  # `add_` is `add` in place
         self.operations.add(name)

@@ -1,6 +1,7 @@
 """Select which training batches to store: the first, every n-th, and outliers.
 
-Outliers are the batches with most ground truths, the first without any, the smallest box and the largest loss.
+Outliers are the batches with the most ground truths, the first batch without ground truths, and the batches with the
+smallest box and with the largest loss so far.
 """
 
 import math
@@ -9,19 +10,19 @@ from dataclasses import dataclass
 FIRST, EVERY, NO_GT = "first", "every n-th", "no GT"
 MOST, SMALLEST, LARGEST = "most GTs so far", "smallest GT so far", "largest loss so far"
 RECORDS = (MOST, SMALLEST, LARGEST)
-"""Reasons of which the newest supersedes the earlier ones."""
+"""Reasons that only the newest batch of each keeps: it supersedes earlier batches with the same reason."""
 BEATS = 1.1
-"""Factor by which a record must be beaten: a slowly rising loss is not stored at each step."""
+"""Factor by which a record must exceed the previous one, so that a slowly rising loss is not stored at each step."""
 
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """Facts of a batch that decide if it is stored.
+    """Facts of a batch by which the selector decides to store it.
 
     Attributes:
         truths: number of annotation rows.
         smallest: smallest area of a ground truth as a share of its image's; infinite without ground truths.
-        total: the loss that is differentiated; NaN counts as infinite.
+        total: the value of the loss that is differentiated; NaN counts as infinite.
     """
 
     truths: int
@@ -34,7 +35,7 @@ class BatchSelector:
     """State of the selection for one loss of a training.
 
     Attributes:
-        every: steps between two batches that are stored regularly; 0: none.
+        every: number of steps between two batches that are stored regularly; 0 for none.
         step: number of the next step, from 0.
     """
 
@@ -46,7 +47,7 @@ class BatchSelector:
     _empty: bool = False
 
     def reasons(self, facts: BatchFacts) -> set[str]:
-        """Return the reasons to store the next step's batch; none if it is not stored."""
+        """Return the reasons to store the batch of the next step; an empty set if it is not stored."""
         step, self.step = self.step, self.step + 1
         total = math.inf if math.isnan(facts.total) else facts.total
         found = {

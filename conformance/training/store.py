@@ -9,21 +9,21 @@ from tal_conformance.training.selection import EVERY, FIRST, RECORDS
 
 SUFFIX = ".safetensors"
 HEADER = 4096
-"""Largest size of a case file without its tensors, in bytes."""
+"""Maximum size in bytes of the header of a case file."""
 
 Reason = tuple[int, str]
-"""Number of the loss (an end-to-end head has two), and a reason to store its batch."""
+"""A reason to store a batch: the index of the loss (an end-to-end head has two), and the reason itself."""
 
 
 @dataclass
 class Kept:
-    """A case file.
+    """A stored case file.
 
     Attributes:
         path: path of the file.
-        size: in bytes.
-        step: of the training.
-        reasons: reasons to store it; a record that was beaten is removed from them.
+        size: size in bytes.
+        step: step of the training.
+        reasons: reasons to store the batch; a record that a later batch exceeded is removed from them.
     """
 
     path: Path
@@ -33,7 +33,11 @@ class Kept:
 
     @property
     def rank(self) -> int:
-        """3: first batch; 2: a record, or the first without ground truths; 1: an n-th batch; 0: a beaten record."""
+        """Priority of the file, from 0 to 3.
+
+        It is 3 for the first batch, 2 for a record or the first batch without ground truths, 1 for a regularly stored
+        batch, and 0 for an exceeded record.
+        """
         ranks = {FIRST: 3, EVERY: 1}
         return max((ranks.get(name, 2) for _, name in self.reasons), default=0)
 
@@ -61,7 +65,7 @@ class CaseStore:
         """Store a batch, in place of less interesting ones if necessary.
 
         Returns:
-            True if there was room for it.
+            True if the batch was stored within the size limit.
 
         Raises:
             OSError: the file cannot be written.
@@ -78,7 +82,7 @@ class CaseStore:
         return True
 
     def _make_room(self, new: Kept) -> bool:
-        """Remove less or equally interesting files until the new one fits; remove none if that is not enough."""
+        """Remove less or equally interesting files until the new file fits. Remove no file if that is not enough."""
         goes: list[Kept] = []
         while self.size - sum(one.size for one in goes) + new.size > self.limit:
             stays = [one for one in self.kept if one not in goes]
@@ -93,7 +97,10 @@ class CaseStore:
 
     @staticmethod
     def _least(among: list[Kept], rank: int) -> Kept | None:
-        """Return the least interesting file of no higher rank; among equals the one closest behind another of them."""
+        """Return the least interesting file of at most the given rank, or None.
+
+        Among files of the same rank it is the one that follows another of them by the fewest steps.
+        """
         lowest = min((one.rank for one in among), default=rank + 1)
         if lowest > rank or lowest == 3:
             return None

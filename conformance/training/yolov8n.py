@@ -1,9 +1,9 @@
-"""A YOLOv8n in training: its steps, and batches recorded from them.
+"""Train a YOLOv8n on photographs, and record the batches that its loss receives.
 
 Ultralytics builds the model from its bundled description, with random weights: nothing is downloaded. It
-learns the photographs of `training.photographs` with the official loss. The input of its loss at some of
-the steps becomes the suite's recorded batches: predictions of a network, at first like noise, later near the
-ground truth.
+trains on the photographs of `training.photographs` with the official loss. The inputs of the loss at some of
+the steps are the suite's recorded batches: the predictions of a network, which are at first like noise and
+later near the ground truth.
 """
 
 import dataclasses
@@ -26,14 +26,15 @@ from tal_conformance.training.photographs import Images, augmented, images_of
 from tal_reference import Head, Hyperparameters, detection_loss
 
 MODEL = "yolov8n.yaml"
-"""Description of the model, in the ultralytics package."""
+"""File name of the model's description in the ultralytics package."""
 CLASSES = 80
-"""Classes of COCO, as the labels count them."""
+"""Number of classes of COCO, which the labels use."""
 
 Predictions = Mapping[str, Any]
-"""Output of the head in training: "boxes" (B, 4R, A), "scores" (B, C, A), and "feats" with the grids."""
+"""Type of the head's output in training: "boxes" (B, 4R, A), "scores" (B, C, A), and "feats" with the grids."""
 Gradients = Callable[[int, Batch], Sequence[Tensor]]
-"""Function of a step's number and of the loss's input: the gradient of its total on each feature map."""
+"""Function that takes a step's number and the input of the loss, and returns the gradient of the loss's total on each
+feature map."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class Schedule:
     Attributes:
         steps: number of steps.
         recorded: steps whose batch is recorded.
-        sizes: heights and widths of the input in pixels, in turn; multiples of 32.
-        pool: number of image batches, in turn.
-        seed: of the initial weights and of the images.
+        sizes: heights and widths of the input in pixels, used in turn; multiples of 32.
+        pool: number of different image batches, used in turn.
+        seed: seed of the initial weights and of the images.
         rate: learning rate.
-        momentum: of SGD (Nesterov's).
+        momentum: momentum of SGD (Nesterov's).
         clip: norm to which the gradient of all weights is clipped.
     """
 
@@ -67,13 +68,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of the model at a recorded step.
+    """Quality of the model at a recorded step.
 
     Attributes:
         step: number of the step.
-        total: the loss that is differentiated.
+        total: the value of the loss that is differentiated.
         overlap: mean CIoU of the positives with their ground truths (TAL-MET-1).
-        score: mean over the ground truths of the best score that a positive gives to the right class.
+        score: mean over the ground truths of the best score that a positive has for the right class.
     """
 
     step: int
@@ -87,10 +88,10 @@ class RecordedTraining:
     """Result of a training.
 
     Attributes:
-        schedule: of the training.
-        head: of the model.
+        schedule: schedule of the training.
+        head: head of the model.
         batches: input of the loss at the recorded steps.
-        progress: of the recorded steps.
+        progress: quality of the model at the recorded steps.
         losses: the total of every step.
         weights: the model's state after the last step.
     """
@@ -109,7 +110,7 @@ def _images(seed: int, size: tuple[int, int]) -> Images:
 
 
 def build_model(seed: int = 0) -> nn.Module:
-    """Return a YOLOv8n with random weights, in training mode, on the CPU; the same weights for the same seed.
+    """Return a YOLOv8n in training mode on the CPU, with random weights that depend only on the seed.
 
     Raises:
         UnknownImplementation: ultralytics is not installed, or cannot be imported.
@@ -122,9 +123,9 @@ def build_model(seed: int = 0) -> nn.Module:
             from ultralytics.utils import ROOT
         except ImportError as error:
             raise UnknownImplementation(
-                f"ultralytics, which builds the model, cannot be imported: {error}"
+                f"cannot import ultralytics, which builds the model: {error}"
             ) from error
-        # its full path: a file of this name in the working directory would be preferred otherwise
+        # the full path, because a file of this name in the working directory would take precedence
         model: nn.Module = DetectionModel(
             str(ROOT / "cfg" / "models" / "v8" / MODEL), nc=CLASSES, verbose=False
         )
@@ -133,7 +134,7 @@ def build_model(seed: int = 0) -> nn.Module:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Restore what importing and building change in torch: random numbers, and print options."""
+    """Restore torch's random state and print options, which building the model changes, when the block ends."""
     printing = dict(vars(torch._tensor_str.PRINT_OPTS))
     try:
         with torch.random.fork_rng(devices=()):
@@ -144,7 +145,7 @@ def untouched() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread, so that sums are added up in the same order on machines with any number of cores.
+    """Compute on one thread, so that the order of sums does not depend on the number of cores.
 
     Two threads would be a third faster on an idle machine, and many times slower on a busy one.
     """
@@ -163,14 +164,14 @@ def head_of(model: Any) -> Head:
 
 
 def official_criterion(model: Any, hyperparameters: Hyperparameters = Hyperparameters()) -> Any:
-    """Return the model's own loss, as its trainer makes it."""
+    """Return the model's own loss object, made in the same way as by Ultralytics' trainer."""
     numbers = hyperparameters
     model.args = SimpleNamespace(box=numbers.box_gain, cls=numbers.cls_gain, dfl=numbers.dfl_gain)
     return model.init_criterion()
 
 
 class Trainee:
-    """A model in training."""
+    """A model with its optimiser."""
 
     def __init__(self, model: nn.Module, schedule: Schedule) -> None:
         self.model, self.clip = model, schedule.clip
@@ -183,21 +184,23 @@ class Trainee:
         return predictions
 
     def learn(self, differentiate: Callable[[], None]) -> None:
-        """Take one step of SGD with the gradients that `differentiate` leaves in the weights."""
+        """Take one step of SGD with the gradients of the weights, which `differentiate` computes."""
         self.optimiser.zero_grad()
         differentiate()
         nn.utils.clip_grad_norm_(self.weights, self.clip)
         self.optimiser.step()
 
     def vector(self) -> Tensor:
-        """Return a copy of all trained weights, in one row."""
+        """Return a copy of all trained weights as one vector (P,)."""
         return torch.cat([weight.detach().flatten() for weight in self.weights])
 
 
 @cache
 @one_thread()
 def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
-    """Train with the official loss from random weights, and record; once in a process.
+    """Train a model with the official loss from random weights, and return the training with its recorded batches.
+
+    The result is cached in the process.
 
     Raises:
         UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
@@ -266,7 +269,7 @@ def train(
     gradients: Gradients,
     device: str = "cpu",
 ) -> Tensor:
-    """Train with any loss, from given weights.
+    """Train a model with any loss from given weights, and return the trained weights.
 
     Args:
         weights: the model's state at the start.

@@ -114,7 +114,7 @@ def test_a_killed_training_leaves_what_was_recorded(script: Path):
         (["--", "no-such-program"], "'no-such-program' is not a program of this Python environment"),
         (["--every", "-1", "--", "train.py"], "every is -1"),
         (["--limit-mb", "0", "--", "train.py"], "the limit 0 MB"),
-        (["--into", "train.py", "--", "train.py"], "train.py cannot take recorded batches"),
+        (["--into", "train.py", "--", "train.py"], "cannot create the folder train.py"),
     ],
 )
 def test_bad_usage_is_one_clear_line(script: Path, arguments: list[str], says: str):
@@ -130,7 +130,7 @@ def test_what_calls_no_loss_is_told_and_leaves_nothing(script: Path):
     script.write_text("print('no training')\n", encoding="utf-8")
     done = record(script.parent, "--into", "kept", "--", "train.py")
     assert done.returncode == 0
-    assert "was never called to train" in done.stderr
+    assert "never called the official detection loss" in done.stderr
     assert not (script.parent / "kept").exists()
 
 

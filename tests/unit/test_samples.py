@@ -61,7 +61,7 @@ def test_an_outcome_and_what_it_comes_to(run: Path):
 def test_it_is_replayed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["replay", str(run), "--offline", "--pictures", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert "swapped 1.0 on cpu (stored), held to ultralytics-8.4.190: DIVERGENT" in out
+    assert "swapped 1.0 on cpu (stored), dialect ultralytics-8.4.190: DIVERGENT" in out
     assert err == ""
 
 

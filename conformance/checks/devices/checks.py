@@ -1,8 +1,8 @@
 """Requirements on an implementation on every device: the clauses DEVICE-1 to DEVICE-3.
 
-- DEVICE-1: on a CUDA device it makes everything there, and moves nothing away and back. Without such a device it runs
-  on the simulated one, with the numbers of a run on the CPU.
-- DEVICE-2: what it computes on a CUDA device is what it computes on the CPU, within the rounding of two correct runs.
+- DEVICE-1: on a CUDA device it allocates all tensors there, and moves none away and back. Without such a device it runs
+  on the simulated one, and must return the values of a run on the CPU.
+- DEVICE-2: its results on a CUDA device and on the CPU agree, within the rounding of two correct runs.
 - DEVICE-3: the same batch gives the same bits every time.
 """
 
@@ -32,28 +32,28 @@ from tal_conformance.judgement.failure import Failure, Subject, failure_from
 from tal_reference import Dialect
 
 MEANINGS = {
-    "DEVICE-1": "on a CUDA device everything is made there, and nothing is moved away and back",
-    "DEVICE-2": "a CUDA device and the CPU agree",
+    "DEVICE-1": "on a CUDA device all tensors are allocated there, and none is moved away and back",
+    "DEVICE-2": "results on a CUDA device and on the CPU agree",
     "DEVICE-3": "the same batch gives the same bits every time",
 }
 """Text of each clause."""
 REPETITIONS = 3
-"""Number of runs of the same batch."""
+"""Number of runs of the same batch (DEVICE-3)."""
 
 
 def allocates_on_device(subject: Subject, batch: Batch, watch: Watch | None = None) -> Judgement:
-    """DEVICE-1, on the simulated device: forward and backward, the loss and the assigner alone.
+    """Judge DEVICE-1 on the simulated device, for the loss (forward and backward) and for the assigner alone.
 
     Args:
         subject: the implementation.
         batch: any batch on the CPU.
-        watch: takes what the implementation as a whole waits for and transfers.
+        watch: receives the synchronisations and transfers of the implementation as a whole.
 
     Returns:
-        A judgement that does not fail: EXACT where all bits are those of the run on the CPU.
+        The judgement, not a failure: EXACT if all results are bitwise those of the run on the CPU.
 
     Raises:
-        Failure: something is made or done on the wrong device, or the numbers are others than on the CPU.
+        Failure: an operation used the wrong device, or a result differs from the run on the CPU.
     """
     judgement = Judgement(batch.family)
     for face in subject.implementation.variants:
@@ -67,11 +67,11 @@ def allocates_on_device(subject: Subject, batch: Batch, watch: Watch | None = No
         how = "on a simulated CUDA device"
         judgement = judged_against(expected, run.outcome, batch, face.dialect, "DEVICE-1", how)
         if judgement.verdict.fails:
-            raise _told(subject, batch, judgement, run.outcome)
+            raise _failure(subject, batch, judgement, run.outcome)
     return judgement
 
 
-def _told(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outcome) -> Failure:
+def _failure(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outcome) -> Failure:
     failure = failure_from(subject, batch, Divergence(judgement))
     failure.outcome = outcome
     return failure
@@ -81,7 +81,7 @@ def _observed(subject: Subject, batch: Batch) -> Outcome:
     """Return the outcome of an implementation on a device, moved to the CPU.
 
     Raises:
-        Failure: it raised, or broke the protocol.
+        Failure: the implementation raised, or violated the protocol.
     """
     try:
         return map_tensors(execute(subject.implementation, batch.to(subject.device)), _to_cpu)
@@ -95,27 +95,27 @@ def _to_cpu(tensor: Tensor) -> Tensor:
 
 def _wrong_device(subject: Subject, batch: Batch, run: SimulatedRun) -> Failure:
     failed = [run.failure.what] if run.failure else []
-    said = [str(violation) for violation in run.watch.violations] + failed
-    details = "\n".join(dict.fromkeys([*said, *([run.failure.details or ""] if run.failure else [])]))
-    summary = f"on a simulated CUDA device, {said[0]}"
+    problems = [str(violation) for violation in run.watch.violations] + failed
+    details = "\n".join(dict.fromkeys([*problems, *([run.failure.details or ""] if run.failure else [])]))
+    summary = f"on a simulated CUDA device, {problems[0]}"
     return Failure(subject, batch, Verdict.ERROR, "", "DEVICE-1", summary, details=details)
 
 
 def judged_against(
     expected: Outcome, observed: Outcome, batch: Batch, dialect: Dialect, clause: str, how: str
 ) -> Judgement:
-    """Compare two outcomes of one batch, both on the CPU, stage by stage.
+    """Compare two outcomes of one batch, stage by stage.
 
-    Choices that the specification leaves open may differ: they are told from the implementation's own numbers. What
-    follows from one that does is not compared, and the judgement says that it `chose_differently`.
+    Choices that the specification leaves open may differ; the implementation's own values tell which choices are open.
+    Values that depend on a different choice are not compared, and the judgement has `chose_differently` set.
 
     Args:
-        expected: what the implementation made of the batch on the CPU.
-        observed: what it made of it elsewhere.
-        batch: on the CPU.
-        dialect: what the implementation is held to.
-        clause: what is broken if they differ.
-        how: where the second one was made, so that "`how`, the overlap is .." is a sentence.
+        expected: outcome of the implementation on the CPU.
+        observed: outcome of the implementation on another device, moved to the CPU.
+        batch: the batch, on the CPU.
+        dialect: dialect of the implementation.
+        clause: clause to report if the outcomes differ.
+        how: description of the second run, which begins a sentence such as "`how`, the overlap is ...".
     """
     again, known = replace(batch), Expectation(batch, dialect)
     runs = {id(batch): Run(expected, known), id(again): Run(observed, known)}
@@ -127,17 +127,17 @@ def judged_against(
 
 
 def same_as_cpu(subject: Subject, batch: Batch) -> Judgement:
-    """DEVICE-2, on a device that is there: what it computes is what it computes on the CPU.
+    """Judge DEVICE-2: compare the outcomes of an implementation on an existing device and on the CPU.
 
     Args:
         subject: the implementation, and the device.
         batch: any batch.
 
     Returns:
-        A judgement that does not fail; ADMISSIBLE where an open choice was made otherwise.
+        The judgement, not a failure: ADMISSIBLE if the device resolved an open choice differently.
 
     Raises:
-        Failure: it is something else.
+        Failure: the outcomes differ by more than rounding and open choices.
     """
     batch = batch.to("cpu")
     expected = _observed(Subject(subject.implementation, "cpu"), batch)
@@ -145,12 +145,12 @@ def same_as_cpu(subject: Subject, batch: Batch) -> Judgement:
     how = f"on {subject.device} and not on the CPU"
     judgement = judged_against(expected, observed, batch, subject.implementation.dialect, "DEVICE-2", how)
     if judgement.verdict.fails:
-        raise _told(subject, batch, judgement, observed)
+        raise _failure(subject, batch, judgement, observed)
     return judgement
 
 
 def repeatable(subject: Subject, batch: Batch) -> Judgement:
-    """DEVICE-3: the same batch, `REPETITIONS` times.
+    """Judge DEVICE-3: run an implementation `REPETITIONS` times on a batch and compare the outcomes bitwise.
 
     Args:
         subject: the implementation, and the device.
@@ -160,23 +160,24 @@ def repeatable(subject: Subject, batch: Batch) -> Judgement:
         A judgement whose verdict is EXACT.
 
     Raises:
-        Failure: some run gave other bits; its verdict is NONDETERMINISTIC.
+        Failure: a later run returned different bits; the verdict is NONDETERMINISTIC.
     """
     outcomes = [_observed(subject, batch) for _ in range(REPETITIONS)]
     found = first_difference(outcomes, batch.family)
     if found is None:
         return Judgement(batch.family)
     stage, summary, value = found
-    kind, text = Verdict.NONDETERMINISTIC, f"run again, {summary}"
+    kind, text = Verdict.NONDETERMINISTIC, f"on a repeated run, {summary}"
     raise Failure(subject, batch, kind, stage, "DEVICE-3", text, [value], outcome=outcomes[0])
 
 
 def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[str, str, Value] | None:
-    """Return the first difference in the bits of outcomes of one batch, or None.
+    """Return the first bitwise difference between outcomes of one batch, or None.
 
-    It is a stage, a sentence and one place.
+    Undefined values are not compared: labels, boxes and indices of background anchors.
 
-    Only what has a meaning counts: labels, boxes and indices of background have none.
+    Returns:
+        The stage, a sentence, and one differing value.
     """
     first, *others = [meaningful(outcome) for outcome in outcomes]
     order = list(task.clauses)
@@ -189,8 +190,8 @@ def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[
     if any(set(other) != set(first) for other in others):
         return (
             "",
-            "it shows other things",
-            Value("the whole batch", "what is shown", str(len(first)), "others", "none"),
+            "the implementation returned other tensors",
+            Value("the whole batch", "number of returned tensors", str(len(first)), "other tensors", "none"),
         )
     if not different:
         return None
@@ -202,7 +203,7 @@ def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[
 
 
 def meaningful(outcome: Outcome) -> dict[str, Tensor]:
-    """The tensors of an outcome by name, without what background anchors have by chance."""
+    """Return the tensors of an outcome by name, without the undefined values of background anchors."""
     named = named_tensors(outcome)
     foreground = named.get("assignment.foreground")
     for name in ("assignment.labels", "assignment.truth_index", "assignment.boxes"):
@@ -216,7 +217,7 @@ STAGE_OF = {
     "assignment.scores": StageName.NORMALISATION,
     "loss.total": StageName.TOTAL,
 }
-"""Stages of the tensors that belong to one each."""
+"""Stage of each tensor of an outcome that belongs to a single stage, by the tensor's name."""
 
 
 def stage_of(name: str, first: Tensor, second: Tensor | None, task: Task = DETECT) -> str:
@@ -234,7 +235,7 @@ def stage_of(name: str, first: Tensor, second: Tensor | None, task: Task = DETEC
 
 
 def first_place(name: str, before: Tensor, now: Tensor) -> Value:
-    """The first place where two tensors have not the same bits."""
+    """Return the first place where two tensors differ bitwise, with both values."""
     if before.shape != now.shape or before.dtype != now.dtype:
         was, became = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (before, now))
         return Value("the whole batch", name, was, became, "none")

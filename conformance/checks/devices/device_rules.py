@@ -20,7 +20,7 @@ from torch import Tensor
 INDEXING = frozenset(
     {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"}
 )
-"""Operations whose second argument is a list of indices."""
+"""Operations whose second argument is a list of index tensors."""
 COPIES = frozenset({"copy_", "copy", "_foreach_copy_", "_foreach_copy"})
 """Operations that accept tensors on different devices."""
 VALUES = frozenset({"fill", "fill_", "masked_fill", "masked_fill_", "index_fill", "index_fill_"})

@@ -15,7 +15,7 @@ class Violation:
         operation: name in source code, such as `torch.where`.
         line: line of the call.
         problem: description, as the end of a sentence.
-        origins: origins of the tensors on the CPU, if known.
+        origins: the calls that made the CPU tensors of the operation, if known.
     """
 
     operation: str
@@ -29,7 +29,7 @@ class Violation:
 
 
 class WrongDevice(RuntimeError):
-    """An operation that raises on a CUDA device.
+    """Error of an operation that would raise on a CUDA device.
 
     Attributes:
         violation: the problem.

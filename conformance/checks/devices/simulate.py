@@ -1,4 +1,4 @@
-"""Run an implementation on the simulated device, and say what it did there."""
+"""Run an implementation on the simulated CUDA device, and record its device errors, synchronisations and transfers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -28,11 +28,11 @@ class SimulatedRun:
     """Result of an implementation on a batch on the simulated device.
 
     Attributes:
-        watch: what happened while its own code ran; of its backward the violations alone.
-        outcome: what it made, as tensors on the CPU; None if it failed.
-        failure: how it failed.
-        judgement: the judge's verdict, reached on the device as well; None if it was not asked for.
-        judging: what happened while it was judged.
+        watch: events while the implementation's own code ran, and the violations of its backward pass.
+        outcome: its outcome, as tensors on the CPU; None if it failed.
+        failure: the failure, if any.
+        judgement: result of the judge, which ran on the simulated device too; None if not requested.
+        judging: events while the judge ran.
     """
 
     watch: Watch = field(default_factory=Watch)
@@ -43,15 +43,15 @@ class SimulatedRun:
 
 
 def simulate(implementation: Implementation, batch: Batch, judged: bool = True) -> SimulatedRun:
-    """Run an implementation on a batch, on the simulated device: forward and backward, with real numbers.
+    """Run an implementation on a batch on the simulated device, forward and backward.
 
     Args:
-        implementation: one that runs in this process.
-        batch: on the CPU.
-        judged: judge the outcome too, on the device.
+        implementation: an implementation that runs in this process.
+        batch: the batch, on the CPU.
+        judged: judge the outcome too, on the simulated device.
 
     Raises:
-        WrongDevice: the suite's own code met tensors on two devices.
+        WrongDevice: the suite's own code combined tensors of two devices.
     """
     run = SimulatedRun(Watch(batches=1))
     with Simulation() as simulation:
@@ -63,7 +63,9 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
             run.failure = failure
             return run
         finally:
-            run.watch.violations += simulation.watch.violations  # of its backward, which the suite starts
+            run.watch.violations += (
+                simulation.watch.violations
+            )  # of the backward pass, which the suite starts
         if judged:
             with simulation.watching(run.judging):
                 run.judgement = _judgement(outcome, expected)
@@ -79,7 +81,7 @@ def _judgement(outcome: Outcome, expected: Expectation) -> Judgement:
 
 
 def watched(implementation: Implementation, simulation: Simulation, watch: Watch) -> Implementation:
-    """The same implementation; `watch` takes what its own code does, and what it returns on the CPU."""
+    """Return a copy of an implementation whose calls are recorded in `watch`, including results left on the CPU."""
 
     def run(method: Callable[..., Any], *arguments: Any) -> Any:
         with simulation.watching(watch):
@@ -97,7 +99,7 @@ def watched(implementation: Implementation, simulation: Simulation, watch: Watch
 
 
 def _tensors(name: str, value: Any) -> list[tuple[str, Tensor]]:
-    """The tensors of nested dataclasses, by name."""
+    """Return the tensors of nested dataclasses with their names."""
     if isinstance(value, Tensor):
         return [(name, value)]
     if not is_dataclass(value):

@@ -47,7 +47,7 @@ READS = frozenset({
 
 
 class SimulatedTensor(Tensor):
-    """A tensor on the simulated device. Its methods are those that reveal a device to Python code.
+    """A tensor on the simulated device. It overrides the methods that reveal a tensor's device to Python code.
 
     Attributes:
         host: tensor on the CPU that holds the values.
@@ -80,7 +80,7 @@ class SimulatedTensor(Tensor):
         return current().run(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # PyTorch's stub is narrower
-        """Return the values and the device."""
+        """Return a text with the values and the device."""
         return f"{self.host!r} on {DEVICE}"
 
     def __format__(self, spec: str) -> str:
@@ -101,12 +101,12 @@ class SimulatedTensor(Tensor):
 
     @property
     def is_cuda(self) -> bool:  # type: ignore[override]  # PyTorch's stub is narrower
-        """True."""
+        """Always True."""
         return True
 
     @property
     def is_cpu(self) -> bool:  # type: ignore[override]  # PyTorch's stub is narrower
-        """False."""
+        """Always False."""
         return False
 
     def get_device(self) -> int:
@@ -147,10 +147,10 @@ class SimulatedTensor(Tensor):
 
 
 class Simulation:
-    """Context manager of the simulated device. On exit nothing outside remains changed.
+    """Context manager of the simulated device. On exit all patches of PyTorch are undone.
 
     Attributes:
-        watch: takes what happens; `watching` replaces it for a while, to tell callers apart.
+        watch: receives the events; `watching` replaces it temporarily, to separate the events of different callers.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class Simulation:
 
     def __enter__(self) -> "Simulation":
         if _current:
-            raise RuntimeError("a simulation is entered inside another")
+            raise RuntimeError("cannot enter a simulated CUDA device inside another")
         stubs: dict[str, Callable[..., Any]] = {
             "_lazy_init": lambda: None,
             "is_available": lambda: True,
@@ -200,7 +200,7 @@ class Simulation:
     # Calls from Python
 
     def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run one of PyTorch's functions."""
+        """Run a function of PyTorch."""
         name = name_of(func)
         if name in MOVES:
             tensor, *rest = args
@@ -221,20 +221,20 @@ class Simulation:
     def made(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
         """Make a tensor: on the device if the call names it, else on the CPU."""
         target = device_of(kwargs.get("device"))
-        asked = {name: value for name, value in kwargs.items() if name != "device"}
+        keywords = {name: value for name, value in kwargs.items() if name != "device"}
         if func is torch.tensor and isinstance(args[0], Tensor):
-            requires_grad = asked.pop("requires_grad", False)
-            return self.to(args[0].detach().clone(), "torch.tensor", target, **asked).requires_grad_(
+            requires_grad = keywords.pop("requires_grad", False)
+            return self.to(args[0].detach().clone(), "torch.tensor", target, **keywords).requires_grad_(
                 requires_grad
             )
         args = tree_map_only(SimulatedTensor, partial(self._numbers, name_of(func)), args)
         with self._calling(Call(name_of(func), own_frame())), torch._C.DisableTorchFunction():
             if target != DEVICE:
-                made: Tensor = func(*args, **asked)
-                self._note(made, [], name_of(func))
+                made: Tensor = func(*args, **keywords)
+                self._record_origins(made, [], name_of(func))
                 return made
-            requires_grad = asked.pop("requires_grad", False)
-            return SimulatedTensor(func(*args, **asked)).requires_grad_(requires_grad)
+            requires_grad = keywords.pop("requires_grad", False)
+            return SimulatedTensor(func(*args, **keywords)).requires_grad_(requires_grad)
 
     def _numbers(self, operation: str, tensor: SimulatedTensor) -> Any:
         """Return the values of a tensor as Python numbers."""
@@ -263,25 +263,24 @@ class Simulation:
         finally:
             self._call = before
 
-    # What operations do
+    # ATen operations
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run an ATen operation on wrappers, CPU tensors or both."""
         arguments = arguments_of(args, kwargs, SimulatedTensor)
         call = self._call if self._call is not None and self._call.caller is own_frame() else None
-        operation = (
-            call.name if call is not None else str(func)
-        )  # `call` runs somebody's own code, if it is None
+        # without `call` the operation is not called by the implementation itself, but inside PyTorch
+        operation = call.name if call is not None else str(func)
         self._check(func, arguments, operation)
         to_device = self._belongs_on_device(func, arguments, kwargs, call)
-        self._look(func, arguments, kwargs, operation, to_device)
-        asked = kwargs | {"device": CPU} if kwargs.get("device") else kwargs
+        self._count_events(func, arguments, kwargs, operation, to_device)
+        keywords = kwargs | {"device": CPU} if kwargs.get("device") else kwargs
         result = func(
             *(_changed(value, SimulatedTensor, to_host) for value in args),
-            **{name: _changed(value, SimulatedTensor, to_host) for name, value in asked.items()},
+            **{name: _changed(value, SimulatedTensor, to_host) for name, value in keywords.items()},
         )
         if not to_device:
-            self._note(
+            self._record_origins(
                 result, arguments, operation, moves=func.overloadpacket.__name__ in ("_to_copy", "copy_")
             )
             return result
@@ -330,7 +329,7 @@ class Simulation:
         self.watch.violations.append(violation)
         raise WrongDevice(violation) if kind is None else kind(str(violation))
 
-    def _look(
+    def _count_events(
         self,
         func: Any,
         arguments: Sequence[Argument],
@@ -341,7 +340,7 @@ class Simulation:
         """Count the synchronisations and transfers of an operation."""
         name = func.overloadpacket.__name__
         if name in ("_to_copy", "copy_") and arguments[-1].on_device != to_device:
-            self._look_at_move(arguments[-1], operation, to_device)
+            self._count_move(arguments[-1], operation, to_device)
         if not any(argument.on_device for argument in arguments):
             return
         if name in READS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
@@ -349,28 +348,30 @@ class Simulation:
         if name in INDEXING:
             indices = [argument for argument in arguments if argument.name.startswith("argument 2, item")]
             if any(index.on_device and index.tensor.dtype in (torch.bool, torch.uint8) for index in indices):
-                self.synchronised(operation)  # how many are selected decides the shape
+                self.synchronised(operation)  # the number of selected elements decides the shape
             for index in indices:
                 if not index.on_device:
-                    self._look_at_move(index, operation, to_device=True)
+                    self._count_move(index, operation, to_device=True)
 
-    def _look_at_move(self, argument: Argument, operation: str, to_device: bool) -> None:
-        """Count a move between devices. Moving values back that were moved away before is a violation."""
+    def _count_move(self, argument: Argument, operation: str, to_device: bool) -> None:
+        """Count a move of a tensor between devices. It is a violation to move values to the CPU and back."""
         if not to_device:
             self.synchronised(operation)
             return
         self.watch.transfers[operation, own_line()] += 1
         origin = self.origin_of(argument.tensor)
         if origin is not None and origin.moved:
-            problem = f"numbers of {DEVICE} come back, {origin}"
+            problem = f"values of {DEVICE} return to the device, {origin}"
             self.watch.violations.append(Violation(operation, own_line(), problem, (origin,)))
 
     def synchronised(self, operation: str) -> None:
         """Count one synchronisation."""
         self.watch.synchronisations[operation, own_line()] += 1
 
-    def _note(self, result: Any, arguments: Sequence[Argument], operation: str, moves: bool = False) -> None:
-        """Record the origin of new CPU tensors: that of the tensors they were computed from, if known."""
+    def _record_origins(
+        self, result: Any, arguments: Sequence[Argument], operation: str, moves: bool = False
+    ) -> None:
+        """Record the origin of new CPU tensors: the origin of the tensors they were computed from, if known."""
         leaves = moves and arguments[-1].on_device
         known = [self.origin_of(argument.tensor) for argument in arguments if not argument.on_device]
         inherited = sorted((origin for origin in known if origin), key=lambda origin: not origin.moved)

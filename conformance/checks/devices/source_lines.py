@@ -1,7 +1,7 @@
 """Source lines of the implementation under test: the line of a call, and the origin of a tensor.
 
-Frames of PyTorch, of this package and of run-time type checkers are skipped, so that a message names a line that its
-reader can change.
+Frames of PyTorch, of this package and of run-time type checkers are skipped, so that a message names a line of the
+implementation.
 """
 
 import linecache
@@ -48,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a tensor on the CPU.
+    """Origin of a CPU tensor: the call that made it or moved it to the CPU.
 
     Attributes:
         operation: operation that made the tensor, such as `torch.arange`.

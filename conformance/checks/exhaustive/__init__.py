@@ -1,1 +1,1 @@
-"""Exhaustive checks: every image of small scopes is judged, so that none of them is a counterexample."""
+"""Exhaustive checks: judge every image of a scope, a small set of images that is enumerated completely."""

@@ -1,4 +1,7 @@
-"""Judge every image of a scope; of what is not surely right, the ordinary judge has the last word."""
+"""Judge every image of a scope with the dense oracle, and its suspects with the ordinary judge.
+
+Suspects are images that the dense oracle could not prove right.
+"""
 
 import time
 from collections import Counter
@@ -8,29 +11,32 @@ import torch
 from torch import Tensor
 
 from tal_conformance.checks.checker import BatchChecker, JudgedBatch
-from tal_conformance.checks.exhaustive.chunks import PACK, ChunkResult, check_chunk
+from tal_conformance.checks.exhaustive.chunks import CHUNK_SIZE, ChunkResult, check_chunk
 from tal_conformance.checks.exhaustive.scope import Scope
 from tal_conformance.core.verdicts import Judgement, Uniqueness, Verdict
 from tal_conformance.implementations.errors import ImplementationFailed
 
-FEW = 32
-"""Suspects with each number of ground truths that are judged alone, before company is what may be wrong."""
+MAX_SINGLE_SUSPECTS = 32
+"""Maximum number of suspects that are judged as single images, for each number of ground truths an image can have.
+
+If none of them fails, the cause may be the combination of images in the chunk, which is judged next.
+"""
 
 
-NONE = torch.zeros(0, dtype=torch.long)
+EMPTY = torch.zeros(0, dtype=torch.long)
 
 
 def judge_scope(checker: BatchChecker, scope: Scope) -> None:
-    """Judge all images of a scope, and write down how many there were.
+    """Judge all images of a scope, and write their number to the run log.
 
     Raises:
-        Failure: the implementation does not conform, on the smallest image that shows it; or on the smallest batch,
-            where no image shows it alone.
+        Failure: the implementation does not conform. It holds the smallest failing image or, if every image conforms
+            on its own, the smallest failing batch of several images.
     """
     counts, began = Counter[str](), time.perf_counter()
     try:
-        _settle(checker, scope, _suspicious(checker, scope, counts), counts)
-        counts["conforming"] = len(scope) if not checker.excused else 0  # what is on record still diverges
+        _judge_suspects(checker, scope, _suspicious(checker, scope, counts), counts)
+        counts["conforming"] = len(scope) if not checker.excused else 0  # known issues diverge too
     finally:
         checker.sink.line(
             "scope",
@@ -48,11 +54,11 @@ def judge_scope(checker: BatchChecker, scope: Scope) -> None:
 
 
 def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> list[ChunkResult]:
-    """The packs in which not everything is surely right; the others are recorded as batches."""
+    """Check all chunks of a scope. Return those with suspects, and record the others as conforming batches."""
     suspicious = []
-    for numbers in torch.arange(len(scope)).split(PACK):
+    for numbers in torch.arange(len(scope)).split(CHUNK_SIZE):
         began = time.perf_counter()
-        found = _look(checker, scope, numbers)
+        found = _check_chunk(checker, scope, numbers)
         counts.update(tie=int(found.tie.sum()), near_tie=int(found.near_tie.sum()))
         if found.suspects.any() or not found.sums:
             suspicious.append(found)
@@ -61,8 +67,8 @@ def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> li
     return suspicious
 
 
-def _look(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkResult:
-    """The dense check; where the implementation fails on the pack, everything in it is suspect."""
+def _check_chunk(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkResult:
+    """Return the dense check of a chunk. If the implementation raises on it, all of its images are suspects."""
     subject = checker.subject
     try:
         return check_chunk(subject.implementation, scope, numbers, subject.device)
@@ -72,9 +78,9 @@ def _look(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkResult:
 
 
 def _record(checker: BatchChecker, scope: Scope, found: ChunkResult, milliseconds: float) -> None:
-    """One line of the log for a pack; its bits were not compared, only its bounds."""
+    """Record a chunk as one batch. Its verdict is "within bound", because bitwise equality was not checked."""
     kinds = {Uniqueness.TIE: found.tie, Uniqueness.NEAR_TIE: found.near_tie}
-    kind = next((kind for kind, those in kinds.items() if those.any()), Uniqueness.UNIQUE)
+    kind = next((kind for kind, images in kinds.items() if images.any()), Uniqueness.UNIQUE)
     judged = JudgedBatch(
         subject=checker.subject,
         test=checker.test,
@@ -88,66 +94,75 @@ def _record(checker: BatchChecker, scope: Scope, found: ChunkResult, millisecond
     checker.sink.batch(judged)
 
 
-def _settle(checker: BatchChecker, scope: Scope, suspicious: list[ChunkResult], counts: Counter[str]) -> None:
-    """Judge the suspects: those whose assignment is hidden alone, all of them; of the others the smallest alone.
+def _judge_suspects(
+    checker: BatchChecker, scope: Scope, suspicious: list[ChunkResult], counts: Counter[str]
+) -> None:
+    """Judge the suspects with the ordinary judge.
+
+    Every image that the dense oracle left undecided is judged as a single image. Of the other suspects, the smallest
+    are judged as single images, and then their whole chunks.
 
     Raises:
-        Failure: a suspect is wrong.
+        Failure: a suspect diverges.
     """
-    hidden = [found.numbers[found.hidden] for found in suspicious]
-    others = [found.numbers[found.suspects & ~found.hidden] for found in suspicious]
+    undecided = [found.numbers[found.undecided] for found in suspicious]
+    others = [found.numbers[found.suspects & ~found.undecided] for found in suspicious]
     for number in [
-        *_few(scope, torch.cat(others or [NONE])),
-        *_smallest_first(scope, torch.cat(hidden or [NONE])),
+        *_first_of_each_count(scope, torch.cat(others or [EMPTY])),
+        *_smallest_first(scope, torch.cat(undecided or [EMPTY])),
     ]:
         counts["alone"] += 1
         checker(scope.image(number))
     for found in suspicious:
-        if (found.suspects & ~found.hidden).any() or not found.sums:
-            _judge_company(checker, scope, found.numbers)
+        if (found.suspects & ~found.undecided).any() or not found.sums:
+            _judge_together(checker, scope, found.numbers)
 
 
 def _smallest_first(scope: Scope, numbers: Tensor) -> list[int]:
-    """The numbers (B,) in the order of their images' ground truths."""
+    """Return image numbers (B,) sorted by their images' number of ground truths."""
     ordered: list[int] = numbers[scope.images(numbers).present.sum(1).argsort(stable=True)].tolist()
     return ordered
 
 
-def _few(scope: Scope, numbers: Tensor) -> list[int]:
-    """The first of them with each number of ground truths, smallest first."""
+def _first_of_each_count(scope: Scope, numbers: Tensor) -> list[int]:
+    """Return the first image numbers for each number of ground truths, fewest ground truths first."""
     truths = scope.images(numbers).present.sum(1)  # (B,)
-    return [number for count in range(scope.truths + 1) for number in numbers[truths == count][:FEW].tolist()]
+    return [
+        number
+        for count in range(scope.truths + 1)
+        for number in numbers[truths == count][:MAX_SINGLE_SUSPECTS].tolist()
+    ]
 
 
-def _judge_company(checker: BatchChecker, scope: Scope, numbers: Tensor) -> None:
-    """Judge the smallest batch that is still suspect, then the whole pack.
+def _judge_together(checker: BatchChecker, scope: Scope, numbers: Tensor) -> None:
+    """Judge the smallest part of a chunk that is still suspect, then the whole chunk.
+
+    If both conform, the dense oracle was stricter than the ordinary judge.
 
     Raises:
-        Failure: one of them is wrong. If neither is, what was suspect is within what the ordinary judge allows.
+        Failure: one of the two batches diverges.
     """
 
-    def suspect(those: Tensor) -> bool:
-        found = _look(checker, scope, those)
-        return bool((found.suspects & ~found.hidden).any()) or not found.sums
+    def suspect(part: Tensor) -> bool:
+        found = _check_chunk(checker, scope, part)
+        return bool((found.suspects & ~found.undecided).any()) or not found.sums
 
     checker(scope.batch(smallest(numbers, suspect)))
     checker(scope.batch(numbers))
 
 
 def smallest(numbers: Tensor, suspect: Callable[[Tensor], bool]) -> Tensor:
-    """As few of these numbers as are still suspect together: no part of them can be left out.
+    """Return a minimal subset of image numbers for which `suspect` is still true (delta debugging).
 
     Args:
-        numbers: (B,) suspect together.
-        suspect: whether some numbers are.
+        numbers: (B,) image numbers for which `suspect` is true.
+        suspect: returns True if the images with the given numbers, as one batch, are suspect.
     """
     parts = 2
     while len(numbers) > 1:
         chunks = numbers.tensor_split(min(parts, len(numbers)))
         rests = [torch.cat([*chunks[:at], *chunks[at + 1 :]]) for at in range(len(chunks))]
-        less = next(
-            (those for those in (*chunks, *rests) if len(those) < len(numbers) and suspect(those)), None
-        )
+        less = next((part for part in (*chunks, *rests) if len(part) < len(numbers) and suspect(part)), None)
         if less is not None:
             numbers, parts = less, max(2, parts - 1)
         elif parts >= len(numbers):

@@ -1,4 +1,6 @@
-"""Images of a scope by the thousand: one call of the implementation, one dense check, and whom to look at more closely.
+"""Check images of a scope in chunks of 1,000: one call of the implementation and one vectorised check per chunk.
+
+Images that are not proved right are suspects, for the ordinary judge.
 
 B images, M ground truths, A anchors, C classes.
 """
@@ -29,10 +31,11 @@ from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_ancho
 from tal_reference import BatchTargets
 from tal_reference.anchors import flatten
 
-PACK = 1000
-"""Images of one call."""
-LEAST = 1e-30
-"""A choice between anchors of no larger t makes no difference to a loss: their target scores are zero."""
+CHUNK_SIZE = 1000
+"""Number of images in one call of the implementation."""
+NEGLIGIBLE_METRIC = 1e-30
+"""Largest t that is negligible: target scores of anchors with at most this t are zero, so that a choice between such
+anchors does not change the loss."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class ChunkResult:
     """Result of the dense check of a chunk.
 
     Attributes:
-        numbers: (B,) of the images in their scope.
-        right: (B,) nothing is wrong with what the image shows.
-        tie, near_tie: (B,) the specification leaves a choice, because values are equal, or closer than rounding.
-        sums: the loss and its items are right for the pack as a whole.
-        hidden: (B,) the assignment is not shown, and there are several: the image was left out.
+        numbers: (B,) numbers of the images in their scope.
+        right: (B,) bool: True if all values that the implementation exposes for the image are right.
+        tie: (B,) bool: True if equal values leave a choice.
+        near_tie: (B,) bool: True if values that differ by less than their rounding leave a choice.
+        sums: True if the loss and its items are right for the chunk as a whole.
+        undecided: (B,) bool: True if the image was not checked, because the implementation does not expose its
+            assignment and several are admissible.
     """
 
     numbers: Tensor
@@ -52,12 +57,12 @@ class ChunkResult:
     tie: Tensor
     near_tie: Tensor
     sums: bool
-    hidden: Tensor
+    undecided: Tensor
 
     @property
     def suspects(self) -> Tensor:
-        """(B,) images that the ordinary judge has to look at."""
-        return ~self.right | self.hidden
+        """(B,) bool: True for images that the ordinary judge must judge."""
+        return ~self.right | self.undecided
 
 
 def check_chunk(
@@ -66,52 +71,59 @@ def check_chunk(
     """Run an implementation on the images with these numbers (B,), in one call, and check all of them at once.
 
     Raises:
-        ImplementationFailed: it raised, or broke the protocol.
+        ImplementationFailed: the implementation raised, or violated the protocol.
     """
     images = scope.images(numbers)
     expectation = Expectation(scope.batch(numbers).to(device), implementation.dialect)
     outcome = execute(implementation, expectation.batch, inputs=expectation.inputs)
-    hidden = torch.zeros(len(numbers), dtype=torch.bool)
+    undecided = torch.zeros(len(numbers), dtype=torch.bool)
     uncertain = None
     if outcome.loss is not None and not outcome.exposes_inputs:
         uncertain = uncertainty(expectation)
-    told = expected(images, outcome.inputs, implementation.dialect, uncertain)
-    tie, near_tie = uniqueness(told)
+    prescribed = expected(images, outcome.inputs, implementation.dialect, uncertain)
+    tie, near_tie = uniqueness(prescribed)
     right, sums = torch.ones(len(numbers), dtype=torch.bool), True
     if outcome.assignment is None:
-        hidden = ambiguous(told, told.metric_range, told.overlap_range, LEAST).cpu()
-        if hidden.any() and not hidden.all():
-            seen = check_chunk(implementation, scope, numbers[~hidden], device)
-            right[~hidden], sums = seen.right, seen.sums
-        elif not hidden.any():
+        undecided = ambiguous(
+            prescribed, prescribed.metric_range, prescribed.overlap_range, NEGLIGIBLE_METRIC
+        ).cpu()
+        if undecided.any() and not undecided.all():
+            seen = check_chunk(implementation, scope, numbers[~undecided], device)
+            right[~undecided], sums = seen.right, seen.sums
+        elif not undecided.any():
             assert outcome.loss is not None
-            right, sums = loss_holds(expectation, only_assignment(told, scope.head.classes), outcome.loss)
-        return ChunkResult(numbers, right, tie, near_tie, sums, hidden)
-    right = assignment_holds(told, outcome.assignment).cpu()
+            right, sums = loss_holds(
+                expectation, only_assignment(prescribed, scope.head.classes), outcome.loss
+            )
+        return ChunkResult(numbers, right, tie, near_tie, sums, undecided)
+    right = assignment_holds(prescribed, outcome.assignment).cpu()
     if outcome.exposes_inputs:
         right &= inputs_hold(images, expectation, outcome.inputs).cpu()
     if outcome.loss is not None:
         gradients, sums = loss_holds(expectation, outcome.assignment, outcome.loss)
         right &= gradients
-    return ChunkResult(numbers, right, tie, near_tie, sums, hidden)
+    return ChunkResult(numbers, right, tie, near_tie, sums, undecided)
 
 
-def uniqueness(told: Expected) -> tuple[Tensor, Tensor]:
-    """(B,) twice: images where equal values leave a choice, and those where values closer than rounding do."""
-    tie = ambiguous(told, Range.exact(told.metric), Range.exact(told.overlap))
-    either = ambiguous(told, told.metric_range, told.overlap_range)
+def uniqueness(prescribed: Expected) -> tuple[Tensor, Tensor]:
+    """Return two masks (B,) of the images with an open choice: by equal values, and by values closer than rounding."""
+    tie = ambiguous(prescribed, Range.exact(prescribed.metric), Range.exact(prescribed.overlap))
+    either = ambiguous(prescribed, prescribed.metric_range, prescribed.overlap_range)
     return tie.cpu(), (either & ~tie).cpu()
 
 
 def uncertainty(expectation: Expectation) -> Uncertainty:
-    """Return how far a hidden assigner's inputs may lie from the reference's: both round, each in its own way."""
+    """Return how much the inputs of an assigner that are not exposed may differ from the reference's.
+
+    Both are rounded, possibly in different ways, so that the difference is at most twice the bound.
+    """
     exact, reg_max = expectation.predictions, expectation.batch.head.reg_max
     boxes = (boxes_unit(exact, reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)
     return Uncertainty(2 * ROUNDINGS * boxes, 2 * ROUNDINGS * 3 * EPS * exact.logits.sigmoid())
 
 
 def inputs_hold(images: Images, expectation: Expectation, seen: AssignerInputs) -> Tensor:
-    """(B,) whether the assigner read what follows from the batch (stage "decode")."""
+    """Return (B,) bool: True if the inputs of the assigner follow from the batch (stage "decode")."""
     batch, exact = expectation.batch, expectation.predictions
     boxes, scores = exact.boxes * exact.anchors.strides, exact.logits.sigmoid()  # (B, A, 4), (B, A, C)
     box_error, score_error = expectation.decoding_errors
@@ -134,9 +146,10 @@ def inputs_hold(images: Images, expectation: Expectation, seen: AssignerInputs) 
 
 
 def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutcome) -> tuple[Tensor, bool]:
-    """Return for each image (B,) and for the batch whether the loss follows from the assignment.
+    """Judge a loss given its assignment: the gradients image by image, the items and the total for the batch.
 
-    Per image its gradients are judged, for the batch items and total.
+    Returns:
+        (B,) bool: True if the image's gradients are right, and True if the items and the total are right.
     """
     batch = expectation.batch
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
@@ -158,7 +171,7 @@ def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutco
 
 
 def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> bool:
-    """LOSS-GAIN-1: items (3,) and total of a batch."""
+    """Return True if the items (3,) and the total of a batch are right (LOSS-GAIN-1)."""
     items = loss.items.double()
     for place, term in enumerate(batch.family.terms):
         allowed = bound(same_dtype[place], exact[place], unit[place], torch.float32, term.quantity)

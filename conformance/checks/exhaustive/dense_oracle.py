@@ -1,4 +1,4 @@
-"""Oracle of many small images at once: dense, in float64, with an enumeration of all choices.
+"""Oracle for many small images at once: vectorised, in float64, with an enumeration of all choices.
 
 The ordinary judge goes image by image, and searches for an admissible selection that explains an ambiguous outcome.
 Images of a scope have at most two ground truths and few anchors, so that all selections are enumerated; geometry comes
@@ -48,8 +48,8 @@ class Expected:
         boxes: (B, M, 4) ground truths, xyxy in pixels, float64; zeros for padding.
         labels: (B, M) classes of the ground truths.
         real: (B, M) bool: True for a ground truth that is not padding and not dropped (ANN-3).
-        candidate: (B, M, A) bool: TAL-CAND-1, TAL-CAND-2. Never doubtful, because corners and centres are exact.
-        score: (B, M, A) s as the assigner read it; zero off candidates, as are the following values.
+        candidate: (B, M, A) bool: TAL-CAND-1, TAL-CAND-2. Free of rounding, because corners and centres are exact.
+        score: (B, M, A) s as the assigner read it. This and the following values are zero for non-candidates.
         overlap, overlap_error: (B, M, A) u in float64 and its bound.
         metric, metric_error: (B, M, A) t in float64 and its bound.
         naive_overlap, naive_metric: (B, M, A) u and t computed in float32.
@@ -183,7 +183,7 @@ class Choices:
 
     @classmethod
     def of(cls, metric: Range, candidate: Tensor, k: int) -> "Choices":
-        """Enumerate the sets: a set is admissible if none of its metrics is surely smaller than one outside it."""
+        """Enumerate the sets: a set is admissible if none of its metrics is surely smaller than a metric outside it."""
         sets = _sets(candidate.shape[-1], k).to(candidate.device)  # (S, A)
         worst_inside = metric.high[:, :, None].where(sets, torch.inf).amin(-1)  # (B, M, S)
         best_outside = metric.low[:, :, None].where(~sets, -torch.inf).amax(-1)  # (B, M, S)
@@ -203,8 +203,8 @@ def may_own(overlap: Range) -> Tensor:
     return overlap.high >= overlap.low.amax(1, keepdim=True)
 
 
-def reachable(owner: Tensor, choices: Choices, winners: Tensor, shown: Tensor | None = None) -> Tensor:
-    """Return (B,) bool: True if admissible selections lead to given owners.
+def reachable(owner: Tensor, choices: Choices, winners: Tensor, exposed: Tensor | None = None) -> Tensor:
+    """Return (B,) bool: True if some admissible selection leads to the given owners.
 
     With two ground truths the owners constrain each selection independently: an anchor of g is selected by g; the other
     ground truth selects it only if g may win the conflict; no ground truth selects background.
@@ -213,28 +213,28 @@ def reachable(owner: Tensor, choices: Choices, winners: Tensor, shown: Tensor | 
         owner: (B, A) index of the ground truth, -1 on background.
         choices: the admissible selections.
         winners: (B, M, A) bool: ground truths that may win a contested anchor.
-        shown: (B, M, A) the selection itself, if the implementation exposes it.
+        exposed: (B, M, A) bool: the selection of the implementation; None if it does not expose its stages.
     """
     rows = torch.arange(winners.shape[1], device=owner.device)[:, None]  # (M, 1)
     own = owner[:, None] == rows  # (B, M, A)
     wins = (winners & own).any(1, keepdim=True)  # (B, 1, A) the owner may win a conflict
     must, may = own[:, :, None], (own | wins)[:, :, None]  # (B, M, 1, A)
     fits = choices.admissible & ((choices.selected | ~must) & (~choices.selected | may)).all(-1)  # (B, M, S)
-    if shown is not None:
-        fits = fits & (choices.selected == shown[:, :, None]).all(-1)
+    if exposed is not None:
+        fits = fits & (choices.selected == exposed[:, :, None]).all(-1)
     return fits.any(-1).all(-1)
 
 
-def ambiguous(told: Expected, metric: Range, overlap: Range, least: float = -1.0) -> Tensor:
-    """Return (B,) bool: True if given ranges leave a choice of the selection or of an owner.
+def ambiguous(prescribed: Expected, metric: Range, overlap: Range, least: float = -1.0) -> Tensor:
+    """Return (B,) bool: True if the ranges of t and u admit more than one selection or owner.
 
     Args:
-        told: candidates and hyperparameters of the images.
+        prescribed: candidates and hyperparameters of the images.
         metric: range of t.
         overlap: range of u.
-        least: a choice between anchors whose t is at most this does not count.
+        least: choices between anchors whose t is at most this value do not count.
     """
-    choices = Choices.of(metric, told.candidate, told.numbers.topk)
+    choices = Choices.of(metric, prescribed.candidate, prescribed.numbers.topk)
     counts = metric.high > least
     ever, always = choices.ever(), choices.always()  # (B, M, A) twice
     contested, tied = ever.sum(1) > 1, may_own(overlap).sum(1) > 1  # (B, A) twice
@@ -248,30 +248,34 @@ def weights_of(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
     return (metric * overlap.amax(2, keepdim=True) / best).sum(1)
 
 
-def stages_hold(told: Expected, stages: Stages, positives: Tensor) -> Tensor:
+def stages_hold(prescribed: Expected, stages: Stages, positives: Tensor) -> Tensor:
     """Return (B,) bool: True if the exposed stages are right, each judged from the exposed values before it.
 
     Args:
-        told: prescribed values.
+        prescribed: prescribed values.
         stages: stages that the implementation exposes.
         positives: (B, M, A) bool: positives according to the outputs.
     """
-    rows = told.candidate.shape[1]
-    shown = {name: _padded(value, rows) for name, value in vars(stages).items()}
-    overlap, metric, selected = shown["overlap"], shown["metric"], shown["selected"]  # (B, M, A) each
-    exact = metric_of(told.score.double(), overlap.double().clamp(min=0), told.numbers)
-    same_dtype = metric_of(told.score, overlap.clamp(min=0), told.numbers)
+    rows = prescribed.candidate.shape[1]
+    exposed = {name: _padded(value, rows) for name, value in vars(stages).items()}
+    overlap, metric, selected = exposed["overlap"], exposed["metric"], exposed["selected"]  # (B, M, A) each
+    exact = metric_of(prescribed.score.double(), overlap.double().clamp(min=0), prescribed.numbers)
+    same_dtype = metric_of(prescribed.score, overlap.clamp(min=0), prescribed.numbers)
     unit = metric_unit(
-        told.score.double(), overlap.double().clamp(min=0), told.numbers.alpha, told.numbers.beta, EPS
+        prescribed.score.double(),
+        overlap.double().clamp(min=0),
+        prescribed.numbers.alpha,
+        prescribed.numbers.beta,
+        EPS,
     )
-    metric_error = bound(same_dtype, exact, unit, DTYPE, "metric t").where(told.candidate, 0)
-    choices = Choices.of(Range.exact(metric.double()), told.candidate, told.numbers.topk)
+    metric_error = bound(same_dtype, exact, unit, DTYPE, "metric t").where(prescribed.candidate, 0)
+    choices = Choices.of(Range.exact(metric.double()), prescribed.candidate, prescribed.numbers.topk)
     winners, owner = may_own(Range.exact(overlap.double())), owner_of(positives)
     holds = (
-        shown["candidates"] == told.candidate,
-        (overlap.double() - told.overlap).abs() <= told.overlap_error,
+        exposed["candidates"] == prescribed.candidate,
+        (overlap.double() - prescribed.overlap).abs() <= prescribed.overlap_error,
         (metric.double() - exact).abs() <= metric_error,
-        shown["positives"] == positives,
+        exposed["positives"] == positives,
     )
     all_hold = torch.stack([stage.flatten(1).all(1) for stage in holds]).all(0)  # (B,)
     return all_hold & reachable(owner, choices, winners, selected)
@@ -287,43 +291,47 @@ def owner_of(positives: Tensor) -> Tensor:
     return torch.where(positives.any(1), positives.int().argmax(1), -1)
 
 
-def targets_hold(told: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
-    """Return (B,) bool: True if label and box of each positive are bitwise those of its owner (TAL-TGT-1)."""
+def targets_hold(prescribed: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
+    """Return (B,) bool: True if label and box of each positive equal those of its owner bitwise (TAL-TGT-1)."""
     own = positives.transpose(1, 2).double()  # (B, A, M)
-    boxes = own @ told.boxes  # (B, A, 4) the owner's box, or zeros
-    labels = (own @ told.labels[..., None].double()).squeeze(-1)  # (B, A)
+    boxes = own @ prescribed.boxes  # (B, A, 4) the owner's box, or zeros
+    labels = (own @ prescribed.labels[..., None].double()).squeeze(-1)  # (B, A)
     foreground = assignment.foreground
     right = (assignment.boxes.double() == boxes).all(-1) & (assignment.labels.double() == labels)
     return (right | ~foreground).all(1) & (positives.any(1) == foreground).all(1)
 
 
-def scores_hold(told: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
+def scores_hold(prescribed: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
     """Return (B,) bool: True if scores are w at each positive's label and 0 elsewhere (TAL-NORM-1, TAL-TGT-1)."""
-    exact, error = _weights_from_stages(told, assignment.stages, positives)
-    at = functional.one_hot(told.labels, assignment.scores.shape[-1]).double()  # (B, M, C)
+    exact, error = _weights_from_stages(prescribed, assignment.stages, positives)
+    at = functional.one_hot(prescribed.labels, assignment.scores.shape[-1]).double()  # (B, M, C)
     at_label = positives.transpose(1, 2).double() @ at  # (B, A, C) 1 at the label of a positive
     difference = (assignment.scores.double() - exact[..., None] * at_label).abs()  # (B, A, C)
     return (difference <= error[..., None] * at_label).flatten(1).all(1)
 
 
-def _weights_from_stages(told: Expected, stages: Stages | None, positives: Tensor) -> tuple[Tensor, Tensor]:
+def _weights_from_stages(
+    prescribed: Expected, stages: Stages | None, positives: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return w (B, A) and its bound: from the exposed t and u if any, else from the prescribed ones."""
     if stages is not None:
         metric, overlap = (_padded(value, positives.shape[1]) for value in (stages.metric, stages.overlap))
         moved: Tensor | float = 0.0
     else:
-        metric, overlap = told.naive_metric, told.naive_overlap
-        moved = _moved_weights(told, positives)
-    large = (metric.double(), overlap.double()) if stages is not None else (told.metric, told.overlap)
+        metric, overlap = prescribed.naive_metric, prescribed.naive_overlap
+        moved = _moved_weights(prescribed, positives)
+    large = (
+        (metric.double(), overlap.double()) if stages is not None else (prescribed.metric, prescribed.overlap)
+    )
     exact, same_dtype = weights_of(*large, positives), weights_of(metric, overlap, positives)  # (B, A) twice
     unit = 4 * EPS * exact + smallest(DTYPE) / NORMALISATION_EPS
     return exact, bound(same_dtype, exact, unit, DTYPE, "target score w") + moved
 
 
-def _moved_weights(told: Expected, positives: Tensor) -> Tensor:
+def _moved_weights(prescribed: Expected, positives: Tensor) -> Tensor:
     """Return the error of w (B, A) due to the errors of u and t (TAL-NORM-1)."""
-    metric, metric_error = told.metric * positives, told.metric_error * positives
-    overlap, overlap_error = told.overlap * positives, told.overlap_error * positives
+    metric, metric_error = prescribed.metric * positives, prescribed.metric_error * positives
+    overlap, overlap_error = prescribed.overlap * positives, prescribed.overlap_error * positives
     best = metric.amax(2, keepdim=True) + NORMALISATION_EPS  # (B, M, 1)
     best_error = metric_error.amax(2, keepdim=True)
     best_overlap, best_overlap_error = overlap.amax(2, keepdim=True), overlap_error.amax(2, keepdim=True)
@@ -333,32 +341,38 @@ def _moved_weights(told: Expected, positives: Tensor) -> Tensor:
     return (moved / (best - best_error).clamp(min=NORMALISATION_EPS)).sum(1)
 
 
-def assignment_holds(told: Expected, assignment: Assignment) -> Tensor:
+def assignment_holds(prescribed: Expected, assignment: Assignment) -> Tensor:
     """Return (B,) bool: True if the assignment is surely right: admissible, with the right targets and weights."""
-    rows = torch.arange(told.real.shape[1], device=told.real.device)[:, None]  # (M, 1)
+    rows = torch.arange(prescribed.real.shape[1], device=prescribed.real.device)[:, None]  # (M, 1)
     owner = assignment.truth_index.long().where(assignment.foreground, -1)  # (B, A)
     positives = owner[:, None] == rows  # (B, M, A)
     if assignment.stages is not None:
-        follows = stages_hold(told, assignment.stages, positives)
+        follows = stages_hold(prescribed, assignment.stages, positives)
     else:
-        choices = Choices.of(told.metric_range, told.candidate, told.numbers.topk)
-        follows = reachable(owner, choices, may_own(told.overlap_range))
-    return follows & targets_hold(told, assignment, positives) & scores_hold(told, assignment, positives)
+        choices = Choices.of(prescribed.metric_range, prescribed.candidate, prescribed.numbers.topk)
+        follows = reachable(owner, choices, may_own(prescribed.overlap_range))
+    return (
+        follows
+        & targets_hold(prescribed, assignment, positives)
+        & scores_hold(prescribed, assignment, positives)
+    )
 
 
-def only_assignment(told: Expected, classes: int) -> Assignment:
-    """Return the assignment of images without an open choice that matters, computed in float32.
+def only_assignment(prescribed: Expected, classes: int) -> Assignment:
+    """Return the assignment of images that have only one, computed in float32; choices with t = 0 do not count.
 
     Used for a loss that does not expose its assignment. If all contested overlaps are zero, the first ground truth
     wins: its w is zero.
     """
-    selected = Choices.of(told.metric_range, told.candidate, told.numbers.topk).always()  # (B, M, A)
-    largest = torch.zeros_like(selected).scatter(1, told.overlap.argmax(1, keepdim=True), True)
+    selected = Choices.of(
+        prescribed.metric_range, prescribed.candidate, prescribed.numbers.topk
+    ).always()  # (B, M, A)
+    largest = torch.zeros_like(selected).scatter(1, prescribed.overlap.argmax(1, keepdim=True), True)
     contested = selected.sum(1, keepdim=True) > 1
     positives = selected & (~contested | largest)
-    weights = weights_of(told.naive_metric, told.naive_overlap, positives)  # (B, A)
+    weights = weights_of(prescribed.naive_metric, prescribed.naive_overlap, positives)  # (B, A)
     own = positives.transpose(1, 2).to(DTYPE)  # (B, A, M)
-    labels = (own @ told.labels[..., None].to(DTYPE)).squeeze(-1).long()  # (B, A)
+    labels = (own @ prescribed.labels[..., None].to(DTYPE)).squeeze(-1).long()  # (B, A)
     scores = weights[..., None] * functional.one_hot(labels, classes)
-    boxes = own @ told.boxes.to(DTYPE)
+    boxes = own @ prescribed.boxes.to(DTYPE)
     return Assignment(labels, boxes, scores, positives.any(1), owner_of(positives).clamp(min=0))

@@ -1,6 +1,7 @@
 """Scopes: sets of small images, defined as data and counted exactly, of which every image is judged.
 
-An image of a scope has up to two ground truths with corners on a lattice, and one of a few guesses at every anchor.
+An image of a scope has up to two ground truths with corners on a lattice, and one of a few predictions (guesses) at
+every anchor.
 All values are exact in float32: anchors, borders and predicted boxes lie on whole and half cells, so that equal values
 are bitwise equal and ties are frequent. B images, A anchors, C classes, R bins, G guesses.
 """
@@ -97,7 +98,7 @@ class Scope:
 
     @property
     def labelled(self) -> int:
-        """Number of different ground truths: boxes times classes."""
+        """Number of different ground truths that an image can have: boxes times classes."""
         return len(self.boxes) * self.head.classes
 
     @property

@@ -1,1 +1,1 @@
-"""One script a finding: it needs torch and ultralytics alone, and exits with 0 while the finding reproduces, else 1."""
+"""Scripts of the findings. A script needs torch and ultralytics only, and exits with 0 if the finding reproduces."""

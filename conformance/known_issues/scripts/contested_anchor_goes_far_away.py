@@ -1,4 +1,4 @@
-"""A contested anchor that no prediction overlaps goes to the image's first ground truth, however far away."""
+"""A contested anchor without any overlap is assigned to the image's first ground truth, at any distance."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Annotation rows that are not sorted by image: the loss raises."""
+"""If annotation rows are not sorted by image, the official loss raises an IndexError."""
 
 import sys
 from types import SimpleNamespace as Space

@@ -1,4 +1,4 @@
-"""A ground truth of which more lies beyond the top-left corner than inside the image is dropped."""
+"""A ground truth with more of its box beyond the image's top-left corner than inside the image is dropped."""
 
 import sys
 from types import SimpleNamespace as Space

@@ -1,7 +1,7 @@
-"""Planted faults: the reference with one line changed. The index lists them, the other modules hold their code.
+"""Planted faults: the reference with one line changed. The index lists the faults; other modules contain their code.
 
-A fault replaces named functions of the reference while the faulty implementation runs, and only then: the judge works
-with the untouched functions.
+A fault replaces named functions of the reference only while the faulty implementation runs. The judge uses the
+original functions.
 """
 
 from tal_conformance.core.task import DETECT
@@ -11,7 +11,7 @@ from tal_conformance.mutation.planted_faults.faulty_reference import FaultyAssig
 from tal_conformance.mutation.planted_faults.index import INDEX
 
 FAULTS: dict[str, Fault] = {name: ENTERED[name] for name in INDEX}
-"""Every fault of detection by name, in the order of the stages."""
+"""Every fault of the detection task by name, in the order of the stages."""
 FAULTS_BY_TASK = {DETECT.name: FAULTS}
 """The faults of every task."""
 

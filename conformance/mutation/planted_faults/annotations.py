@@ -19,7 +19,7 @@ _ground_truths = tal_reference.annotations.ground_truths
 
 @fault(at="tal_reference.annotations.to_corners", outputs_stages=SEEN_LATER)
 def centre_taken_for_corner(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Take the first two numbers of a box for its left top corner."""
+    """Return boxes converted as if their first two numbers were the top left corner instead of the centre."""
     height, width = size
     left_top, sides = (boxes * boxes.new_tensor((width, height, width, height))).split(2, dim=1)
     return torch.cat((left_top, left_top + sides), dim=1)
@@ -29,7 +29,7 @@ def _reversed(annotations: Tensor, images: int, size: tuple[int, int]) -> list[G
     return _ground_truths(annotations.flip(0), images, size)
 
 
-# The last row of an image becomes its first ground truth.
+# the last row of an image becomes its first ground truth
 enter(
     "truths_in_reverse",
     {
@@ -56,7 +56,7 @@ enter(
 
 
 def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
-    """Pad every image to the largest number of ground truths, with boxes as large as the input."""
+    """Return ground truths padded to the largest number of an image, with boxes as large as the input."""
     truths = _ground_truths(annotations, images, size)
     most = max(map(len, truths))
     whole = annotations.new_tensor((0, 0, size[1], size[0]))  # (4,)

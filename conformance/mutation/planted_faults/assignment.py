@@ -22,7 +22,7 @@ from tal_reference.assignment import NORMALISATION_EPS
 
 @fault(at="tal_reference.assignment.candidates_of")
 def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Test for candidates with `>=` instead of `>`."""
+    """Return candidates found with `>=` instead of `>`."""
     return (tal_reference.assignment.distance_inside(truths.boxes, centres, floor) >= 0) & truths.real[
         :, None
     ]
@@ -30,19 +30,19 @@ def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, in
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def floor_of_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Widen small sides to 8 pixels instead of 16."""
+    """Return a floor that widens small sides to 8 pixels instead of 16."""
     return strides[0], strides[0]
 
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Widen no side."""
+    """Return a floor that widens no side."""
     return 0, 0
 
 
 @fault(at="tal_reference.assignment.distance_inside")
 def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Test the left and right sides alone."""
+    """Return candidates found with the left and right sides only."""
     wide = tal_reference.assignment.widened(boxes, floor)[:, None]
     return torch.minimum(centres[:, 0] - wide[..., 0], wide[..., 2] - centres[:, 0])
 
@@ -70,32 +70,32 @@ def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
     ),
 )
 def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
-    """Leave negative overlaps unclamped."""
+    """Return overlaps without clamping negative values to zero."""
     return tal_reference.boxes.ciou(truths[:, None], boxes).where(candidates, 0)
 
 
 # The overlap is too small; with a single positive, a metric that is too small looks the same.
 @fault(at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC))
 def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
-    """Compute the overlap in a unit so large that eps matters."""
+    """Return overlaps of boxes in so large a unit of length that eps influences them."""
     return tal_reference.boxes.ciou(one / 4096, other / 4096)
 
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def alpha_of_one(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Use alpha = 1, the default of the assigner class."""
+    """Return the metric with alpha = 1, the default of the official assigner class."""
     return score * overlap**numbers.beta
 
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def beta_of_five(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Use a beta of 5 instead of 6."""
+    """Return the metric with beta = 5 instead of 6."""
     return score**numbers.alpha * overlap ** (numbers.beta - 1)
 
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def alpha_and_beta_swapped(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Exchange alpha and beta."""
+    """Return the metric with alpha and beta exchanged."""
     return score**numbers.beta * overlap**numbers.alpha
 
 
@@ -104,37 +104,37 @@ _top_k = tal_reference.assignment.top_k
 
 @fault(at="tal_reference.assignment.top_k")
 def nine_for_ten(metric: Tensor, k: int) -> Tensor:
-    """Select one anchor too few."""
+    """Return a selection with k - 1 anchors."""
     return _top_k(metric, k - 1)
 
 
 @fault(at="tal_reference.assignment.top_k")
 def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
-    """Select one anchor too many."""
+    """Return a selection with k + 1 anchors."""
     return _top_k(metric, min(k + 1, metric.shape[1]))
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
-    """Never select an anchor whose metric is zero."""
+    """Return a selection without anchors whose metric is zero."""
     return _top_k(metric, k) & (metric > 0)
 
 
 @fault(at="tal_reference.assignment.top_k")
 def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
-    """Select every anchor that reaches the k-th value: more than k where it is tied."""
+    """Return every anchor that reaches the k-th largest value, which are more than k if that value is tied."""
     return metric >= metric.topk(k, dim=1).values[:, -1:]
 
 
 @fault(at="tal_reference.assignment.top_k")
 def k_cut_to_the_anchors(metric: Tensor, k: int) -> Tensor:
-    """Accept fewer anchors than k."""
+    """Return a selection without raising for fewer than k anchors."""
     return _top_k(metric, min(k, metric.shape[1]))
 
 
 @fault(at="tal_reference.assignment.top_k")
 def nothing_taken_of_few_anchors(metric: Tensor, k: int) -> Tensor:
-    """Select no anchor where there are fewer than k."""
+    """Return an empty selection for fewer than k anchors."""
     return _top_k(metric, k) if k <= metric.shape[1] else torch.zeros_like(metric, dtype=torch.bool)
 
 
@@ -145,13 +145,13 @@ def _settled(selected: Tensor, score: Tensor) -> Tensor:
 
 @fault(at="tal_reference.assignment.settle_contested")
 def contested_by_claimants(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Let only ground truths that selected an anchor win it."""
+    """Return owners such that only a ground truth that selected a contested anchor can win it."""
     return _settled(selected, overlap.where(selected, -1))
 
 
 @fault(at="tal_reference.assignment.settle_contested")
 def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Give a contested anchor to the first ground truth that selected it."""
+    """Return owners such that a contested anchor belongs to the first ground truth that selected it."""
     return _settled(selected, selected.float())
 
 
@@ -165,12 +165,12 @@ def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
     ),
 )
 def contested_stays_with_all(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Leave contested anchors with all their ground truths."""
+    """Return positives in which contested anchors belong to all ground truths that selected them."""
     return selected
 
 
 class _ByMetric:
-    """Stores the metric, which `settle_contested` does not receive."""
+    """Storage of the metric, which `settle_contested` does not receive."""
 
     metric: Tensor
 
@@ -184,12 +184,12 @@ class _ByMetric:
     at="tal_reference.assignment.settle_contested", also={"tal_reference.assignment.top_k": _ByMetric.top_k}
 )
 def contested_by_metric(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Give a contested anchor to the largest metric, not to the largest overlap."""
+    """Return owners by the largest metric instead of the largest overlap."""
     return _settled(selected, _ByMetric.metric)
 
 
 class _Unmasked:
-    """Stores the overlaps that `overlaps_of` masks."""
+    """Storage of the overlaps of all pairs, which `overlaps_of` masks."""
 
     overlap: Tensor
 
@@ -204,7 +204,7 @@ class _Unmasked:
     also={"tal_reference.assignment.overlaps_of": _Unmasked.overlaps_of},
 )
 def contested_by_unmasked_overlap(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Compare overlaps outside the ground truth too, as releases before 8.0.52 did."""
+    """Return owners by overlaps of all pairs, not only of candidates, as in releases before 8.0.52."""
     return _settled(selected, _Unmasked.overlap)
 
 
@@ -228,7 +228,7 @@ _normalised = tal_reference.assignment.normalised
 def widened_target_box(
     truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
 ) -> Targets:
-    """Return the widened box as target box."""
+    """Return targets with the widened boxes instead of the original ones."""
     wide = GroundTruths(truths.labels, tal_reference.assignment.widened(truths.boxes, (16, 16)))
     return _targets_of(wide, positives, weights, trace)
 
@@ -237,13 +237,13 @@ def widened_target_box(
 def label_of_the_first(
     truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
 ) -> Targets:
-    """Give every positive the class of the first ground truth."""
+    """Return targets in which every positive has the class of the first ground truth."""
     same = GroundTruths(truths.labels[:1].expand_as(truths.labels), truths.boxes)
     return _targets_of(same, positives, weights, trace)
 
 
 class _Selected:
-    """Stores the selected anchors from before contested anchors were settled."""
+    """Storage of the selected anchors before contested anchors are resolved."""
 
     selected: Tensor
     settle = staticmethod(tal_reference.assignment.settle_contested)
@@ -259,7 +259,7 @@ class _Selected:
     also={"tal_reference.assignment.settle_contested": _Selected.settle_contested},
 )
 def weights_before_conflict(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Take the best metric and overlap of the selected anchors, not of those left after the conflict."""
+    """Return weights from the best metric and overlap of all selected anchors instead of the positives."""
     taken = _Selected.selected
     best_metric = (metric * taken).amax(1, keepdim=True)
     best_overlap = (overlap * taken).amax(1, keepdim=True)
@@ -268,7 +268,7 @@ def weights_before_conflict(metric: Tensor, overlap: Tensor, positives: Tensor) 
 
 @fault(at="tal_reference.assignment.normalised")
 def clamped_for_added_eps(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Clamp with `clamp(min=eps)` instead of adding eps."""
+    """Return weights with a denominator of `clamp(min=eps)` instead of an added eps."""
     metric, overlap = metric * positives, overlap * positives
     best = metric.amax(1, keepdim=True).clamp(min=NORMALISATION_EPS)
     return (metric * overlap.amax(1, keepdim=True) / best).sum(0)
@@ -276,13 +276,13 @@ def clamped_for_added_eps(metric: Tensor, overlap: Tensor, positives: Tensor) ->
 
 @fault(at="tal_reference.assignment.normalised")
 def not_scaled_by_overlap(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Give the best positive a target score of one."""
+    """Return weights that are 1 for the best positive, instead of its overlap."""
     metric = metric * positives
     return (metric / (metric.amax(1, keepdim=True) + NORMALISATION_EPS)).sum(0)
 
 
 class _Losers:
-    """Stores selection and labels, to find the ground truths that lost an anchor."""
+    """Storage of selection and labels, to find the ground truths that lost an anchor."""
 
     selected: Tensor
     labels: Tensor
@@ -318,11 +318,11 @@ _background = tal_reference.assignment.background
 
 @fault(at="tal_reference.assignment.background")
 def empty_image_scores(truths: GroundTruths, anchors: int) -> Targets:
-    """Give the anchors of an image without ground truths a small score of the first class."""
+    """Return targets of an image without ground truths with a small score of the first class."""
     return replace(_background(truths, anchors), weights=truths.boxes.new_full((anchors,), 1e-3))
 
 
 @fault(at="tal_reference.assignment.background")
 def empty_image_is_foreground(truths: GroundTruths, anchors: int) -> Targets:
-    """Make every anchor of an image without ground truths a positive with weight zero."""
+    """Return targets of an image without ground truths in which every anchor is a positive with weight zero."""
     return replace(_background(truths, anchors), foreground=torch.ones(anchors, dtype=torch.bool))

@@ -33,13 +33,13 @@ _boxes_around = tal_reference.decoding.boxes_around
 
 @fault(at="tal_reference.loss.flatten", outputs_stages=(*SEEN_LATER, StageName.CLS))
 def columns_before_rows(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
-    """Flatten the cells column by column."""
+    """Return logits flattened column by column instead of row by row."""
     return _flatten([level.transpose(2, 3) for level in feature_maps], head)
 
 
 @fault(at="tal_reference.loss.flatten", outputs_stages=(*SEEN_LATER, StageName.CLS))
 def classes_before_distances(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
-    """Take the first channels for class logits."""
+    """Return logits split as if the class logits came first."""
     return _flatten([level.roll(-head.classes, 1) for level in feature_maps], head)
 
 
@@ -48,7 +48,7 @@ def _exchanged(feature_maps: Sequence[Tensor], head: Head) -> tuple[int, int]:
     return width, height
 
 
-# Only inputs that are not square show it.
+# affects only inputs that are not square
 enter(
     "width_and_height_exchanged",
     {
@@ -66,7 +66,7 @@ def _of_last_level(feature_maps: Sequence[Tensor], head: Head) -> tuple[int, int
     return rows * head.strides[-1], columns * head.strides[-1]
 
 
-# Only inputs that the last stride does not divide show it.
+# affects only inputs whose size the last stride does not divide
 enter(
     "size_of_the_last_level",
     {
@@ -81,14 +81,14 @@ enter(
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def anchors_column_by_column(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Exchange x and y."""
+    """Return anchors with x and y exchanged."""
     anchors = _make_anchors(feature_maps, head)
     return Anchors(anchors.centres.flip(1), anchors.strides)
 
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def anchors_at_the_corner(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Put anchors at the corner of a cell, not at its centre."""
+    """Return anchors at the corners of the cells instead of the centres."""
     anchors = _make_anchors(feature_maps, head)
     return Anchors(anchors.centres - 0.5, anchors.strides)
 
@@ -101,18 +101,18 @@ def most_likely_distance(distances: Tensor, reg_max: int) -> Tensor:
 
 @fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def bins_from_one(distances: Tensor, reg_max: int) -> Tensor:
-    """Count bins from 1."""
+    """Return expected distances with bins counted from 1."""
     return _expected_distances(distances, reg_max) + (reg_max > 1)
 
 
 @fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def top_before_left(centres: Tensor, distances: Tensor) -> Tensor:
-    """Read the sides in the order top, left, bottom, right."""
+    """Return boxes whose distances are read in the order top, left, bottom, right."""
     return _boxes_around(centres, distances[..., [1, 0, 3, 2]])
 
 
 @fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def distances_as_width_and_height(centres: Tensor, distances: Tensor) -> Tensor:
-    """Measure the right and bottom distances from the left top corner."""
+    """Return boxes whose last two distances are measured from the top left corner, as width and height."""
     left_top, right_bottom = distances.split(2, dim=-1)
     return torch.cat((centres - left_top, centres - left_top + right_bottom), dim=-1)

@@ -1,4 +1,4 @@
-"""One planted fault: replaced functions or constants of the reference, entered under the name that the index has."""
+"""A planted fault: replaced functions or constants of the reference, registered under a name of the index."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,10 +12,10 @@ from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.mutation.planted_faults.index import INDEX
 
 LEFT_OUT = (StageName.CANDIDATES, StageName.TOP_K)
-"""Stages of which one must be reported for a missing positive where outputs alone are visible: the anchor may have been
-no candidate, or may not have been selected."""
+"""Acceptable stages for a missing positive if only outputs are visible: the anchor was either not a candidate, or not
+selected."""
 SEEN_LATER = DETECT.stages_of("assignment")
-"""Stages of which one must be reported for a fault in the assigner's inputs where outputs alone are visible."""
+"""Acceptable stages for a fault in the assigner's inputs if only outputs are visible."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Fault:
     """One planted fault.
 
     Attributes:
-        name: its name in the index.
-        clauses: the clauses that it breaks.
-        stage: the first stage that must diverge where stages are visible.
+        name: name in the index.
+        clauses: the clauses that the fault violates.
+        stage: the first stage that must diverge if stages are visible.
         replaces: dotted names of functions or constants, with their replacements.
-        outputs_stages: the stages of which one must be reported where outputs alone are visible.
-        check: name of the check that must find it.
+        outputs_stages: acceptable stages of the report if only outputs are visible.
+        check: name of the check that must find the fault.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Fault:
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """Plant the fault in the reference until the context ends."""
+        """Plant the fault in the reference while the block runs."""
         with ExitStack() as stack:
             for name, replacement in self.replaces.items():
                 stack.enter_context(patch(name, replacement))
@@ -52,12 +52,12 @@ ENTERED: dict[str, Fault] = {}
 
 
 def enter(name: str, replaces: dict[str, Any], outputs_stages: tuple[str, ...] = ()) -> None:
-    """Enter a fault of the index with its replacements.
+    """Register a fault of the index with its replacements.
 
     Args:
-        name: its name in the index.
+        name: name in the index.
         replaces: dotted names of functions or constants, with their replacements.
-        outputs_stages: the stages of which one must be reported where outputs alone are visible; by default its stage.
+        outputs_stages: acceptable stages of the report if only outputs are visible; by default the fault's stage.
     """
     row = INDEX[name]
     check = row.check or check_for(DETECT.clauses[row.stage]).name
@@ -68,7 +68,7 @@ def enter(name: str, replaces: dict[str, Any], outputs_stages: tuple[str, ...] =
 def fault(
     at: str, also: dict[str, Any] | None = None, outputs_stages: tuple[str, ...] = ()
 ) -> Callable[[Any], Any]:
-    """Enter the decorated function, under its own name, as the replacement of `at`.
+    """Return a decorator that registers a fault: the decorated function replaces the function `at`.
 
     Args:
         at: dotted name of the replaced function.

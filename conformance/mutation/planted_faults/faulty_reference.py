@@ -16,7 +16,7 @@ class FaultyReference(ReferenceAdapter):
 
     Attributes:
         fault: the fault.
-        exposes_stages: True if the stages of its assigner are visible, not its outputs alone.
+        exposes_stages: True if the stages of the assigner are visible, not only its outputs.
     """
 
     def __init__(self, fault: Fault, exposes_stages: bool = True) -> None:
@@ -37,7 +37,7 @@ class FaultyReference(ReferenceAdapter):
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Run the reference's loss with the fault planted; expose the assigner's inputs if the fault lies there."""
+        """Run the reference's loss with the fault planted. Expose the assigner's inputs if the fault changes them."""
         inputs = None
         with self.fault.planted():
             loss = super().loss(feature_maps, annotations, head, hyperparameters)

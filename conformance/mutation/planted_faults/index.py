@@ -1,6 +1,6 @@
-"""Every fault planted in the detection task: its name, the clauses that it breaks, and the stage that must report it.
+"""Index of the faults planted in the detection task: name, violated clauses, and the stage that must report the fault.
 
-The code of a fault stands in the module of its part, under the same name.
+The code of a fault is a function of the same name in another module of this package.
 """
 
 from typing import NamedTuple
@@ -12,9 +12,9 @@ class Row(NamedTuple):
     """One row of the index.
 
     Attributes:
-        clauses: the clauses that the fault breaks, separated by spaces.
-        stage: the first stage that must diverge where stages are visible.
-        check: name of the check that must find it; "" for the check of the stage's clause.
+        clauses: the clauses that the fault violates, separated by spaces.
+        stage: the first stage that must diverge if stages are visible.
+        check: name of the check that must find the fault; "" for the check of the stage's clause.
     """
 
     clauses: str

@@ -102,7 +102,7 @@ def test_a_class_alone_may_not_tell():
 def test_the_reference_rejects(implementation: Implementation):
     judgement = judge_against_reference(Subject(implementation, "cpu"), TOO_SMALL)
     assert judgement.verdict is Verdict.REJECTED
-    assert judgement.notes[0].startswith("raises, as TAL-TOPK-2 asks: ")
+    assert judgement.notes[0].startswith("raises, as TAL-TOPK-2 requires: ")
 
 
 class Verdicts(NoSink):

@@ -42,6 +42,32 @@ def test_the_release_of_a_change(capsys: Capture):
     assert "TAL-CAND-2: 8.4.127 is as before" in progress
 
 
+def test_workers_are_closed(monkeypatch: pytest.MonkeyPatch, releases: None, capsys: Capture):
+    """Every worker that `bisect` started is closed at the end: its later calls start a new process."""
+    running: set[int] = set()
+
+    class Worker:
+        def __init__(self) -> None:
+            running.add(id(self))
+
+        def close(self) -> None:
+            running.discard(id(self))
+
+    workers, find_reference = [], bisection.find
+
+    def find(name: str) -> Implementation:
+        implementation = find_reference(name)
+        implementation.adapter.worker = Worker()
+        workers.append(implementation.adapter.worker)
+        return implementation
+
+    for module in (bisect, bisection):
+        monkeypatch.setattr(module, "find", find)
+    assert main(["bisect", "8.4.120..8.4.134"]) == 1
+    assert len(workers) > 4
+    assert not running
+
+
 @pytest.mark.usefixtures("releases")
 def test_no_change(capsys: Capture):
     assert main(["bisect", "8.4.128..8.4.134"]) == 0

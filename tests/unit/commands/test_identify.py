@@ -42,6 +42,9 @@ def test_an_implementation_with_a_fault(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(identify, "DIALECTS", {NEWEST.name: NEWEST})
     assert main(["identify", "mine"]) == 1
     output = capsys.readouterr().out
-    assert "no known dialect explains it; the nearest is ultralytics-8.4.190, violated on " in output
+    assert (
+        "no known dialect explains the implementation; the nearest is ultralytics-8.4.190, violated on "
+        in output
+    )
     assert "LOSS-CLS-1 (first divergence on " in output
     assert "      Recipe(" in output

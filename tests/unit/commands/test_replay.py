@@ -56,7 +56,7 @@ def pictures(out: str) -> list[Path]:
 def test_what_conforms(replay: Run, case: Path):
     status, out, errors = replay(case)
     assert (status, errors) == (0, [])
-    assert "on cpu, held to ultralytics-8.4.190: WITHIN BOUND" in out
+    assert "on cpu, dialect ultralytics-8.4.190: WITHIN BOUND" in out
     assert all(f"  {stage:14}agrees" in out for stage in DETECT.clauses)
     (path,) = pictures(out)
     assert "within bound: case" in path.read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def test_what_conforms(replay: Run, case: Path):
 def test_what_diverges_from_another_dialect(replay: Run, case: Path):
     status, out, _ = replay(case, "--implementation", "article", "--against", "ultralytics-8.4.190")
     assert status == 1
-    assert "article 1 on cpu, held to ultralytics-8.4.190: DIVERGENT" in out
+    assert "article 1 on cpu, dialect ultralytics-8.4.190: DIVERGENT" in out
     assert "at stage candidates (TAL-CAND-2)" in out
     assert "  candidates    diverges" in out
     page = pictures(out)[0].read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_bad_files_cost_a_line_each_and_nothing_else(replay: Run, tmp_path: Path
     ]
     status, out, errors = replay(*bad, case, "--implementation", "reference")
     assert status == 2
-    assert "reference 1 on cpu, held to ultralytics-8.4.190: WITHIN BOUND" in out
+    assert "reference 1 on cpu, dialect ultralytics-8.4.190: WITHIN BOUND" in out
     assert len(errors) == len(bad)
     for path, line in zip(bad, errors, strict=True):
         assert line.startswith("python -m conformance replay: ")
@@ -129,7 +129,7 @@ def test_a_picture_that_cannot_be_written_is_told(replay: Run, tmp_path: Path, c
     (tmp_path / "pictures").touch()
     status, out, errors = replay(case, "--implementation", "reference")
     assert status == 2
-    assert "reference 1 on cpu, held to ultralytics-8.4.190: WITHIN BOUND" in out
+    assert "reference 1 on cpu, dialect ultralytics-8.4.190: WITHIN BOUND" in out
     assert "cannot write the picture: " in errors[0]
 
 
@@ -153,7 +153,7 @@ def test_a_stored_outcome_is_judged_where_it_cannot_be_computed(replay: Run, cas
     stored(case)
     status, out, errors = replay(case, "--offline")
     assert (status, errors) == (0, [])
-    assert "article 1 on cuda (stored), held to article: " in out
+    assert "article 1 on cuda (stored), dialect article: " in out
     assert len(pictures(out)) == 1
     status, out, _ = replay(case, "--offline", "--against", "ultralytics-8.4.190")
     assert status == 1

@@ -292,11 +292,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "a negative width": (
         lambda batch: with_rows(batch, set_at(1, 4, value=-0.5)),
-        "annotation row 1 has a negative side",
+        "annotation row 1 has a negative width or height",
     ),
     "a negative height": (
         lambda batch: with_rows(batch, set_at(1, 5, value=-0.5)),
-        "annotation row 1 has a negative side",
+        "annotation row 1 has a negative width or height",
     ),
 }
 

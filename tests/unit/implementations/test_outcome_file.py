@@ -113,14 +113,14 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], st
     "own_inputs is no bool": (lambda facts, tensors: facts.__setitem__("own_inputs", 1), "values for: own_inputs"),
     "a tensor too few": (lambda facts, tensors: tensors.pop("assignment.boxes"), "lacks assignment.boxes"),
     "a tensor too many": (
-        lambda facts, tensors: tensors.__setitem__("loss.more", torch.zeros(1)), "are not those of an outcome",
+        lambda facts, tensors: tensors.__setitem__("loss.more", torch.zeros(1)), "expected the tensors of an outcome",
     ),
     "no inputs": (
         lambda facts, tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("inputs.")],
-        "are not those of an outcome",
+        "expected the tensors of an outcome",
     ),
     "a level too many": (
-        lambda facts, tensors: tensors.__setitem__("loss.gradients.9", torch.zeros(1)), "are not those of|argument",
+        lambda facts, tensors: tensors.__setitem__("loss.gradients.9", torch.zeros(1)), "tensors of an|argument",
     ),
     "another shape": (put("assignment.scores", lambda scores: scores[:, :-1]), "Assignment.scores has shape"),
     "another dtype": (put("assignment.foreground", Tensor.float), "Assignment.foreground has dtype"),
@@ -156,7 +156,7 @@ def test_other_files_are_refused(content: bytes, path: Path, batch: Batch):
 
 def test_a_case_file_is_no_outcome(tmp_path: Path, batch: Batch):
     batch.save(tmp_path / "case.safetensors")
-    with pytest.raises(CorruptOutcome, match="its header has no"):
+    with pytest.raises(CorruptOutcome, match="the header has no"):
         load(tmp_path / "case.safetensors", batch)
 
 

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.guards.torch_state import official_code
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
+from tal_conformance.training import recorder
 from tal_conformance.training.capture import Call, CannotRecord, feature_maps_of, listening, official_loss
 from tal_conformance.training.recorder import Recording, recording
 from tal_reference import Hyperparameters
@@ -164,7 +166,7 @@ def test_a_recorder_that_fails_says_so_once_and_the_training_goes_on(
         assert all(torch.equal(step(CROWDED.build()), expected) for _ in range(3))
     assert recorded.over is not None
     (line,) = said(capsys)
-    assert "nothing more is recorded, and the training goes on" in line
+    assert "recording has stopped, and the training continues" in line
     assert type(raised).__name__ in line
     assert list(tmp_path.iterdir()) == []
 
@@ -191,7 +193,7 @@ def test_what_a_case_file_cannot_hold_is_left_out_and_the_rest_kept(
     assert recorded.over is None
     assert [batch.id for batch in files(tmp_path)] == [CROWDED.build().id]
     (line,) = said(capsys)
-    assert "a case file cannot hold it: annotation row 0 has a negative side" in line
+    assert "a case file cannot hold it: annotation row 0 has a negative width or height" in line
 
 
 def test_class_weights_are_told(step: Step, adapter: UltralyticsAdapter, tmp_path: Path, capsys: Any):
@@ -201,9 +203,19 @@ def test_class_weights_are_told(step: Step, adapter: UltralyticsAdapter, tmp_pat
     with recording(tmp_path):
         step(batch, criterion=criterion)
     (kept,) = files(tmp_path)
-    assert "without its class weights" in kept.origin
+    assert "without class weights" in kept.origin
     (line,) = said(capsys)
-    assert "case files hold no class weights" in line
+    assert "case files cannot hold them" in line
+
+
+def test_progress_is_printed_at_intervals(step: Step, tmp_path: Path, monkeypatch: Any, capsys: Any):
+    clock = iter([0.0, 30.0, 61.0, 90.0])  # at the start, and after each call
+    monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with recording(tmp_path, every=1):
+        for _ in range(3):
+            step(CROWDED.build())
+    (line,) = said(capsys)
+    assert line.startswith("conformance recorder: 2 steps seen, 2 batches stored (0.")
 
 
 def test_a_budget_that_is_too_small_is_told(step: Step, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -211,7 +223,7 @@ def test_a_budget_that_is_too_small_is_told(step: Step, tmp_path: Path, capsys: 
         step(CROWDED.build())
         step(CROWDED.build())
     (line,) = said(capsys)
-    assert "does not fit into the limit" in line
+    assert "more interesting batches fill the size limit" in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,14 +312,14 @@ def test_predictions_of_every_family(family: str, adapter: UltralyticsAdapter):
 
 @pytest.mark.parametrize("given", [None, {"boxes": 1}, (1, None), {"one2many": {}, "one2one": {}}])
 def test_other_predictions_are_refused(given: Any):
-    with pytest.raises(ValueError, match="that is not known"):
+    with pytest.raises(ValueError, match="unknown structure of the head"):
         feature_maps_of(given)
 
 
 def test_a_folder_of_another_recording_is_not_mixed(step: Step, tmp_path: Path):
     with recording(tmp_path):
         step(CROWDED.build())
-    with pytest.raises(CannotRecord, match="holds recorded batches already"), recording(tmp_path):
+    with pytest.raises(CannotRecord, match="already holds recorded batches"), recording(tmp_path):
         pass
 
 
@@ -321,13 +333,13 @@ def test_numbers_without_sense_are_refused(tmp_path: Path, every: int, limit: fl
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(CannotRecord, match="cannot take recorded batches"), recording(tmp_path / "file"):
+    with pytest.raises(CannotRecord, match="cannot create the folder"), recording(tmp_path / "file"):
         pass
 
 
 def test_without_ultralytics_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "ultralytics", None)
-    with pytest.raises(CannotRecord, match="cannot be imported here"), recording(tmp_path):
+    with pytest.raises(CannotRecord, match="cannot import the detection loss"), recording(tmp_path):
         pass
 
 
