@@ -75,14 +75,16 @@ def test_the_ratio_decides(
     says: str,
 ):
     monkeypatch.setattr(room, "steps", lambda: {"training step": step, "loss alone": step})
-    monkeypatch.setattr(room, "compared", lambda step, rounds: (Ratio(at, at - 0.01, at + 0.01), 0.2))
+    monkeypatch.setattr(
+        room, "compared", lambda step, rounds, advance: (Ratio(at, at - 0.01, at + 0.01), 0.2)
+    )
     assert main(["overhead"]) == status
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == (
         f"training step: 200.0 ms without, ratio with the recorder {at:.4f} ({at - 0.01:.4f} to {at + 0.01:.4f})"
     )
     assert second.startswith("loss alone: ")
-    assert third == f"a training step takes {says} 1.05 times as long"
+    assert third == f"with the recorder, a training step takes {says} 1.05 times as long"
 
 
 @pytest.mark.slow

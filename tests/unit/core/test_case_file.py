@@ -248,22 +248,37 @@ FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
     "no classes": (lambda case, _: case["head"].update(classes=0), "positive strides, classes and reg_max"),
     "a head of other channels": (lambda case, _: case["head"].update(classes=2), r"not \(B, 10, H, W\)"),
     "no hyperparameters": (lambda case, _: case.pop("hyperparameters"), "invalid hyperparameters None"),
-    "half an anchor for topk": (lambda case, _: case["hyperparameters"].update(topk=2.5), "topk is 2.5"),
-    "alpha of text": (lambda case, _: case["hyperparameters"].update(alpha="1"), "alpha is '1'"),
-    "alpha of nothing": (lambda case, _: case["hyperparameters"].update(alpha=None), "alpha is None"),
-    "an infinite beta": (lambda case, _: case["hyperparameters"].update(beta=float("inf")), "beta is inf"),
+    "half an anchor for topk": (
+        lambda case, _: case["hyperparameters"].update(topk=2.5),
+        "topk 2.5: expected an integer",
+    ),
+    "alpha of text": (
+        lambda case, _: case["hyperparameters"].update(alpha="1"),
+        "alpha '1': expected a finite number",
+    ),
+    "alpha of nothing": (
+        lambda case, _: case["hyperparameters"].update(alpha=None),
+        "alpha None: expected a finite",
+    ),
+    "an infinite beta": (
+        lambda case, _: case["hyperparameters"].update(beta=float("inf")),
+        "beta inf: expected a finite",
+    ),
     "a gain that is not known": (lambda case, _: case["hyperparameters"].update(pose_gain=1.0), "pose_gain"),
     "no origin": (lambda case, _: case.pop("origin"), "invalid origin None: expected a string"),
     "hazards of numbers": (lambda case, _: case.update(hazards=[1]), "expected a list of names"),
     "no hazards": (lambda case, _: case.pop("hazards"), "invalid hazards None: expected a list of names"),
     "no annotations": (
         lambda _, tensors: tensors.pop("annotations"),
-        r"holds the tensors \['level.0'\] instead of \['annotations', 'level.0'\]",
+        r"unexpected tensors \['level.0'\]: expected \['annotations', 'level.0'\]",
     ),
-    "no level": (lambda _, tensors: tensors.pop("level.0"), r"holds the tensors \['annotations'\] instead"),
+    "no level": (
+        lambda _, tensors: tensors.pop("level.0"),
+        r"unexpected tensors \['annotations'\]: expected",
+    ),
     "a level too many": (
         lambda _, tensors: tensors.update({"level.1": torch.zeros(1)}),
-        r"holds the tensors \['annotations', 'level.0', 'level.1'\] instead",
+        r"unexpected tensors \['annotations', 'level.0', 'level.1'\]: expected",
     ),
     "a level of three dimensions": (
         lambda _, tensors: tensors.update({"level.0": tensors["level.0"][0].clone()}),

@@ -105,13 +105,13 @@ def put(name: str, value: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Any
 REFUSED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], str]] = {
     "another schema": (
         lambda facts, tensors: facts.__setitem__("schema", 2),
-        "schema is 2; this version reads schema 1; it was written by a newer version",
+        "unknown schema 2: this version reads schema 1. The file was written by a newer version",
     ),
     "another batch": (lambda facts, tensors: facts.__setitem__("case", "0" * 12), "about the batch 000000000000, not "),
-    "no dialect": (lambda facts, tensors: facts.pop("dialect"), "values for: dialect"),
-    "a dialect that is no text": (lambda facts, tensors: facts.__setitem__("dialect", 3), "values for: dialect"),
-    "own_inputs is no bool": (lambda facts, tensors: facts.__setitem__("own_inputs", 1), "values for: own_inputs"),
-    "a tensor too few": (lambda facts, tensors: tensors.pop("assignment.boxes"), "lacks assignment.boxes"),
+    "no dialect": (lambda facts, tensors: facts.pop("dialect"), "in the header: dialect"),
+    "a dialect that is no text": (lambda facts, tensors: facts.__setitem__("dialect", 3), "in the header: dialect"),
+    "own_inputs is no bool": (lambda facts, tensors: facts.__setitem__("own_inputs", 1), "in the header: own_inputs"),
+    "a tensor too few": (lambda facts, tensors: tensors.pop("assignment.boxes"), "missing tensors: assignment.boxes"),
     "a tensor too many": (
         lambda facts, tensors: tensors.__setitem__("loss.more", torch.zeros(1)), "expected the tensors of an outcome",
     ),
