@@ -56,7 +56,9 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
     except ImplementationFailed as error:
         if error.details is not None:  # the implementation raised; a violation of the protocol has no details
             if not _refuses(subject, batch, error, alone):
-                summary = f"{who}{error.what}: expected an error that rejects the batch, because {rule.reason}"
+                summary = (
+                    f"{who}{error.what}: expected an error that rejects the batch, because {rule.reason}"
+                )
                 raise Failure(
                     subject, batch, Verdict.ERROR, rule.stage, rule.clause, summary, details=error.details
                 ) from error

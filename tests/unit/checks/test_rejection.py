@@ -81,7 +81,7 @@ def test_a_refusal_is_rejected(error: Exception):
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
 def test_a_mistake_is_an_error(error: BaseException):
-    with pytest.raises(Failure, match="is not a refusal") as caught:
+    with pytest.raises(Failure, match="expected an error that rejects the batch") as caught:
         judge_against_reference(subject(Fails(error)), TOO_SMALL)
     assert (caught.value.verdict, caught.value.clause) == (Verdict.ERROR, "TAL-TOPK-2")
     assert caught.value.details
