@@ -1,4 +1,4 @@
-"""Settings of every test run of this project; the suite's own conftest is `conformance/conftest.py`."""
+"""Settings of every test run of this project. The suite has its own conftest, `conformance/conftest.py`."""
 
 import os
 
@@ -16,7 +16,7 @@ make_draws_reproducible()  # or what a test draws would depend on the modules th
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker of the suite's own tests, whose modules some tests import."""
+    """Register the marker of the suite's own tests, because some tests import their modules."""
     config.addinivalue_line(
         "markers", "clauses(group): the clause group of the specification that a test is about"
     )

@@ -1,4 +1,4 @@
-"""A browser to look at reports with."""
+"""Start a browser for tests that look at reports."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Commands that tests run as a user would, in a process of their own."""
+"""Run commands in a separate process, as a user does."""
 
 import os
 import subprocess

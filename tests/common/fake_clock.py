@@ -1,4 +1,4 @@
-"""Operations that take just as long as they say, on a clock that they move themselves."""
+"""A clock for tests, and operations that take a given time on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from tal_conformance.benchmarks.operations import Operation
 
 @dataclass
 class FakeClock:
-    """A clock that stands still unless somebody moves it; it notes what was done."""
+    """A clock that only `pass_` advances. It records the order of events."""
 
     now: float = 0.0
     calls: list[str] = field(default_factory=list)
@@ -29,7 +29,14 @@ class FakeClock:
 def taking(
     clock: FakeClock, name: str, *seconds: Callable[[int], float], raises_in: int | None = None
 ) -> Operation:
-    """An operation whose steps take `seconds` of the number of its call, counted from the untimed one, 0."""
+    """Return an operation for the clock whose steps take given times.
+
+    Args:
+        clock: the clock that the operation advances.
+        name: name of the operation.
+        seconds: for each step a function from the number of the call (0 is the untimed one) to the step's seconds.
+        raises_in: number of the call that raises; None if no call does.
+    """
     calls = iter(range(10**9))
 
     def prepare() -> int:

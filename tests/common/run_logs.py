@@ -1,4 +1,4 @@
-"""Synthetic run logs in the format of the suite, hostile ones included."""
+"""Synthetic run logs in the format of the suite, including hostile content."""
 
 import json
 import random
@@ -95,7 +95,7 @@ def batch(number: int = 0, name: str = "ultralytics", **fields: Any) -> dict[str
 
 
 def picture(**fields: Any) -> dict[str, Any]:
-    """Return a picture of 32 x 32 px, stride 8, with two overlapping ground truths; anchor 6 has the wrong owner."""
+    """Return a picture of 32 x 32 px, stride 8, with two overlapping ground truths; the owner of anchor 6 is wrong."""
     drawn = {
         "image": 0,
         "width": 32,
@@ -142,12 +142,12 @@ def picture(**fields: Any) -> dict[str, Any]:
 
 
 def anchor(pairs: list[list[float]], **fields: Any) -> dict[str, Any]:
-    """Return the reference's values of one anchor."""
+    """Return the explanation of one anchor, with the reference's values."""
     return {"box": [9.5, 2.5, 30.0, 28.0], "pairs": pairs, "loss": [0.0, 0.1, 0.0], "outside": None} | fields
 
 
 def large_picture(number: int = 0) -> dict[str, Any]:
-    """Return a picture of 640 x 640 px with 20 ground truths, 100 positives a side and numbers of 48 anchors."""
+    """Return a picture of 640 x 640 px with 20 ground truths, 100 positives per assignment, 48 explained anchors."""
     chance = random.Random(number)
     truths = []
     for _ in range(20):
@@ -308,7 +308,7 @@ def synchronisations(**fields: Any) -> dict[str, Any]:
 
 
 def walkthrough(**fields: Any) -> dict[str, Any]:
-    """Return a walkthrough of the picture above, in place of a photograph."""
+    """Return the data of a walkthrough that uses the picture of `picture` instead of a photograph."""
     told = {
         "schema": 1,
         "batch": "0000c0ffee00",
@@ -356,7 +356,7 @@ def scope(**fields: Any) -> dict[str, Any]:
 
 
 def power(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """Return one planted fault; of ten faults the ninth is equivalent and the tenth survives."""
+    """Return a log line of one planted fault; of ten faults the ninth is equivalent and the tenth survives."""
     stage = list(CLAUSES)[number % len(CLAUSES)]
     line = {
         "profile": "ci",
@@ -381,7 +381,7 @@ Lines = list[tuple[str, dict[str, Any]]]
 
 
 def passing(batches: int = 90) -> Lines:
-    """Return a run in which every implementation conforms."""
+    """Return the log lines of a run in which every implementation conforms."""
     names = ["ultralytics", "article"]
     named = [implementation(), implementation("article", dialect="article", version="1.0")]
     return [
@@ -399,13 +399,13 @@ def passing(batches: int = 90) -> Lines:
 
 
 def planting(faults: int = 20) -> Lines:
-    """Return a run with planted faults and without implementations."""
+    """Return the log lines of a run with planted faults and without implementations."""
     begun = run_line() | {"implementations": []}
     return [("run", begun), *(("power", power(number)) for number in range(faults)), ("end", {"exit": 0})]
 
 
 def failing(divergences: int = 1, batches: int = 90) -> Lines:
-    """Return a run in which implementations fail with this number of causes."""
+    """Return the log lines of a run in which implementations fail with the given number of causes."""
     lines = passing(batches)
     lines[0][1]["implementations"].append(
         implementation("my-assigner", version="1.0", capabilities=["assign"])
@@ -432,7 +432,7 @@ def failing(divergences: int = 1, batches: int = 90) -> Lines:
 
 
 def write(folder: Path, lines: Lines) -> Path:
-    """Write a log with these lines into the folder of a run, and return the folder."""
+    """Write log lines into the folder of a run, and return the folder."""
     with RunLog.create(folder.parent, folder.name) as log:
         for kind, fields in lines:
             log.append(kind, **fields)
@@ -450,6 +450,6 @@ def raw(*lines: dict[str, Any]) -> bytes:
 
 
 def line(kind: str, fields: dict[str, Any], time: str = "2025-11-24T02:10:33.000+00:00") -> dict[str, Any]:
-    """Return a line as RunLog would write it."""
+    """Return a line of the run log in the form that RunLog writes."""
     run = {"schema": 3, "run": "synthetic"} if kind == "run" else {}
     return {"kind": kind, "time": time, **run, **fields}

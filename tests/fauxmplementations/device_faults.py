@@ -1,4 +1,4 @@
-"""The article's assigner with one step that does something on the wrong device, each on a line marked `planted`."""
+"""Variants of the article's assigner with one operation on the wrong device, on a line marked `planted`."""
 
 import inspect
 from unittest import mock
@@ -87,7 +87,7 @@ class Returned(ArticleAssigner):
 
 
 class Doubled(torch.autograd.Function):
-    """Twice a number, with a backward that forgets the device."""
+    """An autograd function that returns twice its input, with a backward pass on the CPU."""
 
     @staticmethod
     def forward(ctx, value: Tensor) -> Tensor:  # noqa: ANN001
@@ -99,7 +99,7 @@ class Doubled(torch.autograd.Function):
 
 
 class Backward(ArticleAdapter):
-    """Its loss is twice as large, through a function of its own."""
+    """An adapter whose loss is doubled through an autograd function with a backward pass on the CPU."""
 
     def loss(
         self,
@@ -128,7 +128,7 @@ FAULTS: dict[type, str] = {
 
 
 def with_assigner(assigner: type) -> Implementation:
-    """The article's adapter with another assigner."""
+    """Return the article's adapter with another assigner class."""
 
     class Planted(ArticleAdapter):
         name = assigner.__name__
@@ -141,6 +141,6 @@ def with_assigner(assigner: type) -> Implementation:
 
 
 def planted_line(of: type) -> int:
-    """The number of the line with the fault."""
+    """Return the number of the line with the fault."""
     lines, start = inspect.getsourcelines(of)
     return start + next(number for number, line in enumerate(lines) if line.rstrip().endswith("# planted"))

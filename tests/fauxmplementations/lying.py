@@ -1,4 +1,4 @@
-"""Adapters whose results are not what they seem: other types, other answers at every question, shared memory."""
+"""Adapters whose results deceive: unusual types, changing answers, shared memory."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 
 
 class AnswersForItself(Tensor):
-    """A tensor that holds ones and answers every question as the right tensor would."""
+    """A tensor of ones whose methods return the results of the correct tensor."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -24,7 +24,7 @@ class AnswersForItself(Tensor):
 
 
 class LyingTensors(Double):
-    """Wrong scores in a tensor whose methods see the right ones."""
+    """Returns wrong scores in a tensor whose methods return the correct results."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         lie = torch.ones_like(right.scores).as_subclass(AnswersForItself)
@@ -33,7 +33,7 @@ class LyingTensors(Double):
 
 
 class Computed(Tensor):
-    """A tensor without memory: its values come from Python."""
+    """A tensor subclass without memory, whose values are computed in Python."""
 
     @staticmethod
     def __new__(cls: type["Computed"], like: Tensor) -> "Computed":
@@ -53,7 +53,7 @@ class ComputedTensors(Double):
 
 
 class Pretender:
-    """Not a tensor, but `isinstance` says so."""
+    """An object that is not a tensor, but passes `isinstance(_, Tensor)`."""
 
     def __init__(self, right: Tensor) -> None:
         self.right = right
@@ -72,7 +72,7 @@ class PretendsToBeATensor(Double):
 
 
 class Forgetful(Assignment):
-    """Right scores at the first access, and others at every later one."""
+    """An assignment with correct scores at the first access, and wrong scores later."""
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -83,14 +83,14 @@ class Forgetful(Assignment):
 
 
 class AnswersOnce(Double):
-    """Its first answer is wrong, and every later one right."""
+    """Returns a wrong result at the first call, and correct results later."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return Forgetful(right.labels, right.boxes, right.scores, right.foreground, right.truth_index)
 
 
 class SharesMemory(Double):
-    """Right, with two results in one memory: allowed."""
+    """Returns correct results, two of which share memory; this is allowed."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         both = torch.stack((right.labels, right.truth_index))
@@ -98,7 +98,7 @@ class SharesMemory(Double):
 
 
 class ExpandsResults(Double):
-    """Right, with boxes and scores in views of larger tensors: allowed."""
+    """Returns correct results, with boxes and scores as views of larger tensors; this is allowed."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(
@@ -109,21 +109,21 @@ class ExpandsResults(Double):
 
 
 class ReturnsParameters(Double):
-    """Right, as a subclass of Tensor without code of its own: allowed."""
+    """Returns correct results as `Parameter`, a subclass of Tensor without own code; this is allowed."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, scores=torch.nn.Parameter(right.scores, requires_grad=False))
 
 
 class ReturnsItsInput(Double):
-    """The input scores as target scores."""
+    """Returns the input scores as target scores."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, scores=inputs.scores)
 
 
 class ChangesFromAThread(Double):
-    """Wrong scores, made right by a thread after the return."""
+    """Returns wrong scores, which a thread corrects after the return."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         wrong = right.scores + 1
@@ -137,7 +137,7 @@ class ChangesFromAThread(Double):
 
 
 class LyingLoss(Double):
-    """Items ten times too large, in a tensor whose methods see the right ones."""
+    """A loss with items ten times too large, in a tensor whose methods return the correct results."""
 
     assign = None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Adapters that misbehave: right on batches without ground truths, and on all others one thing is wrong with each."""
+"""Adapters that misbehave on batches with ground truths, in one way each, and are correct on all others."""
 
 import asyncio
 import ctypes
@@ -23,7 +23,7 @@ LATE = 500
 
 
 class Double:
-    """Right on all batches."""
+    """Base class of the adapters: correct on all batches."""
 
     version = "1"
     dialect = "ultralytics-8.4.190"
@@ -53,7 +53,7 @@ class Raises(Double):
 
 
 class RaisesLate(Double):
-    """Once, at the 500th batch; on all others, also when it is asked again, it is right."""
+    """Raises at its 500th batch only, and is correct if the batch is repeated."""
 
     asked = 0
 
@@ -65,7 +65,7 @@ class RaisesLate(Double):
 
 
 class RaisesFromThenOn(Double):
-    """From the 500th batch on."""
+    """Raises at every batch from the 500th on."""
 
     asked = 0
 
@@ -77,7 +77,7 @@ class RaisesFromThenOn(Double):
 
 
 class RaisesBackwards(Double):
-    """Its loss can be computed, but not differentiated."""
+    """A loss that can be computed, but not differentiated."""
 
     assign = None  # type: ignore[assignment]
 
@@ -116,7 +116,7 @@ class ExpectsToFail(Double):
 
 
 class InterruptsItself(Double):
-    """Raises what Ctrl-C raises, without a signal."""
+    """Raises KeyboardInterrupt without a signal."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         raise KeyboardInterrupt("by itself")
@@ -181,7 +181,7 @@ class ChangesInputs(Double):
 
 
 class ChangesLater(Double):
-    """Keeps what it returned, and changes it when it is asked again."""
+    """Keeps a reference to its result, and changes the result at the next call."""
 
     kept: Assignment | None = None
 
@@ -206,7 +206,7 @@ class Prints(Double):
 
 
 class Leaves(Double):
-    """Starts a program that outlives its answer."""
+    """Starts a process that is still running when it returns."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -214,7 +214,7 @@ class Leaves(Double):
 
 
 class Forks(Double):
-    """A copy of the process stays."""
+    """Forks a child process that keeps running."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         if os.fork() == 0:
@@ -224,7 +224,7 @@ class Forks(Double):
 
 
 class ForksAndReturns(Double):
-    """Both copies of the process return."""
+    """Forks, and returns in both processes."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         os.fork()
@@ -263,7 +263,7 @@ class Exits(Double):
 
 
 class IsKilled(Double):
-    """As by the kernel, when there is no more memory."""
+    """Kills its process with SIGKILL, as the kernel does when memory is exhausted."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -284,7 +284,7 @@ class EatsMemoryInTorch(Double):
 
 
 class LeaksMemory(Double):
-    """A third of what it may take, with each batch."""
+    """Leaks a third of the allowed memory with each batch."""
 
     leaked: list[Tensor]
 
@@ -300,7 +300,7 @@ class PrintsWithoutEnd(Double):
 
 
 class Daemonises(Double):
-    """Starts a program that belongs to nobody any more."""
+    """Starts a daemon: a process detached from its parent."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         if os.fork() == 0:
@@ -316,7 +316,7 @@ FIRST_GAIN = 100
 
 
 class Every(Double):
-    """All of them in one process: the batch says which one it is for."""
+    """All adapters in one process. The DFL gain of the batch selects the adapter."""
 
     def __init__(self, names: list[str]) -> None:
         self.each = [globals()[name]() for name in names]

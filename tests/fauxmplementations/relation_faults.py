@@ -1,4 +1,4 @@
-"""Implementations for the tests of relations: with a fault that one of them must find, and honest ones of all kinds."""
+"""Implementations for the tests of relations: faults that a relation must find, and conforming ones of all kinds."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ def planted(replaces: dict[str, Any], stage: str = "normalisation") -> Fault:
 
 
 def items_over(own_sum: Any) -> Any:
-    """The loss with another N."""
+    """Return a function that computes the loss items with another N (LOSS-SUM-1)."""
 
     def loss_items(predictions: Predictions, targets: Any, *rest: Any) -> Tensor:
         weights = predictions.boxes.new_zeros(predictions.boxes.shape[:2])  # (B, A)
@@ -39,25 +39,25 @@ def items_over(own_sum: Any) -> Any:
 
 
 def half_open(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """An anchor on the left or top border is a candidate, one on the right or bottom border is none."""
+    """Return candidates including centres on the left and top border, but not on the right and bottom border."""
     boxes = tal_reference.assignment.widened(truths.boxes, floor)[:, None]
     inside = (centres >= boxes[..., :2]) & (centres < boxes[..., 2:])
     return inside.all(-1) & truths.real[:, None]
 
 
 def cell_corners(*arguments: Any) -> Any:
-    """Anchors at the top left corners of the cells."""
+    """Return anchors at the top left corners of the cells."""
     anchors = _make_anchors(*arguments)
     return replace(anchors, centres=anchors.centres - 0.5)
 
 
 def images_reversed(predictions: Predictions, truths: list[GroundTruths], *rest: Any) -> list[Targets]:
-    """The last image's ground truths for the first image, and so on."""
+    """Return targets that assign the last image's ground truths to the first image, and so on."""
     return _assign_images(predictions, truths[::-1], *rest)
 
 
 def softmax_for_sigmoid(predictions: Predictions, *rest: Any) -> list[Targets]:
-    """Scores of an anchor's classes add up to one."""
+    """Return targets computed with softmax scores, which add up to one over the classes."""
     logits = predictions.logits.log_softmax(2)
     return _assign_images(
         replace(predictions, logits=(logits - torch.log1p(-logits.exp().clamp(max=0.999)))), *rest
@@ -65,7 +65,7 @@ def softmax_for_sigmoid(predictions: Predictions, *rest: Any) -> list[Targets]:
 
 
 class Stale:
-    """An image without ground truths takes the targets of the one before it."""
+    """An image without ground truths gets the targets of the previous image."""
 
     last: Targets | None = None
 
@@ -87,7 +87,7 @@ class Stale:
 
 
 def over_the_mean(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Divided by the mean metric of a ground truth's positives, not by the largest."""
+    """Return weights divided by the mean metric of a ground truth's positives instead of the largest."""
     metric, overlap = metric * positives, overlap * positives
     mean = metric.sum(1, keepdim=True) / positives.sum(1, keepdim=True).clamp(min=1)
     return (metric * overlap.amax(1, keepdim=True) / (mean + NORMALISATION_EPS)).sum(0)
@@ -166,7 +166,7 @@ PLANTED: list[tuple[str, str, Fault]] = [
 
 
 class OutputsOnly(ReferenceAdapter):
-    """Shows its outputs, not its stages."""
+    """The reference, exposing its outputs but not its stages."""
 
     exposes_stages = False
 
@@ -180,7 +180,7 @@ class OutputsOnly(ReferenceAdapter):
 
 
 class AssignerAlone:
-    """Has no loss."""
+    """The reference's assigner, without its loss."""
 
     exposes_stages = True
 
@@ -189,7 +189,7 @@ class AssignerAlone:
 
 
 class LossAlone:
-    """Shows nothing but its loss."""
+    """The reference's loss, exposing neither assignment nor inputs."""
 
     def __init__(self, fault: Fault | None = None) -> None:
         self.adapter = FaultyReference(fault) if fault else ReferenceAdapter()
@@ -200,7 +200,7 @@ class LossAlone:
 
 
 class Float64Inside(ReferenceAdapter):
-    """Computes in float64 and rounds what it returns: other bits than any float32 computation, and all right."""
+    """The reference computed in float64 with rounded results: conforming, with other bits than in float32."""
 
     exposes_stages = False
 
@@ -213,7 +213,7 @@ class Float64Inside(ReferenceAdapter):
 
 
 class BreaksTiesAtRandom(ReferenceAdapter):
-    """Takes any of equal values, another one every time."""
+    """The reference with a random choice among equal values, different in each call."""
 
     def __init__(self, exposes_stages: bool = True) -> None:
         super().__init__()

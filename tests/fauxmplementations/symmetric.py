@@ -1,4 +1,4 @@
-"""Implementations that are wrong and break no symmetry: relations must not accuse them."""
+"""Wrong implementations that violate no relation, so that relations must accept them."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,24 +20,24 @@ _ground_truths = tal_reference.loss.ground_truths
 
 
 def plain_overlaps(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
-    """IoU in place of CIoU: many that have a CIoU of zero have an IoU above it."""
+    """Return IoU instead of CIoU, which is above zero for many pairs with a CIoU of zero."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)
     return scatter_pairs(tal_reference.boxes.iou(truths[truth], boxes[anchor]), pairs, candidates)
 
 
 def signed_overlaps(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
-    """CIoU that is not clamped at zero."""
+    """Return CIoU without clamping it at zero."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)
     return scatter_pairs(_ciou(truths[truth], boxes[anchor]), pairs, candidates)
 
 
 def edges_count(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """A centre on an edge lies inside."""
+    """Return candidates including centres on an edge."""
     return (distance_inside(truths.boxes, centres, floor) >= 0) & truths.real[:, None]
 
 
 def halved(*arguments: Any) -> list[GroundTruths]:
-    """Every ground truth is half as wide and high, about its centre."""
+    """Return candidates of boxes with halved sides."""
     made = []
     for image in _ground_truths(*arguments):
         quarter = (image.boxes[:, 2:] - image.boxes[:, :2]) / 4  # (M, 2)
@@ -55,7 +55,7 @@ HALF_SIZE = planted({"tal_reference.loss.ground_truths": halved}, "candidates")
 
 
 class Outputs(FaultyReference):
-    """Shows its outputs alone, without a loss or with one."""
+    """An assigner that exposes only its outputs, optionally with its loss."""
 
     def __init__(self, fault: Fault, dialect: Dialect = NEWEST) -> None:
         ReferenceAdapter.__init__(self, dialect)
@@ -63,7 +63,7 @@ class Outputs(FaultyReference):
 
 
 class AssignerOutputs:
-    """The same without its loss."""
+    """The same assigner without a loss."""
 
     def __init__(self, fault: Fault, dialect: Dialect = NEWEST) -> None:
         self.whole = Outputs(fault, dialect)
@@ -74,7 +74,7 @@ class AssignerOutputs:
 
 
 class HiddenLoss:
-    """A loss that shows no assignment."""
+    """A loss that does not expose its assignment."""
 
     def __init__(self, fault: Fault) -> None:
         self.whole = FaultyReference(fault)
@@ -85,7 +85,7 @@ class HiddenLoss:
 
 
 class OtherFactor(ReferenceAdapter):
-    """The total is not B times the items, but another number times them."""
+    """A loss whose total is another multiple of the items than B."""
 
     def __init__(self, factor: float, hides: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Adapters that a worker runs in the tests: one that is right, and others that hang, die, print, lie or reach out."""
+"""Adapters for tests of workers: a correct one, and others that hang, die, print or return wrong results."""
 
 import os
 import signal
@@ -18,11 +18,11 @@ from tal_conformance.implementations.protocol import EVERY
 
 
 class Right(ReferenceAdapter):
-    """The reference, in a worker."""
+    """The reference, for a worker."""
 
 
 class Double:
-    """Fails on batches that have ground truths, and is right on all others."""
+    """Base class: correct on batches without ground truths, and failing on all others."""
 
     name = "double"
     version = "1"
@@ -52,7 +52,7 @@ class Hangs(Double):
 
 
 class Leaves(Double):
-    """Starts a program that outlives it, writes down who it is, and hangs."""
+    """Starts a process that outlives the worker, writes its process id into a file, and hangs."""
 
     def fail(self) -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -78,7 +78,7 @@ class IsKilled(Double):
 
 
 class Prints(Double):
-    """Prints whatever it can, wherever it can."""
+    """Prints to every stream and file descriptor that it can write to."""
 
     def fail(self) -> None:
         print("TALF" * 10_000, flush=True)
@@ -88,7 +88,7 @@ class Prints(Double):
 
 
 class Garbage(Double):
-    """Writes into every pipe that it can find."""
+    """Writes random bytes into every open pipe."""
 
     def fail(self) -> None:
         for pipe in range(3, 1024):
@@ -119,7 +119,7 @@ class Installs(Double):
 
 
 class Tells(Double):
-    """Raises with what its environment is."""
+    """Raises an error whose message contains the worker's environment."""
 
     def fail(self) -> None:
         names = ("HOME", "YOLO_CONFIG_DIR", "YOLO_AUTOINSTALL", "SECRET_OF_THE_USER")
@@ -139,7 +139,7 @@ class NoAssignment(Double):
 
 
 class WrongGradient(Double):
-    """Its total is right; its gradient is doubled."""
+    """Returns a correct total with a doubled gradient."""
 
     def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
         loss = self.right.loss(feature_maps, annotations, head, hyperparameters)
@@ -155,7 +155,7 @@ FIRST_GAIN = 100
 
 
 class Every(Double):
-    """All of them in one process: the batch says which one it is for."""
+    """All adapters in one process. The DFL gain of the batch selects the adapter."""
 
     def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
         place = max(0, int(hyperparameters.dfl_gain) - FIRST_GAIN)

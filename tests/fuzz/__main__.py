@@ -1,8 +1,8 @@
-"""`python -m tests.fuzz [READER...] --inputs N`: feeds the readers with damaged and hostile inputs.
+"""`python -m tests.fuzz [READER...] --inputs N`: test the readers of files with damaged and hostile inputs.
 
-Each input must be read, or refused with the reader's own clear error: nothing else may be raised, nothing of it may be
-run, and memory may not grow. What breaks that is kept as a file, told once for each place in the code, and makes the
-exit status 1.
+A reader must return, or raise one of its documented errors. It must not execute anything from the input, and its
+memory must not grow. An input that violates this is stored as a file and reported once per place in the code, and the
+exit status is 1.
 """
 
 import argparse
@@ -25,11 +25,11 @@ RUNS_CODE = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "sub
 
 
 class CodeRan(Exception):
-    """Something was run while an input was read."""
+    """Error: code was executed while an input was read."""
 
 
 class Watch:
-    """Tells whether anything was run. An audit hook: what a reader catches is still known."""
+    """Audit hook that records if code is executed, even if the reader catches the error."""
 
     def __init__(self) -> None:
         self.seen = ""
@@ -41,7 +41,7 @@ class Watch:
 
 
 def problem(reader: Reader, content: bytes, watch: Watch) -> tuple[str, str] | None:
-    """Where and how a reader fails on an input; None if it does not."""
+    """Return a description of a reader's failure on an input; None if the reader does not fail."""
     watch.seen = ""
     try:
         reader.read(content)
@@ -60,7 +60,7 @@ def problem(reader: Reader, content: bytes, watch: Watch) -> tuple[str, str] | N
 
 
 def fuzz(name: str, count: int, seed: int, kept: Path, watch: Watch) -> Counter[str]:
-    """Feed one reader; what was found, by place."""
+    """Test one reader, and return its failures by place in the code."""
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="tal-conformance-fuzz-") as folder:
         reader = READERS[name](Path(folder))
@@ -88,10 +88,10 @@ def fuzz(name: str, count: int, seed: int, kept: Path, watch: Watch) -> Counter[
 
 
 def main() -> int:
-    """Feed the readers that are named, or all.
+    """Test the named readers, or all of them.
 
     Returns:
-        1 if anything was found.
+        1 if a reader failed, else 0.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("readers", nargs="*", metavar="READER", help=", ".join(READERS))

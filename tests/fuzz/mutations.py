@@ -1,4 +1,4 @@
-"""Changes of valid inputs: of their bytes, and of the JSON that they hold."""
+"""Random changes of valid inputs: of their bytes, and of their JSON content."""
 
 import copy
 import random
@@ -17,7 +17,7 @@ BYTES = (
 
 
 def nested(levels: int) -> list[Any]:
-    """A list in a list in a list."""
+    """Return deeply nested lists."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value]
@@ -36,7 +36,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def changed_bytes(sample: bytes, chance: random.Random) -> bytes:
-    """The bytes with one to four changes."""
+    """Return bytes with one to four random changes."""
     content = bytearray(sample)
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
         at = chance.randrange(len(content) + 1)
@@ -57,7 +57,7 @@ def changed_bytes(sample: bytes, chance: random.Random) -> bytes:
 
 
 def changed_json(value: Any, chance: random.Random) -> Any:
-    """A copy with one to three nodes replaced, removed, doubled or renamed."""
+    """Return a copy of a JSON value with one to three nodes replaced, removed, duplicated or renamed."""
     value = copy.deepcopy(value)
     for _ in range(chance.choice((1, 1, 2, 3))):
         value = _changed(value, chance)
@@ -89,7 +89,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _nodes(value: Any) -> list[Any]:
-    """Every object and list in it."""
+    """Yield every object and list in a JSON value."""
     found, left = [], [value]
     while left:
         node = left.pop()

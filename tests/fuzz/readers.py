@@ -1,4 +1,4 @@
-"""The readers of everything that comes from outside, each with valid samples and the errors that it may raise."""
+"""The readers of external files and messages, each with valid samples and its documented errors."""
 
 import json
 import random
@@ -37,13 +37,13 @@ RECIPE = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (2, 3), reg_max=2, pre
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader.
+    """A reader to test.
 
     Attributes:
         samples: valid inputs.
-        read: reads one input; must return, or raise one of `refuses`.
-        refuses: the clear errors.
-        changed: a valid input with something changed, its checksum made right again where there is one.
+        read: reads one input; it must return, or raise an exception of `refuses`.
+        refuses: the documented errors.
+        changed: returns a changed copy of a valid input, with a valid checksum if the format has one.
     """
 
     samples: list[bytes]
@@ -53,7 +53,7 @@ class Reader:
 
 
 def case_reader(folder: Path) -> Reader:
-    """Case files."""
+    """Return the reader of case files."""
     path = folder / "case.safetensors"
     samples = []
     for batch in (RECIPE.build(), Recipe().build()):
@@ -71,7 +71,7 @@ def case_reader(folder: Path) -> Reader:
 
 
 def outcome_reader(folder: Path) -> Reader:
-    """Stored outcomes."""
+    """Return the reader of stored outcomes."""
     batch = replace(RECIPE, hyperparameters=Hyperparameters(topk=3)).build()
     path = folder / f"case.x{outcomes.SUFFIX}"
     samples = []
@@ -94,7 +94,7 @@ def outcome_reader(folder: Path) -> Reader:
 
 
 def log_reader(folder: Path) -> Reader:
-    """Run logs, and everything that is told of them."""
+    """Return the reader of run logs, including the output made from them."""
     run = folder / "runs" / "run"
     samples = []
     for lines in (factory.passing(3), factory.failing(2, batches=2), every_kind()):
@@ -116,7 +116,7 @@ def log_reader(folder: Path) -> Reader:
 
 
 def every_kind() -> factory.Lines:
-    """A log with a line of each kind that has a maker."""
+    """Return a log with one line of each kind that the factory can make."""
     return [
         *factory.failing(1, batches=2)[:-1],
         ("difference", factory.difference()),
@@ -130,7 +130,7 @@ def every_kind() -> factory.Lines:
 
 
 def history_reader(folder: Path) -> Reader:
-    """Histories, and what is compared and drawn from them."""
+    """Return the reader of histories, including comparison and charts."""
     runs = folder / "histories"
     path = runs / "history.jsonl"
     entry: dict[str, Any] = {}
@@ -159,7 +159,7 @@ def history_reader(folder: Path) -> Reader:
 
 
 def cache_reader(folder: Path) -> Reader:
-    """Lists of hashes in the cache of packages."""
+    """Return the reader of the package cache's lists of hashes."""
     package = folder / "package"
     (package / packages.FILES).mkdir(parents=True)
     (package / packages.FILES / "module.py").write_text("x = 1\n", encoding="utf-8")
@@ -175,7 +175,7 @@ def cache_reader(folder: Path) -> Reader:
 
 
 def frame_reader(_: Path) -> Reader:
-    """What passes between the suite and a worker."""
+    """Return the reader of messages between the suite and a worker."""
     batch = RECIPE.build()
     tensors = {"0.annotations": batch.annotations, "0.level.0": batch.feature_maps[0]}
     samples = [encoded({"answers": [{"total": True, "assignment": False}]}, tensors), encoded({"name": "x"})]
@@ -215,7 +215,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {
 
 
 def inputs(reader: Reader, chance: random.Random) -> Iterator[bytes]:
-    """Changed inputs without end: half of them bytes, half of them what the bytes mean."""
+    """Yield changed inputs endlessly: half with changed bytes, half with changed content."""
     while True:
         sample = chance.choice(reader.samples)
         if chance.random() < 0.5:
@@ -225,12 +225,12 @@ def inputs(reader: Reader, chance: random.Random) -> Iterator[bytes]:
 
 
 def dumped(value: object) -> bytes:
-    """JSON, with NaN and infinities as Python writes them."""
+    """Return a value as JSON, with NaN and infinities in Python's notation."""
     return json.dumps(value).encode()
 
 
 def changed_lines(sample: bytes, chance: random.Random) -> bytes:
-    """JSON lines, one of which says something else; now and then one is missing, doubled or moved."""
+    """Return JSON lines with one changed line, and sometimes a line missing, duplicated or moved."""
     lines = sample.splitlines(keepends=True)
     at = chance.randrange(len(lines))
     lines[at] = dumped(changed_json(json.loads(lines[at]), chance)) + b"\n"
@@ -242,14 +242,14 @@ def changed_lines(sample: bytes, chance: random.Random) -> bytes:
 
 
 def changed_header(block: bytes, chance: random.Random) -> bytes:
-    """A safetensors block whose header says something else of its tensors."""
+    """Return a safetensors block with a changed header."""
     (length,) = struct.unpack("<Q", block[:8])
     header = dumped(changed_json(json.loads(block[8 : 8 + length]), chance))
     return struct.pack("<Q", len(header)) + header + block[8 + length :]
 
 
 def changed_tensors(sample: bytes, key: str, chance: random.Random) -> bytes:
-    """A file of ours whose header says something else; mostly with a checksum that is right for it."""
+    """Return a case file with changed metadata, usually with a valid checksum."""
     (length,) = struct.unpack("<Q", sample[:8])
     header = json.loads(sample[8 : 8 + length])
     text = json.loads(header["__metadata__"][key])

@@ -1,4 +1,4 @@
-"""A few changed inputs for each reader; `python -m tests.fuzz` has more. And pickles, which none may run."""
+"""A few changed inputs for each reader (`python -m tests.fuzz` runs more), and pickles, which must not be loaded."""
 
 import io
 import random
@@ -48,7 +48,7 @@ def test_any_bytes(reader: Reader, content: bytes, seed: int):
 
 
 def zipped(content: bytes) -> bytes:
-    """As torch.save packs a pickle."""
+    """Return a zip file with a pickle, in the format of torch.save."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", content)
@@ -65,7 +65,7 @@ def test_a_pickle_is_not_run(reader: Reader, content: bytes, tmp_path: Path, mon
 
 
 def test_depth(reader: Reader):
-    """Deeper than Python's own stack."""
+    """JSON that is nested deeper than Python's stack."""
     text = b"[" * 100_000
     for content in (
         text,
@@ -77,7 +77,7 @@ def test_depth(reader: Reader):
 
 
 def test_what_the_fuzzer_must_notice(tmp_path: Path):
-    """A reader that lets an error out, and one that runs what it reads."""
+    """A reader that raises an undocumented error, and a reader that executes its input, are reported."""
 
     def runs(content: bytes) -> object:
         return __import__("pickle").loads(content)

@@ -1,4 +1,4 @@
-"""Tests of this folder start processes of their own: all of them are slow. And code that the documentation prints."""
+"""Mark all tests of this folder as slow, because they start processes; read code examples from the documentation."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def printed_files(page: Path) -> dict[str, str]:
-    """Return the Python files that a page prints, by the name in the first line of each block of code."""
+    """Return the Python files printed in a page of the documentation, by the file name in a block's first line."""
     blocks = re.findall(
         r"```python\n# (\w+\.py)[^\n]*\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
     )
@@ -18,13 +18,13 @@ def printed_files(page: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def readme_assigner() -> str:
-    """The README's my_adapter.py."""
+    """Return the source of the README's my_adapter.py."""
     return printed_files(ROOT / "README.md")["my_adapter.py"]
 
 
 @pytest.fixture(scope="session")
 def documented_adapters() -> dict[str, str]:
-    """Every adapter of the page about adapters, by file name."""
+    """Return every adapter of docs/adapters.md as source code by file name."""
     return printed_files(ROOT / "docs" / "adapters.md")
 
 

@@ -31,9 +31,10 @@ DRAWN = ("-k", "test_metric", "--examples", "10", "--device", "cpu")
 
 
 def start(folder: Path, judged: int) -> int:
-    """Fork a run of the suite, which writes one byte into the pipe `judged` after each batch; its process id.
+    """Fork a run of the suite, and return its process id.
 
-    Forked, not started anew: the kills shall meet the run, not the import of torch.
+    The run writes one byte into the pipe `judged` after each batch. It is forked, because a new process would mostly be
+    killed while it imports torch.
     """
     pid = os.fork()
     if pid:
@@ -63,7 +64,11 @@ def read_all(pipe: int) -> int:
 
 
 def run_once(folder: Path, seconds: float | None) -> tuple[int, int, Path | None]:
-    """A run that is killed after so many seconds, or not at all: its wait status, batches judged, and its folder."""
+    """Run the suite, and kill it after `seconds` unless that is None.
+
+    Returns:
+        The wait status, the number of judged batches, and the folder of the run.
+    """
     before = set(folder.glob("2*"))
     reading, writing = os.pipe()
     pid = start(folder, writing)
@@ -83,7 +88,11 @@ def run_once(folder: Path, seconds: float | None) -> tuple[int, int, Path | None
 
 
 def state_of(run: Path | None, judged: int) -> str:
-    """In which state a killed run was left; raises AssertionError if something of it is lost."""
+    """Return a description of the state in which a killed run was left.
+
+    Raises:
+        AssertionError: a judged batch is missing, or the log cannot be rendered.
+    """
     if run is None:
         assert judged == 0
         return "no folder yet"
@@ -105,7 +114,7 @@ def state_of(run: Path | None, judged: int) -> str:
 
 
 def check_latest(folder: Path) -> None:
-    """Where `latest` is, it points at a run that ended, with its report."""
+    """Check that the link `latest`, if it exists, points at a finished run with its report."""
     latest = folder / "latest"
     if latest.is_symlink():
         assert read_log(latest).end is not None
@@ -113,7 +122,7 @@ def check_latest(folder: Path) -> None:
 
 
 def kill_runs(folder: Path, kills: int, seed: int) -> Counter[str]:
-    """Let one run be, kill so many, let another one be; how many were left in which state."""
+    """Run the suite completely, kill a number of runs, and run it again; return the number of runs by state."""
     torch.set_num_threads(1)
     find("reference")
     began = time.monotonic()
@@ -134,7 +143,7 @@ def kill_runs(folder: Path, kills: int, seed: int) -> Counter[str]:
 
 
 def main() -> None:
-    """Kill runs, and print in which states they were left."""
+    """Kill runs, and print the number of runs by the state in which they were left."""
     parser = argparse.ArgumentParser(prog="python -m tests.integration.killed", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""`conformance/suite/test_benchmark.py` as a person runs it: what it leaves, and what it says."""
+"""`conformance/suite/test_benchmark.py` as a user runs it: its log lines, files and output."""
 
 import json
 import os
@@ -32,12 +32,12 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class Run:
-    """What a run left.
+    """Result of a benchmark run.
 
     Attributes:
-        status: pytest's exit status.
-        output: what it printed.
-        folder: of the run.
+        status: exit status of pytest.
+        output: output of pytest.
+        folder: folder of the run.
     """
 
     status: int
@@ -75,7 +75,7 @@ def start(tmp_path: Path) -> Start:
 
 
 def test_an_implementation_that_fails_and_one_without_a_loss(start: Start, tmp_path: Path):
-    """The one is timed as far as it goes; the other is an error, and keeps nobody else from being timed."""
+    """The assigner of an implementation without a loss is timed; a failing implementation does not stop the others."""
     mine = [f"--implementation={tmp_path}/adapter.py:{name}" for name in ("AssignerOnly", "Broken")]
     run = start("conformance/suite/test_benchmark.py", *mine)
     assert run.status == 1, run.output
@@ -103,7 +103,7 @@ def test_an_implementation_that_fails_and_one_without_a_loss(start: Start, tmp_p
 
 
 def check_json(run: Run, lines: list[dict[str, Any]]) -> None:
-    """pytest-benchmark's JSON has every timed one with its own times, in groups that can be compared."""
+    """pytest-benchmark's JSON has the times of every implementation, in groups that can be compared."""
     content = json.loads((run.folder / "benchmark.json").read_text(encoding="utf-8"))
     benchmarks = content["benchmarks"]
     assert len(benchmarks) == len(lines)

@@ -1,4 +1,4 @@
-"""The report in a real browser, with the network cut."""
+"""The report in a real browser without network access."""
 
 import importlib.util
 import json

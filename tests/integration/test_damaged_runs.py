@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, out of disk or two at once: what had been judged is there, and nothing is torn."""
+"""Killed, interrupted and concurrent runs, and full disks: judged batches are in the log, and no file is truncated."""
 
 import os
 import re
@@ -23,7 +23,7 @@ DOUBLES = Path(__file__).parents[1] / "fauxmplementations" / "misbehaving.py"
 def start(
     folder: Path, *options: str, names: tuple[str, ...] = ("reference",), blocks: str = "unlimited"
 ) -> subprocess.Popen[str]:
-    """A short run, whose report goes into a folder; no file may have more than so many blocks of 512 bytes."""
+    """Start a short run. `blocks` limits the size of its files, in blocks of 512 bytes."""
     asked = [word for name in names for word in ("--implementation", name)]
     drawn = ("-k", "test_metric", "--device", "cpu", "--hypothesis-seed", "0", *options)
     return subprocess.Popen(
@@ -48,7 +48,7 @@ def the_run(folder: Path) -> Path:
 
 
 def test_killed_runs():
-    """A few; `python -m tests.integration.killed` has more."""
+    """Kill a few runs; `python -m tests.integration.killed` kills more."""
     command = [sys.executable, "-m", "tests.integration.killed", "--kills", "4"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -60,7 +60,7 @@ def test_killed_runs():
 
 @pytest.mark.parametrize("names", [("reference", f"{DOUBLES}:Raises"), (f"{DOUBLES}:Raises",)])
 def test_a_disk_that_is_full(tmp_path: Path, names: tuple[str, ...]):
-    """The run stops, says so, and leaves what it had logged; the next one, with room, is whole."""
+    """On a full disk the run stops with a message and keeps its log. The next run, with enough space, is complete."""
 
     run = start(tmp_path / "runs", "--examples", "200", names=names, blocks="20")
     said, _ = run.communicate(timeout=600)
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full(tmp_path: Path, names: tuple[str, ...]):
 
 
 def test_a_folder_that_cannot_be_written():
-    """Root may write everywhere but where the kernel itself says no."""
+    """If the report folder is read-only, the run stops with a message. Root needs a file system that rejects writes."""
     run = start(Path("/proc/self/runs"))
     said, _ = run.communicate(timeout=600)
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
@@ -98,7 +98,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path):
 
 
 def test_two_at_once(tmp_path: Path):
-    """Each has its folder; `latest` is one of them, and the history knows both."""
+    """Concurrent runs have separate folders; `latest` points to one of them, and the history contains both."""
     folder = tmp_path / "runs"
     both = [start(folder, "--examples", "10") for _ in range(2)]
     said = [run.communicate(timeout=600)[0] for run in both]
@@ -115,7 +115,7 @@ def test_two_at_once(tmp_path: Path):
 
 
 def test_interrupted_from_the_keyboard(tmp_path: Path):
-    """The report of what was judged until then is made at once."""
+    """A run that is interrupted with Ctrl-C renders the report of the batches judged so far."""
     run = start(tmp_path / "runs", "--examples", "100000")
     while not list(tmp_path.glob("runs/2*/log.jsonl")) or '"batch"' not in next(
         tmp_path.glob("runs/2*/log.jsonl")
@@ -134,7 +134,7 @@ def test_interrupted_from_the_keyboard(tmp_path: Path):
 
 
 def test_a_case_file_that_does_not_fit_leaves_nothing(tmp_path: Path):
-    """And says so as every other file does."""
+    """A case file that exceeds the disk is removed, and reported like other files that cannot be written."""
     path = tmp_path / "case.safetensors"
     batch = Recipe().build()
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""`--large` is what makes large batches part of a run."""
+"""The option `--large` adds large batches to a run."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from tests.common.commands import run
 
 
 def planned(folder: Path, *options: str) -> str:
-    """What pytest says of the tests that it would run."""
+    """Return pytest's list of the tests that a run would contain."""
     command = (sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", "--setup-plan")
     return run(*command, "--report-dir", str(folder), *options).stdout
 

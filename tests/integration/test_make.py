@@ -1,4 +1,4 @@
-"""The commands of the Makefile and of CI, without running what they run."""
+"""Commands of the Makefile and of CI: they are printed or recorded, but not executed."""
 
 import os
 import re
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs make as from a shell, also where make itself runs this test and exports what it was given."""
+    """Run make with a clean environment, because make itself may run this test and export its variables."""
     given = {
         "ARGS",
         "PROFILE",
@@ -42,7 +42,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def printed(*arguments: str) -> list[str]:
-    """The commands that make would run."""
+    """Return the commands that make would run."""
     return make("-n", *arguments).stdout.splitlines()
 
 
@@ -122,7 +122,7 @@ def test_help_lists_every_target():
 
 @pytest.fixture
 def ci(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
-    """Runs .ci/run where make and apt-get only write down how they are called; exit status and calls."""
+    """Run .ci/run with make and apt-get replaced by recorders; return the exit status and the recorded calls."""
     calls = tmp_path / "calls"
     for name in ("dirname", "id"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))

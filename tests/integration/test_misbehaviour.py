@@ -1,4 +1,4 @@
-"""Whatever an implementation does, it is an error of that implementation alone, told with its batch and its reason."""
+"""Any misbehaviour of an implementation is reported as its own error, with batch and reason, and stops no other."""
 
 import json
 import os
@@ -90,7 +90,7 @@ DEADLY = {
 
 @dataclass(frozen=True)
 class Done:
-    """A run that is over."""
+    """Result of a finished run."""
 
     status: int
     printed: str
@@ -103,7 +103,7 @@ class Done:
 
 
 def cases(folder: Path) -> list[Batch]:
-    """One that has ground truths, between two that have none; these are so large that nothing is added to them."""
+    """Return three batches: one with ground truths between two without. They are large, so that no batch is added."""
     one = Recipe(images=((Truth("ordinary"),),), classes=2)
     empty = Recipe(cells=(40, 40), classes=2)
     batches = [empty.build(), one.build(), replace(empty, seed=1).build()]
@@ -114,7 +114,7 @@ def cases(folder: Path) -> list[Batch]:
 
 
 def marked(mark: str) -> list[int]:
-    """Living processes that were started, however indirectly, with the mark in their environment."""
+    """Return the ids of living processes that have `mark` in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -127,7 +127,7 @@ def marked(mark: str) -> list[int]:
 
 
 def run(folder: Path, names: list[str], *options: str) -> Done:
-    """The suite on the doubles of these names, started in a folder of its own."""
+    """Run the suite on the named doubles in a separate folder."""
     working, temporary = folder / "working", folder / "temporary"
     for each in (working, temporary):
         each.mkdir()
@@ -157,7 +157,7 @@ def run(folder: Path, names: list[str], *options: str) -> Done:
 
 @pytest.fixture(scope="module", params=["here", "elsewhere"])
 def done(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, list[Batch], dict[str, str]]:
-    """All of a kind in one run: in the suite's process, or each in its own."""
+    """Return one run with all doubles of a kind: in the suite's process, or in one worker each."""
     folder = tmp_path_factory.mktemp(request.param)
     batches = cases(folder)
     expected = HERE if request.param == "here" else DEADLY
@@ -205,7 +205,7 @@ def test_what_a_worker_writes_goes_with_its_folder(done: Any):
 
 @pytest.mark.parametrize("options", [[], ["--isolate"]], ids=["here", "elsewhere"])
 def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, options: list[str]):
-    """Also where it cannot be repeated; what fails from then on is shrunk to the smallest batch."""
+    """An error at the 500th batch is reported with that batch; one that persists is shrunk to the smallest batch."""
     names = ["RaisesLate", "RaisesFromThenOn"]
     drawn = ["-k", "test_metric", "--examples", "505", "--hypothesis-seed", "0"]
     done = run(tmp_path, names, *drawn, *options)
@@ -224,7 +224,7 @@ def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, opt
 
 @pytest.fixture(scope="module")
 def answered() -> Iterator[Implementation]:
-    """Those that a worker survives, in one worker."""
+    """Yield doubles whose errors a worker survives, all in one worker."""
     worker = Worker(Launch("misbehaving:Every", {"names": NAMES}, [DOUBLES.parent]), timeout=120.0)
     yield implementation_from(RemoteAdapter("Every", worker), "Every")
     worker.close()

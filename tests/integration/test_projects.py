@@ -1,4 +1,4 @@
-"""Other projects' implementations: how they are found and called, and, with a network, what they really do."""
+"""Implementations of other projects: finding them, calling them and, with a network, their known differences."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -81,7 +81,7 @@ def test_parts_of_a_loss_are_weighted():
 
 
 class NoIndex:
-    """An assigner that returns four tensors; its functions are the module's."""
+    """An assigner that returns four tensors, without the index of the ground truth."""
 
     def __init__(self, **_: Any) -> None:
         pass
@@ -171,7 +171,7 @@ OTHER_GAINS = replace(CROWD, hyperparameters=Hyperparameters(box_gain=1.0, cls_g
 
 @pytest.fixture(scope="module")
 def fetched_project() -> Iterator[Callable[[str], Implementation]]:
-    """A project by name; the workers end with the module's tests."""
+    """Yield a function that loads a project by name; its worker is closed after the tests of this module."""
     found: dict[str, Implementation] = {}
 
     def one(name: str) -> Implementation:

@@ -1,4 +1,4 @@
-"""What the README shows works as printed."""
+"""The README's commands, adapter and links work as printed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def conformance(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict]:
-    """Runs the suite from the repository's root with few examples; what it printed and its summary.json."""
+    """Run the suite from the repository's root with few examples; return the process and its summary.json."""
     options = ("--examples", "5", "--report-dir", str(folder / "reports"))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "conformance", "--benchmark-skip", *options, *arguments],
@@ -36,7 +36,7 @@ def conformance(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProc
 
 @pytest.fixture
 def adapter(tmp_path: Path, readme_assigner: str) -> Path:
-    """The README's my_adapter.py."""
+    """Return the path of a copy of the README's my_adapter.py."""
     path = tmp_path / "my_adapter.py"
     path.write_text(readme_assigner, encoding="utf-8")
     return path
@@ -63,7 +63,7 @@ def test_the_template_adapter_conforms(adapter: Path):
 
 @pytest.mark.slow
 def test_the_documented_adapters_conform(tmp_path: Path, documented_adapters: dict[str, str]):
-    """Each as it is printed; the page's adapters are files of one folder, because one imports another."""
+    """Every adapter of docs/adapters.md conforms as printed. They are in one folder, because one imports another."""
     assert len(documented_adapters) >= 5
     for name, source in documented_adapters.items():
         (tmp_path / name).write_text(source, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`python -m conformance record`, with trainings that take no time, and with Ultralytics' own."""
+"""`tal-conformance record`, with trivial trainings and with a training by Ultralytics."""
 
 import os
 import signal

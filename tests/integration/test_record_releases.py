@@ -1,4 +1,4 @@
-"""Releases of every family are recorded: where the loss lies, and what is handed to it, differ."""
+"""Recording works for releases with different modules of the loss and different arguments."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The drawn data set, and that the batches which come with the project are made from it."""
+"""The synthetic data set, and the recorded batches of this project that a training on it produces."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def by_step(paths: list[Path]) -> dict[tuple[bool, str], Batch]:
-    """Batches by mixed precision and step."""
+    """Return recorded batches by mixed precision and step."""
     batches = [(path, Batch.load(path)) for path in paths]
     return {(batch.autocast, path.stem.rpartition("-")[0]): batch for path, batch in batches}
 
@@ -42,7 +42,7 @@ def test_labels_are_where_the_rectangles_are(number: int):
 
 @pytest.mark.slow
 def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
-    """The steps that both kept learnt the same ground truths; the predictions depend on the processor's roundings."""
+    """The ground truths equal those of the stored batches; predictions depend on the processor's rounding."""
     ultralytics = pytest.importorskip("ultralytics")
     said = {batch.origin.split(",")[0] for batch in by_step(recorded_cases()).values()}
     if said != {f"recorded: ultralytics {ultralytics.__version__}"}:

@@ -1,4 +1,4 @@
-"""Official releases in workers: each does what its era says, and not what its neighbour's says."""
+"""Official releases in workers follow the dialect of their own era, and not that of the neighbouring era."""
 
 from dataclasses import replace
 

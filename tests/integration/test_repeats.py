@@ -1,4 +1,4 @@
-"""The three ways to repeat a divergence, run as they are printed."""
+"""The three ways to reproduce a divergence, executed as they are printed."""
 
 import json
 import shlex
@@ -33,7 +33,7 @@ class Swapped:
 
 @pytest.fixture(scope="module", params=["from this repository", "from another folder"])
 def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Where a run was started in which an adapter failed, and the failure's line in its log."""
+    """Return the working directory of a run with a failing adapter, and the failure's line in its log."""
     folder = tmp_path_factory.mktemp("elsewhere with space")
     adapter = folder / "swapped.py"
     adapter.write_text(SWAPPED)
@@ -53,7 +53,7 @@ def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def named(line: dict[str, Any]) -> tuple[str, str]:
-    """The implementation and the case file that a failure's lines name."""
+    """Return the implementation and the case file that are named in the lines of a failure."""
     _, implementation, _, path, _ = line["reproduce"]["python"].split('"')
     return implementation, path
 

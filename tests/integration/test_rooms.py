@@ -1,4 +1,4 @@
-"""Which packages the three may import from elsewhere; the floors between and inside them are import-linter's."""
+"""The packages that the three distributions may import from elsewhere. import-linter checks imports between them."""
 
 import ast
 import importlib
@@ -21,7 +21,7 @@ PYTEST_PLUGINS = {"pytest-benchmark", "pytest-xdist"}  # found by pytest, import
 
 
 def imported(source: str, package: str = "") -> set[str]:
-    """Dotted names of the modules that a module of `package` imports, wherever in it the import stands."""
+    """Return dotted names of the modules that a module imports, at the top or inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -35,7 +35,7 @@ def imported(source: str, package: str = "") -> set[str]:
 
 
 def modules(package: str, root: Path = ROOT) -> Iterator[tuple[Path, set[str]]]:
-    """Every module of a package, as its path from the root, with what it imports."""
+    """Yield every module of a package: its path relative to the root, and the names that it imports."""
     folder = root / FOLDERS[package]
     for path in sorted(folder.rglob("*.py")):
         if "runs" not in path.parts:
@@ -48,7 +48,7 @@ def tops(names: set[str]) -> set[str]:
 
 
 def strangers(package: str, allowed: set[str], root: Path = ROOT) -> list[str]:
-    """`path: package` of every import that is neither the standard library's nor allowed."""
+    """Return `path: package` for every import that is neither of the standard library nor allowed."""
     return [
         f"{path}: {name}"
         for path, names in modules(package, root)
@@ -57,7 +57,7 @@ def strangers(package: str, allowed: set[str], root: Path = ROOT) -> list[str]:
 
 
 def code_runners(root: Path = ROOT) -> list[str]:
-    """`path: name` of every import or call by which a file that is read could run code."""
+    """Return `path: name` for every import or call that could execute code from a file."""
     found: list[str] = []
     for package in PACKAGES:
         for path, names in modules(package, root):
@@ -170,5 +170,5 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
 
 
 def run(code: str) -> None:
-    """Runs code in a fresh interpreter, from the repository's root."""
+    """Run code in a new interpreter, from the repository's root."""
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

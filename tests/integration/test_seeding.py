@@ -1,4 +1,4 @@
-"""What is drawn depends on the strategies and the seed alone."""
+"""Draws depend only on the strategies and the seed."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ drawn()
 
 
 def drawn(how: str, folder: Path) -> list[int]:
-    """Numbers that are drawn while a module that is nobody's library, with a constant in it, is loaded."""
+    """Return integers that Hypothesis draws while a user's module with a constant is loaded."""
     (folder / "of_a_person.py").write_text(f"NUMBER = {NUMBER}\n")
     done = run(sys.executable, "-c", DRAWING, str(folder), how)
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def test_they_are_drawn_where_nothing_is_done_about_it(tmp_path: Path):
 
 
 def test_a_run_repeats_from_another_folder_and_with_more_loaded(tmp_path: Path):
-    """What the gate judges is known by the names of its batches, in the log."""
+    """Two runs judge the same batches, identified by their ids in the log."""
     adapter = tmp_path / "mine.py"
     adapter.write_text(
         f"from tal_conformance.implementations.adapters.reference import ReferenceAdapter\n\nLIMIT = {NUMBER}\n"

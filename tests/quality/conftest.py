@@ -1,4 +1,4 @@
-"""Tests of the suite's quality take minutes: all of them are slow."""
+"""Mark all tests of this folder as slow: they take minutes."""
 
 from pathlib import Path
 

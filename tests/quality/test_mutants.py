@@ -165,7 +165,7 @@ def test_only_what_runs_is_changed(module: ModuleType):
 
 
 def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
-    """A function of the copy that is never called has no mutants, although its original has equal code."""
+    """Functions of the copy that are never called have no mutants, even if the original with equal code is called."""
     original: dict[str, Any] = {}
     exec(compile(SOURCE, str(module.__file__), "exec"), original)
     (place,) = places(module, ["unused"])
@@ -231,7 +231,7 @@ def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batc
 
 @pytest.mark.slow
 def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
-    """The command runs in a fresh interpreter, where no annotations of the copy are checked against the original."""
+    """The command runs in a new interpreter, without run-time checks of annotations."""
     done = subprocess.run(
         [sys.executable, "-m", "tal_conformance", "power", "--mutants", "reference", "--examples", "4",
          "--only", "*.boxes_around ReplaceBinaryOperator_Sub_Add *", "--report-dir", str(tmp_path)],
@@ -246,7 +246,7 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
 
 @pytest.mark.slow
 def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
-    """The command runs in a fresh interpreter, as a user starts it."""
+    """The command runs in a new interpreter, as for a user."""
     code = (
         "import sys; from pathlib import Path; from tal_conformance.commands.mutation import run_mutation_tests as go; "
         "sys.exit(go(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"
@@ -368,7 +368,7 @@ def floor(self, sides):
 
 
 def test_what_a_case_returns_is_no_part_of_the_match():
-    """A line of a case runs only if that case matches."""
+    """A line of a case counts as executed only if that case matches."""
     assert statement_at(MATCHED, 1, 4) == {3, 4, 6}
     assert statement_at(MATCHED, 1, 5) == {5}
 

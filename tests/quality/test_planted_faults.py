@@ -70,7 +70,7 @@ every_fault = pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.slow
 @every_fault
 def test_found_where_stages_are_shown(name: str):
-    """The fault is found at its own stage, and the failing batch shrinks to a readable one."""
+    """The fault is found at its own stage, and the failing batch shrinks to a readable one-line recipe."""
     fault = FAULTS[name]
     phases = (Phase.generate, Phase.shrink)
     hit = found(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.check, phases)
@@ -102,7 +102,7 @@ def assert_small(name: str, hit: Hit) -> None:
 
 @every_fault
 def test_found_where_outputs_alone_are_shown(name: str):
-    """The fault is found at its own stage, or at one that outputs cannot distinguish from it."""
+    """The fault is found at its own stage, or at a stage that outputs cannot distinguish from it."""
     fault = FAULTS[name]
     hit = found(faulty(fault, exposes_stages=False), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"

@@ -1,6 +1,6 @@
-"""The folders' names as import names: the same modules with a warning, unless another package has the name.
+"""Imports by folder name give the same modules with a warning, unless another package has that name.
 
-Each test starts interpreters of its own, because imports leave traces.
+Each test starts new interpreters, because imports cannot be undone.
 """
 
 import os
@@ -58,7 +58,7 @@ for name in names:
 
 
 def test_the_new_name_first():
-    """The finder is not installed then, until the folder is imported."""
+    """After an import by the new name, the finder is installed only when a folder is imported."""
     assert "DeprecationWarning" in check("""
 import tal_reference.eras
 import reference.eras
@@ -68,7 +68,7 @@ assert tal_reference.eras.__spec__.name == 'tal_reference.eras'
 
 
 def test_one_old_name_makes_the_others_importable(tmp_path: Path):
-    """Also where the clone is not the working directory, as in an adapter that the suite loads."""
+    """An import of one folder name enables the others, even outside the repository."""
     check(
         """
 import tal_folder_names
@@ -122,7 +122,7 @@ def test_a_folder_without_init_wins_too(tmp_path: Path):
 
 
 def test_two_copies_of_the_project_are_an_error(tmp_path: Path):
-    """The folder belongs to one copy, and the new name to another: never both at once."""
+    """If the folder belongs to one copy of the project and the new name to another, the import is an error."""
     (tmp_path / "conformance").mkdir()
     source = (ROOT / "conformance" / "__init__.py").read_text(encoding="utf-8")
     (tmp_path / "conformance" / "__init__.py").write_text(source, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""A golden file: batches and planted faults must stay what they were when the project was rearranged.
+"""A golden file of batches and planted faults, which must not change unintentionally.
 
-A change that is meant to change a batch, a verdict or a fault changes `tests/samples/golden.json` in the same commit,
-and its message says why.
+A change that is meant to change a batch, a verdict or a fault updates `tests/samples/golden.json` in the same commit,
+and its message gives the reason.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Files of older versions are still read: kept samples of every kind, and what must come of them."""
+"""Files of older versions can still be read: stored samples of every format, with the expected results."""
 
 import json
 import shutil

@@ -288,7 +288,7 @@ def test_hazard_is_not_found_beside_it(hazard: str):
 
 
 def test_the_harmless_box_is_harmless():
-    """The examples above have their own hazard, and no other by accident."""
+    """Each example has its own hazard, and no other one by accident."""
     assert gts(A)().hazards == {"many_candidates"}
 
 

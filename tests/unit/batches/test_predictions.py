@@ -47,7 +47,7 @@ def test_the_seed_changes_every_kind(kind: str):
 
 @pytest.mark.parametrize("kind", sorted(set(PREDICTION_KINDS) - {"constant"}))
 def test_images_differ(kind: str):
-    """If images were equal, an implementation that mixes them up would pass."""
+    """Images have different predictions; otherwise an implementation that exchanges images would pass."""
     twins = dataclasses.replace(SCENE, images=(CROWD, CROWD), predictions=kind).build()
     assert not torch.equal(*twins.feature_maps[0].unbind(0))
 
@@ -86,7 +86,7 @@ def test_close_predictions_err_by_a_share_of_the_box(reg_max: int):
 
 
 def test_exact_hits_hit():
-    """Three in four anchors predict an aligned ground truth to the last bit; the others miss it."""
+    """Three quarters of the anchors predict an aligned ground truth exactly; the others miss it."""
     aligned = Truth("aligned", at=(0, 0), size=(15, 15))
     content = Content(Recipe(((aligned,),), (8, 8), predictions="exact_hit").build())
     truth, _ = content.candidate_pairs
@@ -149,7 +149,7 @@ def planted(recipe: Recipe) -> tuple[Batch, Batch]:
 @quickly
 @given(recipe=recipes(kinds=["ordinary", "huge"], predictions=["near", "random"], contested=True))
 def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe):
-    """Box and scores are equal, to the last bit where the bins allow; without an eleventh rank nothing changes."""
+    """Box and scores of the two anchors are bitwise equal if the bins allow; without an eleventh rank none changes."""
     copied, original = planted(recipe)
     (boxes, logits), (_, before) = predicted(copied), predicted(original)
     ranked = int((Content(original).metric[0] > 0).sum())
@@ -168,7 +168,7 @@ def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe)
 
 
 def test_most_copies_make_a_tie_at_the_tenth_place():
-    """Seven in ten copies made a tie when this was written; the others would need a score above 1."""
+    """At least half of the copies produce a tie; 70 % did at the time of writing."""
     ties = tried = 0
     for seed in range(40):
         recipe = Recipe(

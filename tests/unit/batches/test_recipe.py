@@ -101,7 +101,7 @@ def test_levels_cover_the_input(
 @quickly
 @given(recipe=recipes(), data=st.data())
 def test_without_an_image_the_others_keep_their_predictions(recipe: Recipe, data: st.DataObject):
-    """Otherwise Hypothesis could hardly shrink a failing batch."""
+    """Removing an image leaves the others unchanged, so that Hypothesis can shrink a failing batch."""
     images, streams = ((), *recipe.images), (7, *(recipe.streams or range(len(recipe.images))))
     gone = data.draw(st.integers(0, len(images) - 1))
     whole = dataclasses.replace(recipe, images=images, streams=streams, copies=())

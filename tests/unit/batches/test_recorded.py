@@ -1,4 +1,4 @@
-"""The recorded batches that the project ships: they load and have the properties that are claimed of them."""
+"""The recorded batches of this project can be loaded and have the documented properties."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Strategies draw every hazard often enough, batches that can expose faults, and the requested emphasis."""
+"""Strategies draw every hazard often enough, batches that can expose faults, and the requested kinds of batches."""
 
 from collections import Counter
 from functools import cache
@@ -35,7 +35,7 @@ STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
 
 @cache
 def drawn(name: str) -> list[Recipe]:
-    """Return the recipes that a strategy draws, the same in every call."""
+    """Return recipes of a strategy, the same recipes in every call."""
     return draw(STRATEGIES[name], DRAWS if name == EVERY else DRAWS // 2)
 
 
@@ -45,7 +45,7 @@ def built(name: str) -> list[Batch]:
 
 
 def draw(strategy: SearchStrategy[Recipe], count: int) -> list[Recipe]:
-    """Draw in twelve runs: within one run, Hypothesis often repeats what it has drawn before."""
+    """Return recipes from twelve runs of Hypothesis, because within one run it often repeats earlier draws."""
     found: list[Recipe] = []
     for number in range(12):
 
@@ -184,7 +184,7 @@ def test_emphasis_leaves_most_other_hazards_possible(emphasis: str):
 
 
 def test_most_batches_are_not_trivial():
-    """With trivial batches the suite would find nothing, whatever it compares."""
+    """Most batches have positives; with trivial batches the suite could not find faults."""
     contents = [Content(batch) for batch in built(EVERY)]
     candidates = sum(int(content.candidates.sum()) for content in contents)
     overlapping = sum(int((content.overlap > 0).sum()) for content in contents)
@@ -194,7 +194,7 @@ def test_most_batches_are_not_trivial():
 
 
 def test_many_batches_have_one_answer_alone():
-    """Ambiguous batches are judged with their ambiguity, which tests the choices less strictly."""
+    """Many batches have a unique assignment. On ambiguous batches the judge is less strict."""
     unique = [batch.hazards for batch in built(EVERY) if not AMBIGUOUS & batch.hazards]
     assert len(unique) >= 0.3 * DRAWS
     assert sum("contested_selection" in hazards for hazards in unique) >= 0.05 * DRAWS
@@ -278,7 +278,7 @@ def test_rows_are_sorted_unless_asked_for():
 
 @pytest.mark.parametrize("topk", [1, 10, 13, 30])
 def test_there_are_always_as_many_anchors_as_k(topk: int):
-    """TAL-TOPK-2: fewer anchors are an error, which has a strategy of its own."""
+    """TAL-TOPK-2: batches with fewer than k anchors are errors, and come from another strategy."""
     found = draw(recipes(hyperparameters=st.just(Hyperparameters(topk=topk)), ties=True), 60)
     assert all(recipe.build().anchors >= topk for recipe in found)
     assert {recipe.hyperparameters.topk for recipe in found} == {topk}
@@ -303,7 +303,7 @@ def test_training_size_is_that_of_training():
 
 
 def test_the_first_batch_of_training_size_is_the_whole_size():
-    """A run that draws a single batch must not draw sixteen empty images."""
+    """The simplest training-sized batch has ground truths, because a run may draw only one batch."""
     simplest = find(training_size(), lambda _: True)
     assert {len(truths) for truths in simplest.images} == {300}
 

@@ -128,7 +128,7 @@ def test_pixels_survive_normalisation_to_the_last_bit(
 
 
 def test_most_inputs_are_exact():
-    """Most grids fulfil the condition of the test above, so that few hazards are lost to rounding."""
+    """Most grids fulfil the condition of the previous test, so that rounding removes few hazards."""
     exact = [
         all(has_two_bits(count * strides[0]) for count in cells) for cells in CELLS for strides in STRIDES
     ]
@@ -136,7 +136,7 @@ def test_most_inputs_are_exact():
 
 
 def test_sizes_of_three_bits_do_round():
-    """The condition is necessary: on 56 px (7 cells) some lattice points are rounded."""
+    """The condition is necessary: on an input of 56 px (7 cells) some lattice points are rounded."""
     lattice = torch.arange(1, 56 * 64, dtype=torch.float32) / 64
     assert not torch.equal((lattice / 56) * 56, lattice)
     assert torch.equal((lattice / 48) * 48, lattice)

@@ -1,4 +1,4 @@
-"""Who is timed against whom, and when time is up."""
+"""The selection of implementations to time, and the end of benchmarks when time is used up."""
 
 import pytest
 from tests.common.fake_clock import FakeClock
@@ -16,7 +16,7 @@ SMALL = Plan(("2x160 8gt",), rounds=2, most=2, seconds=0)
 
 
 class AssignerOnly:
-    """Has no loss."""
+    """An implementation without a loss."""
 
     name = "assigner only"
 
@@ -26,7 +26,7 @@ class AssignerOnly:
 
 
 class Broken:
-    """Raises."""
+    """An implementation that raises."""
 
     name = "broken"
 
@@ -35,7 +35,7 @@ class Broken:
 
 
 class Usurper(AssignerOnly):
-    """Goes by the official release's name."""
+    """An implementation with the name of the official release."""
 
     name = "ultralytics"
 

@@ -8,12 +8,12 @@ from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
 
 
 def cumulative(k: int, n: int) -> float:
-    """Chance that the median of n draws from 1..n with replacement is at most k: that more than half are."""
+    """Return the probability that the median of n draws with replacement from 1..n is at most k."""
     return sum(comb(n, j) * (k / n) ** j * (1 - k / n) ** (n - j) for j in range(n // 2 + 1, n + 1))
 
 
 def test_the_interval_is_the_bootstraps_own():
-    """Of the ratios 1 to 11 the exact distribution of a resample's median is known."""
+    """The interval agrees with the known distribution of a resample's median, for the ratios 1 to 11."""
     n = 11
     low, high = (min(k for k in range(1, n + 1) if cumulative(k, n) >= share) for share in (0.025, 0.975))
     assert paired_ratio([float(k) for k in range(1, n + 1)], [1.0] * n) == Ratio(6.0, float(low), float(high))
@@ -25,7 +25,7 @@ def test_a_drift_of_the_machine_cancels():
 
 
 def test_pairs_count_and_not_medians():
-    """The medians are equal; round by round it was slower four times out of five."""
+    """Ratios are paired by round: both medians are equal, but one implementation is slower in four of five rounds."""
     assert paired_ratio([2.0, 4.0, 6.0, 3.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0]).at == 2.0
 
 

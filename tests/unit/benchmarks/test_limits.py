@@ -1,4 +1,4 @@
-"""Bytes that must move, and how long that takes at least."""
+"""Minimum number of bytes moved, and the corresponding lower limit of the time."""
 
 import re
 

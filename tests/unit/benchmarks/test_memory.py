@@ -1,4 +1,4 @@
-"""Peak memory is measured in a process of its own, and failures there are the implementation's."""
+"""Peak memory is measured in a new process, and a failure of that process is reported as the implementation's."""
 
 import mmap
 import os
@@ -62,7 +62,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_planted_allocation_is_seen(adapters: Path, batch: Batch):
-    """All of it; and nothing of its size where it is not planted."""
+    """The measured peak contains an allocation by the operation, and no such amount without it."""
     wasteful, frugal = (
         peak_bytes(find(f"{adapters}:{name}"), batch, "cpu", "assign") for name in ("Wasteful", "Frugal")
     )

@@ -1,4 +1,4 @@
-"""What is timed gets inputs of its own, and what it returns is looked at once."""
+"""Timed operations get their own inputs, and their results are checked once."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def batch() -> Batch:
 
 
 class Vandal:
-    """Writes over everything that it is given."""
+    """An implementation that overwrites its inputs."""
 
     name = "vandal"
 
@@ -53,7 +53,7 @@ class Vandal:
 
 
 class Liar:
-    """Returns what the protocol does not allow."""
+    """An implementation whose results violate the protocol."""
 
     name = "liar"
 

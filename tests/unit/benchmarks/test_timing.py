@@ -1,4 +1,4 @@
-"""Interleaved rounds, on a clock that only the fake operations move: no test here depends on real time."""
+"""Interleaved rounds, with a fake clock that only the operations advance."""
 
 import gc
 
@@ -33,7 +33,7 @@ def test_times_are_to_the_end_of_each_step_and_without_the_preparation():
 
 
 def test_a_slow_implementation_is_seen_whatever_the_machine_does():
-    """It takes 1.5 times as long, on a machine whose speed changes up to tenfold from round to round."""
+    """A ratio of 1.5 is measured on a machine whose speed changes up to tenfold from round to round."""
     clock = FakeClock()
     mood = [1.0, 10.0, 2.5, 7.0, 1.0, 4.0, 9.0, 1.0]
     operations = {
@@ -47,7 +47,7 @@ def test_a_slow_implementation_is_seen_whatever_the_machine_does():
 
 @pytest.mark.parametrize("raises_in", [0, 2])
 def test_one_that_raises_leaves_the_others_their_times(raises_in: int):
-    """While it is verified, or in the middle of the rounds."""
+    """An operation that raises when it is verified, or in a later round, does not affect the times of the others."""
     clock = FakeClock()
     operations = {
         "first": taking(clock, "first", lambda _: 1),
@@ -84,7 +84,7 @@ def test_least_rounds_are_made_even_if_time_is_spent():
 
 
 def test_rounds_go_on_until_time_is_spent():
-    """Each takes 1,050 s with its preparation; the seventh is begun before 7,000 are spent."""
+    """A round takes 1,050 s; the seventh round begins before the limit of 7,000 s, and no further round."""
     clock = FakeClock()
     plan = Plan(("any",), rounds=3, most=10, seconds=7000)
     timings = interleave({"A": taking(clock, "A", lambda _: 50)}, clock, plan, now=clock.mark)
@@ -127,7 +127,7 @@ def test_the_wall_clock_moves_forward():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_cuda_clock_sees_what_the_device_does_after_the_call_returned():
-    """The call only queues the work: twenty times the work takes longer, whatever the call took."""
+    """The CUDA clock measures queued work: twenty times the work takes longer, although the call returns at once."""
     clock = clock_of("cuda")
     matrix = torch.ones(2048, 2048, device="cuda")
 
@@ -143,7 +143,7 @@ def test_the_cuda_clock_sees_what_the_device_does_after_the_call_returned():
 
 
 def test_on_cuda_nothing_waits_while_time_is_taken(monkeypatch: pytest.MonkeyPatch):
-    """Device and events are stand-ins; the order of what is asked of them is what counts."""
+    """Device and events are mocks that record the order of calls: nothing synchronises between two marks."""
     asked: list[str] = []
 
     class Event:

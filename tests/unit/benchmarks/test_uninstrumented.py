@@ -1,4 +1,4 @@
-"""What is timed computes just what is judged."""
+"""Adapters for timing compute the same results as the judged adapters."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ def test_the_dialect_stays():
 
 
 class Own:
-    """An adapter of somebody else."""
+    """An adapter of a user."""
 
     name = "own"
 
@@ -104,7 +104,7 @@ def test_somebody_elses_adapter_is_timed_as_it_is_unless_it_says_otherwise():
 
 
 class Derived(ReferenceAdapter):
-    """Computes something else than its parent."""
+    """A subclass whose results differ from those of its parent."""
 
 
 def test_an_adapter_derived_from_ours_is_not_replaced():

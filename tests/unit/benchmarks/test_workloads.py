@@ -1,4 +1,4 @@
-"""The batches that are timed are such as training has."""
+"""The timed batches resemble batches of real trainings."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_rows_are_sorted_and_boxes_lie_in_the_image(batch: Batch):
 
 
 def test_positives_are_such_as_in_the_middle_of_training(batch: Batch):
-    """Ground truths have most of their ten positives, which overlap them well; most anchors have none."""
+    """Ground truths have most of their ten positives with large overlaps; most anchors are background."""
     inputs = assigner_inputs(batch)
     assignment = find("reference").adapter.assign(inputs)
     foreground = assignment.foreground  # (B, A)

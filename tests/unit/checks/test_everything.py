@@ -1,4 +1,4 @@
-"""A batch at hand is judged in every way that a test judges one: what any of them found is found again."""
+"""All checks of the suite run on a given batch, so that a failure found by any of them is reproduced."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ NAN = NonFiniteBatch(Recipe(images=((Truth("ordinary"),),), cells=(5, 5), predic
 
 
 class WrongAssigner(ReferenceAdapter):
-    """Its loss has the right one."""
+    """A faulty assigner beside a loss with a correct assigner."""
 
     def assign(self, inputs: Any) -> Assignment:
         return super().assign(replace(inputs, hyperparameters=replace(inputs.hyperparameters, topk=7)))
@@ -38,7 +38,7 @@ class OnTheCpu(ReferenceAdapter):
 
 
 class WrongTerms(ReferenceAdapter):
-    """Each term has another's gradient; their sum has its own."""
+    """A loss whose terms have each other's gradients, with a correct sum."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)
@@ -46,7 +46,7 @@ class WrongTerms(ReferenceAdapter):
 
 
 class Noisy(ReferenceAdapter):
-    """Within every bound, and not the same twice."""
+    """A loss within every bound whose bits differ from run to run."""
 
     calls = 0
 
@@ -57,7 +57,7 @@ class Noisy(ReferenceAdapter):
 
 
 class WrongForOneImage(ReferenceAdapter):
-    """Right on every batch of two."""
+    """A loss that is wrong for batches of one image only."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         honest = super().loss(feature_maps, *arguments)
@@ -66,7 +66,7 @@ class WrongForOneImage(ReferenceAdapter):
 
 
 class Cleaned(ReferenceAdapter):
-    """What is no number is made one."""
+    """A loss that replaces non-finite predictions by finite values."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         return super().loss(tuple(level.nan_to_num() for level in feature_maps), *arguments)
@@ -104,7 +104,7 @@ def test_what_is_right_is_right_in_every_way(name: str, dtype: torch.dtype):
 
 
 def test_a_batch_larger_than_any_that_is_drawn_is_not_related(monkeypatch: pytest.MonkeyPatch):
-    """Where nothing was found by a relation, none has to be repeated."""
+    """Relations are not checked on batches that are larger than any generated batch."""
     monkeypatch.setattr(tal_conformance.checks.everything, "LARGEST_GENERATED", 10)
     assert not check(implementation_from(WrongForOneImage(), "mine"), BATCH).verdict.fails
     assert LARGEST_GENERATED > 4 * 12 * 12

@@ -1,4 +1,4 @@
-"""What a test of the suite records: a failure of any kind is never a batch that conforms."""
+"""A failing batch of any kind is recorded as a failure, never as conforming."""
 
 from dataclasses import replace
 from functools import partial
@@ -66,7 +66,7 @@ def test_a_relation_that_says_nothing_is_no_batch(log: RunLog):
 
 
 class Returns(ReferenceAdapter):
-    """It does not raise where it must."""
+    """An assigner that returns a result where it must raise."""
 
     def loss(self, *arguments: Any) -> Any:
         return None
@@ -89,7 +89,7 @@ class Raises(ReferenceAdapter):
 
 
 def test_more_than_all_anchors_cannot_be_the_best(log: RunLog):
-    """TAL-TOPK-2 on a batch of one's own: raising conforms, returning does not."""
+    """TAL-TOPK-2 on a user's batch with k above the number of anchors: raising conforms, returning does not."""
     conformance(log, implementation_from(Raises(), "raises"))(TOO_SMALL)
     with pytest.raises(
         Failure,
@@ -99,7 +99,7 @@ def test_more_than_all_anchors_cannot_be_the_best(log: RunLog):
 
 
 class TakesWhatThereIs(ReferenceAdapter):
-    """Its loss raises where it must, its own assigner does not."""
+    """A loss that raises as required, with a separate assigner that does not."""
 
     def assign(self, inputs: Any) -> Any:
         anchors = inputs.scores.shape[1]

@@ -1,4 +1,4 @@
-"""A profile that repeats its batches draws by the names of its checks alone."""
+"""In a reproducible profile, draws depend only on the name of the check."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,12 +9,12 @@ REPEATING = settings(max_examples=20, derandomize=True, database=None)
 
 
 def draws(name: str, repeats: bool, documented: bool) -> list[int]:
-    """Return the numbers that a check of this name draws; its body has another source if it is documented."""
+    """Return the numbers that a check with the given name draws; `documented` changes the source of its body."""
     drawn: list[int] = []
     if documented:
 
         def body(number: int) -> None:
-            """Another docstring is another source, which Hypothesis' own seed includes."""
+            """Another docstring is another source, which would change Hypothesis' own seed."""
             drawn.append(number)
     else:
 

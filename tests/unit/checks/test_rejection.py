@@ -59,7 +59,7 @@ def judged(adapter: Any, batch: Batch = TOO_SMALL) -> Verdict:
 
 
 class Own(Exception):
-    """An exception of the implementation's own."""
+    """An exception class of the implementation."""
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_reference_rejects(implementation: Implementation):
 
 
 class Verdicts(NoSink):
-    """Keeps the verdicts."""
+    """A sink that stores verdicts."""
 
     def __init__(self) -> None:
         self.found: list[Verdict] = []

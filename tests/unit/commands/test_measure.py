@@ -1,4 +1,4 @@
-"""`python -m conformance measure`: what cannot be measured is told, and the rest is measured."""
+"""`tal-conformance measure`: failures of an implementation are reported, and the other batches are measured."""
 
 import sys
 from pathlib import Path

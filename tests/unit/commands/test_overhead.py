@@ -1,4 +1,4 @@
-"""What recording costs: measured between captures, in turns, or not at all."""
+"""`overhead`: steps are timed in turns, and steps in which a batch is stored are errors."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ Step = Callable[..., object]
 
 @pytest.fixture
 def step() -> Step:
-    """One call of the official loss, on predictions times a factor."""
+    """Return a step: a call of the official loss on predictions times a factor."""
     import ultralytics
 
     adapter, rows = UltralyticsAdapter(ultralytics.__version__), BATCH.annotations
@@ -54,7 +54,7 @@ def test_the_recorder_is_there_in_every_second_step(step: Step):
 
 
 def test_what_is_captured_is_no_measurement(step: Step):
-    """A loss that grows is kept at each step."""
+    """A loss that grows is stored at each step, so that the overhead cannot be measured."""
     factors = itertools.count(1)
     with pytest.raises(RuntimeError, match="expected no stored batch between two captures"):
         room.compared(lambda: step(next(factors)), 3)

@@ -1,4 +1,4 @@
-"""`python -m conformance replay`: verdict, stages and picture of any case file; what cannot be judged costs a line."""
+"""`tal-conformance replay`: verdict, stages and picture of any case file; other files are reported in one line."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ Run = Callable[..., tuple[int, str, list[str]]]
 
 @pytest.fixture
 def replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command: its status, what it printed, and lines of errors."""
+    """Run the command, and return its status, its output and its lines of errors."""
 
     def run(*arguments: Any) -> tuple[int, str, list[str]]:
         status = main(["replay", *map(str, arguments), "--pictures", str(tmp_path / "pictures")])

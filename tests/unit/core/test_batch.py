@@ -54,7 +54,7 @@ def next_float(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def test_sizes():
-    """PRE-1, PRE-2."""
+    """PRE-1, PRE-2: number of images and anchors, grids, and size of the input."""
     batch = RECIPE.build()
     assert (batch.images, batch.anchors, batch.size, batch.grids) == (3, 24 + 6, (32, 48), ((4, 6), (2, 3)))
     assert [tuple(level.shape) for level in batch.feature_maps] == [(3, 67, 4, 6), (3, 67, 2, 3)]
@@ -343,7 +343,7 @@ def test_coordinates_outside_the_image_are_annotations():
 
 
 def untouched(size: int) -> torch.Tensor:
-    """Zeros that take no memory until they are written."""
+    """Return zeros that occupy no memory until they are written."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     return torch.frombuffer(mmap.mmap(-1, size, flags), dtype=torch.uint8)
 

@@ -135,7 +135,7 @@ def test_every_truncated_file_is_rejected(file: Path):
 
 
 def test_every_flipped_bit_is_found(file: Path):
-    """One bit of every byte, in header and data: no damaged file is read as another batch."""
+    """Flipping any bit of header or data is detected."""
     whole = file.read_bytes()
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
@@ -212,7 +212,7 @@ Tensors = dict[str, Tensor]
 
 
 def forged(path: Path, change: Callable[[Case, Tensors], Any], case_text: str | None = None) -> Path:
-    """Write a file with changed content and a right checksum, as another version could have written."""
+    """Write a file with changed content and a valid checksum, as another version might."""
     batch = RECIPE.build()
     tensors = {"annotations": batch.annotations.clone(), "level.0": batch.feature_maps[0].clone()}
     case: Case = {
@@ -229,7 +229,7 @@ def forged(path: Path, change: Callable[[Case, Tensors], Any], case_text: str | 
 
 
 def test_an_unchanged_forgery_is_the_batch(tmp_path: Path):
-    """Without this, the tests below could pass for a wrong reason."""
+    """An unchanged forgery is read as the batch, so that the tests below reject the changes only."""
     assert_same(Batch.load(forged(tmp_path / "case.safetensors", lambda case, tensors: None)), RECIPE.build())
 
 
@@ -315,7 +315,7 @@ def test_invalid_content_is_rejected(tmp_path: Path, change: Callable[[Case, Ten
     "text", ["", "nonsense", "[]", "null", '"text"', "[" * 100_000, '{"schema": 1', '{"schema": "1"}']
 )
 def test_invalid_json_is_rejected(tmp_path: Path, text: str):
-    """Also deeply nested JSON, which must not end the process."""
+    """Invalid JSON is rejected, including deeply nested JSON, which could overflow the stack."""
     path = forged(tmp_path / "case.safetensors", lambda case, tensors: None, text)
     with pytest.raises(InvalidCase):
         Batch.load(path)
@@ -331,7 +331,7 @@ def test_a_wrong_checksum_is_rejected(tmp_path: Path, checksum: object):
 
 
 def test_settings_that_a_file_does_not_know_have_their_defaults(tmp_path: Path):
-    """A file of this schema can still be read after a hyperparameter has been added."""
+    """A hyperparameter that is missing in a file has its default, so that hyperparameters can be added."""
     path = forged(tmp_path / "case.safetensors", lambda case, _: case["hyperparameters"].pop("dfl_gain"))
     assert_same(Batch.load(path), RECIPE.build())
 

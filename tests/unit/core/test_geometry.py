@@ -25,7 +25,7 @@ def double(recipe: Recipe) -> Batch:
 @quickly
 @given(recipe=recipes())
 def test_anchors(recipe: Recipe):
-    """ANC-1."""
+    """ANC-1: anchors equal those of the reference."""
     batch = recipe.build()
     centres, strides = layout.anchors(batch.grids, batch.head.strides)
     expected = tal_reference.make_anchors(batch.feature_maps, batch.head)
@@ -36,7 +36,7 @@ def test_anchors(recipe: Recipe):
 @quickly
 @given(recipe=recipes())
 def test_flatten_and_fold(recipe: Recipe):
-    """PRE-1, and `fold` undoes it."""
+    """PRE-1: `flatten` equals the reference's, and `fold` is its inverse."""
     batch = recipe.build()
     distances, logits = layout.flatten(batch.feature_maps, batch.head)
     expected = tal_reference.flatten(batch.feature_maps, batch.head)
@@ -50,7 +50,7 @@ def test_flatten_and_fold(recipe: Recipe):
 @quickly
 @given(recipe=recipes(bins=(1, 2, 4, 16, 32)))
 def test_decode(recipe: Recipe):
-    """DEC-1, DEC-2."""
+    """DEC-1, DEC-2: decoded boxes equal those of the reference."""
     batch = double(recipe)
     anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
     logits, _ = tal_reference.flatten(batch.feature_maps, batch.head)
@@ -63,7 +63,7 @@ def test_decode(recipe: Recipe):
 @quickly
 @given(recipe=recipes())
 def test_pixel_boxes(recipe: Recipe):
-    """ANN-1, to the last bit, because hazards may depend on it."""
+    """ANN-1: pixel boxes are bitwise equal to the reference's, because hazards may depend on the last bit."""
     batch = recipe.build()
     found = layout.pixel_boxes(batch.annotations, batch.size)
     for image, truths in enumerate(tal_reference.ground_truths(batch.annotations, batch.images, batch.size)):
@@ -73,7 +73,7 @@ def test_pixel_boxes(recipe: Recipe):
 @quickly
 @given(recipe=recipes(small_boxes=True))
 def test_candidates_overlap_and_metric(recipe: Recipe):
-    """TAL-CAND-1, TAL-CAND-2, IOU-1 and TAL-MET-1, in the values that hazards read; in float32, as hazards do."""
+    """TAL-CAND-1, TAL-CAND-2, IOU-1 and TAL-MET-1, in float32 as in the detection of hazards."""
     batch = recipe.build()
     content = Content(batch)
     anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
@@ -97,7 +97,7 @@ def test_candidates_overlap_and_metric(recipe: Recipe):
 @pytest.mark.parametrize("reg_max", [2, 3, 4, 8, 16, 17, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_whole_and_half_distances_are_encoded_exactly(reg_max: int, dtype: torch.dtype):
-    """Exact hits and exact ties need exact encodings; the reference decodes them."""
+    """Encodings of whole and half distances are exact, as required for exact hits and ties."""
     sides = (
         torch.arange(8 * ((reg_max + 3) // 4), dtype=torch.float32).reshape(-1, 4).clamp(max=2 * reg_max - 2)
         / 2
@@ -122,7 +122,7 @@ def test_distances_beyond_the_bins_are_clamped():
 
 
 def test_one_bin_is_the_distance_itself():
-    """DEC-1, R = 1."""
+    """DEC-1 with R = 1: the logit is the distance."""
     assert layout.encode(torch.tensor([2.5, -1.0]), 1).tolist() == [[2.5], [-1.0]]
 
 
@@ -137,7 +137,7 @@ def test_noisy_distances_are_missed_by_some_tenths_and_differ_by_anchor():
 @quickly
 @given(recipe=recipes())
 def test_shared_anchors_are_not_written_to(recipe: Recipe):
-    """Anchors are cached: two equal calls give the same tensors, with unchanged values."""
+    """Anchors are cached: two equal calls return the same tensors, with unchanged values."""
     grids, strides = recipe.grids, recipe.strides
     before = [part.clone() for part in layout.anchors(grids, strides)]
     recipe.build()

@@ -1,4 +1,4 @@
-"""Tests of progress on long work: plain lines without a terminal, bars with one."""
+"""Progress of long operations: plain lines without a terminal, bars with one."""
 
 import io
 import sys
@@ -10,14 +10,14 @@ from tal_conformance.core.progress import progress
 
 
 class Terminal(io.StringIO):
-    """A text stream that says it is a terminal."""
+    """A text stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def use_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Let standard error be a terminal; in a fixture, pytest's capture would take its place again."""
+    """Replace standard error by a terminal, after pytest's capture has started."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")

@@ -1,4 +1,4 @@
-"""Tasks: the facts of every loss family, a row in every room, and batches, files and adapters of unknown tasks."""
+"""Tasks: the facts of every loss family, tables with a row per task, and unknown tasks in batches and files."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ ROTATED = dataclasses.replace(
 
 @pytest.fixture
 def rotated(monkeypatch: pytest.MonkeyPatch) -> Task:
-    """The task ROTATED, registered."""
+    """Register the task ROTATED, and return it."""
     monkeypatch.setitem(TASKS, ROTATED.name, ROTATED)
     return ROTATED
 
@@ -70,7 +70,7 @@ def test_the_facts_of_a_task_agree_with_each_other(task: Task):
 
 
 def test_detection():
-    """The facts that case files, run logs and reports have relied on since before tasks existed."""
+    """The facts of detection have not changed, because case files, run logs and reports rely on them."""
     assert list(DETECT.clauses) == [
         *("decode", "candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation"),
         *("cls", "box", "dfl", "total", "gradients"),
@@ -106,13 +106,13 @@ def missing_rows(task: Task) -> list[str]:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_task_is_complete(task: Task):
-    """Every room has a row for every task; without a row its batches could not be drawn, judged or shown."""
+    """Every table has a row for every task; without it, its batches could not be drawn, judged or shown."""
     assert missing_rows(task) == []
 
 
 @pytest.mark.parametrize("table", ROWS)
 def test_a_task_without_a_row_is_incomplete(table: str, monkeypatch: pytest.MonkeyPatch):
-    """The test above would fail for a task that lacks one row, and would name the table."""
+    """A task without a row in one table is reported with the name of the table."""
     for name, rows in ROWS.items():
         if name != table:
             monkeypatch.setitem(rows, ROTATED.name, rows[DETECT.name])  # type: ignore[arg-type] # tables are dicts
@@ -120,25 +120,25 @@ def test_a_task_without_a_row_is_incomplete(table: str, monkeypatch: pytest.Monk
 
 
 def test_no_table_has_a_row_of_an_unknown_task():
-    """A misspelt task would not be found missing."""
+    """Rows of unknown tasks, such as misspelt names, are reported."""
     assert all(set(table) <= set(TASKS) for table in ROWS.values())
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_stage_of_a_task_has_planted_faults(task: Task):
-    """A stage without a planted fault might judge nothing."""
+    """Every stage has planted faults, which prove that it is judged."""
     faults = FAULTS_BY_TASK[task.name].values()
     assert {fault.stage for fault in faults} == set(task.clauses)
 
 
 def test_every_field_of_the_stages_belongs_to_a_stage():
-    """The fields of `Stages` and the stages that they show."""
+    """Each field of `Stages` corresponds to a stage."""
     assert list(STAGE_OF_FIELD) == [field.name for field in dataclasses.fields(Stages)]
     assert set(STAGE_OF_FIELD.values()) < set(DETECT.clauses)
 
 
 def test_the_log_line_lists_stages_and_terms_in_order():
-    """What reports need in order to show a run of any task."""
+    """The run log's description of a task lists stages and terms in order."""
     line = DETECT.as_log_line()
     assert line["terms"] == ["box", "cls", "dfl"]
     assert line["stages"][0] == {"name": "decode", "clause": "DEC-2"}
@@ -146,7 +146,7 @@ def test_the_log_line_lists_stages_and_terms_in_order():
 
 
 def test_stages_of_named_branches_begin_with_the_branch():
-    """A judgement has the stages of every branch."""
+    """A judgement has the stages of every branch, with names that begin with the branch."""
     assert stage_name(StageName.TOP_K, "") == "top-k"
     assert stage_name(StageName.TOP_K, "one2one") == "one2one/top-k"
     judgement = Judgement(ROTATED)
@@ -156,7 +156,7 @@ def test_stages_of_named_branches_begin_with_the_branch():
 
 @pytest.mark.usefixtures("rotated")
 def test_a_batch_of_another_task(tmp_path: Path):
-    """Columns, channels and extras follow the task; the file holds them; the id depends on them."""
+    """Columns, channels and extras follow the task; case files store them; the id depends on them."""
     batch = rotated_batch()
     assert batch.family is ROTATED
     assert "task rotated" in batch.describe()
@@ -190,7 +190,7 @@ def test_extras_follow_the_device_and_predicted_ones_the_dtype():
     ],
 )
 def test_a_batch_that_does_not_fit_its_task_is_rejected(change: dict[str, object], message: str):
-    """ValueError names the part, what it is and what the task expects."""
+    """ValueError names the wrong part, its value and the task's expectation."""
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(rotated_batch(), **change)  # type: ignore[arg-type] # wrong on purpose
 
@@ -205,14 +205,14 @@ def test_extras_on_another_device_are_rejected(rotated: Task):
 
 @pytest.mark.parametrize("unknown", ["task", "extra"])
 def test_a_case_file_of_an_unknown_task_or_extra_is_rejected(unknown: str, tmp_path: Path):
-    """InvalidCase, as for any other file that this version cannot use."""
+    """Reading such a file raises InvalidCase."""
     known = rotated_batch_file(tmp_path, unknown)
     with pytest.raises(InvalidCase, match="unknown task 'rotated'" if unknown == "task" else "extras are"):
         Batch.load(known)
 
 
 def rotated_batch_file(folder: Path, unknown: str) -> Path:
-    """A case file with an unknown task, or of detection with an extra."""
+    """Write a case file with an unknown task, or a detection case with an extra."""
     path = folder / "case.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         if unknown == "task":
@@ -231,7 +231,7 @@ def rotated_batch_file(folder: Path, unknown: str) -> Path:
 
 
 def test_the_task_of_detection_leaves_ids_and_files_unchanged(tmp_path: Path):
-    """Case files of detection hold neither task nor extras: older versions read them."""
+    """Case files of detection store neither task nor extras, so that older versions can read them."""
     batch = Recipe(((Truth("ordinary"),),)).build()
     batch.save(tmp_path / "case.safetensors")
     header = (tmp_path / "case.safetensors").read_bytes()[:2000]
@@ -240,7 +240,7 @@ def test_the_task_of_detection_leaves_ids_and_files_unchanged(tmp_path: Path):
 
 
 def test_an_adapter_names_its_tasks():
-    """Detection by default; an unknown task is an error of the adapter."""
+    """The default is detection; an unknown task is an error of the adapter."""
     assert implementation_from(ReferenceAdapter(), "reference").tasks == ("detect",)
     for wrong in ("detect", ("detect", "pose"), (), 3):
         adapter = ReferenceAdapter()
@@ -250,5 +250,5 @@ def test_an_adapter_names_its_tasks():
 
 
 def test_the_name_of_every_task_is_its_key():
-    """TASKS is keyed by name."""
+    """The keys of TASKS are the names of the tasks."""
     assert all(name == task.name for name, task in tasks.TASKS.items())

@@ -1,4 +1,4 @@
-"""The choices in which two dialects differ, and the batch that shows each."""
+"""The choices in which two dialects differ, and the batch that shows each choice."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -24,7 +24,7 @@ def test_a_dialect_does_not_differ_from_itself():
 
 
 def test_one_choice():
-    """In words, by clause, on the smallest batch."""
+    """One choice is described in words, by clause, with the smallest batch."""
     other = replace(NEWEST, name="other", small_box_floor=SmallBoxFloor.NONE)
     (choice,) = choices_between(NEWEST, other)
     assert (choice.name, choice.clause) == ("small_box_floor", "TAL-CAND-2")
@@ -34,7 +34,7 @@ def test_one_choice():
 
 
 def test_what_a_dialect_does_not_know_must_be_refused():
-    """An implementation of such a dialect that returns fails; one that raises conforms."""
+    """If a dialect does not support a batch, returning a result fails and raising conforms."""
     dialect = DIALECTS["ultralytics-8.4.7"]
     one_level = Recipe(images=((batches.Truth("ordinary"),),))
     returns = implementation_from(ReferenceAdapter(NEWEST), "returns")

@@ -1,4 +1,4 @@
-"""Comparing two implementations: differences by clause, words, frequency and smallest batch; nothing is overlooked."""
+"""Comparing two implementations: differences by clause, with words, frequency and smallest batch."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def test_every_strategy_of_both_is_counted():
 
 @pytest.mark.slow
 def test_a_difference():
-    """Clause, words, frequency and smallest batch; nothing else."""
+    """A difference is listed with clause, words, frequency and smallest batch."""
     comparison = compare(reference_in(OLD, "A"), reference_in(NEWEST, "B"))
     (difference,) = comparison.differences
     assert not comparison.unexpected
@@ -74,7 +74,7 @@ def test_a_difference_that_no_ordinary_batch_exercises():
 
 
 def test_a_deviation_from_the_own_dialect_is_listed():
-    """Two implementations that declare the same dialect are not taken for the same."""
+    """Two implementations that declare the same dialect are compared, too."""
     comparison = compare(reference_in(NEWEST, "A"), reference_in(OLD, "B", declares=NEWEST))
     assert not comparison.same
     assert comparison.differences == []

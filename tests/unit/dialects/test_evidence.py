@@ -1,4 +1,4 @@
-"""The distinguishing recipe of each era: the reference computes something new on it, and the right thing."""
+"""On the distinguishing recipe of each era, the reference's result changes from the previous era's."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Identification: the dialects that explain an implementation, and the nearest one where none does."""
+"""Identification: the dialects that explain an implementation, or else the nearest dialect."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_the_nearest_dialect_has_the_fewest_violations():
 
 
 def test_judging_stops_at_the_first_batch_that_refutes():
-    """Small batches come first, so that few of the generated batches are needed."""
+    """Judging stops at the first batch that refutes a dialect. Small batches come first."""
     implementation = reference_in("ultralytics-8.4.127")
     fit = fit_dialect(implementation, DIALECTS["ultralytics-8.0.6"])
     recipes = sorted_recipes(implementation, 3)

@@ -1,4 +1,4 @@
-"""The page of `diff`: each difference between neighbouring dialects with its smallest batch, drawn."""
+"""The page of `diff`: each difference between neighbouring dialects with a picture of its smallest batch."""
 
 import re
 from collections.abc import Callable
@@ -27,7 +27,7 @@ DIFF = "tal_conformance.dialects.comparison"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer batches than a user's question is worth."""
+    """Use few batches, so that the tests are fast."""
     monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 1)
     monkeypatch.setattr(f"{DIFF}.ORDINARY_BATCHES", 10)
 
@@ -39,7 +39,7 @@ def speaking(dialect: str, name: str = "", declares: Dialect | None = None) -> I
 
 @pytest.fixture
 def page_of(tmp_path: Path) -> Callable[[Implementation, Implementation], str]:
-    """Compares two, and reads the page that is left."""
+    """Compare two implementations, and return the text of the page."""
 
     def write(one: Implementation, other: Implementation) -> str:
         path = tmp_path / "deep" / "page.html"
@@ -126,7 +126,7 @@ def test_one_that_leaves_its_own_dialect_fails_there_too(page_of: Page, monkeypa
 
 @pytest.mark.slow
 def test_a_difference_that_is_only_declared_is_told(monkeypatch: pytest.MonkeyPatch):
-    """Held to the choice of the first, the second conforms: it does not do what it declares."""
+    """A difference between declared dialects that the implementation does not have is reported as such."""
     monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 3)
     compared = compare(
         speaking("ultralytics-8.4.127", "A"), speaking("ultralytics-8.4.127", "my-B", declares=NEWEST)
@@ -196,7 +196,7 @@ def test_rows_out_of_order_meet_what_asks_for_order(shuffled: bool):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Names are those of dialects, and the working folder is another one."""
+    """Compare dialects by name, from another working directory."""
     monkeypatch.setattr("tal_conformance.commands.diff.find", speaking)
     monkeypatch.chdir(tmp_path)
 

@@ -1,4 +1,4 @@
-"""A run meets thousands of heads and batches: what adapters keep of those that are gone must not grow with them."""
+"""Caches of adapters do not grow with the number of heads and batches of a run."""
 
 import gc
 import importlib
@@ -37,7 +37,7 @@ def test_losses_of_heads_that_are_gone_are_not_kept(new: Any):
 
 @pytest.mark.parametrize("project", [CoreYOLO, DocLayoutYOLO, LibreYOLO, YOLO9])
 def test_nor_are_those_of_other_projects(project: Any, monkeypatch: pytest.MonkeyPatch):
-    """Their packages are not at hand here."""
+    """Caches of other projects' adapters do not grow either. Their packages are replaced by stubs."""
     monkeypatch.setattr(importlib, "import_module", MagicMock())
     adapter = project("1.0.0")
     assert adapter._criterion.cache_parameters()["maxsize"] == 1

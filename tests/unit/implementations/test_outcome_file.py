@@ -1,4 +1,4 @@
-"""Stored outcomes: what comes back is what was stored; what is damaged or another's is refused, and told why."""
+"""Stored outcomes are read back unchanged; damaged files and outcomes of other batches are rejected with a reason."""
 
 import json
 from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_numbers_that_are_none_are_kept(path: Path, stored: StoredOutcome, batch
 def rewritten(
     path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None], sealed: bool = True
 ) -> None:
-    """Changes facts and tensors of a file; `sealed` makes its checksum right again."""
+    """Rewrite a file with changed facts and tensors; `sealed` updates its checksum."""
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()[METADATA])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""The official loss is judged with the assigner that it makes for itself, whatever numbers it gives to it."""
+"""The official loss is judged with its own assigner and that assigner's hyperparameters."""
 
 from types import ModuleType
 from typing import Any
@@ -35,7 +35,7 @@ WRONG = {
 
 
 def changed(loss: ModuleType, numbers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Implementation:
-    """The installed release, whose loss makes its assigner with these numbers."""
+    """Return the installed release with other hyperparameters in its loss's assigner."""
     honest = loss.TaskAlignedAssigner
     monkeypatch.setattr(loss, "TaskAlignedAssigner", lambda **given: honest(**given | numbers))
     return implementation_from(UltralyticsAdapter(), "ultralytics")

@@ -361,7 +361,7 @@ def in_loss_field(name: str, plant: Plant) -> Double:
 @pytest.mark.parametrize("name", ["total", "items"])
 @pytest.mark.parametrize("planted", MALFORMED)
 def test_malformed_loss(name: str, planted: str):
-    """As for the fields of an assignment: None, another type, shape, device or dtype."""
+    """Malformed losses are errors: None, another type, shape, device or dtype."""
     plant, message = MALFORMED[planted]
     found, stage, text = verdict(in_loss_field(name, plant))
     assert (found, stage) == (Verdict.ERROR, ""), text
@@ -384,7 +384,7 @@ def test_a_total_that_is_no_number(planted: str):
 
 
 def test_no_field_of_a_loss_is_forgotten():
-    """Tests above cover wrong assignments and inputs, field by field and as a whole."""
+    """Every field of `Loss` is covered by a test in this module."""
     assert {field.name for field in fields(Loss)} == {"total", "items", "assignment", "inputs"}
 
 
@@ -401,7 +401,7 @@ class LossAlone:
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_hidden_assignment_hides_no_wrong_item(factor: float):
-    """A loss that exposes neither assignment nor inputs."""
+    """A wrong item is found in a loss that exposes neither assignment nor inputs."""
     for number, stage in enumerate(("box", "cls", "dfl")):
         assert verdict(LossAlone(one_hot(number, factor)))[:2] == (Verdict.DIVERGENT, stage)
 

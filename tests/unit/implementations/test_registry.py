@@ -1,4 +1,4 @@
-"""From a name to an implementation: what is found, and what is said of what is not."""
+"""Loading implementations by name, and the messages for names that cannot be loaded."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ class Assigner:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with adapters of all kinds in it."""
+    """Change to a working directory with adapters of all kinds."""
     monkeypatch.chdir(tmp_path)
     imported, searched = set(sys.modules), list(sys.path)
     files = {

@@ -1,8 +1,8 @@
-"""The oracle of admissible choices against enumeration: on small problems every outcome is written out.
+"""The oracle of admissible choices, compared with complete enumeration on small problems.
 
-Nothing here is clever. A problem has at most six anchors and three ground truths, values from three levels,
-so that most are full of ties; `Problem` breaks every tie in every way, by definition, and the oracle must
-accept what that leads to and nothing else.
+A problem has at most six anchors and three ground truths, with values from three levels, so that most problems have
+many ties. `Problem` resolves every tie in every way, by definition. The oracle must accept exactly the resulting
+assignments.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def top_k_sets(values: list[float], k: int) -> Iterator[set[int]]:
 
 @dataclass(frozen=True)
 class Problem:
-    """One image: metric and overlap (M, A) as lists, None off candidates; k and topk2."""
+    """One image: metric and overlap (M, A) as lists, with None for non-candidates; k and topk2."""
 
     metric: list[list[float | None]]
     overlap: list[list[float]]
@@ -109,7 +109,7 @@ class Problem:
             yield tuple(g if g >= 0 and a in rows[g] else -1 for a, g in enumerate(owners))
 
     def reachable(self) -> set[Outcome]:
-        """Return every assignment that a way to break the ties leads to."""
+        """Return every assignment that results from some way to resolve the ties."""
         return {outcome for owners in set(self.settled()) for outcome in self.kept(owners)}
 
     def accepts(self, outcome: Outcome) -> bool:
@@ -196,7 +196,7 @@ def test_visible_selections(problem: Problem):
     st.integers(1, 2),
 )
 def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k: int):
-    """T4: values known up to rounding. A set is reachable unless a place outside certainly exceeds a place inside."""
+    """T4: values known up to rounding. A set is reachable unless a value outside certainly exceeds a value inside."""
     low = torch.tensor([[1.0 + low for low, _ in pairs]])
     high = torch.tensor([[1.0 + low + width for low, width in pairs]])
     every = torch.ones_like(low, dtype=torch.bool)
@@ -208,7 +208,7 @@ def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k:
 
 
 def test_ranges_admit_some_unreachable_selections():
-    """The gap, and its direction: each of `a` and `c` can be among the two best, but `a` only with `b`."""
+    """Ranges also admit some unreachable selections: `a` and `c` can each be among the best, but `a` only with `b`."""
     low, high = torch.tensor([[0.0, 2.0, 0.9, 0.8]]), torch.tensor([[1.0, 3.0, 2.5, 2.2]])  # a, b, c, d
     every = torch.ones_like(low, dtype=torch.bool)
     choices = top_k_choices(Range(low, high), every, every, 2)
@@ -275,14 +275,14 @@ def assert_exact(problem: Problem) -> None:
 @examples(80)
 @given(problems(most_anchors=5) | problems(most_anchors=4, topk2=True))
 def test_assignments_are_all_reachable_ones(problem: Problem):
-    """Hidden losses are tried with exactly the reachable assignments."""
+    """For losses without visible assignment, exactly the reachable assignments are tried."""
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, problem.k)
     every = assignments(choices, may_own(Range.exact(problem.u)), 10**6, problem.keeps)
     assert {outcome_of(owners) for owners in every} == problem.reachable()
 
 
 def test_nan_in_the_metric_opens_no_other_place():
-    """NaN counts as the largest, as in a top-k of torch."""
+    """NaN counts as the largest value, as in torch.topk."""
     metric = torch.tensor([[0.0, 1, 2, 3, torch.nan, 5, 6, 7]])
     candidates = torch.ones_like(metric, dtype=torch.bool)
     choices = top_k_choices(Range.exact(metric), candidates, candidates, 2)

@@ -1,4 +1,4 @@
-"""Losses that hide their assignment: right ones conform, and visible faults are found."""
+"""Losses that do not expose their assignment: correct ones conform, and detectable faults are found."""
 
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +31,7 @@ DRAWS = 40
 
 
 class Hidden:
-    """A loss that exposes neither assignment nor inputs; faulty, or with another order of operations."""
+    """A loss that exposes neither assignment nor inputs, with a fault or another order of operations."""
 
     dialect = "ultralytics-8.4.190"
 
@@ -43,7 +43,7 @@ class Hidden:
 
 
 class HiddenBesideAssign(Hidden):
-    """A hidden loss whose assigner can be called separately."""
+    """A loss that does not expose its assignment, with an assigner that can be called separately."""
 
     def assign(self, *arguments: Any) -> Any:
         return self.whole.assign(*arguments)
@@ -55,7 +55,7 @@ def hidden(whole: Any) -> Implementation:
 
 @cache
 def drawn() -> list[Batch]:
-    """Batches of all lanes, the same in every test."""
+    """Return batches of all strategies, the same in every test."""
     batches: list[Batch] = []
 
     @settings(
@@ -120,7 +120,7 @@ def test_other_orders_of_operations_conform(kind: str):
 
 @pytest.mark.slow
 def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytest.MonkeyPatch):
-    """The residual is at most half the digits of float32, which rounds N and the inferred scores."""
+    """The residual is at most half the digits of float32, in which N and the inferred scores are rounded."""
     left: dict[int, tuple[float, float]] = {}
     best = AssignmentFit.best
 
@@ -143,7 +143,7 @@ def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytes
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in UNSEEN])
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
-    """A test finds the fault, if not always the same one: tolerances of hidden weights are wider."""
+    """A fault is found by some test, possibly another one than with exposed stages, because tolerances are wider."""
     fault = FAULTS[name]
     faulty = hidden(FaultyReference(fault, exposes_stages=False))
     assert any(attack(faulty, lane) is not None for lane in (fault.check, "metric", "loss"))

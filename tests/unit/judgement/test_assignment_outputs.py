@@ -1,4 +1,4 @@
-"""Where outputs alone are shown, the stage that explains them is told on the smallest batch too."""
+"""If only outputs are visible, the stage that explains them is inferred, on the smallest batch too."""
 
 from dataclasses import replace
 from typing import Any
@@ -57,7 +57,7 @@ def test_an_unwidened_border_is_the_ground_truths_own():
 
 
 def test_a_contested_anchor_that_goes_to_a_third_ground_truth_is_a_wrong_conflict():
-    """The new owner did not select the anchor, but two other ground truths did: the selection is right."""
+    """If another ground truth than the selecting ones owns the anchor, stage "conflict" is reported."""
     recipe = Recipe(
         images=(
             (
@@ -80,7 +80,7 @@ def judged(adapter: Any, recipe: Recipe) -> Failure:
 
 
 def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
-    """The failures of an adapter on batches of a lane."""
+    """Return the failures of an adapter on the batches of a strategy."""
     found = []
     for recipe in sample_recipes(STRATEGIES[lane], number):
         try:
@@ -94,7 +94,7 @@ def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
 @pytest.mark.parametrize("dialect", ["ultralytics-8.3.253", "ultralytics-8.4.190"])
 @pytest.mark.parametrize("shows", [False, True])
 def test_an_edge_that_counts_is_no_widening(dialect: str, shows: bool):
-    """TAL-CAND-1, of small boxes too, whether the dialect widens them or not."""
+    """TAL-CAND-1: counting edges as inside is reported for small boxes too, in dialects with and without widening."""
     adapter = Outputs(EDGES_COUNT, DIALECTS[dialect])
     adapter.exposes_stages = shows
     found = failures_of(adapter, "borders") + failures_of(adapter, "small_boxes")
@@ -106,7 +106,7 @@ def test_an_edge_that_counts_is_no_widening(dialect: str, shows: bool):
 
 @pytest.mark.parametrize("shows", [False, True])
 def test_widening_in_a_dialect_that_widens_nothing_is_told_from_an_edge(shows: bool):
-    """Held to a dialect without a floor, the newest release is found at TAL-CAND-2."""
+    """The newest release, judged by a dialect without widening, is reported at TAL-CAND-2."""
     adapter = ReferenceAdapter(NEWEST)
     adapter.exposes_stages = shows
     implementation = implementation_from(adapter if shows else OutputsOnly(), "newest")
@@ -121,12 +121,12 @@ def test_widening_in_a_dialect_that_widens_nothing_is_told_from_an_edge(shows: b
 
 
 def without_small_metrics(metric: Tensor, k: int) -> Tensor:
-    """Picks whose t is about 0 are dropped, as a port does that tells them from padding so."""
+    """Return a selection without anchors whose t is about 0, as in ports that treat them as padding."""
     return top_k(metric, k) & (metric > 1e-9)
 
 
 def test_picks_without_a_metric_that_are_dropped_are_the_picks():
-    """Not the candidates: their places say nothing, their t says all."""
+    """Dropping anchors whose t is 0 is reported at the selection, not at the candidates."""
     adapter = AssignerOutputs(planted({"tal_reference.assignment.top_k": without_small_metrics}, "top-k"))
     found = [
         failure for lane in ("zeros_compete", "topk", "metric") for failure in failures_of(adapter, lane)
@@ -138,7 +138,7 @@ def test_picks_without_a_metric_that_are_dropped_are_the_picks():
 
 
 def nobody_wins(selected: Tensor, overlap: Tensor) -> Tensor:
-    """A contested anchor is background."""
+    """Return positives in which contested anchors are background."""
     return selected & (selected.sum(0) <= 1)
 
 
@@ -152,7 +152,7 @@ def test_a_conflict_that_loses_its_anchor_is_the_conflicts():
 
 
 class Rescored(ReferenceAdapter):
-    """The reference with other target scores."""
+    """The reference with changed target scores."""
 
     def __init__(self, change: Any, shows: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Ranges that bounds are made of hold for whatever lies within the errors that they are made from."""
+"""Ranges used for bounds contain the results of all inputs within the given errors."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ ONCE_OUT_OF_BOUNDS = {
 
 
 def gradient(target: Tensor, predicted: Tensor) -> Tensor:
-    """Of CIoU in the predicted boxes, (.., 4)."""
+    """Return the gradient of CIoU with respect to the predicted boxes, (.., 4)."""
     moved = predicted.detach().requires_grad_()
     return torch.autograd.grad(ciou(target, moved).sum(), moved)[0]
 

@@ -1,4 +1,4 @@
-"""Predictions that are no finite number: what spreads or hides them is found, what does neither is not."""
+"""Non-finite predictions: implementations that spread or replace them are found; all others are accepted."""
 
 from dataclasses import replace
 from functools import partial
@@ -63,7 +63,7 @@ def test_the_overlap_of_an_edge_at_infinity_is_zero_or_nan(name: str, value: str
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 def test_on_a_border_that_is_not_sharp_the_anchor_may_be_a_candidate_or_not(name: str):
-    """Thirteen is not a power of two: 0.5 pixels, normalised and converted back, may differ from 0.5 by a rounding."""
+    """A centre whose distance to the border is decided by rounding may or may not be a candidate."""
     recipe = Recipe(((Truth("ordinary"),),), (11, 13), (1, 2), predictions="near")
     judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe).build())
 
@@ -183,7 +183,7 @@ def test_a_distance_off_the_positives_changes_no_loss(value: str):
 
 
 class SpreadsOverTheImage(ReferenceAdapter):
-    """A non-finite t anywhere makes all target scores of its image NaN, by products with masks, and so the loss."""
+    """A faulty assigner in which a non-finite t makes all target scores of its image NaN."""
 
     def __init__(self, dialect: Dialect, spreads_to_the_loss: bool = True, all_images: bool = False) -> None:
         super().__init__(dialect)
@@ -208,7 +208,7 @@ EVERYWHERE = [DIALECTS[name] for name in ("ultralytics-8.0.51", "ultralytics-8.0
 @pytest.mark.parametrize("dialect", EVERYWHERE)
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
 def test_where_overlaps_are_compared_everywhere_it_spreads_over_its_image(dialect: Dialect, place: int):
-    """All of the image, from any of its anchors; not the other image, and the loss too."""
+    """If all overlaps are compared, a non-finite value affects its whole image and the loss, but no other image."""
     batch = NonFiniteBatch(RECIPE, place=place).build()
     judge(subject(SpreadsOverTheImage(dialect)), batch)
     if place == OUTSIDE:  # of a candidate, the reference's loss is not finite either
@@ -252,7 +252,7 @@ def test_the_reference_of_every_dialect_conforms_to_it(dialect: Dialect, bins: i
 
 
 class WithoutSingleBinLoss(ReferenceAdapter):
-    """Of one bin, dfl is a constant 0, whatever N is."""
+    """A loss without dfl for a single bin, where the term is the constant 0."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)

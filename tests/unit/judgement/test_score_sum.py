@@ -1,4 +1,4 @@
-"""LOSS-SUM-1: terms that are all off by one factor are divided by another N; a single one is off by itself."""
+"""LOSS-SUM-1: a common factor of all terms is reported as a wrong N; a factor of one term as a wrong term."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ NOBODY = Recipe()
 
 
 class Scaled(ReferenceAdapter):
-    """Terms times something; its assignment is shown or hidden."""
+    """A loss with scaled terms, which exposes or hides its assignment."""
 
     def __init__(self, factors: Any, hides: bool = False) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ def test_a_division_by_a_sum_of_zero_is_named():
 
 
 def test_where_one_term_alone_is_not_zero_it_may_be_the_cross_entropy():
-    """Without a ground truth box and dfl are 0 times any factor."""
+    """Without ground truths only cls is not zero, so that N and the cross-entropy cannot be distinguished."""
     assert failure(Scaled([7.0] * 3), NOBODY).clause == "LOSS-CLS-1"
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_without_a_floor_a_division_by_zero_may_be_any_infinity_or_nan(value: float):
-    """Whether x of x / 0 is 0 too is a matter of its rounding."""
+    """Without a floor of N, x / 0 may be infinite or NaN, because rounding decides if x is 0."""
     observed, naive = torch.tensor([value, 1.0]), torch.tensor([torch.inf, torch.inf])
     first, newest = DIALECTS["ultralytics-8.0.6"], NEWEST
     assert like_division_by_zero(observed, naive, first).tolist() == [torch.inf, 1.0]

@@ -1,4 +1,4 @@
-"""Batches whose box loss or assignment is 0 / 0 (IOU-1): nobody is held to it, and everybody to the rest."""
+"""Batches whose box loss or assignment is 0 / 0 (IOU-1): the undefined values are not judged, and all others are."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -127,7 +127,7 @@ def test_an_undefined_assignment_is_not_judged(name: str, alone: bool):
 
 
 class ReadsElse(UltralyticsAdapter):
-    """The installed release, with inputs whose boxes do not follow from the batch."""
+    """The installed release with inputs whose boxes do not correspond to the batch."""
 
     def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
         loss = super().loss(feature_maps, annotations, head, hyperparameters)
@@ -142,7 +142,7 @@ def test_inputs_are_judged_all_the_same():
 
 
 def in_float32_alone() -> Batch:
-    """In float64 the box is still wider than a cell, so that its overlap is finite."""
+    """A batch in float32 that divides zero by zero, although in float64 the overlap is finite."""
     batch = INSIDE_OUT.build()
     maps = (torch.where(level == 0, 1e-9, level) for level in batch.feature_maps)
     return replace(batch, feature_maps=tuple(maps))

@@ -1,4 +1,4 @@
-"""Findings: each reproduces with the installed release, and one that stops is told with the release that mended it."""
+"""Findings reproduce with the installed release; one that no longer does is reported with the release that fixed it."""
 
 import ast
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The ledger: what is on record is excused, and nothing else; an entry that is out of date makes the run fail."""
+"""The ledger excuses exactly the recorded divergences; an outdated entry makes the run fail."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def entry(tmp_path: Path) -> KnownIssue:
 
 
 def mine(version: str = "1.2", name: str = "mine") -> Subject:
-    """Follow the dialect before 8.4.128 and declare the newest."""
+    """An adapter with the behaviour before 8.4.128 that declares the newest dialect."""
     made = implementation_from(ReferenceAdapter(DIALECTS["ultralytics-8.4.127"]), name)
     return Subject(replace(made, name=name, version=version, dialect=NEWEST), "cpu")
 
@@ -114,7 +114,7 @@ def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue,
 
 
 class TwoFaults(ReferenceAdapter):
-    """Two divergences: that of the entry, and a class loss that is three times too large."""
+    """An adapter with two divergences: that of the entry, and a class loss that is three times too large."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)

@@ -1,4 +1,4 @@
-"""What the walkthrough tells of a photograph: the reference's numbers, and YOLOv5's choice by its rules."""
+"""Data of the walkthrough: the reference's values, and the positives of YOLOv5 by its rules."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from tal_reports.log.schemas import fault
 
 @pytest.fixture(scope="module")
 def recorded() -> RecordedTraining:
-    """Seven steps: the first and the last of them are fed with the same images."""
+    """A training of seven steps, of which the first and the last have the same images."""
     return recorded_training(Schedule(steps=7, recorded=(0, 1, 6)))
 
 

@@ -1,4 +1,4 @@
-"""With `-n`, idle workers steal tests; another scheduler that the user names is kept."""
+"""With `-n`, idle workers steal tests, unless the user selects another scheduler."""
 
 from types import SimpleNamespace
 from typing import Any

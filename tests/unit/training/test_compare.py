@@ -54,7 +54,7 @@ def an_implementation(loss: Planted) -> Implementation:
 
 
 def with_numbers(shown: bool = False, **changed: float) -> Planted:
-    """The reference's loss with other hyperparameters; its assignment shown or hidden."""
+    """Return the reference's loss with other hyperparameters, with its assignment exposed or hidden."""
 
     def loss(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: Hyperparameters) -> Loss:
         returned = ReferenceAdapter().loss(maps, rows, head, replace(numbers, **changed))
@@ -64,7 +64,7 @@ def with_numbers(shown: bool = False, **changed: float) -> Planted:
 
 
 def steeper_boxes(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: Hyperparameters) -> Loss:
-    """Every value right, the gradient of the distance logits one percent too large."""
+    """Return a loss with correct values, whose gradient of the distance logits is one percent too large."""
     sides = 4 * head.reg_max
     steep = tuple(
         torch.cat(
@@ -90,7 +90,7 @@ def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining)
 def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refutes(
     recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch
 ):
-    """The same comparison as without it; where it came out elsewhere, this process trains before it says so."""
+    """A stored reference training gives the same comparison; a failure is confirmed by a new training first."""
     implementation = find("ultralytics")
     ended = reference_training(recorded, NEWEST, STEPS)
     fresh = compare_training(implementation, recorded, STEPS)
@@ -186,7 +186,7 @@ def own_choice(batch: Batch) -> list[Tensor]:
 
 
 def equal_maps(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    """But for the last bits: a function of a few pairs and of many rounds otherwise, where vectors end."""
+    """Return True if maps agree up to rounding: vectorised functions round differently by length."""
     largest = max(float(each.abs().max()) for each in one)
     return all(
         torch.allclose(mine, theirs, rtol=0, atol=1e-6 * largest)
@@ -208,7 +208,7 @@ def test_a_choice_is_the_same_whoever_shows_it(batch: Batch):
 
 
 def without_one(choice: list[Tensor]) -> list[Tensor]:
-    """A choice less one positive."""
+    """Return a choice without one of its positives."""
     image = next(number for number, positives in enumerate(choice) if positives.any())
     truth, anchor = choice[image].nonzero()[0].tolist()
     changed = [positives.clone() for positives in choice]

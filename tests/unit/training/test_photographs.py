@@ -62,7 +62,7 @@ def test_another_photograph_under_the_same_name_is_refused(monkeypatch: pytest.M
 
 
 def painted(monkeypatch: pytest.MonkeyPatch, box: tuple[int, int, int, int], size: tuple[int, int]) -> None:
-    """Let every photograph be black, with one white object of class 3."""
+    """Replace every photograph by a black image with one white object of class 3."""
     pixels = torch.zeros(3, *size, dtype=torch.uint8)
     pixels[:, box[1] : box[3], box[0] : box[2]] = 255
     source = Photograph("painted", pixels, torch.tensor([3]), torch.tensor([box]).float())

@@ -1,4 +1,4 @@
-"""A recorded training: what is kept is what the loss received, and the training does not notice."""
+"""Recording a training: stored batches equal the inputs of the loss, and the training is not disturbed."""
 
 import errno
 from collections.abc import Callable
@@ -40,7 +40,7 @@ Step = Callable[..., Tensor]
 
 @pytest.fixture
 def step(adapter: UltralyticsAdapter) -> Step:
-    """One call of the official loss on a batch, as a training makes it; the gradient of the first level."""
+    """Return a function that calls the official loss on a batch and returns the gradient of the first level."""
 
     def call(batch: Batch, validates: bool = False, criterion: Any = None, **more: Any) -> Tensor:
         maps = tuple(level.clone().requires_grad_(not validates) for level in batch.feature_maps)
@@ -242,7 +242,7 @@ def test_both_losses_of_an_end_to_end_head_are_recorded(
 
 
 class Trainer:
-    """What the recorder knows an Ultralytics trainer by."""
+    """An object with the attributes by which the recorder recognises an Ultralytics trainer."""
 
     def __init__(self) -> None:
         self.epoch, self.epochs, self.train_loader = 3, 10, None
@@ -266,7 +266,7 @@ def test_it_says_in_which_epoch_of_which_model(step: Step, tmp_path: Path):
 
 
 def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The event of a GPU, simulated: a call is decided on when its numbers are there, or two calls later."""
+    """With a mocked CUDA event, a call is processed when its values are ready, or two calls later."""
     waited: list[int] = []
 
     class Event:

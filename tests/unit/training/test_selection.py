@@ -1,4 +1,4 @@
-"""Which steps of a training are kept."""
+"""Selection of the training steps to store."""
 
 import math
 

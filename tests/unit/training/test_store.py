@@ -1,4 +1,4 @@
-"""What stays on the disk, within a budget."""
+"""Stored batches within a size limit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The clauses DEVICE-1 to DEVICE-3: doubles that come and go, or differ, are told from those that do not."""
+"""The clauses DEVICE-1 to DEVICE-3: implementations that violate them are found, and others are accepted."""
 
 from dataclasses import replace
 from itertools import count
@@ -33,7 +33,7 @@ def batch() -> Batch:
 
 
 def changing(name: str, change: float | str, every: int = 2) -> Implementation:
-    """An assigner alone that does something else each `every`th time."""
+    """Return an assigner without a loss that changes its result in every `every`-th call."""
     calls = count(1)
 
     class Changing:

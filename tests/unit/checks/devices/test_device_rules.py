@@ -1,4 +1,4 @@
-"""Which devices may meet: the rules against PyTorch's own, as far as it can be asked without a CUDA device."""
+"""The rules about mixed devices agree with PyTorch's own, as far as these can be tested without a CUDA device."""
 
 import re
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_elementwise_operations_as_pytorch_does(name: str, shape: tuple[int, ...
 
 
 def test_operations_that_ask_for_one_device_are_those_that_pytorch_lists():
-    """PyTorch's own list of operations says which of them leave the check of devices to the elementwise kernel."""
+    """PyTorch's list of operations that check devices in their kernels agrees with ours."""
     folder = resources.files("torchgen") / "packaged" / "ATen" / "native" / "native_functions.yaml"
     if not folder.is_file():
         pytest.skip("this PyTorch comes without its list of operations")

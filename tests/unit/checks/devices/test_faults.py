@@ -1,4 +1,4 @@
-"""Planted faults: each is found on the simulated device, and its line in the implementation's code is named."""
+"""Planted device faults are found on the simulated device, and the message names the faulty line."""
 
 import pytest
 from tests.fauxmplementations.device_faults import FAULTS, Backward, Doubled, planted_line, with_assigner
@@ -21,7 +21,7 @@ def batch() -> Batch:
 
 
 def named(violation: Violation) -> set[tuple[str, str, int]]:
-    """Operation, file and line of a violation and of where its tensors came from."""
+    """Return operation, file and line of a violation, and the origins of its tensors."""
     places = [(violation.operation, violation.line), *((o.operation, o.line) for o in violation.origins)]
     return {(operation, line.path.rpartition("/")[2], line.number) for operation, line in places}
 

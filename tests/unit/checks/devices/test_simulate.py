@@ -1,4 +1,4 @@
-"""Every in-process implementation, and the judge, on the simulated device: the numbers are those of the CPU."""
+"""Every in-process implementation and the judge compute the same values on the simulated device as on the CPU."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Nothing:
 
 
 def bits(outcome: Outcome, other: Outcome) -> list[str]:
-    """Names of the tensors that have not the same bits."""
+    """Return the names of the tensors that differ bitwise."""
     one, two = named_tensors(outcome), named_tensors(other)
     assert list(one) == list(two)
     return [name for name in one if not equal_bits(one[name], two[name])]

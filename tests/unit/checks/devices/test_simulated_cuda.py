@@ -1,4 +1,4 @@
-"""The simulated device: it is one to Python, its numbers are the CPU's, and it leaves nothing behind."""
+"""The simulated device looks like CUDA to Python, computes the CPU's values, and leaves no changes behind."""
 
 import copy
 import subprocess
@@ -222,7 +222,7 @@ def test_nothing_is_left_behind_after_an_error():
 
 @pytest.mark.slow
 def test_a_process_that_simulated_fails_on_cuda_as_before():
-    """PyTorch remembers inside whether it has initialised CUDA; no Python can see that but by using it."""
+    """After a simulation, using CUDA raises the same error as before, although PyTorch caches its initialisation."""
     code = """
 import sys, torch
 def told():

@@ -1,4 +1,4 @@
-"""Judging all images of a scope: what is wrong is found, on the smallest image or batch that shows it, and counted."""
+"""Judging all images of a scope: faults are found on the smallest image or batch that shows them, and counted."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ TINY = Scope("tiny", (8,), (1, 2), CELLS, 2, (SMALL, LARGE), topk=1)
 
 
 class Session:
-    """A run's log, and what it holds at the end."""
+    """The run log of a checker, and its lines."""
 
     def __init__(self, folder: Path) -> None:
         self.log = RunLog.create(folder, "run")
@@ -72,7 +72,7 @@ def session(tmp_path: Path) -> Session:
 
 
 class AssignerAlone:
-    """An assigner that shows its outputs."""
+    """An assigner without a loss that exposes only its outputs."""
 
     name = "assigner alone"
 
@@ -81,7 +81,7 @@ class AssignerAlone:
 
 
 class LossAlone:
-    """A loss that shows nothing else."""
+    """A loss that exposes neither assignment nor inputs."""
 
     name = "loss alone"
 
@@ -94,7 +94,7 @@ class LossAlone:
 
 
 class Both(AssignerAlone, LossAlone):
-    """A loss that shows nothing, and an assigner beside it."""
+    """A loss that exposes nothing, with an assigner that can be called separately."""
 
     name = "both"
 
@@ -185,7 +185,7 @@ def test_a_fault_of_outputs_alone_is_found(session: Session, name: str):
 
 
 class WrongAssigner:
-    """An assigner that is official, but wrong on images of a kind."""
+    """The official assigner with a fault on certain images."""
 
     name = "wrong"
 
@@ -198,7 +198,7 @@ class WrongAssigner:
 
 @pytest.mark.slow
 def test_one_image_among_thousands_is_found(session: Session):
-    """Two ground truths, the second right of the first, in exactly this place: one scene of 343."""
+    """One faulty image among thousands is found: the single scene with two given ground truths, out of 343 scenes."""
     first, second = torch.tensor([0.0, 0, 8, 8]), torch.tensor([8.0, 8, 16, 16])
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
@@ -218,7 +218,7 @@ def test_one_image_among_thousands_is_found(session: Session):
 
 @pytest.mark.slow
 def test_what_only_company_shows_is_reported_with_the_least_company(session: Session):
-    """Where another image is empty, the first image's positives vanish."""
+    """A fault that needs two images is reported with two: positives vanish if another image is empty."""
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
         counts = inputs.truth_mask[..., 0].sum(1)
@@ -260,7 +260,7 @@ def test_a_wrong_value_with_the_right_gradient_is_found(session: Session):
 
 
 def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkeypatch: pytest.MonkeyPatch):
-    """The dense check may be the stricter one; the ordinary judge has the last word, alone and in company."""
+    """Suspects that the ordinary judge accepts are not failures; the dense check may be stricter."""
     check_chunk = judging.check_chunk
 
     def strict(*arguments: Any) -> Any:
@@ -288,7 +288,7 @@ def test_as_few_as_are_suspect_together_stay(wanted: set[int], count: int):
 
 
 def test_the_smallest_image_comes_first(session: Session):
-    """Of all that are wrong, one without ground truths; then one with one."""
+    """The smallest failing image is reported: without ground truths if possible, else with one."""
 
     def every(right: Assignment, inputs: AssignerInputs) -> Assignment:
         return replace(right, scores=right.scores + 1e-3)

@@ -1,4 +1,4 @@
-"""The dense check against the ordinary judge: what it accepts, the judge accepts; it refuses no more but near ties."""
+"""The dense check accepts only assignments that the ordinary judge accepts, and rejects others except near ties."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -45,7 +45,7 @@ def told_of(scope: Scope, numbers: Tensor) -> tuple[Images, AssignerInputs, Expe
 
 
 def following(told: Expected, owner: Tensor, classes: int) -> Assignment:
-    """The assignment with these owners (B, A), all else as it should be."""
+    """Return an assignment with the given owners (B, A) and otherwise correct values."""
     rows = torch.arange(told.real.shape[1])[:, None]
     positives = owner[:, None] == rows  # (B, M, A)
     own = positives.transpose(1, 2).float()
@@ -56,14 +56,14 @@ def following(told: Expected, owner: Tensor, classes: int) -> Assignment:
 
 
 def one_of(values: object, image: int) -> dict[str, object]:
-    """The fields of an assignment or of inputs, those of all images cut down to one."""
+    """Return the fields of an assignment or of inputs for one image."""
     shown = {field.name: getattr(values, field.name) for field in fields(values)}  # type: ignore[arg-type]
     whole = ("anchors", "strides", "head", "hyperparameters", "stages")
     return {name: value if name in whole else value[image : image + 1] for name, value in shown.items()}
 
 
 def ordinarily(batch: Batch, assignment: Assignment, inputs: AssignerInputs, image: int) -> bool:
-    """Whether the ordinary judge accepts the assignment of one image."""
+    """Return True if the ordinary judge accepts the assignment of one image."""
     judgement = Judgement()
     outcome = Outcome(
         AssignerInputs(**one_of(inputs, image)),  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def ordinarily(batch: Batch, assignment: Assignment, inputs: AssignerInputs, ima
 
 
 def admissible(inputs: AssignerInputs, image: int, truths: int) -> Iterator[Tensor]:
-    """Owners (A,), -1 on background, of some assignments that the ordinary judge's oracle admits."""
+    """Return owners (A,), -1 on background, of some assignments that the ordinary judge admits."""
     if not truths:
         return
     found = oracle(inputs, image, truths, NEWEST)
@@ -98,7 +98,7 @@ def test_every_admissible_assignment_is_accepted(scope: Scope):
 @pytest.mark.slow
 @by_name
 def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
-    """Random owners, among them many that are one anchor away from an admissible assignment."""
+    """Random owners get the same verdict; many of them are one anchor away from an admissible assignment."""
     images, inputs, told = told_of(scope, sample(scope))
     counts, source = images.present.sum(1).tolist(), torch.Generator().manual_seed(1)
     _, near_tie = uniqueness(told)

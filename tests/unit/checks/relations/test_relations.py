@@ -1,4 +1,4 @@
-"""Each relation finds what it is there for, and nothing in implementations that are right."""
+"""Each relation finds the faults it is made for, and accepts conforming implementations."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ COMPARED = 12
 
 @cache
 def batches() -> list[Batch]:
-    """Batches of all lanes, the same in every test."""
+    """Return batches of all strategies, the same in every test."""
     drawn: list[Batch] = []
 
     @QUICK
@@ -72,7 +72,7 @@ def subject(adapter: Any) -> Subject:
 
 
 def failures(clause: str, tested: Subject) -> Iterator[Failure]:
-    """Every failure of a relation on the batches."""
+    """Return every failure of a relation on the batches."""
     for batch in batches():
         try:
             RELATIONS[clause](tested, batch)
@@ -132,7 +132,7 @@ RANGES = {"META-SCORE-RANGE", "META-BEST-SCORE"}
 @pytest.mark.parametrize("clause", [clause for clause in RELATIONS if clause not in RANGES])
 @pytest.mark.parametrize("kind", SYMMETRIC)
 def test_what_breaks_no_symmetry_is_not_accused_of_it(clause: str, kind: str):
-    """The bounds come from the implementation's own numbers: those of the reference say nothing of it."""
+    """Faults that violate no relation are accepted: bounds are computed from the implementation's own values."""
     tested = subject(SYMMETRIC[kind]())
     assert not [str(failure) for failure in failures_among(clause, tested, 24)]
 

@@ -30,13 +30,13 @@ BATCH = BATCH.build()
 
 
 def truths(batch: Batch, image: int) -> tuple[Tensor, Tensor]:
-    """Labels and pixel boxes of an image."""
+    """Return labels and pixel boxes of an image."""
     rows = batch.annotations[batch.annotations[:, 0] == image].double()
     return rows[:, 1].long(), pixel_boxes(rows, batch.size)
 
 
 def predicted(batch: Batch, image: int) -> tuple[Tensor, Tensor]:
-    """Boxes (A, 4) in pixels and class logits (A, C) of an image."""
+    """Return boxes (A, 4) in pixels and class logits (A, C) of an image."""
     distances, logits = flatten([level.double() for level in batch.feature_maps], batch.head)
     centres, strides = layout_anchors(batch.grids, batch.head.strides)
     return decode(distances[image], centres.double(), strides.double()), logits[image]

@@ -1,4 +1,4 @@
-"""Whatever an implementation raises is its error; a real Ctrl-C is not."""
+"""Every exception of an implementation is reported as its error, except a real Ctrl-C."""
 
 import asyncio
 import signal
@@ -92,12 +92,12 @@ def test_what_importing_an_adapter_raises_is_its_error(
 
 
 def interrupt() -> None:
-    """Do what Ctrl-C does."""
+    """Send SIGINT to this process, as Ctrl-C does."""
     signal.raise_signal(signal.SIGINT)
 
 
 def interrupt_and_hide() -> None:
-    """Receive Ctrl-C and raise something else."""
+    """Receive Ctrl-C, and raise another exception."""
     try:
         interrupt()
     except KeyboardInterrupt:
@@ -106,7 +106,7 @@ def interrupt_and_hide() -> None:
 
 @pytest.fixture(autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
-    """Python's own handler of Ctrl-C, also where the tests run in the background and inherit that it is ignored."""
+    """Install Python's handler of SIGINT, because background processes inherit that it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

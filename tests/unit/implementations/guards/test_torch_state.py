@@ -1,4 +1,4 @@
-"""What an implementation changes behind everybody's back is found, named and put back."""
+"""Changes of torch's global state by an implementation are found, named and undone."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The cache of packages: fetched once, verified on each use, safe when two want the same. No network is used."""
+"""The package cache: packages are installed once, verified on each use, and safe for concurrent processes."""
 
 import shutil
 import subprocess
@@ -29,7 +29,7 @@ FILES = {
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place where pip finds anything, with one wheel in it; and an empty cache."""
+    """Provide pip with a local index that has one wheel, and an empty cache."""
     folder = tmp_path / "index"
     folder.mkdir()
     records = "".join(f"{name},,\n" for name in FILES)
@@ -44,7 +44,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_fetched_once_and_used_without_the_index_after(index: Path):
-    """Its dependencies are not asked for."""
+    """The package is installed once without its dependencies, and then used without the index."""
     folder = ensure_package(SMALL)
     assert (folder / "small_package/__init__.py").read_text(encoding="utf-8") == "answer = 42\n"
     shutil.rmtree(index)
@@ -75,7 +75,7 @@ def test_a_damaged_copy_is_fetched_again(index: Path, harm: str):
 
 @pytest.mark.slow
 def test_a_damaged_copy_without_an_index(index: Path):
-    """It is not used; the message says what is damaged and what to do."""
+    """A damaged copy is not used. The message states the damage and a remedy."""
     folder = ensure_package(SMALL)
     (folder / "small_package/__init__.py").write_text("answer = 43\n", encoding="utf-8")
     shutil.rmtree(index)
@@ -86,7 +86,7 @@ def test_a_damaged_copy_without_an_index(index: Path):
 
 @pytest.mark.slow
 def test_two_at_once(index: Path):
-    """Two processes want the same package: both get it whole, and it is fetched once."""
+    """Two concurrent processes both get the complete package, which is installed once."""
     script = (
         "import sys; from pathlib import Path; from tal_conformance.implementations.workers import packages as p\n"
         "install = p.install\n"

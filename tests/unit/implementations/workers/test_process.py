@@ -1,4 +1,4 @@
-"""Workers: what a process of one's own answers is what it would answer here; and all that may go wrong with it."""
+"""Workers return the same results as this process, and their failures are contained."""
 
 import os
 import socket
@@ -52,14 +52,14 @@ def worker(double: str, timeout: float = 60.0, **notes: str) -> Worker:
 
 
 def meant_for(double: str) -> Batch:
-    """A batch that the double of this name gets."""
+    """Return a batch that selects the double with the given name."""
     numbers = replace(FULL.hyperparameters, dfl_gain=100.0 + PLACES.index(double))
     return replace(FULL, hyperparameters=numbers)
 
 
 @dataclass
 class Doubles:
-    """All doubles in one worker."""
+    """An implementation that contains all doubles, in one worker."""
 
     worker: Worker
     implementation: Implementation
@@ -91,7 +91,7 @@ def same(one: Implementation, other: Implementation, batch: object) -> bool:
 
 @pytest.mark.slow
 def test_answers_are_those_of_this_process(doubles: Doubles):
-    """To the bit, stages and gradients included; in float32, in 16 bits and in mixed precision."""
+    """Results are bitwise those of this process, including stages and gradients, in all precisions."""
     there, here = doubles.implementation, implementation_from(ReferenceAdapter(), "reference")
     assert (there.capabilities, there.dialect, there.version) == (["assign", "loss", "stages"], NEWEST, "1")
     half = FULL.to(dtype=torch.bfloat16)
@@ -137,7 +137,7 @@ DEADLY = {"Hangs", "Dies", "IsKilled", "Garbage"}
 @pytest.mark.slow
 @pytest.mark.parametrize("double", FAILURES)
 def test_a_failure_is_of_its_batch_alone(doubles: Doubles, double: str):
-    """What happened is told of that batch; the next batch is answered, by the same process or by a new one."""
+    """A failure is reported for its batch. The next batch is answered by the same or a new process."""
     execute(doubles.implementation, EMPTY)
     before = doubles.worker.starts
     doubles.worker.timeout = 2.0 if double == "Hangs" else 60.0
@@ -174,7 +174,7 @@ def test_a_wrong_gradient_is_found_through_the_pipe(doubles: Doubles):
 
 
 def test_no_network(doubles: Doubles):
-    """Somebody listens, and nobody comes."""
+    """A worker cannot connect to a listening local port."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", doubles.port))
@@ -200,7 +200,7 @@ def test_a_clean_environment(doubles: Doubles, monkeypatch: pytest.MonkeyPatch):
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, within some seconds."""
+    """Return True if a process ends within some seconds."""
     for _ in range(100):
         stat = Path(f"/proc/{pid}/stat")
         if not stat.exists() or stat.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z":
@@ -221,7 +221,7 @@ def test_what_hangs_is_killed_with_all_it_started(doubles: Doubles):
 
 @pytest.mark.slow
 def test_it_goes_when_the_suite_goes(tmp_path: Path):
-    """However that goes: the suite is killed while its worker hangs, and nothing is left."""
+    """If the suite is killed while its worker hangs, the worker ends too."""
     pids = tmp_path / "pids"
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -21,7 +21,7 @@ No time is measured here: a busy machine would fail. When these were chosen, Chr
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 causes, each with a large picture and many numbers, and 10,000 batches on two devices."""
+    """Write a run with 200 causes, each with a large picture, and 10,000 batches on two devices."""
     lines = factory.failing(200, 7_400)
     for number, (kind, fields) in enumerate(lines):
         if kind == "divergence" and fields.get("picture"):
