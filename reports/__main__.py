@@ -112,7 +112,7 @@ def _issue(options: argparse.Namespace) -> int:
 
 
 def _change(run: Path, against: Path | None) -> Change | None:
-    """Compare a run with another one, or with the last one in the history; None without an earlier run."""
+    """Compare a run with another run, or else with the last one in the history; None without an earlier run."""
     entry = _entry(run)
     before = _entry(against) if against else previous(read_history(history_of(read_log(run).folder)), entry)
     return compare(before, entry) if before else None

@@ -1,4 +1,4 @@
-"""The table and the few lines that a run prints at its end."""
+"""The table and the summary lines that a run prints at its end."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def terminal_table(log: Log) -> str:
 
 
 def _since(log: Log, summary: dict[str, Any]) -> str:
-    """Return the change since the last comparable run; "" without one."""
+    """Return the change since the last comparable run; "" without such a run."""
     entry = entry_of(log, summary)
     before = previous(read_history(history_of(log.folder)), entry)
     if before is None:
@@ -93,7 +93,7 @@ def _divergence(name: str, cause: dict[str, Any]) -> str:
 
 
 def _scopes(scopes: list[dict[str, Any]]) -> list[str]:
-    """Summarise the exhaustively judged scopes, a line for each implementation and device."""
+    """Summarise the exhaustively judged scopes, one line for each implementation and device."""
     lines = []
     for name, device in dict.fromkeys((scope["implementation"], scope["device"]) for scope in scopes):
         own = [scope for scope in scopes if (scope["implementation"], scope["device"]) == (name, device)]

@@ -1,4 +1,4 @@
-"""Format names, numbers and times for readers, the same in the terminal and in the report."""
+"""Format names, numbers and times for terminal and report."""
 
 import math
 import re
@@ -17,7 +17,7 @@ def visible(text: str) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return the text, without its middle if it has more than `limit` characters."""
+    """Return the text, with its middle left out if it has more than `limit` characters."""
     if len(text) <= limit:
         return text
     head, tail = limit * 2 // 3, limit // 3
@@ -30,7 +30,7 @@ def capital(text: str) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun: `1 batch`, `2,104 batches`."""
+    """Return a number with a noun in the right form: `1 batch`, `2,104 batches`."""
     if number != 1:
         noun = plural or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
     return f"{number:,} {noun}"

@@ -1,4 +1,4 @@
-"""`tal-conformance eras`: hold releases of Ultralytics to the dialect that the table of eras gives them."""
+"""`tal-conformance eras`: check that releases of Ultralytics follow the dialects in the table of eras."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from tal_conformance.mutation.suite_checks import failures, suite_cases
 from tal_reference.eras import ERAS, Version
 
 BATCHES_PER_TEST = 4
-"""Batches of each of the suite's tests on which the first and the last source of an era are judged."""
+"""Number of batches of each of the suite's tests on which the first and the last source of an era are judged."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
 
 
 def check_with_suite(source: CheckedSource) -> None:
-    """Judge a source's last release by the checks of every test of the suite; the first failure is its problem."""
+    """Judge a source's last release by the checks of every test of the suite, and store the first failure."""
     name = f"ultralytics=={version_text(source.releases[-1])}"
     try:
         implementation = find(name)
@@ -86,7 +86,7 @@ def check_with_suite(source: CheckedSource) -> None:
 
 
 def format_source(source: CheckedSource) -> str:
-    """Return one line about one source."""
+    """Return one line of text about a source."""
     releases, dialect = format_releases(source.releases), source.era.dialect.name
     if source.problem:
         return f"{releases}: not {dialect}: {source.problem}"
@@ -94,13 +94,13 @@ def format_source(source: CheckedSource) -> str:
 
 
 def format_releases(releases: Sequence[Version]) -> str:
-    """Return the first and the last release, and the number of releases."""
+    """Return a text with the first and the last release, and the number of releases."""
     first, last = version_text(releases[0]), version_text(releases[-1])
     return first if first == last else f"{first} .. {last} ({len(releases)})"
 
 
 def format_eras(sources: Sequence[CheckedSource]) -> list[str]:
-    """Return the lines of the result: a table of eras, sources with a problem, totals and edges not checked."""
+    """Return the lines of the result: a table of eras, sources with a problem, totals, and unchecked edges of eras."""
     lines = [f"{'from':8} {'dialect':22} {'releases':>8} {'sources':>8}  last checked"]
     for era in ERAS:
         of_era = [source for source in sources if source.era is era]

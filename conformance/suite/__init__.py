@@ -1,1 +1,1 @@
-"""The suite as pytest sees it: options, hooks, fixtures, the run log, and the tests themselves."""
+"""The pytest suite: options, hooks, fixtures, the run log, and the tests."""

@@ -60,7 +60,7 @@ occurs three times as often, so that a run below the minimum has lost it."""
 
 
 def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> dict[str, int]:
-    """Return a lower bound of the number of batches that reached a clause, by clause: that of its most frequent hazard.
+    """Return the minimum number of batches that reached each clause: the number for its most frequent hazard.
 
     Args:
         hazards: number of batches by hazard.
@@ -89,7 +89,7 @@ LOOSE = 0.1
 
 
 def loose_bounds(shares: Mapping[tuple[str, str], float]) -> list[str]:
-    """Return one sentence for every stage whose bound no error comes near.
+    """Return one sentence for every stage whose bound is much larger than all errors.
 
     Args:
         shares: 99.9th percentile over batches of the largest error, as a share of its bound, by implementation and

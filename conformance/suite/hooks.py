@@ -1,4 +1,4 @@
-"""pytest's hooks and fixtures: they configure a session, parametrize its tests, and log and report what it judged."""
+"""pytest hooks and fixtures of the suite: configure a session, parametrize its tests, log and report the results."""
 
 import importlib
 import sys
@@ -46,13 +46,13 @@ from tal_reports import RunLog, read_log, terminal_table
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the suite's options."""
+    """Register the suite's options."""
     add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Set seed and profile, find the implementations, and open the run's folder."""
+    """Set seed and profile, load the implementations, and open the run's folder."""
     config.addinivalue_line(
         "markers", "clauses(group): the clause group of the specification that the test covers"
     )
@@ -89,13 +89,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist which run it belongs to."""
+    """Pass the run's folder to a worker of pytest-xdist."""
     node.workerinput["tal_run"] = str(node.config.stash[RUN].folder)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n N`, let an idle worker steal tests from the others: some tests take a hundred times as long as most."""
+    """With `-n N`, let idle workers steal tests, because some tests take a hundred times as long as most."""
     if config.getoption("dist") != "load":
         return None  # `--dist` names another scheduler
     from xdist.scheduler import WorkStealingScheduling
@@ -128,7 +128,7 @@ def pytest_pycollect_makemodule(module_path: Path) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test for every implementation on every device, and one for every case file and every problem."""
+    """Parametrize tests over implementations and devices, case files, or problems that must fail the run."""
     run = metafunc.config.stash.get(RUN, None)
     subjects = run.subjects if run else []
     if "checker" in metafunc.fixturenames or "subject" in metafunc.fixturenames:
@@ -176,7 +176,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 
 @pytest.fixture(autouse=True)
 def _official_code_stays(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that changes the loaded code of the official modules, which later tests use."""
+    """Fail a test that changes the loaded code of the official modules, because later tests use it."""
     before = official_code()
     yield
     after = official_code()
@@ -213,7 +213,7 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Log the batch that a test failed on, as Hypothesis shrank it, and print the failure in place of a traceback."""
+    """Log the failing batch of a test, as Hypothesis shrank it, and print the failure instead of a traceback."""
     report: Any = yield
     run = item.config.stash.get(RUN, None)
     if run is None or call.when != "call" or call.excinfo is None:
@@ -235,7 +235,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Note clauses reached too rarely and the state of the ledger, close the log and render the report."""
+    """Log rarely reached clauses and the state of the ledger, close the log and render the report."""
     run = session.config.stash.get(RUN, None)
     if run is None or hasattr(session.config, "workerinput"):
         return
@@ -258,7 +258,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print one short table, the problems of the run and its seed."""
+    """Print a short table, the problems of the run and its seed."""
     run = config.stash.get(RUN, None)
     if run is None:
         return

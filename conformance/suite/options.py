@@ -1,4 +1,4 @@
-"""The suite's command line options, and the settings that they give Hypothesis."""
+"""Command line options of the suite, and the Hypothesis settings that they select."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from tal_reference import DIALECTS, Dialect
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Declare the suite's options."""
+    """Register the suite's options."""
     group = parser.getgroup("conformance", "conformance of assigners and losses")
     group.addoption(
         "--implementation",
@@ -100,7 +100,7 @@ def report_dir(config: pytest.Config) -> Path:
 
 
 def devices(config: pytest.Config) -> dict[str, str]:
-    """Return "tested" or the reason why not, by device.
+    """Return for each device "tested", or the reason why it is not tested.
 
     Raises:
         pytest.UsageError: `--device` names a device that is not available.
@@ -121,7 +121,7 @@ def devices(config: pytest.Config) -> dict[str, str]:
 
 
 def seed_hypothesis(config: pytest.Config) -> str:
-    """Choose the seed of this run, pass it to Hypothesis, and return the text to print for it."""
+    """Choose the seed of this run, pass it to Hypothesis, and return its description for the header."""
     profile = PROFILES[config.getoption("--conformance-profile")]
     given = config.getoption("--hypothesis-seed", None)
     if given is not None:

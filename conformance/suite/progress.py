@@ -1,4 +1,4 @@
-"""Counts of the tests that were planned and that finished, so that a run cut short does not look like a whole one.
+"""Count planned and finished tests, so that an incomplete run is recognised.
 
 Ctrl-C, `-x`, a worker process that dies and an internal error of pytest all end a run before its planned tests have
 finished. The counts go into the run log, where summary, table and report find them.
@@ -22,12 +22,12 @@ ATTRIBUTE = "tal_implementation"
 class TestProgress:
     """A pytest plugin that counts planned and finished tests, by implementation.
 
-    Of several processes, each worker logs the plan, and the controller counts the finished tests.
+    With pytest-xdist, each worker logs the plan, and the controller counts the finished tests.
 
     Attributes:
         recorder: writes the run log.
-        finished: node ids of the tests that were torn down, with the name of the implementation; None for a test that
-            is not about one implementation.
+        finished: name of the implementation by node id, for tests whose teardown has run; None for a test that does not
+            concern one implementation.
     """
 
     __test__ = False
@@ -37,7 +37,7 @@ class TestProgress:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Log the number of selected tests. Not called in the controller of pytest-xdist."""
+        """Log the number of selected tests. pytest-xdist does not call this hook in its controller."""
         planned = Counter(implementation_of(item) for item in session.items)
         try:
             self._log(planned, finished=None)
@@ -46,13 +46,13 @@ class TestProgress:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-        """Name the implementation in every report."""
+        """Attach the name of the implementation to every report."""
         report = yield
         setattr(report, ATTRIBUTE, implementation_of(item))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note a test that was torn down: after an interruption or a crash, pytest reports no teardown."""
+        """Record a test after its teardown. After an interruption or a crash, pytest reports no teardown."""
         if report.when == "teardown":
             self.finished[report.nodeid] = getattr(report, ATTRIBUTE, None)
 
@@ -79,7 +79,7 @@ class TestProgress:
 
 
 def implementation_of(item: pytest.Item) -> str | None:
-    """Return the name of the implementation that a test is about; None if it is not about a single one."""
+    """Return the name of the implementation that a test concerns; None if it does not concern a single one."""
     callspec = getattr(item, "callspec", None)
     subject = None if callspec is None else callspec.params.get("subject")
     name: str | None = None if subject is None else subject.implementation.name

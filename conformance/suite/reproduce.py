@@ -1,4 +1,4 @@
-"""Commands and code that judge a logged batch again."""
+"""Commands and code that reproduce the judgement of a logged batch."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from tal_conformance.implementations.protocol import Implementation
 
 
 def reproduction_commands(implementation: Implementation, batch: Batch, case: Path) -> dict[str, str]:
-    """Return three ways to judge a batch again: a pytest command, Python code, and an `@example` for a test.
+    """Return three ways to reproduce a failure: a pytest command, Python code, and an `@example` for a test.
 
     Args:
         implementation: the implementation under test.

@@ -1,4 +1,4 @@
-"""The run log: lines that are appended while batches are judged, with case files beside it."""
+"""Write the run log: append lines while batches are judged, and store case files beside it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from tal_reports import RunLog
 
 
 class RunLogWriter:
-    """Writes the log of one run.
+    """Writer of the log of one run.
 
     Attributes:
         lost: the first error of writing, for example because the disk is full; the run then has to stop.
@@ -32,7 +32,7 @@ class RunLogWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Store the first OSError of the context in `lost`, and let it propagate."""
+        """Store the first OSError of the block in `lost`, and let it propagate."""
         try:
             yield
         except OSError as error:
@@ -69,7 +69,7 @@ class RunLogWriter:
         self._log.set_latest()
 
     def line(self, kind: str, **fields: Any) -> None:
-        """Append any other line."""
+        """Append a line of any other kind."""
         self._append(kind, **fields)
 
     def batch(self, judged: JudgedBatch) -> None:
@@ -166,7 +166,7 @@ class RunLogWriter:
 
 
 def _draw(failure: Failure) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the picture of a failure, or the reason why drawing it failed: the failure is logged in either case."""
+    """Return the picture of a failure, or else the reason why it could not be drawn."""
     try:
         return failure_picture(failure), None
     except Exception as error:
@@ -174,7 +174,7 @@ def _draw(failure: Failure) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def store_outcome(case: Path, failure: Failure, outcome: Outcome) -> None:
-    """Store the outcome of a failing batch beside its case file, so that `replay --offline` can judge it elsewhere."""
+    """Store the outcome of a failing batch beside its case file, so that `replay --offline` can judge it."""
     tested, device = failure.subject.implementation, failure.subject.device
     facts = failure.batch.id, tested.name, tested.version, tested.dialect.name, device
     store(outcome_path(case, tested.name, device), StoredOutcome(*facts, outcome))

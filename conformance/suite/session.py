@@ -127,7 +127,7 @@ def find_implementations(
 
 
 def load_cases(run: SessionState, config: pytest.Config) -> None:
-    """Load the batches of `--case`; an unreadable file is noted, and the others are judged all the same."""
+    """Load the batches of `--case`. Unreadable files are recorded, and do not stop the others."""
     for name in config.getoption("--case") or []:
         try:
             run.cases.append(Batch.load(Path(config.invocation_params.dir, name)))
@@ -157,7 +157,7 @@ def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
 
 
 def begin(run: SessionState, config: pytest.Config) -> None:
-    """Write the first lines of the run log: the run, and what is not tested."""
+    """Write the first lines of the run log: the run, and the reasons for everything that is not tested."""
     run.recorder.begin(
         {
             "profile": config.getoption("--conformance-profile"),
@@ -186,7 +186,7 @@ def begin(run: SessionState, config: pytest.Config) -> None:
 
 
 def stopped(session: pytest.Session, run: SessionState, report: Any) -> Any:
-    """Stop the session after its log could not be written: any further result would be lost."""
+    """Stop the session because its log could not be written, so that results would be lost."""
     session.shouldstop = f"cannot write the run log: {run.recorder.lost}; free disk space or set --report-dir"
     report.longrepr = session.shouldstop
     return report
@@ -221,7 +221,7 @@ def uncovered_clauses(run: SessionState) -> list[str]:
 
 
 def note_ledger(run: SessionState, whole: bool) -> None:
-    """Log the state of every known issue, and note those that make the run fail.
+    """Log the state of every known issue, and collect the problems that make the run fail.
 
     Args:
         run: the session.
@@ -260,7 +260,7 @@ def ledger_line(standing: Standing) -> dict[str, Any]:
 
 
 def note_loose_bounds(run: SessionState) -> None:
-    """Log the bounds that no error came near: readers must know, although no implementation is at fault."""
+    """Log the bounds that are much larger than all errors, for readers of the report."""
     margins = read_log(run.folder).batches.margins
     for reason in loose_bounds({key: margin.quantile(0.999) for key, margin in margins.items()}):
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)

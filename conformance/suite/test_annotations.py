@@ -1,4 +1,4 @@
-"""ANN: rows of the data loader to ground truths."""
+"""ANN: conversion of the data loader's rows to ground truths."""
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -8,5 +8,5 @@ from tal_conformance.suite.checker import Checker
 
 @check("ANN", batches=STRATEGIES["annotations"])
 def test_annotations(checker: Checker, recipe: Recipe) -> None:
-    """Judge batches with any number of rows an image, also zero; boxes on the border, outside and beyond the corner."""
+    """Judge batches with any number of rows per image, including zero; boxes on, outside and across the border."""
     checker(recipe)

@@ -1,4 +1,4 @@
-"""TAL: the assigner on its own, of an implementation that also has a loss."""
+"""TAL: the separate assigner of an implementation that also has a loss."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL", batches=STRATEGIES["assigner"], share=2)
 def test_assigner(checker: Checker, recipe: Recipe) -> None:
-    """Judge `assign` on the reference's inputs; without a loss, every other test judges `assign` already."""
+    """Judge `assign` on the reference's inputs. Without a loss, every other test judges `assign` already."""
     if not set(checker.subject.implementation.capabilities) >= {"assign", "loss"}:
         pytest.skip(
             "the implementation has no loss, so that every test judges its assigner, or it has no `assign`"
@@ -23,7 +23,7 @@ def test_assigner(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL", batches=STRATEGIES["exponents"], share=2)
 def test_exponents(checker: Checker, recipe: Recipe) -> None:
-    """TAL-MET-1: `assign` uses the alpha and beta that it receives, whatever the loss uses."""
+    """TAL-MET-1: `assign` uses the alpha and beta of its inputs."""
     if "assign" not in checker.subject.implementation.capabilities:
         pytest.skip("the implementation has no `assign`, and its loss fixes alpha and beta")
     checker(recipe, by=partial(judge_against_reference, alone=True))

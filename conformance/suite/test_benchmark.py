@@ -30,7 +30,7 @@ REPLAY = RecordedTimer()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test for every benchmark; benchmarks of one interleaved measurement follow each other."""
+    """Parametrize the test over all benchmarks. Benchmarks of one interleaved measurement are adjacent."""
     if "benched" not in metafunc.fixturenames:
         return
     run = metafunc.config.stash.get(RUN, None)
@@ -88,7 +88,7 @@ def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 
 def note(run: SessionState, reason: str) -> None:
-    """Note in the run log what is not tested."""
+    """Log the reason why something is not tested."""
     run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""TAL-CAND: anchors inside ground truths, of which small ones are widened."""
+"""TAL-CAND: anchors inside ground truths; small ground truths are widened."""
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -8,7 +8,7 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-CAND", batches=STRATEGIES["borders"])
 def test_borders(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CAND-1: an anchor on the border of a box is not its candidate."""
+    """TAL-CAND-1: an anchor on the border of a box is not a candidate."""
     checker(recipe)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def test_case(checker: Checker, case: Batch) -> None:
-    """The implementation passes every check on the batch."""
+    """The implementation passes every check on the batch of the case file."""
     checker(case, by=run_every_check)
 
 

@@ -8,17 +8,17 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-CONF", batches=STRATEGIES["conflict"])
 def test_conflict(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CONF-1: nested, identical and overlapping ground truths."""
+    """TAL-CONF-1: contested anchors of nested, identical and overlapping ground truths."""
     checker(recipe)
 
 
 @check("TAL-CONF", batches=STRATEGIES["topk2"])
 def test_topk2(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CONF-2: heads that keep only their best anchors."""
+    """TAL-CONF-2: heads in which each ground truth keeps only its `topk2` best anchors."""
     checker(recipe)
 
 
 @check("TAL-CONF", batches=STRATEGIES["topk2_above_k"])
 def test_topk2_above_k(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CONF-2: a ground truth keeps more anchors than it selected, as it wins contested ones."""
+    """TAL-CONF-2: with topk2 above k, a ground truth keeps anchors that it won without selecting them."""
     checker(recipe)

@@ -1,4 +1,4 @@
-"""PRE, ANC, DEC: feature maps to anchors and boxes."""
+"""PRE, ANC, DEC: conversion of feature maps to anchors and boxes."""
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -8,5 +8,5 @@ from tal_conformance.suite.checker import Checker
 
 @check("DEC", "PRE", "ANC", batches=STRATEGIES["decoding"])
 def test_decoding(checker: Checker, recipe: Recipe) -> None:
-    """Any grid, any number of levels and bins."""
+    """Judge batches with any grid, and any number of levels and bins."""
     checker(recipe)

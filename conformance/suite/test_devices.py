@@ -1,4 +1,4 @@
-"""DEVICE: the same result on every device and in every run."""
+"""DEVICE: equal results on every device and in every run."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -22,7 +22,7 @@ PLACES = 12
 
 @pytest.fixture
 def watch(checker: Checker) -> Iterator[Watch]:
-    """Collect synchronisations and transfers of the implementation, and log them at the end."""
+    """Yield a collector of the implementation's synchronisations and transfers, and log them at the end."""
     seen = Watch()
     yield seen
     if not seen.batches:
@@ -40,7 +40,7 @@ def watch(checker: Checker) -> Iterator[Watch]:
 
 @check("DEVICE", batches=EVERY_STRATEGY, share=3, mutants="never")
 def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> None:
-    """DEVICE-1: without a CUDA device, run the implementation on a simulated one."""
+    """DEVICE-1: without a CUDA device, the implementation runs on a simulated one."""
     if checker.subject.device != "cpu" or torch.cuda.is_available():
         pytest.skip("a CUDA device is available: every test runs on it")
     if checker.subject.implementation.in_subprocess:
@@ -50,7 +50,7 @@ def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> N
 
 @check("DEVICE", batches=EVERY_STRATEGY, share=3, mutants="never")
 def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
-    """DEVICE-2: compare an implementation on a CUDA device with itself on the CPU."""
+    """DEVICE-2: results on a CUDA device agree with those on the CPU."""
     if checker.subject.device == "cpu":
         pytest.skip("the CPU is the device that others are compared with")
     checker(recipe, by=same_as_cpu, relates=True)
@@ -59,6 +59,6 @@ def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
 @pytest.mark.clauses("DEVICE")
 @pytest.mark.parametrize("name", LOSS_STRATEGIES)
 def test_repeatable(checker: Checker, name: str) -> None:
-    """DEVICE-3: repeated runs have equal bits. Batches are sampled: Hypothesis cannot shrink an irregular failure."""
+    """DEVICE-3: repeated runs are bitwise equal. Batches are sampled: Hypothesis cannot shrink flaky failures."""
     for recipe in sample_recipes(LOSS_STRATEGIES[name], share_of_examples(3 * len(LOSS_STRATEGIES))):
         checker(recipe, by=repeatable, relates=True)

@@ -1,4 +1,4 @@
-"""DIALECT: an implementation that declares an older dialect differs from the newest one as declared, and only so."""
+"""DIALECT: an implementation that declares an older dialect differs from the newest one exactly as declared."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from tal_reference import NEWEST
 
 @pytest.mark.clauses("DIALECT")
 def test_declared_differences(checker: Checker, run: SessionState) -> None:
-    """On the smallest batch on which the two dialects differ, it conforms to the declared one and fails the newest."""
+    """On the smallest batch on which the dialects differ, it conforms to the declared one and not to the newest."""
     declared = checker.subject.implementation.dialect
     if declared == NEWEST:
         return  # every other test judges it by the newest dialect

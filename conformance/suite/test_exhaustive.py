@@ -15,7 +15,7 @@ COMPANY = 8
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test for every scope of the profile; `--examples`, which reduces the work, means the smallest scopes."""
+    """Parametrize the tests over the scopes of the profile; with `--examples`, over the smallest scopes only."""
     config = metafunc.config
     profile = "dev" if config.getoption("--examples") else config.getoption("--conformance-profile")
     metafunc.parametrize(
@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.clauses("EXHAUSTIVE")
 def test_every_image(checker: Checker, scope: Scope) -> None:
-    """The implementation conforms on every image of the scope."""
+    """The implementation conforms on every image of a scope."""
     dialect = checker.subject.implementation.dialect
     if not understands(dialect):
         checker.not_tested(
@@ -36,7 +36,7 @@ def test_every_image(checker: Checker, scope: Scope) -> None:
 
 @pytest.mark.clauses("META-SPLIT")
 def test_images_are_independent(checker: Checker, scope: Scope) -> None:
-    """An image is assigned alone as among others, so that one call can judge thousands of images."""
+    """The assignment of an image does not depend on other images of the batch, as the chunked check assumes."""
     source = torch.Generator().manual_seed(len(scope))
     for _ in range(share_of_examples(25)):
         numbers = torch.randint(len(scope), (COMPANY,), generator=source)

@@ -10,7 +10,7 @@ OFFICIAL = "ultralytics"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test for every finding in nightly runs of the installed release; each script is a process of its own."""
+    """In nightly runs of the installed release, parametrize the test over all findings; scripts are new processes."""
     run, config = metafunc.config.stash.get(RUN, None), metafunc.config
     profile, fewer = config.getoption("--conformance-profile"), config.getoption("--examples")
     tested = {implementation.name for implementation in run.implementations} if run else set()
@@ -19,7 +19,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_reproduces(run: SessionState, finding: Finding) -> None:
-    """The installed release shows the finding; if not, it was fixed, and the finding must be marked so."""
+    """The installed release reproduces the finding. If it does not, it was fixed, and the index must say so."""
     release = installed()
     ran = run_script(finding, release)
     run.recorder.line(

@@ -8,8 +8,9 @@ from tal_conformance.suite.checker import Checker
 
 @check("LARGE", batches=training_size(), share=20, least=1, mutants="never", shrinks=False)
 def test_training_size(checker: Checker, recipe: Recipe) -> None:
-    """Judge every clause at once on 16 images of 640 x 640 pixels, up to 300 ground truths each, 80 classes.
+    """Judge every clause on 16 images of 640 x 640 pixels with up to 300 ground truths each and 80 classes.
 
-    A failing batch is not shrunk: each takes half a minute or more, and the other tests find the same on small ones.
+    A failing batch is not shrunk, because judging it takes at least half a minute, and other tests find the same fault
+    on small batches.
     """
     checker(recipe)

@@ -13,13 +13,13 @@ each_term = partial(judge_against_reference, each_term=True)
 
 @check("LOSS", batches=STRATEGIES["loss"])
 def test_loss(checker: Checker, recipe: Recipe) -> None:
-    """Value and gradient, of each term too, on batches of all kinds."""
+    """Judge value and gradient of the loss and of each term, on batches of all kinds."""
     checker(recipe, by=each_term)
 
 
 @check("LOSS", batches=STRATEGIES["loss_of_large_boxes"], share=2)
 def test_loss_of_large_boxes(checker: Checker, recipe: Recipe) -> None:
-    """LOSS-DFL-1: target distances beyond the last bin."""
+    """LOSS-DFL-1: boxes so large that target distances are beyond the last bin."""
     checker(recipe, by=each_term)
 
 
@@ -31,7 +31,7 @@ def test_loss_of_small_boxes(checker: Checker, recipe: Recipe) -> None:
 
 @check("LOSS", batches=STRATEGIES["loss_of_points"], share=4)
 def test_loss_of_points(checker: Checker, recipe: Recipe) -> None:
-    """IOU-1: ground truths without area, and predictions so close to them that eps decides."""
+    """IOU-1: ground truths without area, and predictions so close to them that eps influences the CIoU."""
     checker(recipe, by=each_term)
 
 

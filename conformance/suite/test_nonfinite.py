@@ -1,4 +1,4 @@
-"""NONFINITE: a prediction that is NaN or infinite, and the results that it may affect."""
+"""NONFINITE: predictions that are NaN or infinite, and the results that they may affect."""
 
 from functools import partial
 
@@ -23,5 +23,5 @@ BATCHES = st.builds(
 
 @check("NONFINITE", batches=BATCHES, argument="batch", share=2, mutants="last")
 def test_nonfinite(checker: Checker, batch: NonFiniteBatch) -> None:
-    """NONFINITE-1 to NONFINITE-3."""
+    """NONFINITE-1 to NONFINITE-3: a non-finite prediction affects only the results that depend on it."""
     checker(batch.build(), by=partial(judge_against_reference, judge=judge_non_finite))

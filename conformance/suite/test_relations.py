@@ -1,4 +1,4 @@
-"""META: relations between results of one implementation, whatever the right result is (specification section 7)."""
+"""META: relations between results of one implementation, independent of the reference (specification section 7)."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ a quarter of 20 batches once in 170 runs; of fewer batches, often."""
 
 @pytest.fixture
 def extents() -> Iterator[Counter[str]]:
-    """Count batches compared in full and in part, and fail a relation that compared too few in full."""
+    """Count batches compared in full and in part; fail a relation that compared too few in full."""
     counts: Counter[str] = Counter()
     yield counts
     if counts.total() >= ENOUGH and counts["in full"] < MIN_COMPARED_SHARE * counts.total():

@@ -8,11 +8,11 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-TGT", "TAL-NORM", batches=STRATEGIES["targets"])
 def test_targets(checker: Checker, recipe: Recipe) -> None:
-    """Labels, boxes and target scores."""
+    """Judge labels, boxes and target scores of every anchor."""
     checker(recipe)
 
 
 @check("TAL-EMPTY", batches=STRATEGIES["no_ground_truth"])
 def test_no_ground_truth(checker: Checker, recipe: Recipe) -> None:
-    """TAL-EMPTY-1, LOSS-GRAD-1: no ground truth in the whole batch."""
+    """TAL-EMPTY-1, LOSS-GRAD-1: batches without ground truths."""
     checker(recipe)

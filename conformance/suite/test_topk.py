@@ -9,7 +9,7 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-TOPK", batches=STRATEGIES["topk"])
 def test_topk(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-1, with equal metrics at the k-th place."""
+    """TAL-TOPK-1: batches with equal metrics at the k-th place."""
     checker(recipe)
 
 
@@ -21,7 +21,7 @@ def test_zeros_compete(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL-TOPK", batches=TOO_SMALL, share=8)
 def test_fewer_anchors_than_k(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-2: k > A is an error; the implementation must raise."""
+    """TAL-TOPK-2: k > A is an error, on which the implementation must raise."""
     batch = recipe.build()
     reason = f"k = {batch.hyperparameters.topk} is more than A = {batch.anchors}"
     checker.must_reject(batch, StageName.TOP_K, "TAL-TOPK-2", reason)

@@ -1,4 +1,4 @@
-"""Results of one run, and of several runs side by side.
+"""Results of one run, and comparisons of several runs.
 
 - `summary`: the results of a run, as summary.json has them.
 - `causes`: failures grouped by cause.

@@ -1,4 +1,4 @@
-"""Group divergences by cause, so that a fault that many tests and devices show is reported once."""
+"""Group divergences by cause, so that a fault found by many tests and on many devices is reported once."""
 
 import hashlib
 import re
@@ -43,7 +43,7 @@ class Cause:
         ]
 
     def every(self, field: str) -> list[str]:
-        """Return the different values of a field, in the order of the lines."""
+        """Return the distinct values of a field, in the order of the lines."""
         return list(dict.fromkeys(line[field] for line in self.lines if isinstance(line.get(field), str)))
 
 

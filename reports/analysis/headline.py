@@ -51,7 +51,7 @@ def headline(
 
 
 def result_of(line: dict[str, Any]) -> str:
-    """Return the result of an implementation in words: `conforms`, `not finished (12 of 104 tests)`."""
+    """Return the result of an implementation as text: `conforms`, `not finished (12 of 104 tests)`."""
     if is_complete(line):
         result: str = line["result"]
         return result

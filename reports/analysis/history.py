@@ -1,4 +1,4 @@
-"""history.jsonl: one line for each finished run, the source of trends and of comparisons with earlier runs."""
+"""history.jsonl: one line for each finished run, for trends and comparisons with earlier runs."""
 
 import hashlib
 import json
@@ -52,12 +52,12 @@ def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
 
 
 def repeats(log: Log) -> bool:
-    """Return True if the run judged case files in place of generated batches."""
+    """Return True if the run judged case files instead of generated batches."""
     return any(word == "--case" or word.startswith("--case=") for word in log.run["command"])
 
 
 def fingerprint(environment: dict[str, Any]) -> str:
-    """Return ten hexadecimal digits that are equal for machines with comparable times."""
+    """Return ten hexadecimal digits that are equal for machines whose times are comparable."""
     fields = json.dumps([environment.get(name) for name in TIMING], sort_keys=True)
     return hashlib.sha256(fields.encode(errors="backslashreplace")).hexdigest()[:10]
 
@@ -102,7 +102,7 @@ def history_of(folder: Path) -> Path:
 
 
 def remember(path: Path, entry: Entry) -> bool:
-    """Append the entry of a finished run, unless the history has it. Return True if it was appended.
+    """Append the entry of a finished run, unless the history contains it. Return True if it was appended.
 
     Raises:
         OSError: the history cannot be written.
@@ -136,7 +136,7 @@ def read_history(path: Path) -> list[Entry]:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Return True if a line has the fields and types that readers rely on; other programs may write into the file."""
+    """Return True if a line has the expected fields and types. Other programs may have written it."""
     if not isinstance(entry, dict) or entry.get("schema") != SCHEMA:
         return False
     texts = all(isinstance(entry.get(name), str) for name in ("run", "started", "fingerprint"))
@@ -163,7 +163,7 @@ def _when(entry: Entry) -> tuple[str, str]:
 
 
 def previous(entries: list[Entry], entry: Entry) -> Entry | None:
-    """Return the last of the comparable entries, or None."""
+    """Return the last comparable entry, or None."""
     return next(iter(reversed(comparable(entries, entry))), None)
 
 
@@ -187,7 +187,7 @@ def with_power(entries: list[Entry], entry: Entry) -> list[Entry]:
 
 
 def _finite(value: Any) -> Any:
-    """Return the value with non-finite numbers as text, as in logs."""
+    """Return the value with non-finite numbers converted to text, as in logs."""
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, dict):

@@ -21,7 +21,7 @@ ONCE = ("run", "end", "tests")
 
 @dataclass(frozen=True)
 class Shard:
-    """One of the runs that are merged.
+    """A run to merge.
 
     Attributes:
         name: unique among the shards.
@@ -36,7 +36,7 @@ class Shard:
     names: dict[str, str]
 
     def device(self, device: str) -> str:
-        """Return the device's name in the merged run."""
+        """Return the name of a device in the merged run."""
         return f"{device}{self.place}"
 
 
@@ -97,7 +97,7 @@ def _safe(name: str) -> str:
 
 
 def _run_line(shards: list[Shard]) -> Line:
-    """Return the merged run's first line."""
+    """Return the first line of the merged run."""
     runs = [shard.log.run for shard in shards]
     devices: dict[str, str] = {}
     implementations: dict[str, Line] = {}
@@ -125,7 +125,7 @@ def _run_line(shards: list[Shard]) -> Line:
 
 
 def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
-    """Merge ordered lists into one that keeps the order of the first, each further item behind its predecessor."""
+    """Merge ordered lists, keeping the order of the first list; other items follow their predecessors."""
     merged: list[Any] = []
     for items in lists:
         place = 0
@@ -140,7 +140,7 @@ def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any
 
 
 def _test_counts(shards: list[Shard]) -> dict[str | None, TestCount]:
-    """Add up the tests of the shards; the sum of finished tests is unknown if that of a shard is."""
+    """Add up the tests of the shards. The number of finished tests is unknown if it is unknown for a shard."""
     counts: dict[str | None, TestCount] = {}
     for shard in shards:
         for name, count in shard.log.tests.items():
@@ -158,7 +158,7 @@ def _common(values: list[str | None]) -> str | None:
 
 
 def _environment(shards: list[Shard]) -> Line:
-    """Return the common environment; a field that differs has one value for each shard."""
+    """Return the environment of all shards. A field that differs has one value per shard."""
     environments = [shard.log.run["environment"] for shard in shards]
     merged: Line = {}
     for name in dict.fromkeys(name for environment in environments for name in environment):
@@ -179,7 +179,7 @@ def _tested(shards: list[Shard]) -> set[str]:
 
 
 def _copy_lines(shard: Shard, merged: RunLog, tested: set[str]) -> None:
-    """Copy the shard's lines into a log file of the merged run, with its new names of devices and implementations."""
+    """Copy the shard's lines into a log file of the merged run, with renamed devices and implementations."""
     if shard.log.end is None:
         judged = counted(shard.log.batches.judged, "verdict")
         reason = f"the run {shard.name} did not finish: only the {judged} that it had logged are included"
@@ -237,7 +237,7 @@ def _moved(command: Any, case: str, path: str) -> Any:
 
 
 def _copy_files(shard: Shard, into: Path) -> None:
-    """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name added."""
+    """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name appended."""
     cases = shard.log.folder / "cases"
     for path in sorted(cases.iterdir()) if cases.is_dir() else ():
         if path.is_file() and not path.is_symlink() and not (into / "cases" / path.name).exists():

@@ -1,4 +1,4 @@
-"""summary.json: the results of a run, for other tools."""
+"""summary.json: the results of a run in a form for other tools."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ FINDING = ("finding", "title", "clause", "version", "reproduces")
 
 
 def summarise(log: Log) -> dict[str, Any]:
-    """Return the results of a run, as `summary.schema.json` describes them.
+    """Return the results of a run, following `summary.schema.json`.
 
     For an unfinished run `finished` is None and `exit` is 1, as for a failing one.
 
@@ -120,7 +120,7 @@ def hazards_of(log: Log) -> dict[str, int]:
 
 
 def failures_of(log: Log) -> list[dict[str, Any]]:
-    """Return the log's divergences, and one of verdict `error` for every implementation that could not be loaded."""
+    """Return the log's divergences, and one with verdict `error` for every implementation that could not be loaded."""
     known = {cell.implementation for cell in log.batches.cells}
     known |= {line["implementation"] for line in log.divergences}
     known |= {line["name"] for line in log.run["implementations"] if line.get("capabilities")}

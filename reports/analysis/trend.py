@@ -1,4 +1,4 @@
-"""Trends: sparklines of numbers over the last runs, from the history."""
+"""Trends: sparklines of values over the last runs, from the history."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 120.0, 24.0
 
 @dataclass(frozen=True)
 class Sparkline:
-    """One number over the last runs.
+    """One value over the last runs.
 
     Attributes:
         path: SVG path in a box of WIDTH x HEIGHT.
@@ -39,7 +39,7 @@ class TrendRow:
 
 @dataclass(frozen=True)
 class Trend:
-    """A table of sparklines over the last runs; the newest run is at the right."""
+    """A table of sparklines over the last runs, with the newest run on the right."""
 
     columns: list[str]
     rows: list[TrendRow]
@@ -48,7 +48,7 @@ class Trend:
 
 
 def trend_of(entries: Sequence[Entry]) -> Trend | None:
-    """Return the trend of comparable entries, the newest last; None with fewer than two."""
+    """Return the trend of comparable entries, ordered by time; None with fewer than two."""
     entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
@@ -60,7 +60,7 @@ def trend_of(entries: Sequence[Entry]) -> Trend | None:
 
 
 def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
-    """Return the trend of planted faults by profile; None with fewer than two entries, the newest last."""
+    """Return the trend of planted faults by profile, from entries ordered by time; None with fewer than two."""
     entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
@@ -85,7 +85,7 @@ def _counts(entry: Entry, profile: str) -> dict[str, float | None]:
 
 
 def _found(counts: dict[str, float | None]) -> float | None:
-    """Return the share of planted faults that were found, without those that are equivalent."""
+    """Return the share of planted faults that were found, excluding equivalent ones."""
     planted, found = counts.get("mutants"), counts.get("killed")
     detectable = None if planted is None else planted - (counts.get("equivalent") or 0.0)
     return found / detectable if found is not None and detectable else None
@@ -105,7 +105,7 @@ def _line(
 
 
 def sparkline(values: Sequence[float | None], show: Callable[[Any], str] = short) -> Sparkline:
-    """Return a line through the values, with a gap for each missing or non-finite value."""
+    """Return a sparkline through the values, with a gap for each missing or non-finite value."""
     known = [value for value in values if value is not None and value - value == 0]
     if not known:
         return Sparkline("", None, "–", "")

@@ -1,4 +1,4 @@
-"""The report from top to bottom, as data for the templates. Each `page_*` module prepares a group of sections."""
+"""The report from top to bottom, as data for the templates. Each module `page_*` prepares some of the sections."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Benchmarks, and how often the CPU waits for the device."""
+"""Benchmarks, and the number of times that the CPU waits for the device."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Times and waiting.
+    """Times, synchronisations and transfers.
 
     Attributes:
         groups: name of the workload, and its rows.
@@ -74,7 +74,7 @@ def benchmarks_of(log: Log, entries: Sequence[Entry]) -> Benchmarks:
 
 
 def _earlier_ratios(entries: Sequence[Entry]) -> dict[tuple[Any, ...], str]:
-    """Return the ratios of the last run whose times are comparable with the present run's, by benchmark."""
+    """Return the ratios of the last run with comparable times, by benchmark."""
     for entry in reversed(entries[:-1]):
         if entry["fingerprint"] == entries[-1]["fingerprint"] and entry["benchmarks"]:
             return {

@@ -1,4 +1,4 @@
-"""Coverage: rounding errors by stage, ties, hazards, and scopes of which every image was judged."""
+"""Coverage: rounding errors by stage, ties, hazards, and exhaustively judged scopes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

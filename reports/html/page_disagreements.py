@@ -67,7 +67,7 @@ def disagreements_of(log: Log, found: list[Cause], new: set[str]) -> Disagreemen
 
 
 def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list[Card]:
-    """Return a card for each cause. Cards share the budget for pictures: an unused rest goes to later cards."""
+    """Return a card for each cause. The cards share a budget for pictures; unused parts go to later cards."""
     cards, budget = [], PICTURE_BUDGET
     titles = log.run.get("clauses", {})
     for number, cause in enumerate(found):
@@ -80,7 +80,7 @@ def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list
 
 
 def _stage_table(found: list[Cause], order: Sequence[str]) -> StageTable | None:
-    """Return the causes by stage; None if all their cards are open anyway."""
+    """Return the causes by stage; None if all cards are open anyway."""
     if len(found) <= MAX_OPEN_CARDS:
         return None
     counts = Counter((cause.example["implementation"], cause.example.get("stage") or "") for cause in found)

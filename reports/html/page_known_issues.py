@@ -11,7 +11,7 @@ from tal_reports.text import shortened
 
 @dataclass(frozen=True)
 class KnownIssues:
-    """Entries of the ledger that concern the run, and findings that it checked.
+    """Entries of the ledger that concern the run, and findings that the run checked.
 
     Attributes:
         ledger: the entries; those that make the run fail come first.

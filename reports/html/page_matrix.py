@@ -1,4 +1,4 @@
-"""The matrix: verdicts of each implementation by clause group, over all batches and by device and dtype."""
+"""The matrix of verdicts by implementation and clause group, for all batches and by device and dtype."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Planted faults: counts by profile, and each fault with the stage and the batch that found it."""
+"""Planted faults: counts by profile, and for each fault the stage and the batch that found it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def _counts(power: dict[str, dict[str, Any]]) -> Table:
 
 
 def _faults(lines: list[dict[str, Any]]) -> tuple[Table, Table]:
-    """Return the visible and the folded rows."""
+    """Return the visible and the collapsed rows."""
     missed = sum(line["result"] != "killed" for line in lines)
     visible = len(lines) if len(lines) <= MAX_UNFOLDED else min(max(missed, 1), MAX_UNFOLDED)
     rows = [

@@ -1,4 +1,4 @@
-"""The first screen: the run in one sentence, changes since the last run, and the result of each implementation."""
+"""The first screen of the report: one sentence, changes since the last run, results of the implementations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +73,7 @@ class Since:
 
 @dataclass(frozen=True)
 class Summary:
-    """The first screen.
+    """Data of the first screen.
 
     Attributes:
         run: id of the run.
@@ -208,7 +208,7 @@ def _shares(verdicts: dict[str, int]) -> list[Share]:
 
 
 def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Group the untested subjects by reason, and then the reasons of the same subjects."""
+    """Group untested subjects by reason, and then merge the reasons of equal subjects."""
     subjects: dict[str, list[str]] = {}
     for line in lines:
         subject = " on ".join(filter(None, (line["implementation"], line["device"])))

@@ -1,4 +1,4 @@
-"""The anchors of a picture: a mark for every positive, a ring around differing values, a spot to point at."""
+"""The anchors of a picture: a mark for every positive, rings around differing values, and hover targets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ FARTHEST = 1e6
 
 
 def marks_of(picture: dict[str, Any], sides: Sides) -> list[Mark]:
-    """Return a mark for every positive of either side; the gravest kind comes last, to be drawn on top."""
+    """Return a mark for every positive of either side, ordered by kind so that the gravest is drawn on top."""
     alone = picture["implementation"] is None
     reference = {anchor: rest for anchor, *rest in picture["reference"]}
     implementation = {anchor: rest for anchor, *rest in picture["implementation"] or ()}
@@ -74,7 +74,7 @@ def _assignment(assigned: Assigned) -> str:
 
 
 def rings_of(picture: dict[str, Any]) -> list[Mark]:
-    """Return a ring around each anchor whose values differ."""
+    """Return a ring around each anchor with differing values."""
     rings = []
     for number in (picture.get("focus") or [])[:MAX_MARKS]:
         anchor = place(picture, number)
@@ -88,7 +88,7 @@ def rings_of(picture: dict[str, Any]) -> list[Mark]:
 def spots_of(
     picture: dict[str, Any], marks: Sequence[Mark], unit: float, characters: int, sides: Sides
 ) -> list[Spot]:
-    """Return the anchors with numbers, as many as the budget allows; the most important one is always included.
+    """Return the explained anchors, as many as the budget allows; the most important one is always included.
 
     Args:
         picture: as the log has it.

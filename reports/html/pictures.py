@@ -1,4 +1,4 @@
-"""Draw the assignment of one image: from a `picture` of the log to the shapes of a `Drawing`.
+"""Convert the `picture` of a log line, the assignment of one image, to the shapes of a `Drawing`.
 
 A picture has three views over the same ground truths and anchors: the reference's assignment, the implementation's,
 and the differences between them.
@@ -84,7 +84,7 @@ def _fitted(mark: Mark, unit: float) -> Mark:
 
 
 def _concerned(picture: dict[str, Any], important: Sequence[Mark]) -> set[int]:
-    """Return the ground truths that own or contain an important anchor."""
+    """Return the indices of ground truths that own or contain an important anchor."""
     owners = {
         owner for mark in important for owner in (mark.reference, mark.implementation) if owner is not None
     }
@@ -98,7 +98,7 @@ def _concerned(picture: dict[str, Any], important: Sequence[Mark]) -> set[int]:
 
 
 def _frame(picture: dict[str, Any], important: Sequence[Mark], concerned: set[int]) -> tuple[Box, bool]:
-    """Return the visible part of the image and its surroundings, and True if it crops the image.
+    """Return the visible part of the image with its surroundings, and True if it crops the image.
 
     Args:
         picture: as the log has it.
@@ -137,7 +137,7 @@ def _clipped(box: Sequence[float], image: Box) -> Box:
 
 
 def _hull(boxes: Sequence[Box]) -> Box | None:
-    """Return the smallest box around all boxes; None without any."""
+    """Return the smallest box around all boxes; None for an empty list."""
     if not boxes:
         return None
     left, top, right, bottom = zip(*boxes, strict=True)

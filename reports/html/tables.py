@@ -1,4 +1,4 @@
-"""Plain tables, and the order and wording that several sections of the report share."""
+"""Plain tables, and the order and wording shared by several sections of the report."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Table:
 
 
 def word(verdict: str) -> str:
-    """Return a verdict as people read it: "within bound"."""
+    """Return a verdict in readable form: "within bound"."""
     return verdict.replace("_", " ")
 
 
 def place_in(names: Iterable[str]) -> Callable[[str], int]:
-    """Return a sort key that puts names into this order, and all others behind them."""
+    """Return a sort key that puts the given names into this order, and all others after them."""
     places = {name: place for place, name in enumerate(names)}
     return lambda name: places.get(name, len(places))

@@ -1,4 +1,4 @@
-"""The walkthrough: every stage of the assigner on one photograph, from the numbers in walkthrough.json."""
+"""The walkthrough: every stage of the assigner on one photograph, from the values in walkthrough.json."""
 
 import json
 import math
@@ -31,7 +31,7 @@ MIN_DISC = 0.7
 
 @dataclass(frozen=True)
 class Shape:
-    """A rectangle (x, y, width, height) or a disc (x, y, radius), of a kind that the style knows.
+    """A rectangle (x, y, width, height) or a disc (x, y, radius), with a kind that the style sheet defines.
 
     Attributes:
         kind: `box`, `predicted`, `disc`, `line` or `cell`.
@@ -77,7 +77,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: its clauses, an explanation, and its numbers on this photograph as scenes, bars and a table."""
+    """One stage: its clauses, an explanation, and its values on this photograph as scenes, bars and a table."""
 
     id: str
     name: str
@@ -91,7 +91,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Walkthrough:
-    """All steps, and the photograph below their shapes."""
+    """All steps, and the photograph under their shapes."""
 
     photo: str | None
     width: float
@@ -102,7 +102,7 @@ class Walkthrough:
 
 
 def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
-    """Return the walkthrough of a run and the fault of its file; at most one of them is not None."""
+    """Return the walkthrough of a run, and the fault of its file; at least one of them is None."""
     path = folder / NAME
     if not path.is_file():
         return None, None
@@ -117,7 +117,7 @@ def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
 
 
 def _broken(data: dict[str, Any]) -> str | None:
-    """Return a fault that the schema cannot express, indices that do not exist, or None."""
+    """Return a fault that the schema cannot express, such as an index out of range, or None."""
     picture, truths = data["picture"], len(data["picture"]["truths"])
     anchors = [data["anchor"], *(row[0] for row in data["candidates"])]
     anchors += [row["anchor"] for row in data["conflict"]["anchors"]]
@@ -159,7 +159,7 @@ def _at(data: dict[str, Any], number: int) -> Anchor:
 
 
 def _truths(data: dict[str, Any], only: int | None = None) -> list[Shape]:
-    """Return the outlines of all ground truths, or of a single one."""
+    """Return the outlines of all ground truths, or of one ground truth."""
     return [
         Shape("box", _sides(truth["box"]), number, text=f"GT {number}", title=_gt(data, number))
         for number, truth in enumerate(data["picture"]["truths"])
@@ -172,7 +172,7 @@ def _sides(box: Sequence[float]) -> list[float]:
 
 
 def _disc(data: dict[str, Any], number: int, colour: int | None, share: float = 1.0, **more: Any) -> Shape:
-    """Return a disc at an anchor, whose area is a share of its cell."""
+    """Return a disc at an anchor, whose area is a share of the anchor's cell."""
     anchor = _at(data, number)
     radius = max(0.48 * anchor.stride * math.sqrt(max(share, 0.0)), MIN_DISC)
     return Shape("disc", [anchor.x, anchor.y, radius], colour, **more)
@@ -431,7 +431,7 @@ def _loss(data: dict[str, Any]) -> Step:
 
 
 def _static(data: dict[str, Any]) -> Step | None:
-    """Return YOLOv5's choice beside this image's assignment at two steps of the training; None without it."""
+    """Return YOLOv5's positives beside this image's assignment at two steps of the training; None without them."""
     static = data["static"]
     if static is None:
         return None

@@ -1,4 +1,4 @@
-"""Run logs: writing and reading them, and counting their batches.
+"""Run logs: write them, read them, and count their batches.
 
 - `writer`: `RunLog`, the log of one run, open for appending.
 - `reader`: `read_log`, which reads the log of a finished or killed run into a `Log`.

@@ -35,7 +35,7 @@ _OTHER_REALS = ("inf", "-inf", "nan", None)
 
 
 class Cell(NamedTuple):
-    """Key under which verdicts are counted."""
+    """Key by which verdicts are counted: implementation, clause group, device and dtype."""
 
     implementation: str
     clause_group: str
@@ -44,7 +44,7 @@ class Cell(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A judged batch that failed."""
+    """A failing batch: its case id and place."""
 
     case: str
     test: str
@@ -155,7 +155,7 @@ class Batches:
     _seen: set[int] = field(default_factory=set, repr=False)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Count one line, which must be valid by `batch_fault`."""
+        """Count one line. It must be valid by `batch_fault`."""
         name, verdict = line["implementation"], verdict_of(line)
         self.seconds[name] += (real(line.get("milliseconds")) or 0.0) / 1000
         if line.get("phase") == "shrink":
@@ -255,7 +255,7 @@ def batch_fault(line: dict[str, Any]) -> str | None:
 
 
 def _step(margin: float) -> float:
-    """Return the margin's place on a logarithmic scale, rounded up; -inf for zero, inf for non-finite margins."""
+    """Return the index of a margin on a logarithmic scale, rounded up; -inf for zero, inf for non-finite margins."""
     if margin <= 0:
         return -math.inf
     return math.ceil(math.log2(margin) * STEPS_PER_OCTAVE) if margin < math.inf else math.inf

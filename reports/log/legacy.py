@@ -1,4 +1,4 @@
-"""Run lines of older schemas, completed so that the rest of this package sees only the present schema.
+"""Upgrade run lines of older schemas, so that the rest of this package handles only the current schema.
 
 The order of stages and the loss terms come from the run line. Schema 1 did not carry them, because only the detection
 loss existed. The tables below apply to logs of that schema and to no others.
@@ -37,7 +37,7 @@ ADDED_SINCE: dict[int, dict[str, Any]] = {
 
 
 def upgraded(line: dict[str, Any], schema: int) -> dict[str, Any]:
-    """Return a run line as the present schema has it; a line of an unknown schema is returned unchanged.
+    """Return a run line in the current schema. A line of an unknown schema is returned unchanged.
 
     Args:
         line: a line of kind `run`.

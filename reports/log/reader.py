@@ -34,7 +34,7 @@ OPENING = b'{"kind":"run"'
 
 
 class LogError(ValueError):
-    """No readable run log was found. The message names the file and the fault."""
+    """Error: no readable run log was found. The message names the file and the fault."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Problems:
 
 
 class TestCount(NamedTuple):
-    """Number of tests, of one implementation or of those that are not about one.
+    """Number of tests of one implementation, or of tests that do not concern a single one.
 
     Attributes:
         planned: selected tests.
@@ -180,7 +180,7 @@ def read_log(path: Path | str) -> Log:
 
 
 def _run_line(file: BinaryIO, path: Path) -> Line:
-    """Return the first line of a run log. If the run was killed before it was complete, make up an empty one.
+    """Return the first line of a run log, or an empty run line if the run was killed before it was written.
 
     Raises:
         LogError: the file is not a run log of a known schema.
@@ -238,7 +238,7 @@ def _read_lines(log: Log, file: BinaryIO, name: str, first: int = 1) -> None:
 
 
 def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines that are not blank; of a line that is too long, only its beginning."""
+    """Yield the lines that are not blank. Of a line that is too long, only the beginning is yielded."""
     while raw := file.readline(MAX_LINE_BYTES):
         rest = raw
         while len(rest) >= MAX_LINE_BYTES and not rest.endswith(b"\n"):
@@ -248,10 +248,10 @@ def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _parsed(raw: bytes) -> Line:
-    """Parse a line.
+    """Return the JSON object of a line.
 
     Raises:
-        ValueError: it is not a JSON object.
+        ValueError: the line is not a JSON object.
     """
     try:
         line = json.loads(raw.decode(), parse_constant=_no_constant)
@@ -326,7 +326,7 @@ def _leave_out(log: Log, where: str, reason: str) -> None:
 
 
 def _tally(counts: Counter[str], name: str) -> str:
-    """Count a name, or "other" once there are many names. Return the name that was counted."""
+    """Count a name, or "other" after many different names, and return the counted name."""
     name = name if name in counts or len(counts) < MAX_FAULTS else "other"
     counts[name] += 1
     return name

@@ -32,7 +32,7 @@ def _validator(name: str, part: str | None) -> Draft202012Validator:
 
 
 def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
-    """Return the schema with every reference replaced by its target: validation is then several times as fast."""
+    """Return the schema with references replaced by their targets, which makes validation several times as fast."""
     if isinstance(part, list):
         return [_resolved(item, definitions) for item in part]
     if not isinstance(part, dict):
@@ -47,7 +47,7 @@ def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
 
 
 def fault(value: Any, name: str, part: str | None = None) -> str | None:
-    """Return the fault of a value and its place, in one line, or None if the value follows the schema.
+    """Return the fault of a value with its place, in one line, or None if the value follows the schema.
 
     Args:
         value: a result of json.loads.

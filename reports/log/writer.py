@@ -78,7 +78,7 @@ class RunLog:
 
     @property
     def run(self) -> str:
-        """The run's id."""
+        """Id of the run."""
         return self.folder.name
 
     def append(self, kind: str, **fields: Any) -> None:
@@ -119,7 +119,7 @@ class RunLog:
             self._file = -1
 
     def set_latest(self) -> None:
-        """Point the link `latest`, beside the run's folder, to this run. Readers see the old link or the new one.
+        """Point the link `latest`, beside the run's folder, to this run. The link is replaced atomically.
 
         Raises:
             OSError: the link cannot be made, for example because a folder has its name.
@@ -154,12 +154,12 @@ def new_run_id() -> str:
 
 
 def now() -> str:
-    """Return the present time as log lines have it: ISO 8601, UTC, milliseconds."""
+    """Return the current time in the format of log lines: ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file atomically: readers see the old content or the new one, never a part.
+    """Write a file atomically: readers see the old or the new content, never a part.
 
     Raises:
         OSError: the file cannot be written; an older file of that name is unchanged.
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _locked(file: int) -> Iterator[None]:
-    """Hold the lock of an open file, where the file system has locks; a closed file is left to the caller."""
+    """Hold the lock of an open file, if the file system has locks. A closed file is left to the caller."""
     with suppress(OSError, ValueError):
         fcntl.flock(file, fcntl.LOCK_EX)
     try:

@@ -1,4 +1,5 @@
-"""Metamorphic relations (META-*): an implementation compared with itself on a changed batch.
+"""Metamorphic relations (META-*): compare an implementation with itself on a transformed batch.
 
-An error that the implementation shares with the reference cannot hide here, because the reference decides nothing.
+The relations also find errors that the implementation shares with the reference, because the reference's results are
+not compared.
 """

@@ -94,8 +94,8 @@ class DecidingValues:
     def inconclusive(self) -> bool:
         """True if the open choices can lead to different weights.
 
-        They cannot at an anchor without a positive overlap, nor at an anchor that the only ground truth with a positive
-        overlap selects in any case: any other ground truth that selects it loses it again.
+        They cannot at an anchor without a positive overlap. Nor can they at an anchor that is selected in any case by
+        the only ground truth with a positive overlap: every other ground truth that selects the anchor loses it again.
         """
         contested = self.selection.may.sum(0) > 1  # (A,)
         choices = self.open_places.any(0) | (self.tied_owners & contested).any(0)  # (A,)
@@ -126,15 +126,15 @@ class DecidingValues:
         return (moved / low + ROUNDINGS * rounding).sum(0)
 
     def own_overlap(self, weights: Tensor, scores: Tensor, positives: Tensor) -> Tensor:
-        """Return the implementation's own u (M, A) of its positives, as their weights show it; zero elsewhere.
+        """Return the implementation's own u (M, A) of its positives, inferred from their weights; zero elsewhere.
 
         By TAL-NORM-1 the best weight of a ground truth is its u*, and w / u* = t / t*; by TAL-MET-1 this is
         (s / s*)^alpha (u / u*)^beta.
 
         Args:
-            weights: (A,) of the implementation.
-            scores: (M, A) predicted score of the class of each ground truth.
-            positives: (M, A) of the implementation.
+            weights: (A,) weights of the implementation.
+            scores: (M, A) predicted scores of the class of each ground truth.
+            positives: (M, A) bool: positives of the implementation.
         """
         weight = weights * positives  # (M, A)
         best, at = weight.max(1, keepdim=True)  # (M, 1) twice
@@ -147,15 +147,15 @@ class DecidingValues:
     def own_weight_errors(
         self, weights: Tensor, scores: Tensor, overlap_error: Tensor, positives: Tensor
     ) -> Tensor:
-        """Return the errors (A,) of weights that are not made of the judge's u, whatever overlap they are made of.
+        """Return the errors (A,) of weights that are computed from another measure of overlap than the judge's u.
 
-        The error of u, as a share of the implementation's own u, is amplified as t amplifies it (TAL-MET-1).
+        The relative error of the implementation's own u is amplified like the error of u in t (TAL-MET-1).
 
         Args:
-            weights: (A,) of the implementation.
-            scores: (M, A) predicted score of the class of each ground truth.
-            overlap_error: (M, A) of any overlap of the two boxes.
-            positives: (M, A) of the implementation.
+            weights: (A,) weights of the implementation.
+            scores: (M, A) predicted scores of the class of each ground truth.
+            overlap_error: (M, A) error of any measure of overlap of the two boxes.
+            positives: (M, A) bool: positives of the implementation.
         """
         alpha, beta = self.numbers.alpha, self.numbers.beta
         overlap = self.own_overlap(weights, scores, positives)  # (M, A)
@@ -169,5 +169,5 @@ class DecidingValues:
 
 
 def uncertain(told: ImageOracle) -> Tensor:
-    """Return the pairs (M, A) that may or may not be candidates: the centre is too near the border to decide."""
+    """Return (M, A) bool: pairs that may or may not be candidates, because the centre is too near the border."""
     return told.may_candidate & ~told.candidate

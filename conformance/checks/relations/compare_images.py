@@ -1,8 +1,8 @@
-"""Two views of one image must agree, within what two correct runs may differ by.
+"""Compare two views of one image, within the differences of two correct runs.
 
-Choices that the specification leaves open (section 6) may move with a change. They are told from the implementation's
-own numbers: a selection may move where its own metrics are equal or closer than rounding, an owner where its own
-overlaps are. Where a choice did move, all that does not follow from it must still agree.
+Choices that the specification leaves open (section 6) may be resolved differently after a transformation. The
+implementation's own values tell which choices are open: a selection where its metrics are equal or closer than
+rounding, an owner where its overlaps are. All values that do not depend on a differing choice must agree.
 
 M ground truths, A anchors, C classes.
 """
@@ -38,23 +38,23 @@ SIDE = ("anchor", "side")
 
 
 class Comparison:
-    """Notes, stage by stage, whether what two runs say of the same things agrees.
+    """Comparison of two runs: compares values and records the result by stage.
 
     Args:
-        judgement: takes the result.
-        clause: of the relation.
-        how: the change, for messages.
+        judgement: receives the result.
+        clause: clause of the relation.
+        how: description of the transformation, for messages.
     """
 
     def __init__(self, judgement: Judgement, clause: str, how: str) -> None:
         self.judgement, self.clause, self.how = judgement, clause, how
 
     def agrees(self, stage: str) -> None:
-        """Everything of a stage is the same to the bit."""
+        """Record that all values of a stage are bitwise equal."""
         self.judgement.stages[stage].add(Agreement())
 
     def finite(self, stage: str, quantity: str, now: Tensor, names: Sequence[str]) -> bool:
-        """Every number is one."""
+        """Compare: every value is finite. Return True if so."""
         return self._note(stage, assert_finite, Quantity(quantity, self.clause, names), now)
 
     def assert_within(
@@ -67,21 +67,27 @@ class Comparison:
         names: Sequence[str] = (),
         image: int | None = None,
     ) -> bool:
-        """Every number is what it was, within its error."""
+        """Compare: every value equals its earlier value, within its error. Return True if so."""
         named = Quantity(quantity, self.clause, names, image)
         return self._note(stage, assert_within, named, now, Bounded(before.double(), error.double(), before))
 
     def equal(
         self, stage: str, quantity: str, now: Tensor, before: Tensor, names: Sequence[str], image: int | None
     ) -> bool:
-        """Every element is what it was."""
+        """Compare: every element equals its earlier value. Return True if so."""
         return self._note(stage, assert_equal, Quantity(quantity, self.clause, names, image), now, before)
 
     def assert_none(
-        self, stage: str, quantity: str, broken: Tensor, now: Tensor, told: tuple[str, str], image: int | None
+        self,
+        stage: str,
+        quantity: str,
+        broken: Tensor,
+        now: Tensor,
+        words: tuple[str, str],
+        image: int | None,
     ) -> bool:
-        """No pair of ground truth and anchor is broken; `told` is what was expected and what is the problem."""
-        expected, problem = told
+        """Compare: no pair of ground truth and anchor is wrong. `words`: expected value and problem, for messages."""
+        expected, problem = words
         named = Quantity(quantity, self.clause, CELL, image)
         return self._note(stage, assert_none, named, broken, now, expected, problem)
 
@@ -89,21 +95,21 @@ class Comparison:
         try:
             self.judgement.stages[stage].add(check(*arguments))
         except Mismatch as broken:
-            told = Mismatch(f"{self.how}, {broken.summary}", self.clause, broken.values, broken.verdict)
-            self.judgement.stages[stage].fail(told)
+            mismatch = Mismatch(f"{self.how}, {broken.summary}", self.clause, broken.values, broken.verdict)
+            self.judgement.stages[stage].fail(mismatch)
             return False
         return True
 
 
 class ImageComparison:
-    """Compares what two runs say of one image.
+    """Comparison of two runs on one image.
 
     Args:
-        comparison: takes the result.
-        before: the run of the batch that the image is of.
-        now: the run of the changed batch.
-        pair: which image it is in either.
-        views: what the two runs say, in the layout of the first.
+        comparison: receives the result.
+        before: the run of the image's batch.
+        now: the run of the transformed batch.
+        pair: indices of the image in both batches.
+        views: both runs' views of the image, in the layout of the first.
     """
 
     def __init__(
@@ -111,13 +117,13 @@ class ImageComparison:
     ) -> None:
         self.to, self.before, self.now, self.pair = comparison, before, now, pair
         self.mapping = pair.mapping
-        self.image = None if pair.source else pair.image  # a message counts the given batch's images alone
+        self.image = None if pair.source else pair.image  # messages name images of the given batch only
         self.old, self.new = views
-        self.moved = False  # a choice moved, and something follows from it
-        self.counts: Tensor  # (M, A) where it matters who owns the anchor; set by `owners`
+        self.moved = False  # a choice was resolved differently, and values depend on it
+        self.counts: Tensor  # (M, A) where the owner of the anchor matters; set by `owners`
 
     def run(self) -> bool:
-        """Compare everything, stage by stage; whether all of it agrees."""
+        """Compare everything, stage by stage, and return True if everything agrees."""
         if self.old.equals(self.new):
             for stage in self.stages():
                 self.to.agrees(stage)
@@ -130,7 +136,7 @@ class ImageComparison:
         return self.shown(known) and self.owners(known) and self.targets() and self.weights(known)
 
     def stages(self) -> list[str]:
-        """Stages that both runs show."""
+        """Return the stages that both runs expose."""
         decoded = [StageName.DECODE] if self.before.outcome.exposes_inputs else []
         shown = (
             [StageName.CANDIDATES, StageName.OVERLAP, StageName.METRIC, StageName.TOP_K]
@@ -140,14 +146,14 @@ class ImageComparison:
         return [*decoded, *shown, StageName.CONFLICT, StageName.TARGETS, StageName.NORMALISATION]
 
     def all_finite(self) -> bool:
-        """Every number is one."""
+        """Return True if every value is finite."""
         fine = self.to.finite(StageName.NORMALISATION, "target score w", self.new.scores, SCORE)
         for name in ("overlap", "metric") if self.new.shown else ():
             fine = self.to.finite(name, name, self.new.shown[name], CELL) and fine
         return fine
 
     def inputs(self) -> bool:
-        """Stage "decode": what the assigner read of the image is the same."""
+        """Compare the inputs of the assigner for the image (stage "decode")."""
         if not self.before.outcome.exposes_inputs:
             return True
         old, new, image = self.old.read, self.new.read, self.image
@@ -187,13 +193,13 @@ class ImageComparison:
 
     @cached_property
     def truth_error(self) -> Tensor:
-        """(M, 4) pixels by which the edges of a ground truth may differ."""
+        """Return the possible difference (M, 4) in pixels of the edges of the ground truths."""
         now = self.now.truth_errors(self.pair.changed_image)[self.mapping.truths]
         errors = self.before.truth_errors(self.pair.image) + now.amax(-1, keepdim=True)
         return errors.amax(-1, keepdim=True).expand(-1, 4)
 
     def background(self) -> bool:
-        """An image without ground truths has no positive in either run, and no target score."""
+        """Compare an image without ground truths: no run has positives or target scores."""
         before, now = self.old, self.new
         fine = self.to.equal(
             StageName.TARGETS, "foreground", now.foreground, before.foreground, ("anchor",), self.image
@@ -204,7 +210,7 @@ class ImageComparison:
 
     @cached_property
     def moved_inputs(self) -> InputErrors:
-        """Differences of the assigner's inputs between the two runs."""
+        """Return the differences of the assigner's inputs between the two runs."""
         old, new = self.old.read, self.new.read
         return InputErrors(
             (new["boxes"] - old["boxes"]).abs().amax(-1),
@@ -213,7 +219,7 @@ class ImageComparison:
         )
 
     def known(self) -> DecidingValues:
-        """Return what decides the assignment, with the errors of both runs."""
+        """Return the values that decide the assignment, with the errors of both runs."""
         before = self.before.oracle(self.pair.image, self.moved_inputs)
         now = self.now.oracle(self.pair.changed_image)
         told = replace(
@@ -225,7 +231,7 @@ class ImageComparison:
         return told.shown(self.old.shown, self.new.shown) if self.old.shown else told
 
     def shown(self, known: DecidingValues) -> bool:
-        """Stages "candidates" to "top-k", of an implementation that shows them."""
+        """Compare the stages "candidates" to "top-k" of an implementation that exposes them."""
         old, new = self.old.shown, self.new.shown
         if not old:
             return True
@@ -252,7 +258,7 @@ class ImageComparison:
         return self.to.equal(StageName.TOP_K, "selected", now, before, CELL, self.image) and fine
 
     def owners(self, known: DecidingValues) -> bool:
-        """Stage "conflict": an anchor has another owner only where a choice was open."""
+        """Compare the stage "conflict": the owner of an anchor differs only if a choice was open."""
         old, new = self.old.positives, self.new.positives  # (M, A)
         differs = old != new
         if self.old.shown:
@@ -270,13 +276,13 @@ class ImageComparison:
         allowed = choices | known.kept_otherwise(choices) | foreign
         self.counts = known.counts | foreign | weighs
         self.moved = bool((differs & self.counts).any())
-        told = "the same owner", "an anchor changed its owner, though no choice was open"
-        return self.to.assert_none(StageName.CONFLICT, "owner", differs & ~allowed, new, told, self.image)
+        words = "the same owner", "the owner of an anchor changed, although no choice is open"
+        return self.to.assert_none(StageName.CONFLICT, "owner", differs & ~allowed, new, words, self.image)
 
     def tied_at_another_k(self, known: DecidingValues, differs: Tensor) -> Tensor:
-        """(M, A) pairs that differ and tie with a pair that the same ground truth did not get, whatever k is (T1).
+        """Return (M, A) bool: pairs that differ, and tie with a pair that the ground truth lost or gained (T1).
 
-        A k that is not the judge's is an error of TAL-TOPK-1, and breaks no symmetry.
+        An error in k violates TAL-TOPK-1, but no relation.
         """
         free = torch.zeros_like(differs)  # (M, A)
         for positives in (self.old.positives, self.new.positives):
@@ -288,11 +294,11 @@ class ImageComparison:
         return free
 
     def foreign_choices(self, known: DecidingValues) -> Tensor:
-        """(M, A) pairs that equal numbers of the implementation's own leave open, where the judge's are others (T1).
+        """Return (M, A) bool: pairs that are ties by the implementation's own values, but not by the judge's (T1).
 
-        Those are pairs of ground truths with a positive that is not a candidate to the judge, or whose overlap is not
-        the judge's: its numbers say nothing of them. A ground truth may win an anchor that it does not hold
-        (TAL-CONF-1); that alone does not make it one of these.
+        The pairs are those of ground truths with a positive that is not a candidate according to the judge, or whose
+        overlap differs from the judge's, so that the judge's values do not tell its ties. A ground truth that only wins
+        an anchor outside its box (TAL-CONF-1) is not included.
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A)
@@ -316,10 +322,10 @@ class ImageComparison:
         return len(lost) == len(gained) and torch.allclose(lost, gained, rtol=self.weight_rounding, atol=0)
 
     def are_last_places(self, truth: int) -> bool:
-        """Return True if a ground truth lost and gained anchors of one weight, the smallest of its weights.
+        """Return True if a ground truth lost and gained anchors of equal weights, and no weight of it is smaller.
 
-        Equal t are at the last place of the top-k. Fewer may be gained than lost, and the reverse, where an anchor that
-        could be chosen is another ground truth's (TAL-CONF-1).
+        These are anchors with equal t at the last place of the top-k. Their numbers may differ if another ground truth
+        owns an anchor that could be selected (TAL-CONF-1).
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         changed = torch.cat(self.changed_weights(truth))
@@ -333,13 +339,14 @@ class ImageComparison:
 
     @property
     def weight_rounding(self) -> float:
-        """Relative difference of two weights of equal t: two orders of the operations of w = t u* / t*."""
+        """Return the relative difference of two weights of equal t due to the order of operations in w = t u* / t*."""
         return 4 * ROUNDINGS * self.before.eps
 
     def own_ties(self, known: DecidingValues) -> Tensor:
-        """(M, A) pairs of anchors that change between owners of the same overlap, by the implementation's own (T2).
+        """Return (M, A) bool: anchors whose owner changed between ground truths with equal overlap (T2).
 
-        Only where this overlap, seen in the weights, is not the judge's: elsewhere the judge knows all ties.
+        The overlap is the implementation's own, inferred from its weights. Only overlaps that differ from the judge's
+        count, because the judge knows all other ties.
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         changed = (old & ~new).any(0) & (new & ~old).any(0)  # (A,) another owner
@@ -351,7 +358,7 @@ class ImageComparison:
         return (old | new) & tied
 
     def own_overlaps(self, known: DecidingValues) -> tuple[Tensor, Tensor]:
-        """The implementation's own u of its positives in either run, as their weights show it, (M, A) each."""
+        """Return the implementation's own u of its positives in both runs, (M, A) each, inferred from their weights."""
         before, now = (
             known.own_overlap(view.scores.sum(1).double(), self.class_scores, view.positives)
             for view in (self.old, self.new)
@@ -359,7 +366,7 @@ class ImageComparison:
         return before, now
 
     def foreign_overlaps(self, known: DecidingValues) -> Tensor:
-        """(M, A) positives of either run with a weight whose own u is not the judge's."""
+        """Return (M, A) bool: positives of either run with a weight whose own u differs from the judge's."""
         views = zip(self.own_overlaps(known), (self.old, self.new), strict=True)
         before, now = (
             ((own - known.overlap).abs() > 2 * self.overlap_errors) & view.positives & (own > 0)
@@ -369,21 +376,21 @@ class ImageComparison:
 
     @cached_property
     def class_scores(self) -> Tensor:
-        """(M, A) predicted score of the class of each ground truth."""
+        """Return (M, A) predicted scores of the class of each ground truth."""
         return self.old.read["scores"].double().T[self.old.read["labels"]]
 
     @cached_property
     def overlap_errors(self) -> Tensor:
-        """(M, A) error of any overlap of two boxes: that of CIoU, which is made of all that others are made of."""
+        """Return (M, A) errors of any measure of overlap: that of CIoU, which contains the terms of all others."""
         truths, boxes = self.old.read["truths"].double()[:, None], self.old.read["boxes"].double()
         moved = self.moved_inputs.boxes + self.moved_inputs.truths.amax(1, keepdim=True)  # (M, A)
         return 2 * ROUNDINGS * ciou_unit(truths, boxes, moved, self.before.eps)
 
     def own_errors(self, known: DecidingValues, errors: Tensor) -> Tensor:
-        """Return errors (A,) of the weights from the implementation's own, where the judge's numbers are not its own.
+        """Return errors (A,) of the weights, computed from the implementation's own values where the judge's differ.
 
-        Those are the weights that lie further from what the judge's u and t lead to than `errors` (A,): elsewhere
-        nothing changes.
+        These are weights that differ from those of the judge's u and t by more than `errors` (A,). All other errors are
+        unchanged.
         """
         positives, weights = self.old.positives, self.old.scores.sum(1).double()  # (M, A), (A,)
         expected = normalised(known.metric, known.overlap, positives)  # (A,)
@@ -394,7 +401,7 @@ class ImageComparison:
         return torch.maximum(errors, own).where(differs, errors)
 
     def targets(self) -> bool:
-        """Stage "targets": label and box of every anchor that kept its owner."""
+        """Compare the stage "targets": label and box of every anchor that kept its owner."""
         same = (self.old.owner >= 0) & (self.old.owner == self.new.owner)  # (A,)
         before, now = (each.labels.where(same, 0) for each in (self.old, self.new))
         fine = self.to.equal(StageName.TARGETS, "label", now, before, ("anchor",), self.image)
@@ -406,7 +413,7 @@ class ImageComparison:
         )
 
     def weights(self, known: DecidingValues) -> bool:
-        """Stage "normalisation": the target scores of every ground truth that kept all positives that count."""
+        """Compare the stage "normalisation": target scores of ground truths that kept all positives with a weight."""
         old, new = self.old.positives, self.new.positives  # (M, A)
         follows = ((old != new) & self.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
         in_subprocess = ((old | new) & follows).any(0)[:, None]  # (A, 1)

@@ -1,4 +1,4 @@
-"""Compare losses of sources and changed batches: their sums before the division by N, and their gradients."""
+"""Compare the losses of source batches and transformed batches: terms multiplied by N, and gradients."""
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ from tal_conformance.core.task import StageName
 
 
 class LossComparison:
-    """Comparison of the losses of two sides of a plan.
+    """Comparison of the losses of both sides of a plan.
 
     Args:
         comparison: receives the result.
         plan: the plan.
-        sources: runs of its sources.
-        changed: runs of its changed batches.
+        sources: runs of the source batches.
+        changed: runs of the transformed batches.
         weights: (B, A) for each source: actual or possible difference of each weight between the two sides.
     """
 
@@ -83,7 +83,7 @@ class LossComparison:
         return all(results)
 
     def score_sum(self) -> None:
-        """Compare N with that of the only source with ground truths (LOSS-SUM-1), if only the gradients reveal it."""
+        """Compare N with that of the only source with ground truths (LOSS-SUM-1), if only gradients reveal N."""
         filled = [run for run in self.sources if any(map(len, run.truths))]
         if len(filled) != 1 or len(self.changed) > 1:
             return

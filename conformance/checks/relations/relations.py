@@ -1,4 +1,4 @@
-"""The relations of specification section 7: one table, each with its clause and its meaning."""
+"""The relations of specification section 7 in one table, each with its clause and its meaning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,25 +21,25 @@ from tal_reference import Dialect
 
 
 class NotApplicable(Exception):
-    """The relation says nothing of this batch."""
+    """The relation does not apply to this batch."""
 
 
 class NotObservable(Exception):
-    """The implementation does not show what the relation is about."""
+    """The implementation does not expose the values that the relation constrains."""
 
 
 class RunCache:
-    """Runs of one implementation; the same batch is run once."""
+    """Cache of the runs of one implementation: the same batch is run once."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self._runs: list[Run] = []
 
     def __call__(self, batch: Batch) -> Run:
-        """The run of a batch.
+        """Return the run of a batch.
 
         Raises:
-            ImplementationFailed: the implementation raised, or broke the protocol.
+            ImplementationFailed: the implementation raised, or violated the protocol.
         """
         known = next((run for run in self._runs if run.batch is batch), None)
         if known is None:
@@ -54,10 +54,10 @@ class Relation:
     """A relation of specification section 7.
 
     Attributes:
-        clause: its id.
-        meaning: one line.
-        change: the changed batches, of a relation between runs.
-        check: of a relation within one outcome.
+        clause: id of the clause.
+        meaning: the relation in one line.
+        change: transformation of the batch, for a relation between runs.
+        check: check of a run, for a relation within one outcome.
     """
 
     clause: str
@@ -66,20 +66,20 @@ class Relation:
     check: Callable[[Run, Comparison], None] | None = None
 
     def __call__(self, subject: Subject, batch: Batch) -> Judgement:
-        """Judge an implementation on a batch by this relation alone.
+        """Judge an implementation on a batch by this relation only.
 
         Args:
             subject: the implementation, and the device to run it on.
             batch: any batch; it is moved to the device.
 
         Returns:
-            A judgement that does not fail. Its verdict is ADMISSIBLE where a choice that the specification leaves
-            open moved with the change, so that not everything could be compared.
+            The judgement, not a failure. Its verdict is ADMISSIBLE if an open choice was resolved differently after the
+            transformation, so that not everything could be compared.
 
         Raises:
-            Failure: the relation does not hold, or the implementation raised or broke the protocol.
-            SaysNothing: it says nothing of this batch.
-            NotShown: the implementation does not show what the relation is about.
+            Failure: the relation does not hold, or the implementation raised or violated the protocol.
+            NotApplicable: the relation does not apply to this batch.
+            NotObservable: the implementation does not expose the values that the relation constrains.
         """
         batch = batch.to(subject.device)
         session, given = RunCache(subject), None
@@ -97,27 +97,27 @@ class Relation:
         return judgement
 
     def _refuse_undefined(self, plans: list[TransformationPlan], dialect: Dialect) -> None:
-        """Raise where a batch that is compared has a loss that is no number, whatever the given one has.
+        """Raise NotApplicable if the loss of a batch to be compared is undefined (IOU-1 divides zero by zero).
 
-        Only a single bin (R = 1) can turn a box inside out (IOU-1): others need not be asked. Dialects that may
-        divide by an N of zero are not related at all (`can_be_related`).
+        Only a single bin (R = 1) can exchange the edges of a box (IOU-1), so that other batches need no check. Dialects
+        that may divide by an N of zero do not support relations (`supports_relations`).
         """
         batches = [each for plan in plans for each in (*plan.sources, *(made.batch for made in plan.changed))]
         for each in batches:
             if each.head.reg_max == 1 and not loss_is_finite(each, dialect):
                 raise NotApplicable(
-                    f"{self.clause} says nothing of {each.describe()}: IOU-1 divides zero by zero"
+                    f"{self.clause} does not apply to {each.describe()}: IOU-1 divides zero by zero"
                 )
 
     def judged(self, plans: list[TransformationPlan], session: RunCache, given: Run) -> Judgement:
-        """Judge by the plans, or within the given run."""
+        """Return the judgement of the plans, or of the check within the given run."""
         judgement = Judgement(given.batch.family)
         if self.check is not None:
             if given.outcome.assignment is None:
-                raise NotObservable(f"{self.clause}: it shows no target scores")
-            self.check(given, Comparison(judgement, self.clause, "in itself"))
+                raise NotObservable(f"{self.clause}: the implementation does not expose target scores")
+            self.check(given, Comparison(judgement, self.clause, "within one run"))
         elif not plans:
-            raise NotApplicable(f"{self.clause} says nothing of {given.batch.describe()}")
+            raise NotApplicable(f"{self.clause} does not apply to {given.batch.describe()}")
         for plan in plans:
             compare(plan, session, Comparison(judgement, self.clause, plan.how))
         judgement.uniqueness = given.uniqueness
@@ -129,22 +129,22 @@ RELATIONS = {
     for relation in (
         Relation(
             "META-GT-PERMUTATION",
-            "the order of an image's ground truths decides nothing",
+            "the order of an image's ground truths does not change the results",
             changes.permuted_truths,
         ),
         Relation(
             "META-IMAGE-PERMUTATION",
-            "the order of the images decides nothing",
+            "the order of the images does not change the results",
             changes.permuted_images,
         ),
         Relation(
             "META-PADDING",
-            "an image with more ground truths beside it, which pads the others further, changes nothing of them",
+            "another image with more ground truths, which adds padding to the others, does not change their results",
             changes.more_padding,
         ),
         Relation(
             "META-SPLIT",
-            "a batch's images are assigned as in batches of their own, and its loss before N is the sum of theirs",
+            "splitting a batch does not change its assignments, and its loss times N is the sum over the parts",
             changes.split,
         ),
         Relation(
@@ -154,17 +154,17 @@ RELATIONS = {
         ),
         Relation(
             "META-CLASS-RENAMING",
-            "renamed classes are nothing but renamed",
+            "renaming the classes changes only their names in the results",
             changes.renamed_classes,
         ),
         Relation(
             "META-EMPTY-IMAGE",
-            "an image without ground truths changes nothing but adds its cross-entropy",
+            "an image without ground truths only adds its cross-entropy to the loss",
             changes.empty_image,
         ),
         Relation(
             "META-UNREACHABLE-CLASS",
-            "a class that no ground truth has changes nothing but adds its cross-entropy",
+            "a class without ground truths only adds its cross-entropy to the loss",
             changes.unreachable_class,
         ),
         Relation(
@@ -174,7 +174,7 @@ RELATIONS = {
         ),
         Relation(
             "META-BEST-SCORE",
-            "the best positive of a ground truth must score its best overlap",
+            "the target score of a ground truth's best positive is the ground truth's best overlap",
             check=scores.best_is_overlap,
         ),
     )

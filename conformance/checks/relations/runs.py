@@ -1,7 +1,7 @@
-"""One run of an implementation: what came out of a batch, and how far rounding may have moved it.
+"""One run of an implementation: its outcome on a batch, and the rounding errors of all values.
 
-This is the only module in which relations use what the reference computes, and they use it as a measure of rounding:
-every number is compared with the implementation's own, never with the reference's.
+No other module of the relations uses the reference, and only to derive rounding errors: every value is compared with
+the implementation's own values, never with the reference's.
 """
 
 from dataclasses import replace
@@ -23,11 +23,11 @@ from tal_reference.loss import stacked
 
 
 class Run:
-    """One run of an implementation.
+    """One run of an implementation on a batch.
 
     Args:
         outcome: outcome of the implementation.
-        expected: what its dialect prescribes for the batch.
+        expected: everything that its dialect prescribes for the batch.
     """
 
     def __init__(self, outcome: Outcome, expected: Expectation) -> None:
@@ -54,7 +54,7 @@ class Run:
         return None if known else self.expected.input_errors
 
     def truth_errors(self, image: int) -> Tensor:
-        """(M, 4) pixels by which the edges of an image's ground truths may err."""
+        """Return the errors (M, 4) in pixels of the edges of an image's ground truths."""
         exact, own = self.truths[image], self.expected.rounded_truths[image]
         unit = truth_unit(exact.boxes, self.eps)
         return bound(own.boxes, exact.boxes, unit, self.dtype, "ground truth box")
@@ -70,7 +70,7 @@ class Run:
         return least_unique(*(known.uniqueness for known in self.oracles.values()))
 
     def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
-        """Return the oracle of one image; `moved` is the difference of its inputs between two runs."""
+        """Return the oracle of one image; `moved` is the difference of the assigner's inputs between two runs."""
         hidden = self.input_errors[image] if self.input_errors else None
         if moved is not None and hidden is not None:
             moved = InputErrors(
@@ -87,14 +87,14 @@ class Run:
         return stacked(self.expected.assignment, self.batch.head.classes)
 
     def ambiguity_of(self, image: int) -> DecidingValues | None:
-        """Return the values that decide the assignment of an image if it is not exposed; None without any."""
+        """Return the values that decide the assignment of an image if it is not exposed; None without ground truths."""
         if image not in self.oracles:
             return None
         read = {"truths": self.truths[image].boxes, "boxes": self.outcome.inputs.boxes[image]}
         return DecidingValues.of(self.oracles[image], read, self.batch.hyperparameters)
 
     def hidden_weight_errors(self, image: int) -> Tensor:
-        """(A,) errors of the weights of an assignment that is not shown."""
+        """Return errors (A,) of the weights of an assignment that is not exposed."""
         own, known = self.expected.assignment[image], self.ambiguity_of(image)
         if known is None:
             return torch.zeros_like(own.weights, dtype=torch.float64)
@@ -104,9 +104,10 @@ class Run:
 
     @cached_property
     def scale(self) -> Tensor:
-        """LOSS-SUM-1: N. Where no target scores are shown, it is seen in the gradient on class logits.
+        """N (LOSS-SUM-1); computed from the gradient on class logits if target scores are not exposed.
 
-        That is g B / N (sigmoid(x) - target): the largest of its quotients by the sigmoid is that of background.
+        The gradient is g B / N (sigmoid(x) - target). The largest quotient of gradient and sigmoid is that of
+        background.
         """
         if self.outcome.assignment is not None:
             return self.outcome.assignment.scores.double().sum().clamp(min=1)
@@ -114,10 +115,11 @@ class Run:
 
     @cached_property
     def batch_factor(self) -> Tensor:
-        """The factor between the items and the total that is differentiated: B (LOSS-GAIN-1), or the loss's own.
+        """Factor between the sum of the items and the total: B (LOSS-GAIN-1), or the loss's own.
 
-        Another factor is judged where a loss is held to its dialect. N and the gradients are read here as the loss has
-        them, so that a relation does not find it again. A total within its rounding of B times the items has B.
+        Another factor than B is reported by the comparison with the dialect. N and the gradients are computed with the
+        loss's own factor here, so that relations do not report it again. A total within its rounding of B times the
+        items has B.
         """
         items, images = self.loss.items.double(), self.batch.images
         expected, whole = items.sum() * images, items.sum()
@@ -129,7 +131,7 @@ class Run:
 
     @property
     def total_error(self) -> Tensor:
-        """Rounding of the sum of the loss's own items, times B."""
+        """Return the rounding error of the sum of the loss's own items, times B."""
         items, images = self.loss.items.double(), self.batch.images
         rounding = 4 * self.eps * items.abs().sum() * images
         return bound(self.loss.items.sum() * images, items.sum() * images, rounding, self.dtype, "total")
@@ -156,12 +158,12 @@ class Run:
 
     @cached_property
     def foreign_positives(self) -> tuple[Tensor, Tensor]:
-        """Own target scores (B, A) where a hidden assignment is not the reference's, and their errors; zero elsewhere.
+        """Own target scores (B, A) where a hidden assignment differs from the reference's, else 0; and their errors.
 
-        There an anchor has a gradient on its distances that the reference's assignment does not lead to: the
-        reference's numbers, and so their rounding, are not those of the loss. The score is read from the gradient on
-        the class logits. The error of w = u* t / t* is at most (2 beta + 2) times that of u where beta > 0, because
-        u >= w as long as s* >= s; that of u is taken from the ground truth of the image for which it is largest.
+        Such an anchor has a gradient on its distances that does not follow from the reference's assignment, so that
+        rounding errors cannot be derived from the reference's values. The score is computed from the gradient on the
+        class logits. The error of w = u* t / t* is at most (2 beta + 2) times that of u where beta > 0, because u >= w
+        as long as s* >= s. The error of u is the largest over the ground truths of the image.
         """
         none = torch.zeros_like(self.expected.predictions.logits[..., 0])  # (B, A)
         if self.outcome.assignment is not None:
@@ -188,7 +190,7 @@ class Run:
         return weights, errors.where(foreign, 0)
 
     def _follows_reference(self, distances: Tensor) -> Tensor:
-        """(B, A) True where gradients on distance logits (B, A, 4R) follow the reference's assignment, before N."""
+        """Return (B, A) bool: True where gradients on distance logits follow from the reference's assignment."""
         known, scores = self._expected_loss, self.targets.scores.double()
         share = scores.sum().clamp(min=1) / self.batch.images  # N / B of the reference
         exact, same_dtype = (computed.of_total[0] for computed in (known.exact, known.same_dtype))
@@ -209,10 +211,10 @@ class Run:
 
     @cached_property
     def _foreign_term_errors(self) -> Tensor:
-        """What foreign positives add to the errors of every term and of the total, times N: (4,) for detection.
+        """Return the errors that foreign positives add to every term and the total, times N: (4,) for detection.
 
-        Of 1 - CIoU, which is at most 2 and a penalty of at most 1; of a target score times its logit; and of a
-        cross-entropy of at most the largest -log p of the anchor's bins.
+        The errors are those of 1 - CIoU, which is at most 2 and a penalty of at most 1; of a target score times its
+        logit; and of a cross-entropy of at most the largest -log p of the anchor's bins.
         """
         weights, errors = self.foreign_positives
         if not weights.any():
@@ -231,10 +233,11 @@ class Run:
         return torch.cat((terms, terms.sum()[None]))
 
     def _foreign_gradient_errors(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Errors (B, A) that foreign positives add on distance and class logits, from the scaled gradient (B, A, 4, R).
+        """Return errors (B, A) that foreign positives add on distance and class logits, given the scaled gradient.
 
-        The gradient is linear in w. Of its two parts, which may cancel, that of dfl is at most dfl_gain w, and that of
-        box so no more than the gradient and this; edges of the predicted box move it as shares of its sides.
+        The gradient is linear in w. It is the sum of a dfl part of at most dfl_gain w, and a box part, which may
+        cancel; so the box part is at most the gradient plus the dfl part. Edges of the predicted box change it in
+        proportion to its sides.
         """
         weights, errors = self.foreign_positives
         largest = gradient.abs().flatten(2).amax(2)  # (B, A)
@@ -276,9 +279,9 @@ class Run:
         return tuple(values), tuple(errors)
 
     def moved_loss(self, weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return how far terms (4,) and gradients, scaled, move if every weight (B, A) moves by up to so much.
+        """Return the change of terms (4,) and gradients, times N, if weights change by up to the given values (B, A).
 
-        Before N all of them are linear in the weights, so what moves is the loss of the movements.
+        Multiplied by N, all of them are linear in the weights, so that the change is the loss of the changes.
         """
         numbers, images, logits = (
             self.batch.hyperparameters,
@@ -298,7 +301,7 @@ class Run:
 
     @cached_property
     def _background_logit(self) -> tuple[Tensor, Tensor]:
-        """N as one class logit's gradient shows it, and its error as a share of it."""
+        """Return N computed from the gradient of one class logit, and its relative error."""
         _, logits = flatten(self.batch.feature_maps, self.batch.head)
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()
@@ -311,12 +314,12 @@ class Run:
 
     @property
     def shows_scores(self) -> bool:
-        """Return True if the target scores are exposed, so that N need not be read from the gradients."""
+        """Return True if the target scores are exposed, so that N is not computed from the gradients."""
         return self.outcome.assignment is not None
 
     @property
     def scale_error(self) -> Tensor:
-        """By how much N may differ, as a number."""
+        """Return the possible difference of N."""
         return self.scale * self._scale_error + self.foreign_positives[1].sum()
 
     @property

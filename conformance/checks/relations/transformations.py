@@ -1,6 +1,6 @@
 """Transformations of metamorphic relations (specification section 7): batches with the same results as a given batch.
 
-A transformation depends on the batch alone, so that a case file suffices to repeat a failing relation.
+A transformation depends only on the batch, so that a case file suffices to reproduce a failing relation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +54,7 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class TransformationPlan:
-    """Batches to run and compare. Every image of the sources appears once in the changed batches.
+    """Source batches and transformed batches to compare. Every image of the sources appears once in the latter.
 
     Attributes:
         how: description of the change, for messages such as "`how`, the overlap is ...".

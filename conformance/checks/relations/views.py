@@ -88,7 +88,7 @@ class ImageView:
 
     Attributes:
         read: inputs of the assigner: centres (A, 2), boxes (A, 4), scores (A, C), truths (M, 4), labels (M,).
-        shown: stages of the assigner by name, (M, A) each; empty if the implementation exposes none.
+        shown: stages of the assigner by name, (M, A) each; empty if the implementation does not expose them.
         foreground: (A,) bool.
         owner: (A,) int64 index of the ground truth, -1 on background.
         labels: (A,) int64 target class; defined on foreground only.
