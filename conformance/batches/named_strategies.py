@@ -18,12 +18,15 @@ ONE_TO_ONE = st.sampled_from(
         Hyperparameters(topk=4, topk2=4),
     ]
 )
-"""Hyperparameters of heads that keep few of the selected anchors: end-to-end heads of official models have topk 7 and
-topk2 1. With topk2 equal to topk, all are kept (TAL-CONF-2)."""
+"""Hyperparameters of heads that keep few of the selected anchors (TAL-CONF-2).
+
+End-to-end heads of official models have topk 7 and topk2 1. With topk2 equal to topk, all anchors are kept.
+"""
 
 KEEPS_MORE = st.sampled_from([Hyperparameters(topk2=11), Hyperparameters(topk=7, topk2=8)])
-"""Hyperparameters with topk2 above topk: a ground truth that wins contested anchors which it did not select may keep
-more than k. In one batch of fifteen, a ground truth has more than even topk2."""
+"""Hyperparameters with topk2 above topk: a ground truth that wins contested anchors it did not select may keep more
+than k. In one batch of fifteen, a ground truth has more than topk2.
+"""
 
 OTHER_NUMBERS = st.sampled_from(
     [
@@ -45,7 +48,7 @@ OTHER_EXPONENTS = st.sampled_from(
         Hyperparameters(alpha=2.0, topk=5),
     ]
 )
-"""Exponents for assigners alone: TAL-MET-1 fixes those of the detection loss."""
+"""Exponents for separate assigners. TAL-MET-1 fixes the exponents of the detection loss."""
 
 FEW_OVERLAPS = recipes(
     kinds=("huge",), predictions=("random", "saturated", "near"), strides=((8,), (16, 32)), max_truths=3
@@ -89,7 +92,7 @@ STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
         predictions=("near", "random", "exact_hit", "saturated"), strides=(*STRIDES, *((32,), (32, 64)) * 3)
     ),
 }
-"""Strategies by name of the check, in the order of the stages."""
+"""The strategy of every check by name, in the order of the stages."""
 
 STRATEGIES_BY_TASK = {DETECT.name: STRATEGIES}
 """The strategies of every task."""

@@ -1,4 +1,4 @@
-"""Batches with one non-finite prediction, as a diverging training produces them."""
+"""Batches with one non-finite prediction, as in a diverging training."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ NON_FINITE_VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 @dataclass(frozen=True, repr=False)
 class NonFiniteBatch(OneLineRepr):
-    """A recipe, and the place and value of one non-finite prediction.
+    """A recipe with one non-finite prediction.
 
     Attributes:
-        recipe: the rest of the batch.
+        recipe: the batch without the non-finite prediction.
         value: a key of `NON_FINITE_VALUES`.
         class_logit: True for a class logit, False for a distance logit.
         channel: index of the logit, modulo their number.

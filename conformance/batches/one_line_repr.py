@@ -1,4 +1,4 @@
-"""A repr on one line: the shortest Python expression that evaluates to the object again."""
+"""A one-line repr: the shortest Python expression that evaluates to an equal object."""
 
 import dataclasses
 from functools import cache
@@ -9,20 +9,21 @@ if TYPE_CHECKING:
 
 
 class Printer(Protocol):
-    """The part of Hypothesis' and IPython's pretty printers that is needed."""
+    """Interface of the pretty printers of Hypothesis and IPython, as far as it is used here."""
 
     def text(self, text: str) -> object:
-        """Print a text."""
+        """Print a text without line breaks."""
 
 
 class OneLineRepr:
-    """Base of dataclasses (`repr=False`) whose repr is the shortest call that makes the object, without defaults.
+    """Base class of dataclasses (`repr=False`) whose repr is the shortest call that makes an equal object.
 
-    Without `_repr_pretty_` Hypothesis would print the fields of a failing example over many lines.
+    Arguments with default values are left out. Without `_repr_pretty_` Hypothesis would print the fields of a failing
+    example over many lines.
     """
 
     unnamed: ClassVar[int] = 0
-    """Number of leading fields that are always written, and without their names."""
+    """Number of leading fields that are always written, without their names."""
 
     def __repr__(self) -> str:
         return to_source(self, self.unnamed)

@@ -1,4 +1,4 @@
-"""Recipe: a batch in one line of Python that a person can read, change and run."""
+"""Recipe: a batch as one line of Python that can be read, changed and run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,23 +21,24 @@ Resolved = list[list[tuple[int, Box]]]
 
 @dataclass(frozen=True, repr=False)
 class Recipe(OneLineRepr):
-    """Description of a batch. Its `repr` is the shortest call that makes the recipe again, on one line.
+    """Description of a batch. Its `repr` is the shortest call that makes an equal recipe, on one line.
 
     Attributes:
         images: the ground truths of each image, as a sequence or as `ManyTruths`; at least one image.
         cells: rows and columns of the first level's grid.
         strides: pixels per cell of each level; level l has ceil(size / stride) cells.
         classes: number of classes C.
-        reg_max: bins R.
+        reg_max: number of bins R.
         predictions: kind of the predictions, a key of `PREDICTION_KINDS`.
-        levels: number of different class logits if the predictions are quantised, with whole and half distances.
+        levels: number of different class logits of quantised predictions, which have whole and half distances; None if
+            the predictions are not quantised.
         copies: ties to plant.
-        shuffled: annotation rows in random order instead of sorted by image.
+        shuffled: True if annotation rows are in random order instead of sorted by image.
         seed: seed of the random numbers in the predictions.
-        streams: index of the seed's 256 streams of random numbers for each image; by default image i has stream i,
-            so that images differ.
+        streams: for each image the index of one of the seed's 256 streams of random numbers; by default image i has
+            stream i, so that images differ.
         hyperparameters: hyperparameters of assigner and loss.
-        task: name of the loss family, of `TASKS`.
+        task: name of the loss family, a key of `TASKS`.
     """
 
     images: tuple[Sequence[Truth], ...] = ((),)
@@ -131,7 +132,7 @@ def _annotations(resolved: Resolved, size: tuple[int, int]) -> Tensor:
 
 
 def _shuffled(rows: Tensor, lots: Tensor) -> Tensor:
-    """Return the rows in the order of `lots` (N,); never in the order of images, if there is more than one image."""
+    """Return the rows in the order of `lots` (N,). If there are several images, rows are never sorted by image."""
     rows = rows[lots.argsort(stable=True)]
     in_order = bool((rows[1:, 0] >= rows[:-1, 0]).all())
     return rows.flip(0) if in_order else rows

@@ -1,8 +1,8 @@
-"""The seven recorded batches that this project ships, from a training of Ultralytics' trainer on drawn rectangles.
+"""The seven recorded batches of this project, from a training of Ultralytics' trainer on images of rectangles.
 
 They are the first step, a step without ground truths, the steps with the most and with the smallest ground truths and
 with the largest loss, and two steps under automatic mixed precision. `python -m tal_conformance.training.rectangles
-FOLDER` trains and records again, with identical files on the same processor.
+FOLDER` trains and records them again, with identical files on the same processor.
 """
 
 from pathlib import Path

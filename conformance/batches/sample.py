@@ -1,4 +1,4 @@
-"""A deterministic sample of a strategy, for tests that neither draw at random nor shrink."""
+"""Deterministic samples of strategies, for tests that neither draw at random nor shrink."""
 
 from functools import cache
 

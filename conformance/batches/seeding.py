@@ -1,4 +1,4 @@
-"""Make the draws of Hypothesis depend on the strategies and the seed alone."""
+"""Make the draws of Hypothesis depend only on the strategies and the seed."""
 
 from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
@@ -7,12 +7,11 @@ NONE = Constants()
 
 
 def make_draws_reproducible() -> None:
-    """Stop Hypothesis, in this process, from drawing constants that it finds in loaded modules.
+    """Stop Hypothesis from drawing constants that it finds in loaded modules, in this process.
 
-    With such constants a derandomized run draws other batches as soon as any module is loaded, moved into
-    site-packages or changed, even if the module is not used: nobody could reproduce the batches that CI judged.
-    Hypothesis has no setting for this, and a custom backend (`AVAILABLE_PROVIDERS`) is not used for the first and the
-    shrunk examples. So the function that collects the constants is replaced; a test fails if a release of Hypothesis
-    no longer calls it.
+    With such constants a derandomized run would draw other batches as soon as any module is loaded, moved or changed,
+    even if it is not used, so that the batches of CI could not be reproduced. Hypothesis has no setting for this, and a
+    custom backend (`AVAILABLE_PROVIDERS`) is not used for the first and the shrunk examples. Therefore the function
+    that collects the constants is replaced; a test fails if a release of Hypothesis no longer calls it.
     """
     providers._get_local_constants = lambda: NONE

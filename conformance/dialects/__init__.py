@@ -1,1 +1,1 @@
-"""Dialects compared: changes between implementations, the release of a change, and the dialect of an implementation."""
+"""Comparison of dialects: differences of implementations, releases of changes, and the dialect of an implementation."""

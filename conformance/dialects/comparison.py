@@ -1,4 +1,4 @@
-"""Compare two implementations: list the changes for training from the first to the second."""
+"""Compare two implementations: list the differences that matter for training."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ ORDINARY = recipes(
 ORDINARY_BATCHES = 100
 """Ordinary batches on which the frequency of a difference is measured."""
 BATCHES_PER_STRATEGY = 12
-"""Batches of each strategy on which both implementations are held to their own dialects."""
+"""Number of batches of each strategy on which both implementations are judged by their own dialects."""
 UNDEFINED = "the result for annotation rows out of order is undefined, so no batch distinguishes the two"
 WIDTH = 100
 
@@ -38,10 +38,10 @@ class Difference:
 
     Attributes:
         choice: the choice in which their dialects differ.
-        failure: failure of the second implementation when held to the first's value of the choice, on the smallest
-            batch; None if it does not fail, or if the result is undefined.
+        failure: failure of the second implementation on the smallest batch, judged with the first's value of the
+            choice; None if it does not fail, or if the result is undefined.
         share: share of ordinary batches on which the choice makes a difference; None if the result is undefined.
-        recorded: number of recorded batches on which it does.
+        recorded: number of recorded batches on which the choice makes a difference.
     """
 
     choice: Choice
@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def frequency(self) -> str:
-        """Batches on which the choice makes a difference: `25% of 100 ordinary and 3 of 7 recorded real batches`."""
+        """Frequency of the difference as text: `25% of 100 ordinary and 3 of 7 recorded real batches`."""
         recorded = f"{self.recorded or 'none'} of {len(recorded_cases())} recorded real batches"
         if self.share is None:
             return recorded
@@ -68,7 +68,7 @@ class Comparison:
         first, second: the implementations.
         differences: choices in which their dialects differ.
         unexpected: failures of either implementation against its own dialect.
-        batches: number of batches on which each was held to its own dialect.
+        batches: number of batches on which each implementation was judged by its own dialect.
     """
 
     first: Implementation
@@ -84,7 +84,7 @@ class Comparison:
 
 
 def compare(first: Implementation, second: Implementation, advance: Advance = no_progress) -> Comparison:
-    """Hold two implementations to their own dialects, and the second to each choice of the first.
+    """Judge two implementations by their own dialects, and the second by each choice of the first.
 
     Args:
         first: an implementation.
@@ -107,9 +107,10 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
 
 
 def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
-    """Return the failure of the second implementation, on the choice's batch, held to the first's value of the choice.
+    """Return the failure of the second implementation on the choice's batch, judged by the first's choice.
 
-    If the other choices hide the difference on that batch, the second is held to the whole dialect of the first.
+    If other choices hide the difference on that batch, the second implementation is judged by the whole dialect of the
+    first.
     """
     assert choice.recipe is not None
     old_choice = replace(second.dialect, **{choice.name: getattr(before, choice.name)})
@@ -142,12 +143,12 @@ def share_of(first: Dialect, second: Dialect) -> float:
 def exercises_choice(batch: Batch, before: Dialect, choice: Choice) -> bool:
     """Return True if a choice makes a difference on a batch.
 
-    A choice about the order of annotation rows makes one on every batch with rows out of order (ANN-1).
+    A choice about the order of annotation rows makes a difference on every batch with unsorted rows (ANN-1).
 
     Args:
         batch: the batch.
         before: the first dialect.
-        choice: in which the second dialect differs from it.
+        choice: the choice in which the second dialect differs.
     """
     if choice.recipe is not None:
         return differ(before, choice.changed, batch)
@@ -162,7 +163,7 @@ def recorded_batches() -> Sequence[Batch]:
 
 
 def format_comparison(comparison: Comparison) -> list[str]:
-    """Return the lines of the result."""
+    """Return the lines of text about a comparison."""
     first, second = comparison.first, comparison.second
     lines = [f"{first.name} ({first.dialect.name}) -> {second.name} ({second.dialect.name})"]
     if comparison.same:
@@ -194,6 +195,6 @@ def _format_difference(difference: Difference, second: str) -> list[str]:
 
 
 def format_behaviour(difference: Difference, second: str) -> str:
-    """Return the behaviour of the second implementation on the smallest batch, as the end of a sentence."""
+    """Return a description of the second implementation's behaviour on the smallest batch, as the end of a sentence."""
     failure = difference.failure
     return f"{second} behaves as before" if failure is None else f"{second}: {failure.summary}"

@@ -1,6 +1,6 @@
-"""The smallest batch on which each era of releases computes something different from the era before it.
+"""The smallest batch on which the results of each era of releases differ from those of the previous era.
 
-The eras themselves stand in `tal_reference.eras`, which knows no recipes.
+The eras are defined in `tal_reference.eras`, which does not know recipes.
 """
 
 from tal_conformance.batches.recipe import Recipe
@@ -26,14 +26,14 @@ EVIDENCE: dict[Version, Recipe] = {
     ),
     (8, 4, 128): ONE_TRUTH,
 }
-"""The distinguishing recipe of every era but the first, by the era's first release."""
+"""The distinguishing recipe of every era except the first, by the era's first release."""
 
 
 def distinguishing_recipe(era: Era) -> Recipe:
-    """Return the smallest batch on which the era and the era before it compute different results.
+    """Return the smallest batch on which an era and the previous era compute different results.
 
     Raises:
-        LookupError: the era is the first: no other precedes it.
+        LookupError: the era is the first.
     """
     if era.first not in EVIDENCE:
         raise LookupError(
@@ -43,5 +43,5 @@ def distinguishing_recipe(era: Era) -> Recipe:
 
 
 def distinguishing_recipes() -> list[Recipe]:
-    """Return the distinguishing recipe of every era but the first, oldest era first."""
+    """Return the distinguishing recipe of every era except the first, oldest era first."""
     return [distinguishing_recipe(era) for era in ERAS[1:]]

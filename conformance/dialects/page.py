@@ -20,9 +20,9 @@ from tal_conformance.pictures.picture import failure_picture, picture
 from tal_reports import Section, Sides, write_differences
 
 FOLDER = "diffs"
-"""Folder of the pages, below the folder of the reports."""
+"""Folder of the pages in the report folder."""
 MAX_NAME_LENGTH = 100
-"""Characters of an implementation's name in the name of a file."""
+"""Maximum number of characters of an implementation's name in a file name."""
 
 
 def page_path(working: Path, first: str, second: str) -> Path:
@@ -49,7 +49,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 
 def _introduction(comparison: Comparison) -> list[str]:
-    """Return the first line of the terminal's output, and the last unless it belongs to an unexpected failure."""
+    """Return the first line of the terminal's output, and the last line unless it concerns an unexpected failure."""
     first, *_, last = format_comparison(comparison)
     return [first] if comparison.unexpected else [first, last.strip()]
 
@@ -92,8 +92,8 @@ def _picture_and_sides(
     """Return the picture of a difference's smallest batch, and the names of its sides.
 
     The picture compares the first dialect's assignment with the second implementation's. If the first dialect rejects
-    the batch, the picture shows the second dialect's assignment alone; if the second implementation behaves as before,
-    the first dialect's alone.
+    the batch, it shows only the second dialect's assignment; if the second implementation behaves as the first dialect,
+    only that dialect's.
     """
     first, second = comparison.first, comparison.second
     drawing = None if failure is None else failure_picture(failure)

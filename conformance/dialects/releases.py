@@ -1,4 +1,4 @@
-"""Releases of Ultralytics by number: published ones, cached ones, and ranges of them by era."""
+"""Releases of Ultralytics by number: published and cached releases, and ranges of them by era."""
 
 import re
 import subprocess
@@ -12,10 +12,10 @@ from tal_conformance.implementations.releases import OLDEST
 from tal_reference.eras import ERAS, Version
 
 INDEX_TIMEOUT = 120
-"""Seconds that pip may take to list the releases."""
+"""Time limit in seconds for pip to list the releases."""
 AFTER_ALL_RELEASES: Version = (10**6, 0, 0)
 SELECTIONS = ("cached", "each", "edges")
-"""Releases to select: those in the cache; the first of each era; both sides of every edge, and the newest on PyPI."""
+"""Values of the option: cached releases; the first of each era; or both sides of every edge and the newest on PyPI."""
 
 
 def version_text(release: Version) -> str:
@@ -24,7 +24,7 @@ def version_text(release: Version) -> str:
 
 
 def range_of(releases: str) -> tuple[Version, Version]:
-    """Return the two ends of `A..B`; each end may begin with "ultralytics==".
+    """Return both ends of a range `A..B`; each end may begin with "ultralytics==".
 
     Raises:
         UnknownImplementation: the text is not a range of two releases, the older one first.
@@ -43,7 +43,7 @@ def range_of(releases: str) -> tuple[Version, Version]:
 
 
 def published(first: Version, last: Version) -> list[Version]:
-    """Return every release on the package index from `first` to `last`, both included, oldest first.
+    """Return every release on the package index from `first` to `last` inclusive, oldest first.
 
     Raises:
         UnknownImplementation: pip could not list the releases.
@@ -89,7 +89,7 @@ def cached_releases() -> list[Version]:
 
 
 def releases_by_era(releases: Iterable[Version]) -> list[Sequence[Version]]:
-    """Return the releases of each era, oldest first, without eras that have none of them."""
+    """Return the releases of each era, oldest first, leaving out eras without releases."""
     ordered = sorted(releases)
     ends = [*(era.first for era in ERAS[1:]), AFTER_ALL_RELEASES]
     eras = [

@@ -1,6 +1,6 @@
 """Check the table of eras: judge each distinct source of assigner and loss among the releases of an era.
 
-Releases whose assigner, loss and metrics are the same files are judged once: those files are all that the suite tests.
+Releases with identical files of assigner, loss and metrics are judged once, because the suite tests only those files.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference.eras import ERAS, Era, Version, era_of
 
 BATCHES_PER_STRATEGY = 3
-"""Batches of each strategy on which a source is judged."""
+"""Number of batches of each strategy on which a source is judged."""
 SOURCE_FILES = ("tal.py", "loss.py", "metrics.py", "ops.py")
 """Files of `utils` that compute the assigner and the loss."""
 
@@ -32,9 +32,9 @@ class CheckedSource:
     """One distinct source of assigner and loss.
 
     Attributes:
-        era: of its releases.
-        hash: of its files.
-        releases: with this source, oldest first.
+        era: era of its releases.
+        hash: hash of its files.
+        releases: releases with this source, oldest first.
         problem: difference between its first release and the era's dialect; "" if none was found.
         batches: number of batches on which it was judged.
     """
@@ -84,7 +84,7 @@ def source_hash(folder: Path) -> str:
 
 
 def check_source(source: CheckedSource) -> None:
-    """Judge the first release of a source: it must follow its era's dialect, and not the dialect of the era before."""
+    """Judge the first release of a source: it must follow its era's dialect, and not the previous era's."""
     try:
         implementation = find(f"ultralytics=={version_text(source.releases[0])}")
     except UnknownImplementation as error:
@@ -104,9 +104,9 @@ def check_source(source: CheckedSource) -> None:
 
 
 def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
-    """Yield the recipes to judge a release on: those of the eras, then some of each strategy.
+    """Yield recipes on which to judge a release: the distinguishing ones of the eras, then some of each strategy.
 
-    Recipes with annotation rows out of order are left out where the dialect requires sorted rows (ANN-1).
+    Recipes with unsorted annotation rows are left out if the dialect requires sorted rows (ANN-1).
     """
     strategies = strategies_for(implementation)
     generated = (
@@ -118,9 +118,9 @@ def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
 
 
 def problem_with_previous_era(subject: Subject, era: Era) -> str:
-    """Return a problem if a release still follows the previous era's dialect on the era's distinguishing recipe, or "".
+    """Return a problem if a release follows the previous era's dialect on the era's distinguishing recipe, else "".
 
-    Where an era only adds a requirement on the order of annotation rows there is nothing to judge.
+    An era that only adds a requirement on the order of annotation rows cannot be distinguished.
     """
     number = ERAS.index(era)
     if not number:
@@ -138,9 +138,9 @@ def format_failure(failure: Failure) -> str:
 
 
 def unchecked_edges(releases: Sequence[Version]) -> list[tuple[Version, Version]]:
-    """Return neighbouring releases of different eras of which the later is not its era's first.
+    """Return neighbouring releases of different eras, if the later one is not the first release of its era.
 
-    The edge may lie at any release between the two.
+    The edge between the eras may lie at any release between the two.
     """
     return [
         (earlier, later)

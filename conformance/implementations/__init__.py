@@ -1,4 +1,4 @@
-"""The protocol of adapters, the adapters of this project, and finding an implementation by name."""
+"""The protocol of adapters, the adapters of this project, and loading an implementation by name."""
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, LossOutcome, Outcome, Stages
 from tal_conformance.core.reference_inputs import assigner_inputs

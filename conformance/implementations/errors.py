@@ -1,24 +1,24 @@
-"""Exceptions about implementations: those that cannot be found or installed, and those that fail."""
+"""Exceptions about implementations that cannot be found, installed or run."""
 
 
 class UnknownImplementation(LookupError):
-    """No implementation was found under a name; the message says what was expected."""
+    """Error: no implementation was found under a name. The message states what was expected."""
 
 
 class PackageUnavailable(LookupError):
-    """A package could not be installed, or its adapter not be started; the message says why, and what to do."""
+    """Error: a package could not be installed, or its adapter not started. The message gives reason and remedy."""
 
 
 class ProtocolViolation(TypeError):
-    """An adapter, or a value that it returned, does not follow the protocol."""
+    """Error: an adapter, or a value that it returned, does not follow the protocol."""
 
 
 class ImplementationFailed(Exception):
-    """An implementation raised, or broke the protocol, on a batch.
+    """Error: an implementation raised, or violated the protocol, on a batch.
 
     Attributes:
         what: one sentence.
-        details: the traceback if the adapter itself raised; None if its results were refused.
+        details: the traceback if the adapter itself raised; None if its results violated the protocol.
         types: names of the exception's class and its base classes if the adapter itself raised.
     """
 
@@ -28,7 +28,7 @@ class ImplementationFailed(Exception):
 
 
 class WorkerError(Exception):
-    """An implementation failed in a subprocess: it raised there, or the process died or hung.
+    """Error: an implementation failed in a subprocess: it raised there, or the process died or hung.
 
     Attributes:
         what: one sentence.

@@ -1,7 +1,7 @@
-"""Outcomes on disk, so that an outcome can be judged where the implementation cannot run.
+"""Outcome files: outcomes on disk, so that they can be judged on machines where the implementation cannot run.
 
-An outcome file is a safetensors file beside the case file: the tensors by name, the rest as JSON text in the header.
-Reading it executes nothing, and a checksum over its whole content reveals damage.
+An outcome file is a safetensors file beside the case file: the tensors by name, and the rest as JSON text in the
+header. Reading it executes nothing, and a checksum over its whole content detects damage.
 """
 
 import re
@@ -29,17 +29,17 @@ from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import check_assignment, check_inputs
 
 SCHEMA = 1
-"""Version of the files that `store` writes; `tal_conformance.core.case_file` says when it goes up."""
+"""Version of the files that `store` writes. `tal_conformance.core.case_file` states when it is increased."""
 METADATA = "tal-conformance-outcome"
 """Key of the JSON text in the file's header."""
 SUFFIX = ".outcome"
-"""Suffix of outcome files; it differs from that of case files, so that `*.safetensors` finds case files alone."""
+"""Suffix of outcome files. It differs from that of case files, so that `*.safetensors` matches only case files."""
 FACTS = ("case", "implementation", "version", "dialect", "device")
 """Texts in the header: id of the batch, name and version of the implementation, its dialect, and the device."""
 
 
 class CorruptOutcome(ValueError):
-    """A file does not hold an outcome of the batch. The message names the file and the reason."""
+    """Error: a file does not hold an outcome of the batch. The message names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def outcome_path(case: Path, implementation: str, device: str) -> Path:
 
 
 def outcomes_beside(case: Path) -> list[Path]:
-    """Return all outcome files beside a case file, by name."""
+    """Return all outcome files beside a case file, sorted by name."""
     if not case.parent.is_dir():
         return []
     named = (path for path in case.parent.iterdir() if path.name.startswith(f"{case.stem}."))
@@ -77,7 +77,7 @@ def outcomes_beside(case: Path) -> list[Path]:
 
 
 def store(path: Path, stored: StoredOutcome) -> None:
-    """Write the file. It appears whole or not at all."""
+    """Write an outcome file atomically."""
     named = named_tensors(stored.outcome)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     facts: dict[str, Any] = {name: getattr(stored, name) for name in FACTS}
@@ -90,16 +90,16 @@ def store(path: Path, stored: StoredOutcome) -> None:
 
 
 def load(path: Path, batch: Batch) -> StoredOutcome:
-    """Read the outcome that `store` wrote for `batch`, which is on the CPU. Nothing in the file is executed.
+    """Return the outcome (on the CPU) in a file that `store` wrote for `batch`. Nothing in the file is executed.
 
     Raises:
-        CorruptOutcome: the file does not hold an outcome, or one of another batch.
+        CorruptOutcome: the file does not hold an outcome, or an outcome of another batch.
         OSError: the file cannot be read.
     """
     try:
         facts, tensors = _read(path)
         if facts["case"] != batch.id:
-            raise ValueError(f"it is about the batch {facts['case']}, not {batch.id}")
+            raise ValueError(f"the outcome is of batch {facts['case']}, expected {batch.id}")
         both = "loss.total" in tensors and "assignment.foreground" in tensors
         outcome = outcome_from(
             tensors,
@@ -148,7 +148,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check(outcome: Outcome, batch: Batch) -> None:
-    """Raise unless the tensors are those that the protocol requires for the batch.
+    """Raise unless the tensors have the shapes and dtypes that the protocol requires for the batch.
 
     Raises:
         ProtocolViolation: an input or the assignment is wrong.

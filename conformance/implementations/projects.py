@@ -1,4 +1,4 @@
-"""Other projects: their packages, the further imports that they need, and the dialect of each."""
+"""Other projects: their packages, their dependencies, and their dialects."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from tal_reference import DIALECTS
 
 PROGRESS = Package("tqdm", "4.67.1")
 HUB = Package("huggingface_hub", "0.25.2")
-"""The last versions whose own dependencies are those of torch and ultralytics."""
+"""Packages and the last versions whose dependencies torch and ultralytics satisfy."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Project:
     """Another project with a task-aligned assigner.
 
     Attributes:
-        version: the version that the adapter was written for, and the default.
+        version: the version that the adapter was written for, which is the default.
         adapter: `module:object`, called in the worker.
-        dialect: name of the dialect that the project is judged by.
-        needs: packages that the project imports and present environments lack.
-        stand_ins: modules that it imports but its assigner and loss never use: stubs replace missing ones.
-        inside: subfolder of its package that must be on the import path; "" if it imports its modules by full names.
+        dialect: name of the project's dialect.
+        needs: packages that the project imports and that current environments lack.
+        stand_ins: modules that the project imports but its assigner and loss never use; stubs replace missing ones.
+        inside: subfolder of the package that must be on the import path; "" if it imports its modules by full names.
     """
 
     version: str
@@ -62,7 +62,7 @@ PROJECTS = {
         stand_ins=("pandas", "seaborn", "thop", "cpuinfo", "albumentations"),
     ),
 }
-"""By name on PyPI, which is also the `--implementation` value."""
+"""Projects by name on PyPI, which is also the `--implementation` value."""
 
 
 def project(name: str, version: str = "") -> RemoteAdapter:
@@ -70,7 +70,7 @@ def project(name: str, version: str = "") -> RemoteAdapter:
 
     Args:
         name: key of `PROJECTS`.
-        version: version of the project; "": the version that the adapter was written for.
+        version: version of the project; "" for the version that the adapter was written for.
 
     Raises:
         PackageUnavailable: the version does not exist, or could not be installed or started.

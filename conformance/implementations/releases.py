@@ -1,4 +1,4 @@
-"""Releases of Ultralytics by version: each is fetched, started in a worker and judged by its own dialect."""
+"""Load releases of Ultralytics by version: each is installed, started in a worker and judged by its own dialect."""
 
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from tal_reference.eras import dialect_of
 
 T = TypeVar("T")
 Table = list[tuple[Version, Version, tuple[T, ...]]]
-"""First and last release, and the entries for them."""
+"""First and last release of a range, and the entries for its releases."""
 OLDEST: Version = (8, 0, 0)
 HYDRA = (
     Package("hydra-core", "1.3.2"),
@@ -19,7 +19,7 @@ HYDRA = (
     Package("antlr4-python3-runtime", "4.9.3"),
 )
 RESOURCES = Package("setuptools", "79.0.1")
-"""The last version with `pkg_resources`, which releases of 2023 import: 8.0.170 does, 8.0.195 does not."""
+"""The last version of setuptools with `pkg_resources`, which releases up to 8.0.194 import."""
 PROGRESS = Package("tqdm", "4.67.1")
 
 IMPORTS: Table[Package] = [
@@ -27,9 +27,9 @@ IMPORTS: Table[Package] = [
     ((8, 0, 0), (8, 0, 194), (RESOURCES,)),
     ((8, 0, 0), (8, 3, 175), (PROGRESS,)),
 ]
-"""First and last release, and packages that they import and present environments lack."""
+"""First and last release of a range, and packages that its releases import and that current environments lack."""
 STAND_INS = ("pandas", "IPython", "hub_sdk", "hub_sdk.config", "seaborn", "thop", "clip")
-"""Modules that releases import but their assigner and loss never use: stubs replace them where they are missing."""
+"""Modules that releases import but their assigner and loss never use; stubs replace missing ones."""
 
 
 def release(version: str) -> RemoteAdapter:
@@ -61,5 +61,5 @@ def release(version: str) -> RemoteAdapter:
 
 
 def chosen(table: Table[T], numbers: Version) -> list[T]:
-    """Return the entries of a table for a release."""
+    """Return the entries of a table that apply to a release."""
     return [entry for first, last, entries in table if first <= numbers <= last for entry in entries]

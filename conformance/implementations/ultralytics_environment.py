@@ -1,4 +1,4 @@
-"""Keep Ultralytics from writing settings into the user's home, from installing packages and from using the network."""
+"""Keep Ultralytics from writing settings into the user's home, installing packages and using the network."""
 
 import os
 import tempfile
@@ -7,9 +7,9 @@ from functools import cache
 
 @cache
 def configure_ultralytics() -> str:
-    """Give Ultralytics a settings folder of its own for the life of this process, without installs or network.
+    """Give Ultralytics a temporary settings folder, and disable its installs and network access, in this process.
 
-    Call it before `ultralytics` is imported in the process.
+    Call this function before `ultralytics` is imported in the process.
 
     Returns:
         The settings folder, which is removed when the process ends.

@@ -1,4 +1,4 @@
-"""Judging outcomes: error bounds, admissible choices, verdicts and the first diverging stage."""
+"""Judging outcomes: error bounds, admissible choices, verdicts, and the first diverging stage."""
 
 from tal_conformance.core.verdicts import (
     Divergence,

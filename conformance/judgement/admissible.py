@@ -1,7 +1,7 @@
 """The admissible choices of an assignment (specification section 6): selections and owners that are forced or possible.
 
-Values are known up to rounding, as ranges [low, high]; a range of width zero is an exact value. Where two ranges
-overlap, either order is admissible (T4); where two exact values are equal, either is (T1, T2, T3).
+Values are known up to rounding, as ranges [low, high]; a range of width zero is an exact value. If two ranges overlap,
+either order is admissible (T4); if two exact values are equal, either may be chosen (T1, T2, T3).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Range(NamedTuple):
-    """Smallest and largest value that each number can have, elementwise."""
+    """Smallest and largest possible value of each element."""
 
     low: Tensor
     high: Tensor
@@ -30,11 +30,11 @@ class Range(NamedTuple):
 class Selection:
     """The admissible results of a top-k over each of M rows of A places (TAL-TOPK-1, TAL-CONF-2).
 
-    A place is visible if it is a candidate: other places may be selected, but do not show in the result.
+    A place is visible if it is a candidate. Other places may be selected, but are not visible in the result.
 
     Attributes:
-        must: (M, A) the place is selected and visible in every admissible result.
-        may: (M, A) the place is selected and visible in some admissible result; includes `must`.
+        must: (M, A) bool: the place is selected and visible in every admissible result.
+        may: (M, A) bool: the place is selected and visible in some admissible result; includes `must`.
         min_count: (M,) smallest number of visible places.
         max_count: (M,) largest number of visible places.
     """
@@ -82,7 +82,7 @@ def kth_largest(value: Tensor, k: int) -> Tensor:
 
 
 def may_own(overlap: Range) -> Tensor:
-    """Return True for each pair (M, A) whose overlap can be the largest in the anchor's column (TAL-CONF-1)."""
+    """Return (M, A) bool: True if the overlap of the pair can be the largest of its anchor (TAL-CONF-1)."""
     return overlap.high >= overlap.low.amax(0)
 
 
@@ -119,11 +119,11 @@ class TopK2Rule:
     def may_be_dropped(self, kept: Tensor) -> Tensor | None:
         """Return the anchors (M, A) that a ground truth may have owned and dropped; None if a row keeps more than k.
 
-        A row that keeps k anchors may have dropped any that are not better than all of those. A row that keeps fewer
-        was filled up with zeros, and can only have dropped zeros.
+        A row that keeps k anchors may have dropped any anchors that are not better than all of these. A row that keeps
+        fewer was filled up with zeros, and can only have dropped zeros.
 
         Args:
-            kept: (M, A) positives after TAL-CONF-2.
+            kept: (M, A) bool: positives after TAL-CONF-2.
         """
         count = kept.sum(1, keepdim=True)  # (M, 1)
         if (count > self.k).any():
@@ -283,7 +283,7 @@ def _with_topk2(owners: Ownership, topk2_rule: TopK2Rule, at_most: int) -> Itera
 
 
 def _row_choices(selection: Selection, row: int, at_most: int) -> list[Tensor]:
-    """Return admissible selections of one row, largest first, at most `at_most` of each size."""
+    """Yield admissible selections of one row, largest first, at most `at_most` of each size."""
     must, free = selection.must[row], (selection.may[row] & ~selection.must[row]).nonzero().flatten().tolist()
     taken = int(must.sum())
     choices = []

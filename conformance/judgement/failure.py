@@ -1,4 +1,4 @@
-"""The exception that a check raises when an implementation fails on a batch."""
+"""The exception that a check raises if an implementation fails on a batch."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +32,7 @@ class Subject:
 
 @dataclass
 class Failure(Exception):
-    """A batch that an implementation failed, raised by a test so that Hypothesis shrinks it.
+    """Error: an implementation failed on a batch. A test raises it, so that Hypothesis shrinks the batch.
 
     Attributes:
         subject: the implementation, and the device it ran on.
@@ -85,8 +85,8 @@ _TYPES: dict[str, type[Failure]] = {}
 def failure_from(subject: Subject, batch: Batch, error: Divergence | ImplementationFailed) -> Failure:
     """Return the failure that describes an exception of the judge or of the implementation.
 
-    Its class depends on the stage: Hypothesis treats exceptions of one class raised at one line as one bug, and would
-    otherwise shrink a batch that fails at the metric into one that fails at the gradient.
+    Its class depends on the stage, because Hypothesis treats exceptions of one class raised at one line as one bug, and
+    would otherwise shrink a batch that fails at the metric into one that fails at the gradient.
     """
     if isinstance(error, ImplementationFailed):
         return _type("error")(subject, batch, Verdict.ERROR, "", "", error.what, details=error.details)
@@ -106,7 +106,7 @@ def _type(stage: str) -> type[Failure]:
 
 
 def value_fields(value: Value) -> dict[str, str]:
-    """Return a differing value as the fields that the run log and the reports hold."""
+    """Return a differing value as the fields of the run log and the reports."""
     return {
         "where": value.where,
         "quantity": value.quantity,
@@ -117,7 +117,7 @@ def value_fields(value: Value) -> dict[str, str]:
 
 
 def stage_fields(judgement: Judgement | None) -> list[dict[str, Any]]:
-    """Return every stage with its state and margin, in the order of judging, as the run log holds them."""
+    """Return every stage with its state and margin, in the order of judging, as the fields of the run log."""
     if judgement is None:
         return [
             {"stage": stage, "clause": clause, "state": State.NOT_SHOWN.value, "margin": None}

@@ -1,1 +1,1 @@
-"""Adapters of the implementations that this project knows: its own, Ultralytics and other projects."""
+"""Adapters of the reference, the article's algorithm, Ultralytics and other projects."""

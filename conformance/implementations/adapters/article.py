@@ -1,8 +1,8 @@
 """The article's own algorithm: image by image, with dense M x A tensors.
 
-Written from the article's text, under its names. Misprints of specification section 9 are corrected, and incomplete
-lines are completed from the specification. It has no small-box floor. The article announces the loss and leaves it
-out: here it is the specification's. M is the padded number of ground truths, A of anchors, C of classes.
+It is written from the article's text, with the article's names. Misprints listed in specification section 9 are
+corrected, and incomplete lines are completed from the specification. Small boxes are not widened. The article does not
+contain the loss; the specification's is used. M is the padded number of ground truths, A of anchors, C of classes.
 """
 
 import torch
@@ -25,7 +25,7 @@ class ArticleAdapter:
     precisions = EVERY
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Run section 3 of the article image by image."""
+        """Run section 3 of the article (the assigner) image by image."""
         assigner = ArticleAssigner(inputs.hyperparameters)
         images = [
             assigner.assign_image(scores, boxes, inputs.anchors, labels, truths, mask)
@@ -137,15 +137,15 @@ class ArticleAssigner:
         self, pb_scores: Tensor, pb_bboxes: Tensor, anc_points: Tensor, gt_labels: Tensor, gt_bboxes: Tensor,
         gt_mask: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
-        """Return the targets of one image in the order of `Assignment`'s fields, and its stages in that of `Stages`.
+        """Return the targets of one image as the fields of `Assignment`, and its stages as the fields of `Stages`.
 
         Args:
-            pb_scores: (A, C) after the sigmoid.
-            pb_bboxes: (A, 4) pixels.
-            anc_points: (A, 2) pixels.
-            gt_labels: (M, 1).
-            gt_bboxes: (M, 4) pixels.
-            gt_mask: (M, 1), zero on padding.
+            pb_scores: (A, C) predicted scores after the sigmoid.
+            pb_bboxes: (A, 4) predicted boxes, xyxy in pixels.
+            anc_points: (A, 2) anchor centres in pixels.
+            gt_labels: (M, 1) classes.
+            gt_bboxes: (M, 4) ground truths, xyxy in pixels.
+            gt_mask: (M, 1) mask, zero on padding.
         """
         if not len(gt_labels):  # TAL-EMPTY-1: the article's code has no answer, the specification does
             none = torch.zeros(len(anc_points), dtype=torch.long, device=anc_points.device)
@@ -165,7 +165,7 @@ class ArticleAssigner:
         return outputs, [in_gts_mask, overlaps, align_metrics, selected, pos_mask]
 
     def get_in_gts_mask(self, gt_bboxes: Tensor, anc_points: Tensor) -> Tensor:
-        """Return the anchors inside each box (M, A): step 1."""
+        """Return the mask (M, A) of the anchors inside each box: step 1."""
         to_left_top = anc_points[None] - gt_bboxes[:, None, :2]  # (M, A, 2)
         to_right_bottom = gt_bboxes[:, None, 2:] - anc_points[None]  # (M, A, 2)
         return torch.cat((to_left_top, to_right_bottom), dim=2).amin(2) > self.eps
@@ -187,7 +187,7 @@ class ArticleAssigner:
         return scores.pow(self.alpha) * overlaps.pow(self.beta)
 
     def select_topk_candidates(self, align_metrics: Tensor, topk: int) -> Tensor:
-        """Return the k best anchors of each ground truth (M, A), selected one after the other: step 2."""
+        """Return the mask (M, A) of the k best anchors of each ground truth, selected one after the other: step 2."""
         topk_idx = align_metrics.topk(topk, dim=1).indices  # (M, k)
         topk_mask = torch.zeros_like(align_metrics, dtype=torch.bool)  # (M, A)
         every_gt = torch.arange(len(align_metrics), device=align_metrics.device)
@@ -198,7 +198,7 @@ class ArticleAssigner:
     def filter_repeat_assign_candidates(
         self, pos_mask: Tensor, overlaps: Tensor, align_metrics: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return one ground truth per anchor as index (A,), foreground (A,) and mask (M, A): step 3."""
+        """Return one ground truth per anchor, as index (A,), foreground (A,) and mask (M, A): step 3."""
         claims = pos_mask.sum(0)  # (A,)
         if claims.max() > 1:
             is_max_overlap = torch.zeros_like(pos_mask)  # (M, A)

@@ -21,10 +21,10 @@ LOSS = "coreyolo.train.loss"
 
 
 class CoreYOLO:
-    """The version of `coreyolo` that the worker's package folder holds.
+    """The version of `coreyolo` in the worker's package folder.
 
     Args:
-        version: of the package.
+        version: version of the package.
     """
 
     name = "coreyolo"
@@ -36,7 +36,7 @@ class CoreYOLO:
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Call the package's assigner on inputs that the suite decoded."""
+        """Return the assignment of the package's assigner for inputs that the suite decoded."""
         results = self._new_assigner(inputs.hyperparameters)(
             inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask
         )
@@ -49,7 +49,7 @@ class CoreYOLO:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Call the package's loss, and return with it what its assigner read and returned."""
+        """Return the package's loss, with the inputs and outputs of its assigner."""
         criterion = self._criterion(head, hyperparameters)
         recorded_calls: list[tuple[Any, ...]] = []
 
@@ -71,10 +71,10 @@ class CoreYOLO:
         return Loss(total, items, own_index(results), inputs)
 
     def _new_assigner(self, hyperparameters: Hyperparameters) -> Any:
-        """Return the package's assigner with these hyperparameters.
+        """Return the package's assigner with the given hyperparameters.
 
         Raises:
-            NotImplementedError: the hyperparameters ask for topk2, which the package does not have (TAL-CONF-2).
+            NotImplementedError: topk2 is set, which the package does not support (TAL-CONF-2).
         """
         if hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"coreyolo {self.version} has no topk2 (TAL-CONF-2)")
@@ -101,6 +101,6 @@ class CoreYOLO:
 
 
 def own_index(results: tuple[Tensor, ...]) -> Assignment:
-    """Return the assignment in its assigner's results."""
+    """Return the assignment in the results of the package's assigner."""
     labels, boxes, scores, foreground, _, index = results  # the fifth is the foreground as a float
     return Assignment(labels, boxes, scores, foreground, index)

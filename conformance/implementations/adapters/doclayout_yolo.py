@@ -1,8 +1,8 @@
 """`doclayout-yolo`, a fork of Ultralytics: its `v8DetectionLoss` and its assigner.
 
-Its assigner can weigh the finest level by the area of a ground truth (`ms_factor`). No head of the package uses that
-option, so it is off here as well. The option's arguments, the sizes of the levels and of each image before padding,
-are passed as None: they are not read while it is off.
+Its assigner can weight the finest level by the area of a ground truth (`ms_factor`). No head of the package uses this
+option, so that it is off here too. The option's arguments, the sizes of the levels and of each image before padding,
+are passed as None, because they are not read while the option is off.
 """
 
 import importlib
@@ -22,10 +22,10 @@ LOSS_MODULE, ASSIGNER_MODULE = "doclayout_yolo.utils.loss", "doclayout_yolo.util
 
 
 class DocLayoutYOLO(CriterionAdapter):
-    """The version of `doclayout-yolo` that the worker's package folder holds.
+    """The version of `doclayout-yolo` in the worker's package folder.
 
     Args:
-        version: of the package.
+        version: version of the package.
     """
 
     name = "doclayout-yolo"

@@ -1,11 +1,10 @@
 """`libreyolo`: the loss of its YOLOv9 (`YOLO9Loss`) and its assigner (`BoxMatcher`).
 
-Its other models do not have a v8 detection loss: YOLO-NAS and PP-YOLOE have a task-aligned assigner on the plain
-overlap with a varifocal and GIoU loss, RTMDet and PicoDet assign differently, and the rest match one to one. They have
-no adapter.
+Its other models do not have a v8 detection loss, and no adapter: YOLO-NAS and PP-YOLOE have a task-aligned assigner
+with plain IoU, and a varifocal and GIoU loss; RTMDet and PicoDet assign differently; the others match one to one.
 
-Ground truths are padded and have no mask: the package treats a row that overlaps no box as padding. It differentiates
-the sum of the terms without the factor of the number of images, and so does this adapter.
+Ground truths are padded and have no mask: the package treats a row that overlaps no box as padding. The package and
+this adapter differentiate the sum of the terms without the factor of the number of images.
 """
 
 import importlib
@@ -23,10 +22,10 @@ LOSS = "libreyolo.models.yolo9.loss"
 
 
 class LibreYOLO:
-    """The version of `libreyolo` that the worker's package folder holds.
+    """The version of `libreyolo` in the worker's package folder.
 
     Args:
-        version: of the package.
+        version: version of the package.
     """
 
     name = "libreyolo"
@@ -38,7 +37,7 @@ class LibreYOLO:
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Call the package's assigner on inputs that the suite decoded."""
+        """Return the assignment of the package's assigner for inputs that the suite decoded."""
         self._refuse(inputs.head, inputs.hyperparameters)
         matcher = self._module.BoxMatcher(
             num_classes=inputs.head.classes,
@@ -60,7 +59,7 @@ class LibreYOLO:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Call the package's loss, and return with it what its assigner returned."""
+        """Return the package's loss, with the outputs of its assigner."""
         self._refuse(head, hyperparameters)
         height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
         criterion = self._criterion(head, hyperparameters, (width, height), feature_maps[0].device)
@@ -81,10 +80,10 @@ class LibreYOLO:
         return Loss(parts["total_loss"], items, assignments[0])
 
     def _refuse(self, head: Head, hyperparameters: Hyperparameters) -> None:
-        """Raise on heads and hyperparameters that the package does not support.
+        """Raise for heads and hyperparameters that the package does not support.
 
         Raises:
-            NotImplementedError: R = 1 (its distances are always distributions), or topk2.
+            NotImplementedError: R = 1 (distances are always distributions), or topk2 is set.
         """
         if head.reg_max == 1:
             raise NotImplementedError(f"libreyolo {self.version} has no head with reg_max 1 (DEC-1)")
@@ -111,7 +110,7 @@ class LibreYOLO:
 
 
 class Scores(Tensor):
-    """Scores that stand in for logits: their sigmoid is the scores themselves."""
+    """Scores in place of logits: their method `sigmoid` returns the scores themselves."""
 
     def sigmoid(self) -> Tensor:
         """Return the scores."""
@@ -119,7 +118,7 @@ class Scores(Tensor):
 
 
 def padded(annotations: Tensor, images: int) -> Tensor:
-    """Return rows (N, 6) as its data loader pads them: (B, M, 5) class and normalised corners, zero on padding."""
+    """Return rows (N, 6) in the package's format: (B, M, 5) class and normalised corners, padded with zeros."""
     own = [annotations[annotations[:, 0] == image, 1:] for image in range(images)]
     rows = annotations.new_zeros(images, max(map(len, own), default=0), 5)
     for image, (kind, centre, size) in enumerate(each.split((1, 2, 2), 1) for each in own):
@@ -128,9 +127,9 @@ def padded(annotations: Tensor, images: int) -> Tensor:
 
 
 def assignment_of(answered: tuple[Tensor, Tensor, Tensor], truths: Tensor, classes: int) -> Assignment:
-    """Return the assignment that its assigner found for truths (B, M, 5).
+    """Return the assignment by the package's assigner for truths (B, M, 5).
 
-    Its results are scores and boxes (B, A, C + 4), foreground and index.
+    The assigner returns scores and boxes (B, A, C + 4), foreground and index.
     """
     targets, foreground, index = (part.as_subclass(Tensor) for part in answered)
     scores, boxes = targets.split((classes, 4), -1)

@@ -1,4 +1,4 @@
-"""The specification in other orders of its operations: correct, and therefore a measure of rounding.
+"""The specification with reordered operations: a correct implementation, with which rounding is measured.
 
 Every step differs from the reference and from the article's algorithm: corners before pixels, powers by logarithms, IoU
 by clipping, cross-entropy by softplus, DFL as a sum over all bins, and optionally float64. B images, M ground truths
@@ -19,11 +19,11 @@ TINY = 1e-9
 
 
 class ReorderedAdapter:
-    """Assigner and loss of the newest dialect, with their operations in other orders.
+    """Assigner and loss of the newest dialect with reordered operations.
 
     Args:
-        dtype: dtype of the computation; None: that of its inputs.
-        shows: what its loss exposes besides values: "inputs" (and the assignment), "assignment" or "nothing".
+        dtype: dtype of the computation; None for the dtype of the inputs.
+        shows: what the loss exposes besides values: "inputs" (and the assignment), "assignment" or "nothing".
     """
 
     version = "1"
@@ -34,7 +34,7 @@ class ReorderedAdapter:
         self.name = "rearranged" if dtype is None else f"rearranged-{str(dtype).removeprefix('torch.')}"
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Assign densely over (B, M, A); outputs have the dtypes of the inputs."""
+        """Assign with dense tensors (B, M, A); outputs have the dtypes of the inputs."""
         real = self.dtype or torch.promote_types(inputs.boxes.dtype, inputs.truth_boxes.dtype)
         scores, boxes, truths = (x.to(real) for x in (inputs.scores, inputs.boxes, inputs.truth_boxes))
         numbers = inputs.hyperparameters
@@ -76,7 +76,7 @@ class ReorderedAdapter:
     def loss(
         self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Hyperparameters
     ) -> Loss:  # fmt: skip
-        """Compute the detection loss; gradients pass through the conversion to its own dtype."""
+        """Return the detection loss. Gradients pass through the conversion to the dtype of the computation."""
         real = self.dtype or torch.promote_types(feature_maps[0].dtype, torch.float32)
         rows = torch.cat([level.to(real).flatten(2) for level in feature_maps], dim=2).transpose(1, 2)
         distances, logits = (
@@ -115,7 +115,7 @@ class ReorderedAdapter:
         self, feature_maps: tuple[Tensor, ...], annotations: Tensor, boxes: Tensor, logits: Tensor, centres: Tensor,
         strides: Tensor, head: Head, hyperparameters: Hyperparameters,
     ) -> AssignerInputs:  # fmt: skip
-        """Return the assigner's inputs; ground truths become corners first and pixels second."""
+        """Return the assigner's inputs; ground truths are converted to corners first, then to pixels."""
         height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
         image = annotations[:, 0].long()  # (N,)
         counts = torch.bincount(image, minlength=len(boxes))
@@ -136,7 +136,7 @@ class ReorderedAdapter:
 
 
 def cells(feature_maps: tuple[Tensor, ...], head: Head, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the anchor centres (A, 2) in grid units, by counting, and the strides (A, 1)."""
+    """Return the anchor centres (A, 2) in grid units, computed by counting, and the strides (A, 1)."""
     centres, strides = [], []
     for level, stride in zip(feature_maps, head.strides, strict=True):
         height, width = level.shape[2:]
@@ -148,7 +148,7 @@ def cells(feature_maps: tuple[Tensor, ...], head: Head, dtype: torch.dtype) -> t
 
 
 def expectations(distances: Tensor, reg_max: int) -> Tensor:
-    """Return the distances (.., 4) in grid units: exponentials over their sum, by a product of matrices."""
+    """Return the distances (.., 4) in grid units: normalised exponentials, multiplied by the bins as matrices."""
     if reg_max == 1:
         return distances
     sides = distances.unflatten(-1, (4, reg_max))  # (.., 4, R)
@@ -158,7 +158,7 @@ def expectations(distances: Tensor, reg_max: int) -> Tensor:
 
 
 def side_loss(distances: Tensor, away: Tensor, reg_max: int, share: Tensor) -> Tensor:
-    """Return DFL (P,) as a cross-entropy against the shares of all bins; the L1 form with a single bin."""
+    """Return DFL (P,) as a cross-entropy with target shares of all bins; for a single bin, the L1 loss."""
     if reg_max == 1:
         return (distances * share - away * share).abs().sum(1) / 4
     sides = distances.unflatten(1, (4, reg_max))  # (P, 4, R)

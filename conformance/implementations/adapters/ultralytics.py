@@ -1,9 +1,9 @@
 """Ultralytics, every release: the installed one in this process, any other as `ultralytics==X.Y.Z` in a worker.
 
-Releases differ in where their loss lies (`CRITERIA`), and in what it reads and returns:
+Releases differ in the module of their loss (`CRITERIA`), and in its inputs and results:
 
-- to 8.3.253 the loss reads feature maps, from 8.4.0 boxes and scores that are split and flattened;
-- from 8.4.104 the logged items come by name.
+- up to 8.3.253 the loss reads feature maps, from 8.4.0 boxes and scores that are split and flattened;
+- from 8.4.104 the logged items have names.
 """
 
 import importlib
@@ -32,7 +32,7 @@ class Criterion(NamedTuple):
     """Modules of a task's loss, from one release on.
 
     Attributes:
-        first: the first release that has them.
+        first: the first release with these modules.
         loss_module: module of the criterion.
         loss_class: name of the criterion's class.
         assigner_module: module of the assigner.
@@ -53,7 +53,7 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
         Criterion((8, 0, 0), "ultralytics.yolo.v8.detect.train", "Loss", "ultralytics.yolo.utils.tal"),
     ),
 }
-"""By task, the newest first: where releases have the task's criterion."""
+"""Modules of each task's criterion, the newest releases first."""
 SPLIT_PREDICTIONS: Version = (8, 4, 0)
 """First release whose loss reads `boxes`, `scores` and `feats` by name."""
 FIRST_OF_NEWEST_DIALECT: Version = (8, 4, 128)
@@ -64,11 +64,11 @@ class UltralyticsAdapter(CriterionAdapter):
     """The detection loss and the assigner of a release of Ultralytics.
 
     Args:
-        version: of the release that the import path holds; by default the one that is installed here, whatever it is.
+        version: version of the release on the import path; by default the installed release, whatever its version.
         exposes_stages: as in `CriterionAdapter`.
 
     Raises:
-        UnknownImplementation: no version is given, and the installed one is missing, fails to import or is too old.
+        UnknownImplementation: no version is given, and the installed release is missing, fails to import or is too old.
         ImportError: another version than the given one is imported.
     """
 
@@ -89,7 +89,7 @@ class UltralyticsAdapter(CriterionAdapter):
         self._assigner_has_topk2 = "topk2" in parameters
 
     def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
-        """Return what the release's head hands to the loss in training."""
+        """Return the output that the release's head passes to the loss in training."""
         if not self._split_predictions:
             return list(feature_maps)
         flat = torch.cat([level.flatten(2) for level in feature_maps], 2)  # (B, 4R + C, A)
@@ -97,10 +97,10 @@ class UltralyticsAdapter(CriterionAdapter):
         return {"boxes": boxes, "scores": scores, "feats": list(feature_maps)}
 
     def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Any:
-        """Return the release's assigner with these hyperparameters.
+        """Return the release's assigner with the given hyperparameters.
 
         Raises:
-            NotImplementedError: the hyperparameters ask for topk2, which the release does not have (TAL-CONF-2).
+            NotImplementedError: topk2 is set, which the release does not support (TAL-CONF-2).
         """
         if not self._assigner_has_topk2:
             return super()._new_assigner(head, hyperparameters)
@@ -143,7 +143,7 @@ def installed_release() -> str:
     """Return the version of the installed release.
 
     Raises:
-        UnknownImplementation: no release is installed, or one before the newest dialect.
+        UnknownImplementation: no release is installed, or only one that is older than the newest dialect.
     """
     try:
         version = metadata.version("ultralytics")
@@ -193,10 +193,10 @@ def import_release(version: str) -> tuple[ModuleType, ModuleType]:
 
 
 def criterion_of(version: str, task: str = DETECT.name) -> Criterion:
-    """Return where a release has a task's criterion.
+    """Return the modules of a task's criterion in a release.
 
     Args:
-        version: text behind the three numbers, as of a fork or a development version, is ignored.
+        version: version of the release; text after the three numbers, as in forks, is ignored.
         task: key of `CRITERIA`.
 
     Raises:
@@ -210,7 +210,7 @@ def criterion_of(version: str, task: str = DETECT.name) -> Criterion:
 
 
 def leading_numbers(version: str) -> Version:
-    """Return the first three numbers of a version, whatever follows them.
+    """Return the first three numbers of a version, and ignore any further text.
 
     Raises:
         ValueError: the version does not have three numbers.

@@ -1,11 +1,11 @@
 """`yolo9`, YOLOv9 as a package: the loss of a model with one head (`utils.loss_tal`) and its assigner.
 
-The losses for two and three heads (`loss_tal_dual`, `loss_tal_triple`) add this loss up over the heads, with an
-assigner for each. Three things are this package's own:
+The losses for two and three heads (`loss_tal_dual`, `loss_tal_triple`) add up this loss over the heads, with an
+assigner for each head. Three properties are specific to this package:
 
 - the assigner does not return the index of the ground truth: it is recorded between the assigner's functions;
 - the gains 7.5, 0.5 and 1.5 are constants in the loss's code: for other gains its parts are weighted before the sum;
-- an argument of the loss, and not R, decides if distances are distributions: it is off where R = 1.
+- an argument of the loss, and not R, decides if distances are distributions: it is off if R = 1.
 """
 
 import importlib
@@ -29,10 +29,10 @@ CLASS_LOSS_OPTIONS = {"cls_pw": 1.0, "label_smoothing": 0.0, "fl_gamma": 0.0}
 
 
 class RecordingAssignerWithoutIndex(RecordingAssigner):
-    """Recorder of an assigner that returns everything but the index of the ground truth."""
+    """Recorder of an assigner that does not return the index of the ground truth."""
 
     def assignment(self) -> Assignment:
-        """Return the outputs of the last call, with the index of the assigner's function for contested anchors."""
+        """Return the outputs of the last call, with the index from the assigner's function for contested anchors."""
         labels, boxes, scores, foreground = self.returned
         no_truths = torch.zeros_like(foreground, dtype=torch.long)
         index = self.stage_results["select_highest_overlaps"][0] if self.stage_results else no_truths
@@ -40,10 +40,10 @@ class RecordingAssignerWithoutIndex(RecordingAssigner):
 
 
 class YOLO9(CriterionAdapter):
-    """The version of `yolo9` that the worker's package folder holds.
+    """The version of `yolo9` in the worker's package folder.
 
     Args:
-        version: of the package.
+        version: version of the package.
     """
 
     name = "yolo9"
@@ -54,11 +54,11 @@ class YOLO9(CriterionAdapter):
         super().__init__(version, importlib.import_module(ASSIGNER_MODULE))
 
     def _rows(self, annotations: Tensor) -> Tensor:
-        """Return the annotations as they are."""
+        """Return the annotations unchanged."""
         return annotations
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the package's loss, its parts weighted by the gains."""
+        """Return the package's loss, with its parts weighted by the gains."""
         model = model_with(head, device, hyp=CLASS_LOSS_OPTIONS)
         criterion = self._loss_module.ComputeLoss(model, use_dfl=head.reg_max > 1)
         criterion.bbox_loss = weighted(

@@ -1,7 +1,7 @@
-"""Treat every exception of an implementation as its failure, and only a real Ctrl-C as an interrupt.
+"""Treat every exception of an implementation as its failure, except a real Ctrl-C.
 
-`pytest.skip()`, `pytest.xfail()`, `sys.exit()`, `KeyboardInterrupt`, `GeneratorExit` and `asyncio.CancelledError` raise
-what does not derive from `Exception`. From an implementation these would skip a test or end the run; here they are its
+`pytest.skip()`, `pytest.xfail()`, `sys.exit()`, `KeyboardInterrupt`, `GeneratorExit` and `asyncio.CancelledError` do
+not derive from `Exception`. Raised by an implementation, they would skip a test or end the run; here they are its
 error. A real Ctrl-C is recognised by the signal that arrives with it.
 """
 
@@ -45,12 +45,12 @@ class Interrupts:
 
 @contextmanager
 def recorded_interrupts() -> Iterator[Interrupts]:
-    """Record SIGINT while the block runs; its handler is called as well, and put back afterwards.
+    """Record SIGINT while the block runs. The previous handler is called too, and restored afterwards.
 
-    In other threads than the main one nothing is recorded: Python delivers signals to the main thread.
+    In threads other than the main thread nothing is recorded, because Python delivers signals to the main thread.
 
     Raises:
-        KeyboardInterrupt: the signal arrived, and the block swallowed the interrupt.
+        KeyboardInterrupt: the signal arrived, and the block suppressed the interrupt.
     """
     interrupts = Interrupts()
     previous = signal.getsignal(signal.SIGINT)
@@ -88,7 +88,7 @@ def exceptions_as_failures() -> Iterator[None]:
 
 
 def failure_from(error: BaseException) -> ImplementationFailed:
-    """Return the failure that an exception of an implementation, or of a guard around it, stands for."""
+    """Return the failure that corresponds to an exception of an implementation, or of a guard around it."""
     if isinstance(error, ImplementationFailed):
         return error
     if isinstance(error, WorkerError):

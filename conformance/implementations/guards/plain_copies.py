@@ -1,8 +1,8 @@
 """Copy the results of an implementation into plain tensors, before anything is compared.
 
-A subclass of `torch.Tensor` can give another answer to every question about itself, and a subclass of `Assignment` at
-every access to a field. A result may share memory with an input or with another result, and may be changed after it was
-returned. Each field is therefore read once, and each tensor is copied once, without code of the implementation.
+A subclass of `torch.Tensor` can return different values on each access, and so can a subclass of `Assignment`. A result
+may share memory with an input or with another result, and may be changed after it was returned. Therefore each field is
+read once, and each tensor is copied once, without running code of the implementation.
 """
 
 from collections.abc import Callable
@@ -21,25 +21,25 @@ TRUSTED: set[type] = {Tensor}
 
 
 class PlainCopies:
-    """Copies of what an implementation returned on one batch.
+    """Copies of the results of an implementation for one batch.
 
     Attributes:
-        memory: receives every returned tensor with its copy, so that a later change is noticed.
+        memory: receives every returned tensor with its copy, so that a later change is detected.
     """
 
     def __init__(self, memory: ReturnedTensors) -> None:
         self.memory = memory
 
     def assignment(self, value: Any) -> Any:
-        """Return a copy of an `Assignment` with its stages; anything else is returned as it is."""
+        """Return a copy of an `Assignment` with its stages; any other value is returned unchanged."""
         return self._part(value, Assignment, lambda name, part: self._part(part, Stages, self._copy))
 
     def inputs(self, value: Any) -> Any:
-        """Return a copy of `AssignerInputs`; anything else is returned as it is."""
+        """Return a copy of `AssignerInputs`; any other value is returned unchanged."""
         return self._part(value, AssignerInputs, self._copy)
 
     def loss(self, value: Any) -> Any:
-        """Return a copy of a `Loss`, whose total keeps its graph; anything else is returned as it is."""
+        """Return a copy of a `Loss` whose total keeps its graph; any other value is returned unchanged."""
         if not isinstance(value, Loss):
             return value
         total, items, assignment, inputs = value.total, value.items, value.assignment, value.inputs
@@ -66,7 +66,7 @@ class PlainCopies:
         return kind(**copied)
 
     def _copy(self, name: str, value: Any) -> Any:
-        """Return a copy of a tensor without its history; anything else is returned as it is."""
+        """Return a copy of a tensor without its history; any other value is returned unchanged."""
         if not is_tensor(value):
             return value
         alias = plain(name, value).detach()
@@ -76,19 +76,19 @@ class PlainCopies:
 
 
 def is_tensor(value: Any) -> bool:
-    """Return True if the value's true type is a tensor's: `isinstance` would believe its `__class__`."""
+    """Return True if the type of the value is a tensor type. `isinstance` would trust its `__class__`."""
     return issubclass(type(value), Tensor)
 
 
 def plain(name: str, value: Any) -> Any:
-    """Return the tensor as a `Tensor` that shares its memory and its graph; anything else is returned as it is.
+    """Return the tensor as a plain `Tensor` with the same memory and graph; return any other value unchanged.
 
     Args:
-        name: of the field, for the message.
-        value: a tensor of any type, or something else.
+        name: name of the field, for the message.
+        value: a tensor of any type, or another value.
 
     Raises:
-        ProtocolViolation: the values of the tensor are computed by code of its type, so that it has no memory.
+        ProtocolViolation: code of the tensor's type computes its values, so that it has no memory.
     """
     if not is_tensor(value) or type(value) in TRUSTED:
         return value

@@ -1,1 +1,1 @@
-"""Implementations in subprocesses: installing their packages, starting and asking workers, and reading the answers."""
+"""Implementations in subprocesses: install packages, start workers, exchange messages with them."""

@@ -1,7 +1,7 @@
 """Messages between the suite and a worker process.
 
-A message is four letters, two lengths, a JSON text and a safetensors block. Reading it executes nothing, and a byte
-that does not belong to a message is noticed.
+A message is four letters, two lengths, a JSON text and a safetensors block. Reading it executes nothing, and bytes that
+do not belong to a message are detected.
 """
 
 import json
@@ -19,7 +19,7 @@ LETTERS = b"TALF"
 PREFIX = struct.Struct("<4sIQ")
 """Letters, length of the text, length of the tensors; in bytes."""
 LONGEST_TEXT, LONGEST_TENSORS = 2**26, 2**34
-"""Largest lengths that are read, in bytes."""
+"""Maximum lengths of text and tensors that are read, in bytes."""
 LIMIT_VARIABLE = "TAL_CONFORMANCE_WORKER_BYTES"
 """Environment variable with the memory limit of a worker, in bytes."""
 OUT_OF_MEMORY = 71
@@ -27,7 +27,7 @@ OUT_OF_MEMORY = 71
 
 
 class MessageError(ValueError):
-    """Bytes that are not a message; the text says what is wrong with them."""
+    """Error: bytes are not a message. The text states the problem."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Message:
 
 
 def encoded(fields: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> bytes:
-    """Return a message as bytes; tensors are copied to the CPU, without their gradients."""
+    """Return a message as bytes. Tensors are copied to the CPU, without their gradients."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in (tensors or {}).items()}
     text, block = json.dumps(fields).encode(), save(_unshared(plain)) if plain else b""
     return PREFIX.pack(LETTERS, len(text), len(block)) + text + block
@@ -61,20 +61,20 @@ def decoded(read: Callable[[int], bytes]) -> Message:
     """
     letters, text_length, block_length = PREFIX.unpack(read(PREFIX.size))
     if letters != LETTERS or text_length > LONGEST_TEXT or block_length > LONGEST_TENSORS:
-        raise MessageError(f"a frame begins with {LETTERS!r}, but {letters!r} came")
+        raise MessageError(f"expected a message that begins with {LETTERS!r}, got {letters!r}")
     text, block = read(text_length), read(block_length)
     try:
         fields = json.loads(text)
         tensors = load(block) if block else {}
     except (ValueError, SafetensorError, RecursionError) as error:
-        raise MessageError(f"a frame whose content cannot be read: {error!s:.400}") from error
+        raise MessageError(f"cannot read the content of a message: {error!s:.400}") from error
     if not isinstance(fields, dict):
-        raise MessageError(f"a frame that holds {type(fields).__name__}, expected an object with names")
+        raise MessageError(f"expected a JSON object in the message, got {type(fields).__name__}")
     return Message(fields, tensors)
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors, without memory that two of them share: safetensors refuses shared memory."""
+    """Return the tensors without shared memory, which safetensors rejects."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():

@@ -1,8 +1,8 @@
-"""The cache of fetched packages: one folder for each package and version, fetched once and verified on each use.
+"""The cache of installed packages: one folder per package and version, installed once and verified on each use.
 
-pip installs a package into a folder of its own, without dependencies: the rest of its imports comes from this
-environment, so that every implementation computes with the same torch. A list of hashes beside the files reveals a
-damaged folder, which is removed and fetched again. A file lock ensures that concurrent runs fetch a package only once.
+pip installs a package into a separate folder, without dependencies: these come from this environment, so that every
+implementation computes with the same torch. A list of hashes beside the files detects a damaged folder, which is
+removed and installed again. A file lock ensures that concurrent runs install a package only once.
 """
 
 import json
@@ -21,7 +21,7 @@ from tal_conformance.core.progress import progress
 from tal_conformance.implementations.errors import PackageUnavailable
 
 INSTALL_TIMEOUT = 600
-"""Seconds that pip may take for one package."""
+"""Time limit in seconds for pip to install one package."""
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 """Pattern of names and versions; any other text could be an option of pip, a path or an address."""
 
@@ -31,7 +31,7 @@ class Package:
     """One version of one package on PyPI.
 
     Attributes:
-        name: as pip knows it.
+        name: name on PyPI.
         version: an exact version.
 
     Raises:
@@ -50,10 +50,10 @@ class Package:
 
 
 def ensure_package(package: Package) -> Path:
-    """Return the folder of the package's modules, for `sys.path`; fetch the package if it is not in the cache.
+    """Return the folder of the package's modules, for `sys.path`, installing the package if it is not in the cache.
 
     Raises:
-        PackageUnavailable: the package is not in the cache, or damaged there, and cannot be fetched.
+        PackageUnavailable: the package is missing or damaged in the cache, and cannot be installed.
     """
     folder = cache_folder() / f"{package.name}-{package.version}-{sys.implementation.cache_tag}"
     try:
@@ -70,7 +70,7 @@ def ensure_package(package: Package) -> Path:
 
 
 def fetch(package: Package, folder: Path, because: str) -> None:
-    """Let pip install the package into `folder`, which appears whole or not at all.
+    """Install the package into `folder` with pip, atomically.
 
     Raises:
         PackageUnavailable: pip failed.
@@ -90,15 +90,15 @@ def fetch(package: Package, folder: Path, because: str) -> None:
 
 
 def install(package: Package, target: Path, because: str) -> None:
-    """Run pip.
+    """Run pip to install a package.
 
     Args:
         package: the package to install.
-        target: folder of its modules.
+        target: folder for its modules.
         because: reason why the cached copy is not used, for the message.
 
     Raises:
-        PackageUnavailable: pip failed; the message has its last error.
+        PackageUnavailable: pip failed; the message contains its last error.
     """
     command = [
         *(sys.executable, "-m", "pip", "install", "--target", str(target), "--no-deps", "--no-compile"),

@@ -1,4 +1,4 @@
-"""A worker process as the suite sees it: started on demand, asked, restarted if it dies, killed if it hangs."""
+"""A worker process from the suite's side: started on demand, restarted if it dies, killed if it hangs."""
 
 import contextlib
 import fcntl
@@ -32,13 +32,13 @@ from tal_conformance.implementations.workers.messages import (
 )
 
 TIMEOUT_VARIABLE = "TAL_CONFORMANCE_TIMEOUT"
-"""Environment variable: seconds after which a worker that does not answer is killed."""
+"""Environment variable with the time limit in seconds for an answer, after which the worker is killed."""
 TIMEOUT = 120.0
-"""Timeout in seconds, without the variable."""
+"""Time limit in seconds if the variable is not set."""
 MEMORY_VARIABLE = "TAL_CONFORMANCE_MEMORY"
 """Environment variable: memory limit of a worker in GiB; by default three quarters of the machine's memory."""
 HANGS, DEATHS = 3, 50
-"""Numbers of hangs and deaths after which a worker is given up: every further question fails at once."""
+"""Number of hangs and of deaths after which a worker is not restarted, so that every further question fails at once."""
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
 """Environment variables that a worker inherits, besides those of CUDA and of numeric libraries."""
 KEPT_FAMILIES = ("CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
@@ -49,11 +49,11 @@ PART = 2**24
 LONGEST_LOG = 2**26
 """Size in bytes at which the log of a worker's output is emptied."""
 LAST_WORDS = 600
-"""Length of the end of a dead worker's log that is quoted, in bytes."""
+"""Maximum length in bytes of the quoted end of a dead worker's log."""
 
 
 class WorkerFailed(Exception):
-    """The process died, hung, or sent something else than an answer; it will be started again.
+    """Error: the process died, hung, or did not send an answer. It is started again on the next question.
 
     Attributes:
         what: one sentence.
@@ -117,8 +117,8 @@ class Worker:
     """A process that answers questions about batches.
 
     Args:
-        launch: instructions for starting it.
-        timeout: seconds that an answer may take, including the start; None: `default_timeout()`.
+        launch: instructions for starting the process.
+        timeout: time limit in seconds for an answer, including the start; None for `default_timeout()`.
     """
 
     def __init__(self, launch: Launch, timeout: float | None = None) -> None:
@@ -173,7 +173,7 @@ class Worker:
         about = self.start()
         if "raised" in about.fields:
             self.close()
-            raise WorkerFailed(f"it could not be started again: {about.fields['message']}")
+            raise WorkerFailed(f"could not be restarted: {about.fields['message']}")
         answer = self._exchange(request)
         replies = answer.fields.get("answers")
         if not isinstance(replies, list) or len(replies) != len(questions):
@@ -196,7 +196,7 @@ class Worker:
         return self._running.process.pid if self._running else None
 
     def close(self) -> None:
-        """End the process; the next question starts another."""
+        """End the process. The next question starts a new one."""
         self._end()
         self._running = None
 
@@ -210,11 +210,11 @@ class Worker:
             raise WorkerFailed(self._hung[digest_of(request)])
         if self.hangs >= HANGS or self.deaths >= DEATHS:
             raise WorkerFailed(
-                f"was not asked: its worker was given up after {self.hangs} hangs and {self.deaths} deaths"
+                f"was not called: its worker is not restarted after {self.hangs} hangs and {self.deaths} deaths"
             )
 
     def _exchange(self, request: bytes) -> Message:
-        """Send a message and read the answer.
+        """Send a message and return the answer.
 
         Raises:
             WorkerFailed: the process is dead, hangs, or did not answer with a message; it is ended.
@@ -227,7 +227,7 @@ class Worker:
             send(self._running.requests, request, deadline)
             return decoded(lambda count: receive(self._running.answers, count, deadline))  # type: ignore[union-attr]
         except MessageError as error:
-            raise self._failed(f"answered with something that is no frame: {error}") from error
+            raise self._failed(f"sent bytes that are not a message: {error}") from error
         except TimeoutError as error:
             self.hangs += 1
             failure = self._failed(f"did not answer within {self.timeout:g} s and was killed", counted=False)
@@ -263,7 +263,7 @@ def digest_of(request: bytes) -> str:
 
 
 def default_timeout() -> float:
-    """Return the seconds that an answer may take.
+    """Return the time limit in seconds for an answer.
 
     Raises:
         ValueError: the environment variable is not a positive number.
@@ -299,7 +299,7 @@ def memory_limit() -> int:
 
 
 def launched(launch: Launch) -> Running:
-    """Start a process with a process group and a home folder of its own; its pipes are separate from its output."""
+    """Start a process with its own process group and home folder. Its pipes are separate from its output."""
     home = tempfile.TemporaryDirectory(prefix="tal-conformance-worker-", ignore_cleanup_errors=True)
     work = Path(home.name) / "work"
     work.mkdir()
@@ -325,13 +325,13 @@ def launched(launch: Launch) -> Running:
 
 
 def enlarge(pipe: int) -> None:
-    """Enlarge the capacity of a pipe where the system allows it: fewer switches between the two processes."""
+    """Enlarge the capacity of a pipe if the system allows it, so that the processes switch less often."""
     with contextlib.suppress(OSError, AttributeError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
 
 
 def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
-    """Return a clean environment: only the user's settings that locate programs and devices are kept."""
+    """Return a clean environment with only the user's settings that locate programs and devices."""
     kept = {
         name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_FAMILIES)
     }
@@ -356,14 +356,14 @@ def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
     }
 
 
-def send(pipe: int, frame: bytes, deadline: float) -> None:
+def send(pipe: int, message: bytes, deadline: float) -> None:
     """Write all bytes before the deadline.
 
     Raises:
         TimeoutError: the deadline passed.
         BrokenPipeError: the process has ended.
     """
-    view = memoryview(frame)
+    view = memoryview(message)
     while view:
         try:
             view = view[os.write(pipe, view) :]
@@ -378,7 +378,7 @@ def receive(pipe: int, count: int, deadline: float) -> bytes:
         TimeoutError: the deadline passed.
         EOFError: the other end is closed.
     """
-    parts: list[bytes] = []  # not room for all at once: a frame may claim to be larger than it is
+    parts: list[bytes] = []  # no buffer for the whole message: its header may claim a wrong length
     while count:
         try:
             part = os.read(pipe, min(count, PART))

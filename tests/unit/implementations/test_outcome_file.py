@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], st
         lambda facts, tensors: facts.__setitem__("schema", 2),
         "unknown schema 2: this version reads schema 1. The file was written by a newer version",
     ),
-    "another batch": (lambda facts, tensors: facts.__setitem__("case", "0" * 12), "about the batch 000000000000, not "),
+    "another batch": (lambda facts, tensors: facts.__setitem__("case", "0" * 12), "of batch 000000000000, expected "),
     "no dialect": (lambda facts, tensors: facts.pop("dialect"), "in the header: dialect"),
     "a dialect that is no text": (lambda facts, tensors: facts.__setitem__("dialect", 3), "in the header: dialect"),
     "own_inputs is no bool": (lambda facts, tensors: facts.__setitem__("own_inputs", 1), "in the header: own_inputs"),

@@ -122,7 +122,7 @@ FAILURES = {
     "Dies": "its process died with exit status 7; it printed: last words",
     "IsKilled": "its process died of signal 11 (SIGSEGV)",
     "Exits": "raised SystemExit: enough",
-    "Garbage": "its process answered with something that is no frame",
+    "Garbage": "its process sent bytes that are not a message",
     "Raises": "raised ZeroDivisionError: one by none",
     "ChangesState": "changed global torch state: default dtype",
     "Installs": "raised Blocked: a worker installs nothing (subprocess.Popen)",
