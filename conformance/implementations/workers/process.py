@@ -201,7 +201,7 @@ class Worker:
         self._running = None
 
     def _refuse(self, request: bytes) -> None:
-        """Raise if the worker was given up, or has hung on this request before.
+        """Raise if the worker is no longer restarted, or has hung on this request before.
 
         Raises:
             WorkerFailed: in these cases.
