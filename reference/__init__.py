@@ -3,12 +3,17 @@
 Read the modules in the article's order: `anchors`, `decoding`, `annotations`, `boxes`, `assignment`, `loss`. Every line
 that computes something names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value. Then read
 `rotated` and `end_to_end`: the differences of rotated boxes, and of heads with two branches.
+
+`variations` and the modules that read it (`varied_boxes`, `varied_assignment`, `varied_loss`, `composed`, `choices`)
+hold what other projects compute instead. A reader of the official algorithm can ignore them.
 """
 
 from tal_reference.anchors import Anchors, flatten, input_size, make_anchors
-from tal_reference.annotations import GroundTruths, ground_truths
-from tal_reference.assignment import AssignmentTrace, Targets, assign
+from tal_reference.annotations import GroundTruths
+from tal_reference.assignment import AssignmentTrace, Targets
 from tal_reference.boxes import ciou, iou
+from tal_reference.choices import CHOICES, differences, parse, spelling
+from tal_reference.composed import assign, detection_loss, ground_truths
 from tal_reference.decoding import decode
 from tal_reference.dialect import (
     ARTICLE,
@@ -21,9 +26,20 @@ from tal_reference.dialect import (
     WeightBroadcast,
 )
 from tal_reference.end_to_end import EndToEndLoss, branch_weights, end_to_end_loss
-from tal_reference.loss import BatchTargets, DetectionLoss, Predictions, detection_loss
+from tal_reference.loss import BatchTargets, DetectionLoss, Predictions
 from tal_reference.rotated import RotatedHyperparameters, RotatedPredictions, probiou, rotated_loss
 from tal_reference.settings import Head, Hyperparameters
+from tal_reference.variations import (
+    ClassLoss,
+    Contested,
+    DflClamp,
+    DroppedPicks,
+    Exponents,
+    Gains,
+    Overlap,
+    Rows,
+    ScoreSum,
+)
 
 if __name__ != "tal_reference":  # imported by the name of its folder
     from tal_folder_names import hand_over
@@ -32,21 +48,31 @@ if __name__ != "tal_reference":  # imported by the name of its folder
 
 __all__ = [
     "ARTICLE",
+    "CHOICES",
     "DIALECTS",
     "NEWEST",
     "Anchors",
     "AssignmentTrace",
     "BatchTargets",
+    "ClassLoss",
+    "Contested",
     "DetectionLoss",
+    "DflClamp",
     "Dialect",
+    "DroppedPicks",
     "EndToEndLoss",
+    "Exponents",
+    "Gains",
     "GroundTruths",
     "Head",
     "Hyperparameters",
+    "Overlap",
     "OverlapsCompared",
     "Predictions",
     "RotatedHyperparameters",
     "RotatedPredictions",
+    "Rows",
+    "ScoreSum",
     "SingleBin",
     "SmallBoxFloor",
     "Targets",
@@ -56,12 +82,15 @@ __all__ = [
     "ciou",
     "decode",
     "detection_loss",
+    "differences",
     "end_to_end_loss",
     "flatten",
     "ground_truths",
     "input_size",
     "iou",
     "make_anchors",
+    "parse",
     "probiou",
     "rotated_loss",
+    "spelling",
 ]

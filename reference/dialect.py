@@ -3,12 +3,16 @@
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from tal_reference.variations import Variations
+
 
 class SmallBoxFloor(Enum):
     """TAL-CAND-2: the sides of a ground truth that are widened before candidates are chosen, and their new length."""
 
     NONE = "none"
     """No side is widened."""
+    TO_FIRST_STRIDE = "to first stride"
+    """A side shorter than the first level's stride is widened to it; no release does so."""
     BELOW_FIRST_STRIDE = "below first stride"
     """A side shorter than the first level's stride is widened to the second level's stride."""
     BELOW_SECOND_STRIDE = "below second stride"
@@ -43,8 +47,11 @@ class WeightBroadcast(Enum):
 
 
 @dataclass(frozen=True)
-class Dialect:
+class Dialect(Variations):
     """The named choices of one implementation, or of a range of releases. The defaults are the newest release's.
+
+    The choices below are those in which releases differ. Those in which no release differs are inherited: they stand
+    in `Variations`, which a reader of the official algorithm can ignore.
 
     Attributes:
         name: the name in reports.
@@ -74,6 +81,8 @@ class Dialect:
         match self.small_box_floor:
             case SmallBoxFloor.NONE:
                 return 0, 0
+            case SmallBoxFloor.TO_FIRST_STRIDE:
+                return first, first
             case SmallBoxFloor.BELOW_FIRST_STRIDE:
                 return first, second
             case SmallBoxFloor.BELOW_SECOND_STRIDE:

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tal_reference.composed import detection_loss
 from tal_reference.dialect import NEWEST, Dialect
-from tal_reference.loss import DetectionLoss, detection_loss
+from tal_reference.loss import DetectionLoss
 from tal_reference.settings import Head, Hyperparameters
 from tal_reference.shapes import Float
 

@@ -8,7 +8,7 @@ from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.core.names import suggestion
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.bisection import behaves_as_before, close_worker, first_changed_release
-from tal_conformance.dialects.choices import CLAUSES, DISTINGUISHING, Choice, choices_between
+from tal_conformance.dialects.choices import CLAUSES, RELEASE_CHOICES, Choice, choices_between
 from tal_conformance.dialects.releases import published, range_of, version_text
 from tal_conformance.implementations.registry import find
 from tal_reference.eras import Version
@@ -65,10 +65,10 @@ def check_clause(clause: str) -> None:
     Raises:
         CommandError: no dialects differ in the clause, or the behaviour that it concerns is undefined.
     """
-    known = sorted({CLAUSES[name] for name in DISTINGUISHING})
+    known = sorted({CLAUSES[name] for name in RELEASE_CHOICES})
     if clause in known:
         return
-    if clause in CLAUSES.values():
+    if clause == CLAUSES["rows_sorted"]:
         raise CommandError(
             f"--clause {clause}: its change cannot be bisected. In releases that require sorted annotation rows, "
             "results for unsorted rows are undefined, so that no batch shows the change; the table of `eras` names the "

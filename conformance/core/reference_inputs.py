@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs
-from tal_reference import GroundTruths, Predictions, ground_truths
+from tal_reference import NEWEST, Dialect, GroundTruths, Predictions, ground_truths
 from tal_reference.loss import read_predictions
 
 
@@ -19,10 +19,15 @@ def predictions_of(batch: Batch, dtype: torch.dtype | None = None) -> Prediction
     return read_predictions(maps, batch.head)
 
 
-def truths_of(batch: Batch, dtype: torch.dtype | None = None) -> list[GroundTruths]:
-    """Return the ground truths of each image (ANN-*), in `dtype` or else the dtype of the annotations."""
+def truths_of(
+    batch: Batch, dtype: torch.dtype | None = None, dialect: Dialect = NEWEST
+) -> list[GroundTruths]:
+    """Return the ground truths of each image, as a dialect reads them (ANN-*).
+
+    They have the dtype `dtype`, or that of the annotations if it is None.
+    """
     annotations = batch.annotations if dtype is None else batch.annotations.to(dtype)
-    return ground_truths(annotations, batch.images, batch.size)
+    return ground_truths(annotations, batch.images, batch.size, dialect)
 
 
 def assigner_inputs(

@@ -15,20 +15,19 @@ from torch import Tensor
 from tal_conformance.batches.named_strategies import LOSS_STRATEGIES, STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.rejection import rejection_for
 from tal_reference import (
+    CHOICES,
     Dialect,
     Hyperparameters,
-    OverlapsCompared,
-    SingleBin,
-    SmallBoxFloor,
-    WeightBroadcast,
     detection_loss,
 )
+from tal_reference.choices import meaning
 from tal_reference.loss import DetectionLoss
 
 LEVELS = ((8, 16), (8, 16, 32))
@@ -39,41 +38,6 @@ MAX_EXAMPLES = 400
 
 SEARCH = settings(derandomize=True, database=None, deadline=None, phases=[Phase.generate, Phase.shrink])
 """Settings of a search that finds the same batch every time, without Hypothesis' explain phase."""
-
-WORDS: dict[str, dict[Any, str]] = {
-    "small_box_floor": {
-        SmallBoxFloor.NONE: "small ground truths keep their size",
-        SmallBoxFloor.BELOW_FIRST_STRIDE: "a side shorter than the first stride counts as one of the second stride "
-        "where anchors are sought inside it",
-        SmallBoxFloor.BELOW_SECOND_STRIDE: "a side shorter than the second stride counts as one of the second stride "
-        "where anchors are sought inside it",
-    },
-    "one_level": {True: "a head with one level is accepted", False: "a head with one level raises"},
-    "overlaps_compared": {
-        OverlapsCompared.CANDIDATES: "a contested anchor goes to the best overlap among the ground truths that "
-        "contain it",
-        OverlapsCompared.EVERYWHERE: "a contested anchor goes to the best overlap among all ground truths, also those "
-        "that do not contain it",
-    },
-    "topk2": {True: "topk2 can reduce the anchors of a ground truth", False: "topk2 is not supported"},
-    "score_sum_floor": {
-        1.0: "the loss is divided by the sum of target scores, but at least by 1",
-        0.0: "the loss is divided by the sum of target scores, also where that is below 1 or zero",
-    },
-    "weights_meet": {
-        WeightBroadcast.PER_POSITIVE: "the box loss of a positive is weighted with its own target score",
-        WeightBroadcast.ALL_PAIRS: "the box loss of a positive is weighted with the target scores of all positives",
-    },
-    "single_bin": {
-        SingleBin.L1: "with reg_max 1 the distances have an L1 loss",
-        SingleBin.NOTHING: "with reg_max 1 the distances have no loss of their own",
-    },
-    "rows_sorted": {
-        True: "annotation rows must be sorted by image",
-        False: "annotation rows may be in any order",
-    },
-}
-"""Meaning of every value of each choice."""
 
 
 def small_recipes(**options: Any) -> SearchStrategy[Recipe]:
@@ -86,25 +50,84 @@ def small_recipes(**options: Any) -> SearchStrategy[Recipe]:
     return recipes(**sizes | options)
 
 
-DISTINGUISHING: dict[str, tuple[str, SearchStrategy[Recipe]]] = {
-    "small_box_floor": ("TAL-CAND-2", small_recipes(small_boxes=True)),
-    "one_level": ("TAL-CAND-2", small_recipes(strides=((8,),))),
-    "overlaps_compared": ("TAL-CONF-1", small_recipes(contested=True)),
-    "topk2": (
-        "TAL-CONF-2",  # a batch without ground truths has no anchors to drop
-        small_recipes(hyperparameters=st.just(Hyperparameters(topk2=1))).filter(
-            lambda recipe: any(recipe.images)
-        ),
+RELEASE_CHOICES: dict[str, SearchStrategy[Recipe]] = {
+    "small_box_floor": small_recipes(small_boxes=True),
+    "one_level": small_recipes(strides=((8,),)),
+    "overlaps_compared": small_recipes(contested=True),
+    "topk2": small_recipes(hyperparameters=st.just(Hyperparameters(topk2=1))).filter(
+        lambda recipe: any(recipe.images)  # a batch without ground truths has no anchors to drop
     ),
-    "score_sum_floor": ("LOSS-SUM-1", small_recipes()),
-    "weights_meet": ("LOSS-BOX-1", small_recipes()),
-    "single_bin": ("LOSS-DFL-1", small_recipes(bins=(1,))),
+    "score_sum_floor": small_recipes(),
+    "weights_meet": small_recipes(),
+    "single_bin": small_recipes(bins=(1,)),
 }
-"""Clause of each choice, and a strategy whose recipes can distinguish its values.
+"""A strategy whose recipes can distinguish the values of each choice in which releases differ.
 
 `rows_sorted` is missing: the result for annotation rows out of order is undefined.
 """
-CLAUSES = {name: clause for name, (clause, _) in DISTINGUISHING.items()} | {"rows_sorted": "ANN-1"}
+
+_ORDINARY = small_recipes(predictions=("near", "random"))
+_CONTESTED = small_recipes(contested=True, max_truths=5, predictions=("near", "random"))
+_IMAGES = small_recipes(max_images=3)
+_OTHER_NUMBERS = small_recipes(
+    hyperparameters=st.sampled_from(
+        [
+            Hyperparameters(topk=5),
+            Hyperparameters(box_gain=1.0, cls_gain=2.0, dfl_gain=0.25),
+            Hyperparameters(topk=13),
+        ]
+    )
+)
+_OTHER_EXPONENTS = small_recipes(
+    hyperparameters=st.sampled_from([Hyperparameters(alpha=1.0), Hyperparameters(beta=4.0)])
+)
+_REACH = small_recipes(kinds=("huge", "ordinary"), bins=(2, 4, 16), predictions=("near", "random"))
+_FEW_OVERLAPS = recipes(
+    kinds=("huge",), predictions=("random", "saturated", "near"), strides=((8, 16), (16, 32)), classes=(1, 2),
+    max_images=1, max_truths=3,
+)  # fmt: skip
+_FEW_ANCHORS = st.builds(
+    Recipe,
+    images=st.just(((Truth("ordinary"),),)),
+    strides=st.sampled_from(LEVELS),
+    cells=st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    seed=st.integers(0, 255),
+)
+
+DISTINGUISHING: dict[str, SearchStrategy[Recipe]] = RELEASE_CHOICES | {
+    "rows": _ORDINARY,
+    "sides_exchanged": small_recipes(cells=((4, 8), (8, 4), (8, 12))),
+    "image_index_ignored": _IMAGES,
+    "edge_counts": small_recipes(kinds=("edge_on_centre", "ordinary")),
+    "reach_limits": _REACH,
+    "overlap": _ORDINARY,
+    "signed_overlap": _CONTESTED,
+    "metric_masked": _CONTESTED,
+    "exponents": _OTHER_EXPONENTS,
+    "built_in_k": _OTHER_NUMBERS,
+    "k_cut": _FEW_ANCHORS,
+    "dropped_picks": _FEW_OVERLAPS,
+    "at_least_one": small_recipes(kinds=("tiny", "thin", "ordinary"), contested=True),
+    "contested": _CONTESTED,
+    "topk2_ignored": RELEASE_CHOICES["topk2"],
+    "widened_target": RELEASE_CHOICES["small_box_floor"],
+    "norm_before_conflict": _CONTESTED,
+    "norm_clamped": _ORDINARY,
+    "norm_eps": _ORDINARY,
+    "norm_scaled": _ORDINARY,
+    "score_sum": _IMAGES,
+    "class_loss": _ORDINARY,
+    "box_overlap": _ORDINARY,
+    "dfl_clamp": small_recipes(
+        kinds=("huge", "tiny", "thin"), bins=(2, 4, 16), predictions=("near", "random")
+    ),
+    "gains": _OTHER_NUMBERS,
+    "total_times_images": _IMAGES,
+}
+"""A strategy whose recipes can distinguish the values of each choice, also of those that no release makes."""
+
+CLAUSES = {name: choice.clause for name, choice in CHOICES.items()}
+"""Clause of the specification of each choice."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +151,7 @@ class Choice:
 
 
 def choices_between(before: Dialect, after: Dialect) -> list[Choice]:
-    """Return every choice in which the second dialect differs from the first, in the order of the stages."""
+    """Return every choice in which the second dialect differs from the first, in the order of `Dialect`."""
     return list(_choices(before, after))
 
 
@@ -138,9 +161,15 @@ def _choices(before: Dialect, after: Dialect) -> Iterator[Choice]:
         if field.name == "name" or old == new:
             continue
         changed = replace(before, **{field.name: new})
-        words = WORDS[field.name]
         recipe = smallest(before, changed, field.name) if field.name in DISTINGUISHING else None
-        yield Choice(field.name, CLAUSES[field.name], words[old], words[new], recipe, changed)
+        yield Choice(
+            field.name,
+            CLAUSES[field.name],
+            meaning(field.name, old),
+            meaning(field.name, new),
+            recipe,
+            changed,
+        )
 
 
 @cache
@@ -157,7 +186,7 @@ def smallest(before: Dialect, changed: Dialect, name: str) -> Recipe:
     """
     search = settings(SEARCH, max_examples=MAX_EXAMPLES)
     try:
-        return find(DISTINGUISHING[name][1], lambda recipe: differ(before, changed, recipe), settings=search)
+        return find(DISTINGUISHING[name], lambda recipe: differ(before, changed, recipe), settings=search)
     except NoSuchExample as error:
         raise LookupError(
             f"none of {MAX_EXAMPLES} batches distinguishes {name} of {before.name} from {changed.name}"
@@ -181,9 +210,9 @@ def differ(first: Dialect, second: Dialect, source: Recipe | Batch) -> bool:
 
 
 def _training_signal(loss: DetectionLoss) -> list[Tensor]:
-    """Return the logged items, then for each image the weights (A,) and the owners (A,), 0 where the weight is 0."""
+    """Return items and differentiated terms, then for each image weights (A,) and owners (A,), 0 where w is 0."""
     images = [(image.weights, image.truth_index.where(image.weights > 0, 0)) for image in loss.targets]
-    return [loss.items, *(tensor for image in images for tensor in image)]
+    return [loss.items, loss.terms, *(tensor for image in images for tensor in image)]
 
 
 def conforms_to(subject: Subject, recipe: Recipe) -> bool:

@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.core.progress import Advance, no_progress
-from tal_conformance.dialects.choices import DISTINGUISHING, SEARCH, failure_on, strategies_for
+from tal_conformance.dialects.choices import RELEASE_CHOICES, SEARCH, failure_on, strategies_for
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import Dialect
@@ -135,8 +135,7 @@ def fit_dialect(implementation: Implementation, dialect: Dialect) -> DialectFit:
 
 def sorted_recipes(implementation: Implementation, count: int) -> Sequence[RecipeAndStrategy]:
     """Return `count` recipes of each strategy, and of each that tells dialects apart: the smallest first."""
-    distinguishing = (strategy for _, strategy in DISTINGUISHING.values())
-    return _sorted_recipes((*distinguishing, *strategies_for(implementation)), count)
+    return _sorted_recipes((*RELEASE_CHOICES.values(), *strategies_for(implementation)), count)
 
 
 @cache

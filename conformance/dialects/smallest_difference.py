@@ -7,7 +7,7 @@ from hypothesis.errors import NoSuchExample
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.reference import judge_against_reference
-from tal_conformance.dialects.choices import DISTINGUISHING, MAX_EXAMPLES, SEARCH
+from tal_conformance.dialects.choices import CLAUSES, DISTINGUISHING, MAX_EXAMPLES, SEARCH
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
@@ -32,8 +32,9 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
     reference = implementation_from(ReferenceAdapter(declared), "reference")
     subject = Subject(replace(reference, dialect=NEWEST), "cpu")
     search = settings(SEARCH, max_examples=MAX_EXAMPLES)
-    for choice, (clause, batches) in DISTINGUISHING.items():
-        if getattr(declared, choice) == getattr(NEWEST, choice) or (alone and not clause.startswith("TAL-")):
+    for choice, batches in DISTINGUISHING.items():
+        changed = getattr(declared, choice) != getattr(NEWEST, choice)
+        if not changed or (alone and not CLAUSES[choice].startswith("TAL-")):
             continue
         try:
             return find(batches, lambda recipe: _fails(subject, recipe, alone), settings=search)

@@ -72,7 +72,7 @@ def execute(
     Raises:
         ImplementationFailed: it raised, or returned a result that the protocol does not allow.
     """
-    own = assigner_inputs(batch) if inputs is None else inputs
+    own = assigner_inputs(batch) if inputs is None else replace(inputs, hyperparameters=batch.hyperparameters)
     with (
         exceptions_as_failures(),
         unchanged_torch_state(),

@@ -19,14 +19,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tal_conformance.core.names import unknown_name
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.task import DETECT, TASKS, Task
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
 from tal_conformance.implementations.guards.plain_copies import is_tensor
 from tal_conformance.implementations.guards.side_effects import Identity
-from tal_reference import DIALECTS, NEWEST, Dialect, Head, Hyperparameters
+from tal_reference import NEWEST, Dialect, Head, Hyperparameters, parse
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
 """Precisions that occur in training with automatic mixed precision."""
@@ -124,9 +123,10 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         )
     dialect = getattr(adapter, "dialect", NEWEST)
     if isinstance(dialect, str):
-        if dialect not in DIALECTS:
-            raise ProtocolViolation(f"{name}: {unknown_name('dialect', dialect, DIALECTS)}")
-        dialect = DIALECTS[dialect]
+        try:
+            dialect = parse(dialect)
+        except ValueError as error:
+            raise ProtocolViolation(f"{name}: {error}") from error
     if not isinstance(dialect, Dialect):
         raise ProtocolViolation(
             f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}"

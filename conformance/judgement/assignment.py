@@ -21,7 +21,7 @@ def judge_assignment(judgement: Judgement, outcome: Outcome, expected: Expectati
     Returns:
         True if all of its numbers are finite, so that a loss can be computed from it.
     """
-    assignment, inputs = outcome.assignment, outcome.inputs
+    assignment, inputs = outcome.assignment, expected.effective(outcome.inputs)
     assert assignment is not None
     if not _assert_all_finite(judgement, assignment):
         return False
@@ -36,7 +36,7 @@ def judge_assignment(judgement: Judgement, outcome: Outcome, expected: Expectati
         known = expected.image(image, inputs, errors)
         judgement.uniqueness = least_unique(judgement.uniqueness, known.uniqueness)
         truth_error = None if errors is None else errors.truths
-        judge(judgement, assignment, inputs, image, truths, known, truth_error).judge()
+        judge(judgement, assignment, inputs, image, truths, known, truth_error, expected.dialect).judge()
     return True
 
 

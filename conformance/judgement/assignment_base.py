@@ -19,7 +19,8 @@ from tal_conformance.judgement.comparators import (
     assert_within_at,
 )
 from tal_conformance.judgement.oracle import ImageOracle
-from tal_reference.assignment import INSIDE, distance_inside
+from tal_reference import NEWEST, Dialect
+from tal_reference.assignment import INSIDE, distance_inside, widened
 
 PAIR = ("GT", "anchor")
 
@@ -36,6 +37,7 @@ class ImageJudge:
         oracle: values and choices that the specification admits for it.
         truth_error: (M, 4) possible difference of its ground truths' edges from those in `inputs`, in pixels; None
             if they are equal.
+        dialect: the dialect, for hyperparameters that are `effective`.
     """
 
     judgement: Judgement
@@ -45,6 +47,7 @@ class ImageJudge:
     truths: int
     oracle: ImageOracle
     truth_error: Tensor | None = None
+    dialect: Dialect = NEWEST
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,15 +100,20 @@ class ImageJudge:
         They are identical to the bit, unless the ground truths that the implementation read are uncertain.
         """
         labels = self.inputs.labels[self.image, : self.truths, 0].long()
-        boxes = self.inputs.truth_boxes[self.image, : self.truths]
+        boxes, truth_error = self.inputs.truth_boxes[self.image, : self.truths], self.truth_error
+        if self.dialect.widened_target:  # centre and edges are rounded
+            wide = widened(boxes, self.dialect.floor(self.inputs.head.strides))  # (M, 4)
+            rounding = ROUNDINGS * torch.finfo(precision(boxes.dtype)).eps * wide.double().abs()
+            rounding = rounding.where(wide != boxes, 0)
+            truth_error, boxes = rounding if truth_error is None else truth_error + rounding, wide
         label = self.quantity("label", "TAL-TGT-1", "anchor")
         assert_equal(label, self.assignment.labels[self.image].long(), labels[index], where=foreground)
         box = self.quantity("target box", "TAL-TGT-1", "anchor", "side")
         observed = self.assignment.boxes[self.image]
-        if self.truth_error is None:
+        if truth_error is None:
             return assert_equal(box, observed, boxes[index], where=foreground)
         expected = boxes[index].double().where(foreground[:, None], 0)
-        bounded = Bounded(expected, self.truth_error[index], boxes[index])
+        bounded = Bounded(expected, truth_error[index], boxes[index])
         return assert_within(box, observed.where(foreground[:, None], 0), bounded)
 
     def check_scores(self, weights: Bounded, positives: Tensor, clause: str = "TAL-NORM-1") -> Agreement:

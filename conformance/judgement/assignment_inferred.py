@@ -9,7 +9,7 @@ B images, A anchors, C classes, M ground truths of an image, R bins.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -26,10 +26,11 @@ from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss import judge_loss, judge_total
 from tal_conformance.judgement.loss_rounding import AssignmentUncertainty
 from tal_conformance.judgement.oracle import ImageOracle
-from tal_reference import GroundTruths, Targets
+from tal_reference import ClassLoss, GroundTruths, ScoreSum, Targets, WeightBroadcast
 from tal_reference.anchors import Anchors, flatten
-from tal_reference.assignment import alignment_metric, normalised, overlaps_of, targets_of
-from tal_reference.loss import Positives, Predictions, loss_items
+from tal_reference.assignment import alignment_metric, overlaps_of, targets_of
+from tal_reference.composed import loss_items, total_factor
+from tal_reference.loss import Positives, Predictions
 
 MAX_CANDIDATES_TRIED = 128
 """Number of admissible assignments of an image that are tried; most images have one."""
@@ -90,7 +91,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         judged = replay.judged(chosen)
     if judged.verdict.fails and not complete:
         judgement.inconclusive = True
-        judge_total(judgement, batch, loss)
+        judge_total(judgement, expected, loss)
         return
     judgement.inconclusive = judged.inconclusive
     for name in judgement.task.stages_of("term", "total", "gradients"):
@@ -122,17 +123,29 @@ def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvide
     With G the sum of all g and S that of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or its
     floor where that is less (LOSS-SUM-1).
     """
-    batch = expected.batch
+    batch, dialect = expected.batch, expected.dialect
     distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
     learns = (distances != 0).any(-1)  # (B, A)
-    gain = batch.hyperparameters.cls_gain * batch.images
-    if not gain:
-        return GradientEvidence(None, learns, distances.double() / batch.images)
+    factor = total_factor(batch.images, dialect)
+    gain = batch.hyperparameters.cls_gain * factor
+    if (
+        not gain or dialect.class_loss is ClassLoss.POSITIVES
+    ):  # then the background's gradient shows no target score
+        return GradientEvidence(None, learns, distances.double() / factor)
     score = expected.rounded_predictions.logits.double().sigmoid()  # (B, A, C)
     gradient = logits.double() / gain  # (B, A, C)
-    score_sum = (score.sum() / (1 + gradient.sum())).clamp(min=expected.dialect.score_sum_floor)
+    if dialect.class_loss is ClassLoss.MEAN:
+        gradient = gradient * logits.numel()
+    match dialect.score_sum:
+        case ScoreSum.BATCH:
+            score_sum = score.sum() / (1 + gradient.sum())
+        case ScoreSum.PER_IMAGE:
+            score_sum = score.sum() / (batch.images + gradient.sum())
+        case ScoreSum.POSITIVES:
+            score_sum = learns.sum().double()
+    score_sum = score_sum.clamp(min=dialect.score_sum_floor)
     scores = score - gradient * score_sum
-    before = distances.double() * score_sum / batch.images
+    before = distances.double() * score_sum / factor
     return GradientEvidence(scores if bool(torch.isfinite(scores).all()) else None, learns, before)
 
 
@@ -154,8 +167,8 @@ class AssignmentFit:
 
     @property
     def truths(self) -> GroundTruths:
-        """The image's ground truths."""
-        return self.expected.rounded_truths[self.image]
+        """The image's ground truths, as target boxes."""
+        return self.expected.target_truths[self.image]
 
     @property
     def learns(self) -> Tensor:
@@ -208,6 +221,8 @@ class AssignmentFit:
     @cached_property
     def measures(self) -> tuple[Tensor, Tensor]:
         """t and u of the possible pairs as the reference computes them, (M, A) each; zero elsewhere (TAL-MET-1)."""
+        if self.expected.dialect.is_varied:
+            return self.oracle.metric.where(self.possible, 0), self.oracle.overlap.where(self.possible, 0)
         predictions = self.expected.rounded_predictions
         boxes = predictions.boxes[self.image] * predictions.anchors.strides  # (A, 4)
         overlap = overlaps_of(self.truths.boxes, boxes.to(self.truths.boxes), self.possible)
@@ -235,9 +250,9 @@ class AssignmentFit:
         nowhere = torch.zeros_like(each)  # (P,) the first image and class
         boxes, weights = self.truths.boxes[truth].double(), distances.new_ones(len(each))
         targets = Positives(nowhere, each, nowhere, boxes, weights)
-        items = loss_items(
-            alone, targets, self.expected.batch.head, self.expected.batch.hyperparameters
-        )  # over N, which is P
+        numbers = self.expected.batch.head, self.expected.batch.hyperparameters
+        own = replace(self.expected.dialect, weights_meet=WeightBroadcast.PER_POSITIVE)
+        items = loss_items(alone, targets, *numbers, own)  # over N, which is P
         (gradient,) = torch.autograd.grad(items.sum() * len(each), distances)  # (1, P, 4R)
         row = torch.full_like(self.possible, -1, dtype=torch.int64).index_put_(pairs, each)  # (M, A)
         return gradient[0], row
@@ -245,7 +260,7 @@ class AssignmentFit:
     def targets(self, owners: Ownership) -> Targets:
         """Return the targets of the anchors for these owners (TAL-NORM-1, TAL-TGT-1)."""
         positives = owners.positives(len(self.truths))  # (M, A)
-        return targets_of(self.truths, positives, normalised(*self.measures, positives))
+        return targets_of(self.truths, positives, self.oracle.normalised(*self.measures, positives))
 
     def misfit(self, targets: Targets) -> tuple[int, int, float]:
         """Return a measure of how badly targets fit the gradients, compared lexicographically; smaller is better.
@@ -318,7 +333,7 @@ class ReplayedLoss:
         positives = owners.positives(len(oracle.candidate))  # (M, A)
         dtype = self.expected.dtype
         exact, unit, moved = oracle.weights(positives, dtype)
-        same_dtype = normalised(oracle.same_dtype["metric"], oracle.same_dtype["overlap"], positives)
+        same_dtype = oracle.normalised(oracle.same_dtype["metric"], oracle.same_dtype["overlap"], positives)
         error = bound(same_dtype, exact, unit, dtype, "target score w") + moved
         edges = (self.expected.input_errors[image].truths.amax(1)[:, None] * positives).sum(0)  # (A,)
         return exact, error * positives.any(0), edges

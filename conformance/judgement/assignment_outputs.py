@@ -13,7 +13,7 @@ from tal_conformance.judgement.admissible import Ownership, is_reachable
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, smallest
 from tal_conformance.judgement.comparators import Bounded, assert_none
-from tal_reference.assignment import NORMALISATION_EPS, normalised
+from tal_reference.assignment import NORMALISATION_EPS
 
 
 class OutputsJudge(ImageJudge):
@@ -55,7 +55,7 @@ class OutputsJudge(ImageJudge):
         expected = self.oracle
         rivals = expected.selection.may.sum(0) > 1  # (A,) possibly contested
         winnable = expected.owners & rivals  # (M, A) may be won without having been selected
-        never = positives & ~expected.may_candidate & ~winnable
+        never = positives & ~(expected.may_candidate | expected.selection.may) & ~winnable
         if never.any() and (never <= rivals).all():
             problem = "a contested anchor went to a ground truth that does not contain it"
             return StageName.CONFLICT, self.wrong(
@@ -233,9 +233,8 @@ class OutputsJudge(ImageJudge):
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
         """Compare the weights with those of the own positives and the expected u and t (TAL-NORM-1)."""
-        same_dtype = normalised(
-            self.oracle.same_dtype["metric"], self.oracle.same_dtype["overlap"], positives
-        )
+        own = self.oracle.same_dtype
+        same_dtype = self.oracle.normalised(own["metric"], own["overlap"], positives)
         exact, rounding, moved = self.oracle.weights(positives, self.dtype)
         error = bound(same_dtype, exact, rounding, self.dtype, "target score w") + moved
         return self.check_scores(Bounded(exact, error, same_dtype, moved), positives, clause)

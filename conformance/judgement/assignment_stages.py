@@ -12,11 +12,11 @@ from tal_conformance.judgement.admissible import (
     Selection,
     TopK2Rule,
     is_reachable,
-    may_own,
     top_k_choices,
 )
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import bound, metric_unit, precision, smallest
+from tal_conformance.judgement.choices import may_win, pick_choices
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -24,7 +24,7 @@ from tal_conformance.judgement.comparators import (
     assert_none,
     assert_within_at,
 )
-from tal_reference.assignment import NORMALISATION_EPS, alignment_metric, normalised
+from tal_reference.assignment import alignment_metric
 
 
 class StagesJudge(ImageJudge):
@@ -71,12 +71,12 @@ class StagesJudge(ImageJudge):
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
         """Compare t, given the implementation's own u; it is zero off its candidates (TAL-MET-1)."""
         numbers = self.inputs.hyperparameters
-        if self.oracle.everywhere:
+        if self.oracle.everywhere and not self.dialect.metric_masked:
             candidates = torch.ones_like(candidates)
         truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
         labels = self.inputs.labels[self.image, : self.truths, 0].long()
         score = self.inputs.scores[self.image, anchor, labels[truth]]  # (P,)
-        overlap = overlap[pairs].clamp(min=0)  # (P,)
+        overlap = overlap[pairs] if self.dialect.signed_overlap else overlap[pairs].clamp(min=0)  # (P,)
         exact = alignment_metric(score.double(), overlap.double(), numbers)
         same_dtype = alignment_metric(score, overlap, numbers)
         dtype = precision(score.dtype, overlap.dtype)
@@ -90,8 +90,10 @@ class StagesJudge(ImageJudge):
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
         """Compare the selection, given the own metric: only equal values leave a choice (TAL-TOPK-1)."""
         k = self.inputs.hyperparameters.topk
-        rivals = Range.exact(metric.double().where(candidates, 0))
-        choices = top_k_choices(rivals, candidates, candidates, k)
+        exact, real = metric.double(), self.inputs.truth_boxes[self.image, : self.truths].sum(1) > 0
+        if not self.dialect.at_least_one:
+            exact = exact.where(candidates, 0)
+        choices = pick_choices(Range.exact(exact), candidates, candidates, real, k, self.dialect)
         return check_selection(selected, choices, k, "TAL-TOPK-1", self.image)
 
     def check_positives(
@@ -100,7 +102,10 @@ class StagesJudge(ImageJudge):
         """Compare the owners, given the implementation's own selection and overlap (TAL-CONF-1, TAL-CONF-2)."""
         image, k = self.image, self.inputs.hyperparameters.effective_topk2
         contested = selected.sum(0) > 1  # (A,)
-        largest = may_own(Range.exact(overlap.double()))  # (M, A)
+        counts = selected.sum(1)  # (M,)
+        taken = Selection(selected, selected, counts, counts)
+        compared = self.oracle.rivals_overlap or Range.exact(overlap.double())
+        largest = may_win(taken, compared, Range.exact(metric.double()), self.dialect)  # (M, A)
         allowed = torch.where(contested, largest, selected)  # (M, A)
         wrong = positives & ~allowed
         owner = self.quantity("owner", "TAL-CONF-1", *PAIR)
@@ -111,8 +116,6 @@ class StagesJudge(ImageJudge):
             lost = selected.any(0) & (owners == 0)
             return assert_none(number, lost, owners, "1", "a selected anchor has no owner")
         exact = Range.exact(metric.double().clamp(min=0))
-        counts = selected.sum(1)  # (M,)
-        taken = Selection(selected, selected, counts, counts)
         shown = Ownership(positives.any(0), positives.int().argmax(0))
         if is_reachable(taken, largest, shown, TopK2Rule(exact, k)):
             return Agreement()
@@ -137,12 +140,12 @@ class StagesJudge(ImageJudge):
 
     def check_weights(self, positives: Tensor, metric: Tensor, overlap: Tensor) -> Agreement:
         """Compare the weights, given the implementation's own metric, overlap and positives (TAL-NORM-1)."""
-        exact = normalised(metric.double(), overlap.double(), positives)  # (A,)
-        same_dtype = normalised(metric, overlap, positives)
+        exact = self.oracle.normalised(metric.double(), overlap.double(), positives)  # (A,)
+        same_dtype = self.oracle.normalised(metric, overlap, positives)
         dtype = precision(metric.dtype, self.assignment.scores.dtype)
         eps = torch.finfo(dtype).eps
         unit = (
-            eps * 4 * exact + smallest(dtype) / NORMALISATION_EPS
+            eps * 4 * exact + smallest(dtype) / self.dialect.norm_eps
         )  # t u* may underflow before it is divided
         error = bound(same_dtype, exact, unit, dtype, "target score w")
         return self.check_scores(Bounded(exact, error, same_dtype), positives)

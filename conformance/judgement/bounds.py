@@ -19,8 +19,10 @@ from torch.nn import functional
 
 from tal_reference.annotations import to_corners
 from tal_reference.boxes import EPS as BOX_EPS
-from tal_reference.boxes import ciou, intersection, width_and_height
-from tal_reference.loss import Predictions
+from tal_reference.boxes import intersection, width_and_height
+from tal_reference.loss import LAST_BIN_MARGIN, Predictions
+from tal_reference.variations import Overlap
+from tal_reference.varied_boxes import MEASURES
 
 NAIVE_FACTOR = 2.0
 """Another order of the same operations errs like the naive one; two such orders may err in opposite directions."""
@@ -163,6 +165,33 @@ def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
     return 2 * iou_error + penalty_error + shape_error + 4 * eps
 
 
+def overlap_unit(
+    measure: Overlap, one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
+) -> Tensor:
+    """Return the error of an overlap, as `ciou_unit` (IOU-1): IoU and DIoU are parts of CIoU.
+
+    v squared has twice the slope of v at most. The unused share of GIoU's enclosing box has the error of one more
+    quotient of two areas.
+    """
+    unit = ciou_unit(one, other, edge_error, eps)
+    if measure is Overlap.V_SQUARED:
+        return 2 * unit
+    if measure is not Overlap.GIOU:
+        return unit
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
+    w, h = enclosing.abs().unbind(-1)
+    side = 2 * edge_error  # an edge of either side
+    area = w * h + BOX_EPS
+    area_error = side * (w + h) + side**2 + 3 * eps * area
+    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    areas = (w1 * h1).abs() + (w2 * h2).abs()
+    union_error = (
+        side * (w2.abs() + h2.abs()) * 2 + 2 * side**2 + 6 * eps * areas
+    )  # of an area and of the shared one
+    return unit + (union_error + area_error) / area + 3 * eps
+
+
 def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: float) -> Tensor:
     """Return the error of t for given s and u, as powers or as exp(alpha log s + beta log u) (TAL-MET-1).
 
@@ -170,7 +199,7 @@ def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: 
     """
     metric = score**alpha * overlap**beta
     # Infinite where t is 0; an exponent of 0 adds nothing, also where its base is 0.
-    logs = torch.special.xlogy(alpha, score).abs() + torch.special.xlogy(beta, overlap).abs()
+    logs = torch.special.xlogy(alpha, score).abs() + torch.special.xlogy(beta, overlap.abs()).abs()
     return eps * ((2 + alpha + beta) * metric + torch.where(metric > 0, logs * metric, 0))
 
 
@@ -187,19 +216,33 @@ def bce_sum_unit(logits: Tensor, learning: Tensor, scores: Tensor, eps: float, s
 
 
 def dfl_unit(
-    log_probability: Tensor, target: Tensor, target_error: Tensor, reg_max: int, eps: float
+    log_probability: Tensor,
+    target: Tensor,
+    target_error: Tensor,
+    reg_max: int,
+    eps: float,
+    lower: Tensor | None = None,
 ) -> Tensor:
-    """Return the error of each positive's loss (P,), from log-probabilities (P, 4, R) and distances (LOSS-DFL-1)."""
-    lower = target.clamp(0, reg_max - 1 - 0.01).floor().long()[..., None]  # (P, 4, 1)
+    """Return the error of each positive's loss (P,), from log-probabilities (P, 4, R) and distances (LOSS-DFL-1).
+
+    The bins below the distances, `lower` (P, 4) int64, are by default those of the releases.
+    """
+    if lower is None:
+        lower = target.clamp(0, reg_max - 1 - LAST_BIN_MARGIN).floor().long()
     below, above = (
-        log_probability.gather(-1, lower + step).squeeze(-1).abs() for step in (0, 1)
+        log_probability.gather(-1, (lower + step).clamp(0, reg_max - 1)[..., None]).squeeze(-1).abs()
+        for step in (0, 1)
     )  # (P, 4) twice
     slope = (below - above).abs()  # (P, 4) of the loss in the target distance
     return (target_error * slope + eps * (4 * (below + above) + 2)).mean(1)  # (P,)
 
 
-def gradient_range(target: Tensor, predicted: Tensor, edge_error: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_range(
+    target: Tensor, predicted: Tensor, edge_error: Tensor, measure: Overlap = Overlap.CIOU
+) -> tuple[Tensor, Tensor]:
     """Return CIoU's gradient in the predicted box, and its largest change by edge errors; (P, 4) each (LOSS-BOX-1).
+
+    The same for another overlap, `measure`.
 
     The gradient jumps where an edge of the prediction passes one of the target (min and max), so no first-order bound
     holds there. Instead all 16 corners of the box of edge errors are tried, and the 16 next to the target's edges where
@@ -210,5 +253,5 @@ def gradient_range(target: Tensor, predicted: Tensor, edge_error: Tensor) -> tup
     past = torch.nextafter(target.expand_as(far), signs * torch.inf)  # (16, P, 4)
     near = torch.where((target - predicted).abs() <= edge_error, past, far)  # (16, P, 4)
     moved = torch.cat((predicted[None], far, near)).detach().requires_grad_()  # (33, P, 4)
-    (gradients,) = torch.autograd.grad(ciou(target, moved).sum(), moved)  # (33, P, 4)
+    (gradients,) = torch.autograd.grad(MEASURES[measure](target, moved).sum(), moved)  # (33, P, 4)
     return gradients[0], (gradients[1:] - gradients[0]).abs().amax(0)

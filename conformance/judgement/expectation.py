@@ -3,7 +3,7 @@
 B images, A anchors, C classes, R bins, M ground truths of an image, P positives of the whole batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -32,7 +32,10 @@ from tal_conformance.judgement.loss_rounding import (
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for
 from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, detection_loss
-from tal_reference.loss import assign_images
+from tal_reference.annotations import to_corners
+from tal_reference.assignment import widened
+from tal_reference.composed import assign_images
+from tal_reference.variations import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +46,18 @@ class Expectation:
     keeps.
 
     Attributes:
-        batch: the batch, on the device under test.
-        dialect: the release or project whose behaviour is prescribed.
+        batch: the batch, on the device under test, with the hyperparameters that the dialect really uses.
+        dialect: the release or project whose behaviour is prescribed, for these hyperparameters.
     """
 
     batch: Batch
     dialect: Dialect
+
+    def __post_init__(self) -> None:
+        numbers = self.dialect.effective(self.batch.hyperparameters, self.batch.anchors)
+        if self.dialect.is_varied:
+            object.__setattr__(self, "batch", replace(self.batch, hyperparameters=numbers))
+            object.__setattr__(self, "dialect", self.dialect.settled)
 
     @cached_property
     def rejection(self) -> RejectionRule | None:
@@ -68,12 +77,13 @@ class Expectation:
     @cached_property
     def truths(self) -> list[GroundTruths]:
         """The ground truths of each image, in float64."""
-        return truths_of(self.batch, torch.float64)
+        return truths_of(self.batch, torch.float64, self.dialect)
 
     @cached_property
     def rounded_truths(self) -> list[GroundTruths]:
         """The ground truths of each image, in the finer of the annotations' and the batch's dtype."""
-        return truths_of(self.batch, torch.promote_types(self.batch.annotations.dtype, self.batch.dtype))
+        finest = torch.promote_types(self.batch.annotations.dtype, self.batch.dtype)
+        return truths_of(self.batch, finest, self.dialect)
 
     @property
     def counts(self) -> list[int]:
@@ -97,7 +107,8 @@ class Expectation:
         """The inputs that `execute` passes to an assigner, as the reference decodes them in the batch's dtype."""
         rounded = self.rounded_truths
         coarser = bool(rounded) and rounded[0].boxes.dtype == self.batch.annotations.dtype
-        return assigner_inputs(self.batch, self.rounded_predictions, rounded if coarser else None)
+        own = rounded if coarser else truths_of(self.batch, None, self.dialect)
+        return assigner_inputs(self.batch, self.rounded_predictions, own)
 
     @cached_property
     def decoding_errors(self) -> tuple[Tensor, Tensor]:
@@ -118,13 +129,28 @@ class Expectation:
         unit = (boxes_unit(exact, self.batch.head.reg_max, self.eps) * exact.anchors.strides).amax(-1)
         boxes = 2 * UNITS["predicted box"] * unit  # (B, A)
         scores = 2 * UNITS["class score"] * 3 * self.eps * exact.logits.sigmoid() + smallest(self.dtype)
-        sharp = converts_exactly(self.batch.annotations[:, 2:], self.batch.size)  # (N,)
+        sharp, image_of_row = self.sharp_rows, self.batch.annotations[:, 0]  # (N,), (N,)
         errors = []
         for image, truths in enumerate(self.truths):
-            rows = sharp[self.batch.annotations[:, 0] == image]  # (M,)
+            rows = sharp if self.dialect.image_index_ignored else sharp[image_of_row == image]  # (M,)
             error = 2 * UNITS["ground truth box"] * truth_unit(truths.boxes, self.eps)  # (M, 4)
             errors.append(InputErrors(boxes[image], scores[image], error.where(~rows[:, None], 0)))
         return errors
+
+    @property
+    def sharp_rows(self) -> Tensor:
+        """(N,) True for each annotation row whose conversion to pixels is exact in every implementation (ANN-1)."""
+        rows, (height, width) = self.batch.annotations[:, 2:], self.batch.size
+        if self.dialect.sides_exchanged:
+            height, width = width, height
+        match self.dialect.rows:
+            case Rows.NORMALISED:
+                return converts_exactly(rows, (height, width))
+            case Rows.PIXELS:
+                return (to_corners(rows, (1, 1)).double() == to_corners(rows.double(), (1, 1))).all(1)
+            case Rows.CORNERS:
+                scale = rows.new_tensor((width, height, width, height))
+                return ((rows * scale).double() == rows.double() * scale.double()).all(1)
 
     @cached_property
     def assignment(self) -> list[Targets]:
@@ -140,6 +166,8 @@ class Expectation:
         area takes everything from the union: 0 / 0. The assignment then depends on how NaN is sorted.
         """
         batch = self.batch
+        if self.dialect.signed_overlap and batch.hyperparameters.beta % 2:
+            return False  # a power of a negative overlap is negative, or NaN
         if batch.head.reg_max > 1 or not len(batch.annotations):
             return True
         numbers = batch.annotations, batch.head, batch.hyperparameters, self.dialect
@@ -156,7 +184,19 @@ class Expectation:
             inputs: inputs that the implementation's assigner read.
             errors: their uncertainty; None if they are the implementation's own.
         """
-        return oracle(inputs, index, len(self.truths[index]), self.dialect, errors)
+        return oracle(self.effective(inputs), index, len(self.truths[index]), self.dialect, errors)
+
+    @cached_property
+    def target_truths(self) -> list[GroundTruths]:
+        """The ground truths of each image as target boxes, in the dtype of `rounded_truths` (TAL-TGT-1)."""
+        if not self.dialect.widened_target:
+            return self.rounded_truths
+        floor = self.dialect.floor(self.batch.head.strides)
+        return [GroundTruths(image.labels, widened(image.boxes, floor)) for image in self.rounded_truths]
+
+    def effective(self, inputs: AssignerInputs) -> AssignerInputs:
+        """Return an assigner's inputs with the hyperparameters that the dialect really uses."""
+        return replace(inputs, hyperparameters=self.batch.hyperparameters)
 
     def loss(self, targets: BatchTargets, each_term: bool = False) -> "LossExpectation":
         """Return the loss for given targets; `each_term` asks for the gradients of box, cls and dfl too."""

@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, LossOutcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
@@ -31,6 +30,7 @@ from tal_conformance.judgement.loss_rounding import (
 )
 from tal_reference import BatchTargets, Dialect
 from tal_reference.anchors import flatten
+from tal_reference.composed import total_factor
 
 SCORE_SUM_CLAUSE = "LOSS-SUM-1"
 
@@ -75,7 +75,7 @@ def judge_loss(
         bounded = Bounded(exact[place], allowed[place], same_dtype[place], slack.items[place])
         clause = SCORE_SUM_CLAUSE if remark else judgement.task.clauses[stage]
         judgement.note(stage, assert_term, Quantity(quantities[place], clause), items[place], bounded, remark)
-    judge_total(judgement, expected.batch, loss)
+    judge_total(judgement, expected, loss)
     judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
 
 
@@ -144,13 +144,13 @@ def assert_term(quantity: Quantity, observed: Tensor, bounded: Bounded, remark: 
         raise Mismatch(summary, mismatch.clause, mismatch.values, mismatch.verdict) from mismatch
 
 
-def judge_total(judgement: Judgement, batch: Batch, loss: LossOutcome) -> None:
+def judge_total(judgement: Judgement, expected: Expectation, loss: LossOutcome) -> None:
     """Judge the total that is differentiated: the sum of the loss's own items, times the batch size (LOSS-GAIN-1)."""
-    dtype = loss_precision(batch)
-    items = loss.items.double()
-    total = items.sum() * batch.images
-    same_dtype = loss.items.sum() * batch.images
-    rounding = 4 * torch.finfo(dtype).eps * items.abs().sum() * batch.images
+    dtype = loss_precision(expected.batch)
+    items, factor = loss.items.double(), total_factor(expected.batch.images, expected.dialect)
+    total = items.sum() * factor
+    same_dtype = loss.items.sum() * factor
+    rounding = 4 * torch.finfo(dtype).eps * items.abs().sum() * factor
     error = bound(same_dtype, total, rounding, dtype, "total")
     quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
     judgement.note(StageName.TOTAL, assert_within, quantity, loss.total, Bounded(total, error, same_dtype))

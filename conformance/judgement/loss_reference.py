@@ -12,7 +12,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT
 from tal_conformance.judgement.bounds import precision
 from tal_reference import BatchTargets, Dialect, Predictions
-from tal_reference.loss import loss_items
+from tal_reference.composed import loss_items, total_factor
 
 Gradients = tuple[Tensor, Tensor]
 """Gradients on the distance logits, (B, A, 4R), of `LossRounding` (P, 4R), and on the class logits, (B, A, C)."""
@@ -72,10 +72,11 @@ def compute_loss(
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
         leaf = replace(predictions, distances=distances, logits=logits)
         items = LOSS_ITEMS_BY_TASK[batch.task](leaf, cast, batch.head, batch.hyperparameters, dialect)
+    factor = total_factor(batch.images, dialect)
     if not each_term:
-        of_distances, of_logits = torch.autograd.grad(items.sum() * batch.images, leaves)
+        of_distances, of_logits = torch.autograd.grad(items.sum() * factor, leaves)
         return ReferenceLoss(predictions, items.detach(), (of_distances, of_logits))
-    box, cls, dfl = (items * batch.images).unbind()
+    box, cls, dfl = (items * factor).unbind()
     of_box, of_dfl = (torch.autograd.grad(term, distances, retain_graph=True)[0] for term in (box, dfl))
     (of_cls,) = torch.autograd.grad(cls, logits)
     # gradients of box and dfl on the distance logits are added, as they are when their total is differentiated

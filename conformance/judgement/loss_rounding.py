@@ -15,10 +15,10 @@ from tal_conformance.judgement.bounds import (
     bce_sum_unit,
     bound,
     box_unit,
-    ciou_unit,
     dfl_unit,
     distance_unit,
     gradient_range,
+    overlap_unit,
     precision,
     smallest,
 )
@@ -29,11 +29,12 @@ from tal_conformance.judgement.loss_reference import (
     compute_loss,
     loss_precision,
 )
-from tal_reference import BatchTargets, Dialect, WeightBroadcast
+from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, WeightBroadcast, varied_loss
 from tal_reference.anchors import Anchors
-from tal_reference.boxes import ciou
+from tal_reference.composed import total_factor
 from tal_reference.decoding import decode
-from tal_reference.loss import distances_to
+from tal_reference.loss import Positives, distances_to
+from tal_reference.varied_boxes import MEASURES
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,46 @@ def add_gradients(a: Tensor, b: Tensor) -> Tensor:
     return a if b is ZERO else b if a is ZERO else a + b
 
 
-def divisor(scores: Tensor, dialect: Dialect) -> Tensor:
-    """Return N for target scores of any shape (LOSS-SUM-1), or 1 if N is zero, so that it can be a divisor."""
-    score_sum = scores.sum().clamp(min=dialect.score_sum_floor)
+def divisor(scores: Tensor, images: int, dialect: Dialect) -> Tensor:
+    """Return N of a batch of `images` images (LOSS-SUM-1), or 1 if N is zero, so that it can be a divisor.
+
+    Args:
+        scores: (P,) target scores of the positives, float64.
+        images: number of images.
+        dialect: the dialect to follow.
+    """
+    score_sum = varied_loss.divisor(scores, images, dialect)
     return score_sum.where(score_sum > 0, 1)
+
+
+def class_count(logits: Tensor, dialect: Dialect) -> int:
+    """Return the number by which the sum of the cross-entropies of logits (B, A, C) is divided (LOSS-CLS-1)."""
+    return logits.numel() if dialect.class_loss is ClassLoss.MEAN else 1
+
+
+def class_unit(logits: Tensor, positives: Positives, eps: float, coarse: float, dialect: Dialect) -> Tensor:
+    """Return the error of the class loss before division by N (LOSS-CLS-1).
+
+    Args:
+        logits: (B, A, C), float64.
+        positives: the positives of the batch.
+        eps: of the loss terms.
+        coarse: of the predictions.
+        dialect: the dialect to follow.
+    """
+    at = positives.image, positives.anchor
+    learnt = logits[(*at, positives.labels)]  # (P,)
+    summed = logits[at] if dialect.class_loss is ClassLoss.POSITIVES else logits  # (P, C) or (B, A, C)
+    unit = bce_sum_unit(summed, learnt, positives.weights.double(), eps, coarse)
+    return unit / class_count(logits, dialect)
+
+
+def class_gradient_unit(logits: Tensor, targets: BatchTargets, scale: Tensor, dialect: Dialect) -> Tensor:
+    """Return the error of the gradient on class logits (B, A, C): `scale` of the scores and of the target scores."""
+    positives = targets.positives
+    unit = logits.sigmoid().mul_(scale)  # (B, A, C)
+    unit[positives.image, positives.anchor, positives.labels] += scale * positives.weights.double()
+    return unit * targets.foreground[..., None] if dialect.class_loss is ClassLoss.POSITIVES else unit
 
 
 def rounding_units(
@@ -104,10 +141,9 @@ def rounding_units(
     eps = torch.finfo(loss_precision(batch)).eps
     given = exact.predictions
     positives = targets.positives
-    at = image, anchor = positives.image, positives.anchor  # (P,), (P,)
-    at_label = image, anchor, positives.labels
+    at = _, anchor = positives.image, positives.anchor  # (P,), (P,)
     own = positives.weights.double()  # (P,)
-    score_sum = divisor(own, dialect)
+    score_sum = divisor(own, batch.images, dialect)
     weights = own.sum().expand_as(own) if dialect.weights_meet is WeightBroadcast.ALL_PAIRS else own  # (P,)
     strides, centres = given.anchors.strides[anchor], given.anchors.centres[anchor]  # (P, 1), (P, 2)
     target = positives.boxes.double() / strides  # (P, 4) grid units
@@ -120,17 +156,20 @@ def rounding_units(
     if isinstance(given_edge, Tensor):
         edge = edge + given_edge[:, 0]
 
+    measure = dialect.box_overlap
     box = weights * (
-        ciou_unit(target, predicted, edge, eps) + 2 * eps * (1 - ciou(target, predicted))
+        overlap_unit(measure, target, predicted, edge, eps)
+        + 2 * eps * (1 - MEASURES[measure](target, predicted))
     )  # (P,)
-    cls = bce_sum_unit(given.logits, given.logits[at_label], own, eps, coarse)
+    cls = class_unit(given.logits, positives, eps, coarse, dialect)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
     height, width = given.size
     of_input = strides / strides.new_tensor((width, height, width, height))  # (P, 4) shares, for the L1 form
     if reg_max > 1:
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
-        side = weights * dfl_unit(log_probability, wanted, wanted_error, reg_max, eps)  # (P,)
+        _, lower, _ = varied_loss.bins_around(wanted, reg_max, dialect)  # (P, 4)
+        side = weights * dfl_unit(log_probability, wanted, wanted_error, reg_max, eps, lower)  # (P,)
     else:
         scaled = coarse * distances.abs() * of_input + smallest(
             precision(batch.dtype)
@@ -142,12 +181,11 @@ def rounding_units(
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
 
-    share = batch.images / score_sum
-    scale = coarse * 3 * numbers.cls_gain * share
-    logit_gradient = given.logits.sigmoid().mul_(scale)  # (B, A, C) ...
-    logit_gradient[at_label] += scale * own  # ... and of the target scores
+    share = total_factor(batch.images, dialect) / score_sum
+    scale = coarse * 3 * numbers.cls_gain * share / class_count(given.logits, dialect)
+    logit_gradient = class_gradient_unit(given.logits, targets, scale, dialect)  # (B, A, C)
     slope = GradientRounding(
-        target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype)
+        target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype), dialect
     )
 
     of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
@@ -189,6 +227,7 @@ class GradientRounding:
         edge: (P,) error of the boxes' edges.
         reg_max: R.
         dtype: dtype of the predictions and of gradients on them.
+        dialect: the dialect to follow.
     """
 
     target: Tensor
@@ -199,6 +238,7 @@ class GradientRounding:
     edge: Tensor
     reg_max: int
     dtype: torch.dtype
+    dialect: Dialect = NEWEST
 
     @property
     def eps(self) -> float:
@@ -211,7 +251,8 @@ class GradientRounding:
         Returns:
             Rounding errors, and jumps where an edge may lie on either side of another one, (P, 4, R) each.
         """
-        gradient, jump = gradient_range(self.target, self.predicted, self.edge[:, None])  # (P, 4) twice
+        edge, measure = self.edge[:, None], self.dialect.box_overlap
+        gradient, jump = gradient_range(self.target, self.predicted, edge, measure)  # (P, 4) twice
         largest = (gradient.abs() + jump).amax(1, keepdim=True)  # (P, 1)
         if self.reg_max == 1:
             return (4 * self.eps * largest).expand_as(jump)[..., None], jump[..., None]  # (P, 4, 1) twice
@@ -271,7 +312,10 @@ class GradientRounding:
             ).abs() <= self.wanted_error  # (P, 4): the sign is not certain
             jump = 2 * near.double()[..., None]  # (P, 4, 1)
             return torch.full_like(jump, 4 * self.eps), jump
-        clamped = self.wanted.clamp(0, self.reg_max - 1 - 0.01)[..., None]  # (P, 4, 1)
+        clamped = varied_loss.bins_around(self.wanted, self.reg_max, self.dialect)[0]
+        clamped = clamped.clamp(0, self.reg_max - 1)[
+            ..., None
+        ]  # (P, 4, 1): the end bins stand for those beyond
         near = (self.bins - clamped).abs() <= 1 + self.wanted_error[..., None]  # (P, 4, R) bins with a share
         rounding = self.eps * self.share * (3 + self.below) + near * (
             self.wanted_error[..., None] + 2 * self.eps
@@ -314,24 +358,31 @@ def uncertainty_units(
         dialect: the dialect to follow.
     """
     scores = targets.scores.double()
-    score_sum = divisor(scores, dialect)
+    at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
+    score_sum = divisor(scores[at].sum(1), batch.images, dialect)
     label = scores.argmax(2, keepdim=True)  # (B, A, 1)
     movements = torch.zeros_like(scores).scatter(2, label, unsure.weights[..., None].double())
     movements = movements * targets.foreground[..., None]
     share = movements.sum() / score_sum  # of N
     moved = BatchTargets(targets.foreground, targets.boxes, movements)
     loss = compute_loss(batch, moved, torch.float64, dialect, exact.predictions, each_term=True)
-    scale = divisor(movements, dialect) / score_sum
-    cls = batch.hyperparameters.cls_gain * (exact.predictions.logits * movements).abs().sum() / score_sum
+    scale = divisor(movements[at].sum(1), batch.images, dialect) / score_sum
+    count = class_count(scores, dialect)
+    cls = (
+        batch.hyperparameters.cls_gain
+        * (exact.predictions.logits * movements).abs().sum()
+        / score_sum
+        / count
+    )
     items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
     wider = (
         ROUNDING_UNITS_BY_TASK[batch.task](batch, targets, exact, dialect, unsure.edges)
         if unsure.edges.any()
         else narrow
     )
-    slope = batch.hyperparameters.cls_gain * batch.images / score_sum * movements  # (B, A, C)
+    factor = total_factor(batch.images, dialect) / count
+    slope = batch.hyperparameters.cls_gain * factor / score_sum * movements  # (B, A, C)
     own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
-    at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
     box, dfl = (
         loss.of_terms[term][0][at].abs() * scale
         + own[term][0][at].abs() * share

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
 from tal_conformance.core.verdicts import Uniqueness
-from tal_conformance.judgement.admissible import Range, Selection, TopK2Rule, may_own, top_k_choices
+from tal_conformance.judgement.admissible import Range, Selection, TopK2Rule, top_k_choices
 from tal_conformance.judgement.bounds import (
     ROUNDINGS,
     bound,
-    ciou_unit,
     metric_unit,
+    overlap_unit,
     precision,
     smallest,
 )
-from tal_reference import Dialect, GroundTruths, OverlapsCompared
+from tal_conformance.judgement.choices import may_win, pick_choices
+from tal_reference import NEWEST, Dialect, GroundTruths, OverlapsCompared
 from tal_reference.assignment import (
     INSIDE,
-    NORMALISATION_EPS,
     alignment_metric,
     candidates_of,
     distance_inside,
@@ -34,7 +34,11 @@ from tal_reference.assignment import (
     top_k,
     widened,
 )
-from tal_reference.boxes import ciou
+from tal_reference.composed import reach_of
+from tal_reference.variations import Contested
+from tal_reference.varied_assignment import farthest_side, picks, rank
+from tal_reference.varied_assignment import normalised as varied_normalised
+from tal_reference.varied_boxes import MEASURES
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class ImageOracle:
         topk2_rule: the second top-k (TAL-CONF-2); None without `topk2`.
         everywhere: True if u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
         floor: a side shorter than the first number is widened to the second, both in pixels (TAL-CAND-2).
+        dialect: the dialect, for hyperparameters that are `effective`.
+        rivals_overlap: (M, A) ranges of the overlap of all pairs, where it settles contested anchors off candidates.
     """
 
     candidate: Tensor
@@ -85,6 +91,8 @@ class ImageOracle:
     topk2_rule: TopK2Rule | None
     everywhere: bool
     floor: tuple[int, int]
+    dialect: Dialect = NEWEST
+    rivals_overlap: Range | None = None
 
     @property
     def uniqueness(self) -> Uniqueness:
@@ -117,21 +125,44 @@ class ImageOracle:
 
         The weights are those of TAL-NORM-1.
         """
-        metric, overlap = self.metric * positives, self.overlap * positives  # (M, A) twice
-        metric_error, overlap_error = self.metric_error * positives, self.overlap_error * positives
+        among, eps = self.normalising(positives), self.dialect.norm_eps
+        metric_errors, overlap_errors, surely = self.metric_error, self.overlap_error, among  # (M, A) each
+        if (
+            self.dialect.is_varied
+        ):  # an anchor may be won without being a candidate; then its t and u are zero
+            doubtful = self.may_candidate & ~self.candidate  # (M, A)
+            metric_errors = metric_errors + self.metric * doubtful
+            overlap_errors, surely = overlap_errors + self.overlap * doubtful, among & ~doubtful
+        metric, metric_error = self.metric * positives, metric_errors * positives  # (M, A) twice
         best, best_overlap, best_error, best_overlap_error = (
-            value.amax(1, keepdim=True) for value in (metric, overlap, metric_error, overlap_error)
+            (value * among).amax(1, keepdim=True)
+            for value in (self.metric, self.overlap, metric_errors, overlap_errors)
         )  # (M, 1) each
-        best = best + NORMALISATION_EPS
-        exact = normalised(metric, overlap, positives)  # (A,)
+        least = ((self.metric - self.metric_error) * surely).amax(1, keepdim=True)  # (M, 1)
+        if not self.dialect.norm_scaled:
+            best_overlap, best_overlap_error = torch.ones_like(best_overlap), torch.zeros_like(best_overlap)
+        best = best.clamp(min=eps) if self.dialect.norm_clamped else best + eps
+        exact = self.normalised(self.metric, self.overlap, positives)  # (A,)
         moved = (
             metric_error * (best_overlap + best_overlap_error)
             + metric * best_overlap_error
             + metric * best_overlap * best_error / best
         )
-        low = (best - best_error).clamp(min=NORMALISATION_EPS)
-        unit = 4 * torch.finfo(dtype).eps * exact + smallest(dtype) / NORMALISATION_EPS
+        low = (best - best_error).clamp(min=eps) if surely is among else least.clamp(min=eps)
+        unit = 4 * torch.finfo(dtype).eps * exact + smallest(dtype) / eps
         return exact, unit, (moved / low).sum(0)
+
+    def normalising(self, positives: Tensor) -> Tensor:
+        """Return the pairs (M, A) whose largest t and u normalise a ground truth's weights (TAL-NORM-1)."""
+        if not self.dialect.norm_before_conflict:
+            return positives
+        return self.selection.must | (self.selection.may & positives)
+
+    def normalised(self, metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
+        """Return the weights (A,) of positives (M, A) for given t and u (TAL-NORM-1)."""
+        if not self.dialect.is_varied:
+            return normalised(metric, overlap, positives)
+        return varied_normalised(metric, overlap, positives, self.normalising(positives), self.dialect)
 
 
 def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTruths, eps: float) -> Tensor:
@@ -161,6 +192,8 @@ def candidates_within(
     floor: tuple[int, int],
     eps: float,
     errors: InputErrors | None,
+    edge_counts: bool = False,
+    reach: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the pairs (M, A) that are certainly candidates, and those that may be (TAL-CAND-1, TAL-CAND-2).
 
@@ -171,13 +204,25 @@ def candidates_within(
         floor: sides below the first number are widened to the second, both in pixels.
         eps: of the implementation's dtype.
         errors: uncertainty of the inputs; None if they are the implementation's own.
+        edge_counts: True if an anchor on the edge is a candidate.
+        reach: (A, 1) largest distance in pixels from a side; None: unlimited.
     """
     edge = edge_rounding(small, floor, large, eps)  # (M, 1)
     if errors is not None:
         edge = edge + 2 * errors.truths.amax(1, keepdim=True)
     inside = distance_inside(large.boxes, centres, floor)  # (M, A)
     real = large.real[:, None]
-    return (inside > INSIDE + edge) & real, (inside > INSIDE - edge) & real
+    if edge_counts:
+        certain, possible = (inside >= edge) & real, (inside >= -edge) & real
+    else:
+        certain, possible = (inside > INSIDE + edge) & real, (inside > INSIDE - edge) & real
+    if reach is None:
+        return certain, possible
+    farthest = farthest_side(large.boxes, centres)  # (M, A)
+    rounded = edge + ROUNDINGS * eps * (
+        centres.amax(1) + farthest
+    )  # (M, A): difference, division and product
+    return certain & (farthest <= reach.T - rounded), possible & (farthest <= reach.T + rounded)
 
 
 @dataclass(frozen=True)
@@ -200,19 +245,22 @@ class PairValues:
     naive_overlap: Tensor
     naive_metric: Tensor
 
-    def scatter_pairs(self, pairs: tuple[Tensor, ...], certain: Tensor) -> Tensor:
+    def scatter_pairs(self, pairs: tuple[Tensor, ...], certain: Tensor, signed: bool = False) -> Tensor:
         """Return (8, M, A): u, its error, t, its error, then the ranges of u and t; zero off the pairs.
 
         Args:
             pairs: two indices (P,), of ground truths and anchors.
             certain: (M, A) pairs whose u and t are certainly not replaced by zero.
+            signed: True if u may be negative.
         """
-        at_least = self.overlap - self.overlap_error, self.metric_low
-        low = [value.clamp(min=0) * certain[pairs] for value in at_least]  # (P,) twice
+        surely = certain[pairs]  # (P,)
+        least, most = self.overlap - self.overlap_error, self.overlap + self.overlap_error  # (P,) twice
+        least = least if signed else least.clamp(min=0)
         values = torch.stack(
             (
                 *(self.overlap, self.overlap_error, self.metric, self.metric_error),
-                *(low[0], self.overlap + self.overlap_error, low[1], self.metric_high),
+                *(least.where(surely, least.clamp(max=0)), most.where(surely, most.clamp(min=0))),
+                *(self.metric_low.clamp(min=0) * surely, self.metric_high),
             )
         )  # (8, P)
         matrices = values.new_zeros(len(values), *certain.shape)  # (8, M, A)
@@ -228,6 +276,7 @@ def pair_values(
     pairs: tuple[Tensor, ...],
     dtype: torch.dtype,
     errors: InputErrors | None,
+    dialect: Dialect = NEWEST,
 ) -> PairValues:
     """Return u and t of pairs (TAL-MET-1), computed from the inputs of the implementation's assigner.
 
@@ -238,22 +287,26 @@ def pair_values(
         pairs: two indices (P,), of ground truths and anchors.
         dtype: of the overlap.
         errors: how uncertain the inputs are; None if they are the implementation's own.
+        dialect: the dialect to follow.
     """
     truth, anchor = pairs
     numbers, labels = inputs.hyperparameters, truths.labels[truth]  # (P,)
     naive = truths.boxes[truth], inputs.boxes[image, anchor]  # (P, 4) twice
     exact = naive[0].double(), naive[1].double()
-    naive_overlap, overlap = (ciou(*boxes).clamp(min=0) for boxes in (naive, exact))  # (P,) twice
+    naive_overlap, overlap = (MEASURES[dialect.overlap](*boxes) for boxes in (naive, exact))  # (P,) twice
+    if not dialect.signed_overlap:
+        naive_overlap, overlap = naive_overlap.clamp(min=0), overlap.clamp(min=0)
     moved: Tensor | float = 0.0 if errors is None else errors.boxes[anchor] + errors.truths.amax(1)[truth]
-    unit = ciou_unit(*exact, moved, torch.finfo(dtype).eps)
+    unit = overlap_unit(dialect.overlap, *exact, moved, torch.finfo(dtype).eps)
     overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u")
 
     naive_score = inputs.scores[image, anchor, labels]  # (P,)
     score, score_error = naive_score.double(), 0.0 if errors is None else errors.scores[anchor, labels]
     naive_metric = alignment_metric(naive_score, naive_overlap, numbers)
     metric = alignment_metric(score, overlap, numbers)
-    most = score + score_error, overlap + overlap_error
-    least = (score - score_error).clamp(min=0), (overlap - overlap_error).clamp(min=0)
+    size = overlap.abs()  # of a negative overlap an even power is taken
+    most = score + score_error, size + overlap_error
+    least = (score - score_error).clamp(min=0), (size - overlap_error).clamp(min=0)
     coarse = precision(inputs.scores.dtype, dtype)  # of the metric
     unit = metric_unit(*most, numbers.alpha, numbers.beta, torch.finfo(coarse).eps)
     rounding = bound(naive_metric, metric, unit, coarse, "metric t")
@@ -281,35 +334,64 @@ def oracle(
     floor = dialect.floor(inputs.head.strides)
     small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
     large = GroundTruths(small.labels, small.boxes.double())
+    reach = reach_of(inputs.strides.double(), inputs.head.reg_max) if dialect.reach_limits else None
     candidate, may_candidate = candidates_within(
-        small, large, inputs.anchors.double(), floor, torch.finfo(dtype).eps, errors
+        small,
+        large,
+        inputs.anchors.double(),
+        floor,
+        torch.finfo(dtype).eps,
+        errors,
+        dialect.edge_counts,
+        reach,
     )  # (M, A) twice
     compared = overlap_mask(may_candidate, dialect)  # (M, A) where u and t are not zero
-    pairs = compared.nonzero(as_tuple=True)  # (P,), (P,): few of all pairs
-    values = pair_values(inputs, image, small, pairs, dtype, errors)
-    u, u_error, t, t_error, least_u, most_u, least_t, most_t = values.scatter_pairs(
-        pairs, overlap_mask(candidate, dialect)
-    ).unbind()  # (M, A) each
+    anywhere = dialect.contested is Contested.ANY_OVERLAP
+    pairs = (torch.ones_like(compared) if anywhere else compared).nonzero(
+        as_tuple=True
+    )  # (P,), (P,): few of all
+    values = pair_values(inputs, image, small, pairs, dtype, errors, dialect)
+    matrices = values.scatter_pairs(
+        pairs, overlap_mask(candidate, dialect), dialect.signed_overlap
+    )  # (8, M, A)
+    rivals_overlap = None
+    if anywhere:
+        low, high = matrices[0] - matrices[1], matrices[0] + matrices[1]  # (M, A) twice
+        rivals_overlap = Range(low if dialect.signed_overlap else low.clamp(min=0), high)
+        matrices = matrices.where(compared, 0)
+    u, u_error, t, t_error, least_u, most_u, least_t, most_t = matrices.unbind()  # (M, A) each
+    if dialect.metric_masked:
+        t, t_error, least_t, most_t = (
+            *(value.where(may_candidate, 0) for value in (t, t_error)),
+            *(least_t.where(candidate, 0), most_t.where(may_candidate, 0)),
+        )
     overlap_range, metric_range = Range(least_u, most_u), Range(least_t, most_t)
-    rivals = metric_range
-    if compared is not may_candidate:  # u and t are known off candidates too, which do not compete
-        rivals = Range(least_t * candidate, most_t * may_candidate)
-    selection = top_k_choices(rivals, candidate, may_candidate, numbers.topk)
+    selection = pick_choices(metric_range, candidate, may_candidate, large.real, numbers.topk, dialect)
 
     overlap, metric = (
-        scatter_pairs(each, pairs, compared) for each in (values.naive_overlap, values.naive_metric)
+        scatter_pairs(value, pairs, compared) for value in (values.naive_overlap, values.naive_metric)
     )
     naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
-    selected = top_k(metric * naive_candidate, numbers.topk) & naive_candidate
-    positives = settle_contested(selected, overlap * overlap_mask(naive_candidate, dialect))
+    if dialect.is_varied:
+        naive_candidate = candidate | (may_candidate & naive_candidate)
+        everywhere, overlap, metric = overlap, overlap * compared, metric * compared
+        if dialect.metric_masked:
+            metric = metric * naive_candidate
+        selected = picks(metric, naive_candidate, small.real, numbers.topk, dialect)
+        own = overlap * overlap_mask(naive_candidate, dialect)
+        positives = settle_contested(selected, rank(selected, own, everywhere, metric, dialect))
+    else:
+        selected = top_k(metric * naive_candidate, numbers.topk) & naive_candidate
+        positives = settle_contested(selected, overlap * overlap_mask(naive_candidate, dialect))
     topk2_rule = None
     if numbers.effective_topk2 is not None:
         topk2_rule = TopK2Rule(metric_range, numbers.effective_topk2)
         positives = positives & top_k(metric * positives, numbers.effective_topk2)
     same_dtype = {"overlap": overlap, "metric": metric, "positives": positives}
+    ranges = overlap_range if rivals_overlap is None else rivals_overlap
     return ImageOracle(
         candidate, may_candidate, u, u_error, t, t_error, overlap_range, metric_range, selection,
-        may_own(overlap_range), same_dtype, numbers.topk, topk2_rule,
+        may_win(selection, ranges, metric_range, dialect), same_dtype, numbers.topk, topk2_rule,
         dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
-        floor,
+        floor, dialect, rivals_overlap,
     )  # fmt: skip

@@ -28,7 +28,8 @@ def unsupported_by_dialect(batch: Batch, dialect: Dialect) -> RejectionRule | No
     if len(batch.head.strides) == 1 and not dialect.one_level:
         reason = f"dialect {dialect.name} does not support heads with a single level"
         return RejectionRule(StageName.CANDIDATES, "TAL-CAND-2", reason)
-    if batch.hyperparameters.effective_topk2 is not None and not dialect.topk2:
+    numbers = dialect.effective(batch.hyperparameters, batch.anchors)
+    if numbers.effective_topk2 is not None and not dialect.topk2:
         return RejectionRule(
             StageName.CONFLICT, "TAL-CONF-2", f"dialect {dialect.name} does not support topk2"
         )
@@ -63,7 +64,8 @@ def rejection_for(batch: Batch, dialect: Dialect) -> RejectionRule | None:
     """
     if not len(batch.annotations):
         return None
-    numbers, anchors = batch.hyperparameters, batch.anchors
+    anchors = batch.anchors
+    numbers = dialect.effective(batch.hyperparameters, anchors)
     topk2 = numbers.effective_topk2 or 0
     if numbers.topk > anchors:
         reason = f"top-k {numbers.topk} exceeds the number of anchors, {anchors}"

@@ -15,6 +15,7 @@ from tal_reference import (
     assign,
     detection_loss,
 )
+from tal_reference.composed import reach_of
 
 
 class ReferenceAdapter:
@@ -31,11 +32,20 @@ class ReferenceAdapter:
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Run the reference's assigner image by image."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
+        reach = reach_of(inputs.strides, inputs.head.reg_max)
         targets = []
         for i, boxes in enumerate(inputs.truth_boxes):
             truths = GroundTruths(inputs.labels[i, :, 0].long(), boxes)
             targets.append(
-                assign(inputs.scores[i], inputs.boxes[i], inputs.anchors, truths, *numbers, keep_trace=True)
+                assign(
+                    inputs.scores[i],
+                    inputs.boxes[i],
+                    inputs.anchors,
+                    truths,
+                    *numbers,
+                    keep_trace=True,
+                    reach=reach,
+                )
             )
         return _assignment(targets, inputs.head.classes)
 

@@ -33,7 +33,7 @@ from tal_conformance.implementations.workers.messages import (
     decoded,
     encoded,
 )
-from tal_reference import NEWEST
+from tal_reference import NEWEST, Dialect, spelling
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
 """Audit events of network access."""
@@ -166,6 +166,11 @@ def made(fields: dict[str, Any]) -> Any:
     return getattr(importlib.import_module(module), attribute)(**fields["arguments"])
 
 
+def spelt_dialect(dialect: Any) -> str:
+    """Return a dialect as a text that the suite reads: its choices, unless it is a text already."""
+    return spelling(dialect) if isinstance(dialect, Dialect) else str(dialect)
+
+
 def first_answer(request: Message) -> tuple[Any, bytes]:
     """Make the adapter, and return it with the message that describes it."""
     from tal_conformance.implementations.protocol import MIXED, exposes_stages_of
@@ -173,8 +178,7 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
     torch.set_num_threads(request.fields["threads"])
     adapter = made(request.fields)
     about = {name: str(getattr(adapter, name, "unknown")) for name in ("name", "version")}
-    dialect = getattr(adapter, "dialect", NEWEST)
-    about["dialect"] = str(getattr(dialect, "name", dialect))
+    about["dialect"] = spelt_dialect(getattr(adapter, "dialect", NEWEST))
     return adapter, encoded(
         about
         | {

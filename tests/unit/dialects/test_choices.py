@@ -5,18 +5,18 @@ from typing import Any
 
 from tal_conformance import batches
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.dialects.choices import CLAUSES, WORDS, choices_between, conforms_to, failure_on
+from tal_conformance.dialects.choices import CLAUSES, choices_between, conforms_to, failure_on
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Subject
-from tal_reference import DIALECTS, NEWEST, Dialect, Hyperparameters, SmallBoxFloor
+from tal_reference import CHOICES, DIALECTS, NEWEST, Dialect, Hyperparameters, SmallBoxFloor
 
 
 def test_every_choice_has_words_and_a_clause():
     names = {field.name for field in fields(Dialect)} - {"name"}
-    assert set(WORDS) == set(CLAUSES) == names
+    assert set(CHOICES) == set(CLAUSES) == names
     for dialect in DIALECTS.values():
-        assert all(getattr(dialect, name) in WORDS[name] for name in names)
+        assert all(getattr(dialect, name) in CHOICES[name].words for name in names)
 
 
 def test_a_dialect_does_not_differ_from_itself():

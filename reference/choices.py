@@ -1,0 +1,427 @@
+"""The catalogue of choices: clause, order of the stages, and the meaning of every value in words; and their spelling.
+
+A composed dialect is spelt as a dialect's name and the choices that differ from it:
+"ultralytics-8.4.190, overlap=iou, edge_counts=yes".
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any
+
+from tal_reference.dialect import (
+    DIALECTS,
+    Dialect,
+    OverlapsCompared,
+    SingleBin,
+    SmallBoxFloor,
+    WeightBroadcast,
+)
+from tal_reference.variations import (
+    ClassLoss,
+    Contested,
+    DflClamp,
+    DroppedPicks,
+    Exponents,
+    Gains,
+    Overlap,
+    Rows,
+    ScoreSum,
+    spelt,
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One choice of a dialect.
+
+    Attributes:
+        clause: clause of the specification.
+        words: meaning of every value, as a part of a sentence; of numbers, of the two that releases have.
+        short: a few words for values, to follow "with"; a value without them has its words.
+    """
+
+    clause: str
+    words: Mapping[Any, str]
+    short: Mapping[Any, str]
+
+
+def _choice(clause: str, words: Mapping[Any, str], short: Mapping[Any, str] | None = None) -> Choice:
+    return Choice(clause, words, short or {})
+
+
+_NAMES = {
+    Overlap.CIOU: "CIoU",
+    Overlap.IOU: "plain IoU",
+    Overlap.GIOU: "GIoU",
+    Overlap.DIOU: "DIoU",
+    Overlap.V_SQUARED: "CIoU with v squared",
+}
+
+CHOICES: dict[str, Choice] = {
+    "rows": _choice(
+        "ANN-1",
+        {
+            Rows.NORMALISED: "annotation rows hold centre, width and height as shares of the input's size",
+            Rows.PIXELS: "annotation rows hold centre, width and height in pixels",
+            Rows.CORNERS: "annotation rows hold left, top, right and bottom as shares of the input's size",
+        },
+        {Rows.PIXELS: "annotation rows in pixels", Rows.CORNERS: "annotation rows as corners"},
+    ),
+    "sides_exchanged": _choice(
+        "ANN-1",
+        {
+            False: "x is scaled by the input's width and y by its height",
+            True: "x is scaled by the input's height and y by its width",
+        },
+        {True: "the input's width and height exchanged"},
+    ),
+    "image_index_ignored": _choice(
+        "ANN-1",
+        {
+            False: "an image has the annotation rows with its index",
+            True: "every image has the annotation rows of all images",
+        },
+        {True: "the image index of annotation rows ignored"},
+    ),
+    "rows_sorted": _choice(
+        "ANN-1",
+        {
+            True: "annotation rows must be sorted by image",
+            False: "annotation rows may be in any order",
+        },
+    ),
+    "edge_counts": _choice(
+        "TAL-CAND-1",
+        {
+            False: "an anchor on the edge of a ground truth is not a candidate",
+            True: "an anchor on the edge of a ground truth is a candidate",
+        },
+        {True: "anchors on an edge counted"},
+    ),
+    "reach_limits": _choice(
+        "TAL-CAND-1",
+        {
+            False: "an anchor may be as far from a side as the ground truth is large",
+            True: "an anchor farther from a side than the bins reach is not a candidate",
+        },
+        {True: "anchors farther from a side than the bins reach left out"},
+    ),
+    "small_box_floor": _choice(
+        "TAL-CAND-2",
+        {
+            SmallBoxFloor.NONE: "small ground truths keep their size",
+            SmallBoxFloor.TO_FIRST_STRIDE: "a side shorter than the first stride counts as one of the first stride "
+            "where anchors are sought inside it",
+            SmallBoxFloor.BELOW_FIRST_STRIDE: "a side shorter than the first stride counts as one of the second stride "
+            "where anchors are sought inside it",
+            SmallBoxFloor.BELOW_SECOND_STRIDE: "a side shorter than the second stride counts as one of the second "
+            "stride where anchors are sought inside it",
+        },
+        {
+            SmallBoxFloor.NONE: "small ground truths not widened",
+            SmallBoxFloor.TO_FIRST_STRIDE: "sides below the first stride widened to it",
+            SmallBoxFloor.BELOW_FIRST_STRIDE: "sides below the first stride widened to the second",
+            SmallBoxFloor.BELOW_SECOND_STRIDE: "sides below the second stride widened to it",
+        },
+    ),
+    "one_level": _choice(
+        "TAL-CAND-2", {True: "a head with one level is accepted", False: "a head with one level raises"}
+    ),
+    "overlap": _choice(
+        "TAL-MET-1",
+        {value: f"u is the {name} of ground truth and predicted box" for value, name in _NAMES.items()},
+        {value: f"{name} in place of CIoU in the assignment" for value, name in _NAMES.items()},
+    ),
+    "signed_overlap": _choice(
+        "TAL-MET-1",
+        {False: "an overlap below zero counts as zero", True: "an overlap below zero stays negative"},
+        {True: "negative overlaps not set to zero"},
+    ),
+    "overlaps_compared": _choice(
+        "TAL-CONF-1",
+        {
+            OverlapsCompared.CANDIDATES: "a contested anchor goes to the best overlap among the ground truths that "
+            "contain it",
+            OverlapsCompared.EVERYWHERE: "a contested anchor goes to the best overlap among all ground truths, also "
+            "those that do not contain it",
+        },
+        {
+            OverlapsCompared.CANDIDATES: "overlaps compared among candidates only",
+            OverlapsCompared.EVERYWHERE: "overlaps compared off candidates too",
+        },
+    ),
+    "metric_masked": _choice(
+        "TAL-MET-1",
+        {
+            False: "t is zero where u is zero only",
+            True: "t is zero off candidates, also where u is not",
+        },
+        {True: "t zero off candidates, where overlaps are not"},
+    ),
+    "exponents": _choice(
+        "TAL-MET-1",
+        {
+            Exponents.GIVEN: "alpha and beta are those that were asked for",
+            Exponents.BUILT_IN: "alpha and beta are 0.5 and 6, whatever was asked for",
+            Exponents.ONE_AND_SIX: "alpha and beta are 1 and 6, whatever was asked for",
+            Exponents.EXCHANGED: "alpha is the exponent of the overlap and beta that of the score",
+        },
+        {
+            Exponents.BUILT_IN: "alpha and beta built in as 0.5 and 6",
+            Exponents.ONE_AND_SIX: "alpha and beta built in as 1 and 6",
+            Exponents.EXCHANGED: "alpha and beta exchanged",
+        },
+    ),
+    "built_in_k": _choice(
+        "TAL-TOPK-1",
+        {False: "k is what was asked for", True: "k is 10, whatever was asked for"},
+        {True: "k built in as 10"},
+    ),
+    "k_cut": _choice(
+        "TAL-TOPK-2",
+        {False: "fewer anchors than k raise", True: "k is cut to the number of anchors"},
+        {True: "k cut to the number of anchors"},
+    ),
+    "dropped_picks": _choice(
+        "TAL-TOPK-1",
+        {
+            DroppedPicks.NONE: "a ground truth takes candidates with t of zero too, if fewer than k are better",
+            DroppedPicks.ZERO: "a ground truth does not take anchors whose t is zero",
+            DroppedPicks.TINY: "a ground truth does not take anchors whose t is at most 1e-9",
+        },
+        {DroppedPicks.ZERO: "picks with t of zero dropped", DroppedPicks.TINY: "picks with t of at most 1e-9 dropped"},
+    ),
+    "at_least_one": _choice(
+        "TAL-TOPK-1",
+        {
+            False: "a ground truth without candidates takes no anchor",
+            True: "a ground truth without an anchor takes the one with its largest t, if that is not zero",
+        },
+        {True: "at least one anchor for a ground truth"},
+    ),
+    "contested": _choice(
+        "TAL-CONF-1",
+        {
+            Contested.OVERLAP: "a contested anchor goes to the largest u",
+            Contested.ANY_OVERLAP: "a contested anchor goes to the largest overlap, also off candidates",
+            Contested.CLAIMANTS: "a contested anchor goes to the largest u among the ground truths that take it",
+            Contested.METRIC: "a contested anchor goes to the largest t",
+            Contested.CLAIMANTS_METRIC: "a contested anchor goes to the largest t among the ground truths that take it",
+            Contested.FIRST: "a contested anchor goes to the first ground truth that takes it",
+            Contested.LAST: "a contested anchor goes to the last ground truth that takes it",
+        },
+        {
+            Contested.ANY_OVERLAP: "contested anchors settled by overlaps off candidates too",
+            Contested.CLAIMANTS: "contested anchors settled among those that take them",
+            Contested.METRIC: "contested anchors settled by t",
+            Contested.CLAIMANTS_METRIC: "contested anchors settled by t among those that take them",
+            Contested.FIRST: "contested anchors given to the first",
+            Contested.LAST: "contested anchors given to the last",
+        },
+    ),
+    "topk2": _choice(
+        "TAL-CONF-2", {True: "topk2 can reduce the anchors of a ground truth", False: "topk2 is not supported"}
+    ),
+    "topk2_ignored": _choice(
+        "TAL-CONF-2",
+        {False: "topk2 is not silently ignored", True: "topk2 is accepted and has no effect"},
+        {True: "topk2 ignored"},
+    ),
+    "widened_target": _choice(
+        "TAL-TGT-1",
+        {
+            False: "the target box is the ground truth as annotated",
+            True: "the target box is the widened ground truth",
+        },
+        {True: "target boxes widened too"},
+    ),
+    "norm_before_conflict": _choice(
+        "TAL-NORM-1",
+        {
+            False: "t* and u* are the largest of the positives of a ground truth",
+            True: "t* and u* are the largest of the anchors that a ground truth took, with those it lost",
+        },
+        {True: "normalisation before the conflict"},
+    ),
+    "norm_clamped": _choice(
+        "TAL-NORM-1",
+        {False: "eps is added to t*", True: "t* is clamped at eps"},
+        {True: "t* clamped at eps"},
+    ),
+    "norm_eps": _choice("TAL-NORM-1", {1e-9: "the eps of the normalisation is 1e-9"}),
+    "norm_scaled": _choice(
+        "TAL-NORM-1",
+        {True: "target scores are scaled by u*", False: "the best target score of a ground truth is about 1"},
+        {False: "target scores not scaled by u*"},
+    ),
+    "score_sum": _choice(
+        "LOSS-SUM-1",
+        {
+            ScoreSum.BATCH: "the loss is divided by the sum of all target scores",
+            ScoreSum.PER_IMAGE: "the loss is divided by the sum of target scores per image",
+            ScoreSum.POSITIVES: "the loss is divided by the number of positives",
+        },
+        {ScoreSum.PER_IMAGE: "N per image", ScoreSum.POSITIVES: "N as the number of positives"},
+    ),
+    "score_sum_floor": _choice(
+        "LOSS-SUM-1",
+        {
+            1.0: "the loss is divided by the sum of target scores, but at least by 1",
+            0.0: "the loss is divided by the sum of target scores, also where that is below 1 or zero",
+        },
+        {0.0: "N without a floor", 1.0: "N of at least 1"},
+    ),
+    "class_loss": _choice(
+        "LOSS-CLS-1",
+        {
+            ClassLoss.SUM: "the class loss is the sum of all cross-entropies",
+            ClassLoss.MEAN: "the class loss is the mean of all cross-entropies",
+            ClassLoss.POSITIVES: "the class loss is the sum of the positives' cross-entropies",
+        },
+        {
+            ClassLoss.MEAN: "the mean of the cross-entropies in place of their sum",
+            ClassLoss.POSITIVES: "cross-entropies of positives alone",
+        },
+    ),
+    "box_overlap": _choice(
+        "LOSS-BOX-1",
+        {value: f"the box loss is 1 less the {name}" for value, name in _NAMES.items()},
+        {value: f"{name} in place of CIoU in the box loss" for value, name in _NAMES.items()},
+    ),
+    "weights_meet": _choice(
+        "LOSS-BOX-1",
+        {
+            WeightBroadcast.PER_POSITIVE: "the box loss of a positive is weighted with its own target score",
+            WeightBroadcast.ALL_PAIRS: "the box loss of a positive is weighted with the target scores of all positives",
+        },
+        {
+            WeightBroadcast.PER_POSITIVE: "own weights of the box loss",
+            WeightBroadcast.ALL_PAIRS: "the weights of all positives in each one's box loss",
+        },
+    ),
+    "dfl_clamp": _choice(
+        "LOSS-DFL-1",
+        {
+            DflClamp.BELOW_LAST_BIN: "target distances are clamped to 0 and R - 1 - 0.01",
+            DflClamp.BIN_LATER: "target distances are clamped to 0 and R - 0.01",
+            DflClamp.NONE_BELOW: "target distances are clamped to R - 1 - 0.01, and not at 0",
+            DflClamp.NONE: "target distances are not clamped",
+        },
+        {
+            DflClamp.BIN_LATER: "target distances clamped a bin later",
+            DflClamp.NONE_BELOW: "target distances not clamped at 0",
+            DflClamp.NONE: "target distances not clamped",
+        },
+    ),
+    "single_bin": _choice(
+        "LOSS-DFL-1",
+        {
+            SingleBin.L1: "with reg_max 1 the distances have an L1 loss",
+            SingleBin.NOTHING: "with reg_max 1 the distances have no loss of their own",
+        },
+        {SingleBin.L1: "an L1 loss for one bin", SingleBin.NOTHING: "no distance loss for one bin"},
+    ),
+    "gains": _choice(
+        "LOSS-GAIN-1",
+        {
+            Gains.GIVEN: "gains are those that were asked for",
+            Gains.BUILT_IN: "gains are 7.5, 0.5 and 1.5, whatever was asked for",
+            Gains.EXCHANGED: "the gains of box and cls are exchanged",
+        },
+        {Gains.BUILT_IN: "gains built in", Gains.EXCHANGED: "the gains of box and cls exchanged"},
+    ),
+    "total_times_images": _choice(
+        "LOSS-GAIN-1",
+        {
+            True: "the total is the sum of the items times the number of images",
+            False: "the total is the sum of the items, without the number of images",
+        },
+        {False: "the total not times the number of images"},
+    ),
+}
+"""Every choice of a dialect by the name of its field, in the order of the stages."""
+
+
+def meaning(field: str, value: Any) -> str:
+    """Return the meaning of a value of a choice, as a part of a sentence."""
+    return CHOICES[field].words.get(value, f"{field.replace('_', ' ')} is {value}")
+
+
+def phrase(field: str, value: Any) -> str:
+    """Return a value of a choice in a few words, to follow "with"."""
+    choice = CHOICES[field]
+    return choice.short.get(value) or meaning(field, value)
+
+
+def differences(dialect: Dialect, base: Dialect) -> dict[str, Any]:
+    """Return the choices of a dialect that differ from another's, with their values, in the order of the stages."""
+    return {name: getattr(dialect, name) for name in CHOICES if getattr(dialect, name) != getattr(base, name)}
+
+
+def nearest_official(dialect: Dialect) -> Dialect:
+    """Return the official dialect that differs from a dialect in the fewest choices; the newest of several."""
+    return min(DIALECTS.values(), key=lambda base: len(differences(dialect, base)))
+
+
+def spelling(dialect: Dialect) -> str:
+    """Return a text that `parse` reads as a dialect with the same choices."""
+    base = nearest_official(dialect)
+    return ", ".join([base.name, *(spelt(name, value) for name, value in differences(dialect, base).items())])
+
+
+def parse(text: str) -> Dialect:
+    """Return the dialect that a text spells: a name, and choices behind commas.
+
+    Args:
+        text: such as "ultralytics-8.4.190, overlap=iou, edge_counts".
+
+    Raises:
+        ValueError: the name of the dialect, of a choice or of a value is unknown; the message has the nearest names.
+    """
+    name, *choices = (part.strip() for part in text.split(","))
+    if name not in DIALECTS:
+        raise ValueError(_unknown("dialect", name, DIALECTS))
+    dialect, values = DIALECTS[name], dict(_read(choice) for choice in choices)
+    composed = dialect.but(**values) if values else dialect
+    equal = [known for known in DIALECTS.values() if not differences(composed, known)]
+    return replace(composed, name=", ".join([name, *choices])) if values and not equal else (equal or [composed])[0]
+
+
+def _read(choice: str) -> tuple[str, Any]:
+    """Return field and value of one choice, spelt "overlap=iou", or "edge_counts" for "edge_counts=yes".
+
+    Raises:
+        ValueError: the field or its value is unknown.
+    """
+    field, given, value = (part.strip() for part in choice.partition("="))
+    names = {name.replace("_", " "): name for name in CHOICES}
+    key = field.lower().replace("_", " ").replace("-", " ")
+    if key not in names:
+        raise ValueError(_unknown("choice", field, CHOICES))
+    field = names[key]
+    default = {entry.name: entry.default for entry in fields(Dialect)}[field]
+    if isinstance(default, bool):
+        values: dict[str, Any] = {"yes": True, "no": False, "true": True, "false": False}
+        value = value or ("" if given else "yes")
+    elif isinstance(default, Enum):
+        values = {member.value.lower(): member for member in type(default)}
+    else:
+        try:
+            return field, float(value)
+        except ValueError:
+            raise ValueError(f"{field}={value!r}: expected a number such as {default}") from None
+    found = values.get(value.lower().replace("_", " ").replace("-", " "))
+    if found is None:
+        raise ValueError(_unknown(f"value of {field}", value, values))
+    return field, found
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message about an unknown name, with the nearest known ones."""
+    names = list(known)
+    nearest = get_close_matches(name.lower(), names, n=3)
+    hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else "."
+    plural = kind.replace("value", "values") if kind.startswith("value") else f"{kind}s"
+    return f"unknown {kind} {name!r}{hint} Known {plural}: {', '.join(names)}"

@@ -1,0 +1,240 @@
+"""Variations: choices that no official release makes, found in other projects and in reports of faults.
+
+A reader of the official algorithm can ignore this module and those that read it, `varied_assignment`, `varied_loss`,
+`composed` and `choices`: every default is the behaviour of the releases. Choices compose: each one replaces one step,
+and all others stay.
+"""
+
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from typing import Any, Self
+
+from tal_reference.settings import Hyperparameters
+
+
+class Overlap(Enum):
+    """TAL-MET-1, LOSS-BOX-1: the overlap of two boxes."""
+
+    CIOU = "ciou"
+    IOU = "iou"
+    GIOU = "giou"
+    DIOU = "diou"
+    V_SQUARED = "ciou v squared"
+    """CIoU whose shape penalty is v squared, without the weight 1 / (1 - IoU + v)."""
+
+
+class Contested(Enum):
+    """TAL-CONF-1: the ground truth that gets an anchor which several ground truths take."""
+
+    OVERLAP = "overlap"
+    """The largest u of all ground truths."""
+    ANY_OVERLAP = "any overlap"
+    """The largest overlap of all ground truths, also where u is zero because the anchor is not a candidate."""
+    CLAIMANTS = "claimants"
+    """The largest u of the ground truths that take the anchor."""
+    METRIC = "metric"
+    """The largest t of all ground truths."""
+    CLAIMANTS_METRIC = "claimants metric"
+    """The largest t of the ground truths that take the anchor."""
+    FIRST = "first"
+    """The first ground truth that takes the anchor."""
+    LAST = "last"
+    """The last ground truth that takes the anchor."""
+
+
+class DroppedPicks(Enum):
+    """TAL-TOPK-1: anchors among the k best that are not selected after all."""
+
+    NONE = "none"
+    ZERO = "zero"
+    """Those whose t is zero."""
+    TINY = "tiny"
+    """Those whose t is at most 1e-9."""
+
+
+class Exponents(Enum):
+    """TAL-MET-1: the exponents of score and overlap."""
+
+    GIVEN = "given"
+    BUILT_IN = "built in"
+    """0.5 and 6, whatever was asked for."""
+    ONE_AND_SIX = "one and six"
+    """1 and 6, whatever was asked for."""
+    EXCHANGED = "exchanged"
+    """alpha is the exponent of the overlap, beta that of the score."""
+
+
+class Gains(Enum):
+    """LOSS-GAIN-1: the gains of the terms."""
+
+    GIVEN = "given"
+    BUILT_IN = "built in"
+    """7.5, 0.5 and 1.5, whatever was asked for."""
+    EXCHANGED = "exchanged"
+    """The gains of box and cls are exchanged."""
+
+
+class Rows(Enum):
+    """ANN-1: the meaning of the last four numbers of an annotation row."""
+
+    NORMALISED = "normalised"
+    """Centre, width and height as shares of the input's size."""
+    PIXELS = "pixels"
+    """Centre, width and height in pixels."""
+    CORNERS = "corners"
+    """Left, top, right and bottom as shares of the input's size."""
+
+
+class ScoreSum(Enum):
+    """LOSS-SUM-1: the number N by which the terms are divided, before its floor."""
+
+    BATCH = "batch"
+    """The sum of all target scores."""
+    PER_IMAGE = "per image"
+    """That sum over the number of images."""
+    POSITIVES = "positives"
+    """The number of positives."""
+
+
+class ClassLoss(Enum):
+    """LOSS-CLS-1: the class loss of the whole batch, before division by N."""
+
+    SUM = "sum"
+    """The sum of the cross-entropies of all anchors and classes."""
+    MEAN = "mean"
+    """Their mean."""
+    POSITIVES = "positives"
+    """The sum over the positives alone: background anchors learn nothing."""
+
+
+class DflClamp(Enum):
+    """LOSS-DFL-1: the range to which target distances are clamped; bins outside the distribution are its end bins."""
+
+    BELOW_LAST_BIN = "below last bin"
+    """0 to R - 1 - 0.01."""
+    BIN_LATER = "bin later"
+    """0 to R - 0.01: a distance may lie beyond the last bin."""
+    NONE_BELOW = "none below"
+    """At most R - 1 - 0.01; negative distances stay negative."""
+    NONE = "none"
+    """No clamp."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variations:
+    """The choices that no official release makes; the defaults are those of every release.
+
+    Attributes:
+        overlap: TAL-MET-1: u, in the assignment.
+        signed_overlap: TAL-MET-1: True if negative overlaps are not set to zero.
+        edge_counts: TAL-CAND-1: True if an anchor on the edge of a ground truth is a candidate.
+        reach_limits: TAL-CAND-1: True if an anchor farther from a side than the bins reach is not a candidate.
+        metric_masked: TAL-MET-1: True if t is zero off candidates even where u is not.
+        dropped_picks: TAL-TOPK-1.
+        at_least_one: TAL-TOPK-1: True if a ground truth without a selected anchor takes the anchor with its largest t.
+        built_in_k: TAL-TOPK-1: True if k is 10, whatever was asked for.
+        k_cut: TAL-TOPK-2: True if k is cut to the number of anchors; otherwise a larger k raises.
+        exponents: TAL-MET-1.
+        contested: TAL-CONF-1.
+        topk2_ignored: TAL-CONF-2: True if topk2 is accepted and has no effect.
+        norm_before_conflict: TAL-NORM-1: True if t* and u* are the largest of the selected anchors, with those lost.
+        norm_eps: TAL-NORM-1: the number that keeps the quotient finite.
+        norm_clamped: TAL-NORM-1: True if t* is clamped at `norm_eps`; otherwise `norm_eps` is added to it.
+        norm_scaled: TAL-NORM-1: True if weights are scaled by u*.
+        widened_target: TAL-TGT-1: True if the target box is the widened ground truth.
+        rows: ANN-1.
+        sides_exchanged: ANN-1: True if x is scaled by the input's height and y by its width.
+        image_index_ignored: ANN-1: True if every image has the rows of all images.
+        box_overlap: LOSS-BOX-1: the overlap in the box loss.
+        score_sum: LOSS-SUM-1.
+        class_loss: LOSS-CLS-1.
+        dfl_clamp: LOSS-DFL-1.
+        gains: LOSS-GAIN-1.
+        total_times_images: LOSS-GAIN-1: True if the sum of the items is multiplied by B before it is differentiated.
+    """
+
+    overlap: Overlap = Overlap.CIOU
+    signed_overlap: bool = False
+    edge_counts: bool = False
+    reach_limits: bool = False
+    metric_masked: bool = False
+    dropped_picks: DroppedPicks = DroppedPicks.NONE
+    at_least_one: bool = False
+    built_in_k: bool = False
+    k_cut: bool = False
+    exponents: Exponents = Exponents.GIVEN
+    contested: Contested = Contested.OVERLAP
+    topk2_ignored: bool = False
+    norm_before_conflict: bool = False
+    norm_eps: float = 1e-9
+    norm_clamped: bool = False
+    norm_scaled: bool = True
+    widened_target: bool = False
+    rows: Rows = Rows.NORMALISED
+    sides_exchanged: bool = False
+    image_index_ignored: bool = False
+    box_overlap: Overlap = Overlap.CIOU
+    score_sum: ScoreSum = ScoreSum.BATCH
+    class_loss: ClassLoss = ClassLoss.SUM
+    dfl_clamp: DflClamp = DflClamp.BELOW_LAST_BIN
+    gains: Gains = Gains.GIVEN
+    total_times_images: bool = True
+
+    def but(self, **choices: Any) -> Self:
+        """Return a copy with some choices made differently; its name lists them: "ultralytics-8.4.190, overlap=iou".
+
+        Args:
+            choices: fields of `Dialect` and their values.
+
+        Raises:
+            TypeError: a field or the type of its value is unknown.
+        """
+        name = ", ".join([vars(self)["name"], *(spelt(field, value) for field, value in choices.items())])
+        for field, value in choices.items():
+            known = getattr(self, field, None)
+            if field == "name" or known is None or not isinstance(value, type(known)):
+                expected = "a choice of a dialect" if known is None else f"a value of {type(known).__name__}"
+                raise TypeError(f"{field}={value!r}: expected {expected}")
+        return replace(self, **({"name": name} | choices))
+
+    @property
+    def is_varied(self) -> bool:
+        """True if a choice of this class differs from that of the releases."""
+        return any(getattr(self, field.name) != field.default for field in fields(Variations))
+
+    def effective(self, hyperparameters: Hyperparameters, anchors: int) -> Hyperparameters:
+        """Return the hyperparameters that assigner and loss really use, for a number of anchors."""
+        given, default = hyperparameters, Hyperparameters()
+        changes: dict[str, Any] = {}
+        match self.exponents:
+            case Exponents.BUILT_IN:
+                changes |= {"alpha": default.alpha, "beta": default.beta}
+            case Exponents.ONE_AND_SIX:
+                changes |= {"alpha": 1.0, "beta": 6.0}
+            case Exponents.EXCHANGED:
+                changes |= {"alpha": given.beta, "beta": given.alpha}
+        match self.gains:
+            case Gains.BUILT_IN:
+                changes |= {name: getattr(default, name) for name in ("box_gain", "cls_gain", "dfl_gain")}
+            case Gains.EXCHANGED:
+                changes |= {"box_gain": given.cls_gain, "cls_gain": given.box_gain}
+        topk = default.topk if self.built_in_k else given.topk
+        if self.built_in_k or self.k_cut:
+            changes["topk"] = min(topk, anchors) if self.k_cut else topk
+        if self.topk2_ignored or topk != given.topk:  # topk2 is what it is: equal to another k it is not without effect
+            changes["topk2"] = None if self.topk2_ignored else given.effective_topk2
+        return replace(given, **changes)
+
+    @property
+    def settled(self) -> Self:
+        """The same choices for hyperparameters that are `effective` already."""
+        return replace(
+            self, exponents=Exponents.GIVEN, gains=Gains.GIVEN, built_in_k=False, k_cut=False, topk2_ignored=False
+        )
+
+
+def spelt(field: str, value: Any) -> str:
+    """Return a choice as `Dialect.but` and the command line spell it: "overlap=iou", "edge_counts=yes"."""
+    if isinstance(value, bool):
+        return f"{field}={'yes' if value else 'no'}"
+    return f"{field}={value.value if isinstance(value, Enum) else value}"

@@ -1,0 +1,47 @@
+"""Overlaps of two boxes other than CIoU, by choice: IoU, GIoU, DIoU, and CIoU with another shape penalty."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tal_reference.boxes import EPS, centre_penalty, ciou, intersection, iou, width_and_height
+from tal_reference.shapes import Float
+from tal_reference.variations import Overlap
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""An overlap of boxes (.., 4) and (.., 4), broadcast over leading dimensions."""
+
+
+def diou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+    """Return IoU less the centre penalty of CIoU (Zheng et al., Distance-IoU Loss, 2020)."""
+    return iou(one, other) - centre_penalty(one, other)
+
+
+def giou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+    """Return IoU less the unused share of the enclosing box (Rezatofighi et al., Generalized IoU, 2019)."""
+    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    shared = intersection(one, other)
+    union = w1 * h1 + w2 * h2 - shared + EPS
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
+    area = enclosing[..., 0] * enclosing[..., 1] + EPS
+    return shared / union - (area - union) / area
+
+
+def ciou_v_squared(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+    """Return CIoU with v squared as shape penalty."""
+    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    difference = 4 / math.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()  # v
+    return diou(one, other) - difference.detach() * difference
+
+
+MEASURES: dict[Overlap, Measure] = {
+    Overlap.CIOU: ciou,
+    Overlap.IOU: iou,
+    Overlap.GIOU: giou,
+    Overlap.DIOU: diou,
+    Overlap.V_SQUARED: ciou_v_squared,
+}
+"""The function of every overlap."""

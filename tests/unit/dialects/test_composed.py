@@ -1,0 +1,115 @@
+"""Composed dialects: each choice shows on some batch, and an implementation with it is held to it as to a release."""
+
+from dataclasses import fields, replace
+from enum import Enum
+from functools import cache
+from typing import Any
+
+import pytest
+from tests.fauxmplementations.dense_port import DensePort
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.dialects.choices import DISTINGUISHING, differ, failure_on
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Subject
+from tal_reference import CHOICES, DIALECTS, NEWEST, Dialect
+
+EVERYWHERE = DIALECTS["ultralytics-8.0.51"]
+BASES = {
+    "metric_masked": EVERYWHERE,
+    "at_least_one": EVERYWHERE,
+    "topk2_ignored": DIALECTS["ultralytics-8.3.253"],
+}
+"""Releases in which a choice makes a difference, where it makes none in the newest."""
+DEFAULTS = {field.name: field.default for field in fields(Dialect)}
+BATCHES = 80
+"""Batches that are drawn of a choice's strategy to find some that show it."""
+
+
+def other_values(name: str) -> list[Any]:
+    default = DEFAULTS[name]
+    if isinstance(default, bool):
+        return [not default]
+    if isinstance(default, Enum):
+        return [value for value in type(default) if value is not default]
+    return [1e-7 if name == "norm_eps" else 0.0]
+
+
+SINGLE = [(name, value) for name in DISTINGUISHING for value in other_values(name)]
+"""Every value of every choice but the newest release's."""
+
+
+@cache
+def showing(base: Dialect, changed: Dialect, name: str) -> list[Recipe]:
+    """Return drawn batches on which the reference computes something else in two dialects."""
+    return [
+        recipe for recipe in sample_recipes(DISTINGUISHING[name], BATCHES) if differ(base, changed, recipe)
+    ]
+
+
+def assert_held_to(adapter: Any, base: Dialect, changed: Dialect, name: str):
+    """Assert that an adapter is refuted by the base, and conforms to the changed dialect there and on other batches.
+
+    Some of the batches that show a choice admit both results, because of ties.
+    """
+    recipes = showing(base, changed, name)
+    subject = Subject(implementation_from(adapter, "adapter"), "cpu")
+    held_to_base = replace(subject, implementation=replace(subject.implementation, dialect=base))
+    refuting = next((recipe for recipe in recipes if failure_on(held_to_base, recipe)), None)
+    assert refuting is not None, f"none of {len(recipes)} batches refutes {base.name}"
+    assert [failure_on(subject, recipe) for recipe in (*recipes[:3], refuting)] == [None] * len(
+        (*recipes[:3], refuting)
+    )
+
+
+def test_every_choice_has_a_clause_words_and_a_strategy():
+    assert set(CHOICES) == set(DEFAULTS) - {"name"} == set(DISTINGUISHING) | {"rows_sorted"}
+
+
+@pytest.mark.parametrize(("name", "value"), SINGLE, ids=lambda value: str(getattr(value, "value", value)))
+def test_a_choice_shows_and_is_held_to(name: str, value: Any):
+    """The reference with the choice conforms to the composed dialect, and not to the base."""
+    base = BASES.get(name, NEWEST)
+    changed = base.but(**{name: value})
+    assert_held_to(ReferenceAdapter(changed), base, changed, name)
+
+
+PORTED: list[dict[str, str | bool | float]] = [
+    {"overlap": "iou"},
+    {"overlap": "giou"},
+    {"overlap": "diou"},
+    {"signed_overlap": True},
+    {"edge_counts": True},
+    {"contested": "metric"},
+    {"contested": "claimants"},
+    {"contested": "first"},
+    {"dropped_picks": "tiny"},
+    {"norm_before_conflict": True},
+    {"norm_clamped": True},
+    {"norm_scaled": False},
+    {"box_overlap": "iou"},
+    {"box_overlap": "giou"},
+    {"score_sum": "per image"},
+    {"score_sum": "positives"},
+    {"class_loss": "mean"},
+    {"dfl_clamp": "bin later"},
+    {"total_times_images": False},
+    {"score_sum_floor": 0.0},
+    {"overlap": "iou", "edge_counts": True, "total_times_images": False},
+]
+"""Choices that a second implementation makes."""
+
+
+def composed(choices: dict[str, Any]) -> Dialect:
+    types = {name: type(default) for name, default in DEFAULTS.items()}
+    return NEWEST.but(**{name: types[name](value) for name, value in choices.items()})
+
+
+@pytest.mark.parametrize("shows", ["all", "nothing"])
+@pytest.mark.parametrize("choices", PORTED, ids=str)
+def test_a_second_implementation_agrees(choices: dict[str, Any], shows: str):
+    """Where the choice shows, the port conforms to the composed dialect and not to the newest release."""
+    dialect = composed(choices)
+    assert_held_to(DensePort(dialect, shows, **choices), NEWEST, dialect, next(iter(choices)))
