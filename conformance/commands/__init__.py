@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tal_conformance.commands.program import CommandError, program_name
 from tal_conformance.core.names import unknown_name
+from tal_conformance.core.supervision import Marks, supervise, supervised
 
 
 class Command(NamedTuple):
@@ -54,6 +55,18 @@ def main(arguments: list[str] | None = None) -> int:
     command = _add_commands(parser, command_name)
     options = parser.parse_args(words)
     assert command is not None
+    if arguments is None:
+        supervise(lambda marks, how: _conclude(f"{program} {command_name}", marks, how))
+    status = 0  # of an exception, Python's own exit status counts
+    try:
+        status = _status(command, options, f"{program} {command_name}")
+    finally:
+        supervised.finish(status)
+    return status
+
+
+def _status(command: ModuleType, options: argparse.Namespace, program: str) -> int:
+    """Run a command and return its exit status."""
     try:
         status: int = command.run(options)
     except Exception as error:
@@ -61,9 +74,17 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         from tal_reports import visible
 
-        print(f"{program} {command_name}: {visible(str(error))}", file=sys.stderr)
+        print(f"{program}: {visible(str(error))}", file=sys.stderr)
         return getattr(error, "status", 2)
     return status
+
+
+def _conclude(program: str, marks: Marks, how: str) -> None:
+    """Print how the process of a command ended before the command."""
+    from tal_reports import visible
+
+    name = f"{visible(marks.call)}: " if marks.call else ""
+    print(f"{program}: {name}{how}", file=sys.stderr)
 
 
 def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleType | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
 from tal_conformance.core.reference_inputs import assigner_inputs
+from tal_conformance.core.supervision import supervised
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
@@ -74,6 +75,7 @@ def execute(
     """
     own = assigner_inputs(batch) if inputs is None else replace(inputs, hyperparameters=batch.hyperparameters)
     with (
+        supervised.calling(implementation.name),
         exceptions_as_failures(),
         unchanged_torch_state(),
         nullcontext() if implementation.in_subprocess else forbid_side_effects(),

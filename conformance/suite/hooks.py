@@ -42,12 +42,19 @@ from tal_conformance.suite.session import (
     stopped,
     uncovered_clauses,
 )
+from tal_conformance.suite.supervision import supervise_run
 from tal_reports import RunLog, read_log, terminal_table
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the suite's options."""
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Supervise the run before it imports an implementation."""
+    supervise_run(config)
 
 
 @pytest.hookimpl(tryfirst=True)

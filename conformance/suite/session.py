@@ -13,6 +13,7 @@ from tal_conformance.batches.hazards import MEANINGS
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.environment import command_line
+from tal_conformance.core.supervision import supervised
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
@@ -110,7 +111,8 @@ def find_implementations(
     taken: set[str] = set()
     for name in dict.fromkeys(names):
         try:
-            implementation = find(name, isolate)
+            with supervised.calling(name):
+                implementation = find(name, isolate)
         except (UnknownImplementation, ProtocolViolation) as error:
             problems.append(f"--implementation {name}: {' '.join(str(error).split())}")
             continue

@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from torch import Tensor
 from tal_conformance.core.outcome_tensors import equal_tensors
 from tal_conformance.core.processes import PATIENCE, children, kill, strays
 
+LIBRARIES = ("torch", "tqdm", "multiprocessing", "concurrent")
+"""Packages whose threads wait for further work and end with the process."""
 MOST_PRINTED = 2**20
 """Bytes that an implementation may print on one batch."""
 
@@ -78,7 +81,7 @@ def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, 
 
 @contextmanager
 def forbid_side_effects() -> Iterator[None]:
-    """Raise if the block leaves behind a process or a file in the working directory, or prints too much.
+    """Raise if the block leaves behind a process, a thread or a file in the working directory, or prints too much.
 
     Left-over processes are killed; files are kept for inspection. An exception of the block is not replaced.
 
@@ -86,6 +89,7 @@ def forbid_side_effects() -> Iterator[None]:
         SideEffectError: in these cases.
     """
     own, before, writes, printed = os.getpid(), children(), files_written(), bytes_printed()
+    threads = set(threading.enumerate())
     seen = len(writes.paths)
     writes.folder = Path.cwd()
     try:
@@ -102,10 +106,32 @@ def forbid_side_effects() -> Iterator[None]:
                 os.waitpid(pid, 0)
     if left:
         raise SideEffectError(f"left a child process running (killed): {next(iter(left.values()))[:120]}")
+    running = threads_left(threads)
+    if running:
+        raise SideEffectError(f"left a thread running: {running[0]!r:.120}")
     if written:
         raise SideEffectError(f"wrote into the working directory: {written[0]}")
     if bytes_printed() - printed > MOST_PRINTED:
         raise SideEffectError(f"printed {bytes_printed() - printed:,} bytes; the limit is {MOST_PRINTED:,}")
+
+
+def threads_left(before: set[threading.Thread]) -> list[str]:
+    """Return the names of threads that are not in `before` and do not end within `PATIENCE`.
+
+    Idle threads that libraries keep for later calls are not included.
+    """
+    deadline = time.monotonic() + PATIENCE
+    left = []
+    for thread in set(threading.enumerate()) - before:
+        target = getattr(thread, "_target", None)
+        modules = type(thread).__module__, str(getattr(target, "__module__", ""))
+        if any(module.partition(".")[0] in LIBRARIES for module in modules):
+            continue
+        with suppress(RuntimeError):  # a thread that waits for itself
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            left.append(thread.name)
+    return left
 
 
 def wait_to_be_ended() -> None:

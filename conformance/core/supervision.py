@@ -1,0 +1,248 @@
+"""Supervise this process, so that code under test cannot end it unnoticed: only on Linux.
+
+The process forks before anything named is imported. The copy goes on with the work; the original only waits for it, in
+memory that code in the copy cannot reach except for one shared page. The copy writes into the page which implementation
+it is calling, and at its very end the exit status of the work. If the copy ends without that mark, for example by
+`os._exit(0)`, its exit status means nothing: the original says so, names the implementation, and ends with another one.
+
+The original also ends the copy if it does not end by itself after its work (threads that were left behind), and kills
+the processes that were left behind, daemons included, because orphans become its children.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tal_conformance.core.processes import PATIENCE, PAUSE, children, kill
+
+GRACE = 20.0
+"""Seconds that the process may take to end after its work, before it is killed."""
+UNFINISHED = 1
+"""Exit status if the work did not end, but its process ended with status 0: an implementation failed."""
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that are sent on; those of a terminal reach both processes anyway."""
+HEAD = struct.Struct("<iiHH")
+"""Beginning of the shared page: 1 at the end of the work, its exit status, lengths of the call's and folder's texts."""
+LONGEST = 1000
+"""Largest number of bytes of each of these texts."""
+FROM_A_PROCESS = 0
+"""Code of a signal that a process sent with `kill`; the terminal's signals have another code."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Content of the shared page.
+
+    Attributes:
+        finished: True once the work has ended.
+        status: exit status of the work.
+        call: name of the implementation whose code runs; "" if none does.
+        folder: folder of the run; "" if there is none.
+    """
+
+    finished: bool = False
+    status: int = 0
+    call: str = ""
+    folder: str = ""
+
+
+class Page:
+    """A page of memory that a process shares with the copies that it forks."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, HEAD.size + 2 * LONGEST)
+        self._marks = Marks()
+
+    def write(self, marks: Marks) -> None:
+        """Replace the marks. The lengths are written last."""
+        call, folder = (os.fsencode(text)[:LONGEST] for text in (marks.call, marks.folder))
+        self._memory[HEAD.size :] = call.ljust(LONGEST, b"\0") + folder.ljust(LONGEST, b"\0")
+        self._memory[: HEAD.size] = HEAD.pack(marks.finished, marks.status, len(call), len(folder))
+
+    def read(self) -> Marks:
+        """Return the marks."""
+        finished, status, call, folder = HEAD.unpack(self._memory[: HEAD.size])
+        texts = self._memory[HEAD.size :]
+        names = texts[: min(call, LONGEST)], texts[LONGEST : LONGEST + min(folder, LONGEST)]
+        return Marks(bool(finished), status, *(name.decode(errors="replace") for name in names))
+
+
+class Supervised:
+    """Marks of this process, for its supervisor; without a supervisor they are not read."""
+
+    def __init__(self) -> None:
+        self._page: Page | None = None
+        self._marks = Marks()
+
+    @property
+    def active(self) -> bool:
+        """True if this process has a supervisor."""
+        return self._page is not None
+
+    def begin(self, page: Page) -> None:
+        """Write all further marks to a page."""
+        self._page = page
+
+    @contextmanager
+    def calling(self, name: str) -> Iterator[None]:
+        """Mark that code of an implementation runs during the block."""
+        if self._page is None:
+            yield
+            return
+        before = self._marks
+        self._set(Marks(call=name, folder=before.folder))
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def run_folder(self, folder: Path) -> None:
+        """Mark the folder of the run."""
+        self._set(Marks(folder=str(folder)))
+
+    def finish(self, status: int) -> None:
+        """Mark the end of the work, and its exit status."""
+        self._set(Marks(True, status, folder=self._marks.folder))
+
+    def _set(self, marks: Marks) -> None:
+        self._marks = marks
+        if self._page is not None:
+            self._page.write(marks)
+
+
+supervised = Supervised()
+"""Marks of this process."""
+
+
+def supervise(conclude: Callable[[Marks, str], None]) -> bool:
+    """Fork, and return in the copy; the original waits for the copy's end and ends with its exit status.
+
+    Args:
+        conclude: called in the original if the work did not end, with the last marks and a sentence that says how its
+            process ended.
+
+    Returns:
+        False if this process cannot be supervised: not on Linux, with other threads, or with CUDA in use.
+    """
+    if not sys.platform.startswith("linux") or threading.active_count() > 1 or _cuda_in_use():
+        return False
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    page, original = Page(), os.getpid()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGCHLD))
+    copy = os.fork()
+    if copy:
+        _set_for_process(PR_SET_CHILD_SUBREAPER, 1)
+        _end_as(watch(copy, page, conclude))
+    _set_for_process(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _set_for_process(PR_SET_CHILD_SUBREAPER, 1)
+    if os.getppid() != original:
+        os._exit(UNFINISHED)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    supervised.begin(page)
+    return True
+
+
+def _cuda_in_use() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
+
+
+def _set_for_process(option: int, value: int) -> None:
+    """Call prctl(2)."""
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
+    """Wait for the end of a child process, and return the exit status to end with; a negative one is a signal."""
+    exit_code, overdue = _wait(pid, page)
+    left = [child for child in children() if child != pid]
+    marks = page.read()
+    end_children()
+    if overdue:
+        print(
+            f"the work ended with status {marks.status}, but its process did not end within {GRACE:g} s (threads or "
+            "processes that an implementation left behind) and was killed",
+            file=sys.stderr,
+        )
+        return marks.status or UNFINISHED
+    if not marks.finished:
+        conclude(marks, f"its process {_how(exit_code)} before the work had ended")
+        return exit_code or UNFINISHED
+    if left:
+        print(f"killed {len(left)} processes that were left behind", file=sys.stderr)
+    return marks.status or exit_code
+
+
+def _wait(pid: int, page: Page) -> tuple[int, bool]:
+    """Wait for the end of a child, forward signals to it, and reap orphans.
+
+    Returns:
+        The exit code, negative for a signal, and True if the child was killed because it did not end after its work.
+    """
+    finished_at: float | None = None
+    overdue = False
+    while True:
+        information = signal.sigtimedwait((*FORWARDED, signal.SIGCHLD), 0.5)
+        if information is not None and information.si_signo != signal.SIGCHLD:
+            if information.si_code == FROM_A_PROCESS:
+                os.kill(pid, information.si_signo)
+            continue
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == pid:
+                    return os.waitstatus_to_exitcode(ended[1]), overdue
+        if finished_at is None and page.read().finished:
+            finished_at = time.monotonic()
+        if finished_at is not None and not overdue and time.monotonic() - finished_at > GRACE:
+            overdue = True
+            os.kill(pid, signal.SIGKILL)
+
+
+def end_children() -> None:
+    """Give all children of this process a short time to end, then kill them and their orphans, repeatedly."""
+    deadline = time.monotonic() + PATIENCE
+    while children() and time.monotonic() < deadline:
+        time.sleep(PAUSE)
+    for _ in range(100):  # the orphans of a killed process become children of this one
+        left = children()
+        kill(left)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if not left:
+            return
+        time.sleep(PAUSE / 5)
+
+
+def _how(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"ended with exit status {exit_code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"was ended by signal {-exit_code} ({names.get(-exit_code, 'real-time')})"
+
+
+def _end_as(status: int) -> None:
+    """End this process with an exit status, or by the signal of a negative one; nothing else runs."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    if status < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (-status,))
+        os.kill(os.getpid(), -status)
+    os._exit(status if status >= 0 else 128 - status)

@@ -1,0 +1,57 @@
+"""Adapters that end the process of the run, at once or at its end."""
+
+import atexit
+import ctypes
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from misbehaving import Double
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+
+
+class EndsQuietly(Double):
+    """Ends the process with exit status 0."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        os._exit(0)
+
+
+class EndsInC(Double):
+    """Ends the process with exit status 0, without Python's knowledge."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        ctypes.CDLL(None)._exit(0)
+
+
+class EndsWithAStatus(Double):
+    """Ends the process with exit status 5, as if no test had been collected."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        os._exit(5)
+
+
+class KillsItself(Double):
+    """Kills its process."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class EndsAtExit(Double):
+    """Is wrong, and turns the exit status of the run into 0 when Python ends."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        atexit.register(os._exit, 0)
+        return None
+
+
+class LeavesAThread(Double):
+    """Leaves a thread that does not end, for which Python would wait."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        return right
