@@ -14,6 +14,7 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.supervision import supervised
 from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.guards.code_state import baseline
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
 from tal_conformance.implementations.guards.side_effects import (
@@ -85,6 +86,7 @@ def execute(
         memory.begin()
         outcome = _observe(implementation, batch, own, each_term, alone, PlainCopies(memory))
         memory.check()
+        baseline.check()
         return outcome
 
 

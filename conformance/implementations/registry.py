@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ import tal_folder_names
 from tal_conformance.core.names import suggestion
 from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
 from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
+from tal_conformance.implementations.guards.imports import imports_change_nothing
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 
 
@@ -60,16 +62,18 @@ OTHER_PROJECTS = ("yolo9", "libreyolo", "coreyolo", "doclayout-yolo")
 """Names of projects that are fetched, with or without `==X.Y.Z`."""
 
 
-def find(name: str, isolate: bool = False) -> Implementation:
+def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementation:
     """Return the implementation called `name`: registered, a project or release on PyPI, or an object of the user's.
 
     Args:
         name: of a registered implementation or project, `package==X.Y.Z`, `package.module:object` or
             `path/to/file.py:object`.
         isolate: run an object of the user's in a subprocess.
+        guarded: refuse an object of the user's whose import changes this process.
 
     Raises:
-        UnknownImplementation: nothing has this name, or it could not be imported or installed.
+        UnknownImplementation: nothing has this name, or it could not be imported or installed, or its import changed
+            this process.
         ProtocolViolation: the object is not an adapter.
     """
     if name in REGISTERED:
@@ -90,8 +94,9 @@ def find(name: str, isolate: bool = False) -> Implementation:
             f"unknown implementation {name!r}{suggestion(name, known) or '.'} Choose one of {', '.join(known)}; "
             "or give your own as package.module:object or path/to/file.py:object; or a release as ultralytics==X.Y.Z"
         )
-    module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
-    return implementation_from(_attribute(module, where, attribute), name)
+    with imports_change_nothing(name) if guarded else nullcontext():
+        module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
+        return implementation_from(_attribute(module, where, attribute), name)
 
 
 def _attribute(module: ModuleType, where: str, attribute: str) -> Any:
@@ -162,7 +167,7 @@ def _isolated(name: str) -> Any:
 
 def adapter_of(name: str) -> Any:
     """Return the adapter itself; called in a worker."""
-    return find(name).adapter
+    return find(name, guarded=False).adapter
 
 
 def _module(name: str) -> ModuleType:

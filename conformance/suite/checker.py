@@ -14,8 +14,9 @@ from tal_conformance.checks.relations.relations import NotApplicable, NotObserva
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Verdict
+from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import calls
-from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.failure import Failure, Subject, failure_from
 from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.known_issues.ledger import KnownIssue
 
@@ -61,6 +62,7 @@ class Checker(BatchChecker):
         judged: number of batches that were judged before any failed.
         inconclusive: number of these whose verdict is INCONCLUSIVE.
         since: clock reading at which the previous batch was done, in seconds.
+        last: the batch that was judged last; None before the first.
     """
 
     subject: Subject
@@ -73,6 +75,7 @@ class Checker(BatchChecker):
     judged: int = field(default=0)
     inconclusive: int = field(default=0)
     since: float = field(default_factory=time.perf_counter)
+    last: Batch | None = field(default=None)
 
     def __call__(
         self, batch: Recipe | Batch, by: Judging = judge_against_reference, relates: bool = False
@@ -130,6 +133,21 @@ class Checker(BatchChecker):
             raise
         self._pass_on(batch, judgement.verdict, None, began)
 
+    def blame(self, what: str) -> Failure | None:
+        """Count what the implementation did during the test as its error, and return the failure to log.
+
+        Args:
+            what: a sentence without its subject.
+
+        Returns:
+            A failure on the batch that was judged last; None if no batch was judged.
+        """
+        if self.last is None:
+            return None
+        failure = failure_from(self.subject, self.last, ImplementationFailed(what))
+        self._pass_on(self.last, failure.verdict, None, self._begin(plain=False), failure)
+        return failure
+
     @property
     def too_inconclusive(self) -> str | None:
         """One line if too large a share of the batches is inconclusive to say anything; None otherwise."""
@@ -168,7 +186,7 @@ class Checker(BatchChecker):
         failure: Failure | None = None,
         excuse: KnownIssue | None = None,
     ) -> None:
-        self.since = time.perf_counter()
+        self.since, self.last = time.perf_counter(), batch
         if not self.failed:
             self.judged += 1
             self.inconclusive += verdict is Verdict.INCONCLUSIVE

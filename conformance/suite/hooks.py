@@ -14,7 +14,8 @@ import torch
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.benchmarks.table import table
 from tal_conformance.core.determinism import fixed_arithmetic
-from tal_conformance.implementations.guards.torch_state import official_code
+from tal_conformance.implementations.guards.code_state import CodeState, baseline, own_code
+from tal_conformance.implementations.guards.torch_state import changes, torch_state
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import (
@@ -78,6 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )  # batches are small: more threads only wait for each other and for other processes
     names = config.getoption("--implementation") or ["ultralytics"]
     found = find_implementations(names, against(config), config.getoption("--isolate"))
+    baseline.take()
+    config.add_cleanup(baseline.forget)
     ledger = load_ledger(config)
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger)
@@ -181,15 +184,30 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     return value
 
 
+@pytest.fixture(scope="session")
+def own_code_at_start() -> CodeState:
+    """Return the code of the reference and of the suite before the first test."""
+    return own_code()
+
+
 @pytest.fixture(autouse=True)
-def _official_code_stays(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that changes the loaded code of the official modules, because later tests use it."""
-    before = official_code()
+def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeState) -> Iterator[None]:
+    """Fail a test during which the suite's own code, the official code or torch's state was changed; restore all."""
+    state = torch_state()
     yield
-    after = official_code()
-    changed = [name for name, code in before.items() if after.get(name) != code]
-    if changed:
-        pytest.fail(f"{request.node.nodeid} changed the loaded code of {', '.join(changed)}", pytrace=False)
+    problems = (
+        [f"torch's state: {', '.join(changed)}"] if (changed := changes(state, random_numbers=False)) else []
+    )
+    problems += own_code_at_start.restore()
+    problems += baseline.computing.restore() if baseline.computing is not None else []
+    if not problems:
+        return
+    what = f"changed {', '.join(problems[:3])} (restored)"
+    checker = request.node.funcargs.get("checker") if isinstance(request.node, pytest.Function) else None
+    failure = checker.blame(what) if isinstance(checker, Checker) else None
+    if failure is not None:
+        request.config.stash[RUN].recorder.failure(checker.test, checker.clause_group, failure)
+    pytest.fail(f"{request.node.nodeid}: {what}", pytrace=False)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -107,25 +106,35 @@ def find_implementations(
             less than was asked for.
     """
     found: list[Implementation] = []
-    problems: list[str] = []
     taken: set[str] = set()
-    for name in dict.fromkeys(names):
-        try:
-            with supervised.calling(name):
-                implementation = find(name, isolate)
-        except (UnknownImplementation, ProtocolViolation) as error:
-            problems.append(f"--implementation {name}: {' '.join(str(error).split())}")
-            continue
-        if implementation.name in taken:
-            free = (f"{name} ({number})" if number else name for number in count())
-            implementation = replace(implementation, name=next(text for text in free if text not in taken))
-        if dialect is not None:
-            implementation = replace(implementation, dialect=dialect)
-        taken.add(implementation.name)
-        found.append(implementation)
+    loaded, problems = _load(list(dict.fromkeys(names)), isolate)
+    for implementation in loaded:
+        spec = implementation.spec
+        names = (implementation.name, spec, *(f"{spec} ({number})" for number in range(1, len(loaded) + 1)))
+        name = next(text for text in names if text not in taken)
+        taken.add(name)
+        found.append(replace(implementation, name=name, dialect=dialect or implementation.dialect))
     if problems:
         raise pytest.UsageError(*problems)
     return found
+
+
+def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
+    """Return the implementations of these names, in their order, and a line for each that could not be loaded.
+
+    The user's own code is imported last: the official modules are loaded by then, so that a change of them is noticed.
+    """
+    loaded: dict[str, Implementation] = {}
+    problems: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: ":" in name):
+        try:
+            with supervised.calling(name):
+                loaded[name] = find(name, isolate)
+        except (UnknownImplementation, ProtocolViolation) as error:
+            problems[name] = f"--implementation {name}: {' '.join(str(error).split())}"
+    return [loaded[name] for name in names if name in loaded], [
+        problems[name] for name in names if name in problems
+    ]
 
 
 def load_cases(run: SessionState, config: pytest.Config) -> None:

@@ -26,7 +26,10 @@ ENDINGS = {
     "ending.py:LeavesAThread": (1, "left a thread running: 'Thread-"),
     "ending_at_import.py:anything": (1, RAN + "ended with exit status 0"),
 }
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supervised")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supervised"),
+]
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -46,7 +49,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("name", ENDINGS)
 def test_the_end_of_the_process_is_told_and_counted(name: str, tmp_path: Path):
     status, reason = ENDINGS[name]
-    one_test = ("-k", "test_metric", "--examples", "2")
+    one_test = ("-k", "test_metric", "--examples", "5", "--hypothesis-seed", "0")
     run = started(tmp_path, "--implementation", f"{DOUBLES / name}", *one_test)
     printed, _ = run.communicate(timeout=120)
     assert run.returncode == status, printed
@@ -68,10 +71,14 @@ def waits_until_it_judges(run: subprocess.Popen[str], folder: Path) -> None:
 
 
 def descendants_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    return [
+        int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name
+)
 def test_signals_reach_the_run_and_nothing_is_left(number: signal.Signals, tmp_path: Path):
     run = started(tmp_path, "--examples", "100000", "-k", "test_metric")
     waits_until_it_judges(run, tmp_path)

@@ -23,10 +23,12 @@ TORCH = (
 """Modules of torch whose functions and classes an implementation or the reference may use."""
 SHALLOW = ("torch", "torch.autograd", "torch._C._nn")
 """Modules of torch whose names are compared, but not the methods of their classes."""
-REPLACED_BY_ULTRALYTICS = {"torch.load", "torch.save"}
-"""Functions that importing Ultralytics replaces; none of them computes."""
+REPLACED_BY_LIBRARIES = {"torch.load", "torch.save", "torch.manual_seed"}
+"""Functions that importing Ultralytics or `torch._dynamo` replaces; none of them computes."""
 INTERNALS = ("__code__", "__defaults__", "__kwdefaults__")
 """Attributes of a function that change its behaviour in place."""
+LISTED = 3
+"""Number of changed names that a message lists."""
 MISSING = object()
 
 
@@ -94,6 +96,7 @@ class CodeState:
     def __init__(self, modules: Iterable[str]) -> None:
         self.modules = [name for name in modules if name in sys.modules]
         self._names: list[Names] = []
+        self._seen: set[int] = set()
         self._functions: list[tuple[str, FunctionType, tuple[Any, ...]]] = []
         for name in self.modules:
             self._add_module(name, sys.modules[name])
@@ -111,7 +114,7 @@ class CodeState:
                     for name, value, current in zip(INTERNALS, internals, now, strict=True)
                     if current is not value
                 ]
-        return [change for change in found if change.label not in REPLACED_BY_ULTRALYTICS]
+        return [change for change in found if change.label not in REPLACED_BY_LIBRARIES]
 
     def restore(self) -> list[str]:
         """Undo all changes, and return the names of the changed attributes."""
@@ -125,7 +128,9 @@ class CodeState:
         values = {
             name: value
             for name, value in vars(module).items()
-            if (everything or callable(value)) and not name.startswith("__") and not isinstance(value, ModuleType)
+            if (everything or callable(value))
+            and not name.startswith("__")
+            and not isinstance(value, ModuleType)
         }
         self._names.append(Names(label, module, values))
         for name, value in values.items():
@@ -137,14 +142,17 @@ class CodeState:
                 self._add_function(f"{label}.{name}", value)
 
     def _add_class(self, label: str, kind: type) -> None:
-        values = {name: value for name, value in vars(kind).items() if callable(value) or isinstance(value, METHODS)}
+        values = {
+            name: value for name, value in vars(kind).items() if callable(value) or isinstance(value, METHODS)
+        }
         self._names.append(Names(label, kind, values))
         if not label.startswith("torch"):
             for name, value in values.items():
                 self._add_function(f"{label}.{name}", getattr(value, "__func__", value))
 
     def _add_function(self, label: str, value: Any) -> None:
-        if isinstance(value, FunctionType):
+        if isinstance(value, FunctionType) and id(value) not in self._seen:
+            self._seen.add(id(value))
             self._functions.append((label, value, (value.__code__, value.__defaults__, value.__kwdefaults__)))
 
 
@@ -163,6 +171,18 @@ def own_code() -> CodeState:
     return CodeState([name for name in list(sys.modules) if name.partition(".")[0] in ours])
 
 
+def raise_if_changed(state: CodeState) -> None:
+    """Compare the present code with an earlier state, and restore it.
+
+    Raises:
+        StateChanged: code was changed.
+    """
+    changed = state.restore()
+    if changed:
+        more = f" and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+        raise StateChanged(f"changed code that others use: {', '.join(changed[:LISTED])}{more}")
+
+
 class Baseline:
     """Code of this process before anything named was imported.
 
@@ -174,8 +194,12 @@ class Baseline:
         self.computing: CodeState | None = None
 
     def take(self) -> None:
-        """Take the present code, again if modules were loaded since."""
+        """Take the present code."""
         self.computing = computing_code()
+
+    def forget(self) -> None:
+        """Compare nothing any more."""
+        self.computing = None
 
     def check(self) -> None:
         """Compare the present code with the baseline, and restore it.
@@ -183,10 +207,8 @@ class Baseline:
         Raises:
             StateChanged: code was changed.
         """
-        changed = self.computing.restore() if self.computing is not None else []
-        if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise StateChanged(f"changed code that others use (restored): {', '.join(changed[:3])}{more}")
+        if self.computing is not None:
+            raise_if_changed(self.computing)
 
 
 baseline = Baseline()

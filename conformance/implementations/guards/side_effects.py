@@ -1,12 +1,13 @@
 """Detect side effects of an implementation: changed inputs, changed outputs, left-over files, processes or output."""
 
+import ctypes
 import os
 import stat
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from tal_conformance.core.outcome_tensors import equal_tensors
 from tal_conformance.core.processes import PATIENCE, children, kill, strays
 
-LIBRARIES = ("torch", "tqdm", "multiprocessing", "concurrent")
+LIBRARIES = ("torch", "tqdm", "multiprocessing", "concurrent", "ultralytics")
 """Packages whose threads wait for further work and end with the process."""
 MOST_PRINTED = 2**20
 """Bytes that an implementation may print on one batch."""
@@ -83,7 +84,8 @@ def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, 
 def forbid_side_effects() -> Iterator[None]:
     """Raise if the block leaves behind a process, a thread or a file in the working directory, or prints too much.
 
-    Left-over processes are killed; files are kept for inspection. An exception of the block is not replaced.
+    Left-over processes are killed and threads ended; files are kept for inspection. An exception of the block is not
+    replaced.
 
     Raises:
         SideEffectError: in these cases.
@@ -99,6 +101,8 @@ def forbid_side_effects() -> Iterator[None]:
             wait_to_be_ended()
         writes.folder = None
         written, writes.paths[seen:] = writes.paths[seen:], []
+        running = threads_left(threads)
+        end_threads(running)
         left = strays(before)
         kill(set(left))
         for pid in left:
@@ -106,32 +110,42 @@ def forbid_side_effects() -> Iterator[None]:
                 os.waitpid(pid, 0)
     if left:
         raise SideEffectError(f"left a child process running (killed): {next(iter(left.values()))[:120]}")
-    running = threads_left(threads)
     if running:
-        raise SideEffectError(f"left a thread running: {running[0]!r:.120}")
+        raise SideEffectError(f"left a thread running: {running[0].name!r:.120}")
     if written:
         raise SideEffectError(f"wrote into the working directory: {written[0]}")
     if bytes_printed() - printed > MOST_PRINTED:
         raise SideEffectError(f"printed {bytes_printed() - printed:,} bytes; the limit is {MOST_PRINTED:,}")
 
 
-def threads_left(before: set[threading.Thread]) -> list[str]:
-    """Return the names of threads that are not in `before` and do not end within `PATIENCE`.
+def threads_left(before: Iterable[threading.Thread]) -> list[threading.Thread]:
+    """Return the threads that are not in `before` and do not end within `PATIENCE`.
 
     Idle threads that libraries keep for later calls are not included.
     """
     deadline = time.monotonic() + PATIENCE
+    new = set(threading.enumerate()) - set(before)
     left = []
-    for thread in set(threading.enumerate()) - before:
+    for thread in new:
         target = getattr(thread, "_target", None)
         modules = type(thread).__module__, str(getattr(target, "__module__", ""))
-        if any(module.partition(".")[0] in LIBRARIES for module in modules):
+        if thread is threading.current_thread() or any(
+            module.partition(".")[0] in LIBRARIES for module in modules
+        ):
             continue
-        with suppress(RuntimeError):  # a thread that waits for itself
-            thread.join(max(0.0, deadline - time.monotonic()))
+        thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
-            left.append(thread.name)
+            left.append(thread)
     return left
+
+
+def end_threads(threads: Iterable[threading.Thread]) -> None:
+    """Raise SystemExit in threads, at their next instruction of Python: they cannot change anything later."""
+    for thread in threads:
+        if thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
+            )
 
 
 def wait_to_be_ended() -> None:

@@ -1,9 +1,12 @@
 """Changes of torch's global state by an implementation are found, named and undone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
@@ -20,9 +23,36 @@ from tal_conformance.implementations.guards.torch_state import (
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import find
 
+ENTERED: list[Any] = []
+
+
+class Doubling(TorchFunctionMode):
+    """Doubles the result of every function of torch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return result + result if isinstance(result, torch.Tensor) else result
+
+
+class Dispatching(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
 CHANGES: dict[str, Callable[[], object]] = {
     "default dtype": lambda: torch.set_default_dtype(torch.float64),
     "gradients enabled": lambda: torch.set_grad_enabled(False),
+    "default device": lambda: torch.set_default_device("meta"),
+    "inference mode": lambda: ENTERED.append(torch.inference_mode()) or ENTERED[-1].__enter__(),
+    "anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
+    "denormal numbers flushed": lambda: torch.set_flush_denormal(True),
+    "function modes": lambda: Doubling().__enter__(),
+    "dispatch modes": lambda: Dispatching().__enter__(),
+    "autocast on cpu": lambda: torch.set_autocast_enabled("cpu", True),
+    "autocast dtype on cpu": lambda: torch.set_autocast_dtype("cpu", torch.float16),
+    "cuDNN deterministic": lambda: setattr(
+        torch.backends.cudnn, "deterministic", not torch.backends.cudnn.deterministic
+    ),
     "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
     "float32 matmul precision": lambda: torch.set_float32_matmul_precision("medium"),

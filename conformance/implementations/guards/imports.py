@@ -1,0 +1,44 @@
+"""Refuse code that changes this process while it is imported, and restore what it changed."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.guards.code_state import computing_code, own_code, raise_if_changed
+from tal_conformance.implementations.guards.side_effects import end_threads, threads_left
+from tal_conformance.implementations.guards.torch_state import StateChanged, changes, torch_state
+
+
+@contextmanager
+def imports_change_nothing(name: str) -> Iterator[None]:
+    """Compare torch's state and the code of torch, of the official modules and of this suite after an import.
+
+    Drawn random numbers are restored without an error: many modules draw some while they are imported.
+
+    Args:
+        name: value of `--implementation`, for the message.
+
+    Raises:
+        UnknownImplementation: the import changed something, or left a thread running.
+    """
+    state, code, threads = torch_state(), (computing_code(), own_code()), threading.enumerate()
+    problems = []
+    try:
+        yield
+    finally:
+        left = threads_left(threads)
+        end_threads(left)
+        problems += [f"left a thread running: {thread.name!r:.120}" for thread in left[:1]]
+        changed = changes(state, random_numbers=False)
+        problems += [f"changed global torch state: {', '.join(changed)}"] if changed else []
+        for part in code:
+            try:
+                raise_if_changed(part)
+            except StateChanged as error:
+                problems.append(str(error))
+    if problems:
+        raise UnknownImplementation(
+            f"importing {name} {'; '.join(problems)}. This would change what other implementations compute, and was "
+            "undone. Remove it, or give each implementation its own process with --isolate"
+        )

@@ -1,0 +1,127 @@
+"""Adapters that change what others compute with: torch's state, torch's code, official code, the suite's code."""
+
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+from misbehaving import Double
+from torch.overrides import TorchFunctionMode
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+
+
+class ChangesTheDefaultDevice(Double):
+    """Makes every new tensor a tensor without values."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        torch.set_default_device("meta")
+        return right
+
+
+class Halving(TorchFunctionMode):
+    """Halves what the sigmoid returns."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return result / 2 if getattr(func, "__name__", "") == "sigmoid" else result
+
+
+class LeavesAMode(Double):
+    """Leaves a mode active that changes the results of functions."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        Halving().__enter__()
+        return right
+
+
+class FlushesDenormals(Double):
+    """Lets the processor round small numbers to 0."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        torch.set_flush_denormal(True)
+        return right
+
+
+class EntersInferenceMode(Double):
+    """Leaves inference mode on, in which nothing can be differentiated."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        self.mode = torch.inference_mode()
+        self.mode.__enter__()
+        return right
+
+
+class LeavesAutocastOn(Double):
+    """Turns mixed precision on and not off again: allowed, the setting ends with the call."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        torch.set_autocast_dtype("cpu", torch.float16)
+        torch.set_autocast_enabled("cpu", True)
+        return right
+
+
+class ReplacesTopk(Double):
+    """Replaces `torch.topk` for everybody."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        plain = torch.topk
+        torch.topk = lambda values, k, *rest, **options: plain(values, 1, *rest, **options)  # type: ignore[assignment]
+        return right
+
+
+class ReplacesAMethodOfTensors(Double):
+    """Replaces `Tensor.sigmoid` for everybody."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        torch.Tensor.sigmoid = torch.Tensor.tanh  # type: ignore[method-assign]
+        return right
+
+
+class ReplacesOfficialCode(Double):
+    """Replaces a method of the official assigner, if it is loaded."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        tal = sys.modules.get("ultralytics.utils.tal")
+        if tal is not None:
+            tal.TaskAlignedAssigner.get_pos_mask = lambda *_: None
+        return right
+
+
+class RewritesOfficialCode(Double):
+    """Replaces the code of an official function in place, if it is loaded."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        tal = sys.modules.get("ultralytics.utils.tal")
+        if tal is not None:
+            tal.make_anchors.__code__ = (lambda *_, **__: None).__code__
+        return right
+
+
+class ReplacesTheJudge(Double):
+    """Is wrong, and lets the suite's judge accept everything."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        from tal_conformance.checks import reference
+
+        reference.judge_against_reference.__defaults__ = (False, False, self.accept)
+        return right
+
+    def accept(self, outcome: Any, expected: Any) -> Any:
+        from tal_conformance.core.verdicts import Judgement
+
+        return Judgement()
+
+
+class ChangesStateFromAThread(Double):
+    """Leaves a thread that changes the default dtype again and again."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        def work() -> None:
+            while True:
+                time.sleep(0.6)
+                torch.set_default_dtype(torch.float64)
+
+        threading.Thread(target=work, daemon=True).start()
+        return right
