@@ -204,8 +204,7 @@ def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeS
         return
     what = f"changed {', '.join(problems[:3])} (restored)"
     checker = request.node.funcargs.get("checker") if isinstance(request.node, pytest.Function) else None
-    failure = checker.blame(what) if isinstance(checker, Checker) else None
-    if failure is not None:
+    if isinstance(checker, Checker) and (failure := checker.blame(what)) is not None:
         request.config.stash[RUN].recorder.failure(checker.test, checker.clause_group, failure)
     pytest.fail(f"{request.node.nodeid}: {what}", pytrace=False)
 

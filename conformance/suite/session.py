@@ -110,8 +110,12 @@ def find_implementations(
     loaded, problems = _load(list(dict.fromkeys(names)), isolate)
     for implementation in loaded:
         spec = implementation.spec
-        names = (implementation.name, spec, *(f"{spec} ({number})" for number in range(1, len(loaded) + 1)))
-        name = next(text for text in names if text not in taken)
+        candidates = (
+            implementation.name,
+            spec,
+            *(f"{spec} ({number})" for number in range(1, len(loaded) + 1)),
+        )
+        name = next(text for text in candidates if text not in taken)
         taken.add(name)
         found.append(replace(implementation, name=name, dialect=dialect or implementation.dialect))
     if problems:
