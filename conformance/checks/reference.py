@@ -38,10 +38,32 @@ def judge_against_reference(
     expected = Expectation(batch, subject.implementation.dialect)
     if expected.rejection is not None:
         return check_rejects(subject, batch, expected.rejection, alone)
-    outcome = None
+    return judged_outcome(subject, expected, each_term, alone, judge)[0]
+
+
+def judged_outcome(
+    subject: Subject,
+    expected: Expectation,
+    each_term: bool = False,
+    alone: bool = False,
+    judge: Judge = judge_any,
+) -> tuple[Judgement, Outcome]:
+    """Return the outcome of a batch that must not be rejected, with a judgement that does not fail.
+
+    Args:
+        subject: the implementation, and the device that the batch is on.
+        expected: of the batch.
+        each_term: as in `judge_against_reference`.
+        alone: as in `judge_against_reference`.
+        judge: judges the outcome.
+
+    Raises:
+        Failure: as `judge_against_reference`.
+    """
+    batch, outcome = expected.batch, None
     try:
         outcome = execute(subject.implementation, batch, each_term, alone, expected.inputs)
-        return judge(outcome, expected)
+        return judge(outcome, expected), outcome
     except (Divergence, ImplementationFailed) as error:
         failure = failure_from(subject, batch, error)
         failure.outcome, failure.pictured = outcome, True

@@ -72,7 +72,8 @@ class Check:
             repeats: draw the same batches in every run, independently of the function's source.
         """
         test = given(**{self.argument: self.strategy})(self.body)
-        return seed(self.seed)(test) if repeats and self.parameter is None else test
+        pinned = self.parameter is None or self.name in SEEDS
+        return seed(self.seed)(test) if repeats and pinned else test
 
     @property
     def seed(self) -> int:
@@ -80,7 +81,8 @@ class Check:
 
         Hypothesis' own seed of a derandomized test is a digest of the function's source and of the modules of its
         annotations, so that moving or rephrasing code would change the batches. The digests in seeds.json are fixed
-        instead. A check with a parameter keeps Hypothesis' seed, because only that includes the parameter's value.
+        instead. A check with a parameter keeps Hypothesis' seed, because only that includes the parameter's value,
+        unless the check is in seeds.json: then all values of the parameter share their batches.
         """
         digest = SEEDS.get(self.name) or hashlib.sha256(self.name.encode()).hexdigest()
         return int(digest, 16)

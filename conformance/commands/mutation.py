@@ -17,7 +17,7 @@ from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.names import suggestion
 from tal_conformance.mutation.kill_matrix import KINDS, NoSuchMutant, try_mutants
 from tal_conformance.mutation.plant import plant
-from tal_conformance.mutation.planted_faults import FAULTS
+from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import LogError, RunLog, read_log, render
 from tal_reports.log.writer import LATEST
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     make_draws_reproducible()
     folder = options.report_dir or default_report_dir(Path.cwd())
     kinds = {"faults": (), "all": KINDS}.get(options.mutants, (options.mutants,))
-    faults = (options.fault or tuple(FAULTS)) if options.mutants in ("faults", "all") else ()
+    faults = (options.fault or tuple(FAULTS | FAULTS_OF_USE)) if options.mutants in ("faults", "all") else ()
     numbers = options.profile, options.examples, options.only, options.processes
     return run_mutation_tests(folder, faults, kinds, *numbers)
 
@@ -116,9 +116,10 @@ def run_mutation_tests(
     Raises:
         CommandError: a name is unknown, cosmic-ray is missing, or the report folder cannot be written.
     """
-    if unknown := [name for name in faults if name not in FAULTS]:
+    known = FAULTS | FAULTS_OF_USE
+    if unknown := [name for name in faults if name not in known]:
         raise CommandError(
-            f"unknown fault {unknown[0]!r}{suggestion(unknown[0], FAULTS) or '.'} Known faults: {', '.join(FAULTS)}"
+            f"unknown fault {unknown[0]!r}{suggestion(unknown[0], known) or '.'} Known faults: {', '.join(known)}"
         )
     if kinds and find_spec("cosmic_ray") is None:
         raise CommandError(
@@ -147,7 +148,7 @@ def run_mutation_tests(
             recorder.end(2)
             raise CommandError(str(error)) from error
     if faults:
-        parts.append(plant(recorder, [FAULTS[name] for name in faults]))
+        parts.append(plant(recorder, [known[name] for name in faults]))
     failed = any(failed for failed, _ in parts)
     recorder.end(int(failed))
     if may_become_latest(recorder.folder.parent):

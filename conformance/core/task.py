@@ -32,6 +32,10 @@ class StageName:
     DFL: Final = "dfl"
     TOTAL: Final = "total"
     GRADIENTS: Final = "gradients"
+    CALLING: Final = "calling"
+    """Not a stage of the computation: the answer depends on the way of calling (CALL-*)."""
+    STATE: Final = "state"
+    """Not a stage of the computation: the answer depends on earlier calls (STATE-*)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Run an implementation on a batch and return its outcome, which is not judged here."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +13,8 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.supervision import supervised
+from tal_conformance.implementations.calling.call import Answer, Call
+from tal_conformance.implementations.calling.run import run_calls
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.code_state import baseline
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
@@ -23,6 +25,7 @@ from tal_conformance.implementations.guards.side_effects import (
     returned_tensors,
 )
 from tal_conformance.implementations.guards.torch_state import unchanged_torch_state
+from tal_conformance.implementations.kept import fresh_adapter
 from tal_conformance.implementations.protocol import (
     Implementation,
     check_assignment,
@@ -88,6 +91,28 @@ def execute(
         memory.check()
         baseline.check()
         return outcome
+
+
+def execute_calls(implementation: Implementation, way: str, calls: Sequence[Call]) -> list[Answer]:
+    """Make calls of the implementation, as it is before its first call, in one way.
+
+    Args:
+        implementation: the implementation.
+        way: a key of `WAYS`, or `IN_TURN`.
+        calls: the calls.
+
+    Returns:
+        The answers; the last one has a failure if the implementation raised or broke the protocol.
+
+    Raises:
+        ImplementationFailed: it left something behind, or its worker died.
+    """
+    with exceptions_as_failures():
+        if implementation.in_subprocess:
+            answers: list[Answer] = implementation.adapter.answers(way, calls)
+            return answers
+        with unchanged_torch_state(), forbid_side_effects():
+            return run_calls(lambda: fresh_adapter(implementation), way, calls)
 
 
 def _observe(

@@ -3,15 +3,20 @@
 An adapter is an object (or class, or function without arguments that returns one) with a `name` and at least one of
 
 - `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
-- `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss.
+- `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss;
+- `make(head, hyperparameters) -> criterion`, with `criterion(feature_maps, annotations) -> Loss`: the same, as an
+  object that a trainer makes once and keeps.
 
 Optional attributes: `version`; `dialect` (default: the newest official one); `exposes_stages`; `precisions` (precisions
-besides float32; default: those of mixed-precision training); `tasks` (names of loss families; default: `("detect",)`).
+besides float32; default: those of mixed-precision training); `tasks` (names of loss families; default: `("detect",)`);
+`unsupported_ways` (ways of calling and sequences of calls that the code is not meant for; default: none);
+`reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None).
 An adapter needs this module and torch, and nothing of the reference's internals.
 """
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -57,6 +62,44 @@ class LossFunction(Protocol):
         ...
 
 
+@runtime_checkable
+class CriterionMaker(Protocol):
+    """An implementation whose detection loss is an object that a trainer makes once and keeps."""
+
+    def make(
+        self, head: Head, hyperparameters: Hyperparameters
+    ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
+        """Return a criterion of this head and these hyperparameters, to be called with feature maps and annotations."""
+        ...
+
+
+class LossOfCriterion:
+    """An adapter with `make` alone, and a `loss` that makes a criterion for every call.
+
+    Args:
+        adapter: the adapter. Its other attributes are those of this one.
+    """
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter, self.make = adapter, adapter.make
+        if isinstance(adapter, Assigner):
+            self.assign = adapter.assign
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Call a new criterion."""
+        loss: Loss = self.make(head, hyperparameters)(feature_maps, annotations)
+        return loss
+
+
 @dataclass(frozen=True)
 class Implementation:
     """An adapter that follows the protocol.
@@ -71,6 +114,9 @@ class Implementation:
         precisions: precisions besides float32 that it supports; "autocast-" means mixed precision.
         tasks: names of the loss families that it computes, keys of `TASKS`.
         in_subprocess: True if it runs in a worker process: only its answers can be checked, not its side effects.
+        unsupported_ways: names of ways of calling and of sequences of calls that the code is not meant for.
+        reduces_over_ranks: how N is reduced over the processes of a distributed training: "mean", "sum" or None.
+        factory: makes the adapter once more; None if it was given as an object.
         identity: shared by all variants of an implementation; key of what the guards remember about it.
     """
 
@@ -83,6 +129,9 @@ class Implementation:
     precisions: tuple[str, ...] = MIXED
     tasks: tuple[str, ...] = (DETECT.name,)
     in_subprocess: bool = False
+    unsupported_ways: tuple[str, ...] = ()
+    reduces_over_ranks: str | None = None
+    factory: Callable[[], Any] | None = dataclasses.field(default=None, compare=False, repr=False)
     identity: Identity = dataclasses.field(default_factory=Identity, compare=False, repr=False)
 
     @property
@@ -100,22 +149,28 @@ class Implementation:
         """The implementation itself and, if it has a loss and an assigner, its assigner alone."""
         if not {"assign", "loss"} <= set(self.capabilities):
             return [self]
-        return [self, dataclasses.replace(self, adapter=SimpleNamespace(assign=self.adapter.assign))]
+        alone = SimpleNamespace(assign=self.adapter.assign)
+        return [self, dataclasses.replace(self, adapter=alone, factory=None)]
 
 
-def implementation_from(adapter: Any, name: str) -> Implementation:
+def implementation_from(adapter: Any, name: str, factory: Callable[[], Any] | None = None) -> Implementation:
     """Check an adapter against the protocol.
 
     Args:
-        adapter: an object with `assign` or `loss`, or a class or function without arguments that makes one.
+        adapter: an object with `assign`, `loss` or `make`, or a class or function without arguments that makes one.
         name: the `--implementation` value.
+        factory: made the adapter and can make it again; a class or function given as `adapter` is a factory itself.
 
     Raises:
-        ProtocolViolation: the adapter has neither method, cannot be made, or declares an unknown dialect, precision or
-            task.
+        ProtocolViolation: the adapter has neither method, cannot be made, or declares an unknown dialect, precision,
+            task or reduction.
     """
-    if callable(adapter) and (isinstance(adapter, type) or not isinstance(adapter, (Assigner, LossFunction))):
+    methods = Assigner, LossFunction, CriterionMaker
+    if callable(adapter) and (isinstance(adapter, type) or not isinstance(adapter, methods)):
+        factory = adapter
         adapter = _called(adapter, name)
+    if isinstance(adapter, CriterionMaker) and not isinstance(adapter, LossFunction):
+        adapter = LossOfCriterion(adapter)
     if not isinstance(adapter, (Assigner, LossFunction)):
         raise ProtocolViolation(
             f"{name} is a {type(adapter).__name__} with neither `assign(inputs)` nor `loss(feature_maps, annotations, "
@@ -154,7 +209,40 @@ def implementation_from(adapter: Any, name: str) -> Implementation:
         precisions=tuple(precisions),
         tasks=tuple(tasks),
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
+        unsupported_ways=_names(adapter, name, "unsupported_ways"),
+        reduces_over_ranks=_reduction(adapter, name),
+        factory=factory,
     )
+
+
+REDUCTIONS = (None, "mean", "sum")
+"""Ways in which N may be reduced over the processes of a distributed training."""
+
+
+def _names(adapter: Any, name: str, attribute: str) -> tuple[str, ...]:
+    """Return an attribute that is a tuple of names; empty by default.
+
+    Raises:
+        ProtocolViolation: it is something else.
+    """
+    value = getattr(adapter, attribute, ())
+    if not isinstance(value, (tuple, list)) or not all(isinstance(word, str) for word in value):
+        raise ProtocolViolation(f"{name} declares {attribute} = {value!r}: expected a tuple of names")
+    return tuple(value)
+
+
+def _reduction(adapter: Any, name: str) -> str | None:
+    """Return how the adapter declares to reduce N over processes.
+
+    Raises:
+        ProtocolViolation: the value is not one of `REDUCTIONS`.
+    """
+    value: str | None = getattr(adapter, "reduces_over_ranks", None)
+    if value not in REDUCTIONS:
+        raise ProtocolViolation(
+            f"{name} declares reduces_over_ranks = {value!r}: expected one of {', '.join(map(repr, REDUCTIONS))}"
+        )
+    return value
 
 
 def _called(factory: Any, name: str) -> Any:
@@ -243,8 +331,16 @@ def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
     return replace(seen, head=own.head, hyperparameters=own.hyperparameters)  # not those that the adapter set
 
 
-def check_loss(loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT) -> Loss:
+def check_loss(
+    loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT, differentiable: bool = True
+) -> Loss:
     """Return the loss if it has the type, shapes and device of the protocol.
+
+    Args:
+        loss: what the adapter returned.
+        feature_maps: of the call.
+        task: the loss family.
+        differentiable: False if no feature map requires gradients, or gradients are disabled.
 
     Raises:
         ProtocolViolation: with the field, the expected and the actual value.
@@ -266,7 +362,7 @@ def check_loss(loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT)
         )
     if loss.items.requires_grad:
         raise ProtocolViolation("Loss.items still require gradients (LOSS-GAIN-1: detached): items.detach()")
-    if not loss.total.requires_grad:
+    if differentiable and not loss.total.requires_grad:
         raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")
     return loss
 

@@ -77,7 +77,7 @@ def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementati
         ProtocolViolation: the object is not an adapter.
     """
     if name in REGISTERED:
-        return implementation_from(REGISTERED[name](), name)
+        return implementation_from(REGISTERED[name](), name, REGISTERED[name])
     if "==" in name or name in OTHER_PROJECTS:
         return implementation_from(_fetched(name), name)
     if isolate and ":" in name:

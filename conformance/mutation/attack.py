@@ -53,6 +53,8 @@ def faulty(fault: Fault, exposes_stages: bool = True, assigner_alone: bool = Fal
         exposes_stages: False if only the outputs of its assigner are visible, not its stages.
         assigner_alone: leave out its loss, so that faults of the assignment are found faster.
     """
+    if fault.implementation is not None:
+        return fault.implementation("stages" if exposes_stages else "outputs")
     whole = FaultyReference(fault, exposes_stages)
     return implementation_from(FaultyAssigner(whole) if assigner_alone else whole, fault.name)
 
@@ -64,18 +66,22 @@ def attack(
 
     Args:
         implementation: the implementation to test.
-        check: name of the check.
+        check: name of the check, followed by the value of its parameter in brackets if it has one.
         phases: Hypothesis' phases. With `generate` alone the first failing batch is reported; if `shrink` is included,
             the shrunk batch.
 
     Returns:
         The failure; None if the implementation conforms on every batch.
     """
-    chosen = CHECKS[check]
+    name, _, value = check.partition("[")
+    chosen = CHECKS[name]
+    arguments = {chosen.parameter[0]: value.rstrip("]")} if chosen.parameter and value else {}
     counter = BatchCounter()
     checker = Checker(Subject(implementation, "cpu"), counter, f"test_{check}", "")
     as_gated = settings(
-        max_examples=PROFILES["ci"].examples,
+        max_examples=PROFILES["ci"].examples
+        if chosen.parameter is None
+        else chosen.examples(PROFILES["ci"].examples),
         derandomize=True,
         database=None,
         deadline=None,
@@ -85,7 +91,7 @@ def attack(
         suppress_health_check=list(HealthCheck),
     )
     try:
-        as_gated(chosen.generated(repeats=True))(checker=checker)
+        as_gated(chosen.generated(repeats=True))(checker=checker, **arguments)
     except Failure as failure:
         return Hit(check, counter.batches, failure)
     return None

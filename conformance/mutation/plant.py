@@ -79,7 +79,7 @@ class Found:
     @property
     def expected(self) -> tuple[str, ...]:
         """Acceptable stages of the report; empty if any stage is, because the assignment is not exposed."""
-        if self.mode == HIDDEN:
+        if self.mode == HIDDEN and self.fault.implementation is None:
             return ()
         return (self.fault.stage,) if self.mode == STAGES_SHOWN else self.fault.outputs_stages
 
@@ -101,6 +101,8 @@ class Found:
 
 def implementation_with(fault: Fault, mode: str) -> Implementation:
     """Return the reference with a fault, as an implementation that exposes the parts of its result named by `mode`."""
+    if fault.implementation is not None:
+        return fault.implementation({STAGES_SHOWN: "stages", OUTPUTS_ALONE: "outputs", HIDDEN: "loss"}[mode])
     if mode == STAGES_SHOWN:
         return faulty(fault, assigner_alone=fault.stage in ASSIGNED)
     if mode == OUTPUTS_ALONE:
@@ -113,7 +115,8 @@ def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Fo
     for fault in faults:
         for mode in modes:
             began = time.perf_counter()
-            checks = (fault.check,) if mode != HIDDEN else dict.fromkeys((fault.check, "metric", "loss"))
+            only = mode != HIDDEN or fault.implementation is not None
+            checks = (fault.check,) if only else dict.fromkeys((fault.check, "metric", "loss"))
             hits = (attack(implementation_with(fault, mode), check, (Phase.generate,)) for check in checks)
             hit = next((hit for hit in hits if hit is not None), None)
             seconds = time.perf_counter() - began

@@ -6,6 +6,7 @@ pytest does not need this module: it imports test modules itself, after it has l
 from tal_conformance.suite import (  # noqa: F401
     test_annotations,
     test_assigner,
+    test_calling,
     test_candidates,
     test_conflict,
     test_decoding,
@@ -17,6 +18,7 @@ from tal_conformance.suite import (  # noqa: F401
     test_precision,
     test_relations,
     test_row_order,
+    test_state,
     test_targets,
     test_topk,
 )

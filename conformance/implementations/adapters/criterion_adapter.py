@@ -4,7 +4,8 @@ All of them make a criterion from a model of which it reads the head alone, and 
 An adapter of one of them says how its criterion is made and what it is called with.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -53,7 +54,31 @@ class CriterionAdapter:
         hyperparameters: Hyperparameters,
     ) -> Loss:
         """Call the package's loss, and return with it what its assigner read and returned."""
-        criterion, recorder = self._criterion(head, hyperparameters, feature_maps[0].device)
+        made = self._criterion(head, hyperparameters, feature_maps[0].device)
+        return self._call(made, feature_maps, annotations, head, hyperparameters)
+
+    def make(
+        self, head: Head, hyperparameters: Hyperparameters
+    ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
+        """Return the package's criterion, made at its first call and then kept, as its trainer keeps it."""
+        criterion = cache(partial(self._new_criterion, head, hyperparameters))
+
+        def call(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
+            with torch.inference_mode(False):  # a trainer makes its criterion outside of validation
+                made = criterion(feature_maps[0].device)
+            return self._call(made, feature_maps, annotations, head, hyperparameters)
+
+        return call
+
+    def _call(
+        self,
+        made: tuple[Any, RecordingAssigner | None],
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        criterion, recorder = made
         total, items = criterion(self._predictions(feature_maps, head), self._rows(annotations))
         logged = torch.stack(list(items.values())) if isinstance(items, dict) else items
         if recorder is None:

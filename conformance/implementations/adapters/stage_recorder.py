@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Stages
@@ -32,16 +33,16 @@ class RecordingAssigner:
         assigner: the assigner.
 
     Attributes:
-        stage_results: results of `STAGE_FUNCTIONS`, by name.
-        stage_arguments: their positional arguments, by name.
+        stage_results: results of all calls of `STAGE_FUNCTIONS`, by name.
+        stage_arguments: positional arguments of these calls, by name.
         inputs_read: the first `INPUT_COUNT` arguments.
         returned: the outputs.
     """
 
     def __init__(self, module: ModuleType, assigner: Any) -> None:
         self._module, self._assigner = module, assigner
-        self.stage_results: dict[str, Any] = {}
-        self.stage_arguments: dict[str, tuple[Any, ...]] = {}
+        self.stage_results: dict[str, list[Any]] = {}
+        self.stage_arguments: dict[str, list[tuple[Any, ...]]] = {}
         self.inputs_read: list[Tensor] = []
         self.returned: list[Tensor] = []
 
@@ -82,22 +83,37 @@ class RecordingAssigner:
         """Return the stages of the last call, or None of a batch without ground truths: the call ends before them."""
         if set(STAGE_FUNCTIONS) - set(self.stage_results):
             return None
-        metric, overlap = self.stage_results["get_box_metrics"]
         return Stages(
             candidates=self._candidates(),
-            overlap=overlap,
-            metric=metric,
-            selected=self.stage_results["get_pos_mask"][0].bool(),
-            positives=self.stage_results["select_highest_overlaps"][2].bool(),
+            overlap=self._whole([overlap for _, overlap in self.stage_results["get_box_metrics"]]),
+            metric=self._whole([metric for metric, _ in self.stage_results["get_box_metrics"]]),
+            selected=self._whole([result[0] for result in self.stage_results["get_pos_mask"]]).bool(),
+            positives=self._whole(
+                [result[2] for result in self.stage_results["select_highest_overlaps"]]
+            ).bool(),
         )
+
+    def _whole(self, parts: list[Tensor]) -> Tensor:
+        """Return a stage of the whole batch (B, M, A) from the calls that computed it.
+
+        Usually there is one call. After an out-of-memory error there may be one for each image, with the rows of its
+        own ground truths alone, behind calls that were not finished.
+        """
+        images, rows = self.inputs_read[4].shape[:2]
+        latest, left = [], images
+        for part in reversed(parts):
+            if left == 0:
+                break
+            latest.append(torch.nn.functional.pad(part, (0, 0, 0, rows - part.shape[1])))
+            left -= len(part)
+        return latest[0] if len(latest) == 1 else torch.cat(latest[::-1])
 
     def _candidates(self) -> Tensor:
         """Return the mask of the pairs that the metric is computed for; the first releases compute it for all pairs."""
-        arguments = self.stage_arguments["get_box_metrics"]
-        if len(arguments) >= METRIC_ARGUMENTS:
-            mask: Tensor = arguments[METRIC_ARGUMENTS - 1]
-            return mask.bool()
-        return self.stage_results["select_candidates_in_gts"].bool() & self.inputs_read[5].bool()
+        calls = self.stage_arguments["get_box_metrics"]
+        if len(calls[-1]) >= METRIC_ARGUMENTS:
+            return self._whole([arguments[METRIC_ARGUMENTS - 1] for arguments in calls]).bool()
+        return self._whole(self.stage_results["select_candidates_in_gts"]).bool() & self.inputs_read[5].bool()
 
     def inputs(self, strides: Tensor, head: Head, hyperparameters: Hyperparameters) -> AssignerInputs:
         """Return the inputs of the last call.
@@ -130,25 +146,24 @@ def has_built_in_exponents(hyperparameters: Hyperparameters) -> bool:
 
 @contextmanager
 def recorded_calls(
-    owner: Any, name: str, results: dict[str, Any], arguments_of: dict[str, tuple[Any, ...]]
+    owner: Any, name: str, results: dict[str, list[Any]], arguments_of: dict[str, list[tuple[Any, ...]]]
 ) -> Iterator[None]:
     """Record every call of the owner's function `name` while the block runs.
 
     Args:
         owner: the assigner or its module.
         name: of the function.
-        results: receives a copy of the last result under the function's name.
-        arguments_of: receives the last positional arguments under the function's name.
+        results: receives a copy of every result under the function's name.
+        arguments_of: receives the positional arguments of every call under the function's name.
     """
     has_own = name in vars(owner)
     function: Callable[..., Any] = getattr(owner, name)
 
     def wrapper(*arguments: Any, **named: Any) -> Any:
-        arguments_of[name] = arguments
+        arguments_of.setdefault(name, []).append(arguments)
         result = function(*arguments, **named)
-        results[name] = (
-            result.clone() if isinstance(result, Tensor) else tuple(part.clone() for part in result)
-        )
+        copied = result.clone() if isinstance(result, Tensor) else tuple(part.clone() for part in result)
+        results.setdefault(name, []).append(copied)
         return result
 
     setattr(owner, name, wrapper)

@@ -184,6 +184,8 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
         | {
             "shows_stages": exposes_stages_of(adapter),
             "precisions": list(getattr(adapter, "precisions", MIXED)),
+            "unsupported_ways": list(getattr(adapter, "unsupported_ways", ())),
+            "reduces_over_ranks": getattr(adapter, "reduces_over_ranks", None),
             "assigns": callable(getattr(adapter, "assign", None)),
             "computes_loss": callable(getattr(adapter, "loss", None)),
         }
@@ -200,7 +202,7 @@ def failure(error: BaseException) -> bytes:
 def serve(requests: int, answers: int) -> None:
     """Answer message after message until the pipe ends."""
     from tal_conformance.core.determinism import fixed_arithmetic
-    from tal_conformance.implementations.workers.remote import answer
+    from tal_conformance.implementations.workers.remote import REMAKE, answer
 
     read = reader(requests)
     first = decoded(read)
@@ -210,6 +212,7 @@ def serve(requests: int, answers: int) -> None:
         write(answers, failure(error))
         return
     write(answers, reply)
+    REMAKE.append(lambda: made(first.fields))
     with fixed_arithmetic():
         while True:
             request = decoded(read)

@@ -4,8 +4,9 @@ The worker computes the gradients of the loss too. The returned total has the wo
 differentiates it like any other total.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -14,6 +15,14 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.outcome_tensors import part_from, tensors_of
+from tal_conformance.implementations.calling.call import Answer, Call
+from tal_conformance.implementations.calling.run import (
+    decode_answers,
+    decode_calls,
+    encode_answers,
+    encode_calls,
+    run_calls,
+)
 from tal_conformance.implementations.errors import PackageUnavailable, ProtocolViolation, WorkerError
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
 from tal_conformance.implementations.guards.side_effects import (
@@ -23,6 +32,7 @@ from tal_conformance.implementations.guards.side_effects import (
     forbid_side_effects,
 )
 from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
+from tal_conformance.implementations.kept import KeptAdapter
 from tal_conformance.implementations.protocol import check_loss
 from tal_conformance.implementations.workers.process import Worker, WorkerFailed
 from tal_reference import Dialect, Head, Hyperparameters
@@ -54,7 +64,7 @@ class RemoteAdapter:
     in_subprocess = True
 
     def __init__(self, name: str, worker: Worker, dialect: Dialect | None = None) -> None:
-        self.name, self.worker = name, worker
+        self.name, self.worker, self._fresh = name, worker, False
         try:
             about = worker.start().fields
         except WorkerFailed as error:
@@ -69,10 +79,34 @@ class RemoteAdapter:
         self.exposes_stages: bool = about["shows_stages"]
         self.precisions = tuple(about["precisions"])
         self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
+        self.unsupported_ways = tuple(about.get("unsupported_ways", ()))
+        self.reduces_over_ranks: str | None = about.get("reduces_over_ranks")
+        self._offer(about)
+
+    def _offer(self, about: dict[str, Any]) -> None:
+        """Offer the methods that the adapter in the worker has."""
+        self._about = about
         if about["assigns"]:
             self.assign = self._assign
         if about["computes_loss"]:
             self.loss = self._loss
+
+    def renewed(self) -> "RemoteAdapter":
+        """Return the adapter as it is before its first call: the worker makes it again for every question."""
+        other = copy(self)
+        other._fresh = True
+        other._offer(self._about)  # methods of the copy
+        return other
+
+    def answers(self, way: str, calls: Sequence[Call]) -> list[Answer]:
+        """Make calls in the worker, of an adapter that is made for them.
+
+        Raises:
+            WorkerError, ProtocolViolation: as `_ask`.
+        """
+        facts, tensors = self._ask(*encode_calls(way, calls))
+        device = calls[0].device
+        return decode_answers(facts, {name: tensor.to(device) for name, tensor in tensors.items()})
 
     def _assign(self, inputs: AssignerInputs) -> Assignment:
         """Assign in the worker."""
@@ -115,6 +149,8 @@ class RemoteAdapter:
             WorkerError: the adapter raised, or the process failed.
             ProtocolViolation: the adapter broke the protocol.
         """
+        if self._fresh:
+            facts = facts | {"fresh": True}
         try:
             ((answer, results),) = self.worker.ask([(facts, tensors)])
         except WorkerFailed as error:
@@ -163,6 +199,10 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     Raises:
         ProtocolViolation: the adapter returned something that the protocol does not allow.
     """
+    if facts["kind"] == "calls":
+        return calls_answer(adapter, facts, tensors)
+    if facts.get("fresh"):
+        adapter = KeptAdapter(remake(adapter))
     head = Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])})
     hyperparameters = Hyperparameters(**facts["hyperparameters"])
     device = torch.device(facts["device"])
@@ -186,6 +226,28 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
             )
     LAST.check()
     return reply
+
+
+REMAKE: list[Callable[[], Any]] = []
+"""Makes the worker's adapter once more; used only in the worker."""
+
+
+def remake(adapter: Any) -> Any:
+    """Return the worker's adapter as it is before its first call; the given one where it cannot be made again."""
+    if not REMAKE:
+        return adapter
+    try:
+        return REMAKE[0]()
+    except Exception:  # it was made before: making it twice is not what the implementation is tested for
+        return adapter
+
+
+def calls_answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
+    """Make calls in one way; runs in the worker."""
+    calls = decode_calls(facts, tensors)
+    with unchanged_torch_state(), forbid_side_effects():
+        answers = run_calls(lambda: KeptAdapter(remake(adapter)), facts["way"], calls)
+    return encode_answers(answers)
 
 
 def loss_answer(

@@ -1,18 +1,28 @@
 """Planted faults: the reference with one line changed. The index lists the faults; other modules contain their code.
 
 A fault replaces named functions of the reference only while the faulty implementation runs. The judge uses the
-original functions.
+original functions. Faults of use are code around the reference's loss instead.
 """
 
 from tal_conformance.core.task import DETECT
-from tal_conformance.mutation.planted_faults import annotations, assignment, decoding, loss  # noqa: F401 (enter faults)
+from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter faults)
+    annotations,
+    assignment,
+    calling,
+    decoding,
+    loss,
+    state,
+)
 from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault
+from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS
 from tal_conformance.mutation.planted_faults.faulty_reference import FaultyAssigner, FaultyReference
 from tal_conformance.mutation.planted_faults.index import INDEX
 
 FAULTS: dict[str, Fault] = {name: ENTERED[name] for name in INDEX}
 """Every fault of the detection task by name, in the order of the stages."""
+FAULTS_OF_USE: dict[str, Fault] = {name: fault.as_fault() for name, fault in USAGE_FAULTS.items()}
+"""Every fault in how an implementation may be called and in what it keeps between calls, by name."""
 FAULTS_BY_TASK = {DETECT.name: FAULTS}
 """The faults of every task."""
 
-__all__ = ["FAULTS", "FAULTS_BY_TASK", "INDEX", "Fault", "FaultyAssigner", "FaultyReference"]
+__all__ = ["FAULTS", "FAULTS_BY_TASK", "FAULTS_OF_USE", "INDEX", "Fault", "FaultyAssigner", "FaultyReference"]

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
 from tal_conformance.checks.registry import check_for
 from tal_conformance.core.task import DETECT, StageName
+from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.mutation.planted_faults.index import INDEX
 
 LEFT_OUT = (StageName.CANDIDATES, StageName.TOP_K)
@@ -28,7 +29,10 @@ class Fault:
         stage: the first stage that must diverge if stages are visible.
         replaces: dotted names of functions or constants, with their replacements.
         outputs_stages: acceptable stages of the report if only outputs are visible.
-        check: name of the check that must find the fault.
+        check: name of the check that must find the fault, followed by the value of its parameter in brackets if it has
+            one.
+        implementation: makes the faulty implementation from "stages", "outputs" or "loss", the visible part of its
+            result; None: the reference, with the replacements planted while it runs.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Fault:
     replaces: dict[str, Any]
     outputs_stages: tuple[str, ...]
     check: str
+    implementation: Callable[[str], Implementation] | None = None
 
     @contextmanager
     def planted(self) -> Iterator[None]:

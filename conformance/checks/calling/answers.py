@@ -1,0 +1,135 @@
+"""Compare the answer of a call with the outcome of a plain call of the same batch."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from tal_conformance.checks.devices.checks import first_difference, judged_against
+from tal_conformance.checks.reference import judged_outcome
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome, Stages
+from tal_conformance.core.outcome_tensors import part_from
+from tal_conformance.core.verdicts import Judgement, Value, Verdict
+from tal_conformance.implementations.calling.call import GRADIENT, Answer
+from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.kept import renewed
+from tal_conformance.implementations.protocol import check_assignment, check_inputs
+from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.failure import Subject
+from tal_conformance.judgement.rejection import supports_relations
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A plain call of a batch, judged against the dialect.
+
+    Attributes:
+        batch: the batch, on the device under test.
+        expected: everything that the dialect prescribes for it.
+        judgement: does not fail.
+        outcome: the outcome.
+    """
+
+    batch: Batch
+    expected: Expectation
+    judgement: Judgement
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference between an answer and the plain call.
+
+    Attributes:
+        verdict: DIVERGENT, or ERROR if the call failed.
+        text: the difference, as a sentence whose subject is the implementation.
+        values: the first place.
+        details: traceback, if the implementation raised.
+    """
+
+    verdict: Verdict
+    text: str
+    values: tuple[Value, ...] = ()
+    details: str | None = None
+
+
+def plain_call(subject: Subject, expected: Expectation) -> Plain:
+    """Call an implementation that has no past, and judge the outcome.
+
+    Raises:
+        Failure: the implementation does not conform on the batch, however it is called.
+    """
+    fresh = Subject(renewed(subject.implementation), subject.device)
+    return Plain(expected.batch, expected, *judged_outcome(fresh, expected))
+
+
+def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) -> Difference | None:
+    """Return the difference between an answer and a plain call of the same batch, or None.
+
+    Args:
+        subject: the implementation.
+        answer: the answer.
+        plain: the plain call.
+        same_bits: require the same bits; False: allow the rounding of two correct runs.
+    """
+    if answer.failure is not None:
+        return Difference(Verdict.ERROR, answer.failure, details=answer.details)
+    try:
+        observed = outcome_of(subject, answer, plain)
+    except (ProtocolViolation, ValueError) as error:
+        return Difference(Verdict.ERROR, str(error))
+    found = first_difference([plain.outcome, observed], plain.batch.family)
+    if found is None:
+        return None
+    stage, text, value = found
+    dialect = subject.implementation.dialect
+    if not same_bits and supports_relations(plain.batch, dialect):
+        judgement = judged_against(plain.outcome, observed, plain.batch, dialect, "", "called so")
+        if not judgement.verdict.fails:
+            return None
+        first = judgement.first
+        if first is not None and first.mismatch is not None:
+            stage, text = first.stage, first.mismatch.summary
+            value = (first.mismatch.values or [value])[0]
+    return Difference(Verdict.DIVERGENT, f"{text} (first at stage {stage!r})", (value,))
+
+
+def outcome_of(subject: Subject, answer: Answer, plain: Plain) -> Outcome:
+    """Return the outcome that an answer stands for; parts that the way does not compute are those of the plain call.
+
+    Raises:
+        ProtocolViolation: a part does not follow the protocol.
+        ValueError: an assignment lacks a field.
+    """
+    tensors, base, implementation = answer.tensors, plain.outcome, subject.implementation
+    stages = part_from(tensors, Stages, Stages.__name__)
+    assignment = part_from(tensors, Assignment, Assignment.__name__, stages=stages)
+    head, numbers = plain.batch.head, plain.batch.hyperparameters
+    inputs = part_from(tensors, AssignerInputs, AssignerInputs.__name__, head=head, hyperparameters=numbers)
+    inputs = base.inputs if inputs is None else check_inputs(inputs, plain.expected.inputs)
+    if assignment is None:
+        assignment = base.assignment
+    else:
+        check_assignment(assignment, inputs, implementation.exposes_stages)
+    if base.loss is None:
+        return replace(base, assignment=assignment)
+    gradients = tuple(
+        _shaped(tensors.get(f"{GRADIENT}{level}", values), values)
+        for level, values in enumerate(base.loss.gradients)
+    )
+    loss = LossOutcome(tensors["items"], tensors["total"], gradients)
+    return replace(base, inputs=inputs, assignment=assignment, loss=loss)
+
+
+def _shaped(gradient: Tensor, like: Tensor) -> Tensor:
+    """Return the gradient if it has the expected shape and dtype.
+
+    Raises:
+        ProtocolViolation: it has not.
+    """
+    if gradient.shape != like.shape or gradient.dtype != like.dtype:
+        raise ProtocolViolation(
+            f"a gradient has shape {tuple(gradient.shape)} and dtype {gradient.dtype}, "
+            f"expected {tuple(like.shape)} and {like.dtype}"
+        )
+    return gradient

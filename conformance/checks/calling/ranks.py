@@ -1,0 +1,46 @@
+"""Two processes: an implementation that declares to reduce N over ranks is held to that (CALL-7)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from tal_conformance.checks.calling.answers import Difference, Plain, difference
+from tal_conformance.implementations.calling.call import GRADIENT, Answer
+from tal_conformance.judgement.failure import Subject
+
+
+def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Difference | None:
+    """Return the difference between an answer with a reduced N and a plain call, or None.
+
+    Items, total and gradients are linear in 1 / N, so that the answer times the quotient of both N is that of the plain
+    call. The quotient adds a few roundings; two correct runs are allowed more.
+
+    Args:
+        subject: the implementation, which declares `reduces_over_ranks`.
+        answer: of one rank.
+        plains: the plain calls of the batches of all ranks.
+    """
+    if answer.failure is not None:
+        return difference(subject, answer, plains[answer.call], True)
+    floor = subject.implementation.dialect.score_sum_floor
+    sums = {rank: score_sum(plain) for rank, plain in plains.items()}
+    whole = sum(sums.values())
+    common = whole / len(sums) if subject.implementation.reduces_over_ranks == "mean" else whole
+    factor = max(common, floor) / max(sums[answer.call], floor)
+    scaled = {name: _times(name, tensor, factor) for name, tensor in answer.tensors.items()}
+    return difference(subject, replace(answer, tensors=scaled), plains[answer.call], False)
+
+
+def score_sum(plain: Plain) -> float:
+    """Return the sum of all target scores: of the visible assignment, or else of the reference's."""
+    if plain.outcome.assignment is not None:
+        return float(plain.outcome.assignment.scores.double().sum())
+    return float(sum(image.weights.double().sum() for image in plain.expected.assignment))
+
+
+def _times(name: str, tensor: Tensor, factor: float) -> Tensor:
+    """Return a part of the loss times a factor; an assignment does not depend on N."""
+    if name in ("items", "total") or name.startswith(GRADIENT):
+        return (tensor.double() * factor).to(tensor.dtype)
+    return tensor

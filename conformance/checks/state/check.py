@@ -1,0 +1,193 @@
+"""STATE: the answer to a batch is that of a fresh implementation, whatever was called before."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.calling.answers import Difference, Plain, difference, plain_call
+from tal_conformance.checks.state.sequences import CLAUSES, SEQUENCES, Step
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import StageName
+from tal_conformance.core.verdicts import Judgement, Verdict
+from tal_conformance.implementations.calling.call import call_of
+from tal_conformance.implementations.calling.run import IN_TURN
+from tal_conformance.implementations.errors import (
+    ImplementationFailed,
+    ProtocolViolation,
+    UnknownImplementation,
+)
+from tal_conformance.implementations.execute import execute_calls
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.failure import Failure, Subject
+
+
+class StateFailure(Failure):
+    """An implementation whose answer depends on earlier calls."""
+
+
+def steps_of(recipe: Recipe, name: str) -> list[Step]:
+    """Return the steps of a sequence."""
+    return list(SEQUENCES[name](recipe))
+
+
+class SequenceJudge:
+    """Judges one implementation on sequences of calls.
+
+    Args:
+        subject: the implementation, and the device to run it on.
+        name: of the sequence, a key of `SEQUENCES`.
+    """
+
+    def __init__(self, subject: Subject, name: str) -> None:
+        self.subject, self.name = subject, name
+        self._plains: dict[int, Plain] = {}
+        self._order: list[Step] = []
+
+    def judge(self, steps: Sequence[Step]) -> Judgement:
+        """Judge every step alone, and then in the sequence.
+
+        Raises:
+            Failure: a step does not conform even without a past.
+            StateFailure: a step gives another answer after the steps before it.
+        """
+        for step in steps:
+            self._judge_alone(step)
+        found = self._differences(steps)
+        for number, step in enumerate(steps[: len(found)]):
+            if found[number] is not None:
+                raise self._state_failure(list(steps[:number]), step)
+        return self._plains[id(steps[-1].batch)].judgement
+
+    def _judge_alone(self, step: Step) -> None:
+        """Judge a step on a fresh implementation.
+
+        Raises:
+            Failure: it does not conform.
+            StateFailure: it conforms where the module of the implementation is loaded once more, and so depends on the
+                calls before, which left something in that module.
+        """
+        if id(step.batch) in self._plains:
+            return
+        batch = step.batch.to(self.subject.device)
+        expected = Expectation(batch, self.subject.implementation.dialect)
+        try:
+            self._plains[id(step.batch)] = plain_call(self.subject, expected)
+        except Failure as failure:
+            if not self._order:
+                raise
+            reloaded = reloaded_subject(self.subject)
+            if reloaded is None or not conforms(reloaded, expected):
+                raise
+            raise self._left_in_module([*self._order, step], failure) from failure
+        self._order.append(step)
+
+    def _left_in_module(self, steps: list[Step], failure: Failure) -> StateFailure:
+        """Return the failure of a step that fails after others in one loaded module, and conforms in another."""
+
+        def fails(chosen: list[Step]) -> bool:
+            subject = reloaded_subject(self.subject)
+            assert subject is not None
+            dialect = subject.implementation.dialect
+            results = [
+                conforms(subject, Expectation(step.batch.to(subject.device), dialect)) for step in chosen
+            ]
+            return all(results[:-1]) and not results[-1]
+
+        shortest = shortest_past(steps[:-1], steps[-1], fails)
+        found = Difference(failure.verdict, failure.summary, tuple(failure.values), failure.details)
+        return self._failure(shortest, steps[-1], failure.batch, found)
+
+    def _differences(self, steps: Sequence[Step]) -> list[Difference | None]:
+        """Return, for each step that was answered, the difference from the plain call."""
+        alone = "loss" not in self.subject.implementation.capabilities
+        plains = [self._plains[id(step.batch)] for step in steps]
+        calls = [
+            call_of(plain.batch, plain.expected.inputs if alone else None, step.mode)
+            for plain, step in zip(plains, steps, strict=True)
+        ]
+        try:
+            answers = execute_calls(self.subject.implementation, IN_TURN, calls)
+        except ImplementationFailed as error:
+            return [
+                *[None] * (len(steps) - 1),
+                Difference(Verdict.ERROR, error.what, details=error.details),
+            ]
+        return [difference(self.subject, answer, plains[answer.call], True) for answer in answers]
+
+    def _state_failure(self, past: list[Step], last: Step) -> Failure:
+        """Return the failure of a step after a past, which is shrunk."""
+
+        def fails(chosen: list[Step]) -> bool:
+            found = self._differences(chosen)
+            return len(found) == len(chosen) and found[-1] is not None
+
+        shortest = shortest_past(past, last, fails)
+        found = self._differences([*shortest, last])[-1]
+        assert found is not None
+        return self._failure(shortest, last, self._plains[id(last.batch)].batch, found)
+
+    def _failure(self, past: list[Step], last: Step, batch: Batch, found: Difference) -> StateFailure:
+        many = f"{len(past)} earlier call" + "s" * (len(past) != 1)
+        depends = "depends on earlier calls" if past else "depends on the autograd mode of the call"
+        again = f"after {many}, it {found.text}" if past else f"it {found.text}"
+        steps = "; ".join(f"{number}. {step.describe()}" for number, step in enumerate([*past, last], 1))
+        recipes = "\n".join(f"{number}. {step.batch.origin}" for number, step in enumerate([*past, last], 1))
+        return StateFailure(
+            self.subject,
+            batch,
+            found.verdict,
+            StageName.STATE,
+            CLAUSES.get(self.name, "STATE-1"),
+            f"{depends} ({self.name}): {again}; a fresh one conforms on the same batch. Shortest sequence: {steps}",
+            list(found.values),
+            details="\n".join(filter(None, (found.details, f"Recipes of the calls:\n{recipes}"))),
+        )
+
+
+def shortest_past(past: list[Step], last: Step, fails: Callable[[list[Step]], bool]) -> list[Step]:
+    """Return a short part of the past, in order, after which the last step still fails.
+
+    Single steps are tried first, the latest one first; then steps are removed one after the other. The past itself is
+    returned where no part of it fails.
+
+    Args:
+        past: the steps before.
+        last: the step that fails after them.
+        fails: True if the last of some steps fails after the others.
+    """
+    for chosen in ([], *([step] for step in reversed(past))):
+        if len(chosen) < len(past) and fails([*chosen, last]):
+            return chosen
+    kept = list(past)
+    for number in reversed(range(len(past))):
+        shorter = kept[:number] + kept[number + 1 :]
+        if len(shorter) > 1 and fails([*shorter, last]):
+            kept = shorter
+    return kept
+
+
+def reloaded_subject(subject: Subject) -> Subject | None:
+    """Return the implementation with its file run once more, so that nothing of its module has a past.
+
+    Returns:
+        None if it does not come from a file of the user's.
+    """
+    implementation = subject.implementation
+    where = implementation.spec.rpartition(":")[0]
+    if implementation.in_subprocess or not where.endswith(".py") or not Path(where).is_file():
+        return None
+    try:
+        found = find(implementation.spec)
+    except (UnknownImplementation, ProtocolViolation):
+        return None
+    return Subject(found, subject.device)
+
+
+def conforms(subject: Subject, expected: Expectation) -> bool:
+    """Return True if the implementation conforms on a batch."""
+    try:
+        plain_call(subject, expected)
+    except Failure:
+        return False
+    return True

@@ -1,0 +1,110 @@
+"""Sequences of batches as a training has them, each varied from one recipe."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.calling.call import Mode
+from tal_reference import Hyperparameters
+
+IN_A_ROW = 12
+"""Number of batches of equal shapes in a row: more than a short warm-up, or than a small pool of buffers, has."""
+DIFFERENT = 3
+"""Number of different batches among them: an answer may come from the last call, or from the one before."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One call of a sequence.
+
+    Attributes:
+        batch: the batch; steps with the same batch share the object.
+        mode: autograd mode of the call.
+    """
+
+    batch: Batch
+    mode: Mode = Mode.TRAIN
+
+    def describe(self) -> str:
+        """Return the call as one line."""
+        word = "train" if self.mode is Mode.TRAIN else f"validate ({self.mode.value})"
+        return f"{word}: {self.batch.describe()}"
+
+
+def multi_scale(recipe: Recipe) -> Iterator[Step]:
+    """Yield other image sizes: with rows and columns exchanged, and so as many anchors; twice as high; the first."""
+    rows, columns = recipe.cells
+    first = Step(recipe.build())
+    yield first
+    for number, cells in enumerate(((columns, rows), (2 * rows, columns))):
+        yield Step(replace(recipe, cells=cells, seed=recipe.seed + 1 + number).build())
+    yield first
+
+
+def smaller_last_batch(recipe: Recipe) -> Iterator[Step]:
+    """Yield two batches of an epoch, its smaller last one, and the first one of the next epoch."""
+    first = Step(recipe.build())
+    yield first
+    yield Step(replace(recipe, images=recipe.images[:1], seed=recipe.seed + 1).build())
+    yield first
+
+
+def equal_shapes(recipe: Recipe) -> Iterator[Step]:
+    """Yield `IN_A_ROW` batches of equal shapes and numbers of rows, among them `DIFFERENT` different ones."""
+    steps = [Step(replace(recipe, seed=recipe.seed + number).build()) for number in range(DIFFERENT)]
+    for number in range(IN_A_ROW):
+        yield steps[number % DIFFERENT]
+
+
+def changed_gains(recipe: Recipe) -> Iterator[Step]:
+    """Yield one batch under other gains, under another k, and under the first hyperparameters again."""
+    first = Step(recipe.build())
+    yield first
+    for numbers in (Hyperparameters(box_gain=1.0, cls_gain=2.0, dfl_gain=0.25), Hyperparameters(topk=3)):
+        yield Step(replace(recipe, hyperparameters=numbers).build())
+    yield first
+
+
+def train_validate_train(recipe: Recipe) -> Iterator[Step]:
+    """Yield a training that begins with a validation, as the official one does, and has others between its batches."""
+    training = replace(recipe, seed=recipe.seed + 1).build()
+    other = replace(recipe, cells=(recipe.cells[1] + 1, recipe.cells[0]), seed=recipe.seed + 2).build()
+    yield Step(recipe.build(), Mode.INFERENCE)
+    yield Step(training)
+    yield Step(other, Mode.NO_GRAD)
+    yield Step(training)
+    yield Step(other)
+
+
+def two_heads(recipe: Recipe) -> Iterator[Step]:
+    """Yield batches of two heads in turn: equal grids, but other strides and another number of classes."""
+    first = Step(recipe.build())
+    strides = tuple(2 * stride for stride in recipe.strides)
+    second = Step(replace(recipe, strides=strides, classes=recipe.classes + 1, seed=recipe.seed + 1).build())
+    yield from (first, second, first, second)
+
+
+def precisions_in_turn(recipe: Recipe) -> Iterator[Step]:
+    """Yield a batch in float32, under bfloat16 autocast, and in float32 again."""
+    batch = recipe.build()
+    half = replace(batch.to(dtype=torch.bfloat16), autocast=True)
+    yield from (Step(half), Step(batch), Step(half), Step(batch))
+
+
+SEQUENCES: dict[str, Callable[[Recipe], Iterator[Step]]] = {
+    "multi-scale": multi_scale,
+    "smaller-last-batch": smaller_last_batch,
+    "equal-shapes": equal_shapes,
+    "changed-gains": changed_gains,
+    "train-validate-train": train_validate_train,
+    "two-heads": two_heads,
+    "float32-after-bfloat16": precisions_in_turn,
+}
+"""Every sequence by name, as adapters declare it in `unsupported_ways`."""
+NEEDS = {"float32-after-bfloat16": "autocast-bfloat16"}
+"""The precision that a sequence needs."""
+CLAUSES = {"changed-gains": "STATE-2", "two-heads": "STATE-2"}
+"""Clause of the sequences whose steps differ in what a criterion is made from; that of the others is STATE-1."""

@@ -1,0 +1,96 @@
+"""Two processes that train together: each calls the implementation on its own batch, with gloo between them.
+
+The processes are forks of this one, so that they start at once and have the same implementation.
+"""
+
+import json
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed
+
+from tal_conformance.core.processes import kill
+from tal_conformance.implementations.calling.call import Answer, Caller
+from tal_conformance.implementations.guards.exceptions import failure_from
+
+RANKS = 2
+PATIENCE = 60
+"""Seconds that the two processes may take together."""
+
+
+def in_two_processes(caller: Caller) -> Iterator[Answer]:
+    """Call the loss in two processes of one process group: call 0 at rank 0, call 1 at rank 1."""
+    with tempfile.TemporaryDirectory(prefix="tal-conformance-ranks-") as name:
+        folder = Path(name)
+        children = [_fork(caller, rank, folder) for rank in range(RANKS)]
+        _wait(children)
+        for rank in range(RANKS):
+            yield _answer(folder, rank)
+
+
+def _fork(caller: Caller, rank: int, folder: Path) -> int:
+    """Start the process of a rank and return its id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        _run(caller, rank, folder)
+    finally:
+        os._exit(0)  # neither pytest's nor the worker's own clean-up runs twice
+
+
+def _run(caller: Caller, rank: int, folder: Path) -> None:
+    """Answer one call as one rank; runs in the process of the rank."""
+    fields: dict[str, Any] = {}
+    try:
+        torch.set_num_threads(1)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        distributed.init_process_group(
+            "gloo",
+            init_method=f"file://{folder / 'store'}",
+            rank=rank,
+            world_size=RANKS,
+            timeout=timedelta(seconds=PATIENCE / 2),
+        )
+        answer = caller.train("", call=rank)
+        distributed.barrier()
+        save_file(
+            {name: tensor.contiguous() for name, tensor in answer.tensors.items()}, folder / f"{rank}.tensors"
+        )
+    except BaseException as error:
+        failed = failure_from(error)
+        fields = {"failure": failed.what, "details": failed.details or traceback.format_exc()}
+    (folder / f"{rank}.json").write_text(json.dumps(fields), encoding="utf-8")
+    with suppress(Exception):
+        distributed.destroy_process_group()
+
+
+def _wait(children: list[int]) -> None:
+    """Wait for the processes; those that hang are killed."""
+    deadline, left = time.monotonic() + PATIENCE, set(children)
+    while left and time.monotonic() < deadline:
+        left -= {child for child in left if os.waitpid(child, os.WNOHANG)[0]}
+        time.sleep(0.01)
+    kill(left)
+    for child in left:
+        os.waitpid(child, 0)
+
+
+def _answer(folder: Path, rank: int) -> Answer:
+    """Return what the process of a rank left."""
+    how = f"as rank {rank} of {RANKS} processes"
+    path = folder / f"{rank}.json"
+    if not path.is_file():
+        return Answer(rank, how, {}, f"gave no answer within {PATIENCE} s, or its process died")
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    tensors = {} if fields else load_file(folder / f"{rank}.tensors")
+    return Answer(rank, how, tensors, fields.get("failure"), fields.get("details"))

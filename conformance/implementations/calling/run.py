@@ -1,0 +1,114 @@
+"""Run a way of calling, or a sequence of calls, in this process or in a worker."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.implementations.calling.call import Answer, Call, Caller, Mode
+from tal_conformance.implementations.calling.ways import WAYS
+from tal_conformance.implementations.guards.exceptions import failure_from
+from tal_conformance.implementations.kept import KeptAdapter
+from tal_reference import Head, Hyperparameters
+
+IN_TURN = "in turn"
+"""Instead of a way: one plain call after the other."""
+DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+
+
+def run_calls(make: Callable[[], KeptAdapter], way: str, calls: Sequence[Call]) -> list[Answer]:
+    """Make calls of a new adapter in one way, and return the answers up to the first failure.
+
+    Args:
+        make: makes the adapter.
+        way: a key of `WAYS`, or `IN_TURN`.
+        calls: the calls.
+    """
+    answers: list[Answer] = []
+    try:
+        answers.extend(_answers(Caller(make(), calls), way))
+    except MemoryError:
+        raise  # a worker that reached its limit ends
+    except BaseException as error:  # pytest.skip() and SystemExit too
+        failed = failure_from(error)
+        number = min(len(answers), len(calls) - 1) if way == IN_TURN else 0
+        how = "" if way == IN_TURN else f"in the way {way!r}"
+        answers.append(Answer(number, how, {}, failed.what, failed.details))
+    return answers
+
+
+def _answers(caller: Caller, way: str) -> Iterator[Answer]:
+    if way == IN_TURN:
+        for number, _ in enumerate(caller.calls):
+            yield caller.plain("", number)
+        return
+    chosen = WAYS[way]
+    run = chosen.assign if caller.calls[0].kind == "assign" else chosen.loss
+    if run is not None:
+        yield from run(caller)
+
+
+def encode_calls(way: str, calls: Sequence[Call]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return calls as the fields and tensors of a message to a worker."""
+    facts = [
+        {
+            "kind": call.kind,
+            "head": asdict(call.head),
+            "hyperparameters": asdict(call.hyperparameters),
+            "autocast": None if call.autocast is None else str(call.autocast),
+            "mode": call.mode.value,
+            "device": str(call.device),
+        }
+        for call in calls
+    ]
+    tensors = {
+        f"{number}.{name}": tensor
+        for number, call in enumerate(calls)
+        for name, tensor in call.tensors.items()
+    }
+    return {"kind": "calls", "way": way, "calls": facts}, tensors
+
+
+def decode_calls(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Call]:
+    """Return the calls of a message."""
+    return [
+        Call(
+            facts["kind"],
+            Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])}),
+            Hyperparameters(**facts["hyperparameters"]),
+            {name: tensor.to(facts["device"]) for name, tensor in numbered(tensors, number).items()},
+            DTYPES.get(facts["autocast"] or ""),
+            Mode(facts["mode"]),
+        )
+        for number, facts in enumerate(fields["calls"])
+    ]
+
+
+def encode_answers(answers: Sequence[Answer]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return answers as the fields and tensors of a message from a worker."""
+    facts = [
+        {"call": answer.call, "how": answer.how, "failure": answer.failure, "details": answer.details}
+        for answer in answers
+    ]
+    tensors = {
+        f"{number}.{name}": tensor
+        for number, answer in enumerate(answers)
+        for name, tensor in answer.tensors.items()
+    }
+    return {"calls": facts}, tensors
+
+
+def decode_answers(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Answer]:
+    """Return the answers of a message."""
+    return [
+        Answer(facts["call"], facts["how"], numbered(tensors, number), facts["failure"], facts["details"])
+        for number, facts in enumerate(fields["calls"])
+    ]
+
+
+def numbered(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a number and a dot, without these."""
+    prefix = f"{number}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

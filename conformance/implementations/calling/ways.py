@@ -1,0 +1,409 @@
+"""The ways in which a trainer calls a loss or an assigner. Each yields answers that must equal those of plain calls.
+
+Call 0 is the batch; call 1 is a companion of the same shapes, for ways that make two different calls.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tal_conformance.implementations.calling.call import (
+    Answer,
+    Caller,
+    answer_tensors,
+    gradients_of,
+    named_gradients,
+)
+from tal_conformance.implementations.calling.ranks import in_two_processes
+
+SCALES = (2.0, 65536.0)
+"""Factors of the total: any other than 1, and the one that GradScaler begins with. Powers of two round nothing."""
+OFFSET = 3
+"""Elements before the first tensor of a shared memory: an odd number, so that vector instructions find it unaligned."""
+INJECTIONS = 6
+"""Number of places at which memory runs out, spread evenly over the operations of a call."""
+Calling = Callable[[Caller], Iterator[Answer]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of calling.
+
+    Attributes:
+        name: of the way, as adapters declare it in `unsupported_ways`.
+        clause: clause of the specification that the way tests.
+        loss: makes the calls of a loss.
+        assign: makes the calls of an assigner; None: the way does not apply to assigners.
+        same_bits: True if torch promises the bits of a plain call: the same operations run on the same memory layout.
+            False: another layout, another number of threads or other kernels may round differently, within the bound
+            of two correct runs.
+    """
+
+    name: str
+    clause: str
+    loss: Calling
+    assign: Calling | None
+    same_bits: bool
+
+
+def scaled_gradients(caller: Caller) -> Iterator[Answer]:
+    """Differentiate a multiple of the total, as GradScaler does; the answer is the gradient divided by the factor."""
+    for scale in SCALES:
+        maps = caller.leaves()
+        loss = caller.forward(maps)
+        gradients = gradients_of(loss.total.sum() * scale, maps)
+        divided = {name: gradient / scale for name, gradient in gradients.items()}
+        yield Answer(0, f"with the total times {scale:,.0f}", answer_tensors(loss, divided))
+
+
+def backward(caller: Caller) -> Iterator[Answer]:
+    """Call `backward()` and read `.grad`."""
+    maps = caller.leaves()
+    loss = caller.forward(maps)
+    loss.total.sum().backward()
+    gradients = named_gradients({level: values.grad for level, values in enumerate(maps)})
+    yield Answer(0, "with total.backward()", answer_tensors(loss, gradients))
+
+
+def two_forwards(caller: Caller) -> Iterator[Answer]:
+    """Call the loss on two batches before the first backward pass."""
+    maps = caller.leaves(0), caller.leaves(1)
+    losses = [caller.forward(own, call) for call, own in enumerate(maps)]
+    gradients = gradients_of(losses[0].total.sum() + losses[1].total.sum(), (*maps[0], *maps[1]))
+    values, levels = list(gradients.values()), len(maps[0])
+    for call, which in enumerate(("first", "second")):
+        own = dict(enumerate(values[call * levels : (call + 1) * levels]))
+        how = f"twice before one backward pass, the {which} call"
+        yield Answer(call, how, answer_tensors(losses[call], named_gradients(own)))
+
+
+def two_assignments(caller: Caller) -> Iterator[Answer]:
+    """Call the assigner on two batches, so that the second call could change the first one's results."""
+    yield Answer(0, "first of two calls", caller.assign())
+    yield Answer(1, "second of two calls", caller.assign(call=1))
+
+
+def retained_graph(caller: Caller) -> Iterator[Answer]:
+    """Differentiate twice through a retained graph."""
+    maps = caller.leaves()
+    loss = caller.forward(maps)
+    first = gradients_of(loss.total.sum(), maps, retain_graph=True)
+    yield Answer(0, "with retain_graph=True, the first backward pass", answer_tensors(loss, first))
+    second = gradients_of(loss.total.sum(), maps)
+    yield Answer(0, "with retain_graph=True, the second backward pass", answer_tensors(loss, second))
+
+
+def frozen_maps(caller: Caller) -> Iterator[Answer]:
+    """Call with each feature map frozen in turn; a head of one level has no other map that could learn."""
+    levels = len(caller.calls[0].maps)
+    for frozen in range(levels if levels > 1 else 0):
+        maps = tuple(values.requires_grad_(level != frozen) for level, values in enumerate(caller.leaves()))
+        yield caller.train(f"with feature map {frozen} frozen (requires_grad=False)", maps)
+
+
+def channels_last(caller: Caller) -> Iterator[Answer]:
+    """Call with feature maps whose channels lie next to each other in memory."""
+    maps = tuple(
+        level.detach().clone(memory_format=torch.channels_last).requires_grad_()
+        for level in caller.calls[0].maps
+    )
+    yield caller.train("with channels-last feature maps", maps)
+
+
+def every_other(tensor: Tensor) -> Tensor:
+    """Return a copy that takes every other element of its memory along the last dimension."""
+    wide = tensor.new_zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]))
+    wide[..., ::2] = tensor
+    return wide[..., ::2]
+
+
+def strided_views(caller: Caller) -> Iterator[Answer]:
+    """Call with feature maps and annotations that are strided views."""
+    call = caller.calls[0]
+    maps = tuple(every_other(level.detach()).requires_grad_() for level in call.maps)
+    rows = every_other(call.tensors["annotations"])
+    yield caller.train("with strided views of feature maps and annotations", maps, annotations=rows)
+
+
+def strided_inputs(caller: Caller) -> Iterator[Answer]:
+    """Call the assigner with strided views."""
+    views = {name: every_other(tensor) for name, tensor in caller.calls[0].tensors.items()}
+    yield Answer(0, "with strided views of its inputs", caller.assign(views))
+
+
+def in_one_memory(tensors: list[Tensor]) -> list[Tensor]:
+    """Return copies that lie one after the other in one memory, the first behind `OFFSET` other elements."""
+    memory = tensors[0].new_zeros(OFFSET + sum(tensor.numel() for tensor in tensors))
+    views, begin = [], OFFSET
+    for tensor in tensors:
+        views.append(memory[begin : begin + tensor.numel()].view(tensor.shape).copy_(tensor.detach()))
+        begin += tensor.numel()
+    return views
+
+
+def storage_offset(caller: Caller) -> Iterator[Answer]:
+    """Call with feature maps, and with annotations, that lie behind other numbers in one memory."""
+    call = caller.calls[0]
+    maps = tuple(view.detach().requires_grad_() for view in in_one_memory(list(call.maps)))
+    (rows,) = in_one_memory([call.tensors["annotations"]])
+    yield caller.train("with feature maps and annotations behind a storage offset", maps, annotations=rows)
+
+
+def offset_inputs(caller: Caller) -> Iterator[Answer]:
+    """Call the assigner with inputs behind a storage offset."""
+    views = {name: in_one_memory([tensor])[0] for name, tensor in caller.calls[0].tensors.items()}
+    yield Answer(0, "with inputs behind a storage offset", caller.assign(views))
+
+
+def after(mode: Callable[[], Any], word: str) -> Calling:
+    """Return a way that calls the loss in a mode without gradients, then for training."""
+
+    def call(caller: Caller) -> Iterator[Answer]:
+        with mode():
+            maps = tuple(level.clone() for level in caller.calls[0].maps)
+            yield Answer(0, f"under {word}", answer_tensors(caller.forward(maps), {}))
+        yield caller.train(f"for training after a call under {word}")
+
+    return call
+
+
+def assigned_after(mode: Callable[[], Any], word: str) -> Calling:
+    """Return a way that calls the assigner in a mode without gradients, then in the default mode."""
+
+    def call(caller: Caller) -> Iterator[Answer]:
+        with mode():
+            yield Answer(0, f"under {word}", caller.assign())
+        yield Answer(0, f"after a call under {word}", caller.assign())
+
+    return call
+
+
+@contextmanager
+def two_threads() -> Iterator[None]:
+    """Let torch use two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    """Use deterministic algorithms, with a warning where torch has none: the setting of the official trainer.
+
+    torch also fills new memory with NaN then, so that reading it before writing shows.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:
+    """Return the ways of a loss and of an assigner that call under each of some settings."""
+
+    def train(caller: Caller) -> Iterator[Answer]:
+        for setting, word in settings:
+            with setting():
+                yield caller.train(f"with {word}")
+
+    def assign(caller: Caller) -> Iterator[Answer]:
+        for setting, word in settings:
+            with setting():
+                yield Answer(0, f"with {word}", caller.assign())
+
+    return train, assign
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function under torch.compile: traced by Dynamo, and run by torch's own kernels."""
+    wrapped: Callable[..., Any] = torch.compile(function, backend="eager", dynamic=False)
+    return wrapped
+
+
+@contextmanager
+def fresh_dynamo() -> Iterator[None]:
+    """Forget what Dynamo has traced, before and after, and let it print nothing."""
+    import logging
+    import warnings
+
+    import torch._dynamo
+
+    logger = logging.getLogger("torch._dynamo")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    torch._dynamo.reset()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch._dynamo.reset()
+        logger.setLevel(level)
+
+
+def under_compile(caller: Caller) -> Iterator[Answer]:
+    """Call the loss under torch.compile."""
+    with fresh_dynamo():
+        yield caller.train('under torch.compile(backend="eager")', through=compiled)
+
+
+def assigned_under_compile(caller: Caller) -> Iterator[Answer]:
+    """Call the assigner under torch.compile."""
+    with fresh_dynamo():
+        yield Answer(0, 'under torch.compile(backend="eager")', caller.assign(through=compiled))
+
+
+def non_leaf_maps(caller: Caller) -> Iterator[Answer]:
+    """Call with feature maps that other operations computed, as those of a model; the leaves behind them learn."""
+    leaves = caller.leaves()
+    maps = tuple(leaf * 1.0 for leaf in leaves)
+    loss = caller.forward(maps)
+    yield Answer(
+        0,
+        "with feature maps that are not leaves",
+        answer_tensors(loss, gradients_of(loss.total.sum(), leaves)),
+    )
+
+
+def grad_attribute(caller: Caller) -> Iterator[Answer]:
+    """Call with feature maps whose `.grad` holds the gradient of an earlier batch."""
+    maps = caller.leaves()
+    for values in maps:
+        values.grad = torch.ones_like(values)
+    yield caller.train("with feature maps that have a .grad", maps)
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts operations, and raises `torch.OutOfMemoryError` once.
+
+    Args:
+        at: number of the operation that runs out of memory, from 0; None: none does.
+
+    Attributes:
+        count: operations so far.
+        raised: the error.
+    """
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.count, self.raised, self._at = 0, False, at
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, or raise in its place."""
+        self.count += 1
+        if self.count - 1 == self._at:
+            self.raised = True
+            raise torch.OutOfMemoryError("CUDA out of memory (injected by the conformance suite)")
+        return func(*args, **(kwargs or {}))
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return True if the error, or one that it was raised from or while handling, is torch's out-of-memory error."""
+    seen = 0
+    while error is not None and seen < 16:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
+
+
+def counted_by(operations: CountedOperations) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a wrapper that counts the operations of a function: those of the implementation, not of the guards."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            with operations:
+                return function(*arguments)
+
+        return run
+
+    return wrap
+
+
+def train_counted(caller: Caller, how: str, operations: CountedOperations) -> Answer:
+    """Call the loss, count its operations, and differentiate."""
+    return caller.train(how, through=counted_by(operations))
+
+
+def assign_counted(caller: Caller, how: str, operations: CountedOperations) -> Answer:
+    """Call the assigner and count its operations."""
+    return Answer(0, how, caller.assign(through=counted_by(operations)))
+
+
+def out_of_memory(run: Callable[[Caller, str, CountedOperations], Answer]) -> Calling:
+    """Return a way that lets one operation of a call run out of memory, at several places, and then calls again.
+
+    The implementation may raise the error. If it returns an answer, the answer must be that of a plain call, and so
+    must the answer to the next call.
+    """
+
+    def call(caller: Caller) -> Iterator[Answer]:
+        counted = CountedOperations()
+        run(caller, "", counted)
+        places = [counted.count * (2 * number + 1) // (2 * INJECTIONS) for number in range(INJECTIONS)]
+        for at in dict.fromkeys(places):
+            how = f"with operation {at + 1} of {counted.count} out of memory"
+            try:
+                answer = run(caller, how, CountedOperations(at))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                yield answer
+        yield run(caller, "after calls that ran out of memory", CountedOperations())
+
+    return call
+
+
+THREADS = within((one_thread, "1 thread"), (two_threads, "2 threads"))
+DETERMINISTIC = within((deterministic_algorithms, "torch.use_deterministic_algorithms(True)"))
+WAYS: dict[str, Way] = {
+    way.name: way
+    for way in (
+        Way("scaled-gradients", "CALL-1", scaled_gradients, None, False),
+        Way("backward", "CALL-1", backward, None, True),
+        Way("two-forwards", "CALL-1", two_forwards, two_assignments, True),
+        Way("retained-graph", "CALL-1", retained_graph, None, True),
+        Way("frozen-maps", "CALL-2", frozen_maps, None, True),
+        Way("non-leaf-maps", "CALL-2", non_leaf_maps, None, True),
+        Way("grad-attribute", "CALL-2", grad_attribute, None, True),
+        Way("channels-last", "CALL-3", channels_last, None, False),
+        Way("strided-views", "CALL-3", strided_views, strided_inputs, False),
+        Way("storage-offset", "CALL-3", storage_offset, offset_inputs, False),
+        Way("no-grad", "CALL-4", after(torch.no_grad, "no_grad"), assigned_after(torch.no_grad, "no_grad"), True),
+        Way(
+            "inference-mode", "CALL-4", after(torch.inference_mode, "inference_mode"),
+            assigned_after(torch.inference_mode, "inference_mode"), True,
+        ),
+        Way("threads", "CALL-5", *THREADS, False),
+        Way("deterministic-algorithms", "CALL-5", *DETERMINISTIC, False),
+        Way("compile", "CALL-5", under_compile, assigned_under_compile, False),
+        Way("out-of-memory", "CALL-6", out_of_memory(train_counted), out_of_memory(assign_counted), False),
+        Way("two-processes", "CALL-7", in_two_processes, None, True),
+    )
+}  # fmt: skip
+"""Every way of calling by name."""

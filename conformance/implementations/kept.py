@@ -1,0 +1,69 @@
+"""Criteria that are kept from call to call, as a trainer keeps them, and implementations without a past."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.protocol import Assigner, CriterionMaker, Implementation, LossFunction
+from tal_reference import Head, Hyperparameters
+
+
+class KeptAdapter:
+    """An adapter whose criteria are made once for each head and hyperparameters, and then kept.
+
+    An adapter without `make` keeps what it wants to keep itself: its `loss` is called.
+
+    Args:
+        adapter: an adapter with `assign`, `loss` or `make`.
+    """
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+        self._criteria: dict[tuple[Head, Hyperparameters], Callable[..., Loss]] = {}
+        if isinstance(adapter, Assigner):
+            self.assign = self._assign
+        if isinstance(adapter, (LossFunction, CriterionMaker)):
+            self.loss = self._loss
+
+    def _assign(self, inputs: AssignerInputs) -> Assignment:
+        """Call the adapter's assigner."""
+        assignment: Assignment = self._adapter.assign(inputs)
+        return assignment
+
+    def _loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Call the criterion of this head and these hyperparameters."""
+        if not isinstance(self._adapter, CriterionMaker):
+            loss: Loss = self._adapter.loss(feature_maps, annotations, head, hyperparameters)
+            return loss
+        key = head, hyperparameters
+        if key not in self._criteria:
+            with torch.inference_mode(False):  # a trainer makes its criterion outside of validation
+                self._criteria[key] = self._adapter.make(head, hyperparameters)
+        return self._criteria[key](feature_maps, annotations)
+
+
+def fresh_adapter(implementation: Implementation) -> KeptAdapter:
+    """Return the adapter as it is before its first call, as far as the adapter allows that.
+
+    A class or function that makes the adapter is called again. An adapter with `make` makes new criteria. An object
+    with neither stays the same object.
+    """
+    factory = implementation.factory
+    return KeptAdapter(implementation.adapter if factory is None else factory())
+
+
+def renewed(implementation: Implementation) -> Implementation:
+    """Return the implementation as it is before its first call, in the sense of `fresh_adapter`."""
+    if implementation.in_subprocess:
+        return replace(implementation, adapter=implementation.adapter.renewed())
+    return replace(implementation, adapter=fresh_adapter(implementation))

@@ -1,0 +1,340 @@
+"""Faults in how an implementation may be called: gradients, memory layouts, autograd modes, threads, errors, ranks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional
+
+from tal_conformance.core.outcome import Loss
+from tal_conformance.mutation.planted_faults.faulty_criterion import Asked, calling
+
+Memory = dict[Any, Any]
+
+
+def _times(loss: Loss, factor: float) -> Loss:
+    """Return the loss times a factor."""
+    return Loss(loss.total * factor, loss.items * factor, loss.assignment, loss.inputs)
+
+
+class _OwnGradient(torch.autograd.Function):
+    """A total with a gradient that was computed in the forward pass, and a rule for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, memory: Memory, rule: str, *maps: Tensor) -> Tensor:
+        """Compute the gradients at once."""
+        ctx.memory, ctx.rule = memory, rule
+        ctx.gradients = memory["gradients"] = list(memory["computed"])
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        """Return the gradients by the rule."""
+        (slope,), gradients = slopes, ctx.gradients
+        if ctx.rule == "ignores the slope":
+            return None, None, None, *gradients
+        if ctx.rule == "clamps the slope":
+            return None, None, None, *(gradient * slope.clamp(max=1) for gradient in gradients)
+        if ctx.rule == "of the last call":
+            return None, None, None, *(gradient * slope for gradient in ctx.memory["gradients"])
+        if ctx.rule == "once":
+            if ctx.memory.pop("used", False):
+                raise RuntimeError("the saved gradients of this criterion have been freed")
+            ctx.memory["used"] = True
+            return None, None, None, *(gradient * slope for gradient in gradients)
+        for gradient in gradients:  # "adds up": the buffer of the first backward pass is used again
+            gradient.mul_(slope)
+        result = [gradient.clone() for gradient in gradients]
+        for gradient in gradients:
+            gradient.mul_(2)
+        return None, None, None, *result
+
+
+def _own_gradient(memory: Memory, call: Asked, rule: str) -> Loss:
+    """Return the loss with gradients computed in the forward pass."""
+    if not (torch.is_grad_enabled() and all(level.requires_grad for level in call.maps)):
+        return call.loss()
+    with torch.enable_grad():
+        inner = tuple(level.detach().requires_grad_() for level in call.maps)
+        loss = call.loss(maps=inner)
+        memory["computed"] = torch.autograd.grad(loss.total.sum(), inner)
+    memory.pop("used", None)
+    total = _OwnGradient.apply(loss.total.sum().detach(), memory, rule, *call.maps)
+    return Loss(total, loss.items, loss.assignment, loss.inputs)
+
+
+@calling("scaled-gradients", "CALL-1")
+def incoming_gradient_is_ignored(memory: Memory, call: Asked) -> Loss:
+    """Return the gradient of the total itself, whatever is differentiated."""
+    return _own_gradient(memory, call, "ignores the slope")
+
+
+@calling("scaled-gradients", "CALL-1")
+def incoming_gradient_is_clamped(memory: Memory, call: Asked) -> Loss:
+    """Clamp the incoming gradient, as a guard against exploding losses."""
+    return _own_gradient(memory, call, "clamps the slope")
+
+
+@calling("two-forwards", "CALL-1")
+def gradient_of_the_last_forward(memory: Memory, call: Asked) -> Loss:
+    """Keep the gradients of the last forward pass alone."""
+    return _own_gradient(memory, call, "of the last call")
+
+
+@calling("two-forwards", "CALL-1")
+def items_in_one_buffer(memory: Memory, call: Asked) -> Loss:
+    """Return the items in a buffer that the next call writes into."""
+    loss = call.loss()
+    buffer = memory.setdefault("items", torch.zeros_like(loss.items))
+    buffer.copy_(loss.items)
+    return Loss(loss.total, buffer, loss.assignment, loss.inputs)
+
+
+@calling("retained-graph", "CALL-1")
+def graph_is_freed(memory: Memory, call: Asked) -> Loss:
+    """Free what was saved for the backward pass at the first one."""
+    return _own_gradient(memory, call, "once")
+
+
+@calling("retained-graph", "CALL-1")
+def second_backward_adds_up(memory: Memory, call: Asked) -> Loss:
+    """Write the gradients of every backward pass into one buffer."""
+    return _own_gradient(memory, call, "adds up")
+
+
+@calling("backward", "CALL-1")
+def doubles_the_grad_of_leaves(memory: Memory, call: Asked) -> Loss:
+    """Double the gradients of leaves where they are accumulated, as a hook of the trainer that is registered twice."""
+    if torch.is_grad_enabled():
+        for level in call.maps:
+            if level.is_leaf and level.requires_grad:
+                level.register_post_accumulate_grad_hook(_double)
+    return call.loss()
+
+
+def _double(level: Tensor) -> None:
+    assert level.grad is not None
+    level.grad = level.grad * 2
+
+
+@calling("frozen-maps", "CALL-2")
+def frozen_map_raises(memory: Memory, call: Asked) -> Loss:
+    """Register a hook on every feature map, which one without gradient refuses."""
+    if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
+        for level in call.maps:
+            level.register_hook(lambda gradient: gradient)
+    return call.loss()
+
+
+@calling("frozen-maps", "CALL-2")
+def frozen_map_is_left_out(memory: Memory, call: Asked) -> Loss:
+    """Take a frozen feature map for one without predictions."""
+    if not any(level.requires_grad for level in call.maps):
+        return call.loss()
+    return call.loss(
+        maps=tuple(level if level.requires_grad else torch.zeros_like(level) for level in call.maps)
+    )
+
+
+@calling("non-leaf-maps", "CALL-2")
+def needs_leaves(memory: Memory, call: Asked) -> Loss:
+    """Switch gradients on at the feature maps themselves, which only leaves allow."""
+    if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
+        for level in call.maps:
+            level.requires_grad_(level.requires_grad)
+            if not level.is_leaf:
+                level.requires_grad = False
+    return call.loss()
+
+
+@calling("grad-attribute", "CALL-2")
+def grad_is_cleared(memory: Memory, call: Asked) -> Loss:
+    """Clear the `.grad` of the feature maps."""
+    for level in call.maps:
+        if level.is_leaf:
+            level.grad = None
+    return call.loss()
+
+
+@calling("grad-attribute", "CALL-2")
+def grad_is_zeroed_in_place(memory: Memory, call: Asked) -> Loss:
+    """Zero the `.grad` of the feature maps, as an optimiser does."""
+    for level in call.maps:
+        if level.is_leaf and level.grad is not None:
+            level.grad.zero_()
+    return call.loss()
+
+
+def _strides(shape: torch.Size) -> list[int]:
+    """Return the strides of contiguous memory."""
+    return [int(torch.tensor(shape[place + 1 :]).prod()) for place in range(len(shape))]
+
+
+@calling("channels-last", "CALL-3")
+def read_in_memory_order(memory: Memory, call: Asked) -> Loss:
+    """Read each feature map in the order of its memory, as a kernel that gets a bare pointer does."""
+    if any(level.untyped_storage().nbytes() < level.numel() * level.element_size() for level in call.maps):
+        return call.loss()
+    maps = tuple(level.as_strided(level.shape, _strides(level.shape)) for level in call.maps)
+    return call.loss(maps=maps)
+
+
+@calling("channels-last", "CALL-3")
+def view_for_reshape(memory: Memory, call: Asked) -> Loss:
+    """Flatten with `view`, which only some memory layouts allow."""
+    maps = tuple(level.view(len(level), -1).view(level.shape) for level in call.maps)
+    return call.loss(maps=maps)
+
+
+@calling("strided-views", "CALL-3")
+def strides_of_rows_are_ignored(memory: Memory, call: Asked) -> Loss:
+    """Read the annotation rows in the order of their memory."""
+    rows = call.rows.as_strided(call.rows.shape, _strides(call.rows.shape))
+    return call.loss(rows=rows.clamp(min=0))
+
+
+@calling("storage-offset", "CALL-3")
+def storage_offset_is_ignored(memory: Memory, call: Asked) -> Loss:
+    """Read each feature map from the beginning of its memory."""
+    return call.loss(maps=tuple(level.as_strided(level.shape, level.stride(), 0) for level in call.maps))
+
+
+@calling("no-grad", "CALL-4")
+def another_loss_in_validation(memory: Memory, call: Asked) -> Loss:
+    """Leave the batch size out of the total where nothing learns."""
+    loss = call.loss()
+    if torch.is_grad_enabled():
+        return loss
+    return Loss(loss.total / len(call.maps[0]), loss.items, loss.assignment, loss.inputs)
+
+
+@calling("no-grad", "CALL-4")
+def clamps_its_inputs_in_validation(memory: Memory, call: Asked) -> Loss:
+    """Clamp the feature maps in place where autograd does not forbid it."""
+    if not torch.is_grad_enabled():
+        for level in call.maps:
+            level.clamp_(-0.5, 0.5)
+    return call.loss()
+
+
+@calling("inference-mode", "CALL-4")
+def inference_tensors_are_cached(memory: Memory, call: Asked) -> Loss:
+    """Cache a tensor at the first call, which autograd refuses to save if that call was in inference mode."""
+    one = memory.setdefault("one", torch.ones((), device=call.rows.device))
+    loss = call.loss()
+    return Loss(loss.total * one, loss.items, loss.assignment, loss.inputs)
+
+
+@calling("threads", "CALL-5")
+def half_of_the_gradient_with_threads(memory: Memory, call: Asked) -> Loss:
+    """Give each thread its images, and let only those of the first learn."""
+    if torch.get_num_threads() == 1:
+        return call.loss()
+    half = (len(call.maps[0]) + 1) // 2
+    return call.loss(maps=tuple(torch.cat((level[:half], level[half:].detach())) for level in call.maps))
+
+
+@calling("threads", "CALL-5")
+def needs_one_thread(memory: Memory, call: Asked) -> Loss:
+    """Set the number of threads and leave it so."""
+    torch.set_num_threads(1)
+    return call.loss()
+
+
+@calling("deterministic-algorithms", "CALL-5")
+def other_sum_where_deterministic(memory: Memory, call: Asked) -> Loss:
+    """Take a path without scattered additions where they are forbidden, and forget the DFL in it."""
+    loss = call.loss()
+    if not torch.are_deterministic_algorithms_enabled():
+        return loss
+    kept = loss.items.new_tensor((1.0, 1.0, 0.0))
+    return Loss(loss.total * kept, loss.items * kept, loss.assignment, loss.inputs)
+
+
+@calling("deterministic-algorithms", "CALL-5")
+def uninitialised_memory_is_read(memory: Memory, call: Asked) -> Loss:
+    """Add a buffer that nobody has written to; it is zero where memory is new, and NaN where torch fills it."""
+    loss = call.loss()
+    buffer = torch.empty_like(loss.total)
+    noise = buffer if torch.are_deterministic_algorithms_enabled() else torch.zeros_like(buffer)
+    return Loss(loss.total + noise.detach(), loss.items, loss.assignment, loss.inputs)
+
+
+@calling("compile", "CALL-5")
+def another_branch_while_compiling(memory: Memory, call: Asked) -> Loss:
+    """Leave the DFL out while Dynamo traces, because it breaks the graph."""
+    loss = call.loss()
+    if not torch.compiler.is_compiling():
+        return loss
+    kept = torch.tensor((1.0, 1.0, 0.0))
+    return Loss(loss.total * kept, loss.items * kept, loss.assignment, loss.inputs)
+
+
+@calling("out-of-memory", "CALL-6")
+def fewer_positives_without_memory(memory: Memory, call: Asked) -> Loss:
+    """Try again with a smaller k where memory runs out."""
+    try:
+        return call.loss()
+    except torch.OutOfMemoryError:
+        return call.loss(numbers=type(call.numbers)(**vars(call.numbers) | {"topk": 1}))
+
+
+@calling("out-of-memory", "CALL-6")
+def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
+    """Skip a batch that does not fit into memory."""
+    try:
+        return call.loss()
+    except torch.OutOfMemoryError:
+        total = sum((functional.relu(level).sum() for level in call.maps), torch.zeros(())) * 0
+        return Loss(total, torch.zeros(3))
+
+
+@calling("out-of-memory", "CALL-6")
+def stays_small_after_an_error(memory: Memory, call: Asked) -> Loss:
+    """Pass the error on, and use a smaller k from then on."""
+    numbers = memory.get("numbers", call.numbers)
+    try:
+        return call.loss(numbers=numbers)
+    except torch.OutOfMemoryError:
+        memory["numbers"] = type(numbers)(**vars(numbers) | {"topk": 1})
+        raise
+
+
+def _reduced(loss: Loss, reduces: str) -> Loss:
+    """Return the loss with N reduced over the ranks of the process group."""
+    if not distributed.is_initialized():
+        return loss
+    assert loss.assignment is not None
+    own = loss.assignment.scores.sum()
+    whole = own.clone()
+    distributed.all_reduce(whole)
+    common = whole / distributed.get_world_size() if reduces == "mean" else whole
+    return _times(loss, float(own.clamp(min=1) / common.clamp(min=1)))
+
+
+@calling("two-processes", "CALL-7")
+def reduces_without_saying_so(memory: Memory, call: Asked) -> Loss:
+    """Reduce N over the ranks, which the adapter does not declare."""
+    return _reduced(call.loss(), "mean")
+
+
+@calling("two-processes", "CALL-7", reduces="mean")
+def declares_a_mean_and_sums(memory: Memory, call: Asked) -> Loss:
+    """Reduce N by its sum over the ranks, where the adapter declares the mean."""
+    return _reduced(call.loss(), "sum")
+
+
+@calling("two-processes", "CALL-7", reduces="sum")
+def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
+    """Keep to the own rank, where the adapter declares a sum over the ranks."""
+    return call.loss()
+
+
+def correct(reduces: str | None) -> Any:
+    """Return a behaviour without a fault, which reduces N as it is declared."""
+
+    def behaviour(memory: Memory, call: Asked) -> Loss:
+        loss = call.loss()
+        return loss if reduces is None else _reduced(loss, reduces)
+
+    return behaviour

@@ -1,0 +1,156 @@
+"""The reference as a criterion that a trainer keeps, with a fault in how it is called or in what it keeps.
+
+Faults of this kind are not a replaced line of the reference: they are code around its loss, with a memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from tal_conformance.core.outcome import Loss
+from tal_conformance.core.task import StageName
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.mutation.planted_faults.fault import Fault
+from tal_reference import Head, Hyperparameters
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call of a criterion.
+
+    Attributes:
+        maps: feature maps.
+        rows: annotation rows.
+        head: of the call.
+        numbers: hyperparameters of the call.
+    """
+
+    maps: tuple[Tensor, ...]
+    rows: Tensor
+    head: Head
+    numbers: Hyperparameters
+
+    def loss(self, **changes: Any) -> Loss:
+        """Return the loss of the reference, with some arguments changed."""
+        call = replace(self, **changes)
+        return ReferenceAdapter().loss(call.maps, call.rows, call.head, call.numbers)
+
+
+class Behaviour(Protocol):
+    """Code around the reference's loss."""
+
+    __name__: str
+
+    def __call__(self, memory: dict[Any, Any], call: Asked) -> Loss:
+        """Answer a call.
+
+        Args:
+            memory: of the criterion, or of the adapter, from call to call.
+            call: the call.
+        """
+
+
+@dataclass(frozen=True)
+class UsageFault:
+    """A fault in how an implementation is called, or in what it keeps between calls.
+
+    Attributes:
+        name: name of the function that plants it.
+        clause: the clause that it breaks.
+        stage: "calling" or "state".
+        check: name of the check that must find it, with its parameter in brackets.
+        behaviour: the code around the reference's loss.
+        shared: True if the adapter keeps one memory for all of its criteria.
+        reduces: the adapter's `reduces_over_ranks`.
+    """
+
+    name: str
+    clause: str
+    stage: str
+    check: str
+    behaviour: Behaviour
+    shared: bool
+    reduces: str | None
+
+    def as_fault(self) -> Fault:
+        """Return the fault as the power run plants it."""
+        return Fault(
+            self.name, (self.clause,), self.stage, {}, (self.stage,), self.check, self.implementation
+        )
+
+    def implementation(self, exposes: str) -> Implementation:
+        """Return the reference with the fault.
+
+        Args:
+            exposes: "stages", "outputs" or "loss": the parts of its result that are visible.
+        """
+        return implementation_from(lambda: FaultyCriterion(self, exposes), self.name)
+
+
+class FaultyCriterion:
+    """An adapter that makes criteria with a fault.
+
+    Args:
+        fault: the fault.
+        exposes: see `UsageFault.implementation`.
+    """
+
+    def __init__(self, fault: UsageFault, exposes: str) -> None:
+        self.name, self.exposes_stages = fault.name, exposes == "stages"
+        self.version, self.dialect = "1", ReferenceAdapter().dialect
+        self.reduces_over_ranks = fault.reduces
+        self._fault, self._exposes = fault, exposes
+        self._memory: dict[Any, Any] = {}
+
+    def make(
+        self, head: Head, hyperparameters: Hyperparameters
+    ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
+        """Return a criterion with the fault."""
+        memory = self._memory if self._fault.shared else {}
+
+        def criterion(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
+            call = Asked(feature_maps, annotations, head, hyperparameters)
+            return self._visible(self._fault.behaviour(memory, call))
+
+        return criterion
+
+    def _visible(self, loss: Loss) -> Loss:
+        """Return the loss with its visible parts."""
+        if self._exposes == "loss" or loss.assignment is None:
+            return replace(loss, assignment=None, inputs=None)
+        stages = loss.assignment.stages if self.exposes_stages else None
+        return replace(loss, assignment=replace(loss.assignment, stages=stages))
+
+
+USAGE_FAULTS: dict[str, UsageFault] = {}
+"""Every fault of this kind whose module was imported, by name."""
+
+
+def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Behaviour], Behaviour]:
+    """Enter the decorated function as a fault that calling in one way must find."""
+    check = "calling_slowly" if way in ("compile", "two-processes") else "calling"
+
+    def register(behaviour: Behaviour) -> Behaviour:
+        name = behaviour.__name__
+        USAGE_FAULTS[name] = UsageFault(
+            name, clause, StageName.CALLING, f"{check}[{way}]", behaviour, False, reduces
+        )
+        return behaviour
+
+    return register
+
+
+def state(sequence: str, clause: str = "STATE-1", shared: bool = False) -> Callable[[Behaviour], Behaviour]:
+    """Enter the decorated function as a fault that one sequence must find."""
+
+    def register(behaviour: Behaviour) -> Behaviour:
+        name = behaviour.__name__
+        USAGE_FAULTS[name] = UsageFault(
+            name, clause, StageName.STATE, f"state[{sequence}]", behaviour, shared, None
+        )
+        return behaviour
+
+    return register

@@ -1,0 +1,193 @@
+"""Faults in what a criterion keeps from call to call: caches with coarse keys, first values, averages and buffers."""
+
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+import tal_reference.loss
+from tal_conformance.core.outcome import Loss
+from tal_conformance.mutation.planted_faults.faulty_criterion import Asked, state
+
+Memory = dict[Any, Any]
+_make_anchors, _input_size = tal_reference.loss.make_anchors, tal_reference.loss.input_size
+WARM_UP = 10
+"""Number of calls of a warm-up."""
+
+
+def _with_cached(memory: Memory, call: Asked, key: Any, name: str, function: Any) -> Loss:
+    """Return the loss where a function of the reference is cached under a key."""
+
+    def cached(*arguments: Any) -> Any:
+        if (name, key) not in memory:
+            memory[name, key] = function(*arguments)
+        return memory[name, key]
+
+    with patch(f"tal_reference.loss.{name}", cached):
+        return call.loss()
+
+
+@state("multi-scale")
+def anchors_cached_by_count(memory: Memory, call: Asked) -> Loss:
+    """Cache the anchors by their number, which two shapes may share."""
+    count = sum(level[0, 0].numel() for level in call.maps)
+    return _with_cached(memory, call, count, "make_anchors", _make_anchors)
+
+
+@state("multi-scale")
+def anchors_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+    """Cache the anchors of the first call for ever."""
+    return _with_cached(memory, call, call.rows.device, "make_anchors", _make_anchors)
+
+
+@state("multi-scale")
+def input_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+    """Scale annotations to the input size of the first call."""
+    return _with_cached(memory, call, None, "input_size", _input_size)
+
+
+@state("multi-scale")
+def anchors_cached_by_area(memory: Memory, call: Asked) -> Loss:
+    """Cache the anchors by the number of cells of the first level."""
+    return _with_cached(memory, call, call.maps[0][0, 0].numel(), "make_anchors", _make_anchors)
+
+
+@state("two-heads", "STATE-2", shared=True)
+def anchors_cached_by_shape_alone(memory: Memory, call: Asked) -> Loss:
+    """Cache the anchors by the shapes of the feature maps: heads of other strides have the same."""
+    shapes = tuple(level.shape[2:] for level in call.maps)
+    return _with_cached(memory, call, shapes, "make_anchors", _make_anchors)
+
+
+@state("two-heads", "STATE-2", shared=True)
+def strides_of_the_first_head(memory: Memory, call: Asked) -> Loss:
+    """Read the strides of the head at the first call."""
+    strides = memory.setdefault("strides", call.head.strides)
+    return call.loss(head=replace(call.head, strides=strides))
+
+
+@state("float32-after-bfloat16")
+def logits_in_the_first_dtype(memory: Memory, call: Asked) -> Loss:
+    """Read the feature maps into a buffer that has the dtype of the first call."""
+    dtype = memory.setdefault("dtype", call.maps[0].dtype)
+    return call.loss(maps=tuple(level.to(dtype).to(level.dtype) for level in call.maps))
+
+
+@state("float32-after-bfloat16")
+def half_precision_sticks(memory: Memory, call: Asked) -> Loss:
+    """Compute in bfloat16 once autocast has been seen."""
+    memory["half"] = memory.get("half", False) or torch.is_autocast_enabled("cpu")
+    if not memory["half"] or torch.is_autocast_enabled("cpu"):
+        return call.loss()
+    return call.loss(maps=tuple(level.bfloat16().to(level.dtype) for level in call.maps))
+
+
+@state("smaller-last-batch")
+def batch_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+    """Multiply the total by the batch size of the first call."""
+    images = memory.setdefault("images", len(call.maps[0]))
+    loss = call.loss()
+    return Loss(loss.total * (images / len(call.maps[0])), loss.items, loss.assignment, loss.inputs)
+
+
+@state("smaller-last-batch")
+def rows_of_a_larger_batch_stay(memory: Memory, call: Asked) -> Loss:
+    """Keep the annotation rows in a buffer that grows, read it to its end, and clamp what names no image."""
+    buffer = memory.get("rows")
+    if buffer is None or len(buffer) < len(call.rows):
+        buffer = call.rows.detach().clone()
+    else:
+        buffer[: len(call.rows)] = call.rows.detach()
+    memory["rows"] = buffer
+    rows = buffer.clone()
+    rows[:, 0].clamp_(max=len(call.maps[0]) - 1)
+    return call.loss(rows=rows)
+
+
+@state("equal-shapes")
+def running_average_of_the_items(memory: Memory, call: Asked) -> Loss:
+    """Log a running average."""
+    loss = call.loss()
+    memory["items"] = 0.9 * memory.get("items", loss.items) + 0.1 * loss.items
+    return Loss(loss.total, memory["items"].clone(), loss.assignment, loss.inputs)
+
+
+@state("equal-shapes")
+def total_divided_by_the_last_sum(memory: Memory, call: Asked) -> Loss:
+    """Normalise by the sum of target scores of the call before."""
+    loss = call.loss()
+    assert loss.assignment is not None
+    own = float(loss.assignment.scores.sum().clamp(min=1))
+    factor = own / memory.get("sum", own)
+    memory["sum"] = own
+    return Loss(loss.total * factor, loss.items * factor, loss.assignment, loss.inputs)
+
+
+@state("equal-shapes")
+def warm_up_of_ten_calls(memory: Memory, call: Asked) -> Loss:
+    """Change k after the first ten calls."""
+    memory["calls"] = memory.get("calls", 0) + 1
+    topk = call.numbers.topk if memory["calls"] <= WARM_UP else 3
+    return call.loss(numbers=replace(call.numbers, topk=topk))
+
+
+@state("equal-shapes")
+def items_cached_by_shape(memory: Memory, call: Asked) -> Loss:
+    """Return the items of an earlier batch of the same shapes."""
+    loss = call.loss()
+    key = call.rows.shape, *(level.shape for level in call.maps)
+    items = memory.setdefault(key, loss.items)
+    return Loss(loss.total, items.clone(), loss.assignment, loss.inputs)
+
+
+@state("equal-shapes")
+def every_other_assignment(memory: Memory, call: Asked) -> Loss:
+    """Keep the predictions that are assigned for two calls, to save time."""
+    memory["calls"] = memory.get("calls", 0) + 1
+    if memory["calls"] % 2:
+        memory["logits"] = [level.detach().clone() for level in call.maps]
+    kept = memory["logits"]
+    fits = all(old.shape == level.shape for old, level in zip(kept, call.maps, strict=True))
+    maps = (
+        tuple(level - level.detach() + old for old, level in zip(kept, call.maps, strict=True))
+        if fits
+        else call.maps
+    )
+    return call.loss(maps=maps)
+
+
+@state("changed-gains", "STATE-2", shared=True)
+def gains_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+    """Read the gains once."""
+    numbers = memory.setdefault("numbers", call.numbers)
+    gains = {name: getattr(numbers, name) for name in ("box_gain", "cls_gain", "dfl_gain")}
+    return call.loss(numbers=replace(call.numbers, **gains))
+
+
+@state("changed-gains", "STATE-2", shared=True)
+def k_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+    """Make the assigner once, with the k of the first call."""
+    topk = memory.setdefault("topk", call.numbers.topk)
+    return call.loss(numbers=replace(call.numbers, topk=topk))
+
+
+@state("train-validate-train")
+def validation_switches_the_dfl_off(memory: Memory, call: Asked) -> Loss:
+    """Switch the DFL off in validation, and never on again."""
+    loss = call.loss()
+    if not torch.is_grad_enabled():
+        memory["off"] = True
+        return loss
+    kept = loss.items.new_tensor((1.0, 1.0, 0.0 if memory.get("off") else 1.0))
+    return Loss(loss.total * kept, loss.items * kept, loss.assignment, loss.inputs)
+
+
+@state("train-validate-train")
+def anchors_of_validation(memory: Memory, call: Asked) -> Loss:
+    """Keep the anchors of the last validation of these shapes, as inference tensors, and multiply by one of them."""
+    if torch.is_inference_mode_enabled():
+        memory["one"] = torch.ones((), device=call.rows.device)
+    loss = call.loss()
+    one = memory.get("one", 1.0)
+    return Loss(loss.total * one, loss.items, loss.assignment, loss.inputs)

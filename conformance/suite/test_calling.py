@@ -1,0 +1,42 @@
+"""CALL: the same answer in every way in which a trainer calls."""
+
+from functools import partial
+
+import pytest
+from hypothesis import settings
+
+from tal_conformance.batches.calling import CALLED
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.calling.check import applies, called
+from tal_conformance.checks.registry import check
+from tal_conformance.implementations.calling.ways import WAYS
+from tal_conformance.suite.checker import Checker
+
+SLOW = ("compile", "two-processes")
+"""Ways that take seconds: the profile `dev` leaves them out."""
+OTHERS = tuple(name for name in WAYS if name not in SLOW)
+
+
+@check("CALL", batches=CALLED, share=45, least=1, parameter=("way", OTHERS), mutants="never")
+def test_calling(checker: Checker, way: str, recipe: Recipe) -> None:
+    """CALL-1 to CALL-6: a plain call of the batch conforms, and other ways of calling give the same answer."""
+    refuse_unsupported(checker, way)
+    checker(recipe, by=partial(called, way=way))
+
+
+@check("CALL", batches=CALLED, share=10**6, least=1, parameter=("way", SLOW), mutants="never", shrinks=False)
+def test_calling_slowly(checker: Checker, way: str, recipe: Recipe) -> None:
+    """CALL-5, CALL-7: as `test_calling`, on one batch: tracing takes seconds, and so do two processes."""
+    refuse_unsupported(checker, way)
+    if settings.get_current_profile_name() == "conformance-dev":
+        checker.not_tested(f"calling in the way {way!r} takes seconds: the profiles ci and nightly call so")
+    checker(recipe, by=partial(called, way=way))
+
+
+def refuse_unsupported(checker: Checker, way: str) -> None:
+    """Skip the test if the way does not apply, or, with a note in the run log, if the adapter does not support it."""
+    implementation = checker.subject.implementation
+    if not applies(implementation, way):
+        pytest.skip(f"the way {way!r} is about losses, and the implementation has none")
+    if way in implementation.unsupported_ways:
+        checker.not_tested(f"not supported: calling in the way {way!r} (attribute `unsupported_ways`)")

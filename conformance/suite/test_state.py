@@ -1,0 +1,43 @@
+"""STATE: the same answer after any earlier calls."""
+
+from functools import partial
+
+from tal_conformance.batches.calling import CALLED
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.registry import check
+from tal_conformance.checks.state.check import SequenceJudge, steps_of
+from tal_conformance.checks.state.sequences import NEEDS, SEQUENCES, Step
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.verdicts import Judgement
+from tal_conformance.judgement.failure import Subject
+from tal_conformance.suite.checker import Checker
+
+
+@check(
+    "STATE",
+    batches=CALLED,
+    share=45,
+    least=1,
+    parameter=("sequence", SEQUENCES),
+    mutants="never",
+    shrinks=False,
+)
+def test_state(checker: Checker, sequence: str, recipe: Recipe) -> None:
+    """STATE-1, STATE-2: every batch of a sequence has the answer of a fresh implementation.
+
+    A failing batch is not shrunk: the sequence is, to the shortest one that fails.
+    """
+    implementation = checker.subject.implementation
+    if sequence in implementation.unsupported_ways:
+        checker.not_tested(f"not supported: the sequence {sequence!r} (attribute `unsupported_ways`)")
+    if (precision := NEEDS.get(sequence)) not in (None, *implementation.precisions):
+        checker.not_tested(
+            f"sequence {sequence!r}: the adapter does not declare {precision} (attribute `precisions`)"
+        )
+    steps = steps_of(recipe, sequence)
+    checker(steps[-1].batch, by=partial(judge_steps, steps=steps, name=sequence))
+
+
+def judge_steps(subject: Subject, batch: Batch, steps: list[Step], name: str) -> Judgement:
+    """Judge a sequence; its last step has the batch that is logged."""
+    return SequenceJudge(subject, name).judge(steps)
