@@ -173,13 +173,9 @@ class Caller:
             ProtocolViolation, SideEffectError, StateChanged: as `forward`.
         """
         own = self.calls[call]
-        given = (
-            {name: tensor.clone() for name, tensor in (tensors or own.tensors).items()}
-            if tensors is None
-            else tensors
-        )
+        given = {name: tensor.clone() for name, tensor in own.tensors.items()} if tensors is None else tensors
         function = self.adapter.assign if through is None else through(self.adapter.assign)
-        inputs = AssignerInputs(**given, head=own.head, hyperparameters=own.hyperparameters)  # type: ignore[arg-type] # its tensors
+        inputs = AssignerInputs(**given, head=own.head, hyperparameters=own.hyperparameters)
         with unchanged_torch_state(), _autocast(own):
             assignment = function(inputs)
         check_inputs_unchanged(own.tensors, given)

@@ -309,7 +309,7 @@ class CountedOperations(TorchDispatchMode):
     """
 
     def __init__(self, at: int | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's own class
         self.count, self.raised, self._at = 0, False, at
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -384,7 +384,7 @@ DETERMINISTIC = within((deterministic_algorithms, "torch.use_deterministic_algor
 WAYS: dict[str, Way] = {
     way.name: way
     for way in (
-        Way("scaled-gradients", "CALL-1", scaled_gradients, None, False),
+        Way("scaled-gradients", "CALL-1", scaled_gradients, None, True),
         Way("backward", "CALL-1", backward, None, True),
         Way("two-forwards", "CALL-1", two_forwards, two_assignments, True),
         Way("retained-graph", "CALL-1", retained_graph, None, True),

@@ -6,12 +6,12 @@ from unittest.mock import patch
 
 import torch
 
-import tal_reference.loss
+import tal_reference.anchors
 from tal_conformance.core.outcome import Loss
 from tal_conformance.mutation.planted_faults.faulty_criterion import Asked, state
 
 Memory = dict[Any, Any]
-_make_anchors, _input_size = tal_reference.loss.make_anchors, tal_reference.loss.input_size
+_make_anchors, _input_size = tal_reference.anchors.make_anchors, tal_reference.anchors.input_size
 WARM_UP = 10
 """Number of calls of a warm-up."""
 
@@ -61,10 +61,12 @@ def anchors_cached_by_shape_alone(memory: Memory, call: Asked) -> Loss:
 
 
 @state("two-heads", "STATE-2", shared=True)
-def strides_of_the_first_head(memory: Memory, call: Asked) -> Loss:
-    """Read the strides of the head at the first call."""
-    strides = memory.setdefault("strides", call.head.strides)
-    return call.loss(head=replace(call.head, strides=strides))
+def classes_of_the_first_head(memory: Memory, call: Asked) -> Loss:
+    """Read as many classes as the first head has, and take logits of zero for the others."""
+    classes = memory.setdefault("classes", call.head.classes)
+    read = 4 * call.head.reg_max + classes
+    maps = tuple(torch.cat((level[:, :read], 0 * level[:, read:]), 1) for level in call.maps)
+    return call.loss(maps=maps)
 
 
 @state("float32-after-bfloat16")

@@ -1,0 +1,32 @@
+"""The gating profile finds every fault of use at its stage, whatever parts of the result are visible."""
+
+import pytest
+
+from tal_conformance.checks.profiles import PROFILES
+from tal_conformance.checks.registry import CHECKS
+from tal_conformance.mutation.attack import attack
+from tal_conformance.mutation.plant import MODES, implementation_with
+from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", FAULTS_OF_USE)
+def test_found_at_its_stage(name: str, mode: str):
+    fault = FAULTS_OF_USE[name]
+    hit = attack(implementation_with(fault, mode), fault.check)
+    assert hit is not None, f"not found by test_{fault.check}"
+    assert hit.batches <= CHECKS[fault.check.partition("[")[0]].examples(PROFILES["ci"].examples)
+    assert (hit.failure.stage, hit.failure.clause) == (fault.stage, *fault.clauses)
+
+
+def test_every_way_and_sequence_has_a_fault():
+    checks = {fault.check for fault in FAULTS_OF_USE.values()}
+    for name in ("calling", "calling_slowly", "state"):
+        parameter = CHECKS[name].parameter
+        assert parameter is not None
+        assert {f"{name}[{value}]" for value in parameter[1]} <= checks
+
+
+def test_names_are_not_used_twice():
+    assert not set(FAULTS) & set(FAULTS_OF_USE)

@@ -1,0 +1,138 @@
+"""Sequences of calls: what depends on earlier calls is found, shrunk, and told from what is wrong anyway."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tal_conformance.batches.calling import IMAGES
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.checks.state.check import SequenceJudge, StateFailure, shortest_past, steps_of
+from tal_conformance.checks.state.sequences import IN_A_ROW, SEQUENCES, Step
+from tal_conformance.core.outcome import Loss
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS
+
+RECIPE = Recipe(images=IMAGES[0], cells=(4, 6), strides=(8, 16), classes=3, reg_max=4)
+FAULTS = [name for name, fault in USAGE_FAULTS.items() if fault.stage == "state"]
+
+
+def judge(implementation: Implementation, sequence: str) -> None:
+    SequenceJudge(Subject(implementation, "cpu"), sequence).judge(steps_of(RECIPE, sequence))
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("name", ["reference", "article", "ultralytics"])
+def test_right_implementations_pass(name: str, sequence: str):
+    judge(find(name), sequence)
+
+
+@pytest.mark.parametrize("exposes", ["stages", "outputs", "loss"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_by_its_sequence(name: str, exposes: str):
+    fault = USAGE_FAULTS[name]
+    sequence = fault.check.partition("[")[2].rstrip("]")
+    with pytest.raises(StateFailure) as caught:
+        judge(fault.implementation(exposes), sequence)
+    assert (caught.value.stage, caught.value.clause) == ("state", fault.clause)
+    assert "depends on earlier calls" in caught.value.summary
+    assert sequence in caught.value.summary
+    assert caught.value.details is not None
+    assert "Recipe(" in caught.value.details
+
+
+def test_the_sequence_is_shrunk():
+    with pytest.raises(StateFailure, match=r"after 1 earlier call, .*1\. train: .* 2\. train: "):
+        judge(USAGE_FAULTS["items_cached_by_shape"].implementation("loss"), "equal-shapes")
+
+
+def test_a_warm_up_needs_its_calls():
+    with pytest.raises(StateFailure, match="after 10 earlier calls, "):
+        judge(USAGE_FAULTS["warm_up_of_ten_calls"].implementation("loss"), "equal-shapes")
+
+
+def test_what_is_wrong_without_a_past_is_its_own_failure():
+    class Wrong:
+        name = "wrong"
+
+        def loss(self, *arguments: Any) -> Loss:
+            loss = ReferenceAdapter().loss(*arguments)
+            return Loss(loss.total * 2, loss.items)
+
+    with pytest.raises(Failure) as caught:
+        judge(implementation_from(Wrong, "wrong"), "multi-scale")
+    assert not isinstance(caught.value, StateFailure)
+
+
+MODULE = """
+import tal_reference.loss
+from unittest.mock import patch
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+
+CACHE = {}
+make_anchors = tal_reference.loss.make_anchors
+
+
+def cached(maps, head):
+    count = sum(level[0, 0].numel() for level in maps)
+    if count not in CACHE:
+        CACHE[count] = make_anchors(maps, head)
+    return CACHE[count]
+
+
+class Adapter:
+    name = "cached in its module"
+
+    def loss(self, *arguments):
+        with patch("tal_reference.loss.make_anchors", cached):
+            return ReferenceAdapter().loss(*arguments)
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> str:
+    """An adapter whose module keeps anchors, whatever object is made."""
+    path = tmp_path / "cached_in_module.py"
+    path.write_text(MODULE, encoding="utf-8")
+    return f"{path}:Adapter"
+
+
+def test_a_cache_of_the_module_is_a_dependence_on_earlier_calls_too(module: str):
+    with pytest.raises(StateFailure, match=r"multi-scale.*after 1 earlier call") as caught:
+        judge(find(module), "multi-scale")
+    assert caught.value.stage == "state"
+
+
+@pytest.mark.slow
+def test_it_fails_in_a_worker(module: str):
+    with pytest.raises(Failure):
+        judge(find(module, isolate=True), "multi-scale")
+
+
+def test_twelve_equal_shapes_in_a_row():
+    steps = steps_of(RECIPE, "equal-shapes")
+    shapes = {tuple(level.shape for level in step.batch.feature_maps) for step in steps}
+    assert (len(steps), len(shapes)) == (IN_A_ROW, 1)
+
+
+def test_two_sizes_of_a_multi_scale_training_have_as_many_anchors():
+    first, transposed, larger, again = (step.batch for step in steps_of(RECIPE, "multi-scale"))
+    assert first.anchors == transposed.anchors
+    assert first.grids != transposed.grids
+    assert larger.anchors > first.anchors
+    assert again is first
+
+
+@pytest.mark.parametrize(("needed", "kept"), [([], 0), ([3], 1), ([0], 1), ([1, 3], 2), ([0, 1, 2, 3, 4], 5)])
+def test_the_shortest_past(needed: list[int], kept: int):
+    past = [Step(RECIPE.build()) for _ in range(5)]
+    last = Step(RECIPE.build())
+    wanted = [past[number] for number in needed]
+
+    def fails(chosen: list[Step]) -> bool:
+        return chosen[-1] is last and all(any(step is each for each in chosen) for step in wanted)
+
+    assert len(shortest_past(past, last, fails)) == kept
