@@ -13,6 +13,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.outcome_tensors import equal_tensors, tensors_of
 from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.guards.plain_copies import PlainCopies
 from tal_conformance.implementations.guards.side_effects import (
     ReturnedTensors,
     SideEffectError,
@@ -145,15 +146,15 @@ class Caller:
         gradients = [level.grad if level.is_leaf else None for level in maps]
         copies = [None if gradient is None else gradient.clone() for gradient in gradients]
         function = self.adapter.loss if through is None else through(self.adapter.loss)
+        self._returned.begin()
         with unchanged_torch_state(), _autocast(own):
-            loss = function(maps, rows, own.head, own.hyperparameters)
+            loss = PlainCopies(self._returned).loss(function(maps, rows, own.head, own.hyperparameters))
         after = {f"level.{level}": values.detach() for level, values in enumerate(maps)}
         check_inputs_unchanged(own.tensors, after | {"annotations": rows.detach()})
         _check_grad_attributes(maps, gradients, copies)
         learns = torch.is_grad_enabled() and any(level.requires_grad for level in maps)
         loss = check_loss(loss, maps, differentiable=learns)
         self._returned.check()
-        self._returned.keep({"Loss.total": loss.total, "Loss.items": loss.items} | _visible(loss))
         return loss
 
     def assign(
@@ -176,13 +177,13 @@ class Caller:
         given = {name: tensor.clone() for name, tensor in own.tensors.items()} if tensors is None else tensors
         function = self.adapter.assign if through is None else through(self.adapter.assign)
         inputs = AssignerInputs(**given, head=own.head, hyperparameters=own.hyperparameters)
+        self._returned.begin()
         with unchanged_torch_state(), _autocast(own):
-            assignment = function(inputs)
+            assignment = PlainCopies(self._returned).assignment(function(inputs))
         check_inputs_unchanged(own.tensors, given)
         if not isinstance(assignment, Assignment):
             raise ProtocolViolation(f"assign returned a {type(assignment).__name__}, expected an Assignment")
         self._returned.check()
-        self._returned.keep(_assignment_tensors(assignment))
         return copied(_assignment_tensors(assignment))
 
     def train(self, how: str, maps: Maps | None = None, call: int = 0, **options: Any) -> Answer:
