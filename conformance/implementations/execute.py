@@ -107,12 +107,14 @@ def execute_calls(implementation: Implementation, way: str, calls: Sequence[Call
     Raises:
         ImplementationFailed: it left something behind, or its worker died.
     """
-    with exceptions_as_failures():
+    with supervised.calling(implementation.name), exceptions_as_failures():
         if implementation.in_subprocess:
             answers: list[Answer] = implementation.adapter.answers(way, calls)
             return answers
         with unchanged_torch_state(), forbid_side_effects():
-            return run_calls(lambda: fresh_adapter(implementation), way, calls)
+            answers = run_calls(lambda: fresh_adapter(implementation), way, calls)
+        baseline.check()
+        return answers
 
 
 def _observe(
