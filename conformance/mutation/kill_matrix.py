@@ -196,7 +196,7 @@ def results_of(
     chosen = {mutant.id: mutant for mutant in mutants if fnmatchcase(mutant.id, only)}
     print(
         f"{kind}: {len(chosen)} of {len(mutants)} mutants, {len(cases)} batches; "
-        f"{everything - len(mutants)} more are on lines that no batch runs",
+        f"{everything - len(mutants)} further mutants are on lines that no batch runs",
         flush=True,
     )
     places = {(place.module.__name__, place.function): place for place in target.places}

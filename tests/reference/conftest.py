@@ -1,4 +1,4 @@
-"""Tests of the reference run with the shapes in its annotations checked; `make test` passes the option."""
+"""Tests of the reference run with shape checks of its annotations, if the option of `make test` is given."""
 
 import pytest
 
@@ -8,7 +8,7 @@ OPTION = "--jaxtyping-packages=tal_reference,beartype.beartype"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests of the shape checks where nothing checks shapes, and say how they are run."""
+    """Deselect the tests of the shape checks if shapes are not checked, and print how to run them."""
     if hasattr(tal_reference.make_anchors, "__wrapped__"):
         return
     unchecked = [item for item in items if item.path.name == "test_shapes.py"]

@@ -1,4 +1,4 @@
-"""The installed official losses in float64, called as black boxes: values of a batch, and gradients of its maps."""
+"""Call the installed official losses in float64, and return values and gradients for a batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "angle": 1.0}
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Let official code compute in float64: its casts and its accumulators are float32 otherwise."""
+    """Make official code compute in float64, although it casts and accumulates in float32."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
         torch.set_default_dtype(torch.float64)
@@ -28,7 +28,7 @@ def double_precision() -> Iterator[None]:
 
 
 def model_of(head: Head, epochs: int = 100, class_weights: Tensor | None = None) -> Any:
-    """Return a stand-in for a model, with all that official losses read of one."""
+    """Return a stub of a model with the attributes that official losses read."""
     layer = SimpleNamespace(
         stride=torch.tensor([float(stride) for stride in head.strides]), nc=head.classes, reg_max=head.reg_max
     )
@@ -58,10 +58,10 @@ class Drawn:
     """A random batch.
 
     Attributes:
-        maps: one leaf a level, float64.
+        maps: feature maps that require gradients, one for each level, float64.
         rows: annotation rows, sorted by image.
         head: strides, classes and bins.
-        class_weights: (C,) or None.
+        class_weights: (C,) class weights, or None.
     """
 
     maps: list[Tensor]
@@ -71,7 +71,7 @@ class Drawn:
 
 
 def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
-    """Draw a batch of 1 to 3 images with 0 to 5 ground truths each; every tenth batch has none at all."""
+    """Return a random batch of 1 to 3 images with 0 to 5 ground truths each; every tenth batch has no ground truths."""
     generator = torch.Generator().manual_seed(seed)
 
     def integer(low: int, high: int) -> int:
@@ -104,6 +104,6 @@ def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference over the largest expected magnitude; where that is zero, the difference."""
+    """Return the largest difference relative to the largest expected magnitude, or absolute if that is zero."""
     scale = expected.abs().max().item() or 1.0
     return (found - expected).abs().max().item() / scale

@@ -1,4 +1,4 @@
-"""Stage "anchors": PRE-1, PRE-2, ANC-1."""
+"""Tests of the stage "anchors": PRE-1, PRE-2, ANC-1."""
 
 import pytest
 import torch
@@ -8,33 +8,33 @@ from tal_reference import Anchors, Head, flatten, input_size, make_anchors
 
 
 def numbered_map(rows: int, columns: int, channels: int = 6, image_offset: int = 0) -> Tensor:
-    """(1, channels, rows, columns), 100 c + 10 y + x in channel c at (y, x): every value names its place."""
+    """Return a map (1, channels, rows, columns) with the value 100 c + 10 y + x in channel c at (y, x)."""
     values = [[[100 * c + 10 * y + x for x in range(columns)] for y in range(rows)] for c in range(channels)]
     return torch.tensor([values]).double() + image_offset
 
 
 def test_rows_of_a_level_run_along_x_first():
-    """PRE-1: row-major, y outside and x inside; a 2 x 3 map has rows (y, x) = 00 01 02 10 11 12."""
+    """PRE-1: rows are flattened in row-major order; a 2 x 3 map has rows (y, x) = 00 01 02 10 11 12."""
     distances, logits = flatten([numbered_map(2, 3)], Head((8,), 2, 1))
     assert distances[0, :, 0].tolist() == [0, 1, 2, 10, 11, 12]
     assert logits[0, :, 0].tolist() == [400, 401, 402, 410, 411, 412]
 
 
 def test_levels_follow_each_other():
-    """PRE-1: the second level's rows come after all rows of the first level."""
+    """PRE-1: the rows of the second level come after all rows of the first level."""
     distances, _ = flatten([numbered_map(2, 2), numbered_map(1, 2) + 5000], Head((8, 16), 2, 1))
     assert distances[0, :, 0].tolist() == [0, 1, 10, 11, 5000, 5001]
 
 
 def test_channels_are_four_sides_of_bins_and_then_the_classes():
-    """PRE-1: R = 2 and C = 3: two bins each for left, top, right and bottom, then the classes."""
+    """PRE-1: with R = 2 and C = 3, channels are two bins each for left, top, right and bottom, then the classes."""
     distances, logits = flatten([numbered_map(1, 1, channels=11)], Head((8,), 3, 2))
     assert distances.tolist() == [[[0, 100, 200, 300, 400, 500, 600, 700]]]
     assert logits.tolist() == [[[800, 900, 1000]]]
 
 
 def test_images_stay_apart():
-    """PRE-1: image i's rows come from image i's maps."""
+    """PRE-1: the rows of image i come from the feature maps of image i."""
     maps = torch.cat([numbered_map(1, 2), numbered_map(1, 2, image_offset=7000)])
     distances, logits = flatten([maps], Head((8,), 2, 1))
     assert distances[:, :, 0].tolist() == [[0, 1], [7000, 7001]]
@@ -42,33 +42,33 @@ def test_images_stay_apart():
 
 
 def test_flatten_passes_gradients_to_the_maps():
-    """LOSS-GRAD-1: the gradient of the sum is 1 at every channel and cell."""
+    """LOSS-GRAD-1: the gradient of the sum of all rows is 1 at every channel and cell."""
     level = torch.zeros(1, 6, 2, 2, requires_grad=True)
     (gradient,) = torch.autograd.grad(sum(part.sum() for part in flatten([level], Head((8,), 2, 1))), level)
     assert torch.equal(gradient, torch.ones_like(level))
 
 
 def test_another_number_of_maps_is_rejected():
-    """PRE-1: there is one map for each stride."""
+    """PRE-1: the number of feature maps must equal the number of strides."""
     with pytest.raises(ValueError, match="got 1 feature maps for 2 strides"):
         flatten([numbered_map(1, 1)], Head((8, 16), 2, 1))
 
 
 @pytest.mark.parametrize("channels", [5, 7])
 def test_another_number_of_channels_is_rejected(channels: int):
-    """PRE-1: 4R + C, in every map."""
+    """PRE-1: every map must have 4R + C channels."""
     with pytest.raises(ValueError, match=rf"\(1, {channels}, 1, 1\).*4R \+ C = 6 channels"):
         flatten([numbered_map(2, 2), numbered_map(1, 1, channels)], Head((8, 16), 2, 1))
 
 
 @pytest.mark.parametrize(("stride", "size"), [(8, (16, 24)), (5, (10, 15)), (32, (64, 96))])
 def test_input_size_is_the_first_grid_in_pixels(stride: int, size: tuple[int, int]):
-    """PRE-2: (height, width) of a 2 x 3 grid; it need not be square, and the other levels do not count."""
+    """PRE-2: the (height, width) of a 2 x 3 grid follows from the first level only; it need not be square."""
     assert input_size([numbered_map(2, 3), numbered_map(7, 9)], Head((stride, 100), 2, 1)) == size
 
 
 def test_centres_of_one_level():
-    """ANC-1: x first, half a cell from the corner; the same order as flatten's rows."""
+    """ANC-1: centres are (x, y), half a cell from the corner, in the order of `flatten`."""
     anchors = make_anchors([numbered_map(2, 3)], Head((8,), 2, 1))
     assert anchors.centres.tolist() == [
         [0.5, 0.5],
@@ -82,7 +82,7 @@ def test_centres_of_one_level():
 
 
 def test_centres_of_several_levels():
-    """ANC-1: every level counts its cells from the corner; odd sizes, strides that are no powers of two."""
+    """ANC-1: centres of each level are counted from the corner, for odd sizes and any strides."""
     anchors = make_anchors(
         [numbered_map(1, 3), numbered_map(1, 2), numbered_map(1, 1)], Head((4, 10, 30), 2, 1)
     )
@@ -98,13 +98,13 @@ def test_centres_of_several_levels():
 
 
 def test_centres_in_pixels():
-    """ANC-1: times the anchor's own stride."""
+    """ANC-1: centres in pixels are centres in grid units times the anchor's own stride."""
     anchors = make_anchors([numbered_map(1, 3), numbered_map(2, 1)], Head((4, 10), 2, 1))
     assert anchors.pixels.tolist() == [[2, 2], [6, 2], [10, 2], [5, 5], [5, 15]]
 
 
 def test_the_articles_8400_anchors():
-    """ANC-1: 80 x 80 + 40 x 40 + 20 x 20, from the middle of the first cell to the middle of the last."""
+    """ANC-1: 8400 anchors on 80 x 80, 40 x 40 and 20 x 20 cells, with the centres of the first and the last cell."""
     maps = [torch.zeros(1, 66, side, side) for side in (80, 40, 20)]
     pixels = make_anchors(maps, Head((8, 16, 32), 2)).pixels
     assert pixels.shape == (8400, 2)

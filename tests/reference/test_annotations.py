@@ -1,4 +1,4 @@
-"""Stage "annotations": ANN-1 to ANN-4."""
+"""Tests of the stage "annotations": ANN-1 to ANN-4."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def boxes(*corners: tuple[float, float, float, float]) -> GroundTruths:
 
 
 def test_corners_in_pixels():
-    """ANN-1: x by the width and y by the height, of an input that is not square."""
+    """ANN-1: x is scaled by the width and y by the height of an input that is not square."""
     assert to_corners(ROWS[:, 2:], (64, 128)).tolist() == [
         [48, 0, 80, 32],
         [0, 24, 64, 40],
@@ -34,12 +34,12 @@ def test_corners_in_pixels():
 
 
 def test_corners_may_lie_outside():
-    """ANN-1: nothing is clamped to the input."""
+    """ANN-1: boxes beyond the input are not clamped."""
     assert to_corners(torch.tensor([[0.0, 1.0, 0.5, 0.5]]), (64, 128)).tolist() == [[-32, 48, 32, 80]]
 
 
 def test_images_take_their_rows_in_order():
-    """ANN-2: image 1's rows keep their order, with image 0's row between them."""
+    """ANN-2: the rows of image 1 keep their order, although a row of image 0 is between them."""
     first, second = ground_truths(ROWS, 2, (64, 128))
     assert (first.labels.tolist(), first.boxes.tolist()) == ([3], [[0, 24, 64, 40]])
     assert second.labels.tolist() == [7, 5, 7]
@@ -54,14 +54,14 @@ def test_images_without_rows():
 
 
 def test_a_batch_without_rows():
-    """ANN-1: annotations may be empty, of shape (0, 6)."""
+    """ANN-1: annotations may be empty, with shape (0, 6)."""
     truths = ground_truths(torch.zeros(0, 6), 2, (64, 128))
     assert [(len(image), tuple(image.boxes.shape)) for image in truths] == [(0, (0, 4)), (0, (0, 4))]
 
 
 @pytest.mark.parametrize("image", [-1, 2])
 def test_a_row_of_an_image_outside_the_batch_is_rejected(image: int):
-    """ANN-1: image indices lie in the batch."""
+    """ANN-1: image indices must be smaller than the number of images."""
     rows = torch.tensor([[image, 0, 0.5, 0.5, 0.5, 0.5], [0, 0, 0.5, 0.5, 0.5, 0.5]])
     with pytest.raises(ValueError, match=rf"images \[.*{image}.*\], expected indices below 2"):
         ground_truths(rows, 2, (64, 64))
@@ -80,7 +80,7 @@ def test_a_row_of_an_image_outside_the_batch_is_rejected(image: int):
     ],
 )
 def test_which_boxes_are_real(corners: tuple[float, float, float, float], real: bool):
-    """ANN-3: the four corner coordinates add up to more than zero."""
+    """ANN-3: a box is real if its four corner coordinates add up to more than zero."""
     assert boxes(corners).real.tolist() == [real]
 
 
@@ -94,13 +94,13 @@ def assigned(truths: GroundTruths) -> Targets:
 
 
 def test_a_box_that_is_not_real_takes_no_anchor():
-    """ANN-3: (-40, -40)-(20, 20) holds all four centres and its corners add up to -40."""
+    """ANN-3: (-40, -40)-(20, 20) contains all four centres, but its coordinates add up to -40."""
     assert not assigned(boxes((-40, -40, 20, 20))).foreground.any()
     assert assigned(boxes((-10, -10, 20, 20))).foreground.any()
 
 
 def test_padding_changes_nothing():
-    """ANN-4: rows of zeros after an image's own, however many, leave every output as it is, bit by bit."""
+    """ANN-4: any number of zero rows after an image's own leaves all outputs bitwise unchanged."""
     own = ((0.0, 0.0, 15.0, 9.0), (2.0, 1.0, 16.0, 16.0))
     bare, padded = assigned(boxes(*own)), assigned(boxes(*own, *((0.0, 0.0, 0.0, 0.0),) * 3))
     assert bare.foreground.any()

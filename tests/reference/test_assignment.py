@@ -1,6 +1,6 @@
-"""Stages "candidates" to "normalisation": TAL-*. One row of four anchors, worked out by hand in float64.
+"""Tests of the stages "candidates" to "normalisation" (TAL-*) on one row of four anchors, computed by hand in float64.
 
-The anchors 0, 1, 2, 3 have 8 pixels each, from x = 0 to 32: centres at y = 4 and x = 4, 12, 20, 28.
+The anchors 0 to 3 have 8 pixels each, from x = 0 to 32: their centres are at y = 4 and x = 4, 12, 20, 28.
 """
 
 from fractions import Fraction
@@ -43,7 +43,7 @@ def near(*values: float | Fraction) -> object:
 
 
 def truths(*corners: Corners, labels: list[int] | None = None) -> GroundTruths:
-    """Ground truths of these boxes; ground truth g has class g unless labels are given."""
+    """Return ground truths with these boxes; ground truth g has class g unless labels are given."""
     classes = list(range(len(corners))) if labels is None else labels
     boxes = torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
     return GroundTruths(torch.tensor(classes, dtype=torch.long), boxes)
@@ -57,7 +57,7 @@ def run(
     dialect: Dialect = NEWEST,
     **numbers: float,
 ) -> tuple[Targets, AssignmentTrace]:
-    """Return targets and trace, for boxes and class scores listed by anchor."""
+    """Return targets and trace of an assignment; boxes and class scores are listed by anchor."""
     inputs = torch.tensor(scores, dtype=torch.float64), torch.tensor(boxes, dtype=torch.float64), CENTRES
     settings = Hyperparameters(**{"topk": 4} | numbers)  # type: ignore[arg-type]
     targets = assign(*inputs, found, strides, settings, dialect, keep_trace=True)
@@ -68,18 +68,18 @@ def run(
 def candidates(
     *corners: Corners, strides: tuple[int, ...] = (8,), dialect: Dialect = NEWEST, centres: Tensor = CENTRES
 ) -> list[list[int]]:
-    """Return the candidates of each box."""
+    """Return the indices of the candidates of each box."""
     inside = candidates_of(truths(*corners), centres, dialect.floor(strides))
     return [row.nonzero().flatten().tolist() for row in inside]
 
 
 def taken(mask: Tensor) -> list[list[int]]:
-    """Return the indices of the anchors in each row of a mask."""
+    """Return the indices of the set elements in each row of a mask."""
     return [row.nonzero().flatten().tolist() for row in mask]
 
 
 def same_box(width: int, height: int) -> Fraction:
-    """Return the CIoU of a box with itself: w h / (2 w (h + e) - w h + e)."""
+    """Return the CIoU of a box with itself: w h / (2 w (h + e) - w h + e), where e is eps."""
     return Fraction(width * height) / (width * height + (2 * width + 1) * EPS)
 
 
@@ -91,7 +91,7 @@ HALF_OVER = 64 / (192 + 33 * EPS) - 64 / (640 + EPS)
 
 
 def test_centres_inside_are_candidates():
-    """TAL-CAND-1: a candidate's centre lies inside on all four sides; boxes below or above have no candidates."""
+    """TAL-CAND-1: a candidate's centre lies inside all four sides; boxes above or below have no candidates."""
     assert candidates((0, 0, 16, 8), (0, 0, 32, 8), (9, 0, 27, 8), (0, 8, 32, 16), (0, -8, 32, 0)) == [
         [0, 1],
         [0, 1, 2, 3],
@@ -114,12 +114,12 @@ def test_centres_inside_are_candidates():
     ],
 )
 def test_a_centre_on_an_edge_is_outside(box: Corners, inside: list[int]):
-    """TAL-CAND-1: strictly inside; a 64th of a pixel more is enough."""
+    """TAL-CAND-1: a centre on an edge is outside; it is inside if the box is 1/64 pixel larger."""
     assert candidates(box) == [inside]
 
 
 def test_inside_means_by_more_than_a_billionth_of_a_pixel():
-    """TAL-CAND-1: centres 1e-9, 2e-9 and half of 1e-9 from the left edge, all other sides far."""
+    """TAL-CAND-1: of centres 1e-9, 2e-9 and 0.5e-9 pixels inside the left edge, only the second is a candidate."""
     centres = torch.tensor([[1e-9, 4], [2e-9, 4], [5e-10, 4]], dtype=torch.float64)
     assert candidates((0, 0, 16, 16), centres=centres) == [[1]]
 
@@ -140,7 +140,7 @@ def test_inside_means_by_more_than_a_billionth_of_a_pixel():
     ],
 )
 def test_a_small_box_is_widened_to_the_floor(strides: tuple[int, ...], dialect: Dialect, inside: list[int]):
-    """TAL-CAND-2: by dialect and strides."""
+    """TAL-CAND-2: the candidates of a small box depend on the dialect and the strides."""
     assert candidates((5, 0, 11, 16), strides=strides, dialect=dialect) == [inside]
 
 
@@ -159,12 +159,12 @@ def test_a_small_box_is_widened_to_the_floor(strides: tuple[int, ...], dialect: 
     ],
 )
 def test_where_the_dialects_differ(dialect: Dialect, width: float, inside: list[int]):
-    """TAL-CAND-2: the newest dialect widens sides below 16, the older one below 8, the article's none."""
+    """TAL-CAND-2: the newest dialect widens sides below 16, the older one sides below 8, the article's none."""
     assert candidates((8 - width / 2, 0, 8 + width / 2, 16), strides=(8, 16), dialect=dialect) == [inside]
 
 
 def test_only_the_short_side_is_widened():
-    """TAL-CAND-2: each side on its own, about its own middle, in x and in y."""
+    """TAL-CAND-2: in x and in y, a side is widened separately, about its own middle."""
     boxes = torch.tensor([[5.0, -20, 11, 20], [-20, 3, 20, 5], [1, 2, 3, 4], [0, 0, 16, 16]])
     assert widened(boxes, (16, 16)).tolist() == [
         [0, -20, 16, 20],
@@ -175,17 +175,17 @@ def test_only_the_short_side_is_widened():
 
 
 def test_a_point_may_have_candidates():
-    """TAL-CAND-2: a box without area is widened as any other."""
+    """TAL-CAND-2: a box without area is widened like any other box."""
     assert candidates((8, 4, 8, 4), strides=(8, 16)) == [[0, 1]]
 
 
 def test_a_box_that_is_not_real_is_not_widened():
-    """TAL-CAND-2, ANN-3: padding, all zeros, would hold anchor 0 if it were."""
+    """TAL-CAND-2, ANN-3: a padding row (zeros) is not widened; otherwise anchor 0 would be a candidate."""
     assert candidates((0, 0, 0, 0), (-3, -1, 2, 2), (0, 0, 1, 1), strides=(8, 16)) == [[], [], [0]]
 
 
 def test_the_target_box_is_not_widened():
-    """TAL-TGT-1, TAL-MET-1: neither what is learned nor what is compared: 4 x 8 in pixels stays 4 x 8."""
+    """TAL-TGT-1, TAL-MET-1: neither the target box nor the overlap uses the widened box: 4 x 8 stays 4 x 8 pixels."""
     narrow: Corners = (2, 0, 6, 8)
     targets, trace = run(truths(narrow), [narrow, AWAY, AWAY, AWAY], [[0.25]] * 4, strides=(8, 16))
     assert taken(trace.candidates) == [[0]]  # x from -4 to 12: anchor 1 on the edge
@@ -201,13 +201,13 @@ BOXES: list[Corners] = [(0, 0, 16, 8), (8, 0, 24, 8), AWAY, (0, 0, 16, 8)]
 
 
 def test_each_ground_truth_sees_the_score_of_its_own_class():
-    """TAL-MET-1: s, on its candidates alone."""
+    """TAL-MET-1: s is the score of the ground truth's own class, on candidates only."""
     _, trace = run(TWO, BOXES, SCORES)
     assert trace.score.tolist() == [[0.25, 0.04, 0, 0], [0, 0.16, 0.49, 0]]
 
 
 def test_the_overlap_is_ciou_on_candidates():
-    """TAL-MET-1, IOU-3: u in pixels; 0 where CIoU is negative (anchor 2) and off candidates (anchor 3)."""
+    """TAL-MET-1, IOU-3: u is CIoU in pixels; 0 if CIoU is negative (anchor 2) and for non-candidates (anchor 3)."""
     _, trace = run(TWO, BOXES, SCORES)
     assert trace.overlap[0].tolist() == near(same_box(16, 8), HALF_OVER, 0, 0)
     assert trace.overlap[1].tolist() == near(0, same_box(16, 8), 0, 0)
@@ -222,7 +222,7 @@ def test_the_metric_is_the_root_of_the_score_times_the_overlap_to_the_sixth():
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 2.0), (2.0, 1.0)])
 def test_other_exponents(alpha: float, beta: float):
-    """TAL-MET-1: alpha belongs to the score, beta to the overlap."""
+    """TAL-MET-1: alpha is the exponent of the score, beta that of the overlap."""
     _, trace = run(TWO, BOXES, SCORES, alpha=alpha, beta=beta)
     expected = 0.25**alpha * float(same_box(16, 8)) ** beta, 0.04**alpha * float(HALF_OVER) ** beta
     assert trace.metric[0].tolist() == near(*expected, 0, 0)
@@ -235,37 +235,37 @@ WIDE: Corners = (0, 0, 32, 8)  # holds all four anchors
 
 @pytest.mark.parametrize(("k", "selected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [0, 1, 2, 3])])
 def test_the_k_best_are_selected(k: int, selected: list[int]):
-    """TAL-TOPK-1: equal boxes, so the scores 0.1, 0.9, 0.5, 0.3 rank them."""
+    """TAL-TOPK-1: boxes are equal, so that the scores 0.1, 0.9, 0.5, 0.3 determine the order."""
     targets, trace = run(truths(WIDE), [WIDE] * 4, [[0.1], [0.9], [0.5], [0.3]], topk=k)
     assert taken(trace.selected) == [selected]
     assert targets.foreground.nonzero().flatten().tolist() == selected
 
 
 def test_fewer_candidates_than_k():
-    """TAL-TOPK-1: of the k = 3 best, only the two candidates are selected; no third one fills up."""
+    """TAL-TOPK-1: of the k = 3 largest metrics, only the two candidates are selected; the third is not replaced."""
     _, trace = run(truths((0, 0, 16, 8)), [(0, 0, 16, 8)] * 4, [[0.5]] * 4, topk=3)
     assert taken(trace.selected) == [[0, 1]]
 
 
 def test_only_candidates_are_selected_even_if_k_takes_all_anchors():
-    """TAL-TOPK-1: of all anchors, the candidates; one whose t is 0 as well."""
+    """TAL-TOPK-1: if k is the number of anchors, all candidates are selected, even with t = 0, and no others."""
     _, trace = run(truths((0, 0, 16, 8)), [(0, 0, 16, 8), AWAY, AWAY, AWAY], [[0.5]] * 4, topk=4)
     assert trace.metric[0, 1:].tolist() == [0, 0, 0]
     assert taken(trace.selected) == [[0, 1]]
 
 
 def test_a_ground_truth_without_candidates_selects_nothing():
-    """TAL-TOPK-1: between two centres, or outside."""
+    """TAL-TOPK-1: a box between two centres, or outside the grid, has no candidates and selects none."""
     targets, trace = run(truths((4, 0, 12, 8), (40, 0, 60, 8)), [WIDE] * 4, [[0.5, 0.5]] * 4)
     assert taken(trace.selected) == [[], []]
     assert not targets.foreground.any()
 
 
 def test_zeros_compete_with_all_other_zeros():
-    """TAL-TOPK-1: each of four ground truths holds one anchor, and every t is 0.
+    """TAL-TOPK-1: each of four ground truths has one candidate, and every t is 0.
 
-    With k = 1 each takes one of its row's four zeros. The rows are equal, so all take the same anchor (which
-    one is not defined: ambiguity T1), and it is a candidate of one of them alone.
+    With k = 1 each row selects one of its four zeros. The rows are equal, so that all select the same anchor (which one
+    is not defined: ambiguity T1), and this anchor is a candidate of only one ground truth.
     """
     each = [(8.0 * i, 0.0, 8.0 * i + 8, 8.0) for i in range(4)]
     targets, trace = run(truths(*each), [AWAY] * 4, [[0.5] * 4] * 4, topk=1)
@@ -276,13 +276,13 @@ def test_zeros_compete_with_all_other_zeros():
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_top_k_takes_exactly_k(k: int):
-    """TAL-TOPK-1: also among equals, and nothing twice."""
+    """TAL-TOPK-1: exactly k different anchors are selected, even if metrics are equal."""
     metric = torch.tensor([[0.0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0.5, 0, 0.5, 0]])
     assert top_k(metric, k).sum(1).tolist() == [k, k, k]
 
 
 def test_fewer_anchors_than_k_are_rejected():
-    """TAL-TOPK-2: fewer anchors than k are an error that names both numbers."""
+    """TAL-TOPK-2: fewer anchors than k are an error; the message contains both numbers."""
     with pytest.raises(ValueError, match=r"k = 5 and A = 4"):
         run(truths(WIDE), [WIDE] * 4, [[0.5]] * 4, topk=5)
 
@@ -292,7 +292,7 @@ def test_fewer_anchors_than_k_are_rejected():
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_contested_anchor_goes_to_the_larger_overlap(order: tuple[int, int]):
-    """TAL-CONF-1: not to the larger t: 16 x 8 overlaps better, 24 x 8 has a far better score."""
+    """TAL-CONF-1: the larger overlap (16 x 8 box) wins over the larger t (24 x 8 box with a much higher score)."""
     boxes: list[Corners] = [(0, 0, 16, 8), (0, 0, 24, 8)]
     found = truths(*(boxes[i] for i in order), labels=list(order))
     targets, trace = run(found, [boxes[0], AWAY, AWAY, AWAY], [[0.0001, 1.0]] * 4, topk=1)
@@ -308,7 +308,7 @@ PREFER_0_0_1 = [[0.81, 0.81, 0.01], [0.01, 0.01, 0.81], [0.0, 0.0, 0.0], [0.0, 0
 
 
 def test_a_third_ground_truth_wins_an_anchor_that_it_did_not_select():
-    """TAL-CONF-1: the first two contest anchor 0; the third overlaps it fully and had selected anchor 1."""
+    """TAL-CONF-1: two ground truths contest anchor 0; a third, which selected anchor 1, overlaps it most and wins."""
     targets, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1)
     assert taken(trace.selected) == [[0], [0], [1]]
     assert taken(trace.positives) == [[], [], [0, 1]]
@@ -316,7 +316,7 @@ def test_a_third_ground_truth_wins_an_anchor_that_it_did_not_select():
 
 
 def test_an_anchor_that_is_not_contested_stays_where_it_is():
-    """TAL-CONF-1: as before without the second ground truth: another's larger overlap changes nothing."""
+    """TAL-CONF-1: an anchor that is not contested keeps its owner, even if another ground truth overlaps it more."""
     found = truths((0, 0, 16, 8), WIDE, labels=[0, 2])
     targets, trace = run(found, [WIDE] * 4, PREFER_0_0_1, topk=1)
     assert trace.overlap[1, 0] > trace.overlap[0, 0]
@@ -325,7 +325,7 @@ def test_an_anchor_that_is_not_contested_stays_where_it_is():
 
 
 def test_an_overlap_off_candidates_does_not_count():
-    """TAL-CONF-1: anchor 0's box overlaps best a ground truth that does not hold its centre."""
+    """TAL-CONF-1: the overlap of anchor 0 with a ground truth that does not contain its centre is not used."""
     beside: Corners = (16, 0, 32, 8)
     found = truths((0, 0, 16, 8), (0, 0, 24, 8), beside)
     targets, trace = run(found, [(8, 0, 32, 8), beside, AWAY, AWAY], [[0.5] * 3] * 4, topk=1)
@@ -335,10 +335,10 @@ def test_an_overlap_off_candidates_does_not_count():
 
 @pytest.mark.parametrize("first", [(16, 0, 32, 8), (400, 400, 500, 500), (-40, -40, 10, 10)])
 def test_where_all_overlaps_are_zero_the_first_ground_truth_wins(first: Corners):
-    """TAL-CONF-1: however far away, even if it is not real (ANN-3); the other two select anchors 0 and 1.
+    """TAL-CONF-1: if all overlaps are zero, the first ground truth wins at any distance, even if not real (ANN-3).
 
-    Which one wins is not defined (ambiguity T2); this is the reference's own choice, and the official one.
-    The anchor is a positive with target score 0.
+    The other two ground truths select anchors 0 and 1. The winner is not defined (ambiguity T2): the test documents the
+    choice of the reference and of official code. The anchor is a positive with target score 0.
     """
     found = truths(first, (0, 0, 16, 8), (0, 0, 16, 8), labels=[2, 0, 1])
     targets, trace = run(found, [AWAY] * 4, [[0.5] * 3] * 4)
@@ -350,7 +350,7 @@ def test_where_all_overlaps_are_zero_the_first_ground_truth_wins(first: Corners)
 
 
 def test_every_anchor_has_one_owner_at_most():
-    """TAL-CONF-1: selected by none, one, two and three."""
+    """TAL-CONF-1: anchors selected by none, one, two and three ground truths have at most one owner."""
     selected = torch.tensor(
         [[False, True, True, True], [False, False, True, True], [False, False, False, True]]
     )
@@ -363,7 +363,7 @@ def test_every_anchor_has_one_owner_at_most():
 
 @pytest.mark.parametrize(("topk2", "kept"), [(None, [1, 2, 3]), (1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
 def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
-    """TAL-CONF-2: of the k = 3 positives those with the largest t, scores 0.9, 0.5, 0.3."""
+    """TAL-CONF-2: of the k = 3 positives with scores 0.9, 0.5, 0.3, those with the largest t remain."""
     scores = [[0.1], [0.9], [0.5], [0.3]]
     _, trace = run(truths(WIDE), [WIDE] * 4, scores, topk=3, topk2=topk2)  # type: ignore[arg-type]
     assert taken(trace.selected) == [[1, 2, 3]]
@@ -371,7 +371,7 @@ def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
 
 
 def test_topk2_comes_after_the_conflict():
-    """TAL-CONF-2: the first ground truth's best anchor, 1, goes to the second; it keeps its next best, 2."""
+    """TAL-CONF-2: the first ground truth loses its best anchor, 1, to the second, and keeps its next best, 2."""
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0001], [1.0, 1.0], [0.01, 0.0], [0.0025, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [WIDE, shorter, WIDE, WIDE], scores, topk=2, topk2=1)
@@ -382,7 +382,7 @@ def test_topk2_comes_after_the_conflict():
 
 
 def test_topk2_never_gives_an_anchor_back():
-    """TAL-CONF-2: a ground truth without positives gets none, though it has a t above zero elsewhere."""
+    """TAL-CONF-2: a ground truth without positives gets none, although it has a t above zero at another anchor."""
     _, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1, topk2=2)
     assert taken(trace.positives) == [[], [], [0, 1]]
 
@@ -391,9 +391,9 @@ def test_topk2_never_gives_an_anchor_back():
 
 
 def test_weights():
-    """TAL-NORM-1: w = t u* / (t* + 1e-9), each of t* and u* the best of the ground truth's own positives.
+    """TAL-NORM-1: w = t u* / (t* + 1e-9), where t* and u* are the largest of the ground truth's own positives.
 
-    Either ground truth has its best t and its best u at two anchors; what is no positive does not count.
+    Each ground truth has its largest t and its largest u at different anchors. Non-positives are not included.
     """
     metric = torch.tensor([[0.5, 0.25, 0.75, 0, 0], [0.9, 0, 0, 0.125, 0.5]], dtype=torch.float64)
     overlap = torch.tensor([[0.5, 0.625, 0.875, 0, 0], [0.9, 0, 0, 0.75, 0.25]], dtype=torch.float64)
@@ -405,14 +405,14 @@ def test_weights():
 
 
 def test_a_tiny_metric_gives_half_the_weight():
-    """TAL-NORM-1: t = t* = 1e-9, so w = u / 2; and t = 0 gives 0, not an error."""
+    """TAL-NORM-1: for t = t* = 1e-9 the weight is u / 2, and for t = 0 it is 0, without an error."""
     metric = torch.tensor([[1e-9, 0], [0, 0]], dtype=torch.float64)
     overlap = torch.tensor([[0.5, 0], [0, 0.75]], dtype=torch.float64)
     assert normalised(metric, overlap, torch.eye(2, dtype=torch.bool)).tolist() == near(0.25, 0)
 
 
 def test_the_best_positive_learns_the_best_overlap():
-    """TAL-NORM-1: three positives of scores 0.81, 0.25, 0.04 and equal boxes: u, 5/9 u and 2/9 u."""
+    """TAL-NORM-1: positives with scores 0.81, 0.25, 0.04 and equal boxes have the weights u, 5/9 u and 2/9 u."""
     targets, trace = run(truths(WIDE), [WIDE] * 4, [[0.81], [0.25], [0.04], [0.01]], topk=3)
     u, nano = same_box(32, 8), Fraction(1, 10**9)
     best = Fraction(9, 10) * u**6
@@ -422,7 +422,7 @@ def test_the_best_positive_learns_the_best_overlap():
 
 
 def test_normalisation_follows_the_conflict():
-    """TAL-NORM-1: the anchor that was lost does not count; anchor 2 is alone and has u t / (t + 1e-9)."""
+    """TAL-NORM-1: a lost anchor does not influence the weights; the remaining anchor 2 has u t / (t + 1e-9)."""
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0], [1.0, 1.0], [0.01, 0.0], [0.0, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [AWAY, shorter, WIDE, AWAY], scores, topk=2)
@@ -437,7 +437,7 @@ def test_normalisation_follows_the_conflict():
 
 
 def test_targets_of_positives_and_background():
-    """TAL-TGT-1: index, label and box of the owner; zeros on the background."""
+    """TAL-TGT-1: index, label and box are those of the owner; on background they are zero."""
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)
     assert targets.foreground.tolist() == [True, False, True, False]
@@ -448,7 +448,7 @@ def test_targets_of_positives_and_background():
 
 
 def test_target_scores_hold_the_weight_at_the_label():
-    """TAL-TGT-1: one-hot(label) times w: u t / (t + 1e-9) with t = u^6 / 2."""
+    """TAL-TGT-1: target scores are one-hot(label) times w: u t / (t + 1e-9) with t = u^6 / 2."""
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)
     u = same_box(8, 8)
@@ -457,7 +457,7 @@ def test_target_scores_hold_the_weight_at_the_label():
 
 
 def test_without_ground_truths_all_is_background():
-    """TAL-EMPTY-1: and all target scores are zero; even where k is more than A."""
+    """TAL-EMPTY-1: without ground truths all anchors are background with target scores of zero, even if k > A."""
     scores, boxes = torch.rand(4, 3, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64)
     targets = assign(scores, boxes, CENTRES, truths(), (8, 16), Hyperparameters(topk=5), keep_trace=True)
     assert targets.foreground.tolist() == [False] * 4
@@ -469,7 +469,7 @@ def test_without_ground_truths_all_is_background():
 
 
 def test_no_gradient_flows_through_the_assignment():
-    """TAL-TGT-1, LOSS-GRAD-1: neither targets nor stages know where they came from."""
+    """TAL-TGT-1, LOSS-GRAD-1: neither targets nor stages require gradients."""
     scores = torch.full((4, 1), 0.5, dtype=torch.float64, requires_grad=True)
     boxes = torch.tensor([WIDE] * 4, dtype=torch.float64, requires_grad=True)
     targets = assign(scores, boxes, CENTRES, truths(WIDE), (8,), Hyperparameters(topk=2), keep_trace=True)

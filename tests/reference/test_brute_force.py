@@ -1,7 +1,7 @@
-"""The whole reference against another algorithm: plain numbers, one image, anchor and ground truth at a time.
+"""Compare the reference with another algorithm: Python floats, one image, anchor and ground truth at a time.
 
-The other algorithm is written from the specification alone: no torch, no masks, no broadcasting. If the k-th place
-is tied (ambiguity T1), it raises `TiedError` rather than choose.
+The other algorithm is written from the specification only: no torch, no masks, no broadcasting. If the k-th place is
+tied (ambiguity T1), it raises `TiedError` instead of choosing.
 """
 
 import math
@@ -34,12 +34,12 @@ Nested = list[list[list[list[float]]]]  # one feature map
 
 
 class TiedError(Exception):
-    """More than one selection is admissible."""
+    """Error: more than one selection is admissible."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction of one cell: centre and box in grid units, logits of the sides' bins and of the classes."""
+    """The prediction of one cell: centre and box in grid units, and logits of the sides' bins and of the classes."""
 
     x: float
     y: float
@@ -59,14 +59,14 @@ class Truth:
 
 @dataclass(frozen=True)
 class Learns:
-    """The target of one positive."""
+    """The target of one positive: its ground truth and weight."""
 
     truth: int
     weight: float
 
 
 def read(image: int, maps: list[Nested], head: Head) -> list[Prediction]:
-    """PRE-1, ANC-1, DEC-1, DEC-2."""
+    """Return the predictions of an image (PRE-1, ANC-1, DEC-1, DEC-2)."""
     found = []
     for level, stride in zip(maps, head.strides, strict=True):
         for y, x in product(range(len(level[image][0])), range(len(level[image][0][0]))):
@@ -79,7 +79,7 @@ def read(image: int, maps: list[Nested], head: Head) -> list[Prediction]:
 
 
 def distance(side: list[float]) -> float:
-    """DEC-1: the mean of the bins under their softmax."""
+    """Return the distance of a side: the mean of the bins under their softmax (DEC-1)."""
     if len(side) == 1:
         return side[0]
     shares = [math.exp(logit) for logit in side]
@@ -87,7 +87,7 @@ def distance(side: list[float]) -> float:
 
 
 def truths_of(image: int, rows: list[list[float]], size: tuple[int, int]) -> list[Truth]:
-    """ANN-1, ANN-2."""
+    """Return the ground truths of an image (ANN-1, ANN-2)."""
     found = []
     for index, label, cx, cy, w, h in rows:
         if int(index) == image:
@@ -102,7 +102,7 @@ def scaled(box: Box, factor: float) -> Box:
 
 
 def ciou(g: Box, b: Box) -> float:
-    """IOU-1."""
+    """Return the CIoU of two boxes (IOU-1)."""
     e = 1e-7
     w1, h1, w2, h2 = g[2] - g[0], g[3] - g[1] + e, b[2] - b[0], b[3] - b[1] + e
     shared = max(0, min(g[2], b[2]) - max(g[0], b[0])) * max(0, min(g[3], b[3]) - max(g[1], b[1]))
@@ -114,7 +114,7 @@ def ciou(g: Box, b: Box) -> float:
 
 
 def widened(box: Box, strides: tuple[int, ...], dialect: Dialect) -> Box:
-    """TAL-CAND-2."""
+    """Return a box with small sides widened (TAL-CAND-2)."""
     first, second = strides[0], (strides + strides)[1]
     below, to = {"article": (0, 0), "first": (first, second)}.get(dialect.name, (second, second))
     sides = list(box)
@@ -126,7 +126,7 @@ def widened(box: Box, strides: tuple[int, ...], dialect: Dialect) -> Box:
 
 
 def is_candidate(truth: Truth, anchor: Prediction, strides: tuple[int, ...], dialect: Dialect) -> bool:
-    """ANN-3, TAL-CAND-1."""
+    """Return True if the anchor is a candidate of the ground truth (ANN-3, TAL-CAND-1)."""
     x, y = anchor.x * anchor.stride, anchor.y * anchor.stride
     x1, y1, x2, y2 = widened(truth.box, strides, dialect)
     return sum(truth.box) > 0 and min(x - x1, y - y1, x2 - x, y2 - y) > 1e-9
@@ -148,7 +148,7 @@ def best(metric: dict[int, float], k: int, anchors: int) -> set[int]:
 def assign(
     anchors: list[Prediction], truths: list[Truth], head: Head, numbers: Hyperparameters, dialect: Dialect
 ) -> dict[int, Learns]:
-    """TAL-*: the positives of one image."""
+    """Return the positives of one image by anchor (TAL-*)."""
     overlap: dict[int, dict[int, float]] = defaultdict(dict)  # by ground truth and candidate
     metric: dict[int, dict[int, float]] = defaultdict(dict)
     for (g, truth), (a, anchor) in product(enumerate(truths), enumerate(anchors)):
@@ -173,7 +173,7 @@ def assign(
 
 
 def side_loss(anchor: Prediction, target: Box, head: Head, size: tuple[int, int]) -> float:
-    """LOSS-DFL-1; the target in grid units."""
+    """Return the loss of the distances of an anchor; the target is in grid units (LOSS-DFL-1)."""
     wanted = anchor.x - target[0], anchor.y - target[1], target[2] - anchor.x, target[3] - anchor.y
     if head.reg_max == 1:
         shares = [anchor.stride / extent for extent in (size[1], size[0], size[1], size[0])]
@@ -188,13 +188,13 @@ def side_loss(anchor: Prediction, target: Box, head: Head, size: tuple[int, int]
 
 
 def bce(logit: float, score: float) -> float:
-    """LOSS-CLS-1."""
+    """Return the binary cross-entropy of a logit and a target score (LOSS-CLS-1)."""
     return math.log1p(math.exp(-logit)) + (1 - score) * logit
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Positives by image, and (box, cls, dfl) as logged."""
+    """Positives by image, and the logged items (box, cls, dfl)."""
 
     positives: list[dict[int, Learns]]
     items: tuple[float, float, float]
@@ -203,7 +203,7 @@ class Answer:
 def brute_force(
     maps: list[Nested], rows: list[list[float]], head: Head, numbers: Hyperparameters, dialect: Dialect
 ) -> Answer:
-    """LOSS-*."""
+    """Return positives and loss items of a batch (LOSS-*)."""
     size = len(maps[0][0][0]) * head.strides[0], len(maps[0][0][0][0]) * head.strides[0]
     box = cls = side = score_sum = 0.0
     positives = []
@@ -279,7 +279,7 @@ SEEDS = 6
 
 
 def draw(case: Case, seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return random feature maps and rows, with large boxes, so that few overlaps are zero and few top-k are tied."""
+    """Return random feature maps and rows, with large boxes, so that few overlaps are zero and few metrics are tied."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (side * case.strides[0] for side in case.cells)
     head = Head(case.strides, case.classes, case.reg_max)

@@ -1,6 +1,6 @@
-"""Every clause that the reference computes is cited there, stands in the specification, and has a test here.
+"""Every clause of the reference is cited in its code, defined in the specification, and tested in this folder.
 
-These are sections 1 to 5, the corrections of section 10 that change a number, and sections 11 to 13.
+The clauses are those of sections 1 to 5, the corrections of section 10 that change a value, and sections 11 to 13.
 """
 
 import re

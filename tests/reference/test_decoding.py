@@ -1,11 +1,11 @@
-"""Stage "decode": DEC-1, DEC-2, and the article's worked example.
+"""Tests of the stage "decode" (DEC-1, DEC-2), including the article's worked example.
 
-The article prints a table of four distributions over the bins 0..15 and four weighted sums. Its left and top
-rows are distributions: they add up to 1. Its right and bottom rows are not: they add up to 1.7 and 1.65,
-because cells are printed in them that do not belong there (0.05 at bin 9 and 0.6 at bin 10 in both, as in the
-left row, and 0.05 at bin 4 in the right one). The article's sums use the other cells alone, and those do add
-up to 1. Its right sum is then correct, 12.94; its bottom sum is not: 0.4 x 4 + 0.5 x 5 + 0.06 x 6 + 0.04 x 7
-is 4.74, where 3.58 is printed, so that the box ends at y2 = 18.3 + 4.74 = 23.04 and not at 21.88.
+The article prints a table of four distributions over the bins 0..15 and four weighted sums. The left and top rows are
+distributions: they add up to 1. The right and bottom rows add up to 1.7 and 1.65, because some printed values are
+misplaced (0.05 at bin 9 and 0.6 at bin 10 in both, as in the left row, and 0.05 at bin 4 in the right one). The
+article's sums do not use these values; the others add up to 1. Its right sum is then correct, 12.94. Its bottom sum is
+wrong: 0.4 x 4 + 0.5 x 5 + 0.06 x 6 + 0.04 x 7 is 4.74 instead of the printed 3.58, so that the box ends at y2 = 18.3 +
+4.74 = 23.04 instead of 21.88.
 """
 
 import math
@@ -30,7 +30,7 @@ BOTTOM_PRINTED = STRAY | BOTTOM
 
 
 def logits(row: dict[int, float], bins: int = 16) -> list[float]:
-    """Log-probabilities: the softmax of a distribution's logarithm is the distribution."""
+    """Return log-probabilities, whose softmax is the distribution itself."""
     return [math.log(row[k]) if k in row else -math.inf for k in range(bins)]
 
 
@@ -39,13 +39,13 @@ def distance_logits(*rows: dict[int, float]) -> Tensor:
 
 
 def test_the_articles_distances():
-    """DEC-1: 10.15 and 4.81 as printed, 12.94 as printed, 4.74 where 3.58 is printed."""
+    """DEC-1: the distances are 10.15, 4.81 and 12.94 as printed in the article, and 4.74, printed as 3.58."""
     distances = expected_distances(distance_logits(LEFT, TOP, RIGHT, BOTTOM), 16)
     assert distances.tolist() == pytest.approx([10.15, 4.81, 12.94, 4.74], rel=ROUNDINGS)
 
 
 def test_the_articles_box():
-    """DEC-2: around (20.6, 18.3) on the 40 x 40 map, in grid units: all as printed but y2, which is 23.04."""
+    """DEC-2: the box around (20.6, 18.3) in grid units equals the printed one, except that y2 is 23.04."""
     anchors = Anchors(torch.tensor([[20.6, 18.3]]).double(), torch.tensor([[16.0]]).double())
     box = decode(distance_logits(LEFT, TOP, RIGHT, BOTTOM)[None, None], anchors, 16)
     assert [round(side, 2) for side in box.flatten().tolist()] == [10.45, 13.49, 33.54, 23.04]
@@ -60,13 +60,13 @@ def test_sums_of_the_articles_rows(row: dict[int, float], total: float):
 
 
 def test_a_softmax_would_divide_the_articles_printed_rows_by_their_sums():
-    """DEC-1: (0.2 + 0.45 + 6 + 12.94) / 1.7 and (0.45 + 6 + 4.74) / 1.65, unlike the article's printed sums."""
+    """DEC-1: a softmax would give (0.2 + 0.45 + 6 + 12.94) / 1.7 and (0.45 + 6 + 4.74) / 1.65, not the printed sums."""
     distances = expected_distances(distance_logits(LEFT, TOP, RIGHT_PRINTED, BOTTOM_PRINTED), 16)
     assert distances[2:].tolist() == pytest.approx([19.59 / 1.7, 11.19 / 1.65], rel=ROUNDINGS)
 
 
 def test_two_bins():
-    """DEC-1: R = 2 is the probability of bin 1, here 1/4, 1/2, 3/4 and 1."""
+    """DEC-1: with R = 2 the distance is the probability of bin 1, here 1/4, 1/2, 3/4 and 1."""
     rows = [
         logits(row, bins=2) for row in ({0: 0.75, 1: 0.25}, {0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.75}, {1: 1.0})
     ]
@@ -76,24 +76,24 @@ def test_two_bins():
 
 @pytest.mark.parametrize("bins", [2, 3, 16, 32])
 def test_equal_logits_lie_in_the_middle(bins: int):
-    """DEC-1: the mean of 0..R - 1, whatever the logits' level."""
+    """DEC-1: equal logits give the mean of 0..R - 1, for any value of the logits."""
     distances = expected_distances(torch.full((4 * bins,), -7.5, dtype=torch.float64), bins)
     assert distances.tolist() == pytest.approx([(bins - 1) / 2] * 4, rel=ROUNDINGS)
 
 
 def test_one_bin_is_the_distance_itself():
-    """DEC-1: R = 1, the raw value; it may be negative and is not clamped."""
+    """DEC-1: with R = 1 the raw value is the distance, which may be negative and is not clamped."""
     assert expected_distances(torch.tensor([1.5, -2.0, 40.0, 0.0]), 1).tolist() == [1.5, -2.0, 40.0, 0.0]
 
 
 def test_the_sides_are_left_top_right_bottom():
-    """DEC-2: left and top are subtracted, right and bottom added."""
+    """DEC-2: left and top are subtracted from the centre, right and bottom are added."""
     box = boxes_around(torch.tensor([[10.5, 20.5]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     assert box.tolist() == [[9.5, 18.5, 13.5, 24.5]]
 
 
 def test_every_image_and_anchor_has_its_box():
-    """DEC-2: in grid units, so strides play no part."""
+    """DEC-2: boxes are in grid units, so that strides have no effect."""
     anchors = Anchors(torch.tensor([[0.5, 0.5], [1.5, 0.5]]), torch.tensor([[8.0], [16.0]]))
     distances = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [1, 0, 2, 3]], [[0.0, 0, 0, 0], [-1, 0, 0, 1]]])
     boxes = decode(distances, anchors, 1)

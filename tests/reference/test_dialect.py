@@ -21,7 +21,7 @@ FIRST = Dialect("first", SmallBoxFloor.BELOW_FIRST_STRIDE)
     ],
 )
 def test_floor(dialect: Dialect, strides: tuple[int, ...], floor: tuple[int, int]):
-    """TAL-CAND-2: the newest release's floor, the older one's, and none."""
+    """TAL-CAND-2: the floor of the newest dialect, of an older one, and of a dialect without widening."""
     assert dialect.floor(strides) == floor
 
 

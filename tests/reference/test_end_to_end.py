@@ -1,4 +1,4 @@
-"""End-to-end heads: E2E-*, by hand, and against the official loss in float64."""
+"""Tests of end-to-end heads (E2E-*): values computed by hand, and comparisons with the official loss in float64."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -25,7 +25,7 @@ BATCHES = 102
 
 
 def branches_of(seed: int, reg_max: int, rotated: bool = False) -> tuple[Drawn, list[Tensor]]:
-    """Draw a batch, whose maps are those of one2many, and other maps for one2one."""
+    """Return a random batch, whose maps are those of one2many, and other maps for one2one."""
     batch = drawn(seed, reg_max, rotated)
     generator = torch.Generator().manual_seed(1000 + seed)
     noise = [torch.randn(level.shape, generator=generator, dtype=torch.float64) for level in batch.maps]
@@ -50,7 +50,7 @@ def loss_of(
 
 
 def crowded() -> tuple[Drawn, list[Tensor]]:
-    """Draw a batch of 3 images with at least 8 ground truths."""
+    """Return a random batch of 3 images with at least 8 ground truths, and maps for one2one."""
     return next(
         pair
         for pair in (branches_of(seed, 1) for seed in range(1, 200))
@@ -67,7 +67,7 @@ def most_positives(targets: list[Targets]) -> int:
 
 
 def test_either_branch_has_its_own_numbers():
-    """E2E-2: k = 10, and k = 7 with k2 = 1; gains, alpha and beta are those of the batch, in both."""
+    """E2E-2: k is 10 in one2many, and k = 7, k2 = 1 in one2one; gains, alpha and beta are the batch's in both."""
     batch, other = crowded()
     numbers = Hyperparameters(topk=3, alpha=1.0, beta=4.0, topk2=2, box_gain=1.0, cls_gain=2.0, dfl_gain=3.0)
     loss = loss_of(batch, other, hyperparameters=numbers)
@@ -83,7 +83,7 @@ def test_either_branch_has_its_own_numbers():
 
 
 def test_both_branches_read_the_same_annotations():
-    """E2E-2: with the same maps in both branches, no image has more positives in one2one than in one2many."""
+    """E2E-2: with equal maps in both branches, no image has more positives in one2one than in one2many."""
     batch, _ = crowded()
     loss = loss_of(batch, batch.maps)
     pairs = zip(loss.one2many.targets, loss.one2one.targets, strict=True)
@@ -92,14 +92,14 @@ def test_both_branches_read_the_same_annotations():
 
 
 def test_stages_are_kept_when_asked_for():
-    """E2E-2: the trace of every image, in both branches."""
+    """E2E-2: on request, the traces of every image are stored in both branches."""
     batch, other = crowded()
     loss = loss_of(batch, other, keep_trace=True)
     assert all(image.trace for image in loss.one2many.targets + loss.one2one.targets)
 
 
 def test_fewer_anchors_than_one_branch_takes():
-    """E2E-2, TAL-TOPK-2: 8 anchors are enough for one2one's 7, not for one2many's 10."""
+    """E2E-2, TAL-TOPK-2: 8 anchors are enough for k = 7 of one2one, but not for k = 10 of one2many."""
     batch = drawn(3, 1, rotated=False)
     maps = [level[:, :, :2, :2] for level in batch.maps]
     with pytest.raises(ValueError, match="k = 10 and A = 8"):
@@ -111,7 +111,7 @@ def test_fewer_anchors_than_one_branch_takes():
 
 @pytest.mark.parametrize("updates", [0, 3, 99])
 def test_the_total_is_weighted_and_the_items_are_not(updates: int):
-    """E2E-3: a times one2many and 1 - a times one2one; items of one2one alone."""
+    """E2E-3: the total is a times one2many plus 1 - a times one2one; the items are those of one2one."""
     batch, other = crowded()
     loss = loss_of(batch, other, updates=updates)
     many, one = branch_weights(updates, 100)
@@ -127,7 +127,7 @@ def test_the_total_is_weighted_and_the_items_are_not(updates: int):
 
 
 def test_items_depend_neither_on_weights_nor_on_one2many():
-    """E2E-3."""
+    """E2E-3: the items do not change with the weights or with the maps of one2many."""
     batch, other = crowded()
     zeros = replace(batch, maps=[torch.zeros_like(level) for level in batch.maps])
     assert torch.equal(loss_of(batch, other).items, loss_of(zeros, other, updates=50).items)
@@ -155,13 +155,13 @@ def test_items_depend_neither_on_weights_nor_on_one2many():
     ],
 )
 def test_weights_after_updates(updates: int, epochs: int, many: float):
-    """E2E-4: 0.1 + 0.7 max(0, 1 - n / max(E - 1, 1)), and what is missing to 1."""
+    """E2E-4: a = 0.1 + 0.7 max(0, 1 - n / max(E - 1, 1)), and the other weight is 1 - a."""
     assert branch_weights(updates, epochs) == pytest.approx((many, 1 - many), rel=ROUNDINGS)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 10, 300])
 def test_the_first_and_the_last_weight_are_exact(epochs: int):
-    """E2E-4: 0.8 before the first update, whatever E; 0.1 from the last epoch on."""
+    """E2E-4: a is exactly 0.8 before the first update, for any E, and exactly 0.1 from the last epoch on."""
     assert branch_weights(0, epochs)[0] == 0.8
     assert [branch_weights(updates, epochs)[0] for updates in (max(epochs - 1, 1), epochs, 2 * epochs)] == [
         0.1
@@ -169,7 +169,7 @@ def test_the_first_and_the_last_weight_are_exact(epochs: int):
 
 
 def test_one_update_an_epoch():
-    """E2E-5: epoch e trains with a(e), steadily down to 0.1 in the last; a training of one epoch has 0.8 throughout."""
+    """E2E-5: a decreases steadily to 0.1 in the last epoch; in a training of one epoch it is 0.8 throughout."""
     many = [branch_weights(epoch, 10)[0] for epoch in range(10)]
     steps = [before - after for before, after in pairwise(many)]
     assert (many[0], many[-1]) == (0.8, 0.1)
@@ -181,7 +181,7 @@ def test_one_update_an_epoch():
 
 
 def test_gradients_are_the_branches_own_times_their_weights():
-    """E2E-6: nothing is detached, and neither branch reaches the other's maps."""
+    """E2E-6: gradients are those of each branch's loss times its weight, on that branch's feature maps only."""
     batch, other = crowded()
     loss = loss_of(batch, other, updates=30)
     found = torch.autograd.grad(loss.total, batch.maps + other, retain_graph=True)
@@ -194,7 +194,7 @@ def test_gradients_are_the_branches_own_times_their_weights():
 
 
 def test_the_same_maps_in_both_branches_add_their_gradients():
-    """E2E-6."""
+    """E2E-6: if both branches have the same maps, the gradients of both add up."""
     batch, _ = crowded()
     loss = loss_of(batch, batch.maps, updates=30)
     found = torch.autograd.grad(loss.total, batch.maps, retain_graph=True)
@@ -206,7 +206,7 @@ def test_the_same_maps_in_both_branches_add_their_gradients():
 
 
 def test_gradients_exist_without_ground_truths():
-    """E2E-6, LOSS-GRAD-1: also those of box and dfl, which are zero."""
+    """E2E-6, LOSS-GRAD-1: without ground truths, gradients of box and dfl exist and are zero."""
     batch, other = branches_of(0, 16)
     assert not len(batch.rows)
     loss = loss_of(batch, other)
@@ -218,7 +218,7 @@ def test_gradients_exist_without_ground_truths():
 
 
 def test_the_official_loss():
-    """E2E-2 to E2E-6: detection with R = 1 and 16 and rotated boxes, n = 0 to 6 updates, E = 1, 2, 10, in float64."""
+    """E2E-2 to E2E-6: equal to the official loss for R = 1, R = 16 and rotated boxes, n = 0 to 6, E = 1, 2, 10."""
     losses = pytest.importorskip("ultralytics.utils.loss")
     values, gradients = 0.0, 0.0
     with double_precision():

@@ -1,4 +1,4 @@
-"""Eras: every release from the first to the newest has its dialect, with changes at the releases found by running."""
+"""Tests of eras: every release from the first to the newest has a dialect, which changes at the documented releases."""
 
 from itertools import pairwise
 

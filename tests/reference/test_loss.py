@@ -1,4 +1,4 @@
-"""Stages "cls", "box", "dfl" and "total": LOSS-*, worked out by hand in float64."""
+"""Tests of the stages "cls", "box", "dfl" and "total" (LOSS-*), computed by hand in float64."""
 
 import math
 from fractions import Fraction
@@ -50,7 +50,7 @@ def doubles(*values: object) -> Tensor:
 
 
 def test_cls_of_a_logit_of_zero():
-    """LOSS-CLS-1: ln 2 whatever the target score, summed over images, anchors and classes."""
+    """LOSS-CLS-1: a logit of zero has ln 2 for any target score, summed over images, anchors and classes."""
     scores = torch.rand(2, 3, 5, dtype=torch.float64)
     loss = cls_loss(torch.zeros_like(scores), scores.nonzero(as_tuple=True), scores.flatten())
     assert loss.item() == pytest.approx(30 * LN2, rel=ROUNDINGS)
@@ -68,21 +68,21 @@ def test_cls_of_a_logit_of_zero():
     ],
 )
 def test_cls(logit: float, score: float, expected: float):
-    """LOSS-CLS-1: - y ln p - (1 - y) ln(1 - p)."""
+    """LOSS-CLS-1: the cross-entropy is - y ln p - (1 - y) ln(1 - p)."""
     only = torch.zeros(1, dtype=torch.long)
     loss = cls_loss(doubles([[logit]]), (only, only, only), doubles(score))
     assert loss.item() == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_cls_of_logits_without_a_target():
-    """LOSS-CLS-1: - ln (1 - p)."""
+    """LOSS-CLS-1: without a target, the cross-entropy is - ln (1 - p)."""
     nothing = torch.zeros(0, dtype=torch.long)
     loss = cls_loss(doubles([[LN3, 0.0]]), (nothing, nothing, nothing), doubles())
     assert loss.item() == pytest.approx(math.log(4) + LN2, rel=ROUNDINGS)
 
 
 def test_cls_of_each_logit_where_it_stands():
-    """LOSS-CLS-1: two images, three anchors, two classes; the gradient is p - y."""
+    """LOSS-CLS-1: values for two images, three anchors and two classes; the gradient is p - y."""
     logits = torch.linspace(-2, 3, 12, dtype=torch.float64).reshape(2, 3, 2).requires_grad_()
     scores = torch.zeros(2, 3, 2, dtype=torch.float64)
     scores[0, 1, 0], scores[1, 2, 1], scores[1, 0, 1] = 0.75, 0.25, 0.5
@@ -94,7 +94,7 @@ def test_cls_of_each_logit_where_it_stands():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("logit", [30.0, 39.9, 40.0, 40.1, 80.0, 1000.0])
 def test_cls_of_a_large_logit(logit: float, dtype: torch.dtype):
-    """LOSS-CLS-1: where log(1 + e^x) turns into x, no bit is lost."""
+    """LOSS-CLS-1: where log(1 + e^x) approaches x, the value is exact."""
     nothing = torch.zeros(0, dtype=torch.long)
     loss = cls_loss(
         torch.full((1, 1, 1), logit, dtype=dtype), (nothing, nothing, nothing), torch.zeros(0, dtype=dtype)
@@ -104,7 +104,7 @@ def test_cls_of_a_large_logit(logit: float, dtype: torch.dtype):
 
 
 def test_box():
-    """LOSS-BOX-1: 1 - CIoU, in the units it is given: half over, at a quarter of the size, and apart."""
+    """LOSS-BOX-1: 1 - CIoU in any unit: for boxes that overlap by half, at a quarter of the size, and apart."""
     predicted = doubles([0, 0, 4, 2], [0, 0, 1, 0.5], [0, 0, 4, 2])
     target = doubles([2, 0, 6, 2], [0.5, 0, 1.5, 0.5], [8, 0, 12, 2])
     large = 4 / (12 + 9 * EPS) - 4 / (40 + EPS)
@@ -114,13 +114,13 @@ def test_box():
 
 
 def test_target_distances():
-    """LOSS-DFL-1: left, top, right, bottom; negative where the anchor lies outside."""
+    """LOSS-DFL-1: distances are left, top, right, bottom, and negative if the anchor lies outside."""
     distances = distances_to(doubles([1, 2, 7, 11], [3, 0, 4, 1]), doubles([2.5, 3.5], [2, 2]))
     assert distances.tolist() == [[1.5, 1.5, 4.5, 7.5], [-1, 2, 2, -1]]
 
 
 def dfl_of(*distances: float) -> float:
-    """DFL of one anchor whose sides all have the probabilities 0.1, 0.2, 0.3, 0.4 in their R = 4 bins."""
+    """Return DFL of one anchor whose sides all have the probabilities 0.1, 0.2, 0.3, 0.4 of R = 4 bins."""
     logits = doubles([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)] * 4)
     return dfl_loss(logits, doubles(distances), 4).item()
 
@@ -143,18 +143,18 @@ def dfl_of(*distances: float) -> float:
     ],
 )
 def test_dfl_of_one_distance(distance: float, expected: float):
-    """LOSS-DFL-1: the bins below and above, each the more the nearer; all four sides alike."""
+    """LOSS-DFL-1: the bins below and above the target share the weight by nearness; all four sides are equal."""
     assert dfl_of(*[distance] * 4) == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_dfl_is_the_mean_of_the_sides():
-    """LOSS-DFL-1: distances 1.25, 2, 5 and -1."""
+    """LOSS-DFL-1: the loss is the mean over the sides, here with distances 1.25, 2, 5 and -1."""
     expected = (0.75 * CE[1] + 0.25 * CE[2] + CE[2] + 0.01 * CE[2] + 0.99 * CE[3] + CE[0]) / 4
     assert dfl_of(1.25, 2, 5, -1) == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_dfl_gives_each_side_its_own_bins():
-    """PRE-1, LOSS-DFL-1: R = 2; the sides' probabilities of bin 0 are 0.1, 0.2, 0.3, 0.4; all distances 0."""
+    """PRE-1, LOSS-DFL-1: with R = 2 the sides have probabilities 0.1, 0.2, 0.3, 0.4 of bin 0; all distances are 0."""
     logits = doubles([math.log(x) for p in (0.1, 0.2, 0.3, 0.4) for x in (p, 1 - p)])
     assert dfl_loss(logits, doubles([0, 0, 0, 0]), 2).item() == pytest.approx(sum(CE) / 4, rel=ROUNDINGS)
     first = dfl_loss(logits, doubles([0.5, 0, 0, 0]), 2).item()  # left: half of each bin
@@ -162,7 +162,7 @@ def test_dfl_gives_each_side_its_own_bins():
 
 
 def test_l1():
-    """LOSS-DFL-1 with R = 1: errors 1, 0, 2, 3 grid units of 8 pixels, of an input 64 wide and 32 high."""
+    """LOSS-DFL-1 with R = 1: errors of 1, 0, 2, 3 grid units of 8 pixels, for an input of 64 x 32 pixels."""
     distances, target = doubles([1, 2, 3, 4], [-1, 0, 0, 0]), doubles([0, 2, 5, 1], [1, 0, 0, 90])
     loss = l1_loss(distances, target, doubles([8], [16]), (32, 64))
     # the second anchor: errors 2 and 90 grid units of 16 pixels; nothing is clamped
@@ -186,7 +186,7 @@ def predictions() -> Predictions:
 
 
 def targets(first: float, second: float) -> BatchTargets:
-    """Image 0, anchor 1, class 0 and image 1, anchor 2, class 1 score these; image 1, anchor 0 scores 0."""
+    """Return targets: scores `first` and `second` for positives of image 0 and 1, and a positive with score 0."""
     foreground = torch.tensor([[False, True, False], [True, False, True]])
     boxes, scores = torch.zeros(2, 3, 4, dtype=torch.float64), torch.zeros(2, 3, 2, dtype=torch.float64)
     boxes[0, 1] = doubles(2, -12, 52, -4)  # 0.25, -1.5, 6.5, -0.5 in grid units: distances 1.25, 2, 5, -1
@@ -197,7 +197,7 @@ def targets(first: float, second: float) -> BatchTargets:
 
 
 def box_term(width: Fraction, height: Fraction, shared: Fraction, apart: Fraction, around: Fraction) -> float:
-    """1 - CIoU of a box and the predicted one, 4 x 4, of their shared area, rho^2 and c^2 without e (IOU-1)."""
+    """Return 1 - CIoU of a box and the 4 x 4 prediction, from intersection, rho^2 and c^2 without e (IOU-1)."""
     iou = shared / (width * (height + EPS) + 4 * (4 + EPS) - shared + EPS)
     v = 4 / math.pi**2 * (math.atan(4 / (4 + EPS)) - math.atan(width / (height + EPS))) ** 2
     return 1 - float(iou) + float(apart / (around + EPS)) + v**2 / (1 - float(iou) + v + float(EPS))
@@ -217,7 +217,7 @@ def cls_sum(first: float) -> float:
 
 
 def test_terms_are_weighted_and_divided_by_the_score_sum():
-    """LOSS-SUM-1, LOSS-BOX-1, LOSS-CLS-1, LOSS-DFL-1: scores 0.75 and 0.5 in two images, so N = 1.25."""
+    """LOSS-SUM-1, LOSS-BOX-1, LOSS-CLS-1, LOSS-DFL-1: for scores 0.75 and 0.5 in two images, N is 1.25."""
     items = loss_items(predictions(), targets(0.75, 0.5), HEAD, ONES)
     box = (0.75 * FIRST_BOX + 0.5 * SECOND_BOX) / 1.25
     dfl = (0.75 * FIRST_DFL + 0.5 * SECOND_DFL) / 1.25
@@ -225,14 +225,14 @@ def test_terms_are_weighted_and_divided_by_the_score_sum():
 
 
 def test_a_score_sum_below_one_does_not_divide():
-    """LOSS-SUM-1: scores 0.25 and 0.5, so N = 1."""
+    """LOSS-SUM-1: for scores 0.25 and 0.5, N is 1."""
     items = loss_items(predictions(), targets(0.25, 0.5), HEAD, ONES)
     box = 0.25 * FIRST_BOX + 0.5 * SECOND_BOX
     assert items.tolist() == near(box, cls_sum(0.25), 0.25 * FIRST_DFL + 0.5 * SECOND_DFL)
 
 
 def test_gains():
-    """LOSS-GAIN-1: box, cls, dfl by 7.5, 0.5 and 1.5 unless said otherwise."""
+    """LOSS-GAIN-1: the default gains of box, cls and dfl are 7.5, 0.5 and 1.5."""
     plain = loss_items(predictions(), targets(0.75, 0.5), HEAD, ONES).tolist()
     default = loss_items(predictions(), targets(0.75, 0.5), HEAD, Hyperparameters())
     assert default.tolist() == near(7.5 * plain[0], 0.5 * plain[1], 1.5 * plain[2])
@@ -242,7 +242,7 @@ def test_gains():
 
 
 def test_a_positive_with_score_zero_costs_no_more_than_background():
-    """TAL-CONF-1, LOSS-BOX-1, LOSS-DFL-1: whatever its target box."""
+    """TAL-CONF-1, LOSS-BOX-1, LOSS-DFL-1: a positive with score 0 adds as much as background, for any target box."""
     with_it, without = targets(0.75, 0.5), targets(0.75, 0.5)
     without.foreground[1, 0] = False
     both = [loss_items(predictions(), each, HEAD, ONES).tolist() for each in (with_it, without)]
@@ -250,7 +250,7 @@ def test_a_positive_with_score_zero_costs_no_more_than_background():
 
 
 def test_targets_are_stacked_image_by_image():
-    """TAL-TGT-1: (B, A), (B, A, 4) and (B, A, C), the scores one-hot."""
+    """TAL-TGT-1: stacked targets have shapes (B, A), (B, A, 4) and (B, A, C), with one-hot scores."""
     one = Targets(
         torch.tensor([True, False]),
         torch.tensor([1, 0]),
@@ -273,10 +273,10 @@ def test_targets_are_stacked_image_by_image():
 
 
 def by_hand(map_images: int = 1) -> DetectionLoss:
-    """One level of 1 x 2 cells of 8 pixels, R = 1, C = 1; a ground truth as large as the 16 x 8 input, k = 2.
+    """Return the loss of 1 x 2 cells of 8 pixels with R = 1, C = 1, k = 2, and a ground truth as large as the input.
 
-    Anchor 0 predicts the ground truth itself with score 1/4, anchor 1 its right half with score 1/2. Further
-    images are the same without a ground truth.
+    Anchor 0 predicts the ground truth itself with score 1/4, anchor 1 its right half with score 1/2. Further images
+    have the same predictions without a ground truth.
     """
     sides = [[0.5, 0.5, 1.5, 0.5], [0.5, 0.5, 0.5, 0.5]]  # left, top, right, bottom of either anchor
     cells = doubles(*([*side, logit] for side, logit in zip(sides, (-LN3, 0.0), strict=True)))  # (A, 5)
@@ -286,7 +286,7 @@ def by_hand(map_images: int = 1) -> DetectionLoss:
 
 
 def right_half(w: int, h: int) -> float:
-    """CIoU of (0, 0, 2 w, h) and (w, 0, 2 w, h): inter w h, rho^2 (w / 2)^2, c^2 (2 w)^2 + h^2."""
+    """Return CIoU of (0, 0, 2 w, h) and (w, 0, 2 w, h): inter w h, rho^2 (w / 2)^2, c^2 (2 w)^2 + h^2."""
     overlap = w * h / (3 * w * (h + 1e-7) - w * h + 1e-7)
     distance = w**2 / 4 / (4 * w**2 + h**2 + 1e-7)
     v = 4 / math.pi**2 * (math.atan(w / (h + 1e-7)) - math.atan(2 * w / (h + 1e-7))) ** 2
@@ -294,7 +294,7 @@ def right_half(w: int, h: int) -> float:
 
 
 def hand_weights() -> tuple[float, float]:
-    """In pixels: u = 128 / (128 + 33 e) with score 1/4, and that of the right half with score 1/2."""
+    """Return both weights in pixels: from u = 128 / (128 + 33 e) with score 1/4, and from the right half with 1/2."""
     u = float(128 / (128 + 33 * EPS)), right_half(8, 8)
     t = 0.5 * u[0] ** 6, math.sqrt(0.5) * u[1] ** 6
     assert t[0] > t[1]
@@ -302,7 +302,7 @@ def hand_weights() -> tuple[float, float]:
 
 
 def test_the_whole_loss():
-    """TAL-MET-1 to TAL-NORM-1 and LOSS-SUM-1 to LOSS-GAIN-1: every number from the feature map on."""
+    """TAL-MET-1 to TAL-NORM-1 and LOSS-SUM-1 to LOSS-GAIN-1: every value from the feature map on."""
     w = hand_weights()
     n = max(1, w[0] + w[1])
     assert n > 1
@@ -318,14 +318,14 @@ def test_the_whole_loss():
 
 @pytest.mark.parametrize("images", [1, 2, 5])
 def test_what_is_differentiated_is_the_items_times_the_batch_size(images: int):
-    """LOSS-GAIN-1: B times what is logged."""
+    """LOSS-GAIN-1: the differentiated value is B times the logged items."""
     loss = by_hand(images)
     assert loss.terms.tolist() == [images * item for item in loss.items.tolist()]
     assert loss.total.item() == pytest.approx(sum(loss.terms.tolist()), rel=ROUNDINGS)
 
 
 def test_the_score_sum_is_the_whole_batchs():
-    """LOSS-SUM-1, LOSS-CLS-1: a second image, all background, adds to cls alone, and N stays."""
+    """LOSS-SUM-1, LOSS-CLS-1: a second image with only background adds to cls, and does not change N."""
     one, two = by_hand(1), by_hand(2)
     n = max(1, sum(hand_weights()))
     more = 0.5 * (-math.log(0.75) + LN2) / n  # a score of 1/4 and one of 1/2 that should be 0
@@ -347,15 +347,15 @@ ROWS = torch.tensor([[0, 1, 0.5, 0.5, 0.7, 0.8], [0, 2, 0.3, 0.4, 0.4, 0.5], [1,
 
 
 def gradients(loss: DetectionLoss, term: int, feature_maps: list[Tensor]) -> list[Tensor]:
-    """Of one of box, cls, dfl; None, a term that does not depend on a map, is an error here."""
+    """Return the gradients of box, cls or dfl on the feature maps; each must depend on every map."""
     return list(torch.autograd.grad(loss.terms[term], feature_maps, retain_graph=True))
 
 
 @pytest.mark.parametrize("reg_max", [1, 4])
 def test_which_channels_have_which_gradients(reg_max: int):
-    """LOSS-GRAD-1: box and dfl reach the distances alone, cls the logits alone, in every level.
+    """LOSS-GRAD-1: box and dfl have gradients only on the distances, and cls only on the logits, in every level.
 
-    The target scores depend on distances and logits; a gradient that flows through them would show here.
+    Target scores depend on distances and logits; a gradient through them would be found here.
     """
     feature_maps = maps(reg_max)
     loss = detection_loss(feature_maps, ROWS, Head((8, 16), 3, reg_max), Hyperparameters(topk=5))
@@ -367,7 +367,7 @@ def test_which_channels_have_which_gradients(reg_max: int):
 
 
 def test_the_gradient_is_that_of_fixed_targets():
-    """LOSS-GRAD-1: none flows through the assignment: targets without history give the same, bit by bit."""
+    """LOSS-GRAD-1: no gradient flows through the assignment: detached targets give bitwise equal gradients."""
     feature_maps, head, numbers = maps(4), Head((8, 16), 3, 4), Hyperparameters(topk=5)
     loss = detection_loss(feature_maps, ROWS, head, numbers)
     fixed = loss_items(read_predictions(feature_maps, head), stacked(loss.targets, 3), head, numbers) * 2
@@ -392,7 +392,7 @@ def test_the_gradient_is_that_of_fixed_targets():
     ids=["no rows", "outside", "not real", "between centres"],
 )
 def test_a_batch_without_positives(rows: Tensor, reg_max: int):
-    """TAL-EMPTY-1, LOSS-SUM-1, LOSS-GRAD-1: box and dfl exactly zero; their gradients exist and are zero."""
+    """TAL-EMPTY-1, LOSS-SUM-1, LOSS-GRAD-1: box and dfl are exactly zero, and their gradients exist and are zero."""
     feature_maps = maps(reg_max)
     loss = detection_loss(feature_maps, rows, Head((8, 16), 3, reg_max), Hyperparameters(topk=3), ARTICLE)
     assert not any(image.foreground.any() for image in loss.targets)
@@ -407,7 +407,7 @@ def test_a_batch_without_positives(rows: Tensor, reg_max: int):
 
 
 def test_items_are_for_the_log():
-    """LOSS-GAIN-1: detached; the terms are not."""
+    """LOSS-GAIN-1: the items are detached, the terms are not."""
     loss = detection_loss(maps(4), ROWS, Head((8, 16), 3, 4), Hyperparameters(topk=5))
     assert loss.terms.requires_grad
     assert loss.total.requires_grad
@@ -421,7 +421,7 @@ def test_a_trace_of_every_image_is_kept_when_asked_for():
 
 
 def test_the_loss_has_the_maps_dtype():
-    """ANN-1: rows are float32 whatever the maps are."""
+    """ANN-1: the loss has the dtype of the feature maps, although annotation rows are float32."""
     single = [level.detach().float() for level in maps(4)]
     head, numbers = Head((8, 16), 3, 4), Hyperparameters(topk=5)
     assert detection_loss(single, ROWS, head, numbers).terms.dtype == torch.float32
@@ -430,7 +430,7 @@ def test_the_loss_has_the_maps_dtype():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_ground_truths_are_not_rounded_to_half_precision(dtype: torch.dtype):
-    """ANN-1, TAL-TGT-1: neither class 257 in bfloat16 nor 47 and 47 / 64 pixels in float16."""
+    """ANN-1, TAL-TGT-1: class 257 is exact with bfloat16 maps, and 47 and 47 / 64 pixels with float16 maps."""
     level = torch.zeros(1, 300 + 4, 8, 8, dtype=dtype)
     level[:, :4] = 2
     row = [0, 257, 0.5, 0.5, (64 - 2 * 16.265625) / 64, 0.5]
@@ -442,6 +442,6 @@ def test_ground_truths_are_not_rounded_to_half_precision(dtype: torch.dtype):
 
 
 def test_more_anchors_asked_for_than_there_are():
-    """TAL-TOPK-2: 30 anchors."""
+    """TAL-TOPK-2: k above the 30 anchors is an error."""
     with pytest.raises(ValueError, match="k = 31 and A = 30"):
         detection_loss(maps(4), ROWS, Head((8, 16), 3, 4), Hyperparameters(topk=31))

@@ -1,4 +1,4 @@
-"""Rotated boxes: OBB-*, by hand, against plain numbers one pair at a time, and against the official loss in float64."""
+"""Tests of rotated boxes (OBB-*): by hand, in plain Python pair by pair, and against the official loss in float64."""
 
 import math
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def near(*values: float) -> object:
 
 
 def truths(*boxes: tuple[float, ...], labels: list[int] | None = None) -> GroundTruths:
-    """Return ground truths, of class 0 unless labels are given."""
+    """Return ground truths; their class is 0 unless labels are given."""
     return GroundTruths(torch.tensor(labels or [0] * len(boxes)), doubles(*boxes))
 
 
@@ -67,7 +67,7 @@ def truths(*boxes: tuple[float, ...], labels: list[int] | None = None) -> Ground
 
 
 def test_a_row_in_pixels():
-    """OBB-ANN-1: cx and w by the width, cy and h by the height, also of a turned box; the angle as it is."""
+    """OBB-ANN-1: cx and w are scaled by the width, cy and h by the height, for any angle; the angle is unchanged."""
     rows = doubles([1, 2, 0.5, 0.25, 0.125, 0.5, QUARTER], [0, 1, 0.25, 0.75, 0.5, 0.25, -7.0])
     first, second = rotated_truths(rows, 2, (64, 128))
     assert (first.labels.tolist(), first.boxes.tolist()) == ([1], [[32, 48, 64, 16, -7.0]])
@@ -75,7 +75,7 @@ def test_a_row_in_pixels():
 
 
 def test_rows_with_a_tiny_side_are_dropped():
-    """OBB-ANN-2: below 2 pixels, w by the width and h by the height; the order of the others stays."""
+    """OBB-ANN-2: rows with a side below 2 pixels are dropped; the order of the others is unchanged."""
     sides = [
         (0.5, 0.5),
         (1.984375 / 128, 0.5),
@@ -90,7 +90,7 @@ def test_rows_with_a_tiny_side_are_dropped():
 
 
 def test_dropped_rows_are_not_counted():
-    """OBB-ANN-2: an image of tiny boxes is an image without ground truths."""
+    """OBB-ANN-2: an image with only tiny boxes is an image without ground truths."""
     rows = doubles([0, 0, 0.5, 0.5, 0.001, 0.5, 0], [1, 0, 0.5, 0.5, 0.5, 0.5, 0])
     assert [len(image) for image in rotated_truths(rows, 3, (64, 64))] == [0, 1, 0]
 
@@ -106,14 +106,14 @@ def test_dropped_rows_are_not_counted():
     ],
 )
 def test_which_boxes_are_real(box: tuple[float, ...], real: bool):
-    """OBB-ANN-3: pixels and radians add up to more than zero; no other takes an anchor."""
+    """OBB-ANN-3: real ground truths have pixels and radians that add up to more than zero; others select no anchor."""
     assert truths(box).real.tolist() == [real]
     wide = truths((*box[:2], 100.0, 100.0, -200.0 - box[0] - box[1]))
     assert not candidates_of(wide, doubles([box[0], box[1]]), (16, 16)).any()
 
 
 def test_a_row_of_an_image_outside_the_batch_is_refused():
-    """OBB-ANN-1."""
+    """OBB-ANN-1: image indices must be smaller than the number of images."""
     with pytest.raises(ValueError, match=r"images \[3\], expected indices below 2"):
         rotated_truths(doubles([3, 0, 0.5, 0.5, 0.5, 0.5, 0]), 2, (64, 64))
 
@@ -122,7 +122,7 @@ def test_a_row_of_an_image_outside_the_batch_is_refused():
 
 
 def test_the_angle_is_the_last_channel():
-    """OBB-DEC-1: the head's value itself, in no way wrapped; distances and logits as ever (PRE-1)."""
+    """OBB-DEC-1: the angle is the head's value without wrapping; distances and logits are as in detection (PRE-1)."""
     level = torch.arange(7.0).reshape(1, 7, 1, 1).repeat(1, 1, 1, 2)
     predictions = read_rotated([level, level + 10], Head((8, 16), 2, 1))
     assert predictions.distances[0].tolist() == [[0, 1, 2, 3]] * 2 + [[10, 11, 12, 13]] * 2
@@ -131,7 +131,7 @@ def test_the_angle_is_the_last_channel():
 
 
 def test_maps_without_an_angle_are_refused():
-    """OBB-DEC-1: 4R + C + 1 channels."""
+    """OBB-DEC-1: feature maps must have 4R + C + 1 channels."""
     with pytest.raises(ValueError, match=r"\(1, 6, 1, 1\).*4R \+ C \+ 1 = 7 channels"):
         read_rotated([torch.zeros(1, 6, 1, 1)], Head((8,), 2, 1))
 
@@ -146,7 +146,7 @@ def test_maps_without_an_angle_are_refused():
     ],
 )
 def test_a_decoded_box(angle: float, centre: tuple[float, float]):
-    """OBB-DEC-2: distances 1, 2, 5, 5 at (5, 5): f = (2, 1.5), w = 6 and h = 7 whatever the angle."""
+    """OBB-DEC-2: distances 1, 2, 5, 5 at (5, 5) give f = (2, 1.5), w = 6 and h = 7 for any angle."""
     box = decode_rotated(doubles([1, 2, 5, 5]), doubles([angle]), Anchors(doubles([5, 5]), doubles([8])))
     assert box[0].tolist() == near(*centre, 6, 7, angle)
 
@@ -158,7 +158,7 @@ def test_bins_are_decoded_first():
 
 
 def test_the_centre_hands_its_gradient_to_the_angle():
-    """OBB-DEC-2: at angle 0 the centre moves with (-f_y, f_x)."""
+    """OBB-DEC-2: at angle 0 the derivative of the centre by the angle is (-f_y, f_x)."""
     angle = doubles([0.0]).requires_grad_()
     box = decode_rotated(doubles([1, 2, 5, 5]), angle, Anchors(doubles([5, 5]), doubles([8])))
     x, y = (torch.autograd.grad(box[0, i], angle, retain_graph=True)[0].item() for i in (0, 1))
@@ -166,7 +166,7 @@ def test_the_centre_hands_its_gradient_to_the_angle():
 
 
 def test_the_angle_has_no_unit_of_length():
-    """OBB-DEC-2: times the stride, all but the angle."""
+    """OBB-DEC-2: boxes in pixels are multiplied by the stride, except for the angle."""
     assert scaled(doubles([1, 2, 3, 4, 5]), doubles([8])).tolist() == [[8, 16, 24, 32, 5]]
 
 
@@ -174,7 +174,7 @@ def test_the_angle_has_no_unit_of_length():
 
 
 def gaussian(box: list[float], floor: float) -> tuple[list[list[float]], float]:
-    """Return Rot diag Rot^T, multiplied out entry by entry, and its determinant (OBB-IOU-1)."""
+    """Return the matrix Rot diag Rot^T, multiplied entry by entry, and its determinant (OBB-IOU-1)."""
     _, _, w, h, angle = box
     rotation = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     diagonal = w**2 / 12 + floor, h**2 / 12 + floor
@@ -185,7 +185,7 @@ def gaussian(box: list[float], floor: float) -> tuple[list[list[float]], float]:
 
 
 def plain_probiou(one: list[float], other: list[float], floor: float = 0.0) -> float:
-    """Return probIoU, in plain numbers (OBB-IOU-1)."""
+    """Return probIoU, computed with Python floats (OBB-IOU-1)."""
     (first, det1), (second, det2) = gaussian(one, floor), gaussian(other, floor)
     s = [[first[i][j] + second[i][j] for j in (0, 1)] for i in (0, 1)]
     d = one[0] - other[0], one[1] - other[1]
@@ -198,7 +198,7 @@ def plain_probiou(one: list[float], other: list[float], floor: float = 0.0) -> f
 
 
 def test_probiou_of_boxes_apart():
-    """OBB-IOU-1: both Gaussians have the variances 1, so S = 2 I and D = 4; 3 apart along x."""
+    """OBB-IOU-1: both Gaussians have variances 1, so that S = 2 I and D = 4; they are 3 apart along x."""
     one, other = doubles(0, 0, ROOT12, ROOT12, 0), doubles(3, 0, ROOT12, ROOT12, 0)
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
@@ -206,7 +206,7 @@ def test_probiou_of_boxes_apart():
 
 
 def test_probiou_of_boxes_of_two_sizes():
-    """OBB-IOU-1: variances 1 and 4 along x, 1 and 1 along y: S = diag(5, 2), D = 10, 4 sqrt(1 x 4) = 8."""
+    """OBB-IOU-1: variances are 1 and 4 along x, 1 and 1 along y: S = diag(5, 2), D = 10, 4 sqrt(1 x 4) = 8."""
     one, other = doubles(0, 0, ROOT12, ROOT12, 0), doubles(0, 0, 2 * ROOT12, ROOT12, 0)
     expected = 1 - math.sqrt(1 - 1 / math.sqrt(10 / (8 + E) + E) + E)
     assert probiou(one, other).item() == pytest.approx(expected, rel=ROUNDINGS)
@@ -220,7 +220,7 @@ def test_probiou_of_crossing_boxes():
 
 
 def test_the_floor_is_added_to_every_variance():
-    """OBB-IOU-1: points with F = 1 are the Gaussians of the test before the last, 3 apart."""
+    """OBB-IOU-1: points with F = 1 have the Gaussians of `test_probiou_of_boxes_apart`, 3 apart."""
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
     assert probiou(doubles(0, 0, 0, 0, 0.7), doubles(0, 3, 0, 0, 2), 1.0).item() == pytest.approx(
@@ -230,7 +230,7 @@ def test_the_floor_is_added_to_every_variance():
 
 @pytest.mark.parametrize("floor", [0.0, 0.01])
 def test_probiou_of_random_boxes(floor: float):
-    """OBB-IOU-1: against plain numbers, every pair of 12 and 12."""
+    """OBB-IOU-1: equal to plain Python for all pairs of 12 and 12 random boxes."""
     generator = torch.Generator().manual_seed(3)
     boxes = torch.randn(24, 5, generator=generator, dtype=torch.float64) * 4
     found = probiou(boxes[:12, None], boxes[12:], floor)
@@ -241,7 +241,7 @@ def test_probiou_of_random_boxes(floor: float):
 
 
 def test_equal_boxes_overlap_by_less_than_one():
-    """OBB-IOU-2: B is clamped to e, which leaves 1 - sqrt(2e), and no gradient."""
+    """OBB-IOU-2: B is clamped to e for equal boxes: the value is 1 - sqrt(2e), and the gradient zero."""
     box = doubles(3, 4, 5, 6, 0.7).requires_grad_()
     overlap = probiou(box, box.detach())
     assert overlap.item() == pytest.approx(1 - math.sqrt(2e-7), abs=1e-10)
@@ -261,7 +261,7 @@ def test_boxes_far_apart_have_no_gradient():
     "form", [(2, 1, 6, -3, 0.4), (2, 1, 3, 6, 0.4 + QUARTER), (2, 1, 6, 3, 0.4 + math.pi), (2, 1, 6, 3, 0.4)]
 )
 def test_boxes_that_are_one_gaussian(form: tuple[float, ...]):
-    """OBB-IOU-2: a negative side, sides exchanged and turned by 90 degrees, turned by 180 degrees; in either order."""
+    """OBB-IOU-2: different boxes with one Gaussian: a negative side, exchanged sides at 90 degrees, 180 degrees."""
     other = doubles(3, 3, 5, 4, 1.0)
     expected = plain_probiou([2, 1, 6, 3, 0.4], other.tolist())
     assert [probiou(doubles(*form), other).item(), probiou(other, doubles(*form)).item()] == near(
@@ -270,7 +270,7 @@ def test_boxes_that_are_one_gaussian(form: tuple[float, ...]):
 
 
 def test_probiou_depends_on_the_scale():
-    """OBB-IOU-2: e is added to squares of areas: pixels and grid units give two numbers."""
+    """OBB-IOU-2: e is added to squares of areas, so that values in pixels and in grid units differ."""
     one, other = doubles(0, 0, 1, 0.5, 0.2), doubles(0.25, 0, 1, 1, 0.9)
     small, large = (
         probiou(one, other),
@@ -305,12 +305,12 @@ def taken(mask: Tensor) -> list[list[int]]:
     ],
 )
 def test_candidates_in_the_own_frame(box: tuple[float, ...], inside: list[int]):
-    """OBB-CAND-1: centres (4, 4) to (28, 4), no floor; turned into the box's frame first."""
+    """OBB-CAND-1: centres (4, 4) to (28, 4) are tested in the box's own frame, without a floor."""
     assert taken(candidates_of(truths(box), CENTRES, (0, 0))) == [inside]
 
 
 def test_small_sides_are_widened():
-    """OBB-CAND-1: sides below the floor, each alone; centre and angle stay (TAL-CAND-2)."""
+    """OBB-CAND-1: sides below the floor are widened separately; centre and angle are unchanged (TAL-CAND-2)."""
     boxes = doubles([10, 4, 3, 20, 0.5], [10, 4, 20, 15.9, 0], [10, 4, 16, 3, 2])
     assert widened(boxes, (16, 16)).tolist() == [[10, 4, 16, 20, 0.5], [10, 4, 20, 16, 0], [10, 4, 16, 16, 2]]
     assert taken(candidates_of(truths((8, 4, 3, 3, 0)), CENTRES, (0, 0))) == [[]]
@@ -319,7 +319,7 @@ def test_small_sides_are_widened():
 
 @pytest.mark.parametrize(("strides", "inside"), [((8, 16), [0, 1]), ((8,), [0, 1]), ((4,), [])])
 def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[int]):
-    """OBB-CAND-1: of one level, the first; a box of 3 x 3 pixels at (8, 4), 4 pixels from either centre."""
+    """OBB-CAND-1: with one level the floor is its stride; a 3 x 3 box at (8, 4) is 4 pixels from two centres."""
     inputs = torch.ones(4, 1).double(), torch.tensor([[8.0, 4, 8, 8, 0]] * 4).double(), CENTRES
     targets = assign_rotated(
         *inputs, truths((8, 4, 3, 3, 0)), strides, Hyperparameters(topk=4), keep_trace=True
@@ -330,7 +330,7 @@ def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[i
 
 
 def test_u_is_probiou_on_candidates():
-    """OBB-MET-1: F = 0, the box as annotated; zero off candidates and never below zero."""
+    """OBB-MET-1: u uses F = 0 and the annotated box; it is zero for non-candidates and never negative."""
     found = truths((8, 4, 3, 3, 0.3), (16, 4, 24, 8, 0))
     boxes = doubles([8, 4, 4, 3, 0.1], [9, 4, 3, 3, 0], [20, 4, 20, 8, 0.2], [900, 4, 1, 1, 0])
     candidates = candidates_of(found, CENTRES, (16, 16))
@@ -348,7 +348,7 @@ def test_u_is_probiou_on_candidates():
 
 
 def test_the_rest_of_the_assignment_is_detections(monkeypatch: pytest.MonkeyPatch):
-    """OBB-MET-1, COR-4: with CIoU for probIoU, upright rotated boxes are assigned as axis-aligned ones are."""
+    """OBB-MET-1, COR-4: with CIoU instead of probIoU, boxes with angle 0 are assigned like axis-aligned boxes."""
 
     def corners(boxes: Tensor) -> Tensor:
         return torch.cat((boxes[..., :2] - boxes[..., 2:4] / 2, boxes[..., :2] + boxes[..., 2:4] / 2), dim=-1)
@@ -377,7 +377,7 @@ def test_the_rest_of_the_assignment_is_detections(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_ground_truths():
-    """OBB-SUM-1, TAL-EMPTY-1: all background; target boxes have five columns too."""
+    """OBB-SUM-1, TAL-EMPTY-1: without ground truths all anchors are background, and target boxes have five columns."""
     none = GroundTruths(torch.zeros(0).long(), torch.zeros(0, 5).double())
     targets = assign_rotated(torch.rand(4, 3).double(), torch.rand(4, 5).double(), CENTRES, none, (8, 16))
     assert not targets.foreground.any()
@@ -388,7 +388,7 @@ def test_no_ground_truths():
 
 
 def test_the_box_loss_has_a_floor():
-    """OBB-BOX-1: F = 0.01, so a box without area overlaps itself: 1 - (1 - sqrt(2e)), but for rounding in D."""
+    """OBB-BOX-1: with F = 0.01 a box without area overlaps itself: the loss is sqrt(2e), up to rounding in D."""
     boxes = doubles([0, 0, 0, 0, 0], [2, 1, 6, 3, 0.4])
     predicted = doubles([0.3, 0, 0, 0, 0], [3, 3, 5, 4, 1.0])
     expected = [
@@ -398,7 +398,7 @@ def test_the_box_loss_has_a_floor():
 
 
 def test_the_box_loss_may_exceed_one():
-    """OBB-BOX-1: probIoU is not clamped at 0 here."""
+    """OBB-BOX-1: probIoU is not clamped at 0 in the box loss."""
     assert box_loss(doubles([1000, 0, 2, 2, 0]), doubles([0, 0, 2, 2, 0])).item() > 1
 
 
@@ -412,12 +412,12 @@ def test_the_box_loss_may_exceed_one():
     ],
 )
 def test_target_distances_are_along_the_targets_axes(angle: float, sides: tuple[float, ...]):
-    """OBB-DFL-1: a 6 x 4 box, its centre (1, -1.5) off the anchor: o = (1, -1.5), (-1.5, -1), (-1, 1.5), (1.5, 1)."""
+    """OBB-DFL-1: a 6 x 4 box with o = (1, -1.5), (-1.5, -1), (-1, 1.5), (1.5, 1) from anchor to centre, by angle."""
     assert distances_in_frame(doubles([8, 3.5, 6, 4, angle]), doubles([7, 5]))[0].tolist() == near(*sides)
 
 
 def test_target_distances_are_those_that_decode_to_the_target():
-    """OBB-DFL-1, OBB-DEC-2: also where the anchor lies outside, with distances below zero."""
+    """OBB-DFL-1, OBB-DEC-2: target distances decode to the target box, also if the anchor lies outside of it."""
     boxes = torch.randn(50, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs() * 3
     anchors = Anchors(torch.rand(50, 2).double() * 6, torch.full((50, 1), 8.0).double())
     distances = distances_in_frame(boxes, anchors.centres)
@@ -441,13 +441,13 @@ def test_target_distances_are_those_that_decode_to_the_target():
     ],
 )
 def test_the_angle_loss(sides: tuple[float, float], degrees: float, expected: float):
-    """OBB-ANG-1: period 90 degrees; squares weigh most."""
+    """OBB-ANG-1: the angle loss has a period of 90 degrees, and is largest for squares."""
     loss = angle_loss(doubles(0.3 + math.radians(degrees)), doubles([0, 0, *sides, 0.3]))
     assert loss.item() == pytest.approx(expected, rel=1e-8, abs=1e-25)
 
 
 def test_the_angle_loss_of_a_target_without_area():
-    """OBB-ANG-1: 1e-9 keeps the ratio of its sides finite."""
+    """OBB-ANG-1: 1e-9 keeps the ratio of the sides finite for a target without area."""
     loss = angle_loss(doubles(math.pi / 4, math.pi / 4), doubles([0, 0, 0, 0, 0], [0, 0, 0, 1, 0]))
     assert loss.tolist() == pytest.approx([1, math.exp(-(math.log(1e-9) ** 2) / 9)], rel=1e-6)
 
@@ -533,7 +533,7 @@ def plain_assignment(
 
 
 def plain_loss(batch: Drawn, topk: int, topk2: int) -> list[float]:
-    """Return the four items, in plain numbers (OBB-BOX-1, OBB-CLS-1, OBB-DFL-1, OBB-ANG-1, OBB-SUM-1)."""
+    """Return the four loss items, in Python floats (OBB-BOX-1, OBB-CLS-1, OBB-DFL-1, OBB-ANG-1, OBB-SUM-1)."""
     head, maps = batch.head, batch.maps
     height, width = (side * head.strides[0] for side in maps[0].shape[2:])
     factors = [1.0] * head.classes if batch.class_weights is None else batch.class_weights.tolist()
@@ -591,7 +591,7 @@ def reference_of(batch: Drawn, topk: int, topk2: int | None) -> DetectionLoss:
 
 
 def test_the_loss_in_plain_numbers():
-    """OBB-SUM-1, OBB-CLS-1: 30 random batches, with R = 16 and 1, k2 and class weights (COR-7)."""
+    """OBB-SUM-1, OBB-CLS-1: equal to plain Python on 30 random batches, with R = 16 and 1, k2, weights (COR-7)."""
     positives = 0
     for seed in range(500, 530):
         reg_max, topk, topk2 = SETTINGS[seed % 3]
@@ -605,7 +605,7 @@ def test_the_loss_in_plain_numbers():
 
 
 def test_what_is_differentiated():
-    """OBB-SUM-1: the items times the batch size; box reaches distances and angles, angle the angles alone."""
+    """OBB-SUM-1: the total is the items times the batch size; box depends on distances and angles, angle on angles."""
     batch = next(b for b in (drawn(seed, 1, rotated=True) for seed in range(1, 99)) if len(b.maps[0]) == 3)
     loss = reference_of(batch, 10, None)
     assert loss.terms.tolist() == [3 * item for item in loss.items.tolist()]
@@ -624,7 +624,7 @@ def test_what_is_differentiated():
 
 @pytest.mark.parametrize("reg_max", [1, 16])
 def test_a_batch_without_positives(reg_max: int):
-    """OBB-SUM-1: all but cls exactly zero; every gradient exists and is zero."""
+    """OBB-SUM-1: without positives all terms but cls are exactly zero, and every gradient exists and is zero."""
     batch = drawn(0, reg_max, rotated=True)
     assert not len(batch.rows)
     loss = reference_of(batch, 10, None)
@@ -636,7 +636,7 @@ def test_a_batch_without_positives(reg_max: int):
 
 
 def test_targets_of_another_assigner_give_the_same_items():
-    """OBB-SUM-1: what an assigner returns holds all that the terms read; the gains are the hyperparameters'."""
+    """OBB-SUM-1: targets in the format of an assigner's result give the same items."""
     batch = drawn(3, 16, rotated=True)
     loss = reference_of(batch, 10, None)
     given = stacked(loss.targets, batch.head.classes)
@@ -648,7 +648,7 @@ def test_targets_of_another_assigner_give_the_same_items():
 
 
 def test_a_class_that_the_head_does_not_have_is_refused():
-    """OBB-ANN-1."""
+    """OBB-ANN-1: a class that the head does not have is an error."""
     batch = drawn(3, 16, rotated=True)
     row = doubles([0, batch.head.classes, 0.5, 0.5, 0.5, 0.5, 0.5])
     with pytest.raises(ValueError, match="expected indices below"):
@@ -656,14 +656,14 @@ def test_a_class_that_the_head_does_not_have_is_refused():
 
 
 def test_more_anchors_asked_for_than_there_are():
-    """OBB-MET-1, TAL-TOPK-2."""
+    """OBB-MET-1, TAL-TOPK-2: k above the number of anchors is an error."""
     batch = drawn(3, 16, rotated=True)
     with pytest.raises(ValueError, match="k = 500"):
         reference_of(batch, 500, None)
 
 
 def test_targets_hold_the_annotated_box():
-    """OBB-MET-1, TAL-TGT-1: five columns, not widened."""
+    """OBB-MET-1, TAL-TGT-1: target boxes have five columns and are not widened."""
     found = truths((8, 4, 3, 3, 0.25), labels=[1])
     boxes = torch.tensor([[8.0, 4, 4, 4, 0]] * 4).double()
     targets = assign_rotated(
@@ -677,7 +677,7 @@ def test_targets_hold_the_annotated_box():
 
 
 def test_the_official_loss():
-    """OBB-SUM-1: items, what is differentiated, and the gradients of the maps, on random batches in float64."""
+    """OBB-SUM-1: items, total and gradients equal those of the official loss on random batches in float64."""
     losses = pytest.importorskip("ultralytics.utils.loss")
     values, gradients, positives = 0.0, 0.0, 0
     with double_precision():

@@ -1,4 +1,4 @@
-"""Heads and hyperparameters."""
+"""Tests of heads and hyperparameters."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tal_reference import Head, Hyperparameters
 
 @pytest.mark.parametrize(("classes", "reg_max", "channels"), [(2, 16, 66), (80, 16, 144), (1, 1, 5)])
 def test_channels(classes: int, reg_max: int, channels: int):
-    """PRE-1: 4R + C, the article's 66 for two classes among them."""
+    """PRE-1: the number of channels is 4R + C, such as the article's 66 for two classes."""
     assert Head((8, 16, 32), classes, reg_max).channels == channels
 
 
@@ -23,12 +23,12 @@ def test_a_head_without_levels_or_with_numbers_that_are_not_positive_is_rejected
 
 
 def test_the_smallest_head_is_accepted():
-    """One level of stride 1, one class, one bin."""
+    """A head with one level of stride 1, one class and one bin is valid."""
     assert Head((1,), 1, 1).channels == 5
 
 
 def test_defaults_are_those_of_the_detection_loss():
-    """TAL-MET-1, TAL-TOPK-1, LOSS-GAIN-1: the loss's numbers, not the assigner class's own defaults."""
+    """TAL-MET-1, TAL-TOPK-1, LOSS-GAIN-1: defaults are those of the loss, not those of the official assigner class."""
     numbers = Hyperparameters()
     assert (numbers.topk, numbers.alpha, numbers.beta, numbers.topk2) == (10, 0.5, 6.0, None)
     assert (numbers.box_gain, numbers.cls_gain, numbers.dfl_gain) == (7.5, 0.5, 1.5)

@@ -1,4 +1,4 @@
-"""The shapes in the reference's annotations: checked with jaxtyping, documentation without."""
+"""Shapes in the reference's annotations are checked if jaxtyping is installed, and documentation otherwise."""
 
 import runpy
 import sys
