@@ -173,13 +173,13 @@ def predictable(scene: Scene, sides: Tensor) -> Tensor:
 
 @prediction_kind
 def random(scene: Scene) -> DesiredPrediction:
-    """Boxes around the anchor from a quarter of the input's sides to all, scores from 0.02 to 0.88."""
+    """Boxes around the anchor, from a quarter of the input's size to its whole size; scores from 0.02 to 0.88."""
     return DesiredPrediction(any_sides(scene), 3 * scene.wobble(scene.anchors, scene.head.classes) - 1)
 
 
 @prediction_kind
 def near(scene: Scene) -> DesiredPrediction:
-    """As after training: an anchor in or beside ground truths predicts one of their boxes, with errors."""
+    """Predictions as after training: an anchor in or beside ground truths predicts one of their boxes, with errors."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     exact = exact_sides(scene, owner)
     error, offset = scene.wobble(scene.anchors, 4), scene.wobble(scene.anchors, 4)
@@ -190,7 +190,7 @@ def near(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def exact_hit(scene: Scene) -> DesiredPrediction:
-    """As near, but three in four anchors predict their ground truth's box as exactly as the bins allow."""
+    """As `near`, but three in four anchors predict their ground truth's box as exactly as the bins allow."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     desired, exact = near(scene), within_reach(scene, exact_sides(scene, owner))
     hits = covered & (scene.uniform(scene.anchors) < 0.75)  # (B, A)
@@ -201,9 +201,9 @@ def exact_hit(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def close(scene: Scene) -> DesiredPrediction:
-    """As near, but every edge errs by at most a quarter of the ground truth's side, also for small boxes.
+    """As `near`, but with an error of every edge of at most a quarter of the ground truth's side, also for small boxes.
 
-    Where a side is zero, the edge errs by at most `POINT`: there the eps of IOU-1 is as large as its summands.
+    If a side is zero, the error is at most `POINT`, for which the eps of IOU-1 is as large as its summands.
     """
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     desired, exact = near(scene), exact_sides(scene, owner)  # (B, A, 4)
@@ -226,7 +226,7 @@ def between(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def saturated(scene: Scene) -> DesiredPrediction:
-    """As near, driven to the ends: all weight on one bin, class logits 100, -30 or -100 (1, 1e-13 and 0)."""
+    """As `near`, but saturated: all weight on one bin, class logits 100, -30 or -100 (scores 1, 1e-13 and 0)."""
     sides, logits, _ = near(scene)
     return DesiredPrediction(sides.round(), 130.0 * (logits > 0) - 70.0 * (logits < -4.5) - 30, sharp=True)
 

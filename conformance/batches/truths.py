@@ -150,7 +150,7 @@ def ordinary(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """As ordinary, but off the lattice: conversion to normalised coordinates and back rounds, as in real data."""
+    """As `ordinary`, but off the lattice: conversion to normalised coordinates and back rounds, as in real data."""
     x, y, w, h = ((digit + 1) * GOLDEN % 1 for digit in (*truth.at, *truth.size))
     width, height = canvas.width * (0.2 + 0.7 * w), canvas.height * (0.2 + 0.7 * h)
     left, top = (canvas.width - width) * x, (canvas.height - height) * y

@@ -137,7 +137,9 @@ class Bench:
         key = (case, capability, device)
         if key not in self._measured:
             if self.spent >= self.plan.total:
-                raise OutOfTime(f"the {self.plan.total:g} s that this profile has for benchmarks are spent")
+                raise OutOfTime(
+                    f"the time limit of {self.plan.total:g} s for the benchmarks of this profile is reached"
+                )
             began = self.now()
             self._measured[key] = self._measure(case, capability, device)
             self.spent += self.now() - began

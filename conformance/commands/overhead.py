@@ -126,7 +126,7 @@ def overhead(rounds: int = ROUNDS) -> int:
         raise CommandError(str(error)) from error
     for name, (ratio, seconds) in ratios.items():
         interval = f"({ratio.low:.4f} to {ratio.high:.4f})"
-        print(f"{name}: {seconds * 1000:.1f} ms without, ratio with the recorder {ratio.at:.4f} {interval}")
+        print(f"{name}: {seconds * 1000:.1f} ms; with the recorder {ratio.at:.4f} times as long {interval}")
     exceeded = ratios["training step"][0].at > LIMIT
     comparison = "MORE" if exceeded else "no more"
     print(f"with the recorder, a training step takes {comparison} than {LIMIT} times as long")

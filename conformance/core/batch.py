@@ -255,7 +255,9 @@ def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> Non
         if level.dim() != 4 or level.shape[1] != channels or 0 in level.shape:
             raise ValueError(f"feature map {number} is {tuple(level.shape)}, not (B, {channels}, H, W)")
         if level.shape[0] != first.shape[0]:
-            raise ValueError(f"feature map {number} has {level.shape[0]} images, the first {first.shape[0]}")
+            raise ValueError(
+                f"feature map {number} has {level.shape[0]} images, expected {first.shape[0]} as in the first map"
+            )
         if level.dtype != first.dtype or level.dtype not in FLOATS or level.device != first.device:
             raise ValueError(
                 f"feature map {number} is {level.dtype} on {level.device}, the first {first.dtype} on"

@@ -37,7 +37,7 @@ def distinguishing_recipe(era: Era) -> Recipe:
     """
     if era.first not in EVIDENCE:
         raise LookupError(
-            f"{era.begins} is the first release of the oldest era (releases that behave alike): no era is before it"
+            f"no distinguishing recipe for the oldest era, which begins with {era.begins}: no other era precedes it"
         )
     return EVIDENCE[era.first]
 

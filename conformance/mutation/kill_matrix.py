@@ -321,7 +321,7 @@ def resume(
                 print(f"{done:5}/{len(jobs)} {line(result)}", flush=True)
                 yield result
             if first:
-                print(f"  {len(remaining)} survive the first {few} batches", flush=True)
+                print(f"  {len(remaining)} mutants survive the first {few} batches", flush=True)
 
 
 def read(path: Path, key: str, kind: str) -> dict[str, Result]:

@@ -44,7 +44,7 @@ def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> N
     if checker.subject.device != "cpu" or torch.cuda.is_available():
         pytest.skip("a CUDA device is available: every test runs on it")
     if checker.subject.implementation.in_subprocess:
-        pytest.skip("the implementation runs in a process of its own, where the device cannot be simulated")
+        pytest.skip("the implementation runs in a separate process, where the device cannot be simulated")
     checker(recipe, by=partial(allocates_on_device, watch=watch), relates=True)
 
 
@@ -52,7 +52,7 @@ def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> N
 def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
     """DEVICE-2: results on a CUDA device agree with those on the CPU."""
     if checker.subject.device == "cpu":
-        pytest.skip("the CPU is the device that others are compared with")
+        pytest.skip("other devices are compared with the CPU, and the CPU with none")
     checker(recipe, by=same_as_cpu, relates=True)
 
 

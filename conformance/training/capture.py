@@ -89,7 +89,9 @@ class Call:
         """
         maps = tuple(level.detach().cpu().clone() for level in feature_maps_of(self.predictions))
         if self.autocast not in (None, maps[0].dtype):
-            raise Unfit(f"predictions are {maps[0].dtype} under automatic mixed precision of {self.autocast}")
+            raise Unfit(
+                f"predictions are {maps[0].dtype}, expected the dtype of automatic mixed precision, {self.autocast}"
+            )
         try:
             return Batch(
                 maps,
@@ -122,7 +124,7 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
         return tuple(predictions)
     boxes, scores = predictions["boxes"], predictions["scores"]
     if boxes.dtype != scores.dtype:
-        raise Unfit(f"boxes are {boxes.dtype} and scores {scores.dtype}")
+        raise Unfit(f"expected one dtype for boxes and scores, got {boxes.dtype} and {scores.dtype}")
     rows = torch.cat((boxes, scores), dim=1)  # (B, 4R + C, A)
     grids = [tuple(level.shape[2:]) for level in predictions["feats"]]
     levels = rows.split([height * width for height, width in grids], dim=2)

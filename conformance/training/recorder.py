@@ -205,10 +205,10 @@ def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB
             installed.
     """
     folder = Path(folder)
-    if every < 0 or not 0 < limit_mb < float("inf"):
-        raise CannotRecord(
-            f"every is {every} and the limit {limit_mb:g} MB: they must be at least 0 and above 0"
-        )
+    if every < 0:
+        raise CannotRecord(f"expected a number of steps of at least 0, got every = {every}")
+    if not 0 < limit_mb < float("inf"):
+        raise CannotRecord(f"expected a finite size limit above 0 MB, got {limit_mb:g} MB")
     release = official_loss()[1]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -207,6 +207,6 @@ def overlaps(one: Tensor, other: Tensor) -> Tensor:
 def best(metric: Tensor, k: int) -> Tensor:
     """Return the k largest of each row of (B, M, A), by sorting."""
     if k > metric.shape[2]:
-        raise ValueError(f"TAL-TOPK-2: {k} anchors to take of {metric.shape[2]}")
+        raise ValueError(f"k = {k} exceeds the number of anchors, {metric.shape[2]} (TAL-TOPK-2)")
     order = metric.argsort(dim=2, descending=True, stable=True)[..., :k]
     return torch.zeros_like(metric, dtype=torch.bool).scatter(2, order, value=True)

@@ -177,7 +177,7 @@ class Worker:
         answer = self._exchange(request)
         replies = answer.fields.get("answers")
         if not isinstance(replies, list) or len(replies) != len(questions):
-            raise self._failed(f"answered {len(questions)} questions with {str(replies)[:80]}")
+            raise self._failed(f"sent {str(replies)[:80]}, expected answers to {len(questions)} questions")
         return [
             (
                 fields,
@@ -276,7 +276,7 @@ def default_timeout() -> float:
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise ValueError(f"{TIMEOUT_VARIABLE} is {text!r}, expected seconds, more than 0")
+        raise ValueError(f"{TIMEOUT_VARIABLE} is {text!r}, expected a number of seconds above 0")
     return seconds
 
 
@@ -294,7 +294,7 @@ def memory_limit() -> int:
     except ValueError:
         gibibytes = 0.0
     if not 0 < gibibytes < 2**30:
-        raise ValueError(f"{MEMORY_VARIABLE} is {text!r}, expected GiB, more than 0")
+        raise ValueError(f"{MEMORY_VARIABLE} is {text!r}, expected a number of GiB above 0")
     return int(gibibytes * 2**30)
 
 

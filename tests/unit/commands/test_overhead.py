@@ -81,7 +81,7 @@ def test_the_ratio_decides(
     assert main(["overhead"]) == status
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == (
-        f"training step: 200.0 ms without, ratio with the recorder {at:.4f} ({at - 0.01:.4f} to {at + 0.01:.4f})"
+        f"training step: 200.0 ms; with the recorder {at:.4f} times as long ({at - 0.01:.4f} to {at + 0.01:.4f})"
     )
     assert second.startswith("loss alone: ")
     assert third == f"with the recorder, a training step takes {says} 1.05 times as long"
@@ -92,7 +92,7 @@ def test_the_steps_that_are_timed_are_a_real_training(capsys: pytest.CaptureFixt
     assert main(["overhead", "--rounds", "2"]) in (0, 1)  # two rounds on a busy machine decide nothing
     out = capsys.readouterr().out
     assert (
-        len(re.findall(r"ms without, ratio with the recorder [\d.]+ \([\d.]+ to [\d.]+\)$", out, re.M)) == 2
+        len(re.findall(r"ms; with the recorder [\d.]+ times as long \([\d.]+ to [\d.]+\)$", out, re.M)) == 2
     )
 
 

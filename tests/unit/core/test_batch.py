@@ -240,7 +240,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "an image missing in a map": (
         lambda batch: with_map(batch, lambda level: level[:2], 1),
-        "feature map 1 has 2 images, the first 3",
+        "feature map 1 has 2 images, expected 3 as in the first map",
     ),
     "two dtypes": (
         lambda batch: with_map(batch, lambda level: level.double(), 1),

@@ -27,5 +27,5 @@ def test_what_the_loss_alone_declares_is_not_asked_of_an_assigner():
 
 
 def test_a_dialect_that_declares_nothing_fails():
-    with pytest.raises(LookupError, match=r"agrees with .* on every batch that was drawn"):
+    with pytest.raises(LookupError, match=r"agrees with .* on every generated batch"):
         smallest_difference(replace(NEWEST, name="newest by another name"))

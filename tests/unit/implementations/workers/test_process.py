@@ -290,5 +290,5 @@ def test_many_deaths_are_enough():
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "nan"])
 def test_a_timeout_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(TIMEOUT_VARIABLE, text)
-    with pytest.raises(ValueError, match=f"{TIMEOUT_VARIABLE} is '{text}', expected seconds"):
+    with pytest.raises(ValueError, match=f"{TIMEOUT_VARIABLE} is '{text}', expected a number of seconds"):
         default_timeout()
