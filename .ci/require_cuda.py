@@ -4,7 +4,7 @@ import sys
 
 
 def problem() -> str | None:
-    """What keeps CUDA from working; None if it works."""
+    """Return the reason why CUDA does not work; None if it works."""
     try:
         import torch
     except ImportError as error:

@@ -89,7 +89,7 @@ class Content:
 
     @cached_property
     def counts(self) -> list[int]:
-        """Number of rows of each image, including those that ANN-3 drops."""
+        """Number of rows of each image, including rows that ANN-3 drops."""
         counts = [0] * self.logits.shape[0]
         for image in self.rows:
             counts[image] += 1
@@ -151,7 +151,7 @@ class Content:
 
     @cached_property
     def overlap(self) -> Tensor:
-        """(n, A) u, zero off candidates (TAL-MET-1)."""
+        """(n, A) u; zero for non-candidates (TAL-MET-1)."""
         truth, anchor = self.candidate_pairs
         overlap = torch.zeros(self.candidates.shape, dtype=torch.float32)
         overlap[truth, anchor] = ciou(self.boxes[truth], self.predicted).clamp(min=0)
@@ -159,7 +159,7 @@ class Content:
 
     @cached_property
     def metric(self) -> Tensor:
-        """(n, A) t, zero off candidates (TAL-MET-1)."""
+        """(n, A) t; zero for non-candidates (TAL-MET-1)."""
         truth, anchor = self.candidate_pairs
         metric = torch.zeros(self.candidates.shape, dtype=torch.float32)
         score = self.logits[self.image[truth], anchor, self.labels[truth]].sigmoid()  # (P,)
@@ -247,7 +247,7 @@ def no_gt_in_batch(content: Content) -> bool:
 
 @hazard()
 def image_without_gt(content: Content) -> bool:
-    """Some images have rows and some have none."""
+    """Some images have rows, and others have no rows."""
     return 0 in content.counts and any(content.counts)
 
 
@@ -543,7 +543,7 @@ def few_bins(content: Content) -> bool:
 
 @hazard()
 def one_bin(content: Content) -> bool:
-    """The raw value is the distance, and an L1 loss stands in the place of DFL (DEC-1, LOSS-DFL-1)."""
+    """The head has a single bin: the raw value is the distance, and an L1 loss replaces DFL (DEC-1, LOSS-DFL-1)."""
     return content.head.reg_max == 1
 
 
@@ -555,20 +555,20 @@ def not_finite(content: Content) -> bool:
 
 @hazard()
 def fewer_anchors_than_k(content: Content) -> bool:
-    """A ground truth cannot take k anchors (TAL-TOPK-2)."""
+    """A ground truth cannot select k anchors, because there are fewer (TAL-TOPK-2)."""
     return content.logits.shape[1] < content.k
 
 
 @hazard("candidate")
 def keeps_fewer(content: Content) -> bool:
-    """A GT has selected more anchors than it keeps (TAL-CONF-2)."""
+    """A GT has selected more anchors than it keeps, because of topk2 (TAL-CONF-2)."""
     kept = content.hyperparameters.effective_topk2
     return kept is not None and bool((content.selected.sum(1) > kept).any())
 
 
 @hazard("candidate")
 def tie_at_topk2(content: Content) -> bool:
-    """The last anchor that a GT keeps and the next one of those that it selected have the same t (T3)."""
+    """The last anchor that a GT keeps and the next of its selected anchors have the same t (T3)."""
     kept = content.hyperparameters.effective_topk2
     if kept is None or kept >= content.metric.shape[1]:
         return False

@@ -1,4 +1,4 @@
-"""Find the dialects that explain everything an implementation does, and the smallest batch that refutes each other."""
+"""Find the dialects that explain all results of an implementation, and small batches that refute the others."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ RecipeAndStrategy = tuple[Recipe, SearchStrategy[Recipe]]
 
 @dataclass
 class DialectFit:
-    """Result of holding an implementation to one dialect.
+    """Result of judging an implementation by one dialect.
 
     Attributes:
         dialect: the dialect.
@@ -89,11 +89,11 @@ class Identification:
 def identify(
     implementation: Implementation, dialects: Iterable[Dialect], advance: Advance = no_progress
 ) -> Identification:
-    """Hold an implementation to each distinct dialect; if none explains it, find the nearest.
+    """Judge an implementation by each distinct dialect; if none explains it, find the nearest.
 
     Args:
         implementation: the implementation under test.
-        dialects: candidates; of those that cannot be told apart, the first is tried.
+        dialects: candidates; only the first of several dialects that cannot be distinguished is tried.
         advance: called once for each distinct dialect, and with lines about the nearest one.
     """
     fits = []
@@ -134,7 +134,7 @@ def fit_dialect(implementation: Implementation, dialect: Dialect) -> DialectFit:
 
 
 def sorted_recipes(implementation: Implementation, count: int) -> Sequence[RecipeAndStrategy]:
-    """Return `count` recipes of each strategy, and of each that tells dialects apart: the smallest first."""
+    """Return `count` recipes of each strategy and of those that distinguish dialects, the smallest first."""
     return _sorted_recipes((*RELEASE_CHOICES.values(), *strategies_for(implementation)), count)
 
 
@@ -155,7 +155,7 @@ def size_of(recipe: Recipe) -> tuple[int, int]:
 
 
 def shrink(subject: Subject, strategy: SearchStrategy[Recipe], first: Failure) -> Failure:
-    """Return the failure at the same stage and clause on the smallest batch; `first` if none was found again."""
+    """Return the failure at the same stage and clause on the smallest batch; `first` if no smaller one was found."""
 
     def fails_alike(recipe: Recipe) -> bool:
         failure = failure_on(subject, recipe)

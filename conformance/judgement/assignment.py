@@ -41,7 +41,7 @@ def judge_assignment(judgement: Judgement, outcome: Outcome, expected: Expectati
 
 
 def _assert_all_finite(judgement: Judgement, assignment: Assignment) -> bool:
-    """Record each visible number that is NaN or infinite at its stage, before anything is computed from it."""
+    """Record each visible value that is NaN or infinite at its stage, before other values are computed from it."""
     stages = assignment.stages
     cell, pair = ("image", "anchor", "column"), ("image", *PAIR)
     boxes = assignment.boxes.where(assignment.foreground[..., None], 0)
@@ -59,7 +59,7 @@ def _assert_all_finite(judgement: Judgement, assignment: Assignment) -> bool:
 
 
 def judge_padding(judgement: Judgement, assignment: Assignment, image: int, truths: int) -> None:
-    """Judge padding rows (ANN-4): none is a candidate, selected or an owner, and all their numbers are zero."""
+    """Judge padding rows (ANN-4): none of them is a candidate, selected or an owner, and their values are zero."""
     stages = assignment.stages
     if stages is None or truths == stages.candidates.shape[1]:
         return

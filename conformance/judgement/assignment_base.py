@@ -151,7 +151,7 @@ class ImageJudge:
         return assert_none(quantity, self.misplaced_scores(positives), scores[self.image], "0", problem)
 
     def labels_of(self, positives: Tensor) -> Tensor:
-        """(A,) class of the ground truth that owns each anchor of `positives` (M, A); of the first on background."""
+        """Return the class (A,) of each anchor's owner in `positives` (M, A); on background, the first class."""
         return self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]
 
     def misplaced_scores(self, positives: Tensor) -> Tensor:
@@ -167,11 +167,11 @@ class ImageJudge:
         return torch.where(at_label != 0, at_label, scores.sum(1)) * positives.any(0)
 
     def quantity(self, name: str, clause: str, *dimensions: str) -> Quantity:
-        """Return a quantity of this image."""
+        """Return the description of a compared quantity of this image."""
         return Quantity(name, clause, dimensions, self.image)
 
     def counts(self, positives: Tensor) -> list[Value]:
-        """Return the number of positives of each ground truth, for a message."""
+        """Return the number of positives of each ground truth as text for a message."""
         min_count, most = self.oracle.selection.min_count.tolist(), self.oracle.selection.max_count.tolist()
         return [
             Value(

@@ -226,7 +226,7 @@ class OutputsJudge(ImageJudge):
         return StageName.METRIC if explained_by_metric[alone].all() else StageName.OVERLAP
 
     def up_to_overlap(self, positives: Tensor) -> Tensor:
-        """Return (M,) True if the best weight is at most the best overlap, as it is for any t (TAL-NORM-1)."""
+        """Return (M,) bool: True if the best weight is at most the best overlap, which holds for any t (TAL-NORM-1)."""
         best_weight = self.implied(positives)[2][:, 0]  # (M,)
         slack = (self.oracle.overlap_error * positives).amax(1) + ROUNDINGS * 8 * torch.finfo(self.dtype).eps
         return best_weight <= (self.oracle.overlap * positives).amax(1) + slack

@@ -1,4 +1,4 @@
-"""Judging one image whose implementation exposes its stages, each given its own values of the stage before."""
+"""Judging one image whose implementation exposes its stages. Each stage is judged given the previous stage's values."""
 
 import torch
 from torch import Tensor
@@ -152,7 +152,7 @@ class StagesJudge(ImageJudge):
 
 
 def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, image: int) -> Agreement:
-    """Assert that a selection is admissible: no wrong anchor, no missing one, and the right number.
+    """Assert that a selection is admissible: it has no wrong anchor, misses none, and has the required number.
 
     Raises:
         Mismatch: the selection is not admissible.

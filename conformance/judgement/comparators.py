@@ -1,4 +1,4 @@
-"""Comparators of numbers: each raises `Mismatch` or returns an `Agreement`, so that no result is ignored by mistake."""
+"""Comparators of tensors. Each raises `Mismatch` or returns an `Agreement`, so that no result is ignored by mistake."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -39,11 +39,11 @@ class Quantity(NamedTuple):
 
 
 class Bounded(NamedTuple):
-    """Expected numbers and their tolerances.
+    """Expected values and their tolerances.
 
     Attributes:
         expected: float64.
-        tolerance: largest allowed difference of each number, float64, same shape.
+        tolerance: largest allowed difference of each value, float64, same shape.
         same_dtype: result of the reference in the implementation's dtype; identical bits count as exact. Where it is
             not finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
         extra_tolerance: the part of the tolerance that is not a multiple of a rounding, for `observer`.
@@ -55,7 +55,7 @@ class Bounded(NamedTuple):
     extra_tolerance: Tensor | None = None
 
     def at(self, places: Tensor) -> "Bounded":
-        """Return the numbers at some places of the first dimension."""
+        """Return the expected values at some indices of the first dimension."""
 
         def selected(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[places]
@@ -269,7 +269,7 @@ def _values(
 
 
 def place_name(place: Tensor, names: Sequence[str], image: int | None) -> str:
-    """Return a place in words: "image 0, GT 1, anchor 17"."""
+    """Return the name of a place: "image 0, GT 1, anchor 17"."""
     parts = [] if image is None else [f"image {image}"]
     for dimension, index in enumerate(place.tolist()):
         name = names[dimension] if dimension < len(names) else f"index {dimension}"

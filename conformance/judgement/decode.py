@@ -38,7 +38,7 @@ def judge_inputs(judgement: Judgement, outcome: Outcome, expected: Expectation) 
 
 
 def _agreements(observed: AssignerInputs, expected: Expectation) -> Iterator[Agreement]:
-    """Compare one tensor after the other.
+    """Compare the inputs tensor by tensor.
 
     Raises:
         Mismatch: a tensor differs.

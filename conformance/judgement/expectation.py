@@ -1,4 +1,4 @@
-"""Everything that a dialect prescribes for one batch, computed when first needed and shared by all checks of it.
+"""Everything that a dialect prescribes for one batch, computed on first use and shared by all checks of the batch.
 
 B images, A anchors, C classes, R bins, M ground truths of an image, P positives of the whole batch.
 """
@@ -199,7 +199,7 @@ class Expectation:
         return replace(inputs, hyperparameters=self.batch.hyperparameters)
 
     def loss(self, targets: BatchTargets, each_term: bool = False) -> "LossExpectation":
-        """Return the loss for given targets; `each_term` asks for the gradients of box, cls and dfl too."""
+        """Return the loss for given targets; if `each_term`, with the gradients of box, cls and dfl too."""
         return LossExpectation(self, targets, each_term)
 
 

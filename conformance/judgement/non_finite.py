@@ -1,4 +1,4 @@
-"""Judging outcomes on batches with a prediction that is not finite (NaN, infinity).
+"""Judging outcomes on batches with a non-finite prediction (NaN or infinity).
 
 The specification does not cover them. The following clauses describe the behaviour of official code, found by running
 releases on such batches, so that an implementation that spreads or hides such a value is reported:

@@ -14,7 +14,7 @@ from tal_reference import NEWEST
 
 @pytest.mark.clauses("DIALECT")
 def test_declared_differences(checker: Checker, run: SessionState) -> None:
-    """On the smallest batch on which the dialects differ, it conforms to the declared one and not to the newest."""
+    """On the smallest distinguishing batch, an implementation conforms to its declared dialect, not to the newest."""
     declared = checker.subject.implementation.dialect
     if declared == NEWEST:
         return  # every other test judges it by the newest dialect

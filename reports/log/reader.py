@@ -121,7 +121,7 @@ class Log:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the stages, in the order of the data."""
+        """Names of the stages, in the order of judging."""
         return [stage["name"] for stage in self.run["stages"]]
 
     @property

@@ -1,7 +1,7 @@
 """`python -m tests.integration.killed --kills N`: runs of the suite, each killed at a random moment (signal 9).
 
-What every one of them left is then read: each batch that had been judged is in the log, the report can be rendered from
-it, and `latest` points at a whole report.
+After each kill, every judged batch must be in the log, the log must be renderable, and `latest` must point at a
+complete report.
 """
 
 import argparse

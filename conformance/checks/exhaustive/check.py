@@ -1,6 +1,6 @@
 """Judge every image of a scope with the dense oracle, and its suspects with the ordinary judge.
 
-Suspects are images that the dense oracle could not prove right.
+Suspects are images for which the dense oracle could not prove that all values are correct.
 """
 
 import time

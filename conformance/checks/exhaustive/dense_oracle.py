@@ -249,7 +249,7 @@ def weights_of(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
 
 
 def stages_hold(prescribed: Expected, stages: Stages, positives: Tensor) -> Tensor:
-    """Return (B,) bool: True if the exposed stages are right, each judged from the exposed values before it.
+    """Return (B,) bool: True if the exposed stages are correct, each judged from the exposed values before it.
 
     Args:
         prescribed: prescribed values.
@@ -342,7 +342,7 @@ def _moved_weights(prescribed: Expected, positives: Tensor) -> Tensor:
 
 
 def assignment_holds(prescribed: Expected, assignment: Assignment) -> Tensor:
-    """Return (B,) bool: True if the assignment is surely right: admissible, with the right targets and weights."""
+    """Return (B,) bool: True if the assignment is certainly correct: admissible, with correct targets and weights."""
     rows = torch.arange(prescribed.real.shape[1], device=prescribed.real.device)[:, None]  # (M, 1)
     owner = assignment.truth_index.long().where(assignment.foreground, -1)  # (B, A)
     positives = owner[:, None] == rows  # (B, M, A)

@@ -105,7 +105,7 @@ class DecidingValues:
         return bool((choices | effective_topk2).any())
 
     def kept_otherwise(self, moved: Tensor) -> Tensor:
-        """Return the anchors (M, A) that topk2 may keep or drop (T3, T4), given earlier moved choices (M, A)."""
+        """Return the anchors (M, A) that topk2 may keep or drop (T3, T4), given earlier differing choices (M, A)."""
         if self.numbers.effective_topk2 is None:
             return torch.zeros_like(moved)
         apart = (self.metric[:, :, None] - self.metric[:, None]).abs()  # (M, A, A)

@@ -280,9 +280,9 @@ class ImageComparison:
         return self.to.assert_none(StageName.CONFLICT, "owner", differs & ~allowed, new, words, self.image)
 
     def tied_at_another_k(self, known: DecidingValues, differs: Tensor) -> Tensor:
-        """Return (M, A) bool: pairs that differ, and tie with a pair that the ground truth lost or gained (T1).
+        """Return (M, A) bool: pairs whose owner changed between anchors of equal t, at any place of the top-k (T1).
 
-        An error in k violates TAL-TOPK-1, but no relation.
+        An implementation with another k violates TAL-TOPK-1, but no relation.
         """
         free = torch.zeros_like(differs)  # (M, A)
         for positives in (self.old.positives, self.new.positives):

@@ -110,7 +110,7 @@ class Relation:
                 )
 
     def judged(self, plans: list[TransformationPlan], session: RunCache, given: Run) -> Judgement:
-        """Return the judgement of the plans, or of the check within the given run."""
+        """Return the judgement of the compared plans or, for a relation within one run, of the relation's check."""
         judgement = Judgement(given.batch.family)
         if self.check is not None:
             if given.outcome.assignment is None:

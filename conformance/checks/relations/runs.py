@@ -66,7 +66,7 @@ class Run:
 
     @property
     def uniqueness(self) -> Uniqueness:
-        """Return whether the batch admits one assignment or several."""
+        """Return the uniqueness of the batch's assignment: one, or several for a reason."""
         return least_unique(*(known.uniqueness for known in self.oracles.values()))
 
     def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
@@ -319,7 +319,7 @@ class Run:
 
     @property
     def scale_error(self) -> Tensor:
-        """Return the possible difference of N."""
+        """Return the possible difference of N between two correct runs (LOSS-SUM-1)."""
         return self.scale * self._scale_error + self.foreign_positives[1].sum()
 
     @property

@@ -53,14 +53,14 @@ class CriterionAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Call the package's loss, and return with it what its assigner read and returned."""
+        """Return the package's loss, with the inputs and outputs of its assigner."""
         made = self._criterion(head, hyperparameters, feature_maps[0].device)
         return self._call(made, feature_maps, annotations, head, hyperparameters)
 
     def make(
         self, head: Head, hyperparameters: Hyperparameters
     ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
-        """Return the package's criterion, made at its first call and then kept, as its trainer keeps it."""
+        """Return a function that calls the package's criterion, which is made on the first call and then reused."""
         criterion = cache(partial(self._new_criterion, head, hyperparameters))
 
         def call(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
@@ -87,17 +87,17 @@ class CriterionAdapter:
         return Loss(total, logged, recorder.assignment(), recorder.inputs(strides, head, hyperparameters))
 
     def _assigner_arguments(self, inputs: AssignerInputs) -> tuple[Any, ...]:
-        """Return what the package's assigner is called with."""
+        """Return the arguments of the package's assigner."""
         return (
             inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask,
         )  # fmt: skip
 
     def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
-        """Return what the package's head hands to the loss in training."""
+        """Return the output that the package's head passes to the loss in training."""
         return list(feature_maps)
 
     def _rows(self, annotations: Tensor) -> Any:
-        """Return the annotations as the package's data loader hands them to the loss."""
+        """Return the annotations in the format of the package's data loader."""
         return {"batch_idx": annotations[:, 0], "cls": annotations[:, 1], "bboxes": annotations[:, 2:]}
 
     def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Any:
@@ -118,7 +118,7 @@ class CriterionAdapter:
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device
     ) -> tuple[Any, RecordingAssigner | None]:
-        """Return a new criterion, and what records its assigner if stages are exposed.
+        """Return a new criterion, and the recorder of its assigner if stages are exposed.
 
         Raises:
             NotImplementedError: as `_new_assigner`.
@@ -131,7 +131,7 @@ class CriterionAdapter:
         return criterion, recorder
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the package's criterion for a model that ends with this head."""
+        """Return the package's criterion for a model that ends with the given head."""
         raise NotImplementedError
 
 

@@ -140,7 +140,7 @@ def loss_arguments(hyperparameters: Hyperparameters) -> dict[str, int]:
 
 
 def has_built_in_exponents(hyperparameters: Hyperparameters) -> bool:
-    """Return True if alpha and beta are those that official losses have built in (TAL-MET-1); they accept no others."""
+    """Return True if alpha and beta are the built-in values of official losses, which accept no others (TAL-MET-1)."""
     return (hyperparameters.alpha, hyperparameters.beta) == (DEFAULTS.alpha, DEFAULTS.beta)
 
 

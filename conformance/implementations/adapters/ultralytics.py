@@ -114,10 +114,10 @@ class UltralyticsAdapter(CriterionAdapter):
         )
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the release's criterion, with the assigner that it makes for itself wherever it can be told to.
+        """Return the release's criterion, with the assigner that the criterion makes itself if it can be configured.
 
         Raises:
-            NotImplementedError: as `_new_assigner`.
+            NotImplementedError: topk2 is set, which the release does not support (TAL-CONF-2).
         """
         gains = SimpleNamespace(
             box=hyperparameters.box_gain,

@@ -26,7 +26,7 @@ MOST_PRINTED = 2**20
 
 
 class SideEffectError(Exception):
-    """An implementation changed something that it does not own, or left something behind."""
+    """Error: an implementation changed something that it does not own, or left files, processes or output behind."""
 
 
 class ReturnedTensors:

@@ -69,7 +69,7 @@ def follow_to_the_end(lifeline: int) -> None:
 
 
 def end_if_out_of_memory(error: BaseException) -> None:
-    """End the process if the error says that it reached its memory limit: its memory is freed at once."""
+    """End the process after an error that reached its memory limit, so that its memory is freed at once."""
     if isinstance(error, MemoryError):
         os._exit(OUT_OF_MEMORY)  # at once: there may be no room for a message
     if "can't allocate memory" in str(error):

@@ -258,7 +258,7 @@ def loss_answer(
     hyperparameters: Hyperparameters,
     copies: PlainCopies,
 ) -> Question:
-    """Return the loss of a batch, its gradient and what it exposes of its assigner; runs in the worker."""
+    """Return the loss of a batch, its gradient and the exposed data of its assigner; runs in the worker."""
     maps = tuple(
         tensors[f"level.{number}"].requires_grad_(facts["differentiate"])
         for number in range(len(head.strides))

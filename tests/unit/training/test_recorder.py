@@ -328,7 +328,7 @@ def test_a_folder_of_another_recording_is_not_mixed(step: Step, tmp_path: Path):
 )
 def test_numbers_without_sense_are_refused(tmp_path: Path, every: int, limit: float):
     with (
-        pytest.raises(CannotRecord, match="got every = |expected a finite size limit"),
+        pytest.raises(CannotRecord, match=r"got every = |expected a finite size limit"),
         recording(tmp_path, every, limit),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Results that lie about themselves are judged by their values, read once; results that only look unusual conform."""
+"""Deceptive results are judged by their values, read once; results that only have unusual types conform."""
 
 import re
 import time
