@@ -1,16 +1,21 @@
 """Folders of the project, the default report folder, and atomic creation of files and folders."""
 
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PACKAGES = Path(__file__).parents[2]
 """Folder that the packages are imported from: src/ in this repository, site-packages elsewhere."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 """Root folder of this repository; site-packages if the distribution is installed."""
+
+SETTLED = 60.0
+"""Age in seconds from which a temporary folder without a lock counts as abandoned."""
 
 
 def default_report_dir(working: Path) -> Path:
@@ -50,3 +55,46 @@ def create_folder_atomically(folder: Path) -> Iterator[Path]:
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+class TemporaryFolder:
+    """A temporary folder; if its owner is killed, the next process that makes such a folder removes it.
+
+    The owner holds a lock on the folder; the system releases it when the owner ends.
+
+    Args:
+        prefix: beginning of the name; folders of killed processes with this prefix are removed.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        remove_abandoned(prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Remove the folder with its content."""
+        if self._lock >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+
+
+def remove_abandoned(prefix: str) -> None:
+    """Remove the temporary folders with this prefix whose owner does not run any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with suppress(OSError):
+            status = folder.lstat()
+            if not folder.is_dir() or folder.is_symlink() or status.st_uid != os.getuid():
+                continue
+            if time.time() - status.st_mtime < SETTLED:
+                continue  # its owner may not have locked it yet
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -1,4 +1,4 @@
-"""Suggestions for mistyped names."""
+"""Suggestions for mistyped names, and texts that are shortened."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -21,3 +21,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     return f"unknown {kind} {name!r}{suggestion(name, names) or '.'} Known {kind}s: {', '.join(names)}"
+
+
+LONGEST_MESSAGE, LONGEST_TRACEBACK = 2_000, 20_000
+"""Maximum numbers of characters of the message and traceback of an implementation's exception."""
+
+
+def cut(text: str, longest: int) -> str:
+    """Return the text, without its middle if it has more than `longest` characters."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} [...] {text[-half:]}"

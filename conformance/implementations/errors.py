@@ -9,6 +9,10 @@ class PackageUnavailable(LookupError):
     """Error: a package could not be installed, or its adapter not started. The message gives reason and remedy."""
 
 
+class InvalidSetting(PackageUnavailable, ValueError):
+    """An environment variable of the suite has a value without a meaning."""
+
+
 class ProtocolViolation(TypeError):
     """Error: an adapter, or a value that it returned, does not follow the protocol."""
 

@@ -53,10 +53,9 @@ class RunLogWriter:
         stages = [{"name": name, "clause": clause} for name, clause in DETECT.clauses.items()]
         self._append(
             "run",
-            environment=environment(),
             stages=stages,
             terms=[term.name for term in DETECT.terms],
-            **facts,
+            **({"environment": environment()} | facts),
         )
 
     def end(self, exit_status: int) -> None:

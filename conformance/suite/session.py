@@ -11,7 +11,7 @@ import pytest
 from tal_conformance.batches.hazards import MEANINGS
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
-from tal_conformance.core.environment import command_line
+from tal_conformance.core.environment import command_line, environment
 from tal_conformance.core.supervision import supervised
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
@@ -173,6 +173,11 @@ def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
 
 def begin(run: SessionState, config: pytest.Config) -> None:
     """Write the first lines of the run log: the run, and the reasons for everything that is not tested."""
+    isolation = {
+        implementation.name: f"process of its own, network blocked by {implementation.adapter.network}"
+        for implementation in run.implementations
+        if implementation.in_subprocess
+    }
     run.recorder.begin(
         {
             "profile": config.getoption("--conformance-profile"),
@@ -180,6 +185,7 @@ def begin(run: SessionState, config: pytest.Config) -> None:
             "command": command_line(),
             "devices": run.devices,
             "hazards": dict(MEANINGS),
+            "environment": environment() | ({"isolation": isolation} if isolation else {}),
             "implementations": [
                 {
                     "name": implementation.name,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from tal_conformance.core.names import LONGEST_MESSAGE, LONGEST_TRACEBACK, cut
 from tal_conformance.implementations.errors import (
     ImplementationFailed,
     ProtocolViolation,
@@ -84,7 +85,21 @@ def exceptions_as_failures() -> Iterator[None]:
             yield
         except BaseException as error:
             interrupts.raise_if_arrived()
-            raise failure_from(error) from error
+            failure = failure_from(error)
+            _clear_frames(error)
+            raise failure from error
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Release the local variables of an exception's frames: pytest and Hypothesis keep exceptions, not tensors."""
+    seen: set[int] = set()
+    links: list[BaseException | None] = [error]
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            links += [link.__cause__, link.__context__]
 
 
 def failure_from(error: BaseException) -> ImplementationFailed:
@@ -99,7 +114,7 @@ def failure_from(error: BaseException) -> ImplementationFailed:
     where = f"{Path(place.filename).name}, line {place.lineno}"
     return ImplementationFailed(
         f"raised {exception_text(error)} ({where}; the report has the traceback)",
-        "".join(traceback.format_exception(error)),
+        cut("".join(traceback.format_exception(error)), LONGEST_TRACEBACK),
         class_names(error),
     )
 
@@ -110,4 +125,4 @@ def exception_text(error: BaseException) -> str:
         message = str(error)
     except BaseException as problem:
         message = f"(its message raised {type(problem).__name__})"
-    return f"{type(error).__name__}: {message}"
+    return f"{cut(type(error).__name__, LONGEST_MESSAGE)}: {cut(message, LONGEST_MESSAGE)}"

@@ -5,7 +5,6 @@ answers. The network and installers are blocked. When the suite ends, in whateve
 """
 
 import contextlib
-import ctypes
 import importlib
 import importlib.util
 import os
@@ -24,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tal_conformance.core.names import LONGEST_MESSAGE, LONGEST_TRACEBACK, cut
 from tal_conformance.core.processes import descendants, kill
 from tal_conformance.implementations.errors import class_names
+from tal_conformance.implementations.workers.confine import HOOKS, NETWORK_VARIABLE
 from tal_conformance.implementations.workers.messages import (
     LIMIT_VARIABLE,
     OUT_OF_MEMORY,
@@ -39,7 +40,6 @@ NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "sock
 """Audit events of network access."""
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 """Audit events that start another program."""
-PR_SET_CHILD_SUBREAPER = 36
 LONGEST_FILE = 2**28
 """Size limit in bytes of every file that the process writes, its log included."""
 INSTALLER = re.compile(r"\bpip3?\b|\buv\b|\bconda\b")
@@ -77,14 +77,13 @@ def end_if_out_of_memory(error: BaseException) -> None:
         os._exit(OUT_OF_MEMORY)
 
 
-def adopt_and_limit() -> None:
-    """Become the parent of all orphaned descendants, and limit memory and file sizes.
+def limit_resources() -> None:
+    """Limit memory and file sizes. `confine` has made this process the parent of all orphaned descendants.
 
     If the machine itself runs out of memory, the system ends this process first, not the suite.
     """
     if not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_FSIZE, (LONGEST_FILE, LONGEST_FILE))
@@ -177,7 +176,9 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
 
     torch.set_num_threads(request.fields["threads"])
     adapter = made(request.fields)
-    about = {name: str(getattr(adapter, name, "unknown")) for name in ("name", "version")}
+    about = {
+        name: cut(str(getattr(adapter, name, "unknown")), LONGEST_MESSAGE) for name in ("name", "version")
+    }
     about["dialect"] = spelt_dialect(getattr(adapter, "dialect", NEWEST))
     return adapter, encoded(
         about
@@ -188,15 +189,14 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
             "reduces_over_ranks": getattr(adapter, "reduces_over_ranks", None),
             "assigns": callable(getattr(adapter, "assign", None)),
             "computes_loss": callable(getattr(adapter, "loss", None)),
+            "network": os.environ.get(NETWORK_VARIABLE, HOOKS),
         }
     )
 
 
 def failure(error: BaseException) -> bytes:
     """Return the message about an exception, sent in place of a result."""
-    return encoded(
-        {"raised": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-    )
+    return encoded(decoded_failure(error))
 
 
 def serve(requests: int, answers: int) -> None:
@@ -248,11 +248,15 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
 
 def decoded_failure(error: BaseException) -> dict[str, Any]:
     """Return the answer to a question that raised."""
+    try:
+        message, details = str(error), traceback.format_exc()
+    except BaseException as problem:
+        message, details = f"(its message raised {type(problem).__name__})", ""
     return {
-        "raised": type(error).__name__,
-        "types": class_names(error),
-        "message": str(error),
-        "traceback": traceback.format_exc(),
+        "raised": cut(type(error).__name__, LONGEST_MESSAGE),
+        "types": [cut(name, LONGEST_MESSAGE) for name in class_names(error)[:20]],
+        "message": cut(message, LONGEST_MESSAGE),
+        "traceback": cut(details, LONGEST_TRACEBACK),
     }
 
 
@@ -268,13 +272,9 @@ def main(requests: int, answers: int, lifeline: int) -> None:
         os.set_inheritable(pipe, False)
     threading.Thread(target=follow_to_the_end, args=(lifeline,), daemon=True).start()
     sys.addaudithook(block)
-    adopt_and_limit()
+    limit_resources()
     try:
         serve(requests, answers)
     except Exception as error:
         end_if_out_of_memory(error)
         raise
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

@@ -19,7 +19,9 @@ LETTERS = b"TALF"
 PREFIX = struct.Struct("<4sIQ")
 """Letters, length of the text, length of the tensors; in bytes."""
 LONGEST_TEXT, LONGEST_TENSORS = 2**26, 2**34
-"""Maximum lengths of text and tensors that are read, in bytes."""
+"""Maximum lengths of text and tensors that are read, in bytes, if nothing else is known."""
+LONGEST_ANSWER_TEXT = 2**20
+"""Maximum length of the text of an answer to one question, in bytes: JSON, with a message and a traceback."""
 LIMIT_VARIABLE = "TAL_CONFORMANCE_WORKER_BYTES"
 """Environment variable with the memory limit of a worker, in bytes."""
 OUT_OF_MEMORY = 71
@@ -28,6 +30,10 @@ OUT_OF_MEMORY = 71
 
 class MessageError(ValueError):
     """Error: bytes are not a message. The text states the problem."""
+
+
+class TooLong(MessageError):
+    """Error: a message announces more bytes than it may have. They are not read."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +56,27 @@ def encoded(fields: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = No
     return PREFIX.pack(LETTERS, len(text), len(block)) + text + block
 
 
-def decoded(read: Callable[[int], bytes]) -> Message:
+def decoded(
+    read: Callable[[int], bytes], longest_text: int = LONGEST_TEXT, longest_tensors: int = LONGEST_TENSORS
+) -> Message:
     """Read the next message.
 
     Args:
         read: returns the given number of bytes, or raises.
+        longest_text: largest length of the text, in bytes; a longer one is not read.
+        longest_tensors: largest length of the tensors, in bytes; longer ones are not read.
 
     Raises:
         MessageError: the bytes are not a message.
     """
     letters, text_length, block_length = PREFIX.unpack(read(PREFIX.size))
-    if letters != LETTERS or text_length > LONGEST_TEXT or block_length > LONGEST_TENSORS:
+    if letters != LETTERS:
         raise MessageError(f"expected a message that begins with {LETTERS!r}, got {letters!r}")
+    if text_length > longest_text or block_length > longest_tensors:
+        raise TooLong(
+            f"a message of {text_length:,} bytes of text and {block_length:,} bytes of tensors, expected at most "
+            f"{longest_text:,} and {longest_tensors:,}"
+        )
     text, block = read(text_length), read(block_length)
     try:
         fields = json.loads(text)

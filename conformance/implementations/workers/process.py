@@ -19,14 +19,19 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from tal_conformance.core.cache import cache_folder
-from tal_conformance.core.files import PACKAGES
+from tal_conformance.core.files import PACKAGES, TemporaryFolder
 from tal_conformance.core.processes import descendants, kill
+from tal_conformance.implementations.errors import InvalidSetting
+from tal_conformance.implementations.workers import confine
+from tal_conformance.implementations.workers.memory import INTERVAL, used_memory
 from tal_conformance.implementations.workers.messages import (
     LIMIT_VARIABLE,
+    LONGEST_ANSWER_TEXT,
+    LONGEST_TENSORS,
     OUT_OF_MEMORY,
     Message,
     MessageError,
+    TooLong,
     decoded,
     encoded,
 )
@@ -42,6 +47,8 @@ HANGS, DEATHS = 3, 50
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
 """Environment variables that a worker inherits, besides those of CUDA and of numeric libraries."""
 KEPT_FAMILIES = ("CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
+HOME_PREFIX = "tal-conformance-worker-"
+"""Beginning of the names of the workers' home folders."""
 PIPE = 2**20
 """Capacity requested for a pipe, in bytes."""
 PART = 2**24
@@ -90,7 +97,8 @@ class Running:
     answers: int
     lifeline: int
     log: IO[bytes]
-    home: "tempfile.TemporaryDirectory[str]"
+    home: TemporaryFolder
+    limit: int
 
     def last_words(self) -> str:
         """Return the end of the process's output as one line."""
@@ -109,8 +117,7 @@ class Running:
         for pipe in (self.requests, self.answers, self.lifeline):
             os.close(pipe)
         self.log.close()
-        with contextlib.suppress(OSError):
-            self.home.cleanup()
+        self.home.remove()
 
 
 class Worker:
@@ -143,7 +150,10 @@ class Worker:
         if self._running is not None and self._running.process.poll() is None:
             return self._about
         self.close()
-        self._running = launched(self.launch)
+        try:
+            self._running = launched(self.launch)
+        except OSError as error:
+            raise WorkerFailed(f"its process could not be started: {error}") from error
         self._end = weakref.finalize(self, self._running.end)
         self.starts += 1
         fields = {
@@ -156,9 +166,15 @@ class Worker:
         return self._about
 
     def ask(
-        self, questions: Sequence[tuple[dict[str, Any], Mapping[str, Tensor]]]
+        self,
+        questions: Sequence[tuple[dict[str, Any], Mapping[str, Tensor]]],
+        longest: int = LONGEST_TENSORS,
     ) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
         """Return the answers to several questions, in one round trip.
+
+        Args:
+            questions: fields and tensors of each question.
+            longest: largest number of bytes that the tensors of all answers together may have.
 
         Raises:
             WorkerFailed: there is no answer. Ask the questions one at a time to learn which of them failed.
@@ -174,7 +190,7 @@ class Worker:
         if "raised" in about.fields:
             self.close()
             raise WorkerFailed(f"could not be restarted: {about.fields['message']}")
-        answer = self._exchange(request)
+        answer = self._exchange(request, longest, LONGEST_ANSWER_TEXT * len(questions))
         replies = answer.fields.get("answers")
         if not isinstance(replies, list) or len(replies) != len(questions):
             raise self._failed(f"sent {str(replies)[:80]}, expected answers to {len(questions)} questions")
@@ -213,8 +229,13 @@ class Worker:
                 f"was not called: its worker is not restarted after {self.hangs} hangs and {self.deaths} deaths"
             )
 
-    def _exchange(self, request: bytes) -> Message:
+    def _exchange(self, request: bytes, longest: int = 0, text: int = LONGEST_ANSWER_TEXT) -> Message:
         """Send a message and return the answer.
+
+        Args:
+            request: the message.
+            longest: largest number of bytes of the answer's tensors.
+            text: largest number of bytes of the answer's text.
 
         Raises:
             WorkerFailed: the process is dead, hangs, or did not answer with a message; it is ended.
@@ -225,7 +246,10 @@ class Worker:
         deadline = time.monotonic() + self.timeout
         try:
             send(self._running.requests, request, deadline)
-            return decoded(lambda count: receive(self._running.answers, count, deadline))  # type: ignore[union-attr]
+            pipe, check = self._running.answers, self._check_memory
+            return decoded(lambda count: receive(pipe, count, deadline, check), text, longest)
+        except TooLong as error:
+            raise self._failed(f"sent too long an answer: {error}") from error
         except MessageError as error:
             raise self._failed(f"sent bytes that are not a message: {error}") from error
         except TimeoutError as error:
@@ -235,6 +259,20 @@ class Worker:
             raise failure from error
         except (EOFError, BrokenPipeError, ConnectionError) as error:
             raise self._failed(f"died{self._how()}") from error
+
+    def _check_memory(self) -> None:
+        """Kill the process if it and its descendants use more memory than a worker may.
+
+        Raises:
+            WorkerFailed: they do.
+        """
+        assert self._running is not None
+        used = used_memory(self._running.process.pid)
+        if used > self._running.limit:
+            raise self._failed(
+                f"was killed: with what it started, it used {used / 2**30:.3g} GiB of memory, shared memory included; "
+                f"the limit is {self._running.limit / 2**30:.3g} GiB ({MEMORY_VARIABLE})"
+            )
 
     def _how(self) -> str:
         """Return the exit status or signal as text."""
@@ -266,7 +304,7 @@ def default_timeout() -> float:
     """Return the time limit in seconds for an answer.
 
     Raises:
-        ValueError: the environment variable is not a positive number.
+        InvalidSetting: the environment variable is not a positive number.
     """
     text = os.environ.get(TIMEOUT_VARIABLE)
     if text is None:
@@ -276,7 +314,7 @@ def default_timeout() -> float:
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise ValueError(f"{TIMEOUT_VARIABLE} is {text!r}, expected a number of seconds above 0")
+        raise InvalidSetting(f"{TIMEOUT_VARIABLE} is {text!r}, expected a number of seconds above 0")
     return seconds
 
 
@@ -284,7 +322,7 @@ def memory_limit() -> int:
     """Return the memory limit of a worker, in bytes.
 
     Raises:
-        ValueError: the environment variable is not a positive number.
+        InvalidSetting: the environment variable is not a positive number.
     """
     text = os.environ.get(MEMORY_VARIABLE)
     if text is None:
@@ -294,34 +332,44 @@ def memory_limit() -> int:
     except ValueError:
         gibibytes = 0.0
     if not 0 < gibibytes < 2**30:
-        raise ValueError(f"{MEMORY_VARIABLE} is {text!r}, expected a number of GiB above 0")
+        raise InvalidSetting(f"{MEMORY_VARIABLE} is {text!r}, expected a number of GiB above 0")
     return int(gibibytes * 2**30)
 
 
 def launched(launch: Launch) -> Running:
     """Start a process with its own process group and home folder. Its pipes are separate from its output."""
-    home = tempfile.TemporaryDirectory(prefix="tal-conformance-worker-", ignore_cleanup_errors=True)
-    work = Path(home.name) / "work"
-    work.mkdir()
-    log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `Running.end`
-    requests, answers, lifeline = os.pipe(), os.pipe(), os.pipe()
-    theirs = requests[0], answers[1], lifeline[0]
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", "-m", "tal_conformance.implementations.workers.child", *map(str, theirs)],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        pass_fds=theirs,
-        cwd=work,
-        env=environment(Path(home.name), launch.folders),
-        start_new_session=True,
-    )
+    limit, home = memory_limit(), TemporaryFolder(HOME_PREFIX)
+    opened: list[int] = []
+    try:
+        work = home.path / "work"
+        work.mkdir()
+        log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `Running.end`
+        for _ in range(3):
+            opened += os.pipe()
+        requests, answers, lifeline = opened[:2], opened[2:4], opened[4:]
+        theirs = requests[0], answers[1], lifeline[0]
+        arguments = [str(PACKAGES), str(os.getpid()), *map(str, theirs)]
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-P", confine.__file__, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=theirs,
+            cwd=work,
+            env=environment(home.path, launch.folders) | {LIMIT_VARIABLE: str(limit)},
+            start_new_session=True,
+        )
+    except BaseException:
+        for pipe in opened:
+            os.close(pipe)
+        home.remove()
+        raise
     for pipe in theirs:
         os.close(pipe)
     for pipe in (requests[1], answers[0]):
         os.set_blocking(pipe, False)
         enlarge(pipe)
-    return Running(process, requests[1], answers[0], lifeline[1], log, home)
+    return Running(process, requests[1], answers[0], lifeline[1], log, home, limit)
 
 
 def enlarge(pipe: int) -> None:
@@ -335,15 +383,13 @@ def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_FAMILIES)
     }
-    cache = cache_folder()
     return kept | {
-        LIMIT_VARIABLE: str(memory_limit()),
         "HOME": str(home),
-        "PYTHONPATH": os.pathsep.join([*map(str, folders), str(PACKAGES)]),
-        "PYTHONPYCACHEPREFIX": str(cache / "bytecode"),
+        confine.FOLDERS_VARIABLE: os.pathsep.join(map(str, folders)),
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
         "PIP_NO_INDEX": "1",
-        "MPLCONFIGDIR": str(cache / "matplotlib"),
+        "MPLCONFIGDIR": str(home / "matplotlib"),
         "MPLBACKEND": "Agg",
         "YOLO_CONFIG_DIR": str(home),
         "YOLO_AUTOINSTALL": "false",
@@ -371,8 +417,14 @@ def send(pipe: int, message: bytes, deadline: float) -> None:
             wait(pipe, select.POLLOUT, deadline)
 
 
-def receive(pipe: int, count: int, deadline: float) -> bytes:
+def receive(pipe: int, count: int, deadline: float, check: Callable[[], None] = lambda: None) -> bytes:
     """Read `count` bytes before the deadline.
+
+    Args:
+        pipe: file descriptor of the pipe.
+        count: number of bytes.
+        deadline: reading of the monotonic clock, in seconds.
+        check: called every `INTERVAL` seconds while there is nothing to read; may raise.
 
     Raises:
         TimeoutError: the deadline passed.
@@ -383,7 +435,7 @@ def receive(pipe: int, count: int, deadline: float) -> bytes:
         try:
             part = os.read(pipe, min(count, PART))
         except BlockingIOError:
-            wait(pipe, select.POLLIN, deadline)
+            wait(pipe, select.POLLIN, deadline, check)
             continue
         if not part:
             raise EOFError
@@ -392,13 +444,15 @@ def receive(pipe: int, count: int, deadline: float) -> bytes:
     return b"".join(parts)
 
 
-def wait(pipe: int, event: int, deadline: float) -> None:
-    """Wait until the pipe is ready.
+def wait(pipe: int, event: int, deadline: float, check: Callable[[], None] = lambda: None) -> None:
+    """Wait until the pipe is ready; meanwhile call `check` again and again.
 
     Raises:
         TimeoutError: the deadline passed.
     """
     waiting = select.poll()
     waiting.register(pipe, event)
-    if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise TimeoutError
+    while not waiting.poll(max(0.0, min(INTERVAL, deadline - time.monotonic())) * 1000):
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+        check()

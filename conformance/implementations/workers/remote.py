@@ -44,6 +44,13 @@ REFUSED = {kind.__name__ for kind in (ProtocolViolation, SideEffectError, StateC
 """Names of the exceptions that the guards raise in the worker, as opposed to the adapter itself."""
 LAST = ReturnedTensors()
 """Tensors that the worker's one adapter returned last; used only in the worker."""
+HEADER = 2**16
+"""Number of bytes that names and shapes of an answer's tensors may take."""
+DESCRIPTION = {
+    "name": str, "version": str, "dialect": str, "shows_stages": bool, "precisions": list, "assigns": bool,
+    "computes_loss": bool, "network": str,
+}  # fmt: skip
+"""Fields of the first answer of a worker, and their types."""
 NOT_TENSORS = ("head", "hyperparameters", "stages")
 """Fields of an assignment or of an assigner's inputs that need not be tensors."""
 DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
@@ -74,10 +81,12 @@ class RemoteAdapter:
             raise PackageUnavailable(
                 f"cannot make the adapter of {name}: {about['raised']}: {about['message']}"
             )
+        check_description(name, about)
         self.version: str = about["version"]
         self.own_name: str = about["name"]
         self.exposes_stages: bool = about["shows_stages"]
         self.precisions = tuple(about["precisions"])
+        self.network: str = about["network"]
         self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
         self.unsupported_ways = tuple(about.get("unsupported_ways", ()))
         self.reduces_over_ranks: str | None = about.get("reduces_over_ranks")
@@ -152,7 +161,7 @@ class RemoteAdapter:
         if self._fresh:
             facts = facts | {"fresh": True}
         try:
-            ((answer, results),) = self.worker.ask([(facts, tensors)])
+            ((answer, results),) = self.worker.ask([(facts, tensors)], longest_answer(tensors))
         except WorkerFailed as error:
             raise WorkerError(error.what) from error
         if answer.get("raised") in REFUSED:
@@ -163,6 +172,43 @@ class RemoteAdapter:
                 f"raised {answer['raised']}: {answer['message']}", answer.get("traceback"), types
             )
         return answer, results
+
+
+def check_description(name: str, about: Mapping[str, Any]) -> None:
+    """Raise unless the first answer of a worker describes an adapter.
+
+    Raises:
+        PackageUnavailable: a field is missing or has another type.
+    """
+    for field, kind in DESCRIPTION.items():
+        if not isinstance(about.get(field), kind):
+            raise PackageUnavailable(
+                f"{name}: its process described its adapter with {field} = {about.get(field)!r:.80}, expected "
+                f"{kind.__name__}: code of the adapter wrote into the process's pipe"
+            )
+    if not all(isinstance(precision, str) for precision in about["precisions"]):
+        raise PackageUnavailable(f"{name}: precisions are {about['precisions']!r:.80}, expected names")
+
+
+def longest_answer(tensors: Mapping[str, Tensor]) -> int:
+    """Return the largest number of bytes of a right answer's tensors: all results, with stages, in 8 bytes a number.
+
+    Args:
+        tensors: of the question, by name.
+    """
+    if "scores" in tensors:
+        images, anchors, classes = tensors["scores"].shape
+        truths, gradients = tensors["labels"].shape[1], 0
+    else:
+        maps = [level for name, level in tensors.items() if name.startswith("level.")]
+        images, classes = maps[0].shape[0], maps[0].shape[1]  # more channels than classes
+        anchors = sum(level.shape[2] * level.shape[3] for level in maps)
+        rows = tensors["annotations"][:, 0].long().clamp(0, images - 1)
+        truths = int(torch.bincount(rows).max()) if len(rows) else 0
+        gradients = sum(level.numel() for level in maps)
+    assignment = images * anchors * (7 + classes + 5 * truths)
+    inputs = images * anchors * (4 + classes) + 3 * anchors + images * truths * 6
+    return 8 * (assignment + inputs + gradients) + HEADER
 
 
 class Answered(torch.autograd.Function):

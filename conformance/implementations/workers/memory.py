@@ -1,0 +1,50 @@
+"""Measure the memory of a process and of everything that it started, shared memory included: only on Linux.
+
+`RLIMIT_DATA` limits the private memory of each process. It does not count memory that processes share, files in
+/dev/shm, or memory files, and it counts each process for itself.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from tal_conformance.core.processes import descendants
+
+INTERVAL = 0.25
+"""Seconds between two measurements while an answer is awaited."""
+SHARED_FILES = ("/memfd:", "/dev/shm/", "/dev/zero")  # noqa: S108 - places where shared memory is found
+"""Beginnings of the targets of file descriptors that hold shared memory."""
+
+
+def used_memory(pid: int) -> int:
+    """Return the resident memory of a process and its descendants, in bytes: private memory, and shared memory once."""
+    private, mapped, files = 0, 0, dict[tuple[int, int], int]()
+    for process in {pid} | descendants(pid):
+        own, shared = _resident(process)
+        private, mapped = private + own, max(mapped, shared)
+        files |= _shared_files(process)
+    return private + max(mapped, sum(files.values()))
+
+
+def _resident(pid: int) -> tuple[int, int]:
+    """Return the private and the shared resident memory of a process, in bytes."""
+    sizes = {"RssAnon": 0, "RssShmem": 0}
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name in sizes:
+                sizes[name] = int(value.split()[0]) * 1024
+    return sizes["RssAnon"], sizes["RssShmem"]
+
+
+def _shared_files(pid: int) -> dict[tuple[int, int], int]:
+    """Return the sizes in bytes of the shared memory behind a process's file descriptors, by device and inode."""
+    sizes = {}
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 (asked four times a second)
+            with contextlib.suppress(OSError):
+                path = f"/proc/{pid}/fd/{number}"
+                if os.readlink(path).startswith(SHARED_FILES):  # noqa: PTH115 (a target that is not a path)
+                    status = os.stat(path)  # noqa: PTH116
+                    sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sizes

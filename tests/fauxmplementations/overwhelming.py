@@ -1,0 +1,46 @@
+"""Adapters that answer too much, or use memory where a limit of one process does not see it."""
+
+import os
+from typing import Any
+
+import torch
+from misbehaving import Double
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+
+
+class AnswersGigabytes(Double):
+    """Returns scores of 3 GiB."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        return Assignment(
+            right.labels, right.boxes, torch.zeros(3 * 2**28), right.foreground, right.truth_index
+        )
+
+
+class RaisesMegabytes(Double):
+    """Raises an exception with a message of 256 MiB."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        raise ValueError("x" * 2**28)
+
+
+class KeepsTensorsInFrames(Double):
+    """Raises where a local variable holds 256 MiB."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        large = torch.ones(2**26)
+        raise ValueError(f"sum {large.sum().item()}")
+
+
+class SharesGigabytes(Double):
+    """Fills shared memory, which a limit of private memory does not count."""
+
+    kept: list[torch.Tensor]
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        self.__dict__.setdefault("kept", [])
+        while True:
+            memory = os.memfd_create("shared")
+            for _ in range(4):
+                os.write(memory, bytes(2**24))
