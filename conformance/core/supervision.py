@@ -168,7 +168,7 @@ def _set_for_process(option: int, value: int) -> None:
 
 def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
     """Wait for the end of a child process, and return the exit status to end with; a negative one is a signal."""
-    exit_code, overdue = _wait(pid, page)
+    exit_code, overdue, received = _wait(pid, page)
     left = [child for child in children() if child != pid]
     marks = page.read()
     end_children()
@@ -180,6 +180,8 @@ def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
         )
         return marks.status or UNFINISHED
     if not marks.finished:
+        if -exit_code in received:  # the user or the system ended the run, not the implementation
+            marks = Marks(folder=marks.folder)
         conclude(marks, f"its process {_how(exit_code)} before the work had ended")
         return exit_code or UNFINISHED
     if left:
@@ -187,24 +189,27 @@ def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
     return marks.status or exit_code
 
 
-def _wait(pid: int, page: Page) -> tuple[int, bool]:
+def _wait(pid: int, page: Page) -> tuple[int, bool, set[int]]:
     """Wait for the end of a child, forward signals to it, and reap orphans.
 
     Returns:
-        The exit code, negative for a signal, and True if the child was killed because it did not end after its work.
+        The exit code, negative for a signal; True if the child was killed because it did not end after its work; and
+        the numbers of the signals that this process received meanwhile.
     """
+    received: set[int] = set()
     finished_at: float | None = None
     overdue = False
     while True:
         information = signal.sigtimedwait((*FORWARDED, signal.SIGCHLD), 0.5)
         if information is not None and information.si_signo != signal.SIGCHLD:
+            received.add(information.si_signo)
             if information.si_code == FROM_A_PROCESS:
                 os.kill(pid, information.si_signo)
             continue
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == pid:
-                    return os.waitstatus_to_exitcode(ended[1]), overdue
+                    return os.waitstatus_to_exitcode(ended[1]), overdue, received
         if finished_at is None and page.read().finished:
             finished_at = time.monotonic()
         if finished_at is not None and not overdue and time.monotonic() - finished_at > GRACE:
