@@ -1,6 +1,6 @@
-"""The catalogue of choices: clause, order of the stages, and the meaning of every value in words; and their spelling.
+"""The catalogue of choices: clause, stage and meaning of every value in words; and the notation of composed dialects.
 
-A composed dialect is spelt as a dialect's name and the choices that differ from it:
+A composed dialect is written as a dialect's name and the choices that differ from it:
 "ultralytics-8.4.190, overlap=iou, edge_counts=yes".
 """
 
@@ -361,24 +361,24 @@ def differences(dialect: Dialect, base: Dialect) -> dict[str, Any]:
 
 
 def nearest_official(dialect: Dialect) -> Dialect:
-    """Return the official dialect that differs from a dialect in the fewest choices; the newest of several."""
+    """Return the official dialect with the fewest choices that differ from a dialect; the newest if several have."""
     return min(DIALECTS.values(), key=lambda base: len(differences(dialect, base)))
 
 
 def spelling(dialect: Dialect) -> str:
-    """Return a text that `parse` reads as a dialect with the same choices."""
+    """Return the notation of a dialect, which `parse` converts to a dialect with the same choices."""
     base = nearest_official(dialect)
     return ", ".join([base.name, *(spelt(name, value) for name, value in differences(dialect, base).items())])
 
 
 def parse(text: str) -> Dialect:
-    """Return the dialect that a text spells: a name, and choices behind commas.
+    """Return the dialect of a notation: a name, and choices after commas.
 
     Args:
         text: such as "ultralytics-8.4.190, overlap=iou, edge_counts".
 
     Raises:
-        ValueError: the name of the dialect, of a choice or of a value is unknown; the message has the nearest names.
+        ValueError: the name of the dialect, of a choice or of a value is unknown; the message has similar names.
     """
     name, *choices = (part.strip() for part in text.split(","))
     if name not in DIALECTS:
@@ -390,7 +390,7 @@ def parse(text: str) -> Dialect:
 
 
 def _read(choice: str) -> tuple[str, Any]:
-    """Return field and value of one choice, spelt "overlap=iou", or "edge_counts" for "edge_counts=yes".
+    """Return field and value of one choice, written "overlap=iou", or "edge_counts" for "edge_counts=yes".
 
     Raises:
         ValueError: the field or its value is unknown.
@@ -419,7 +419,7 @@ def _read(choice: str) -> tuple[str, Any]:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message about an unknown name, with the nearest known ones."""
+    """Return the message about an unknown name, with similar known names."""
     names = list(known)
     nearest = get_close_matches(name.lower(), names, n=3)
     hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else "."

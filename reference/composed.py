@@ -1,6 +1,6 @@
-"""Assigner and loss of any dialect: official ones as `assignment` and `loss` compute them, others as their choices say.
+"""Assigner and loss of any dialect: official ones by `assignment` and `loss`, others by their choices.
 
-Users of the reference call these functions. With an official dialect each is the function of the same name.
+Users of the reference call these functions. For an official dialect each is the function of the same name.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from tal_reference.shapes import Float
 def ground_truths(
     annotations: Float[Tensor, "N 6"], images: int, size: tuple[int, int], dialect: Dialect = NEWEST
 ) -> list[GroundTruths]:
-    """Return the ground truths of each image: `annotations.ground_truths`, as the dialect reads the rows (ANN-1).
+    """Return the ground truths of each image, from rows in the dialect's format (see `annotations.ground_truths`).
 
     Raises:
         ValueError: a row names an image outside the batch.
@@ -85,7 +85,7 @@ def assign_images(
     dialect: Dialect,
     keep_trace: bool = False,
 ) -> list[Targets]:
-    """Assign image by image: `loss.assign_images`, with the dialect's choices."""
+    """Return the targets of each image with the dialect's choices; see `loss.assign_images`."""
     if not dialect.is_varied:
         return loss.assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
     reach = reach_of(predictions.anchors.strides, head.reg_max)
@@ -102,7 +102,7 @@ def loss_items(
     dialect: Dialect = NEWEST,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
-    """Return box, cls and dfl times their gains: `loss.loss_items`, with the dialect's choices."""
+    """Return box, cls and dfl times their gains with the dialect's choices; see `loss.loss_items`."""
     items = varied_loss.loss_items if dialect.is_varied else loss.loss_items
     return items(predictions, targets, head, hyperparameters, dialect, class_weights)
 
@@ -121,10 +121,11 @@ def detection_loss(
     keep_trace: bool = False,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
-    """Compute the v8 detection loss: `loss.detection_loss`, with the dialect's choices.
+    """Return the v8 detection loss with the dialect's choices; see `loss.detection_loss`.
 
     Raises:
-        ValueError: the maps are not the head's, a row names another image or class, or there are fewer anchors than k.
+        ValueError: the maps do not fit the head, a row names an unknown image or class, or there are fewer anchors
+            than k.
     """
     if not dialect.is_varied:
         return loss.detection_loss(

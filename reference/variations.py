@@ -1,8 +1,8 @@
 """Variations: choices that no official release makes, found in other projects and in reports of faults.
 
-A reader of the official algorithm can ignore this module and those that read it, `varied_assignment`, `varied_loss`,
-`composed` and `choices`: every default is the behaviour of the releases. Choices compose: each one replaces one step,
-and all others stay.
+A reader of the official algorithm can ignore this module and its users, `varied_assignment`, `varied_loss`, `composed`
+and `choices`: every default is the behaviour of the releases. Each choice replaces one step and leaves all others
+unchanged, so that choices can be combined.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -24,32 +24,32 @@ class Overlap(Enum):
 
 
 class Contested(Enum):
-    """TAL-CONF-1: the ground truth that gets an anchor which several ground truths take."""
+    """TAL-CONF-1: the ground truth that wins an anchor selected by several ground truths."""
 
     OVERLAP = "overlap"
     """The largest u of all ground truths."""
     ANY_OVERLAP = "any overlap"
     """The largest overlap of all ground truths, also where u is zero because the anchor is not a candidate."""
     CLAIMANTS = "claimants"
-    """The largest u of the ground truths that take the anchor."""
+    """The largest u of the ground truths that selected the anchor."""
     METRIC = "metric"
     """The largest t of all ground truths."""
     CLAIMANTS_METRIC = "claimants metric"
-    """The largest t of the ground truths that take the anchor."""
+    """The largest t of the ground truths that selected the anchor."""
     FIRST = "first"
-    """The first ground truth that takes the anchor."""
+    """The first ground truth that selected the anchor."""
     LAST = "last"
-    """The last ground truth that takes the anchor."""
+    """The last ground truth that selected the anchor."""
 
 
 class DroppedPicks(Enum):
-    """TAL-TOPK-1: anchors among the k best that are not selected after all."""
+    """TAL-TOPK-1: anchors among the k best that are not selected nevertheless."""
 
     NONE = "none"
     ZERO = "zero"
-    """Those whose t is zero."""
+    """Anchors whose t is zero."""
     TINY = "tiny"
-    """Those whose t is at most 1e-9."""
+    """Anchors whose t is at most 1e-9."""
 
 
 class Exponents(Enum):
@@ -57,9 +57,9 @@ class Exponents(Enum):
 
     GIVEN = "given"
     BUILT_IN = "built in"
-    """0.5 and 6, whatever was asked for."""
+    """0.5 and 6, independent of the hyperparameters."""
     ONE_AND_SIX = "one and six"
-    """1 and 6, whatever was asked for."""
+    """1 and 6, independent of the hyperparameters."""
     EXCHANGED = "exchanged"
     """alpha is the exponent of the overlap, beta that of the score."""
 
@@ -69,7 +69,7 @@ class Gains(Enum):
 
     GIVEN = "given"
     BUILT_IN = "built in"
-    """7.5, 0.5 and 1.5, whatever was asked for."""
+    """7.5, 0.5 and 1.5, independent of the hyperparameters."""
     EXCHANGED = "exchanged"
     """The gains of box and cls are exchanged."""
 
@@ -91,7 +91,7 @@ class ScoreSum(Enum):
     BATCH = "batch"
     """The sum of all target scores."""
     PER_IMAGE = "per image"
-    """That sum over the number of images."""
+    """The sum of all target scores divided by the number of images."""
     POSITIVES = "positives"
     """The number of positives."""
 
@@ -102,9 +102,9 @@ class ClassLoss(Enum):
     SUM = "sum"
     """The sum of the cross-entropies of all anchors and classes."""
     MEAN = "mean"
-    """Their mean."""
+    """The mean of the cross-entropies of all anchors and classes."""
     POSITIVES = "positives"
-    """The sum over the positives alone: background anchors learn nothing."""
+    """The sum over the positives only: background anchors have no class loss."""
 
 
 class DflClamp(Enum):
@@ -181,7 +181,7 @@ class Variations:
     total_times_images: bool = True
 
     def but(self, **choices: Any) -> Self:
-        """Return a copy with some choices made differently; its name lists them: "ultralytics-8.4.190, overlap=iou".
+        """Return a copy with some choices changed. Its name lists them: "ultralytics-8.4.190, overlap=iou".
 
         Args:
             choices: fields of `Dialect` and their values.
@@ -199,11 +199,11 @@ class Variations:
 
     @property
     def is_varied(self) -> bool:
-        """True if a choice of this class differs from that of the releases."""
+        """True if a choice of this class differs from that of all releases."""
         return any(getattr(self, field.name) != field.default for field in fields(Variations))
 
     def effective(self, hyperparameters: Hyperparameters, anchors: int) -> Hyperparameters:
-        """Return the hyperparameters that assigner and loss really use, for a number of anchors."""
+        """Return the hyperparameters that assigner and loss actually use, for a number of anchors."""
         given, default = hyperparameters, Hyperparameters()
         changes: dict[str, Any] = {}
         match self.exponents:
@@ -227,14 +227,14 @@ class Variations:
 
     @property
     def settled(self) -> Self:
-        """The same choices for hyperparameters that are `effective` already."""
+        """Return the same choices for hyperparameters that are already `effective`."""
         return replace(
             self, exponents=Exponents.GIVEN, gains=Gains.GIVEN, built_in_k=False, k_cut=False, topk2_ignored=False
         )
 
 
 def spelt(field: str, value: Any) -> str:
-    """Return a choice as `Dialect.but` and the command line spell it: "overlap=iou", "edge_counts=yes"."""
+    """Return the notation of a choice for `Dialect.but` and the command line: "overlap=iou", "edge_counts=yes"."""
     if isinstance(value, bool):
         return f"{field}={'yes' if value else 'no'}"
     return f"{field}={value.value if isinstance(value, Enum) else value}"

@@ -1,7 +1,7 @@
 """The assigner of a dialect with choices that no release makes, step by step as in `assignment`.
 
-A step that has no choice is the function of `assignment` itself. With every choice at its default the result is that
-of `assignment.assign`, bit by bit. M ground truths of the image, A anchors, C classes.
+A step without a choice is the function of `assignment` itself. With all defaults the result is bitwise that of
+`assignment.assign`. M ground truths of the image, A anchors, C classes.
 """
 
 import torch
@@ -35,9 +35,9 @@ LEAST_PICK = {DroppedPicks.NONE: -torch.inf, DroppedPicks.ZERO: 0.0, DroppedPick
 def ground_truths(
     annotations: Float[Tensor, "N 6"], images: int, size: tuple[int, int], dialect: Dialect
 ) -> list[GroundTruths]:
-    """Return the ground truths of each image, as the dialect reads the rows (ANN-1).
+    """Return the ground truths of each image, from rows in the dialect's format (ANN-1).
 
-    Arguments and errors are those of `annotations.ground_truths`.
+    Arguments and errors are the same as for `annotations.ground_truths`.
     """
     image = image_indices(annotations, images)  # (N,)
     labels, boxes = annotations[:, 1].long(), corners(annotations[:, 2:], size, dialect)  # (N,), (N, 4)
@@ -117,7 +117,7 @@ def candidates_of(
     dialect: Dialect,
     reach: Float[Tensor, "A 1"] | None,
 ) -> Bool[Tensor, "M A"]:
-    """Return (M, A) True if the anchor is a candidate of the real ground truth (TAL-CAND-1, TAL-CAND-2)."""
+    """Return (M, A) bool: True if the anchor is a candidate of the real ground truth (TAL-CAND-1, TAL-CAND-2)."""
     inside = distance_inside(truths.boxes, centres, dialect.floor(strides))  # (M, A)
     found = inside >= 0 if dialect.edge_counts else inside > INSIDE
     if dialect.reach_limits and reach is not None:
@@ -142,7 +142,7 @@ def overlaps_of(
 def picks(
     metric: Float[Tensor, "M A"], candidates: Bool[Tensor, "M A"], real: Bool[Tensor, "M"], k: int, dialect: Dialect
 ) -> Bool[Tensor, "M A"]:
-    """Return the anchors that each ground truth takes (TAL-TOPK-1)."""
+    """Return the anchors that each ground truth selects (TAL-TOPK-1)."""
     selected = top_k(metric.where(candidates, 0), k) & candidates  # (M, A)
     if dialect.dropped_picks is not DroppedPicks.NONE:
         selected = selected & (metric > LEAST_PICK[dialect.dropped_picks])
@@ -160,7 +160,7 @@ def rank(
     metric: Float[Tensor, "M A"],
     dialect: Dialect,
 ) -> Float[Tensor, "M A"]:
-    """Return a number for each pair: a contested anchor goes to the ground truth with the largest (TAL-CONF-1)."""
+    """Return a value for each pair. The largest value of a contested anchor determines its owner (TAL-CONF-1)."""
     order = torch.arange(len(selected), device=selected.device, dtype=overlap.dtype)[:, None].expand_as(overlap)
     match dialect.contested:
         case Contested.OVERLAP:

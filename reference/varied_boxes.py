@@ -15,12 +15,12 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 def diou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Return IoU less the centre penalty of CIoU (Zheng et al., Distance-IoU Loss, 2020)."""
+    """Return IoU minus the centre penalty of CIoU (Zheng et al., Distance-IoU Loss, 2020)."""
     return iou(one, other) - centre_penalty(one, other)
 
 
 def giou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Return IoU less the unused share of the enclosing box (Rezatofighi et al., Generalized IoU, 2019)."""
+    """Return IoU minus the unused share of the enclosing box (Rezatofighi et al., Generalized IoU, 2019)."""
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     shared = intersection(one, other)
     union = w1 * h1 + w2 * h2 - shared + EPS

@@ -1,7 +1,7 @@
 """The loss of a dialect with choices that no release makes, term by term as in `loss`.
 
-A step that has no choice is the function of `loss` itself. With every choice at its default the result is that of
-`loss.loss_items`, bit by bit. P positives of the batch, R bins.
+A step without a choice is the function of `loss` itself. With all defaults the result is bitwise that of
+`loss.loss_items`. P positives of the batch, R bins.
 """
 
 import torch
@@ -36,7 +36,7 @@ def loss_items(
 ) -> Float[Tensor, "3"]:
     """Return box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
-    Arguments are those of `loss.loss_items`.
+    Arguments are the same as for `loss.loss_items`.
     """
     positives = targets.positives if isinstance(targets, BatchTargets) else targets
     numbers = dialect.effective(hyperparameters, predictions.logits.shape[1])

@@ -1,4 +1,4 @@
-"""Batches for ways of calling and sequences of calls: the simplest one already shows every part of the loss."""
+"""Batches for ways of calling and sequences of calls. Even the simplest one exercises every part of the loss."""
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy

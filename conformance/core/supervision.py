@@ -1,12 +1,11 @@
-"""Supervise this process, so that code under test cannot end it unnoticed: only on Linux.
+"""Supervise this process, so that code under test cannot end it unnoticed (Linux only).
 
-The process forks before anything named is imported. The copy goes on with the work; the original only waits for it, in
-memory that code in the copy cannot reach except for one shared page. The copy writes into the page which implementation
-it is calling, and at its very end the exit status of the work. If the copy ends without that mark, for example by
-`os._exit(0)`, its exit status means nothing: the original says so, names the implementation, and ends with another one.
-
-The original also ends the copy if it does not end by itself after its work (threads that were left behind), and kills
-the processes that were left behind, daemons included, because orphans become its children.
+The process forks before anything named is imported. The copy does the work; the original only waits for it, and shares
+with it only one page of memory. The copy writes into the page which implementation it is calling and, at its very end,
+the exit status of the work. If the copy ends without that mark, for example by `os._exit(0)`, its exit status is
+meaningless: the original names the implementation and exits with another status. The original also kills the copy if it
+does not end after its work (because of threads), and kills remaining processes, daemons included, because orphans
+become its children.
 """
 
 import contextlib
@@ -29,12 +28,12 @@ from tal_conformance.core.processes import PATIENCE, PAUSE, children, kill
 GRACE = 20.0
 """Seconds that the process may take to end after its work, before it is killed."""
 UNFINISHED = 1
-"""Exit status if the work did not end, but its process ended with status 0: an implementation failed."""
+"""Exit status if the process ended with status 0 before the end of the work, because of an implementation."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that are sent on; those of a terminal reach both processes anyway."""
+"""Signals that are forwarded to the copy. Signals of a terminal reach both processes anyway."""
 HEAD = struct.Struct("<iiHH")
-"""Beginning of the shared page: 1 at the end of the work, its exit status, lengths of the call's and folder's texts."""
+"""Layout of the start of the page: 1 at the end of the work, its exit status, and the lengths of both texts."""
 LONGEST = 1000
 """Largest number of bytes of each of these texts."""
 FROM_A_PROCESS = 0
@@ -59,7 +58,7 @@ class Marks:
 
 
 class Page:
-    """A page of memory that a process shares with the copies that it forks."""
+    """A page of memory that a process shares with its forks."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, HEAD.size + 2 * LONGEST)
@@ -80,7 +79,7 @@ class Page:
 
 
 class Supervised:
-    """Marks of this process, for its supervisor; without a supervisor they are not read."""
+    """Marks of this process for its supervisor. Without a supervisor they are not read."""
 
     def __init__(self) -> None:
         self._page: Page | None = None
@@ -92,12 +91,12 @@ class Supervised:
         return self._page is not None
 
     def begin(self, page: Page) -> None:
-        """Write all further marks to a page."""
+        """Write all later marks to a page."""
         self._page = page
 
     @contextmanager
     def calling(self, name: str) -> Iterator[None]:
-        """Mark that code of an implementation runs during the block."""
+        """Mark that code of an implementation runs, while the block runs."""
         if self._page is None:
             yield
             return
@@ -127,11 +126,11 @@ supervised = Supervised()
 
 
 def supervise(conclude: Callable[[Marks, str], None]) -> bool:
-    """Fork, and return in the copy; the original waits for the copy's end and ends with its exit status.
+    """Fork, and return in the copy. The original waits for the end of the copy, and exits with its exit status.
 
     Args:
-        conclude: called in the original if the work did not end, with the last marks and a sentence that says how its
-            process ended.
+        conclude: called in the original if the work did not end, with the last marks and a sentence that describes how
+            the process ended.
 
     Returns:
         False if this process cannot be supervised: not on Linux, with other threads, or with CUDA in use.
@@ -241,7 +240,7 @@ def _how(exit_code: int) -> str:
 
 
 def _end_as(status: int) -> None:
-    """End this process with an exit status, or by the signal of a negative one; nothing else runs."""
+    """End this process at once with an exit status, or by a signal if the status is negative."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()

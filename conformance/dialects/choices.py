@@ -1,4 +1,4 @@
-"""The choices in which two dialects differ: in words, by clause, and on the smallest batch that distinguishes them."""
+"""The choices in which two dialects differ, in words, by clause, and with the smallest distinguishing batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -34,7 +34,7 @@ LEVELS = ((8, 16), (8, 16, 32))
 """Strides that every dialect supports."""
 DEFAULTS = Hyperparameters()
 MAX_EXAMPLES = 400
-"""Batches that Hypothesis generates to find one that distinguishes a choice."""
+"""Maximum number of batches that Hypothesis generates to find one that distinguishes a choice."""
 
 SEARCH = settings(derandomize=True, database=None, deadline=None, phases=[Phase.generate, Phase.shrink])
 """Settings of a search that finds the same batch every time, without Hypothesis' explain phase."""
@@ -178,8 +178,8 @@ def smallest(before: Dialect, changed: Dialect, name: str) -> Recipe:
 
     Args:
         before: a dialect.
-        changed: the same with another value of one choice.
-        name: of that choice.
+        changed: the same dialect with another value of one choice.
+        name: name of that choice.
 
     Raises:
         LookupError: no generated batch distinguishes the two.
@@ -221,15 +221,15 @@ def conforms_to(subject: Subject, recipe: Recipe) -> bool:
 
 
 def strategies_for(implementation: Implementation) -> list[SearchStrategy[Recipe]]:
-    """Return every named strategy that an implementation can be tested with: a loss has fixed exponents (TAL-MET-1)."""
+    """Return every named strategy on which an implementation can be tested; a loss fixes exponents (TAL-MET-1)."""
     strategies = STRATEGIES if "assign" in implementation.capabilities else LOSS_STRATEGIES
     return list(strategies.values())
 
 
 def failure_on(subject: Subject, recipe: Recipe) -> Failure | None:
-    """Return how an implementation fails against its dialect on the recipe's batch, or None if it conforms.
+    """Return the failure of an implementation against its dialect on the recipe's batch, or None if it conforms.
 
-    Where alpha and beta differ from the detection loss's, the assigner is judged without the loss (TAL-MET-1).
+    If alpha and beta differ from the detection loss's, the assigner is judged without the loss (TAL-MET-1).
     """
     hyperparameters = recipe.hyperparameters
     default_exponents = (hyperparameters.alpha, hyperparameters.beta) == (DEFAULTS.alpha, DEFAULTS.beta)

@@ -1,4 +1,4 @@
-"""Criteria that are kept from call to call, as a trainer keeps them, and implementations without a past."""
+"""Adapters that reuse a criterion from call to call, as trainers do, and fresh implementations."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +13,9 @@ from tal_reference import Head, Hyperparameters
 
 
 class KeptAdapter:
-    """An adapter whose criteria are made once for each head and hyperparameters, and then kept.
+    """An adapter that makes one criterion for each head and hyperparameters, and reuses it.
 
-    An adapter without `make` keeps what it wants to keep itself: its `loss` is called.
+    For an adapter without `make`, its `loss` is called, which may store anything itself.
 
     Args:
         adapter: an adapter with `assign`, `loss` or `make`.
@@ -30,7 +30,7 @@ class KeptAdapter:
             self.loss = self._loss
 
     def _assign(self, inputs: AssignerInputs) -> Assignment:
-        """Call the adapter's assigner."""
+        """Call the adapter's assigner and return its result."""
         assignment: Assignment = self._adapter.assign(inputs)
         return assignment
 
@@ -41,7 +41,7 @@ class KeptAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Call the criterion of this head and these hyperparameters."""
+        """Call the criterion of this head and these hyperparameters, and return its result."""
         if not isinstance(self._adapter, CriterionMaker):
             loss: Loss = self._adapter.loss(feature_maps, annotations, head, hyperparameters)
             return loss
@@ -53,17 +53,17 @@ class KeptAdapter:
 
 
 def fresh_adapter(implementation: Implementation) -> KeptAdapter:
-    """Return the adapter as it is before its first call, as far as the adapter allows that.
+    """Return the adapter in its state before the first call, as far as possible.
 
     A class or function that makes the adapter is called again. An adapter with `make` makes new criteria. An object
-    with neither stays the same object.
+    with neither is returned unchanged.
     """
     factory = implementation.factory
     return KeptAdapter(implementation.adapter if factory is None else factory())
 
 
 def renewed(implementation: Implementation) -> Implementation:
-    """Return the implementation as it is before its first call, in the sense of `fresh_adapter`."""
+    """Return the implementation in its state before the first call, as far as possible (`fresh_adapter`)."""
     if implementation.in_subprocess:
         return replace(implementation, adapter=implementation.adapter.renewed())
     return replace(implementation, adapter=fresh_adapter(implementation))

@@ -74,10 +74,10 @@ class CriterionMaker(Protocol):
 
 
 class LossOfCriterion:
-    """An adapter with `make` alone, and a `loss` that makes a criterion for every call.
+    """An adapter with `make`, extended by a `loss` that makes a new criterion for every call.
 
     Args:
-        adapter: the adapter. Its other attributes are those of this one.
+        adapter: the adapter, which provides all other attributes.
     """
 
     def __init__(self, adapter: Any) -> None:
@@ -95,7 +95,7 @@ class LossOfCriterion:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Call a new criterion."""
+        """Make a new criterion, call it, and return its loss."""
         loss: Loss = self.make(head, hyperparameters)(feature_maps, annotations)
         return loss
 
@@ -232,7 +232,7 @@ def _names(adapter: Any, name: str, attribute: str) -> tuple[str, ...]:
 
 
 def _reduction(adapter: Any, name: str) -> str | None:
-    """Return how the adapter declares to reduce N over processes.
+    """Return the way in which the adapter declares to reduce N over processes.
 
     Raises:
         ProtocolViolation: the value is not one of `REDUCTIONS`.

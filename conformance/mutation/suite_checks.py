@@ -1,4 +1,4 @@
-"""The suite's own checks of one implementation, on few batches of each test: for commands that judge many of them."""
+"""Run the suite's checks of one implementation on few batches of each test, for commands that judge many of them."""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -11,7 +11,7 @@ from tal_reports import LogError, RunLog, read_log, render, terminal_table, visi
 
 
 def supervise_run(config: pytest.Config) -> None:
-    """Supervise a run that the command line started; a run that other code started is not supervised.
+    """Supervise a run that was started from the command line. Runs started by other code are not supervised.
 
     Args:
         config: the configuration of the run, before any implementation is imported.
@@ -44,11 +44,11 @@ class RunMarks:
 
 
 def conclude(marks: Marks, how: str) -> None:
-    """Log and print how the process of a run ended before the run.
+    """Log and print how the process ended before the run was complete.
 
     Args:
         marks: the last marks of the process.
-        how: a sentence about its end.
+        how: a sentence that describes its end.
     """
     reason = f"{how}; --isolate runs implementations in processes of their own"
     if marks.call:

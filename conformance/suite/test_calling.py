@@ -1,4 +1,4 @@
-"""CALL: the same answer in every way in which a trainer calls."""
+"""CALL: equal results in every way of calling that trainers use."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""STATE: the same answer after any earlier calls."""
+"""STATE: equal results after any earlier calls."""
 
 from functools import partial
 
@@ -39,5 +39,5 @@ def test_state(checker: Checker, sequence: str, recipe: Recipe) -> None:
 
 
 def judge_steps(subject: Subject, batch: Batch, steps: list[Step], name: str) -> Judgement:
-    """Judge a sequence; its last step has the batch that is logged."""
+    """Judge a sequence. The batch of its last step is logged."""
     return SequenceJudge(subject, name).judge(steps)

@@ -1,4 +1,4 @@
-"""Adapters of modules that change something while they are imported; `CHANGE` in the environment says what."""
+"""Adapters of modules that change global state on import; the environment variable `CHANGE` selects the change."""
 
 import os
 import threading

@@ -1,7 +1,7 @@
-"""A second, dense implementation of assigner and loss with choices of its own, written without the reference's steps.
+"""A second, dense implementation of assigner and loss with its own choices, written without the reference's steps.
 
-It is small and slow on purpose: every pair of a ground truth and an anchor is computed, image by image, and the loss is
-made of PyTorch's own losses. A test holds it to the composed dialect with the same choices.
+It is deliberately small and slow: every pair of a ground truth and an anchor is computed, image by image, with
+PyTorch's own losses. A test judges it by the composed dialect with the same choices.
 """
 
 import math
@@ -39,12 +39,12 @@ def overlap_of(kind: str, one: Tensor, other: Tensor) -> Tensor:
 
 
 class DensePort:
-    """Assigner and loss of the newest release but for its choices.
+    """Assigner and loss of the newest release with some choices changed.
 
     Args:
-        dialect: the dialect that it declares.
-        shows: what its loss shows: "all", or "nothing" but items and total.
-        choices: names and plain values of its choices.
+        dialect: the declared dialect.
+        shows: "all", or "nothing" to expose only items and total of the loss.
+        choices: names and plain values of the changed choices.
     """
 
     name, version = "dense-port", "1"
@@ -54,11 +54,11 @@ class DensePort:
         self.dialect, self.shows, self.choices = dialect, shows, choices
 
     def chosen(self, name: str, default: Any = False) -> Any:
-        """Return the value of a choice."""
+        """Return the value of a choice, by default that of the newest release."""
         return self.choices.get(name, default)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Assign image by image."""
+        """Return the assignment, computed image by image."""
         images = [self.image(inputs, image) for image in range(len(inputs.scores))]
         return Assignment(*(torch.stack(part) for part in zip(*images, strict=True)))
 
@@ -103,7 +103,7 @@ class DensePort:
         return depth >= 0 if self.chosen("edge_counts") else depth > 1e-9
 
     def settled(self, taken: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """Return the selection (M, A) with one owner for each anchor."""
+        """Return the selection (M, A) with conflicts resolved: one owner for each anchor."""
         rivals = {"overlap": u, "metric": t, "claimants": u.masked_fill(~taken, -10), "first": taken.int()}
         best = rivals[self.chosen("contested", "overlap")].argmax(0)
         only = functional.one_hot(best, len(taken)).T.bool()
@@ -116,7 +116,7 @@ class DensePort:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Return the loss."""
+        """Return the loss of a batch."""
         images, bins = len(feature_maps[0]), head.reg_max
         flat = torch.cat([level.flatten(2) for level in feature_maps], 2).mT  # (B, A, 4R + C)
         distances, logits = flat.split((4 * bins, head.classes), 2)

@@ -21,7 +21,7 @@ class EndsQuietly(Double):
 
 
 class EndsInC(Double):
-    """Ends the process with exit status 0, without Python's knowledge."""
+    """Ends the process with exit status 0 through the C library, without Python's clean-up."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         ctypes.CDLL(None)._exit(0)
@@ -35,14 +35,14 @@ class EndsWithAStatus(Double):
 
 
 class KillsItself(Double):
-    """Kills its process."""
+    """Kills its process with SIGKILL."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class EndsAtExit(Double):
-    """Is wrong, and turns the exit status of the run into 0 when Python ends."""
+    """Returns wrong results, and turns the exit status of the run into 0 when Python ends."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         atexit.register(os._exit, 0)
@@ -50,7 +50,7 @@ class EndsAtExit(Double):
 
 
 class LeavesAThread(Double):
-    """Leaves a thread that does not end, for which Python would wait."""
+    """Leaves a thread running that never ends, for which Python would wait."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         threading.Thread(target=time.sleep, args=(600,)).start()

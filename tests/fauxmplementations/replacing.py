@@ -1,4 +1,4 @@
-"""Adapters that change what others compute with: torch's state, torch's code, official code, the suite's code."""
+"""Adapters that change code or state which others use: torch's, the official modules' and the suite's."""
 
 import sys
 import threading
@@ -13,7 +13,7 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment
 
 
 class ChangesTheDefaultDevice(Double):
-    """Makes every new tensor a tensor without values."""
+    """Changes torch's default device to "meta", so that new tensors have no values."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         torch.set_default_device("meta")
@@ -21,7 +21,7 @@ class ChangesTheDefaultDevice(Double):
 
 
 class Halving(TorchFunctionMode):
-    """Halves what the sigmoid returns."""
+    """Function mode that halves the results of the sigmoid."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -29,7 +29,7 @@ class Halving(TorchFunctionMode):
 
 
 class LeavesAMode(Double):
-    """Leaves a mode active that changes the results of functions."""
+    """Leaves a function mode active that changes results."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         Halving().__enter__()
@@ -37,7 +37,7 @@ class LeavesAMode(Double):
 
 
 class FlushesDenormals(Double):
-    """Lets the processor round small numbers to 0."""
+    """Lets the processor flush denormal numbers to 0."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         torch.set_flush_denormal(True)
@@ -45,7 +45,7 @@ class FlushesDenormals(Double):
 
 
 class EntersInferenceMode(Double):
-    """Leaves inference mode on, in which nothing can be differentiated."""
+    """Leaves inference mode on, in which gradients cannot be computed."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         self.mode = torch.inference_mode()
@@ -54,7 +54,7 @@ class EntersInferenceMode(Double):
 
 
 class LeavesAutocastOn(Double):
-    """Turns mixed precision on and not off again: allowed, the setting ends with the call."""
+    """Leaves mixed precision on, which is allowed, because the setting ends with the call."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         torch.set_autocast_dtype("cpu", torch.float16)
@@ -63,7 +63,7 @@ class LeavesAutocastOn(Double):
 
 
 class ReplacesTopk(Double):
-    """Replaces `torch.topk` for everybody."""
+    """Replaces `torch.topk` in the whole process."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         plain = torch.topk
@@ -72,7 +72,7 @@ class ReplacesTopk(Double):
 
 
 class ReplacesAMethodOfTensors(Double):
-    """Replaces `Tensor.sigmoid` for everybody."""
+    """Replaces `Tensor.sigmoid` in the whole process."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         torch.Tensor.sigmoid = torch.Tensor.tanh  # type: ignore[method-assign]
@@ -100,7 +100,7 @@ class RewritesOfficialCode(Double):
 
 
 class ReplacesTheJudge(Double):
-    """Is wrong, and lets the suite's judge accept everything."""
+    """Returns wrong results, and makes the suite's judge accept everything."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         from tal_conformance.checks import reference
@@ -115,7 +115,7 @@ class ReplacesTheJudge(Double):
 
 
 class ChangesStateFromAThread(Double):
-    """Leaves a thread that changes the default dtype again and again."""
+    """Leaves a thread running that changes the default dtype repeatedly."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         def work() -> None:

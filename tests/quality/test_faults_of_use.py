@@ -1,4 +1,4 @@
-"""The gating profile finds every fault of use at its stage, whatever parts of the result are visible."""
+"""The gating profile finds every fault in the handling of calls at its stage, for all modes of visibility."""
 
 import pytest
 

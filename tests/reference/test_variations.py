@@ -1,4 +1,4 @@
-"""Composed dialects: their names, and the defaults, which are the releases' behaviour."""
+"""Composed dialects: their notation, and defaults that equal the behaviour of the releases."""
 
 import re
 from dataclasses import fields
@@ -127,7 +127,7 @@ def test_effective_hyperparameters():
 
 
 def test_a_choice_of_one_step_leaves_the_others():
-    """Only the overlap changes with the overlap: candidates stay, and equal boxes have equal weights."""
+    """A changed overlap does not change candidates, nor the weights of equal boxes."""
     maps, annotations = batch(1)
     traces = []
     for dialect in (NEWEST, NEWEST.but(overlap=Overlap.IOU)):

@@ -1,1 +1,1 @@
-"""Ways of calling: the same batch must give the same answer however a trainer calls the implementation (CALL-*)."""
+"""Checks of ways of calling: a batch has the same results in every way in which a trainer calls (CALL-*)."""

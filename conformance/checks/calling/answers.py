@@ -1,4 +1,4 @@
-"""Compare the answer of a call with the outcome of a plain call of the same batch."""
+"""Compare the results of a call with the outcome of a plain call on the same batch."""
 
 from dataclasses import dataclass, replace
 
@@ -24,13 +24,13 @@ from tal_reference import Dialect
 
 @dataclass(frozen=True)
 class Plain:
-    """A plain call of a batch, judged against the dialect.
+    """The outcome of a plain call on a batch, judged against the dialect.
 
     Attributes:
         batch: the batch, on the device under test.
-        expected: everything that the dialect prescribes for it.
-        judgement: does not fail.
-        outcome: the outcome.
+        expected: everything that the dialect prescribes for the batch.
+        judgement: the judgement, which is not a failure.
+        outcome: the outcome of the plain call.
     """
 
     batch: Batch
@@ -57,23 +57,23 @@ class Difference:
 
 
 def plain_call(subject: Subject, expected: Expectation) -> Plain:
-    """Call an implementation that has no past, and judge the outcome.
+    """Call a fresh implementation on a batch, and judge the outcome.
 
     Raises:
-        Failure: the implementation does not conform on the batch, however it is called.
+        Failure: the implementation does not conform on the batch even in a plain call.
     """
     fresh = Subject(renewed(subject.implementation), subject.device)
     return Plain(expected.batch, expected, *judged_outcome(fresh, expected))
 
 
 def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) -> Difference | None:
-    """Return the difference between an answer and a plain call of the same batch, or None.
+    """Return the difference between an answer and a plain call on the same batch, or None.
 
     Args:
         subject: the implementation.
         answer: the answer.
         plain: the plain call.
-        same_bits: require the same bits, of normal numbers; False: allow the rounding of two correct runs.
+        same_bits: True to require bitwise equality of normal numbers; False to allow the rounding of two correct runs.
     """
     if answer.failure is not None:
         return Difference(Verdict.ERROR, answer.failure, details=answer.details)
@@ -101,8 +101,8 @@ def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) 
 def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> Judgement:
     """Judge an outcome against that of the plain call, within the bounds of two correct runs.
 
-    Where the assignment is hidden and a choice may have moved, the losses of both runs prove nothing about each other;
-    the outcome is judged against the dialect then.
+    If the assignment is not visible and a choice may have been resolved differently, the two losses cannot be compared;
+    the outcome is then judged against the dialect.
     """
     judgement = judged_against(plain.outcome, observed, plain.batch, dialect, "", "called so")
     if judgement.verdict.fails or not judgement.chose_differently or observed.assignment is not None:
@@ -114,10 +114,10 @@ def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> J
 
 
 def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
-    """Return the outcome with gradients that differ by less than the smallest normal number set to the plain ones.
+    """Return the outcome with the plain gradients where both differ by less than the smallest normal number.
 
-    A power of two as a factor of the total commutes with every rounding of the backward pass, except where a number is
-    subnormal: there the larger number keeps bits that the smaller one loses.
+    A power of two as a factor of the total commutes with every rounding of the backward pass, except for subnormal
+    numbers, where the larger number keeps bits that the smaller one loses.
     """
     if observed.loss is None or plain.loss is None:
         return observed
@@ -129,7 +129,7 @@ def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
 
 
 def outcome_of(subject: Subject, answer: Answer, plain: Plain) -> Outcome:
-    """Return the outcome that an answer stands for; parts that the way does not compute are those of the plain call.
+    """Return the outcome of an answer. Parts that the way of calling does not compute are those of the plain call.
 
     Raises:
         ProtocolViolation: a part does not follow the protocol.
@@ -159,7 +159,7 @@ def _shaped(gradient: Tensor, like: Tensor) -> Tensor:
     """Return the gradient if it has the expected shape and dtype.
 
     Raises:
-        ProtocolViolation: it has not.
+        ProtocolViolation: the gradient has another shape or dtype.
     """
     if gradient.shape != like.shape or gradient.dtype != like.dtype:
         raise ProtocolViolation(

@@ -1,4 +1,4 @@
-"""CALL: the answer to a batch is that of a plain call, in every way in which a trainer calls."""
+"""CALL: in every way of calling that trainers use, the results for a batch equal those of a plain call."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ TWO_PROCESSES = "two-processes"
 
 
 class CallingFailure(Failure):
-    """An implementation whose answer depends on the way of calling."""
+    """Error: the results of an implementation depend on the way of calling."""
 
 
 def companion(batch: Batch) -> Batch:
@@ -36,12 +36,12 @@ def companion(batch: Batch) -> Batch:
 
 
 def applies(implementation: Implementation, way: str) -> bool:
-    """Return True if the way is one in which the implementation can be called."""
+    """Return True if the implementation supports the way of calling."""
     return "loss" in implementation.capabilities or WAYS[way].assign is not None
 
 
 def called(subject: Subject, batch: Batch, way: str) -> Judgement:
-    """Call an implementation in one way, and compare every answer with that of a plain call.
+    """Call an implementation in one way, and compare all results with those of plain calls.
 
     Args:
         subject: the implementation, and the device to run it on.
@@ -49,11 +49,11 @@ def called(subject: Subject, batch: Batch, way: str) -> Judgement:
         way: a key of `WAYS`.
 
     Returns:
-        The judgement of the plain call, which does not fail.
+        The judgement of the plain call, which is not a failure.
 
     Raises:
         Failure: a plain call does not conform.
-        CallingFailure: an answer differs from that of a plain call.
+        CallingFailure: a result differs from that of a plain call.
     """
     batch = batch.to(subject.device)
     expected = Expectation(batch, subject.implementation.dialect)
@@ -108,7 +108,7 @@ _PLAIN: "WeakKeyDictionary[Identity, dict[tuple[str, str], Plain]]" = WeakKeyDic
 
 
 def _remembered(subject: Subject, batch: Batch, make: Callable[[], Plain]) -> Plain:
-    """Return the plain call of a batch, made now or for another way."""
+    """Return the plain call on a batch, from the cache if it was made for another way."""
     known = _PLAIN.setdefault(subject.implementation.identity, {})
     key = f"{subject.device} {subject.implementation.dialect.name}", batch.id
     if key not in known:

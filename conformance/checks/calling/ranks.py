@@ -1,4 +1,4 @@
-"""Two processes: an implementation that declares to reduce N over ranks is held to that (CALL-7)."""
+"""Two processes: check that an implementation reduces N over ranks as its adapter declares (CALL-7)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,14 +33,14 @@ def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Di
 
 
 def score_sum(plain: Plain) -> float:
-    """Return the sum of all target scores: of the visible assignment, or else of the reference's."""
+    """Return the sum of all target scores, of the visible assignment or else of the reference's."""
     if plain.outcome.assignment is not None:
         return float(plain.outcome.assignment.scores.double().sum())
     return float(sum(image.weights.double().sum() for image in plain.expected.assignment))
 
 
 def _times(name: str, tensor: Tensor, factor: float) -> Tensor:
-    """Return a part of the loss times a factor; an assignment does not depend on N."""
+    """Return a part of the loss multiplied by a factor; an assignment is returned unchanged."""
     if name in ("items", "total") or name.startswith(GRADIENT):
         return (tensor.double() * factor).to(tensor.dtype)
     return tensor

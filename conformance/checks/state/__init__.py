@@ -1,1 +1,1 @@
-"""Sequences of calls: the answer to a batch must not depend on earlier calls (STATE-*)."""
+"""Checks of sequences of calls: the results for a batch do not depend on earlier calls (STATE-*)."""

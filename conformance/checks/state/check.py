@@ -1,4 +1,4 @@
-"""STATE: the answer to a batch is that of a fresh implementation, whatever was called before."""
+"""STATE: the results for a batch equal those of a fresh implementation, after any earlier calls."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from tal_conformance.judgement.failure import Failure, Subject
 
 
 class StateFailure(Failure):
-    """An implementation whose answer depends on earlier calls."""
+    """Error: the results of an implementation depend on earlier calls."""
 
 
 def steps_of(recipe: Recipe, name: str) -> list[Step]:
@@ -32,11 +32,11 @@ def steps_of(recipe: Recipe, name: str) -> list[Step]:
 
 
 class SequenceJudge:
-    """Judges one implementation on sequences of calls.
+    """Judge of one implementation on a sequence of calls.
 
     Args:
         subject: the implementation, and the device to run it on.
-        name: of the sequence, a key of `SEQUENCES`.
+        name: name of the sequence, a key of `SEQUENCES`.
     """
 
     def __init__(self, subject: Subject, name: str) -> None:
@@ -48,8 +48,8 @@ class SequenceJudge:
         """Judge every step alone, and then in the sequence.
 
         Raises:
-            Failure: a step does not conform even without a past.
-            StateFailure: a step gives another answer after the steps before it.
+            Failure: a step does not conform even without earlier calls.
+            StateFailure: the results of a step differ after the earlier steps.
         """
         for step in steps:
             self._judge_alone(step)
@@ -63,9 +63,9 @@ class SequenceJudge:
         """Judge a step on a fresh implementation.
 
         Raises:
-            Failure: it does not conform.
-            StateFailure: it conforms where the module of the implementation is loaded once more, and so depends on the
-                calls before, which left something in that module.
+            Failure: the implementation does not conform.
+            StateFailure: the implementation conforms if its module is loaded again, so that its results depend on
+                earlier calls, which changed that module.
         """
         if id(step.batch) in self._plains:
             return
@@ -83,7 +83,7 @@ class SequenceJudge:
         self._order.append(step)
 
     def _left_in_module(self, steps: list[Step], failure: Failure) -> StateFailure:
-        """Return the failure of a step that fails after others in one loaded module, and conforms in another."""
+        """Return the failure of a step that fails after others in one loaded module, and conforms in a new one."""
 
         def fails(chosen: list[Step]) -> bool:
             subject = reloaded_subject(self.subject)
@@ -116,7 +116,7 @@ class SequenceJudge:
         return [difference(self.subject, answer, plains[answer.call], True) for answer in answers]
 
     def _state_failure(self, past: list[Step], last: Step) -> Failure:
-        """Return the failure of a step after a past, which is shrunk."""
+        """Return the failure of a step after earlier calls, which are reduced to a short sequence."""
 
         def fails(chosen: list[Step]) -> bool:
             found = self._differences(chosen)
@@ -146,15 +146,15 @@ class SequenceJudge:
 
 
 def shortest_past(past: list[Step], last: Step, fails: Callable[[list[Step]], bool]) -> list[Step]:
-    """Return a short part of the past, in order, after which the last step still fails.
+    """Return a short subsequence of the earlier steps after which the last step still fails.
 
-    Single steps are tried first, the latest one first; then steps are removed one after the other. The past itself is
-    returned where no part of it fails.
+    Single steps are tried first, the latest first; then steps are removed one by one. If no subsequence fails, all
+    earlier steps are returned.
 
     Args:
-        past: the steps before.
+        past: the earlier steps.
         last: the step that fails after them.
-        fails: True if the last of some steps fails after the others.
+        fails: returns True if the last of some steps fails after the others.
     """
     for chosen in ([], *([step] for step in reversed(past))):
         if len(chosen) < len(past) and fails([*chosen, last]):
@@ -168,10 +168,10 @@ def shortest_past(past: list[Step], last: Step, fails: Callable[[list[Step]], bo
 
 
 def reloaded_subject(subject: Subject) -> Subject | None:
-    """Return the implementation with its file run once more, so that nothing of its module has a past.
+    """Return the implementation with its file executed again, so that its module has no state.
 
     Returns:
-        None if it does not come from a file of the user's.
+        None if the implementation does not come from a user's file.
     """
     implementation = subject.implementation
     where = implementation.spec.rpartition(":")[0]

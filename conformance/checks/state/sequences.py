@@ -1,4 +1,4 @@
-"""Sequences of batches as a training has them, each varied from one recipe."""
+"""Sequences of batches as in a training, each varied from one recipe."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from tal_conformance.implementations.calling.call import Mode
 from tal_reference import Hyperparameters
 
 IN_A_ROW = 12
-"""Number of batches of equal shapes in a row: more than a short warm-up, or than a small pool of buffers, has."""
+"""Number of batches of equal shapes in a row: more than a short warm-up or a small pool of buffers."""
 DIFFERENT = 3
-"""Number of different batches among them: an answer may come from the last call, or from the one before."""
+"""Number of different batches among them, to find results that come from one of the previous two calls."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +29,13 @@ class Step:
     mode: Mode = Mode.TRAIN
 
     def describe(self) -> str:
-        """Return the call as one line."""
+        """Return the step as one line of text."""
         word = "train" if self.mode is Mode.TRAIN else f"validate ({self.mode.value})"
         return f"{word}: {self.batch.describe()}"
 
 
 def multi_scale(recipe: Recipe) -> Iterator[Step]:
-    """Yield other image sizes: with rows and columns exchanged, and so as many anchors; twice as high; the first."""
+    """Yield batches of other image sizes: rows and columns exchanged, twice the height, and the first size again."""
     rows, columns = recipe.cells
     first = Step(recipe.build())
     yield first
@@ -45,7 +45,7 @@ def multi_scale(recipe: Recipe) -> Iterator[Step]:
 
 
 def smaller_last_batch(recipe: Recipe) -> Iterator[Step]:
-    """Yield two batches of an epoch, its smaller last one, and the first one of the next epoch."""
+    """Yield two batches of an epoch, a smaller last batch, and the first batch of the next epoch."""
     first = Step(recipe.build())
     yield first
     yield Step(replace(recipe, images=recipe.images[:1], seed=recipe.seed + 1).build())
@@ -53,14 +53,14 @@ def smaller_last_batch(recipe: Recipe) -> Iterator[Step]:
 
 
 def equal_shapes(recipe: Recipe) -> Iterator[Step]:
-    """Yield `IN_A_ROW` batches of equal shapes and numbers of rows, among them `DIFFERENT` different ones."""
+    """Yield `IN_A_ROW` batches of equal shapes and numbers of rows, `DIFFERENT` of which differ."""
     steps = [Step(replace(recipe, seed=recipe.seed + number).build()) for number in range(DIFFERENT)]
     for number in range(IN_A_ROW):
         yield steps[number % DIFFERENT]
 
 
 def changed_gains(recipe: Recipe) -> Iterator[Step]:
-    """Yield one batch under other gains, under another k, and under the first hyperparameters again."""
+    """Yield one batch with other gains, with another k, and with the first hyperparameters again."""
     first = Step(recipe.build())
     yield first
     for numbers in (Hyperparameters(box_gain=1.0, cls_gain=2.0, dfl_gain=0.25), Hyperparameters(topk=3)):
@@ -69,7 +69,7 @@ def changed_gains(recipe: Recipe) -> Iterator[Step]:
 
 
 def train_validate_train(recipe: Recipe) -> Iterator[Step]:
-    """Yield a training that begins with a validation, as the official one does, and has others between its batches."""
+    """Yield steps of a training with validations at the start, as in the official trainer, and in between."""
     training = replace(recipe, seed=recipe.seed + 1).build()
     other = replace(recipe, cells=(recipe.cells[1] + 1, recipe.cells[0]), seed=recipe.seed + 2).build()
     yield Step(recipe.build(), Mode.INFERENCE)
@@ -80,7 +80,7 @@ def train_validate_train(recipe: Recipe) -> Iterator[Step]:
 
 
 def two_heads(recipe: Recipe) -> Iterator[Step]:
-    """Yield batches of two heads in turn: equal grids, but other strides and another number of classes."""
+    """Yield batches of two heads in turn: with equal grids, but other strides and another number of classes."""
     first = Step(recipe.build())
     strides = tuple(2 * stride for stride in recipe.strides)
     second = Step(replace(recipe, strides=strides, classes=recipe.classes + 1, seed=recipe.seed + 1).build())

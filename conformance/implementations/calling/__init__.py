@@ -1,1 +1,1 @@
-"""Ways of calling an implementation, sequences of calls and calls in two processes; in this process or in a worker."""
+"""Make calls of an implementation: ways of calling, sequences and two processes; in this process or in a worker."""

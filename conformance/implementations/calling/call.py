@@ -1,4 +1,4 @@
-"""One call of an implementation, its answer, and the caller that makes and guards it."""
+"""One call of an implementation, its results, and the caller that makes and guards it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,11 +42,11 @@ class Call:
     """The arguments of one call.
 
     Attributes:
-        kind: "loss", or "assign" for an assigner alone.
-        head: of the batch.
-        hyperparameters: of the batch.
+        kind: "loss", or "assign" for a separate assigner.
+        head: head of the batch.
+        hyperparameters: hyperparameters of the batch.
         tensors: "level.0", "level.1", ... and "annotations" of a loss; the tensors of `AssignerInputs` of an assigner.
-        autocast: dtype of automatic mixed precision; None: off.
+        autocast: dtype of automatic mixed precision; None if it is off.
         mode: autograd mode.
     """
 
@@ -69,11 +69,11 @@ class Call:
 
 
 def call_of(batch: Batch, inputs: AssignerInputs | None, mode: Mode = Mode.TRAIN) -> Call:
-    """Return the call of a batch.
+    """Return the call of an implementation on a batch.
 
     Args:
         batch: the batch.
-        inputs: inputs of the assigner, if it alone is called; None: the loss is called.
+        inputs: inputs of the assigner, if only the assigner is called; None to call the loss.
         mode: autograd mode.
     """
     autocast = batch.dtype if batch.autocast else None
@@ -87,14 +87,14 @@ def call_of(batch: Batch, inputs: AssignerInputs | None, mode: Mode = Mode.TRAIN
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of one call.
+    """The results of one call.
 
     Attributes:
         call: index of the call.
-        how: how the call was made, to follow "called": "with the total times 2".
-        tensors: "total", "items", "gradients.0", ... of a loss, gradients of frozen feature maps excluded;
-            "Assignment.labels", ..., "Stages.overlap", ... and "AssignerInputs.scores", ... where they are visible.
-        failure: what went wrong, in one sentence without a subject; None if nothing did.
+        how: description of the call, to follow "called": "with the total times 2".
+        tensors: "total", "items", "gradients.0", ... of a loss, except gradients of frozen feature maps;
+            "Assignment.labels", ..., "Stages.overlap", ... and "AssignerInputs.scores", ... if they are visible.
+        failure: the problem, in one sentence without a subject; None without a problem.
         details: traceback if the implementation raised.
     """
 
@@ -106,7 +106,7 @@ class Answer:
 
 
 class Caller:
-    """Makes calls of one implementation and guards each of them.
+    """Caller of one implementation, which guards each call.
 
     Args:
         adapter: the implementation.
@@ -128,16 +128,16 @@ class Caller:
         annotations: Tensor | None = None,
         through: Callable[[Callable[..., Loss]], Callable[..., Loss]] | None = None,
     ) -> Loss:
-        """Call the loss.
+        """Call the loss and return its result.
 
         Args:
             maps: feature maps with the values of the call's own.
             call: index of the call.
-            annotations: annotation rows with the values of the call's own; None: a copy of them.
+            annotations: annotation rows with the values of the call's own; None for a copy of them.
             through: wraps the function that is called.
 
         Raises:
-            ProtocolViolation: the result is not one of the protocol's.
+            ProtocolViolation: the result does not follow the protocol.
             SideEffectError: an input, its `.grad` or an earlier result was changed.
             StateChanged: torch's global state was changed.
         """
@@ -163,10 +163,10 @@ class Caller:
         call: int = 0,
         through: Callable[[Callable[..., Assignment]], Callable[..., Assignment]] | None = None,
     ) -> dict[str, Tensor]:
-        """Call the assigner and return what it returned.
+        """Call the assigner and return its result.
 
         Args:
-            tensors: tensors with the values of the call's own; None: copies of them.
+            tensors: tensors with the values of the call's own; None for copies of them.
             call: index of the call.
             through: wraps the function that is called.
 
@@ -200,7 +200,7 @@ class Caller:
         return Answer(call, how, answer_tensors(loss, gradients_of(loss.total.sum(), maps)))
 
     def plain(self, how: str, call: int = 0) -> Answer:
-        """Make a call in its own mode, without anything else, and return the answer."""
+        """Make a plain call in its own mode, and return the answer."""
         own = self.calls[call]
         with _mode(own.mode):
             if own.kind == "assign":
@@ -212,10 +212,10 @@ class Caller:
 
 
 def gradients_of(total: Tensor, maps: Maps, **options: Any) -> dict[str, Tensor]:
-    """Return the gradient of the total on every feature map that requires one, by name.
+    """Return the gradient of the total on every feature map that requires a gradient, by name.
 
     Args:
-        total: scalar.
+        total: () the total.
         maps: the feature maps.
         options: further arguments of `torch.autograd.grad`.
 
@@ -251,7 +251,7 @@ def answer_tensors(loss: Loss, gradients: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous copies, detached and usable outside inference mode."""
+    """Return copies of tensors that are contiguous, detached and usable outside inference mode."""
     with torch.inference_mode(False):
         return {name: torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor.detach())
                 for name, tensor in tensors.items()}  # fmt: skip
@@ -259,7 +259,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _mode(mode: Mode) -> Iterator[None]:
-    """Make the calls of the block in an autograd mode."""
+    """Set an autograd mode while the block runs."""
     with ExitStack() as stack:
         if mode is Mode.NO_GRAD:
             stack.enter_context(torch.no_grad())
@@ -269,20 +269,20 @@ def _mode(mode: Mode) -> Iterator[None]:
 
 
 def in_mode(call: Call, mode: Mode) -> Call:
-    """Return the call in another mode."""
+    """Return a copy of the call with another mode."""
     return replace(call, mode=mode)
 
 
 @contextmanager
 def _autocast(call: Call) -> Iterator[None]:
-    """Turn on the call's automatic mixed precision."""
+    """Turn on the call's automatic mixed precision while the block runs."""
     enabled = call.autocast is not None
     with torch.autocast(call.device.type, dtype=call.autocast or torch.bfloat16, enabled=enabled):
         yield
 
 
 def _check_grad_attributes(maps: Maps, before: list[Tensor | None], copies: list[Tensor | None]) -> None:
-    """Raise if the `.grad` of a feature map is another one than before the call.
+    """Raise if the `.grad` of a feature map differs from that before the call.
 
     Raises:
         SideEffectError: the attribute was written, cleared or changed in place.
@@ -294,7 +294,7 @@ def _check_grad_attributes(maps: Maps, before: list[Tensor | None], copies: list
 
 
 def _visible(loss: Loss) -> dict[str, Tensor]:
-    """Return the tensors of the loss's assigner that are visible."""
+    """Return the visible tensors of the loss's assigner."""
     named = {} if loss.assignment is None else _assignment_tensors(loss.assignment)
     return named | ({} if loss.inputs is None else tensors_of(loss.inputs, AssignerInputs.__name__))
 

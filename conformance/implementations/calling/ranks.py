@@ -1,4 +1,4 @@
-"""Two processes that train together: each calls the implementation on its own batch, with gloo between them.
+"""Calls in two processes that train together: each process has its own batch, and gloo connects them.
 
 The processes are forks of this one, so that they start at once and have the same implementation.
 """
@@ -24,7 +24,7 @@ from tal_conformance.implementations.guards.exceptions import failure_from
 
 RANKS = 2
 PATIENCE = 60
-"""Seconds that the two processes may take together."""
+"""Time limit in seconds of both processes together."""
 
 
 def in_two_processes(caller: Caller) -> Iterator[Answer]:
@@ -86,7 +86,7 @@ def _wait(children: list[int]) -> None:
 
 
 def _answer(folder: Path, rank: int) -> Answer:
-    """Return what the process of a rank left."""
+    """Return the results that the process of a rank stored."""
     how = f"as rank {rank} of {RANKS} processes"
     path = folder / f"{rank}.json"
     if not path.is_file():

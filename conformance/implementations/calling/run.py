@@ -14,12 +14,12 @@ from tal_conformance.implementations.kept import KeptAdapter
 from tal_reference import Head, Hyperparameters
 
 IN_TURN = "in turn"
-"""Instead of a way: one plain call after the other."""
+"""Name that stands for plain calls in sequence, instead of a way of calling."""
 DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
 def run_calls(make: Callable[[], KeptAdapter], way: str, calls: Sequence[Call]) -> list[Answer]:
-    """Make calls of a new adapter in one way, and return the answers up to the first failure.
+    """Make calls of a new adapter in one way, and return the results up to the first failure.
 
     Args:
         make: makes the adapter.
@@ -109,6 +109,6 @@ def decode_answers(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 
 def numbered(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a number and a dot, without these."""
+    """Return the tensors whose names begin with the given number and a dot, without this prefix."""
     prefix = f"{number}."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The ways in which a trainer calls a loss or an assigner. Each yields answers that must equal those of plain calls.
+"""The ways in which a trainer calls a loss or an assigner. Each yields results that must equal those of plain calls.
 
 Call 0 is the batch; call 1 is a companion of the same shapes, for ways that make two different calls.
 """
@@ -22,11 +22,11 @@ from tal_conformance.implementations.calling.call import (
 from tal_conformance.implementations.calling.ranks import in_two_processes
 
 SCALES = (2.0, 65536.0)
-"""Factors of the total: any other than 1, and the one that GradScaler begins with. Powers of two round nothing."""
+"""Factors of the total: a factor other than 1, and the initial one of GradScaler. Powers of two cause no rounding."""
 OFFSET = 3
-"""Elements before the first tensor of a shared memory: an odd number, so that vector instructions find it unaligned."""
+"""Elements before the first tensor in a shared memory block: an odd number, so that tensors are not aligned."""
 INJECTIONS = 6
-"""Number of places at which memory runs out, spread evenly over the operations of a call."""
+"""Number of operations, spread evenly over a call, at which memory runs out."""
 Calling = Callable[[Caller], Iterator[Answer]]
 
 
@@ -35,13 +35,13 @@ class Way:
     """One way of calling.
 
     Attributes:
-        name: of the way, as adapters declare it in `unsupported_ways`.
+        name: name of the way, as in the attribute `unsupported_ways` of adapters.
         clause: clause of the specification that the way tests.
         loss: makes the calls of a loss.
-        assign: makes the calls of an assigner; None: the way does not apply to assigners.
-        same_bits: True if torch promises the bits of a plain call: the same operations run on the same memory layout.
-            False: another layout, another number of threads or other kernels may round differently, within the bound
-            of two correct runs.
+        assign: makes the calls of an assigner; None if the way does not apply to assigners.
+        same_bits: True if torch guarantees results that are bitwise equal to a plain call's, because the same
+            operations run on the same memory layout. False if another layout, number of threads or kernel may round
+            differently, within the bound of two correct runs.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Way:
 
 
 def scaled_gradients(caller: Caller) -> Iterator[Answer]:
-    """Differentiate a multiple of the total, as GradScaler does; the answer is the gradient divided by the factor."""
+    """Yield results with a multiple of the total differentiated, as by GradScaler, and the gradients scaled back."""
     for scale in SCALES:
         maps = caller.leaves()
         loss = caller.forward(maps)
@@ -62,7 +62,7 @@ def scaled_gradients(caller: Caller) -> Iterator[Answer]:
 
 
 def backward(caller: Caller) -> Iterator[Answer]:
-    """Call `backward()` and read `.grad`."""
+    """Yield results with gradients from `backward()` and `.grad`."""
     maps = caller.leaves()
     loss = caller.forward(maps)
     loss.total.sum().backward()
@@ -71,7 +71,7 @@ def backward(caller: Caller) -> Iterator[Answer]:
 
 
 def two_forwards(caller: Caller) -> Iterator[Answer]:
-    """Call the loss on two batches before the first backward pass."""
+    """Yield results of two batches whose losses are computed before the first backward pass."""
     maps = caller.leaves(0), caller.leaves(1)
     losses = [caller.forward(own, call) for call, own in enumerate(maps)]
     gradients = gradients_of(losses[0].total.sum() + losses[1].total.sum(), (*maps[0], *maps[1]))
@@ -83,13 +83,13 @@ def two_forwards(caller: Caller) -> Iterator[Answer]:
 
 
 def two_assignments(caller: Caller) -> Iterator[Answer]:
-    """Call the assigner on two batches, so that the second call could change the first one's results."""
+    """Yield results of the assigner on two batches; the second call must not change the first results."""
     yield Answer(0, "first of two calls", caller.assign())
     yield Answer(1, "second of two calls", caller.assign(call=1))
 
 
 def retained_graph(caller: Caller) -> Iterator[Answer]:
-    """Differentiate twice through a retained graph."""
+    """Yield results with gradients computed twice through a retained graph."""
     maps = caller.leaves()
     loss = caller.forward(maps)
     first = gradients_of(loss.total.sum(), maps, retain_graph=True)
@@ -99,7 +99,7 @@ def retained_graph(caller: Caller) -> Iterator[Answer]:
 
 
 def frozen_maps(caller: Caller) -> Iterator[Answer]:
-    """Call with each feature map frozen in turn; a head of one level has no other map that could learn."""
+    """Yield results with each feature map frozen in turn. A head with one level has no other map that can learn."""
     levels = len(caller.calls[0].maps)
     for frozen in range(levels if levels > 1 else 0):
         maps = tuple(values.requires_grad_(level != frozen) for level, values in enumerate(caller.leaves()))
@@ -107,7 +107,7 @@ def frozen_maps(caller: Caller) -> Iterator[Answer]:
 
 
 def channels_last(caller: Caller) -> Iterator[Answer]:
-    """Call with feature maps whose channels lie next to each other in memory."""
+    """Yield results for feature maps in the channels-last memory format."""
     maps = tuple(
         level.detach().clone(memory_format=torch.channels_last).requires_grad_()
         for level in caller.calls[0].maps
@@ -116,14 +116,14 @@ def channels_last(caller: Caller) -> Iterator[Answer]:
 
 
 def every_other(tensor: Tensor) -> Tensor:
-    """Return a copy that takes every other element of its memory along the last dimension."""
+    """Return a copy whose memory contains every element at a distance of two along the last dimension."""
     wide = tensor.new_zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]))
     wide[..., ::2] = tensor
     return wide[..., ::2]
 
 
 def strided_views(caller: Caller) -> Iterator[Answer]:
-    """Call with feature maps and annotations that are strided views."""
+    """Yield results for feature maps and annotations that are strided views."""
     call = caller.calls[0]
     maps = tuple(every_other(level.detach()).requires_grad_() for level in call.maps)
     rows = every_other(call.tensors["annotations"])
@@ -131,13 +131,13 @@ def strided_views(caller: Caller) -> Iterator[Answer]:
 
 
 def strided_inputs(caller: Caller) -> Iterator[Answer]:
-    """Call the assigner with strided views."""
+    """Yield results of the assigner for strided views."""
     views = {name: every_other(tensor) for name, tensor in caller.calls[0].tensors.items()}
     yield Answer(0, "with strided views of its inputs", caller.assign(views))
 
 
 def in_one_memory(tensors: list[Tensor]) -> list[Tensor]:
-    """Return copies that lie one after the other in one memory, the first behind `OFFSET` other elements."""
+    """Return copies that lie consecutively in one memory block, after `OFFSET` other elements."""
     memory = tensors[0].new_zeros(OFFSET + sum(tensor.numel() for tensor in tensors))
     views, begin = [], OFFSET
     for tensor in tensors:
@@ -147,7 +147,7 @@ def in_one_memory(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def storage_offset(caller: Caller) -> Iterator[Answer]:
-    """Call with feature maps, and with annotations, that lie behind other numbers in one memory."""
+    """Yield results for feature maps, and for annotations, with a storage offset in one memory block."""
     call = caller.calls[0]
     maps = tuple(view.detach().requires_grad_() for view in in_one_memory(list(call.maps)))
     (rows,) = in_one_memory([call.tensors["annotations"]])
@@ -155,13 +155,13 @@ def storage_offset(caller: Caller) -> Iterator[Answer]:
 
 
 def offset_inputs(caller: Caller) -> Iterator[Answer]:
-    """Call the assigner with inputs behind a storage offset."""
+    """Yield results of the assigner for inputs with a storage offset."""
     views = {name: in_one_memory([tensor])[0] for name, tensor in caller.calls[0].tensors.items()}
     yield Answer(0, "with inputs behind a storage offset", caller.assign(views))
 
 
 def after(mode: Callable[[], Any], word: str) -> Calling:
-    """Return a way that calls the loss in a mode without gradients, then for training."""
+    """Return a way that calls the loss in a mode without gradients, and then for training."""
 
     def call(caller: Caller) -> Iterator[Answer]:
         with mode():
@@ -185,7 +185,7 @@ def assigned_after(mode: Callable[[], Any], word: str) -> Calling:
 
 @contextmanager
 def two_threads() -> Iterator[None]:
-    """Let torch use two threads."""
+    """Set torch's number of threads to two while the block runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -196,7 +196,7 @@ def two_threads() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread."""
+    """Set torch's number of threads to one while the block runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -207,9 +207,9 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Use deterministic algorithms, with a warning where torch has none: the setting of the official trainer.
+    """Use deterministic algorithms while the block runs, with a warning if torch has none, as in the official trainer.
 
-    torch also fills new memory with NaN then, so that reading it before writing shows.
+    torch then also fills new memory with NaN, so that reads of uninitialised memory become visible.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -223,7 +223,7 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:
-    """Return the ways of a loss and of an assigner that call under each of some settings."""
+    """Return the ways of a loss and of an assigner that call inside each of the given context managers."""
 
     def train(caller: Caller) -> Iterator[Answer]:
         for setting, word in settings:
@@ -239,14 +239,14 @@ def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function under torch.compile: traced by Dynamo, and run by torch's own kernels."""
+    """Return the function under torch.compile, traced by Dynamo with torch's own kernels (backend "eager")."""
     wrapped: Callable[..., Any] = torch.compile(function, backend="eager", dynamic=False)
     return wrapped
 
 
 @contextmanager
 def fresh_dynamo() -> Iterator[None]:
-    """Forget what Dynamo has traced, before and after, and let it print nothing."""
+    """Clear Dynamo's caches before and after the block, and suppress its output."""
     import logging
     import warnings
 
@@ -266,19 +266,19 @@ def fresh_dynamo() -> Iterator[None]:
 
 
 def under_compile(caller: Caller) -> Iterator[Answer]:
-    """Call the loss under torch.compile."""
+    """Yield results of the loss under torch.compile."""
     with fresh_dynamo():
         yield caller.train('under torch.compile(backend="eager")', through=compiled)
 
 
 def assigned_under_compile(caller: Caller) -> Iterator[Answer]:
-    """Call the assigner under torch.compile."""
+    """Yield results of the assigner under torch.compile."""
     with fresh_dynamo():
         yield Answer(0, 'under torch.compile(backend="eager")', caller.assign(through=compiled))
 
 
 def non_leaf_maps(caller: Caller) -> Iterator[Answer]:
-    """Call with feature maps that other operations computed, as those of a model; the leaves behind them learn."""
+    """Yield results for feature maps computed by other operations, as in a model, with gradients on the leaves."""
     leaves = caller.leaves()
     maps = tuple(leaf * 1.0 for leaf in leaves)
     loss = caller.forward(maps)
@@ -290,7 +290,7 @@ def non_leaf_maps(caller: Caller) -> Iterator[Answer]:
 
 
 def grad_attribute(caller: Caller) -> Iterator[Answer]:
-    """Call with feature maps whose `.grad` holds the gradient of an earlier batch."""
+    """Yield results for feature maps whose `.grad` already holds a gradient of an earlier batch."""
     maps = caller.leaves()
     for values in maps:
         values.grad = torch.ones_like(values)
@@ -298,14 +298,14 @@ def grad_attribute(caller: Caller) -> Iterator[Answer]:
 
 
 class CountedOperations(TorchDispatchMode):
-    """Counts operations, and raises `torch.OutOfMemoryError` once.
+    """Dispatch mode that counts operations, and raises `torch.OutOfMemoryError` once.
 
     Args:
-        at: number of the operation that runs out of memory, from 0; None: none does.
+        at: index of the operation that runs out of memory, from 0; None for no such operation.
 
     Attributes:
-        count: operations so far.
-        raised: the error.
+        count: number of operations so far.
+        raised: the raised error.
     """
 
     def __init__(self, at: int | None = None) -> None:
@@ -313,7 +313,7 @@ class CountedOperations(TorchDispatchMode):
         self.count, self.raised, self._at = 0, False, at
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, or raise in its place."""
+        """Run the operation, or raise instead."""
         self.count += 1
         if self.count - 1 == self._at:
             self.raised = True
@@ -332,7 +332,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def counted_by(operations: CountedOperations) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a wrapper that counts the operations of a function: those of the implementation, not of the guards."""
+    """Return a wrapper that counts the operations of a function, without those of the guards."""
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
@@ -345,7 +345,7 @@ def counted_by(operations: CountedOperations) -> Callable[[Callable[..., Any]], 
 
 
 def train_counted(caller: Caller, how: str, operations: CountedOperations) -> Answer:
-    """Call the loss, count its operations, and differentiate."""
+    """Call the loss, count its operations, differentiate the total, and return the answer."""
     return caller.train(how, through=counted_by(operations))
 
 

@@ -1,8 +1,9 @@
-"""Detect replaced or changed code: of torch, of the official modules, and of this suite.
+"""Detect replaced or changed code of torch, of the official modules and of this suite.
 
 A `CodeState` is taken before anything named is imported. Code in the same process can replace `torch.topk`, a method of
-the official assigner or a function of the judge; every later implementation would compute with the replacement. After
-every import and call the code is compared with the state, restored, and the change is reported of whoever ran.
+the official assigner or a function of the judge, and every later implementation would compute with the replacement.
+After every import and call the code is compared with the state and restored, and the change is reported for the code
+that ran.
 """
 
 import math
@@ -58,12 +59,12 @@ class Change:
 
 
 class Names:
-    """The names of a module or class, and their values at the time.
+    """The names of a module or class, with their values.
 
     Attributes:
         label: dotted name of the holder.
         holder: the module or class.
-        shadows: True if an added name counts as a change too where the class inherits it.
+        shadows: True if an added name is a change too, if it hides an inherited one.
     """
 
     def __init__(self, label: str, holder: Any, values: dict[str, Any]) -> None:
@@ -161,18 +162,18 @@ METHODS = (property, staticmethod, classmethod)
 
 
 def computing_code() -> CodeState:
-    """Return the present code of torch, of `math` and of the loaded official modules."""
+    """Return the current code of torch, of `math` and of the loaded official modules."""
     return CodeState((*TORCH, math.__name__, *OFFICIAL))
 
 
 def own_code() -> CodeState:
-    """Return the present code of the reference and of this suite."""
+    """Return the current code of the reference and of this suite."""
     ours = ("tal_reference", "tal_conformance")
     return CodeState([name for name in list(sys.modules) if name.partition(".")[0] in ours])
 
 
 def raise_if_changed(state: CodeState) -> None:
-    """Compare the present code with an earlier state, and restore it.
+    """Compare the current code with an earlier state, and restore it.
 
     Raises:
         StateChanged: code was changed.
@@ -187,22 +188,22 @@ class Baseline:
     """Code of this process before anything named was imported.
 
     Attributes:
-        computing: code that implementations compute with; None until it was taken, and then nothing is compared.
+        computing: code that implementations compute with; None before it is taken, when nothing is compared.
     """
 
     def __init__(self) -> None:
         self.computing: CodeState | None = None
 
     def take(self) -> None:
-        """Take the present code."""
+        """Store the current code."""
         self.computing = computing_code()
 
     def forget(self) -> None:
-        """Compare nothing any more."""
+        """Discard the stored code, so that nothing is compared."""
         self.computing = None
 
     def check(self) -> None:
-        """Compare the present code with the baseline, and restore it.
+        """Compare the current code with the baseline, and restore it.
 
         Raises:
             StateChanged: code was changed.

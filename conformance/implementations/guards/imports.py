@@ -1,4 +1,4 @@
-"""Refuse code that changes this process while it is imported, and restore what it changed."""
+"""Reject code that changes this process when it is imported, and undo its changes."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Faults in how an implementation may be called: gradients, memory layouts, autograd modes, threads, errors, ranks."""
+"""Faults in the handling of calls: gradients, memory layouts, autograd modes, threads, errors, ranks."""
 
 from typing import Any
 
@@ -65,25 +65,25 @@ def _own_gradient(memory: Memory, call: Asked, rule: str) -> Loss:
 
 @calling("scaled-gradients", "CALL-1")
 def incoming_gradient_is_ignored(memory: Memory, call: Asked) -> Loss:
-    """Return the gradient of the total itself, whatever is differentiated."""
+    """Return a loss whose backward pass ignores the incoming gradient."""
     return _own_gradient(memory, call, "ignores the slope")
 
 
 @calling("scaled-gradients", "CALL-1")
 def incoming_gradient_is_clamped(memory: Memory, call: Asked) -> Loss:
-    """Clamp the incoming gradient, as a guard against exploding losses."""
+    """Return a loss whose backward pass clamps the incoming gradient, as a guard against exploding losses."""
     return _own_gradient(memory, call, "clamps the slope")
 
 
 @calling("two-forwards", "CALL-1")
 def gradient_of_the_last_forward(memory: Memory, call: Asked) -> Loss:
-    """Keep the gradients of the last forward pass alone."""
+    """Return a loss whose backward pass returns the gradients of the last forward pass."""
     return _own_gradient(memory, call, "of the last call")
 
 
 @calling("two-forwards", "CALL-1")
 def items_in_one_buffer(memory: Memory, call: Asked) -> Loss:
-    """Return the items in a buffer that the next call writes into."""
+    """Return items in a buffer that the next call overwrites."""
     loss = call.loss()
     buffer = memory.setdefault("items", torch.zeros_like(loss.items))
     buffer.copy_(loss.items)
@@ -92,19 +92,19 @@ def items_in_one_buffer(memory: Memory, call: Asked) -> Loss:
 
 @calling("retained-graph", "CALL-1")
 def graph_is_freed(memory: Memory, call: Asked) -> Loss:
-    """Free what was saved for the backward pass at the first one."""
+    """Return a loss that frees its saved tensors in the first backward pass."""
     return _own_gradient(memory, call, "once")
 
 
 @calling("retained-graph", "CALL-1")
 def second_backward_adds_up(memory: Memory, call: Asked) -> Loss:
-    """Write the gradients of every backward pass into one buffer."""
+    """Return a loss whose backward passes all write their gradients into one buffer."""
     return _own_gradient(memory, call, "adds up")
 
 
 @calling("backward", "CALL-1")
 def doubles_the_grad_of_leaves(memory: Memory, call: Asked) -> Loss:
-    """Double the gradients of leaves where they are accumulated, as a hook of the trainer that is registered twice."""
+    """Return a loss that doubles gradients when they are accumulated into leaves, like a duplicate hook."""
     if torch.is_grad_enabled():
         for level in call.maps:
             if level.is_leaf and level.requires_grad:
@@ -119,7 +119,7 @@ def _double(level: Tensor) -> None:
 
 @calling("frozen-maps", "CALL-2")
 def frozen_map_raises(memory: Memory, call: Asked) -> Loss:
-    """Register a hook on every feature map, which one without gradient refuses."""
+    """Return a loss that registers a hook on every feature map, which raises for a map without gradient."""
     if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
         for level in call.maps:
             level.register_hook(lambda gradient: gradient)
@@ -128,7 +128,7 @@ def frozen_map_raises(memory: Memory, call: Asked) -> Loss:
 
 @calling("frozen-maps", "CALL-2")
 def frozen_map_is_left_out(memory: Memory, call: Asked) -> Loss:
-    """Take a frozen feature map for one without predictions."""
+    """Return a loss that treats a frozen feature map as one without predictions."""
     if not any(level.requires_grad for level in call.maps):
         return call.loss()
     return call.loss(
@@ -138,7 +138,7 @@ def frozen_map_is_left_out(memory: Memory, call: Asked) -> Loss:
 
 @calling("non-leaf-maps", "CALL-2")
 def needs_leaves(memory: Memory, call: Asked) -> Loss:
-    """Switch gradients on at the feature maps themselves, which only leaves allow."""
+    """Return a loss that enables gradients on the feature maps themselves, which only leaves allow."""
     if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
         for level in call.maps:
             level.requires_grad_(level.requires_grad)
@@ -149,7 +149,7 @@ def needs_leaves(memory: Memory, call: Asked) -> Loss:
 
 @calling("grad-attribute", "CALL-2")
 def grad_is_cleared(memory: Memory, call: Asked) -> Loss:
-    """Clear the `.grad` of the feature maps."""
+    """Return a loss that sets the `.grad` of the feature maps to None."""
     for level in call.maps:
         if level.is_leaf:
             level.grad = None
@@ -158,7 +158,7 @@ def grad_is_cleared(memory: Memory, call: Asked) -> Loss:
 
 @calling("grad-attribute", "CALL-2")
 def grad_is_zeroed_in_place(memory: Memory, call: Asked) -> Loss:
-    """Zero the `.grad` of the feature maps, as an optimiser does."""
+    """Return a loss that zeroes the `.grad` of the feature maps in place, as optimisers do."""
     for level in call.maps:
         if level.is_leaf and level.grad is not None:
             level.grad.zero_()
@@ -172,7 +172,7 @@ def _strides(shape: torch.Size) -> list[int]:
 
 @calling("channels-last", "CALL-3")
 def read_in_memory_order(memory: Memory, call: Asked) -> Loss:
-    """Read each feature map in the order of its memory, as a kernel that gets a bare pointer does."""
+    """Return a loss that reads each feature map in the order of its memory, like a kernel that gets a bare pointer."""
     if any(level.untyped_storage().nbytes() < level.numel() * level.element_size() for level in call.maps):
         return call.loss()
     maps = tuple(level.as_strided(level.shape, _strides(level.shape)) for level in call.maps)
@@ -181,27 +181,27 @@ def read_in_memory_order(memory: Memory, call: Asked) -> Loss:
 
 @calling("channels-last", "CALL-3")
 def view_for_reshape(memory: Memory, call: Asked) -> Loss:
-    """Flatten with `view`, which only some memory layouts allow."""
+    """Return a loss that flattens with `view`, which only some memory layouts allow."""
     maps = tuple(level.view(len(level), -1).view(level.shape) for level in call.maps)
     return call.loss(maps=maps)
 
 
 @calling("strided-views", "CALL-3")
 def strides_of_rows_are_ignored(memory: Memory, call: Asked) -> Loss:
-    """Read the annotation rows in the order of their memory."""
+    """Return a loss that reads the annotation rows in the order of their memory."""
     rows = call.rows.as_strided(call.rows.shape, _strides(call.rows.shape))
     return call.loss(rows=rows.clamp(min=0))
 
 
 @calling("storage-offset", "CALL-3")
 def storage_offset_is_ignored(memory: Memory, call: Asked) -> Loss:
-    """Read each feature map from the beginning of its memory."""
+    """Return a loss that reads each feature map from the beginning of its memory block."""
     return call.loss(maps=tuple(level.as_strided(level.shape, level.stride(), 0) for level in call.maps))
 
 
 @calling("no-grad", "CALL-4")
 def another_loss_in_validation(memory: Memory, call: Asked) -> Loss:
-    """Leave the batch size out of the total where nothing learns."""
+    """Return a loss whose total lacks the factor of the batch size if no feature map requires gradients."""
     loss = call.loss()
     if torch.is_grad_enabled():
         return loss
@@ -210,7 +210,7 @@ def another_loss_in_validation(memory: Memory, call: Asked) -> Loss:
 
 @calling("no-grad", "CALL-4")
 def clamps_its_inputs_in_validation(memory: Memory, call: Asked) -> Loss:
-    """Clamp the feature maps in place where autograd does not forbid it."""
+    """Return a loss that clamps the feature maps in place if autograd does not forbid it."""
     if not torch.is_grad_enabled():
         for level in call.maps:
             level.clamp_(-0.5, 0.5)
@@ -219,7 +219,7 @@ def clamps_its_inputs_in_validation(memory: Memory, call: Asked) -> Loss:
 
 @calling("inference-mode", "CALL-4")
 def inference_tensors_are_cached(memory: Memory, call: Asked) -> Loss:
-    """Cache a tensor at the first call, which autograd refuses to save if that call was in inference mode."""
+    """Return a loss that caches a tensor of the first call, which autograd rejects if that was in inference mode."""
     one = memory.setdefault("one", torch.ones((), device=call.rows.device))
     loss = call.loss()
     return Loss(loss.total * one, loss.items, loss.assignment, loss.inputs)
@@ -227,7 +227,7 @@ def inference_tensors_are_cached(memory: Memory, call: Asked) -> Loss:
 
 @calling("threads", "CALL-5")
 def half_of_the_gradient_with_threads(memory: Memory, call: Asked) -> Loss:
-    """Give each thread its images, and let only those of the first learn."""
+    """Return a loss that computes images in separate threads, with gradients only for those of the first."""
     if torch.get_num_threads() == 1:
         return call.loss()
     half = (len(call.maps[0]) + 1) // 2
@@ -236,14 +236,14 @@ def half_of_the_gradient_with_threads(memory: Memory, call: Asked) -> Loss:
 
 @calling("threads", "CALL-5")
 def needs_one_thread(memory: Memory, call: Asked) -> Loss:
-    """Set the number of threads and leave it so."""
+    """Return a loss that sets the number of threads and does not restore it."""
     torch.set_num_threads(1)
     return call.loss()
 
 
 @calling("deterministic-algorithms", "CALL-5")
 def other_sum_where_deterministic(memory: Memory, call: Asked) -> Loss:
-    """Take a path without scattered additions where they are forbidden, and forget the DFL in it."""
+    """Return a loss without DFL under deterministic algorithms."""
     loss = call.loss()
     if not torch.are_deterministic_algorithms_enabled():
         return loss
@@ -253,7 +253,7 @@ def other_sum_where_deterministic(memory: Memory, call: Asked) -> Loss:
 
 @calling("deterministic-algorithms", "CALL-5")
 def uninitialised_memory_is_read(memory: Memory, call: Asked) -> Loss:
-    """Add a buffer that nobody has written to; it is zero where memory is new, and NaN where torch fills it."""
+    """Return a loss that adds an uninitialised buffer: zero in new memory, and NaN if torch fills it."""
     loss = call.loss()
     buffer = torch.empty_like(loss.total)
     noise = buffer if torch.are_deterministic_algorithms_enabled() else torch.zeros_like(buffer)
@@ -262,7 +262,7 @@ def uninitialised_memory_is_read(memory: Memory, call: Asked) -> Loss:
 
 @calling("compile", "CALL-5")
 def another_branch_while_compiling(memory: Memory, call: Asked) -> Loss:
-    """Leave the DFL out while Dynamo traces, because it breaks the graph."""
+    """Return a loss without DFL while Dynamo traces it."""
     loss = call.loss()
     if not torch.compiler.is_compiling():
         return loss
@@ -272,7 +272,7 @@ def another_branch_while_compiling(memory: Memory, call: Asked) -> Loss:
 
 @calling("out-of-memory", "CALL-6")
 def fewer_positives_without_memory(memory: Memory, call: Asked) -> Loss:
-    """Try again with a smaller k where memory runs out."""
+    """Return a loss that tries again with a smaller k if memory runs out."""
     try:
         return call.loss()
     except torch.OutOfMemoryError:
@@ -281,7 +281,7 @@ def fewer_positives_without_memory(memory: Memory, call: Asked) -> Loss:
 
 @calling("out-of-memory", "CALL-6")
 def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
-    """Skip a batch that does not fit into memory."""
+    """Return a loss of zero for a batch for which memory runs out."""
     try:
         return call.loss()
     except torch.OutOfMemoryError:
@@ -291,7 +291,7 @@ def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
 
 @calling("out-of-memory", "CALL-6")
 def stays_small_after_an_error(memory: Memory, call: Asked) -> Loss:
-    """Pass the error on, and use a smaller k from then on."""
+    """Return a loss that re-raises an out-of-memory error, and uses a smaller k in later calls."""
     numbers = memory.get("numbers", call.numbers)
     try:
         return call.loss(numbers=numbers)
@@ -314,24 +314,24 @@ def _reduced(loss: Loss, reduces: str) -> Loss:
 
 @calling("two-processes", "CALL-7")
 def reduces_without_saying_so(memory: Memory, call: Asked) -> Loss:
-    """Reduce N over the ranks, which the adapter does not declare."""
+    """Return a loss that reduces N over the ranks, although the adapter does not declare it."""
     return _reduced(call.loss(), "mean")
 
 
 @calling("two-processes", "CALL-7", reduces="mean")
 def declares_a_mean_and_sums(memory: Memory, call: Asked) -> Loss:
-    """Reduce N by its sum over the ranks, where the adapter declares the mean."""
+    """Return a loss that reduces N by its sum over the ranks, although the adapter declares the mean."""
     return _reduced(call.loss(), "sum")
 
 
 @calling("two-processes", "CALL-7", reduces="sum")
 def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
-    """Keep to the own rank, where the adapter declares a sum over the ranks."""
+    """Return a loss that does not reduce N, although the adapter declares a sum over the ranks."""
     return call.loss()
 
 
 def correct(reduces: str | None) -> Any:
-    """Return a behaviour without a fault, which reduces N as it is declared."""
+    """Return a loss without a fault, which reduces N as declared."""
 
     def behaviour(memory: Memory, call: Asked) -> Loss:
         loss = call.loss()

@@ -1,6 +1,6 @@
-"""The reference as a criterion that a trainer keeps, with a fault in how it is called or in what it keeps.
+"""The reference as a criterion that a trainer reuses, with a fault in the handling of calls or in its state.
 
-Faults of this kind are not a replaced line of the reference: they are code around its loss, with a memory.
+Faults of this kind are not a replaced line of the reference, but code around its loss, with a memory.
 """
 
 from collections.abc import Callable
@@ -34,36 +34,36 @@ class Asked:
     numbers: Hyperparameters
 
     def loss(self, **changes: Any) -> Loss:
-        """Return the loss of the reference, with some arguments changed."""
+        """Return the loss of the reference, with some arguments replaced."""
         call = replace(self, **changes)
         return ReferenceAdapter().loss(call.maps, call.rows, call.head, call.numbers)
 
 
 class Behaviour(Protocol):
-    """Code around the reference's loss."""
+    """Interface of the code around the reference's loss."""
 
     __name__: str
 
     def __call__(self, memory: dict[Any, Any], call: Asked) -> Loss:
-        """Answer a call.
+        """Return the loss for a call.
 
         Args:
-            memory: of the criterion, or of the adapter, from call to call.
+            memory: state of the criterion, or of the adapter, that persists from call to call.
             call: the call.
         """
 
 
 @dataclass(frozen=True)
 class UsageFault:
-    """A fault in how an implementation is called, or in what it keeps between calls.
+    """A fault in the handling of calls, or in the state between calls.
 
     Attributes:
         name: name of the function that plants it.
-        clause: the clause that it breaks.
+        clause: the clause that it violates.
         stage: "calling" or "state".
         check: name of the check that must find it, with its parameter in brackets.
         behaviour: the code around the reference's loss.
-        shared: True if the adapter keeps one memory for all of its criteria.
+        shared: True if the adapter has one memory for all of its criteria.
         reduces: the adapter's `reduces_over_ranks`.
     """
 
@@ -76,7 +76,7 @@ class UsageFault:
     reduces: str | None
 
     def as_fault(self) -> Fault:
-        """Return the fault as the power run plants it."""
+        """Return the fault in the form of other planted faults, for mutation testing."""
         return Fault(
             self.name, (self.clause,), self.stage, {}, (self.stage,), self.check, self.implementation
         )
@@ -130,7 +130,7 @@ USAGE_FAULTS: dict[str, UsageFault] = {}
 
 
 def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Behaviour], Behaviour]:
-    """Enter the decorated function as a fault that calling in one way must find."""
+    """Return a decorator that registers a function as a fault that a way of calling must find."""
     check = "calling_slowly" if way in ("compile", "two-processes") else "calling"
 
     def register(behaviour: Behaviour) -> Behaviour:
@@ -144,7 +144,7 @@ def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Beha
 
 
 def state(sequence: str, clause: str = "STATE-1", shared: bool = False) -> Callable[[Behaviour], Behaviour]:
-    """Enter the decorated function as a fault that one sequence must find."""
+    """Return a decorator that registers a function as a fault that a sequence of calls must find."""
 
     def register(behaviour: Behaviour) -> Behaviour:
         name = behaviour.__name__

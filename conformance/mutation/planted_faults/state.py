@@ -1,4 +1,4 @@
-"""Faults in what a criterion keeps from call to call: caches with coarse keys, first values, averages and buffers."""
+"""Faults in the state of a criterion: caches with incomplete keys, values of the first call, averages and buffers."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ WARM_UP = 10
 
 
 def _with_cached(memory: Memory, call: Asked, key: Any, name: str, function: Any) -> Loss:
-    """Return the loss where a function of the reference is cached under a key."""
+    """Return the loss with a function of the reference cached by a key."""
 
     def cached(*arguments: Any) -> Any:
         if (name, key) not in memory:
@@ -30,39 +30,39 @@ def _with_cached(memory: Memory, call: Asked, key: Any, name: str, function: Any
 
 @state("multi-scale")
 def anchors_cached_by_count(memory: Memory, call: Asked) -> Loss:
-    """Cache the anchors by their number, which two shapes may share."""
+    """Return a loss with anchors cached by their number, which different shapes may share."""
     count = sum(level[0, 0].numel() for level in call.maps)
     return _with_cached(memory, call, count, "make_anchors", _make_anchors)
 
 
 @state("multi-scale")
 def anchors_of_the_first_call(memory: Memory, call: Asked) -> Loss:
-    """Cache the anchors of the first call for ever."""
+    """Return a loss that reuses the anchors of the first call."""
     return _with_cached(memory, call, call.rows.device, "make_anchors", _make_anchors)
 
 
 @state("multi-scale")
 def input_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
-    """Scale annotations to the input size of the first call."""
+    """Return a loss that scales annotations by the input size of the first call."""
     return _with_cached(memory, call, None, "input_size", _input_size)
 
 
 @state("multi-scale")
 def anchors_cached_by_area(memory: Memory, call: Asked) -> Loss:
-    """Cache the anchors by the number of cells of the first level."""
+    """Return a loss with anchors cached by the number of cells of the first level."""
     return _with_cached(memory, call, call.maps[0][0, 0].numel(), "make_anchors", _make_anchors)
 
 
 @state("two-heads", "STATE-2", shared=True)
 def anchors_cached_by_shape_alone(memory: Memory, call: Asked) -> Loss:
-    """Cache the anchors by the shapes of the feature maps: heads of other strides have the same."""
+    """Return a loss with anchors cached by the shapes of the feature maps, which heads with other strides may share."""
     shapes = tuple(level.shape[2:] for level in call.maps)
     return _with_cached(memory, call, shapes, "make_anchors", _make_anchors)
 
 
 @state("two-heads", "STATE-2", shared=True)
 def classes_of_the_first_head(memory: Memory, call: Asked) -> Loss:
-    """Read as many classes as the first head has, and take logits of zero for the others."""
+    """Return a loss that reads as many classes as the first head has, with logits of zero for others."""
     classes = memory.setdefault("classes", call.head.classes)
     read = 4 * call.head.reg_max + classes
     maps = tuple(torch.cat((level[:, :read], 0 * level[:, read:]), 1) for level in call.maps)
@@ -71,14 +71,14 @@ def classes_of_the_first_head(memory: Memory, call: Asked) -> Loss:
 
 @state("float32-after-bfloat16")
 def logits_in_the_first_dtype(memory: Memory, call: Asked) -> Loss:
-    """Read the feature maps into a buffer that has the dtype of the first call."""
+    """Return a loss that copies feature maps into a buffer with the dtype of the first call."""
     dtype = memory.setdefault("dtype", call.maps[0].dtype)
     return call.loss(maps=tuple(level.to(dtype).to(level.dtype) for level in call.maps))
 
 
 @state("float32-after-bfloat16")
 def half_precision_sticks(memory: Memory, call: Asked) -> Loss:
-    """Compute in bfloat16 once autocast has been seen."""
+    """Return a loss that computes in bfloat16 after the first call under autocast."""
     memory["half"] = memory.get("half", False) or torch.is_autocast_enabled("cpu")
     if not memory["half"] or torch.is_autocast_enabled("cpu"):
         return call.loss()
@@ -87,7 +87,7 @@ def half_precision_sticks(memory: Memory, call: Asked) -> Loss:
 
 @state("smaller-last-batch")
 def batch_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
-    """Multiply the total by the batch size of the first call."""
+    """Return a loss whose total is multiplied by the batch size of the first call."""
     images = memory.setdefault("images", len(call.maps[0]))
     loss = call.loss()
     return Loss(loss.total * (images / len(call.maps[0])), loss.items, loss.assignment, loss.inputs)
@@ -95,7 +95,7 @@ def batch_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
 
 @state("smaller-last-batch")
 def rows_of_a_larger_batch_stay(memory: Memory, call: Asked) -> Loss:
-    """Keep the annotation rows in a buffer that grows, read it to its end, and clamp what names no image."""
+    """Return a loss that reads annotation rows from a growing buffer, including rows of earlier batches."""
     buffer = memory.get("rows")
     if buffer is None or len(buffer) < len(call.rows):
         buffer = call.rows.detach().clone()
@@ -109,7 +109,7 @@ def rows_of_a_larger_batch_stay(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def running_average_of_the_items(memory: Memory, call: Asked) -> Loss:
-    """Log a running average."""
+    """Return a loss whose items are a running average."""
     loss = call.loss()
     memory["items"] = 0.9 * memory.get("items", loss.items) + 0.1 * loss.items
     return Loss(loss.total, memory["items"].clone(), loss.assignment, loss.inputs)
@@ -117,7 +117,7 @@ def running_average_of_the_items(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def total_divided_by_the_last_sum(memory: Memory, call: Asked) -> Loss:
-    """Normalise by the sum of target scores of the call before."""
+    """Return a loss normalised by the sum of target scores of the previous call."""
     loss = call.loss()
     assert loss.assignment is not None
     own = float(loss.assignment.scores.sum().clamp(min=1))
@@ -128,7 +128,7 @@ def total_divided_by_the_last_sum(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def warm_up_of_ten_calls(memory: Memory, call: Asked) -> Loss:
-    """Change k after the first ten calls."""
+    """Return a loss whose k changes after the first ten calls."""
     memory["calls"] = memory.get("calls", 0) + 1
     topk = call.numbers.topk if memory["calls"] <= WARM_UP else 3
     return call.loss(numbers=replace(call.numbers, topk=topk))
@@ -136,7 +136,7 @@ def warm_up_of_ten_calls(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def items_cached_by_shape(memory: Memory, call: Asked) -> Loss:
-    """Return the items of an earlier batch of the same shapes."""
+    """Return a loss whose items are those of an earlier batch of the same shapes."""
     loss = call.loss()
     key = call.rows.shape, *(level.shape for level in call.maps)
     items = memory.setdefault(key, loss.items)
@@ -145,7 +145,7 @@ def items_cached_by_shape(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def every_other_assignment(memory: Memory, call: Asked) -> Loss:
-    """Keep the predictions that are assigned for two calls, to save time."""
+    """Return a loss that uses the predictions of one call for the assignment of two."""
     memory["calls"] = memory.get("calls", 0) + 1
     if memory["calls"] % 2:
         memory["logits"] = [level.detach().clone() for level in call.maps]
@@ -161,7 +161,7 @@ def every_other_assignment(memory: Memory, call: Asked) -> Loss:
 
 @state("changed-gains", "STATE-2", shared=True)
 def gains_of_the_first_call(memory: Memory, call: Asked) -> Loss:
-    """Read the gains once."""
+    """Return a loss with the gains of the first call."""
     numbers = memory.setdefault("numbers", call.numbers)
     gains = {name: getattr(numbers, name) for name in ("box_gain", "cls_gain", "dfl_gain")}
     return call.loss(numbers=replace(call.numbers, **gains))
@@ -169,14 +169,14 @@ def gains_of_the_first_call(memory: Memory, call: Asked) -> Loss:
 
 @state("changed-gains", "STATE-2", shared=True)
 def k_of_the_first_call(memory: Memory, call: Asked) -> Loss:
-    """Make the assigner once, with the k of the first call."""
+    """Return a loss whose assigner has the k of the first call."""
     topk = memory.setdefault("topk", call.numbers.topk)
     return call.loss(numbers=replace(call.numbers, topk=topk))
 
 
 @state("train-validate-train")
 def validation_switches_the_dfl_off(memory: Memory, call: Asked) -> Loss:
-    """Switch the DFL off in validation, and never on again."""
+    """Return a loss without DFL after the first validation."""
     loss = call.loss()
     if not torch.is_grad_enabled():
         memory["off"] = True
@@ -187,7 +187,7 @@ def validation_switches_the_dfl_off(memory: Memory, call: Asked) -> Loss:
 
 @state("train-validate-train")
 def anchors_of_validation(memory: Memory, call: Asked) -> Loss:
-    """Keep the anchors of the last validation of these shapes, as inference tensors, and multiply by one of them."""
+    """Return a loss that multiplies by anchors of the last validation, which are inference tensors."""
     if torch.is_inference_mode_enabled():
         memory["one"] = torch.ones((), device=call.rows.device)
     loss = call.loss()

@@ -1,4 +1,4 @@
-"""Composed dialects: each choice shows on some batch, and an implementation with it is held to it as to a release."""
+"""Composed dialects: some batch shows each choice, and implementations are judged by it like by a release's dialect."""
 
 from dataclasses import fields, replace
 from enum import Enum
@@ -22,7 +22,7 @@ BASES = {
     "at_least_one": EVERYWHERE,
     "topk2_ignored": DIALECTS["ultralytics-8.3.253"],
 }
-"""Releases in which a choice makes a difference, where it makes none in the newest."""
+"""Releases in which a choice makes a difference, if it makes none in the newest release."""
 DEFAULTS = {field.name: field.default for field in fields(Dialect)}
 BATCHES = 80
 """Batches that are drawn of a choice's strategy to find some that show it."""
@@ -43,14 +43,14 @@ SINGLE = [(name, value) for name in DISTINGUISHING for value in other_values(nam
 
 @cache
 def showing(base: Dialect, changed: Dialect, name: str) -> list[Recipe]:
-    """Return drawn batches on which the reference computes something else in two dialects."""
+    """Return generated batches on which the reference's results differ between two dialects."""
     return [
         recipe for recipe in sample_recipes(DISTINGUISHING[name], BATCHES) if differ(base, changed, recipe)
     ]
 
 
 def assert_held_to(adapter: Any, base: Dialect, changed: Dialect, name: str):
-    """Assert that an adapter is refuted by the base, and conforms to the changed dialect there and on other batches.
+    """Assert that an adapter is refuted by the base dialect, and conforms to the changed dialect on all batches.
 
     Some of the batches that show a choice admit both results, because of ties.
     """
@@ -70,7 +70,7 @@ def test_every_choice_has_a_clause_words_and_a_strategy():
 
 @pytest.mark.parametrize(("name", "value"), SINGLE, ids=lambda value: str(getattr(value, "value", value)))
 def test_a_choice_shows_and_is_held_to(name: str, value: Any):
-    """The reference with the choice conforms to the composed dialect, and not to the base."""
+    """The reference with the choice conforms to the composed dialect, and not to the base dialect."""
     base = BASES.get(name, NEWEST)
     changed = base.but(**{name: value})
     assert_held_to(ReferenceAdapter(changed), base, changed, name)
@@ -110,6 +110,6 @@ def composed(choices: dict[str, Any]) -> Dialect:
 @pytest.mark.parametrize("shows", ["all", "nothing"])
 @pytest.mark.parametrize("choices", PORTED, ids=str)
 def test_a_second_implementation_agrees(choices: dict[str, Any], shows: str):
-    """Where the choice shows, the port conforms to the composed dialect and not to the newest release."""
+    """On batches that show the choice, the port conforms to the composed dialect and not to the newest release."""
     dialect = composed(choices)
     assert_held_to(DensePort(dialect, shows, **choices), NEWEST, dialect, next(iter(choices)))

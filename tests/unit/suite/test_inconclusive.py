@@ -1,4 +1,4 @@
-"""A batch that could be judged only in part is INCONCLUSIVE, and a test with too many of them fails."""
+"""A partly judged batch is INCONCLUSIVE, and a test with too many such batches fails."""
 
 import pytest
 

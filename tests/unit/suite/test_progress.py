@@ -1,4 +1,4 @@
-"""A run that was cut short, judged nothing, or could not load an implementation is not green and never `latest`."""
+"""An incomplete run, an empty run, and a run without a requested implementation fail and do not become `latest`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Ways of calling: right implementations pass every one, and each finds what is planted for it."""
+"""Ways of calling: correct implementations pass all of them, and each way finds its planted faults."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Sequences of calls: what depends on earlier calls is found, shrunk, and told from what is wrong anyway."""
+"""Sequences of calls: dependence on earlier calls is found, reduced, and distinguished from other failures."""
 
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Adapter:
 
 @pytest.fixture
 def module(tmp_path: Path) -> str:
-    """An adapter whose module keeps anchors, whatever object is made."""
+    """Return an adapter whose module caches anchors for all of its objects."""
     path = tmp_path / "cached_in_module.py"
     path.write_text(MODULE, encoding="utf-8")
     return f"{path}:Adapter"
