@@ -187,6 +187,7 @@ class Judgement:
     uniqueness: Uniqueness = Uniqueness.UNIQUE
     chose_differently: bool = False
     inconclusive: bool = False
+    undefined: bool = False
     rejected: bool = False
     notes: list[str] = field(default_factory=list)
 

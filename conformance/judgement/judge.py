@@ -30,7 +30,7 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
                 judgement
             )  # a label without a class has no score, so that nothing else can be judged
     defined = expected.assignment_is_defined
-    judgement.inconclusive = not defined
+    judgement.inconclusive = judgement.undefined = not defined
     if defined and outcome.assignment is not None:
         finite = judge_assignment(judgement, outcome, expected)
         if outcome.loss is not None and outcome.from_loss and finite:

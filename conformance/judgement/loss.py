@@ -57,7 +57,8 @@ def judge_loss(
         slack = LossRounding(torch.zeros_like(known.rounding.items), NO_JUMP, NO_JUMP)
     else:
         slack = known.uncertainty(unsure)
-    judgement.inconclusive = judgement.inconclusive or not known.is_defined
+    judgement.undefined = judgement.undefined or not known.is_defined
+    judgement.inconclusive = judgement.inconclusive or judgement.undefined
     dtype = loss_precision(expected.batch)
     exact, same_dtype, unit = known.exact.items, known.same_dtype.items, known.rounding.items
     terms = expected.batch.family.terms

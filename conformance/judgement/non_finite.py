@@ -85,7 +85,7 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
     implementation = implementation_from(ReferenceAdapter(expected.dialect), "reference")
     reference = execute(implementation, expected.batch, inputs=expected.inputs)
     either = _edge_at_infinity(expected.batch, reference) | _may_be_candidate(expected, reference)  # (B,)
-    judgement.inconclusive = bool(either.any())
+    judgement.inconclusive = judgement.undefined = bool(either.any())
     clause = "NONFINITE-1" if _targets_finite(reference).all() else "NONFINITE-2"
     spreads = _spreads(outcome, expected, reference)  # (B,)
     lost = _lost_numbers(reference) | either | spreads  # (B,)

@@ -20,15 +20,15 @@ from tal_conformance.judgement.failure import Failure, Subject, failure_from
 from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.known_issues.ledger import KnownIssue
 
-MAX_INCONCLUSIVE_SHARE = 0.5
-"""Largest share of a test's batches that may be inconclusive.
+MAX_INCONCLUSIVE_SHARE = 0.25
+"""Largest share of a test's batches that may be inconclusive because the implementation hides its assignment.
 
-A loss that hides its assignment had none among 573 batches of the `ci` checks of metric, top-k and loss. On batches of
-which half have planted ties, a unit test allows a quarter.
+A loss that hides its assignment and chooses otherwise among equals had 6 of 425 batches of all checks, of which half
+have planted ties, and 3 of 40 of a single check.
 """
 ENOUGH_BATCHES = 50
-"""Batches from which the share is checked: with an expected quarter, chance exceeds the ceiling at 50 batches less than
-once in 10,000 runs."""
+"""Batches from which the share is checked: with an expected 3 of 40, chance exceeds the ceiling at 50 batches in fewer
+than one of 10,000 runs."""
 
 
 class CallTiming(NamedTuple):
@@ -60,7 +60,7 @@ class Checker(BatchChecker):
         failed: True once a batch failed: Hypothesis shrinks it from then on.
         excused: number of batches whose failure is a known issue.
         judged: number of batches that were judged before any failed.
-        inconclusive: number of these whose verdict is INCONCLUSIVE.
+        inconclusive: number of these whose verdict is INCONCLUSIVE, and which can be decided for other implementations.
         since: clock reading at which the previous batch was done, in seconds.
         last: the batch that was judged last; None before the first.
     """
@@ -189,7 +189,8 @@ class Checker(BatchChecker):
         self.since, self.last = time.perf_counter(), batch
         if not self.failed:
             self.judged += 1
-            self.inconclusive += verdict is Verdict.INCONCLUSIVE
+            undefined = judgement is not None and judgement.undefined  # whatever the implementation shows
+            self.inconclusive += verdict is Verdict.INCONCLUSIVE and not undefined
         judged = JudgedBatch(
             subject=self.subject,
             test=self.test,

@@ -19,7 +19,8 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.verdicts import State, Verdict
 from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
-from tal_conformance.judgement.assignment_inferred import AssignmentFit
+from tal_conformance.judgement.assignment_fit import AssignmentFit
+from tal_conformance.judgement.assignment_read import ReadAssignment
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.attack import attack
 from tal_conformance.mutation.plant import HIDDEN, INVISIBLE, OPEN
@@ -122,14 +123,24 @@ def test_other_orders_of_operations_conform(kind: str):
 def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytest.MonkeyPatch):
     """The residual is at most half the digits of float32, in which N and the inferred scores are rounded."""
     left: dict[int, tuple[float, float]] = {}
-    best = AssignmentFit.best
+    best, read = AssignmentFit.best, ReadAssignment.targets
 
-    def watched(fits: AssignmentFit, *arguments: Any) -> Any:
-        targets, tried = best(fits, *arguments)
-        left[fits.image] = fits.residual(targets), float(fits.evidence.distances[fits.image].abs().sum())
+    def note(fit: AssignmentFit, targets: Any) -> None:
+        left[fit.image] = fit.residual(targets), float(fit.evidence.distances[fit.image].abs().sum())
+
+    def best_of(fit: AssignmentFit, *arguments: Any) -> Any:
+        targets, tried = best(fit, *arguments)
+        note(fit, targets)
         return targets, tried
 
-    monkeypatch.setattr(AssignmentFit, "best", watched)
+    def read_off(assignment: ReadAssignment, fits: list[AssignmentFit], chosen: Any) -> Any:
+        found = read(assignment, fits, chosen)
+        for fit in fits:
+            note(fit, found[fit.image])
+        return found
+
+    monkeypatch.setattr(AssignmentFit, "best", best_of)
+    monkeypatch.setattr(ReadAssignment, "targets", read_off)
     subject = Subject(hidden(OtherWay()), "cpu")
     explained = 0
     for batch in (MIRRORED.build(), WHOSE_BOX.build(), *drawn()):
@@ -175,7 +186,7 @@ def spoilt(change: Any) -> Implementation:
     ("what", "change", "stage"),
     [
         ("total without B", lambda loss, maps: replace(loss, total=loss.total / 2), "total"),
-        ("an item is NaN", lambda loss, maps: replace(loss, items=loss.items * torch.nan), "total"),
+        ("an item is NaN", lambda loss, maps: replace(loss, items=loss.items * torch.nan), "cls"),
         (
             "gradient on every distance",
             lambda loss, maps: replace(loss, total=loss.total + sum((m - m.detach())[:, :4].sum() for m in maps)),
@@ -193,11 +204,13 @@ def test_requirements_of_every_assignment_are_judged_however_many_there_are(
 
 
 def test_a_loss_that_cannot_be_decided_is_inconclusive():
-    """A loss that is too small by 0.1 %, on a batch with more admissible assignments than can be tried."""
+    """A loss that is too small by 0.1 %, with more admissible assignments than can be tried and no class gradients."""
 
     def smaller(loss: Loss, maps: Any) -> Loss:
         return replace(loss, items=loss.items * 0.999, total=loss.total * 0.999)
 
-    judgement = judge_against_reference(Subject(spoilt(smaller), "cpu"), TIED.build())
+    batch = TIED.build()
+    batch = replace(batch, hyperparameters=replace(batch.hyperparameters, cls_gain=0.0))
+    judgement = judge_against_reference(Subject(spoilt(smaller), "cpu"), batch)
     assert judgement.inconclusive
     assert judgement.stages["cls"].state is State.NOT_SHOWN

@@ -1,0 +1,342 @@
+"""Judging what holds for every admissible assignment of a loss that hides its own.
+
+Logits that no admissible assignment gives a target have the gradient sigma(x) / N, which determines N. The gradient
+(sigma(x) - z) / N on any other logit then determines its target score z (LOSS-CLS-1), and the gradient on an anchor's
+distance logits determines which ground truth owns it. So weights and owners are read off the gradients, however many
+assignments are admissible, and are judged in two ways: they lie within the range of every weight, and the items and all
+gradients are those of a loss with these weights.
+
+B images, A anchors, C classes, M ground truths of an image, R bins, P pairs of ground truth and anchor.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import Assignment, LossOutcome
+from tal_conformance.core.task import StageName
+from tal_conformance.core.verdicts import Judgement
+from tal_conformance.judgement.admissible import Ownership
+from tal_conformance.judgement.assignment_fit import AssignmentFit
+from tal_conformance.judgement.bounds import ROUNDINGS, smallest
+from tal_conformance.judgement.comparators import Quantity, all_finite, assert_none
+from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.loss import judge_loss
+from tal_conformance.judgement.loss_rounding import (
+    AssignmentUncertainty,
+    add_gradients,
+    gradient_bound,
+)
+from tal_reference import BatchTargets, Targets
+from tal_reference.anchors import flatten
+from tal_reference.assignment import NORMALISATION_EPS
+
+MAX_OWNERS_TRIED = 16
+"""Number of ground truths that are tried as the owner of one anchor; few have equal classes and boxes that overlap."""
+OF_GRADIENT = 3
+"""Roundings of a gradient on a class logit: sigma, its difference to z, and the product with gain and 1 / N."""
+
+
+@dataclass(frozen=True)
+class WeightRange:
+    """Target scores of an image that admissible assignments give (TAL-NORM-1).
+
+    Attributes:
+        low: (A, C) smallest z: zero unless a ground truth of the class owns the anchor in every assignment.
+        high: (A, C) largest z: zero if no ground truth of the class can own the anchor.
+        least: smallest sum of all z of the image.
+    """
+
+    low: Tensor
+    high: Tensor
+    least: Tensor
+
+    @classmethod
+    def of(cls, fit: AssignmentFit) -> "WeightRange":
+        """Return the ranges of an image.
+
+        A weight is w = t u* / (t* + eps), with u* and t* the largest u and t of the positives of its ground truth. So w
+        is at most u* t / (t + eps), and the positive whose t is t* weighs u* t* / (t* + eps).
+        """
+        oracle, possible = fit.oracle, fit.possible  # (M, A)
+        rounding = ROUNDINGS * 4 * fit.expected.eps  # as for a weight that is shown
+        lost = smallest(fit.expected.dtype) / NORMALISATION_EPS
+        t, u = oracle.metric_range, oracle.overlap_range
+        certain = oracle.selection.must & possible & (possible.sum(0) == 1)  # (M, A)
+        if oracle.topk2_rule is not None:  # any of them may be dropped
+            certain = torch.zeros_like(certain)
+        most_t, most_u = ((value.high * possible).amax(1, keepdim=True) for value in (t, u))  # (M, 1)
+        sure_t, sure_u = ((value.low * certain).amax(1, keepdim=True) for value in (t, u))  # (M, 1)
+        best = torch.maximum(t.high, sure_t) + NORMALISATION_EPS  # (M, A)
+        high = (most_u * t.high / best * (1 + rounding) + lost) * possible  # (M, A)
+        low = (t.low * sure_u / (most_t + NORMALISATION_EPS) * (1 - rounding) - lost).clamp(min=0) * certain
+        classes = fit.expected.batch.head.classes
+        return cls(
+            _by_class(low, fit.truths.labels, classes),
+            _by_class(high, fit.truths.labels, classes),
+            (_least_sum(fit) * (1 - rounding) - lost).clamp(min=0),
+        )
+
+
+def _by_class(of_pairs: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the largest value (A, C) of the pairs (M, A) of each class."""
+    result = of_pairs.new_zeros(classes, of_pairs.shape[1])  # (C, A)
+    index = labels[:, None].expand_as(of_pairs)
+    return result.scatter_reduce(0, index, of_pairs, "amax").T
+
+
+def _least_sum(fit: AssignmentFit) -> Tensor:
+    """Return the smallest sum of all weights of an image, whatever its admissible assignment.
+
+    A ground truth that owns an anchor has a positive with the largest t, which weighs at least u t / (t + eps) of that
+    anchor. A ground truth selects at least `min_count` anchors of `may`, each of which is owned by some ground truth.
+    With TAL-CONF-2 an anchor may lose its owner, so that nothing is certain.
+    """
+    oracle, possible = fit.oracle, fit.possible
+    t, u = oracle.metric_range.low, oracle.overlap_range.low  # (M, A) twice
+    zero = t.new_zeros(())
+    if oracle.topk2_rule is not None:
+        return zero
+    selection = oracle.selection
+    owned = (u * t / (t + NORMALISATION_EPS)).where(possible, torch.inf).amin(0)  # (A,) by any possible owner
+    certain = owned.where(selection.must, 0).amax(1)  # (M,)
+    ordered = owned.where(selection.may, torch.inf).sort(1).values  # (M, A)
+    last = (selection.min_count - 1).clamp(min=0)[:, None]  # (M, 1)
+    of_fewest = ordered.take_along_dim(last, 1)[:, 0].where(selection.min_count > 0, 0)  # (M,)
+    return torch.cat((certain, of_fewest.nan_to_num(posinf=0.0), zero[None])).amax()
+
+
+@dataclass(frozen=True)
+class PossibleOwners:
+    """Ground truths that may own each anchor of an image, by what the gradients say.
+
+    Attributes:
+        foreground: (A,) the anchor has a gradient on its distance logits, or a target score.
+        order: (M, A) ground truths, the likeliest first.
+        count: (A,) number of ground truths of `order` that may own the anchor.
+    """
+
+    foreground: Tensor
+    order: Tensor
+    count: Tensor
+
+    def at(self, place: Tensor) -> Ownership:
+        """Return the owners at a place (A,) of `order`."""
+        return Ownership(self.foreground, self.order.take_along_dim(place[None], 0)[0])
+
+
+@dataclass(frozen=True)
+class ReadAssignment:
+    """Weights and owners that were read off the gradients of a loss.
+
+    Attributes:
+        scores, errors: (B, A, C) z, and how far it may be off, float64; z may be negative.
+        learnable: (B, A, C) an admissible assignment may give the logit a target.
+        owners: of each image with ground truths, by its index.
+        place: (B, A) of the owner among the possible ones; changed by `settle`.
+    """
+
+    scores: Tensor
+    errors: Tensor
+    learnable: Tensor
+    owners: dict[int, PossibleOwners]
+    place: Tensor
+
+    @classmethod
+    def of(
+        cls, loss: LossOutcome, expected: Expectation, fits: dict[int, AssignmentFit]
+    ) -> "ReadAssignment | None":
+        """Return weights and the likeliest owners; None if the gradients do not determine them.
+
+        Args:
+            loss: of the implementation.
+            expected: of the batch.
+            fits: of every image with ground truths, by its index.
+        """
+        batch = expected.batch
+        if expected.dialect.is_varied:  # another class loss, another N or another weight
+            return None
+        distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
+        gain = batch.hyperparameters.cls_gain * batch.images
+        if not gain or not all_finite(logits) or not all_finite(distances):
+            return None
+        score = expected.predictions.logits.sigmoid()  # (B, A, C)
+        learnable = torch.zeros_like(score, dtype=torch.bool)
+        for image, fit in fits.items():
+            truth, anchor = fit.possible.nonzero(as_tuple=True)
+            learnable[image, anchor, fit.truths.labels[truth]] = True
+        gradient = logits.double() / gain  # (B, A, C) (sigma - z) / N
+        known = _score_sum(gradient, score, ~learnable, gain, expected)
+        if known is None:
+            return None
+        score_sum, share = known
+        scores = score - gradient * score_sum
+        unit = 2 * ROUNDINGS * OF_GRADIENT * expected.eps + share
+        errors = unit * (score + scores.abs()) + smallest(expected.dtype) * score_sum / gain
+        before = distances.double() * score_sum / batch.images  # (B, A, 4R) before division by N
+        owners = {
+            image: _possible_owners(fit, scores[image], errors[image], before[image])
+            for image, fit in fits.items()
+        }
+        return cls(scores, errors, learnable, owners, torch.zeros(scores.shape[:2], dtype=torch.int64))
+
+    def judge_weights(self, judgement: Judgement, image: int, admits: WeightRange) -> None:
+        """Judge the weights of an image, into `judgement`: some admissible assignment gives each of them."""
+        scores, errors = self.scores[image], self.errors[image]  # (A, C) twice
+        quantity = Quantity("target score z", "TAL-NORM-1", ("anchor", "class"), image)
+        shown = "the gradient on a class logit shows a target score that is"
+        for wrong, wanted, problem in (
+            (scores > admits.high + errors, "less", f"{shown} more than any admissible assignment gives"),
+            (scores < admits.low - errors, "more", f"{shown} less than every admissible assignment gives"),
+        ):
+            judgement.note(StageName.GRADIENTS, assert_none, quantity, wrong, scores, wanted, problem)
+        most = (scores + errors).clamp(min=0).where(self.learnable[image], 0).sum()
+        whole = Quantity("sum of target scores", "TAL-NORM-1", (), image)
+        problem = (
+            "the gradients on class logits show smaller target scores than every admissible assignment gives"
+        )
+        least = f"at least {float(admits.least):.6g}"
+        judgement.note(StageName.GRADIENTS, assert_none, whole, most < admits.least, most, least, problem)
+
+    def settled(
+        self, loss: LossOutcome, expected: Expectation, fits: dict[int, AssignmentFit]
+    ) -> Judgement | None:
+        """Return the judgement of items and gradients with the owners that explain most gradients.
+
+        Where an anchor's gradient is not that of its owner, its next possible owner is tried, in all anchors at once.
+
+        Returns:
+            None if the errors of the weights are larger than N, or if an anchor has more possible owners than are
+            tried and none of those explains its gradient.
+        """
+        for _ in range(MAX_OWNERS_TRIED):
+            assignment, moved, edges = self._replayed(expected, fits)
+            score_sum = assignment.scores.sum().clamp(min=expected.dialect.score_sum_floor)
+            share = float(moved.sum() / score_sum)  # of N
+            if not share < 1:
+                return None
+            # effects are derived for a small change of N: they are larger by 1 / (1 - share) for a smaller N
+            unsure = AssignmentUncertainty(moved / (1 - share), edges)
+            judgement = Judgement(expected.batch.family)
+            judge_loss(judgement, assignment, loss, expected, unsure)
+            if not judgement.verdict.fails:
+                return judgement
+            wrong = self._unexplained(assignment, unsure, loss, expected)
+            if not wrong.any():
+                return judgement
+            self.place[wrong] += 1
+        return None
+
+    def _unexplained(
+        self, assignment: Assignment, unsure: AssignmentUncertainty, loss: LossOutcome, expected: Expectation
+    ) -> Tensor:
+        """Return the anchors (B, A) whose gradient is not that of their owner, and which may have another one."""
+        known = expected.loss(
+            BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
+        )
+        at = known.positives
+        exact, same_dtype = known.exact.of_total[0][at], known.same_dtype.of_total[0][at]  # (P, 4R) twice
+        allowed = gradient_bound(
+            expected.batch, "distance logits", exact, same_dtype, known.rounding.of_total[0]
+        )
+        for extra in (known.rounding.jumps_of_total[0], known.uncertainty(unsure).of_total[0]):
+            allowed = add_gradients(allowed, extra)
+        observed = flatten(loss.gradients, expected.batch.head)[0][at].double()  # (P, 4R)
+        wrong = torch.zeros_like(assignment.foreground)
+        wrong[at] = ((observed - exact).abs() > allowed).any(1)
+        for image, owners in self.owners.items():
+            wrong[image] &= self.place[image] + 1 < owners.count
+        return wrong
+
+    def _replayed(
+        self, expected: Expectation, fits: dict[int, AssignmentFit]
+    ) -> tuple[Assignment, Tensor, Tensor]:
+        """Return the assignment that was read, and the errors (B, A) of its weights and of its boxes' edges."""
+        foreground = torch.zeros_like(self.place, dtype=torch.bool)  # (B, A)
+        index, labels = torch.zeros_like(self.place), torch.zeros_like(self.place)
+        boxes = torch.zeros_like(torch.stack([image.boxes for image in expected.assignment]))  # (B, A, 4)
+        edges = torch.zeros_like(self.scores[..., 0])  # (B, A)
+        for image, possible in self.owners.items():
+            owners = possible.at(self.place[image])
+            at, truth = owners.foreground, owners.index[owners.foreground]  # (A,), (P,)
+            foreground[image], index[image] = at, owners.index
+            labels[image, at] = fits[image].truths.labels[truth]
+            boxes[image, at] = fits[image].truths.boxes[truth].to(boxes)
+            edges[image, at] = expected.input_errors[image].truths.amax(1)[truth].to(edges)
+        own, shown = labels[..., None], foreground[..., None]  # (B, A, 1) twice
+        middle, error = (values.gather(2, own) for values in (self.scores, self.errors))  # (B, A, 1) twice
+        # a weight is not negative; the middle of what is left of the interval also scales the rounding of gradients
+        low, high = (middle - error).clamp(min=0), (middle + error).clamp(min=torch.finfo(error.dtype).tiny)
+        weights, moved = (high + low) / 2 * shown, (high - low) / 2 * shown
+        scores = torch.zeros_like(self.scores).scatter(2, own, weights)
+        assignment = Assignment(labels, boxes, scores, foreground, index)
+        return assignment, moved[..., 0], edges
+
+    def targets(self, fits: Iterable[AssignmentFit], chosen: list[Targets]) -> list[Targets]:
+        """Return `chosen` with the owners that were read for each image where an admissible selection leads to them."""
+        result = list(chosen)
+        for fit in fits:
+            owners = self.owners[fit.image].at(self.place[fit.image])
+            if fit.explains(owners):
+                result[fit.image] = fit.targets(owners)
+        return result
+
+
+def _score_sum(
+    gradient: Tensor, score: Tensor, background: Tensor, gain: float, expected: Expectation
+) -> tuple[Tensor, float] | None:
+    """Return N and its relative error, from the gradients on logits that have no target; None if there are none.
+
+    Only scores of at least half the largest are used: gradients of the others may have underflowed.
+
+    Args:
+        gradient: (B, A, C) gradients on the class logits over gain and batch size.
+        score: (B, A, C) class scores.
+        background: (B, A, C) logits that have no target in any admissible assignment.
+        gain: gain of the class loss, times the batch size.
+        expected: of the batch.
+    """
+    alone = score * background
+    used = background & (score >= alone.amax() / 2)
+    above, below = score[used].sum(), gradient[used].sum()
+    lost = smallest(expected.dtype) / gain * used.sum()
+    floor = expected.dialect.score_sum_floor
+    anchors = (~background).any(-1).sum()  # each weighs at most 1
+    if not float(above) > 0:
+        return None
+    score_sum = torch.where(below > 0, above / below, torch.inf)
+    share = 2 * ROUNDINGS * OF_GRADIENT * expected.eps + float(
+        lost / above * score_sum.clamp(max=float(anchors) + floor)
+    )
+    if not share < 1:
+        return None
+    score_sum = score_sum.clamp(min=floor).clamp(max=max(floor, float(anchors) * (1 + share)))
+    return (score_sum, share) if float(score_sum) > 0 else None
+
+
+def _possible_owners(fit: AssignmentFit, scores: Tensor, errors: Tensor, before: Tensor) -> PossibleOwners:
+    """Return the ground truths that may own each anchor: the reference's own first, then those that fit best.
+
+    If the class gradients of an anchor show a target score, its owner has that class.
+
+    Args:
+        fit: of the image.
+        scores: (A, C) z.
+        errors: (A, C) how far z may be off.
+        before: (A, 4R) gradients on the distance logits before division by N.
+    """
+    labels, possible = fit.truths.labels, fit.possible  # (M,), (M, A)
+    weights, noise = scores.T[labels], errors.T[labels]  # (M, A) twice
+    weighs = possible & (weights > noise)  # (M, A)
+    pulls, row = fit.pulls  # (P, 4R), (M, A)
+    misfit = before.abs().sum(1).expand_as(weights).clone()  # (M, A) of a pair without a pull
+    pair = (row >= 0).nonzero(as_tuple=True)  # (P,), (P,)
+    misfit[pair] = (pulls[row[pair]] * weights[pair][:, None] - before[pair[1]]).abs().sum(1)
+    reference = fit.expected.assignment[fit.image]
+    misfit[Ownership(reference.foreground, reference.truth_index).positives(len(labels))] = -1
+    eligible = torch.where(weighs.any(0), weighs, possible)  # (M, A)
+    order = misfit.where(eligible, torch.inf).sort(dim=0, stable=True).indices  # (M, A)
+    foreground = (fit.learns | weighs.any(0)) & possible.any(0)  # (A,)
+    return PossibleOwners(foreground, order, eligible.sum(0))
