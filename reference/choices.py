@@ -92,6 +92,14 @@ CHOICES: dict[str, Choice] = {
             False: "annotation rows may be in any order",
         },
     ),
+    "every_row_counts": _choice(
+        "ANN-3",
+        {
+            False: "a ground truth counts if its corner coordinates add up to more than zero",
+            True: "every ground truth counts that is not all zeros",
+        },
+        {True: "every annotation row counted"},
+    ),
     "edge_counts": _choice(
         "TAL-CAND-1",
         {
@@ -369,6 +377,15 @@ def spelling(dialect: Dialect) -> str:
     """Return the notation of a dialect, which `parse` converts to a dialect with the same choices."""
     base = nearest_official(dialect)
     return ", ".join([base.name, *(spelt(name, value) for name, value in differences(dialect, base).items())])
+
+
+def title(dialect: Dialect) -> str:
+    """Return the name of a dialect for reports; a name that does not spell the choices is followed by them."""
+    try:
+        spelt_out = not differences(parse(dialect.name), dialect)
+    except ValueError:
+        spelt_out = False
+    return dialect.name if spelt_out else f"{dialect.name} ({spelling(dialect)})"
 
 
 def parse(text: str) -> Dialect:

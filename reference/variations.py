@@ -7,6 +7,7 @@ unchanged, so that choices can be combined.
 
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any, Self
 
 from tal_reference.settings import Hyperparameters
@@ -127,6 +128,7 @@ class Variations:
     Attributes:
         overlap: TAL-MET-1: u, in the assignment.
         signed_overlap: TAL-MET-1: True if negative overlaps are not set to zero.
+        every_row_counts: ANN-3: True if ground truths count whatever the sum of their corners.
         edge_counts: TAL-CAND-1: True if an anchor on the edge of a ground truth is a candidate.
         reach_limits: TAL-CAND-1: True if an anchor farther from a side than the bins reach is not a candidate.
         metric_masked: TAL-MET-1: True if t is zero off candidates even where u is not.
@@ -155,6 +157,7 @@ class Variations:
 
     overlap: Overlap = Overlap.CIOU
     signed_overlap: bool = False
+    every_row_counts: bool = False
     edge_counts: bool = False
     reach_limits: bool = False
     metric_masked: bool = False
@@ -197,10 +200,15 @@ class Variations:
                 raise TypeError(f"{field}={value!r}: expected {expected}")
         return replace(self, **({"name": name} | choices))
 
+    @cached_property
+    def varied(self) -> set[str]:
+        """Names of the choices of this class that differ from that of the releases."""
+        return {field.name for field in fields(Variations) if getattr(self, field.name) != field.default}
+
     @property
     def is_varied(self) -> bool:
         """True if a choice of this class differs from that of all releases."""
-        return any(getattr(self, field.name) != field.default for field in fields(Variations))
+        return bool(self.varied)
 
     def effective(self, hyperparameters: Hyperparameters, anchors: int) -> Hyperparameters:
         """Return the hyperparameters that assigner and loss actually use, for a number of anchors."""

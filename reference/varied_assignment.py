@@ -96,7 +96,7 @@ def assign(
     overlap = everywhere.where(compared, 0)  # (M, A)
     score = scores.T[truths.labels].where(compared, 0)  # (M, A)
     metric = alignment_metric(score, overlap, numbers).where(candidates if dialect.metric_masked else compared, 0)
-    selected = picks(metric, candidates, truths.real, numbers.topk, dialect)  # (M, A)
+    selected = picks(metric, candidates, counting(truths, dialect), numbers.topk, dialect)  # (M, A)
     positives = settle_contested(selected, rank(selected, overlap, everywhere, metric, dialect))  # (M, A)
     if numbers.effective_topk2 is not None:
         positives = positives & top_k(metric * positives, numbers.effective_topk2)  # (M, A)
@@ -122,7 +122,12 @@ def candidates_of(
     found = inside >= 0 if dialect.edge_counts else inside > INSIDE
     if dialect.reach_limits and reach is not None:
         found = found & (farthest_side(truths.boxes, centres) <= reach.T)
-    return found & truths.real[:, None]
+    return found & counting(truths, dialect)[:, None]
+
+
+def counting(truths: GroundTruths, dialect: Dialect) -> Bool[Tensor, "M"]:
+    """Return (M,) True for the ground truths that count (ANN-3)."""
+    return (truths.boxes != 0).any(1) if dialect.every_row_counts else truths.real
 
 
 def farthest_side(boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"]) -> Float[Tensor, "M A"]:

@@ -1,65 +1,83 @@
-"""`tal-conformance identify IMPLEMENTATION`: find the dialects that explain everything an implementation does."""
+"""`tal-conformance identify IMPLEMENTATION`: say what an implementation computes, as choices of a dialect."""
 
 import argparse
 
 from tal_conformance.commands.program import prepare_judging
+from tal_conformance.core.arguments import positive
 from tal_conformance.core.progress import progress
-from tal_conformance.dialects.identification import Identification, Violations, distinguishable, identify
+from tal_conformance.dialects.identification import SECONDS, Identification, distinguishable, identify
 from tal_conformance.implementations.registry import find
 from tal_reference import DIALECTS
+from tal_reports import visible
+
+SHOWN = 4
+"""Clauses of unexplained batches that are shown."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.add_argument("implementation", metavar="NAME", help="a value of --implementation")
     parser.add_argument(
-        "implementation", metavar="NAME", help="implementation, as for the option --implementation"
+        "--seconds",
+        type=positive,
+        default=int(SECONDS),
+        metavar="N",
+        help="budget of processor time of the search for choices (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the dialects that explain an implementation, or else the nearest dialect and its violations.
+    """Print the dialect and the choices that explain an implementation, and what they leave.
 
     Returns:
-        0 if at least one dialect explains the implementation, 1 otherwise.
+        0 if they explain every batch, 1 otherwise.
 
     Raises:
         UnknownImplementation, ProtocolViolation: the implementation could not be loaded.
     """
     prepare_judging()
     implementation, dialects = find(options.implementation), distinguishable(DIALECTS.values())
-    with progress("Comparing with dialects", len(dialects)) as advance:
-        identification = identify(implementation, dialects, advance)
-    print("\n".join(format_identification(identification)))
+    with progress("Holding to dialects", len(dialects)) as advance:
+        identification = identify(implementation, dialects, advance, options.seconds)
+    print(visible("\n".join(format_identification(identification))))
     return int(not identification.explained)
 
 
 def format_identification(identification: Identification) -> list[str]:
-    """Return the lines of text about an identification."""
-    implementation, nearest = identification.implementation, identification.nearest
-    lines = [f"{implementation.name} {implementation.version}"]
-    lines += [
-        f"  {fit.dialect.name} explains all {fit.batches} batches"
-        for fit in identification.fits
-        if fit.refutation is None
-    ]
-    if nearest is not None:
-        lines += format_violations(nearest)
+    """Return the lines of the result."""
+    implementation, (lacking, smaller) = identification.implementation, identification.unexplained_by_base
+    lines = [identification.sentence, f"  {implementation.name} {implementation.version}"]
+    if identification.choices:
+        lines.append(f'  declare it: dialect = "{identification.dialect.name}"')
+        lines.append(
+            f"  {identification.base.name} alone does not explain {lacking} of the {smaller} smallest batches"
+        )
+    for choice in identification.choices:
+        lines.append(
+            f"  {choice.clause}: {choice.words}; alone it explains {choice.alone} of these {lacking}"
+        )
+        if choice.smallest is not None:
+            lines.append(f"    needed on {choice.smallest}")
+    for tie in identification.ties:
+        decision = f"decided by {tie.deciding}" if tie.deciding else "no drawn batch tells the two apart"
+        lines += [f"  {tie.words} explains as much", f"    {decision}"]
+    lines += format_left(identification)
     for fit in identification.fits:
-        if fit.refutation is not None and (nearest is None or fit.dialect != nearest.dialect):
-            clause = f"{fit.refutation.clause}: " if fit.refutation.clause else ""
-            lines.append(f"  not {fit.dialect.name}: {clause}{fit.refutation.summary}")
-            lines.append(f"    {fit.refutation.batch.origin}")
+        if fit.refuting is None and fit.dialect != identification.dialect:
+            lines.append(f"  {fit.dialect.name} explains all {fit.batches} batches too")
+    refuted = [fit.dialect.name for fit in identification.fits if fit.refuting is not None]
+    if refuted:
+        lines.append(f"  not alone: {', '.join(refuted)}")
     return lines
 
 
-def format_violations(nearest: Violations) -> list[str]:
-    """Return the lines of text about the nearest dialect: its violations by clause, the most frequent first."""
-    share = f"{nearest.total} of {nearest.batches} batches"
-    lines = [
-        f"  no known dialect explains the implementation; the nearest is {nearest.dialect.name}, violated on {share}:"
-    ]
-    for clause, count in sorted(nearest.counts.items(), key=lambda pair: -pair[1]):
-        failure = nearest.smallest[clause]
-        lines.append(f"    {clause or 'raises an error'} (first divergence on {count}): {failure.summary}")
-        lines.append(f"      {failure.batch.origin}")
+def format_left(identification: Identification) -> list[str]:
+    """Return the lines about what nothing explains: by clause, the most frequent first."""
+    lines = []
+    left = sorted(identification.left.items(), key=lambda pair: -pair[1][0])
+    for clause, (count, failure) in left[:SHOWN]:
+        lines.append(f"  left: {clause or 'it raises'} on {count} batches: {failure.summary}")
+        lines.append(f"    {failure.batch.origin}")
+    if len(left) > SHOWN:
+        lines.append(f"  left: {', '.join(clause or 'it raises' for clause, _ in left[SHOWN:])}")
     return lines

@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tal_conformance.core.names import unknown_name
-
 if TYPE_CHECKING:
     from tal_reference import Dialect
 
@@ -42,11 +40,12 @@ def dialect_named(option: str, name: str | None) -> "Dialect | None":
     Raises:
         CommandError: the dialect is unknown.
     """
-    from tal_reference import DIALECTS
+    from tal_reference import parse
 
-    if name is not None and name not in DIALECTS:
-        raise CommandError(f"{option}: {unknown_name('dialect', name, DIALECTS)}")
-    return DIALECTS[name] if name is not None else None
+    try:
+        return None if name is None else parse(name)
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}") from error
 
 
 def prepare_judging() -> None:

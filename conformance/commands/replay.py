@@ -20,7 +20,6 @@ from tal_conformance.commands.program import CommandError, dialect_named, progra
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
-from tal_conformance.core.names import unknown_name
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement, State, Value, Verdict
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
@@ -36,7 +35,7 @@ from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
 from tal_conformance.pictures.picture import failure_picture, picture
-from tal_reference import DIALECTS, Dialect
+from tal_reference import Dialect, parse
 from tal_reports import write_picture
 
 MAX_VALUES = 6
@@ -266,11 +265,10 @@ def dialect_of(stored: StoredOutcome, path: Path) -> Dialect:
     Raises:
         CannotReplay: this version does not know the dialect.
     """
-    if stored.dialect not in DIALECTS:
-        raise CannotReplay(
-            f"{path}: {unknown_name('dialect', stored.dialect, DIALECTS)}. Name one with --against"
-        )
-    return DIALECTS[stored.dialect]
+    try:
+        return parse(stored.dialect)
+    except ValueError as error:
+        raise CannotReplay(f"{path}: {error}. Name one with --against") from error
 
 
 def picture_of(

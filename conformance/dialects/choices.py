@@ -98,6 +98,7 @@ DISTINGUISHING: dict[str, SearchStrategy[Recipe]] = RELEASE_CHOICES | {
     "rows": _ORDINARY,
     "sides_exchanged": small_recipes(cells=((4, 8), (8, 4), (8, 12))),
     "image_index_ignored": _IMAGES,
+    "every_row_counts": small_recipes(outside=True, max_truths=5, predictions=("near", "random")),
     "edge_counts": small_recipes(kinds=("edge_on_centre", "ordinary")),
     "reach_limits": _REACH,
     "overlap": _ORDINARY,

@@ -1,141 +1,299 @@
-"""Find the dialects that explain all results of an implementation, and small batches that refute the others."""
+"""Say what an implementation computes: an official dialect, and the choices that it makes differently."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from math import prod
+from typing import Any
 
-from hypothesis import find, settings
-from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.core.progress import Advance, no_progress
-from tal_conformance.dialects.choices import RELEASE_CHOICES, SEARCH, failure_on, strategies_for
+from tal_conformance.dialects.choices import (
+    CLAUSES,
+    DISTINGUISHING,
+    RELEASE_CHOICES,
+    differ,
+    failure_on,
+    strategies_for,
+)
+from tal_conformance.dialects.observations import Observations, key_of, size_of
+from tal_conformance.dialects.search import OutOfTimeError, Search, judged_differences, values_of
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_reference import Dialect
+from tal_reference import DIALECTS, Dialect
+from tal_reference.choices import phrase
 
 BATCHES_PER_STRATEGY = 20
-RANKING_BATCHES_PER_STRATEGY = 3
-"""Batches of each strategy on which the nearest dialect is chosen, if none explains the implementation."""
-SHRINK_EXAMPLES = 60
-"""Batches that Hypothesis generates to find a smaller refutation."""
+NEW_BATCHES = 12
+"""Batches that are drawn for each choice of an explanation, beside those of the run, to refute it."""
+SMALLER = 200
+"""Smallest batches, on which is counted what each choice alone explains: the large ones take most of the time."""
+SECONDS = 60.0
+"""Budget of processor time of the search, and as much again for its proof."""
 
 RecipeAndStrategy = tuple[Recipe, SearchStrategy[Recipe]]
 """A recipe, and the strategy that generated it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DialectFit:
-    """Result of judging an implementation by one dialect.
+    """Result of holding an implementation to one official dialect.
 
     Attributes:
         dialect: the dialect.
-        refutation: failure on the smallest batch that was found; None if the dialect explains every batch.
+        refuting: the smallest batch that the dialect does not explain; None if it explains every batch.
         batches: number of batches judged, up to the first that refutes the dialect.
     """
 
     dialect: Dialect
-    refutation: Failure | None = None
+    refuting: Recipe | None = None
     batches: int = 0
 
 
-@dataclass
-class Violations:
-    """All violations of one dialect by an implementation.
+@dataclass(frozen=True)
+class ChoiceEvidence:
+    """One choice of an explanation, and what it contributes.
 
     Attributes:
-        dialect: the dialect.
-        batches: number of batches judged.
-        counts: number of violating batches by clause; "" for an implementation that raised.
-        first: the first failure of each clause, and the strategy that generated its batch.
-        smallest: the same failures on smaller batches.
+        name: field of `Dialect`.
+        clause: clause of the specification.
+        words: the choice in a few words.
+        alone: number of smaller batches that the base does not explain, and the base with this choice alone does.
+        smallest: the smallest batch that is not explained without the choice; None if there is none.
     """
 
-    dialect: Dialect
-    batches: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, tuple[Failure, SearchStrategy[Recipe]]] = field(default_factory=dict)
-    smallest: dict[str, Failure] = field(default_factory=dict)
+    name: str
+    clause: str
+    words: str
+    alone: int
+    smallest: Recipe | None
 
-    @property
-    def total(self) -> int:
-        """Number of batches that violate the dialect."""
-        return sum(self.counts.values())
+
+@dataclass(frozen=True)
+class Tie:
+    """Another explanation of every batch, with one choice made otherwise.
+
+    Attributes:
+        words: the other choice in a few words.
+        deciding: a batch on which the two are different by the reference; None if none of the drawn batches is.
+    """
+
+    words: str
+    deciding: Recipe | None
 
 
 @dataclass(frozen=True)
 class Identification:
-    """Dialects that explain an implementation.
+    """The explanation of everything that an implementation does.
 
     Attributes:
         implementation: the implementation under test.
-        fits: result for each distinct dialect.
-        nearest: violations of the dialect with the fewest, if no dialect explains the implementation.
+        base: the official dialect that differs from `dialect` in the fewest choices.
+        dialect: the explanation.
+        batches: number of batches judged.
+        left: for each violated clause the number of batches that the explanation leaves, and the smallest failure.
+        choices: the choices in which the explanation differs from its base.
+        unexplained_by_base: number of the smaller batches that the base does not explain, and of the smaller batches.
+        fits: result for every official dialect.
+        ties: other explanations.
+        complete: False if the budget of seconds was used up before the search and its proof ended.
     """
 
     implementation: Implementation
-    fits: list[DialectFit]
-    nearest: Violations | None
+    base: Dialect
+    dialect: Dialect
+    batches: int
+    left: dict[str, tuple[int, Failure]]
+    choices: list[ChoiceEvidence] = field(default_factory=list)
+    unexplained_by_base: tuple[int, int] = (0, 0)
+    fits: list[DialectFit] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
+    complete: bool = True
 
     @property
     def explained(self) -> bool:
-        """True if at least one dialect explains every batch."""
-        return any(fit.refutation is None for fit in self.fits)
+        """True if every batch is explained."""
+        return not self.left and self.complete
+
+    @property
+    def sentence(self) -> str:
+        """The result in one sentence or two."""
+        *words, last = [choice.words for choice in self.choices] or [""]
+        choices = f" with {', '.join(words)}{', and ' if words else ''}{last}" if last else ""
+        missing = sum(count for count, _ in self.left.values())
+        share = f"That explains {self.batches - missing} of {self.batches} batches"
+        if not self.complete:
+            return f"As far as the budget of seconds went: it computes {self.base.name}{choices}. {share}."
+        rest = f"{missing} are left" if missing else "nothing is left"
+        return f"It computes {self.base.name}{choices}. {share}; {rest}."
 
 
 def identify(
-    implementation: Implementation, dialects: Iterable[Dialect], advance: Advance = no_progress
+    implementation: Implementation,
+    dialects: Iterable[Dialect] = tuple(DIALECTS.values()),
+    advance: Advance = no_progress,
+    seconds: float = SECONDS,
 ) -> Identification:
-    """Judge an implementation by each distinct dialect; if none explains it, find the nearest.
+    """Find the smallest set of choices that explains an implementation, and judge every batch by it.
 
     Args:
         implementation: the implementation under test.
-        dialects: candidates; only the first of several dialects that cannot be distinguished is tried.
-        advance: called once for each distinct dialect, and with lines about the nearest one.
+        dialects: official dialects to start from; of those that cannot be told apart, the first is tried.
+        advance: called once for each distinct dialect, and with lines about the search.
+        seconds: budget of processor time of the search.
     """
+    observations = Observations(implementation)
+    recipes = [recipe for recipe, _ in sorted_recipes(implementation, BATCHES_PER_STRATEGY)]
     fits = []
     for dialect in distinguishable(dialects):
-        fits.append(fit_dialect(implementation, dialect))
+        fits.append(fit_dialect(observations, dialect, recipes))
         advance(format_fit(fits[-1]))
-    explained = any(fit.refutation is None for fit in fits)
-    nearest = None if explained else nearest_dialect(implementation, [fit.dialect for fit in fits], advance)
-    return Identification(implementation, fits, nearest)
+    search = Search(observations, recipes, seconds)
+    whole = next((fit.dialect for fit in fits if fit.refuting is None), None)
+    found = whole or search.run([fit.dialect for fit in fits])
+    if whole is None:
+        advance(f"composed: {found.name}", steps=0)
+    return proven(search, found, fits, search.extended(seconds))
+
+
+def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: bool) -> Identification:
+    """Return an explanation with its proof: every batch judged by it, new batches drawn, and each choice's share."""
+    observations, recipes = search.observations, list(search.recipes)
+    found, base = named(found)
+    ties: list[Tie] = []
+    choices = judged_differences(found, base)
+    try:
+        for name in choices:
+            recipes += [recipe for recipe in new_recipes(name) if recipe not in recipes]
+        found, ties = settle_ties(search, found, base, recipes)
+        found, base = named(found)
+    except OutOfTimeError:
+        complete = False
+    recipes.sort(key=size_of)
+    smaller = recipes[:SMALLER]
+    lacking = [recipe for recipe in smaller if not observations.conforms(recipe, base)]
+    evidence = [
+        ChoiceEvidence(
+            name,
+            CLAUSES[name],
+            phrase(name, value),
+            sum(observations.conforms(recipe, replace(base, **{name: value})) for recipe in lacking),
+            next((r for r in recipes if needs(observations, r, found, name, getattr(base, name))), None),
+        )
+        for name, value in judged_differences(found, base).items()
+    ]
+    left = remaining(observations, found, recipes)
+    return Identification(
+        observations.implementation, base, found, len(recipes), left, evidence, (len(lacking), len(smaller)), fits,
+        ties, complete,
+    )  # fmt: skip
+
+
+def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str, official: Any) -> bool:
+    """Return True if a batch is explained, and is not with the official value of one choice."""
+    without = replace(found, **{name: official})
+    return observations.conforms(recipe, found) and not observations.conforms(recipe, without)
+
+
+def named(dialect: Dialect) -> tuple[Dialect, Dialect]:
+    """Return a dialect with a name that spells its choices, and the official dialect that it differs from least."""
+    base = min(DIALECTS.values(), key=lambda known: len(judged_differences(dialect, known)))
+    choices = judged_differences(dialect, base)
+    return (base.but(**choices) if choices else base), base
+
+
+def new_recipes(name: str) -> Sequence[Recipe]:
+    """Return batches that show a choice and that are not among those of the run."""
+    return sample_recipes(DISTINGUISHING[name], BATCHES_PER_STRATEGY + NEW_BATCHES)[-NEW_BATCHES:]
+
+
+def settle_ties(
+    search: Search, found: Dialect, base: Dialect, recipes: Sequence[Recipe]
+) -> tuple[Dialect, list[Tie]]:
+    """Try the other values of every choice of an explanation, on batches that are drawn to tell them apart.
+
+    Returns:
+        The explanation that explains the most, and those that explain as much.
+
+    Raises:
+        OutOfTimeError: the budget is used up.
+    """
+    ties = []
+    for name in judged_differences(found, base):
+        for value in values_of(name):
+            other = replace(found, **{name: value})
+            if value in (getattr(found, name), getattr(base, name)) or not as_good(
+                search, other, found, recipes
+            ):
+                continue
+            telling = [
+                r for r in sample_recipes(DISTINGUISHING[name], 4 * NEW_BATCHES) if differ(found, other, r)
+            ]
+            if any(search.conforming(r, other) and not search.conforming(r, found) for r in telling):
+                found = other
+            elif as_good(search, other, found, telling):
+                ties.append(Tie(phrase(name, value), telling[0] if telling else None))
+    return found, ties
+
+
+def as_good(search: Search, other: Dialect, found: Dialect, recipes: Iterable[Recipe]) -> bool:
+    """Return True if a dialect explains every batch that the explanation explains."""
+    telling = search.telling_first(recipes)
+    return all(search.conforming(recipe, other) or not search.conforming(recipe, found) for recipe in telling)
+
+
+def remaining(
+    observations: Observations, dialect: Dialect, recipes: Sequence[Recipe]
+) -> dict[str, tuple[int, Failure]]:
+    """Return the number of batches that a dialect does not explain, by clause, and the smallest failure of each."""
+    subject = Subject(replace(observations.implementation, dialect=dialect), "cpu")
+    by_stages: dict[frozenset[str], list[Recipe]] = {}
+    for recipe in recipes:
+        stages = observations.diverging(recipe, dialect)
+        if stages:
+            by_stages.setdefault(stages, []).append(recipe)
+    left: dict[str, tuple[int, Failure]] = {}
+    for failing in by_stages.values():
+        failure = failure_on(subject, failing[0])
+        if failure is not None:
+            count, first = left.get(failure.clause, (0, failure))
+            left[failure.clause] = count + len(failing), first
+    return left
 
 
 def format_fit(fit: DialectFit) -> str:
     """Return one line about one dialect."""
-    if fit.refutation is None:
+    if fit.refuting is None:
         return f"{fit.dialect.name}: explains all {fit.batches} batches"
-    return f"{fit.dialect.name}: refuted by batch {fit.batches} ({fit.refutation.clause or 'an error'})"
+    return f"{fit.dialect.name}: refuted by batch {fit.batches}"
 
 
 def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
     """Return the first of each group of dialects that differ only in their names and in choices that are not judged."""
-    first: dict[Dialect, Dialect] = {}
+    first: dict[object, Dialect] = {}
     for dialect in dialects:
-        first.setdefault(replace(dialect, name="", rows_sorted=True), dialect)
+        first.setdefault(key_of(dialect), dialect)
     return list(first.values())
 
 
-def fit_dialect(implementation: Implementation, dialect: Dialect) -> DialectFit:
+def fit_dialect(observations: Observations, dialect: Dialect, recipes: Sequence[Recipe]) -> DialectFit:
     """Judge an implementation by a dialect, small batches first, up to the first batch that refutes it."""
-    subject = Subject(replace(implementation, dialect=dialect), "cpu")
-    fit = DialectFit(dialect)
-    for recipe, strategy in sorted_recipes(implementation, BATCHES_PER_STRATEGY):
-        fit.batches += 1
-        failure = failure_on(subject, recipe)
-        if failure is not None:
-            fit.refutation = shrink(subject, strategy, failure)
-            break
-    return fit
+    for number, recipe in enumerate(recipes, 1):
+        if not observations.conforms(recipe, dialect):
+            return DialectFit(dialect, recipe, number)
+    return DialectFit(dialect, None, len(recipes))
 
 
 def sorted_recipes(implementation: Implementation, count: int) -> Sequence[RecipeAndStrategy]:
-    """Return `count` recipes of each strategy and of those that distinguish dialects, the smallest first."""
-    return _sorted_recipes((*RELEASE_CHOICES.values(), *strategies_for(implementation)), count)
+    """Return `count` recipes of each strategy, of each that tells releases apart, and with too few anchors.
+
+    The smallest come first.
+    """
+    return _sorted_recipes(
+        (*RELEASE_CHOICES.values(), DISTINGUISHING["k_cut"], *strategies_for(implementation)), count
+    )
 
 
 @cache
@@ -146,54 +304,3 @@ def _sorted_recipes(
         recipe: strategy for strategy in reversed(strategies) for recipe in sample_recipes(strategy, count)
     }
     return sorted(by_recipe.items(), key=lambda pair: size_of(pair[0]))
-
-
-def size_of(recipe: Recipe) -> tuple[int, int]:
-    """Return a sort key: pairs of ground truth and anchor, plus anchors, of all images; then the length of its repr."""
-    anchors = len(recipe.images) * sum(map(prod, recipe.grids))
-    return anchors * (1 + sum(map(len, recipe.images))), len(repr(recipe))
-
-
-def shrink(subject: Subject, strategy: SearchStrategy[Recipe], first: Failure) -> Failure:
-    """Return the failure at the same stage and clause on the smallest batch; `first` if no smaller one was found."""
-
-    def fails_alike(recipe: Recipe) -> bool:
-        failure = failure_on(subject, recipe)
-        return failure is not None and (failure.stage, failure.clause) == (first.stage, first.clause)
-
-    try:
-        smallest = find(strategy, fails_alike, settings=settings(SEARCH, max_examples=SHRINK_EXAMPLES))
-    except NoSuchExample:
-        return first
-    return failure_on(subject, smallest) or first
-
-
-def nearest_dialect(
-    implementation: Implementation, dialects: Sequence[Dialect], advance: Advance = no_progress
-) -> Violations:
-    """Return the violations of the dialect with the smallest share of them, each clause on its smallest batch."""
-
-    def violating_share(dialect: Dialect) -> float:
-        violations = violations_of(implementation, dialect, RANKING_BATCHES_PER_STRATEGY)
-        advance(f"{dialect.name}: violated on {violations.total} of {violations.batches} batches", steps=0)
-        return violations.total / violations.batches
-
-    nearest = violations_of(implementation, min(dialects, key=violating_share), BATCHES_PER_STRATEGY)
-    for clause, (failure, strategy) in nearest.first.items():
-        nearest.smallest[clause] = shrink(failure.subject, strategy, failure)
-        where = f"violated at {clause}" if clause else "the implementation raises"
-        advance(f"{nearest.dialect.name}: {where} on {nearest.counts[clause]} batches", steps=0)
-    return nearest
-
-
-def violations_of(implementation: Implementation, dialect: Dialect, count: int) -> Violations:
-    """Return every violation of a dialect on `count` batches of each strategy."""
-    subject = Subject(replace(implementation, dialect=dialect), "cpu")
-    violations = Violations(dialect)
-    for recipe, strategy in sorted_recipes(implementation, count):
-        violations.batches += 1
-        failure = failure_on(subject, recipe)
-        if failure is not None:
-            violations.counts[failure.clause] = violations.counts.get(failure.clause, 0) + 1
-            violations.first.setdefault(failure.clause, (failure, strategy))
-    return violations

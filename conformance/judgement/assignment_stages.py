@@ -24,7 +24,9 @@ from tal_conformance.judgement.comparators import (
     assert_none,
     assert_within_at,
 )
+from tal_reference import GroundTruths
 from tal_reference.assignment import alignment_metric
+from tal_reference.varied_assignment import counting
 
 
 class StagesJudge(ImageJudge):
@@ -90,7 +92,10 @@ class StagesJudge(ImageJudge):
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
         """Compare the selection, given the own metric: only equal values leave a choice (TAL-TOPK-1)."""
         k = self.inputs.hyperparameters.topk
-        exact, real = metric.double(), self.inputs.truth_boxes[self.image, : self.truths].sum(1) > 0
+        exact, boxes = metric.double(), self.inputs.truth_boxes[self.image, : self.truths]
+        real = counting(
+            GroundTruths(self.inputs.labels[self.image, : self.truths, 0].long(), boxes), self.dialect
+        )
         if not self.dialect.at_least_one:
             exact = exact.where(candidates, 0)
         choices = pick_choices(Range.exact(exact), candidates, candidates, real, k, self.dialect)

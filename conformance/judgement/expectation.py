@@ -46,18 +46,32 @@ class Expectation:
     keeps.
 
     Attributes:
-        batch: the batch, on the device under test, with the hyperparameters that the dialect really uses.
-        dialect: the release or project whose behaviour is prescribed, for these hyperparameters.
+        batch: the batch, on the device under test.
+        dialect: the release or project whose behaviour is prescribed.
     """
 
     batch: Batch
     dialect: Dialect
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def settled(self) -> "Expectation":
+        """The same expectation, of a batch with the hyperparameters that the dialect really uses.
+
+        The reference applies a dialect's choices of hyperparameters itself; the judge reads them from the batch.
+        """
+        if not self.dialect.is_varied:
+            return self
         numbers = self.dialect.effective(self.batch.hyperparameters, self.batch.anchors)
-        if self.dialect.is_varied:
-            object.__setattr__(self, "batch", replace(self.batch, hyperparameters=numbers))
-            object.__setattr__(self, "dialect", self.dialect.settled)
+        settled = Expectation(replace(self.batch, hyperparameters=numbers), self.dialect.settled)
+        settled.__dict__.update(
+            {
+                name: self.__dict__[name]
+                for name in ("predictions", "rounded_predictions")
+                if name in self.__dict__
+            }
+        )
+        settled.__dict__["settled"] = settled
+        return settled
 
     @cached_property
     def rejection(self) -> RejectionRule | None:
@@ -184,7 +198,8 @@ class Expectation:
             inputs: inputs that the implementation's assigner read.
             errors: their uncertainty; None if they are the implementation's own.
         """
-        return oracle(self.effective(inputs), index, len(self.truths[index]), self.dialect, errors)
+        settled = self.settled
+        return oracle(settled.effective(inputs), index, len(self.truths[index]), settled.dialect, errors)
 
     @cached_property
     def target_truths(self) -> list[GroundTruths]:
@@ -196,11 +211,11 @@ class Expectation:
 
     def effective(self, inputs: AssignerInputs) -> AssignerInputs:
         """Return an assigner's inputs with the hyperparameters that the dialect really uses."""
-        return replace(inputs, hyperparameters=self.batch.hyperparameters)
+        return replace(inputs, hyperparameters=self.settled.batch.hyperparameters)
 
     def loss(self, targets: BatchTargets, each_term: bool = False) -> "LossExpectation":
         """Return the loss for given targets; if `each_term`, with the gradients of box, cls and dfl too."""
-        return LossExpectation(self, targets, each_term)
+        return LossExpectation(self.settled, targets, each_term)
 
 
 @dataclass(frozen=True, eq=False)

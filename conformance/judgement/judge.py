@@ -22,6 +22,7 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
     Raises:
         Divergence: a stage differs; the judgement is in it.
     """
+    expected = expected.settled
     judgement = Judgement(expected.batch.family)
     if outcome.exposes_inputs:
         judge_inputs(judgement, outcome, expected)

@@ -36,7 +36,7 @@ from tal_reference.assignment import (
 )
 from tal_reference.composed import reach_of
 from tal_reference.variations import Contested
-from tal_reference.varied_assignment import farthest_side, picks, rank
+from tal_reference.varied_assignment import counting, farthest_side, picks, rank
 from tal_reference.varied_assignment import normalised as varied_normalised
 from tal_reference.varied_boxes import MEASURES
 
@@ -192,7 +192,7 @@ def candidates_within(
     floor: tuple[int, int],
     eps: float,
     errors: InputErrors | None,
-    edge_counts: bool = False,
+    dialect: Dialect = NEWEST,
     reach: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the pairs (M, A) that are certainly candidates, and those that may be (TAL-CAND-1, TAL-CAND-2).
@@ -204,15 +204,15 @@ def candidates_within(
         floor: sides below the first number are widened to the second, both in pixels.
         eps: of the implementation's dtype.
         errors: uncertainty of the inputs; None if they are the implementation's own.
-        edge_counts: True if an anchor on the edge is a candidate.
+        dialect: says whether edges and every ground truth count.
         reach: (A, 1) largest distance in pixels from a side; None: unlimited.
     """
     edge = edge_rounding(small, floor, large, eps)  # (M, 1)
     if errors is not None:
         edge = edge + 2 * errors.truths.amax(1, keepdim=True)
     inside = distance_inside(large.boxes, centres, floor)  # (M, A)
-    real = large.real[:, None]
-    if edge_counts:
+    real = counting(large, dialect)[:, None]
+    if dialect.edge_counts:
         certain, possible = (inside >= edge) & real, (inside >= -edge) & real
     else:
         certain, possible = (inside > INSIDE + edge) & real, (inside > INSIDE - edge) & real
@@ -342,7 +342,7 @@ def oracle(
         floor,
         torch.finfo(dtype).eps,
         errors,
-        dialect.edge_counts,
+        dialect,
         reach,
     )  # (M, A) twice
     compared = overlap_mask(may_candidate, dialect)  # (M, A) where u and t are not zero
@@ -366,7 +366,9 @@ def oracle(
             *(least_t.where(candidate, 0), most_t.where(may_candidate, 0)),
         )
     overlap_range, metric_range = Range(least_u, most_u), Range(least_t, most_t)
-    selection = pick_choices(metric_range, candidate, may_candidate, large.real, numbers.topk, dialect)
+    selection = pick_choices(
+        metric_range, candidate, may_candidate, counting(large, dialect), numbers.topk, dialect
+    )
 
     overlap, metric = (
         scatter_pairs(value, pairs, compared) for value in (values.naive_overlap, values.naive_metric)
@@ -377,7 +379,7 @@ def oracle(
         everywhere, overlap, metric = overlap, overlap * compared, metric * compared
         if dialect.metric_masked:
             metric = metric * naive_candidate
-        selected = picks(metric, naive_candidate, small.real, numbers.topk, dialect)
+        selected = picks(metric, naive_candidate, counting(small, dialect), numbers.topk, dialect)
         own = overlap * overlap_mask(naive_candidate, dialect)
         positives = settle_contested(selected, rank(selected, own, everywhere, metric, dialect))
     else:

@@ -36,12 +36,27 @@ def unsupported_by_dialect(batch: Batch, dialect: Dialect) -> RejectionRule | No
     return None
 
 
+RELATED = {
+    "edge_counts",
+    "every_row_counts",
+    "overlap",
+    "box_overlap",
+    "dropped_picks",
+    "dfl_clamp",
+    "topk2_ignored",
+}
+"""Choices that no release makes, and with which relations between batches hold."""
+
+
 def supports_relations(batch: Batch, dialect: Dialect) -> bool:
     """Return True if relations between batches hold in the dialect.
 
     They do not hold if the dialect may reject a batch; if it may divide by zero, on the batch or on one derived from
-    it, with an image or a part of it; or if the loss of one image depends on the others.
+    it, with an image or a part of it; if the loss of one image depends on the others; or if a choice that no release
+    makes may depend on the order of ground truths or on the number of images, or change the range of scores.
     """
+    if not dialect.varied <= RELATED:
+        return False
     finite = dialect.score_sum_floor > 0
     independent = dialect.weights_meet is WeightBroadcast.PER_POSITIVE
     supported = unsupported_by_dialect(batch, dialect) is None

@@ -21,6 +21,7 @@ from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.options import (
     add_options,
     against,
+    declared,
     devices,
     load_profile,
     seed_hypothesis,
@@ -78,7 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
         1
     )  # batches are small: more threads only wait for each other and for other processes
     names = config.getoption("--implementation") or ["ultralytics"]
-    found = find_implementations(names, against(config), config.getoption("--isolate"))
+    chosen = against(config) or declared(config)
+    found = find_implementations(names, chosen, config.getoption("--isolate"))
     baseline.take()
     config.add_cleanup(baseline.forget)
     ledger = load_ledger(config)

@@ -1,5 +1,6 @@
 """Command line options of the suite, and the Hypothesis settings that they select."""
 
+import argparse
 import os
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from tal_conformance.checks.profiles import PROFILES, SEEDS
 from tal_conformance.core.arguments import positive
 from tal_conformance.core.files import REPOSITORY, default_report_dir
-from tal_reference import DIALECTS, Dialect
+from tal_reference import DIALECTS, Dialect, parse
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -34,10 +35,20 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--against",
         metavar="DIALECT",
-        choices=tuple(DIALECTS),
-        help="judge every implementation by this dialect instead of the one that it declares: "
-        + ", ".join(DIALECTS),
+        type=dialect_from,
+        help="judge every implementation by this dialect instead of the one that it declares, without known issues: "
+        + ", ".join(DIALECTS)
+        + "; choices may follow, as in 'article, overlap=iou'",
     )
+    group.addoption(
+        "--dialect",
+        metavar="DIALECT",
+        type=dialect_from,
+        help="declare this dialect for every implementation, as if its adapter did: a name, and choices that differ on "
+        "purpose, as in 'ultralytics-8.4.190, overlap=iou' (default: the setting conformance_dialect, or what the "
+        "adapter declares)",
+    )
+    parser.addini("conformance_dialect", "dialect of every implementation, as --dialect spells it")
     group.addoption(
         "--device",
         choices=("cpu", "cuda", "all"),
@@ -85,8 +96,36 @@ def add_options(parser: pytest.Parser) -> None:
 
 def against(config: pytest.Config) -> Dialect | None:
     """Return the dialect of `--against`, or None if the option is absent."""
-    name = config.getoption("--against")
-    return DIALECTS[name] if name else None
+    dialect: Dialect | None = config.getoption("--against")
+    return dialect
+
+
+def declared(config: pytest.Config) -> Dialect | None:
+    """Return the dialect of `--dialect` or of the setting `conformance_dialect`, or None if neither is given.
+
+    Raises:
+        pytest.UsageError: the setting names an unknown dialect, choice or value.
+    """
+    dialect: Dialect | None = config.getoption("--dialect")
+    setting = str(config.getini("conformance_dialect"))
+    if dialect is not None or not setting:
+        return dialect
+    try:
+        return parse(setting)
+    except ValueError as error:
+        raise pytest.UsageError(f"conformance_dialect: {error}") from error
+
+
+def dialect_from(text: str) -> Dialect:
+    """Return the dialect that a text spells.
+
+    Raises:
+        argparse.ArgumentTypeError: a dialect, a choice or a value is unknown.
+    """
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def report_dir(config: pytest.Config) -> Path:

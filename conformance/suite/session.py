@@ -27,6 +27,7 @@ from tal_conformance.suite.options import (
 from tal_conformance.suite.progress import TestProgress, nothing_judged
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import Dialect
+from tal_reference.choices import title
 from tal_reports import RunLog, read_log, render
 
 RUN = pytest.StashKey["SessionState"]()
@@ -190,7 +191,7 @@ def begin(run: SessionState, config: pytest.Config) -> None:
                 {
                     "name": implementation.name,
                     "version": implementation.version,
-                    "dialect": implementation.dialect.name,
+                    "dialect": title(implementation.dialect),
                     "capabilities": implementation.capabilities,
                 }
                 for implementation in run.implementations

@@ -80,6 +80,11 @@ class DensePort:
         if self.chosen("dropped_picks", "none") == "tiny":
             taken &= t > 1e-9
         positives = self.settled(taken, u, t)
+        kept = None if self.chosen("topk2_ignored") else numbers.effective_topk2
+        if kept is not None:
+            if not self.chosen("topk2", True):
+                raise NotImplementedError("topk2")
+            positives &= torch.zeros_like(inside).scatter(1, (t * positives).topk(kept, 1).indices, True)
         among = taken if self.chosen("norm_before_conflict") else positives
         best_t, best_u = (t * among).amax(1, keepdim=True), (u * among).amax(1, keepdim=True)
         below = best_t.clamp(min=1e-9) if self.chosen("norm_clamped") else best_t + 1e-9
@@ -93,6 +98,8 @@ class DensePort:
     def inside(self, truths: Tensor, inputs: AssignerInputs) -> Tensor:
         """Return the anchors (M, A) inside the widened ground truths."""
         widest = inputs.head.strides[min(1, len(inputs.head.strides) - 1)]
+        if self.chosen("small_box_floor") == "none":
+            widest = 0
         middle, sides = (truths[:, :2] + truths[:, 2:]) / 2, truths[:, 2:] - truths[:, :2]
         small = sides < widest
         low = torch.where(small, middle - widest / 2, truths[:, :2])

@@ -1,14 +1,16 @@
-"""Identification: the dialects that explain an implementation, or else the nearest dialect."""
+"""Identification: the smallest set of choices that explains an implementation, its proof, and what it leaves."""
 
 from typing import Any
 
 import pytest
+from tests.fauxmplementations.dense_port import DensePort
 
-from tal_conformance.dialects.identification import fit_dialect, identify, size_of, sorted_recipes
+from tal_conformance.dialects.identification import identify, size_of, sorted_recipes
+from tal_conformance.dialects.observations import Observations
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
-from tal_reference import DIALECTS, NEWEST
+from tal_reference import DIALECTS, NEWEST, differences, parse
 
 
 @pytest.fixture(autouse=True)
@@ -16,35 +18,70 @@ def _few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tal_conformance.dialects.identification.BATCHES_PER_STRATEGY", 3)
 
 
-def reference_in(name: str) -> Implementation:
-    return implementation_from(ReferenceAdapter(DIALECTS[name]), "reference")
+def reference_in(text: str) -> Implementation:
+    return implementation_from(ReferenceAdapter(parse(text)), "reference")
 
 
-def faulty(stage: str) -> Implementation:
-    adapter: Any = FaultyReference(next(fault for fault in FAULTS.values() if fault.stage == stage))
-    return implementation_from(adapter, "faulty")
+def port(**choices: Any) -> Implementation:
+    return implementation_from(DensePort(NEWEST, "all", **choices), "port")
 
 
-def test_the_nearest_dialect_has_the_fewest_violations():
-    dialects = [DIALECTS[name] for name in ("ultralytics-8.0.51", "ultralytics-8.4.190")]
-    identification = identify(faulty("dfl"), dialects)
-    assert not identification.explained
-    assert identification.nearest is not None
-    assert identification.nearest.dialect == NEWEST
-    assert 0 < identification.nearest.total < identification.nearest.batches
-    assert set(identification.nearest.smallest) == set(identification.nearest.counts)
+def test_an_official_dialect_is_named_alone():
+    found = identify(reference_in("ultralytics-8.4.127"))
+    assert found.explained
+    assert found.choices == []
+    assert found.sentence == (
+        f"It computes ultralytics-8.4.127. That explains {found.batches} of {found.batches} batches; nothing is left."
+    )
 
 
-def test_judging_stops_at_the_first_batch_that_refutes():
-    """Judging stops at the first batch that refutes a dialect. Small batches come first."""
-    implementation = reference_in("ultralytics-8.4.127")
-    fit = fit_dialect(implementation, DIALECTS["ultralytics-8.0.6"])
-    recipes = sorted_recipes(implementation, 3)
-    assert fit.refutation is not None
-    assert fit.batches < len(recipes) / 4
-    sizes = [size_of(recipe) for recipe, _ in recipes]
+@pytest.mark.slow
+def test_two_choices_are_named_with_their_evidence():
+    """Each is needed on a batch, and explains some alone."""
+    found = identify(port(overlap="iou", total_times_images=False))
+    assert found.explained
+    assert differences(found.dialect, NEWEST) == differences(
+        parse("ultralytics-8.4.190, overlap=iou, total_times_images=no"), NEWEST
+    )
+    assert found.sentence.startswith(
+        "It computes ultralytics-8.4.190 with plain IoU in place of CIoU in the assignment, and the total not times "
+        "the number of images. That explains "
+    )
+    assert [choice.clause for choice in found.choices] == ["TAL-MET-1", "LOSS-GAIN-1"]
+    assert all(choice.smallest is not None for choice in found.choices)
+    assert 0 < found.choices[0].alone < found.unexplained_by_base[0]
+
+
+@pytest.mark.slow
+def test_what_nothing_explains_is_left():
+    """A fault that is not in the catalogue of choices."""
+    adapter: Any = FaultyReference(FAULTS["dfl_weights_swapped"])
+    found = identify(implementation_from(adapter, "faulty"), [NEWEST], seconds=8)
+    assert not found.explained
+    assert "LOSS-DFL-1" in found.left
+    count, failure = found.left["LOSS-DFL-1"]
+    assert 0 < count < found.batches
+    assert failure.stage == "dfl"
+    assert "are left" in found.sentence or "As far as the budget" in found.sentence
+
+
+def test_small_batches_come_first():
+    sizes = [size_of(recipe) for recipe, _ in sorted_recipes(reference_in(NEWEST.name), 3)]
     assert sizes == sorted(sizes)
 
 
-def test_a_fault_refutes_the_dialect_of_the_reference():
-    assert fit_dialect(faulty("cls"), NEWEST).refutation is not None
+def test_an_implementation_runs_once_for_all_dialects():
+    calls = []
+
+    class Counting(ReferenceAdapter):
+        def loss(self, *arguments: Any) -> Any:
+            calls.append("loss")
+            return super().loss(*arguments)
+
+    observations = Observations(implementation_from(Counting(), "counting"))
+    recipe, _ = next(pair for pair in sorted_recipes(observations.implementation, 3) if any(pair[0].images))
+    found = [bool(observations.diverging(recipe, dialect)) for dialect in DIALECTS.values()]
+    assert not found[0]
+    assert calls == ["loss"]
+    observations.diverging(recipe, parse("ultralytics-8.4.190, rows=pixels"))
+    assert calls == ["loss"] * 2  # other ground truths

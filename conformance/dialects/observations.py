@@ -1,0 +1,139 @@
+"""Outcomes of an implementation, observed once and judged by many dialects."""
+
+from dataclasses import dataclass, fields
+from functools import cache
+from math import prod
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.verdicts import Divergence, Uniqueness
+from tal_conformance.dialects.choices import DEFAULTS
+from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.execute import execute
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.non_finite import judge_any
+from tal_reference import Dialect
+
+READING = ("rows", "sides_exchanged", "image_index_ignored")
+"""Choices that change the ground truths, and with them the inputs that an assigner alone is called with."""
+RAISED, RETURNED = "raises", "returns"
+"""Divergences of an implementation that raises on a batch that its dialect supports, or returns on another one."""
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The result of running an implementation on one batch.
+
+    Attributes:
+        outcome: the outcome; None if it failed.
+        error: the failure; None if there is an outcome.
+    """
+
+    outcome: Outcome | None
+    error: ImplementationFailed | None = None
+
+    @property
+    def raised(self) -> bool:
+        """True if the implementation raised by itself: a result that the protocol forbids has no details."""
+        return self.error is not None and self.error.details is not None
+
+
+class Observations:
+    """The outcomes of one implementation on batches, and the stages that diverge from any dialect.
+
+    Args:
+        implementation: the implementation under test.
+
+    Attributes:
+        refutations: number of dialects that each judged batch refuted.
+        ambiguous: batches that some dialect admits several assignments of, which takes long to judge.
+    """
+
+    def __init__(self, implementation: Implementation) -> None:
+        self.implementation = implementation
+        self._outcomes: dict[tuple[Recipe, Key], Observation] = {}
+        self.refutations: dict[Recipe, int] = {}
+        self.ambiguous: set[Recipe] = set()
+        self._batches: dict[Recipe, Batch] = {}
+        self._expected: dict[Recipe, Expectation] = {}
+        self._diverging: dict[tuple[Recipe, Key], frozenset[str]] = {}
+
+    def diverging(self, recipe: Recipe, dialect: Dialect) -> frozenset[str]:
+        """Return the names of the stages that diverge from a dialect on a recipe's batch; empty if it conforms."""
+        key = recipe, key_of(dialect)
+        if key not in self._diverging:
+            self._diverging[key] = stages = self._judged(recipe, dialect)
+            self.refutations[recipe] = self.refutations.get(recipe, 0) + bool(stages)
+        return self._diverging[key]
+
+    def conforms(self, recipe: Recipe, dialect: Dialect) -> bool:
+        """Return True if the implementation conforms to a dialect on a recipe's batch."""
+        return not self.diverging(recipe, dialect)
+
+    def batch(self, recipe: Recipe) -> Batch:
+        """Return the batch of a recipe, built once."""
+        if recipe not in self._batches:
+            self._batches[recipe] = recipe.build()
+        return self._batches[recipe]
+
+    def observed(self, recipe: Recipe, dialect: Dialect) -> Observation:
+        """Return the result of running the implementation on a recipe's batch, in which it reads rows like a dialect.
+
+        Where alpha and beta differ from the detection loss's, its assigner runs without the loss (TAL-MET-1).
+        """
+        key = recipe, tuple(getattr(dialect, name) for name in READING)
+        if key not in self._outcomes:
+            batch = self.batch(recipe)
+            numbers = batch.hyperparameters
+            default = (numbers.alpha, numbers.beta) == (DEFAULTS.alpha, DEFAULTS.beta)
+            alone = not default and "assign" in self.implementation.capabilities
+            try:
+                inputs = self._expectation(recipe, dialect).inputs
+                outcome = execute(self.implementation, batch, alone=alone, inputs=inputs)
+                self._outcomes[key] = Observation(outcome)
+            except ImplementationFailed as error:
+                self._outcomes[key] = Observation(None, error)
+        return self._outcomes[key]
+
+    def _judged(self, recipe: Recipe, dialect: Dialect) -> frozenset[str]:
+        expected = self._expectation(recipe, dialect)
+        rejected, observation = expected.rejection is not None, self.observed(recipe, dialect)
+        if rejected:
+            return frozenset() if observation.raised else frozenset({RETURNED})
+        if observation.outcome is None:
+            return frozenset({RAISED})
+        try:
+            judgement = judge_any(observation.outcome, expected)
+        except Divergence as divergence:
+            judgement = divergence.judgement
+        if judgement.uniqueness is not Uniqueness.UNIQUE:
+            self.ambiguous.add(recipe)
+        return frozenset(name for name, stage in judgement.stages.items() if stage.mismatch)
+
+    def _expectation(self, recipe: Recipe, dialect: Dialect) -> Expectation:
+        """Return a dialect's expectation, which shares decoded predictions with those of other dialects."""
+        batch = self.batch(recipe)
+        if recipe not in self._expected:
+            self._expected[recipe] = Expectation(batch, dialect)
+        first = self._expected[recipe]
+        expected = Expectation(batch, dialect)
+        expected.__dict__["predictions"] = first.predictions
+        expected.__dict__["rounded_predictions"] = first.rounded_predictions
+        return expected
+
+
+def key_of(dialect: Dialect) -> Key:
+    """Return the choices of a dialect without those that are not judged."""
+    return tuple(
+        getattr(dialect, field.name) for field in fields(dialect) if field.name not in ("name", "rows_sorted")
+    )
+
+
+@cache
+def size_of(recipe: Recipe) -> tuple[int, int]:
+    """Return a sort key: pairs of ground truth and anchor, plus anchors, of all images; then the length of its repr."""
+    anchors = len(recipe.images) * sum(map(prod, recipe.grids))
+    return anchors * (1 + sum(map(len, recipe.images))), len(repr(recipe))

@@ -1,0 +1,116 @@
+"""Identification names what is planted: single choices, pairs, and the adapters of known reports.
+
+Another set of choices is as good where no batch tells the two apart: then everything must be explained by it.
+"""
+
+import random
+from typing import Any
+
+import pytest
+from tests.fauxmplementations.dense_port import DensePort
+from tests.unit.dialects.test_composed import SINGLE
+
+from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.dialects.identification import Identification, identify
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
+from tal_reference import DIALECTS, NEWEST, Dialect
+
+FAULTS_AS_CHOICES = {
+    "inclusive_border": "edge_counts=yes",
+    "floor_of_first_stride": "small_box_floor=to first stride",
+    "no_floor": "small_box_floor=none",
+    "iou_for_ciou": "overlap=iou",
+    "alpha_and_beta_swapped": "exponents=exchanged",
+    "alpha_of_one": "exponents=one and six",
+    "k_cut_to_the_anchors": "k_cut=yes",
+    "contested_by_claimants": "contested=claimants",
+    "contested_goes_to_the_first": "contested=first",
+    "contested_by_metric": "contested=claimants metric",
+    "contested_by_unmasked_overlap": "contested=any overlap",
+    "topk2_ignored": "topk2_ignored=yes",
+    "weights_before_conflict": "norm_before_conflict=yes",
+    "clamped_for_added_eps": "norm_clamped=yes",
+    "not_scaled_by_overlap": "norm_scaled=no",
+    "iou_for_ciou_in_the_loss": "box_overlap=iou",
+    "dfl_clamp_15_99": "dfl_clamp=bin later",
+    "score_sum_an_image": "score_sum=per image",
+    "mean_cross_entropy": "class_loss=mean",
+    "cross_entropy_of_positives": "class_loss=positives",
+    "gains_swapped": "gains=exchanged",
+    "missing_batch_size": "total_times_images=no",
+}
+"""The choice that equals a planted fault."""
+PAIRS = 20
+
+
+@pytest.mark.parametrize("name", FAULTS_AS_CHOICES)
+def test_a_planted_fault_is_named(name: str):
+    adapter: Any = FaultyReference(FAULTS[name], exposes_stages=False)
+    found = identify(implementation_from(adapter, name))
+    assert found.explained, found.sentence
+    assert len(found.choices) == 1
+    assert found.dialect.name.endswith(FAULTS_AS_CHOICES[name]) or found.ties, found.sentence
+
+
+def pairs() -> list[Dialect]:
+    """Return compositions of two choices of different names, the same in every run."""
+    chance, drawn = random.Random(18), []
+    while len(drawn) < PAIRS:
+        (first, one), (second, two) = chance.sample(SINGLE, 2)
+        base = (
+            DIALECTS["ultralytics-8.0.51"] if {first, second} & {"metric_masked", "at_least_one"} else NEWEST
+        )
+        if first != second and {first, second} != {"topk2", "topk2_ignored"}:
+            drawn.append(base.but(**{first: one, second: two}))
+    return drawn
+
+
+@pytest.mark.parametrize("dialect", pairs(), ids=lambda dialect: dialect.name)
+def test_a_pair_is_explained(dialect: Dialect):
+    found = identify(implementation_from(ReferenceAdapter(dialect), "pair"))
+    assert found.explained, found.sentence
+    assert len(found.choices) <= 2
+
+
+class AssignerAlone:
+    """The assigner of a port, without its loss."""
+
+    def __init__(self, **choices: Any) -> None:
+        self.name, self.version, self.port = "assigner", "1", DensePort(NEWEST, **choices)
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """Assign with the port."""
+        return self.port.assign(inputs)
+
+
+def identified(**choices: Any) -> Identification:
+    implementation: Implementation = implementation_from(AssignerAlone(**choices), "assigner")
+    found = identify(implementation)
+    assert found.explained, found.sentence
+    return found
+
+
+def test_picks_with_a_metric_of_about_zero_are_dropped():
+    """Case 13: TAL-TOPK-1, not TAL-CAND-1 on nearly all batches."""
+    assert [choice.clause for choice in identified(dropped_picks="tiny").choices] == ["TAL-TOPK-1"]
+
+
+def test_an_edge_counts_in_a_dialect_without_widening():
+    """Case 14: TAL-CAND-1 alone; the rest is a release."""
+    found = identified(edge_counts=True, small_box_floor="none", topk2=False)
+    assert "ultralytics-8.3.253 with anchors on an edge counted." in found.sentence
+
+
+def test_plain_iou_without_topk2():
+    """Case 15: one overlap, and topk2 that is refused, explain what five clauses were blamed for."""
+    found = identified(overlap="iou", topk2=False)
+    assert "plain IoU in place of CIoU in the assignment" in found.sentence
+    assert {choice.name for choice in found.choices} == {"overlap", "topk2"}
+
+
+def test_an_old_assigner_that_ignores_topk2():
+    """Case 16: the dialect of its release, and not the article."""
+    found = identified(small_box_floor="none", topk2_ignored=True)
+    assert found.sentence.startswith("It computes ultralytics-8.3.253 with topk2 ignored.")
