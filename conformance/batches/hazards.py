@@ -6,220 +6,31 @@ second level's stride to that stride). "Box", "side" and "GT" refer to real grou
 annotation; "the first stride" and "the second" to those of the first two levels.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tal_conformance.batches import hazards_of_size  # noqa: F401 (registers its detectors)
+from tal_conformance.batches.content import Content, Shape
+from tal_conformance.batches.hazard_registry import HAZARDS_BY_TASK, Detector, hazard
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.geometry import (
-    INSIDE,
-    anchors,
-    ciou,
-    decode,
-    depth,
-    flatten,
-    pixel_boxes,
-    sides_to,
-    widened,
-)
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.geometry import depth, sides_to
 
 SATURATED = 17.0
 """Smallest logit considered here whose sigmoid is exactly 1 in float32."""
 FEW_VALUES = 8
 """Largest number of different values of quantised class logits."""
 
-
-class Shape(NamedTuple):
-    """Edges and sides of one real GT in pixels, computed in float32."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-    width: float
-    height: float
-
-    @property
-    def sides(self) -> tuple[float, float]:
-        """Width and height."""
-        return self.width, self.height
-
-
-class Content:
-    """The batch as detectors read it: N annotation rows, n real GTs among them, B images, A anchors.
-
-    Everything but the rows is computed on first use; overlaps only for GTs and their candidates. Most batches have
-    few GTs: loops over them in Python are faster than a dozen calls of torch.
-    """
-
-    def __init__(self, batch: Batch) -> None:
-        self.head, self.size, self.k = batch.head, batch.size, batch.hyperparameters.topk
-        self.hyperparameters = batch.hyperparameters
-        self.alpha, self.beta = batch.hyperparameters.alpha, batch.hyperparameters.beta
-        self.grids = batch.grids
-        self.centres, self.strides = anchors(self.grids, self.head.strides)  # (A, 2), (A,)
-        maps = [level.detach().to("cpu", torch.float32) for level in batch.feature_maps]
-        self.distances, self.logits = flatten(maps, self.head)  # (B, A, 4, R), (B, A, C)
-        rows = batch.annotations.detach().cpu()  # (N, 6)
-        every_box = pixel_boxes(rows, self.size)  # (N, 4)
-        real = every_box.sum(1) > 0  # (N,)   ANN-3
-        image, labels = rows[:, :2].long().unbind(1)  # (N,), (N,)
-        self.rows: list[int] = image.tolist()  # N images
-        self.image, self.labels, self.boxes = image[real], labels[real], every_box[real]  # (n,), (n,), (n, 4)
-
-    def has(self, what: str) -> bool:
-        """Return True if the batch has a "truth", "pair", "candidate" or "contested" anchor, or `what` is ""."""
-        match what:
-            case "truth":
-                return len(self.boxes) > 0
-            case "pair":
-                return len(self.pairs[0]) > 0
-            case "candidate":
-                return len(self.candidate_pairs[0]) > 0
-            case "contested":
-                return self.has("pair") and len(self.contested[0]) > 0
-            case _:
-                return True
-
-    @cached_property
-    def counts(self) -> list[int]:
-        """Number of rows of each image, including rows that ANN-3 drops."""
-        counts = [0] * self.logits.shape[0]
-        for image in self.rows:
-            counts[image] += 1
-        return counts
-
-    @cached_property
-    def shapes(self) -> list[Shape]:
-        """Edges and sides of the n GTs."""
-        sides = self.boxes[:, 2:] - self.boxes[:, :2]  # (n, 2)
-        return [Shape(*numbers) for numbers in torch.cat((self.boxes, sides), dim=1).tolist()]
-
-    @property
-    def first_stride(self) -> int:
-        """The first stride: all releases that widen boxes widen shorter sides."""
-        return self.head.strides[0]
-
-    @property
-    def floor(self) -> int:
-        """The second stride, or the first if there is one level."""
-        return self.head.strides[min(1, len(self.head.strides) - 1)]
-
-    @cached_property
-    def pairs(self) -> tuple[Tensor, Tensor]:
-        """(P,), (P,) indices of every two GTs of the same image, in ascending order."""
-        same = (self.image[:, None] == self.image).triu(1)  # (n, n)
-        one, other = same.nonzero().unbind(1)
-        return one, other
-
-    @cached_property
-    def pair_boxes(self) -> tuple[Tensor, Tensor]:
-        """(P, 4), (P, 4) boxes of the pairs."""
-        one, other = self.pairs
-        return self.boxes[one], self.boxes[other]
-
-    @cached_property
-    def depth(self) -> Tensor:
-        """(n, A) pixels by which a centre lies inside the box, widened as for candidates; negative outside."""
-        return depth(self.centres, widened(self.boxes, self.floor))
-
-    @cached_property
-    def candidates(self) -> Tensor:
-        """(n, A) True if the anchor is a candidate of the GT (TAL-CAND-1)."""
-        return self.depth > INSIDE
-
-    @cached_property
-    def candidate_pairs(self) -> tuple[Tensor, Tensor]:
-        """(P,), (P,) indices of GT and candidate anchor."""
-        truth, anchor = self.candidates.nonzero().unbind(1)
-        return truth, anchor
-
-    @cached_property
-    def predicted(self) -> Tensor:
-        """(P, 4) predicted box of every candidate pair, xyxy in pixels."""
-        truth, anchor = self.candidate_pairs
-        image = self.image[truth]  # (P,)
-        if len(anchor) > self.rivals.numel():  # boxes are large or many: decode every anchor once
-            return decode(self.distances, self.centres, self.strides)[image, anchor]
-        return decode(self.distances[image, anchor], self.centres[anchor], self.strides[anchor])
-
-    @cached_property
-    def overlap(self) -> Tensor:
-        """(n, A) u; zero for non-candidates (TAL-MET-1)."""
-        truth, anchor = self.candidate_pairs
-        overlap = torch.zeros(self.candidates.shape, dtype=torch.float32)
-        overlap[truth, anchor] = ciou(self.boxes[truth], self.predicted).clamp(min=0)
-        return overlap
-
-    @cached_property
-    def metric(self) -> Tensor:
-        """(n, A) t; zero for non-candidates (TAL-MET-1)."""
-        truth, anchor = self.candidate_pairs
-        metric = torch.zeros(self.candidates.shape, dtype=torch.float32)
-        score = self.logits[self.image[truth], anchor, self.labels[truth]].sigmoid()  # (P,)
-        metric[truth, anchor] = score**self.alpha * self.overlap[truth, anchor] ** self.beta
-        return metric
-
-    @cached_property
-    def ranked(self) -> tuple[Tensor, Tensor]:
-        """(n, min(k + 1, A)) largest t of every GT in descending order, and their anchors."""
-        values, places = self.metric.topk(min(self.k + 1, self.metric.shape[1]), dim=1)
-        return values, places
-
-    @cached_property
-    def selected(self) -> Tensor:
-        """(n, A) an admissible selection (TAL-TOPK-1)."""
-        best = self.ranked[1][:, : self.k]
-        return torch.zeros_like(self.candidates).scatter(1, best, value=True) & self.candidates
-
-    @cached_property
-    def rivals(self) -> Tensor:
-        """(B, A) number of GTs that have the anchor as a candidate."""
-        return self._by_image(self.candidates)
-
-    @cached_property
-    def contested(self) -> tuple[Tensor, Tensor]:
-        """(Q,), (Q,) image and anchor of every anchor that more than one GT selects."""
-        image, anchor = (self._by_image(self.selected) > 1).nonzero().unbind(1)
-        return image, anchor
-
-    @cached_property
-    def claims(self) -> tuple[Tensor, Tensor]:
-        """(n, Q) u of all GTs at all contested anchors, -1 in other images; (n, Q) True if the GT selects it."""
-        image, anchor = self.contested
-        same_image = self.image[:, None] == image  # (n, Q)
-        return self.overlap[:, anchor].where(same_image, -1.0), self.selected[:, anchor] & same_image
-
-    def _by_image(self, mask: Tensor) -> Tensor:
-        counts = torch.zeros((self.logits.shape[0], mask.shape[1]), dtype=torch.int64)
-        return counts.index_add(0, self.image, mask.long())  # (B, A)
-
-
-Detector = Callable[[Content], "bool | Tensor"]
-HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {DETECT.name: {}}
-"""For every task: what each hazard needs of a batch (an argument of `Content.has`), and its detector, by name."""
-
-
-def hazard(needs: str = "", tasks: tuple[str, ...] = (DETECT.name,)) -> Callable[[Detector], Detector]:
-    """Register a function as a hazard of some tasks, under the function's name.
-
-    Args:
-        needs: the detector runs only on batches of which `Content.has(needs)` is true.
-        tasks: names of the tasks.
-    """
-
-    def register(detector: Detector) -> Detector:
-        for task in tasks:
-            HAZARDS_BY_TASK[task][detector.__name__] = (needs, detector)
-        return detector
-
-    return register
+__all__ = [
+    "HAZARDS",
+    "HAZARDS_BY_TASK",
+    "MEANINGS",
+    "Content",
+    "hazards_of",
+    "with_hazards",
+]
 
 
 @torch.inference_mode()

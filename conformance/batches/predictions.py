@@ -29,6 +29,12 @@ from tal_reference import Head, Hyperparameters
 
 POINT = 2**-10
 """Grid units: the squared diagonal of a box with sides of a quarter of `POINT` is about 1e-7, the eps of IOU-1."""
+OFFSET = 120
+"""Largest offset of distance logits: exponentials overflow in float32 beyond 88.7, and vanish below -104."""
+EXTREME = 1e4
+"""Largest class logit in size."""
+POWERS = torch.tensor([2.0**power for power in range(12)])
+"""Exact powers of two: `torch.pow` may round."""
 LOWEST, HIGHEST = -5.0, 2.0
 """Range of quantised class logits: scores from 0.007 to 0.88."""
 
@@ -89,11 +95,14 @@ class DesiredPrediction(NamedTuple):
         sides: (B, A, 4) distances left, top, right, bottom in grid units.
         logits: (B, A, C) class logits.
         sharp: True if the encoded sides decode to exactly `sides`; False if noise is added, as in a trained network.
+        offsets: (B, A, 4) numbers to add to all distance logits of a side, which changes no distance; None: none.
+            With one bin (R = 1) the logit is the distance, and nothing is added.
     """
 
     sides: Tensor
     logits: Tensor
     sharp: bool = False
+    offsets: Tensor | None = None
 
 
 class Copy(NamedTuple):
@@ -146,6 +155,8 @@ def predictions(
         desired = quantised(desired, levels)
     noise = None if desired.sharp else 0.5 * scene.uniform(scene.anchors, 4, scene.head.reg_max)
     distances = encode(desired.sides, scene.head.reg_max, noise)  # (B, A, 4, R)
+    if desired.offsets is not None and scene.head.reg_max > 1:
+        distances = distances + desired.offsets[..., None]
     for copy in copies:
         plant_tie(copy, scene, distances, desired.logits, hyperparameters)
     return distances, desired.logits
@@ -227,7 +238,7 @@ def between(scene: Scene) -> DesiredPrediction:
 @prediction_kind
 def saturated(scene: Scene) -> DesiredPrediction:
     """As `near`, but saturated: all weight on one bin, class logits 100, -30 or -100 (scores 1, 1e-13 and 0)."""
-    sides, logits, _ = near(scene)
+    sides, logits, *_ = near(scene)
     return DesiredPrediction(sides.round(), 130.0 * (logits > 0) - 70.0 * (logits < -4.5) - 30, sharp=True)
 
 
@@ -241,6 +252,23 @@ def constant(scene: Scene) -> DesiredPrediction:
     logits = 3 * scene.wobble(scene.head.classes)[0] - 1  # (C,)
     shape = len(scene.generators), scene.anchors, -1
     return DesiredPrediction(sides.expand(shape), logits.expand(shape).clone(), sharp=True)
+
+
+@prediction_kind
+def offset(scene: Scene) -> DesiredPrediction:
+    """As near, with an offset from -120 to 120 on all distance logits of a side, as nothing prevents in training."""
+    desired = near(scene)
+    offsets = (OFFSET * (2 * scene.uniform(scene.anchors, 4) - 1)).round()  # (B, A, 4)
+    return desired._replace(offsets=offsets)
+
+
+@prediction_kind
+def extreme(scene: Scene) -> DesiredPrediction:
+    """As offset, and at a third of the anchors class logits are larger by a power of two, up to 10,000 in size."""
+    desired = offset(scene)
+    power = (36 * scene.uniform(scene.anchors, 1) - 24).long().clamp(min=0)  # (B, A, 1) 0 to 11
+    logits = (desired.logits * POWERS[power]).clamp(-EXTREME, EXTREME)  # (B, A, C)
+    return desired._replace(logits=logits)
 
 
 def quantised(desired: DesiredPrediction, levels: int) -> DesiredPrediction:

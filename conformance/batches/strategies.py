@@ -14,7 +14,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from tal_conformance.batches.predictions import PREDICTION_KINDS, Copy
 from tal_conformance.batches.recipe import Recipe, grids
-from tal_conformance.batches.truths import KINDS, ManyTruths, Truth
+from tal_conformance.batches.truths import COMMON_KINDS, ManyTruths, Truth
 from tal_conformance.core.geometry import Grid
 from tal_reference import Hyperparameters
 
@@ -35,8 +35,13 @@ CALM = ("ordinary", "off_lattice", "huge")
 """Kinds of ground truth in two of five batches, at most three an image: most choices are then unique."""
 REPEATS = {"ordinary": 6, "off_lattice": 3, "aligned": 2, "mirrored": 2, "other_class": 2}
 """Frequency of kinds of ground truth, relative to the other kinds."""
-PREDICTIONS = (*(name for name in PREDICTION_KINDS if name != "close"), "random", "near", "near", "exact_hit")
-"""Kinds of predictions; `close` is drawn only where boxes are small."""
+SPECIAL_PREDICTIONS = ("close", "offset", "extreme")
+"""Kinds of predictions for batches that name them: boxes are small, or logits are large."""
+PREDICTIONS = (
+    *(name for name in PREDICTION_KINDS if name not in SPECIAL_PREDICTIONS),
+    *("random", "near", "near", "exact_hit"),
+)
+"""Kinds of predictions of other batches."""
 ADJUSTABLE = ("random", "near", "exact_hit", "between")
 """Kinds of predictions that may be quantised or have copies planted; the other kinds have ties anyway."""
 LEVELS = (None, None, 1, 2, 4)
@@ -163,7 +168,7 @@ def _cells(choices: tuple[Grid, ...], strides: tuple[int, ...], least: int) -> S
 @lru_cache(maxsize=256)
 def _emphasis(emphasised: tuple[str, ...]) -> tuple[str, ...]:
     """Return all kinds, `ordinary` first, followed by about as many repetitions of the emphasised kinds."""
-    every = tuple(kind for kind in KINDS for _ in range(REPEATS.get(kind, 1)))
+    every = tuple(kind for kind in COMMON_KINDS for _ in range(REPEATS.get(kind, 1)))
     return every + emphasised * (len(every) // len(emphasised)) if emphasised else every
 
 

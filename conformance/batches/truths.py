@@ -48,6 +48,7 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
         number: number of ground truths; with the same seed, a smaller number gives the first ones of a larger number.
         seed: decides kinds, classes, places and sizes.
         classes: number of classes to choose from.
+        kinds: kinds to choose from; empty: `COMMON_KINDS`.
     """
 
     unnamed: ClassVar[int] = 2
@@ -55,6 +56,7 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
     number: int = 0
     seed: int = 0
     classes: int = 1
+    kinds: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.number
@@ -69,7 +71,7 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
     @cached_property
     def truths(self) -> tuple[Truth, ...]:
         """The ground truths, chosen by the seed."""
-        random, kinds = Random(self.seed), tuple(KINDS)
+        random, kinds = Random(self.seed), self.kinds or COMMON_KINDS
         return tuple(
             Truth(random.choice(kinds), random.randrange(self.classes), _digits(random), _digits(random))
             for _ in range(self.number)
@@ -308,6 +310,24 @@ def zero_area(canvas: Canvas, truth: Truth, previous: Box) -> Box:
     left, top, right, bottom = ordinary(canvas, truth, previous)
     no_width, no_height = truth.size[0] < 8 or truth.size[1] >= 8, truth.size[1] < 8
     return left, top, left if no_width else right, top if no_height else bottom
+
+
+COMMON_KINDS = tuple(KINDS)
+"""Kinds that any batch may have; those registered below are for batches that name them."""
+
+
+@kind
+def few_cells(canvas: Canvas, truth: Truth, previous: Box) -> Box:
+    """Sides of 2 to 17 first strides; the digits 0 and 15 place the box in the corners of the input."""
+    width, height = (
+        min(float((digit + 2) * canvas.stride), extent)
+        for digit, extent in zip(truth.size, (canvas.width, canvas.height), strict=True)
+    )
+    left, top = (
+        _down((extent - side) * digit / 15)
+        for extent, side, digit in zip((canvas.width, canvas.height), (width, height), truth.at, strict=True)
+    )
+    return left, top, left + width, top + height
 
 
 def _label(truth: Truth, before: int, classes: int) -> int:

@@ -157,6 +157,9 @@ PLANTED: list[tuple[str, str, Fault]] = [
             }
         ),
     ),
+    ("META-LOGIT-SHIFT", "clamped logits", FAULTS["softmax_of_clamped_logits"]),
+    ("META-LOGIT-SHIFT", "eps in the softmax", FAULTS["softmax_with_eps"]),
+    ("META-LOGIT-SHIFT", "clamped logits in the loss alone", FAULTS["dfl_of_clamped_logits"]),
     ("META-SCORE-RANGE", "over the mean", planted({"tal_reference.assignment.normalised": over_the_mean})),
     ("META-BEST-SCORE", "not scaled by the overlap", FAULTS["not_scaled_by_overlap"]),
     ("META-BEST-SCORE", "before contested anchors are settled", FAULTS["weights_before_conflict"]),

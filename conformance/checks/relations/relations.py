@@ -168,6 +168,11 @@ RELATIONS = {
             changes.unreachable_class,
         ),
         Relation(
+            "META-LOGIT-SHIFT",
+            "a number added to all distance logits of a side changes nothing",
+            changes.shifted_logits,
+        ),
+        Relation(
             "META-SCORE-RANGE",
             "a target score lies in [0, 1]",
             check=scores.within_zero_and_one,

@@ -17,6 +17,11 @@ from tal_reference import Head
 
 DYADIC = 2.0**20
 """Centres that are multiples of 1 / DYADIC have an exact mirror image in float32."""
+SHIFTS = (100, -128, 30, 0, -64)
+"""Numbers added to all distance logits of a side, in turn: exponentials overflow in float32 beyond 88.7, and vanish
+below -104."""
+LOGIT_STEP = 2.0**-12
+"""Logits that are multiples of `LOGIT_STEP`, and at most 2,048 in size, are shifted exactly in float32."""
 MORE = 3
 """Ground truths of the image that lengthens the padding, beyond those of the fullest image."""
 
@@ -156,6 +161,33 @@ def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
     logits = torch.cat((logits.amax(2, keepdim=True), logits), dim=2)  # (B, A, C + 1)
     changed = replace(_with_pairs(batch, mappings, fold(distances, logits, batch.grids), rows, head), extra=0)
     yield TransformationPlan("with a class that no ground truth has before the others", (batch,), (changed,))
+
+
+def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:
+    """Yield the batch with a number added to all distance logits of each side, which softmax does not see (DEC-1)."""
+    if batch.head.reg_max == 1:
+        return  # the logit is the distance
+    rounded = shiftable(batch)
+    distances, logits = flatten(rounded.feature_maps, batch.head)  # (B, A, 4, R), (B, A, C)
+    number = torch.arange(4 * batch.anchors, device=batch.device).view(-1, 4)  # (A, 4)
+    shifts = distances.new_tensor(SHIFTS)[number % len(SHIFTS)]  # (A, 4)
+    maps = fold(distances + shifts[..., None], logits, batch.grids)
+    yield TransformationPlan(
+        "with a number added to all distance logits of a side",
+        (rounded,),
+        (_with_pairs(rounded, _mappings(rounded), maps),),
+    )
+
+
+def shiftable(batch: Batch) -> Batch:
+    """Return the batch with distance logits to which any of `SHIFTS` can be added exactly, in float32.
+
+    Applying this function twice changes nothing more.
+    """
+    distances, logits = flatten(batch.feature_maps, batch.head)
+    largest = 1 / LOGIT_STEP / 2  # a float32 holds multiples of the step up to twice this size
+    rounded = (distances / LOGIT_STEP).round() * LOGIT_STEP
+    return _with(batch, fold(rounded.clamp(-largest, largest), logits, batch.grids), batch.annotations)
 
 
 def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> FollowUp:

@@ -9,7 +9,10 @@ from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter fault
     annotations,
     assignment,
     calling,
+    chunks,
+    counters,
     decoding,
+    heads,
     loss,
     state,
 )

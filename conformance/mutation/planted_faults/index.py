@@ -3,24 +3,9 @@
 The code of a fault is a function of the same name in another module of this package.
 """
 
-from typing import NamedTuple
-
 from tal_conformance.core.task import StageName
-
-
-class Row(NamedTuple):
-    """One row of the index.
-
-    Attributes:
-        clauses: the clauses that the fault violates, separated by spaces.
-        stage: the first stage that must diverge if stages are visible.
-        check: name of the check that must find the fault; "" for the check of the stage's clause.
-    """
-
-    clauses: str
-    stage: str
-    check: str = ""
-
+from tal_conformance.mutation.planted_faults.index_of_sizes import INDEX_OF_SIZES
+from tal_conformance.mutation.planted_faults.row import Row
 
 INDEX: dict[str, Row] = {
     "columns_before_rows": Row("PRE-1", StageName.DECODE),
@@ -90,5 +75,6 @@ INDEX: dict[str, Row] = {
     "alpha_differentiated": Row("IOU-2", StageName.GRADIENTS),
     "shape_penalty_without_gradient": Row("IOU-2", StageName.GRADIENTS),
     "assignment_not_detached": Row("LOSS-GRAD-1 TAL-NORM-1", StageName.GRADIENTS),
+    **INDEX_OF_SIZES,
 }
-"""Every planted fault by its name, in the order of the stages."""
+"""Every planted fault by its name, in the order of the stages; those of sizes, heads and logits at the end."""

@@ -52,6 +52,28 @@ def test_images_differ(kind: str):
     assert not torch.equal(*twins.feature_maps[0].unbind(0))
 
 
+@pytest.mark.parametrize("kind", ["offset", "extreme"])
+def test_offsets_change_logits_and_no_distance(kind: str):
+    """Boxes overlap their ground truths as those of near do, and every side has an offset of its own."""
+    batch = batch_of(kind)
+    content = Content(batch)
+    assert content.overlap[content.candidates].median() > 0.4
+    largest = flatten(batch.feature_maps, batch.head)[0].amax(-1)  # (B, A, 4)
+    assert largest.max() > 100
+    assert largest.min() < -100
+    assert len(largest.round().unique()) > 100
+
+
+def test_one_bin_has_no_offset():
+    assert batch_of("offset", reg_max=1).id == batch_of("near", reg_max=1).id
+
+
+def test_extreme_class_logits_reach_their_limit_and_most_are_ordinary():
+    logits = predicted(batch_of("extreme"))[1].abs()
+    assert 1000 < logits.max() <= 10_000
+    assert logits.median() < 10
+
+
 def test_random_predictions_differ_everywhere():
     boxes, logits = predicted(batch_of("random"))
     assert len(boxes.flatten(0, 1).unique(dim=0)) == boxes.shape[0] * boxes.shape[1]

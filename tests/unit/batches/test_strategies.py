@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from tal_conformance.batches import hazards_of_size
 from tal_conformance.batches.hazards import HAZARDS, Content
 from tal_conformance.batches.predictions import PREDICTION_KINDS, Copy
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes, training_size
-from tal_conformance.batches.truths import KINDS, ManyTruths, Truth
+from tal_conformance.batches.strategies import SPECIAL_PREDICTIONS, recipes, training_size
+from tal_conformance.batches.truths import COMMON_KINDS, ManyTruths, Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.judgement.failure import Failure, Subject
@@ -117,7 +118,8 @@ AT_LEAST = {
     "few_bins": 22,
     "one_bin": 5,
 }
-ELSEWHERE = {"not_finite", "fewer_anchors_than_k", "keeps_fewer", "tie_at_topk2"}
+OF_SIZE = set(vars(hazards_of_size)) & set(HAZARDS)
+ELSEWHERE = {"not_finite", "fewer_anchors_than_k", "keeps_fewer", "tie_at_topk2"} | OF_SIZE
 """Hazards that need hyperparameters or predictions which other strategies draw."""
 # Least number of 300 batches, for strategies that emphasise the hazard.
 EMPHASISED = {
@@ -217,10 +219,10 @@ def test_few_recipes_are_drawn_twice():
 
 def test_every_kind_of_truths_and_predictions_is_drawn():
     kinds = Counter(truth.kind for recipe in drawn(EVERY) for truths in recipe.images for truth in truths)
-    assert set(kinds) == set(KINDS)
+    assert set(kinds) == set(COMMON_KINDS)
     assert min(kinds.values()) >= 15
     regimes = Counter(recipe.predictions for recipe in drawn(EVERY))
-    assert set(regimes) == set(PREDICTION_KINDS) - {"close"}  # drawn where boxes are small
+    assert set(regimes) == set(PREDICTION_KINDS) - set(SPECIAL_PREDICTIONS)
     assert min(regimes.values()) >= 10
 
 
@@ -320,10 +322,16 @@ def test_a_crowd_is_written_in_one_line_and_is_the_same_again():
 
 def test_a_crowd_holds_every_kind_and_the_smaller_one_begins_it():
     crowd = ManyTruths(300, 5, 80)
-    assert {truth.kind for truth in crowd} == set(KINDS)
+    assert {truth.kind for truth in crowd} == set(COMMON_KINDS)
     assert max(truth.label for truth in crowd) > 70
     assert tuple(ManyTruths(7, 5, 80)) == crowd[:7]
     assert tuple(ManyTruths(7, 6, 80)) != crowd[:7]
+
+
+def test_a_crowd_may_be_of_some_kinds():
+    crowd = ManyTruths(50, 5, 3, ("huge", "nested"))
+    assert {truth.kind for truth in crowd} == {"huge", "nested"}
+    assert repr(crowd) == "ManyTruths(50, 5, classes=3, kinds=('huge', 'nested'))"
 
 
 @pytest.mark.parametrize("name", ["nine_for_ten", "alpha_and_beta_swapped"])

@@ -82,6 +82,7 @@ PROMISES: dict[str, Callable[[Box, Canvas, Box], bool]] = {
     "beyond_bottom_right": lambda box, canvas, _: box[0] >= canvas.width and box[1] >= canvas.height,
     "beyond_top_left": lambda box, _, __: sum(box) <= 0,
     "zero_area": lambda box, _, __: min(sides(box)) == 0,
+    "few_cells": lambda box, canvas, _: is_inside(box, canvas) and max(sides(box)) <= 17 * canvas.stride,
 }
 
 

@@ -7,6 +7,7 @@ import tal_reference
 from tal_conformance.batches.hazards import HAZARDS
 from tal_conformance.suite.coverage import (
     OPTIONAL,
+    RARE,
     REACHED_BY,
     clause_counts,
     loose_bounds,
@@ -23,6 +24,12 @@ def test_nothing_is_missed_where_everything_was_met():
 def test_a_hazard_that_was_hardly_met_is_named():
     (missed,) = missing_hazards(PLENTY | {"touching": 1}, 1000, 100)
     assert missed.startswith("touching was reached on 1 of 1000 batches, fewer than the 2 ")
+
+
+def test_one_batch_of_a_size_that_is_listed_is_enough():
+    assert missing_hazards(PLENTY | {"logits_above_2_24": 1}, 1000, 100) == []
+    (missed,) = missing_hazards(PLENTY | {"logits_above_2_24": 0}, 1000, 100)
+    assert missed.startswith("logits_above_2_24 was reached on 0 of 1000 batches, fewer than the 1 ")
 
 
 def test_a_clause_whose_hazards_were_hardly_met_is_named_too():
@@ -46,7 +53,7 @@ def test_every_clause_is_accounted_for():
 def test_every_hazard_behind_a_clause_exists():
     named = {hazard for by in REACHED_BY.values() for hazard in by if " " not in hazard}
     assert named <= set(HAZARDS)
-    assert set(HAZARDS) >= OPTIONAL
+    assert set(HAZARDS) >= OPTIONAL | RARE
 
 
 def test_clauses_count_by_their_most_frequent_hazard():

@@ -18,7 +18,7 @@ CHANGES = {
     change.__name__: change
     for change in (
         changes.permuted_truths, changes.permuted_images, changes.more_padding, changes.split, changes.empty_image,
-        changes.mirrored, changes.renamed_classes, changes.unreachable_class,
+        changes.mirrored, changes.renamed_classes, changes.unreachable_class, changes.shifted_logits,
     )
 }  # fmt: skip
 FEW = settings(max_examples=25, derandomize=True, database=None, deadline=None)
@@ -117,6 +117,22 @@ def test_what_breaks_the_mirror_symmetry_is_left_out():
     kept = changes.mirrorable(outside)
     assert len(kept.annotations) == 1
     assert changes.mirrorable(kept).id == kept.id
+
+
+def test_logits_are_shifted_exactly():
+    """META-LOGIT-SHIFT: each side by another number, so that the differences of its logits keep their bits."""
+    (plan,) = plans("shifted_logits", BATCH)
+    source, shifted = (
+        flatten(batch.feature_maps, BATCH.head)[0] for batch in (plan.sources[0], only(plan).batch)
+    )
+    difference = (shifted - source).flatten(0, 2)  # (B A 4, R)
+    assert set(difference[:, 0].tolist()) == set(changes.SHIFTS)
+    assert bool((difference == difference[:, :1]).all())
+    assert changes.shiftable(plan.sources[0]).id == plan.sources[0].id
+
+
+def test_the_logit_of_a_single_bin_is_not_shifted():
+    assert not plans("shifted_logits", Recipe(images=((Truth(),),), reg_max=1).build())
 
 
 def test_there_is_no_mirror_image_where_a_level_reaches_beyond_the_input():

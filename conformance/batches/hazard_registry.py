@@ -1,0 +1,28 @@
+"""The registry of hazards: for every task, the detectors of its hazards by name."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from tal_conformance.batches.content import Content
+from tal_conformance.core.task import DETECT
+
+Detector = Callable[[Content], "bool | Tensor"]
+HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {DETECT.name: {}}
+"""For every task: what each hazard needs of a batch (an argument of `Content.has`), and its detector, by name."""
+
+
+def hazard(needs: str = "", tasks: tuple[str, ...] = (DETECT.name,)) -> Callable[[Detector], Detector]:
+    """Register a function as a hazard of some tasks, under the function's name.
+
+    Args:
+        needs: the detector runs only on batches of which `Content.has(needs)` is true.
+        tasks: names of the tasks.
+    """
+
+    def register(detector: Detector) -> Detector:
+        for task in tasks:
+            HAZARDS_BY_TASK[task][detector.__name__] = (needs, detector)
+        return detector
+
+    return register
