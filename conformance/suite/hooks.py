@@ -27,6 +27,7 @@ from tal_conformance.suite.options import (
     seed_hypothesis,
 )
 from tal_conformance.suite.progress import TestProgress
+from tal_conformance.suite.reproduce import render_command
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_conformance.suite.session import (
     RUN,
@@ -299,5 +300,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         problem = f"{type(run.report).__name__}: {run.report}"
         terminalreporter.write_line(f"the report could not be rendered ({problem})", red=True)
         state = "the log ends where writing failed" if run.recorder.lost else "the log is complete"
-        terminalreporter.write_line(f"{state}: python -m reports render {run.folder}", red=True)
+        terminalreporter.write_line(f"{state}: {render_command(run.folder)}", red=True)
     terminalreporter.write_line(f"seed {run.seed}")

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 from tal_conformance.core.batch import Batch
@@ -34,6 +35,18 @@ def reproduction_commands(implementation: Implementation, batch: Batch, case: Pa
         + ")",
         "example": _example(batch.origin) if batch.origin.startswith("Recipe(") else "",
     }
+
+
+def render_command(folder: Path) -> str:
+    """Return the command that renders the report of a run, from the working directory.
+
+    `python -m reports` works only in the root of a clone that is not installed.
+
+    Args:
+        folder: folder of the run.
+    """
+    in_clone = Path.cwd() == REPOSITORY and shutil.which("tal-conformance") is None
+    return f"python -m {'reports' if in_clone else 'tal_reports'} render {shlex.quote(str(folder))}"
 
 
 def _example(recipe: str) -> str:

@@ -23,6 +23,8 @@ MAX_NAME_LENGTH, MAX_SUMMARY_LENGTH, MAX_TEXT_LENGTH, MAX_TRACEBACK_LENGTH = 200
 """Characters of a text on a card; longer texts lose their middle."""
 DOCS = "TAL_CONFORMANCE_DOCS"
 """Environment variable with the base URL of the documentation site, for links from clauses to the specification."""
+LOCAL_PAGE = Path(__file__).resolve().parents[2] / "site" / "specification" / "index.html"
+"""The specification on the documentation site that `make docs` builds in this repository."""
 REPRODUCE = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
 """Ways to reproduce a case: key in the log, and heading on the card."""
 
@@ -88,7 +90,7 @@ def card_of(
         stage=shortened(line.get("stage") or "", MAX_NAME_LENGTH),
         clause=shortened(line.get("clause") or "", MAX_NAME_LENGTH),
         clause_title=shortened(titles.get(line.get("clause") or "", ""), MAX_SUMMARY_LENGTH),
-        clause_link=specification_link(line.get("clause") or ""),
+        clause_link=specification_link(line.get("clause") or "", folder),
         summary=shortened(line["summary"], MAX_SUMMARY_LENGTH),
         batches=failed,
         case=shortened(line.get("case") or "", MAX_NAME_LENGTH),
@@ -112,11 +114,24 @@ def card_of(
     )
 
 
-def specification_link(clause: str) -> str:
-    """Return the URL of a clause in the specification; "" without a base URL in the environment variable `DOCS`."""
+def specification_link(clause: str, folder: Path) -> str:
+    """Return the URL of a clause in the specification; "" if no documentation site is known.
+
+    The site is the one in the environment variable `DOCS`, or else the site that `make docs` built in this repository,
+    relative to the report.
+
+    Args:
+        clause: id of the clause.
+        folder: folder of the report.
+    """
+    if not re.fullmatch(r"[A-Z0-9-]+", clause):
+        return ""
     base = os.environ.get(DOCS, "").rstrip("/")
-    known = base.startswith(("https://", "http://")) and re.fullmatch(r"[A-Z0-9-]+", clause)
-    return f"{base}/specification/#{clause}" if known else ""
+    if base:
+        return f"{base}/specification/#{clause}" if base.startswith(("https://", "http://")) else ""
+    if not LOCAL_PAGE.is_file():
+        return ""
+    return quote(Path(os.path.relpath(LOCAL_PAGE, folder.resolve())).as_posix()) + f"#{clause}"
 
 
 def _card_facts(cause: Cause) -> list[tuple[str, str]]:

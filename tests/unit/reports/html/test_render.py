@@ -14,6 +14,7 @@ from tests.common.run_logs import HOSTILE, batch, divergence, error, implementat
 from tal_reports import read_log, render, summarise
 from tal_reports.__main__ import main
 from tal_reports.analysis.headline import headline
+from tal_reports.html import cards
 from tal_reports.html.cards import DOCS, filter_link, specification_link
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
@@ -281,15 +282,30 @@ def test_the_clause_of_a_card_links_to_the_specification(run_dir: Path, monkeypa
 
 
 @pytest.mark.parametrize("base", ["", "javascript:alert(1)", "example.org"])
-def test_no_link_without_an_address_of_the_site(base: str, monkeypatch: pytest.MonkeyPatch):
+def test_no_link_without_an_address_of_the_site(base: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv(DOCS, base)
-    assert specification_link("TAL-CONF-1") == ""
+    monkeypatch.setattr(cards, "LOCAL_PAGE", tmp_path / "none.html")
+    assert specification_link("TAL-CONF-1", tmp_path) == ""
 
 
 @pytest.mark.parametrize("clause", ["", 'TAL"', "a b"])
-def test_no_link_for_a_text_that_is_not_a_clause(clause: str, monkeypatch: pytest.MonkeyPatch):
+def test_no_link_for_a_text_that_is_not_a_clause(
+    clause: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.setenv(DOCS, "https://example.org")
-    assert specification_link(clause) == ""
+    assert specification_link(clause, tmp_path) == ""
+
+
+def test_the_local_site_is_linked_if_it_was_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    built = tmp_path / "a site" / "specification" / "index.html"
+    built.parent.mkdir(parents=True)
+    built.touch()
+    monkeypatch.delenv(DOCS, raising=False)
+    monkeypatch.setattr(cards, "LOCAL_PAGE", built)
+    link = specification_link("TAL-CONF-1", tmp_path / "runs" / "1")
+    assert link == "../../a%20site/specification/index.html#TAL-CONF-1"
+    monkeypatch.setenv(DOCS, "https://example.org")
+    assert specification_link("TAL-CONF-1", tmp_path) == "https://example.org/specification/#TAL-CONF-1"
 
 
 @pytest.mark.parametrize(("causes", "open_cards"), [(1, 1), (3, 3), (4, 1), (40, 1)])
