@@ -190,11 +190,11 @@ class Choices:
         return cls(worst_inside >= best_outside, sets & candidate[:, :, None])
 
     def always(self) -> Tensor:
-        """Return the anchors (B, M, A) of every admissible selection."""
+        """Return (B, M, A) bool: True for anchors that all admissible selections contain."""
         return (self.selected | ~self.admissible[..., None]).all(2)
 
     def ever(self) -> Tensor:
-        """Return the anchors (B, M, A) of at least one admissible selection."""
+        """Return (B, M, A) bool: True for anchors that at least one admissible selection contains."""
         return (self.selected & self.admissible[..., None]).any(2)
 
 

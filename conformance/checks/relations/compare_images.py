@@ -322,7 +322,7 @@ class ImageComparison:
         return len(lost) == len(gained) and torch.allclose(lost, gained, rtol=self.weight_rounding, atol=0)
 
     def are_last_places(self, truth: int) -> bool:
-        """Return True if a ground truth lost and gained anchors of equal weights, and no weight of it is smaller.
+        """Return True if a ground truth lost and gained anchors of one weight, which is the smallest of its weights.
 
         These are anchors with equal t at the last place of the top-k. Their numbers may differ if another ground truth
         owns an anchor that could be selected (TAL-CONF-1).
