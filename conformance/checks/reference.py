@@ -52,7 +52,7 @@ def judged_outcome(
 
     Args:
         subject: the implementation, and the device that the batch is on.
-        expected: of the batch.
+        expected: expectation of the batch.
         each_term: as in `judge_against_reference`.
         alone: as in `judge_against_reference`.
         judge: judges the outcome.

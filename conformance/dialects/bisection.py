@@ -20,7 +20,7 @@ def behaves_as_before(dialect: Dialect, choice: Choice, advance: Advance) -> Cal
 
     Args:
         dialect: the older dialect.
-        choice: with a recipe.
+        choice: a choice with a recipe.
         advance: called once for each release that is judged.
     """
     recipe = choice.recipe

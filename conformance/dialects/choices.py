@@ -44,7 +44,7 @@ def small_recipes(**options: Any) -> SearchStrategy[Recipe]:
     """Return a strategy of one image with few ground truths, so that Hypothesis finds small examples soon.
 
     Args:
-        options: of `recipes`, in addition or instead.
+        options: further or other arguments of `recipes`.
     """
     sizes: dict[str, Any] = {"strides": LEVELS, "classes": (1, 2), "max_images": 1, "max_truths": 3}
     return recipes(**sizes | options)

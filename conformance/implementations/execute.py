@@ -75,7 +75,7 @@ def execute(
         inputs: the inputs of its assigner as the reference decodes them; None: decode the batch.
 
     Raises:
-        ImplementationFailed: it raised, or returned a result that the protocol does not allow.
+        ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.
     """
     own = assigner_inputs(batch) if inputs is None else replace(inputs, hyperparameters=batch.hyperparameters)
     with (

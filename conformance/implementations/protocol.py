@@ -223,7 +223,7 @@ def _names(adapter: Any, name: str, attribute: str) -> tuple[str, ...]:
     """Return an attribute that is a tuple of names; empty by default.
 
     Raises:
-        ProtocolViolation: it is something else.
+        ProtocolViolation: the attribute is not a tuple of names.
     """
     value = getattr(adapter, attribute, ())
     if not isinstance(value, (tuple, list)) or not all(isinstance(word, str) for word in value):
@@ -338,7 +338,7 @@ def check_loss(
 
     Args:
         loss: what the adapter returned.
-        feature_maps: of the call.
+        feature_maps: feature maps of the call.
         task: the loss family.
         differentiable: False if no feature map requires gradients, or gradients are disabled.
 
@@ -383,7 +383,7 @@ def _check(
     """Raise unless `value` is a tensor of this shape, device and dtype.
 
     Args:
-        name: of the field, for the message.
+        name: name of the field, for the message.
         value: the field's value.
         shape: expected shape.
         device: expected device.

@@ -66,7 +66,7 @@ def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementati
     """Return the implementation called `name`: registered, a project or release on PyPI, or an object of the user's.
 
     Args:
-        name: of a registered implementation or project, `package==X.Y.Z`, `package.module:object` or
+        name: a registered implementation or project, `package==X.Y.Z`, `package.module:object` or
             `path/to/file.py:object`.
         isolate: run an object of the user's in a subprocess.
         guarded: refuse an object of the user's whose import changes this process.

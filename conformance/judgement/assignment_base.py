@@ -31,7 +31,7 @@ class ImageJudge:
 
     Attributes:
         judgement: takes the result.
-        assignment, inputs: of the whole batch.
+        assignment, inputs: assignment and inputs of the whole batch.
         image: index of the image.
         truths: M, its number of ground truths.
         oracle: values and choices that the specification admits for it.

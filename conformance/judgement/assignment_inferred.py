@@ -41,7 +41,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
     Args:
         judgement: takes the result.
         outcome: loss and gradients of the implementation; its inputs are the reference's.
-        expected: of the same batch.
+        expected: expectation of the same batch.
     """
     loss, batch, own = outcome.loss, expected.batch, expected.assignment
     assert loss is not None
@@ -135,7 +135,7 @@ class ReplayedLoss:
 
     Attributes:
         loss: loss, items and gradients of the implementation.
-        expected: of the batch.
+        expected: expectation of the batch.
         oracles: the admissible values and choices of each image; None for an image without ground truths.
     """
 

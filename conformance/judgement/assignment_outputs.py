@@ -160,12 +160,12 @@ class OutputsJudge(ImageJudge):
         return is_reachable(self.oracle.selection, self.oracle.owners, owners, self.oracle.topk2_rule)
 
     def wrong(self, where: Tensor, observed: Tensor, clause: str, expected: str, problem: str) -> Mismatch:
-        """Return the mismatch that `assert_none` raises."""
+        """Return the mismatch of wrong pairs: the exception that `assert_none` raises."""
         try:
             assert_none(self.quantity("positive", clause, *PAIR), where, observed, expected, problem)
         except Mismatch as mismatch:
             return mismatch
-        raise AssertionError("nothing is wrong")
+        raise AssertionError("expected at least one wrong anchor, got none")
 
     def implied(self, positives: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return weights and t of positives, (M, A) each, and the largest of each ground truth, (M, 1) each."""

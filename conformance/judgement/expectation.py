@@ -42,8 +42,8 @@ from tal_reference.variations import Rows
 class Expectation:
     """Everything that a dialect prescribes for one batch, computed when first needed and then shared.
 
-    One is made for each judged batch and dropped with the judgement: it is not stored on `Batch`, which Hypothesis
-    keeps.
+    An expectation is made for each judged batch and dropped with the judgement: it is not stored on `Batch`, which
+    Hypothesis keeps.
 
     Attributes:
         batch: the batch, on the device under test.
@@ -194,7 +194,7 @@ class Expectation:
         """Return the admissible values and choices of one image with ground truths.
 
         Args:
-            index: of the image.
+            index: index of the image.
             inputs: inputs that the implementation's assigner read.
             errors: their uncertainty; None if they are the implementation's own.
         """
@@ -223,7 +223,7 @@ class LossExpectation:
     """The loss and its gradients that a dialect prescribes for given targets, with their rounding.
 
     Attributes:
-        expected: of the batch.
+        expected: expectation of the batch.
         targets: labels, boxes and scores that the anchors learn.
         each_term: the gradients of box, cls and dfl are needed, not only those of the total.
     """

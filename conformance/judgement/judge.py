@@ -14,7 +14,7 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
 
     Args:
         outcome: assignment and loss of the implementation.
-        expected: of the same batch, on the same device.
+        expected: expectation of the same batch, on the same device.
 
     Returns:
         A judgement whose verdict does not fail.

@@ -48,7 +48,7 @@ def judge_loss(
         judgement: takes the result; inconclusive if the loss is not defined, so that only the rest of it was judged.
         assignment: the assignment that the loss used; its values are not judged here.
         loss: loss, items and gradients of the implementation.
-        expected: of the batch.
+        expected: expectation of the batch.
         unsure: possible difference between `assignment` and the loss's own one; None if they are the same.
     """
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
@@ -171,7 +171,7 @@ def judge_gradients(
     Args:
         judgement: takes the result.
         loss: gradients of the implementation.
-        expected: of the targets that the loss used.
+        expected: expectation of the targets that the loss used.
         slack: additional tolerance for an uncertain assignment.
         fields: names of the head fields to judge; None: all.
     """

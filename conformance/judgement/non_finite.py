@@ -72,7 +72,7 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
 
     Args:
         outcome: assignment and loss of the implementation.
-        expected: of the same batch, with a prediction that is NaN or infinite.
+        expected: expectation of the same batch, with a prediction that is NaN or infinite.
 
     Returns:
         A judgement whose verdict does not fail.

@@ -24,9 +24,9 @@ def headline(
     """Return the result of a run in one sentence.
 
     Args:
-        implementations: as the summary has them.
+        implementations: the `implementations` of a summary.
         finished: True if the run did not stop early.
-        power: as the summary has it: counts of planted faults, which a run may hold in place of implementations.
+        power: the `power` of a summary: counts of planted faults, for runs without implementations.
     """
     failing = [line for line in implementations if line["result"] in FAILING]
     tested = [line for line in implementations if line["result"] != "not tested"]

@@ -29,7 +29,7 @@ class Section:
         values: differing values, as the log has them.
         picture: a picture as `log.schema.json` describes it, or None.
         sides: names of the two sides of picture and values.
-        traceback: of the exception, or "".
+        traceback: traceback of the exception, or "".
         fails: True if the difference is a failure and not a declared choice.
     """
 

@@ -33,8 +33,8 @@ class Sides(NamedTuple):
     """Names of the two sides of a picture.
 
     Attributes:
-        first, second: in a word.
-        first_alone, second_alone: for an anchor that is positive on that side only.
+        first, second: names of the sides in one word.
+        first_alone, second_alone: descriptions of an anchor that is positive on that side only.
         who: the second side, at the beginning of a sentence; "" if only the first side is drawn.
     """
 

@@ -102,7 +102,7 @@ def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implement
     """Return the reasons for an anchor's assignment as sentences; [] if the picture does not have its numbers.
 
     Args:
-        picture: as the log has it.
+        picture: `picture` of a log line.
         number: index of the anchor.
         who: name of the implementation, at the beginning of a sentence.
     """

@@ -54,7 +54,7 @@ class PlaceMatrix:
         caption: its counts in words.
         fails: True if a batch failed there.
         columns: implementations that were tested there.
-        rows: as in `Matrix`.
+        rows: rows of the table, as in `Matrix`.
     """
 
     name: str

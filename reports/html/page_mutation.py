@@ -21,7 +21,7 @@ class Mutation:
     """Planted faults.
 
     Attributes:
-        counts: by profile.
+        counts: counts by profile.
         faults: the visible rows, faults that were not found first.
         folded: the other rows.
         trend: counts over the last runs; None with fewer than two.
@@ -40,7 +40,7 @@ def mutation_of(
 
     Args:
         lines: the `power` lines of the log.
-        counts: by profile, as the summary has them.
+        counts: counts by profile, from the summary.
         entries: entries of the history with planted faults, the oldest first.
     """
     return Mutation(_counts(counts), *_faults(list(lines)), power_trend_of(entries))

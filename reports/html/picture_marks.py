@@ -91,7 +91,7 @@ def spots_of(
     """Return the explained anchors, as many as the budget allows; the most important one is always included.
 
     Args:
-        picture: as the log has it.
+        picture: `picture` of a log line.
         marks: the marks of the picture, the gravest last.
         unit: pixels of the image per CSS pixel.
         characters: budget of markup.

@@ -43,7 +43,7 @@ def draw(picture: dict[str, Any], characters: int = UNLIMITED, sides: Sides = SI
     """Return the drawing of a picture; anchors that do not exist are left out.
 
     Args:
-        picture: as `log.schema.json` describes it.
+        picture: `picture` of a log line, following `log.schema.json`.
         characters: approximate limit of markup; the most important parts are drawn.
         sides: names of the two sides.
     """
@@ -101,7 +101,7 @@ def _frame(picture: dict[str, Any], important: Sequence[Mark], concerned: set[in
     """Return the visible part of the image with its surroundings, and True if it crops the image.
 
     Args:
-        picture: as the log has it.
+        picture: `picture` of a log line.
         important: marks that must be visible; without any, all ground truths must be.
         concerned: ground truths that must be visible with them.
     """

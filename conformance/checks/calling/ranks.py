@@ -18,7 +18,7 @@ def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Di
 
     Args:
         subject: the implementation, which declares `reduces_over_ranks`.
-        answer: of one rank.
+        answer: the results of one rank.
         plains: the plain calls of the batches of all ranks.
     """
     if answer.failure is not None:

@@ -26,7 +26,7 @@ class Guess(NamedTuple):
 
     Attributes:
         sides: distances to left, top, right and bottom in cells; multiples of one half.
-        logits: of the classes, C values.
+        logits: class logits, C values.
     """
 
     sides: tuple[float, float, float, float]

@@ -128,7 +128,7 @@ def view(outcome: Outcome, image: int, mapping: ImageMapping) -> ImageView:
     """Return the view of an image in the layout of the given batch.
 
     Args:
-        outcome: of a batch, with an assignment.
+        outcome: outcome of a batch, with an assignment.
         image: index of the image in that batch.
         mapping: places of the image's parts in that batch.
     """

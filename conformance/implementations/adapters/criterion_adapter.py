@@ -21,7 +21,7 @@ class CriterionAdapter:
     """An adapter of a criterion with an `assigner`, which is recorded while the criterion calls it.
 
     Args:
-        version: of the package under test.
+        version: version of the package under test.
         assigner_module: the package's module with `TaskAlignedAssigner`.
         exposes_stages: record the assigner's inputs, stages and outputs; without them nothing is copied, which is what
             benchmarks time.
@@ -139,9 +139,9 @@ def model_with(head: Head, device: torch.device, **attributes: Any) -> SimpleNam
     """Return a stub of a model: a criterion reads the attributes of its last part and its parameters' device.
 
     Args:
-        head: of the model.
-        device: of the model.
-        attributes: of the model itself, such as its arguments.
+        head: head of the model.
+        device: device of the model.
+        attributes: attributes of the model itself, such as its arguments.
     """
     detect = SimpleNamespace(
         stride=torch.tensor([float(stride) for stride in head.strides], device=device),

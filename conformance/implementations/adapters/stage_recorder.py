@@ -120,8 +120,8 @@ class RecordingAssigner:
 
         Args:
             strides: (A, 1), which an assigner does not read.
-            head: of the batch.
-            hyperparameters: of the batch.
+            head: head of the batch.
+            hyperparameters: hyperparameters of the batch.
         """
         scores, boxes, anchors, labels, truth_boxes, truth_mask = self.inputs_read
         return AssignerInputs(
@@ -152,7 +152,7 @@ def recorded_calls(
 
     Args:
         owner: the assigner or its module.
-        name: of the function.
+        name: name of the function.
         results: receives a copy of every result under the function's name.
         arguments_of: receives the positional arguments of every call under the function's name.
     """

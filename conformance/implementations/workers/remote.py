@@ -60,7 +60,7 @@ class RemoteAdapter:
     """An implementation in a subprocess.
 
     Args:
-        name: of the implementation.
+        name: name of the implementation.
         worker: the process.
         dialect: dialect that the implementation is judged by; None: the dialect that the adapter declares.
 
@@ -194,7 +194,7 @@ def longest_answer(tensors: Mapping[str, Tensor]) -> int:
     """Return the largest number of bytes of a right answer's tensors: all results, with stages, in 8 bytes a number.
 
     Args:
-        tensors: of the question, by name.
+        tensors: tensors of the question, by name.
     """
     if "scores" in tensors:
         images, anchors, classes = tensors["scores"].shape

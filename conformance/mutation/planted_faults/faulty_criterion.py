@@ -24,7 +24,7 @@ class Asked:
     Attributes:
         maps: feature maps.
         rows: annotation rows.
-        head: of the call.
+        head: head of the call.
         numbers: hyperparameters of the call.
     """
 
