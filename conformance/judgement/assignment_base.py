@@ -27,7 +27,7 @@ PAIR = ("GT", "anchor")
 
 @dataclass(frozen=True)
 class ImageJudge:
-    """Judges one image with at least one ground truth.
+    """Judge of one image with at least one ground truth.
 
     Attributes:
         judgement: takes the result.
@@ -91,7 +91,7 @@ class ImageJudge:
         return inside.abs() <= error
 
     def about_candidates(self, problem: str, wrong: Tensor) -> str:
-        """Return a problem with candidates, with a remark if all of them lie on an edge: `wrong` is (M, A)."""
+        """Return the text of a problem with the pairs `wrong` (M, A), with a remark if all of them lie on an edge."""
         return f"{problem}, only on the edge of a box" if (wrong <= self.on_edge).all() else problem
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
@@ -155,13 +155,13 @@ class ImageJudge:
         return self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]
 
     def misplaced_scores(self, positives: Tensor) -> Tensor:
-        """(A, C) True where a target score is not zero, and not that of a positive's own class."""
+        """Return (A, C) bool: True where a target score is not zero, and not that of a positive's own class."""
         scores = self.assignment.scores[self.image]  # (A, C)
         own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, self.labels_of(positives)[:, None], True)
         return (scores != 0) & ~(own & positives.any(0)[:, None])
 
     def observed_weights(self, positives: Tensor) -> Tensor:
-        """(A,) target score of each positive at its own class; the sum of its scores if it has none there."""
+        """Return the target score (A,) of each positive at its own class; if that is zero, the sum of its scores."""
         scores = self.assignment.scores[self.image]  # (A, C)
         at_label = scores.gather(1, self.labels_of(positives)[:, None])[:, 0]  # (A,)
         return torch.where(at_label != 0, at_label, scores.sum(1)) * positives.any(0)

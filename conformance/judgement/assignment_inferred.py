@@ -131,7 +131,7 @@ def judge_background_gradients(
 
 @dataclass(frozen=True)
 class ReplayedLoss:
-    """Judges a loss as if it had exposed an assignment.
+    """Judge of a loss, for an assignment that the loss is assumed to have used.
 
     Attributes:
         loss: loss, items and gradients of the implementation.

@@ -17,7 +17,7 @@ from tal_reference.assignment import NORMALISATION_EPS
 
 
 class OutputsJudge(ImageJudge):
-    """Judges one image with at least one ground truth, on its outputs."""
+    """Judge of one image with at least one ground truth, by its outputs."""
 
     def judge(self) -> None:
         """Judge foreground, owners, targets and weights."""

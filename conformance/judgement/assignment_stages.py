@@ -30,7 +30,7 @@ from tal_reference.varied_assignment import counting
 
 
 class StagesJudge(ImageJudge):
-    """Judges one image with at least one ground truth, stage by stage."""
+    """Judge of one image with at least one ground truth, stage by stage."""
 
     def judge(self) -> None:
         """Judge every stage, given the implementation's own values of the stage before."""

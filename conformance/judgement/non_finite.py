@@ -106,7 +106,7 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
 
 
 def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Tensor:
-    """(B,) True if t of a row of the image, a ground truth's or a padding row's, is not finite at an affected anchor.
+    """Return (B,) bool: True if t of a ground truth or padding row is not finite at an affected anchor.
 
     Only in dialects that compute t off candidates too; a batch without ground truths has no rows.
     """

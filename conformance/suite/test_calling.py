@@ -29,7 +29,9 @@ def test_calling_slowly(checker: Checker, way: str, recipe: Recipe) -> None:
     """CALL-5, CALL-7: as `test_calling`, on one batch: tracing takes seconds, and so do two processes."""
     refuse_unsupported(checker, way)
     if settings.get_current_profile_name() == "conformance-dev":
-        checker.not_tested(f"calling in the way {way!r} takes seconds: the profiles ci and nightly call so")
+        checker.not_tested(
+            f"the way of calling {way!r} takes seconds: only the profiles ci and nightly use it"
+        )
     checker(recipe, by=partial(called, way=way))
 
 

@@ -13,7 +13,7 @@ from tal_reports.text import shortened, visible
 
 @dataclass(frozen=True)
 class Environment:
-    """Names and values, and the command line."""
+    """Facts of a run's environment by name, and its command line."""
 
     values: list[tuple[str, str]]
     command: str

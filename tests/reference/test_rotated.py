@@ -508,7 +508,7 @@ def holds(box: list[float], cell: Cell, floor: float) -> bool:
 def plain_assignment(
     cells: list[Cell], found: list[tuple[int, list[float]]], floor: float, topk: int, topk2: int
 ) -> dict[int, tuple[int, float]]:
-    """Return ground truth and weight of every positive anchor (OBB-MET-1, and section 4 with its u)."""
+    """Return ground truth and weight of every positive anchor, computed in plain Python (OBB-MET-1)."""
     anchors, own = range(len(cells)), range(len(found))
     inside = {(g, a) for g in own for a in anchors if holds(found[g][1], cells[a], floor)}
     u = {(g, a): max(0.0, plain_probiou(found[g][1], cells[a].pixels)) for g, a in inside}

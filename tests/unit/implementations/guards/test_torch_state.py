@@ -27,7 +27,7 @@ ENTERED: list[Any] = []
 
 
 class Doubling(TorchFunctionMode):
-    """Doubles the result of every function of torch."""
+    """Function mode that doubles the result of every function of torch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
