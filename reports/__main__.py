@@ -13,6 +13,7 @@ from tal_reports.html.render import render
 from tal_reports.log.reader import LogError, read_log
 from tal_reports.markdown import issue, job_summary
 from tal_reports.text import capital
+from tal_text import say, warn
 
 PROGRAM = f"python -m {(__spec__ and __spec__.parent) or 'tal_reports'}"
 """The command as the user started it: `python -m reports` in the clone, `python -m tal_reports` anywhere."""
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except (LogError, OSError) as error:
-        print(f"reports: {error}", file=sys.stderr)
+        warn(f"reports: {error}")
         return UNUSABLE
 
 
@@ -77,37 +78,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _render(options: argparse.Namespace) -> int:
-    print(render(options.run, options.into))
+    say(str(render(options.run, options.into)))
     return 0
 
 
 def _summary(options: argparse.Namespace) -> int:
     log = read_log(options.run)
-    print(write_summary(summarise(log), options.into or log.folder))
+    say(str(write_summary(summarise(log), options.into or log.folder)))
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
     change = compare(_entry(options.before), _entry(options.after))
-    print("\n".join(format_comparison(change)))
+    say("\n".join(format_comparison(change)))
     return int(bool(change.new))
 
 
 def _merge(options: argparse.Namespace) -> int:
-    print(render(merge(options.runs, options.into)))
+    say(str(render(merge(options.runs, options.into))))
     return 0
 
 
 def _markdown(options: argparse.Namespace) -> int:
-    sys.stdout.write(job_summary(read_log(options.run), _change(options.run, options.against)))
+    say(job_summary(read_log(options.run), _change(options.run, options.against)), end="")
     return 0
 
 
 def _issue(options: argparse.Namespace) -> int:
     change = _change(options.run, options.against)
     if change is None:
-        print("reports: no earlier run to compare with: nothing counts as new", file=sys.stderr)
-    sys.stdout.write(issue(change) if change else "")
+        warn("reports: no earlier run to compare with: nothing counts as new")
+    say(issue(change) if change else "", end="")
     return 0
 
 

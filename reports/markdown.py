@@ -164,4 +164,5 @@ def _text(text: str, limit: int = 200) -> str:
     """Return text on one line, escaped so that no part of it becomes markup, a mention or a link."""
     plain = " ".join(visible(shortened(text, limit)).split())
     plain = re.sub(r"[&<>@]|:(?=//)", lambda found: f"&#{ord(found.group())};", plain)
+    plain = re.sub(r"(?i)(?<=\bwww)\.|(?<=\bgh)-(?=\d)", lambda found: f"&#{ord(found.group())};", plain)
     return re.sub(r"([\\`*_{}\[\]|~!]|#(?!\d+;))", r"\\\1", plain)

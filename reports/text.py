@@ -1,19 +1,14 @@
 """Format names, numbers and times for terminal and report."""
 
 import math
-import re
 from datetime import datetime
 from typing import Any
 
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff]"
-)
-"""Control characters, characters that reorder or hide text, and lone surrogates (UTF-8 cannot encode them)."""
+from tal_text import visible
 
-
-def visible(text: str) -> str:
-    """Return the text with control characters and invisible characters written as escapes."""
-    return INVISIBLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+__all__ = [
+    "capital", "clock", "counted", "listed", "moment", "real", "seconds", "short", "shortened", "size", "visible",
+]  # fmt: skip
 
 
 def shortened(text: str, limit: int) -> str:

@@ -28,6 +28,7 @@ from tal_conformance.benchmarks.timing import WallClock, interleave
 from tal_conformance.benchmarks.workloads import CASES, TRAINING
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.registry import find
+from tal_text import say
 
 ROUNDS = 10
 NAMES = ("ultralytics", "reference")
@@ -73,10 +74,10 @@ def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
 def main() -> None:
     """Measure the copy rate and the implementations, and print the results."""
     rate = copy_rate()
-    print(f"{rate / 1e9:.1f} GB/s copied, {torch.get_num_threads()} threads")
+    say(f"{rate / 1e9:.1f} GB/s copied, {torch.get_num_threads()} threads")
     for case in TRAINING:
         for line in distances(CASES[case.name].build(), rate, Plan((), ROUNDS, ROUNDS, 0)):
-            print(f"{case.name} {line}", flush=True)
+            say(f"{case.name} {line}")
 
 
 if __name__ == "__main__":

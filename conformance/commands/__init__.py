@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tal_conformance.commands.program import CommandError, program_name
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.supervision import Marks, supervise, supervised
+from tal_text import warn
 
 
 class Command(NamedTuple):
@@ -74,7 +75,7 @@ def _status(command: ModuleType, options: argparse.Namespace, program: str) -> i
             raise
         from tal_reports import visible
 
-        print(f"{program}: {visible(str(error))}", file=sys.stderr)
+        warn(f"{program}: {visible(str(error))}")
         return getattr(error, "status", 2)
     return status
 
@@ -84,7 +85,7 @@ def _conclude(program: str, marks: Marks, how: str) -> None:
     from tal_reports import visible
 
     name = f"{visible(marks.call)}: " if marks.call else ""
-    print(f"{program}: {name}{how}", file=sys.stderr)
+    warn(f"{program}: {name}{how}")
 
 
 def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleType | None:

@@ -12,6 +12,7 @@ from tal_conformance.dialects.choices import CLAUSES, RELEASE_CHOICES, Choice, c
 from tal_conformance.dialects.releases import published, range_of, version_text
 from tal_conformance.implementations.registry import find
 from tal_reference.eras import Version
+from tal_text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     ]
     if not changed:
         subject = f"clause {options.clause}" if options.clause else "assigner and loss"
-        print(f"{subject}: the same in {version_text(first)} and {version_text(last)}")
+        say(f"{subject}: the same in {version_text(first)} and {version_text(last)}")
         return 0
     releases = published(first, last)
     steps = len(changed) * (2 + ceil(log2(max(2, len(releases)))))  # at most
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             format_choice(choice, releases, behaves_as_before(older.dialect, choice, advance))
             for choice in changed
         ]
-    print("\n".join(lines))
+    say("\n".join(lines))
     return 1
 
 

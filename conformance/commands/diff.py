@@ -10,6 +10,7 @@ from tal_conformance.dialects.comparison import compare, format_comparison
 from tal_conformance.dialects.page import page_path, write_page
 from tal_conformance.implementations.registry import find
 from tal_reports import visible
+from tal_text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     steps = sum(len(strategies_for(implementation)) for implementation in (first, second))
     with progress(f"Comparing {first.name} and {second.name}", steps) as advance:
         comparison = compare(first, second, advance)
-    print(visible("\n".join(format_comparison(comparison))))
+    say(visible("\n".join(format_comparison(comparison))))
     try:
         write_page(comparison, path)
     except OSError as error:
@@ -49,5 +50,5 @@ def run(options: argparse.Namespace) -> int:
             f"cannot write the page {path}: {error}. Name another file with --html",
             status=int(not comparison.same) or 2,
         ) from error
-    print(visible(f"\n  page with pictures: {path}"))
+    say(visible(f"\n  page with pictures: {path}"))
     return int(not comparison.same)

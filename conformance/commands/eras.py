@@ -18,6 +18,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.mutation.suite_checks import failures, suite_cases
 from tal_reference.eras import ERAS, Version
+from tal_text import say
 
 BATCHES_PER_TEST = 4
 """Number of batches of each of the suite's tests on which the first and the last source of an era are judged."""
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             if not source.problem and source in ends_of_eras(sources):
                 check_with_suite(source)
             advance(format_source(source))
-    print("\n".join(format_eras(sources)))
+    say("\n".join(format_eras(sources)))
     return int(not sources or any(source.problem for source in sources))
 
 

@@ -15,6 +15,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.pictures.trace import ImageTrace, trace_as_text
 from tal_reference import NEWEST
 from tal_reports import visible
+from tal_text import say
 
 RUN_FOLDERS = ("reports/runs", "tal-conformance-reports")
 """Folders of runs in which a case is searched by its name."""
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         "",
         *explanation,
     ]
-    print("\n".join(visible(line) for line in lines))
+    say("\n".join(visible(line) for line in lines))
     return 0
 
 

@@ -8,7 +8,7 @@ from tal_conformance.core.progress import progress
 from tal_conformance.dialects.identification import SECONDS, Identification, distinguishable, identify
 from tal_conformance.implementations.registry import find
 from tal_reference import DIALECTS
-from tal_reports import visible
+from tal_text import say
 
 SHOWN = 4
 """Clauses of unexplained batches that are shown."""
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     implementation, dialects = find(options.implementation), distinguishable(DIALECTS.values())
     with progress("Holding to dialects", len(dialects)) as advance:
         identification = identify(implementation, dialects, advance, options.seconds)
-    print(visible("\n".join(format_identification(identification))))
+    say("\n".join(format_identification(identification)))
     return int(not identification.explained)
 
 

@@ -25,6 +25,7 @@ from tal_conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UN
 from tal_conformance.judgement.comparators import observer
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
+from tal_text import say
 
 CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", "rearranged-float64")
 """Correct implementations that differ in the order of their operations."""
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     implementations = [find(name) for name in options.implementation or CORRECT_IMPLEMENTATIONS]
     with progress("Measuring", len(STRATEGIES)) as advance:
         measured = measure(implementations, options.examples, advance)
-    print(table(measured))
+    say(table(measured))
     return 0
 
 

@@ -21,6 +21,7 @@ from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import LogError, RunLog, read_log, render
 from tal_reports.log.writer import LATEST
+from tal_text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,5 +154,5 @@ def run_mutation_tests(
     recorder.end(int(failed))
     if may_become_latest(recorder.folder.parent):
         recorder.make_latest()
-    print("\n".join([*(summary for _, summary in parts), f"report: {render(recorder.folder)}"]))
+    say("\n".join([*(summary for _, summary in parts), f"report: {render(recorder.folder)}"]))
     return int(failed)

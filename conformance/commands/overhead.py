@@ -26,6 +26,7 @@ from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.training.capture import CannotRecord, listening
 from tal_conformance.training.recorder import recording
 from tal_conformance.training.yolov8n import Schedule, build_model, official_criterion, one_thread
+from tal_text import say
 
 ROUNDS = 30
 LIMIT = 1.05
@@ -126,8 +127,8 @@ def overhead(rounds: int = ROUNDS) -> int:
         raise CommandError(str(error)) from error
     for name, (ratio, seconds) in ratios.items():
         interval = f"({ratio.low:.4f} to {ratio.high:.4f})"
-        print(f"{name}: {seconds * 1000:.1f} ms; with the recorder {ratio.at:.4f} times as long {interval}")
+        say(f"{name}: {seconds * 1000:.1f} ms; with the recorder {ratio.at:.4f} times as long {interval}")
     exceeded = ratios["training step"][0].at > LIMIT
     comparison = "MORE" if exceeded else "no more"
-    print(f"with the recorder, a training step takes {comparison} than {LIMIT} times as long")
+    say(f"with the recorder, a training step takes {comparison} than {LIMIT} times as long")
     return int(exceeded)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tal_conformance.commands.program import program_name
+from tal_text import warn
 
 if TYPE_CHECKING:
     from tal_conformance.training.recorder import Recording
@@ -92,12 +93,12 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
                 status = status_of(program.run)
         except CannotRecord as error:
             return _print_error(error)
-    print("\n".join(summary_of(recorded)), file=sys.stderr)
+    warn("\n".join(summary_of(recorded)))
     return status
 
 
 def _print_error(error: Exception) -> int:
-    print(f"{program_name()} record: {error}", file=sys.stderr)
+    warn(f"{program_name()} record: {error}")
     return 2
 
 
@@ -180,7 +181,7 @@ def status_of(run: Callable[[], object]) -> int:
         run()
     except SystemExit as end:
         if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
+            warn(str(end.code))
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -6,7 +6,6 @@ executed. An unreadable file or a missing implementation is reported in one line
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from tal_conformance.judgement.non_finite import is_finite, judge_any
 from tal_conformance.pictures.picture import failure_picture, picture
 from tal_reference import Dialect, parse
 from tal_reports import write_picture
+from tal_text import say, warn
 
 MAX_VALUES = 6
 """Maximum number of differing values that are printed for the first divergence."""
@@ -157,7 +157,7 @@ class Replay:
     def report_missing(self, problem: object) -> None:
         """Print one line about a case or an implementation that cannot be judged."""
         self.missing = True
-        print(printable(f"{program_name()} replay: {problem}"), file=sys.stderr)
+        warn(printable(f"{program_name()} replay: {problem}"))
 
     def find_implementations(self) -> None:
         """Load the named implementations (default: Ultralytics), and print a line for each failure to load."""
@@ -178,13 +178,13 @@ class Replay:
             return self.report_missing(f"case file not found: {path}")
         except (InvalidCase, OSError) as error:
             return self.report_missing(error)
-        print(printable(f"{path}: {batch.describe()}"))
+        say(printable(f"{path}: {batch.describe()}"))
         if batch.origin:
-            print(printable(f"  {batch.origin}"))
+            say(printable(f"  {batch.origin}"))
         for replayed in self._stored(path, batch) if self.offline else self._live(batch):
             self.fails = self.fails or replayed.verdict.fails
             self.missing = self.missing or replayed.verdict is Verdict.INCONCLUSIVE
-            print("\n".join(printable(line) for line in format_replay(replayed)))
+            say("\n".join(printable(line) for line in format_replay(replayed)))
             self._draw(batch, replayed)
         return None
 
@@ -238,7 +238,7 @@ class Replay:
         except OSError as error:
             self.report_missing(f"cannot write the picture: {error}. Name another folder with --pictures")
         else:
-            print(printable(f"  picture: {path}"))
+            say(printable(f"  picture: {path}"))
 
 
 def case_files(path: Path) -> list[Path]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from tal_text import encodable, visible, warn
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -65,7 +67,7 @@ def _plain_lines(title: str, total: int | None) -> Advance:
 
 
 def _print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    warn(line)
 
 
 _open_bars: "list[Progress]" = []
@@ -104,12 +106,14 @@ def _display() -> "Progress":
 
 def _task(display: "Progress", title: str, total: int | None) -> Iterator[Advance]:
     """Add a bar to the display, yield its callback, and remove the bar when the block ends."""
-    task = display.add_task(title, total=total)
+    task = display.add_task(encodable(visible(title), sys.stderr), total=total)
 
     def advance(line: str = "", steps: int = 1) -> None:
         display.advance(task, steps)
         if line:
-            display.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            display.console.print(
+                encodable(visible(line), sys.stderr), markup=False, highlight=False, soft_wrap=True
+            )
 
     try:
         yield advance

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tal_conformance.core.processes import PATIENCE, PAUSE, children, kill
+from tal_text import warn
 
 GRACE = 20.0
 """Seconds that the process may take to end after its work, before it is killed."""
@@ -172,10 +173,9 @@ def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
     marks = page.read()
     end_children()
     if overdue:
-        print(
+        warn(
             f"the work ended with status {marks.status}, but its process did not end within {GRACE:g} s (threads or "
-            "processes that an implementation left behind) and was killed",
-            file=sys.stderr,
+            "processes that an implementation left behind) and was killed"
         )
         return marks.status or UNFINISHED
     if not marks.finished:
@@ -184,7 +184,7 @@ def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
         conclude(marks, f"its process {_how(exit_code)} before the work had ended")
         return exit_code or UNFINISHED
     if left:
-        print(f"killed {len(left)} processes that were left behind", file=sys.stderr)
+        warn(f"killed {len(left)} processes that were left behind")
     return marks.status or exit_code
 
 

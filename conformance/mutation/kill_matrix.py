@@ -29,6 +29,7 @@ from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, all
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
+from tal_text import say
 
 KINDS = ("official", "reference", "history")
 """Kinds of mutants; planted faults are in `tal_conformance.mutation.plant`."""
@@ -140,7 +141,7 @@ def try_mutants(
                 results.append((result, result_of(result, arguments)))
                 record(recorder, profile, *results[-1], arguments)
                 if results[-1][1] != "killed":
-                    print(f"  {results[-1][1]}: {result.mutant}", flush=True)
+                    say(f"  {results[-1][1]}: {result.mutant}")
     if not results:
         raise NoSuchMutant(
             f"no mutant matches {only!r}; an example of a name is 'boxes.ciou NumberReplacer 3 1a2b3c4d'"
@@ -194,10 +195,9 @@ def results_of(
     mutants = [mutant for place in target.places for mutant in mutants_of(place, reached[place])]
     everything = sum(len(mutants_of(place)) for place in target.places)
     chosen = {mutant.id: mutant for mutant in mutants if fnmatchcase(mutant.id, only)}
-    print(
+    say(
         f"{kind}: {len(chosen)} of {len(mutants)} mutants, {len(cases)} batches; "
-        f"{everything - len(mutants)} further mutants are on lines that no batch runs",
-        flush=True,
+        f"{everything - len(mutants)} further mutants are on lines that no batch runs"
     )
     places = {(place.module.__name__, place.function): place for place in target.places}
     jobs = {}
@@ -225,10 +225,7 @@ def judge_baseline(
             if ended.test is None:
                 passed += rest
                 break
-            print(
-                f"  batch left out, because the unmutated code fails on it: {ended.test}: {ended.said}",
-                flush=True,
-            )
+            say(f"  batch left out, because the unmutated code fails on it: {ended.test}: {ended.said}")
             passed, rest = passed + rest[: ended.batches - 1], rest[ended.batches :]
     outcomes.learns = False
     return passed, seen
@@ -255,7 +252,7 @@ def history(number: int, report_dir: Path, profile: str, only: str, processes: i
         for dialect, judge in pairs
         if fnmatchcase(name := f"{dialect.name} for {judge.name}", only)
     }
-    print(f"history: {len(jobs)} pairs of neighbouring dialects, {len(cases)} batches", flush=True)
+    say(f"history: {len(jobs)} pairs of neighbouring dialects, {len(cases)} batches")
     yield from resume("history", jobs, cases, None, None, key_of(profile, number), report_dir, processes)
 
 
@@ -296,7 +293,7 @@ def resume(
     path = report_dir / KILLS
     known = {name: result for name, result in read(path, key, kind).items() if name in jobs}
     if known:
-        print(f"  {len(known)} results of an earlier run in {path}", flush=True)
+        say(f"  {len(known)} results of an earlier run in {path}")
     yield from known.values()
     few = min(FEW * len(checks_of("first")), len(cases))
     done, remaining = len(known), [name for name in jobs if name not in known]
@@ -318,10 +315,10 @@ def resume(
                 file.write(json.dumps(asdict(result)) + "\n")
                 file.flush()
                 done += 1
-                print(f"{done:5}/{len(jobs)} {line(result)}", flush=True)
+                say(f"{done:5}/{len(jobs)} {line(result)}")
                 yield result
             if first:
-                print(f"  {len(remaining)} mutants survive the first {few} batches", flush=True)
+                say(f"  {len(remaining)} mutants survive the first {few} batches")
 
 
 def read(path: Path, key: str, kind: str) -> dict[str, Result]:

@@ -16,6 +16,7 @@ from tal_conformance.mutation.attack import ASSIGNED, attack, faulty
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import NEWEST
+from tal_text import say
 
 STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN = "stages shown", "outputs alone", "loss alone"
 MODES = (STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN)
@@ -145,7 +146,7 @@ def plant(recorder: RunLogWriter, faults: Sequence[Fault]) -> tuple[bool, str]:
     for result in search(faults):
         found.append(result)
         record(recorder, result)
-        print(line(len(found), len(faults) * len(MODES), result), flush=True)
+        say(str(line(len(found), len(faults) * len(MODES), result)))
     failed = any(fault.result in ("survived", "elsewhere") and not fault.is_open for fault in found)
     return failed, f"planted faults: {summary(found)}"
 

@@ -47,6 +47,7 @@ from tal_conformance.suite.session import (
 )
 from tal_conformance.suite.supervision import supervise_run
 from tal_reports import RunLog, read_log, terminal_table
+from tal_text import encodable, visible
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -127,8 +128,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
     profile = config.getoption("--conformance-profile")
     return [
-        f"conformance: {tested}",
-        f"conformance: {places}; profile {profile}, seed {run.seed}",
+        shown(f"conformance: {tested}"),
+        shown(f"conformance: {places}; profile {profile}, seed {run.seed}"),
     ]
 
 
@@ -242,6 +243,7 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Log the failing batch of a test, as Hypothesis shrank it, and print the failure instead of a traceback."""
     report: Any = yield
+    report.sections = [(name, shown(content)) for name, content in report.sections]
     run = item.config.stash.get(RUN, None)
     if run is None or call.when != "call" or call.excinfo is None:
         return report
@@ -250,7 +252,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     failures = list(failures_in(call.excinfo.value))
     marker = item.get_closest_marker("clauses")
     if failures:
-        report.longrepr = "\n".join(str(failure) for failure in failures)
+        report.longrepr = shown("\n".join(str(failure) for failure in failures))
     try:
         for failure in failures:
             name = getattr(item, "originalname", item.name)
@@ -283,6 +285,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
 
+def shown(text: str) -> str:
+    """Return foreign text as pytest may print it."""
+    return encodable(visible(text))
+
+
+def write_line(terminalreporter: Any, text: str, **style: bool) -> None:
+    """Print lines in pytest's summary."""
+    terminalreporter.write_line(shown(text), **style)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print a short table, the problems of the run and its seed."""
@@ -292,13 +304,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("conformance")
     log = read_log(run.folder)
     if log.benchmarks:
-        terminalreporter.write_line("\n".join([*table(log.benchmarks), ""]))
-    terminalreporter.write_line(terminal_table(log))
+        write_line(terminalreporter, "\n".join([*table(log.benchmarks), ""]))
+    write_line(terminalreporter, terminal_table(log))
     for problem in [*run.uncovered, *run.stale]:
-        terminalreporter.write_line(problem, red=True)
+        write_line(terminalreporter, problem, red=True)
     if isinstance(run.report, Exception):
         problem = f"{type(run.report).__name__}: {run.report}"
-        terminalreporter.write_line(f"the report could not be rendered ({problem})", red=True)
+        write_line(terminalreporter, f"the report could not be rendered ({problem})", red=True)
         state = "the log ends where writing failed" if run.recorder.lost else "the log is complete"
-        terminalreporter.write_line(f"{state}: {render_command(run.folder)}", red=True)
-    terminalreporter.write_line(f"seed {run.seed}")
+        write_line(terminalreporter, f"{state}: {render_command(run.folder)}", red=True)
+    write_line(terminalreporter, f"seed {run.seed}")

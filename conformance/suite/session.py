@@ -29,6 +29,7 @@ from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import Dialect
 from tal_reference.choices import title
 from tal_reports import RunLog, read_log, render
+from tal_text import visible
 
 RUN = pytest.StashKey["SessionState"]()
 GATING = ("ci", "nightly")
@@ -136,7 +137,7 @@ def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[s
             with supervised.calling(name):
                 loaded[name] = find(name, isolate)
         except (UnknownImplementation, ProtocolViolation) as error:
-            problems[name] = f"--implementation {name}: {' '.join(str(error).split())}"
+            problems[name] = visible(f"--implementation {name}: {' '.join(str(error).split())}")
     return [loaded[name] for name in names if name in loaded], [
         problems[name] for name in names if name in problems
     ]

@@ -8,6 +8,7 @@ import pytest
 from tal_conformance.core.supervision import Marks, supervise, supervised
 from tal_conformance.suite.session import RUN
 from tal_reports import LogError, RunLog, read_log, render, terminal_table, visible
+from tal_text import say, warn
 
 
 def supervise_run(config: pytest.Config) -> None:
@@ -53,7 +54,7 @@ def conclude(marks: Marks, how: str) -> None:
     reason = f"{how}; --isolate runs implementations in processes of their own"
     if marks.call:
         reason = f"while code of this implementation ran, {reason}"
-    print(f"\nconformance: {visible(marks.call or 'the run')}: {reason}", file=sys.stderr)
+    warn(f"\nconformance: {visible(marks.call or 'the run')}: {reason}")
     if not marks.folder:
         return
     folder = Path(marks.folder)
@@ -62,6 +63,6 @@ def conclude(marks: Marks, how: str) -> None:
         log.append("not_tested", implementation=marks.call or None, device=None, reason=reason)
         log.close()
         render(folder)
-        print(f"\n{terminal_table(read_log(folder))}", flush=True)
+        say(f"\n{terminal_table(read_log(folder))}")
     except (OSError, ValueError, LogError) as error:
-        print(f"conformance: the run's table could not be printed: {visible(str(error))}", file=sys.stderr)
+        warn(f"conformance: the run's table could not be printed: {visible(str(error))}")

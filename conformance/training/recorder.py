@@ -19,6 +19,7 @@ from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.training.capture import Call, CannotRecord, Unfit, listening, official_loss
 from tal_conformance.training.selection import BatchFacts, BatchSelector
 from tal_conformance.training.store import SUFFIX, CaseStore
+from tal_text import warn
 
 EVERY, LIMIT_MB = 500, 500.0
 """Defaults: steps between two batches that are stored regularly, and size limit of all files in MB."""
@@ -158,7 +159,7 @@ class Recording:
 def print_message(text: str) -> None:
     """Print a message of the recorder on standard error."""
     with contextlib.suppress(OSError, ValueError):  # standard error may be closed
-        print(f"conformance recorder: {text}", file=sys.stderr, flush=True)
+        warn(f"conformance recorder: {text}")
 
 
 def _numbers(call: Call) -> tuple[Tensor, "torch.cuda.Event | None"]:

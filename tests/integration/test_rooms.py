@@ -110,7 +110,10 @@ def test_a_package_is_there_and_typed(package: str):
 
 
 def test_reference_imports_torch_alone():
-    assert strangers("tal_reference", {"tal_reference", "tal_folder_names", "torch", "jaxtyping"}) == []
+    assert (
+        strangers("tal_reference", {"tal_reference", "tal_folder_names", "tal_text", "torch", "jaxtyping"})
+        == []
+    )
 
 
 def test_only_reference_shapes_imports_jaxtyping():
@@ -129,7 +132,10 @@ def test_importing_reference_brings_neither_tests_nor_official_code():
 
 def test_reports_imports_neither_torch_nor_the_suite():
     assert (
-        strangers("tal_reports", {"tal_reports", "tal_folder_names", "jinja2", "markupsafe", "jsonschema"})
+        strangers(
+            "tal_reports",
+            {"tal_reports", "tal_folder_names", "tal_text", "jinja2", "markupsafe", "jsonschema"},
+        )
         == []
     )
 
@@ -161,7 +167,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower() for line in project["dependencies"]}
     used = set().union(*(tops(names) for package in PACKAGES for _, names in modules(package)))
-    used -= set(sys.stdlib_module_names) | set(PACKAGES) | {"tal_folder_names"}
+    used -= set(sys.stdlib_module_names) | set(PACKAGES) | {"tal_folder_names", "tal_text"}
     imported_as = {"xdist": "pytest-xdist"}
     used = {imported_as.get(name, name) for name in used}
     optional = {"jaxtyping", "cosmic_ray", "_typeshed"}  # the last one is known to type checkers alone

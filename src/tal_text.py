@@ -1,0 +1,76 @@
+"""Show foreign text: the one way in which the packages of this project print to a terminal or a job's log.
+
+Names, messages and files come from implementations and from strangers. Control characters could move the cursor or hide
+a result, invisible characters could reorder it, and a line that begins with `::` is a command to GitHub's runner. Every
+line that is printed passes `say`; `print` and writing to standard output are forbidden elsewhere, and a test checks it.
+"""
+
+import re
+import sys
+from typing import TextIO
+
+COMMAND = re.compile(r"(?m)^(\s*):(?=:)|##(?=\[)")
+"""Beginning of a command of a CI runner: `::command` at the start of a line, or `##[command]` anywhere."""
+FILLERS = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+"""Characters that count as letters or marks, but are shown as nothing."""
+VARIATIONS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Variation selectors: they change how the character before them looks."""
+PLAIN = str.maketrans(
+    {"…": "...", "–": "-", "−": "-", "×": "x", "µ": "u", "→": "->", "≤": "<=", "≥": ">="}
+)
+"""Replacements of this project's own characters on a stream that cannot encode them."""
+
+
+def visible(text: str) -> str:
+    r"""Return the text with control characters, invisible characters and commands of CI runners written as escapes.
+
+    Tabs and line breaks (`\n`) remain. The result can be encoded in UTF-8.
+    """
+    if not text.isascii() or not text.replace("\n", "").replace("\t", "").isprintable():
+        text = "".join(map(_visible_character, text))
+    if "::" in text or "##[" in text:
+        text = COMMAND.sub(
+            lambda found: f"{found.group(1) or ''}\\x3a" if found.group(1) is not None else "#\\x23", text
+        )
+    return text
+
+
+def _visible_character(character: str) -> str:
+    hidden = character in FILLERS or VARIATIONS.match(character)
+    if not hidden and (character in "\n\t" or character.isprintable() or _is_space(character)):
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def _is_space(character: str) -> bool:
+    """Return True if the character is a visible space, such as the no-break space."""
+    return character.isspace() and character not in "\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"
+
+
+def encodable(text: str, stream: TextIO | None = None) -> str:
+    """Return the text in characters that a stream can encode, standard output by default."""
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        text = text.translate(PLAIN)
+        return text.encode("ascii", "backslashreplace").decode("ascii")
+    return text
+
+
+def say(*lines: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print lines, made visible, in characters that the stream can encode.
+
+    Args:
+        lines: texts, each with any number of lines.
+        stream: standard output by default.
+        end: printed after the last line.
+    """
+    stream = stream or sys.stdout
+    stream.write(encodable(visible("\n".join(lines)), stream) + end)
+    stream.flush()
+
+
+def warn(*lines: str) -> None:
+    """Print lines on standard error."""
+    say(*lines, stream=sys.stderr)
