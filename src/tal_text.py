@@ -15,9 +15,7 @@ FILLERS = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Characters that count as letters or marks, but are shown as nothing."""
 VARIATIONS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Variation selectors: they change how the character before them looks."""
-PLAIN = str.maketrans(
-    {"…": "...", "–": "-", "−": "-", "×": "x", "µ": "u", "→": "->", "≤": "<=", "≥": ">="}
-)
+PLAIN = str.maketrans({"…": "...", "–": "-", "−": "-", "×": "x", "µ": "u", "→": "->", "≤": "<=", "≥": ">="})
 """Replacements of this project's own characters on a stream that cannot encode them."""
 
 

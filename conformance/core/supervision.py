@@ -67,7 +67,9 @@ class Page:
 
     def write(self, marks: Marks) -> None:
         """Replace the marks. The lengths are written last."""
-        call, folder = (os.fsencode(text)[:LONGEST] for text in (marks.call, marks.folder))
+        call, folder = (
+            text.encode("utf-8", "surrogatepass")[:LONGEST] for text in (marks.call, marks.folder)
+        )
         self._memory[HEAD.size :] = call.ljust(LONGEST, b"\0") + folder.ljust(LONGEST, b"\0")
         self._memory[: HEAD.size] = HEAD.pack(marks.finished, marks.status, len(call), len(folder))
 
@@ -76,7 +78,15 @@ class Page:
         finished, status, call, folder = HEAD.unpack(self._memory[: HEAD.size])
         texts = self._memory[HEAD.size :]
         names = texts[: min(call, LONGEST)], texts[LONGEST : LONGEST + min(folder, LONGEST)]
-        return Marks(bool(finished), status, *(name.decode(errors="replace") for name in names))
+        return Marks(bool(finished), status, names[0].decode(errors="replace"), _decoded(names[1]))
+
+
+def _decoded(path: bytes) -> str:
+    """Return a path; "" if it was too long."""
+    try:
+        return path.decode("utf-8", "surrogatepass") if len(path) < LONGEST else ""
+    except UnicodeDecodeError:
+        return ""
 
 
 class Supervised:

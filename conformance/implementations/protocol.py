@@ -138,8 +138,8 @@ class Implementation:
     def capabilities(self) -> list[str]:
         """List of the capabilities "assign", "loss" and "stages" that it offers."""
         offers = {
-            "assign": isinstance(self.adapter, Assigner),
-            "loss": isinstance(self.adapter, LossFunction),
+            "assign": _offers(self.adapter, Assigner),
+            "loss": _offers(self.adapter, LossFunction),
             "stages": self.exposes_stages,
         }
         return [capability for capability, offered in offers.items() if offered]
@@ -151,6 +151,16 @@ class Implementation:
             return [self]
         alone = SimpleNamespace(assign=self.adapter.assign)
         return [self, dataclasses.replace(self, adapter=alone, factory=None)]
+
+
+def _offers(adapter: Any, kind: type) -> bool:
+    """Return True if the adapter follows a protocol. An attribute that raises is offered: its use raises as well."""
+    try:
+        return isinstance(adapter, kind)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return True
 
 
 def implementation_from(adapter: Any, name: str, factory: Callable[[], Any] | None = None) -> Implementation:
@@ -165,6 +175,19 @@ def implementation_from(adapter: Any, name: str, factory: Callable[[], Any] | No
         ProtocolViolation: the adapter has neither method, cannot be made, or declares an unknown dialect, precision,
             task or reduction.
     """
+    with recorded_interrupts() as interrupts:
+        try:
+            return _checked(adapter, name, factory)
+        except ProtocolViolation:
+            raise
+        except BaseException as error:
+            interrupts.raise_if_arrived()
+            raise ProtocolViolation(
+                f"{name}: reading the attributes of the adapter raised {exception_text(error)}"
+            ) from error
+
+
+def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Implementation:
     methods = Assigner, LossFunction, CriterionMaker
     if callable(adapter) and (isinstance(adapter, type) or not isinstance(adapter, methods)):
         factory = adapter
@@ -200,9 +223,9 @@ def implementation_from(adapter: Any, name: str, factory: Callable[[], Any] | No
             f"{name} declares tasks = {tasks!r}: expected a tuple of names among {', '.join(TASKS)}"
         )
     return Implementation(
-        name=str(getattr(adapter, "name", name)),
+        name=_one_line(getattr(adapter, "name", name)),
         spec=name,
-        version=str(getattr(adapter, "version", "unknown")),
+        version=_one_line(getattr(adapter, "version", "unknown")),
         dialect=dialect,
         adapter=adapter,
         exposes_stages=exposes_stages_of(adapter),
@@ -213,6 +236,15 @@ def implementation_from(adapter: Any, name: str, factory: Callable[[], Any] | No
         reduces_over_ranks=_reduction(adapter, name),
         factory=factory,
     )
+
+
+LONGEST_NAME = 200
+"""Number of characters of a name or version that are used."""
+
+
+def _one_line(value: Any) -> str:
+    """Return the text of a value as a plain string of one line, cut if it is long."""
+    return "".join(map(str.__str__, " ".join(str(value).split())))[:LONGEST_NAME]
 
 
 REDUCTIONS = (None, "mean", "sum")
