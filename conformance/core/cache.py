@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 import platformdirs
@@ -14,9 +15,28 @@ HASHES, FILES = "hashes.json", "files"
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache: that of the environment variable, else the user's cache folder."""
+    """Return the folder of the cache: that of the environment variable, else the user's cache folder.
+
+    Raises:
+        OSError: the user has no home folder.
+    """
     folder = os.environ.get(FOLDER_VARIABLE)
-    return Path(folder) if folder else platformdirs.user_cache_path("tal-conformance", appauthor=False)
+    path = Path(folder) if folder else platformdirs.user_cache_path("tal-conformance", appauthor=False)
+    if not folder and not path.is_absolute():
+        raise OSError(f"the user has no home folder: name a folder for the cache with {FOLDER_VARIABLE}")
+    return path
+
+
+def others_can_write(folder: Path) -> str | None:
+    """Return the reason why other users can change an entry of the cache, or None if they cannot."""
+    status = folder.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        return f"{folder} is a link"
+    if status.st_uid not in (os.getuid(), 0):
+        return f"{folder} belongs to the user with id {status.st_uid}"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others can write to {folder} (mode {stat.S_IMODE(status.st_mode):o})"
+    return None
 
 
 def damage(folder: Path) -> str | None:
@@ -35,8 +55,18 @@ def damage(folder: Path) -> str | None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below the folder, by its path relative to the folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-    }
+    """Return the SHA-256 of every file below the folder, by its path relative to the folder.
+
+    Raises:
+        ValueError: there is something other than files and folders, such as a link, which leads outside.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            continue
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{name} is neither a file nor a folder")
+        with path.open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tal_conformance.core.files import write_atomically
+from tal_conformance.core.files import check_regular, write_atomically
 from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
@@ -199,6 +199,7 @@ def batch_tensors(
 
 def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Return the JSON text and copies of the tensors, which do not depend on the file afterwards."""
+    check_regular(path)
     with path.open("rb"):
         pass  # an OSError here concerns access to the file; an OSError of safe_open may concern its content
     try:

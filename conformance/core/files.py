@@ -1,8 +1,10 @@
 """Folders of the project, the default report folder, and atomic creation of files and folders."""
 
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +28,27 @@ def default_report_dir(working: Path) -> Path:
     if working == REPOSITORY or REPOSITORY in working.parents:
         return REPOSITORY / "reports" / "runs"
     return working / "tal-conformance-reports"
+
+
+LARGEST_FILE = 2**33
+"""Size in bytes of the largest file that is read; a batch in training has a hundredth of it."""
+
+
+def check_regular(path: Path, largest: int = LARGEST_FILE) -> None:
+    """Raise unless a path leads to a regular file that is not too large. Pipes and devices are not opened.
+
+    Raises:
+        OSError: the file does not exist, is not a regular file, or is too large.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+        raise OSError(errno.EINVAL, f"expected a file, found {kind}", str(path))
+    if status.st_size > largest:
+        raise OSError(
+            errno.EFBIG, f"the file has {status.st_size:,} bytes, expected at most {largest:,}", str(path)
+        )
 
 
 @contextmanager

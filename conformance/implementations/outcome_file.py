@@ -22,6 +22,7 @@ from tal_conformance.core.case_file import (
     parse_json,
     save_atomically,
 )
+from tal_conformance.core.files import check_regular
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import named_tensors, outcome_from
 from tal_conformance.core.reference_inputs import assigner_inputs
@@ -122,6 +123,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: the file is not an outcome file.
         OSError: the file cannot be read.
     """
+    check_regular(path)
     with path.open("rb"):
         pass  # an OSError here is about the file; one of safe_open may be about its content
     try:

@@ -78,8 +78,9 @@ def project(name: str, version: str = "") -> RemoteAdapter:
     known = PROJECTS[name]
     package = Package(name, version or known.version)
     folders = [ensure_package(needed) for needed in (package, *known.needs)]
+    entries = [folder.parent for folder in folders]
     folders[0] /= known.inside
-    launch = Launch(known.adapter, {"version": package.version}, folders, known.stand_ins)
+    launch = Launch(known.adapter, {"version": package.version}, folders, known.stand_ins, entries)
     try:
         return RemoteAdapter(name, Worker(launch), DIALECTS[known.dialect])
     except PackageUnavailable as error:

@@ -16,7 +16,7 @@ OLDEST: Version = (8, 0, 0)
 HYDRA = (
     Package("hydra-core", "1.3.2"),
     Package("omegaconf", "2.3.0"),
-    Package("antlr4-python3-runtime", "4.9.3"),
+    Package("antlr4-python3-runtime", "4.9.3", source=True),
 )
 RESOURCES = Package("setuptools", "79.0.1")
 """The last version of setuptools with `pkg_resources`, which releases up to 8.0.194 import."""
@@ -56,6 +56,7 @@ def release(version: str) -> RemoteAdapter:
         {"version": version},
         folders,
         STAND_INS,
+        [folder.parent for folder in folders],
     )
     return RemoteAdapter(f"ultralytics=={version}", Worker(launch), dialect_of(numbers))
 

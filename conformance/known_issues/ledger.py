@@ -11,6 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.files import check_regular
 from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.judgement.failure import Failure, Subject
@@ -127,8 +128,13 @@ def read_ledger(*paths: Path) -> tuple[KnownIssue, ...]:
     return tuple(entries)
 
 
+LARGEST_LEDGER = 2**24
+"""Size of the largest ledger that is read, in bytes."""
+
+
 def _raw_entries(path: Path) -> list[Any]:
     try:
+        check_regular(path, LARGEST_LEDGER)
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidLedger(f"cannot read the ledger {path}: {error}") from error

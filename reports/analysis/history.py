@@ -120,9 +120,13 @@ def remember(path: Path, entry: Entry) -> bool:
     return True
 
 
+MAX_BYTES = 2**30
+"""Size of the largest history that is read."""
+
+
 def read_history(path: Path) -> list[Entry]:
     """Return the entries of all runs, the oldest first; unusable lines are left out."""
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
         return []
     entries = {}
     for raw in path.read_bytes().splitlines():

@@ -1,5 +1,6 @@
 """Merge the runs of several shards into one run: their logs, cases and other files."""
 
+import filecmp
 import json
 import re
 import shlex
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tal_reports.log.reader import Log, LogError, TestCount, read_log
+from tal_reports.log.reader import Log, LogError, TestCount, is_readable, read_log, valid_lines
 from tal_reports.log.writer import MAIN, RunLog
 from tal_reports.text import counted
 
@@ -63,7 +64,7 @@ def merge(runs: Iterable[Path], into: Path) -> Path:
         merged.append("run", **_run_line(shards))
         for shard in shards:
             _copy_lines(shard, merged, _tested(shards))
-            _copy_files(shard, merged.folder)
+            _copy_files(shard, merged)
         for name, count in _test_counts(shards).items():
             merged.append("tests", implementation=name, planned=count.planned, finished=count.finished)
         ends = [1 if shard.log.end is None else int(shard.log.end["exit"]) for shard in shards]
@@ -185,26 +186,27 @@ def _copy_lines(shard: Shard, merged: RunLog, tested: set[str]) -> None:
         reason = f"the run {shard.name} did not finish: only the {judged} that it had logged are included"
         merged.append("not_tested", implementation=None, device=None, reason=reason)
     with (merged.folder / f"log-{shard.name}.jsonl").open("w", encoding="utf-8") as file:
+        unusable = 0
         for line in _lines(shard.log.folder):
+            if line is None:
+                unusable += 1
+                continue
             if line.get("kind") in ONCE:
                 continue
             line = _renamed(line, shard, merged.folder)  # noqa: PLW2901
             tested_elsewhere = line.get("kind") == "not_tested" and line.get("device") in tested
             if not (tested_elsewhere and line.get("implementation") is None):
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
+    if unusable:
+        reason = f"{counted(unusable, 'line')} of the run {shard.name} cannot be used and were left out"
+        merged.append("not_tested", implementation=None, device=None, reason=reason)
 
 
-def _lines(folder: Path) -> Iterator[Line]:
-    """Yield every line that is a JSON object, of all logs in the folder of a run."""
+def _lines(folder: Path) -> Iterator[Line | None]:
+    """Yield every line of all logs in the folder of a run; None for a line that cannot be used."""
     for path in [folder / MAIN, *sorted(folder.glob("log-*.jsonl"))]:
-        with path.open("rb") as file:
-            for raw in file:
-                try:
-                    line = json.loads(raw)
-                except ValueError:  # last line of a killed run
-                    continue
-                if isinstance(line, dict):
-                    yield line
+        if is_readable(path):
+            yield from valid_lines(path)
 
 
 def _renamed(line: Line, shard: Shard, folder: Path) -> Line:
@@ -236,14 +238,27 @@ def _moved(command: Any, case: str, path: str) -> Any:
     return shlex.join([path if word.endswith(ending) else word for word in words]) if named else command
 
 
-def _copy_files(shard: Shard, into: Path) -> None:
-    """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name appended."""
-    cases = shard.log.folder / "cases"
-    for path in sorted(cases.iterdir()) if cases.is_dir() else ():
-        if path.is_file() and not path.is_symlink() and not (into / "cases" / path.name).exists():
-            shutil.copyfile(path, into / "cases" / path.name)
-    if (shard.log.folder / "benchmark.json").is_file():
-        shutil.copyfile(shard.log.folder / "benchmark.json", into / f"benchmark-{shard.name}.json")
-    walkthrough = shard.log.folder / "walkthrough.json"
-    if walkthrough.is_file() and not (into / walkthrough.name).exists():
+def _copy_files(shard: Shard, merged: RunLog) -> None:
+    """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name appended.
+
+    Links are not copied. Of two different files with one name, the first is kept, and the log names the other.
+    """
+    folder, into = shard.log.folder, merged.folder
+    cases = folder / "cases"
+    for path in filter(_is_plain, sorted(cases.iterdir()) if cases.is_dir() else ()):
+        copy = into / "cases" / path.name
+        if not copy.exists():
+            shutil.copyfile(path, copy)
+        elif not filecmp.cmp(path, copy, shallow=False):
+            reason = f"cases/{path.name} of the run {shard.name} differs from that of an earlier run, which was kept"
+            merged.append("not_tested", implementation=None, device=None, reason=reason)
+    if _is_plain(folder / "benchmark.json"):
+        shutil.copyfile(folder / "benchmark.json", into / f"benchmark-{shard.name}.json")
+    walkthrough = folder / "walkthrough.json"
+    if _is_plain(walkthrough) and not (into / walkthrough.name).exists():
         shutil.copyfile(walkthrough, into / walkthrough.name)
+
+
+def _is_plain(path: Path) -> bool:
+    """Return True if a path is a regular file, and not a link to one."""
+    return path.is_file() and not path.is_symlink()

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from tal_reports.log.batches import Batches, batch_fault
 from tal_reports.log.legacy import ADDED_SINCE, upgraded
-from tal_reports.log.schemas import fault
+from tal_reports.log.schemas import fault, kinds
 from tal_reports.log.writer import MAIN, SCHEMA
 from tal_reports.text import counted, moment, shortened, visible
 
@@ -21,6 +21,8 @@ Line = dict[str, Any]
 
 MAX_LINE_BYTES = 16 * 2**20
 """Longer lines are left out."""
+MAX_LOG_BYTES = 2**34
+"""Size of the largest log file that is read."""
 MAX_LINES = 20_000
 """Lines of one kind that are stored. `batch` lines are counted instead."""
 MAX_FAULTS = 20
@@ -166,17 +168,42 @@ def read_log(path: Path | str) -> Log:
     if not main.is_file():
         hint = f"; name one of its runs, such as {path / 'latest'}" * (path / "latest" / MAIN).is_file()
         raise LogError(f"no {MAIN} in {path}{hint}" if path.exists() else f"no such run: {path}")
+    if not is_readable(main):
+        raise LogError(f"{main} has {main.stat().st_size:,} bytes, expected at most {MAX_LOG_BYTES:,}")
     with main.open("rb") as file:
         log = Log(main.parent.resolve(), _run_line(file, main))
         _read_lines(log, file, main.name, first=2)
     if log.run["time"] is None:
         log.problems.cut.append(main.name)
     if path.is_dir():
-        for part in sorted(path.glob("log-*.jsonl")):
+        for part in filter(is_readable, sorted(path.glob("log-*.jsonl"))):
             with part.open("rb") as file:
                 _read_lines(log, file, part.name)
     log.problems.unfinished = log.end is None
     return log
+
+
+def is_readable(path: Path) -> bool:
+    """Return True if a path leads to a regular file that is not too large: pipes and devices have no end."""
+    return path.is_file() and path.stat().st_size <= MAX_LOG_BYTES
+
+
+def valid_lines(path: Path) -> Iterator[Line | None]:
+    """Yield every line of a log file that follows the schema, as an object, and None for every other line."""
+    with path.open("rb") as file:
+        for raw in _raw_lines(file):
+            try:
+                line = _parsed(raw)
+            except ValueError:
+                yield None
+                continue
+            kind = line.get("kind")
+            if not isinstance(kind, str) or kind not in kinds():
+                yield None
+                continue
+            without_picture = line | {"picture": None} if "picture" in line else line
+            wrong = batch_fault(line) if kind == "batch" else fault(without_picture, "log", kind)
+            yield None if wrong else line
 
 
 def _run_line(file: BinaryIO, path: Path) -> Line:

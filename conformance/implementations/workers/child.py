@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tal_conformance.core.cache import damage
 from tal_conformance.core.names import LONGEST_MESSAGE, LONGEST_TRACEBACK, cut
 from tal_conformance.core.processes import descendants, kill
 from tal_conformance.implementations.errors import class_names
@@ -159,6 +160,10 @@ def write(pipe: int, frame: bytes) -> None:
 
 def made(fields: dict[str, Any]) -> Any:
     """Return the adapter that the first message names as `module:object`, called with its arguments."""
+    for entry in fields.get("entries", ()):
+        problem = damage(Path(entry))
+        if problem is not None:
+            raise ImportError(f"{entry}: {problem}; it was changed since it was checked")
     for name in fields["stand_ins"]:
         stub_module(name)
     module, _, attribute = fields["adapter"].partition(":")

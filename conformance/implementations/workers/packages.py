@@ -5,7 +5,10 @@ implementation computes with the same torch. A list of hashes beside the files d
 removed and installed again. A file lock ensures that concurrent runs install a package only once.
 """
 
+import compileall
 import json
+import os
+import py_compile
 import re
 import shutil
 import subprocess
@@ -16,12 +19,36 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tal_conformance.core.cache import FILES, FOLDER_VARIABLE, HASHES, cache_folder, damage, hashes
+from tal_conformance.core.cache import (
+    FILES,
+    FOLDER_VARIABLE,
+    HASHES,
+    cache_folder,
+    damage,
+    hashes,
+    others_can_write,
+)
 from tal_conformance.core.progress import progress
 from tal_conformance.implementations.errors import PackageUnavailable
 
 INSTALL_TIMEOUT = 600
 """Time limit in seconds for pip to install one package."""
+SHARED_VARIABLE = "TAL_CONFORMANCE_SHARED_CACHE"
+"""Environment variable: 1 allows a cache that other users can write to."""
+SOURCES_VARIABLE = "TAL_CONFORMANCE_SOURCE_RELEASES"
+"""Environment variable: 1 allows packages without a wheel, whose build scripts pip runs with this user's rights."""
+PIP_KEEPS = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "SYSTEMROOT",
+    "NETRC",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+"""Environment variables that pip inherits, besides its own and those that name proxies and certificates."""
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 """Pattern of names and versions; any other text could be an option of pip, a path or an address."""
 
@@ -33,6 +60,7 @@ class Package:
     Attributes:
         name: name on PyPI.
         version: an exact version.
+        source: True if only a source release exists, which this project has looked at: pip may build it.
 
     Raises:
         PackageUnavailable: the name or the version is not valid.
@@ -40,6 +68,7 @@ class Package:
 
     name: str
     version: str
+    source: bool = False
 
     def __post_init__(self) -> None:
         if not PLAIN.match(self.name) or not PLAIN.match(self.version):
@@ -55,18 +84,38 @@ def ensure_package(package: Package) -> Path:
     Raises:
         PackageUnavailable: the package is missing or damaged in the cache, and cannot be installed.
     """
-    folder = cache_folder() / f"{package.name}-{package.version}-{sys.implementation.cache_tag}"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
+        cache = cache_folder()
+        folder = cache / f"{package.name}-{package.version}-{sys.implementation.cache_tag}"
+        lock = folder.with_name(f"{folder.name}.lock")
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_shared(cache)
+        if lock.is_symlink():
+            raise OSError(f"{lock} is a link")
+        with FileLock(lock):
+            if folder.exists():
+                refuse_shared(folder)
             problem = damage(folder)
             if problem is not None:
                 fetch(package, folder, problem)
     except OSError as error:
         raise PackageUnavailable(
-            f"{package}: cannot use the cache {cache_folder()}: {error}. {FOLDER_VARIABLE} can name another folder"
+            f"{package}: cannot use the cache: {error}. {FOLDER_VARIABLE} can name another folder"
         ) from error
     return folder / FILES
+
+
+def refuse_shared(folder: Path) -> None:
+    """Raise if other users can change what is in the cache: its code runs with this user's rights.
+
+    Raises:
+        OSError: they can, and `SHARED_VARIABLE` does not allow it.
+    """
+    reason = None if os.environ.get(SHARED_VARIABLE) == "1" else others_can_write(folder)
+    if reason is not None:
+        raise OSError(
+            f"{reason}; make it private (chmod go-w), or set {SHARED_VARIABLE}=1 to trust its owners"
+        )
 
 
 def fetch(package: Package, folder: Path, because: str) -> None:
@@ -79,6 +128,7 @@ def fetch(package: Package, folder: Path, because: str) -> None:
     try:
         with progress(f"Installing {package}") as advance:
             install(package, unfinished / FILES, because)
+            compile_bytecode(unfinished / FILES)
             advance("installed")
         list_of_hashes = json.dumps(hashes(unfinished / FILES), indent=0)
         (unfinished / HASHES).write_text(list_of_hashes, encoding="utf-8")
@@ -87,6 +137,28 @@ def fetch(package: Package, folder: Path, because: str) -> None:
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def pip_environment() -> dict[str, str]:
+    """Return the environment of pip: the user's settings of pip, proxies and certificates, and no other variables."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in PIP_KEEPS
+        or name.startswith(("PIP_", "XDG_"))
+        or name.lower().endswith("_proxy")
+        or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    }
+
+
+def compile_bytecode(folder: Path) -> None:
+    """Compile all modules beside their sources, so that the hashes of the entry cover their bytecode.
+
+    The bytecode is not checked against the source when it is loaded: the entry's hashes were.
+    """
+    compileall.compile_dir(
+        str(folder), quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, workers=1
+    )
 
 
 def install(package: Package, target: Path, because: str) -> None:
@@ -100,12 +172,23 @@ def install(package: Package, target: Path, because: str) -> None:
     Raises:
         PackageUnavailable: pip failed; the message contains its last error.
     """
+    sources = package.source or os.environ.get(SOURCES_VARIABLE) == "1"
     command = [
-        *(sys.executable, "-m", "pip", "install", "--target", str(target), "--no-deps", "--no-compile"),
+        *(sys.executable, "-I", "-m", "pip", "install", "--target", str(target), "--no-deps", "--no-compile"),
+        *(() if sources else ("--only-binary", ":all:")),
         *("--disable-pip-version-check", "--no-input", "--quiet", str(package)),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False)  # noqa: S603
+        with tempfile.TemporaryDirectory(prefix="tal-conformance-pip-") as empty:
+            done = subprocess.run(  # noqa: S603 - our own words and a checked name
+                command,
+                cwd=empty,
+                env=pip_environment(),
+                capture_output=True,
+                text=True,
+                timeout=INSTALL_TIMEOUT,
+                check=False,
+            )
         said = [line for line in done.stderr.splitlines() if line.strip()] or [
             f"exit status {done.returncode}"
         ]

@@ -80,12 +80,14 @@ class Launch:
         arguments: keyword arguments of the call, as JSON.
         folders: package folders that come first on the worker's import path.
         stand_ins: modules that are replaced by stubs if they are missing.
+        entries: entries of the package cache; the worker verifies their hashes again before it imports anything.
     """
 
     adapter: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     folders: Sequence[Path] = ()
     stand_ins: Sequence[str] = ()
+    entries: Sequence[Path] = ()
 
 
 @dataclass
@@ -160,6 +162,7 @@ class Worker:
             "adapter": self.launch.adapter,
             "arguments": dict(self.launch.arguments),
             "stand_ins": list(self.launch.stand_ins),
+            "entries": [str(entry) for entry in self.launch.entries],
             "threads": torch.get_num_threads(),
         }
         self._about = self._exchange(encoded(fields))

@@ -117,7 +117,7 @@ def test_a_cache_that_cannot_be_written(index: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "file"))
     with pytest.raises(
-        PackageUnavailable, match=f"cannot use the cache .*{FOLDER_VARIABLE} can name another folder"
+        PackageUnavailable, match=f"cannot use the cache: .*{FOLDER_VARIABLE} can name another folder"
     ):
         ensure_package(SMALL)
 
@@ -147,3 +147,89 @@ def test_what_is_no_package(name: str, version: str):
 def test_a_release_that_cannot_be_had(index: Path, asked: str, message: str):
     with pytest.raises(UnknownImplementation, match=message):
         find(asked)
+
+
+def test_bytecode_is_in_the_entry_and_hashed(index: Path):
+    folder = ensure_package(SMALL)
+    (bytecode,) = folder.glob("small_package/__pycache__/*.pyc")
+    assert damage(folder.parent) is None
+    bytecode.write_bytes(bytecode.read_bytes() + b"\0")
+    assert "the cached copy is damaged (small_package/__pycache__" in str(damage(folder.parent))
+
+
+def test_a_link_in_an_entry_is_damage(index: Path, tmp_path: Path):
+    folder = ensure_package(SMALL)
+    (folder / "small_package" / "link.py").symlink_to(tmp_path / "elsewhere.py")
+    assert "link.py is neither a file nor a folder" in str(damage(folder.parent))
+
+
+@pytest.mark.parametrize("place", ["cache", "entry"])
+def test_a_cache_that_others_can_write_is_refused(index: Path, place: str, monkeypatch: pytest.MonkeyPatch):
+    folder = ensure_package(SMALL)
+    (cache_folder() if place == "cache" else folder.parent).chmod(0o777)
+    with pytest.raises(
+        PackageUnavailable, match=r"others can write to .*mode 777.*chmod go-w.*SHARED_CACHE=1"
+    ):
+        ensure_package(SMALL)
+    monkeypatch.setenv(packages.SHARED_VARIABLE, "1")
+    assert ensure_package(SMALL) == folder
+
+
+def test_a_lock_that_is_a_link_is_refused(index: Path, tmp_path: Path):
+    folder = ensure_package(SMALL)
+    lock = folder.parent.with_name(f"{folder.parent.name}.lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(tmp_path / "victim")
+    with pytest.raises(PackageUnavailable, match=r"\.lock is a link"):
+        ensure_package(SMALL)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_fetching_runs_no_code_of_the_working_directory(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    for name in ("pip", "json", "sitecustomize", "usercustomize", "encodings", "compileall"):
+        text = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONSTARTUP", str(folder / "json.py"))
+    monkeypatch.setenv("SECRET_OF_THE_USER", "secret")
+    ensure_package(SMALL)
+    assert not (tmp_path / "ran").exists()
+    assert "SECRET_OF_THE_USER" not in packages.pip_environment()
+
+
+def test_a_source_release_is_refused_unless_asked_for(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for wheel in index.iterdir():
+        wheel.unlink()
+    ran = tmp_path / "ran"
+    with zipfile.ZipFile(index / "tal_conformance_test_package-1.2.3.zip", "w") as archive:
+        text = f"open({str(ran)!r}, 'w').close()\nraise SystemExit('no build')\n"
+        archive.writestr("tal_conformance_test_package-1.2.3/setup.py", text)
+        archive.writestr(
+            "tal_conformance_test_package-1.2.3/PKG-INFO",
+            "Metadata-Version: 2.1\nName: tal-conformance-test-package\nVersion: 1.2.3\n",
+        )
+    with pytest.raises(PackageUnavailable, match="cannot install"):
+        ensure_package(SMALL)
+    assert not ran.exists()
+    monkeypatch.setenv(packages.SOURCES_VARIABLE, "1")
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")
+    with pytest.raises(PackageUnavailable, match="cannot install"):
+        ensure_package(SMALL)
+    assert ran.exists()
+
+
+def test_an_entry_is_verified_again_before_its_import(index: Path):
+    from tal_conformance.implementations.workers.child import made
+
+    folder = ensure_package(SMALL)
+    fields = {"adapter": "math:sqrt", "arguments": {}, "stand_ins": [], "entries": [str(folder.parent)]}
+    (folder / "small_package" / "__init__.py").write_text("answer = 43\n", encoding="utf-8")
+    with pytest.raises(ImportError, match="it was changed since it was checked"):
+        made(fields)

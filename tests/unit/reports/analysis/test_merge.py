@@ -186,3 +186,43 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())
     assert [one["name"] for one in summary["implementations"]] == ["ultralytics", "article"]
     assert main(["merge", str(a), "--into", str(tmp_path / "all")]) == 2
+
+
+def test_unusable_lines_are_left_out_and_counted(tmp_path: Path):
+    cpu, other = shard(tmp_path / "cpu"), shard(tmp_path / "other")
+    with (other / "log.jsonl").open("ab") as file:
+        file.write(b'{"kind":"batch","verdict":"exact"}\n[1]\nnot JSON\n{"kind":"unheard"}\n')
+        file.write(b'{"kind":"not_tested","reason":"' + b"x" * 2**25 + b'"}\n')
+    merged = merge([cpu, other], tmp_path / "all")
+    log = read_log(merged)
+    assert log.batches.judged == 18
+    assert log.problems.sentences() == []
+    assert [line["reason"] for line in log.not_tested if "cannot be used" in str(line["reason"])] == [
+        "5 lines of the run other cannot be used and were left out"
+    ]
+
+
+def test_links_are_not_copied(tmp_path: Path):
+    cpu = shard(tmp_path / "cpu")
+    secret = tmp_path / "secret"
+    secret.write_text("secret", encoding="utf-8")
+    (cpu / "cases").mkdir(exist_ok=True)
+    for name in ("cases/0123456789ab.safetensors", "benchmark.json", "walkthrough.json"):
+        (cpu / name).symlink_to(secret)
+    merged = merge([cpu, shard(tmp_path / "other")], tmp_path / "all")
+    assert [
+        path.name for path in merged.rglob("*") if path.is_file() and path.read_bytes() == b"secret"
+    ] == []
+
+
+def test_two_cases_of_one_name_are_named(tmp_path: Path):
+    folders = [shard(tmp_path / name) for name in ("first", "second")]
+    for folder in folders:
+        (folder / "cases").mkdir(exist_ok=True)
+        (folder / "cases" / "0123456789ab.safetensors").write_text(folder.name, encoding="utf-8")
+    merged = merge(folders, tmp_path / "all")
+    assert (merged / "cases" / "0123456789ab.safetensors").read_text(encoding="utf-8") == "first"
+    reasons = [line["reason"] for line in read_log(merged).not_tested]
+    assert any(
+        "cases/0123456789ab.safetensors of the run second differs" in str(reason) for reason in reasons
+    )
