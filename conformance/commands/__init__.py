@@ -36,6 +36,7 @@ COMMANDS = {
     "diff": Command("diff", "list the changes for training from one implementation to another"),
     "bisect": Command("bisect", "find the release at which the assigner or the loss changed"),
     "identify": Command("identify", "find the dialects that explain everything an implementation does"),
+    "clause": Command("clause", "print the sentences of clauses, and the choices that dialects have in them"),
     "eras": Command("eras", "check that releases of Ultralytics follow the table of eras"),
     "record": Command("record", "run a training and store selected inputs of its loss as case files"),
     "overhead": Command("overhead", "measure how much longer a training step takes under `record`"),

@@ -1,0 +1,55 @@
+"""`tal-conformance clause TAL-CAND-2`: print the sentence of a clause, and the choices that dialects have in it."""
+
+import argparse
+
+from tal_conformance.commands.program import CommandError
+from tal_conformance.core.clauses import clauses, names_like
+from tal_conformance.core.names import suggestion
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "clauses",
+        nargs="+",
+        metavar="CLAUSE",
+        help="a clause such as TAL-CAND-2, or a group of clauses such as TAL",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print clauses.
+
+    Raises:
+        CommandError: a clause is unknown.
+    """
+    for name in options.clauses:
+        known = clauses()
+        found = [name.upper()] if name.upper() in known else names_like(name, known)
+        if not found:
+            raise CommandError(
+                f"unknown clause {name!r}{suggestion(name, known) or '.'} Groups of clauses: "
+                f"{', '.join(dict.fromkeys(clause.split('-')[0] for clause in known))}"
+            )
+        print("\n".join(line for clause in found for line in format_clause(clause)))
+    return 0
+
+
+def format_clause(clause: str) -> list[str]:
+    """Return the lines about a clause: its sentence, its place, and the choices of dialects in it."""
+    from tal_reference import CHOICES
+
+    entry = clauses()[clause]
+    lines = [f"{clause}: {entry['text']}", f"  docs/{entry['page']}#{clause}"]
+    for name, choice in CHOICES.items():
+        if choice.clause == clause:
+            lines.append(f"  choice {name}:")
+            lines += [f"    {value_text(value)}: {words}" for value, words in choice.words.items()]
+    return lines
+
+
+def value_text(value: object) -> str:
+    """Return a value of a choice as options spell it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(getattr(value, "value", value))

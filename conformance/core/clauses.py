@@ -1,0 +1,55 @@
+"""The sentences of the clauses, read from the specification's pages into a data file of the package.
+
+The pages are not part of the wheel. `python -m tal_conformance.core.clauses` writes the file anew from the clone's pages.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from tal_conformance.core.files import REPOSITORY
+
+FILE = Path(__file__).with_name("clauses.json")
+PAGES = ("specification.md", "specification-families.md")
+"""Pages of the documentation that define clauses."""
+_DEFINITION = re.compile(
+    r'<a id="(?P<id>[A-Z0-9]+(?:-[A-Z0-9]+)+)"></a>\*\*(?P=id)\*\*(?P<text>.*?)(?=\n\s*\n|\n- |\Z)', re.S
+)
+
+
+def definitions(page: str) -> dict[str, str]:
+    """Return the text of every clause that a page defines, on one line each, by id."""
+    return {match["id"]: " ".join(match["text"].split()) for match in _DEFINITION.finditer(page)}
+
+
+def read_pages(folder: Path) -> dict[str, dict[str, str]]:
+    """Return page and text of every clause that the pages in a folder define, by id."""
+    pages = {page: (folder / page).read_text(encoding="utf-8") for page in PAGES}
+    return {
+        clause: {"page": page, "text": text}
+        for page, content in pages.items()
+        for clause, text in definitions(content).items()
+    }
+
+
+@cache
+def clauses() -> dict[str, dict[str, str]]:
+    """Return page and text of every clause, by id, in the order of the specification."""
+    found: dict[str, dict[str, str]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def written(entries: dict[str, dict[str, str]]) -> str:
+    """Return the content of the data file."""
+    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+
+
+def names_like(prefix: str, known: Iterable[str]) -> list[str]:
+    """Return the clauses of a group, such as those of "TAL-CAND", or all that begin with a prefix."""
+    return [clause for clause in known if clause.startswith(prefix.upper().rstrip("-") + "-")]
+
+
+if __name__ == "__main__":
+    FILE.write_text(written(read_pages(REPOSITORY / "docs")), encoding="utf-8")
