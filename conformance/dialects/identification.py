@@ -19,7 +19,7 @@ from tal_conformance.dialects.choices import (
     strategies_for,
 )
 from tal_conformance.dialects.observations import Observations, key_of, size_of
-from tal_conformance.dialects.search import OutOfTimeError, Search, judged_differences, values_of
+from tal_conformance.dialects.search import OutOfTimeError, Search, base_of, judged_differences, values_of
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import DIALECTS, Dialect
@@ -199,7 +199,7 @@ def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str,
 
 def named(dialect: Dialect) -> tuple[Dialect, Dialect]:
     """Return a dialect with a name that spells its choices, and the official dialect that it differs from least."""
-    base = min(DIALECTS.values(), key=lambda known: len(judged_differences(dialect, known)))
+    base = base_of(dialect)
     choices = judged_differences(dialect, base)
     return (base.but(**choices) if choices else base), base
 

@@ -17,7 +17,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.dialects.choices import differ
 from tal_conformance.dialects.observations import RAISED, READING, RETURNED, Observations, size_of
-from tal_reference import CHOICES, DIALECTS, NEWEST, Dialect
+from tal_reference import ARTICLE, CHOICES, DIALECTS, NEWEST, Dialect
 from tal_reference.choices import differences
 
 PROBES = 48
@@ -26,6 +26,8 @@ FEW, MANY = 4, 10
 """Unexplained batches on which every choice is tried, and those on which the most promising choices are."""
 BASES = 3
 """Official dialects relative to which choices are dropped."""
+STARTS = 2
+"""Official dialects that the search starts from, if the first one does not lead to an explanation of all."""
 STUCK = 2
 """Times that unexplained batches join the sample without an improvement before the search ends."""
 MISSING = 8
@@ -78,7 +80,7 @@ class Search:
     def __init__(self, observations: Observations, recipes: Sequence[Recipe], seconds: float) -> None:
         self.observations, self.recipes = observations, recipes
         self.deadline = time.process_time() + seconds
-        self.best: Dialect | None = None
+        self.best = NEWEST
         self.reads_rows = "loss" in observations.implementation.capabilities
         outcomes = (observations.observed(recipe, NEWEST).outcome for recipe in self.spread(FEW))
         self.shows_assignment = any(
@@ -118,22 +120,37 @@ class Search:
 
     def run(self, bases: Sequence[Dialect]) -> Dialect:
         """Return the dialect that leaves the fewest batches unexplained, with no choice that makes no difference."""
+        self.best = bases[0]
         try:
-            self.best = dialect = self.start(bases)
-            sample = self.spread(PROBES)
-            stuck = 0
-            while stuck < STUCK:
-                better = self.explain(dialect, sample)
-                stuck, dialect = (stuck + 1 if better is dialect else 0), better
-                self.best = dialect
-                missing = self.first_missing(dialect, known=set(sample))
-                if not missing:
+            for number, base in enumerate(self.ranked(bases)[:STARTS]):
+                dialect, explained = self.explained_from(base, first=number == 0)
+                if explained or self.misfit(dialect, self.spread(PROBES)) < self.misfit(
+                    self.best, self.spread(PROBES)
+                ):
+                    self.best = dialect
+                if explained:
                     break
-                sample = [*sample, *missing]
-            self.best = self.without_needless(dialect)
+            self.best = self.without_needless(self.best)
         except OutOfTimeError:
-            assert self.best is not None
+            pass
         return self.best
+
+    def explained_from(self, dialect: Dialect, first: bool) -> tuple[Dialect, bool]:
+        """Return the best explanation from one official dialect, and True if no batch that it could explain is left.
+
+        Args:
+            dialect: the official dialect.
+            first: True if the explanation so far is the best one, which is kept if the budget is used up.
+        """
+        sample, stuck = self.spread(PROBES), 0
+        while stuck < STUCK:
+            better = self.explain(dialect, sample, first)
+            stuck, dialect = (stuck + 1 if better is dialect else 0), better
+            missing = self.first_missing(dialect, known=set(sample))
+            if not missing:
+                break
+            sample = [*sample, *missing]
+        return dialect, not self.first_missing(dialect, known=set())
 
     def first_missing(self, dialect: Dialect, known: set[Recipe]) -> list[Recipe]:
         """Return the first unexplained batches of the run beside the known ones, those that refute most first."""
@@ -154,11 +171,10 @@ class Search:
         refutations = self.observations.refutations
         return sorted(recipes, key=lambda recipe: -refutations.get(recipe, 0))
 
-    def start(self, bases: Sequence[Dialect]) -> Dialect:
-        """Return the official dialect that fits a sample best."""
-        self.best = bases[0]
-        sample = self.spread(PROBES // 4)
-        return min(bases, key=lambda dialect: self.misfit(dialect, sample))
+    def ranked(self, bases: Sequence[Dialect]) -> list[Dialect]:
+        """Return official dialects, the one that fits a sample best first."""
+        sample = self.spread(PROBES // 2)
+        return sorted(bases, key=lambda dialect: self.misfit(dialect, sample))
 
     def spread(self, count: int) -> list[Recipe]:
         """Return about `count` batches of the smaller half, which is judged soonest, without those that raise."""
@@ -166,13 +182,15 @@ class Search:
         returned = [recipe for recipe in smaller if not self.observations.observed(recipe, NEWEST).raised]
         return list(returned[:: max(1, len(returned) // count)])
 
-    def explain(self, dialect: Dialect, sample: Sequence[Recipe]) -> Dialect:
-        """Make choices differently as long as the sample is explained better."""
+    def explain(self, dialect: Dialect, sample: Sequence[Recipe], first: bool = True) -> Dialect:
+        """Make choices differently as long as the sample is explained better; `first` as in `explained_from`."""
         while unexplained := self.unexplained(dialect, sample):
             better = self.improved(dialect, unexplained)
             if better is None:
                 return dialect
-            self.best = dialect = better
+            dialect = better
+            if first:
+                self.best = dialect
         return dialect
 
     def improved(self, dialect: Dialect, unexplained: Sequence[Recipe]) -> Dialect | None:
@@ -277,7 +295,7 @@ class Search:
             pruned = self.pruned(dialect, base, explained)
             if named(pruned) < named(shortest):
                 shortest = pruned
-            if not named(shortest):
+            if named(shortest) == (0, False):
                 break
         return shortest
 
@@ -299,9 +317,15 @@ class Search:
         return self.observations.conforms(recipe, dialect)
 
 
-def named(dialect: Dialect) -> int:
-    """Return the number of choices that tell a dialect from the nearest official one."""
-    return min(len(judged_differences(dialect, base)) for base in DIALECTS.values())
+def base_of(dialect: Dialect) -> Dialect:
+    """Return the official dialect with the fewest choices to name, a release rather than the article."""
+    return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
+
+
+def named(dialect: Dialect) -> tuple[int, bool]:
+    """Return a sort key: the number of choices that tell a dialect from its base, and True if that is the article."""
+    base = base_of(dialect)
+    return len(judged_differences(dialect, base)), base is ARTICLE
 
 
 def judged_differences(dialect: Dialect, base: Dialect) -> Move:
