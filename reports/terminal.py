@@ -13,6 +13,8 @@ from tal_reports.text import counted, shortened, visible
 
 ALWAYS = ("exact", "within_bound", "admissible", "inconclusive", "divergent", "error")
 """Verdicts that have a column even with a count of zero."""
+UNSUPPORTED = "not supported: "
+"""Beginning of a reason by which an adapter itself excludes a way of calling."""
 MAX_WIDTH = 36
 """Characters of a name."""
 MAX_CAUSES = 5
@@ -112,7 +114,18 @@ def _not_tested(summary: dict[str, Any]) -> list[str]:
         for line in summary["not_tested"]
         if line["device"] or line["reason"] == NO_BATCH or line["implementation"] is None
     ]
+    lines += _not_supported(summary["not_tested"])
     return [visible(" ".join(shortened(line, 300).split())) for line in [*lines, *summary["problems"]]]
+
+
+def _not_supported(lines: list[dict[str, Any]]) -> list[str]:
+    """Return one line for each implementation that declares not to support ways of calling."""
+    declared: dict[str, list[str]] = {}
+    for line in lines:
+        if line["implementation"] is not None and str(line["reason"]).startswith(UNSUPPORTED):
+            what = str(line["reason"]).removeprefix(UNSUPPORTED).partition(" (")[0]
+            declared.setdefault(line["implementation"], []).append(what)
+    return [f"not supported: {name}: {len(ways)}: {'; '.join(ways)}" for name, ways in declared.items()]
 
 
 def _word(text: str | None) -> str:

@@ -12,11 +12,13 @@ import torch
 
 from tal_conformance.batches.recipe import Recipe, grids
 from tal_conformance.batches.strategies import CELLS, IMAGES, STRIDES
+from tal_conformance.checks.calling.check import applies, called
 from tal_conformance.checks.devices.checks import allocates_on_device, repeatable, same_as_cpu
 from tal_conformance.checks.reference import Judge, judge_against_reference
 from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
+from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
@@ -55,7 +57,7 @@ def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) ->
 def is_generated_size(batch: Batch) -> bool:
     """Return True if the generated tests could have produced the batch: finite, float32, and within their limits.
 
-    Only such batches get the about 40 extra runs (relations, devices, single terms), because the suite never runs
+    Only such batches get the about 80 extra runs (relations, devices, single terms, ways), because the suite never runs
     these checks on other batches. In 16 bits the result of zero times an overflow is not prescribed, and autocast
     chooses operations by device.
     """
@@ -64,7 +66,10 @@ def is_generated_size(batch: Batch) -> bool:
 
 
 def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator[CheckFunction]:
-    """Yield the checks after the first: assigner alone, repeated runs, devices, relations."""
+    """Yield the checks after the first: assigner alone, repeated runs, devices, relations, ways of calling.
+
+    Tracing for `torch.compile` takes seconds, and is left out.
+    """
     implementation, dialect = subject.implementation, subject.implementation.dialect
     if len(implementation.variants) > 1:
         yield partial(judge_against_reference, alone=True)
@@ -76,6 +81,9 @@ def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator
     elif not (implementation.in_subprocess or torch.cuda.is_available()):
         yield allocates_on_device
     yield from RELATIONS.values()
+    for way in WAYS:
+        if way != "compile" and applies(implementation, way) and way not in implementation.unsupported_ways:
+            yield partial(called, way=way)
 
 
 def check(

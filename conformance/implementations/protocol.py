@@ -24,8 +24,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.task import DETECT, TASKS, Task
+from tal_conformance.core.ways import SEQUENCE_NAMES, WAY_NAMES
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
 from tal_conformance.implementations.guards.plain_copies import is_tensor
@@ -232,7 +234,7 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         precisions=tuple(precisions),
         tasks=tuple(tasks),
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
-        unsupported_ways=_names(adapter, name, "unsupported_ways"),
+        unsupported_ways=_unsupported_ways(adapter, name),
         reduces_over_ranks=_reduction(adapter, name),
         factory=factory,
     )
@@ -251,16 +253,20 @@ REDUCTIONS = (None, "mean", "sum")
 """Ways in which N may be reduced over the processes of a distributed training."""
 
 
-def _names(adapter: Any, name: str, attribute: str) -> tuple[str, ...]:
-    """Return an attribute that is a tuple of names; empty by default.
+def _unsupported_ways(adapter: Any, name: str) -> tuple[str, ...]:
+    """Return the ways of calling and the sequences of calls that the adapter declares not to support.
 
     Raises:
-        ProtocolViolation: the attribute is not a tuple of names.
+        ProtocolViolation: the attribute is not a tuple, or an entry is not the name of a way or sequence.
     """
-    value = getattr(adapter, attribute, ())
-    if not isinstance(value, (tuple, list)) or not all(isinstance(word, str) for word in value):
-        raise ProtocolViolation(f"{name} declares {attribute} = {value!r}: expected a tuple of names")
-    return tuple(value)
+    ways = getattr(adapter, "unsupported_ways", ())
+    if not isinstance(ways, (tuple, list)):
+        raise ProtocolViolation(f"{name} declares unsupported_ways = {ways!r}: expected a tuple of names")
+    known = (*WAY_NAMES, *SEQUENCE_NAMES)
+    for way in ways:
+        if way not in known:
+            raise ProtocolViolation(f"{name}, unsupported_ways: {unknown_name('way', str(way), known)}")
+    return tuple(ways)
 
 
 def _reduction(adapter: Any, name: str) -> str | None:

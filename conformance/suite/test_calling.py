@@ -9,6 +9,7 @@ from tal_conformance.batches.calling import CALLED
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.calling.check import applies, called
 from tal_conformance.checks.registry import check
+from tal_conformance.core.ways import UNSUPPORTED
 from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.suite.checker import Checker
 
@@ -41,4 +42,4 @@ def refuse_unsupported(checker: Checker, way: str) -> None:
     if not applies(implementation, way):
         pytest.skip(f"the way {way!r} is about losses, and the implementation has none")
     if way in implementation.unsupported_ways:
-        checker.not_tested(f"not supported: calling in the way {way!r} (attribute `unsupported_ways`)")
+        checker.not_tested(f"{UNSUPPORTED}calling in the way {way!r} (attribute `unsupported_ways`)")

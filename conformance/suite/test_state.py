@@ -9,6 +9,7 @@ from tal_conformance.checks.state.check import SequenceJudge, steps_of
 from tal_conformance.checks.state.sequences import NEEDS, SEQUENCES, Step
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
+from tal_conformance.core.ways import UNSUPPORTED
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.suite.checker import Checker
 
@@ -29,7 +30,7 @@ def test_state(checker: Checker, sequence: str, recipe: Recipe) -> None:
     """
     implementation = checker.subject.implementation
     if sequence in implementation.unsupported_ways:
-        checker.not_tested(f"not supported: the sequence {sequence!r} (attribute `unsupported_ways`)")
+        checker.not_tested(f"{UNSUPPORTED}the sequence {sequence!r} (attribute `unsupported_ways`)")
     if (precision := NEEDS.get(sequence)) not in (None, *implementation.precisions):
         checker.not_tested(
             f"sequence {sequence!r}: the adapter does not declare {precision} (attribute `precisions`)"

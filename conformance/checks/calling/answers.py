@@ -87,7 +87,7 @@ def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) 
     if found is None:
         return None
     stage, text, value = found
-    if not same_bits and supports_relations(plain.batch, subject.implementation.dialect):
+    if not same_bits:
         judgement = judged_within_bounds(observed, plain, subject.implementation.dialect)
         if not judgement.verdict.fails:
             return None
@@ -102,11 +102,12 @@ def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> J
     """Judge an outcome against that of the plain call, within the bounds of two correct runs.
 
     If the assignment is not visible and a choice may have been resolved differently, the two losses cannot be compared;
-    the outcome is then judged against the dialect.
+    the outcome is then judged against the dialect, as it is if the dialect does not allow relations between runs.
     """
-    judgement = judged_against(plain.outcome, observed, plain.batch, dialect, "", "called so")
-    if judgement.verdict.fails or not judgement.chose_differently or observed.assignment is not None:
-        return judgement
+    if supports_relations(plain.batch, dialect):
+        judgement = judged_against(plain.outcome, observed, plain.batch, dialect, "", "called so")
+        if judgement.verdict.fails or not judgement.chose_differently or observed.assignment is not None:
+            return judgement
     try:
         return judge_any(observed, plain.expected)
     except Divergence as divergence:

@@ -215,11 +215,13 @@ def deterministic_algorithms() -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch._C._set_deterministic_algorithms(
+        True, warn_only=True
+    )  # torch's own function also imports its compiler
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch._C._set_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:

@@ -68,6 +68,18 @@ def test_an_implementation_that_could_not_be_loaded_has_a_reason(run_dir: Path):
     assert "nope: error\n  no module named nope" in table
 
 
+def test_ways_of_calling_that_are_not_supported_are_counted(run_dir: Path):
+    reasons = [f"not supported: calling in the way '{way}' (attribute)" for way in ("compile", "threads")]
+    lines = factory.passing(9)
+    declared = [
+        ("not_tested", {"implementation": "ultralytics", "device": None, "reason": reason})
+        for reason in reasons
+    ]
+    table = table_of(run_dir, [*lines[:-1], *declared, lines[-1]])
+    expected = "not supported: ultralytics: 2: calling in the way 'compile'; calling in the way 'threads'"
+    assert expected in table.splitlines()
+
+
 def test_control_characters_do_not_reach_the_terminal(run_dir: Path):
     lines = [
         (

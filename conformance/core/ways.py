@@ -1,0 +1,34 @@
+"""Names of the ways of calling and of the sequences of calls, as adapters declare them in `unsupported_ways`."""
+
+WAY_NAMES = (
+    "scaled-gradients",
+    "backward",
+    "two-forwards",
+    "retained-graph",
+    "frozen-maps",
+    "non-leaf-maps",
+    "grad-attribute",
+    "channels-last",
+    "strided-views",
+    "storage-offset",
+    "no-grad",
+    "inference-mode",
+    "threads",
+    "deterministic-algorithms",
+    "compile",
+    "out-of-memory",
+    "two-processes",
+)
+"""Ways of calling, in the order in which they are tested."""
+SEQUENCE_NAMES = (
+    "multi-scale",
+    "smaller-last-batch",
+    "equal-shapes",
+    "changed-gains",
+    "train-validate-train",
+    "two-heads",
+    "float32-after-bfloat16",
+)
+"""Sequences of calls, in the order in which they are tested."""
+UNSUPPORTED = "not supported: "
+"""Beginning of the reason that the run log has for a way or sequence that an adapter does not support."""
