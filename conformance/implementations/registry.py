@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -163,6 +164,24 @@ def _isolated(name: str) -> Any:
         raise UnknownImplementation(str(error)) from error
     adapter.name = adapter.own_name if adapter.own_name != "unknown" else name
     return adapter
+
+
+def in_new_process(implementation: Implementation) -> Implementation | None:
+    """Return the implementation in a worker of its own, which has called nothing yet; close its worker in the end.
+
+    Returns:
+        None if it was not found by a name, so that another process cannot make it, or could not be made there.
+    """
+    try:
+        if implementation.in_subprocess:
+            adapter = implementation.adapter.in_new_worker()
+        elif implementation.spec in REGISTERED or ":" in implementation.spec:
+            adapter = _isolated(implementation.spec)
+        else:
+            return None
+    except (PackageUnavailable, UnknownImplementation):
+        return None
+    return replace(implementation, adapter=adapter, in_subprocess=True, factory=None)
 
 
 def adapter_of(name: str) -> Any:

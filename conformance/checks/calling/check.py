@@ -1,6 +1,6 @@
 """CALL: in every way of calling that trainers use, the results for a batch equal those of a plain call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -10,12 +10,13 @@ from tal_conformance.checks.rejection import check_rejects
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Verdict
-from tal_conformance.implementations.calling.call import call_of
+from tal_conformance.implementations.calling.call import Answer, Call, call_of
 from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute_calls
 from tal_conformance.implementations.guards.side_effects import Identity
 from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import in_new_process
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
 
@@ -65,7 +66,7 @@ def called(subject: Subject, batch: Batch, way: str) -> Judgement:
     expectations = expected, Expectation(other, subject.implementation.dialect)
     calls = [call_of(each.batch, each.inputs if alone else None) for each in expectations]
     try:
-        answers = execute_calls(subject.implementation, way, calls)
+        answers = _answers(subject.implementation, way, calls)
     except ImplementationFailed as error:
         raise _failure(subject, batch, way, f"in the way {way!r}", _error(error)) from error
     if any(answer.call == 1 for answer in answers):
@@ -79,6 +80,28 @@ def called(subject: Subject, batch: Batch, way: str) -> Judgement:
         if found is not None:
             raise _failure(subject, plains[answer.call].batch, way, answer.how, found)
     return plains[0].judgement
+
+
+def _answers(implementation: Implementation, way: str, calls: Sequence[Call]) -> list[Answer]:
+    """Return the answers of an implementation that is called in one way.
+
+    Two processes are forks of this one where that works: they start at once. Where it fails, for whatever reason, they
+    are forks of a new process, which has called nothing yet: torch refuses to differentiate in the fork of a process
+    that has autograd threads, as it has with CUDA devices.
+
+    Raises:
+        ImplementationFailed: as `execute_calls`.
+    """
+    answers = execute_calls(implementation, way, calls)
+    if way != TWO_PROCESSES or all(answer.failure is None for answer in answers):
+        return answers
+    other = in_new_process(implementation)
+    if other is None:
+        return answers
+    try:
+        return execute_calls(other, way, calls)
+    finally:
+        other.adapter.worker.close()
 
 
 def _error(error: ImplementationFailed) -> Difference:

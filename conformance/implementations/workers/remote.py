@@ -71,7 +71,7 @@ class RemoteAdapter:
     in_subprocess = True
 
     def __init__(self, name: str, worker: Worker, dialect: Dialect | None = None) -> None:
-        self.name, self.worker, self._fresh = name, worker, False
+        self.name, self.worker, self._fresh, self.dialect_given = name, worker, False, dialect
         try:
             about = worker.start().fields
         except WorkerFailed as error:
@@ -106,6 +106,14 @@ class RemoteAdapter:
         other._fresh = True
         other._offer(self._about)  # methods of the copy
         return other
+
+    def in_new_worker(self) -> "RemoteAdapter":
+        """Return the adapter in another process, which has called nothing yet.
+
+        Raises:
+            PackageUnavailable: the adapter could not be made there.
+        """
+        return RemoteAdapter(self.name, Worker(self.worker.launch, self.worker.timeout), self.dialect_given)
 
     def answers(self, way: str, calls: Sequence[Call]) -> list[Answer]:
         """Make calls in the worker, of an adapter that is made for them.

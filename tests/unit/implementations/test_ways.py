@@ -139,3 +139,16 @@ def test_a_worker_finds_the_same_faults(module: Path):
     judge = SequenceJudge(Subject(find(f"{module}:of_count", isolate=True), "cpu"), "multi-scale")
     with pytest.raises(StateFailure, match="after 1 earlier call"):
         judge.judge(steps_of(RECIPE, "multi-scale"))
+
+
+@pytest.mark.slow
+def test_two_processes_are_forks_of_a_new_one_where_this_one_cannot_fork(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With CUDA devices torch refuses to differentiate in forks of a process that has differentiated."""
+
+    def refuse() -> int:
+        raise OSError("cannot fork")
+
+    monkeypatch.setattr("os.fork", refuse)
+    called(Subject(find(f"{module}:Right"), "cpu"), RECIPE.build(), "two-processes")
