@@ -3,8 +3,11 @@
 The processes are forks of this one, so that they start at once and have the same implementation.
 """
 
+import fcntl
 import json
 import os
+import socket
+import struct
 import tempfile
 import time
 import traceback
@@ -23,6 +26,10 @@ from tal_conformance.implementations.calling.call import Answer, Caller
 from tal_conformance.implementations.guards.exceptions import failure_from
 
 RANKS = 2
+GET_FLAGS, SET_FLAGS, INTERFACE_UP = 0x8913, 0x8914, 1
+"""Linux's numbers for reading and writing the flags of a network interface, and the flag of one that is on."""
+INTERFACE = struct.Struct("16sH14x")
+"""Name and flags of a network interface."""
 PATIENCE = 60
 """Time limit in seconds of both processes together."""
 
@@ -54,6 +61,7 @@ def _run(caller: Caller, rank: int, folder: Path) -> None:
     try:
         torch.set_num_threads(1)
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        _raise_loopback()
         distributed.init_process_group(
             "gloo",
             init_method=f"file://{folder / 'store'}",
@@ -72,6 +80,15 @@ def _run(caller: Caller, rank: int, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(fields), encoding="utf-8")
     with suppress(Exception):
         distributed.destroy_process_group()
+
+
+def _raise_loopback() -> None:
+    """Switch the loopback interface on if it is off, as in the network namespace of a worker, which has no other."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as endpoint:
+        answer = fcntl.ioctl(endpoint, GET_FLAGS, INTERFACE.pack(b"lo", 0))
+        _, flags = INTERFACE.unpack(answer)
+        if not flags & INTERFACE_UP:
+            fcntl.ioctl(endpoint, SET_FLAGS, INTERFACE.pack(b"lo", flags | INTERFACE_UP))
 
 
 def _wait(children: list[int]) -> None:

@@ -27,6 +27,8 @@ OFFSET = 3
 """Elements before the first tensor in a shared memory block: an odd number, so that tensors are not aligned."""
 INJECTIONS = 6
 """Number of operations, spread evenly over a call, at which memory runs out."""
+MOST_ANSWERS = INJECTIONS + 1
+"""Largest number of answers to one call in one way: those of the injections, and one after them."""
 Calling = Callable[[Caller], Iterator[Answer]]
 
 

@@ -21,8 +21,10 @@ from tal_conformance.implementations.calling.run import (
     decode_calls,
     encode_answers,
     encode_calls,
+    numbered,
     run_calls,
 )
+from tal_conformance.implementations.calling.ways import MOST_ANSWERS
 from tal_conformance.implementations.errors import PackageUnavailable, ProtocolViolation, WorkerError
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
 from tal_conformance.implementations.guards.side_effects import (
@@ -169,7 +171,7 @@ class RemoteAdapter:
         if self._fresh:
             facts = facts | {"fresh": True}
         try:
-            ((answer, results),) = self.worker.ask([(facts, tensors)], longest_answer(tensors))
+            ((answer, results),) = self.worker.ask([(facts, tensors)], longest_reply(facts, tensors))
         except WorkerFailed as error:
             raise WorkerError(error.what) from error
         if answer.get("raised") in REFUSED:
@@ -196,6 +198,19 @@ def check_description(name: str, about: Mapping[str, Any]) -> None:
             )
     if not all(isinstance(precision, str) for precision in about["precisions"]):
         raise PackageUnavailable(f"{name}: precisions are {about['precisions']!r:.80}, expected names")
+
+
+def longest_reply(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    """Return the largest number of bytes of the tensors of a right answer to a question.
+
+    Args:
+        facts: fields of the question.
+        tensors: tensors of the question, by name.
+    """
+    if facts["kind"] != "calls":
+        return longest_answer(tensors)
+    each = (longest_answer(numbered(tensors, number)) for number, _ in enumerate(facts["calls"]))
+    return MOST_ANSWERS * sum(each)
 
 
 def longest_answer(tensors: Mapping[str, Tensor]) -> int:
