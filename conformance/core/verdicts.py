@@ -113,10 +113,12 @@ class Agreement:
     Attributes:
         margin: largest error as a share of its bound; 0 where both are zero.
         exact: True if all values equal bitwise those of the reference in the same dtype.
+        too_wide: a sentence if the bound was too wide for the agreement to mean anything, or "".
     """
 
     margin: float = 0.0
     exact: bool = True
+    too_wide: str = ""
 
 
 @dataclass
@@ -177,7 +179,7 @@ class Judgement:
             assignment is not visible and could not be inferred (more assignments are admissible than were tried, and
             none of those tried explains the loss), or rounding decides the effect of a non-finite prediction, so that
             only the other images were judged, or IOU-1 divides zero by zero: then the box loss and the gradients on
-            the distances, or the whole assignment, are undefined.
+            the distances, or the whole assignment, are undefined, or the bound of a term is too wide to judge it by.
         rejected: True if the implementation raised, as the specification requires for this batch.
         notes: remarks for the reader of the report, as sentences.
     """
@@ -204,7 +206,11 @@ class Judgement:
     ) -> None:
         """Run a comparator and add its result to `stage`: the only place where a `Mismatch` is caught."""
         try:
-            self.stages[stage].add(check(*arguments, **named))
+            agreement = check(*arguments, **named)
+            self.stages[stage].add(agreement)
+            if agreement.too_wide:
+                self.inconclusive = True
+                self.notes.append(agreement.too_wide)
         except Mismatch as mismatch:
             self.stages[stage].fail(mismatch)
 

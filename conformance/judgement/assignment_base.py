@@ -51,8 +51,11 @@ class ImageJudge:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The coarsest dtype in the assignment."""
-        return precision(self.inputs.scores.dtype, self.inputs.boxes.dtype, self.assignment.scores.dtype)
+        """The dtype of u, t and the weights: that of the boxes, or float32 if they are finer (TAL-MET-1, TAL-NORM-1).
+
+        Class scores may have 16 bits; they promote to the dtype of the boxes where they meet u.
+        """
+        return precision(self.inputs.boxes.dtype, self.inputs.truth_boxes.dtype)
 
     def clause_of(self, wrong: Tensor) -> str:
         """Return the clause that wrong candidates (M, A) violate, from their ground truths and places.

@@ -24,8 +24,10 @@ from tal_conformance.judgement.assignment_read import ReadAssignment, WeightRang
 from tal_conformance.judgement.bounds import bound
 from tal_conformance.judgement.comparators import Quantity, assert_none
 from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.hidden_weights import narrowed_by_gradients
 from tal_conformance.judgement.loss import judge_loss, judge_total
 from tal_conformance.judgement.loss_rounding import AssignmentUncertainty
+from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import Targets
 from tal_reference.anchors import flatten
@@ -72,6 +74,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         return
     if from_gradients is not None and (undecided or from_gradients.verdict.fails):
         judged = from_gradients
+    judgement.notes += judged.notes
     for name in judgement.task.stages_of("term", "total", "gradients"):
         judgement.stages[name].merge(judged.stages[name])
     judgement.chose_differently = any(
@@ -149,18 +152,39 @@ class ReplayedLoss:
             torch.stack(parts) for parts in zip(*map(self.weights, range(len(targets)), targets), strict=True)
         )  # (B, A) each
         labels = torch.stack([image.labels for image in targets])  # (B, A)
+        foreground = torch.stack([image.foreground for image in targets])  # (B, A)
+        score_sum = None
+        most = self.largest_weights(targets)  # (B, A)
+        wide = is_coarse(self.expected.dtype) and self.expected.batch.autocast
+        if (wide or not (moved <= most).all()) and not self.expected.dialect.is_varied:
+            low, high = (weights - moved).nan_to_num(nan=0.0), (weights + moved).nan_to_num(nan=torch.inf)
+            admissible = Interval(low.clamp(min=0), torch.minimum(high, most))
+            known = narrowed_by_gradients(admissible, labels, foreground, self.loss, self.expected)
+            weights, moved = known.weights.middle, known.weights.radius  # (B, A) twice
+            score_sum = known.score_sum
         scores = weights.new_zeros(*labels.shape, self.expected.batch.head.classes)
         assignment = Assignment(
             labels=labels,
             boxes=torch.stack([image.boxes for image in targets]),
             scores=scores.scatter(2, labels[..., None], weights[..., None]),
-            foreground=torch.stack([image.foreground for image in targets]),
+            foreground=foreground,
             truth_index=torch.stack([image.truth_index for image in targets]),
         )
         judgement = Judgement(self.expected.batch.family)
-        unsure = AssignmentUncertainty(moved, edges)
+        unsure = AssignmentUncertainty(moved, edges, score_sum)
         judge_loss(judgement, assignment, self.loss, self.expected, unsure)
         return judgement
+
+    def largest_weights(self, targets: list[Targets]) -> Tensor:
+        """Return the largest weights (B, A) of positives, whatever the error of t: the best overlap (TAL-NORM-1)."""
+        most = torch.zeros_like(torch.stack([own.weights for own in targets]), dtype=torch.float64)  # (B, A)
+        for image, (oracle, own) in enumerate(zip(self.oracles, targets, strict=True)):
+            if oracle is not None:
+                positives = Ownership(own.foreground, own.truth_index).positives(
+                    len(oracle.candidate)
+                )  # (M, A)
+                most[image] = oracle.largest_weights(positives)
+        return most
 
     def weights(self, image: int, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights, their possible difference, and that of the target boxes' edges in pixels, (A,) each."""
@@ -170,7 +194,7 @@ class ReplayedLoss:
             return none, none, none
         owners = Ownership(targets.foreground, targets.truth_index)
         positives = owners.positives(len(oracle.candidate))  # (M, A)
-        dtype = self.expected.dtype
+        dtype = self.expected.assigner_dtype
         exact, unit, moved = oracle.weights(positives, dtype)
         same_dtype = oracle.normalised(oracle.same_dtype["metric"], oracle.same_dtype["overlap"], positives)
         error = bound(same_dtype, exact, unit, dtype, "target score w") + moved

@@ -15,7 +15,7 @@ from tal_conformance.judgement.admissible import (
     top_k_choices,
 )
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
-from tal_conformance.judgement.bounds import bound, metric_unit, precision, smallest
+from tal_conformance.judgement.bounds import bound, smallest
 from tal_conformance.judgement.choices import may_win, pick_choices
 from tal_conformance.judgement.comparators import (
     Bounded,
@@ -24,6 +24,7 @@ from tal_conformance.judgement.comparators import (
     assert_none,
     assert_within_at,
 )
+from tal_conformance.judgement.oracle import metric_bound
 from tal_reference import GroundTruths
 from tal_reference.assignment import alignment_metric
 from tal_reference.varied_assignment import counting
@@ -81,11 +82,8 @@ class StagesJudge(ImageJudge):
         overlap = overlap[pairs] if self.dialect.signed_overlap else overlap[pairs].clamp(min=0)  # (P,)
         exact = alignment_metric(score.double(), overlap.double(), numbers)
         same_dtype = alignment_metric(score, overlap, numbers)
-        dtype = precision(score.dtype, overlap.dtype)
-        unit = metric_unit(
-            score.double(), overlap.double(), numbers.alpha, numbers.beta, torch.finfo(dtype).eps
-        )
-        error = bound(same_dtype, exact, unit, dtype, "metric t")
+        most = score.double(), overlap.double()
+        error = metric_bound(score, overlap, exact, most, numbers, self.dtype, score.dtype)
         quantity = self.quantity("metric t", "TAL-MET-1", *PAIR)
         return assert_within_at(quantity, metric, pairs, Bounded(exact, error, same_dtype))
 
@@ -147,12 +145,10 @@ class StagesJudge(ImageJudge):
         """Compare the weights, given the implementation's own metric, overlap and positives (TAL-NORM-1)."""
         exact = self.oracle.normalised(metric.double(), overlap.double(), positives)  # (A,)
         same_dtype = self.oracle.normalised(metric, overlap, positives)
-        dtype = precision(metric.dtype, self.assignment.scores.dtype)
-        eps = torch.finfo(dtype).eps
-        unit = (
-            eps * 4 * exact + smallest(dtype) / self.dialect.norm_eps
-        )  # t u* may underflow before it is divided
-        error = bound(same_dtype, exact, unit, dtype, "target score w")
+        eps = torch.finfo(self.dtype).eps
+        # t u* may underflow before it is divided
+        unit = eps * 4 * exact + smallest(self.dtype) / self.dialect.norm_eps
+        error = bound(same_dtype, exact, unit, self.dtype, "target score w")
         return self.check_scores(Bounded(exact, error, same_dtype), positives)
 
 

@@ -131,8 +131,13 @@ def boxes_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
     return box_unit(predictions.boxes, predictions.anchors.centres, distance_error, eps)
 
 
-def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float) -> Tensor:
+def ciou_unit(
+    one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float, other_eps: float = 0.0
+) -> Tensor:
     """Return the error of CIoU if every edge of `other` errs by up to `edge_error`, in the boxes' unit (IOU-1).
+
+    Sides, area, centre, quotient of the sides and its arc tangent of `other` round by `other_eps` besides, if its edges
+    have a coarser dtype than those of `one`: where the two boxes meet, the finer dtype counts.
 
     The differences of edges round relative to themselves; the sums of edges that make the centres round relative to
     the coordinates. The aspect-ratio term a v = v^2 / (1 - IoU + v + eps) has slopes within [0, 1] in v and in IoU.
@@ -146,6 +151,7 @@ def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
     shared_error = side * torch.minimum(w1, w2) + side * torch.minimum(h1, h2) + side**2 + 3 * eps * shared
     union = (area - shared + BOX_EPS).clamp(min=BOX_EPS)
     union_error = side * (w2 + h2) + side**2 + shared_error + 3 * eps * (area + shared)
+    union_error = union_error + 3 * other_eps * w2 * h2
     iou_error = (shared_error + shared / union * union_error) / union + 2 * eps
 
     coordinates = torch.maximum(one.abs().amax(-1), other.abs().amax(-1))
@@ -154,12 +160,13 @@ def ciou_unit(one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
     diagonal = enclosing.square().sum(-1) + BOX_EPS
     diagonal_error = 2 * side * enclosing.abs().sum(-1) + 2 * side**2 + 3 * eps * diagonal
     apart = ((left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2).square().sum(-1)
-    centre_error = edge_error + 2 * eps * coordinates
+    centre_error = edge_error + (2 * eps + other_eps) * coordinates
     apart_error = 2 * math.sqrt(2) * apart.sqrt() * centre_error + 2 * centre_error**2
     penalty_error = (apart_error + apart / diagonal * diagonal_error) / diagonal + 3 * eps
 
     angle = (torch.atan(w2 / h2) - torch.atan(w1 / h1)).abs()
     turn = (side * (w2 + h2) / (w2.square() + h2.square())).clamp(max=math.pi / 2)  # other's angle
+    turn = turn + other_eps * (3 * w2 * h2 / (w2.square() + h2.square()) + torch.atan(w2 / h2))
     angle_error = turn + 4 * eps
     shape_error = 4 / math.pi**2 * (2 * angle * angle_error + angle_error**2)
     return 2 * iou_error + penalty_error + shape_error + 4 * eps

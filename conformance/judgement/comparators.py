@@ -12,6 +12,9 @@ from torch import Tensor
 
 from tal_conformance.core.verdicts import Agreement, Mismatch, Value, Verdict
 
+MAX_TOLERANCE_SHARE = 0.5
+"""Largest share of a number's range that its tolerance may be: with half of it, no value lies beyond the tolerance of a
+number in the middle."""
 SHOWN = 6
 """Number of values that a mismatch lists."""
 
@@ -47,12 +50,15 @@ class Bounded(NamedTuple):
         same_dtype: result of the reference in the implementation's dtype; identical bits count as exact. Where it is
             not finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
         extra_tolerance: the part of the tolerance that is not a multiple of a rounding, for `observer`.
+        value_range: length of the range in which the numbers can lie, same shape: a tolerance of more than
+            `MAX_TOLERANCE_SHARE` of it decides nothing. None: it is not compared.
     """
 
     expected: Tensor
     tolerance: Tensor
     same_dtype: Tensor | None = None
     extra_tolerance: Tensor | None = None
+    value_range: Tensor | None = None
 
     def at(self, places: Tensor) -> "Bounded":
         """Return the expected values at some indices of the first dimension."""
@@ -60,8 +66,8 @@ class Bounded(NamedTuple):
         def selected(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[places]
 
-        expected, tolerance, same_dtype, extra = self
-        return Bounded(expected[places], tolerance[places], selected(same_dtype), selected(extra))
+        expected, tolerance, *optional = self
+        return Bounded(expected[places], tolerance[places], *map(selected, optional))
 
 
 def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agreement:
@@ -70,7 +76,7 @@ def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agr
     Raises:
         Mismatch: a number lies further away or is not finite, or the shapes differ.
     """
-    expected, tolerance, same_dtype, extra_tolerance = bounded
+    expected, tolerance, same_dtype, extra_tolerance, value_range = bounded
     _assert_same_shape(quantity, observed, expected)
     observed = observed.detach()
     error = (observed.double() - expected).abs_()
@@ -98,7 +104,19 @@ def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agr
             values,
         )
     exact = same_dtype is not None and torch.equal(observed, same_dtype.to(observed.dtype))
-    return Agreement(margin, exact)
+    return Agreement(margin, exact, "" if value_range is None else too_wide(quantity, tolerance, value_range))
+
+
+def too_wide(quantity: Quantity, tolerance: Tensor, value_range: Tensor) -> str:
+    """Return a sentence if a tolerance is too large a share of the range of its number to judge it by, or ""."""
+    wide = tolerance > MAX_TOLERANCE_SHARE * value_range
+    if not wide.any():
+        return ""
+    bound, length = float(tolerance[wide].max()), float(value_range.expand_as(tolerance)[wide].max())
+    return (
+        f"{quantity.name} is not judged: its bound, {bound:.2g}, is more than {MAX_TOLERANCE_SHARE:.0%} of the range "
+        f"in which it can lie, {length:.2g}"
+    )
 
 
 def _without_overflows(
@@ -151,7 +169,7 @@ def assert_within_at(
     def scattered(values: Tensor) -> Tensor:
         return values.new_zeros(observed.shape).index_put(at, values)
 
-    expected, tolerance, same_dtype, extra = bounded
+    expected, tolerance, same_dtype, extra, _ = bounded
     same_dtype = None if same_dtype is None else scattered(same_dtype)
     extra = scattered(extra) if extra is not None and extra.ndim else extra
     return assert_within(

@@ -29,6 +29,7 @@ from tal_conformance.judgement.loss_rounding import (
     LossRounding,
     uncertainty_units,
 )
+from tal_conformance.judgement.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for
 from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, detection_loss
@@ -88,6 +89,11 @@ class Expectation:
         """Machine epsilon of `dtype`."""
         return float(torch.finfo(self.dtype).eps)
 
+    @property
+    def assigner_dtype(self) -> torch.dtype:
+        """The dtype of the assigner's boxes and weights: that of the ground truths, or float32 if they are finer."""
+        return precision(torch.promote_types(self.batch.annotations.dtype, self.batch.dtype))
+
     @cached_property
     def truths(self) -> list[GroundTruths]:
         """The ground truths of each image, in float64."""
@@ -129,26 +135,58 @@ class Expectation:
         """Bounds of decoded boxes (B, A, 4) in pixels and of class scores (B, A, C), as one implementation may err."""
         exact, scores = self.predictions, self.predictions.logits.sigmoid()  # (B, A, C)
         strides = exact.anchors.strides  # (A, 1)
+        if is_coarse(self.dtype):
+            of_boxes, of_scores = self.enclosures
+            return of_boxes.distance_from(exact.boxes * strides), of_scores.distance_from(scores)
         unit = boxes_unit(exact, self.batch.head.reg_max, self.eps) * strides  # (B, A, 4)
         boxes = bound(self.inputs.boxes, exact.boxes * strides, unit, self.dtype, "predicted box")
         return boxes, bound(self.inputs.scores, scores, 3 * self.eps * scores, self.dtype, "class score")
 
     @cached_property
+    def enclosures(self) -> tuple[Interval, Interval]:
+        """Intervals of decoded boxes (B, A, 4) in pixels and class scores (B, A, C) that 16-bit code may compute."""
+        exact, anchors = self.predictions, self.predictions.anchors
+        numbers = anchors.centres, anchors.strides, self.batch.head.reg_max, self.dtype
+        boxes = [pixel_boxes(image, *numbers) for image in exact.distances]  # (A, 4): few at a time
+        low, high = (torch.stack(ends) for ends in zip(*((box.low, box.high) for box in boxes), strict=True))
+        return Interval(low, high), class_scores(exact.logits, self.dtype)
+
+    @cached_property
     def input_errors(self) -> list[InputErrors]:
         """Difference that the hidden inputs of a loss may have from `inputs`, for each image.
 
-        Both may err, in opposite directions, by as much as an implementation that exposes its inputs may.
+        Both may err, in opposite directions, by as much as an implementation that exposes its inputs may. Inputs of 16
+        bits lie within `enclosures`, and differ from the middle of these.
         """
+        truth_errors = self.truth_errors
+        if is_coarse(self.dtype):
+            of_boxes, of_scores = self.enclosures
+            around = replace(self.inputs, boxes=of_boxes.middle, scores=of_scores.middle)
+            edges = of_boxes.radius.amax(-1)  # (B, A)
+            return [
+                InputErrors(edges[image], of_scores.radius[image], error, around)
+                for image, error in enumerate(truth_errors)
+            ]
         exact = self.predictions
         unit = (boxes_unit(exact, self.batch.head.reg_max, self.eps) * exact.anchors.strides).amax(-1)
         boxes = 2 * UNITS["predicted box"] * unit  # (B, A)
         scores = 2 * UNITS["class score"] * 3 * self.eps * exact.logits.sigmoid() + smallest(self.dtype)
+        return [InputErrors(boxes[image], scores[image], error) for image, error in enumerate(truth_errors)]
+
+    @property
+    def truth_errors(self) -> list[Tensor]:
+        """Difference that edges of hidden ground truths may have, in pixels, (M, 4) for each image.
+
+        Zero where the conversion of the rows is exact. Rows are converted in their own dtype, not in that of the
+        feature maps.
+        """
         sharp, image_of_row = self.sharp_rows, self.batch.annotations[:, 0]  # (N,), (N,)
+        eps = torch.finfo(self.assigner_dtype).eps
         errors = []
         for image, truths in enumerate(self.truths):
             rows = sharp if self.dialect.image_index_ignored else sharp[image_of_row == image]  # (M,)
-            error = 2 * UNITS["ground truth box"] * truth_unit(truths.boxes, self.eps)  # (M, 4)
-            errors.append(InputErrors(boxes[image], scores[image], error.where(~rows[:, None], 0)))
+            error = 2 * UNITS["ground truth box"] * truth_unit(truths.boxes, eps)  # (M, 4)
+            errors.append(error.where(~rows[:, None], 0))
         return errors
 
     @property

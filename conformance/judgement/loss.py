@@ -63,17 +63,23 @@ def judge_loss(
     exact, same_dtype, unit = known.exact.items, known.same_dtype.items, known.rounding.items
     terms = expected.batch.family.terms
     quantities = [term.quantity for term in terms]
+    enclosed = known.rounding.enclosed
+    # what the naive computation errs by is a part of what 16 bits enclose
+    naive = same_dtype if enclosed is None else exact
     rounding = [
-        bound(same_dtype[place], exact[place], unit[place], dtype, name)
+        bound(naive[place], exact[place], unit[place], dtype, name if enclosed is None else "")
         for place, name in enumerate(quantities)
     ]
     allowed = torch.stack(rounding) + slack.items  # (3,)
+    if enclosed is not None:
+        allowed = allowed + enclosed
     items = like_division_by_zero(loss.items, same_dtype, expected.dialect)  # (3,)
     remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
     for stage, place in expected.batch.family.item_of.items():
         if stage == StageName.BOX and not known.is_defined:
             continue
-        bounded = Bounded(exact[place], allowed[place], same_dtype[place], slack.items[place])
+        value_range = None if known.rounding.ranges is None else known.rounding.ranges[place]
+        bounded = Bounded(exact[place], allowed[place], same_dtype[place], slack.items[place], value_range)
         clause = SCORE_SUM_CLAUSE if remark else judgement.task.clauses[stage]
         judgement.note(stage, assert_term, Quantity(quantities[place], clause), items[place], bounded, remark)
     judge_total(judgement, expected, loss)

@@ -3,11 +3,13 @@
 B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT
@@ -29,6 +31,7 @@ from tal_conformance.judgement.loss_reference import (
     compute_loss,
     loss_precision,
 )
+from tal_conformance.judgement.mixed_precision import Interval, MixedTerms, logit_gradient_error
 from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, WeightBroadcast, varied_loss
 from tal_reference.anchors import Anchors
 from tal_reference.composed import total_factor
@@ -47,11 +50,17 @@ class LossRounding:
         items: (3,) box, cls and dfl.
         of_terms: gradients of box, cls and dfl, on the distance logits (P, 4R) and on the class logits (B, A, C).
         jumps: additional differences where the gradients are not continuous; not multiples of a rounding.
+        enclosed: (3,) largest differences of box, cls and dfl by the roundings to 16 bits under autocast, in addition
+            to `items`; not multiples of a rounding. None without autocast, or with finer feature maps.
+        ranges: (3,) sizes of box, cls and dfl for predictions that have learnt nothing: boxes that do not overlap,
+            cross-entropies without cancelling, and equal shares of all bins; never below the terms themselves.
     """
 
     items: Tensor
     of_terms: tuple[Gradients, Gradients, Gradients]
     jumps: tuple[Gradients, Gradients, Gradients]
+    enclosed: Tensor | None = None
+    ranges: Tensor | None = None
 
     @property
     def of_total(self) -> Gradients:
@@ -150,58 +159,119 @@ def rounding_units(
     distances = given.distances[at]  # (P, 4R)
     predicted = decode(distances, Anchors(centres, strides), reg_max)  # (P, 4)
     distance_error = distance_unit(distances, reg_max, coarse)  # (P, 4)
-    edge = box_unit(predicted, centres, distance_error, coarse).amax(1)  # (P,) of the prediction
-    edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
     given_edge = edges[at][:, None] / strides if isinstance(edges, Tensor) else edges  # (P, 1) grid units
-    if isinstance(given_edge, Tensor):
-        edge = edge + given_edge[:, 0]
+    of_target = given_edge[:, 0] if isinstance(given_edge, Tensor) else 0.0  # (P,)
+    mixed = MixedTerms.of(batch, dialect, distances, centres, target, weights)
+    if mixed is None:
+        edge = (
+            box_unit(predicted, centres, distance_error, coarse).amax(1) + of_target
+        )  # (P,) of the prediction
+    else:
+        edge = mixed.edge_errors() + of_target  # (P,)
+    edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
 
     measure = dialect.box_overlap
     box = weights * (
-        overlap_unit(measure, target, predicted, edge, eps)
+        overlap_unit(measure, target, predicted, edge if mixed is None else of_target, eps)
         + 2 * eps * (1 - MEASURES[measure](target, predicted))
     )  # (P,)
-    cls = class_unit(given.logits, positives, eps, coarse, dialect)
+    cls = class_unit(given.logits, positives, eps, coarse if mixed is None else 0.0, dialect)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
+    wanted_error = wanted_error + (0.0 if mixed is None else mixed.centre_errors().repeat(1, 2))
     height, width = given.size
     of_input = strides / strides.new_tensor((width, height, width, height))  # (P, 4) shares, for the L1 form
-    if reg_max > 1:
-        log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
-        _, lower, _ = varied_loss.bins_around(wanted, reg_max, dialect)  # (P, 4)
-        side = weights * dfl_unit(log_probability, wanted, wanted_error, reg_max, eps, lower)  # (P,)
-    else:
-        scaled = coarse * distances.abs() * of_input + smallest(
-            precision(batch.dtype)
-        )  # (P, 4) of shares, as read
-        side = weights * ((wanted_error + eps * (distances - wanted).abs()) * of_input + scaled).mean(
-            1
-        )  # (P,)
+    side = weights * side_unit(distances, wanted, wanted_error, of_input, batch, dialect)  # (P,)
     gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(own)
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
+    learning = given.logits[(*at, positives.labels)]  # (P,)
+    enclosed = None if mixed is None else mixed.term_errors(learning, own) * gains / score_sum  # (3,)
+    ranges = term_ranges(weights, given.logits, learning * own, reg_max) * gains / score_sum  # (3,)
+    # a term that is zero has a bound too, by underflow
+    ranges = torch.maximum(ranges, exact.items.abs()).clamp(min=4 * smallest(loss_precision(batch)))
 
     share = total_factor(batch.images, dialect) / score_sum
-    scale = coarse * 3 * numbers.cls_gain * share / class_count(given.logits, dialect)
-    logit_gradient = class_gradient_unit(given.logits, targets, scale, dialect)  # (B, A, C)
+    scale = numbers.cls_gain * share / class_count(given.logits, dialect)
+    logit_gradient = class_gradient_unit(given.logits, targets, scale * 0 + 1, dialect)  # (B, A, C)
+    stored = (
+        ZERO if mixed is None else logit_gradient_error(logit_gradient, ZERO, scale, batch.dtype)
+    )  # (B, A, C)
+    logit_gradient *= (coarse if mixed is None else eps) * 3 * scale
     slope = GradientRounding(
         target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype), dialect
     )
 
     of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
-    box_rounds, box_jumps = (
-        (part * of_weights * numbers.box_gain).flatten(1) for part in slope.box(distance_error)
-    )  # (P, 4R) twice
-    shares = of_input[..., None] if reg_max == 1 else 1.0  # (P, 4, 1)
-    side_rounds, side_jumps = (
-        (part * of_weights * shares * (numbers.dfl_gain / 4)).flatten(1) for part in slope.side()
-    )  # (P, 4R) twice
-    box_rounds = box_rounds + slope.underflow().flatten(1)  # (P, 4R)
-    if reg_max == 1:
-        # as a share of the input's size it may be too small for the dtype before the stride multiplies it
-        side_rounds = side_rounds + smallest(precision(batch.dtype)) * strides  # (P, 4)
+    of_sides = (
+        of_weights * (of_input[..., None] if reg_max == 1 else 1.0) * (numbers.dfl_gain / 4)
+    )  # (P, 4, 1)
+    box_rounds, box_jumps, side_rounds, side_jumps = distance_gradient_units(
+        slope, distance_error, of_weights * numbers.box_gain, of_sides, strides
+    )  # (P, 4R) each
     rounding = (box_rounds, ZERO), (ZERO, logit_gradient), (side_rounds, ZERO)
-    return LossRounding(items, rounding, ((box_jumps, ZERO), (ZERO, ZERO), (side_jumps, ZERO)))
+    jumps = (box_jumps, ZERO), (ZERO, stored), (side_jumps, ZERO)
+    return LossRounding(items, rounding, jumps, enclosed, ranges)
+
+
+def side_unit(
+    distances: Tensor, wanted: Tensor, wanted_error: Tensor, of_input: Tensor, batch: Batch, dialect: Dialect
+) -> Tensor:
+    """Return the error of the loss of each positive's distances (P,), before its weight (LOSS-DFL-1).
+
+    Args:
+        distances: (P, 4R) logits.
+        wanted: (P, 4) target distances in grid units.
+        wanted_error: (P, 4) their errors.
+        of_input: (P, 4) strides as shares of the input's size, for the L1 form.
+        batch: the batch.
+        dialect: the dialect to follow.
+    """
+    reg_max, eps, dtype = batch.head.reg_max, torch.finfo(loss_precision(batch)).eps, precision(batch.dtype)
+    if reg_max > 1:
+        log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
+        _, lower, _ = varied_loss.bins_around(wanted, reg_max, dialect)  # (P, 4)
+        return dfl_unit(log_probability, wanted, wanted_error, reg_max, eps, lower)
+    scaled = torch.finfo(dtype).eps * distances.abs() * of_input + smallest(
+        dtype
+    )  # (P, 4) of shares, as read
+    return ((wanted_error + eps * (distances - wanted).abs()) * of_input + scaled).mean(1)
+
+
+def distance_gradient_units(
+    slope: "GradientRounding", distance_error: Tensor, of_box: Tensor, of_sides: Tensor, strides: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return roundings and jumps of the gradients of box and dfl on the distance logits, (P, 4R) each.
+
+    Args:
+        slope: errors of the gradients of single positives.
+        distance_error: (P, 4) errors of the distances.
+        of_box: (P, 1, 1) weight, gain and N of the box loss.
+        of_sides: (P, 4, 1) or (P, 1, 1) those of the sides' losses.
+        strides: (P, 1) strides.
+    """
+    box_rounds, box_jumps = (
+        (part * of_box).flatten(1) for part in slope.box(distance_error)
+    )  # (P, 4R) twice
+    side_rounds, side_jumps = ((part * of_sides).flatten(1) for part in slope.side())  # (P, 4R) twice
+    if slope.reg_max == 1:
+        # as a share of the input's size it may be too small for the dtype before the stride multiplies it
+        side_rounds = side_rounds + smallest(slope.dtype) * strides  # (P, 4)
+    return box_rounds + slope.underflow().flatten(1), box_jumps, side_rounds, side_jumps
+
+
+def term_ranges(weights: Tensor, logits: Tensor, learnt: Tensor, reg_max: int) -> Tensor:
+    """Return the sizes (3,) of box, cls and dfl, before N and gain, for predictions that have learnt nothing.
+
+    Args:
+        weights: (P,) target scores.
+        logits: (B, A, C) class logits.
+        learnt: (P,) target scores times their logits.
+        reg_max: R.
+    """
+    total = weights.sum()
+    crossed = functional.softplus(logits.abs()).sum() + learnt.abs().sum()
+    return torch.stack((total, crossed, total * (math.log(reg_max) if reg_max > 1 else 1.0)))
 
 
 ROUNDING_UNITS_BY_TASK = {DETECT.name: rounding_units}
@@ -330,10 +400,12 @@ class AssignmentUncertainty:
     Attributes:
         weights: (B, A) difference of the target scores.
         edges: (B, A) difference of the target boxes' edges, in pixels.
+        score_sum: () interval of N; None: that of the replayed weights and the sum of the weights' differences.
     """
 
     weights: Tensor
     edges: Tensor
+    score_sum: Interval | None = None
 
 
 def uncertainty_units(
@@ -364,6 +436,10 @@ def uncertainty_units(
     movements = torch.zeros_like(scores).scatter(2, label, unsure.weights[..., None].double())
     movements = movements * targets.foreground[..., None]
     share = movements.sum() / score_sum  # of N
+    if unsure.score_sum is not None:
+        # N may be far from that of the replayed weights, and divides their differences
+        share = torch.maximum(score_sum / unsure.score_sum.low - 1, 1 - score_sum / unsure.score_sum.high)
+        movements = movements * (score_sum / unsure.score_sum.low)
     moved = BatchTargets(targets.foreground, targets.boxes, movements)
     loss = compute_loss(batch, moved, torch.float64, dialect, exact.predictions, each_term=True)
     scale = divisor(movements[at].sum(1), batch.images, dialect) / score_sum

@@ -21,7 +21,8 @@ from tal_conformance.judgement.bounds import (
     smallest,
 )
 from tal_conformance.judgement.choices import may_win, pick_choices
-from tal_reference import NEWEST, Dialect, GroundTruths, OverlapsCompared
+from tal_conformance.judgement.mixed_precision import power_error
+from tal_reference import NEWEST, Dialect, GroundTruths, Hyperparameters, OverlapsCompared
 from tal_reference.assignment import (
     INSIDE,
     alignment_metric,
@@ -49,11 +50,13 @@ class InputErrors:
         boxes: (A,) difference of a predicted edge, in pixels.
         scores: (A, C) difference of a class score.
         truths: (M, 4) difference of an edge of a ground truth, in pixels.
+        around: the inputs from which they differ; None: those that were passed to the implementation.
     """
 
     boxes: Tensor
     scores: Tensor
     truths: Tensor
+    around: AssignerInputs | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,11 @@ class ImageOracle:
         own = torch.where(taken.sum(0) > 1, self.owners, taken)  # (M, A)
         choices = top_k_choices(Range(metric.low * own, metric.high * own), own, own, self.topk2_rule.k)
         return bool((choices.may & ~choices.must).any())
+
+    def largest_weights(self, positives: Tensor) -> Tensor:
+        """Return the largest weight (A,) of each positive (M, A): the best overlap of its owner (TAL-NORM-1)."""
+        best = (self.overlap_range.high * positives).amax(1, keepdim=True)  # (M, 1)
+        return (best * positives).sum(0).clamp(max=1)  # a CIoU is at most 1
 
     def weights(self, positives: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights of positives (M, A), their rounding units, and the effect of the errors of u and t; (A,) each.
@@ -269,6 +277,34 @@ class PairValues:
         return matrices
 
 
+def metric_bound(
+    score: Tensor,
+    overlap: Tensor,
+    exact: Tensor,
+    most: tuple[Tensor, Tensor],
+    numbers: Hyperparameters,
+    dtype: torch.dtype,
+    score_dtype: torch.dtype,
+) -> Tensor:
+    """Return the bound of t for given s and u (TAL-MET-1).
+
+    The power of s rounds to the dtype of the scores, where that has 16 bits. The rest is computed in the dtype of u.
+
+    Args:
+        score: s as the implementation read it, (P,).
+        overlap: u likewise.
+        exact: t of these in float64.
+        most: largest s and size of u that it may have read, float64.
+        numbers: alpha and beta.
+        dtype: dtype of u.
+        score_dtype: dtype of s.
+    """
+    naive = alignment_metric(score.to(torch.promote_types(score.dtype, dtype)), overlap, numbers)
+    unit = metric_unit(*most, numbers.alpha, numbers.beta, torch.finfo(dtype).eps)
+    rounding = bound(naive, exact, unit, dtype, "metric t")
+    return rounding + power_error(*most, numbers.alpha, numbers.beta, score_dtype)
+
+
 def pair_values(
     inputs: AssignerInputs,
     image: int,
@@ -276,6 +312,7 @@ def pair_values(
     pairs: tuple[Tensor, ...],
     dtype: torch.dtype,
     errors: InputErrors | None,
+    score_dtype: torch.dtype,
     dialect: Dialect = NEWEST,
 ) -> PairValues:
     """Return u and t of pairs (TAL-MET-1), computed from the inputs of the implementation's assigner.
@@ -287,6 +324,7 @@ def pair_values(
         pairs: two indices (P,), of ground truths and anchors.
         dtype: of the overlap.
         errors: how uncertain the inputs are; None if they are the implementation's own.
+        score_dtype: of the class scores that the implementation read.
         dialect: the dialect to follow.
     """
     truth, anchor = pairs
@@ -297,8 +335,11 @@ def pair_values(
     if not dialect.signed_overlap:
         naive_overlap, overlap = naive_overlap.clamp(min=0), overlap.clamp(min=0)
     moved: Tensor | float = 0.0 if errors is None else errors.boxes[anchor] + errors.truths.amax(1)[truth]
-    unit = overlap_unit(dialect.overlap, *exact, moved, torch.finfo(dtype).eps)
+    eps, attained = torch.finfo(dtype).eps, errors is not None and errors.around is not None
+    unit = overlap_unit(dialect.overlap, *exact, 0.0 if attained else moved, eps)
     overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u")
+    if attained:  # the ends of an enclosure are attained: nothing of it averages out
+        overlap_error = overlap_error + overlap_unit(dialect.overlap, *exact, moved, 0.0)
 
     naive_score = inputs.scores[image, anchor, labels]  # (P,)
     score, score_error = naive_score.double(), 0.0 if errors is None else errors.scores[anchor, labels]
@@ -307,9 +348,7 @@ def pair_values(
     size = overlap.abs()  # of a negative overlap an even power is taken
     most = score + score_error, size + overlap_error
     least = (score - score_error).clamp(min=0), (size - overlap_error).clamp(min=0)
-    coarse = precision(inputs.scores.dtype, dtype)  # of the metric
-    unit = metric_unit(*most, numbers.alpha, numbers.beta, torch.finfo(coarse).eps)
-    rounding = bound(naive_metric, metric, unit, coarse, "metric t")
+    rounding = metric_bound(naive_score, naive_overlap, metric, most, numbers, dtype, score_dtype)
     low, high = alignment_metric(*least, numbers), alignment_metric(*most, numbers)
     error = torch.maximum(high - metric, metric - low) + rounding
     return PairValues(
@@ -329,7 +368,9 @@ def oracle(
         dialect: the dialect to follow.
         errors: uncertainty of the inputs; None if they are the implementation's own.
     """
-    numbers = inputs.hyperparameters
+    numbers, score_dtype = inputs.hyperparameters, inputs.scores.dtype
+    if errors is not None and errors.around is not None:
+        inputs = errors.around
     dtype = precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)  # of the overlap
     floor = dialect.floor(inputs.head.strides)
     small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
@@ -350,7 +391,7 @@ def oracle(
     pairs = (torch.ones_like(compared) if anywhere else compared).nonzero(
         as_tuple=True
     )  # (P,), (P,): few of all
-    values = pair_values(inputs, image, small, pairs, dtype, errors, dialect)
+    values = pair_values(inputs, image, small, pairs, dtype, errors, score_dtype, dialect)
     matrices = values.scatter_pairs(
         pairs, overlap_mask(candidate, dialect), dialect.signed_overlap
     )  # (8, M, A)

@@ -1,9 +1,9 @@
 """Run one check of the suite on a faulty implementation until it fails, and count the batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
 from tal_conformance.checks.checker import JudgedBatch, NoSink
@@ -76,12 +76,54 @@ def attack(
     name, _, value = check.partition("[")
     chosen = CHECKS[name]
     arguments = {chosen.parameter[0]: value.rstrip("]")} if chosen.parameter and value else {}
+    number = PROFILES["ci"].examples
+    examples = number if chosen.parameter is None else chosen.examples(number)
+    return _until_failure(implementation, check, chosen.generated(repeats=True), arguments, examples, phases)
+
+
+def attack_in_precision(
+    implementation: Implementation, check: str, precision: str, phases: Sequence[Phase] = (Phase.generate,)
+) -> Hit | None:
+    """Run the check of a precision on the batches of another check until it fails.
+
+    Args:
+        implementation: the implementation to test.
+        check: name of the check that draws the batches; if it draws other things, the precision's own are drawn.
+        precision: one of `PRECISIONS`.
+        phases: see `attack`.
+
+    Returns:
+        The failure; None if the implementation conforms on every batch.
+    """
+    lane, own = CHECKS["precision"], CHECKS[check.partition("[")[0]]
+    drawn = own if own.argument == lane.argument and own.parameter is None else lane
+    test = seed(own.seed)(given(**{lane.argument: drawn.strategy})(lane.body))
+    number = PROFILES["ci"].examples
+    return _until_failure(implementation, check, test, {"precision": precision}, number, phases)
+
+
+def _until_failure(
+    implementation: Implementation,
+    check: str,
+    test: Callable[..., None],
+    arguments: dict[str, str],
+    examples: int,
+    phases: Sequence[Phase],
+) -> Hit | None:
+    """Run a generated test until it fails; see `attack`.
+
+    Args:
+        implementation: the implementation to test.
+        check: name of the check that a hit names.
+        test: the test function.
+        arguments: its further arguments.
+        examples: number of batches.
+        phases: Hypothesis' phases.
+    """
     counter = BatchCounter()
     checker = Checker(Subject(implementation, "cpu"), counter, f"test_{check}", "")
     as_gated = settings(
-        max_examples=PROFILES["ci"].examples
-        if chosen.parameter is None
-        else chosen.examples(PROFILES["ci"].examples),
+        max_examples=examples,
         derandomize=True,
         database=None,
         deadline=None,
@@ -91,7 +133,7 @@ def attack(
         suppress_health_check=list(HealthCheck),
     )
     try:
-        as_gated(chosen.generated(repeats=True))(checker=checker, **arguments)
+        as_gated(test)(checker=checker, **arguments)
     except Failure as failure:
         return Hit(check, counter.batches, failure)
     return None

@@ -11,8 +11,8 @@ from hypothesis import Phase
 
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.core.outcome import Loss
-from tal_conformance.implementations.protocol import Implementation, implementation_from
-from tal_conformance.mutation.attack import ASSIGNED, attack, faulty
+from tal_conformance.implementations.protocol import MIXED, Implementation, implementation_from
+from tal_conformance.mutation.attack import ASSIGNED, Hit, attack, attack_in_precision, faulty
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import NEWEST
@@ -21,6 +21,10 @@ from tal_text import say
 STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN = "stages shown", "outputs alone", "loss alone"
 MODES = (STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN)
 """Modes of a faulty implementation: which parts of its result it exposes."""
+MIXED_MODES = {
+    f"{mode}, {precision}": (mode, precision) for precision in MIXED for mode in (STAGES_SHOWN, HIDDEN)
+}
+"""Exposed parts and precision of each mode of the mixed-precision lane, by the mode's name."""
 
 INVISIBLE: dict[str, dict[str, str]] = {
     HIDDEN: {
@@ -61,7 +65,7 @@ class Found:
 
     Attributes:
         fault: the fault.
-        mode: one of `MODES`.
+        mode: one of `MODES` or `MIXED_MODES`.
         check: name of the check that found the fault; the fault's own check if none did.
         stage: the first diverging stage; None if the fault was not found.
         batches: number of batches that the check drew until it found the fault.
@@ -80,19 +84,20 @@ class Found:
     @property
     def expected(self) -> tuple[str, ...]:
         """Acceptable stages of the report; empty if any stage is, because the assignment is not exposed."""
-        if self.mode == HIDDEN and self.fault.implementation is None:
+        mode = base_mode(self.mode)
+        if mode == HIDDEN and self.fault.implementation is None:
             return ()
-        return (self.fault.stage,) if self.mode == STAGES_SHOWN else self.fault.outputs_stages
+        return (self.fault.stage,) if mode == STAGES_SHOWN else self.fault.outputs_stages
 
     @property
     def is_open(self) -> bool:
         """True if the fault is known to survive in this mode."""
-        return self.fault.name in OPEN.get(self.mode, {})
+        return self.fault.name in reasons(OPEN, self.mode)
 
     @property
     def result(self) -> str:
         """One of "killed", "survived", "equivalent", and "elsewhere" for a fault that was found at a wrong stage."""
-        argued = self.fault.name in INVISIBLE.get(self.mode, {})
+        argued = self.fault.name in reasons(INVISIBLE, self.mode)
         if self.stage is None:
             return "equivalent" if argued else "survived"
         if argued:
@@ -100,8 +105,19 @@ class Found:
         return "killed" if not self.expected or self.stage in self.expected else "elsewhere"
 
 
+def base_mode(mode: str) -> str:
+    """Return the one of `MODES` whose parts a mode exposes."""
+    return MIXED_MODES[mode][0] if mode in MIXED_MODES else mode
+
+
+def reasons(table: dict[str, dict[str, str]], mode: str) -> dict[str, str]:
+    """Return the reasons of `INVISIBLE` or `OPEN` by fault for a mode: those of its parts, and its own."""
+    return table.get(base_mode(mode), {}) | table.get(mode, {})
+
+
 def implementation_with(fault: Fault, mode: str) -> Implementation:
     """Return the reference with a fault, as an implementation that exposes the parts of its result named by `mode`."""
+    mode = base_mode(mode)
     if fault.implementation is not None:
         return fault.implementation({STAGES_SHOWN: "stages", OUTPUTS_ALONE: "outputs", HIDDEN: "loss"}[mode])
     if mode == STAGES_SHOWN:
@@ -111,15 +127,31 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
     return implementation_from(Hidden(FaultyReference(fault, exposes_stages=False)), fault.name)
 
 
-def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Found]:
+def attacks(fault: Fault, mode: str) -> Iterator[Hit | None]:
+    """Run the checks that must find a fault in a mode, one after the other.
+
+    Under mixed precision, the batches are those of the same checks.
+    """
+    hidden = base_mode(mode) == HIDDEN and fault.implementation is None
+    for check in dict.fromkeys((fault.check, "metric", "loss")) if hidden else (fault.check,):
+        implementation = implementation_with(fault, mode)
+        if mode in MIXED_MODES:
+            yield attack_in_precision(implementation, check, MIXED_MODES[mode][1])
+        else:
+            yield attack(implementation, check, (Phase.generate,))
+
+
+def modes_of(fault: Fault) -> tuple[str, ...]:
+    """Return the modes in which a fault is planted; how a loss is called is not a question of precision."""
+    return MODES if fault.implementation is not None else (*MODES, *MIXED_MODES)
+
+
+def search(faults: Sequence[Fault], modes: Sequence[str] | None = None) -> Iterator[Found]:
     """Plant every fault in every mode, run the checks that must find it, and yield the results."""
     for fault in faults:
-        for mode in modes:
+        for mode in modes_of(fault) if modes is None else modes:
             began = time.perf_counter()
-            only = mode != HIDDEN or fault.implementation is not None
-            checks = (fault.check,) if only else dict.fromkeys((fault.check, "metric", "loss"))
-            hits = (attack(implementation_with(fault, mode), check, (Phase.generate,)) for check in checks)
-            hit = next((hit for hit in hits if hit is not None), None)
+            hit = next((hit for hit in attacks(fault, mode) if hit is not None), None)
             seconds = time.perf_counter() - began
             if hit is None:
                 yield Found(fault, mode, fault.check, None, None, seconds)
@@ -146,14 +178,14 @@ def plant(recorder: RunLogWriter, faults: Sequence[Fault]) -> tuple[bool, str]:
     for result in search(faults):
         found.append(result)
         record(recorder, result)
-        say(str(line(len(found), len(faults) * len(MODES), result)))
+        say(str(line(len(found), sum(len(modes_of(fault)) for fault in faults), result)))
     failed = any(fault.result in ("survived", "elsewhere") and not fault.is_open for fault in found)
     return failed, f"planted faults: {summary(found)}"
 
 
 def record(recorder: RunLogWriter, found: Found) -> None:
     """Append the result of a fault to the run log."""
-    argument = (INVISIBLE.get(found.mode, {}) | OPEN.get(found.mode, {})).get(found.fault.name, "")
+    argument = (reasons(INVISIBLE, found.mode) | reasons(OPEN, found.mode)).get(found.fault.name, "")
     recorder.line(
         "power", profile="ci", fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
         test=f"test_{found.check}", expected=list(found.expected), stage=found.stage, batches=found.batches,

@@ -14,6 +14,7 @@ from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter fault
     decoding,
     heads,
     loss,
+    precision,
     state,
 )
 from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault

@@ -76,5 +76,15 @@ INDEX: dict[str, Row] = {
     "shape_penalty_without_gradient": Row("IOU-2", StageName.GRADIENTS),
     "assignment_not_detached": Row("LOSS-GRAD-1 TAL-NORM-1", StageName.GRADIENTS),
     **INDEX_OF_SIZES,
+    "metric_in_16_bits": Row("TAL-MET-1", StageName.METRIC, "precision[autocast-float16]"),
+    "overlap_in_16_bits": Row("TAL-MET-1", StageName.OVERLAP, "precision[autocast-float16]"),
+    "weights_in_16_bits": Row("TAL-NORM-1", StageName.NORMALISATION, "precision[autocast-float16]"),
+    "weights_lose_a_twentieth": Row("TAL-NORM-1", StageName.NORMALISATION, "precision[autocast-float16]"),
+    "no_positives_under_autocast": Row("TAL-TOPK-1", StageName.TOP_K, "precision[autocast-float16]"),
+    "cross_entropy_in_16_bits": Row("LOSS-CLS-1", StageName.CLS, "precision[autocast-float16]"),
+    "distance_targets_in_16_bits": Row("LOSS-DFL-1", StageName.DFL, "precision[autocast-float16]"),
+    "box_losses_in_16_bits": Row("LOSS-BOX-1", StageName.BOX, "precision[autocast-float16]"),
+    "sums_in_16_bits": Row("LOSS-SUM-1", StageName.BOX, "precision[autocast-float16]"),
+    "score_sum_in_16_bits": Row("LOSS-SUM-1", StageName.CLS, "precision[autocast-float16]"),
 }
 """Every planted fault by its name, in the order of the stages; those of sizes, heads and logits at the end."""

@@ -1,0 +1,115 @@
+"""Weights of a hidden assignment, narrowed by the class gradients.
+
+Where the boxes that a hidden assigner read are known to 16 bits only, or where t is close to the 1e-9 that it is added
+to, the weights that the specification admits are wide: t multiplies the error of u. The gradient (sigma(x) - z) / N on
+a class logit is known to few roundings, and says what z / N the loss used (LOSS-CLS-1). It is judged against the wide
+weights; the other terms and gradients are judged with weights that lie within both.
+
+B images, A anchors, C classes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.outcome import LossOutcome
+from tal_conformance.judgement.bounds import ROUNDINGS, smallest
+from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.mixed_precision import Interval, is_coarse, logit_gradient_error
+from tal_reference.anchors import flatten
+
+
+class KnownWeights(NamedTuple):
+    """Weights and the sum N that they are divided by.
+
+    Attributes:
+        weights: (B, A) w of the positives.
+        score_sum: () N (LOSS-SUM-1).
+    """
+
+    weights: Interval
+    score_sum: Interval
+
+
+def score_sum_of(weights: Interval, floor: float) -> Interval:
+    """Return the interval of N for intervals of all weights (LOSS-SUM-1)."""
+    return Interval(weights.low.sum().clamp(min=floor), weights.high.sum().clamp(min=floor))
+
+
+def narrowed_by_gradients(
+    admissible: Interval, labels: Tensor, foreground: Tensor, loss: LossOutcome, expected: Expectation
+) -> KnownWeights:
+    """Return the admissible weights that the class gradients leave open.
+
+    Where no admissible weight explains a gradient, the admissible ones are returned: the gradient itself is then judged
+    as wrong.
+
+    Args:
+        admissible: (B, A) weights that the specification admits for the replayed owners; zero on background.
+        labels: (B, A) class of each positive.
+        foreground: (B, A) positives.
+        loss: of the implementation.
+        expected: of its batch.
+    """
+    batch = expected.batch
+    score_sum = score_sum_of(admissible, expected.dialect.score_sum_floor)
+    gain = batch.hyperparameters.cls_gain * batch.images
+    if not (gain and bool(score_sum.low > 0)):
+        return KnownWeights(admissible, score_sum)
+    gradient = flatten(loss.gradients, batch.head)[1].double() / gain  # (B, A, C) (s - z) / N
+    score = expected.predictions.logits.sigmoid()  # (B, A, C)
+    own = (
+        torch.zeros_like(gradient, dtype=torch.bool).scatter(2, labels[..., None], True)
+        & foreground[..., None]
+    )
+    score_sum = _intersection(score_sum, _of_background(gradient[~own], score[~own], gain, expected))
+
+    image, anchor = foreground.nonzero(as_tuple=True)  # (P,), (P,)
+    at = image, anchor, labels[image, anchor]
+    ends = torch.stack([score[at] - gradient[at] * end for end in (score_sum.low, score_sum.high)])  # (2, P)
+    most = admissible.high[image, anchor]  # (P,)
+    error = _gradient_error(score[at], most, gain / score_sum.high, expected) / gain * score_sum.high
+    found = Interval(ends.amin(0) - error, ends.amax(0) + error)  # (P,)
+    known = _intersection(Interval(admissible.low[image, anchor], most), found)
+    low, high = admissible.low.clone(), admissible.high.clone()
+    low[image, anchor], high[image, anchor] = known.low, known.high
+    weights = Interval(low, high)
+    return KnownWeights(
+        weights, _intersection(score_sum, score_sum_of(weights, expected.dialect.score_sum_floor))
+    )
+
+
+def _gradient_error(score: Tensor, target: Tensor, scale: Tensor | float, expected: Expectation) -> Tensor:
+    """Return the error of the gradient (s - z) scale on class logits (LOSS-CLS-1)."""
+    if expected.batch.autocast and is_coarse(expected.dtype):
+        return logit_gradient_error(score, target, scale, expected.dtype)
+    return ROUNDINGS * 3 * expected.eps * (score + target) * scale + smallest(expected.dtype)
+
+
+def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expectation) -> Interval:
+    """Return the interval of N that every gradient s / N of a logit without target leaves open.
+
+    Args:
+        gradient: s / N of these logits.
+        score: their s.
+        gain: gain and batch size.
+        expected: of the batch.
+    """
+    nothing = score.new_zeros(1)
+    least = _gradient_error(nothing, nothing, 1.0, expected)
+    share = _gradient_error(nothing + 1, nothing, 1.0, expected) - least  # of s
+    least = least / gain
+    low = score * (1 - share) / (gradient + least)
+    high = score * (1 + share) / (gradient - least)
+    low = low.where(gradient + least > 0, 0)
+    high = high.where(gradient - least > 0, torch.inf)
+    zero, infinite = score.new_zeros(1), score.new_full((1,), torch.inf)
+    return Interval(torch.cat((low, zero)).amax(), torch.cat((high, infinite)).amin())
+
+
+def _intersection(first: Interval, second: Interval) -> Interval:
+    """Return the numbers in both intervals, elementwise; those of the first where there are none."""
+    low, high = torch.maximum(first.low, second.low), torch.minimum(first.high, second.high)
+    both = low <= high
+    return Interval(torch.where(both, low, first.low), torch.where(both, high, first.high))
