@@ -77,6 +77,7 @@ def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agr
         Mismatch: a number lies further away or is not finite, or the shapes differ.
     """
     expected, tolerance, same_dtype, extra_tolerance, value_range = bounded
+    remark = "" if value_range is None else too_wide(quantity, tolerance, value_range)
     _assert_same_shape(quantity, observed, expected)
     observed = observed.detach()
     error = (observed.double() - expected).abs_()
@@ -104,7 +105,7 @@ def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agr
             values,
         )
     exact = same_dtype is not None and torch.equal(observed, same_dtype.to(observed.dtype))
-    return Agreement(margin, exact, "" if value_range is None else too_wide(quantity, tolerance, value_range))
+    return Agreement(margin, exact, remark)
 
 
 def too_wide(quantity: Quantity, tolerance: Tensor, value_range: Tensor) -> str:

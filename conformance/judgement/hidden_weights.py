@@ -76,7 +76,7 @@ def narrowed_by_gradients(
     low[image, anchor], high[image, anchor] = known.low, known.high
     weights = Interval(low, high)
     return KnownWeights(
-        weights, _intersection(score_sum, score_sum_of(weights, expected.dialect.score_sum_floor))
+        weights, _intersection(score_sum_of(weights, expected.dialect.score_sum_floor), score_sum)
     )
 
 

@@ -26,6 +26,7 @@ from tal_conformance.judgement.loss_rounding import (
     AssignmentUncertainty,
     LossRounding,
     add_gradients,
+    divisor,
     gradient_bound,
 )
 from tal_reference import BatchTargets, Dialect
@@ -74,6 +75,7 @@ def judge_loss(
     if enclosed is not None:
         allowed = allowed + enclosed
     items = like_division_by_zero(loss.items, same_dtype, expected.dialect)  # (3,)
+    same_dtype = like_overflow(same_dtype, items, known)  # (3,)
     remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
     for stage, place in expected.batch.family.item_of.items():
         if stage == StageName.BOX and not known.is_defined:
@@ -96,6 +98,24 @@ def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect
         return observed
     neither = ~observed.isfinite() & ~same_dtype.isfinite()
     return torch.where(neither, same_dtype.to(observed.dtype), observed)
+
+
+def like_overflow(same_dtype: Tensor, items: Tensor, known: LossExpectation) -> Tensor:
+    """Return `same_dtype` with an infinite class loss, if that of the implementation is and its dtype overflows.
+
+    Without autocast, a sum of cross-entropies is stored in the dtype of the feature maps; float16 ends at 65,504, and
+    the reference's own sum is in float32.
+    """
+    batch, dialect = known.expected.batch, known.expected.dialect
+    place, gain = batch.family.item_of[StageName.CLS], batch.hyperparameters.cls_gain
+    if not gain or dialect.is_varied or not bool(items[place].isposinf()):
+        return same_dtype
+    weights = known.targets.positives.weights.double()  # (P,)
+    summed = known.exact.items[place] / gain * divisor(weights, batch.images, dialect)
+    limits = torch.finfo(loss_precision(batch))
+    overflow = torch.zeros_like(same_dtype, dtype=torch.bool)
+    overflow[place] = summed >= limits.max * (1 - 4 * limits.eps)
+    return same_dtype.masked_fill(overflow, torch.inf)
 
 
 def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tensor, dialect: Dialect) -> str:

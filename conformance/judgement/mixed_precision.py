@@ -68,6 +68,11 @@ class Interval:
         """Return the interval of the numbers after they were rounded to a dtype: rounding is monotone."""
         return Interval(self.low.to(dtype).double(), self.high.to(dtype).double())
 
+    def is_stored(self, dtype: torch.dtype) -> Tensor:
+        """Return True where both ends are numbers of a dtype."""
+        stored = self.stored(dtype)
+        return (stored.low == self.low) & (stored.high == self.high)
+
     def joined(self, other: "Interval") -> "Interval":
         """Return the smallest interval that holds both."""
         return Interval(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high))
@@ -159,8 +164,10 @@ def box_sequences(distances: Tensor, centres: Tensor, reg_max: int, dtype: torch
     for distance in distance_sequences(distances, reg_max, dtype):
         low = torch.cat((-distance.high[..., :2], distance.low[..., 2:]), dim=-1) + middles.low
         high = torch.cat((-distance.low[..., :2], distance.high[..., 2:]), dim=-1) + middles.high
-        slack = FLOAT32_EPS * (middle + torch.maximum(low.abs(), high.abs()))
-        boxes += Interval(low - slack, high + slack).stored_or_not(dtype)
+        error = FLOAT32_EPS * (middle + torch.maximum(low.abs(), high.abs()))
+        # a sum of two numbers of 16 bits is exact before it is rounded, and often a tie
+        error = error.where((distance.low != distance.high) | ~distance.is_stored(dtype), 0)
+        boxes += Interval(low - error, high + error).stored_or_not(dtype)
     return boxes
 
 
@@ -179,8 +186,9 @@ def pixel_boxes(
     cells = hull(box_sequences(distances, centres, reg_max, dtype))
     factors = strides, strides.to(dtype).double()
     scaled = hull([Interval(cells.low * factor, cells.high * factor) for factor in factors])
-    slack = FLOAT32_EPS * torch.maximum(scaled.low.abs(), scaled.high.abs())
-    return hull(Interval(scaled.low - slack, scaled.high + slack).stored_or_not(dtype))
+    exact = scaled.is_stored(dtype)
+    error = (FLOAT32_EPS * torch.maximum(scaled.low.abs(), scaled.high.abs())).where(~exact, 0)
+    return hull(Interval(scaled.low - error, scaled.high + error).stored_or_not(dtype))
 
 
 def class_scores(logits: Tensor, dtype: torch.dtype) -> Interval:

@@ -100,15 +100,6 @@ def distance_targets_in_16_bits(distances: Tensor, target: Tensor, reg_max: int)
     return _dfl_loss(distances, _rounded(target), reg_max)
 
 
-_box_loss = tal_reference.loss.box_loss
-
-
-@fault(at="tal_reference.loss.box_loss")
-def box_losses_in_16_bits(predicted: Tensor, target: Tensor) -> Tensor:
-    """Round the CIoU of each positive."""
-    return 1 - _rounded(1 - _box_loss(predicted, target))
-
-
 _weighted_sums = tal_reference.loss.weighted_sums
 
 
