@@ -61,8 +61,9 @@ class WeightRange:
         is at most u* t / (t + eps), and the positive whose t is t* weighs u* t* / (t* + eps).
         """
         oracle, possible = fit.oracle, fit.possible  # (M, A)
-        rounding = ROUNDINGS * 4 * fit.expected.eps  # as for a weight that is shown
-        lost = smallest(fit.expected.dtype) / NORMALISATION_EPS
+        dtype = fit.expected.assigner_dtype
+        rounding = ROUNDINGS * 4 * torch.finfo(dtype).eps  # as for a weight that is shown
+        lost = smallest(dtype) / NORMALISATION_EPS
         t, u = oracle.metric_range, oracle.overlap_range
         certain = oracle.selection.must & possible & (possible.sum(0) == 1)  # (M, A)
         if oracle.topk2_rule is not None:  # any of them may be dropped

@@ -160,7 +160,7 @@ def box_sequences(distances: Tensor, centres: Tensor, reg_max: int, dtype: torch
     """
     middle = torch.cat((centres, centres), dim=-1)  # (.., 4)
     middles = hull(Interval(middle, middle).stored_or_not(dtype))  # a coarse dtype rounds far anchors
-    boxes = []
+    boxes: list[Interval] = []
     for distance in distance_sequences(distances, reg_max, dtype):
         low = torch.cat((-distance.high[..., :2], distance.low[..., 2:]), dim=-1) + middles.low
         high = torch.cat((-distance.low[..., :2], distance.high[..., 2:]), dim=-1) + middles.high

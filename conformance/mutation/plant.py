@@ -40,6 +40,10 @@ OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {
         "zeros_do_not_compete": "seen only where a ground truth whose score underflows to zero wins an anchor from "
         "another by its overlap; no strategy draws that",
+        "overlap_in_16_bits": "ground truths are rounded by as much as the predicted boxes, which are hidden too",
+        "score_sum_in_16_bits": "N is known to the rounding of the class gradients, which have 16 bits themselves",
+        "distance_targets_in_16_bits": "the weights are known to the rounding of the class gradients, and move DFL as "
+        "far as its targets do",
     }
 }
 """Faults that are known to survive in a mode, with a description of a batch that would expose them."""

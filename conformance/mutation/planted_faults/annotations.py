@@ -12,7 +12,7 @@ import tal_reference.dialect
 import tal_reference.loss
 from tal_conformance.core.task import StageName
 from tal_conformance.mutation.planted_faults.fault import SEEN_LATER, enter, fault
-from tal_reference import GroundTruths
+from tal_reference import Dialect, GroundTruths
 
 _ground_truths = tal_reference.annotations.ground_truths
 
@@ -25,7 +25,9 @@ def centre_taken_for_corner(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat((left_top, left_top + sides), dim=1)
 
 
-def _reversed(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+def _reversed(
+    annotations: Tensor, images: int, size: tuple[int, int], *dialect: Dialect
+) -> list[GroundTruths]:
     return _ground_truths(annotations.flip(0), images, size)
 
 
@@ -40,7 +42,9 @@ enter(
 )
 
 
-def _by_width(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+def _by_width(
+    annotations: Tensor, images: int, size: tuple[int, int], *dialect: Dialect
+) -> list[GroundTruths]:
     return _ground_truths(annotations[annotations[:, 4].argsort(stable=True)], images, size)
 
 

@@ -83,7 +83,7 @@ INDEX: dict[str, Row] = {
     "no_positives_under_autocast": Row("TAL-TOPK-1", StageName.TOP_K, "precision[autocast-float16]"),
     "cross_entropy_in_16_bits": Row("LOSS-CLS-1", StageName.CLS, "precision[autocast-float16]"),
     "distance_targets_in_16_bits": Row("LOSS-DFL-1", StageName.DFL, "precision[autocast-float16]"),
-    "sums_in_16_bits": Row("LOSS-SUM-1", StageName.BOX, "precision[autocast-float16]"),
+    "sums_in_16_bits": Row("LOSS-SUM-1", StageName.DFL, "precision[autocast-float16]"),
     "score_sum_in_16_bits": Row("LOSS-SUM-1", StageName.CLS, "precision[autocast-float16]"),
 }
 """Every planted fault by its name, in the order of the stages; those of sizes, heads and logits at the end."""
