@@ -41,7 +41,7 @@ def equal_tensors(first: Tensor, second: Tensor) -> bool:
 def tensors_of(part: object, prefix: str) -> dict[str, Tensor]:
     """Return the tensors of a dataclass, named `prefix`, a dot and the field's name; other fields are left out."""
     values = {field.name: getattr(part, field.name) for field in fields(part)}  # type: ignore[arg-type] # any dataclass
-    return {f"{prefix}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+    return {f"{prefix}.{name}": value for name, value in values.items() if issubclass(type(value), Tensor)}
 
 
 def part_from(tensors: Mapping[str, Tensor], kind: type, prefix: str, **others: Any) -> Any:

@@ -48,6 +48,8 @@ class Computed(Tensor):
 
 
 class ComputedTensors(Double):
+    """Returns a tensor type that computes its values in Python."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, scores=Computed(right.scores))
 
@@ -67,6 +69,8 @@ class Pretender:
 
 
 class PretendsToBeATensor(Double):
+    """Returns an object that only `isinstance` takes for a tensor."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, scores=Pretender(right.scores))  # type: ignore[arg-type]
 

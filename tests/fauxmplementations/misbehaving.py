@@ -40,14 +40,16 @@ class Double:
 
 
 class Right(Double):
-    pass
+    """Correct on all batches."""
 
 
 class RightToo(Double):
-    pass
+    """Correct on all batches."""
 
 
 class Raises(Double):
+    """Raises an exception."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         raise ZeroDivisionError("one by none")
 
@@ -92,16 +94,22 @@ class RaisesBackwards(Double):
 
 
 class Recurses(Double):
+    """Recurses without end."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return self.misbehave(inputs, right)
 
 
 class ExitsPolitely(Double):
+    """Calls `sys.exit`."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         sys.exit("enough")
 
 
 class Skips(Double):
+    """Calls `pytest.skip`."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         import pytest
 
@@ -109,6 +117,8 @@ class Skips(Double):
 
 
 class ExpectsToFail(Double):
+    """Calls `pytest.xfail`."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         import pytest
 
@@ -123,31 +133,43 @@ class InterruptsItself(Double):
 
 
 class ClosesGenerators(Double):
+    """Raises GeneratorExit."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         raise GeneratorExit("closed")
 
 
 class IsCancelled(Double):
+    """Raises `asyncio.CancelledError`."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         raise asyncio.CancelledError("cancelled")
 
 
 class ReturnsNone(Double):
+    """Returns None."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return None
 
 
 class TooFew(Double):
+    """Returns a tuple with too few results."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return right.labels, right.boxes, right.scores
 
 
 class TooMany(Double):
+    """Returns a tuple with too many results."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return *(getattr(right, field.name) for field in fields(right)), right.labels
 
 
 class OneImageTooFew(Double):
+    """Returns results of one image too few."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return Assignment(
             *(getattr(right, field.name)[:-1] for field in fields(right) if field.name != "stages")
@@ -155,26 +177,36 @@ class OneImageTooFew(Double):
 
 
 class WrongShape(Double):
+    """Returns scores of a wrong shape."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, scores=right.scores.transpose(1, 2))
 
 
 class WrongDtype(Double):
+    """Returns indices of a floating-point dtype."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, truth_index=right.truth_index.float())
 
 
 class WrongDevice(Double):
+    """Returns scores on another device."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, scores=right.scores.to("meta"))
 
 
 class ReturnsNan(Double):
+    """Returns NaN as target scores."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, scores=right.scores * torch.nan)
 
 
 class ChangesInputs(Double):
+    """Changes an input in place."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         inputs.truth_boxes.mul_(2)
         return right
@@ -193,12 +225,16 @@ class ChangesLater(Double):
 
 
 class ChangesState(Double):
+    """Changes torch's default dtype."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         torch.set_default_dtype(torch.float64)
         return right
 
 
 class Prints(Double):
+    """Prints three megabytes."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         for _ in range(3 * 2**10):
             print("x" * 2**10)
@@ -232,6 +268,8 @@ class ForksAndReturns(Double):
 
 
 class Writes(Double):
+    """Writes a file into the working directory."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         Path("left-by-writes.txt").write_text("here", encoding="utf-8")
         return right
@@ -241,23 +279,31 @@ class Writes(Double):
 
 
 class Hangs(Double):
+    """Computes without end."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         while True:
             pass
 
 
 class Sleeps(Double):
+    """Sleeps for ten minutes."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         time.sleep(600)
         return right
 
 
 class Segfaults(Double):
+    """Reads memory that is not its own."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return ctypes.string_at(0)
 
 
 class Exits(Double):
+    """Ends the process with exit status 0."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         os._exit(0)
 
@@ -270,6 +316,8 @@ class IsKilled(Double):
 
 
 class EatsMemory(Double):
+    """Allocates memory without end."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         eaten = []
         while True:
@@ -277,6 +325,8 @@ class EatsMemory(Double):
 
 
 class EatsMemoryInTorch(Double):
+    """Allocates tensors without end."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         eaten = []
         while True:
@@ -294,6 +344,8 @@ class LeaksMemory(Double):
 
 
 class PrintsWithoutEnd(Double):
+    """Prints without end."""
+
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         while True:
             print("x" * 2**20)

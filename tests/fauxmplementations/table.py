@@ -1,0 +1,98 @@
+"""The result of every ill-behaved double, in the process of the run and isolated: the table of docs/security.md.
+
+`python -m tests.fauxmplementations.table` prints the table. Tests compare it with the page and with what happens.
+"""
+
+import ast
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parent
+FILES = ("misbehaving", "lying", "replacing", "ending", "overwhelming", "escaping", "awkward")
+"""Files with one double a class; each has a docstring that says what it does, or a name that does."""
+ERROR, DIVERGENT, CONFORMS = "error", "divergent", "conforms"
+REFUSED, ENDS, NEVER = "refused", "not finished", "—"
+"""Refused: it is not loaded, and the run ends with status 4. Not finished: its process ends, and the table names it."""
+
+
+class Result(NamedTuple):
+    """The result of a double.
+
+    Attributes:
+        here: in the process of the run.
+        isolated: with `--isolate`.
+    """
+
+    here: str = ERROR
+    isolated: str = ERROR
+
+
+NOT_DOUBLES = ("Double", "Every", "AnswersForItself", "Computed", "Pretender", "Forgetful", "Halving")
+RESULTS = {
+    **dict.fromkeys(("Right", "RightToo"), Result(CONFORMS, CONFORMS)),
+    **dict.fromkeys(
+        ("SharesMemory", "ExpandsResults", "ReturnsParameters", "LeavesAutocastOn"),
+        Result(CONFORMS, CONFORMS),
+    ),
+    **dict.fromkeys(
+        ("LyingTensors", "AnswersOnce", "ReturnsItsInput", "LyingLoss"), Result(DIVERGENT, DIVERGENT)
+    ),
+    "ReturnsNan": Result(DIVERGENT, DIVERGENT),
+    "ChangesFromAThread": Result(DIVERGENT, DIVERGENT),
+    **dict.fromkeys(("NameRaises", "VersionSkips", "DialectRaises"), Result(REFUSED, REFUSED)),
+    **dict.fromkeys(
+        ("EndsQuietly", "EndsInC", "EndsWithAStatus", "KillsItself", "Segfaults", "Exits", "IsKilled"),
+        Result(ENDS, ERROR),
+    ),
+    **dict.fromkeys(
+        (
+            "Hangs",
+            "Sleeps",
+            "EatsMemory",
+            "EatsMemoryInTorch",
+            "LeaksMemory",
+            "PrintsWithoutEnd",
+            "SharesGigabytes",
+        ),
+        Result(NEVER, ERROR),
+    ),
+    **dict.fromkeys(("RaisesLate", "RaisesFromThenOn"), Result(ERROR, ERROR)),
+    **dict.fromkeys(
+        ("ReplacesOfficialCode", "RewritesOfficialCode", "ReplacesTopk"), Result(ERROR, CONFORMS)
+    ),
+    **dict.fromkeys(("ReplacesAMethodOfTensors", "ReplacesTheJudge"), Result(ERROR, CONFORMS)),
+}
+"""All other doubles are an error in both ways. —: not run, because this process would not survive it."""
+
+
+def doubles() -> dict[str, list[tuple[str, str]]]:
+    """Return the doubles of each file: name, and what it does."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for file in FILES:
+        tree = ast.parse((FOLDER / f"{file}.py").read_text(encoding="utf-8"))
+        classes = [
+            node for node in tree.body if isinstance(node, ast.ClassDef) and node.name not in NOT_DOUBLES
+        ]
+        found[file] = [(node.name, ast.get_docstring(node) or words(node.name)) for node in classes]
+    return found
+
+
+def words(name: str) -> str:
+    """Return a name in words: `ReturnsNone` becomes "Returns none."."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize() + "."
+
+
+def table() -> str:
+    """Return the table in Markdown."""
+    lines = ["| Double | What it does | In process | Isolated |", "|---|---|---|---|"]
+    for file, members in doubles().items():
+        for name, does in members:
+            result = RESULTS.get(name, Result())
+            text = " ".join(does.split()).replace("|", "\\|")
+            lines.append(f"| `{file}.{name}` | {text} | {result.here} | {result.isolated} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

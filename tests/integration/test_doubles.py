@@ -1,0 +1,104 @@
+"""Every ill-behaved double has the result that docs/security.md states, in process and isolated."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from tests.fauxmplementations.table import (
+    CONFORMS,
+    DIVERGENT,
+    ERROR,
+    FOLDER,
+    REFUSED,
+    RESULTS,
+    Result,
+    doubles,
+    table,
+)
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.verdicts import Divergence, Verdict
+from tal_conformance.implementations.errors import (
+    ImplementationFailed,
+    ProtocolViolation,
+    UnknownImplementation,
+)
+from tal_conformance.implementations.execute import execute
+from tal_conformance.implementations.guards.code_state import baseline
+from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.judge import judge
+
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+BATCH = Recipe(images=((Truth("ordinary"),),), classes=2).build()
+ONE_BATCH = ("lying", "replacing", "overwhelming", "awkward", "escaping")
+"""Files whose doubles show what they do on one batch; `test_misbehaviour` and `test_supervision` run the others."""
+NEEDS_A_SUPERVISOR = ("DaemonisesTwice", "ConnectsInC")
+"""Doubles that need a run of their own: a daemon's parent must be the run, and a connection may block."""
+NAMES = [
+    f"{file}.py:{name}" for file, members in doubles().items() if file in ONE_BATCH for name, _ in members
+]
+
+
+def test_the_page_has_the_table():
+    assert table() in PAGE.read_text(encoding="utf-8")
+    assert sum(map(len, doubles().values())) >= 45
+    known = {name for members in doubles().values() for name, _ in members}
+    assert set(RESULTS) <= known
+
+
+@pytest.fixture
+def code_before() -> Iterator[None]:
+    import_module("ultralytics.utils.tal")
+    baseline.take()
+    yield
+    baseline.forget()
+
+
+def result_of(name: str, isolate: bool) -> str:
+    """Return the result of a double on one batch, with a second call for changes of what it returned."""
+    try:
+        double = find(f"{FOLDER}/{name}", isolate)
+    except (UnknownImplementation, ProtocolViolation):
+        return REFUSED
+    try:
+        outcome = execute(double, BATCH)
+        return (
+            CONFORMS
+            if judge(outcome, Expectation(BATCH, double.dialect)).verdict is Verdict.EXACT
+            else DIVERGENT
+        )
+    except ImplementationFailed:
+        return ERROR
+    except Divergence:
+        return DIVERGENT
+    finally:
+        if isolate:
+            double.adapter.worker.close()
+
+
+def expected(name: str) -> Result:
+    return RESULTS.get(name.partition(":")[2], Result())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in NAMES
+        if expected(name).here in (ERROR, DIVERGENT, CONFORMS, REFUSED)
+        and name.partition(":")[2]
+        not in (*NEEDS_A_SUPERVISOR, "ReplacesTheJudge")  # found at the end of its test
+    ],
+)
+def test_in_process_beside_a_bystander(name: str, code_before: None):
+    assert result_of(name, isolate=False) == expected(name).here
+    assert result_of("misbehaving.py:Right", isolate=False) == CONFORMS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_isolated(name: str):
+    assert result_of(name, isolate=True) == expected(name).isolated
