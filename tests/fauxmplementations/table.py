@@ -38,6 +38,7 @@ RESULTS = {
     **dict.fromkeys(
         ("LyingTensors", "AnswersOnce", "ReturnsItsInput", "LyingLoss"), Result(DIVERGENT, DIVERGENT)
     ),
+    "AssignRaises": Result(ERROR, REFUSED),
     "ReturnsNan": Result(DIVERGENT, DIVERGENT),
     "ChangesFromAThread": Result(DIVERGENT, DIVERGENT),
     **dict.fromkeys(("NameRaises", "VersionSkips", "DialectRaises"), Result(REFUSED, REFUSED)),
