@@ -300,12 +300,22 @@ class LossExpectation:
         """Images (P,) and anchors (P,) of the positives."""
         return self.targets.foreground.nonzero(as_tuple=True)
 
+    @property
+    def divides_by_zero(self) -> bool:
+        """True if N is zero, which only a dialect without a floor of N allows (LOSS-SUM-1)."""
+        return self.expected.dialect.score_sum_floor == 0 and not self.targets.scores.any()
+
     @cached_property
     def is_defined(self) -> bool:
         """True if CIoU and its gradient are finite at the positives (IOU-1).
 
         They are not where a prediction of one bin is a box with exchanged edges whose negative area takes everything
-        from the union, eps included: 0 / 0. The result of official code then depends on its rounding.
+        from the union, eps included: 0 / 0. The result of official code then depends on its rounding. A division by an
+        N of zero, in dialects without a floor of N (LOSS-SUM-1), is defined: no CIoU is involved.
         """
+        if not len(self.positives[0]):
+            return True
+        if self.divides_by_zero:
+            return self.expected.batch.head.reg_max > 1
         exact = self.exact
         return all_finite(exact.items) and all_finite(exact.of_total[0][self.positives])

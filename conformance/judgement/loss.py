@@ -214,6 +214,7 @@ def judge_gradients(
     for term, maps, *computed in rows:
         distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
         logits = like_division_by_zero(logits, computed[1][1], expected.expected.dialect)
+        distances = like_division_by_zero(distances, computed[1][0], expected.expected.dialect)
         right, approximate, *rest = (pair[0] for pair in computed)
         of_positives = [right[at], approximate[at], *rest]  # (P, 4R), or a number
         for field, check, observed, values in (
