@@ -22,6 +22,7 @@ from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement, State, Value, Verdict
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
+from tal_conformance.implementations.guards.exceptions import TRACEBACK_ELSEWHERE
 from tal_conformance.implementations.outcome_file import (
     CorruptOutcome,
     StoredOutcome,
@@ -33,6 +34,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
+from tal_conformance.judgement.remarks import remarks_on
 from tal_conformance.pictures.picture import failure_picture, picture
 from tal_reference import Dialect, parse
 from tal_reports import write_picture
@@ -40,6 +42,8 @@ from tal_text import say, warn
 
 MAX_VALUES = 6
 """Maximum number of differing values that are printed for the first divergence."""
+TRACEBACK_LINES = 12
+"""Maximum number of lines of a traceback that are printed: its end, where the exception was raised."""
 SUFFIX = ".safetensors"
 
 
@@ -115,6 +119,7 @@ class Replayed:
         judgement: judgement of every stage; None if nothing could be judged.
         values: differing values of the first divergence.
         picture: data of the picture; None if a prediction is not finite or nothing was judged.
+        traceback: traceback of the implementation's exception; "" if it did not raise.
     """
 
     who: str
@@ -123,6 +128,7 @@ class Replayed:
     judgement: Judgement | None = None
     values: Sequence[Value] = ()
     picture: dict[str, Any] | None = None
+    traceback: str = ""
 
 
 @dataclass
@@ -181,6 +187,8 @@ class Replay:
         say(printable(f"{path}: {batch.describe()}"))
         if batch.origin:
             say(printable(f"  {batch.origin}"))
+        for remark in remarks_on(batch):
+            say(printable(f"  remark: {remark}"))
         for replayed in self._stored(path, batch) if self.offline else self._live(batch):
             self.fails = self.fails or replayed.verdict.fails
             self.missing = self.missing or replayed.verdict is Verdict.INCONCLUSIVE
@@ -203,7 +211,15 @@ class Replay:
                 judgement = run_every_check(Subject(implementation, self.device), batch, watched)
             except Failure as failure:
                 summary, drawing = _summary(failure), failure_picture(failure)
-                yield Replayed(who, failure.verdict, summary, failure.judgement, failure.values, drawing)
+                yield Replayed(
+                    who,
+                    failure.verdict,
+                    summary,
+                    failure.judgement,
+                    failure.values,
+                    drawing,
+                    failure.details or "",
+                )
             else:
                 drawing = picture_of(batch, dialect, outcomes[0], judgement) if outcomes else None
                 yield Replayed(who, judgement.verdict, judgement=judgement, picture=drawing)
@@ -297,8 +313,9 @@ def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Repla
 
 
 def _summary(failure: Failure) -> str:
+    """Return one sentence about a failure; a traceback is printed below it, because there is no report."""
     stage = f"at stage {failure.stage} ({failure.clause}): " if failure.stage else ""
-    return stage + failure.summary
+    return stage + failure.summary.replace(TRACEBACK_ELSEWHERE, "")
 
 
 def _word(verdict: Verdict) -> str:
@@ -314,6 +331,7 @@ def format_replay(replayed: Replayed) -> list[str]:
     lines = [f"{replayed.who}: {_word(replayed.verdict).upper()}{unique}"]
     if replayed.summary:
         lines.append(f"  {replayed.summary}")
+    lines += [f"    {line}" for line in replayed.traceback.splitlines()[-TRACEBACK_LINES:]]
     for value in replayed.values[:MAX_VALUES]:
         bound = "" if value.bound in ("", "0", "none") else f" within {value.bound}"
         lines.append(
@@ -324,7 +342,8 @@ def format_replay(replayed: Replayed) -> list[str]:
         margin = f", largest error {stage.margin:.3g} of its bound" if has_margin else ""
         if stage.state is not State.NOT_SHOWN:
             lines.append(f"  {stage.stage:14}{stage.state.value}{margin}")
-    return lines + [f"  {note}" for note in judgement.notes] if judgement else lines
+    notes = judgement.notes if judgement else []
+    return lines + [f"  {note.replace(TRACEBACK_ELSEWHERE, '')}" for note in notes]
 
 
 def printable(text: str) -> str:

@@ -94,8 +94,12 @@ class ImageJudge:
         return inside.abs() <= error
 
     def about_candidates(self, problem: str, wrong: Tensor) -> str:
-        """Return the text of a problem with the pairs `wrong` (M, A), with a remark if all of them lie on an edge."""
-        return f"{problem}, only on the edge of a box" if (wrong <= self.on_edge).all() else problem
+        """Return the text of a problem with the pairs `wrong` (M, A), with a remark if one explains all of them."""
+        if (wrong <= self.on_edge).all():
+            return f"{problem}, only on the edge of a box"
+        if self.assignment.foreground[self.image].all():
+            return f"{problem}; every anchor of the image is a positive"
+        return problem
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
         """Compare label and box of each positive with those of its owner (TAL-TGT-1).

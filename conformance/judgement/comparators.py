@@ -88,7 +88,9 @@ def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agr
             observed, expected, tolerance = _without_overflows(observed, expected, tolerance, same_dtype)
         assert_finite(quantity, observed)
         error = (observed.double() - expected).abs()
-        beyond = ~(error <= tolerance)  # also where the tolerance is NaN
+        beyond = (
+            ~(error <= tolerance) | error.isinf()
+        )  # also where the tolerance is NaN, or infinite as expected
         margin = largest((error / tolerance).nan_to_num(nan=0.0))
     observe = observer.get()
     if observe is not None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, Outcome
 from tal_conformance.core.task import DETECT
@@ -94,10 +96,18 @@ def failure_from(subject: Subject, batch: Batch, error: Divergence | Implementat
     first = judgement.first
     assert first is not None
     assert first.mismatch is not None
+    summary = first.mismatch.summary + precision_remark(batch)
     return _type(first.stage)(
-        subject, batch, judgement.verdict, first.stage, first.clause, first.mismatch.summary, first.mismatch.values,
-        judgement,
+        subject, batch, judgement.verdict, first.stage, first.clause, summary, first.mismatch.values, judgement,
     )  # fmt: skip
+
+
+def precision_remark(batch: Batch) -> str:
+    """Return the precision in which a batch fails, to end a message; "" for plain float32."""
+    if batch.dtype == torch.float32 and not batch.autocast:
+        return ""
+    name = str(batch.dtype).removeprefix("torch.")
+    return f", under autocast to {name}" if batch.autocast else f", in {name}"
 
 
 def _type(stage: str) -> type[Failure]:

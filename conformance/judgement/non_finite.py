@@ -100,9 +100,13 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
             _judge_loss(judgement, expected, outcome, reference, clause, bool((lost & ~spreads).any()))
     if judgement.verdict.fails:
         raise Divergence(judgement)
-    if clause == "NONFINITE-2" or lost.any():
-        return judgement
-    return judge(*_with_a_finite_number(outcome, expected, reference))
+    if clause != "NONFINITE-2" and not lost.any():
+        judgement = judge(*_with_a_finite_number(outcome, expected, reference))
+    if outcome.loss is not None and not all_finite(outcome.loss.items):
+        judgement.notes.append(
+            f"the loss only passes on predictions that are not finite, as {clause} prescribes"
+        )
+    return judgement
 
 
 def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Tensor:

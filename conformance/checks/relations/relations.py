@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations import score_properties as scores
 from tal_conformance.checks.relations import transformations as changes
 from tal_conformance.checks.relations.compare_images import Comparison
@@ -87,6 +88,8 @@ class Relation:
             plans = list(self.change(batch)) if self.change else []
             self._refuse_undefined(plans, subject.implementation.dialect)
             given = session(plans[0].sources[0] if plans else batch)
+            if not given.is_finite:  # an error of its own, which is not the relation's
+                judge_against_reference(subject, given.batch)
             judgement = self.judged(plans, session, given)
             if judgement.verdict.fails:
                 raise Divergence(judgement)

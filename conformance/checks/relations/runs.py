@@ -15,6 +15,7 @@ from tal_conformance.core.geometry import flatten
 from tal_conformance.core.outcome import LossOutcome, Outcome
 from tal_conformance.core.verdicts import Uniqueness, least_unique
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, truth_unit
+from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
 from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors
@@ -58,6 +59,13 @@ class Run:
         exact, own = self.truths[image], self.expected.rounded_truths[image]
         unit = truth_unit(exact.boxes, self.eps)
         return bound(own.boxes, exact.boxes, unit, self.dtype, "ground truth box")
+
+    @property
+    def is_finite(self) -> bool:
+        """True if the terms of the loss and the target scores are finite, as far as they are exposed."""
+        items = [] if self.outcome.loss is None else [self.outcome.loss.items]
+        scores = [] if self.outcome.assignment is None else [self.outcome.assignment.scores]
+        return all(map(all_finite, (*items, *scores)))
 
     @cached_property
     def oracles(self) -> dict[int, ImageOracle]:

@@ -23,6 +23,9 @@ from tal_conformance.implementations.errors import (
 from tal_conformance.implementations.guards.side_effects import SideEffectError
 from tal_conformance.implementations.guards.torch_state import StateChanged
 
+TRACEBACK_ELSEWHERE = "; the report has the traceback"
+"""Part of the message of a raised exception, which commands without a report leave out."""
+
 
 class Interrupts:
     """Record of SIGINT while code of an implementation runs.
@@ -113,7 +116,7 @@ def failure_from(error: BaseException) -> ImplementationFailed:
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}, line {place.lineno}"
     return ImplementationFailed(
-        f"raised {exception_text(error)} ({where}; the report has the traceback)",
+        f"raised {exception_text(error)} ({where}{TRACEBACK_ELSEWHERE})",
         cut("".join(traceback.format_exception(error)), LONGEST_TRACEBACK),
         class_names(error),
     )

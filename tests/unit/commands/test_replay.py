@@ -198,3 +198,46 @@ def test_what_comes_with_the_project_is_replayed(replay: Run):
     status, out, errors = replay(recorded_cases()[0].parent, "--implementation", "reference")
     assert (status, errors) == (0, [])
     assert out.count("recorded: ultralytics") == len(recorded_cases())
+
+
+def test_unusual_inputs_are_remarked_on(replay: Run, tmp_path: Path):
+    """Rows in pixels are judged as any rows; the reader is told that they lie outside the image."""
+    path = tmp_path / "pixels.safetensors"
+    annotations = SMALL.annotations.clone()
+    annotations[:, 2:] *= 64
+    replace(SMALL, annotations=annotations).save(path)
+    status, out, _ = replay(path)
+    assert status == 0
+    assert "  remark: all ground truths lie wholly outside the image, as rows in pixels would" in out
+
+
+def test_a_loss_over_predictions_that_are_not_finite_says_that_it_passes_them_on(replay: Run, tmp_path: Path):
+    path = tmp_path / "nan.safetensors"
+    maps = tuple(torch.full_like(level, torch.nan) for level in SMALL.feature_maps)
+    replace(SMALL, feature_maps=maps).save(path)
+    status, out, _ = replay(path)
+    assert status == 0
+    assert f"  remark: predictions of {SMALL.images * SMALL.anchors} of " in out
+    assert "the loss only passes on predictions that are not finite, as NONFINITE-2 prescribes" in out
+
+
+def test_an_exception_is_explained_by_the_rows_and_by_its_traceback(replay: Run, tmp_path: Path):
+    """There is no report beside a replay: the traceback is printed, and the message does not send to a report."""
+    path = tmp_path / "unsorted.safetensors"
+    both = Recipe(((Truth("ordinary"),), (Truth("ordinary", at=(8, 8)),)), predictions="near").build()
+    replace(both, annotations=both.annotations.flip(0)).save(path)
+    status, out, _ = replay(path)
+    assert status == 1
+    assert "  remark: rows 1 and 2 (counted from 1) are not sorted by image (ANN-1)" in out
+    assert "raised IndexError" in out
+    assert "in preprocess" in out
+    assert "the report has" not in out
+
+
+def test_a_batch_that_must_be_rejected_is_rejected(replay: Run, tmp_path: Path):
+    path = tmp_path / "few.safetensors"
+    Recipe(((Truth("ordinary"),),), cells=(2, 2)).build().save(path)
+    status, out, _ = replay(path)
+    assert status == 0
+    assert ": REJECTED\n  raises, as TAL-TOPK-2 requires: raised RuntimeError" in out
+    assert "the report has" not in out

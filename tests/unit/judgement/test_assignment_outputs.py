@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from tests.fauxmplementations.relation_faults import OutputsOnly, planted
 from tests.fauxmplementations.symmetric import EDGES_COUNT, AssignerOutputs, Outputs
 from torch import Tensor
@@ -183,3 +184,39 @@ def test_weights_of_wrong_targets_are_told_from_wrong_weights(
     failure = judged(Rescored(change, shows), recipe)
     assert (failure.stage, failure.clause) == (stage, clause)
     assert len(failure.stages) == 1
+
+
+class AllForeground(ReferenceAdapter):
+    """Every anchor is a positive, as where a mask of the foreground is always true."""
+
+    exposes_stages = False
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        honest = super().assign(inputs)
+        return replace(honest, foreground=torch.ones_like(honest.foreground), stages=None)
+
+
+def test_a_message_says_that_every_anchor_is_a_positive():
+    failure = judged(AllForeground(), Recipe(images=((Truth("ordinary"),),), cells=(6, 6)))
+    assert failure.clause == "TAL-CAND-1"
+    assert "a positive is not a candidate; every anchor of the image is a positive at" in failure.summary
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "words"),
+    [
+        (torch.float32, False, ""),
+        (torch.float64, False, ", in float64"),
+        (torch.float16, True, ", under autocast to float16"),
+        (torch.bfloat16, True, ", under autocast to bfloat16"),
+    ],
+)
+def test_a_message_names_the_precision_in_which_the_batch_fails(
+    dtype: torch.dtype, autocast: bool, words: str
+):
+    recipe = Recipe(images=((Truth("ordinary"),),), cells=(6, 6))
+    batch = replace(recipe.build().to(dtype=dtype), autocast=autocast)
+    subject = Subject(implementation_from(FaultyReference(FAULTS["alpha_of_one"]), "double"), "cpu")
+    with pytest.raises(Failure) as caught:
+        judge_against_reference(subject, batch)
+    assert caught.value.summary.endswith(f"differ){words}")

@@ -10,6 +10,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.outcome import Loss
+from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
@@ -101,3 +102,33 @@ def test_the_first_dialect_accepts_what_its_division_by_zero_gives(value: float)
 
     adapter = Divides(DIALECTS["ultralytics-8.0.6"])
     judge_against_reference(Subject(implementation_from(adapter, "first"), "cpu"), NOBODY.build())
+
+
+OLDEST = DIALECTS["ultralytics-8.0.6"]
+
+
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize("recipe", [NOBODY, Recipe(reg_max=1)])
+def test_a_division_by_zero_that_the_dialect_prescribes_is_decided(recipe: Recipe, hides: bool):
+    adapter = Scaled([1.0] * 3, hides)
+    adapter.dialect = OLDEST
+    judgement = judge_against_reference(
+        Subject(implementation_from(adapter, "double"), "cpu"), recipe.build()
+    )
+    assert not judgement.verdict.fails
+    assert judgement.verdict is not Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_floor_where_the_dialect_has_none_is_found(hides: bool):
+    class Floored(Scaled):
+        def loss(self, *arguments: Any) -> Loss:
+            self.dialect = NEWEST
+            try:
+                return super().loss(*arguments)
+            finally:
+                self.dialect = OLDEST
+
+    adapter = Floored([1.0] * 3, hides)
+    adapter.dialect = OLDEST
+    assert failure(adapter, NOBODY).clause in ("LOSS-SUM-1", "LOSS-CLS-1")

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.fauxmplementations.relation_faults import HONEST, PLANTED, LossAlone
@@ -20,6 +22,7 @@ from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Loss
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
@@ -183,3 +186,21 @@ def test_the_reference_of_every_dialect_is_related_to_itself(dialect: Dialect):
         dialect.score_sum_floor > 0 and dialect.weights_meet is WeightBroadcast.PER_POSITIVE
     )
     assert (related > 0) is divides_by_one_number
+
+
+class DividesByZero(ReferenceAdapter):
+    """Divides by an N of 0 where there are no ground truths."""
+
+    exposes_stages = False
+
+    def loss(self, maps: Any, annotations: Any, *arguments: Any) -> Loss:
+        honest = super().loss(maps, annotations, *arguments)
+        cls = 1.0 if len(annotations) else torch.inf
+        return replace(honest, total=honest.total * cls, items=honest.items * torch.tensor([1.0, cls, 1.0]))
+
+
+@pytest.mark.parametrize("clause", ["META-PADDING", "META-EMPTY-IMAGE", "META-UNREACHABLE-CLASS"])
+def test_a_loss_that_is_not_finite_by_itself_is_not_the_relations_error(clause: str):
+    with pytest.raises(Failure) as caught:
+        RELATIONS[clause](subject(DividesByZero()), Recipe(images=((), ())).build())
+    assert caught.value.clause == "LOSS-SUM-1"

@@ -1,0 +1,56 @@
+"""Remarks on a batch that a reader needs beside a verdict: inputs that are unusual, and probably unintended."""
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.geometry import pixel_boxes
+
+LISTED = 3
+"""Maximum number of rows that a remark names."""
+
+
+def remarks_on(batch: Batch) -> list[str]:
+    """Return one sentence for each unusual property of a batch; [] for an ordinary batch."""
+    remarks = non_finite_remark(batch), unsorted_remark(batch), outside_remark(batch)
+    return [remark for remark in remarks if remark]
+
+
+def non_finite_remark(batch: Batch) -> str:
+    """Return the number of anchors with a prediction that is not finite, in total and by level; "" for none."""
+    levels = []
+    for stride, level in zip(batch.head.strides, batch.feature_maps, strict=True):
+        finite = level.isfinite().all(1)  # (B, H, W)
+        levels.append((int((~finite).sum()), finite.numel(), f"stride {stride:g}"))
+    affected = sum(wrong for wrong, _, _ in levels)
+    if not affected:
+        return ""
+    total = sum(count for _, count, _ in levels)
+    parts = [f"{wrong} of {count} at {stride}" for wrong, count, stride in levels if wrong]
+    return f"predictions of {affected} of {total} anchors are not finite: {', '.join(parts)}"
+
+
+def unsorted_remark(batch: Batch) -> str:
+    """Return the annotation rows that have a smaller image number than the row before; "" for none (ANN-1)."""
+    images = batch.annotations[:, 0]  # (N,)
+    (falls,) = (images[1:] < images[:-1]).nonzero(as_tuple=True)
+    if not len(falls):
+        return ""
+    pairs = [f"{row + 1} and {row + 2}" for row in falls[:LISTED].tolist()]
+    more = f", and {len(falls) - LISTED} more pairs," if len(falls) > LISTED else ""
+    return (
+        f"rows {', '.join(pairs)}{more} (counted from 1) are not sorted by image (ANN-1): since Ultralytics 8.4.25 "
+        "an error, or a ground truth is lost"
+    )
+
+
+def outside_remark(batch: Batch) -> str:
+    """Return the number of ground truths that lie wholly outside their image; "" for none (ANN-1)."""
+    height, width = batch.size
+    boxes = pixel_boxes(batch.annotations.cpu().double(), batch.size)  # (N, 4)
+    limit = boxes.new_tensor([width, height])
+    outside = ((boxes[:, :2] >= limit) | (boxes[:, 2:] <= 0)).any(1)  # (N,)
+    count = int(outside.sum())
+    if not count:
+        return ""
+    which = "all ground truths lie" if bool(outside.all()) else f"{count} of {len(outside)} ground truths lie"
+    beyond = bool((batch.annotations[:, 2:4] > 1).all())  # every centre
+    cause = ", as rows in pixels would: rows are normalised by the image size (ANN-1)" if beyond else ""
+    return f"{which} wholly outside the image{cause}"
