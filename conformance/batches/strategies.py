@@ -130,7 +130,12 @@ def recipes(
 
 
 def training_size(
-    images: int = 16, cells: int = 80, most: int = 300, classes: int = 80
+    images: int = 16,
+    cells: int = 80,
+    most: int = 300,
+    classes: int = 80,
+    kinds: tuple[str, ...] = (),
+    predictions: Sequence[str] = PREDICTIONS,
 ) -> SearchStrategy[Recipe]:
     """Return a strategy of recipes of the size of training: 16 images of 640 x 640 pixels with many ground truths.
 
@@ -139,16 +144,18 @@ def training_size(
         cells: rows and columns of the first level, whose stride is 8.
         most: largest number of ground truths in an image.
         classes: number of classes C.
+        kinds: kinds of ground truths; empty: all common kinds.
+        predictions: kinds of predictions.
     """
     number = st.integers(0, most).map(lambda fewer: most - fewer)  # shrinks towards the largest number
-    crowd = st.builds(ManyTruths, number, SEEDS, st.just(classes))
+    crowd = st.builds(ManyTruths, number, SEEDS, st.just(classes), st.just(kinds))
     return st.builds(
         Recipe,
         images=st.lists(crowd, min_size=images, max_size=images).map(tuple),
         cells=st.just((cells, cells)),
         strides=st.just((8, 16, 32)),
         classes=st.just(classes),
-        predictions=st.sampled_from(tuple(dict.fromkeys(PREDICTIONS))),
+        predictions=st.sampled_from(tuple(dict.fromkeys(predictions))),
         seed=SEEDS,
     )
 

@@ -1,9 +1,17 @@
 """LARGE: batches of the size used in training, with the option `--large`."""
 
+from dataclasses import replace
+
+from tal_conformance.batches.hazards import with_hazards
+from tal_conformance.batches.named_strategies import PRECISIONS
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import training_size
 from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
+
+ORDINARY = training_size(most=12, kinds=("off_lattice",), predictions=("near",))
+"""Batches with as many ground truths as photographs have. Hardly ever are two deciding values equal: a loss that does
+not show its assignment is judged by one assignment, which it cannot be with 300 ground truths of all kinds."""
 
 
 @check("LARGE", batches=training_size(), share=20, least=1, mutants="never", shrinks=False)
@@ -14,3 +22,26 @@ def test_training_size(checker: Checker, recipe: Recipe) -> None:
     on small batches.
     """
     checker(recipe)
+
+
+@check("LARGE", batches=ORDINARY, share=45, least=1, mutants="never", shrinks=False)
+def test_ordinary_training(checker: Checker, recipe: Recipe) -> None:
+    """Judge the loss of images with up to 12 ground truths each, whose assignment is unique."""
+    checker(recipe)
+
+
+@check(
+    "LARGE",
+    batches=ORDINARY,
+    share=90,
+    least=1,
+    parameter=("precision", ("autocast-float16", "autocast-bfloat16")),
+    mutants="never",
+    shrinks=False,
+)
+def test_training_under_autocast(checker: Checker, precision: str, recipe: Recipe) -> None:
+    """Judge the same batches as the official trainer calls the loss, in automatic mixed precision."""
+    if precision not in checker.subject.implementation.precisions:
+        checker.not_tested(f"precision {precision}: the adapter does not declare it (attribute `precisions`)")
+    dtype, autocast = PRECISIONS[precision]
+    checker(with_hazards(replace(recipe.build().to(dtype=dtype), autocast=autocast)))

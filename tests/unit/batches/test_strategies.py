@@ -17,9 +17,11 @@ from tal_conformance.batches.strategies import SPECIAL_PREDICTIONS, recipes, tra
 from tal_conformance.batches.truths import COMMON_KINDS, ManyTruths, Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.attack import faulty
-from tal_conformance.mutation.planted_faults import FAULTS
+from tal_conformance.mutation.plant import Hidden
+from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
 from tal_reference import Hyperparameters
 
 DRAWS = 600
@@ -302,6 +304,26 @@ def test_training_size_is_that_of_training():
     counts = [len(truths) for recipe in found for truths in recipe.images]
     assert max(counts) <= 300
     assert max(counts) >= 200
+
+
+FEW = training_size(images=2, most=12, classes=5, kinds=("off_lattice",), predictions=("near",))
+
+
+def test_training_size_with_few_ground_truths_has_one_assignment():
+    found = [recipe.build() for recipe in draw(FEW, 12)]
+    assert {kind.kind for recipe in draw(FEW, 12) for image in recipe.images for kind in image} == {
+        "off_lattice"
+    }
+    assert not any(AMBIGUOUS & batch.hazards for batch in found)
+
+
+def test_a_hidden_assignment_of_training_size_is_judged():
+    """The fault changes weights alone, which a loss that is judged by one of several assignments could explain."""
+    hidden = Hidden(FaultyReference(FAULTS["beta_of_five"], exposes_stages=False))
+    with pytest.raises(Failure):
+        judge_against_reference(
+            Subject(implementation_from(hidden, "hidden"), "cpu"), draw(FEW, 12)[-1].build()
+        )
 
 
 def test_the_first_batch_of_training_size_is_the_whole_size():
