@@ -25,7 +25,7 @@ from tal_conformance.judgement.bounds import bound
 from tal_conformance.judgement.comparators import Quantity, assert_none
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.hidden_weights import narrowed_by_gradients
-from tal_conformance.judgement.loss import judge_loss, judge_total
+from tal_conformance.judgement.loss import SCORE_SUM_CLAUSE, judge_loss, judge_total
 from tal_conformance.judgement.loss_rounding import AssignmentUncertainty
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.oracle import ImageOracle
@@ -73,7 +73,10 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         judge_total(judgement, expected, loss)
         return
     if from_gradients is not None and (undecided or from_gradients.verdict.fails):
-        judged = from_gradients
+        # another N explains all terms, and scales what is read
+        is_wrong_sum = judged.first is not None and judged.first.clause == SCORE_SUM_CLAUSE
+        if not (is_wrong_sum and from_gradients.verdict.fails):
+            judged = from_gradients
     judgement.notes += judged.notes
     for name in judgement.task.stages_of("term", "total", "gradients"):
         judgement.stages[name].merge(judged.stages[name])
