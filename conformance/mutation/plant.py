@@ -36,6 +36,13 @@ INVISIBLE: dict[str, dict[str, str]] = {
     }
 }
 """Faults that have no visible effect in a mode, and are therefore equivalent there, with the reason."""
+GRADIENT_BOUND = (
+    "shows in the gradient on the distance logits alone, whose bound counts a rounding to 16 bits in every operation: "
+    "it is not derived from the dtype of each operation yet"
+)
+CLOSE_OVERLAPS = (
+    "needs a contested anchor whose overlaps differ by more than the rounding of hidden boxes to bfloat16"
+)
 OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {
         "zeros_do_not_compete": "seen only where a ground truth whose score underflows to zero wins an anchor from "
@@ -44,7 +51,19 @@ OPEN: dict[str, dict[str, str]] = {
         "score_sum_in_16_bits": "N is known to the rounding of the class gradients, which have 16 bits themselves",
         "distance_targets_in_16_bits": "the weights are known to the rounding of the class gradients, and move DFL as "
         "far as its targets do",
-    }
+    },
+    f"{STAGES_SHOWN}, autocast-bfloat16": {
+        "dfl_clamp_15_99_in_the_gradient": GRADIENT_BOUND,
+    },
+    f"{HIDDEN}, autocast-bfloat16": {
+        "dfl_clamp_15_99_in_the_gradient": GRADIENT_BOUND,
+        "dfl_without_gradient_at_the_clamp": GRADIENT_BOUND,
+        "alpha_differentiated": GRADIENT_BOUND,
+        "shape_penalty_without_gradient": GRADIENT_BOUND,
+        "weights_in_16_bits": "the class gradients, which tell the weights, have 16 bits themselves",
+        "contested_by_metric": CLOSE_OVERLAPS,
+        "contested_by_unmasked_overlap": CLOSE_OVERLAPS,
+    },
 }
 """Faults that are known to survive in a mode, with a description of a batch that would expose them."""
 
