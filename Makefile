@@ -73,11 +73,11 @@ test: $(STAMP)  ## the tests of this project itself, without those marked slow
 	$(PYTEST) tests --ignore tests/reference -m 'not slow' $(ARGS)
 
 test-slow: $(STAMP)  ## the other tests: launches of whole runs, shrinking, planted faults, browsers
-	$(PYTEST) tests --ignore tests/reference -m slow $(ARGS)
+	$(PYTEST) tests --ignore tests/reference -m 'slow and not long' $(ARGS)
 
-test-all: test test-slow  ## every test
+test-all: test test-slow  ## every test but those marked long
 
-test-quality: $(STAMP)  ## the tests that say how good the suite is: shrinking, planted faults, mutants
+test-quality: $(STAMP)  ## the tests that say how good the suite is, long ones too: shrinking, planted faults, mutants, identification
 	$(PYTEST) tests/quality $(ARGS)
 
 fuzz: $(STAMP)  ## damaged and hostile files for every reader: make fuzz INPUTS=1000000

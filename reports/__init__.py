@@ -17,7 +17,7 @@ from tal_reports.html.drawing import Sides
 from tal_reports.html.explanations import anchor_lines, truth_lines
 from tal_reports.html.render import render, write_differences, write_picture
 from tal_reports.log.reader import Log, LogError, read_log
-from tal_reports.log.writer import RunLog, write_whole
+from tal_reports.log.writer import LATEST, RunLog, write_whole
 from tal_reports.terminal import terminal_table
 from tal_reports.text import visible
 
@@ -27,6 +27,7 @@ if __name__ != "tal_reports":  # imported by the name of its folder
     hand_over(__name__)
 
 __all__ = [
+    "LATEST",
     "Log",
     "LogError",
     "RunLog",

@@ -19,8 +19,7 @@ from tal_conformance.mutation.kill_matrix import KINDS, NoSuchMutant, try_mutant
 from tal_conformance.mutation.plant import plant
 from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
 from tal_conformance.suite.run_log import RunLogWriter
-from tal_reports import LogError, RunLog, read_log, render
-from tal_reports.log.writer import LATEST
+from tal_reports import LATEST, LogError, RunLog, read_log, render
 from tal_text import say
 
 

@@ -45,6 +45,7 @@ FAULTS_AS_CHOICES = {
 PAIRS = 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAULTS_AS_CHOICES)
 def test_a_planted_fault_is_named(name: str):
     adapter: Any = FaultyReference(FAULTS[name], exposes_stages=False)
@@ -67,6 +68,7 @@ def pairs() -> list[Dialect]:
     return drawn
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dialect", pairs(), ids=lambda dialect: dialect.name)
 def test_a_pair_is_explained(dialect: Dialect):
     found = identify(implementation_from(ReferenceAdapter(dialect), "pair"))

@@ -45,10 +45,17 @@ class PlainCopies:
         total, items, assignment, inputs = value.total, value.items, value.assignment, value.inputs
         return Loss(
             plain("Loss.total", total),
-            self._copy("Loss.items", items),
+            self._items(items),
             self.assignment(assignment),
             self.inputs(inputs),
         )
+
+    def _items(self, value: Any) -> Any:
+        """Return a copy of the loss items that requires gradients if the items do, which the protocol forbids."""
+        copy = self._copy("Loss.items", value)
+        if is_tensor(value) and plain("Loss.items", value).requires_grad:
+            copy.requires_grad_()
+        return copy
 
     def gradient(self, level: int, value: Tensor) -> Tensor:
         """Return a copy of the gradient on a feature map."""
