@@ -1,4 +1,7 @@
-"""Batches for ways of calling and sequences of calls. Even the simplest one exercises every part of the loss."""
+"""Batches for checks that call an implementation in unusual ways or several times in a row.
+
+Even the simplest of these batches exercises every part of the loss.
+"""
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy

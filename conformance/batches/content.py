@@ -1,4 +1,4 @@
-"""The content of a batch as detectors of hazards read it: in float32, on the CPU."""
+"""The content of a batch in float32 on the CPU, as the detectors of hazards (`hazards.py`) read it."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from tal_conformance.core.geometry import (
 
 
 class Shape(NamedTuple):
-    """Edges and sides of one real GT in pixels, computed in float32."""
+    """Edges and side lengths in pixels of one real ground truth (GT), computed in float32."""
 
     left: float
     top: float
@@ -31,12 +31,14 @@ class Shape(NamedTuple):
 
     @property
     def sides(self) -> tuple[float, float]:
-        """Width and height."""
+        """Width and height in pixels."""
         return self.width, self.height
 
 
 class Content:
-    """The batch as detectors read it: N annotation rows, n real GTs among them, B images, A anchors.
+    """A batch as the detectors of hazards read it.
+
+    N is the number of annotation rows, n that of real ground truths (GTs), B of images, A of anchors.
 
     Everything but the rows is computed on first use; overlaps only for GTs and their candidates. Most batches have
     few GTs: loops over them in Python are faster than a dozen calls of torch.
@@ -58,7 +60,12 @@ class Content:
         self.image, self.labels, self.boxes = image[real], labels[real], every_box[real]  # (n,), (n,), (n, 4)
 
     def has(self, what: str) -> bool:
-        """Return True if the batch has a "truth", "pair", "candidate" or "contested" anchor, or `what` is ""."""
+        """Return True if the batch contains what a detector needs.
+
+        Args:
+            what: "truth" for a real GT, "pair" for two GTs in one image, "candidate" for a candidate anchor,
+                "contested" for an anchor that several GTs selected, "" for nothing.
+        """
         match what:
             case "truth":
                 return len(self.boxes) > 0
@@ -73,7 +80,7 @@ class Content:
 
     @cached_property
     def counts(self) -> list[int]:
-        """Number of rows of each image, including rows that ANN-3 drops."""
+        """Number of annotation rows of each of the B images, including rows that ANN-3 drops."""
         counts = [0] * self.logits.shape[0]
         for image in self.rows:
             counts[image] += 1
@@ -81,52 +88,52 @@ class Content:
 
     @cached_property
     def shapes(self) -> list[Shape]:
-        """Edges and sides of the n GTs."""
+        """Edges and side lengths of each of the n real GTs."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2]  # (n, 2)
         return [Shape(*numbers) for numbers in torch.cat((self.boxes, sides), dim=1).tolist()]
 
     @property
     def first_stride(self) -> int:
-        """The first stride: all releases that widen boxes widen shorter sides."""
+        """Stride of the first level in pixels. Releases that widen small boxes widen all shorter sides."""
         return self.head.strides[0]
 
     @property
     def floor(self) -> int:
-        """The second stride, or the first if there is one level."""
+        """Stride in pixels to which TAL-CAND-2 widens: that of the second level, else of the first."""
         return self.head.strides[min(1, len(self.head.strides) - 1)]
 
     @cached_property
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """(P,), (P,) indices of every two GTs of the same image, in ascending order."""
+        """Indices (P,) and (P,) of the two GTs of every pair in the same image, in ascending order."""
         same = (self.image[:, None] == self.image).triu(1)  # (n, n)
         one, other = same.nonzero().unbind(1)
         return one, other
 
     @cached_property
     def pair_boxes(self) -> tuple[Tensor, Tensor]:
-        """(P, 4), (P, 4) boxes of the pairs."""
+        """Boxes (P, 4) and (P, 4), xyxy in pixels, of the two GTs of every pair in the same image."""
         one, other = self.pairs
         return self.boxes[one], self.boxes[other]
 
     @cached_property
     def depth(self) -> Tensor:
-        """(n, A) pixels by which a centre lies inside the box, widened as for candidates; negative outside."""
+        """Pixels (n, A) by which an anchor lies inside a GT widened by TAL-CAND-2; negative outside."""
         return depth(self.centres, widened(self.boxes, self.floor))
 
     @cached_property
     def candidates(self) -> Tensor:
-        """(n, A) True if the anchor is a candidate of the GT (TAL-CAND-1)."""
+        """Mask (n, A) bool: True where the anchor is a candidate of the GT (TAL-CAND-1)."""
         return self.depth > INSIDE
 
     @cached_property
     def candidate_pairs(self) -> tuple[Tensor, Tensor]:
-        """(P,), (P,) indices of GT and candidate anchor."""
+        """Indices (P,) of the GT and (P,) of the anchor of every pair of a GT and its candidate."""
         truth, anchor = self.candidates.nonzero().unbind(1)
         return truth, anchor
 
     @cached_property
     def predicted(self) -> Tensor:
-        """(P, 4) predicted box of every candidate pair, xyxy in pixels."""
+        """Predicted boxes (P, 4), xyxy in pixels, of the anchors of `candidate_pairs`."""
         truth, anchor = self.candidate_pairs
         image = self.image[truth]  # (P,)
         if len(anchor) > self.rivals.numel():  # boxes are large or many: decode every anchor once
@@ -135,7 +142,7 @@ class Content:
 
     @cached_property
     def overlap(self) -> Tensor:
-        """(n, A) u; zero for non-candidates (TAL-MET-1)."""
+        """Overlap u (n, A) of every GT and anchor; zero for non-candidates (TAL-MET-1)."""
         truth, anchor = self.candidate_pairs
         overlap = torch.zeros(self.candidates.shape, dtype=torch.float32)
         overlap[truth, anchor] = ciou(self.boxes[truth], self.predicted).clamp(min=0)
@@ -143,7 +150,7 @@ class Content:
 
     @cached_property
     def metric(self) -> Tensor:
-        """(n, A) t; zero for non-candidates (TAL-MET-1)."""
+        """Alignment metric t (n, A) of every GT and anchor; zero for non-candidates (TAL-MET-1)."""
         truth, anchor = self.candidate_pairs
         metric = torch.zeros(self.candidates.shape, dtype=torch.float32)
         score = self.logits[self.image[truth], anchor, self.labels[truth]].sigmoid()  # (P,)
@@ -152,35 +159,41 @@ class Content:
 
     @cached_property
     def ranked(self) -> tuple[Tensor, Tensor]:
-        """(n, min(k + 1, A)) largest t of every GT in descending order, and their anchors."""
+        """The k + 1 largest metrics t of every GT, in descending order, and the anchors that have them.
+
+        Both tensors are (n, min(k + 1, A)).
+        """
         values, places = self.metric.topk(min(self.k + 1, self.metric.shape[1]), dim=1)
         return values, places
 
     @cached_property
     def selected(self) -> Tensor:
-        """(n, A) an admissible selection (TAL-TOPK-1)."""
+        """Mask (n, A) bool: True where the GT selects the anchor, in one admissible way (TAL-TOPK-1)."""
         best = self.ranked[1][:, : self.k]
         return torch.zeros_like(self.candidates).scatter(1, best, value=True) & self.candidates
 
     @cached_property
     def rivals(self) -> Tensor:
-        """(B, A) number of GTs that have the anchor as a candidate."""
+        """Number (B, A) of GTs of which the anchor is a candidate."""
         return self.by_image(self.candidates)
 
     @cached_property
     def contested(self) -> tuple[Tensor, Tensor]:
-        """(Q,), (Q,) image and anchor of every anchor that more than one GT selects."""
+        """Indices (Q,) of the image and (Q,) of the anchor of every anchor that more than one GT selects."""
         image, anchor = (self.by_image(self.selected) > 1).nonzero().unbind(1)
         return image, anchor
 
     @cached_property
     def claims(self) -> tuple[Tensor, Tensor]:
-        """(n, Q) u of all GTs at all contested anchors, -1 in other images; (n, Q) True if the GT selects it."""
+        """Overlap u (n, Q) of all GTs with all contested anchors, and a mask (n, Q) bool of selected anchors.
+
+        The overlap is -1 if the GT is in another image; the mask is True if the GT selects the anchor.
+        """
         image, anchor = self.contested
         same_image = self.image[:, None] == image  # (n, Q)
         return self.overlap[:, anchor].where(same_image, -1.0), self.selected[:, anchor] & same_image
 
     def by_image(self, mask: Tensor) -> Tensor:
-        """Return (B, A) the number of GTs of each image for which the mask (n, A) is True."""
+        """Return for each image and anchor (B, A) the number of GTs for which the mask (n, A) is True."""
         counts = torch.zeros((self.logits.shape[0], mask.shape[1]), dtype=torch.int64)
         return counts.index_add(0, self.image, mask.long())  # (B, A)

@@ -1,4 +1,4 @@
-"""Strategies of heads, hyperparameters and logits that official models do not have, but that the clauses allow."""
+"""Strategies of heads, hyperparameters and logits that the clauses allow but no official model has."""
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy

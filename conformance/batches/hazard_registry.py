@@ -13,11 +13,11 @@ HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {DETECT.name: {}}
 
 
 def hazard(needs: str = "", tasks: tuple[str, ...] = (DETECT.name,)) -> Callable[[Detector], Detector]:
-    """Register a function as a hazard of some tasks, under the function's name.
+    """Return a decorator that registers a detector of a hazard under its function name.
 
     Args:
-        needs: the detector runs only on batches of which `Content.has(needs)` is true.
-        tasks: names of the tasks.
+        needs: what a batch must contain for the detector to run, an argument of `Content.has`.
+        tasks: names of the tasks whose batches may have the hazard.
     """
 
     def register(detector: Detector) -> Detector:

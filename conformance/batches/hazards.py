@@ -3,7 +3,8 @@
 Each detector below is one hazard: its name is the hazard's name, its docstring the hazard's meaning. Detectors read
 the batch as float32 on the CPU, with the candidates of the newest dialect (TAL-CAND-2 widens sides shorter than the
 second level's stride to that stride). "Box", "side" and "GT" refer to real ground truths (ANN-3), "row" to any
-annotation; "the first stride" and "the second" to those of the first two levels.
+annotation; "the first stride" and "the second" to those of the first two levels. k is the number of anchors
+that a ground truth selects, t the alignment metric, u the overlap with the predicted box (TAL-MET-1).
 """
 
 from dataclasses import replace
@@ -43,7 +44,7 @@ def hazards_of(batch: Batch) -> frozenset[str]:
 
 
 def with_hazards(batch: Batch) -> Batch:
-    """Return the batch with the hazards that it contains."""
+    """Return a copy of the batch whose field `hazards` names the hazards that it contains."""
     return replace(batch, hazards=hazards_of(batch))
 
 
@@ -193,21 +194,30 @@ def contested_selection(content: Content) -> bool:
 
 @hazard("contested")
 def third_owner(content: Content) -> Tensor:
-    """A contested anchor's largest u is that of a GT which did not select it (TAL-CONF-1)."""
+    """A contested anchor's largest u is that of a GT which did not select it (TAL-CONF-1).
+
+    u is the overlap of a GT with an anchor's predicted box.
+    """
     overlap, selected = content.claims
     return (overlap.where(selected, -1.0).amax(0) < overlap.amax(0)).any()
 
 
 @hazard("contested")
 def contested_at_zero(content: Content) -> Tensor:
-    """An anchor is contested where every u is zero (TAL-CONF-1)."""
+    """An anchor is contested where every u is zero (TAL-CONF-1).
+
+    u is the overlap of a GT with an anchor's predicted box.
+    """
     overlap, _ = content.claims
     return (overlap <= 0).all(0).any()
 
 
 @hazard("contested")
 def equal_owners(content: Content) -> Tensor:
-    """A contested anchor has the same largest u > 0 for two GTs (ambiguity T2)."""
+    """A contested anchor has the same largest u > 0 for two GTs (ambiguity T2).
+
+    u is the overlap of a GT with an anchor's predicted box.
+    """
     overlap, _ = content.claims
     first, second = overlap.topk(2, dim=0).values  # (Q,), (Q,)
     return ((first == second) & (first > 0)).any()
@@ -215,7 +225,10 @@ def equal_owners(content: Content) -> Tensor:
 
 @hazard("contested")
 def symmetric_owners(content: Content) -> Tensor:
-    """A contested anchor has the same largest u > 0 for two GTs whose boxes differ (ambiguity T2)."""
+    """A contested anchor has the same largest u > 0 for two GTs whose boxes differ (ambiguity T2).
+
+    u is the overlap of a GT with an anchor's predicted box.
+    """
     overlap, _ = content.claims
     values, truths = overlap.topk(2, dim=0)  # (2, Q), (2, Q)
     first, second = content.boxes[truths]  # (Q, 4), (Q, 4)
@@ -240,13 +253,19 @@ def few_candidates(content: Content) -> Tensor:
 
 @hazard("truth")
 def many_candidates(content: Content) -> Tensor:
-    """A GT has more candidates than k with t > 0, so that k decides (TAL-TOPK-1)."""
+    """A GT has more candidates than k with t > 0, so that k decides (TAL-TOPK-1).
+
+    t is the alignment metric of a GT and an anchor.
+    """
     return ((content.metric > 0).sum(1) > content.k).any()
 
 
 @hazard("truth")
 def tie_at_k(content: Content) -> Tensor:
-    """Two equal t > 0 at the k-th place and the next (ambiguity T1)."""
+    """Two equal t > 0 at the k-th place and the next (ambiguity T1).
+
+    t is the alignment metric by which a GT ranks its candidates; it selects the first k.
+    """
     values, _ = content.ranked
     last, following = (
         values[:, content.k - 1 : content.k],
@@ -257,7 +276,10 @@ def tie_at_k(content: Content) -> Tensor:
 
 @hazard("truth")
 def zero_at_k(content: Content) -> Tensor:
-    """A candidate with t = 0 competes with the other zeros of its row for the last places (ambiguity T1)."""
+    """A candidate with t = 0 competes with the other zeros of its row for the last places (ambiguity T1).
+
+    t is the alignment metric of a GT and an anchor.
+    """
     positive = (content.metric > 0).sum(1)  # (n,)
     competes = (positive < content.k) & (content.candidates.sum(1) > positive)  # (n,)
     return competes.any() & (content.metric.shape[1] > content.k)
@@ -265,7 +287,10 @@ def zero_at_k(content: Content) -> Tensor:
 
 @hazard("truth")
 def no_overlap(content: Content) -> Tensor:
-    """A GT has candidates, and none of them has u > 0."""
+    """A GT has candidates, and none of them has u > 0.
+
+    u is the overlap of a GT with an anchor's predicted box.
+    """
     return (content.candidates.any(1) & ~(content.overlap > 0).any(1)).any()
 
 
@@ -379,7 +404,10 @@ def keeps_fewer(content: Content) -> bool:
 
 @hazard("candidate")
 def tie_at_topk2(content: Content) -> bool:
-    """The last anchor that a GT keeps and the next of its selected anchors have the same t (T3)."""
+    """The last anchor that a GT keeps and the next of its selected anchors have the same t (T3).
+
+    t is the alignment metric of a GT and an anchor.
+    """
     kept = content.hyperparameters.effective_topk2
     if kept is None or kept >= content.metric.shape[1]:
         return False
@@ -398,7 +426,7 @@ def _reaches_out(gt: Shape, content: Content) -> bool:
 
 
 def _within(one: Tensor, other: Tensor) -> Tensor:
-    """Return (P,) True if the box `one` lies in `other` and differs from it."""
+    """Return a mask (P,) bool: True if the box `one` (P, 4) lies in `other` (P, 4) and differs from it."""
     outward = one.new_tensor((1, 1, -1, -1))
     inward = (one - other) * outward  # (P, 4)
     return (inward.amin(1) >= 0) & (inward.amax(1) > 0)

@@ -1,8 +1,8 @@
 """Hazards of heads, hyperparameters and sizes: numbers that a counter, an index, a buffer or a constant cannot hold.
 
 An implementation may store a count in 8 bits, an index in 11 (the whole numbers that float16 holds), 16 or 24 bits
-(those that float32 holds), work in chunks, or assume the head of an official model. The detectors read a batch as those
-of `hazards` do.
+(those that float32 holds), work in chunks, or assume the head of an official model. The detectors use the
+same words and read a batch in the same way as those of `hazards.py`.
 """
 
 import math
@@ -61,13 +61,19 @@ def label_above_255(content: Content) -> Tensor:
 
 @hazard("truth")
 def k_above_13(content: Content) -> bool:
-    """A GT selects more than 13 anchors with t > 0, the largest k of an official default (TAL-TOPK-1)."""
+    """A GT selects more than 13 anchors with t > 0, the largest k of an official default (TAL-TOPK-1).
+
+    t is the alignment metric of a GT and an anchor.
+    """
     return _selects_more_than(content, 13)
 
 
 @hazard("truth")
 def k_above_32(content: Content) -> bool:
-    """A GT selects more than 32 anchors with t > 0 (TAL-TOPK-1)."""
+    """A GT selects more than 32 anchors with t > 0 (TAL-TOPK-1).
+
+    t is the alignment metric of a GT and an anchor.
+    """
     return _selects_more_than(content, 32)
 
 

@@ -30,30 +30,31 @@ MOST_ANCHORS = 90_000
 
 
 def truths(count: int, seed: int = 0, kinds: tuple[str, ...] = (), images: int = 1) -> Recipe:
-    """Return images with `count` ground truths each on 8 x 8 cells."""
+    """Return a recipe of `images` images with `count` ground truths each, on a grid of 8 x 8 cells."""
     crowds = tuple(ManyTruths(count, seed + image, 3, kinds) for image in range(images))
     return Recipe(crowds, (8, 8), (8, 16, 32), 3, predictions="near", seed=seed)
 
 
 def clear_truths(count: int, seed: int = 1, images: int = 1) -> Recipe:
-    """Return the same, with large boxes and predictions that have nothing to do with them.
+    """Return a recipe as `truths` does, but with large boxes and with predictions that are unrelated to them.
 
-    With seed 1 no two values are equal of which one decides, whatever the number of ground truths: the assignment is
-    unique, and a loss that does not show it is judged by this assignment alone.
+    With seed 1 no choice depends on two equal values, whatever the number of ground truths: the assignment is
+    unique, and a loss that does not expose its assignment is judged by this one alone.
     """
     return replace(truths(count, seed, ("huge", "off_lattice"), images), predictions="random")
 
 
 def claimants(count: int, seed: int = 0) -> Recipe:
-    """Return an image of ten anchors, each of which `count` ground truths select, with k = 10."""
+    """Return a recipe of an image with ten anchors, each of which `count` ground truths select (k = 10)."""
     crowd = ManyTruths(count, seed, 3, ("huge",))
     return Recipe((crowd,), (2, 4), (8, 16), 3, seed=seed)
 
 
 def anchors(count: int, seed: int = 0) -> Recipe:
-    """Return an image with exactly `count` anchors; its last ground truth selects the last anchor, if it can.
+    """Return a recipe of an image with exactly `count` anchors.
 
-    Of one level, the ground truth has nine candidates, of the others at most four: k = 13 selects all of them.
+    The last ground truth selects the last anchor, if it can. It has nine candidates on one level, and at most
+    four on the others: k = 13 selects all of them.
     """
     cells, strides = grid_with(count)
     bins, numbers = 16 if count < 10_000 else 4, Hyperparameters(topk=13)
@@ -61,7 +62,7 @@ def anchors(count: int, seed: int = 0) -> Recipe:
 
 
 def columns(count: int, seed: int = 0) -> Recipe:
-    """Return a wide image of 4 x `count` cells of 8 px, with ground truths at its right end.
+    """Return a recipe of a wide image of 4 x `count` cells of 8 px, with ground truths at its right end.
 
     From 200 columns on there are 40 bins and a box of 50 cells or more: distances beyond 16 cells are predicted.
     """
@@ -72,7 +73,7 @@ def columns(count: int, seed: int = 0) -> Recipe:
 
 
 def images(count: int, seed: int = 0) -> Recipe:
-    """Return `count` images of 20 anchors; two of eight, and the last two, have ground truths."""
+    """Return a recipe of `count` images of 20 anchors; two in eight, and the last two, have ground truths."""
     filled, empty = (Truth("ordinary", 1, (3, 9), (4, 5)), Truth("huge")), ()
     full = [number % 8 in (0, 7) or number >= count - 2 for number in range(count)]
     return Recipe(
@@ -82,7 +83,7 @@ def images(count: int, seed: int = 0) -> Recipe:
 
 
 def classes(count: int, seed: int = 0) -> Recipe:
-    """Return an image with `count` classes, whose ground truths have the last two and the middle one."""
+    """Return a recipe with `count` classes, of which ground truths have the last two and the middle one."""
     labelled = (
         Truth("ordinary", count - 1),
         Truth("huge", max(count - 2, 0)),
@@ -92,7 +93,10 @@ def classes(count: int, seed: int = 0) -> Recipe:
 
 
 def positives(count: int, seed: int = 0) -> Recipe:
-    """Return an image whose only ground truth selects `count` anchors, with one bin: no other reaches far enough."""
+    """Return a recipe of an image whose only ground truth selects `count` anchors.
+
+    The head has one bin (R = 1), because several bins cannot express such large distances.
+    """
     cells, strides = grid_with(count + count // 3)
     numbers = Hyperparameters(topk=count)
     return Recipe(
@@ -101,14 +105,17 @@ def positives(count: int, seed: int = 0) -> Recipe:
 
 
 def positives_with_bins(count: int, seed: int = 0) -> Recipe:
-    """Return an image of 60 x 60 cells with ten ground truths that select up to `count` anchors each."""
+    """Return a recipe of 60 x 60 cells with ten ground truths that select up to `count` anchors each."""
     grid = tuple(Truth("few_cells", at=(5 * (n % 4), 5 * (n // 4)), size=(13, 13)) for n in range(10))
     numbers = Hyperparameters(topk=count)
     return Recipe((grid,), (60, 60), (8, 16), 1, predictions="near", seed=seed, hyperparameters=numbers)
 
 
 def logits(anchor_count: int, class_count: int, seed: int = 0) -> Recipe:
-    """Return an image with so many anchors and classes, whose last anchors learn the last class."""
+    """Return a recipe of an image with the given numbers of anchors and classes.
+
+    The last anchors are assigned to a ground truth of the last class.
+    """
     cells, strides = grid_with(anchor_count)
     last = Truth("few_cells", class_count - 1, at=(15, 15), size=(1, 1))
     other = Truth("few_cells", class_count - 2, at=(13, 15), size=(2, 1))
@@ -117,10 +124,10 @@ def logits(anchor_count: int, class_count: int, seed: int = 0) -> Recipe:
 
 @cache
 def grid_with(count: int) -> tuple[Grid, tuple[int, ...]]:
-    """Return cells of the first level, and strides, with exactly `count` anchors: the first almost square grid.
+    """Return rows and columns of the first level, and strides, that give exactly `count` anchors.
 
-    The centre of the last anchor lies inside the input, so that a ground truth can select it. Some numbers of anchors
-    need a grid that is long, or a single level.
+    The grid is almost square if possible; some numbers of anchors need a long grid or a single level.
+    The centre of the last anchor lies inside the input, so that a ground truth can select it.
 
     Raises:
         ValueError: `count` is below 1.
@@ -133,7 +140,10 @@ def grid_with(count: int) -> tuple[Grid, tuple[int, ...]]:
 
 
 def _cells_with(count: int, strides: tuple[int, ...]) -> Grid | None:
-    """Return the most square cells of the first level with `count` anchors, at least as wide as high, or None."""
+    """Return the most nearly square rows and columns of the first level that give `count` anchors.
+
+    There are at least as many columns as rows. The result is None if no grid has `count` anchors.
+    """
     for rows in range(int(count**0.5), 0, -1):
         low, high = rows, count // rows  # the number of anchors grows with the columns
         while low < high:
@@ -161,7 +171,7 @@ CHUNKS = (64, 100, 128, 256, 300)
 
 
 def around(*numbers: int) -> tuple[int, ...]:
-    """Return every number with the one below and the one above."""
+    """Return every number, the number below it and the number above it."""
     return tuple(number + step for number in numbers for step in (-1, 0, 1))
 
 

@@ -19,7 +19,7 @@ class NonFiniteBatch(OneLineRepr):
         recipe: the batch without the non-finite prediction.
         value: a key of `NON_FINITE_VALUES`.
         class_logit: True for a class logit, False for a distance logit.
-        channel: index of the logit, modulo their number.
+        channel: index of the logit among the anchor's class or distance logits, modulo their number.
         place: index of the anchor among the first level's anchors of all images, modulo their number.
     """
 
@@ -30,7 +30,7 @@ class NonFiniteBatch(OneLineRepr):
     place: int = 0
 
     def build(self) -> Batch:
-        """Return the batch: float32, on the CPU.
+        """Return the batch with the non-finite prediction: float32, on the CPU.
 
         Raises:
             ValueError: `value` is not a key of `NON_FINITE_VALUES`.

@@ -50,7 +50,7 @@ class Scene:
         strides: (A,) strides of the anchors in pixels.
         boxes: (B, M, 4) ground truths, xyxy in pixels, padded with zeros; M is at least 1.
         labels: (B, M) classes of the ground truths.
-        present: (B, M) False on padding.
+        present: (B, M) bool, False on padding.
         generators: one random number generator for each image.
     """
 
@@ -69,7 +69,7 @@ class Scene:
         return len(self.centres)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Return (B, *shape) uniform numbers from [0, 1).
+        """Return a tensor (B, *shape) of uniform random numbers from [0, 1).
 
         Each image has its own generator, which ground truths do not use: if a ground truth or another image is
         removed, the image's random numbers do not change. That lets a failing batch shrink.
@@ -77,12 +77,15 @@ class Scene:
         return torch.stack([torch.rand(shape, generator=g, dtype=torch.float32) for g in self.generators])
 
     def wobble(self, *shape: int) -> Tensor:
-        """Return (B, *shape) numbers from (-1, 1), most of them near 0."""
+        """Return a tensor (B, *shape) of random numbers from (-1, 1), most of them near 0."""
         return self.uniform(*shape) - self.uniform(*shape)
 
     @property
     def reach(self) -> Tensor:
-        """(A, 4) largest distance of a side, in grid units: half the input, but no more than the bins can hold."""
+        """Largest distance (A, 4) from each anchor to the sides of its box, in grid units.
+
+        It is half the input's width or height, but no more than the bins can express.
+        """
         height, width = self.size
         half = self.strides.new_tensor((width, height, width, height)) / 2 / self.strides[:, None]  # (A, 4)
         return half if self.head.reg_max == 1 else half.clamp(max=self.head.reg_max - 1)
@@ -94,7 +97,7 @@ class DesiredPrediction(NamedTuple):
     Attributes:
         sides: (B, A, 4) distances left, top, right, bottom in grid units.
         logits: (B, A, C) class logits.
-        sharp: True if the encoded sides decode to exactly `sides`; False if noise is added, as in a trained network.
+        sharp: True if the logits decode to exactly `sides`; False if noise is added, as in a trained network.
         offsets: (B, A, 4) numbers to add to all distance logits of a side, which changes no distance; None: none.
             With one bin (R = 1) the logit is the distance, and nothing is added.
     """
@@ -106,13 +109,15 @@ class DesiredPrediction(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A tie to plant: of one ground truth's candidates, ranked by t, `target` gets the prediction of `source`.
+    """A tie to plant: one candidate of a ground truth gets the prediction of another.
+
+    The candidates are ranked by the alignment metric t, the largest first.
 
     Attributes:
         image: index of the image.
         truth: index of the ground truth in the image.
-        source: rank of the anchor whose prediction is copied, from 0.
-        target: rank of the anchor whose prediction is overwritten.
+        source: rank, from 0, of the anchor whose prediction is copied.
+        target: rank, from 0, of the anchor whose prediction is overwritten.
     """
 
     image: int
@@ -169,12 +174,18 @@ def prediction_kind(function: Callable[[Scene], DesiredPrediction]) -> Callable[
 
 
 def within_reach(scene: Scene, sides: Tensor) -> Tensor:
-    """Return sides (B, A, 4) that the bins can hold: not below zero, unless R = 1, whose raw value may be (DEC-1)."""
+    """Return `sides` (B, A, 4), distances in grid units, with negative values set to zero unless R = 1.
+
+    Only a head with one bin (R = 1) can predict negative distances (DEC-1).
+    """
     return sides if scene.head.reg_max == 1 else sides.clamp(min=0)
 
 
 def predictable(scene: Scene, sides: Tensor) -> Tensor:
-    """Return sides (B, A, 4) within reach; for R = 1, one box in four is inverted in x, and one in four in y."""
+    """Return `sides` (B, A, 4), distances in grid units, changed to what the head can predict.
+
+    Negative distances are set to zero. If R = 1, one box in four is inverted in x, and one in four in y.
+    """
     if scene.head.reg_max > 1:
         return within_reach(scene, sides)
     axes = scene.uniform(scene.anchors, 2) < 1 / 4  # (B, A, 2)
@@ -212,7 +223,7 @@ def exact_hit(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def close(scene: Scene) -> DesiredPrediction:
-    """As `near`, but with an error of every edge of at most a quarter of the ground truth's side, also for small boxes.
+    """As `near`, but every edge is off by at most a quarter of the ground truth's side, also for small boxes.
 
     If a side is zero, the error is at most `POINT`, for which the eps of IOU-1 is as large as its summands.
     """
@@ -256,7 +267,7 @@ def constant(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def offset(scene: Scene) -> DesiredPrediction:
-    """As near, with an offset from -120 to 120 on all distance logits of a side, as nothing prevents in training."""
+    """As `near`, with a number from -120 to 120 added to all distance logits of a side."""
     desired = near(scene)
     offsets = (OFFSET * (2 * scene.uniform(scene.anchors, 4) - 1)).round()  # (B, A, 4)
     return desired._replace(offsets=offsets)
@@ -264,7 +275,7 @@ def offset(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def extreme(scene: Scene) -> DesiredPrediction:
-    """As offset, and at a third of the anchors class logits are larger by a power of two, up to 10,000 in size."""
+    """As `offset`; a third of the anchors have class logits times a power of two, at most 10,000 in size."""
     desired = offset(scene)
     power = (36 * scene.uniform(scene.anchors, 1) - 24).long().clamp(min=0)  # (B, A, 1) 0 to 11
     logits = (desired.logits * POWERS[power]).clamp(-EXTREME, EXTREME)  # (B, A, C)
@@ -272,7 +283,9 @@ def extreme(scene: Scene) -> DesiredPrediction:
 
 
 def quantised(desired: DesiredPrediction, levels: int) -> DesiredPrediction:
-    """Return the desired prediction with whole and half distances, so that boxes coincide, and few class logits.
+    """Return the prediction with distances in halves of a grid unit and with few different class logits.
+
+    Many predicted boxes and scores are then equal.
 
     Args:
         desired: the prediction to quantise.
@@ -289,19 +302,23 @@ def quantised(desired: DesiredPrediction, levels: int) -> DesiredPrediction:
 
 
 def any_sides(scene: Scene) -> Tensor:
-    """Return (B, A, 4) sides in grid units from a quarter of their reach to all; shorter sides overlap little."""
+    """Return random distances (B, A, 4) in grid units, from a quarter of `scene.reach` to all of it.
+
+    With smaller distances, predicted boxes would overlap the ground truths little.
+    """
     return (0.25 + 0.75 * scene.uniform(scene.anchors, 4)) * scene.reach
 
 
 def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the ground truth (B, A) that each anchor predicts, and whether (B, A) any is close to the anchor.
+    """Return the index (B, A) of the ground truth that each anchor predicts, and a mask (B, A) bool.
 
-    A ground truth is close if the anchor's centre lies in it or less than a stride beside it.
+    The mask is True where any ground truth is close to the anchor. A ground truth is close if the anchor's
+    centre lies in it or less than a stride beside it.
 
     Args:
         scene: anchors and ground truths.
-        lots: (B, A) numbers from [0, 1), which choose among the close ground truths.
-        following: number of places after the chosen ground truth, among the close ones in turn.
+        lots: (B, A) random numbers from [0, 1), which choose among the close ground truths.
+        following: number of close ground truths to go on, in turn, from the chosen one.
     """
     close = (depth(scene.centres, scene.boxes) > -scene.strides) & scene.present[..., None]  # (B, M, A)
     choices = close.sum(1)  # (B, A)
@@ -311,13 +328,20 @@ def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor
 
 
 def exact_sides(scene: Scene, owner: Tensor) -> Tensor:
-    """Return (B, A, 4) distances in grid units from each anchor to its ground truth's edges; negative outside."""
+    """Return the distances (B, A, 4) in grid units from anchors to the edges of ground truths `owner` (B, A).
+
+    A distance is negative if the anchor lies outside.
+    """
     boxes = scene.boxes.gather(1, owner[..., None].expand(-1, -1, 4))  # (B, A, 4)
     return sides_to(boxes, scene.centres, scene.strides)
 
 
 def scores_for(scene: Scene, owner: Tensor, covered: Tensor) -> Tensor:
-    """Return (B, A, C) class logits: scores of 0.05 to 0.95 for the class of a covered anchor, else below 0.12."""
+    """Return class logits (B, A, C).
+
+    Where `covered` (B, A) is True, the class of the ground truth `owner` (B, A) has a score from
+    0.05 to 0.95. All other scores are below 0.12.
+    """
     logits = 2 * scene.wobble(scene.anchors, scene.head.classes) - 4  # (B, A, C)
     label = scene.labels.gather(1, owner)[..., None]  # (B, A, 1)
     own = 3 * scene.wobble(scene.anchors, 1)  # (B, A, 1)
@@ -327,11 +351,11 @@ def scores_for(scene: Scene, owner: Tensor, covered: Tensor) -> Tensor:
 def plant_tie(
     copy: Copy, scene: Scene, distances: Tensor, logits: Tensor, hyperparameters: Hyperparameters
 ) -> None:
-    """Make two of a ground truth's candidates predict the same box with the same scores, in place.
+    """Make two candidates of a ground truth predict the same box with the same scores, in place.
 
     The box is the source's, moved to half cells so that both anchors can encode it exactly, and grown to contain both
-    centres. That changes u, so the score is adjusted to keep the source's t, and so its rank, as far as a score
-    can. If fewer candidates have t > 0 than the ranks require, nothing is planted.
+    centres. That changes the overlap u, so the score is adjusted to keep the source's alignment metric t,
+    and so its rank, as far as a score can. If too few candidates have t > 0, nothing is planted.
 
     Args:
         copy: the ground truth, and the ranks of the two candidates.
@@ -366,7 +390,10 @@ def plant_tie(
 
 
 def _overlap(box: Tensor, predicted: Tensor, scene: Scene, anchors: Tensor | None = None) -> Tensor:
-    """Return u (A,) (TAL-MET-1) of a ground truth (4,) and the predicted boxes (A, 4) of `anchors`, in float64."""
+    """Return the overlap u (A,), float64, of a ground truth (4,) and predicted boxes (A, 4) (TAL-MET-1).
+
+    `anchors` are the indices of the anchors that predict the boxes; None: all anchors.
+    """
     centres = scene.centres if anchors is None else scene.centres[anchors]
     floor = scene.head.strides[min(1, len(scene.head.strides) - 1)]
     candidates = inside(centres, widened(box[None], floor)[0])  # (A,)
@@ -374,7 +401,13 @@ def _overlap(box: Tensor, predicted: Tensor, scene: Scene, anchors: Tensor | Non
 
 
 def _shared_box(box: Tensor, scene: Scene, both: Tensor) -> Tensor:
-    """Return `box` (4,) moved to half cells of the first of two anchors, around both and within their bins."""
+    """Return `box` (4,) with edges on half cells, around both anchors and no larger than they can predict.
+
+    Args:
+        box: xyxy in pixels.
+        scene: the anchors.
+        both: (2,) indices of the two anchors; the first determines the size of a cell.
+    """
     half = scene.strides[both[0]] / 2
     centres = scene.centres[both]  # (2, 2)
     reach = scene.strides[both, None] * max(scene.head.reg_max - 1, 1)  # (2, 1)
@@ -385,7 +418,7 @@ def _shared_box(box: Tensor, scene: Scene, both: Tensor) -> Tensor:
 
 
 def _logit_for(metric: float, overlap: float, hyperparameters: Hyperparameters) -> float:
-    """Return the class logit with which `overlap` gives `metric`, as nearly as a score in (0, 1) can."""
+    """Return the class logit with which overlap u gives alignment metric t, as nearly as possible."""
     if overlap == 0 or hyperparameters.alpha == 0:
         return 0.0
     score = (metric / overlap**hyperparameters.beta) ** (1 / hyperparameters.alpha)

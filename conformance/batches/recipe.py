@@ -64,7 +64,7 @@ class Recipe(OneLineRepr):
         """Return the batch: float32, on the CPU, identical in every run and on every machine.
 
         Raises:
-            ValueError: the recipe has no image or cell, the number of streams is not that of the images, or a kind,
+            ValueError: the recipe has no image or cell, the numbers of streams and images differ, or a kind,
                 class, copied ground truth or task does not exist.
         """
         if self.task not in KINDS_BY_TASK:
@@ -73,7 +73,10 @@ class Recipe(OneLineRepr):
             raise ValueError(f"a recipe needs at least one image and one cell: {self}")
         streams = self.streams or range(len(self.images))
         if len(streams) != len(self.images):
-            raise ValueError(f"a recipe needs as many streams as images: {self}")
+            raise ValueError(
+                "a recipe needs one random stream for each image, "
+                f"got {len(streams)} for {len(self.images)} images: {self}"
+            )
         generators = tuple(torch.Generator().manual_seed(256 * self.seed + stream) for stream in streams)
         head = Head(self.strides, self.classes, self.reg_max)
         height, width = (cells * self.strides[0] for cells in self.cells)
@@ -121,7 +124,7 @@ def _scene(
 
 
 def _annotations(resolved: Resolved, size: tuple[int, int]) -> Tensor:
-    """Return the annotation rows (N, 6), normalised, sorted by image (ANN-1)."""
+    """Return the normalised annotation rows (N, 6) of all images, sorted by image (ANN-1)."""
     height, width = size
     rows = [
         (image, label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
@@ -132,7 +135,10 @@ def _annotations(resolved: Resolved, size: tuple[int, int]) -> Tensor:
 
 
 def _shuffled(rows: Tensor, lots: Tensor) -> Tensor:
-    """Return the rows in the order of `lots` (N,). If there are several images, rows are never sorted by image."""
+    """Return the annotation rows in the order of the random numbers `lots` (N,).
+
+    If there are several images, rows are never sorted by image.
+    """
     rows = rows[lots.argsort(stable=True)]
     in_order = bool((rows[1:, 0] >= rows[:-1, 0]).all())
     return rows.flip(0) if in_order else rows

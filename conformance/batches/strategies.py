@@ -84,7 +84,7 @@ def recipes(
         draw: passed by Hypothesis.
         ties: all predictions are quantised and have planted copies.
         small_boxes: half of the ground truths have a side that TAL-CAND-2 may widen.
-        contested: half of the ground truths lie on the one before; the first image has at least two.
+        contested: half of the ground truths lie on the previous one; the first image has at least two.
         outside: half of the ground truths touch or cross the border.
         shuffled_rows: also draw annotation rows out of order, which not every release accepts.
         kinds: the kinds of ground truths to draw, from simple to complicated; None: all.
@@ -167,14 +167,20 @@ def _one_of(choices: tuple[T, ...]) -> SearchStrategy[T]:
 
 @lru_cache(maxsize=256)
 def _cells(choices: tuple[Grid, ...], strides: tuple[int, ...], least: int) -> SearchStrategy[Grid]:
-    """Return the grids of the first level with which there are at least `least` anchors (TAL-TOPK-2)."""
+    """Return a strategy of those `choices` for the first level's grid that give at least `least` anchors.
+
+    A ground truth cannot select more anchors than there are (TAL-TOPK-2).
+    """
     enough = [cells for cells in choices if sum(h * w for h, w in grids(cells, strides)) >= least]
     return st.sampled_from(enough)
 
 
 @lru_cache(maxsize=256)
 def _emphasis(emphasised: tuple[str, ...]) -> tuple[str, ...]:
-    """Return all kinds, `ordinary` first, followed by about as many repetitions of the emphasised kinds."""
+    """Return all kinds of ground truths, then about as many repetitions of the emphasised kinds.
+
+    The kind `ordinary` is the first.
+    """
     every = tuple(kind for kind in COMMON_KINDS for _ in range(REPEATS.get(kind, 1)))
     return every + emphasised * (len(every) // len(emphasised)) if emphasised else every
 
@@ -186,9 +192,9 @@ def _truths(kinds: tuple[str, ...], classes: int) -> SearchStrategy[Truth]:
 
 
 def _truth(drawn: tuple[str, int]) -> Truth:
-    """Return the ground truth of a kind and a number that holds the class and four digits.
+    """Return the ground truth of a drawn kind and a drawn number, which encodes the class and four digits.
 
-    That is one draw instead of five, and shrinks digit by digit.
+    Hypothesis draws one number instead of five, and shrinks it digit by digit.
     """
     kind, number = drawn
     x, y, width, height = (number >> shift & 15 for shift in (0, 4, 8, 12))
@@ -201,7 +207,7 @@ class Image(NamedTuple):
     Attributes:
         truths: ground truths of the image.
         stream: index of the image's stream of random numbers.
-        copied: source and target ranks of a planted copy, of `RANKS`; None: no copy.
+        copied: ranks of the source and of the target of a planted copy, an item of `RANKS`; None: no copy.
         truth: index of the ground truth whose candidates are copied; the last ground truth if there are fewer.
     """
 
@@ -212,7 +218,10 @@ class Image(NamedTuple):
 
 
 def _image(drawn: tuple[int, list[Truth]]) -> Image:
-    """Return the image of a number that holds the stream (8 bits), the truth of a copy (3 bits) and its ranks."""
+    """Return the image of a drawn number and drawn ground truths.
+
+    The number encodes the stream (8 bits), the ground truth of a planted copy (3 bits), and the copy's ranks.
+    """
     number, truths = drawn
     stream, truth, ranks = number & 255, number >> 8 & 7, (number >> 11) - NO_COPY
     return Image(tuple(truths), stream, RANKS[ranks] if ranks >= 0 else None, truth)
@@ -226,13 +235,13 @@ NO_COPY = 15
 def _images(
     truth: SearchStrategy[Truth], most: tuple[int, int], first_has: int, copied: bool
 ) -> SearchStrategy[list[Image]]:
-    """Return a strategy of images.
+    """Return a strategy of the images of a batch.
 
     Args:
         truth: strategy of ground truths.
         most: largest number of images, and of ground truths in an image.
         first_has: least number of ground truths in the first image.
-        copied: plant a copy in every image.
+        copied: True to plant a copy in every image.
     """
     images, truths = most
     number = st.integers((NO_COPY << 11) * copied, (NO_COPY + len(RANKS) << 11) - 1)
@@ -244,7 +253,7 @@ def _images(
 
 
 def _copies(images: Sequence[Image], topk: int) -> tuple[Copy, ...]:
-    """Return the copies to plant in the images, around the k-th place."""
+    """Return the ties to plant in the images, at and around the k-th place (k is `topk`)."""
     copies = []
     for index, image in enumerate(images):
         if image.copied and image.truths:

@@ -92,12 +92,12 @@ class Canvas:
 
     @property
     def stride(self) -> int:
-        """The first level's stride."""
+        """Stride of the first level in pixels."""
         return self.strides[0]
 
     @property
     def floor(self) -> int:
-        """The second level's stride, to which TAL-CAND-2 widens; twice the first's if there is one level."""
+        """Stride of the second level, to which TAL-CAND-2 widens; twice the first if there is no second."""
         return self.strides[1] if len(self.strides) > 1 else 2 * self.stride
 
 
@@ -144,7 +144,7 @@ def kind(function: Kind) -> Kind:
 
 @kind
 def ordinary(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Sides from a quarter of the input (and over the first stride) to nearly all of it, off the border."""
+    """A box with sides from a quarter of the input (and over the first stride) to 15/16, off the border."""
     width = _side(canvas.width, canvas.stride, truth.size[0])
     height = _side(canvas.height, canvas.stride, truth.size[1])
     return _placed(canvas, truth, width, height)
@@ -152,7 +152,7 @@ def ordinary(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """As `ordinary`, but off the lattice: conversion to normalised coordinates and back rounds, as in real data."""
+    """As `ordinary`, but off the lattice of 1/64 px: normalising its coordinates rounds, as in real data."""
     x, y, w, h = ((digit + 1) * GOLDEN % 1 for digit in (*truth.at, *truth.size))
     width, height = canvas.width * (0.2 + 0.7 * w), canvas.height * (0.2 + 0.7 * h)
     left, top = (canvas.width - width) * x, (canvas.height - height) * y
@@ -161,7 +161,10 @@ def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def aligned(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """All edges on cell borders of the first level, where whole and half distances end exactly."""
+    """A box whose edges lie on cell borders of the first level.
+
+    Its distances to the anchors of that level are multiples of half a stride.
+    """
     left, right = _cells(canvas.width // canvas.stride, truth.at[0], truth.size[0])
     top, bottom = _cells(canvas.height // canvas.stride, truth.at[1], truth.size[1])
     return left * canvas.stride, top * canvas.stride, right * canvas.stride, bottom * canvas.stride
@@ -169,21 +172,24 @@ def aligned(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def tiny(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Both sides below the first stride: TAL-CAND-2 widens the box."""
+    """A box with both sides below the first stride: TAL-CAND-2 widens it."""
     width, height = (max(0.25, _down(canvas.stride * (digit + 1) / 17)) for digit in truth.size)
     return _placed(canvas, truth, width, height)
 
 
 @kind
 def small(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Sides from the first stride (8 px) to the second (16 px), both included: TAL-CAND-2's floors differ."""
+    """A box with sides from the first stride (8 px) to the second (16 px), both included.
+
+    Releases differ in whether they widen such sides (TAL-CAND-2).
+    """
     width, height = (_between(canvas.stride, canvas.floor, digit) for digit in truth.size)
     return _placed(canvas, truth, width, height)
 
 
 @kind
 def thin(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """One side of 1 to 4 px, the other from half of the input to all; upright where the first digit is odd."""
+    """A box with one side of 1 to 4 px, the other of half to all of the input; upright for odd digits."""
     short, share = 1 + truth.size[0] // 4, truth.size[1]
     if truth.size[0] % 2:
         return _placed(canvas, truth, short, _between(canvas.height / 2, canvas.height, share))
@@ -192,7 +198,7 @@ def thin(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def huge(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Sides from 15/16 of the input to 18/16, so that the box may reach beyond every border."""
+    """A box with sides from 15/16 of the input to 18/16, so that it may reach beyond every border."""
     width, height = (
         canvas.width * (15 + truth.size[0] % 4) / 16,
         canvas.height * (15 + truth.size[1] % 4) / 16,
@@ -202,7 +208,7 @@ def huge(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def nested(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Inside the previous box."""
+    """A box inside the previous box."""
     left, top, right, bottom = previous
     width, height = (right - left) * (truth.size[0] + 2) / 18, (bottom - top) * (truth.size[1] + 2) / 18
     x1 = left + (right - left - width) * (truth.at[0] + 1) / 17
@@ -220,7 +226,10 @@ def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def mirrored(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous box mirrored at a column of anchors in it, whose symmetric predictions overlap both equally."""
+    """The previous box mirrored at a column of anchors inside it.
+
+    A prediction that is symmetric about the column overlaps both boxes equally.
+    """
     left, top, right, bottom = previous
     at = left + (right - left) * (truth.at[0] + 1) / 17
     column = (floor(at / canvas.stride) + 0.5) * canvas.stride
@@ -241,7 +250,7 @@ def other_class(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def touching(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box with an ordinary box's sides, right of the previous box, or below it where the first digit is odd."""
+    """A box of ordinary size that touches the previous box: from the right, or from below for odd digits."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     if truth.at[0] % 2:
         return previous[0], previous[3], previous[0] + right - left, previous[3] + bottom - top
@@ -289,7 +298,7 @@ def partly_outside(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def beyond_bottom_right(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Outside of the input, to the right and below; touches the corner from outside where the digits are zero."""
+    """A box outside of the input, to the right and below; if the digits are zero, it touches the corner."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     x, y = canvas.width + canvas.stride * truth.at[0] / 8, canvas.height + canvas.stride * truth.at[1] / 8
     return x, y, x + right - left, y + bottom - top
@@ -297,7 +306,7 @@ def beyond_bottom_right(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def beyond_top_left(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Centred on the top left corner (coordinates add up to exactly 0) or further out: ANN-3 drops the row."""
+    """A box centred on the top left corner (coordinates add up to 0) or further out: ANN-3 drops it."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     width, height = right - left, bottom - top
     x, y = width * (truth.at[0] + 8) / 16, height * (truth.at[1] + 8) / 16
@@ -318,7 +327,7 @@ COMMON_KINDS = tuple(KINDS)
 
 @kind
 def few_cells(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Sides of 2 to 17 first strides; the digits 0 and 15 place the box in the corners of the input."""
+    """A box with sides of 2 to 17 first strides; the digits 0 and 15 place it in the corners of the input."""
     width, height = (
         min(float((digit + 2) * canvas.stride), extent)
         for digit, extent in zip(truth.size, (canvas.width, canvas.height), strict=True)
@@ -337,7 +346,10 @@ def _label(truth: Truth, before: int, classes: int) -> int:
 
 
 def _placed(canvas: Canvas, truth: Truth, width: float, height: float) -> Box:
-    """Return a box with the given sides at the place of the digits, inside the input and off its border if possible."""
+    """Return a box of the given width and height, at the place that the digits `truth.at` give.
+
+    It lies inside the input and off its border if possible.
+    """
     left = _down((canvas.width - width) * (truth.at[0] + 1) / 17)
     top = _down((canvas.height - height) * (truth.at[1] + 1) / 17)
     return left, top, left + width, top + height
@@ -353,18 +365,18 @@ def _between(low: float, high: float, digit: int) -> float:
 
 
 def _cells(count: int, at: int, size: int) -> tuple[int, int]:
-    """Return the first cell, and the cell after the last, of a run of 1 to `count` cells."""
+    """Return the first cell, and the cell after the last, of a run of cells that two digits describe."""
     length = 1 + count * size // 16
     first = (count - length + 1) * at // 16
     return first, first + length
 
 
 def _down(value: float) -> float:
-    """Round down to quarters of a pixel."""
+    """Return the value, rounded down to quarters of a pixel."""
     return floor(value * 4) / 4
 
 
 def _lattice(box: Box) -> Box:
-    """Round the edges down to 1/64 px."""
+    """Return the box with edges rounded down to 1/64 px."""
     left, top, right, bottom = (floor(edge * 64) / 64 for edge in box)
     return left, top, right, bottom

@@ -51,7 +51,7 @@ class Cost:
 
     Attributes:
         seconds: one time for each round; empty if nothing was timed.
-        ratio: ratio to the official release; None without it.
+        ratio: ratio of the times to those of the official release; None if that was not timed.
     """
 
     seconds: list[float]
@@ -64,7 +64,7 @@ class Cost:
 
 
 class OutOfTime(Exception):
-    """Error: the time that the plan allows for all benchmarks together is used up."""
+    """Error: the time that the benchmark plan (`Plan`) allows for all benchmarks together is used up."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Bench:
 
     Attributes:
         implementations: the timed implementations, by name.
-        plan: the plan of cases, rounds and time.
+        plan: cases to time, numbers of rounds and time limits.
         now: clock of the plan's time budgets, in seconds.
         spent: seconds spent on timing so far.
         dropped: titles of the benchmarks that were requested after the plan's time was used up.
@@ -88,11 +88,11 @@ class Bench:
 
     @property
     def official(self) -> str | None:
-        """Name of the official release among the implementations."""
+        """Name of the official Ultralytics release among the implementations; None if there is none."""
         return next((name for name, each in self.implementations.items() if each.spec == OFFICIAL), None)
 
     def benchmarks(self, device: str) -> list[Benchmark]:
-        """Return all benchmarks of a device; those of one interleaved measurement are adjacent."""
+        """Return all benchmarks on a device; those that are timed together are adjacent."""
         return [
             Benchmark(case, capability, lap, name, device)
             for case in self.plan.cases
@@ -103,7 +103,7 @@ class Bench:
         ]
 
     def cost(self, benchmark: Benchmark) -> Cost:
-        """Return the cost of a benchmark, and time the benchmark on the first call.
+        """Return the times of a benchmark and their ratio; the first call measures them.
 
         Raises:
             ImplementationFailed: the implementation raised, or violated the protocol.
@@ -120,9 +120,9 @@ class Bench:
         return Cost(timings.seconds(benchmark.name, lap), timings.ratio(benchmark.name, self.official, lap))
 
     def peak(self, benchmark: Benchmark) -> int | None:
-        """Return the peak memory of the whole operation in bytes, or None.
+        """Return the peak memory in bytes of the benchmarked call of an assigner or a loss.
 
-        It is None if the plan does not include the case, and for all laps but the last.
+        It is None if the plan does not measure memory for this case, and for all laps but the last.
 
         Raises:
             ImplementationFailed: the implementation raised, or its process died.
@@ -158,7 +158,12 @@ class Bench:
 def compared_implementations(
     tested: list[Implementation], beside: tuple[str, ...] = BASELINES
 ) -> dict[str, Implementation]:
-    """Return the implementations under test and the available ones of `beside`, by name; the official release first."""
+    """Return the implementations under test and the available baselines, by name; the official release first.
+
+    Args:
+        tested: the implementations under test.
+        beside: names of the baselines.
+    """
     taken = {each.name for each in tested}
     everybody = {each.name: each for each in tested}
     for name in beside:

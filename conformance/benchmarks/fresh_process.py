@@ -1,4 +1,4 @@
-"""Program that `memory` starts as a new process to measure how much an operation adds to the resident set."""
+"""Program that measures, in a new process, how much memory a call of an assigner or a loss takes."""
 
 import ctypes
 import gc
@@ -24,7 +24,7 @@ RESET = Path("/proc/self/clear_refs")
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the memory of an operation, and write the result into a file."""
+    """Measure the peak memory of a call of an assigner or a loss, and write it into a JSON file."""
     name, capability, threads, case, answer = arguments
     torch.set_num_threads(int(threads))
     said: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Lower limit of the times: bytes that must be moved, at the rate at which this machine copies memory.
+"""Lower limit of benchmark times: bytes that must be moved, at the rate at which this machine copies memory.
 
 `python -m tal_conformance.benchmarks.limits` measures this rate, the official release and the reference. The limit
 ignores computation; it counts one read of each input and one write of each output per pass:
@@ -35,7 +35,7 @@ NAMES = ("ultralytics", "reference")
 
 
 def least_bytes(batch: Batch, lap: str) -> int:
-    """Return the minimum number of bytes that are read or written until the end of a lap of `LAPS`."""
+    """Return the minimum number of bytes that a call reads and writes until the end of a lap of `LAPS`."""
     maps = sum(_bytes(level) for level in batch.feature_maps)
     width = batch.feature_maps[0].element_size()
     outputs = batch.images * batch.anchors * (batch.head.classes + 4) * width
@@ -58,7 +58,7 @@ def copy_rate(size: int = 64 * 2**20) -> float:
 
 
 def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
-    """Return a line of text for each lap: the limit in milliseconds, and the implementations' times in limits."""
+    """Return a line of text for each lap: the limit in ms, and the implementations' times divided by it."""
     lines = []
     for capability, laps in LAPS.items():
         operations = {name: operation(capability, find(name), batch) for name in NAMES}

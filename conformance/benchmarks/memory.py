@@ -29,7 +29,7 @@ class MemoryUnknown(RuntimeError):
 
 
 def peak_bytes(implementation: Implementation, batch: Batch, device: str, capability: str = "loss") -> int:
-    """Return the peak memory in bytes of one operation on a batch, including its results but not its inputs.
+    """Return the peak memory in bytes of a call of an assigner or loss, with its results but not its inputs.
 
     Args:
         implementation: the implementation.

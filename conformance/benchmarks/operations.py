@@ -24,7 +24,7 @@ class Operation:
 
     Attributes:
         prepare: makes the first step's input; not timed.
-        steps: the parts of the call. Each receives the result of the previous part, and ends a lap.
+        steps: the parts of the call, timed one by one. Each receives the result of the previous part.
         verify: raises `ProtocolViolation` if the result of the first step is invalid; not timed.
     """
 
@@ -46,7 +46,7 @@ class Operation:
 
 
 def operation(capability: str, implementation: Implementation, batch: Batch) -> Operation:
-    """Return the operation of an implementation with the capability "assign" or "loss".
+    """Return the timed call of an implementation's assigner ("assign") or loss ("loss") on a batch.
 
     Every run gets its own tensors, so that an implementation may write into its inputs.
     """
@@ -55,7 +55,7 @@ def operation(capability: str, implementation: Implementation, batch: Batch) -> 
 
 
 def assigning(adapter: Any, batch: Batch) -> Operation:
-    """Return an operation with one lap: a call of the assigner on inputs that the reference decoded."""
+    """Return the timed call of an assigner, on inputs that the reference decoded. It has one lap."""
     inputs = assigner_inputs(batch)
 
     def prepare() -> AssignerInputs:
@@ -76,7 +76,7 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
 
 
 def training(adapter: Any, batch: Batch) -> Operation:
-    """Return an operation with two laps: the forward pass of the loss, and the gradient on the feature maps."""
+    """Return the timed call of a loss. It has two laps: forward pass, and gradient on the feature maps."""
 
     def prepare() -> tuple[tuple[Tensor, ...], Tensor]:
         maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)

@@ -9,7 +9,7 @@ from tal_conformance.benchmarks.workloads import CASES, CROWDED, SMALL, TRAINING
 
 @dataclass(frozen=True)
 class Plan:
-    """Cases that are timed, and the number of rounds.
+    """A plan of benchmarks: the cases to time, numbers of rounds, and time limits.
 
     Attributes:
         cases: names of cases.
@@ -54,7 +54,7 @@ PLANS = {
     "ci": Plan(SIZES, rounds=2, most=50, seconds=1.5, total=12),
     "nightly": Plan((*SIZES, CROWDED.name), rounds=10, most=400, seconds=60, width=0.05, memory=LARGE),
 }
-"""By profile."""
+"""The plan of each profile."""
 
 
 def plan_for(profile: str, rounds: int | None) -> Plan:

@@ -19,7 +19,10 @@ class RecordedTimer:
         return self._now
 
     def of(self, seconds: Sequence[float]) -> Callable[[], None]:
-        """Return a callable for pytest-benchmark that advances the timer by the next recorded time, at the end by 0."""
+        """Return a function for pytest-benchmark: each call advances the timer by the next recorded time.
+
+        After the last recorded time, calls advance the timer by 0.
+        """
         remaining = iter(seconds)
 
         def replay() -> None:

@@ -17,7 +17,7 @@ from tal_conformance.implementations.guards.exceptions import exceptions_as_fail
 
 
 class Clock(Protocol):
-    """Interface of the clock of a device."""
+    """Interface of a clock that times work on one device."""
 
     def settle(self) -> None:
         """Wait until the device is idle."""
@@ -70,10 +70,10 @@ def clock_of(device: str) -> Clock:
 
 @dataclass
 class Timings:
-    """Times of interleaved rounds.
+    """Times of several operations, measured in turns ("rounds").
 
     Attributes:
-        rounds: for each name a list with one tuple per round: the seconds from the start to the end of each step.
+        rounds: for each operation's name one tuple per round: seconds from the start to the end of each step.
         failures: failures by name; a failed operation has no rounds.
     """
 
@@ -81,17 +81,17 @@ class Timings:
     failures: dict[str, ImplementationFailed] = field(default_factory=dict)
 
     def seconds(self, name: str, lap: int) -> list[float]:
-        """Return the seconds to the end of a step, for each round."""
+        """Return for each round the seconds from the start of an operation to the end of step `lap`."""
         return [times[lap] for times in self.rounds[name]]
 
     def ratio(self, name: str, baseline: str | None, lap: int) -> Ratio | None:
-        """Return the ratio of two times; None if the baseline has no times."""
+        """Return the ratio of an operation's times to a baseline's, or None if the baseline has no times."""
         if baseline is None or not self.rounds.get(baseline) or not self.rounds.get(name):
             return None
         return paired_ratio(self.seconds(name, lap), self.seconds(baseline, lap))
 
     def all_narrow(self, baseline: str | None, width: float) -> bool:
-        """Return True if every ratio to the baseline has an interval narrower than `width` of itself."""
+        """Return True if the interval of every ratio to the baseline is narrower than `width` of it."""
         others = [
             (name, lap)
             for name, rounds in self.rounds.items()
@@ -148,7 +148,7 @@ def _noting(timings: Timings, name: str) -> Iterator[None]:
 
 
 def _time(operation: Operation, clock: Clock) -> tuple[float, ...]:
-    """Return the seconds from the start to the end of each step."""
+    """Run an operation, and return the seconds from its start to the end of each step."""
     state = operation.prepare()
     clock.settle()
     with _no_collection():

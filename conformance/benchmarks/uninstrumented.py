@@ -51,7 +51,7 @@ def unpadded(inputs: AssignerInputs) -> list[GroundTruths]:
 
 
 class UninstrumentedReference(ReferenceAdapter):
-    """The reference without recording of its stages."""
+    """Adapter of the reference that does not record the reference's stages."""
 
     exposes_stages = False
 
@@ -80,7 +80,7 @@ class UninstrumentedReference(ReferenceAdapter):
 
 
 class UninstrumentedArticle(ArticleAdapter):
-    """The article's algorithm. Its stages are computed, but not stacked into tensors of the batch."""
+    """Adapter of the TOOD article's algorithm that does not collect stages in tensors of the whole batch."""
 
     exposes_stages = False
 

@@ -29,11 +29,11 @@ class Case:
     """A batch to be timed.
 
     Attributes:
-        images: B.
+        images: number of images B.
         pixels: side of the square input.
-        truths: ground truths in each image.
-        classes: C.
-        crowd: ground truths in the first image; 0 for the same number as in the other images.
+        truths: number of ground truths in each image.
+        classes: number of classes C.
+        crowd: number of ground truths in the first image; 0 for the same number as in the others.
     """
 
     images: int
@@ -70,7 +70,7 @@ CURVES = (
 )
 """Variants of the case 16x640 50gt with one parameter changed. They show how the cost grows with each parameter."""
 CASES = {case.name: case for case in (SMALL, *TRAINING, CROWDED, *CURVES)}
-"""By name."""
+"""The timed cases by name."""
 
 
 @lru_cache(maxsize=1)

@@ -47,8 +47,7 @@ class Batch:
 
     Raises:
         ValueError: the parts do not fit each other, a hyperparameter is out of range, or an annotation row is
-            invalid. The content of rows is checked
-            only on the CPU: on other devices it would cost a synchronisation.
+            invalid. Rows are checked only on the CPU: on other devices that would cost a synchronisation.
     """
 
     feature_maps: tuple[Tensor, ...]
@@ -91,7 +90,7 @@ class Batch:
 
     @property
     def family(self) -> Task:
-        """The facts of the batch's task."""
+        """The stages, terms and head fields of the batch's loss family."""
         return TASKS[self.task]
 
     @property
@@ -246,7 +245,7 @@ def _check_hyperparameters(numbers: Hyperparameters) -> None:
 
 
 def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> None:
-    """Raise ValueError unless the maps fit the head and have one number of images, dtype and device (PRE-1)."""
+    """Raise ValueError unless the maps fit the head and have one image number, dtype and device (PRE-1)."""
     channels = task.channels(head)
     if len(feature_maps) != len(head.strides):
         raise ValueError(f"got {len(feature_maps)} feature maps for {len(head.strides)} strides")
@@ -293,7 +292,7 @@ def _check_annotations(
 
 
 def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task) -> None:
-    """Raise ValueError unless the extras are those of the task, on the device of the feature maps."""
+    """Raise ValueError unless the extra tensors are those of the task, on the feature maps' device."""
     expected = {extra.name for extra in task.extras}
     if set(extras) != expected:
         raise ValueError(

@@ -15,7 +15,7 @@ HASHES, FILES = "hashes.json", "files"
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache: that of the environment variable, else the user's cache folder.
+    """Return the folder of the cache: the one that `FOLDER_VARIABLE` names, else the user's cache folder.
 
     Raises:
         OSError: the user has no home folder.
@@ -58,7 +58,7 @@ def hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below the folder, by its path relative to the folder.
 
     Raises:
-        ValueError: there is something other than files and folders, such as a link, which leads outside.
+        ValueError: the folder contains something other than files and folders, such as a link.
     """
     found = {}
     for path in sorted(folder.rglob("*")):

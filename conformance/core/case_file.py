@@ -124,7 +124,7 @@ def read(path: Path) -> Content:
 
 
 def check_schema(facts: object, known: int) -> None:
-    """Raise ValueError unless the JSON object of a file has the schema version `known`."""
+    """Raise ValueError unless `facts`, the JSON object of a file, has the schema version `known`."""
     found = facts.get("schema") if isinstance(facts, dict) else None
     if found != known or isinstance(found, bool):
         newer = type(found) is int and found > known
@@ -198,7 +198,7 @@ def batch_tensors(
 
 
 def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Return the JSON text and copies of the tensors, which do not depend on the file afterwards."""
+    """Return the JSON text of a case file's header, and copies of its tensors, which outlive the file."""
     check_regular(path)
     with path.open("rb"):
         pass  # an OSError here concerns access to the file; an OSError of safe_open may concern its content
@@ -233,7 +233,7 @@ def _hyperparameters(value: Any) -> Hyperparameters:
 
 
 def _hyperparameter(name: str, number: Any) -> Any:
-    """Return the number in its type: int for topk, int or None for topk2, otherwise a finite float."""
+    """Return a hyperparameter in its type: int for topk, int or None for topk2, finite float for others."""
     if number is None and name == "topk2":
         return None
     whole = type(number) is int

@@ -15,7 +15,7 @@ from tal_conformance.core.files import REPOSITORY
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, machine and commit, which a reader needs in order to compare two runs."""
+    """Return versions, machine and commit by name: a reader needs them in order to compare two runs."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

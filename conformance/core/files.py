@@ -81,9 +81,9 @@ def create_folder_atomically(folder: Path) -> Iterator[Path]:
 
 
 class TemporaryFolder:
-    """A temporary folder; if its owner is killed, the next process that makes such a folder removes it.
+    """A temporary folder; if the process that made it is killed, the next process that makes one removes it.
 
-    The owner holds a lock on the folder; the system releases it when the owner ends.
+    The process holds a lock on the folder; the system releases the lock when the process ends.
 
     Args:
         prefix: beginning of the name; folders of killed processes with this prefix are removed.
@@ -107,7 +107,7 @@ class TemporaryFolder:
 
 
 def remove_abandoned(prefix: str) -> None:
-    """Remove the temporary folders with this prefix whose owner does not run any more."""
+    """Remove the temporary folders with this prefix whose process does not run any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with suppress(OSError):
             status = folder.lstat()

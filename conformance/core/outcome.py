@@ -41,8 +41,8 @@ class Stages:
 
     Attributes:
         candidates: (B, M, A) bool, TAL-CAND-1.
-        overlap: (B, M, A) u, TAL-MET-1.
-        metric: (B, M, A) t, TAL-MET-1.
+        overlap: (B, M, A) overlap u, TAL-MET-1.
+        metric: (B, M, A) alignment metric t, TAL-MET-1.
         selected: (B, M, A) bool, candidates among the top k, TAL-TOPK-1.
         positives: (B, M, A) bool, the pairs that remain after contested anchors are resolved, TAL-CONF-1.
     """
@@ -106,7 +106,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class LossOutcome:
-    """The values of a loss, and their gradients.
+    """The values of a loss for one batch, and their gradients.
 
     Attributes:
         items: (3,) box, cls and dfl as logged, or one item for each term of another task.

@@ -96,14 +96,14 @@ def outcome_from(
     from_loss: bool,
     task: Task = DETECT,
 ) -> Outcome:
-    """Return the outcome of tensors with the names that `named_tensors` gives.
+    """Rebuild an outcome from tensors with the names that `named_tensors` gives.
 
     Args:
         tensors: tensors by name.
         head: head of the batch.
         hyperparameters: hyperparameters of the batch.
-        exposes_inputs: as in `Outcome`.
-        from_loss: as in `Outcome`.
+        exposes_inputs: the field of `Outcome`.
+        from_loss: the field of `Outcome`.
         task: the loss family, which decides the number of terms.
 
     Raises:

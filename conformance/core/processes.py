@@ -57,7 +57,7 @@ def kill(pids: set[int]) -> None:
 
 
 def strays(before: set[int]) -> dict[int, str]:
-    """Return child processes that are not in `before` and do not end within `PATIENCE`: command lines by process id."""
+    """Return the command lines, by id, of child processes that are not in `before` and outlive `PATIENCE`."""
     new = children() - before
     if not new:
         return {}

@@ -29,7 +29,7 @@ class Advance(Protocol):
 
 
 def no_progress(line: str = "", steps: int = 1) -> None:
-    """Show nothing: an `Advance` for callers without progress."""
+    """Do nothing: an `Advance` for callers that show no progress."""
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def predictions_of(batch: Batch, dtype: torch.dtype | None = None) -> Prediction
 def truths_of(
     batch: Batch, dtype: torch.dtype | None = None, dialect: Dialect = NEWEST
 ) -> list[GroundTruths]:
-    """Return the ground truths of each image, as a dialect reads them (ANN-*).
+    """Return the ground truths of each image, made from the annotations by the rules of a dialect (ANN-*).
 
     They have the dtype `dtype`, or that of the annotations if it is None.
     """
@@ -40,8 +40,8 @@ def assigner_inputs(
 
     Args:
         batch: any batch.
-        predictions: its predictions in its own dtype; None: decode them.
-        truths: its ground truths in the dtype of the annotations; None: convert them.
+        predictions: the batch's decoded predictions in its own dtype; None to decode them.
+        truths: its ground truths in the dtype of the annotations; None to convert the annotations.
     """
     predictions = predictions_of(batch) if predictions is None else predictions
     truths = truths_of(batch) if truths is None else truths

@@ -43,7 +43,7 @@ FROM_A_PROCESS = 0
 
 @dataclass(frozen=True)
 class Marks:
-    """Content of the shared page.
+    """What a supervised process writes for its supervisor into the memory page that both share.
 
     Attributes:
         finished: True once the work has ended.
@@ -66,7 +66,7 @@ class Page:
         self._marks = Marks()
 
     def write(self, marks: Marks) -> None:
-        """Replace the marks. The lengths are written last."""
+        """Replace the marks in the page. The lengths of the texts are written last."""
         call, folder = (
             text.encode("utf-8", "surrogatepass")[:LONGEST] for text in (marks.call, marks.folder)
         )
@@ -74,7 +74,7 @@ class Page:
         self._memory[: HEAD.size] = HEAD.pack(marks.finished, marks.status, len(call), len(folder))
 
     def read(self) -> Marks:
-        """Return the marks."""
+        """Return the marks that the page contains."""
         finished, status, call, folder = HEAD.unpack(self._memory[: HEAD.size])
         texts = self._memory[HEAD.size :]
         names = texts[: min(call, LONGEST)], texts[LONGEST : LONGEST + min(folder, LONGEST)]
@@ -82,7 +82,7 @@ class Page:
 
 
 def _decoded(path: bytes) -> str:
-    """Return a path; "" if it was too long."""
+    """Return the path that the page contains as bytes; "" if it was too long for the page."""
     try:
         return path.decode("utf-8", "surrogatepass") if len(path) < LONGEST else ""
     except UnicodeDecodeError:
@@ -90,7 +90,7 @@ def _decoded(path: bytes) -> str:
 
 
 class Supervised:
-    """Marks of this process for its supervisor. Without a supervisor they are not read."""
+    """Messages (`Marks`) of this process to its supervisor. Without a supervisor nobody reads them."""
 
     def __init__(self) -> None:
         self._page: Page | None = None
@@ -102,12 +102,12 @@ class Supervised:
         return self._page is not None
 
     def begin(self, page: Page) -> None:
-        """Write all later marks to a page."""
+        """Write all later marks into the page that this process shares with its supervisor."""
         self._page = page
 
     @contextmanager
     def calling(self, name: str) -> Iterator[None]:
-        """Mark that code of an implementation runs, while the block runs."""
+        """Tell the supervisor, while the block runs, that code of the implementation `name` runs."""
         if self._page is None:
             yield
             return
@@ -119,11 +119,11 @@ class Supervised:
             self._set(before)
 
     def run_folder(self, folder: Path) -> None:
-        """Mark the folder of the run."""
+        """Tell the supervisor the folder of the test run."""
         self._set(Marks(folder=str(folder)))
 
     def finish(self, status: int) -> None:
-        """Mark the end of the work, and its exit status."""
+        """Tell the supervisor that the work has ended, and its exit status."""
         self._set(Marks(True, status, folder=self._marks.folder))
 
     def _set(self, marks: Marks) -> None:
@@ -172,12 +172,12 @@ def _cuda_in_use() -> bool:
 
 
 def _set_for_process(option: int, value: int) -> None:
-    """Call prctl(2)."""
+    """Set an option of this process with the system call prctl(2)."""
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
-    """Wait for the end of a child process, and return the exit status to end with; a negative one is a signal."""
+    """Wait for a child process to end, and return the exit status for this process; negative: a signal."""
     exit_code, overdue, received = _wait(pid, page)
     left = [child for child in children() if child != pid]
     marks = page.read()

@@ -45,7 +45,7 @@ class Stage:
     Attributes:
         name: a constant of `StageName`.
         clause: the clause reported for a divergence at this stage, unless the comparison names a more specific one.
-        kind: subject of the stage.
+        kind: what the stage concerns: inputs, assignment, a term, the total or the gradients.
     """
 
     name: str
@@ -58,7 +58,7 @@ class HeadField:
     """A group of channels that the head predicts at every anchor.
 
     Attributes:
-        name: "distances", "logits".
+        name: name of the group: "distances" or "logits".
         quantity: the name of the values in messages: "distance logits".
         width: returns the number of channels for a head.
     """
@@ -75,8 +75,8 @@ class Term:
     Attributes:
         name: name of the item and of the stage that judges it: "box".
         gain: attribute of `Hyperparameters` that weights the term.
-        clauses: clauses that define it.
-        reads: names of the head fields on which it has a gradient.
+        clauses: clauses of the specification that define the term.
+        reads: names of the head fields on which the term has a gradient.
     """
 
     name: str
@@ -148,14 +148,14 @@ class Task:
 
     @cached_property
     def clauses(self) -> dict[str, str]:
-        """Clause of every stage by the stage's full name, branch by branch, in the order of judging."""
+        """Map each stage's full name (`branch/stage`) to its clause, one head branch after another."""
         return {
             stage_name(stage.name, branch): stage.clause for branch in self.branches for stage in self.stages
         }
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """Names of the head fields' values in messages, in the order of the fields."""
+        """What messages call the values of each head field, such as "distance logits"."""
         return tuple(field.quantity for field in self.fields)
 
     def stages_of(self, *kinds: StageKind) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ class Task:
 
     @cached_property
     def item_of(self) -> dict[str, int]:
-        """Index in the loss items of each term, by the stage that judges the term, in the order of judging."""
+        """Map the stage of each loss term to the term's index in the loss items, in the order of judging."""
         names = [term.name for term in self.terms]
         return {stage: names.index(stage) for stage in self.stages_of("term")}
 

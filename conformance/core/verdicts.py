@@ -55,7 +55,7 @@ def least_unique(*kinds: Uniqueness) -> Uniqueness:
 
 
 class State(StrEnum):
-    """The result of one stage."""
+    """The result of judging one stage of the computation."""
 
     AGREES = "agrees"
     DIVERGES = "diverges"
@@ -86,12 +86,12 @@ class Value:
 
 
 class Mismatch(AssertionError):
-    """A failed comparison. Comparators raise it rather than return a result that could be overlooked.
+    """A failed comparison with the reference. Comparators raise it, so that it cannot be overlooked.
 
     Attributes:
-        summary: one sentence.
-        values: the worst places.
-        clause: the violated clause.
+        summary: what differs, in one sentence.
+        values: the places with the largest differences.
+        clause: the violated clause of the specification.
         verdict: DIVERGENT, or ERROR if the value is not finite.
     """
 
@@ -108,7 +108,7 @@ class Mismatch(AssertionError):
 
 @dataclass(frozen=True)
 class Agreement:
-    """A successful comparison.
+    """The result of a successful comparison of values with the reference.
 
     Attributes:
         margin: largest error as a share of its bound; 0 where both are zero.
@@ -180,6 +180,7 @@ class Judgement:
             none of those tried explains the loss), or rounding decides the effect of a non-finite prediction, so that
             only the other images were judged, or IOU-1 divides zero by zero: then the box loss and the gradients on
             the distances, or the whole assignment, are undefined, or the bound of a term is too wide to judge it by.
+        undefined: True if the specification leaves a part of the result undefined.
         rejected: True if the implementation raised, as the specification requires for this batch.
         notes: remarks for the reader of the report, as sentences.
     """
@@ -221,7 +222,7 @@ class Judgement:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict of the batch, computed from the results of the stages."""
+        """The verdict on the batch, computed from the results of the stages."""
         mismatches = [stage.mismatch for stage in self.stages.values() if stage.mismatch]
         if mismatches:
             errors = any(mismatch.verdict is Verdict.ERROR for mismatch in mismatches)

@@ -1,1 +1,1 @@
-"""Comparison of dialects: differences of implementations, releases of changes, and the dialect of an implementation."""
+"""Dialects: how implementations differ, which release changed a choice, which dialect explains outcomes."""

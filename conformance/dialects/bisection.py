@@ -16,7 +16,7 @@ from tal_reference.eras import Version
 
 
 def behaves_as_before(dialect: Dialect, choice: Choice, advance: Advance) -> Callable[[Version], bool]:
-    """Return a predicate of releases: True if the release follows the older dialect on the choice's recipe.
+    """Return a function that returns True if a release follows the older dialect on the choice's recipe.
 
     Args:
         dialect: the older dialect.
@@ -48,12 +48,12 @@ def close_worker(implementation: Implementation) -> None:
 def first_changed_release(
     releases: Sequence[Version], is_as_before: Callable[[Version], bool]
 ) -> tuple[Version, Version] | None:
-    """Return the neighbouring releases between which the behaviour changed; None if the last one is as before.
+    """Return the neighbouring releases between which a behaviour changed; None if the last has the old one.
 
     If the behaviour changed several times, one of the changes is returned.
 
     Raises:
-        UnknownImplementation: the first release is not as before: it does not follow its own dialect.
+        UnknownImplementation: the first release does not have the old behaviour, that of its own dialect.
     """
     low, high = 0, len(releases) - 1
     if not is_as_before(releases[low]):

@@ -139,7 +139,8 @@ class Choice:
         name: field of `Dialect`.
         clause: clause of the specification.
         before, after: meaning of the value in the first and in the second dialect.
-        recipe: the smallest batch that distinguishes the two values; None if the result is undefined in one of them.
+        recipe: the smallest batch that distinguishes the two values; None if the result is undefined for one
+            value.
         changed: the first dialect with the second dialect's value of this choice.
     """
 
@@ -211,7 +212,10 @@ def differ(first: Dialect, second: Dialect, source: Recipe | Batch) -> bool:
 
 
 def _training_signal(loss: DetectionLoss) -> list[Tensor]:
-    """Return items and differentiated terms, then for each image weights (A,) and owners (A,), 0 where w is 0."""
+    """Return all tensors of a loss that affect training: items, terms, and each image's assignment.
+
+    An assignment is the weights w (A,) and the indices (A,) of the assigned ground truths, 0 where w is 0.
+    """
     images = [(image.weights, image.truth_index.where(image.weights > 0, 0)) for image in loss.targets]
     return [loss.items, loss.terms, *(tensor for image in images for tensor in image)]
 
@@ -222,7 +226,11 @@ def conforms_to(subject: Subject, recipe: Recipe) -> bool:
 
 
 def strategies_for(implementation: Implementation) -> list[SearchStrategy[Recipe]]:
-    """Return every named strategy on which an implementation can be tested; a loss fixes exponents (TAL-MET-1)."""
+    """Return every named strategy on which an implementation can be tested.
+
+    A loss fixes alpha and beta (TAL-MET-1), so that only assigners are tested on batches with other
+    exponents.
+    """
     strategies = STRATEGIES if "assign" in implementation.capabilities else LOSS_STRATEGIES
     return list(strategies.values())
 

@@ -84,7 +84,7 @@ class Comparison:
 
 
 def compare(first: Implementation, second: Implementation, advance: Advance = no_progress) -> Comparison:
-    """Judge two implementations by their own dialects, and the second by each choice of the first.
+    """Judge two implementations by their own dialects, and the second by each differing choice of the first.
 
     Args:
         first: an implementation.
@@ -107,7 +107,7 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
 
 
 def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
-    """Return the failure of the second implementation on the choice's batch, judged by the first's choice.
+    """Return the failure of the second implementation on the choice's batch, judged by the older choice.
 
     If other choices hide the difference on that batch, the second implementation is judged by the whole dialect of the
     first.
@@ -123,7 +123,7 @@ def failure_with_old_choice(second: Implementation, before: Dialect, choice: Cho
 
 
 def violations(implementation: Implementation, advance: Advance = no_progress) -> Iterator[Failure]:
-    """Yield the first failure of each strategy: deviations of an implementation from the dialect it declares."""
+    """Yield the first failure on each strategy's batches of an implementation judged by its own dialect."""
     subject = Subject(implementation, "cpu")
     for strategy in strategies_for(implementation):
         for recipe in sample_recipes(strategy, BATCHES_PER_STRATEGY):

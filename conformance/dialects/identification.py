@@ -39,7 +39,7 @@ RecipeAndStrategy = tuple[Recipe, SearchStrategy[Recipe]]
 
 @dataclass(frozen=True)
 class DialectFit:
-    """Result of holding an implementation to one official dialect.
+    """Result of judging an implementation by one official dialect.
 
     Attributes:
         dialect: the dialect.
@@ -54,14 +54,14 @@ class DialectFit:
 
 @dataclass(frozen=True)
 class ChoiceEvidence:
-    """One choice of an explanation, and what it contributes.
+    """One choice of the dialect that explains an implementation, and the evidence for the choice.
 
     Attributes:
         name: field of `Dialect`.
         clause: clause of the specification.
         words: the choice in a few words.
-        alone: number of smaller batches that the base does not explain, and the base with this choice alone does.
-        smallest: the smallest batch that is not explained without the choice; None if there is none.
+        alone: number of smaller batches that the base dialect explains with this choice, but not without it.
+        smallest: the smallest batch that is explained only with the choice; None if there is none.
     """
 
     name: str
@@ -73,11 +73,12 @@ class ChoiceEvidence:
 
 @dataclass(frozen=True)
 class Tie:
-    """Another explanation of every batch, with one choice made otherwise.
+    """Another dialect that explains an implementation equally well, and differs in one choice.
 
     Attributes:
         words: the other choice in a few words.
-        deciding: a batch on which the two are different by the reference; None if none of the drawn batches is.
+        deciding: a batch on which the reference computes different results in both dialects; None if none was
+            drawn.
     """
 
     words: str
@@ -86,18 +87,22 @@ class Tie:
 
 @dataclass(frozen=True)
 class Identification:
-    """The explanation of everything that an implementation does.
+    """The dialect that explains an implementation, and the proof.
+
+    A dialect explains a batch if the implementation conforms to it on the batch.
 
     Attributes:
         implementation: the implementation under test.
         base: the official dialect that differs from `dialect` in the fewest choices.
-        dialect: the explanation.
+        dialect: the dialect that explains the most batches.
         batches: number of batches judged.
-        left: for each violated clause the number of batches that the explanation leaves, and the smallest failure.
-        choices: the choices in which the explanation differs from its base.
-        unexplained_by_base: number of the smaller batches that the base does not explain, and of the smaller batches.
+        left: for each violated clause the number of batches that `dialect` does not explain, and the smallest
+            failure.
+        choices: the choices in which `dialect` differs from `base`.
+        unexplained_by_base: number of the smaller batches that `base` does not explain, and of the smaller
+            batches.
         fits: result for every official dialect.
-        ties: other explanations.
+        ties: other dialects that explain as much.
         complete: False if the budget of seconds was used up before the search and its proof ended.
     """
 
@@ -114,12 +119,12 @@ class Identification:
 
     @property
     def explained(self) -> bool:
-        """True if every batch is explained."""
+        """True if `dialect` explains every batch, and the search ended within its budget."""
         return not self.left and self.complete
 
     @property
     def sentence(self) -> str:
-        """The result in one sentence or two."""
+        """The dialect and the number of explained batches, in one or two sentences."""
         *words, last = [choice.words for choice in self.choices] or [""]
         choices = f" with {', '.join(words)}{', and ' if words else ''}{last}" if last else ""
         missing = sum(count for count, _ in self.left.values())
@@ -136,11 +141,12 @@ def identify(
     advance: Advance = no_progress,
     seconds: float = SECONDS,
 ) -> Identification:
-    """Find the smallest set of choices that explains an implementation, and judge every batch by it.
+    """Find the dialect that explains an implementation with the fewest unofficial choices, and its proof.
 
     Args:
         implementation: the implementation under test.
-        dialects: official dialects to start from; of those that cannot be told apart, the first is tried.
+        dialects: official dialects to start from; of those that differ in no judged choice, the first is
+            tried.
         advance: called once for each distinct dialect, and with lines about the search.
         seconds: budget of processor time of the search.
     """
@@ -159,7 +165,17 @@ def identify(
 
 
 def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: bool) -> Identification:
-    """Return an explanation with its proof: every batch judged by it, new batches drawn, and each choice's share."""
+    """Return the dialect that was found, with its proof.
+
+    All batches and newly drawn ones are judged by the dialect, and the effect of each of its choices is
+    counted.
+
+    Args:
+        search: the search that found the dialect.
+        found: the dialect.
+        fits: result for every official dialect.
+        complete: False if the search ran out of time.
+    """
     observations, recipes = search.observations, list(search.recipes)
     found, base = named(found)
     ties: list[Tie] = []
@@ -192,30 +208,30 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
 
 
 def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str, official: Any) -> bool:
-    """Return True if a batch is explained, and is not with the official value of one choice."""
+    """Return True if `found` explains a batch, but not with the official value of the choice `name`."""
     without = replace(found, **{name: official})
     return observations.conforms(recipe, found) and not observations.conforms(recipe, without)
 
 
 def named(dialect: Dialect) -> tuple[Dialect, Dialect]:
-    """Return a dialect with a name that spells its choices, and the official dialect that it differs from least."""
+    """Return a dialect under a name that lists its choices, and the official dialect most similar to it."""
     base = base_of(dialect)
     choices = judged_differences(dialect, base)
     return (base.but(**choices) if choices else base), base
 
 
 def new_recipes(name: str) -> Sequence[Recipe]:
-    """Return batches that show a choice and that are not among those of the run."""
+    """Return recipes on which the choice `name` makes a difference, and which the run has not used yet."""
     return sample_recipes(DISTINGUISHING[name], BATCHES_PER_STRATEGY + NEW_BATCHES)[-NEW_BATCHES:]
 
 
 def settle_ties(
     search: Search, found: Dialect, base: Dialect, recipes: Sequence[Recipe]
 ) -> tuple[Dialect, list[Tie]]:
-    """Try the other values of every choice of an explanation, on batches that are drawn to tell them apart.
+    """Try other values of every choice of `found`, on new batches that distinguish the values.
 
     Returns:
-        The explanation that explains the most, and those that explain as much.
+        The dialect that explains the most batches, and the others that explain as many.
 
     Raises:
         OutOfTimeError: the budget is used up.
@@ -239,7 +255,7 @@ def settle_ties(
 
 
 def as_good(search: Search, other: Dialect, found: Dialect, recipes: Iterable[Recipe]) -> bool:
-    """Return True if a dialect explains every batch that the explanation explains."""
+    """Return True if the dialect `other` explains every batch that `found` explains."""
     telling = search.telling_first(recipes)
     return all(search.conforming(recipe, other) or not search.conforming(recipe, found) for recipe in telling)
 
@@ -247,7 +263,7 @@ def as_good(search: Search, other: Dialect, found: Dialect, recipes: Iterable[Re
 def remaining(
     observations: Observations, dialect: Dialect, recipes: Sequence[Recipe]
 ) -> dict[str, tuple[int, Failure]]:
-    """Return the number of batches that a dialect does not explain, by clause, and the smallest failure of each."""
+    """Return by violated clause the number of unexplained batches, and the failure on the smallest."""
     subject = Subject(replace(observations.implementation, dialect=dialect), "cpu")
     by_stages: dict[frozenset[str], list[Recipe]] = {}
     for recipe in recipes:
@@ -264,7 +280,7 @@ def remaining(
 
 
 def format_fit(fit: DialectFit) -> str:
-    """Return one line about one dialect."""
+    """Return a line of text that says whether an official dialect explains all batches."""
     if fit.refuting is None:
         return f"{fit.dialect.name}: explains all {fit.batches} batches"
     return f"{fit.dialect.name}: refuted by batch {fit.batches}"
@@ -279,7 +295,7 @@ def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
 
 
 def fit_dialect(observations: Observations, dialect: Dialect, recipes: Sequence[Recipe]) -> DialectFit:
-    """Judge an implementation by a dialect, small batches first, up to the first batch that refutes it."""
+    """Judge an implementation by a dialect, small batches first, up to the first that does not conform."""
     for number, recipe in enumerate(recipes, 1):
         if not observations.conforms(recipe, dialect):
             return DialectFit(dialect, recipe, number)
@@ -287,9 +303,9 @@ def fit_dialect(observations: Observations, dialect: Dialect, recipes: Sequence[
 
 
 def sorted_recipes(implementation: Implementation, count: int) -> Sequence[RecipeAndStrategy]:
-    """Return `count` recipes of each strategy, of each that tells releases apart, and with too few anchors.
+    """Return recipes with their strategies, the smallest first: `count` recipes of each strategy.
 
-    The smallest come first.
+    Strategies on which releases differ, and one of batches with too few anchors, are included.
     """
     return _sorted_recipes(
         (*RELEASE_CHOICES.values(), DISTINGUISHING["k_cut"], *strategies_for(implementation)), count

@@ -28,7 +28,7 @@ class Observation:
     """The result of running an implementation on one batch.
 
     Attributes:
-        outcome: the outcome; None if it failed.
+        outcome: what the implementation returned; None if it failed.
         error: the failure; None if there is an outcome.
     """
 
@@ -37,19 +37,22 @@ class Observation:
 
     @property
     def raised(self) -> bool:
-        """True if the implementation raised by itself: a result that the protocol forbids has no details."""
+        """True if the implementation raised an exception, False if it returned any result."""
         return self.error is not None and self.error.details is not None
 
 
 class Observations:
-    """The outcomes of one implementation on batches, and the stages that diverge from any dialect.
+    """The outcomes of one implementation on many batches, and the stages that diverge from dialects.
+
+    The implementation runs once on each batch; any number of dialects can judge the outcome.
 
     Args:
         implementation: the implementation under test.
 
     Attributes:
-        refutations: number of dialects that each judged batch refuted.
-        ambiguous: batches that some dialect admits several assignments of, which takes long to judge.
+        refutations: for each judged recipe the number of dialects to which the implementation did not conform
+            on it.
+        ambiguous: recipes for which some dialect admits several assignments, so that judging takes long.
     """
 
     def __init__(self, implementation: Implementation) -> None:
@@ -74,14 +77,15 @@ class Observations:
         return not self.diverging(recipe, dialect)
 
     def batch(self, recipe: Recipe) -> Batch:
-        """Return the batch of a recipe, built once."""
+        """Return the batch of a recipe, which is built on the first call only."""
         if recipe not in self._batches:
             self._batches[recipe] = recipe.build()
         return self._batches[recipe]
 
     def observed(self, recipe: Recipe, dialect: Dialect) -> Observation:
-        """Return the result of running the implementation on a recipe's batch, in which it reads rows like a dialect.
+        """Return the result of running the implementation on a recipe's batch.
 
+        A separate assigner gets inputs that the reference made from the annotations by the dialect's rules.
         Where alpha and beta differ from the detection loss's, its assigner runs without the loss (TAL-MET-1).
         """
         key = recipe, tuple(getattr(dialect, name) for name in READING)
@@ -114,7 +118,7 @@ class Observations:
         return frozenset(name for name, stage in judgement.stages.items() if stage.mismatch)
 
     def _expectation(self, recipe: Recipe, dialect: Dialect) -> Expectation:
-        """Return a dialect's expectation, which shares decoded predictions with those of other dialects."""
+        """Return what a dialect expects on a batch; all dialects share the decoded predictions."""
         batch = self.batch(recipe)
         if recipe not in self._expected:
             self._expected[recipe] = Expectation(batch, dialect)
@@ -126,7 +130,7 @@ class Observations:
 
 
 def key_of(dialect: Dialect) -> Key:
-    """Return the choices of a dialect without those that are not judged."""
+    """Return the values of all choices of a dialect except the order of rows, which is not judged."""
     return tuple(
         getattr(dialect, field.name) for field in fields(dialect) if field.name not in ("name", "rows_sorted")
     )

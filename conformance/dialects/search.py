@@ -1,9 +1,10 @@
-"""The smallest set of choices that explains everything that an implementation does.
+"""The search for the dialect that explains the outcomes of an implementation.
 
-The search starts from the official dialect that explains the most batches of a sample. It makes one choice differently
-at a time, the one that leaves the fewest batches unexplained; where no choice helps, pairs and then triples. Then all
-batches of the run are judged by the composed dialect, and those that it does not explain join the sample. Choices
-without which everything is explained as well are dropped again.
+A dialect explains a batch if the implementation conforms to it on the batch; otherwise the batch is
+unexplained. The search starts from the official dialect that explains the most batches of a sample. It makes
+one choice differently at a time, the one that leaves the fewest batches unexplained; where no choice helps,
+pairs and then triples. Then all batches of the run are judged by the composed dialect, and those that it does
+not explain join the sample. Choices without which everything is explained as well are dropped again.
 """
 
 import time
@@ -44,7 +45,7 @@ _EPS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-12, 1e-16)
 
 
 def values_of(name: str) -> list[Any]:
-    """Return the values of a choice that the search tries."""
+    """Return the values that the search tries for the choice `name`."""
     default = _FIELDS[name]
     if isinstance(default, bool):
         return [False, True]
@@ -54,7 +55,7 @@ def values_of(name: str) -> list[Any]:
 
 
 def moves_from(dialect: Dialect) -> list[Move]:
-    """Return every single choice made differently, in the order of the stages."""
+    """Return every change of one choice of a dialect to another value, in the order of the stages."""
     return [
         {name: value}
         for name in CHOICES
@@ -65,7 +66,7 @@ def moves_from(dialect: Dialect) -> list[Move]:
 
 
 class OutOfTimeError(Exception):
-    """The search has used its budget of processor time."""
+    """Error: the search has used up its budget of processor time."""
 
 
 class Search:
@@ -88,22 +89,22 @@ class Search:
         )
 
     def check_time(self) -> None:
-        """Raise if the budget is used up.
+        """Raise if the budget of processor time is used up.
 
         Raises:
-            OutOfTimeError: it is.
+            OutOfTimeError: the budget is used up.
         """
         if time.process_time() > self.deadline:
             raise OutOfTimeError
 
     def extended(self, seconds: float) -> bool:
-        """Grant a new budget of seconds, and return True if the one before was not used up."""
+        """Set a new budget of processor time in seconds; return True if the previous one was not used up."""
         in_time = time.process_time() <= self.deadline
         self.deadline = time.process_time() + seconds
         return in_time
 
     def misfit(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:
-        """Return a measure of what a dialect leaves unexplained: batches, and a little for every diverging stage."""
+        """Return the number of batches that a dialect does not explain, plus 0.02 per diverging stage."""
         total = 0.0
         for recipe in recipes:
             self.check_time()
@@ -112,14 +113,11 @@ class Search:
         return total
 
     def unexplained(self, dialect: Dialect, recipes: Iterable[Recipe]) -> list[Recipe]:
-        """Return the batches that a dialect does not explain, without those that no choice can explain.
-
-        An implementation that raises on a supported batch has a limit or a fault, and no choice.
-        """
+        """Return the recipes whose batches a dialect does not explain."""
         return [recipe for recipe in recipes if self.observations.diverging(recipe, dialect)]
 
     def run(self, bases: Sequence[Dialect]) -> Dialect:
-        """Return the dialect that leaves the fewest batches unexplained, with no choice that makes no difference."""
+        """Return the dialect that leaves the fewest batches unexplained, without needless choices."""
         self.best = bases[0]
         try:
             for number, base in enumerate(self.ranked(bases)[:STARTS]):
@@ -136,11 +134,11 @@ class Search:
         return self.best
 
     def explained_from(self, dialect: Dialect, first: bool) -> tuple[Dialect, bool]:
-        """Return the best explanation from one official dialect, and True if no batch that it could explain is left.
+        """Search from one official dialect. Return the best dialect, and True if it explains all batches.
 
         Args:
             dialect: the official dialect.
-            first: True if the explanation so far is the best one, which is kept if the budget is used up.
+            first: True if the best dialect so far is kept in `best`, for the case that the budget is used up.
         """
         sample, stuck = self.spread(PROBES), 0
         while stuck < STUCK:
@@ -153,7 +151,10 @@ class Search:
         return dialect, not self.first_missing(dialect, known=set())
 
     def first_missing(self, dialect: Dialect, known: set[Recipe]) -> list[Recipe]:
-        """Return the first unexplained batches of the run beside the known ones, those that refute most first."""
+        """Return up to `MISSING` recipes of the run, not in `known`, that a dialect does not explain.
+
+        Recipes that no dialect can explain are left out. Those that refute the most dialects come first.
+        """
         missing: list[Recipe] = []
         for recipe in self.telling_first(self.recipes):
             if (
@@ -167,23 +168,29 @@ class Search:
         return missing
 
     def telling_first(self, recipes: Iterable[Recipe]) -> list[Recipe]:
-        """Return batches in the order of the number of dialects that they have refuted so far, then of their size."""
+        """Return recipes sorted by how many dialects do not explain them, the largest number first."""
         refutations = self.observations.refutations
         return sorted(recipes, key=lambda recipe: -refutations.get(recipe, 0))
 
     def ranked(self, bases: Sequence[Dialect]) -> list[Dialect]:
-        """Return official dialects, the one that fits a sample best first."""
+        """Return official dialects, the one that leaves the fewest batches of a sample unexplained first."""
         sample = self.spread(PROBES // 2)
         return sorted(bases, key=lambda dialect: self.misfit(dialect, sample))
 
     def spread(self, count: int) -> list[Recipe]:
-        """Return about `count` batches of the smaller half, which is judged soonest, without those that raise."""
+        """Return about `count` recipes of the smaller half of the run's, whose batches are judged fastest.
+
+        Recipes on which the implementation raises are left out.
+        """
         smaller = self.recipes[: max(count, len(self.recipes) // 2)]
         returned = [recipe for recipe in smaller if not self.observations.observed(recipe, NEWEST).raised]
         return list(returned[:: max(1, len(returned) // count)])
 
     def explain(self, dialect: Dialect, sample: Sequence[Recipe], first: bool = True) -> Dialect:
-        """Make choices differently as long as the sample is explained better; `first` as in `explained_from`."""
+        """Change choices of a dialect as long as it explains more of the sample, and return the dialect.
+
+        `first` is explained in `explained_from`.
+        """
         while unexplained := self.unexplained(dialect, sample):
             better = self.improved(dialect, unexplained)
             if better is None:
@@ -194,7 +201,7 @@ class Search:
         return dialect
 
     def improved(self, dialect: Dialect, unexplained: Sequence[Recipe]) -> Dialect | None:
-        """Return the dialect with one, two or three choices made differently that explains the most; None if none."""
+        """Return the best dialect with one to three changed choices; None if none explains more."""
         unexplained = [recipe for recipe in unexplained if self.can_be_explained(recipe, dialect)]
         if not unexplained:
             return None
@@ -211,9 +218,10 @@ class Search:
         return None
 
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
-        """Return the moves of the part that diverges first: that of the assignment, or that of the loss.
+        """Return the moves (changes of choices) that concern the assignment if it diverges, else the loss.
 
-        A loss that shows nothing diverges in its terms whatever the cause: then every move is likely.
+        If a loss does not expose its assignment, its terms diverge whatever the cause: then all moves are
+        returned.
         """
         if not self.shows_assignment:
             return list(moves)
@@ -222,7 +230,10 @@ class Search:
         return [move for move in moves if CHOICES[next(iter(move))].clause.startswith("LOSS-") == of_loss]
 
     def can_be_explained(self, recipe: Recipe, dialect: Dialect) -> bool:
-        """Return True unless the implementation raises on a batch that every dialect supports."""
+        """Return True unless the implementation raises on a batch that every dialect supports.
+
+        Such an exception shows a limit or an error of the implementation, and no choice explains it.
+        """
         stages = self.observations.diverging(recipe, dialect)
         supported = len(recipe.strides) > 1 and recipe.hyperparameters.effective_topk2 is None
         return not (RAISED in stages and (supported or recipe.reg_max == 1))
@@ -230,7 +241,10 @@ class Search:
     def combined(
         self, dialect: Dialect, singles: Sequence[Move], size: int, unexplained: Sequence[Recipe]
     ) -> Iterator[Move]:
-        """Yield combinations of choices that explain the smallest batch, of those that change its result."""
+        """Yield combinations of moves (changes of choices) that explain the smallest unexplained batch.
+
+        Only moves that change the reference's result on this batch are combined.
+        """
         (smallest,) = self.representative(dialect, unexplained, 1)
         active = [move for move in singles if differ(dialect, replace(dialect, **move), smallest)]
         for moves in combinations(active, size):
@@ -245,7 +259,7 @@ class Search:
     def best_of(
         self, dialect: Dialect, moves: Iterable[Move], unexplained: Sequence[Recipe]
     ) -> Dialect | None:
-        """Return the dialect with the best of some moves; None if none explains more than before."""
+        """Return the dialect changed by the best move; None if no move explains more than before."""
         candidates, promising = list(self.changed(dialect, moves)), []
         for count in (FEW, MANY):
             few = self.representative(dialect, unexplained, count)
@@ -264,14 +278,15 @@ class Search:
         return best
 
     def changed(self, dialect: Dialect, moves: Iterable[Move]) -> Iterator[Dialect]:
-        """Yield the dialect with each move made."""
+        """Yield for each move (change of choices) the dialect that results from it."""
         for move in moves:
             yield replace(dialect, **move)
 
     def representative(self, dialect: Dialect, unexplained: Sequence[Recipe], count: int) -> list[Recipe]:
-        """Return up to `count` unexplained batches: the first of each set of diverging stages, then the others.
+        """Return up to `count` unexplained recipes: one for each set of diverging stages, then others.
 
-        Batches with one admissible assignment come first, which are judged soonest, and of them the smallest.
+        Recipes with one admissible assignment, which are judged fastest, come first, the smallest before
+        larger ones.
         """
         ambiguous = self.observations.ambiguous
         fastest = sorted(unexplained, key=lambda recipe: (recipe in ambiguous, size_of(recipe)))
@@ -282,9 +297,9 @@ class Search:
         return (chosen + [recipe for recipe in fastest if recipe not in chosen])[:count]
 
     def without_needless(self, dialect: Dialect) -> Dialect:
-        """Return the dialect relative to the official one that leaves the fewest choices to be named.
+        """Return the dialect with as few unofficial choices as possible.
 
-        A choice is dropped if as many batches are explained without it.
+        A choice is reset to its official value if as many batches are explained with that value.
         """
         explained = [
             recipe for recipe in self.telling_first(self.recipes) if self.conforming(recipe, dialect)
@@ -300,7 +315,7 @@ class Search:
         return shortest
 
     def pruned(self, dialect: Dialect, base: Dialect, explained: Sequence[Recipe]) -> Dialect:
-        """Return the dialect with the base's value of every choice that explains as much with it."""
+        """Return the dialect with the values of `base` for choices that `explained` recipes do not need."""
         for name in judged_differences(dialect, base):
             simpler = replace(dialect, **{name: getattr(base, name)})
             if all(self.conforming(recipe, simpler) for recipe in explained):
@@ -318,16 +333,16 @@ class Search:
 
 
 def base_of(dialect: Dialect) -> Dialect:
-    """Return the official dialect with the fewest choices to name, a release rather than the article."""
+    """Return the official dialect from which a dialect differs in the fewest choices, the article's last."""
     return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
 
 
 def named(dialect: Dialect) -> tuple[int, bool]:
-    """Return a sort key: the number of choices that tell a dialect from its base, and True if that is the article."""
+    """Return a sort key: number of choices in which a dialect differs from its base, True if that is the article."""
     base = base_of(dialect)
     return len(judged_differences(dialect, base)), base is ARTICLE
 
 
 def judged_differences(dialect: Dialect, base: Dialect) -> Move:
-    """Return the choices of a dialect that differ from another's, without that of the rows' order."""
+    """Return by name the values of choices that differ from those of `base`, except the order of rows."""
     return {name: value for name, value in differences(dialect, base).items() if name != "rows_sorted"}

@@ -17,7 +17,7 @@ from tal_reference import NEWEST, Dialect
 def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None:
     """Return the smallest batch on which the reference in one dialect differs from the newest.
 
-    The search goes choice by choice through those in which the dialects differ, on batches that exercise the choice.
+    The search takes one differing choice after another, on batches on which the choice makes a difference.
 
     Args:
         declared: the dialect.
@@ -27,7 +27,7 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
         The recipe; None if the assigners agree on every drawn batch: the dialects may differ in the loss.
 
     Raises:
-        LookupError: the losses agree on every drawn batch too, so that the dialect declares nothing.
+        LookupError: the losses agree on every drawn batch too, so that the dialect has no effect.
     """
     reference = implementation_from(ReferenceAdapter(declared), "reference")
     subject = Subject(replace(reference, dialect=NEWEST), "cpu")
@@ -46,7 +46,7 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
 
 
 def _fails(subject: Subject, recipe: Recipe, alone: bool) -> bool:
-    """Return True if the subject, or its assigner alone, does not conform on the recipe's batch."""
+    """Return True if the implementation, or its assigner alone, does not conform on the recipe's batch."""
     try:
         judge_against_reference(subject, recipe.build(), alone=alone)
     except Failure:

@@ -1,4 +1,4 @@
-"""Check the table of eras: judge each distinct source of assigner and loss among the releases of an era.
+"""Check the table of eras: judge one release for each distinct source code of assigner and loss.
 
 Releases with identical files of assigner, loss and metrics are judged once, because the suite tests only those files.
 """
@@ -29,7 +29,7 @@ SOURCE_FILES = ("tal.py", "loss.py", "metrics.py", "ops.py")
 
 @dataclass
 class CheckedSource:
-    """One distinct source of assigner and loss.
+    """One distinct source code of assigner and loss, shared by one or more releases.
 
     Attributes:
         era: era of its releases.
@@ -84,7 +84,10 @@ def source_hash(folder: Path) -> str:
 
 
 def check_source(source: CheckedSource) -> None:
-    """Judge the first release of a source: it must follow its era's dialect, and not the previous era's."""
+    """Judge the first release with a source: it must follow its era's dialect, not the previous era's.
+
+    The result is stored in the source.
+    """
     try:
         implementation = find(f"ultralytics=={version_text(source.releases[0])}")
     except UnknownImplementation as error:
@@ -104,7 +107,7 @@ def check_source(source: CheckedSource) -> None:
 
 
 def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
-    """Yield recipes on which to judge a release: the distinguishing ones of the eras, then some of each strategy.
+    """Yield recipes on which to judge a release: those that distinguish eras, then some of each strategy.
 
     Recipes with unsorted annotation rows are left out if the dialect requires sorted rows (ANN-1).
     """

@@ -36,11 +36,11 @@ class Finding:
 
     Attributes:
         id: name of the finding and of its script.
-        title: one sentence.
+        title: the behaviour, in one sentence.
         clause: clause of the specification.
         first: the first release that reproduced the finding.
         last: the last release that reproduced it.
-        script: path of its script.
+        script: path of the script that reproduces it.
         mended: the first release that fixes it; None if no release does.
     """
 

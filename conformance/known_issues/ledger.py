@@ -99,7 +99,7 @@ class KnownIssue:
         )
 
     def covers(self) -> set[str]:
-        """Return the stages that the entry concerns."""
+        """Return the names of the stages whose divergences the entry explains."""
         return {self.stage, *self.follows}
 
     def expired(self, today: date) -> bool:

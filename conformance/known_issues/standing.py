@@ -13,7 +13,7 @@ Place = tuple[str, str, str]
 
 
 class State(StrEnum):
-    """State of an entry for one implementation on one device."""
+    """State of a ledger entry for one implementation on one device."""
 
     MATCHED = "matched"
     """The entry excused at least one failure."""
@@ -34,7 +34,7 @@ class Standing:
     Attributes:
         entry: the entry.
         subject: the implementation and its device.
-        met: number of judged batches that satisfied the entry's predicates.
+        met: number of judged batches that satisfied all predicates of the entry.
         known: number of failures on these batches that the entry excused.
         state: the resulting state.
     """

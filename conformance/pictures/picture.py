@@ -20,7 +20,7 @@ LAYERS_BY_TASK = {DETECT.name: trace_as_dict}
 def picture(
     batch: Batch, dialect: Dialect, assignment: Assignment | None, judgement: Judgement | None
 ) -> dict[str, Any]:
-    """Return the picture of the image with the first divergence, or else of the image with the most ground truths.
+    """Return picture data of the image with the first divergence, or else with the most ground truths.
 
     Args:
         batch: the judged batch.
@@ -43,7 +43,7 @@ def picture(
 
 
 def failure_picture(failure: Failure) -> dict[str, Any] | None:
-    """Return the picture of a failing batch; None if its failure has no picture, or a prediction is not finite."""
+    """Return the data of a failing batch's picture; None without a picture or with non-finite predictions."""
     if not failure.pictured or not is_finite(failure.batch):
         return None
     dialect = failure.subject.implementation.dialect
@@ -51,7 +51,7 @@ def failure_picture(failure: Failure) -> dict[str, Any] | None:
 
 
 def _differing_anchors(trace: ImageTrace, assignment: Assignment) -> list[int]:
-    """Return the anchors whose owners differ between the reference's assignment and another, background included."""
+    """Return the anchors to which `assignment` and the reference give different ground truths or none."""
     image, expected = trace.image, trace.loss.targets[trace.image]
     foreground, owner = assignment.foreground[image].bool(), assignment.truth_index[image]
     if foreground.shape != expected.foreground.shape:

@@ -58,7 +58,7 @@ class ImageTrace:
     @classmethod
     @torch.no_grad()
     def of(cls, batch: Batch, image: int, dialect: Dialect) -> "ImageTrace":
-        """Assign the ground truths of a batch, with all stages.
+        """Assign the ground truths of a batch with the reference, and return all stages of one image.
 
         Args:
             batch: the batch.
@@ -79,11 +79,11 @@ class ImageTrace:
 
     @property
     def anchors(self) -> int:
-        """Number of anchors, A."""
+        """Number of anchors A of the image."""
         return len(self.loss.predictions.anchors.strides)
 
     def boxes(self) -> Tensor:
-        """Return the predicted boxes as xyxy in pixels, (A, 4)."""
+        """Return the predicted boxes (A, 4), xyxy in pixels."""
         predictions = self.loss.predictions
         return predictions.boxes[self.image] * predictions.anchors.strides
 
@@ -100,7 +100,10 @@ class ImageTrace:
         }
 
     def _truth_facts(self) -> list[dict[str, Any]]:
-        """Return for each ground truth the counts of candidates and positives, the k-th largest t, the best t and u."""
+        """Return for each ground truth the counts of candidates and positives, and values of t and u.
+
+        They are the k-th largest alignment metric t, and the largest t and overlap u of a positive.
+        """
         trace = self.trace
         if trace is None:
             return []
@@ -138,10 +141,11 @@ class ImageTrace:
         }
 
     def _pairs(self, indices: Tensor) -> list[list[list[Any]]]:
-        """Return for each anchor its ground truths: index, s, u, t, rank by t, number of equal t, and 1 if selected.
+        """Return for each anchor a list of ground truths, each with its index and the values of the pair.
 
-        The list contains the ground truths of which the anchor is a candidate, and the anchor's owner. The rank of an
-        owner of which the anchor is not a candidate is 0.
+        The values are score s, overlap u, alignment metric t, rank by t, number of equal t, and 1 if
+        selected. The list contains the ground truths of which the anchor is a candidate, and the one to which
+        it is assigned. If the anchor is not a candidate of the latter, its rank is 0.
 
         Args:
             indices: (N,) indices of the anchors.
@@ -273,7 +277,7 @@ class ImageTrace:
         return sorted(list(chosen)[:MAX_ANCHORS])
 
     def relevant_anchors_of(self, truth: int) -> list[int]:
-        """Return the anchors that a ground truth selects or owns, and its next candidates, by descending t."""
+        """Return selected, assigned and next candidate anchors of a ground truth by descending metric t."""
         trace = self.trace
         if trace is None:
             return []

@@ -43,7 +43,7 @@ class Moment:
 
     Attributes:
         step: number of the step.
-        place: index of its batch among the recorded batches.
+        place: index of the step's batch among the recorded batches.
     """
 
     step: int
@@ -108,7 +108,7 @@ def _images(recorded: RecordedTraining, moment: Moment) -> Iterator[ImageTrace]:
 
 
 def most_contested_image(moments: Sequence[Sequence[ImageTrace]]) -> int:
-    """Return the index of the image with the most contested anchors at any moment; ties by number of ground truths."""
+    """Return the index of the image with the most contested anchors at a step; ties by ground truths."""
     traces = [trace for images in moments for trace in images]
     return max(traces, key=lambda trace: (len(contested_anchors(trace)), len(trace.truths))).image
 
@@ -174,7 +174,7 @@ def _decoded(trace: ImageTrace, anchor: int) -> dict[str, Any]:
 
 
 def _pairs(trace: ImageTrace, stages: AssignmentTrace, truth: int) -> list[list[float]]:
-    """Return every candidate of a ground truth as (anchor, s, u, t), by descending t."""
+    """Return every candidate of a ground truth as (anchor, score s, overlap u, metric t), by descending t."""
     anchors = stages.candidates[truth].nonzero().flatten()
     order = anchors[stages.metric[truth, anchors].argsort(descending=True, stable=True)]
     numbers = torch.stack([stage[truth, order] for stage in (stages.score, stages.overlap, stages.metric)], 1)
@@ -182,7 +182,7 @@ def _pairs(trace: ImageTrace, stages: AssignmentTrace, truth: int) -> list[list[
 
 
 def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -> dict[str, Any]:
-    """Return the contested anchors of the step with the most of them, with overlaps and owner of each anchor."""
+    """Return the contested anchors of the step with the most: overlaps and the assigned ground truth."""
     traces = [(moment, ImageTrace.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
     counts = [[moment.step, len(contested_anchors(trace))] for moment, trace in traces]
     moment, trace = max(traces, key=lambda pair: len(contested_anchors(pair[1])))

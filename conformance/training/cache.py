@@ -1,8 +1,10 @@
-"""Cache of the recorded training, of its continuation with the reference's loss, and of its control trainings.
+"""Cache of the trainings that do not depend on the implementation under test.
 
-They depend only on this project's code, torch, Ultralytics and the processor, never on the implementation under test,
-so they are computed once and stored under a hash of those inputs. The entries lie in the cache of fetched packages and
-are verified on each use; without a writable cache, the trainings are computed each time.
+They are the suite's training of a YOLOv8n with the official loss (`yolov8n.recorded_training`), its
+continuation with the reference's loss, and its continuations with artificial rounding errors ("control
+trainings", see `compare`). They depend only on this project's code, torch, Ultralytics and the processor, so
+they are computed once and stored under a hash of those inputs. The entries lie in the cache of fetched
+packages and are verified on each use; without a writable cache, the trainings are computed each time.
 """
 
 import hashlib
@@ -42,7 +44,7 @@ ROOMS = ("tal_reference", "tal_conformance")
 
 
 def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
-    """Return the training of `recorded_training`, from the cache if possible.
+    """Return the result of `recorded_training`, which trains a YOLOv8n, from the cache if possible.
 
     Raises:
         UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
@@ -51,7 +53,7 @@ def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
 
 
 def cached_controls(recorded: RecordedTraining, device: str) -> float:
-    """Return the distance of `rms_of_controls`, from the cache if possible."""
+    """Return the distance that `rms_of_controls` computes, from the cache if possible."""
     return _kept(
         f"controls {recorded.schedule} {device}",
         lambda: rms_of_controls(recorded, device=device),
@@ -61,7 +63,7 @@ def cached_controls(recorded: RecordedTraining, device: str) -> float:
 
 
 def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
-    """Return the result of `reference_training`, from the cache if possible."""
+    """Return the result of `reference_training`, which continues `recorded`, from the cache if possible."""
     return _kept(
         f"reference {recorded.schedule} {dialect} {device}",
         lambda: reference_training(recorded, dialect, device=device),
@@ -71,7 +73,10 @@ def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) 
 
 
 def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], read: Callable[[Path], T]) -> T:
-    """Return the cached value, computing and storing it on a miss. A file lock lets only one process compute it."""
+    """Return the cached value that `what` names; if there is none, compute it with `made` and store it.
+
+    A file lock lets only one process compute it.
+    """
     folder = cache_folder() / f"kept-{fingerprint(what)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +104,7 @@ def _keep(value: T, folder: Path, write: Callable[[T, Path], None]) -> None:
 
 
 def fingerprint(what: str) -> str:
-    """Return a hash of everything that a training depends on: code, torch, image reader, processor and GPU."""
+    """Return a hash of `what` and of a training's inputs: code, torch, image reader, processor and GPU."""
     sha = hashlib.sha256(what.encode())
     releases = [
         metadata.version(name) if _installed(name) else None for name in ("ultralytics", "opencv-python")
@@ -172,7 +177,9 @@ def read_training(folder: Path) -> RecordedTraining:
 
 
 def write_ended(ended: Ended, folder: Path) -> None:
-    """Write the end of a training into a folder, as safetensors: weights, and `choice.STEP.IMAGE` (M, A).
+    """Write the end of a training into a folder, as safetensors.
+
+    The tensors are the weights and, for each step and image, the positives `choice.STEP.IMAGE` (M, A) bool.
 
     Raises:
         OSError: the file cannot be written.

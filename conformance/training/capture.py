@@ -54,12 +54,12 @@ class Call:
 
     @property
     def total(self) -> Tensor:
-        """() the value that is differentiated, detached."""
+        """The value that is differentiated, as a detached scalar tensor."""
         return self.result[0].detach().sum()
 
     @property
     def boxes(self) -> Tensor:
-        """(N, 4) normalised cx, cy, w, h of the annotation rows (ANN-1)."""
+        """Boxes (N, 4) of the annotation rows: normalised cx, cy, w, h (ANN-1)."""
         boxes: Tensor = self.rows["bboxes"]
         return boxes
 
@@ -104,7 +104,7 @@ class Call:
             raise Unfit(str(error)) from error
 
     def _annotations(self) -> Tensor:
-        """Return the (N, 6) float32 rows of image, class, cx, cy, w, h (ANN-1)."""
+        """Return the annotation rows (N, 6) float32: image, class, cx, cy, w, h (ANN-1)."""
         images, labels = (self.rows[name].reshape(-1, 1).float().cpu() for name in ("batch_idx", "cls"))
         return torch.cat((images, labels, self.boxes.detach().float().cpu().reshape(-1, 4)), dim=1)
 
@@ -132,7 +132,7 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
 
 
 def head_of(criterion: Any) -> Head:
-    """Return the head that an official loss was made for."""
+    """Return the strides, classes and bins of the head for which an official loss was made."""
     return Head(
         tuple(int(stride) for stride in criterion.stride.tolist()), int(criterion.nc), int(criterion.reg_max)
     )
@@ -156,7 +156,7 @@ def hyperparameters_of(criterion: Any) -> Hyperparameters:
 
 
 def _plain(predictions: Any) -> Any:
-    """Return the predictions without the decoded boxes that precede them in a validation."""
+    """Return the raw predictions of a head's output, without the decoded boxes that a validation adds."""
     predictions = predictions[1] if isinstance(predictions, tuple) else predictions
     named = isinstance(predictions, Mapping) and {"boxes", "scores", "feats"} <= set(predictions)
     if not named and not isinstance(predictions, list):
@@ -181,7 +181,7 @@ def _detached(predictions: Any) -> Any:
 
 
 def official_loss() -> tuple[type, str]:
-    """Return the installed release's detection loss, and the version of the release.
+    """Return the class of the detection loss of the installed Ultralytics, and the version of Ultralytics.
 
     Raises:
         CannotRecord: Ultralytics is not installed, or does not have this loss.

@@ -84,14 +84,14 @@ class TrainingComparison:
 
     Attributes:
         implementation: name of the implementation that was compared with the reference.
-        steps: N.
+        steps: number of steps trained with each loss.
         bound: largest allowed distance of the weights, as a share of the distance that the reference's training
             travelled.
         worst: distance of the weights, as the same share.
         agrees: True if the distance is within the bound, and no choice of the implementation was wrong.
-        followed: number of steps at which the specification leaves a choice and the reference made the
-            implementation's.
-        summary: one or two sentences.
+        followed: number of steps at which several choices are allowed and the reference adopted that of the
+            implementation.
+        summary: the result in one or two sentences.
     """
 
     implementation: str
@@ -109,7 +109,7 @@ class Ended:
 
     Attributes:
         weights: all trained weights after the last step.
-        choices: its assignment at each step.
+        choices: the reference's positives at each step.
     """
 
     weights: Tensor
@@ -118,11 +118,11 @@ class Ended:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Start of the compared trainings.
+    """What all compared trainings start from.
 
     Attributes:
         recorded: the training that provides the initial weights and the images.
-        steps: number of steps N.
+        steps: number of steps to train.
         device: device of the trainings.
     """
 
@@ -135,20 +135,20 @@ class Start:
         return train(self.recorded.weights, self.recorded.schedule, 0, 0, lambda step, batch: ())
 
     def train(self, gradients: "Subject | Reference | Control") -> Tensor:
-        """Return all trained weights (P,) after N steps with the loss whose gradients are given."""
+        """Return all trained weights (P,) after training with the loss that `gradients` differentiates."""
         schedule = replace(self.recorded.schedule, rate=RATE)
         return train(self.recorded.weights, schedule, schedule.steps, self.steps, gradients, self.device)
 
 
 @dataclass
 class Subject:
-    """The loss of the implementation under test.
+    """The loss of the implementation under test, as a function that returns its gradients.
 
     Attributes:
         implementation: the implementation.
         batches: input of the loss at each step.
         outcomes: outcome of the implementation at each step.
-        choices: assignment of the implementation at each step.
+        choices: positives of the implementation at each step.
     """
 
     implementation: Implementation
@@ -173,14 +173,14 @@ class Subject:
 
 @dataclass
 class Reference:
-    """The reference's loss.
+    """The reference's loss, as a function that returns its gradients.
 
     Attributes:
         dialect: dialect of the reference.
-        subject: training whose open choices the reference follows; None to make its own.
-        choices: assignment at each step.
-        followed: number of steps at which the reference followed the subject's choice.
-        problem: reason why the first rejected choice of the subject is not admissible.
+        subject: implementation whose choices the reference adopts where several are allowed, or None.
+        choices: positives at each step.
+        followed: number of steps at which the reference adopted the implementation's choice.
+        problem: reason why the first rejected choice of the implementation is not admissible.
     """
 
     dialect: Dialect
@@ -190,7 +190,10 @@ class Reference:
     problem: str = ""
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Return the gradient of the reference's loss, for its own assignment or for the subject's admissible one."""
+        """Return the gradient of the reference's loss on each feature map.
+
+        The assignment is the reference's own, or that of the implementation if it is another admissible one.
+        """
         maps = [level.clone().requires_grad_() for level in batch.feature_maps]
         loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, self.dialect)
         choice = choice_of(loss.targets, batch)
@@ -201,7 +204,7 @@ class Reference:
         return gradient_on(batch, followed)
 
     def followed_choice(self, step: int, own: Positives) -> Positives | None:
-        """Return the subject's choice if it differs from the reference's own and is admissible."""
+        """Return the implementation's positives at a step if they differ from `own` and are admissible."""
         if self.subject is None or same_choice(own, self.subject.choices[step]):
             return None
         outcome = self.subject.outcomes[step]
@@ -220,7 +223,7 @@ class Control:
     """The reference's loss with random rounding errors that are larger than those of any correct loss.
 
     Attributes:
-        choices: the assignment at each step, which is fixed: a control varies roundings, not choices.
+        choices: the positives at each step. They are fixed: a control training varies roundings, not choices.
         seed: seed of the rounding errors.
     """
 
@@ -228,7 +231,7 @@ class Control:
     seed: int
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Return the gradient, computed with noise."""
+        """Return the gradient of the reference's loss on each feature map, with random rounding errors."""
         with RoundingNoise(self.seed * MOST_STEPS + step, ROUGHNESS):
             return gradient_on(batch, self.choices[step])
 
@@ -246,9 +249,9 @@ def compare_training(
 
     Args:
         implementation: an implementation with a loss.
-        recorded: the training that both continue; the suite's own if None.
-        steps: number of steps N.
-        controls: number of control trainings K.
+        recorded: the training that both losses continue; the suite's own if None.
+        steps: number of steps to train.
+        controls: number of control trainings.
         device: device of the trainings.
         rms: result of `rms_of_controls` for these arguments, if it was computed before.
         ended: result of `reference_training` for the implementation's dialect, if an earlier process computed it. A
@@ -274,7 +277,7 @@ def compare_training(
 
 
 def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, Tensor]:
-    """Return the reference and its last weights, trained again if the subject made another admissible choice."""
+    """Return the reference and its last weights, trained again if the implementation chose otherwise."""
     dialect = subject.implementation.dialect
     if all(same_choice(one, other) for one, other in zip(ended.choices, subject.choices, strict=True)):
         return Reference(dialect, choices=ended.choices), ended.weights
@@ -285,7 +288,7 @@ def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, 
 def rms_of_controls(
     recorded: RecordedTraining, steps: int = STEPS, controls: int = CONTROLS, device: str = "cpu"
 ) -> float:
-    """Return the root mean square distance of control trainings from the reference's training.
+    """Return the root mean square distance of control trainings' last weights from the reference's.
 
     It does not depend on the implementation under test.
     """
@@ -300,7 +303,7 @@ def reference_training(
 
 
 def factor(controls: int) -> float:
-    """Return the quantile of Student's t: the allowed distance of a correct training in units of the controls' rms."""
+    """Return the allowed distance of a correct training divided by that of the controls (Student's t)."""
     from scipy.special import stdtrit  # takes half a second to import
 
     return float(stdtrit(controls, 1 - FALSE_ALARM / 2))

@@ -50,7 +50,7 @@ class View:
 
     Attributes:
         name: name of the photograph.
-        crop: the part.
+        crop: the part: x1, y1, x2, y2 as shares of the photograph's width and height.
         mirrored: True if left and right are exchanged.
     """
 
@@ -188,7 +188,7 @@ def augmented(seed: int) -> list[View]:
 
 
 def _crop(source: random.Random, name: str, least: float, most: float) -> View:
-    """Return a random part of a photograph, mirrored with probability 0.5.
+    """Return a random part of the photograph `name`, mirrored with probability 0.5.
 
     Its sides are between `least` and `most` times those of the photograph.
     """

@@ -53,7 +53,7 @@ class Recording:
     """Recording of a training.
 
     Attributes:
-        shelf: the case files.
+        shelf: the folder of case files.
         every: number of steps between two batches that are stored regularly; 0 for none.
         release: release of Ultralytics.
         calls: number of calls of the official loss in training.
@@ -79,7 +79,7 @@ class Recording:
             self._safely(lambda: self._hear(call))
 
     def close(self) -> None:
-        """Wait for the pending calls, and store their batches if they are selected."""
+        """Wait until the values of all pending calls are known, and store the batches that are selected."""
         while self._pending and self.over is None:
             self._safely(lambda: self._decide(self._pending.popleft()))
 
@@ -120,7 +120,7 @@ class Recording:
             print_message(f"{self.calls} steps seen, {stored} batches stored ({size:.1f} MB)")
 
     def _decide(self, pending: Pending) -> None:
-        """Store the batch of a pending call if the selector selects it."""
+        """Store the batch of a pending call if there is a reason to (`BatchSelector.reasons`)."""
         if pending.ready is not None:
             pending.ready.synchronize()
         interest = self._losses[pending.call.criterion][1]
@@ -136,7 +136,7 @@ class Recording:
             self._print_once("a batch was not recorded: more interesting batches fill the size limit")
 
     def _origin(self, pending: Pending, step: int, total: float, reasons: set[str]) -> str:
-        """Return the origin of a batch in one line."""
+        """Return where a batch was recorded, and why, in one line, for its field `origin`."""
         where = [f"recorded: ultralytics {self.release}"]
         model = getattr(getattr(self._trainer, "args", None), "model", None)
         where += [Path(str(model)).name] if model else []
@@ -163,7 +163,10 @@ def print_message(text: str) -> None:
 
 
 def _numbers(call: Call) -> tuple[Tensor, "torch.cuda.Event | None"]:
-    """Return total and smallest area (2,) of a call, copied to the CPU asynchronously, with the event of the copy."""
+    """Return the loss's total and the smallest area of a ground truth (2,), and the CUDA event of their copy.
+
+    They are copied to the CPU asynchronously. Without a GPU the event is None.
+    """
     total, boxes = call.total.float(), call.boxes.detach().float()
     areas = boxes[:, 2] * boxes[:, 3] if len(boxes) else torch.full((1,), torch.inf)  # (N,)
     numbers = torch.stack((total, areas.min().to(total.device, non_blocking=True)))

@@ -25,7 +25,7 @@ LAST_EPOCH = IMAGES["train"] // TOGETHER * (EPOCHS - 1)
 
 
 def drawn(number: int) -> tuple[Tensor, list[tuple[int, float, float, float, float]]]:
-    """Return an image: noise, and zero to four rectangles.
+    """Return the image with the given number: noise, and zero to four rectangles.
 
     Returns:
         (3, SIDE, SIDE) uint8 pixels, red first, and class, cx, cy, w, h of each rectangle, normalised.

@@ -17,7 +17,7 @@ BEATS = 1.1
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """Facts of a batch by which the selector decides to store it.
+    """Facts of a training batch that decide whether it is stored.
 
     Attributes:
         truths: number of annotation rows.

@@ -22,7 +22,7 @@ class Kept:
     Attributes:
         path: path of the file.
         size: size in bytes.
-        step: step of the training.
+        step: number of the training step.
         reasons: reasons to store the batch; a record that a later batch exceeded is removed from them.
     """
 
@@ -44,7 +44,7 @@ class Kept:
 
 @dataclass
 class CaseStore:
-    """A folder of recorded batches.
+    """A folder of recorded batches with a size limit.
 
     Attributes:
         folder: the folder.

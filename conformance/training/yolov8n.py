@@ -62,7 +62,7 @@ class Schedule:
     clip: float = 10.0
 
     def images(self, step: int) -> Images:
-        """Return the input of a step."""
+        """Return the images and annotations of a training step."""
         return _images(self.seed + step % self.pool, self.sizes[step % self.pool % len(self.sizes)])
 
 
@@ -171,7 +171,7 @@ def official_criterion(model: Any, hyperparameters: Hyperparameters = Hyperparam
 
 
 class Trainee:
-    """A model with its optimiser."""
+    """A model that is trained, with its optimiser."""
 
     def __init__(self, model: nn.Module, schedule: Schedule) -> None:
         self.model, self.clip = model, schedule.clip
@@ -179,7 +179,7 @@ class Trainee:
         self.optimiser = torch.optim.SGD(self.weights, schedule.rate, schedule.momentum, nesterov=True)
 
     def predict(self, images: Images) -> Predictions:
-        """Return the head's predictions."""
+        """Return the head's predictions for the images, in training mode."""
         predictions: Predictions = self.model(images.pixels)
         return predictions
 
@@ -234,7 +234,7 @@ def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
 
 
 def batch_of(predictions: Predictions, images: Images, head: Head) -> Batch:
-    """Return the input of a loss as a batch that shares no memory with the model."""
+    """Return the predictions and annotations as a batch that shares no memory with the model."""
     maps = tuple(level.detach().clone() for level in feature_maps_of(predictions))
     return Batch(maps, images.annotations.clone(), head)
 
@@ -276,7 +276,7 @@ def train(
         schedule: the images and the optimiser's settings; its momentum starts at zero.
         first: number of the first step, which selects the images.
         steps: number of steps.
-        gradients: the loss, as the gradient of its total on the feature maps.
+        gradients: the loss, as a function that returns the gradient of its total on each feature map.
         device: device of the training.
 
     Returns:

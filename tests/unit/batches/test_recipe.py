@@ -138,7 +138,7 @@ def test_every_image_has_its_own_stream():
 
 @pytest.mark.parametrize("streams", [(0,), (0, 1, 2)])
 def test_another_number_of_streams_is_rejected(streams: tuple[int, ...]):
-    with pytest.raises(ValueError, match="as many streams as images"):
+    with pytest.raises(ValueError, match="one random stream for each image"):
         Recipe(((), ()), streams=streams).build()
 
 
