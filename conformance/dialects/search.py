@@ -134,7 +134,7 @@ class Search:
         return self.best
 
     def explained_from(self, dialect: Dialect, first: bool) -> tuple[Dialect, bool]:
-        """Search from one official dialect. Return the best dialect, and True if it explains all batches.
+        """Search from one official dialect. Return the dialect found, and True if it explains all batches.
 
         Args:
             dialect: the official dialect.
@@ -333,7 +333,7 @@ class Search:
 
 
 def base_of(dialect: Dialect) -> Dialect:
-    """Return the official dialect from which a dialect differs in the fewest choices, the article's last."""
+    """Return the official dialect with the fewest differing choices; of equals, a release before the article."""
     return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
 
 
