@@ -1,4 +1,4 @@
-"""Run one check of the suite on a faulty implementation until it fails, and count the batches."""
+"""Run one check of the suite on a faulty implementation until the check fails, and count the batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ASSIGNED = DETECT.stages_of("assignment")
 
 @dataclass(frozen=True)
 class Hit:
-    """The result of a check that found a fault.
+    """The result of a check that failed on a faulty implementation.
 
     Attributes:
         check: name of the check.
@@ -35,7 +35,7 @@ class Hit:
 
 
 class BatchCounter(NoSink):
-    """A sink that counts the batches judged before Hypothesis began to shrink."""
+    """Counts the judged batches of a check, without those of Hypothesis' shrinking; stores nothing else."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -50,8 +50,8 @@ def faulty(fault: Fault, exposes_stages: bool = True, assigner_alone: bool = Fal
 
     Args:
         fault: the fault.
-        exposes_stages: False if only the outputs of its assigner are visible, not its stages.
-        assigner_alone: leave out its loss, so that faults of the assignment are found faster.
+        exposes_stages: False if the result has only the outputs of the assigner, not its stages.
+        assigner_alone: return an implementation without a loss, which finds faults of the assigner faster.
     """
     if fault.implementation is not None:
         return fault.implementation("stages" if exposes_stages else "outputs")
@@ -67,11 +67,11 @@ def attack(
     Args:
         implementation: the implementation to test.
         check: name of the check, followed by the value of its parameter in brackets if it has one.
-        phases: Hypothesis' phases. With `generate` alone the first failing batch is reported; if `shrink` is included,
-            the shrunk batch.
+        phases: Hypothesis' phases. With `generate` alone, the first failing batch is returned; with `shrink`
+            too, the shrunk one.
 
     Returns:
-        The failure; None if the implementation conforms on every batch.
+        The failure and the number of batches; None if the implementation conforms on every batch.
     """
     name, _, value = check.partition("[")
     chosen = CHECKS[name]

@@ -1,4 +1,8 @@
-"""The kill matrix: for every mutant the test that kills it, the reported stage, and the number of batches needed."""
+"""The kill matrix: for every mutant the test that kills it, the reported stage and the number of batches.
+
+There are three kinds of mutants: changed functions of the official release ("official") or of the reference
+("reference"), and the reference in one dialect, judged by the rules of a neighbouring one ("history").
+"""
 
 import hashlib
 import json
@@ -60,14 +64,14 @@ KILLS = "power.jsonl"
 
 @dataclass(frozen=True)
 class Result:
-    """The result for one mutant under one profile.
+    """The result for one mutant.
 
     Attributes:
         mutant: name of the mutant.
         kind: "official", "reference" or "history".
-        function: the changed function; the two dialects for "history".
+        function: name of the changed function; for "history", of the two dialects.
         key: hash of everything that the result depends on (`key_of`).
-        ended: outcome of the mutant.
+        ended: the test that killed the mutant, if any, and the number of batches.
     """
 
     mutant: str
@@ -82,8 +86,8 @@ class Job:
     """A mutant to judge.
 
     Attributes:
-        function: the changed function.
-        make: installs the mutant and returns the implementation.
+        function: name of the changed function.
+        make: function that installs the mutant and returns the implementation that runs it.
         reached: numbers of the batches that run the changed statement; None for all batches.
     """
 
@@ -104,7 +108,7 @@ class Job:
 
 
 class NoSuchMutant(LookupError):
-    """Error: no mutant matches the pattern, so that a run without survivors would be meaningless."""
+    """Error: no mutant matches the pattern, so that there is nothing to judge."""
 
 
 def try_mutants(
@@ -121,15 +125,15 @@ def try_mutants(
     Args:
         recorder: writes the run log.
         kinds: elements of `KINDS`.
-        profile: profile whose batches are used.
-        number: examples of the profile.
-        report_dir: folder of all runs, with the file of results.
+        profile: name of the profile whose batches are used.
+        number: number of batches of each test.
+        report_dir: folder of all runs, which also has the file of stored results.
         only: pattern that the names of mutants must match.
         processes: number of mutants judged at once.
 
     Returns:
-        True if a mutant survived that is not listed as equivalent, or a listed mutant was killed; and a summary
-        with one line for every kind.
+        True if a mutant survived that is not listed as equivalent, or one that is listed was killed; and a
+        summary with one line for every kind.
 
     Raises:
         NoSuchMutant: no mutant matches the pattern.
@@ -151,9 +155,9 @@ def try_mutants(
 
 
 def result_of(result: Result, arguments: dict[str, str]) -> str:
-    """Return the word for a result: "killed", "survived" or "equivalent".
+    """Return "killed" or "survived"; for a survivor that is listed as equivalent, "equivalent".
 
-    It is "elsewhere" for a mutant that was killed although it is listed as equivalent.
+    For a mutant that was killed although it is listed as equivalent, return "elsewhere".
     """
     is_argued = argument_for(result.mutant, arguments) != ""
     if result.ended.test is None:
@@ -179,14 +183,14 @@ def equivalent_mutants() -> dict[str, str]:
 
 
 def argument_for(mutant: str, arguments: dict[str, str]) -> str:
-    """Return the reason of the first pattern that matches the name of a mutant; "" if no pattern matches."""
+    """Return the reason why a mutant is equivalent, from the first matching pattern; "" if none matches."""
     return next((text for pattern, text in arguments.items() if fnmatchcase(mutant, pattern)), "")
 
 
 def results_of(
     kind: str, profile: str, number: int, report_dir: Path, only: str, processes: int
 ) -> Iterator[Result]:
-    """Yield the results for the mutants of a kind, first the stored results of an earlier run."""
+    """Yield the results for all mutants of a kind; results stored by an earlier run come first."""
     if kind == "history":
         yield from history(number, report_dir, profile, only, processes)
         return
@@ -214,7 +218,7 @@ def results_of(
 def judge_baseline(
     target: Target, cases: Sequence[GeneratedCase], outcomes: BaselineOutcomes
 ) -> tuple[list[GeneratedCase], Seen]:
-    """Return the cases on which the unmutated code conforms, and the lines of the target's functions they run."""
+    """Return the cases on which the unmutated code conforms, and the lines of the target that each runs."""
     passed, rest = list[GeneratedCase](), list(cases)
 
     def at(number: int) -> None:
@@ -233,7 +237,7 @@ def judge_baseline(
 
 
 def planted(place: Place, mutant: Mutant, make: Made) -> Made:
-    """Return a function that installs the mutant and makes the implementation; call it in a child process only."""
+    """Return a function that installs a mutant until the process ends, and returns the implementation."""
     _, first = place.source()
 
     def make_mutated() -> Implementation:
@@ -244,7 +248,7 @@ def planted(place: Place, mutant: Mutant, make: Made) -> Made:
 
 
 def history(number: int, report_dir: Path, profile: str, only: str, processes: int) -> Iterator[Result]:
-    """Yield the results for the reference in every dialect, judged by the neighbouring dialects."""
+    """Yield the results of judging the reference in every dialect by the rules of neighbouring dialects."""
     dialects = [dialect for dialect in DIALECTS.values() if dialect != ARTICLE]
     pairs = [pair for old, new in pairwise(dialects) for pair in ((old, new), (new, old))]
     cases = all_cases(number, replace(NEWEST, rows_sorted=False))
@@ -258,7 +262,7 @@ def history(number: int, report_dir: Path, profile: str, only: str, processes: i
 
 
 def judged_by(dialect: Dialect, judge: Dialect) -> Made:
-    """Return a function that makes the reference in one dialect, to be judged by another."""
+    """Return a function that makes the reference in `dialect`, declared as an implementation of `judge`."""
 
     def make_mutated() -> Implementation:
         return replace(implementation_from(ReferenceAdapter(dialect), dialect.name), dialect=judge)
@@ -267,7 +271,7 @@ def judged_by(dialect: Dialect, judge: Dialect) -> Made:
 
 
 def every_image(subject: Subject) -> None:
-    """Judge an implementation on every image of the smallest scopes.
+    """Judge an implementation on every image of the smallest scopes, which are small sets of possible images.
 
     Raises:
         Failure: the implementation does not conform on an image.
@@ -323,7 +327,7 @@ def resume(
 
 
 def read(path: Path, key: str, kind: str) -> dict[str, Result]:
-    """Return the stored results with the same key, by mutant. Truncated lines are ignored."""
+    """Return the stored results of a kind that have the given key, by mutant. Truncated lines are ignored."""
     found: dict[str, Result] = {}
     if not path.is_file():
         return found
@@ -339,7 +343,7 @@ def read(path: Path, key: str, kind: str) -> dict[str, Result]:
 
 
 def key_of(profile: str, number: int) -> str:
-    """Return a hash of everything that a result depends on: sources of this project, packages, torch and profile."""
+    """Return a hash of all that a result depends on: sources of this project, packages, torch and profile."""
     sha = hashlib.sha256(f"{profile} {number} {torch.__version__}".encode())
     for package in ("ultralytics", "hypothesis", "cosmic-ray"):
         sha.update(f"{package} {metadata.version(package)}".encode())
@@ -372,7 +376,7 @@ def line(result: Result) -> str:
 
 
 def summary(results: Sequence[tuple[Result, str]]) -> str:
-    """Return one line for every kind: number of mutants by result, score, and median number of batches."""
+    """Return one line for every kind: mutants by result, share killed, and median number of batches."""
     lines = []
     for kind in dict.fromkeys(result.kind for result, _ in results):
         own = [(result, word) for result, word in results if result.kind == kind]

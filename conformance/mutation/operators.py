@@ -1,4 +1,4 @@
-"""Generate mutants: loaded functions with one operator, number or call of their source changed.
+"""Generate mutants: loaded functions whose source is changed in one operator, number or call.
 
 The mutation operators are those of cosmic-ray and one more. The installed source is read and changed in memory. The
 name of a mutant consists of module, function, mutation operator, number and a hash of the changed line.
@@ -32,13 +32,13 @@ MODULE_NAMES = ("torch", "F", "math", "functional", "super", "self")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one function.
+    """One change of the source of one function.
 
     Attributes:
         module: the function's module.
-        function: name of the function, with its class.
+        function: name of the function, after its class and a dot if it has one.
         operator: name of the mutation operator.
-        occurrence: index of the change among all changes by the operator in the function, from 0.
+        occurrence: index of the change among all places in the function that the operator can change, from 0.
         line: number of the changed line in the file, from 1.
         digest: hash of the changed lines, before and after.
         text: changed source of the function, with its decorators.
@@ -54,7 +54,7 @@ class Mutant:
 
     @property
     def id(self) -> str:
-        """Name of the mutant, which does not depend on the rest of the file."""
+        """Name of the mutant, such as "boxes.ciou NumberReplacer 3 1a2b3c4d", stable if other code changes."""
         module = self.module.rpartition(".")[2]
         return f"{module}.{self.function} {self.operator} {self.occurrence} {self.digest}"
 
@@ -79,12 +79,12 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Name of the function in its owner."""
+        """Name of the function without its class."""
         return self.function.rpartition(".")[2]
 
     @property
     def live(self) -> Any:
-        """Loaded function without its decorators."""
+        """The function object in use, without its decorators."""
         return undecorated(vars(self.owner)[self.name])
 
     def source(self) -> tuple[str, int]:
@@ -93,7 +93,7 @@ class Place:
         return "".join(lines), first
 
     def built(self, text: str, first: int) -> Any:
-        """Return the object that a changed source defines in the module's namespace, decorators applied.
+        """Return the decorated function that a changed source defines, compiled in the module's namespace.
 
         Raises:
             SyntaxError: the changed source is not valid Python.
@@ -109,7 +109,7 @@ class Place:
         return vars(names["Holder"])[self.name]
 
     def put(self, text: str, first: int) -> None:
-        """Replace the code of the loaded function by the changed code, permanently and for every reference to it."""
+        """Replace the code of the function object in use, so that all its callers run the changed code."""
         built = self.built(text, first)
         live = self.live
         changed = undecorated(built)
@@ -120,7 +120,7 @@ class Place:
 
 
 def undecorated(function: Any) -> FunctionType:
-    """Return the function inside a static method, a property or decorators with `__wrapped__`."""
+    """Return the function inside a static method, a property or decorators that set `__wrapped__`."""
     function = getattr(function, "__func__", getattr(function, "fget", function))
     inner = inspect.unwrap(function)
     assert isinstance(inner, FunctionType)
@@ -142,7 +142,7 @@ def places(module: ModuleType, names: Sequence[str]) -> Iterator[Place]:
 
 
 def undecorated_if_any(value: Any) -> FunctionType | None:
-    """Return the function inside a value, or None if it is not a function."""
+    """Return the undecorated function of a value, or None if the value is not a function."""
     inner = getattr(value, "__func__", getattr(value, "fget", value))
     return inspect.unwrap(inner) if callable(inner) and not isinstance(inner, type) else None
 
@@ -176,12 +176,12 @@ class RemoveMethodCall:
     """Mutation operator that turns `x.f(...)` into `x`: a forgotten clamp, detach or sum. It extends cosmic-ray."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield the position of every method call in a chain."""
+        """Yield start and end of every method call in a node such as `x.f(...).g(...)`."""
         for index in self._calls(node):
             yield node.children[index].start_pos, node.children[index + 1].end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        """Remove a method call from its chain."""
+        """Return the node without its method call number `index`."""
         at = list(self._calls(node))[index]
         del node.children[at : at + 2]
         return node
@@ -199,11 +199,11 @@ class RemoveMethodCall:
 
 
 def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list[Mutant]:
-    """Return every mutant of a function whose compiled code differs from the original's.
+    """Return the mutants of a function, except those whose compiled code equals the original's or another's.
 
     Args:
         place: the function.
-        reached: numbers of the lines that run, and parameters whose default is used; None for all mutants.
+        reached: lines that run, and parameters whose default is used: only these are changed; None: all are.
     """
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
@@ -246,7 +246,7 @@ def _digest(before: str, after: str) -> str:
 def _unused_defaults(
     text: str, reached: frozenset[int | str]
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return start and end, as row and column, of the default values that no call uses."""
+    """Return start and end (row and column) of the default values of the parameters not in `reached`."""
     function = ast.parse(textwrap.dedent(text)).body[0]
     assert isinstance(function, ast.FunctionDef)
     indent = len(text) - len(text.lstrip())
@@ -264,7 +264,7 @@ def _unused_defaults(
 
 
 def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -> set[int]:
-    """Return the lines of every statement that runs at least in part, and the lines evaluated at the definition."""
+    """Return the lines of all statements with a reached line, and those evaluated at the definition."""
     (function,) = ast.parse(textwrap.dedent(text)).body
     assert isinstance(function, ast.FunctionDef)
     runs = set(range(first, function.body[0].lineno + first - 1)) if reached else set()
@@ -278,7 +278,7 @@ def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -
 
 
 def statement_at(text: str, first: int, line: int) -> set[int]:
-    """Return the lines of the innermost statement that a line of the file belongs to, without nested statements.
+    """Return the lines of the innermost statement around a line of the file, without nested statements.
 
     The result is empty for a line that is evaluated when the function is defined.
     """
@@ -305,7 +305,7 @@ def _own_lines(statement: ast.stmt, first: int) -> set[int]:
 
 
 def fingerprint(built: Any) -> str:
-    """Return compiled code and defaults of a function as text without line numbers, to compare two functions."""
+    """Return compiled code and defaults of a function as text without line numbers, for comparison."""
     function = undecorated(built)
     wrapped = "plain" if function is built else "decorated"
     return f"{wrapped} {function.__defaults__!r} {function.__kwdefaults__!r} {_code(function.__code__)}"

@@ -1,4 +1,4 @@
-"""Plant every fault, and report the check that finds it, the reported stage, and the number of batches needed."""
+"""Plant every fault, and report the check that finds it, the reported stage, and the number of batches."""
 
 import statistics
 import time
@@ -69,7 +69,7 @@ OPEN: dict[str, dict[str, str]] = {
 
 
 class Hidden:
-    """A loss that exposes only its values, neither its assignment nor its inputs."""
+    """An implementation of the loss whose results have values only, no assignment and no assigner inputs."""
 
     dialect = NEWEST
 
@@ -77,23 +77,23 @@ class Hidden:
         self.name, self.whole = str(whole.name), whole
 
     def loss(self, *arguments: Any) -> Loss:
-        """Run the loss of the wrapped implementation."""
+        """Return the loss of the wrapped implementation, without assignment and assigner inputs."""
         loss: Loss = replace(self.whole.loss(*arguments), assignment=None, inputs=None)
         return loss
 
 
 @dataclass(frozen=True)
 class Found:
-    """The result for one fault in one mode.
+    """The result for one planted fault in one mode. A mode says which parts of a result are visible.
 
     Attributes:
         fault: the fault.
         mode: one of `MODES` or `MIXED_MODES`.
         check: name of the check that found the fault; the fault's own check if none did.
-        stage: the first diverging stage; None if the fault was not found.
+        stage: the first diverging stage in the report; None if the fault was not found.
         batches: number of batches that the check drew until it found the fault.
-        seconds: time of the search.
-        case: the failing batch in one line.
+        seconds: time until the fault was found, or until all batches conformed.
+        case: description of the failing batch in one line; "" if the fault was not found.
     """
 
     fault: Fault
@@ -106,7 +106,7 @@ class Found:
 
     @property
     def expected(self) -> tuple[str, ...]:
-        """Acceptable stages of the report; empty if any stage is, because the assignment is not exposed."""
+        """Stages that the report may name; empty if it may name any, as the assignment is not visible."""
         mode = base_mode(self.mode)
         if mode == HIDDEN and self.fault.implementation is None:
             return ()
@@ -129,17 +129,17 @@ class Found:
 
 
 def base_mode(mode: str) -> str:
-    """Return the one of `MODES` whose parts a mode exposes."""
+    """Return the mode of `MODES` with the same visible results as a mode of `MODES` or `MIXED_MODES`."""
     return MIXED_MODES[mode][0] if mode in MIXED_MODES else mode
 
 
 def reasons(table: dict[str, dict[str, str]], mode: str) -> dict[str, str]:
-    """Return the reasons of `INVISIBLE` or `OPEN` by fault for a mode: those of its parts, and its own."""
+    """Return a mode's entries in `INVISIBLE` or `OPEN`, with those of its base mode: the reason by fault."""
     return table.get(base_mode(mode), {}) | table.get(mode, {})
 
 
 def implementation_with(fault: Fault, mode: str) -> Implementation:
-    """Return the reference with a fault, as an implementation that exposes the parts of its result named by `mode`."""
+    """Return the reference with a fault, as an implementation whose visible results are those of the mode."""
     mode = base_mode(mode)
     if fault.implementation is not None:
         return fault.implementation({STAGES_SHOWN: "stages", OUTPUTS_ALONE: "outputs", HIDDEN: "loss"}[mode])
@@ -194,7 +194,7 @@ def plant(recorder: RunLogWriter, faults: Sequence[Fault]) -> tuple[bool, str]:
     """Plant faults one after the other, and log and print the results.
 
     Returns:
-        True if a fault was not found at its stage, although it is neither equivalent nor known to survive; and a
+        True if a fault that is neither equivalent nor known to survive was not found at its stage; and a
         summary in one line.
     """
     found: list[Found] = []

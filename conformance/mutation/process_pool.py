@@ -1,4 +1,4 @@
-"""Judge mutants in child processes that are forked from this process, so that all modules are already loaded.
+"""Judge mutants in child processes that are forked from this process, where all modules are already loaded.
 
 A mutant that hangs, crashes or allocates too much memory ends only its child process, and counts as killed.
 """
@@ -34,11 +34,11 @@ class MutantOutcome:
 
     Attributes:
         test: name of the test that killed the mutant; None if it survived.
-        stage: the first diverging stage; "error", "hang" or "death" if the mutant returned no result.
-        batches: number of the batch that killed the mutant, counted over all tests; for a survivor, the number of all
-            batches.
-        seconds: time of the judging.
-        said: one sentence about the difference.
+        stage: first diverging stage; "error", "hang" or "death" without a result; None if the mutant survived.
+        batches: number of the batch that killed the mutant, from 1, counted over all tests; for a survivor,
+            the number of all batches.
+        seconds: time spent on judging.
+        said: one sentence about the first difference; "" for a survivor.
     """
 
     test: str | None
@@ -59,11 +59,11 @@ def judge_mutant(
     """Judge a mutant on one case after another until it fails, and return the outcome.
 
     Args:
-        make: installs the mutant and returns the implementation that runs it.
+        make: function that installs the mutant and returns the implementation that runs it.
         cases: the batches with their judges.
-        after: a check to run after all batches, which raises Failure.
+        after: function that is called after all batches and raises Failure to kill the mutant; None for none.
         progress: called with the number of each batch before it is judged.
-        baseline: outcomes of the unmutated implementation.
+        baseline: outcomes of the unmutated implementation, which are not judged again; None to judge all.
         numbers: numbers of the batches to judge, from 1; None for all.
     """
     began = time.perf_counter()
@@ -92,12 +92,12 @@ def judge_mutant(
 
 @dataclass
 class Child:
-    """A process that judges one mutant.
+    """A child process that judges one mutant.
 
     Attributes:
         pid: the process id.
         answers: file descriptor of the pipe from which the result is read.
-        place: shared memory with the number of the current batch.
+        place: memory shared with the process, in which it stores the number of the current batch.
         began: clock reading at the start of the process, in seconds.
     """
 
@@ -129,7 +129,7 @@ def start(
     timeout: int = MUTANT_TIMEOUT,
     numbers: Sequence[int] | None = None,
 ) -> Child:
-    """Fork a process that judges a mutant."""
+    """Fork a process that judges a mutant, and return it; the arguments are those of `judge_mutant`."""
     reads, writes = os.pipe()
     place = mmap.mmap(-1, 8)
     sys.stdout.flush()
@@ -162,7 +162,7 @@ def start(
 
 
 def limit_memory() -> None:
-    """Limit the memory of this process to its current size plus `MEMORY` bytes."""
+    """Limit the memory of this process to its present size plus `MEMORY` bytes."""
     with open("/proc/self/statm") as file:  # noqa: PTH123 (sizes of this process, in pages)
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
@@ -178,10 +178,11 @@ def in_processes(
     """Judge mutants in child processes, and yield the key and outcome of a mutant when its process ends.
 
     Args:
-        jobs: key, implementation and numbers of batches (None for all) of every mutant.
+        jobs: for every mutant a key of the caller's choice, the function that installs it, and the numbers of
+            its batches (None for all).
         cases: the batches with their judges.
-        after: a check to run after all batches, which raises Failure.
-        baseline: outcomes of the unmutated implementation.
+        after: function that is called after all batches and raises Failure to kill the mutant; None for none.
+        baseline: outcomes of the unmutated implementation, which are not judged again; None to judge all.
         processes: maximum number of concurrent processes.
     """
     running: dict[int, tuple[Any, Child]] = {}
@@ -203,7 +204,7 @@ def in_processes(
 
 
 def _next(running: dict[int, tuple[Any, Child]], cases: Sequence[GeneratedCase]) -> tuple[Any, MutantOutcome]:
-    """Wait until any process ends, and return the key and outcome of its mutant."""
+    """Wait until a process ends, remove it from `running`, and return the key and outcome of its mutant."""
     while True:
         for pid in running:
             done, status = os.waitpid(pid, os.WNOHANG)

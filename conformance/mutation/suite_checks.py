@@ -1,4 +1,4 @@
-"""Run the suite's checks of one implementation on few batches of each test, for commands that judge many of them."""
+"""Run all checks of the suite on few batches each, for commands that judge many implementations."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,12 +15,13 @@ from tal_reference import Dialect
 
 
 def suite_cases(dialect: Dialect, count: int, assigner: bool = True) -> list[GeneratedCase]:
-    """Return the batches of the suite's tests with the checks of these tests, those of cheap tests first.
+    """Return batches of all tests of the suite, each with the check of its test; fast tests come first.
 
     Args:
-        dialect: dialect of the implementation that they are generated for.
-        count: examples of each check; one for each strategy of repeated calls.
-        assigner: the implementation can be called without its loss, with other exponents (TAL-MET-1).
+        dialect: dialect of the implementation to judge, which decides which batches are generated.
+        count: number of batches of each check; the check of repeated calls has one for each strategy.
+        assigner: True if the implementation has an assigner that can be called alone, with any alpha and beta
+            (TAL-MET-1).
     """
     cases = [case for case in all_cases(count, dialect) if assigner or case.test != "test_exponents"]
     lanes = STRATEGIES if assigner else LOSS_STRATEGIES
@@ -33,7 +34,7 @@ def suite_cases(dialect: Dialect, count: int, assigner: bool = True) -> list[Gen
 
 
 def failures(subject: Subject, cases: list[GeneratedCase]) -> Iterator[tuple[GeneratedCase, Failure]]:
-    """Yield the failure of every case that fails, judged as the checker of a session judges it."""
+    """Judge all cases, and yield each case that fails, with its failure."""
     for case in cases:
         batch = case.build()
         relates = isinstance(case.by, Relation) or case.by is repeatable

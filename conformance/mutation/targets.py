@@ -1,4 +1,4 @@
-"""Targets of mutation: the official functions of assigner and detection loss, and the functions of the reference."""
+"""The functions that are mutated: those of the official assigner and detection loss, and of the reference."""
 
 import importlib
 import inspect
@@ -33,7 +33,7 @@ class Target:
     Attributes:
         name: "official" or "reference".
         places: the functions to mutate.
-        implementation: returns the implementation under test, which runs these functions.
+        implementation: function that returns the implementation under test, which runs these functions.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Target:
 
 
 def official() -> Target:
-    """Return the target for the installed release.
+    """Return the functions to mutate in the installed release of Ultralytics.
 
     Raises:
         UnknownImplementation: no release is installed.
@@ -59,7 +59,7 @@ def official() -> Target:
 
 
 def reference() -> Target:
-    """Return the target for the reference: a second copy of it, because the judge uses the first."""
+    """Return the functions to mutate in a second copy of the reference, because the judge uses the first."""
     copied = copy_of_reference()
     found = []
     for name in REFERENCE:
@@ -80,7 +80,7 @@ TARGETS: dict[str, Callable[[], Target]] = {"official": official, "reference": r
 
 
 class Copy:
-    """The copied reference as an implementation, with the judge's dialect object so that dialects compare equal."""
+    """The copied reference as an implementation, with the original's dialect object, as the judge expects."""
 
     name, version, exposes_stages, dialect = "reference-copy", "1", True, NEWEST
 
@@ -89,13 +89,13 @@ class Copy:
         self.precisions = inner.precisions
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Return the assignment by the copied reference."""
+        """Return the assignment that the copied reference computes."""
         head, numbers = self._own(inputs.head, inputs.hyperparameters)
         assignment: Assignment = self.inner.assign(replace(inputs, head=head, hyperparameters=numbers))
         return assignment
 
     def loss(self, maps: Any, annotations: Any, head: Head, hyperparameters: Hyperparameters) -> Loss:
-        """Return the loss of the copied reference."""
+        """Return the loss that the copied reference computes."""
         loss: Loss = self.inner.loss(maps, annotations, *self._own(head, hyperparameters))
         return loss
 
@@ -105,7 +105,7 @@ class Copy:
 
 
 def copy_of_reference() -> dict[str, ModuleType]:
-    """Import the reference and its adapter a second time, and return the new modules. `sys.modules` is restored."""
+    """Import reference and adapter a second time, restore `sys.modules`, and return the new modules."""
     originals = {name: module for name, module in sys.modules.items() if _is_copied(name)}
     holders = {name: getattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], None)
                for name in originals if "." in name}  # fmt: skip
@@ -130,7 +130,7 @@ def _is_copied(name: str) -> bool:
 
 
 class Seen(dict[Place, dict[int | str, set[int]]]):
-    """Executed lines and used default values of every watched function, with the numbers of the batches concerned.
+    """For every watched function its executed lines and used default values, with the batches that did so.
 
     Attributes:
         batch: number of the batch that is being judged.
@@ -139,14 +139,14 @@ class Seen(dict[Place, dict[int | str, set[int]]]):
     batch = 0
 
     def note(self, place: Place, what: int | str) -> None:
-        """Record that a line of a function ran, or that a parameter used its default value."""
+        """Record that the current batch ran a line of a function, or used the default of a named parameter."""
         self[place].setdefault(what, set()).add(self.batch)
 
     def batches_of(self, mutant: Mutant, place: Place) -> list[int] | None:
         """Return the numbers of the batches that run the mutated statement; None for all batches.
 
-        For a mutated definition they are the batches that run the function. All batches are affected by a mutant in a
-        constructor, because later batches use the same object.
+        For a change in the function's definition, they are the batches that call the function. A change in a
+        constructor affects all batches, because later batches use the same object.
         """
         if place.name in ("__init__", "__post_init__"):
             return None
@@ -158,7 +158,7 @@ class Seen(dict[Place, dict[int | str, set[int]]]):
 
 @contextmanager
 def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
-    """Record executed lines and used default values of the chosen functions while the block runs."""
+    """Record executed lines and used default values of some functions while the `with` block runs."""
     # compared by identity, because the code of the copy equals that of the original, which the judge runs
     wanted = {id(place.live.__code__): place for place in chosen}
     seen = Seen({place: {} for place in chosen})
@@ -201,13 +201,13 @@ class _Real(float):
 
 
 def distinct(default: Any) -> Any:
-    """Return a copy of a number, so that a default value is not identical to an equal number that a caller passes."""
+    """Return a number as a new object, to tell a default value from an equal number that a caller passes."""
     kinds: dict[type, Callable[[Any], Any]] = {int: _Whole, float: _Real}
     return kinds.get(type(default), lambda same: same)(default)
 
 
 def defaults_of(function: FunctionType) -> dict[str, Any]:
-    """Return the default values of a function by parameter."""
+    """Return the default values of a function by the name of the parameter."""
     parameters = inspect.signature(function).parameters.values()
     return {
         parameter.name: parameter.default

@@ -1,7 +1,7 @@
 """Collect the batches that the checks of the suite draw, and judge mutants on them.
 
-A reproducible profile draws the same batches for every conforming implementation, so that the collected batches are
-the ones on which a run of the suite would test a mutant. The draws of other profiles are made reproducible here, so
+A reproducible profile draws the same batches for every conforming implementation. The collected batches are
+therefore those on which a run of the suite would test a mutant. Other profiles draw reproducibly here too, so
 that a surviving mutant can be examined again.
 """
 
@@ -44,12 +44,12 @@ MAX_STORED = 4000
 
 @dataclass(frozen=True)
 class GeneratedCase:
-    """One batch of one test, with its judge.
+    """One batch of one test, with the function that judges it.
 
     Attributes:
         test: name of the test that drew it.
-        build: builds the batch.
-        by: judges an implementation on the batch.
+        build: function that builds the batch.
+        by: function that judges an implementation on the batch.
     """
 
     test: str
@@ -62,7 +62,7 @@ class CollectingChecker(Checker):
     """A checker that collects the batches of a check instead of judging them.
 
     Attributes:
-        stores: True if every batch is built once and stored.
+        stores: True if every batch is built once and stored; False if it is built on every use.
         cases: the batches collected so far.
     """
 
@@ -72,7 +72,7 @@ class CollectingChecker(Checker):
     def __call__(
         self, batch: Recipe | Batch, by: Judging = judge_against_reference, relates: bool = False
     ) -> Judgement:
-        """Collect a batch, or the recipe to build it from."""
+        """Collect a batch, or the recipe to build it from, and return an empty judgement without judging."""
         build: Callable[[], Batch]
         if isinstance(batch, Batch):
             build = partial(_same, batch)
@@ -82,7 +82,7 @@ class CollectingChecker(Checker):
         return Judgement()
 
     def must_reject(self, batch: Batch, stage: str, clause: str, reason: str) -> None:
-        """Collect a batch on which the implementation must raise."""
+        """Collect a batch on which the implementation must raise, without judging it."""
         by = partial(check_all_reject, stage=stage, clause=clause, reason=reason)
         self.cases.append(GeneratedCase(self.test, partial(_same, batch), by))
 
@@ -104,18 +104,18 @@ def build_once(build: Callable[[], Batch]) -> Callable[[], Batch]:
 
 
 def checks_of(mutants: Literal["first", "last"]) -> list[Check]:
-    """Return the checks that mutation testing uses first, or last."""
+    """Return the checks that are declared with `mutants="first"` (fast ones) or `mutants="last"`."""
     return [check for check in CHECKS.values() if check.mutants == mutants]
 
 
 def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) -> list[list[GeneratedCase]]:
-    """Return the batches that a check draws for an implementation of a dialect, by test.
+    """Return the batches that a check draws for an implementation of a dialect: a list for each of its tests.
 
     Args:
         check: the check.
         dialect: the dialect of the implementation; some checks draw different batches, or none, for some dialects.
         number: number of examples of the profile.
-        stores: build every batch once and store it.
+        stores: True to build every batch once and store it, False to build it on every use.
     """
     reference = Subject(implementation_from(ReferenceAdapter(dialect), "reference"), "cpu")
     groups = []
@@ -130,7 +130,7 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
 
 
 def collect_relations(number: int) -> list[GeneratedCase]:
-    """Return `number` batches for the relations of specification section 7, each batch once for every relation."""
+    """Return `number` batches, each once with every relation of specification section 7 as its judge."""
     recipes: list[Recipe] = []
 
     @settings(REPEATING, max_examples=number)
@@ -154,7 +154,7 @@ def in_turn(groups: list[list[GeneratedCase]]) -> Iterator[GeneratedCase]:
 
 
 def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
-    """Return every case of a profile, first the cases of fast checks.
+    """Return the cases of all checks and relations; those of fast checks come first.
 
     Args:
         number: number of examples of the profile.
@@ -170,11 +170,11 @@ def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
 
 
 class BaselineOutcomes:
-    """Outcomes of the unmutated implementation by case. An equal outcome of a mutant is accepted without judging.
+    """Outcomes of the unmutated implementation. A mutant with an equal outcome is not judged on that case.
 
     Attributes:
-        outcomes: outcomes by the id of the case.
-        case: id of the current case.
+        outcomes: outcomes by the `id()` of the case.
+        case: `id()` of the current case.
         learns: True while the unmutated implementation is judged, so that outcomes are stored.
     """
 
@@ -184,7 +184,7 @@ class BaselineOutcomes:
         self.learns = True
 
     def skipping_known(self, judges: Judge) -> Judge:
-        """Return a judge that accepts an outcome equal to the stored one without judging it."""
+        """Return the judge `judges`, except that an outcome equal to the stored one is accepted at once."""
 
         def judge_if_new(outcome: Outcome, expected: Expectation) -> Judgement:
             if (
@@ -220,7 +220,7 @@ def equal_outcomes(one: Any, other: Any) -> bool:
 def attempt(
     subject: Subject, case: GeneratedCase, batch: Batch, baseline: BaselineOutcomes | None = None
 ) -> None:
-    """Judge one case, or skip it if its relation does not apply or the implementation does not expose enough.
+    """Judge an implementation on one case; skip a relation that does not apply or whose results are hidden.
 
     Raises:
         Failure: the implementation does not conform.

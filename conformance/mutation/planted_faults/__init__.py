@@ -1,7 +1,7 @@
 """Planted faults: the reference with one line changed. The index lists the faults; other modules contain their code.
 
 A fault replaces named functions of the reference only while the faulty implementation runs. The judge uses the
-original functions. Faults of use are code around the reference's loss instead.
+original functions. Faults in the handling of calls, or in state, are code around the reference's loss.
 """
 
 from tal_conformance.core.task import DETECT
@@ -25,8 +25,8 @@ from tal_conformance.mutation.planted_faults.index import INDEX
 FAULTS: dict[str, Fault] = {name: ENTERED[name] for name in INDEX}
 """Every fault of the detection task by name, in the order of the stages."""
 FAULTS_OF_USE: dict[str, Fault] = {name: fault.as_fault() for name, fault in USAGE_FAULTS.items()}
-"""Every fault in how an implementation may be called and in what it keeps between calls, by name."""
+"""Every fault in the handling of calls, or in the state between calls, by name."""
 FAULTS_BY_TASK = {DETECT.name: FAULTS}
-"""The faults of every task."""
+"""Every planted fault by name, by task."""
 
 __all__ = ["FAULTS", "FAULTS_BY_TASK", "FAULTS_OF_USE", "INDEX", "Fault", "FaultyAssigner", "FaultyReference"]

@@ -19,7 +19,7 @@ _ground_truths = tal_reference.annotations.ground_truths
 
 @fault(at="tal_reference.annotations.to_corners", outputs_stages=SEEN_LATER)
 def centre_taken_for_corner(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes converted as if their first two numbers were the top left corner instead of the centre."""
+    """Return boxes whose first two numbers are taken for the top left corner instead of the centre."""
     height, width = size
     left_top, sides = (boxes * boxes.new_tensor((width, height, width, height))).split(2, dim=1)
     return torch.cat((left_top, left_top + sides), dim=1)
@@ -31,7 +31,7 @@ def _reversed(
     return _ground_truths(annotations.flip(0), images, size)
 
 
-# the last row of an image becomes its first ground truth
+# Ground truths in reverse order: the last row of an image becomes its first ground truth.
 enter(
     "truths_in_reverse",
     {
@@ -48,7 +48,7 @@ def _by_width(
     return _ground_truths(annotations[annotations[:, 4].argsort(stable=True)], images, size)
 
 
-# The narrowest box of an image becomes its first ground truth.
+# Ground truths ordered by width: the narrowest box of an image becomes its first ground truth.
 enter(
     "truths_by_width",
     {
@@ -60,7 +60,7 @@ enter(
 
 
 def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
-    """Return ground truths padded to the largest number of an image, with boxes as large as the input."""
+    """Return equally many ground truths for every image, padded with boxes as large as the input."""
     truths = _ground_truths(annotations, images, size)
     most = max(map(len, truths))
     whole = annotations.new_tensor((0, 0, size[1], size[0]))  # (4,)
@@ -73,7 +73,7 @@ def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[Gro
     ]
 
 
-# A padding row takes an anchor for itself, or makes it contested.
+# Padding boxes take part in the assignment: they select anchors, or make them contested.
 enter(
     "padding_leaks",
     {
@@ -89,7 +89,7 @@ enter(
 )
 
 
-# Padding rows are valid too.
+# Every ground truth counts as real, even if the sum of its corner coordinates is not above zero.
 enter(
     "negative_sum_kept",
     {
@@ -100,7 +100,7 @@ enter(
 )
 
 
-# Every row that is not padding is valid.
+# Every ground truth whose box is not all zeros counts as real.
 enter(
     "every_row_counts",
     {"tal_reference.annotations.GroundTruths.real": property(lambda self: (self.boxes != 0).any(-1))},

@@ -22,7 +22,7 @@ from tal_reference.assignment import NORMALISATION_EPS
 
 @fault(at="tal_reference.assignment.candidates_of")
 def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return candidates found with `>=` instead of `>`."""
+    """Return candidates that include anchors exactly on the border of a ground truth: `>=` instead of `>`."""
     return (tal_reference.assignment.distance_inside(truths.boxes, centres, floor) >= 0) & truths.real[
         :, None
     ]
@@ -30,24 +30,24 @@ def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, in
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def floor_of_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return a floor that widens small sides to 8 pixels instead of 16."""
+    """Return the first stride as the floor, to which small sides are widened, instead of the second."""
     return strides[0], strides[0]
 
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return a floor that widens no side."""
+    """Return a floor of zero, so that no small side of a ground truth is widened."""
     return 0, 0
 
 
 @fault(at="tal_reference.assignment.distance_inside")
 def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return candidates found with the left and right sides only."""
+    """Return distances to the left and right side only, so that candidates may lie above or below the box."""
     wide = tal_reference.assignment.widened(boxes, floor)[:, None]
     return torch.minimum(centres[:, 0] - wide[..., 0], wide[..., 2] - centres[:, 0])
 
 
-# Where the best overlap is the same by chance, only the metric differs.
+# If the best overlap happens to be the same, the report names the stage "metric".
 @fault(
     at="tal_reference.assignment.ciou",
     outputs_stages=(
@@ -56,11 +56,11 @@ def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, i
     ),
 )
 def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
-    """Return IoU instead of CIoU."""
+    """Return IoU instead of CIoU as the overlap in the assignment."""
     return tal_reference.boxes.iou(one, other)
 
 
-# A negative overlap to an even power is a valid metric, but never the best overlap: other ground truths win.
+# A negative overlap to an even power gives a positive metric. It never wins a contested anchor, though.
 @fault(
     at="tal_reference.assignment.overlaps_of",
     outputs_stages=(
@@ -74,28 +74,28 @@ def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
     return tal_reference.boxes.ciou(truths[:, None], boxes).where(candidates, 0)
 
 
-# The overlap is too small; with a single positive, a metric that is too small looks the same.
+# The overlap is too small. From the outputs of a single positive, this looks like too small a metric.
 @fault(at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC))
 def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
-    """Return overlaps of boxes in so large a unit of length that eps influences them."""
+    """Return CIoU of boxes divided by 4,096, which are so small that the eps in the formula changes it."""
     return tal_reference.boxes.ciou(one / 4096, other / 4096)
 
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def alpha_of_one(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Return the metric with alpha = 1, the default of the official assigner class."""
+    """Return the alignment metric with alpha = 1, the default of the official assigner class."""
     return score * overlap**numbers.beta
 
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def beta_of_five(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Return the metric with beta = 5 instead of 6."""
+    """Return the alignment metric with beta - 1 instead of beta."""
     return score**numbers.alpha * overlap ** (numbers.beta - 1)
 
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def alpha_and_beta_swapped(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Return the metric with alpha and beta exchanged."""
+    """Return the alignment metric with alpha and beta exchanged."""
     return score**numbers.beta * overlap**numbers.alpha
 
 
@@ -104,37 +104,37 @@ _top_k = tal_reference.assignment.top_k
 
 @fault(at="tal_reference.assignment.top_k")
 def nine_for_ten(metric: Tensor, k: int) -> Tensor:
-    """Return a selection with k - 1 anchors."""
+    """Return a selection of k - 1 instead of k anchors for each ground truth."""
     return _top_k(metric, k - 1)
 
 
 @fault(at="tal_reference.assignment.top_k")
 def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
-    """Return a selection with k + 1 anchors."""
+    """Return a selection of k + 1 instead of k anchors for each ground truth."""
     return _top_k(metric, min(k + 1, metric.shape[1]))
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
-    """Return a selection without anchors whose metric is zero."""
+    """Return the k best anchors of each ground truth, without those whose metric is zero."""
     return _top_k(metric, k) & (metric > 0)
 
 
 @fault(at="tal_reference.assignment.top_k")
 def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
-    """Return every anchor that reaches the k-th largest value, which are more than k if that value is tied."""
+    """Return all anchors with at least the k-th largest metric: more than k if several anchors have it."""
     return metric >= metric.topk(k, dim=1).values[:, -1:]
 
 
 @fault(at="tal_reference.assignment.top_k")
 def k_cut_to_the_anchors(metric: Tensor, k: int) -> Tensor:
-    """Return a selection without raising for fewer than k anchors."""
+    """Return a selection of all anchors if there are fewer than k, instead of raising."""
     return _top_k(metric, min(k, metric.shape[1]))
 
 
 @fault(at="tal_reference.assignment.top_k")
 def nothing_taken_of_few_anchors(metric: Tensor, k: int) -> Tensor:
-    """Return an empty selection for fewer than k anchors."""
+    """Return an empty selection if there are fewer than k anchors, instead of raising."""
     return _top_k(metric, k) if k <= metric.shape[1] else torch.zeros_like(metric, dtype=torch.bool)
 
 
@@ -145,17 +145,17 @@ def _settled(selected: Tensor, score: Tensor) -> Tensor:
 
 @fault(at="tal_reference.assignment.settle_contested")
 def contested_by_claimants(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return owners such that only a ground truth that selected a contested anchor can win it."""
+    """Return positives in which only a ground truth that selected a contested anchor can win it."""
     return _settled(selected, overlap.where(selected, -1))
 
 
 @fault(at="tal_reference.assignment.settle_contested")
 def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return owners such that a contested anchor belongs to the first ground truth that selected it."""
+    """Return positives in which a contested anchor goes to the first ground truth that selected it."""
     return _settled(selected, selected.float())
 
 
-# The owner may be right by chance, with the weights of all claimants added up.
+# The reported ground truth may be right by chance; the weights of all that selected the anchor add up.
 @fault(
     at="tal_reference.assignment.settle_contested",
     outputs_stages=(
@@ -165,12 +165,12 @@ def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
     ),
 )
 def contested_stays_with_all(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return positives in which contested anchors belong to all ground truths that selected them."""
+    """Return positives in which a contested anchor stays with all ground truths that selected it."""
     return selected
 
 
 class _ByMetric:
-    """Storage of the metric, which `settle_contested` does not receive."""
+    """Stores the metric when `top_k` runs, because `settle_contested` does not receive it."""
 
     metric: Tensor
 
@@ -184,12 +184,12 @@ class _ByMetric:
     at="tal_reference.assignment.settle_contested", also={"tal_reference.assignment.top_k": _ByMetric.top_k}
 )
 def contested_by_metric(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return owners by the largest metric instead of the largest overlap."""
+    """Return positives in which a contested anchor goes to the largest metric, not the largest overlap."""
     return _settled(selected, _ByMetric.metric)
 
 
 class _Unmasked:
-    """Storage of the overlaps of all pairs, which `overlaps_of` masks."""
+    """Stores the overlaps of all pairs when `overlaps_of` runs, which returns zero for non-candidates."""
 
     overlap: Tensor
 
@@ -204,7 +204,7 @@ class _Unmasked:
     also={"tal_reference.assignment.overlaps_of": _Unmasked.overlaps_of},
 )
 def contested_by_unmasked_overlap(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return owners by overlaps of all pairs, not only of candidates, as in releases before 8.0.52."""
+    """Return positives in which a non-candidate can win a contested anchor, as in releases before 8.0.52."""
     return _settled(selected, _Unmasked.overlap)
 
 
@@ -228,7 +228,7 @@ _normalised = tal_reference.assignment.normalised
 def widened_target_box(
     truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
 ) -> Targets:
-    """Return targets with the widened boxes instead of the original ones."""
+    """Return targets whose boxes are the widened ground truths instead of the annotated ones."""
     wide = GroundTruths(truths.labels, tal_reference.assignment.widened(truths.boxes, (16, 16)))
     return _targets_of(wide, positives, weights, trace)
 
@@ -243,7 +243,7 @@ def label_of_the_first(
 
 
 class _Selected:
-    """Storage of the selected anchors before contested anchors are resolved."""
+    """Stores the selected anchors when `settle_contested` runs, before contested anchors are resolved."""
 
     selected: Tensor
     settle = staticmethod(tal_reference.assignment.settle_contested)
@@ -259,7 +259,7 @@ class _Selected:
     also={"tal_reference.assignment.settle_contested": _Selected.settle_contested},
 )
 def weights_before_conflict(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Return weights from the best metric and overlap of all selected anchors instead of the positives."""
+    """Return weights normalised by the best of all selected anchors, not only of the positives."""
     taken = _Selected.selected
     best_metric = (metric * taken).amax(1, keepdim=True)
     best_overlap = (overlap * taken).amax(1, keepdim=True)
@@ -268,7 +268,7 @@ def weights_before_conflict(metric: Tensor, overlap: Tensor, positives: Tensor) 
 
 @fault(at="tal_reference.assignment.normalised")
 def clamped_for_added_eps(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Return weights with a denominator of `clamp(min=eps)` instead of an added eps."""
+    """Return weights whose denominator is the best metric clamped at eps, instead of eps added to it."""
     metric, overlap = metric * positives, overlap * positives
     best = metric.amax(1, keepdim=True).clamp(min=NORMALISATION_EPS)
     return (metric * overlap.amax(1, keepdim=True) / best).sum(0)
@@ -276,13 +276,13 @@ def clamped_for_added_eps(metric: Tensor, overlap: Tensor, positives: Tensor) ->
 
 @fault(at="tal_reference.assignment.normalised")
 def not_scaled_by_overlap(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Return weights that are 1 for the best positive, instead of its overlap."""
+    """Return weights that are not multiplied by the best overlap, so that the best positive has weight 1."""
     metric = metric * positives
     return (metric / (metric.amax(1, keepdim=True) + NORMALISATION_EPS)).sum(0)
 
 
 class _Losers:
-    """Storage of selection and labels, to find the ground truths that lost an anchor."""
+    """Stores selection and labels when `targets_of` runs, to find the ground truths that lost an anchor."""
 
     selected: Tensor
     labels: Tensor
@@ -303,7 +303,7 @@ class _KeepsLosers(Targets):
         return torch.maximum(super().scores(classes), taken * self.weights[:, None])
 
 
-# Weights do not follow the metric, whatever the reason.
+# The target scores of an anchor are positive for the classes of all ground truths that selected it.
 enter(
     "losing_truth_keeps_its_score",
     {
@@ -318,11 +318,11 @@ _background = tal_reference.assignment.background
 
 @fault(at="tal_reference.assignment.background")
 def empty_image_scores(truths: GroundTruths, anchors: int) -> Targets:
-    """Return targets of an image without ground truths with a small score of the first class."""
+    """Return targets of an image without ground truths, with a target score of 0.001 for every anchor."""
     return replace(_background(truths, anchors), weights=truths.boxes.new_full((anchors,), 1e-3))
 
 
 @fault(at="tal_reference.assignment.background")
 def empty_image_is_foreground(truths: GroundTruths, anchors: int) -> Targets:
-    """Return targets of an image without ground truths in which every anchor is a positive with weight zero."""
+    """Return targets of an image without ground truths, with every anchor a positive of weight zero."""
     return replace(_background(truths, anchors), foreground=torch.ones(anchors, dtype=torch.bool))

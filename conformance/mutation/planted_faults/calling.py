@@ -1,4 +1,4 @@
-"""Faults in the handling of calls: gradients, memory layouts, autograd modes, threads, errors, ranks."""
+"""Faults in the handling of calls: gradients, memory layouts, autograd modes, threads, errors, processes."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ Memory = dict[Any, Any]
 
 
 def _times(loss: Loss, factor: float) -> Loss:
-    """Return the loss times a factor."""
+    """Return the loss with total and items multiplied by a factor."""
     return Loss(loss.total * factor, loss.items * factor, loss.assignment, loss.inputs)
 
 
 class _OwnGradient(torch.autograd.Function):
-    """A total with a gradient that was computed in the forward pass, and a rule for the backward pass."""
+    """Autograd function of a total whose gradients were computed in advance; `rule` is the planted fault."""
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, memory: Memory, rule: str, *maps: Tensor) -> Tensor:
-        """Compute the gradients at once."""
+        """Store the gradients that were computed in advance, and return the total."""
         ctx.memory, ctx.rule = memory, rule
         ctx.gradients = memory["gradients"] = list(memory["computed"])
         return total.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Return the gradients by the rule."""
+        """Return the stored gradients, changed by the fault that the rule names."""
         (slope,), gradients = slopes, ctx.gradients
         if ctx.rule == "ignores the slope":
             return None, None, None, *gradients
@@ -51,7 +51,7 @@ class _OwnGradient(torch.autograd.Function):
 
 
 def _own_gradient(memory: Memory, call: Asked, rule: str) -> Loss:
-    """Return the loss with gradients computed in the forward pass."""
+    """Return the loss with gradients computed in advance; `rule` names the fault of the backward pass."""
     if not (torch.is_grad_enabled() and all(level.requires_grad for level in call.maps)):
         return call.loss()
     with torch.enable_grad():
@@ -83,7 +83,7 @@ def gradient_of_the_last_forward(memory: Memory, call: Asked) -> Loss:
 
 @calling("two-forwards", "CALL-1")
 def items_in_one_buffer(memory: Memory, call: Asked) -> Loss:
-    """Return items in a buffer that the next call overwrites."""
+    """Return a loss whose items are in a buffer that the next call overwrites."""
     loss = call.loss()
     buffer = memory.setdefault("items", torch.zeros_like(loss.items))
     buffer.copy_(loss.items)
@@ -92,19 +92,19 @@ def items_in_one_buffer(memory: Memory, call: Asked) -> Loss:
 
 @calling("retained-graph", "CALL-1")
 def graph_is_freed(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that frees its saved tensors in the first backward pass."""
+    """Return a loss that raises in a second backward pass, even with `retain_graph=True`."""
     return _own_gradient(memory, call, "once")
 
 
 @calling("retained-graph", "CALL-1")
 def second_backward_adds_up(memory: Memory, call: Asked) -> Loss:
-    """Return a loss whose backward passes all write their gradients into one buffer."""
+    """Return a loss whose second backward pass returns wrong gradients, from the buffer of the first."""
     return _own_gradient(memory, call, "adds up")
 
 
 @calling("backward", "CALL-1")
 def doubles_the_grad_of_leaves(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that doubles gradients when they are accumulated into leaves, like a duplicate hook."""
+    """Return a loss that doubles the `.grad` of feature maps that are leaf tensors, like a duplicate hook."""
     if torch.is_grad_enabled():
         for level in call.maps:
             if level.is_leaf and level.requires_grad:
@@ -119,7 +119,7 @@ def _double(level: Tensor) -> None:
 
 @calling("frozen-maps", "CALL-2")
 def frozen_map_raises(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that registers a hook on every feature map, which raises for a map without gradient."""
+    """Return a loss that registers a hook on every feature map, which raises if one requires no gradient."""
     if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
         for level in call.maps:
             level.register_hook(lambda gradient: gradient)
@@ -128,7 +128,7 @@ def frozen_map_raises(memory: Memory, call: Asked) -> Loss:
 
 @calling("frozen-maps", "CALL-2")
 def frozen_map_is_left_out(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that treats a frozen feature map as one without predictions."""
+    """Return a loss that treats a feature map without gradient as zeros."""
     if not any(level.requires_grad for level in call.maps):
         return call.loss()
     return call.loss(
@@ -138,7 +138,7 @@ def frozen_map_is_left_out(memory: Memory, call: Asked) -> Loss:
 
 @calling("non-leaf-maps", "CALL-2")
 def needs_leaves(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that enables gradients on the feature maps themselves, which only leaves allow."""
+    """Return a loss that sets `requires_grad` of the feature maps, which raises for non-leaf tensors."""
     if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
         for level in call.maps:
             level.requires_grad_(level.requires_grad)
@@ -166,13 +166,13 @@ def grad_is_zeroed_in_place(memory: Memory, call: Asked) -> Loss:
 
 
 def _strides(shape: torch.Size) -> list[int]:
-    """Return the strides of contiguous memory."""
+    """Return the strides, in elements, of a contiguous tensor of this shape."""
     return [int(torch.tensor(shape[place + 1 :]).prod()) for place in range(len(shape))]
 
 
 @calling("channels-last", "CALL-3")
 def read_in_memory_order(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that reads each feature map in the order of its memory, like a kernel that gets a bare pointer."""
+    """Return a loss that reads feature maps as contiguous memory, like a kernel that gets a bare pointer."""
     if any(level.untyped_storage().nbytes() < level.numel() * level.element_size() for level in call.maps):
         return call.loss()
     maps = tuple(level.as_strided(level.shape, _strides(level.shape)) for level in call.maps)
@@ -181,14 +181,14 @@ def read_in_memory_order(memory: Memory, call: Asked) -> Loss:
 
 @calling("channels-last", "CALL-3")
 def view_for_reshape(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that flattens with `view`, which only some memory layouts allow."""
+    """Return a loss that flattens with `view`, which raises for some memory layouts."""
     maps = tuple(level.view(len(level), -1).view(level.shape) for level in call.maps)
     return call.loss(maps=maps)
 
 
 @calling("strided-views", "CALL-3")
 def strides_of_rows_are_ignored(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that reads the annotation rows in the order of their memory."""
+    """Return a loss that reads the annotation rows as contiguous memory, whatever their strides are."""
     rows = call.rows.as_strided(call.rows.shape, _strides(call.rows.shape))
     return call.loss(rows=rows.clamp(min=0))
 
@@ -210,7 +210,7 @@ def another_loss_in_validation(memory: Memory, call: Asked) -> Loss:
 
 @calling("no-grad", "CALL-4")
 def clamps_its_inputs_in_validation(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that clamps the feature maps in place if autograd does not forbid it."""
+    """Return a loss that clamps the feature maps in place while gradients are disabled."""
     if not torch.is_grad_enabled():
         for level in call.maps:
             level.clamp_(-0.5, 0.5)
@@ -219,7 +219,7 @@ def clamps_its_inputs_in_validation(memory: Memory, call: Asked) -> Loss:
 
 @calling("inference-mode", "CALL-4")
 def inference_tensors_are_cached(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that caches a tensor of the first call, which autograd rejects if that was in inference mode."""
+    """Return a loss that keeps a tensor of the first call, which fails later if made in inference mode."""
     one = memory.setdefault("one", torch.ones((), device=call.rows.device))
     loss = call.loss()
     return Loss(loss.total * one, loss.items, loss.assignment, loss.inputs)
@@ -227,7 +227,7 @@ def inference_tensors_are_cached(memory: Memory, call: Asked) -> Loss:
 
 @calling("threads", "CALL-5")
 def half_of_the_gradient_with_threads(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that computes images in separate threads, with gradients only for those of the first."""
+    """Return a loss without gradients for the second half of the images if torch uses several threads."""
     if torch.get_num_threads() == 1:
         return call.loss()
     half = (len(call.maps[0]) + 1) // 2
@@ -236,14 +236,14 @@ def half_of_the_gradient_with_threads(memory: Memory, call: Asked) -> Loss:
 
 @calling("threads", "CALL-5")
 def needs_one_thread(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that sets the number of threads and does not restore it."""
+    """Return a loss that sets the number of torch's threads to 1 and does not restore it."""
     torch.set_num_threads(1)
     return call.loss()
 
 
 @calling("deterministic-algorithms", "CALL-5")
 def other_sum_where_deterministic(memory: Memory, call: Asked) -> Loss:
-    """Return a loss without DFL under deterministic algorithms."""
+    """Return a loss without DFL while torch's deterministic algorithms are enabled."""
     loss = call.loss()
     if not torch.are_deterministic_algorithms_enabled():
         return loss
@@ -253,7 +253,7 @@ def other_sum_where_deterministic(memory: Memory, call: Asked) -> Loss:
 
 @calling("deterministic-algorithms", "CALL-5")
 def uninitialised_memory_is_read(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that adds an uninitialised buffer: zero in new memory, and NaN if torch fills it."""
+    """Return a loss that adds uninitialised memory, which torch fills with NaN in deterministic mode."""
     loss = call.loss()
     buffer = torch.empty_like(loss.total)
     noise = buffer if torch.are_deterministic_algorithms_enabled() else torch.zeros_like(buffer)
@@ -262,7 +262,7 @@ def uninitialised_memory_is_read(memory: Memory, call: Asked) -> Loss:
 
 @calling("compile", "CALL-5")
 def another_branch_while_compiling(memory: Memory, call: Asked) -> Loss:
-    """Return a loss without DFL while Dynamo traces it."""
+    """Return a loss without DFL while `torch.compile` traces it."""
     loss = call.loss()
     if not torch.compiler.is_compiling():
         return loss
@@ -272,7 +272,7 @@ def another_branch_while_compiling(memory: Memory, call: Asked) -> Loss:
 
 @calling("out-of-memory", "CALL-6")
 def fewer_positives_without_memory(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that tries again with a smaller k if memory runs out."""
+    """Return a loss that catches an out-of-memory error and tries again with k = 1."""
     try:
         return call.loss()
     except torch.OutOfMemoryError:
@@ -281,7 +281,7 @@ def fewer_positives_without_memory(memory: Memory, call: Asked) -> Loss:
 
 @calling("out-of-memory", "CALL-6")
 def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
-    """Return a loss of zero for a batch for which memory runs out."""
+    """Return a loss that catches an out-of-memory error and returns zero."""
     try:
         return call.loss()
     except torch.OutOfMemoryError:
@@ -291,7 +291,7 @@ def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
 
 @calling("out-of-memory", "CALL-6")
 def stays_small_after_an_error(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that re-raises an out-of-memory error, and uses a smaller k in later calls."""
+    """Return a loss that re-raises an out-of-memory error, but uses k = 1 in all later calls."""
     numbers = memory.get("numbers", call.numbers)
     try:
         return call.loss(numbers=numbers)
@@ -301,7 +301,7 @@ def stays_small_after_an_error(memory: Memory, call: Asked) -> Loss:
 
 
 def _reduced(loss: Loss, reduces: str) -> Loss:
-    """Return the loss with N reduced over the ranks of the process group."""
+    """Return the loss divided by the sum or mean over all processes of N, the sum of target scores."""
     if not distributed.is_initialized():
         return loss
     assert loss.assignment is not None
@@ -314,24 +314,24 @@ def _reduced(loss: Loss, reduces: str) -> Loss:
 
 @calling("two-processes", "CALL-7")
 def reduces_without_saying_so(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that reduces N over the ranks, although the adapter does not declare it."""
+    """Return a loss that averages N, the sum of target scores, over processes without declaring it."""
     return _reduced(call.loss(), "mean")
 
 
 @calling("two-processes", "CALL-7", reduces="mean")
 def declares_a_mean_and_sums(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that reduces N by its sum over the ranks, although the adapter declares the mean."""
+    """Return a loss that sums N over processes, although the adapter declares the mean."""
     return _reduced(call.loss(), "sum")
 
 
 @calling("two-processes", "CALL-7", reduces="sum")
 def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that does not reduce N, although the adapter declares a sum over the ranks."""
+    """Return a loss that uses its own process's N, although the adapter declares a sum over processes."""
     return call.loss()
 
 
 def correct(reduces: str | None) -> Any:
-    """Return a loss without a fault, which reduces N as declared."""
+    """Return the code of a loss without a fault, which reduces N over processes as declared."""
 
     def behaviour(memory: Memory, call: Asked) -> Loss:
         loss = call.loss()

@@ -1,4 +1,7 @@
-"""Faults of loops over chunks: the remainder after the last whole chunk is dropped."""
+"""Faults of loops over chunks of a fixed size: the items after the last whole chunk are dropped.
+
+An input that is smaller than one chunk is computed correctly.
+"""
 
 from typing import Any
 
@@ -27,37 +30,37 @@ _cls_loss = tal_reference.loss.cls_loss
 
 
 def whole_chunks(count: int, size: int) -> int:
-    """Return the number of items in whole chunks; all items where they do not fill one."""
+    """Return how many of `count` items are in whole chunks of `size`; `count` if it is at most `size`."""
     return count - count % size if count > size else count
 
 
 def _without_rest(values: Tensor, size: int) -> Tensor:
-    """Return values (M, ..) with zeros in the rows after the last whole chunk."""
+    """Return values (M, ..), set to zero in the rows after the last whole chunk of `size` rows."""
     done = torch.arange(len(values), device=values.device) < whole_chunks(len(values), size)
     return values * done.view(-1, *[1] * (values.ndim - 1))
 
 
 @fault(at="tal_reference.assignment.candidates_of", outputs_stages=SEEN_LATER)
 def candidates_in_chunks_of_64(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Find the candidates of 64 ground truths at a time."""
+    """Return candidates without those of the ground truths after the last whole chunk of 64."""
     return _without_rest(_candidates_of(truths, centres, floor), 64)
 
 
 @fault(at="tal_reference.assignment.overlaps_of", outputs_stages=SEEN_LATER)
 def overlaps_in_chunks_of_100(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
-    """Compute the overlaps of 100 ground truths at a time."""
+    """Return overlaps that are zero for the ground truths after the last whole chunk of 100."""
     return _without_rest(_overlaps_of(truths, boxes, candidates), 100)
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=SEEN_LATER)
 def top_k_in_chunks_of_128(metric: Tensor, k: int) -> Tensor:
-    """Select the anchors of 128 ground truths at a time."""
+    """Return a selection in which the ground truths after the last whole chunk of 128 select no anchor."""
     return _without_rest(_top_k(metric, k), 128)
 
 
 @fault(at="tal_reference.assignment.settle_contested", outputs_stages=SEEN_LATER)
 def conflicts_in_chunks_of_256(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Compare the overlaps of 256 ground truths at a time."""
+    """Return positives, with overlap zero for the ground truths after the last whole chunk of 256."""
     return _settle_contested(selected, _without_rest(overlap, 256))
 
 
@@ -65,14 +68,14 @@ def conflicts_in_chunks_of_256(selected: Tensor, overlap: Tensor) -> Tensor:
 def labels_in_chunks_of_300(
     truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
 ) -> Targets:
-    """Gather the boxes of 300 ground truths at a time."""
+    """Return targets with boxes of zeros for the ground truths after the last whole chunk of 300."""
     return _targets_of(
         GroundTruths(truths.labels, _without_rest(truths.boxes, 300)), positives, weights, trace
     )
 
 
 def _in_chunks(size: int) -> Any:
-    """Return `ground_truths` that drops those of images after the last whole chunk."""
+    """Return a replacement of `ground_truths` without the rows of images after the last whole chunk."""
 
     def ground_truths(annotations: Tensor, images: int, input_size: tuple[int, int]) -> list[GroundTruths]:
         kept = annotations[annotations[:, 0] < whole_chunks(images, size)]
@@ -93,7 +96,7 @@ for _size in (8, 64):
 
 
 def _decoded_in_chunks(distances: Tensor, anchors: Anchors, reg_max: int) -> Tensor:
-    """Decode the boxes of 1,000 anchors at a time."""
+    """Return decoded boxes, set to zero for the anchors after the last whole chunk of 1,000."""
     boxes = _decode(distances, anchors, reg_max)  # (.., A, 4)
     done = torch.arange(boxes.shape[-2], device=boxes.device) < whole_chunks(boxes.shape[-2], 1000)
     return boxes * done[:, None]
@@ -108,13 +111,13 @@ enter(
 
 @fault(at="tal_reference.loss.box_loss")
 def box_loss_in_chunks_of_1024(predicted: Tensor, target: Tensor) -> Tensor:
-    """Compute the box loss of 1,024 positives at a time."""
+    """Return the box loss, set to zero for the positives after the last whole chunk of 1,024."""
     return _without_rest(_box_loss(predicted, target), 1024)
 
 
 @fault(at="tal_reference.loss.dfl_loss")
 def dfl_in_chunks_of_256(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Compute the distribution focal loss of 256 positives at a time."""
+    """Return the distribution focal loss, set to zero for the positives after the last whole chunk of 256."""
     return _without_rest(_dfl_loss(distances, target, reg_max), 256)
 
 

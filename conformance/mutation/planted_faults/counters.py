@@ -1,4 +1,4 @@
-"""Faults of counters, indices and buffers: too few bits, or too few places."""
+"""Faults of counters, indices and buffers: integers with too few bits, or buffers with too few places."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,14 +24,14 @@ _cls_loss = tal_reference.loss.cls_loss
 
 @fault(at="tal_reference.assignment.targets_of")
 def labels_of_8_bits(truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
-    """Store labels as uint8."""
+    """Return targets whose labels went through uint8, so that class 256 becomes class 0."""
     stored = GroundTruths(truths.labels.to(torch.uint8).long(), truths.boxes)
     return _targets_of(stored, positives, weights, trace)
 
 
 @fault(at="tal_reference.assignment.targets_of")
 def labels_end_at_127(truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
-    """Store labels as int8, saturating."""
+    """Return targets in which every label above 127 becomes 127, as in an int8 that saturates."""
     stored = GroundTruths(truths.labels.clamp(max=127), truths.boxes)
     return _targets_of(stored, positives, weights, trace)
 
@@ -41,19 +41,19 @@ def _settled(selected: Tensor, overlap: Tensor, contested: Tensor) -> Tensor:
     return torch.where(contested, best, selected)
 
 
-# The counted claimants of an anchor wrap to 0 or 1: the weights of all of them are added up.
+# If the count overflows to 0 or 1, the anchor stays with all that selected it, and their weights add up.
 _STAYS_WITH_ALL = (StageName.CONFLICT, StageName.METRIC, StageName.NORMALISATION, StageName.TARGETS)
 
 
 @fault(at="tal_reference.assignment.settle_contested", outputs_stages=_STAYS_WITH_ALL)
 def claimants_of_8_bits(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Count the ground truths that select an anchor in uint8: 256 is 0."""
+    """Return positives; the ground truths that selected an anchor are counted in uint8: 256 becomes 0."""
     return _settled(selected, overlap, selected.sum(0).to(torch.uint8) > 1)
 
 
 @fault(at="tal_reference.assignment.settle_contested", outputs_stages=_STAYS_WITH_ALL)
 def claimants_of_8_bits_with_sign(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Count the ground truths that select an anchor in int8: 128 is -128."""
+    """Return positives; the ground truths that selected an anchor are counted in int8: 128 becomes -128."""
     return _settled(selected, overlap, selected.sum(0).to(torch.int8) > 1)
 
 
@@ -63,19 +63,19 @@ def _selected_at(metric: Tensor, places: Tensor) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def anchor_index_in_float16(metric: Tensor, k: int) -> Tensor:
-    """Store the selected anchors as float16, which holds whole numbers to 2,048."""
+    """Return a selection whose anchor indices went through float16, which is exact only up to 2,048."""
     return _selected_at(metric, metric.topk(k, dim=1).indices.half().long())
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def anchor_index_of_16_bits(metric: Tensor, k: int) -> Tensor:
-    """Store the selected anchors as uint16."""
+    """Return a selection whose anchor indices went through uint16, so that anchor 65,536 becomes anchor 0."""
     return _selected_at(metric, metric.topk(k, dim=1).indices % 2**16)
 
 
 @fault(at="tal_reference.assignment.candidates_of", outputs_stages=LEFT_OUT)
 def candidate_pairs_end_at_65536(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """List the candidates in a buffer of 2^16 places."""
+    """Return only the first 65,536 candidates of an image, as if their list were full."""
     candidates = _candidates_of(truths, centres, floor)
     places = candidates.flatten().cumsum(0).view_as(candidates)
     return candidates & (places <= 2**16)
@@ -87,7 +87,7 @@ def _in_ground_truths(name: str, replacement: Any) -> None:
 
 
 def _first_256(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
-    """Convert the boxes of 256 ground truths of an image."""
+    """Return ground truths with boxes of zeros after the first 256 of each image."""
     truths = _ground_truths(annotations, images, size)
     places = [torch.arange(len(image), device=image.boxes.device) for image in truths]
     return [
@@ -100,7 +100,7 @@ _in_ground_truths("only_256_truths", _first_256)
 
 
 def _first_2048(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
-    """Keep 2,048 rows of a batch."""
+    """Return the ground truths of only the first 2,048 annotation rows of a batch."""
     return _ground_truths(annotations[:2048], images, size)
 
 
@@ -109,14 +109,14 @@ _in_ground_truths("only_2048_rows", _first_2048)
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def column_of_8_bits(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Store rows and columns as uint8."""
+    """Return anchors whose rows and columns went through uint8, so that column 256 becomes column 0."""
     anchors = _make_anchors(feature_maps, head)
     return Anchors(anchors.centres % 256, anchors.strides)
 
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def centres_end_at_1024_px(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Keep anchor centres within inputs of 1,024 pixels."""
+    """Return anchors whose centres are clamped to at most 1,024 pixels."""
     anchors = _make_anchors(feature_maps, head)
     return Anchors((anchors.pixels.clamp(max=1024)) / anchors.strides, anchors.strides)
 
@@ -126,7 +126,7 @@ def _first(targets: Any, count: int) -> Any:
 
 
 def _with_first_positives(count: int) -> Any:
-    """Return `loss_items` whose box and distribution focal losses see the first positives only."""
+    """Return a replacement of `loss_items` that computes box and DFL on the first `count` positives only."""
 
     def loss_items(
         predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
@@ -148,7 +148,7 @@ enter("only_65536_positives", {"tal_reference.loss.loss_items": _with_first_posi
 
 @fault(at="tal_reference.loss.cls_loss")
 def target_index_in_float32(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
-    """Compute the place of a target score among all scores in float32, which holds whole numbers to 2^24."""
+    """Return the class loss with flat indices of target scores in float32, which is exact only up to 2^24."""
     (image, anchor, label), (_, anchors, classes) = at, logits.shape
     place = ((image.float() * anchors + anchor) * classes + label).long().clamp(max=logits.numel() - 1)
     moved = place // (anchors * classes), place // classes % anchors, place % classes
@@ -157,6 +157,6 @@ def target_index_in_float32(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], s
 
 @fault(at="tal_reference.loss.cls_loss")
 def only_1000_classes(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
-    """Compute the class loss of 1,000 classes."""
+    """Return the class loss of the first 1,000 classes only."""
     beyond = logits[..., 1000:].double()
     return _cls_loss(logits, at, scores) - torch.nn.functional.softplus(beyond).sum().to(logits)

@@ -39,7 +39,7 @@ def columns_before_rows(feature_maps: Sequence[Tensor], head: Head) -> tuple[Ten
 
 @fault(at="tal_reference.loss.flatten", outputs_stages=(*SEEN_LATER, StageName.CLS))
 def classes_before_distances(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
-    """Return logits split as if the class logits came first."""
+    """Return distance and class logits split as if the class channels came before the distance channels."""
     return _flatten([level.roll(-head.classes, 1) for level in feature_maps], head)
 
 
@@ -48,7 +48,7 @@ def _exchanged(feature_maps: Sequence[Tensor], head: Head) -> tuple[int, int]:
     return width, height
 
 
-# affects only inputs that are not square
+# Height and width of the input are exchanged, which changes results only if they differ.
 enter(
     "width_and_height_exchanged",
     {
@@ -66,7 +66,7 @@ def _of_last_level(feature_maps: Sequence[Tensor], head: Head) -> tuple[int, int
     return rows * head.strides[-1], columns * head.strides[-1]
 
 
-# affects only inputs whose size the last stride does not divide
+# The input size is that of the last level, which differs unless the last stride divides the size.
 enter(
     "size_of_the_last_level",
     {
@@ -81,38 +81,38 @@ enter(
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def anchors_column_by_column(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Return anchors with x and y exchanged."""
+    """Return anchors with the x and y coordinates of their centres exchanged."""
     anchors = _make_anchors(feature_maps, head)
     return Anchors(anchors.centres.flip(1), anchors.strides)
 
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def anchors_at_the_corner(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Return anchors at the corners of the cells instead of the centres."""
+    """Return anchors at the top left corners of the cells instead of the centres."""
     anchors = _make_anchors(feature_maps, head)
     return Anchors(anchors.centres - 0.5, anchors.strides)
 
 
 @fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def most_likely_distance(distances: Tensor, reg_max: int) -> Tensor:
-    """Return the most likely bin instead of the expectation."""
+    """Return the most likely bin as the distance of each side instead of the expectation over the bins."""
     return distances.unflatten(-1, (4, reg_max)).argmax(-1).to(distances.dtype)
 
 
 @fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def bins_from_one(distances: Tensor, reg_max: int) -> Tensor:
-    """Return expected distances with bins counted from 1."""
+    """Return expected distances with the bins numbered from 1 instead of 0."""
     return _expected_distances(distances, reg_max) + (reg_max > 1)
 
 
 @fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def top_before_left(centres: Tensor, distances: Tensor) -> Tensor:
-    """Return boxes whose distances are read in the order top, left, bottom, right."""
+    """Return boxes whose distances left, top, right, bottom are read as top, left, bottom, right."""
     return _boxes_around(centres, distances[..., [1, 0, 3, 2]])
 
 
 @fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def distances_as_width_and_height(centres: Tensor, distances: Tensor) -> Tensor:
-    """Return boxes whose last two distances are measured from the top left corner, as width and height."""
+    """Return boxes whose last two distances are taken for width and height instead of right and bottom."""
     left_top, right_bottom = distances.split(2, dim=-1)
     return torch.cat((centres - left_top, centres - left_top + right_bottom), dim=-1)

@@ -1,4 +1,4 @@
-"""A planted fault: replaced functions or constants of the reference, registered under a name of the index."""
+"""A planted fault: functions or constants of the reference that are replaced, with a name in the index."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,26 +13,30 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.mutation.planted_faults.index import INDEX
 
 LEFT_OUT = (StageName.CANDIDATES, StageName.TOP_K)
-"""Acceptable stages for a missing positive if only outputs are visible: the anchor was either not a candidate, or not
-selected."""
+"""Stages that the report may name for a missing positive if only the assigner's outputs are visible: the
+anchor was either not a candidate, or not selected."""
 SEEN_LATER = DETECT.stages_of("assignment")
-"""Acceptable stages for a fault in the assigner's inputs if only outputs are visible."""
+"""Stages that the report may name for a fault in the assigner's inputs if only the outputs are visible."""
 
 
 @dataclass(frozen=True)
 class Fault:
     """One planted fault.
 
+    Visible are the results that the implementation returns. Faults must be found with and without visible
+    stages of the assigner.
+
     Attributes:
-        name: name in the index.
+        name: key of the fault in the index of planted faults.
         clauses: the clauses that the fault violates.
-        stage: the first stage that must diverge if stages are visible.
+        stage: the first stage that must diverge if the stages of the assigner are visible.
         replaces: dotted names of functions or constants, with their replacements.
-        outputs_stages: acceptable stages of the report if only outputs are visible.
-        check: name of the check that must find the fault, followed by the value of its parameter in brackets if it has
-            one.
-        implementation: makes the faulty implementation from "stages", "outputs" or "loss", the visible part of its
-            result; None: the reference, with the replacements planted while it runs.
+        outputs_stages: stages that the report may name if only the assigner's outputs are visible.
+        check: name of the check that must find the fault, followed by the value of its parameter in brackets
+            if it has one.
+        implementation: function that makes the faulty implementation; its argument "stages", "outputs" or
+            "loss" is the visible part of the result. None: the reference, with the replacements planted while
+            it runs.
     """
 
     name: str
@@ -60,9 +64,10 @@ def enter(name: str, replaces: dict[str, Any], outputs_stages: tuple[str, ...] =
     """Register a fault of the index with its replacements.
 
     Args:
-        name: name in the index.
+        name: key of the fault in the index.
         replaces: dotted names of functions or constants, with their replacements.
-        outputs_stages: acceptable stages of the report if only outputs are visible; by default the fault's stage.
+        outputs_stages: stages that the report may name if only the assigner's outputs are visible; by default
+            the fault's stage.
     """
     row = INDEX[name]
     check = row.check or check_for(DETECT.clauses[row.stage]).name

@@ -19,13 +19,13 @@ from tal_reference import Head, Hyperparameters
 
 @dataclass(frozen=True)
 class Asked:
-    """One call of a criterion.
+    """The arguments of one call of a criterion.
 
     Attributes:
-        maps: feature maps.
+        maps: feature maps, one per level.
         rows: annotation rows.
-        head: head of the call.
-        numbers: hyperparameters of the call.
+        head: strides, number of classes and number of bins of the detection head.
+        numbers: hyperparameters of assigner and loss.
     """
 
     maps: tuple[Tensor, ...]
@@ -34,13 +34,13 @@ class Asked:
     numbers: Hyperparameters
 
     def loss(self, **changes: Any) -> Loss:
-        """Return the loss of the reference, with some arguments replaced."""
+        """Return the loss of the reference for these arguments, of which `changes` replaces some."""
         call = replace(self, **changes)
         return ReferenceAdapter().loss(call.maps, call.rows, call.head, call.numbers)
 
 
 class Behaviour(Protocol):
-    """Interface of the code around the reference's loss."""
+    """Interface of a planted fault: a function around the reference's loss that handles its calls wrongly."""
 
     __name__: str
 
@@ -49,7 +49,7 @@ class Behaviour(Protocol):
 
         Args:
             memory: state of the criterion, or of the adapter, that persists from call to call.
-            call: the call.
+            call: the arguments of the call.
         """
 
 
@@ -58,13 +58,13 @@ class UsageFault:
     """A fault in the handling of calls, or in the state between calls.
 
     Attributes:
-        name: name of the function that plants it.
-        clause: the clause that it violates.
-        stage: "calling" or "state".
-        check: name of the check that must find it, with its parameter in brackets.
-        behaviour: the code around the reference's loss.
+        name: name of the function with the faulty code.
+        clause: the violated clause.
+        stage: stage that the report must name: "calling" or "state".
+        check: name of the check that must find the fault, with the value of its parameter in brackets.
+        behaviour: the function with the faulty code.
         shared: True if the adapter has one memory for all of its criteria.
-        reduces: the adapter's `reduces_over_ranks`.
+        reduces: the reduction of N over processes that the adapter declares: "mean", "sum" or None.
     """
 
     name: str
@@ -76,16 +76,17 @@ class UsageFault:
     reduces: str | None
 
     def as_fault(self) -> Fault:
-        """Return the fault in the form of other planted faults, for mutation testing."""
+        """Return the fault as a `Fault`, the type that mutation testing expects."""
         return Fault(
             self.name, (self.clause,), self.stage, {}, (self.stage,), self.check, self.implementation
         )
 
     def implementation(self, exposes: str) -> Implementation:
-        """Return the reference with the fault.
+        """Return the reference with this fault, as an implementation under test.
 
         Args:
-            exposes: "stages", "outputs" or "loss": the parts of its result that are visible.
+            exposes: the visible parts of the result: the assigner's "stages" and outputs, its "outputs" only,
+                or the "loss" only.
         """
         return implementation_from(lambda: FaultyCriterion(self, exposes), self.name)
 
@@ -118,7 +119,7 @@ class FaultyCriterion:
         return criterion
 
     def _visible(self, loss: Loss) -> Loss:
-        """Return the loss with its visible parts."""
+        """Return the loss without the parts that the fault's implementation does not expose."""
         if self._exposes == "loss" or loss.assignment is None:
             return replace(loss, assignment=None, inputs=None)
         stages = loss.assignment.stages if self.exposes_stages else None
@@ -126,11 +127,11 @@ class FaultyCriterion:
 
 
 USAGE_FAULTS: dict[str, UsageFault] = {}
-"""Every fault of this kind whose module was imported, by name."""
+"""Every registered fault in the handling of calls or in state, by name."""
 
 
 def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Behaviour], Behaviour]:
-    """Return a decorator that registers a function as a fault that a way of calling must find."""
+    """Return a decorator that registers a function as a fault that the check of `way` must find."""
     check = "calling_slowly" if way in ("compile", "two-processes") else "calling"
 
     def register(behaviour: Behaviour) -> Behaviour:
@@ -144,7 +145,7 @@ def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Beha
 
 
 def state(sequence: str, clause: str = "STATE-1", shared: bool = False) -> Callable[[Behaviour], Behaviour]:
-    """Return a decorator that registers a function as a fault that a sequence of calls must find."""
+    """Return a decorator that registers a function as a fault that the check of `sequence` must find."""
 
     def register(behaviour: Behaviour) -> Behaviour:
         name = behaviour.__name__

@@ -16,7 +16,7 @@ class FaultyReference(ReferenceAdapter):
 
     Attributes:
         fault: the fault.
-        exposes_stages: True if the stages of the assigner are visible, not only its outputs.
+        exposes_stages: True if results contain the stages of the assigner, not only its outputs.
     """
 
     def __init__(self, fault: Fault, exposes_stages: bool = True) -> None:
@@ -47,7 +47,7 @@ class FaultyReference(ReferenceAdapter):
         return Loss(loss.total, loss.items, assignment, inputs)
 
     def _visible(self, assignment: Assignment) -> Assignment:
-        """Return a detached copy of an assignment, with its stages if they are visible."""
+        """Return a detached copy of an assignment, with its stages only if `exposes_stages` is True."""
         stages = assignment.stages if self.exposes_stages else None
         fields = {
             name: getattr(assignment, name)

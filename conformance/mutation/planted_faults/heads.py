@@ -1,4 +1,4 @@
-"""Faults of constants: the head or the hyperparameters of official models are assumed."""
+"""Faults of constants: the code assumes the head or the hyperparameters of official models."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,39 +27,39 @@ def _with_strides(feature_maps: Sequence[Tensor], strides: Sequence[int]) -> Anc
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def strides_doubled(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Double the first stride from level to level."""
+    """Return anchors as if each level had twice the stride of the level before."""
     return _with_strides(feature_maps, [head.strides[0] * 2**level for level in range(len(head.strides))])
 
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def strides_sorted(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Sort the strides."""
+    """Return anchors with the strides in ascending order instead of the order of the levels."""
     return _with_strides(feature_maps, sorted(head.strides))
 
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def strides_of_four_levels(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Give all levels after the fourth the fourth stride."""
+    """Return anchors with the fourth stride for every level after the fourth."""
     return _with_strides(feature_maps, [head.strides[min(n, 3)] for n in range(len(head.strides))])
 
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=SEEN_LATER)
 def floor_of_twice_the_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Take twice the first stride for the second, if there is a second."""
+    """Return a floor of twice the first stride instead of the second stride, if there is a second."""
     second = 2 * strides[0] if len(strides) > 1 else strides[0]
     return second, second
 
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=SEEN_LATER)
 def floor_of_the_second_smallest(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Widen to the second smallest stride instead of that of the second level."""
+    """Return a floor of the second smallest stride instead of the stride of the second level."""
     second = sorted(strides)[min(1, len(strides) - 1)]
     return second, second
 
 
 @fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def odd_bins_without_the_last(distances: Tensor, reg_max: int) -> Tensor:
-    """Read the bins in pairs, as two numbers in one word."""
+    """Return expected distances without the last of an odd number of bins, as if bins were read in pairs."""
     sides = distances.unflatten(-1, (4, reg_max))
     if reg_max == 1:
         return sides.squeeze(-1)
@@ -70,7 +70,7 @@ def odd_bins_without_the_last(distances: Tensor, reg_max: int) -> Tensor:
 
 @fault(at="tal_reference.decoding.expected_distances", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def bins_end_at_15(distances: Tensor, reg_max: int) -> Tensor:
-    """Store the numbers of bins in 4 bits."""
+    """Return expected distances with the numbers of the bins modulo 16, as in four bits."""
     sides = distances.unflatten(-1, (4, reg_max))
     if reg_max == 1:
         return sides.squeeze(-1)
@@ -80,25 +80,25 @@ def bins_end_at_15(distances: Tensor, reg_max: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def k_of_at_most_13(metric: Tensor, k: int) -> Tensor:
-    """Reserve 13 places a ground truth."""
+    """Return a selection of at most 13 anchors for each ground truth, whatever k is."""
     return _top_k(metric, min(k, 13))
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def k_of_at_most_32(metric: Tensor, k: int) -> Tensor:
-    """Reserve 32 places a ground truth, one for each lane of a warp."""
+    """Return a selection of at most 32 anchors for each ground truth, whatever k is."""
     return _top_k(metric, min(k, 32))
 
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def beta_as_a_whole_number(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Multiply the overlap by itself, beta times."""
+    """Return the alignment metric with beta rounded down to a whole number."""
     return _alignment_metric(score, overlap, replace(numbers, beta=int(numbers.beta)))
 
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def alpha_in_halves(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Multiply the square root of the score by itself, twice alpha times."""
+    """Return the alignment metric with alpha rounded to a multiple of 0.5."""
     return _alignment_metric(score, overlap, replace(numbers, alpha=round(2 * numbers.alpha) / 2))
 
 
@@ -117,7 +117,7 @@ def _with_gains(
 def class_gain_in_float16(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Store the gain of the class loss in float16."""
+    """Return the loss items with the gain of the class loss rounded to float16."""
     gain = float(torch.tensor(numbers.cls_gain).half())
     return _with_gains(predictions, targets, head, numbers, *dialect, cls_gain=gain)
 
@@ -126,7 +126,7 @@ def class_gain_in_float16(
 def class_gain_or_default(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Take a gain of zero for a missing one."""
+    """Return the loss items with the default class gain of 0.5 where a gain of zero was given."""
     gain = numbers.cls_gain or 0.5
     return _with_gains(predictions, targets, head, numbers, *dialect, cls_gain=gain)
 
@@ -141,7 +141,7 @@ def _expected(shares: Tensor) -> Tensor:
 
 
 def _of_shares(name: str, shares_of: Any) -> None:
-    """Enter a fault of the softmax over bins."""
+    """Register a fault that computes the probabilities of the bins by `shares_of` instead of the softmax."""
 
     def expected_distances(distances: Tensor, reg_max: int) -> Tensor:
         sides = distances.unflatten(-1, (4, reg_max))
@@ -161,11 +161,11 @@ _cls_loss = tal_reference.loss.cls_loss
 
 @fault(at="tal_reference.loss.dfl_loss")
 def dfl_of_clamped_logits(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Clamp distance logits before the logarithm of the softmax."""
+    """Return the distribution focal loss of distance logits clamped to [-64, 64]."""
     return _dfl_loss(distances.clamp(-64, 64), target, reg_max)
 
 
 @fault(at="tal_reference.loss.cls_loss")
 def class_logits_clamped(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
-    """Clamp class logits, so that no exponential overflows in float64."""
+    """Return the class loss of logits clamped to [-709, 709], where exponentials are finite in float64."""
     return _cls_loss(logits.clamp(-709, 709), at, scores)

@@ -1,4 +1,4 @@
-"""The part of the index with faults of sizes, heads and logits: `counters`, `chunks` and `heads`."""
+"""The part of the index with the faults of the modules `counters`, `chunks` and `heads`."""
 
 from tal_conformance.core.task import StageName
 from tal_conformance.mutation.planted_faults.row import Row

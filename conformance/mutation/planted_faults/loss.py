@@ -19,14 +19,14 @@ from tal_reference.boxes import EPS
 
 @fault(at="tal_reference.boxes.width_and_height")
 def eps_on_the_width(box: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sides with eps added to the width instead of the height, which changes gradients but not overlaps."""
+    """Return width and height with eps added to the width instead of the height."""
     left, top, right, bottom = box.unbind(-1)
     return right - left + EPS, bottom - top
 
 
 @fault(at="tal_reference.loss.ciou")
 def box_loss_in_a_large_unit(one: Tensor, other: Tensor) -> Tensor:
-    """Return the box loss of boxes in so large a unit of length that eps influences it."""
+    """Return CIoU for the box loss, of boxes divided by 4,096: so small that the formula's eps changes it."""
     return tal_reference.boxes.ciou(one / 4096, other / 4096)
 
 
@@ -47,7 +47,7 @@ def _with_targets(targets: Any, **changed: Tensor) -> Any:
 def target_box_in_pixels(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Return the box loss between boxes in grid units and targets in pixels."""
+    """Return the loss items with target boxes in pixels, but predicted boxes in grid units."""
     pixels = targets.boxes * predictions.anchors.strides[targets.anchor]
     return _loss_items(predictions, _with_targets(targets, boxes=pixels), head, numbers, *dialect)
 
@@ -60,7 +60,7 @@ def iou_for_ciou_in_the_loss(one: Tensor, other: Tensor) -> Tensor:
 
 @fault(at="tal_reference.loss.dfl_loss")
 def dfl_weights_swapped(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Return DFL with the weights of the left and right bin exchanged."""
+    """Return DFL with the weights of the bins below and above the target distance exchanged."""
     log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)
     clamped = target.clamp(0, reg_max - 1 - 0.01)
     lower = clamped.floor().long()[..., None]
@@ -73,7 +73,7 @@ enter("dfl_clamped_late", {"tal_reference.loss.LAST_BIN_MARGIN": 1e-6})
 
 
 def _clamped_at(distances: Tensor, target: Tensor, reg_max: int, last: float) -> Tensor:
-    """Return DFL with its targets clamped at `last`. The last bin replaces a missing bin on the right."""
+    """Return DFL with target distances clamped at `last`; the last bin stands for any bin above it."""
     log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)
     clamped = target.clamp(0, last)
     lower = clamped.floor().long()
@@ -87,20 +87,20 @@ def _clamped_at(distances: Tensor, target: Tensor, reg_max: int, last: float) ->
 
 @fault(at="tal_reference.loss.dfl_loss")
 def dfl_clamp_15_99(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Return DFL with targets clamped at R - 0.01 instead of R - 1 - 0.01."""
+    """Return DFL with target distances clamped at R - 0.01 instead of R - 1.01, for R bins."""
     return _clamped_at(distances, target, reg_max, reg_max - 0.01)
 
 
 @fault(at="tal_reference.loss.dfl_loss")
 def dfl_clamp_15_99_in_the_gradient(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Return DFL with the correct value, but the gradient of a wrong clamp."""
+    """Return DFL with the correct value, but the gradient for targets clamped at R - 0.01."""
     wrong = _clamped_at(distances, target, reg_max, reg_max - 0.01)
     return _dfl_loss(distances, target, reg_max).detach() + wrong - wrong.detach()
 
 
 @fault(at="tal_reference.loss.dfl_loss")
 def dfl_without_gradient_at_the_clamp(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Return DFL with the correct value, but without gradient for clamped sides."""
+    """Return DFL with the correct value, but gradient zero for sides whose target distance is clamped."""
     inside = (target < reg_max - 1 - 0.01)[..., None]  # (P, 4, 1)
     sides = distances.unflatten(1, (4, reg_max))
     return _dfl_loss(torch.where(inside, sides, sides.detach()).flatten(1), target, reg_max)
@@ -110,7 +110,7 @@ def dfl_without_gradient_at_the_clamp(distances: Tensor, target: Tensor, reg_max
 def score_sum_not_clamped(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Return the loss divided by the score sum without max(1, .), as in releases before 8.0.35."""
+    """Return the loss items divided by the score sum instead of max(1, sum), as before release 8.0.35."""
     total = targets.weights.sum()
     return (
         _loss_items(predictions, targets, head, numbers, *dialect)
@@ -123,7 +123,7 @@ def score_sum_not_clamped(
 def score_sum_an_image(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Return the loss divided by the mean score sum per image instead of the sum of the batch."""
+    """Return the loss items divided by the mean score sum per image instead of the sum over the batch."""
     total = targets.weights.sum()
     each = (total / len(predictions.logits)).clamp(min=1)
     return _loss_items(predictions, targets, head, numbers, *dialect) * total.clamp(min=1) / each
@@ -131,13 +131,13 @@ def score_sum_an_image(
 
 @fault(at="tal_reference.loss.cls_loss")
 def mean_cross_entropy(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
-    """Return the mean of the cross-entropy instead of the sum."""
+    """Return the class loss as the mean of the cross-entropy instead of the sum."""
     return _cls_loss(logits, at, scores) / logits.numel()
 
 
 @fault(at="tal_reference.loss.cls_loss")
 def cross_entropy_of_positives(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
-    """Return the cross-entropy of positives only, without background anchors."""
+    """Return the class loss of positives only, without background anchors."""
     image, anchor, label = (index[scores > 0] for index in at)  # (P,) each
     places = torch.arange(len(label), device=label.device)
     return _cls_loss(logits[image, anchor][None], (0 * places, places, label), scores[scores > 0])
@@ -147,7 +147,7 @@ def cross_entropy_of_positives(logits: Tensor, at: tuple[Tensor, Tensor, Tensor]
 def gains_swapped(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Return the loss with the gains of box and cls exchanged."""
+    """Return the loss items with the gains of the box loss and the class loss exchanged."""
     swapped = Hyperparameters(**{**vars(numbers), "box_gain": numbers.cls_gain, "cls_gain": numbers.box_gain})
     return _loss_items(predictions, targets, head, swapped, *dialect)
 
@@ -164,7 +164,7 @@ enter("missing_batch_size", {"tal_reference.loss.DetectionLoss": _WithoutBatchSi
 
 @fault(at="tal_reference.boxes.shape_penalty")
 def alpha_differentiated(one: Tensor, other: Tensor, overlap: Tensor) -> Tensor:
-    """Return CIoU with a gradient through the weight alpha of its last term."""
+    """Return the shape penalty of CIoU with a gradient through its weight alpha, instead of detaching it."""
     (w1, h1), (w2, h2) = (
         tal_reference.boxes.width_and_height(one),
         tal_reference.boxes.width_and_height(other),
@@ -178,7 +178,7 @@ _shape_penalty = tal_reference.boxes.shape_penalty
 
 @fault(at="tal_reference.boxes.shape_penalty")
 def shape_penalty_without_gradient(one: Tensor, other: Tensor, overlap: Tensor) -> Tensor:
-    """Return CIoU with its whole last term detached, not only the weight of that term."""
+    """Return the shape penalty of CIoU without any gradient, instead of detaching only its weight alpha."""
     return _shape_penalty(one, other, overlap).detach()
 
 
@@ -190,7 +190,7 @@ def _assign_with_gradient(
     dialect: Any,
     keep_trace: bool = False,
 ) -> list[Targets]:
-    """Return targets computed without detaching the predictions."""
+    """Return targets through which gradients flow to the predictions."""
     scores = predictions.logits.sigmoid()
     boxes = predictions.boxes * predictions.anchors.strides
     plain = tal_reference.assignment.assign.__wrapped__  # type: ignore[attr-defined]

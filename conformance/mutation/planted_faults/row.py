@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One row of the index.
+    """One row of the index of planted faults, whose key is the name of the fault.
 
     Attributes:
         clauses: the clauses that the fault violates, separated by spaces.
-        stage: the first stage that must diverge if stages are visible.
-        check: name of the check that must find the fault; "" for the check of the stage's clause.
+        stage: the first stage that must diverge if the judge sees the stages of the assigner.
+        check: name of the check that must find the fault; "" for the check of the clause of `stage`.
     """
 
     clauses: str

@@ -1,4 +1,4 @@
-"""Faults in the state of a criterion: caches with incomplete keys, values of the first call, averages and buffers."""
+"""Faults in the state of a criterion: caches with incomplete keys, stale values, averages and buffers."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,11 +13,11 @@ from tal_conformance.mutation.planted_faults.faulty_criterion import Asked, stat
 Memory = dict[Any, Any]
 _make_anchors, _input_size = tal_reference.anchors.make_anchors, tal_reference.anchors.input_size
 WARM_UP = 10
-"""Number of calls of a warm-up."""
+"""Number of calls after which the fault `warm_up_of_ten_calls` changes k."""
 
 
 def _with_cached(memory: Memory, call: Asked, key: Any, name: str, function: Any) -> Loss:
-    """Return the loss with a function of the reference cached by a key."""
+    """Return the loss, with the result of the reference's function `name` cached under `key` alone."""
 
     def cached(*arguments: Any) -> Any:
         if (name, key) not in memory:
@@ -30,7 +30,7 @@ def _with_cached(memory: Memory, call: Asked, key: Any, name: str, function: Any
 
 @state("multi-scale")
 def anchors_cached_by_count(memory: Memory, call: Asked) -> Loss:
-    """Return a loss with anchors cached by their number, which different shapes may share."""
+    """Return a loss with anchors cached by their number, which can be equal for different shapes."""
     count = sum(level[0, 0].numel() for level in call.maps)
     return _with_cached(memory, call, count, "make_anchors", _make_anchors)
 
@@ -49,20 +49,20 @@ def input_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
 
 @state("multi-scale")
 def anchors_cached_by_area(memory: Memory, call: Asked) -> Loss:
-    """Return a loss with anchors cached by the number of cells of the first level."""
+    """Return a loss with anchors cached by the first level's number of cells, equal for 4x6 and 6x4."""
     return _with_cached(memory, call, call.maps[0][0, 0].numel(), "make_anchors", _make_anchors)
 
 
 @state("two-heads", "STATE-2", shared=True)
 def anchors_cached_by_shape_alone(memory: Memory, call: Asked) -> Loss:
-    """Return a loss with anchors cached by the shapes of the feature maps, which heads with other strides may share."""
+    """Return a loss with anchors cached by the shapes of the feature maps, although strides may differ."""
     shapes = tuple(level.shape[2:] for level in call.maps)
     return _with_cached(memory, call, shapes, "make_anchors", _make_anchors)
 
 
 @state("two-heads", "STATE-2", shared=True)
 def classes_of_the_first_head(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that reads as many classes as the first head has, with logits of zero for others."""
+    """Return a loss that reads as many classes as the first head had; other class logits become 0."""
     classes = memory.setdefault("classes", call.head.classes)
     read = 4 * call.head.reg_max + classes
     maps = tuple(torch.cat((level[:, :read], 0 * level[:, read:]), 1) for level in call.maps)
@@ -71,14 +71,14 @@ def classes_of_the_first_head(memory: Memory, call: Asked) -> Loss:
 
 @state("float32-after-bfloat16")
 def logits_in_the_first_dtype(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that copies feature maps into a buffer with the dtype of the first call."""
+    """Return a loss that rounds feature maps to the dtype of the first call."""
     dtype = memory.setdefault("dtype", call.maps[0].dtype)
     return call.loss(maps=tuple(level.to(dtype).to(level.dtype) for level in call.maps))
 
 
 @state("float32-after-bfloat16")
 def half_precision_sticks(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that computes in bfloat16 after the first call under autocast."""
+    """Return a loss that rounds feature maps to bfloat16 in all calls after the first call under autocast."""
     memory["half"] = memory.get("half", False) or torch.is_autocast_enabled("cpu")
     if not memory["half"] or torch.is_autocast_enabled("cpu"):
         return call.loss()
@@ -109,7 +109,7 @@ def rows_of_a_larger_batch_stay(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def running_average_of_the_items(memory: Memory, call: Asked) -> Loss:
-    """Return a loss whose items are a running average."""
+    """Return a loss whose items are a running average over the calls."""
     loss = call.loss()
     memory["items"] = 0.9 * memory.get("items", loss.items) + 0.1 * loss.items
     return Loss(loss.total, memory["items"].clone(), loss.assignment, loss.inputs)
@@ -117,7 +117,7 @@ def running_average_of_the_items(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def total_divided_by_the_last_sum(memory: Memory, call: Asked) -> Loss:
-    """Return a loss normalised by the sum of target scores of the previous call."""
+    """Return a loss divided by the sum of target scores of the previous call instead of this call."""
     loss = call.loss()
     assert loss.assignment is not None
     own = float(loss.assignment.scores.sum().clamp(min=1))
@@ -128,7 +128,7 @@ def total_divided_by_the_last_sum(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def warm_up_of_ten_calls(memory: Memory, call: Asked) -> Loss:
-    """Return a loss whose k changes after the first ten calls."""
+    """Return a loss with k = 3 after the first ten calls."""
     memory["calls"] = memory.get("calls", 0) + 1
     topk = call.numbers.topk if memory["calls"] <= WARM_UP else 3
     return call.loss(numbers=replace(call.numbers, topk=topk))
@@ -136,7 +136,7 @@ def warm_up_of_ten_calls(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def items_cached_by_shape(memory: Memory, call: Asked) -> Loss:
-    """Return a loss whose items are those of an earlier batch of the same shapes."""
+    """Return a loss whose items are those of the first batch with the same shapes."""
     loss = call.loss()
     key = call.rows.shape, *(level.shape for level in call.maps)
     items = memory.setdefault(key, loss.items)
@@ -145,7 +145,7 @@ def items_cached_by_shape(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def every_other_assignment(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that uses the predictions of one call for the assignment of two."""
+    """Return a loss that uses the predictions of each odd-numbered call again in the next call."""
     memory["calls"] = memory.get("calls", 0) + 1
     if memory["calls"] % 2:
         memory["logits"] = [level.detach().clone() for level in call.maps]
@@ -176,7 +176,7 @@ def k_of_the_first_call(memory: Memory, call: Asked) -> Loss:
 
 @state("train-validate-train")
 def validation_switches_the_dfl_off(memory: Memory, call: Asked) -> Loss:
-    """Return a loss without DFL after the first validation."""
+    """Return a loss without DFL after the first call with gradients disabled."""
     loss = call.loss()
     if not torch.is_grad_enabled():
         memory["off"] = True
@@ -187,7 +187,7 @@ def validation_switches_the_dfl_off(memory: Memory, call: Asked) -> Loss:
 
 @state("train-validate-train")
 def anchors_of_validation(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that multiplies by anchors of the last validation, which are inference tensors."""
+    """Return a loss that reuses a tensor made in inference mode, which autograd rejects in later training."""
     if torch.is_inference_mode_enabled():
         memory["one"] = torch.ones((), device=call.rows.device)
     loss = call.loss()
