@@ -28,7 +28,7 @@ class Benchmark:
     Attributes:
         case: name of the batch.
         capability: "assign" or "loss".
-        lap: name in `LAPS` of the step at whose end the time is taken.
+        lap: name in `LAPS` of the part of the call at whose end the time is taken.
         name: name of the implementation.
         device: "cpu" or "cuda".
     """
@@ -50,7 +50,7 @@ class Cost:
     """Result of a benchmark.
 
     Attributes:
-        seconds: one time for each round; empty if nothing was timed.
+        seconds: time of the call in each round; empty if nothing was timed.
         ratio: ratio of the times to those of the official release; None if that was not timed.
     """
 
@@ -59,7 +59,7 @@ class Cost:
 
     @property
     def median(self) -> float | None:
-        """Median of the rounds, in seconds."""
+        """Median of the times, in seconds; None if nothing was timed."""
         return median(self.seconds) if self.seconds else None
 
 
@@ -69,7 +69,7 @@ class OutOfTime(Exception):
 
 @dataclass
 class Bench:
-    """Lazily timed benchmarks: the first request for a case times it for all implementations.
+    """The benchmarks of a run: the first request for a case times the case for all implementations.
 
     Attributes:
         implementations: the timed implementations, by name.

@@ -32,9 +32,9 @@ def peak_bytes(implementation: Implementation, batch: Batch, device: str, capabi
     """Return the peak memory in bytes of a call of an assigner or loss, with its results but not its inputs.
 
     Args:
-        implementation: the implementation.
-        batch: the batch, on the CPU.
-        device: device of the operation.
+        implementation: implementation whose memory is measured.
+        batch: input of the call, on the CPU.
+        device: device on which the call runs.
         capability: "assign" or "loss".
 
     Raises:

@@ -24,7 +24,8 @@ class Operation:
 
     Attributes:
         prepare: makes the first step's input; not timed.
-        steps: the parts of the call, timed one by one. Each receives the result of the previous part.
+        steps: the parts of the call; a time is taken after each. Each receives the result of the previous
+            part.
         verify: raises `ProtocolViolation` if the result of the first step is invalid; not timed.
     """
 
@@ -33,7 +34,7 @@ class Operation:
     verify: Callable[[Any], None]
 
     def run(self) -> None:
-        """Run the operation once and check its result.
+        """Run the call once without timing it, and check its result.
 
         Raises:
             ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.

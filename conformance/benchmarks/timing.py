@@ -23,7 +23,7 @@ class Clock(Protocol):
         """Wait until the device is idle."""
 
     def mark(self) -> Any:
-        """Return a point in time, without waiting."""
+        """Return the present point in time of the device ("mark"), without waiting."""
 
     def seconds(self, since: Any, until: Any) -> float:
         """Return the seconds between two marks, once the device has reached both."""
@@ -52,7 +52,7 @@ class CudaClock:
         torch.cuda.synchronize()
 
     def mark(self) -> torch.cuda.Event:
-        """Return an event recorded after the queued work."""
+        """Return a CUDA event that the device reaches when the work queued so far is finished."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
@@ -74,7 +74,7 @@ class Timings:
 
     Attributes:
         rounds: for each operation's name one tuple per round: seconds from the start to the end of each step.
-        failures: failures by name; a failed operation has no rounds.
+        failures: failures by the operation's name; a failed operation has no rounds.
     """
 
     rounds: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def interleave(
     Args:
         operations: operations by name, in the order of a round.
         clock: clock of the device.
-        plan: number of rounds.
+        plan: numbers of rounds and time limits.
         baseline: name of the operation whose ratios the plan's `width` refers to.
         now: clock of the plan's time budget, in seconds.
     """

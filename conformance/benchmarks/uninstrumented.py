@@ -56,7 +56,7 @@ class UninstrumentedReference(ReferenceAdapter):
     exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Run the reference's assigner image by image, each without padded ground truths."""
+        """Return the reference's assignment of the batch, made image by image without padding."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
         targets = [
             assign(scores, boxes, inputs.anchors, truths, *numbers)
@@ -85,7 +85,7 @@ class UninstrumentedArticle(ArticleAdapter):
     exposes_stages = False
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Run the assigner of section 3 of the article image by image."""
+        """Run the article's assigner (section 3) image by image, and return the assignment of the batch."""
         assigner = ArticleAssigner(inputs.hyperparameters)
         images = [
             assigner.assign_image(scores, boxes, inputs.anchors, labels, truths, mask)[0]

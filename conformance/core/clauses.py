@@ -20,12 +20,12 @@ _DEFINITION = re.compile(
 
 
 def definitions(page: str) -> dict[str, str]:
-    """Return the text of every clause that a page defines, on one line each, by id."""
+    """Return by id the text, on one line, of every clause that a page of the specification defines."""
     return {match["id"]: " ".join(match["text"].split()) for match in _DEFINITION.finditer(page)}
 
 
 def read_pages(folder: Path) -> dict[str, dict[str, str]]:
-    """Return page and text of every clause that the pages in a folder define, by id."""
+    """Return by id the page and the text of every clause that the specification in a folder defines."""
     pages = {page: (folder / page).read_text(encoding="utf-8") for page in PAGES}
     return {
         clause: {"page": page, "text": text}
@@ -36,18 +36,18 @@ def read_pages(folder: Path) -> dict[str, dict[str, str]]:
 
 @cache
 def clauses() -> dict[str, dict[str, str]]:
-    """Return page and text of every clause, by id, in the order of the specification."""
+    """Return by id the page and the text of every clause, in the order of the specification."""
     found: dict[str, dict[str, str]] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
 
 
 def written(entries: dict[str, dict[str, str]]) -> str:
-    """Return the content of the data file."""
+    """Return the JSON text of the data file for the clauses that `read_pages` returned."""
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
 
 def names_like(prefix: str, known: Iterable[str]) -> list[str]:
-    """Return the clauses of a group, such as those of "TAL-CAND", or all that begin with a prefix."""
+    """Return the known clause ids of the group `prefix`, such as "TAL-CAND", or of its subgroups."""
     return [clause for clause in known if clause.startswith(prefix.upper().rstrip("-") + "-")]
 
 

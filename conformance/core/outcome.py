@@ -110,7 +110,7 @@ class LossOutcome:
 
     Attributes:
         items: (3,) box, cls and dfl as logged, or one item for each term of another task.
-        total: () the value that was differentiated.
+        total: scalar tensor (), the value that was differentiated.
         gradients: gradient of the total on each feature map, (B, 4R + C, H, W).
         term_gradients: gradients of each term on each feature map; empty unless they were requested and `Loss.total`
             has one value for each term.
@@ -127,9 +127,9 @@ class Outcome:
     """The results of an implementation for one batch.
 
     Attributes:
-        inputs: inputs of the assigner.
+        inputs: inputs of the assigner, as the implementation or the reference decoded them.
         exposes_inputs: True if `inputs` are the implementation's own (its stage "decode"), False if the reference's.
-        assignment: the assigner's result; None if it is not visible.
+        assignment: the assigner's result; None if the implementation does not expose it.
         loss: values and gradients of the loss; None if the implementation has none.
         from_loss: True if the loss used this assignment; False if `assign` computed it from `inputs`.
     """

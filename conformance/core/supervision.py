@@ -1,8 +1,9 @@
 """Supervise this process, so that code under test cannot end it unnoticed (Linux only).
 
-The process forks before anything named is imported. The copy does the work; the original only waits for it, and shares
-with it only one page of memory. The copy writes into the page which implementation it is calling and, at its very end,
-the exit status of the work. If the copy ends without that mark, for example by `os._exit(0)`, its exit status is
+The process forks before it imports any implementation. The copy does the work; the original only waits for
+it, and shares with it only one page of memory. The copy writes into the page which implementation it is
+calling and, at its very end, the exit status of the work. If the copy ends without that mark, for example by
+`os._exit(0)`, its exit status is
 meaningless: the original names the implementation and exits with another status. The original also kills the copy if it
 does not end after its work (because of threads), and kills remaining processes, daemons included, because orphans
 become its children.
@@ -49,7 +50,7 @@ class Marks:
         finished: True once the work has ended.
         status: exit status of the work.
         call: name of the implementation whose code runs; "" if none does.
-        folder: folder of the run; "" if there is none.
+        folder: folder of the test run; "" if there is none.
     """
 
     finished: bool = False
@@ -59,7 +60,7 @@ class Marks:
 
 
 class Page:
-    """A page of memory that a process shares with its forks."""
+    """A page of memory that a supervisor shares with the supervised process, its fork."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, HEAD.size + 2 * LONGEST)

@@ -59,8 +59,8 @@ class HeadField:
 
     Attributes:
         name: name of the group: "distances" or "logits".
-        quantity: the name of the values in messages: "distance logits".
-        width: returns the number of channels for a head.
+        quantity: what messages call the values, such as "distance logits".
+        width: function that returns the number of channels for a head.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Term:
     """A summand of the loss, logged as one item.
 
     Attributes:
-        name: name of the item and of the stage that judges it: "box".
+        name: name of the loss item and of the stage that judges it, such as "box".
         gain: attribute of `Hyperparameters` that weights the term.
         clauses: clauses of the specification that define the term.
         reads: names of the head fields on which the term has a gradient.
@@ -108,12 +108,12 @@ class Task:
     """The facts of one loss family.
 
     Attributes:
-        name: Ultralytics' name: "detect".
+        name: Ultralytics' name of the task, such as "detect".
         box_columns: annotation columns after image and class.
         fields: head fields, in the order of a feature map's channels.
         terms: terms of the loss, in the order of the loss items.
         stages: stages of one branch, in the order of judging.
-        extras: tensors besides annotations.
+        extras: further tensors of a batch, besides feature maps and annotations.
         branches: names of the heads' branches; "" for a head without branches. Stage names of a named branch begin
             with the branch: "one2one/top-k".
     """

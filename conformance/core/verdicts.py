@@ -11,7 +11,7 @@ Arguments = ParamSpec("Arguments")
 
 
 class Verdict(StrEnum):
-    """The result of judging one batch, from best to worst."""
+    """The result of judging one batch; the members are sorted from best to worst."""
 
     EXACT = "exact"
     """Every compared value equals bitwise the value that the reference computes in the same dtype."""
@@ -217,7 +217,7 @@ class Judgement:
 
     @property
     def first(self) -> StageJudgement | None:
-        """The first diverging stage."""
+        """The first stage that diverges from the reference; None if no stage does."""
         return next((stage for stage in self.stages.values() if stage.state is State.DIVERGES), None)
 
     @property
@@ -237,7 +237,7 @@ class Judgement:
 
 
 class Divergence(AssertionError):
-    """A failing outcome, raised by `judge` so that it cannot be overlooked.
+    """Error: an outcome fails. `judge` raises it, so that a failure cannot be overlooked.
 
     Attributes:
         judgement: the judgement of the outcome.

@@ -179,7 +179,7 @@ def smallest(before: Dialect, changed: Dialect, name: str) -> Recipe:
     """Return the smallest batch on which the reference computes different results in two dialects.
 
     Args:
-        before: a dialect.
+        before: the first dialect.
         changed: the same dialect with another value of one choice.
         name: name of that choice.
 
@@ -221,7 +221,7 @@ def _training_signal(loss: DetectionLoss) -> list[Tensor]:
 
 
 def conforms_to(subject: Subject, recipe: Recipe) -> bool:
-    """Return True if the subject conforms to its dialect on the recipe's batch."""
+    """Return True if an implementation on a device conforms to its dialect on the recipe's batch."""
     return failure_on(subject, recipe) is None
 
 

@@ -65,7 +65,7 @@ class Comparison:
     """Result of comparing two implementations.
 
     Attributes:
-        first, second: the implementations.
+        first, second: the compared implementations.
         differences: choices in which their dialects differ.
         unexpected: failures of either implementation against its own dialect.
         batches: number of batches on which each implementation was judged by its own dialect.
@@ -107,7 +107,7 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
 
 
 def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
-    """Return the failure of the second implementation on the choice's batch, judged by the older choice.
+    """Return the failure of the second implementation on the choice's batch judged by the older choice.
 
     If other choices hide the difference on that batch, the second implementation is judged by the whole dialect of the
     first.
@@ -123,7 +123,7 @@ def failure_with_old_choice(second: Implementation, before: Dialect, choice: Cho
 
 
 def violations(implementation: Implementation, advance: Advance = no_progress) -> Iterator[Failure]:
-    """Yield the first failure on each strategy's batches of an implementation judged by its own dialect."""
+    """Yield for each strategy the first failure of an implementation judged by its own dialect."""
     subject = Subject(implementation, "cpu")
     for strategy in strategies_for(implementation):
         for recipe in sample_recipes(strategy, BATCHES_PER_STRATEGY):
@@ -163,7 +163,7 @@ def recorded_batches() -> Sequence[Batch]:
 
 
 def format_comparison(comparison: Comparison) -> list[str]:
-    """Return the lines of text about a comparison."""
+    """Return the lines of text that the command prints about a comparison."""
     first, second = comparison.first, comparison.second
     lines = [f"{first.name} ({first.dialect.name}) -> {second.name} ({second.dialect.name})"]
     if comparison.same:

@@ -1,4 +1,4 @@
-"""Say what an implementation computes: an official dialect, and the choices that it makes differently."""
+"""Find what an implementation computes: an official dialect, and the choices that it makes differently."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,9 +42,9 @@ class DialectFit:
     """Result of judging an implementation by one official dialect.
 
     Attributes:
-        dialect: the dialect.
-        refuting: the smallest batch that the dialect does not explain; None if it explains every batch.
-        batches: number of batches judged, up to the first that refutes the dialect.
+        dialect: the official dialect.
+        refuting: the smallest batch on which the implementation does not conform; None if there is none.
+        batches: number of batches judged, up to the first on which the implementation does not conform.
     """
 
     dialect: Dialect
@@ -287,7 +287,7 @@ def format_fit(fit: DialectFit) -> str:
 
 
 def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
-    """Return the first of each group of dialects that differ only in their names and in choices that are not judged."""
+    """Return the dialects without those that differ from an earlier one in names or unjudged choices only."""
     first: dict[object, Dialect] = {}
     for dialect in dialects:
         first.setdefault(key_of(dialect), dialect)

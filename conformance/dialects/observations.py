@@ -138,6 +138,6 @@ def key_of(dialect: Dialect) -> Key:
 
 @cache
 def size_of(recipe: Recipe) -> tuple[int, int]:
-    """Return a sort key: pairs of ground truth and anchor, plus anchors, of all images; then the length of its repr."""
+    """Return a sort key: number of anchors and of their pairs with ground truths, then length of the repr."""
     anchors = len(recipe.images) * sum(map(prod, recipe.grids))
     return anchors * (1 + sum(map(len, recipe.images))), len(repr(recipe))

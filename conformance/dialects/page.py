@@ -26,7 +26,7 @@ MAX_NAME_LENGTH = 100
 
 
 def page_path(working: Path, first: str, second: str) -> Path:
-    """Return the default path of the page of two implementations.
+    """Return the default path of the HTML page that compares two implementations.
 
     Args:
         working: folder in which the command was started.
@@ -55,7 +55,7 @@ def _introduction(comparison: Comparison) -> list[str]:
 
 
 def sections_of(comparison: Comparison) -> list[Section]:
-    """Return a section for every difference and for every failure against an implementation's own dialect."""
+    """Return a section of the page for every difference, and for every unexpected failure."""
     choices = [_difference_section(difference, comparison) for difference in comparison.differences]
     return [*choices, *map(_unexpected_section, comparison.unexpected)]
 
@@ -89,7 +89,7 @@ def _difference_section(difference: Difference, comparison: Comparison) -> Secti
 def _picture_and_sides(
     batch: Batch, failure: Failure | None, comparison: Comparison
 ) -> tuple[dict[str, Any] | None, Sides]:
-    """Return the picture of a difference's smallest batch, and the names of its sides.
+    """Return the picture of a difference's smallest batch, and the names of the two compared sides.
 
     The picture compares the first dialect's assignment with the second implementation's. If the first dialect rejects
     the batch, it shows only the second dialect's assignment; if the second implementation behaves as the first dialect,

@@ -73,8 +73,8 @@ class Search:
     """A search for the dialect of an implementation.
 
     Args:
-        observations: outcomes of the implementation.
-        recipes: the batches of the run, the smallest first.
+        observations: outcomes of the implementation under test.
+        recipes: recipes of the batches to explain, the smallest first.
         seconds: budget of processor time.
     """
 
@@ -104,7 +104,7 @@ class Search:
         return in_time
 
     def misfit(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:
-        """Return the number of batches that a dialect does not explain, plus 0.02 per diverging stage."""
+        """Return the number of batches that do not conform to a dialect, plus 0.02 per diverging stage."""
         total = 0.0
         for recipe in recipes:
             self.check_time()
@@ -113,7 +113,7 @@ class Search:
         return total
 
     def unexplained(self, dialect: Dialect, recipes: Iterable[Recipe]) -> list[Recipe]:
-        """Return the recipes whose batches a dialect does not explain."""
+        """Return the recipes on whose batches the implementation does not conform to a dialect."""
         return [recipe for recipe in recipes if self.observations.diverging(recipe, dialect)]
 
     def run(self, bases: Sequence[Dialect]) -> Dialect:
@@ -333,12 +333,12 @@ class Search:
 
 
 def base_of(dialect: Dialect) -> Dialect:
-    """Return the official dialect with the fewest differing choices; of equals, a release before the article."""
+    """Return the official dialect with the fewest differing choices, a release's before the article's."""
     return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
 
 
 def named(dialect: Dialect) -> tuple[int, bool]:
-    """Return a sort key: number of choices in which a dialect differs from its base, True if that is the article."""
+    """Return a sort key: the number of unofficial choices, and True if the base is the article's dialect."""
     base = base_of(dialect)
     return len(judged_differences(dialect, base)), base is ARTICLE
 

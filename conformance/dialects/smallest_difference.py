@@ -20,8 +20,8 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
     The search takes one differing choice after another, on batches on which the choice makes a difference.
 
     Args:
-        declared: the dialect.
-        alone: compare assigners alone.
+        declared: the dialect to compare with the newest.
+        alone: True to compare assigners without losses.
 
     Returns:
         The recipe; None if the assigners agree on every drawn batch: the dialects may differ in the loss.

@@ -32,11 +32,11 @@ class CheckedSource:
     """One distinct source code of assigner and loss, shared by one or more releases.
 
     Attributes:
-        era: era of its releases.
-        hash: hash of its files.
+        era: era of the releases.
+        hash: hash of the source files.
         releases: releases with this source, oldest first.
-        problem: difference between its first release and the era's dialect; "" if none was found.
-        batches: number of batches on which it was judged.
+        problem: difference between the first release and the era's dialect; "" if none was found.
+        batches: number of batches on which the first release was judged.
     """
 
     era: Era
@@ -47,7 +47,7 @@ class CheckedSource:
 
 
 def distinct_sources(releases: Sequence[Version]) -> list[CheckedSource]:
-    """Group releases by era and source, and install those that are not in the cache.
+    """Return the releases grouped by era and source code; those that are not in the cache are installed.
 
     Raises:
         UnknownImplementation: a release could not be installed.
@@ -121,7 +121,7 @@ def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
 
 
 def problem_with_previous_era(subject: Subject, era: Era) -> str:
-    """Return a problem if a release follows the previous era's dialect on the era's distinguishing recipe, else "".
+    """Return a problem if a release follows the previous era's dialect on its own era's recipe, else "".
 
     An era that only adds a requirement on the order of annotation rows cannot be distinguished.
     """

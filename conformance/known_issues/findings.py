@@ -23,7 +23,7 @@ REQUIRED, OPTIONAL = ("title", "clause", "first", "last"), ("mended",)
 
 
 class InvalidFindings(ValueError):
-    """The file of findings is invalid. The message names the finding and the problem."""
+    """Error: the file of findings is invalid. The message names the finding and the problem."""
 
 
 class ScriptFailed(RuntimeError):
@@ -53,7 +53,7 @@ class Finding:
     mended: Version | None = None
 
     def expected_of(self, release: Version) -> bool:
-        """Return True if a release should reproduce the finding, according to `first` and `mended`."""
+        """Return True if a release, from `first` to before `mended`, should reproduce the finding."""
         return self.first <= release and (self.mended is None or release < self.mended)
 
 
@@ -62,7 +62,7 @@ class Ran:
     """Result of a finding's script.
 
     Attributes:
-        finding: the script's finding.
+        finding: finding whose script ran.
         release: the release of Ultralytics that the script ran with.
         reproduces: True if the release reproduces the finding.
         output: expected and observed values, as the script printed them.
@@ -132,7 +132,7 @@ def run_script(finding: Finding, release: Version) -> Ran:
     """Run a finding's script with the installed release, with default settings and without network.
 
     Args:
-        finding: the script's finding.
+        finding: finding whose script runs.
         release: the installed release.
 
     Raises:

@@ -66,7 +66,7 @@ class KnownIssue:
     follows: tuple[str, ...] = ()
 
     def concerns(self, subject: Subject) -> bool:
-        """Return True if the entry concerns the subject's implementation, version and device."""
+        """Return True if the entry concerns the implementation, version and device of `subject`."""
         implementation = subject.implementation
         names = {
             name
@@ -103,12 +103,12 @@ class KnownIssue:
         return {self.stage, *self.follows}
 
     def expired(self, today: date) -> bool:
-        """Return True if the entry has expired."""
+        """Return True if the entry excuses nothing any more on the day `today`."""
         return today >= self.expires
 
 
 def read_ledger(*paths: Path) -> tuple[KnownIssue, ...]:
-    """Read the entries of several files, in their order.
+    """Return the ledger entries of several files, in the files' order.
 
     Raises:
         InvalidLedger: a file cannot be read, or an entry is invalid.
@@ -150,7 +150,7 @@ def _raw_entries(path: Path) -> list[Any]:
 
 
 def entry_of(raw: Any) -> KnownIssue:
-    """Return the entry of a TOML table.
+    """Return the ledger entry that a TOML table describes.
 
     Raises:
         ValueError: a key is missing or unknown, or its value is invalid.

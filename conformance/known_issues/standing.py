@@ -32,7 +32,7 @@ class Standing:
     """Result of a ledger entry for one implementation on one device.
 
     Attributes:
-        entry: the entry.
+        entry: entry of the ledger.
         subject: the implementation and its device.
         met: number of judged batches that satisfied all predicates of the entry.
         known: number of failures on these batches that the entry excused.
@@ -47,7 +47,7 @@ class Standing:
 
     @property
     def problem(self) -> str | None:
-        """Instruction to the entry's owner, in one sentence; None if the state requires no action."""
+        """Instruction to the person in charge of the entry; None if the state requires no action."""
         name = f"ledger entry {self.entry.id} ({self.subject.id})"
         owner = f"its owner is {self.entry.owner}"
         match self.state:
@@ -73,7 +73,7 @@ def standings(
     whole: bool,
     today: date,
 ) -> Iterator[Standing]:
-    """Yield the result of each entry for each subject that it concerns.
+    """Yield the result of each ledger entry for each implementation and device that it concerns.
 
     Args:
         entries: entries of the ledger.

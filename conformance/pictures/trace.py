@@ -88,7 +88,7 @@ class ImageTrace:
         return predictions.boxes[self.image] * predictions.anchors.strides
 
     def facts(self, anchors: Iterable[int]) -> dict[str, Any]:
-        """Return the data of the image, its ground truths and some anchors, for `picture` in the run log's schema."""
+        """Return data of the image, ground truths and some anchors, for `picture` in the run log's schema."""
         hyperparameters = self.batch.hyperparameters
         items = dict(zip(("box", "cls", "dfl"), map(_number, self.loss.items.double()), strict=True))
         return {
@@ -290,7 +290,7 @@ class ImageTrace:
 
 
 def trace_as_dict(trace: ImageTrace, assignment: Assignment | None, anchors: Iterable[int]) -> dict[str, Any]:
-    """Return an image with the positives of reference and implementation, for `picture` in the run log's schema.
+    """Return an image and the positives of both assignments, as `picture` in the run log's schema.
 
     Args:
         trace: trace of the image.

@@ -90,7 +90,7 @@ def walkthrough(recorded: RecordedTraining) -> dict[str, Any]:
 
 
 def moments(recorded: RecordedTraining) -> tuple[Moment, Moment]:
-    """Return the two recorded steps on the same images with the largest distance in time, the earlier step first."""
+    """Return the two recorded steps on the same images that are farthest apart, the earlier step first."""
     pool, steps = recorded.schedule.pool, recorded.schedule.recorded
     pairs = [
         (Moment(first, at), Moment(last, to))
@@ -127,7 +127,7 @@ def most_contested_truth(stages: AssignmentTrace) -> int:
 
 
 def photo(recorded: RecordedTraining, moment: Moment, image: int) -> str:
-    """Return the network's input image, enlarged, as a data URL."""
+    """Return one of the network's input images at a recorded step, enlarged, as a data URL of a JPEG."""
     from ultralytics.utils.patches import imwrite
 
     schedule = recorded.schedule
@@ -224,7 +224,7 @@ def _moment(recorded: RecordedTraining, moment: Moment, image: int) -> dict[str,
 
 
 def static_choice(trace: ImageTrace) -> dict[str, Any] | None:
-    """Return the cells that are positive in YOLOv5; None if the head's strides differ from YOLOv5's.
+    """Return the cells of an image that are positive in YOLOv5; None for other strides than YOLOv5's.
 
     A ground truth has positives at every level with an anchor box of similar shape: the cell that contains its centre,
     and the two nearest neighbours of that cell. They depend neither on scores nor on predicted boxes.
@@ -264,7 +264,7 @@ def fitting(box: Sequence[float], stride: int) -> int:
 
 
 def static_cells(box: Sequence[float], stride: int, rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return column and row of the cell that contains a box's centre, and of its nearest neighbour in each direction.
+    """Return column and row of the cell with a box's centre, and of its nearest neighbours in x and in y.
 
     Args:
         box: xyxy in pixels.

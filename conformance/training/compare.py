@@ -145,9 +145,9 @@ class Subject:
     """The loss of the implementation under test, as a function that returns its gradients.
 
     Attributes:
-        implementation: the implementation.
+        implementation: implementation under test.
         batches: input of the loss at each step.
-        outcomes: outcome of the implementation at each step.
+        outcomes: what the implementation returned at each step.
         choices: positives of the implementation at each step.
     """
 
@@ -348,7 +348,7 @@ def _length(vector: Tensor) -> float:
 
 
 def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
-    """Return the reference's own assignment of a batch."""
+    """Return the reference's own assignment of each image of a batch."""
     return Expectation(batch, dialect).assignment
 
 
@@ -366,7 +366,7 @@ def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
 
 
 def same_choice(one: Positives, other: Positives) -> bool:
-    """Return True if two choices are the same in every image."""
+    """Return True if two choices of positives are the same in every image."""
     return all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 

@@ -146,7 +146,7 @@ def letterbox(part: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tens
     """Scale an image (3, h, w) to fit into `size` (height, width), centred on grey.
 
     Returns:
-        pixels: (3, height, width).
+        pixels: (3, height, width) the scaled image with its grey border.
         shift: (2,) x and y of the scaled image's top left corner, in pixels.
         factor: (2,) scale factors of x and y.
     """

@@ -37,8 +37,8 @@ class Pending:
         call: the call, without its autograd graph.
         which: index of the loss object; an end-to-end head has two.
         epoch: epoch of the training, if it is known.
-        numbers: (2,) float32 on the CPU: the total, and the smallest area of a ground truth.
-        ready: event after which `numbers` are valid; None if they are valid already.
+        numbers: (2,) float32 on the CPU: the loss's total, and the smallest area of a ground truth.
+        ready: CUDA event after which `numbers` are valid; None if they are valid already.
     """
 
     call: Call
@@ -50,7 +50,7 @@ class Pending:
 
 @dataclass
 class Recording:
-    """Recording of a training.
+    """The recording of one training: what was captured and stored so far.
 
     Attributes:
         shelf: the folder of case files.

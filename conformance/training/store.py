@@ -47,9 +47,9 @@ class CaseStore:
     """A folder of recorded batches with a size limit.
 
     Attributes:
-        folder: the folder.
+        folder: path of the folder.
         limit: size limit of all files, in bytes.
-        kept: the files, in the order of steps.
+        kept: the stored files, in the order of training steps.
     """
 
     folder: Path
@@ -97,7 +97,7 @@ class CaseStore:
 
     @staticmethod
     def _least(among: list[Kept], rank: int) -> Kept | None:
-        """Return the least interesting file of at most the given rank, or None.
+        """Return the least interesting file whose rank is at most `rank`, or None.
 
         Among files of the same rank it is the one that follows another of them by the fewest steps.
         """

@@ -85,14 +85,14 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class RecordedTraining:
-    """Result of a training.
+    """Result of a training of a YOLOv8n with the official loss.
 
     Attributes:
         schedule: schedule of the training.
         head: head of the model.
         batches: input of the loss at the recorded steps.
         progress: quality of the model at the recorded steps.
-        losses: the total of every step.
+        losses: the total of the loss at every step.
         weights: the model's state after the last step.
     """
 
@@ -134,7 +134,7 @@ def build_model(seed: int = 0) -> nn.Module:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Restore torch's random state and print options, which building the model changes, when the block ends."""
+    """When the block ends, restore torch's random state and print options, which building a model changes."""
     printing = dict(vars(torch._tensor_str.PRINT_OPTS))
     try:
         with torch.random.fork_rng(devices=()):
@@ -158,7 +158,7 @@ def one_thread() -> Iterator[None]:
 
 
 def head_of(model: Any) -> Head:
-    """Return the head of an Ultralytics detection model."""
+    """Return the strides, classes and bins of an Ultralytics detection model's head."""
     detect = model.model[-1]
     return Head(tuple(int(stride) for stride in detect.stride.tolist()), detect.nc, detect.reg_max)
 
