@@ -117,7 +117,10 @@ def zero_area(content: Content) -> bool:
 
 @hazard("truth")
 def edge_on_centre(content: Content) -> bool:
-    """A centre lies exactly on the border of a box, widened or not (TAL-CAND-1)."""
+    """A centre lies exactly on the border of a box, widened or not (TAL-CAND-1).
+
+    The centre is that of an anchor; the box is that of a GT.
+    """
     if bool((content.depth == 0).any()):
         return True
     small = [index for index, gt in enumerate(content.shapes) if min(gt.sides) < content.floor]
@@ -326,7 +329,10 @@ def exact_hit(content: Content) -> Tensor:
 
 @hazard("candidate")
 def dfl_clamp(content: Content) -> Tensor:
-    """A candidate lies farther than R - 1 - 0.01 grid units from a side of its GT (LOSS-DFL-1)."""
+    """A candidate lies farther than R - 1 - 0.01 grid units from a side of its GT (LOSS-DFL-1).
+
+    R is the number of bins; a grid unit is the stride of the anchor.
+    """
     truth, anchor = content.candidate_pairs
     sides = sides_to(content.boxes[truth], content.centres[anchor], content.strides[anchor])  # (P, 4)
     return (sides > content.head.reg_max - 1 - 0.01).any() & (content.head.reg_max > 1)

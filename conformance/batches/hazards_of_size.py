@@ -43,7 +43,10 @@ def five_levels(content: Content) -> bool:
 
 @hazard()
 def other_bins(content: Content) -> bool:
-    """R is more than 1 and not a power of two."""
+    """R is more than 1 and not a power of two.
+
+    R is the number of bins of each side's distribution.
+    """
     return content.head.reg_max.bit_count() > 1
 
 

@@ -3,10 +3,9 @@
 The process forks before it imports any implementation. The copy does the work; the original only waits for
 it, and shares with it only one page of memory. The copy writes into the page which implementation it is
 calling and, at its very end, the exit status of the work. If the copy ends without that mark, for example by
-`os._exit(0)`, its exit status is
-meaningless: the original names the implementation and exits with another status. The original also kills the copy if it
-does not end after its work (because of threads), and kills remaining processes, daemons included, because orphans
-become its children.
+`os._exit(0)`, its exit status is meaningless: the original names the implementation and exits with another
+status. The original also kills the copy if it does not end after its work (because of threads), and kills
+remaining processes, daemons included, because orphans become its children.
 """
 
 import contextlib
