@@ -114,7 +114,7 @@ def _unexpected_section(failure: Failure) -> Section:
     stage = f" at stage {failure.stage} ({failure.clause})" if failure.stage else ""
     return Section(
         heading=f"{implementation.name} deviates from its own dialect{stage}",
-        lines=[f"Held to {implementation.dialect.name}, it is {failure.verdict.value}: {failure.summary}."],
+        lines=[f"Judged by {implementation.dialect.name}, it is {failure.verdict.value}: {failure.summary}."],
         batch=failure.batch.describe(),
         recipe=failure.batch.origin,
         values=[value_fields(value) for value in failure.values],
