@@ -8,7 +8,7 @@ unchanged, so that choices can be combined.
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from tal_reference.settings import Hyperparameters
 
@@ -121,6 +121,10 @@ class DflClamp(Enum):
     """No clamp."""
 
 
+Varied = TypeVar("Varied", bound="Variations")
+"""The class of a dialect. The checker of types at run time does not accept `Self` in these dataclasses."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variations:
     """The choices that no official release makes; the defaults are those of every release.
@@ -183,7 +187,7 @@ class Variations:
     gains: Gains = Gains.GIVEN
     total_times_images: bool = True
 
-    def but(self, **choices: Any) -> Self:
+    def but(self: Varied, **choices: Any) -> Varied:
         """Return a copy with some choices changed. Its name lists them: "ultralytics-8.4.190, overlap=iou".
 
         Args:
@@ -234,7 +238,7 @@ class Variations:
         return replace(given, **changes)
 
     @property
-    def settled(self) -> Self:
+    def settled(self: Varied) -> Varied:
         """Return the same choices for hyperparameters that are already `effective`."""
         return replace(
             self, exponents=Exponents.GIVEN, gains=Gains.GIVEN, built_in_k=False, k_cut=False, topk2_ignored=False
