@@ -315,7 +315,7 @@ def beyond_top_left(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def zero_area(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A line or a point: a side is zero if its digit is below 8; if neither digit is, the width is zero."""
+    """A line or a point: a side is zero if its digit is below 8; if neither digit is, the width is."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     no_width, no_height = truth.size[0] < 8 or truth.size[1] >= 8, truth.size[1] < 8
     return left, top, left if no_width else right, top if no_height else bottom

@@ -56,7 +56,7 @@ def operation(capability: str, implementation: Implementation, batch: Batch) -> 
 
 
 def assigning(adapter: Any, batch: Batch) -> Operation:
-    """Return the timed call of an assigner, on inputs that the reference decoded. It has one lap."""
+    """Return the timed call of an assigner, on inputs that the reference decoded. One time is taken."""
     inputs = assigner_inputs(batch)
 
     def prepare() -> AssignerInputs:
@@ -77,7 +77,7 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
 
 
 def training(adapter: Any, batch: Batch) -> Operation:
-    """Return the timed call of a loss. It has two laps: forward pass, and gradient on the feature maps."""
+    """Return the timed call of a loss. Times are taken after the loss and after its gradient on the maps."""
 
     def prepare() -> tuple[tuple[Tensor, ...], Tensor]:
         maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)

@@ -26,7 +26,7 @@ COCO = 80
 
 @dataclass(frozen=True)
 class Case:
-    """A batch to be timed.
+    """A batch on which implementations are timed, described by its sizes.
 
     Attributes:
         images: number of images B.

@@ -76,7 +76,7 @@ _open_bars: "list[Progress]" = []
 
 @contextmanager
 def _bar(title: str, total: int | None) -> Iterator[Advance]:
-    """Show a bar, in the open display or in a new one, and remove it when the block ends."""
+    """Show a progress bar, below the bars that are shown already, and remove it when the block ends."""
     if not _open_bars:
         with _display() as display:
             _open_bars.append(display)

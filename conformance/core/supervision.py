@@ -102,7 +102,7 @@ class Supervised:
         return self._page is not None
 
     def begin(self, page: Page) -> None:
-        """Write all later marks into the page that this process shares with its supervisor."""
+        """From now on, write all marks into the page that this process shares with its supervisor."""
         self._page = page
 
     @contextmanager

@@ -107,7 +107,7 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
 
 
 def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
-    """Return the failure of the second implementation on the choice's batch judged by the older choice.
+    """Return the failure of the second implementation on the choice's batch, judged by the old value.
 
     If other choices hide the difference on that batch, the second implementation is judged by the whole dialect of the
     first.

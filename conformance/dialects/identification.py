@@ -208,7 +208,15 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
 
 
 def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str, official: Any) -> bool:
-    """Return True if `found` explains a batch, but not with the official value of the choice `name`."""
+    """Return True if the implementation conforms to `found` on a batch, but not with the official choice.
+
+    Args:
+        observations: outcomes of the implementation.
+        recipe: recipe of the batch.
+        found: the dialect that was found.
+        name: name of the choice.
+        official: official value of the choice.
+    """
     without = replace(found, **{name: official})
     return observations.conforms(recipe, found) and not observations.conforms(recipe, without)
 
@@ -287,7 +295,7 @@ def format_fit(fit: DialectFit) -> str:
 
 
 def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
-    """Return the dialects without those that differ from an earlier one in names or unjudged choices only."""
+    """Return the dialects without those that differ from an earlier one only in name or unjudged choices."""
     first: dict[object, Dialect] = {}
     for dialect in dialects:
         first.setdefault(key_of(dialect), dialect)
@@ -295,7 +303,7 @@ def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
 
 
 def fit_dialect(observations: Observations, dialect: Dialect, recipes: Sequence[Recipe]) -> DialectFit:
-    """Judge an implementation by a dialect, small batches first, up to the first that does not conform."""
+    """Judge an implementation by a dialect, small batches first, until it does not conform on one."""
     for number, recipe in enumerate(recipes, 1):
         if not observations.conforms(recipe, dialect):
             return DialectFit(dialect, recipe, number)

@@ -218,7 +218,7 @@ class Search:
         return None
 
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
-        """Return the moves (changes of choices) that concern the assignment if it diverges, else the loss.
+        """Return the `moves` (changes of choices) that concern the assignment if it diverges, else the loss.
 
         If a loss does not expose its assignment, its terms diverge whatever the cause: then all moves are
         returned.

@@ -334,7 +334,7 @@ def _reference_training(start: Start, dialect: Dialect) -> Ended:
 
 @cache
 def _rms_of_controls(start: Start, controls: int) -> float:
-    """Return the root mean square distance of the control trainings from the reference's.
+    """Return the root mean square distance of the control trainings' weights from the reference's.
 
     The growth of a distance over the steps depends on model and images: one dialect represents all.
     """

@@ -77,7 +77,7 @@ def training_options(folder: Path, description: Path) -> dict[str, object]:
 
 
 def main(folder: Path) -> None:
-    """Write the data set and record a training on it; then record steps under mixed precision.
+    """Write the data set, record a training on it, and record further steps under mixed precision.
 
     The mixed-precision steps do not use the trainer, which supports mixed precision on GPUs only.
     """
