@@ -250,7 +250,7 @@ def other_class(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def touching(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box of ordinary size that touches the previous box: from the right, or from below for odd digits."""
+    """A box of ordinary size that touches the previous box: on its right, or below it for odd digits."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     if truth.at[0] % 2:
         return previous[0], previous[3], previous[0] + right - left, previous[3] + bottom - top

@@ -95,7 +95,7 @@ class Batch:
 
     @property
     def images(self) -> int:
-        """Number of images B."""
+        """Number B of images in the batch."""
         return self.feature_maps[0].shape[0]
 
     @property
@@ -245,7 +245,7 @@ def _check_hyperparameters(numbers: Hyperparameters) -> None:
 
 
 def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> None:
-    """Raise ValueError unless the maps fit the head and have one image number, dtype and device (PRE-1)."""
+    """Raise ValueError unless the maps fit the head and agree in images, dtype and device (PRE-1)."""
     channels = task.channels(head)
     if len(feature_maps) != len(head.strides):
         raise ValueError(f"got {len(feature_maps)} feature maps for {len(head.strides)} strides")

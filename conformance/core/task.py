@@ -105,7 +105,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class Task:
-    """The facts of one loss family.
+    """Data about one loss family: head fields, terms, stages and annotation columns.
 
     Attributes:
         name: Ultralytics' name of the task, such as "detect".

@@ -118,7 +118,7 @@ class Ended:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What all compared trainings start from.
+    """The common start of all compared trainings: weights, images, number of steps and device.
 
     Attributes:
         recorded: the training that provides the initial weights and the images.
