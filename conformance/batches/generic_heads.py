@@ -15,7 +15,7 @@ STRIDES = (
 BINS = (16, 3, 5, 7, 17, 20, 33)
 """Numbers of bins that are not powers of two, beside 16. Other tests draw one bin, whose boxes can be inside out."""
 CLASSES = (1, 2, 7, 20, 127, 128, 129, 200, 256, 257, 300, 365)
-"""Numbers of classes about those that 8 bits hold, and that of Objects365."""
+"""Numbers of classes around 127 and 255, the largest that 8 bits hold, and that of Objects365."""
 LARGE_K = (10, 2, 3, 14, 17, 20, 31, 32, 33, 40, 40)
 
 UNEVEN_NUMBERS: SearchStrategy[Hyperparameters] = st.builds(

@@ -102,7 +102,7 @@ class Canvas:
 
 
 Kind = Callable[[Canvas, Truth, Box], Box]
-"""Makes a box from the canvas, the digits, and the image's previous box (an ordinary box for the first)."""
+"""Function that makes a box from the canvas, the ground truth's digits, and the image's previous box."""
 KINDS: dict[str, Kind] = {}
 """Every kind of ground truth by name, described by the docstring of its function."""
 KINDS_BY_TASK = {DETECT.name: KINDS}

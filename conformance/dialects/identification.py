@@ -27,11 +27,11 @@ from tal_reference.choices import phrase
 
 BATCHES_PER_STRATEGY = 20
 NEW_BATCHES = 12
-"""Batches that are drawn for each choice of an explanation, beside those of the run, to refute it."""
+"""Number of new batches that are drawn for each choice of the dialect that was found, to test it."""
 SMALLER = 200
-"""Smallest batches, on which is counted what each choice alone explains: the large ones take most of the time."""
+"""Number of the smallest batches, on which the effect of each choice is counted: large ones take long."""
 SECONDS = 60.0
-"""Budget of processor time of the search, and as much again for its proof."""
+"""Seconds of processor time for the search, and as many again for its proof."""
 
 RecipeAndStrategy = tuple[Recipe, SearchStrategy[Recipe]]
 """A recipe, and the strategy that generated it."""

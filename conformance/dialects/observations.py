@@ -17,9 +17,9 @@ from tal_conformance.judgement.non_finite import judge_any
 from tal_reference import Dialect
 
 READING = ("rows", "sides_exchanged", "image_index_ignored")
-"""Choices that change the ground truths, and with them the inputs that an assigner alone is called with."""
+"""Choices that change the ground truths, and so the inputs with which a separate assigner is called."""
 RAISED, RETURNED = "raises", "returns"
-"""Divergences of an implementation that raises on a batch that its dialect supports, or returns on another one."""
+"""Names of two divergences: the implementation raises on a supported batch, or returns where it must raise."""
 Key = tuple[object, ...]
 
 

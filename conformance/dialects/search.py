@@ -22,26 +22,26 @@ from tal_reference import ARTICLE, CHOICES, DIALECTS, NEWEST, Dialect
 from tal_reference.choices import differences
 
 PROBES = 48
-"""Batches of the sample that official dialects are ranked on, at first."""
+"""Number of batches in the first sample to be explained; official dialects are ranked on half of it."""
 FEW, MANY = 4, 10
-"""Unexplained batches on which every choice is tried, and those on which the most promising choices are."""
+"""Numbers of unexplained batches on which changes are tried: few at first, many if those show no gain."""
 BASES = 3
-"""Official dialects relative to which choices are dropped."""
+"""Number of similar official dialects to whose values needless choices are reset."""
 STARTS = 2
-"""Official dialects that the search starts from, if the first one does not lead to an explanation of all."""
+"""Number of official dialects from which the search starts, one after another, until all is explained."""
 STUCK = 2
-"""Times that unexplained batches join the sample without an improvement before the search ends."""
+"""Number of times that the sample grows without an improvement before the search ends."""
 MISSING = 8
-"""Unexplained batches that join the sample at a time."""
+"""Number of unexplained batches that are added to the sample at a time."""
 PROMISING = 3
-"""Choices that are tried on many batches."""
+"""Number of the best changes that are compared on many batches."""
 ASSIGNMENT_STAGES = (*DETECT.stages_of("assignment"), StageName.DECODE)
 Move = dict[str, Any]
-"""Choices to make differently, by name of the field."""
+"""New values of some choices of a dialect, by name of the choice."""
 
 _FIELDS = {field.name: field.default for field in fields(Dialect)}
 _EPS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-12, 1e-16)
-"""Values of the normalisation's eps that are tried: those of one digit that float32 or float64 code has."""
+"""Values that are tried for the eps of the normalisation."""
 
 
 def values_of(name: str) -> list[Any]:
