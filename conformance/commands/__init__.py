@@ -20,8 +20,8 @@ class Command(NamedTuple):
     """One command.
 
     Attributes:
-        module: module of this package with `add_arguments(parser)` and `run(options) -> int`.
-        summary: one line for `--help`.
+        module: name of the module in this package; it has `add_arguments(parser)` and `run(options) -> int`.
+        summary: description of the command for `--help`, in one line.
     """
 
     module: str
@@ -46,7 +46,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit status, which is 2 if the command could not do its work."""
+    """Run the command that the arguments name, and return its exit status: 2 if it could not do its work."""
     words = sys.argv[1:] if arguments is None else arguments
     program = program_name()
     parser = argparse.ArgumentParser(prog=program, description="Everything beside `pytest conformance`.")
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _status(command: ModuleType, options: argparse.Namespace, program: str) -> int:
-    """Run a command and return its exit status."""
+    """Run a command and return its exit status; print an expected error in one line and return its status."""
     try:
         status: int = command.run(options)
     except Exception as error:
@@ -82,7 +82,7 @@ def _status(command: ModuleType, options: argparse.Namespace, program: str) -> i
 
 
 def _conclude(program: str, marks: Marks, how: str) -> None:
-    """Print how the process of a command ended before the command."""
+    """Print that the process of a command ended before the command was done, and how."""
     from tal_reports import visible
 
     name = f"{visible(marks.call)}: " if marks.call else ""
@@ -90,7 +90,7 @@ def _conclude(program: str, marks: Marks, how: str) -> None:
 
 
 def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleType | None:
-    """Add every command to the parser, with the arguments of the named command only, and return its module."""
+    """Add all commands to the parser, add the arguments of the command named, and return its module."""
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     module = None
     for name, command in COMMANDS.items():

@@ -1,4 +1,4 @@
-"""`tal-conformance bisect A..B`: find the release of Ultralytics at which the assigner or the loss changed."""
+"""`tal-conformance bisect A..B`: find the release of Ultralytics that changed the assigner or the loss."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from tal_text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument("releases", metavar="A..B", help="range of releases, such as 8.3.236..8.4.6")
     parser.add_argument(
         "--clause", metavar="CLAUSE", help="find changes of this clause only, such as TAL-CAND-2"
@@ -24,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print, for each choice that changed between two releases, the release that changed it.
+    """Print, for each choice of behaviour that differs between two releases, the release that changed it.
 
     Returns:
         0 if nothing changed, 1 otherwise.
 
     Raises:
-        CommandError: no dialects differ in the clause, or its changes cannot be judged.
+        CommandError: no dialects differ in the clause of `--clause`, or no batch can show the difference.
         UnknownImplementation: the range is invalid, or a release could not be found or installed.
     """
     prepare_judging()
@@ -84,7 +84,7 @@ def check_clause(clause: str) -> None:
 def format_choice(
     choice: Choice, releases: Sequence[Version], is_as_before: Callable[[Version], bool]
 ) -> str:
-    """Find the release that changed a choice, and return one line of text about it."""
+    """Find the release that changed a choice by bisection, and return one line of text about it."""
     edge = first_changed_release(releases, is_as_before)
     if edge is None:
         return f"{choice.clause}: no release changed it, on {choice.recipe}"

@@ -1,4 +1,4 @@
-"""`tal-conformance clause TAL-CAND-2`: print the sentence of a clause, and the choices that dialects have in it."""
+"""`tal-conformance clause TAL-CAND-2`: print a clause of the specification, and how dialects differ in it."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from tal_conformance.core.names import suggestion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "clauses",
         nargs="+",
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print clauses.
+    """Print every clause that the arguments name, and return 0.
 
     Raises:
         CommandError: a clause is unknown.
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def format_clause(clause: str) -> list[str]:
-    """Return the lines about a clause: its sentence, its place, and the choices of dialects in it."""
+    """Return the lines about a clause: its text, its place in the documentation, the choices of dialects."""
     from tal_reference import CHOICES
 
     entry = clauses()[clause]
@@ -49,7 +49,7 @@ def format_clause(clause: str) -> list[str]:
 
 
 def value_text(value: object) -> str:
-    """Return a value of a choice as options spell it."""
+    """Return a value of a choice as it is written in command line options, such as "yes" or "iou"."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(getattr(value, "value", value))

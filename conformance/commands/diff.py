@@ -1,4 +1,4 @@
-"""`tal-conformance diff A B`: list the changes for training from one implementation to another."""
+"""`tal-conformance diff A B`: list what changes for training from one implementation to another."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ from tal_text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "implementations", nargs=2, metavar="NAME", help="implementation, such as ultralytics==8.3.236"
     )

@@ -1,4 +1,7 @@
-"""`tal-conformance eras`: check that releases of Ultralytics follow the dialects in the table of eras."""
+"""`tal-conformance eras`: check that releases of Ultralytics behave as the table of eras says.
+
+An era is a range of releases with the same dialect (behaviour). Releases with equal source are judged once.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -25,7 +28,7 @@ BATCHES_PER_TEST = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "--releases",
         choices=SELECTIONS,
@@ -35,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the table of eras and print the result for each distinct source.
+    """Check the table of eras and print the result by era, with every problem.
 
     Returns:
-        0 if every release follows the dialect of its era and not the dialect of the era before; 1 if one does not, or
-        if there is no release to check.
+        0 if every release follows the dialect of its era and not the dialect of the era before; 1 if one does
+        not, or if there is no release to check.
 
     Raises:
         UnknownImplementation: the releases could not be listed, or one of them could not be installed.
@@ -57,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
-    """Return the sources of the first and of the last release of each era."""
+    """Return the sources of the first and of the last checked release of each era."""
     ends = []
     for era in ERAS:
         of_era = [source for source in sources if source.era is era]
@@ -69,7 +72,7 @@ def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
 
 
 def check_with_suite(source: CheckedSource) -> None:
-    """Judge a source's last release by the checks of every test of the suite, and store the first failure."""
+    """Judge the last release of a source by all checks of the suite; store the first failure in `problem`."""
     name = f"ultralytics=={version_text(source.releases[-1])}"
     try:
         implementation = find(name)
@@ -87,7 +90,7 @@ def check_with_suite(source: CheckedSource) -> None:
 
 
 def format_source(source: CheckedSource) -> str:
-    """Return one line of text about a source."""
+    """Return one line of text about a source: its releases, their dialect, and batches or the problem."""
     releases, dialect = format_releases(source.releases), source.era.dialect.name
     if source.problem:
         return f"{releases}: not {dialect}: {source.problem}"
@@ -95,13 +98,13 @@ def format_source(source: CheckedSource) -> str:
 
 
 def format_releases(releases: Sequence[Version]) -> str:
-    """Return a text with the first and the last release, and the number of releases."""
+    """Return the first release, the last release and the number of releases as text."""
     first, last = version_text(releases[0]), version_text(releases[-1])
     return first if first == last else f"{first} .. {last} ({len(releases)})"
 
 
 def format_eras(sources: Sequence[CheckedSource]) -> list[str]:
-    """Return the lines of the result: a table of eras, sources with a problem, totals, and unchecked edges of eras."""
+    """Return the lines of the result: table of eras, sources with a problem, totals, unchecked borders."""
     lines = [f"{'from':8} {'dialect':22} {'releases':>8} {'sources':>8}  last checked"]
     for era in ERAS:
         of_era = [source for source in sources if source.era is era]

@@ -22,7 +22,7 @@ RUN_FOLDERS = ("reports/runs", "tal-conformance-reports")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument("case", metavar="CASE", help="case file of a run, or the name of a case of a run")
     parser.add_argument("--image", type=int, default=0, metavar="N", help="image of the batch, from 0")
     selection = parser.add_mutually_exclusive_group()
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the explanation of an anchor, a ground truth or all ground truths, and return 0.
 
     Raises:
-        CommandError: the case, image, anchor, ground truth or dialect was not found, or cannot be explained.
+        CommandError: the case, image, anchor, ground truth or dialect was not found, or is unusable.
         UnknownImplementation, ProtocolViolation: the implementation could not be loaded.
     """
     path = case_file(options.case)
@@ -93,10 +93,10 @@ def assignment_by(implementation: Implementation, batch: Batch) -> Assignment:
 
 
 def case_file(case: str) -> Path:
-    """Return the file of a case.
+    """Return the path of a case file.
 
     Args:
-        case: path of a file, or the name of a case of a run; if several runs contain it, the newest run is used.
+        case: path of the file, or the name of a case in a run; if several runs have it, the newest is used.
 
     Raises:
         CommandError: the file or case does not exist.

@@ -1,4 +1,4 @@
-"""`tal-conformance identify IMPLEMENTATION`: say what an implementation computes, as choices of a dialect."""
+"""`tal-conformance identify NAME`: find the dialect and the choices in it that an implementation follows."""
 
 import argparse
 
@@ -15,7 +15,7 @@ SHOWN = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument("implementation", metavar="NAME", help="a value of --implementation")
     parser.add_argument(
         "--seconds",
@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the dialect and the choices that explain an implementation, and what they leave.
+    """Print the dialect and choices that explain an implementation's results, and the unexplained batches.
 
     Returns:
-        0 if they explain every batch, 1 otherwise.
+        0 if dialect and choices explain every batch, 1 otherwise.
 
     Raises:
         UnknownImplementation, ProtocolViolation: the implementation could not be loaded.
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def format_identification(identification: Identification) -> list[str]:
-    """Return the lines of the result."""
+    """Return the result as lines of text."""
     implementation, (lacking, smaller) = identification.implementation, identification.unexplained_by_base
     lines = [identification.sentence, f"  {implementation.name} {implementation.version}"]
     if identification.choices:
@@ -72,7 +72,7 @@ def format_identification(identification: Identification) -> list[str]:
 
 
 def format_left(identification: Identification) -> list[str]:
-    """Return the lines about what nothing explains: by clause, the most frequent first."""
+    """Return lines about the unexplained batches, counted by clause, the most frequent clause first."""
     lines = []
     left = sorted(identification.left.items(), key=lambda pair: -pair[1][0])
     for clause, (count, failure) in left[:SHOWN]:

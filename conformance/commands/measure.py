@@ -1,4 +1,8 @@
-"""`tal-conformance measure`: measure how many rounding units each compared quantity needs."""
+"""`tal-conformance measure`: measure the rounding errors of correct implementations, to derive their bounds.
+
+The bound of a quantity is a number of rounding units, `bounds.UNITS`, plus a multiple of the naive error: the
+error of the reference computed in the dtype of the implementation.
+"""
 
 import argparse
 import re
@@ -32,7 +36,7 @@ CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "--examples", type=positive, default=100, metavar="N", help="batches of each strategy"
     )
@@ -45,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the measurement from which the values of `bounds.UNITS` are taken.
+    """Print, for each compared quantity, the measured rounding units from which `bounds.UNITS` is set.
 
     Raises:
         UnknownImplementation, ProtocolViolation: an implementation could not be loaded.
@@ -60,16 +64,14 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Needed:
-    """Rounding units that the errors of one quantity needed.
-
-    The naive error is the error of a computation in the implementation's dtype.
+    """Rounding units that the errors of one quantity, such as the overlap, needed.
 
     Attributes:
         numbers: number of compared values.
-        p999: 99.9th percentile of the units that an error needed in addition to `NAIVE_FACTOR` naive errors.
-        largest: maximum of the same units.
-        whole: largest error in units, including the naive error.
-        looseness: one over the 99.9th percentile of the errors as shares of their current bounds.
+        p999: 99.9th percentile of the units by which an error exceeded `NAIVE_FACTOR` naive errors.
+        largest: maximum of these units.
+        whole: largest error in units, without subtracting the naive error.
+        looseness: 1 / p, where p is the 99.9th percentile of the errors divided by their present bounds.
     """
 
     numbers: int
@@ -80,7 +82,7 @@ class Needed:
 
     @property
     def units(self) -> float:
-        """Recommended value for `UNITS`, which suffices even if the naive error is zero by chance."""
+        """Recommended value for `UNITS`; it suffices even where the naive error happens to be zero."""
         return max(SAFETY * self.largest, self.whole)
 
 
@@ -94,7 +96,7 @@ def measure(
     Args:
         implementations: the implementations whose errors are measured; they should conform.
         examples: number of batches of each strategy.
-        advance: called once for each strategy.
+        advance: progress display, called once for each strategy.
     """
     needed: dict[str, list[Tensor]] = defaultdict(list)
     whole: dict[str, list[Tensor]] = defaultdict(list)
@@ -141,7 +143,7 @@ def _judge_all(
     examples: int,
     advance: Advance,
 ) -> None:
-    """Judge the batches of one strategy. Rejected batches and failures of an implementation are not measured."""
+    """Judge the batches of one strategy, except those that are to be rejected or that make a call fail."""
     failed: dict[str, list[str]] = defaultdict(list)
 
     @settings(

@@ -1,4 +1,4 @@
-"""`tal-conformance power`: plant faults, try mutants, or both, in one run with one report."""
+"""`tal-conformance power`: test the suite itself: it must find planted faults and generated mutants."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ from tal_text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument("fault", nargs="*", metavar="FAULT", help="planted faults to use (default: all)")
     parser.add_argument(
         "--mutants",
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def may_become_latest(runs: Path) -> bool:
-    """Return True unless the link `latest` points to a run of the suite, which users expect to find there.
+    """Return True if the link `latest` may be moved: it does not point to a run of the suite.
 
     Args:
         runs: folder of the runs.
@@ -101,9 +101,9 @@ def run_mutation_tests(
     """Plant faults and judge mutants, write a report, and return the exit status.
 
     Args:
-        report_dir: folder of the runs, and of stored results for mutants.
+        report_dir: folder of the runs, which also has the stored results for mutants.
         faults: names of planted faults.
-        kinds: kinds of mutants.
+        kinds: kinds of mutants to judge, of `kill_matrix.KINDS`.
         profile: profile whose batches are used for mutants; planted faults get those of the gating profile.
         examples: number of batches of each test for mutants, instead of the profile's.
         only: pattern that the names of mutants must match.

@@ -1,8 +1,8 @@
 """`tal-conformance overhead`: measure how much `record` slows down a training step, as a ratio of processor times.
 
-Steps of a YOLOv8n's training (forward, official loss, backward) are timed in turns with and without the recorder. Batch
-and weights stay the same, so that no batch is stored in a timed step. The loss alone is timed too, because there the
-recorder's share is largest.
+Steps of a YOLOv8n's training (forward, official loss, backward) are timed alternately with and without the
+recorder. Batch and weights stay the same, so that no batch is stored in a timed step. The loss alone is timed
+too, because the recorder slows it down most.
 
 Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, images of 192x256, 40 rounds, twice: a
 step of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as long with the recorder; the loss alone,
@@ -34,7 +34,7 @@ LIMIT = 1.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "--rounds",
         type=int,
@@ -54,12 +54,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def compared(step: Callable[[], object], rounds: int, advance: Advance = no_progress) -> tuple[Ratio, float]:
-    """Return the ratio of a step's processor times with and without the recorder, and the median time without.
+    """Return the ratio of a step's processor times with and without the recorder, and its seconds without it.
 
     Args:
-        step: calls the official loss once, as in a training, each time with the same result.
+        step: function that calls the official loss once, as in a training, each time on the same batch.
         rounds: number of timed steps with, and without, the recorder.
-        advance: called after each round.
+        advance: progress display, called after each round.
 
     Raises:
         RuntimeError: a batch was stored in a timed step, or the recorder stopped.
@@ -86,7 +86,7 @@ def _seconds(step: Callable[[], object], around: AbstractContextManager[None]) -
 
 
 def steps() -> dict[str, Callable[[], object]]:
-    """Return the steps to time by name, the training step first.
+    """Return the functions to time, by name: a whole training step, and the loss alone.
 
     Raises:
         UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.

@@ -1,4 +1,4 @@
-"""The program's name for messages, and the error that ends a command with exit status 2. It does not import torch."""
+"""The program's name, and the error that ends a command in one line. This module does not import torch."""
 
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ def dialect_named(option: str, name: str | None) -> "Dialect | None":
 
 
 def prepare_judging() -> None:
-    """Make Hypothesis' draws reproducible and limit torch to one thread, as in a run of the gating profile."""
+    """Make Hypothesis' draws reproducible and limit torch to one thread, as runs of the profile `ci` do."""
     import torch
 
     from tal_conformance.batches.seeding import make_draws_reproducible

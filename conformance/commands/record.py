@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from tal_conformance.training.recorder import Recording
 
 DEFAULT = Path("tal-conformance-recorded")
-"""Default folder, below the working directory, that contains a folder for each recorded training."""
+"""Default folder below the working directory, with one folder for each recorded training."""
 WAYS = "write `-- yolo detect train data=... model=...`, `-- script.py ...` or `-- python -m module ...`"
 INTERRUPTED = 130
 """Exit status of a program that was interrupted with Ctrl-C."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument("--into", type=Path, metavar="DIR", help="folder of the case files")
     parser.add_argument(
         "--every",
@@ -69,9 +69,9 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
     """Run a training and record it.
 
     Args:
-        command: words of a shell command.
+        command: the command that starts the training, as a list of words.
         into: folder of the case files; by default a new one, named after the time.
-        every: number of steps between two batches that are stored regularly; 0 for none.
+        every: a batch is stored every `every` steps; 0 stores none regularly.
         limit_mb: size limit of all files in MB.
 
     Returns:
@@ -108,8 +108,8 @@ class Program:
 
     Attributes:
         arguments: the program's `sys.argv`.
-        folder: first folder of the program's import path.
-        run: function that runs the program.
+        folder: first entry of `sys.path` for the program.
+        run: function that runs the program in this process.
     """
 
     arguments: list[str]
@@ -128,7 +128,7 @@ class Program:
 
 
 def program_of(command: Sequence[str]) -> Program:
-    """Return the program that a shell command runs.
+    """Return the Python program that a command, given as a list of words, starts.
 
     Raises:
         CannotRun: the command is not a Python program, or does not exist.
@@ -158,7 +158,7 @@ def program_of(command: Sequence[str]) -> Program:
 
 
 def summary_of(recorded: "Recording") -> list[str]:
-    """Return the summary of a recording, as lines."""
+    """Return the summary of a recording as lines of text."""
     kept, folder = recorded.shelf.kept, recorded.shelf.folder
     if not recorded.calls:
         with suppress(OSError):

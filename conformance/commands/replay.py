@@ -48,7 +48,7 @@ SUFFIX = ".safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "case",
         nargs="+",
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge cases again and print the results.
+    """Judge case files again and print the results.
 
     Returns:
         0 if everything conforms, 1 if something does not, else 2 if something could not be judged.
@@ -110,15 +110,15 @@ class CannotReplay(Exception):
 
 @dataclass(frozen=True)
 class Replayed:
-    """Result of judging one outcome of one case again.
+    """Result of judging one outcome again: what an implementation returned for a case, or raised.
 
     Attributes:
-        who: implementation, version, device and dialect, as the beginning of a sentence.
+        who: name, version, device and dialect of the implementation, as the beginning of a sentence.
         verdict: verdict of the judgement.
         summary: one sentence about the first divergence; "" without a divergence.
         judgement: judgement of every stage; None if nothing could be judged.
         values: differing values of the first divergence.
-        picture: data of the picture; None if a prediction is not finite or nothing was judged.
+        picture: data from which a picture is drawn; None if a prediction is not finite or nothing was judged.
         traceback: traceback of the implementation's exception; "" if it did not raise.
     """
 
@@ -133,7 +133,7 @@ class Replayed:
 
 @dataclass
 class Replay:
-    """Options of the command, and the state of its work.
+    """Options of the command, and the results so far.
 
     Attributes:
         names: values of `--implementation`. With `offline`, they select the outcomes to judge; empty selects all.
@@ -197,7 +197,7 @@ class Replay:
         return None
 
     def _live(self, batch: Batch) -> Iterator[Replayed]:
-        """Yield the result of every implementation on the batch."""
+        """Run every loaded implementation on the batch, and yield the judged result of each."""
         for implementation in self.found:
             version, dialect = implementation.version, implementation.dialect
             who = f"{implementation.name} {version} on {self.device}, dialect {dialect.name}"
@@ -225,7 +225,7 @@ class Replay:
                 yield Replayed(who, judgement.verdict, judgement=judgement, picture=drawing)
 
     def _stored(self, case: Path, batch: Batch) -> Iterator[Replayed]:
-        """Yield the result of every outcome stored beside the case."""
+        """Judge every outcome that is stored beside the case file, and yield the results."""
         judged = 0
         for path in outcomes_beside(case):
             try:
@@ -242,7 +242,7 @@ class Replay:
             self.report_missing(f"no outcome{of_names} is stored beside {case}")
 
     def _draw(self, batch: Batch, replayed: Replayed) -> None:
-        """Write the picture of a result and print its path."""
+        """Write the picture of a result, if it has one, and print the path."""
         if replayed.picture is None:
             return
         safe = re.sub(r"[^\w.=-]+", "_", replayed.who)[:100]
@@ -290,12 +290,12 @@ def dialect_of(stored: StoredOutcome, path: Path) -> Dialect:
 def picture_of(
     batch: Batch, dialect: Dialect, outcome: Outcome, judgement: Judgement | None
 ) -> dict[str, Any] | None:
-    """Return the picture of an outcome, or None if a prediction is not finite."""
+    """Return the data of an outcome's picture for the report, or None if a prediction is not finite."""
     return picture(batch, dialect, outcome.assignment, judgement) if is_finite(batch) else None
 
 
 def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Replayed:
-    """Judge a stored outcome."""
+    """Judge a stored outcome by a dialect, and return the result."""
     who = f"{stored.implementation} {stored.version} on {stored.device} (stored), dialect {dialect.name}"
     try:
         judgement = judge_any(stored.outcome, Expectation(batch, dialect))

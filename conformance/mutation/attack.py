@@ -84,16 +84,16 @@ def attack(
 def attack_in_precision(
     implementation: Implementation, check: str, precision: str, phases: Sequence[Phase] = (Phase.generate,)
 ) -> Hit | None:
-    """Run the check of a precision on the batches of another check until it fails.
+    """Run the check of one precision on the batches that another check draws, until it fails.
 
     Args:
         implementation: the implementation to test.
-        check: name of the check that draws the batches; if it draws other things, the precision's own are drawn.
+        check: name of the check that draws the batches; if it draws no recipes, the precision check draws.
         precision: one of `PRECISIONS`.
         phases: see `attack`.
 
     Returns:
-        The failure; None if the implementation conforms on every batch.
+        The failure and the number of batches; None if the implementation conforms on every batch.
     """
     lane, own = CHECKS["precision"], CHECKS[check.partition("[")[0]]
     drawn = own if own.argument == lane.argument and own.parameter is None else lane
@@ -110,15 +110,15 @@ def _until_failure(
     examples: int,
     phases: Sequence[Phase],
 ) -> Hit | None:
-    """Run a generated test until it fails; see `attack`.
+    """Run a Hypothesis test until it fails, and return the failure; None if it passes.
 
     Args:
         implementation: the implementation to test.
-        check: name of the check that a hit names.
+        check: name of the check to store in the result.
         test: the test function.
-        arguments: its further arguments.
+        arguments: arguments of the test other than the checker and the drawn recipe.
         examples: number of batches.
-        phases: Hypothesis' phases.
+        phases: see `attack`.
     """
     counter = BatchCounter()
     checker = Checker(Subject(implementation, "cpu"), counter, f"test_{check}", "")

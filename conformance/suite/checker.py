@@ -1,4 +1,4 @@
-"""The checker of a session: judges each batch that a test draws, and passes the result to the run log."""
+"""The checker that tests receive: it judges each batch that a test draws, and logs the result."""
 
 import time
 from dataclasses import dataclass, field
@@ -32,13 +32,13 @@ than one of 10,000 runs."""
 
 
 class CallTiming(NamedTuple):
-    """Clock readings from the moment at which the judging of a batch began.
+    """Times stored when the judging of a batch begins.
 
     Attributes:
-        at: the clock, in seconds.
-        called: seconds that calls of implementations had taken until then.
-        drawing: seconds since the previous batch was done: logging it, then drawing and building this one.
-        plain: True if the implementation is called once, on this batch alone.
+        at: reading of the clock, in seconds.
+        called: total seconds that calls of implementations have taken so far.
+        drawing: seconds since the previous batch was judged: logging it, drawing and building this batch.
+        plain: True if the implementation is called only once, on this batch.
     """
 
     at: float
@@ -53,16 +53,16 @@ class Checker(BatchChecker):
 
     Attributes:
         subject: the implementation, and the device to run it on.
-        sink: takes every judged batch; the run log in a session.
+        sink: receives every judged batch; in a session it is the writer of the run log.
         test: name of the test function.
         clause_group: clause group that the test is about.
         known_issues: unexpired entries of the ledger that concern the subject.
         failed: True once a batch failed: Hypothesis shrinks it from then on.
         excused: number of batches whose failure is a known issue.
         judged: number of batches that were judged before any failed.
-        inconclusive: number of these whose verdict is INCONCLUSIVE, and which can be decided for other implementations.
-        since: clock reading at which the previous batch was done, in seconds.
-        last: the batch that was judged last; None before the first.
+        inconclusive: number of judged batches with verdict INCONCLUSIVE only because of the implementation.
+        since: reading of the clock when the previous batch was judged, in seconds.
+        last: the batch that was judged last; None before the first batch.
     """
 
     subject: Subject
@@ -114,10 +114,10 @@ class Checker(BatchChecker):
         return judgement
 
     def must_reject(self, batch: Batch, stage: str, clause: str, reason: str) -> None:
-        """Judge a batch that is an error by `clause`: the implementation must raise, not return a result.
+        """Judge a batch that `clause` declares an error: the implementation must raise, not return a result.
 
         Raises:
-            Failure: it returned, even if the protocol rejects the result, or raised an exception that is not a refusal,
+            Failure: the implementation returned a result, or raised an exception that does not count as a refusal,
                 and no known issue excuses it.
         """
         began = self._begin(plain=False)
@@ -134,10 +134,10 @@ class Checker(BatchChecker):
         self._pass_on(batch, judgement.verdict, None, began)
 
     def blame(self, what: str) -> Failure | None:
-        """Count what the implementation did during the test as its error, and return the failure to log.
+        """Return a failure for something forbidden that the implementation did during the test, and count it.
 
         Args:
-            what: a sentence without its subject.
+            what: what the implementation did, as a sentence without its subject.
 
         Returns:
             A failure on the batch that was judged last; None if no batch was judged.
@@ -150,7 +150,7 @@ class Checker(BatchChecker):
 
     @property
     def too_inconclusive(self) -> str | None:
-        """One line if too large a share of the batches is inconclusive to say anything; None otherwise."""
+        """Message if so many batches are inconclusive that the test says nothing; None otherwise."""
         ceiling = MAX_INCONCLUSIVE_SHARE * self.judged
         if self.judged < ENOUGH_BATCHES or self.inconclusive <= ceiling:
             return None
@@ -160,11 +160,11 @@ class Checker(BatchChecker):
         )
 
     def not_tested(self, reason: str) -> Never:
-        """Skip the test, and note in the run log that the implementation was not tested."""
+        """Skip the running test, and log that the implementation was not tested, with the reason."""
         skip_untested(self.sink, reason, self.subject.implementation.name)
 
     def _excuse(self, batch: Batch, failure: Failure, began: CallTiming) -> bool:
-        """Return True, and pass the batch on as a known issue, if the ledger covers every stage that diverges."""
+        """Return True and log a known issue if the ledger of known issues covers every diverging stage."""
         met = [issue for issue in self.known_issues if issue.met_by(batch)]
         excuse = next((issue for issue in met if issue.excuses(failure)), None)
         if excuse is None or not failure.stages <= set().union(*(issue.covers() for issue in met)):
@@ -210,10 +210,10 @@ class Checker(BatchChecker):
 
 
 def skip_untested(sink: Sink, reason: str, implementation: str | None = None) -> Never:
-    """Skip the running test, and note in the run log what was not tested.
+    """Skip the running test, and log what was not tested.
 
     Args:
-        sink: takes the note.
+        sink: receives the line of the log.
         reason: the reason, as one line.
         implementation: name of the implementation; None if the reason concerns all of them.
     """

@@ -1,7 +1,8 @@
 """Coverage of clauses and hazards by the batches of a run: a clause that no batch exercises cannot fail.
 
-A clause counts as reached on a batch in which it decides something. The hazards that make it do so are listed here. The
-gating profiles fail if a clause or a hazard was reached on fewer batches than the minimum.
+A batch reaches a clause if the clause decides something in it. The table lists the hazards, which are
+properties of batches, that make each clause do so. The gating profiles fail if too few batches reach a clause
+or a hazard.
 """
 
 from collections import Counter
@@ -72,12 +73,12 @@ occurs three times as often, so that a run below the minimum has lost it."""
 
 
 def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> dict[str, int]:
-    """Return the minimum number of batches that reached each clause: the number for its most frequent hazard.
+    """Return the least number of batches that reached each clause: those with its commonest hazard.
 
     Args:
-        hazards: number of batches by hazard.
+        hazards: number of batches with each hazard.
         batches: number of all batches.
-        near_ties: number of batches that the judge found to be near ties.
+        near_ties: number of batches in which the judge found a choice between nearly equal values.
     """
     without_truths = hazards.get("no_gt_in_batch", 0)
     known = {**hazards, ALWAYS: batches, TRUTHS: batches - without_truths, NEAR_TIE: near_ties}
@@ -85,7 +86,7 @@ def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> d
 
 
 def missing_hazards(hazards: Mapping[str, int], batches: int, near_ties: int) -> list[str]:
-    """Return one sentence for every clause and hazard that was reached too rarely."""
+    """Return one sentence for every clause and hazard that too few batches reached."""
     minimum = max(1, round(MINIMUM_SHARE * batches))
     counts = Counter({hazard: hazards.get(hazard, 0) for hazard in HAZARDS if hazard not in OPTIONAL})
     counts.update(clause_counts(hazards, batches, near_ties))
@@ -106,8 +107,8 @@ def loose_bounds(shares: Mapping[tuple[str, str], float]) -> list[str]:
     """Return one sentence for every stage whose bound is much larger than all errors.
 
     Args:
-        shares: 99.9th percentile over batches of the largest error, as a share of its bound, by implementation and
-            stage; zero for stages without rounding.
+        shares: 99.9th percentile over batches of the largest error divided by its bound, by implementation
+            and stage; zero for stages without rounding.
     """
     return [
         f"{implementation}: errors of stage {stage} stay below {share:.2g} of their bound, which is too loose"

@@ -57,13 +57,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Supervise the run before it imports an implementation."""
+    """Continue the run in a supervised process, before an implementation is imported."""
     supervise_run(config)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Set seed and profile, load the implementations, and open the run's folder."""
+    """Set seed and profile, load the implementations, and create the folder and the log of the run."""
     config.addinivalue_line(
         "markers", "clauses(group): the clause group of the specification that the test covers"
     )
@@ -156,7 +156,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that this session's options exclude, so that they are not listed as skipped.
+    """Deselect the tests that the options exclude, so that pytest does not list them as skipped.
 
     With `--case`, only case files are judged. Large batches are judged with `--large` alone.
     """
@@ -177,7 +177,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> SessionState:
-    """Return the state of this session."""
+    """Return the state of this session: implementations, devices and run log."""
     return request.config.stash[RUN]
 
 
@@ -190,13 +190,13 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 
 @pytest.fixture(scope="session")
 def own_code_at_start() -> CodeState:
-    """Return the code of the reference and of the suite before the first test."""
+    """Return a snapshot of the code of the reference and of the suite before the first test."""
     return own_code()
 
 
 @pytest.fixture(autouse=True)
 def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeState) -> Iterator[None]:
-    """Fail a test during which the suite's own code, the official code or torch's state was changed; restore all."""
+    """Fail a test that changes code of the suite, official code or torch's state, and undo the change."""
     state = torch_state()
     yield
     problems = (
@@ -264,7 +264,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Log rarely reached clauses and the state of the ledger, close the log and render the report."""
+    """Log clauses that too few batches reached and the known issues, close the log and render the report."""
     run = session.config.stash.get(RUN, None)
     if run is None or hasattr(session.config, "workerinput"):
         return
@@ -286,18 +286,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def shown(text: str) -> str:
-    """Return foreign text as pytest may print it."""
+    """Return text from outside the suite with only characters that the terminal can print."""
     return encodable(visible(text))
 
 
 def write_line(terminalreporter: Any, text: str, **style: bool) -> None:
-    """Print lines in pytest's summary."""
+    """Print text in pytest's summary, without control characters."""
     terminalreporter.write_line(shown(text), **style)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print a short table, the problems of the run and its seed."""
+    """Print the table of results, the problems of the run and its seed."""
     run = config.stash.get(RUN, None)
     if run is None:
         return

@@ -129,7 +129,7 @@ def dialect_from(text: str) -> Dialect:
 
 
 def report_dir(config: pytest.Config) -> Path:
-    """Return the folder of runs: `--report-dir`, or a default in this repository or in the working directory."""
+    """Return the folder of all runs: `--report-dir`, or a default in repository or working directory."""
     chosen: Path | None = config.getoption("--report-dir")
     if chosen is not None:
         return Path(config.invocation_params.dir, chosen)
@@ -139,7 +139,7 @@ def report_dir(config: pytest.Config) -> Path:
 
 
 def devices(config: pytest.Config) -> dict[str, str]:
-    """Return for each device "tested", or the reason why it is not tested.
+    """Return each device by name, with "tested" or the reason why it is not tested.
 
     Raises:
         pytest.UsageError: `--device` names a device that is not available.

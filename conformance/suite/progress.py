@@ -26,8 +26,8 @@ class TestProgress:
 
     Attributes:
         recorder: writes the run log.
-        finished: name of the implementation by node id, for tests whose teardown has run; None for a test that does not
-            concern one implementation.
+        finished: name of the tested implementation, by pytest's node id of every finished test; None for a
+            test that does not concern a single one.
     """
 
     __test__ = False
@@ -46,13 +46,13 @@ class TestProgress:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-        """Attach the name of the implementation to every report."""
+        """Attach the name of the tested implementation to every report of pytest."""
         report = yield
         setattr(report, ATTRIBUTE, implementation_of(item))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Record a test after its teardown. After an interruption or a crash, pytest reports no teardown."""
+        """Count a test as finished after its teardown, which pytest does not report after a crash."""
         if report.when == "teardown":
             self.finished[report.nodeid] = getattr(report, ATTRIBUTE, None)
 
@@ -60,7 +60,7 @@ class TestProgress:
         """Log the number of finished tests, and return True if all planned tests finished.
 
         Args:
-            log: the run's log as it was read; it contains the plan.
+            log: content of the run's log, with the numbers of planned tests.
 
         Raises:
             OSError: the log could not be written.
@@ -87,11 +87,11 @@ def implementation_of(item: pytest.Item) -> str | None:
 
 
 def nothing_judged(log: Log, or_only_rejected: bool = False) -> bool:
-    """Return True if a run judged no batch, compared no training, and measured nothing.
+    """Return True if a run judged no batch, compared no training, and measured no benchmark.
 
     Args:
         log: the log of the run.
-        or_only_rejected: True also if every judged batch was one on which an implementation must raise.
+        or_only_rejected: count batches on which an implementation must raise as not judged.
     """
     lines: Iterable[list[dict[str, Any]]] = (
         log.divergences, log.training, log.scopes, log.findings, log.benchmarks, log.differences, log.synchronisations,

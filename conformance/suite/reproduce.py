@@ -1,4 +1,4 @@
-"""Commands and code that reproduce the judgement of a logged batch."""
+"""Commands and code with which a user judges a logged batch again."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from tal_conformance.implementations.protocol import Implementation
 
 
 def reproduction_commands(implementation: Implementation, batch: Batch, case: Path) -> dict[str, str]:
-    """Return three ways to reproduce a failure: a pytest command, Python code, and an `@example` for a test.
+    """Return three ways to reproduce a failure, by name: a pytest command, Python code, and an `@example`.
 
     Args:
         implementation: the implementation under test.
@@ -50,7 +50,7 @@ def render_command(folder: Path) -> str:
 
 
 def _example(recipe: str) -> str:
-    """Return the line to put above `@given`, after a comment with the imports that it needs."""
+    """Return the line `@example(recipe)` to put above `@given`, after a comment with the imports it needs."""
     names = dict.fromkeys(re.findall(r"\b[A-Z]\w+(?=\()", recipe))
     imported = ", ".join(name for name in names if name != "Hyperparameters")
     imports = ["from hypothesis import example", f"from tal_conformance import {imported}"]

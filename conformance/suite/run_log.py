@@ -1,4 +1,4 @@
-"""Write the run log: append lines while batches are judged, and store case files beside it."""
+"""Write the run log: append lines while batches are judged, and store case files in the run's folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ class RunLogWriter:
     """Writer of the log of one run.
 
     Attributes:
-        lost: the first error of writing, for example because the disk is full; the run then has to stop.
+        lost: the first error of writing, such as a full disk, after which the run has to stop; else None.
     """
 
     def __init__(self, log: RunLog) -> None:
@@ -49,7 +49,7 @@ class RunLogWriter:
         return self._log.folder
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """Append the log's first line."""
+        """Append the first line of the log, with facts about the run."""
         stages = [{"name": name, "clause": clause} for name, clause in DETECT.clauses.items()]
         self._append(
             "run",
@@ -59,7 +59,7 @@ class RunLogWriter:
         )
 
     def end(self, exit_status: int) -> None:
-        """Append the log's last line."""
+        """Append the last line of the log, with pytest's exit status."""
         with self._writing():
             self._log.finish(exit_status)
 
@@ -68,7 +68,7 @@ class RunLogWriter:
         self._log.set_latest()
 
     def line(self, kind: str, **fields: Any) -> None:
-        """Append a line of any other kind."""
+        """Append a line of a kind that has no method of its own."""
         self._append(kind, **fields)
 
     def batch(self, judged: JudgedBatch) -> None:

@@ -1,4 +1,4 @@
-"""The state of one pytest session: implementations, devices, case files, ledger and run log."""
+"""The state of one pytest session: implementations, devices, case files, known issues and run log."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -43,15 +43,15 @@ class SessionState:
     Attributes:
         recorder: writes the run log.
         seed: seed of Hypothesis, or "derandomized".
-        devices: "tested" or the reason why not, by device.
+        devices: "tested", or the reason why it is not tested, by device.
         implementations: the implementations to test.
         progress: counts planned and finished tests.
-        cases: batches of `--case`.
+        cases: batches of the case files given by `--case`.
         unreadable: the reason why a file of `--case` could not be read, by path.
         uncovered: sentences about clauses and hazards that the run reached too rarely.
-        ledger: known issues.
+        ledger: the known issues: failures that do not fail the run.
         stale: sentences about known issues that make the run fail, such as expired ones.
-        report: path of the report, or the exception that prevented it.
+        report: path of the report, or the exception that prevented it; None before the end of the session.
     """
 
     recorder: RunLogWriter
@@ -101,11 +101,11 @@ def find_implementations(
     Args:
         names: values of `--implementation`.
         dialect: the dialect to judge all of them by; None for the dialect that each declares.
-        isolate: run implementations from a module or file in a process of their own.
+        isolate: run every implementation from a module or file in its own process.
 
     Raises:
-        pytest.UsageError: at least one could not be loaded; one line for each of them. A run without it would judge
-            less than was asked for.
+        pytest.UsageError: an implementation could not be loaded; the message has a line for each. A run
+            without it would judge less than was asked for.
     """
     found: list[Implementation] = []
     taken: set[str] = set()
@@ -126,7 +126,7 @@ def find_implementations(
 
 
 def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
-    """Return the implementations of these names, in their order, and a line for each that could not be loaded.
+    """Return the named implementations in the order of the names, and a line for each that cannot be loaded.
 
     The user's own code is imported last: the official modules are loaded by then, so that a change of them is noticed.
     """
@@ -159,7 +159,7 @@ def load_cases(run: SessionState, config: pytest.Config) -> None:
 def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
     """Return the known issues of this project and of `--ledger`.
 
-    Known issues concern declared dialects, so that `--against` has none.
+    Known issues concern declared dialects. With `--against`, which replaces them, there are none.
 
     Raises:
         pytest.UsageError: a file is not a valid ledger.
@@ -209,14 +209,14 @@ def begin(run: SessionState, config: pytest.Config) -> None:
 
 
 def stopped(session: pytest.Session, run: SessionState, report: Any) -> Any:
-    """Stop the session because its log could not be written, so that results would be lost."""
+    """Stop the session because its log cannot be written, and return the report with this reason."""
     session.shouldstop = f"cannot write the run log: {run.recorder.lost}; free disk space or set --report-dir"
     report.longrepr = session.shouldstop
     return report
 
 
 def failures_in(error: BaseException) -> Iterator[Failure]:
-    """Yield the failures in an exception or in an exception group."""
+    """Yield the `Failure` objects in an exception or, recursively, in an exception group."""
     if isinstance(error, Failure):
         yield error
     elif isinstance(error, BaseExceptionGroup):
@@ -234,7 +234,7 @@ def gates(config: pytest.Config) -> bool:
 
 
 def uncovered_clauses(run: SessionState) -> list[str]:
-    """Return sentences about clauses and hazards that this run reached too rarely, and log them as not tested."""
+    """Return a sentence for each clause and hazard that too few batches reached, and log it as not tested."""
     batches = read_log(run.folder).batches
     near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
     reasons = missing_hazards(batches.hazards, batches.different, near_ties)
@@ -244,11 +244,11 @@ def uncovered_clauses(run: SessionState) -> list[str]:
 
 
 def note_ledger(run: SessionState, whole: bool) -> None:
-    """Log the state of every known issue, and collect the problems that make the run fail.
+    """Log for every known issue whether it occurred, and store in `run.stale` those that fail the run.
 
     Args:
         run: the session.
-        whole: True if the run is complete, so that an issue which never occurred is out of date.
+        whole: True if the run is complete, so that an issue that never occurred no longer exists.
     """
     concerned = [issue for issue in run.ledger if any(issue.concerns(subject) for subject in run.subjects)]
     if not concerned:
@@ -261,7 +261,7 @@ def note_ledger(run: SessionState, whole: bool) -> None:
 
 
 def ledger_line(standing: Standing) -> dict[str, Any]:
-    """Return the log line of a known issue's standing."""
+    """Return the fields of the log line about a known issue: the issue, and whether it occurred."""
     entry, subject = standing.entry, standing.subject
     return {
         "entry": entry.id,
@@ -283,7 +283,7 @@ def ledger_line(standing: Standing) -> dict[str, Any]:
 
 
 def note_loose_bounds(run: SessionState) -> None:
-    """Log the bounds that are much larger than all errors, for readers of the report."""
+    """Log every stage whose bound is much larger than all errors, so that the report lists it."""
     margins = read_log(run.folder).batches.margins
     for reason in loose_bounds({key: margin.quantile(0.999) for key, margin in margins.items()}):
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
@@ -292,15 +292,15 @@ def note_loose_bounds(run: SessionState) -> None:
 def close_run(run: SessionState, status: int, judges_cases: bool) -> int:
     """Log how many tests finished, close the log, and render the report.
 
-    The link `latest` is set only by a run whose planned tests all finished and which judged something.
+    The link `latest` is set only if all planned tests finished and at least one batch was judged.
 
     Args:
-        run: the session; takes the report, or the exception that prevented it.
+        run: the session; its `report` is set to the path, or to the exception that prevented it.
         status: pytest's exit status.
-        judges_cases: the run judges case files; a single one may be a batch to reject.
+        judges_cases: True if the run judges case files, which may all be batches to reject.
 
     Returns:
-        The exit status: NO_TESTS_COLLECTED in place of OK if nothing was judged, or only batches to reject.
+        The exit status: NO_TESTS_COLLECTED instead of OK if nothing was judged, or only batches to reject.
     """
     judged = False
     try:
@@ -319,11 +319,11 @@ def close_run(run: SessionState, status: int, judges_cases: bool) -> int:
 
 
 def rendered(run: SessionState, latest: bool) -> Path | Exception:
-    """Render the report, and return its path or the exception that prevented it; the log is whole in either case.
+    """Render the report, and return its path, or the exception that prevented it.
 
     Args:
         run: the session.
-        latest: let the link `latest` point at this run.
+        latest: True to make the link `latest` point to this run.
     """
     try:
         report = render(run.folder)

@@ -1,4 +1,4 @@
-"""Supervise a run, so that an implementation that ends the process leaves a table, a report and an exit status."""
+"""Supervise a run: if an implementation ends the process, there are still a table, a report and a status."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from tal_text import say, warn
 
 
 def supervise_run(config: pytest.Config) -> None:
-    """Supervise a run that was started from the command line. Runs started by other code are not supervised.
+    """Continue a run in a supervised process, if it was started from the command line.
 
     Args:
         config: the configuration of the run, before any implementation is imported.
@@ -25,14 +25,14 @@ def supervise_run(config: pytest.Config) -> None:
 
 
 class RunMarks:
-    """A pytest plugin that tells the supervisor the folder of the run, its end and its exit status."""
+    """A pytest plugin that reports the run's folder, its end and its exit status to the supervisor."""
 
     def __init__(self) -> None:
         self._session: pytest.Session | None = None
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Mark the folder of the run."""
+        """Report the folder of the run to the supervisor."""
         self._session = session
         run = session.config.stash.get(RUN, None)
         if run is not None:
@@ -40,16 +40,16 @@ class RunMarks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """Mark the end of the run."""
+        """Report the end of the run to the supervisor."""
         supervised.finish(0 if self._session is None else int(self._session.exitstatus))
 
 
 def conclude(marks: Marks, how: str) -> None:
-    """Log and print how the process ended before the run was complete.
+    """Log and print that the process ended before the run was complete, and how.
 
     Args:
-        marks: the last marks of the process.
-        how: a sentence that describes its end.
+        marks: what the process last reported to the supervisor.
+        how: a sentence about the end of the process.
     """
     reason = f"{how}; --isolate runs implementations in processes of their own"
     if marks.call:

@@ -8,5 +8,5 @@ from tal_conformance.suite.checker import Checker
 
 @check("ANN", batches=STRATEGIES["annotations"])
 def test_annotations(checker: Checker, recipe: Recipe) -> None:
-    """Judge batches with any number of rows per image, including zero; boxes on, outside and across the border."""
+    """Judge images with any number of annotation rows, also none, and boxes at or beyond the border."""
     checker(recipe)

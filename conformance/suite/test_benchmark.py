@@ -30,7 +30,7 @@ REPLAY = RecordedTimer()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize the test over all benchmarks. Benchmarks of one interleaved measurement are adjacent."""
+    """Parametrize the test over all benchmarks; those that are timed alternately are adjacent."""
     if "benched" not in metafunc.fixturenames:
         return
     run = metafunc.config.stash.get(RUN, None)
@@ -43,14 +43,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def parameter(benchmark: Benchmark) -> Any:
-    """Return a benchmark as a pytest parameter with the marks of pytest-benchmark."""
+    """Return a benchmark as a pytest parameter, with the marks by which pytest-benchmark groups it."""
     marks = pytest.mark.benchmark(group=f"{benchmark.title} {benchmark.device}", timer=REPLAY)
     name = f"{benchmark.title} {benchmark.name} {benchmark.device}".replace(" ", "-")
     return pytest.param(benchmark, id=name, marks=marks)
 
 
 def bench_of(run: SessionState, config: pytest.Config) -> Bench:
-    """Return the benchmarks of this run's profile, or of `--rounds`."""
+    """Return the benchmarks of the profile, with the number of rounds of `--rounds` if it is given."""
     plan = plan_for(config.getoption("--conformance-profile"), config.getoption("--rounds"))
     if config.getoption("benchmark_disable") and not config.getoption("benchmark_enable"):
         plan = plan.untimed()
@@ -65,7 +65,7 @@ def is_xdist_worker(config: pytest.Config) -> bool:
 
 @pytest.fixture(scope="module")
 def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """Return the benchmarks of this run, and note in the log which measurements it leaves out."""
+    """Return the benchmarks of this run, and log which measurements are left out."""
     if is_xdist_worker(request.config):
         skip_untested(
             run.recorder,
@@ -94,7 +94,7 @@ def note(run: SessionState, reason: str) -> None:
 
 @pytest.fixture(scope="module")
 def finished(run: SessionState, request: pytest.FixtureRequest) -> Iterator[list[Any]]:
-    """Collect the statistics of pytest-benchmark, and write its JSON file into the run's folder at the end.
+    """Return a list for the statistics of pytest-benchmark; write it as benchmark.json at the end.
 
     The option `--benchmark-json` would do the same, but warns in runs without benchmarks.
     """
@@ -116,7 +116,7 @@ def finished(run: SessionState, request: pytest.FixtureRequest) -> Iterator[list
 def test_benchmark(
     bench: Bench, run: SessionState, finished: list[Any], benchmark: Any, benched: Benchmark
 ) -> None:
-    """Measure median time, ratio to the official release with its interval, and peak memory, for log and JSON."""
+    """Log an implementation's median time, ratio to the official release with interval, and peak memory."""
     try:
         cost, peak = bench.cost(benched), peak_of(bench, run, benched)
     except OutOfTime as spent:
@@ -150,7 +150,7 @@ def fields(benched: Benchmark, cost: Cost, peak: int | None) -> dict[str, Any]:
 
 
 def peak_of(bench: Bench, run: SessionState, benched: Benchmark) -> int | None:
-    """Return the peak memory in bytes, or None if the plan omits it or it cannot be measured."""
+    """Return the peak memory of the benchmarked call in bytes; None if it is not or cannot be measured."""
     try:
         return bench.peak(benched)
     except MemoryUnknown as unknown:
@@ -169,7 +169,7 @@ def no_result(benchmark: Any, failure: ImplementationFailed) -> None:
 
 
 def fail(run: SessionState, bench: Bench, benched: Benchmark, failure: ImplementationFailed) -> Never:
-    """Log an error of the implementation and fail its benchmark; the benchmarks of the others go on."""
+    """Log an error of the implementation and fail its benchmark; other implementations are still measured."""
     spec = bench.implementations[benched.name].spec
     suite = "conformance" if Path.cwd() == REPOSITORY else "--pyargs tal_conformance"
     word = benched.case.replace(" ", "-")

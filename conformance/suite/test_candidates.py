@@ -14,5 +14,5 @@ def test_borders(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL-CAND", batches=STRATEGIES["small_boxes"])
 def test_small_boxes(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CAND-2: sides are widened to the floor of the dialect."""
+    """TAL-CAND-2: short sides of a ground truth are widened to the length that the dialect prescribes."""
     checker(recipe)

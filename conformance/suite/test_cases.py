@@ -18,5 +18,5 @@ def test_case(checker: Checker, case: Batch) -> None:
 
 
 def test_can_be_read(run: "SessionState", unreadable: str) -> None:
-    """An unreadable case file fails; the other files are judged all the same."""
+    """A case file that cannot be read fails the run; the other case files are judged."""
     pytest.fail(run.unreadable[unreadable], pytrace=False)

@@ -8,13 +8,13 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-CONF", batches=STRATEGIES["conflict"])
 def test_conflict(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CONF-1: contested anchors of nested, identical and overlapping ground truths."""
+    """TAL-CONF-1: which of several nested, equal or overlapping ground truths wins a contested anchor."""
     checker(recipe)
 
 
 @check("TAL-CONF", batches=STRATEGIES["topk2"])
 def test_topk2(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CONF-2: heads in which each ground truth keeps only its `topk2` best anchors."""
+    """TAL-CONF-2: with topk2 below k, each ground truth keeps only its `topk2` best anchors."""
     checker(recipe)
 
 

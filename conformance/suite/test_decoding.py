@@ -8,5 +8,5 @@ from tal_conformance.suite.checker import Checker
 
 @check("DEC", "PRE", "ANC", batches=STRATEGIES["decoding"])
 def test_decoding(checker: Checker, recipe: Recipe) -> None:
-    """Judge batches with any grid, and any number of levels and bins."""
+    """Judge anchors and decoded boxes for any grid size, number of levels and number of bins."""
     checker(recipe)

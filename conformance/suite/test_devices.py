@@ -22,7 +22,7 @@ PLACES = 12
 
 @pytest.fixture
 def watch(checker: Checker) -> Iterator[Watch]:
-    """Yield a collector of the implementation's synchronisations and transfers, and log them at the end."""
+    """Yield a counter of the implementation's synchronisations and transfers, and log it at the end."""
     seen = Watch()
     yield seen
     if not seen.batches:
@@ -40,7 +40,7 @@ def watch(checker: Checker) -> Iterator[Watch]:
 
 @check("DEVICE", batches=EVERY_STRATEGY, share=3, mutants="never")
 def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> None:
-    """DEVICE-1: without a CUDA device, the implementation runs on a simulated one."""
+    """DEVICE-1: on a simulated CUDA device, the implementation creates its tensors where its inputs are."""
     if checker.subject.device != "cpu" or torch.cuda.is_available():
         pytest.skip("a CUDA device is available: every test runs on it")
     if checker.subject.implementation.in_subprocess:
@@ -59,6 +59,6 @@ def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
 @pytest.mark.clauses("DEVICE")
 @pytest.mark.parametrize("name", LOSS_STRATEGIES)
 def test_repeatable(checker: Checker, name: str) -> None:
-    """DEVICE-3: repeated runs are bitwise equal. Batches are sampled: Hypothesis cannot shrink flaky failures."""
+    """DEVICE-3: repeated calls on a batch are bitwise equal. Flaky failures are not shrunk by Hypothesis."""
     for recipe in sample_recipes(LOSS_STRATEGIES[name], share_of_examples(3 * len(LOSS_STRATEGIES))):
         checker(recipe, by=repeatable, relates=True)

@@ -1,4 +1,4 @@
-"""EXHAUSTIVE: every image of small scopes instead of a sample (see `tal_conformance.checks.exhaustive.scope`)."""
+"""EXHAUSTIVE: judge every image of a small set, a scope, instead of a sample of images."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_every_image(checker: Checker, scope: Scope) -> None:
 
 @pytest.mark.clauses("META-SPLIT")
 def test_images_are_independent(checker: Checker, scope: Scope) -> None:
-    """The assignment of an image does not depend on other images of the batch, as the chunked check assumes."""
+    """The assignment of an image does not depend on other images of its batch, as `judge_scope` assumes."""
     source = torch.Generator().manual_seed(len(scope))
     for _ in range(share_of_examples(25)):
         numbers = torch.randint(len(scope), (COMPANY,), generator=source)

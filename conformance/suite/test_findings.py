@@ -10,7 +10,7 @@ OFFICIAL = "ultralytics"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """In nightly runs of the installed release, parametrize the test over all findings; scripts are new processes."""
+    """Parametrize the test over all findings, but only in nightly runs of the installed release."""
     run, config = metafunc.config.stash.get(RUN, None), metafunc.config
     profile, fewer = config.getoption("--conformance-profile"), config.getoption("--examples")
     tested = {implementation.name for implementation in run.implementations} if run else set()
@@ -19,7 +19,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_reproduces(run: SessionState, finding: Finding) -> None:
-    """The installed release reproduces the finding. If it does not, it was fixed, and the index must say so."""
+    """The finding's script shows the bug in the installed release; else the index must say it was fixed."""
     release = installed()
     ran = run_script(finding, release)
     run.recorder.line(

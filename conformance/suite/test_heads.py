@@ -13,13 +13,13 @@ from tal_conformance.suite.checker import Checker
 
 @check("HEAD", batches=heads, mutants="last")
 def test_heads(checker: Checker, recipe: Recipe) -> None:
-    """Strides that neither double nor ascend, one to six levels, any R and C, any k, uneven gains."""
+    """Judge heads with unusual strides, one to six levels, any number of bins and classes, k and gains."""
     checker(recipe)
 
 
 @check("HEAD", batches=uneven_exponents, share=3, mutants="last")
 def test_uneven_exponents(checker: Checker, recipe: Recipe) -> None:
-    """TAL-MET-1: `assign` uses the alpha and beta that it receives, also if they are not multiples of 1/2."""
+    """TAL-MET-1: `assign` uses the exponents alpha and beta of its inputs, also if not multiples of 1/2."""
     if "assign" not in checker.subject.implementation.capabilities:
         pytest.skip("the implementation has no `assign`, and its loss fixes alpha and beta")
     checker(recipe, by=partial(judge_against_reference, alone=True))
@@ -27,5 +27,5 @@ def test_uneven_exponents(checker: Checker, recipe: Recipe) -> None:
 
 @check("LOGITS", batches=trained_logits, mutants="last")
 def test_trained_logits(checker: Checker, recipe: Recipe) -> None:
-    """DEC-1, LOSS-DFL-1, LOSS-CLS-1: distance logits with offsets to 120 either way, class logits to 10,000."""
+    """DEC-1, LOSS-DFL-1, LOSS-CLS-1: distance logits shifted by up to ±120, class logits up to ±10,000."""
     checker(recipe, by=partial(judge_against_reference, each_term=True))

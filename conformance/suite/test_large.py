@@ -26,7 +26,7 @@ def test_training_size(checker: Checker, recipe: Recipe) -> None:
 
 @check("LARGE", batches=ORDINARY, share=45, least=1, mutants="never", shrinks=False)
 def test_ordinary_training(checker: Checker, recipe: Recipe) -> None:
-    """Judge the loss of images with up to 12 ground truths each, whose assignment is unique."""
+    """Judge the loss on large batches with up to 12 ground truths an image, whose assignment is unique."""
     checker(recipe)
 
 

@@ -13,7 +13,7 @@ each_term = partial(judge_against_reference, each_term=True)
 
 @check("LOSS", batches=STRATEGIES["loss"])
 def test_loss(checker: Checker, recipe: Recipe) -> None:
-    """Judge value and gradient of the loss and of each term, on batches of all kinds."""
+    """Judge value and gradient of the loss and of each of its terms on ordinary batches."""
     checker(recipe, by=each_term)
 
 
@@ -25,13 +25,13 @@ def test_loss_of_large_boxes(checker: Checker, recipe: Recipe) -> None:
 
 @check("LOSS", batches=STRATEGIES["loss_of_small_boxes"], share=2)
 def test_loss_of_small_boxes(checker: Checker, recipe: Recipe) -> None:
-    """IOU-1, IOU-3: boxes so small in grid units that eps is not lost in their areas."""
+    """IOU-1, IOU-3: boxes so small in grid units that the eps in CIoU changes the result."""
     checker(recipe, by=each_term)
 
 
 @check("LOSS", batches=STRATEGIES["loss_of_points"], share=4)
 def test_loss_of_points(checker: Checker, recipe: Recipe) -> None:
-    """IOU-1: ground truths without area, and predictions so close to them that eps influences the CIoU."""
+    """IOU-1: ground truths without area, and predictions so close to them that the eps in CIoU matters."""
     checker(recipe, by=each_term)
 
 

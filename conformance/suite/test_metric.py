@@ -8,5 +8,5 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-MET", "IOU", batches=STRATEGIES["metric"])
 def test_metric(checker: Checker, recipe: Recipe) -> None:
-    """Judge overlap and metric of predictions near the ground truth, exactly on it, and far from it."""
+    """Judge overlap and metric of predicted boxes near a ground truth, equal to it, and far from it."""
     checker(recipe)

@@ -12,5 +12,5 @@ from tal_conformance.suite.checker import Checker
 @pytest.mark.clauses("TRAINING")
 @pytest.mark.parametrize("path", recorded_cases(), ids=lambda path: path.stem)
 def test_shipped_batch(checker: Checker, path: Path) -> None:
-    """The implementation conforms on a recorded batch of this project."""
+    """The implementation conforms on a recorded batch that this project ships as a file."""
     checker(Batch.load(path))

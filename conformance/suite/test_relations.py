@@ -26,7 +26,7 @@ a quarter of 20 batches once in 170 runs; of fewer batches, often."""
 
 @pytest.fixture
 def extents() -> Iterator[Counter[str]]:
-    """Count batches compared in full and in part; fail a relation that compared too few in full."""
+    """Yield a counter of batches compared in full and in part; fail if too few were compared in full."""
     counts: Counter[str] = Counter()
     yield counts
     if counts.total() >= ENOUGH and counts["in full"] < MIN_COMPARED_SHARE * counts.total():
@@ -36,7 +36,7 @@ def extents() -> Iterator[Counter[str]]:
 @pytest.mark.parametrize("relation", EVERY)
 @check(batches=RELATABLE, share=4, mutants="never")  # a relation runs the implementation two or three times
 def test_relation(checker: Checker, relation: Relation, extents: Counter[str], recipe: Recipe) -> None:
-    """The implementation's results on a batch and on a changed one are related as the clause says."""
+    """The implementation's results on a batch and on a changed copy of it are related as the clause says."""
     try:
         judgement = checker(recipe, by=relation, relates=True)
     except NotApplicable:

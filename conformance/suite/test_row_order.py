@@ -10,7 +10,7 @@ from tal_conformance.suite.checker import Checker
 
 @check("ANN", batches=recipes(shuffled_rows=True, outside=True), share=3)
 def test_rows_in_any_order(checker: Checker, recipe: Recipe) -> None:
-    """ANN-2: rows of one image keep their relative order if rows are not sorted by image."""
+    """ANN-2: if rows are not sorted by image, the ground truths of an image keep the order of their rows."""
     if checker.subject.implementation.dialect.rows_sorted:
         pytest.skip("the dialect requires rows sorted by image")
     checker(recipe)

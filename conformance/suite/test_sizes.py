@@ -8,11 +8,11 @@ from tal_conformance.suite.checker import Checker
 
 @check("SIZE", batches=crossings, mutants="never")
 def test_crossings(checker: Checker, recipe: Recipe) -> None:
-    """Sizes on both sides of every number at which implementations break, each once."""
+    """Judge batches just below and above sizes at which implementations break, such as 256 classes."""
     checker(recipe)
 
 
 @check("SIZE", batches=long_batches, share=6, mutants="never")
 def test_long_batches(checker: Checker, recipe: Recipe) -> None:
-    """Any size of one dimension."""
+    """Judge batches of which one dimension, such as the number of ground truths, has any size."""
     checker(recipe)

@@ -40,5 +40,5 @@ def test_state(checker: Checker, sequence: str, recipe: Recipe) -> None:
 
 
 def judge_steps(subject: Subject, batch: Batch, steps: list[Step], name: str) -> Judgement:
-    """Judge a sequence. The batch of its last step is logged."""
+    """Judge a sequence of calls, and return the judgement of its last step, whose batch is logged."""
     return SequenceJudge(subject, name).judge(steps)

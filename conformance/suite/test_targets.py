@@ -14,5 +14,5 @@ def test_targets(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL-EMPTY", batches=STRATEGIES["no_ground_truth"])
 def test_no_ground_truth(checker: Checker, recipe: Recipe) -> None:
-    """TAL-EMPTY-1, LOSS-GRAD-1: batches without ground truths."""
+    """TAL-EMPTY-1, LOSS-GRAD-1: batches without ground truths have no positives, but have gradients."""
     checker(recipe)

@@ -9,13 +9,13 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-TOPK", batches=STRATEGIES["topk"])
 def test_topk(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-1: batches with equal metrics at the k-th place."""
+    """TAL-TOPK-1: the k best anchors are selected; equal metrics at the k-th place leave a choice."""
     checker(recipe)
 
 
 @check("TAL-TOPK", batches=STRATEGIES["zeros_compete"])
 def test_zeros_compete(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-1: candidates whose metric is zero compete with every zero of the row."""
+    """TAL-TOPK-1: candidates whose metric is zero compete for the k places with all other zeros."""
     checker(recipe)
 
 

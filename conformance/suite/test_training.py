@@ -1,4 +1,4 @@
-"""TRAINING: batches from the training of a YOLOv8n on photographs, and the weights that the loss leads to."""
+"""TRAINING: batches from a short training of a YOLOv8n on photographs, and the weights after a training."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ GROUP = "TRAINING"
 
 @pytest.fixture(scope="module")
 def recorded(run: SessionState) -> RecordedTraining:
-    """Return the recorded training. It takes about 15 seconds, once per environment."""
+    """Return a short YOLOv8n training with its batches, cached after the first run (15 seconds)."""
     try:
         recorded = cached_training()
     except UnknownImplementation as error:
@@ -30,7 +30,7 @@ def recorded(run: SessionState) -> RecordedTraining:
 
 @pytest.mark.clauses(GROUP)
 def test_recorded_batches(checker: Checker, recorded: RecordedTraining) -> None:
-    """The implementation conforms on batches of several steps of a real training, in value and gradient."""
+    """The implementation conforms on the batches of several steps of a YOLOv8n training."""
     failures = []
     for batch in recorded.batches:
         try:
@@ -45,7 +45,7 @@ def test_recorded_batches(checker: Checker, recorded: RecordedTraining) -> None:
 def test_training_leads_to_the_same_weights(
     subject: Subject, run: SessionState, recorded: RecordedTraining, pytestconfig: pytest.Config
 ) -> None:
-    """Training continued with this loss leads to the same weights as with the reference's, within a derived bound."""
+    """Training with the implementation's loss gives the weights of the reference's loss, within a bound."""
     implementation, line = subject.implementation, run.recorder.line
     if "loss" not in implementation.capabilities:
         pytest.skip(f"{implementation.name} has no loss")

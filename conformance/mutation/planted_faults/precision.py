@@ -1,4 +1,7 @@
-"""Faults of mixed precision: steps that autocast leaves in float32, computed in 16 bits or left out."""
+"""Faults of mixed precision: under autocast, a step of float32 is computed in 16 bits, or is left out.
+
+Without autocast each of these functions is correct.
+"""
 
 from typing import Any
 
@@ -14,7 +17,7 @@ from tal_reference import Dialect, Head, Hyperparameters, Predictions
 
 
 def _low() -> torch.dtype | None:
-    """Return the dtype of autocast, on whatever device it is enabled; None without autocast."""
+    """Return the dtype of autocast on CPU or CUDA; None if autocast is not enabled."""
     for device in ("cpu", "cuda"):
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
@@ -32,19 +35,19 @@ _alignment_metric = tal_reference.assignment.alignment_metric
 
 @fault(at="tal_reference.assignment.alignment_metric")
 def metric_in_16_bits(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Compute t in the dtype of the class scores."""
+    """Return the alignment metric computed in the 16-bit dtype of autocast."""
     low = _low()
     if low is None:
         return _alignment_metric(score, overlap, numbers)
     return (score**numbers.alpha * overlap.to(low) ** numbers.beta).to(overlap.dtype)
 
 
-# A candidate without area in 16 bits has no overlap.
+# A box whose area becomes zero in 16 bits has no overlap, so that its anchor is not selected.
 @fault(
     at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC, StageName.TOP_K)
 )
 def overlap_in_16_bits(one: Tensor, other: Tensor) -> Tensor:
-    """Round both boxes of the assigner's CIoU to 16 bits."""
+    """Return CIoU for the assigner, of boxes that are both rounded to 16 bits."""
     return tal_reference.boxes.ciou(_rounded(one), _rounded(other))
 
 
@@ -53,13 +56,13 @@ _normalised = tal_reference.assignment.normalised
 
 @fault(at="tal_reference.assignment.normalised")
 def weights_in_16_bits(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Round the target scores for the weights and N too, not for the cross-entropy alone."""
+    """Return weights rounded to 16 bits; they should be rounded in the cross-entropy only."""
     return _rounded(_normalised(metric, overlap, positives))
 
 
 @fault(at="tal_reference.assignment.normalised", outputs_stages=(StageName.NORMALISATION, StageName.OVERLAP))
 def weights_lose_a_twentieth(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Multiply target scores by 0.95 under autocast."""
+    """Return weights multiplied by 0.95 under autocast."""
     return _normalised(metric, overlap, positives) * (1.0 if _low() is None else 0.95)
 
 
@@ -71,7 +74,7 @@ _top_k = tal_reference.assignment.top_k
     outputs_stages=(StageName.CANDIDATES, StageName.TOP_K, StageName.CONFLICT),
 )
 def no_positives_under_autocast(metric: Tensor, k: int) -> Tensor:
-    """Select nothing under autocast."""
+    """Return an empty selection under autocast."""
     return _top_k(metric, k) & (_low() is None)
 
 
@@ -82,7 +85,7 @@ _cls_loss = tal_reference.loss.cls_loss
 def cross_entropy_in_16_bits(
     logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor, *class_weights: Tensor
 ) -> Tensor:
-    """Compute the cross-entropies in the dtype of the logits."""
+    """Return the class loss with every cross-entropy computed in the 16-bit dtype of autocast."""
     low = _low()
     if low is None:
         return _cls_loss(logits, at, scores, *class_weights)
@@ -96,7 +99,7 @@ _dfl_loss = tal_reference.loss.dfl_loss
 
 @fault(at="tal_reference.loss.dfl_loss")
 def distance_targets_in_16_bits(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Round the target distances of DFL."""
+    """Return DFL of target distances that are rounded to 16 bits."""
     return _dfl_loss(distances, _rounded(target), reg_max)
 
 
@@ -105,7 +108,7 @@ _weighted_sums = tal_reference.loss.weighted_sums
 
 @fault(at="tal_reference.loss.weighted_sums")
 def sums_in_16_bits(losses: Any, weights: Tensor, dialect: Dialect) -> list[Tensor]:
-    """Round the sums of the box and distance losses."""
+    """Return the weighted sums of box loss and DFL, rounded to 16 bits."""
     return [_rounded(term) for term in _weighted_sums(losses, weights, dialect)]
 
 
@@ -116,6 +119,6 @@ _loss_items = tal_reference.loss.loss_items
 def score_sum_in_16_bits(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Round the sum of all target scores, N."""
+    """Return the loss items divided by N, the sum of all target scores, rounded to 16 bits."""
     total = targets.weights.sum().clamp(min=1)
     return _loss_items(predictions, targets, head, numbers, *dialect) * total / _rounded(total)
