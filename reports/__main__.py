@@ -1,4 +1,4 @@
-"""`python -m tal_reports COMMAND`: render finished or killed runs, compare two runs, merge the runs of shards."""
+"""`python -m tal_reports COMMAND`: render the report of a run, compare two runs, or merge runs into one."""
 
 import argparse
 import sys
@@ -23,10 +23,10 @@ RUN = "folder of a run, or its log.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run the command that the arguments name.
 
     Returns:
-        The exit status: 0; 1 if `compare` finds new causes; 2, with one line on standard error, if the command failed.
+        The exit status: 1 if `compare` finds new causes; 2, with a line on standard error, on errors; else 0.
     """
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run_command
@@ -113,7 +113,7 @@ def _issue(options: argparse.Namespace) -> int:
 
 
 def _change(run: Path, against: Path | None) -> Change | None:
-    """Compare a run with another run, or else with the last one in the history; None without an earlier run."""
+    """Compare a run with `against`, or else with the last comparable run in the history; None without one."""
     entry = _entry(run)
     before = _entry(against) if against else previous(read_history(history_of(read_log(run).folder)), entry)
     return compare(before, entry) if before else None

@@ -16,7 +16,7 @@ ALWAYS = ("exact", "within_bound", "divergent", "error")
 
 
 def job_summary(log: Log, change: Change | None = None) -> str:
-    """Return the summary of a run: result, counts, causes, the change since the last run, and untested parts."""
+    """Return a run's summary in Markdown: result, counts, causes, changes since the last run, and gaps."""
     summary = summarise(log)
     implementations = summary["implementations"]
     power = summary["power"]
@@ -108,7 +108,7 @@ def _untested(summary: dict[str, Any]) -> str:
 
 
 def issue(change: Change) -> str:
-    """Return the text of an issue about new causes, its title as the first line; "" if there are none."""
+    """Return a GitHub issue about new causes of failure, the title in its first line; "" if none is new."""
     if not change.new:
         return ""
     names = list(dict.fromkeys(cause["implementation"] for cause in change.new))

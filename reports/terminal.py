@@ -22,7 +22,7 @@ MAX_CAUSES = 5
 
 
 def terminal_table(log: Log) -> str:
-    """Return the results as plain text: verdicts by implementation, causes, scopes, untested parts, and the report.
+    """Return the results as plain text: verdicts by implementation, causes, scopes, untested parts, report.
 
     The text has no control characters, whatever the log contains.
     """
@@ -40,7 +40,7 @@ def terminal_table(log: Log) -> str:
 
 
 def _since(log: Log, summary: dict[str, Any]) -> str:
-    """Return the change since the last comparable run; "" without such a run."""
+    """Return a sentence about the change since the last comparable run; "" without such a run."""
     entry = entry_of(log, summary)
     before = previous(read_history(history_of(log.folder)), entry)
     if before is None:
@@ -95,7 +95,7 @@ def _divergence(name: str, cause: dict[str, Any]) -> str:
 
 
 def _scopes(scopes: list[dict[str, Any]]) -> list[str]:
-    """Summarise the exhaustively judged scopes, one line for each implementation and device."""
+    """Return lines about the completely judged sets of images, one for each implementation and device."""
     lines = []
     for name, device in dict.fromkeys((scope["implementation"], scope["device"]) for scope in scopes):
         own = [scope for scope in scopes if (scope["implementation"], scope["device"]) == (name, device)]

@@ -12,7 +12,7 @@ __all__ = [
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return the text, with its middle left out if it has more than `limit` characters."""
+    """Return the text; if it has more than `limit` characters, a note replaces its middle."""
     if len(text) <= limit:
         return text
     head, tail = limit * 2 // 3, limit // 3
@@ -25,7 +25,7 @@ def capital(text: str) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with a noun in the right form: `1 batch`, `2,104 batches`."""
+    """Return a number with its noun in singular or plural: `1 batch`, `2,104 batches`."""
     if number != 1:
         noun = plural or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
     return f"{number:,} {noun}"

@@ -117,8 +117,8 @@ class Checker(BatchChecker):
         """Judge a batch that `clause` declares an error: the implementation must raise, not return a result.
 
         Raises:
-            Failure: the implementation returned a result, or raised an exception that does not count as a refusal,
-                and no known issue excuses it.
+            Failure: the implementation returned a result, or raised an exception that does not count as a
+                refusal, and no known issue excuses it.
         """
         began = self._begin(plain=False)
         try:

@@ -15,10 +15,10 @@ NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?|\binf\b|\b
 
 @dataclass(frozen=True)
 class Cause:
-    """One reason for failures of one implementation, or for differences that its dialect declares.
+    """Failures (or declared differences) of one implementation that are reported as one.
 
     Attributes:
-        lines: `divergence` or `difference` lines of a log, the one with the smallest batch first.
+        lines: the `divergence` or `difference` lines of the log, the one with the smallest batch first.
         batches: number of judged batches that failed for this cause; None if unknown.
     """
 
@@ -27,7 +27,7 @@ class Cause:
 
     @property
     def example(self) -> dict[str, Any]:
-        """The line with the smallest batch."""
+        """The log line with the smallest batch."""
         return self.lines[0]
 
     @property
@@ -37,13 +37,13 @@ class Cause:
 
     @property
     def id(self) -> str:
-        """Ten hexadecimal digits that identify the cause in every run."""
+        """Ten hexadecimal digits, equal for the same cause in different runs."""
         return hashlib.sha256("\0".join(_key(self.example)).encode(errors="backslashreplace")).hexdigest()[
             :10
         ]
 
     def every(self, field: str) -> list[str]:
-        """Return the distinct values of a field, in the order of the lines."""
+        """Return the distinct values of a field of the log lines, in the order of the lines."""
         return list(dict.fromkeys(line[field] for line in self.lines if isinstance(line.get(field), str)))
 
 
@@ -57,8 +57,8 @@ def causes(
 
     Args:
         lines: `divergence` or `difference` lines.
-        stages: names of the stages of the same log, in the order of the data.
-        batches: counts of the same log, for the number of failing batches of each cause.
+        stages: names of the stages in the same log, in the order in which they are computed.
+        batches: counts over the same log, from which the number of failing batches is taken; None: unknown.
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for line in lines:
@@ -100,7 +100,7 @@ def _failed(line: dict[str, Any], batches: Batches | None) -> int | None:
 
 
 def _bulk(line: dict[str, Any]) -> tuple[int, int]:
-    """Return the size of a line's batch, for finding the smallest one."""
+    """Return a sort key for log lines: the size of the batch, smallest first."""
     picture = line.get("picture")
     anchors = sum(level["rows"] * level["columns"] for level in picture["levels"]) if picture else 10**6
     return anchors + 10 * len(picture["truths"] if picture else ()), len(line.get("description") or "")

@@ -1,4 +1,4 @@
-"""Compare two runs: causes that are new, fixed or persist, changed results and changed timings."""
+"""Compare two runs: new, fixed and remaining causes of failure, changed results and changed timings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ Causes = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Timing:
-    """A benchmark whose time, as a ratio to the official one's, lies outside the earlier run's confidence interval."""
+    """A benchmark that became faster or slower, in texts; times are ratios to the official implementation."""
 
     name: str
     implementation: str
@@ -28,14 +28,14 @@ class Change:
     """Differences between two runs.
 
     Attributes:
-        before, after: the runs.
-        new: causes of the later run alone.
+        before, after: the history entries of the earlier and the later run.
+        new: causes of failure of the later run alone.
         still: causes of both runs.
         fixed: causes of the earlier run alone, whose implementation and clauses the later run tested.
         untested: causes of the earlier run alone, whose implementation or clauses the later run did not test.
-        results: implementations whose result changed: name, before, after.
+        results: name, earlier result and later result of every implementation whose result changed.
         timings: benchmarks that became slower or faster; empty if the machines differ.
-        notes: other differences, which weaken the comparison.
+        notes: sentences about other differences between the runs, which weaken the comparison.
     """
 
     before: Entry
@@ -50,7 +50,7 @@ class Change:
 
     @property
     def counts(self) -> str:
-        """The counts in words: `2 new, 1 fixed, 3 still present`."""
+        """The numbers of causes in words: `2 new, 1 fixed, 3 still present`."""
         named = {
             "new": self.new,
             "fixed": self.fixed,
@@ -63,7 +63,7 @@ class Change:
 
 
 def compare(before: Entry, after: Entry) -> Change:
-    """Return the differences between two runs."""
+    """Return the differences between two runs, given by their entries in the history."""
     earlier, later = ({cause["id"]: cause for cause in entry["causes"]} for entry in (before, after))
     tested = {line["name"]: line.get("clause_groups") or {} for line in after["implementations"]}
     gone = [cause for key, cause in earlier.items() if key not in later]
@@ -86,7 +86,7 @@ def compare(before: Entry, after: Entry) -> Change:
 
 
 def _could_not_be_loaded(cause: dict[str, Any]) -> bool:
-    """Return True if the implementation could not be loaded. Such a cause is new even for a new implementation."""
+    """Return True if the cause is that an implementation could not be loaded: it is new in any case."""
     return not cause.get("stage") and not cause.get("case") and cause.get("verdict") == "error"
 
 
@@ -106,7 +106,7 @@ def _results(before: Entry, after: Entry) -> list[tuple[str, str, str]]:
 
 
 def _timings(before: Entry, after: Entry) -> list[Timing]:
-    """Return the benchmarks whose intervals do not overlap, if machine and torch are the same."""
+    """Return the benchmarks whose confidence intervals do not overlap; none if machine or torch differ."""
     if before["fingerprint"] != after["fingerprint"]:
         return []
     was = {timing_key(item): item for item in before["benchmarks"]}
@@ -124,7 +124,7 @@ def _timings(before: Entry, after: Entry) -> list[Timing]:
 
 
 def timing_key(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the key that identifies a benchmark in every run."""
+    """Return the key of a `benchmark` line that is the same for the same benchmark in every run."""
     return tuple(line.get(name) for name in ("name", "implementation", "device"))
 
 

@@ -25,8 +25,8 @@ def headline(
 
     Args:
         implementations: the `implementations` of a summary.
-        finished: True if the run did not stop early.
-        power: the `power` of a summary: counts of planted faults, for runs without implementations.
+        finished: True if all tests of the run finished.
+        power: the `power` of a summary: counts of planted faults by profile, if the run tests the suite.
     """
     failing = [line for line in implementations if line["result"] in FAILING]
     tested = [line for line in implementations if line["result"] != "not tested"]

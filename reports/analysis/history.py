@@ -1,4 +1,4 @@
-"""history.jsonl: one line for each finished run, for trends and comparisons with earlier runs."""
+"""history.jsonl: one line (entry) for each finished run, for trends and comparisons with earlier runs."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ Entry = dict[str, Any]
 
 
 def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
-    """Return the line of history.jsonl for a run."""
+    """Return the entry of a run in history.jsonl, from its log and its summary."""
     found = causes(failures_of(log), log.stages, log.batches)
     environment = {
         name: value for name, value in log.run["environment"].items() if isinstance(value, (str, int, float))
@@ -57,7 +57,7 @@ def repeats(log: Log) -> bool:
 
 
 def fingerprint(environment: dict[str, Any]) -> str:
-    """Return ten hexadecimal digits that are equal for machines whose times are comparable."""
+    """Return ten hexadecimal digits that are equal for environments whose times are comparable."""
     fields = json.dumps([environment.get(name) for name in TIMING], sort_keys=True)
     return hashlib.sha256(fields.encode(errors="backslashreplace")).hexdigest()[:10]
 
@@ -125,7 +125,7 @@ MAX_BYTES = 2**30
 
 
 def read_history(path: Path) -> list[Entry]:
-    """Return the entries of all runs, the oldest first; unusable lines are left out."""
+    """Return the entries of all runs in history.jsonl, the oldest first; invalid lines are left out."""
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         return []
     entries = {}
@@ -140,7 +140,7 @@ def read_history(path: Path) -> list[Entry]:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Return True if a line has the expected fields and types. Other programs may have written it."""
+    """Return True if a parsed line has the expected fields and types."""
     if not isinstance(entry, dict) or entry.get("schema") != SCHEMA:
         return False
     texts = all(isinstance(entry.get(name), str) for name in ("run", "started", "fingerprint"))
@@ -167,7 +167,7 @@ def _when(entry: Entry) -> tuple[str, str]:
 
 
 def previous(entries: list[Entry], entry: Entry) -> Entry | None:
-    """Return the last comparable entry, or None."""
+    """Return the last earlier entry that is comparable with an entry, or None."""
     return next(iter(reversed(comparable(entries, entry))), None)
 
 
@@ -185,13 +185,13 @@ def comparable(entries: list[Entry], entry: Entry) -> list[Entry]:
 
 
 def with_power(entries: list[Entry], entry: Entry) -> list[Entry]:
-    """Return the entries up to this one that have planted faults, the oldest first."""
+    """Return the entries with results for planted faults, up to the given entry, the oldest first."""
     earlier = [other for other in entries if other["run"] != entry["run"] and _when(other) < _when(entry)]
     return [line for line in (*earlier, entry) if isinstance(line.get("power"), dict) and line["power"]]
 
 
 def _finite(value: Any) -> Any:
-    """Return the value with non-finite numbers converted to text, as in logs."""
+    """Return a value with non-finite numbers converted to text such as `inf`, as in logs."""
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Merge the runs of several shards into one run: their logs, cases and other files."""
+"""Merge several runs (shards of one run) into one: their logs, cases and other files."""
 
 import filecmp
 import json
@@ -22,13 +22,13 @@ ONCE = ("run", "end", "tests")
 
 @dataclass(frozen=True)
 class Shard:
-    """A run to merge.
+    """A run to merge with others.
 
     Attributes:
-        name: unique among the shards.
-        log: its log.
-        place: suffix of its devices' names, if the shards have different versions of torch; otherwise "".
-        names: new names of its implementations, if the shards have different versions of them.
+        name: name of the shard, unique among the shards.
+        log: the log of the run.
+        place: suffix for the names of devices in the merged run, if versions of torch differ; otherwise "".
+        names: new name of each implementation whose version differs between shards, by its old name.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Shard:
     names: dict[str, str]
 
     def device(self, device: str) -> str:
-        """Return the name of a device in the merged run."""
+        """Return the name that a device of this shard has in the merged run."""
         return f"{device}{self.place}"
 
 
@@ -98,7 +98,7 @@ def _safe(name: str) -> str:
 
 
 def _run_line(shards: list[Shard]) -> Line:
-    """Return the first line of the merged run."""
+    """Return the fields of the `run` line of the merged log."""
     runs = [shard.log.run for shard in shards]
     devices: dict[str, str] = {}
     implementations: dict[str, Line] = {}
@@ -126,7 +126,7 @@ def _run_line(shards: list[Shard]) -> Line:
 
 
 def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
-    """Merge ordered lists, keeping the order of the first list; other items follow their predecessors."""
+    """Merge lists in the order of the first; an item that it lacks follows its predecessor elsewhere."""
     merged: list[Any] = []
     for items in lists:
         place = 0
@@ -141,7 +141,7 @@ def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any
 
 
 def _test_counts(shards: list[Shard]) -> dict[str | None, TestCount]:
-    """Add up the tests of the shards. The number of finished tests is unknown if it is unknown for a shard."""
+    """Add up the tests of the shards by implementation; finished is None if it is for one of the shards."""
     counts: dict[str | None, TestCount] = {}
     for shard in shards:
         for name, count in shard.log.tests.items():
@@ -159,7 +159,7 @@ def _common(values: list[str | None]) -> str | None:
 
 
 def _environment(shards: list[Shard]) -> Line:
-    """Return the environment of all shards. A field that differs has one value per shard."""
+    """Return the merged environment; a field that differs becomes a dictionary of values by shard."""
     environments = [shard.log.run["environment"] for shard in shards]
     merged: Line = {}
     for name in dict.fromkeys(name for environment in environments for name in environment):

@@ -23,7 +23,7 @@ FINDING = ("finding", "title", "clause", "version", "reproduces")
 def summarise(log: Log) -> dict[str, Any]:
     """Return the results of a run, following `summary.schema.json`.
 
-    For an unfinished run `finished` is None and `exit` is 1, as for a failing one.
+    For an unfinished run, `finished` is None and `exit` is 1, as for a failing run.
 
     Raises:
         ValueError: the result violates the schema, which is an error of this package.
@@ -102,7 +102,7 @@ def write_summary(summary: dict[str, Any], folder: Path) -> Path:
 
 
 def implementations_of(log: Log) -> list[dict[str, Any]]:
-    """Return name, version, dialect and capabilities of every implementation that occurs in the log."""
+    """Return name, version, dialect and capabilities of every implementation that the log names."""
     declared = {line["name"]: line for line in log.run["implementations"]}
     lines = [*log.divergences, *log.differences, *log.not_tested, *log.training]
     named = [cell.implementation for cell in log.batches.cells] + [
@@ -114,13 +114,13 @@ def implementations_of(log: Log) -> list[dict[str, Any]]:
 
 
 def hazards_of(log: Log) -> dict[str, int]:
-    """Return the number of different batches with each hazard, zeros included; the most frequent hazard comes first."""
+    """Return the number of different batches with each known hazard (risky property), most frequent first."""
     counts = dict.fromkeys(log.run.get("hazards", {}), 0) | dict(log.batches.hazards)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def failures_of(log: Log) -> list[dict[str, Any]]:
-    """Return the log's divergences, and one with verdict `error` for every implementation that could not be loaded."""
+    """Return the `divergence` lines of the log, and one for every implementation that could not be loaded."""
     known = {cell.implementation for cell in log.batches.cells}
     known |= {line["implementation"] for line in log.divergences}
     known |= {line["name"] for line in log.run["implementations"] if line.get("capabilities")}
@@ -205,7 +205,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tests(log: Log, name: str) -> dict[str, int | None] | None:
-    """Return the planned and finished tests; None if a finished log does not count them."""
+    """Return the planned and finished tests of an implementation; None if a complete log has no counts."""
     count = log.tests.get(name)
     if count is not None:
         return {"planned": count.planned, "finished": count.finished}
@@ -216,7 +216,7 @@ def is_complete(line: dict[str, Any]) -> bool:
     """Return True if all planned tests of an implementation finished.
 
     Args:
-        line: the implementation, as the summary has it.
+        line: the element of the summary's `implementations`.
     """
     tests = line.get("tests")
     if tests is None:

@@ -14,12 +14,12 @@ WIDTH, HEIGHT = 120.0, 24.0
 
 @dataclass(frozen=True)
 class Sparkline:
-    """One value over the last runs.
+    """A line chart of one value over the last runs.
 
     Attributes:
         path: SVG path in a box of WIDTH x HEIGHT.
-        last: its last point.
-        text: the newest value.
+        last: x and y of the last point; None if the newest value is missing.
+        text: the newest value, formatted.
         range: smallest and largest value, in words.
     """
 
@@ -48,7 +48,7 @@ class Trend:
 
 
 def trend_of(entries: Sequence[Entry]) -> Trend | None:
-    """Return the trend of comparable entries, ordered by time; None with fewer than two."""
+    """Return the trend of comparable history entries, ordered by time; None for fewer than two."""
     entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
@@ -60,7 +60,7 @@ def trend_of(entries: Sequence[Entry]) -> Trend | None:
 
 
 def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
-    """Return the trend of planted faults by profile, from entries ordered by time; None with fewer than two."""
+    """Return the trend of planted faults by profile, for entries ordered by time; None for less than two."""
     entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
@@ -79,7 +79,7 @@ def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
 
 
 def _counts(entry: Entry, profile: str) -> dict[str, float | None]:
-    """Return the counts of one profile; {} if the entry does not have them in this form."""
+    """Return an entry's counts of planted faults for one profile; {} if it has none in this form."""
     counts = entry["power"].get(profile)
     return {name: real(value) for name, value in counts.items()} if isinstance(counts, dict) else {}
 
@@ -105,7 +105,7 @@ def _line(
 
 
 def sparkline(values: Sequence[float | None], show: Callable[[Any], str] = short) -> Sparkline:
-    """Return a sparkline through the values, with a gap for each missing or non-finite value."""
+    """Return a sparkline through the values, formatted by `show`; missing or non-finite values leave gaps."""
     known = [value for value in values if value is not None and value - value == 0]
     if not known:
         return Sparkline("", None, "–", "")

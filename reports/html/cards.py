@@ -1,4 +1,4 @@
-"""Cards: one cause of disagreement, or one declared difference, each on its smallest batch."""
+"""Cards of the report: each describes one cause of failure, or one declared difference, on one batch."""
 
 import math
 import os
@@ -31,7 +31,7 @@ REPRODUCE = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
 
 @dataclass(frozen=True)
 class Card:
-    """One cause of disagreement, or one declared difference, on its smallest batch."""
+    """One cause of failure, or one declared difference, with the values of its smallest batch."""
 
     id: str
     verdict: str
@@ -74,9 +74,9 @@ def card_of(
         folder: folder of the report and the case files.
         cause: the cause.
         is_open: True if the card is open at first.
-        characters: approximate budget of markup for the picture.
-        is_new: True if the last run did not have the cause.
-        titles: sentence of each clause, as the run line has them.
+        characters: approximate limit of the picture's HTML, in characters.
+        is_new: True if the previous run did not have the cause.
+        titles: text of each clause by its id, as in the `run` line.
     """
     line = cause.example
     values = [value_of(value) for value in line.get("values") or ()]
@@ -135,7 +135,7 @@ def specification_link(clause: str, folder: Path) -> str:
 
 
 def _card_facts(cause: Cause) -> list[tuple[str, str]]:
-    """Return tests, devices, dtypes and hazards of all lines of a cause."""
+    """Return tests, devices, dtypes and hazards of a cause, as pairs of name and text."""
     facts = {name: cause.every(name) for name in ("test", "device", "dtype")}
     facts["hazards"] = _hazards(cause)
     if cause.verdict == "declared":
@@ -148,7 +148,7 @@ def _hazards(cause: Cause) -> list[str]:
 
 
 def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
-    """Return every stage with its state and margin; the first diverging stage is marked."""
+    """Return every stage with its verdict and its error as a share of the bound, for the row of stages."""
     stages = line.get("stages") or []
     if all(stage["state"] == "not shown" for stage in stages):
         return []
@@ -176,7 +176,7 @@ def _margin(stage: dict[str, Any]) -> str:
 
 
 def value_of(value: dict[str, Any]) -> dict[str, str]:
-    """Return a row of a table of values."""
+    """Return the texts of a row in the table of differing values."""
     texts = {
         name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
     }
@@ -190,7 +190,7 @@ def value_of(value: dict[str, Any]) -> dict[str, str]:
 
 
 def _error_over_bound(value: dict[str, Any]) -> float | None:
-    """Return the error as a share of the bound, if reference, implementation and bound are finite numbers."""
+    """Return the error divided by its bound; None unless both values and the bound are finite numbers."""
     try:
         reference, other, bound = (float(value[key]) for key in ("reference", "implementation", "bound"))
     except (KeyError, TypeError, ValueError):
@@ -225,7 +225,7 @@ def _other(line: dict[str, Any]) -> str:
 
 
 def _tokens(cause: Cause) -> str:
-    """Return the tokens for the filter: a line for each token, its name and its values separated by tabs."""
+    """Return what the page's filter matches: a line for each field, its name and values separated by tabs."""
     tokens = {
         "impl": cause.every("implementation"),
         "clause": cause.every("clause") + cause.every("clause_group"),
@@ -247,7 +247,7 @@ def _token(value: str) -> str:
 
 
 def filter_link(**tokens: str) -> str:
-    """Return the URL fragment that filters the cards by these tokens (see script.js)."""
+    """Return the URL fragment that filters the cards by fields and values, such as `stage=metric`."""
     values = {key: _short(value) for key, value in tokens.items()}
     words = [f"{key}:{_quoted(value) if _needs_quotes(value) else value}" for key, value in values.items()]
     return "#filter=" + quote(" ".join(words), safe=":", errors="replace")

@@ -19,14 +19,14 @@ from tal_reports.text import capital, shortened
 
 @dataclass(frozen=True)
 class Section:
-    """One difference.
+    """One difference between two implementations.
 
     Attributes:
         heading: the difference in a few words.
         lines: sentences about it.
         batch: description of the smallest batch with the difference (of any such batch if it `fails`), or "".
         recipe: source code of that batch.
-        values: differing values, as the log has them.
+        values: differing values, in the form of `divergence` log lines.
         picture: a picture as `log.schema.json` describes it, or None.
         sides: names of the two sides of picture and values.
         traceback: traceback of the exception, or "".
@@ -46,7 +46,7 @@ class Section:
 
 @dataclass(frozen=True)
 class PreparedSection:
-    """A section, ready to be written; the macros of `card.html.j2` use `values`, `more_values` and `implementation`."""
+    """A section in the form that the template needs; some names are those that `card.html.j2` reads."""
 
     heading: str
     lines: list[str]
@@ -62,7 +62,7 @@ class PreparedSection:
 
 
 def prepare(sections: Sequence[Section]) -> list[PreparedSection]:
-    """Return the sections with their pictures drawn; the pictures share one budget."""
+    """Return the sections in the form that the template needs; the total size of pictures is limited."""
     return [_prepared(section, UNLIMITED // len(sections)) for section in sections]
 
 

@@ -9,15 +9,15 @@ Box = tuple[float, float, float, float]
 PALETTE = 8
 """Colours of ground truths; the ninth ground truth has the first colour again."""
 FRAME, MARK, RING, TRUTH = 3000, 340, 160, 340
-"""Approximate characters of markup: around a drawing, of a positive, of a ring and of a ground truth."""
+"""Approximate numbers of characters of HTML: around a drawing, of a positive, of a ring and of a ground truth."""
 SPOT = 250
-"""Approximate characters of markup around the text about an anchor."""
+"""Approximate number of characters of HTML around the text about an anchor."""
 MAX_MARKS, MAX_TRUTHS = 500, 300
 """Positives and ground truths of a drawing."""
 MIN_MARKS, MIN_TRUTHS = 6, 4
 """Positives and ground truths that are drawn however small the budget is."""
 UNLIMITED = 500_000
-"""Characters of markup from which on only `MAX_MARKS` and `MAX_TRUTHS` leave anything out."""
+"""Number of characters of HTML from which on only `MAX_MARKS` and `MAX_TRUTHS` leave anything out."""
 
 KINDS = {
     "missing": ("−", "{sides.first_alone}"),
@@ -30,7 +30,7 @@ KINDS = {
 
 
 class Sides(NamedTuple):
-    """Names of the two sides of a picture.
+    """Names of the two compared assignments of a picture, its sides.
 
     Attributes:
         first, second: names of the sides in one word.
@@ -54,8 +54,8 @@ class SizeBudget:
     """Limits of one picture, so that a page with hundreds of large pictures stays small.
 
     Attributes:
-        marks, truths: positives and ground truths; the most important ones are drawn.
-        text: characters about anchors.
+        marks, truths: numbers of positives and ground truths that are drawn, the most important first.
+        text: number of characters of explanations of anchors.
     """
 
     marks: int
@@ -64,7 +64,7 @@ class SizeBudget:
 
     @classmethod
     def of(cls, characters: int) -> "SizeBudget":
-        """Divide the characters of markup among the parts of a picture."""
+        """Return the limits for a picture of about this many characters of HTML."""
         characters = max(characters - FRAME, 0)
         marks, truths = characters // 3 // MARK, characters // 6 // TRUTH
         return cls(
@@ -86,11 +86,11 @@ class Dots:
 
 @dataclass(frozen=True)
 class Outline:
-    """A ground truth.
+    """A ground truth as it is drawn.
 
     Attributes:
         box: x, y, width and height.
-        name: label; "" for a ground truth that is drawn behind the important ones.
+        name: label; "" for a less important ground truth, which is drawn behind the others.
         tag: x, y, width and height of the label.
         colour: index into the palette.
         real: False if the ground truth is dropped (ANN-3).
@@ -107,13 +107,13 @@ class Outline:
 
 @dataclass(frozen=True)
 class Mark:
-    """A positive of either side: a disc that each view colours and labels in its own way.
+    """An anchor that is positive on either side: a disc that each view of the picture colours and labels.
 
     Attributes:
         x, y, radius: position and size.
         kind: one of `KINDS`; "" if the implementation's assignment is not visible.
         glyph: label in the difference view.
-        reference, implementation: ground truth by either side; None for background.
+        reference, implementation: index of the anchor's ground truth on each side; None for background.
         title: text on hover.
         number: index of the anchor.
     """
@@ -131,14 +131,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Spot:
-    """An anchor with numbers in the picture: a place to point at.
+    """An anchor whose values appear when the mouse points at it.
 
     Attributes:
         number: index of the anchor.
         x, y, radius: position and size.
         box: the predicted box: x, y, width and height; None if it cannot be drawn.
-        title: its numbers in a few words.
-        lines: reasons for its assignment.
+        title: the values of the anchor in a few words.
+        lines: sentences with the reasons for the assignment of the anchor.
     """
 
     number: int
@@ -151,13 +151,13 @@ class Spot:
 
     @property
     def characters(self) -> int:
-        """Approximate characters of its markup."""
+        """Approximate number of characters of its HTML."""
         return SPOT + len(self.title) + sum(len(line) + 7 for line in self.lines)
 
 
 @dataclass(frozen=True)
 class View:
-    """One of the views of a picture, with its caption."""
+    """One of the views of a picture (reference, implementation, difference), with its caption."""
 
     key: str
     name: str
@@ -166,15 +166,15 @@ class View:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture, ready to be written.
+    """A picture in the form that the template needs.
 
     Attributes:
         box: x, y, width and height of the visible part.
         size: width and height of the whole image.
         display_size: width and height on the page, in CSS pixels.
         unit: pixels of the image per CSS pixel.
-        levels, truths, marks, rings, spots: shapes, from the bottom to the top.
-        views: ways to look at the marks; the first one is visible at first.
+        levels, truths, marks, rings, spots: the shapes, in the order in which they are drawn.
+        views: ways to colour and label the marks; the first one is visible at first.
         legend: key, glyph, meaning and count of each kind of difference that occurs.
         title: the picture in a sentence.
         notes: sentences about parts that are not drawn.
@@ -196,6 +196,6 @@ class Drawing:
 
     @property
     def characters(self) -> int:
-        """Approximate characters of its markup."""
+        """Approximate number of characters of its HTML."""
         shapes = MARK * len(self.marks) + RING * len(self.rings) + TRUTH * len(self.truths)
         return FRAME + shapes + sum(spot.characters for spot in self.spots)

@@ -1,6 +1,6 @@
 """Explain in words why an anchor is assigned to a ground truth or to background, from the numbers of a picture.
 
-The report and `tal-conformance explain` have the same lines.
+The report and `tal-conformance explain` show the same lines.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ DENSE_TERM = "cls"
 
 
 class Anchor(NamedTuple):
-    """Position of an anchor: centre and stride in pixels, and its cell."""
+    """Position of an anchor: centre and stride in pixels, and column and row of its cell."""
 
     x: float
     y: float
@@ -31,8 +31,8 @@ class Pair(NamedTuple):
 
     Attributes:
         truth: index of the ground truth.
-        score, overlap, metric: s, u and t (TAL-MET-1).
-        rank: place among all anchors by t, from 1; 0 if the ground truth does not contain the anchor.
+        score, overlap, metric: predicted class score s, overlap u and alignment metric t (TAL-MET-1).
+        rank: place by t among all anchors, from 1; 0 if the ground truth does not contain the anchor.
         equal: number of other anchors with the same t.
         selected: True if the ground truth selected the anchor (TAL-TOPK-1).
     """
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class AnchorFacts:
-    """The numbers of one anchor in a picture."""
+    """The values of one anchor in a picture."""
 
     number: int
     where: Anchor
@@ -61,7 +61,7 @@ class AnchorFacts:
 
     @property
     def takers(self) -> list[Pair]:
-        """Pairs with the ground truths that selected the anchor."""
+        """The pairs of this anchor with each ground truth that selected it."""
         return [pair for pair in self.pairs if pair.selected]
 
 
@@ -78,7 +78,7 @@ def place(picture: dict[str, Any], number: int) -> Anchor | None:
 
 
 def anchor_facts(picture: dict[str, Any], number: int) -> AnchorFacts | None:
-    """Return the numbers of an anchor, or None if the picture does not have them."""
+    """Return the values of an anchor, or None if the picture does not have them."""
     facts, where = (picture.get("anchors") or {}).get(str(number)), place(picture, number)
     if facts is None or where is None:
         return None
@@ -99,7 +99,7 @@ def _pair(row: Sequence[Any]) -> Pair:
 
 
 def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implementation") -> list[str]:
-    """Return the reasons for an anchor's assignment as sentences; [] if the picture does not have its numbers.
+    """Return the reasons for an anchor's assignment as sentences; [] if the picture lacks its values.
 
     Args:
         picture: `picture` of a log line.
@@ -157,7 +157,7 @@ def _candidate(picture: dict[str, Any], pair: Pair) -> str:
 
 
 def _against(facts: dict[str, Any], pair: Pair, k: int) -> str:
-    """Compare an anchor's t with the k-th largest t of the ground truth."""
+    """Return a clause that compares an anchor's alignment metric t with the ground truth's k-th largest t."""
     kth = real(facts.get("kth")) or 0.0
     gap = abs(pair.metric - kth)
     if pair.metric == 0 == kth:
@@ -175,7 +175,7 @@ def _against(facts: dict[str, Any], pair: Pair, k: int) -> str:
 
 
 def _contest(anchor: AnchorFacts) -> list[str]:
-    """Explain which of several ground truths that selected the anchor owns it (TAL-CONF-1)."""
+    """Return sentences about which of the ground truths that selected an anchor gets it (TAL-CONF-1)."""
     takers = anchor.takers
     if len(takers) < 2:
         return []
@@ -238,7 +238,7 @@ def _implementation(picture: dict[str, Any], anchor: AnchorFacts, who: str) -> l
 
 
 def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
-    """Return the selected, lost and assigned anchors of a ground truth, one line for each anchor."""
+    """Return a line for each anchor that a ground truth selected, lost to another one, or was assigned."""
     truth, facts = picture["truths"][number], _facts(picture, number)
     x1, y1, x2, y2 = truth["box"]
     where = f"({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"
@@ -323,7 +323,7 @@ def _n(value: Any) -> str:
 
 
 def short_line(picture: dict[str, Any], number: int) -> str:
-    """Return an anchor's numbers in a few words, for its tooltip."""
+    """Return the values of an anchor in a few words, for its tooltip."""
     anchor = anchor_facts(picture, number)
     if anchor is None or not anchor.pairs:
         return "in no ground truth"

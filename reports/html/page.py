@@ -37,8 +37,8 @@ class Page:
         training: rows of the training comparison.
         mutation: planted faults.
         benchmarks: times and synchronisations.
-        walkthrough: one photograph through every stage, if the run left it.
-        trend: implementations over the last runs; None with fewer than two.
+        walkthrough: every stage on one photograph; None if the run has no walkthrough.json.
+        trend: results of the implementations over the last runs; None for fewer than two runs.
         environment: versions, machine and command.
         sections: anchor and name of every section with content.
     """
@@ -60,13 +60,13 @@ class Page:
 def page_of(
     log: Log, summary: dict[str, Any], entries: Sequence[Entry] = (), powers: Sequence[Entry] = ()
 ) -> Page:
-    """Return the page of a run.
+    """Return the data of a run's report.
 
     Args:
         log: the log of the run.
         summary: the result of `summarise`.
         entries: comparable entries of the history, the run itself last.
-        powers: entries of the history with planted faults, the oldest first.
+        powers: entries of the history with results for planted faults, the oldest first.
     """
     change = compare(entries[-2], entries[-1]) if len(entries) > 1 else None
     new = {cause["id"] for cause in change.new} if change else set()

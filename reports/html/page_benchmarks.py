@@ -14,10 +14,10 @@ from tal_reports.text import real, seconds, short, shortened, size
 
 @dataclass(frozen=True)
 class Bar:
-    """A ratio and its interval on a logarithmic scale from 0 to 100.
+    """A time ratio and its confidence interval, as positions from 0 to 100 on a logarithmic scale.
 
     Attributes:
-        low, at, high: the interval and the ratio.
+        low, at, high: lower end of the interval, ratio, and upper end.
         one: position of the ratio 1.
     """
 
@@ -32,10 +32,10 @@ class Benchmark:
     """One row of the table of benchmarks.
 
     Attributes:
-        cells: text of the row.
-        bar: the ratio as a bar, if it is known.
+        cells: texts of the cells.
+        bar: the ratio as a bar; None if it is unknown.
         better: True if clearly faster than the official implementation, False if slower, None if neither.
-        before: the ratio in the last run on such a machine.
+        before: the ratio in the last run on a comparable machine, as text.
     """
 
     cells: list[str]
@@ -49,8 +49,8 @@ class Benchmarks:
     """Times, synchronisations and transfers.
 
     Attributes:
-        groups: name of the workload, and its rows.
-        synchronisations: synchronisations and transfers of each implementation.
+        groups: pairs of the name of a workload and its rows.
+        synchronisations: numbers of synchronisations and transfers by implementation.
         waiting: the lines of code that cause most of them.
     """
 
@@ -74,7 +74,7 @@ def benchmarks_of(log: Log, entries: Sequence[Entry]) -> Benchmarks:
 
 
 def _earlier_ratios(entries: Sequence[Entry]) -> dict[tuple[Any, ...], str]:
-    """Return the ratios of the last run with comparable times, by benchmark."""
+    """Return the texts of the ratios in the last run with comparable times, by key of the benchmark."""
     for entry in reversed(entries[:-1]):
         if entry["fingerprint"] == entries[-1]["fingerprint"] and entry["benchmarks"]:
             return {

@@ -1,4 +1,4 @@
-"""Coverage: rounding errors by stage, ties, hazards, and exhaustively judged scopes."""
+"""Coverage: rounding errors by stage, ties, hazards (risky properties of batches), and complete scopes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tal_reports.text import real, short, shortened
 
 @dataclass(frozen=True)
 class MarginCell:
-    """Errors of one implementation at one stage, as shares of the bound.
+    """Errors of one implementation at one stage, divided by their bound.
 
     Attributes:
         p50, p99, largest: positions in a bar whose end, 100, is the bound.
@@ -32,12 +32,12 @@ class Coverage:
     """Hazards and clauses that the judged batches exercised.
 
     Attributes:
-        margin_columns: implementations with visible stages.
-        margins: stage, and a cell for each of these implementations.
-        uniqueness: batches by the uniqueness of their assignment.
+        margin_columns: names of the implementations that expose their stages.
+        margins: for each stage its name, and a cell for each of these implementations.
+        uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
         hazards: name, meaning and number of different batches.
-        different: different batches of the run.
-        scopes: scopes of which every image was judged.
+        different: number of different batches in the run.
+        scopes: sets of images that were judged completely.
     """
 
     margin_columns: list[str]
@@ -49,7 +49,7 @@ class Coverage:
 
 
 def coverage_of(log: Log, summary: dict[str, Any]) -> Coverage:
-    """Return what the batches of a run exercised.
+    """Return the data of the section about what the batches of a run exercised.
 
     Args:
         log: the log of the run.

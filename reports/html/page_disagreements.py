@@ -21,7 +21,7 @@ PICTURE_BUDGET = 1_000_000
 
 @dataclass(frozen=True)
 class StageTable:
-    """Causes of each implementation by stage: the count, and a link that filters the cards."""
+    """Table of causes by stage and implementation; a cell has the count and a link that filters the cards."""
 
     columns: list[str]
     rows: list[tuple[str, list[tuple[int, str]]]]
@@ -32,9 +32,9 @@ class Disagreements:
     """Causes of failure, and differences that a dialect declares.
 
     Attributes:
-        stages: causes by stage, if there are many.
+        stages: number of causes by stage; None if there are few.
         cards: one for each cause.
-        more_cards: causes without a card.
+        more_cards: number of causes without a card.
         unexplained: failing batches for which the log has no smallest batch, because the run stopped early.
         differences: one card for each declared difference.
     """
@@ -52,7 +52,7 @@ def disagreements_of(log: Log, found: list[Cause], new: set[str]) -> Disagreemen
     Args:
         log: the log of the run.
         found: causes of failure.
-        new: ids of the causes that the last run did not have.
+        new: ids of the causes that the previous run did not have.
     """
     failures, declared = found[:MAX_CARDS], causes(log.differences, log.stages)[:MAX_CARDS]
     open_cards = 1 if len(found) > MAX_OPEN_CARDS else len(found)
@@ -67,7 +67,7 @@ def disagreements_of(log: Log, found: list[Cause], new: set[str]) -> Disagreemen
 
 
 def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list[Card]:
-    """Return a card for each cause. The cards share a budget for pictures; unused parts go to later cards."""
+    """Return a card for each cause; the total size of their pictures is limited."""
     cards, budget = [], PICTURE_BUDGET
     titles = log.run.get("clauses", {})
     for number, cause in enumerate(found):
@@ -80,7 +80,7 @@ def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list
 
 
 def _stage_table(found: list[Cause], order: Sequence[str]) -> StageTable | None:
-    """Return the causes by stage; None if all cards are open anyway."""
+    """Return the table of causes by stage; None if there are so few that all cards are open."""
     if len(found) <= MAX_OPEN_CARDS:
         return None
     counts = Counter((cause.example["implementation"], cause.example.get("stage") or "") for cause in found)

@@ -34,7 +34,7 @@ def _flat(environment: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, 
 
 
 def _paces(batches: Batches) -> Iterable[tuple[str, str]]:
-    """Yield the speed of judging, by implementation."""
+    """Yield pairs of a label and the speed of judging, for each implementation."""
     for name, cost in batches.costs.items():
         if cost.per_second is not None and cost.times_the_call is not None:
             speed = f"{cost.per_second:.3g} batches per second and core"

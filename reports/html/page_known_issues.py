@@ -1,4 +1,4 @@
-"""Known issues: entries of the ledger, and findings, which are probable bugs of official code."""
+"""Known issues: entries of the ledger (excused failures), and findings (probable bugs of official code)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from tal_reports.text import shortened
 
 @dataclass(frozen=True)
 class KnownIssues:
-    """Entries of the ledger that concern the run, and findings that the run checked.
+    """Entries of the ledger that concern the run, and findings whose scripts the run executed.
 
     Attributes:
-        ledger: the entries; those that make the run fail come first.
-        findings: each with its script.
+        ledger: table of the entries; those that make the run fail come first.
+        findings: the findings, each with the script that shows the bug.
     """
 
     ledger: Table
@@ -23,7 +23,7 @@ class KnownIssues:
 
 
 def known_issues_of(log: Log) -> KnownIssues:
-    """Return the known issues of a run."""
+    """Return the data of the section about known issues."""
     return KnownIssues(_ledger(log.ledger), [_finding(line) for line in log.findings])
 
 

@@ -29,8 +29,8 @@ class Cell:
     Attributes:
         verdict: the worst one; None if nothing was tested.
         text: the count of batches, or of failing batches by verdict.
-        detail: a second line.
-        link: filters the cards.
+        detail: second line of text in the cell.
+        link: URL fragment that filters the cards; None without failures.
         fails: True if a batch failed.
     """
 
@@ -52,8 +52,8 @@ class PlaceMatrix:
     Attributes:
         name: device and dtype.
         caption: its counts in words.
-        fails: True if a batch failed there.
-        columns: implementations that were tested there.
+        fails: True if a batch failed on this device in this dtype.
+        columns: names of the implementations that were tested on it.
         rows: rows of the table, as in `Matrix`.
     """
 
@@ -69,8 +69,8 @@ class Matrix:
     """Verdicts by implementation and clause group.
 
     Attributes:
-        columns: implementations.
-        rows: one for each clause group.
+        columns: names of the implementations.
+        rows: name and cells of each clause group.
         places: counts of verdicts by implementation, device and dtype.
         by_place: a matrix for each device and dtype, if there are several; failing ones first.
     """
@@ -82,11 +82,11 @@ class Matrix:
 
 
 def matrix_of(log: Log, names: list[str], found: list[Cause]) -> Matrix:
-    """Return the matrix of a run.
+    """Return the matrix of verdicts of a run.
 
     Args:
         log: the log of the run.
-        names: implementations with judged batches.
+        names: names of the implementations with judged batches.
         found: causes of failure, which cells link to.
     """
     return Matrix(names, _rows(log, names, found), _places(log), _by_place(log, names, found))

@@ -18,13 +18,13 @@ RESULTS = ("survived", "elsewhere", "equivalent", "killed")
 
 @dataclass(frozen=True)
 class Mutation:
-    """Planted faults.
+    """Data of the section about planted faults.
 
     Attributes:
-        counts: counts by profile.
-        faults: the visible rows, faults that were not found first.
-        folded: the other rows.
-        trend: counts over the last runs; None with fewer than two.
+        counts: number of faults by profile and result.
+        faults: the visible rows; faults that were not found come first.
+        folded: the other rows, which are collapsed at first.
+        trend: counts over the last runs; None for fewer than two runs.
     """
 
     counts: Table
@@ -40,7 +40,7 @@ def mutation_of(
 
     Args:
         lines: the `power` lines of the log.
-        counts: counts by profile, from the summary.
+        counts: number of faults by profile and result, from the summary.
         entries: entries of the history with planted faults, the oldest first.
     """
     return Mutation(_counts(counts), *_faults(list(lines)), power_trend_of(entries))
@@ -62,7 +62,7 @@ def _counts(power: dict[str, dict[str, Any]]) -> Table:
 
 
 def _faults(lines: list[dict[str, Any]]) -> tuple[Table, Table]:
-    """Return the visible and the collapsed rows."""
+    """Return the table of visible faults and the table of collapsed ones."""
     missed = sum(line["result"] != "killed" for line in lines)
     visible = len(lines) if len(lines) <= MAX_UNFOLDED else min(max(missed, 1), MAX_UNFOLDED)
     rows = [

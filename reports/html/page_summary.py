@@ -1,4 +1,4 @@
-"""The first screen of the report: one sentence, changes since the last run, results of the implementations."""
+"""The first screen of the report: result in one sentence, changes since the last run, implementations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,12 @@ MIN_FAILING_WIDTH = 2.5
 
 @dataclass(frozen=True)
 class Share:
-    """One part of a bar of width 100.
+    """The share of one verdict in a bar of width 100.
 
     Attributes:
-        verdict: the verdict.
-        count: batches with it.
-        start, width: position in the bar.
+        verdict: name of the verdict.
+        count: number of batches with the verdict.
+        start, width: position and width of this part of the bar.
     """
 
     verdict: str
@@ -35,7 +35,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Row:
-    """One implementation on the first screen."""
+    """The row of one implementation on the first screen."""
 
     name: str
     version: str
@@ -54,9 +54,9 @@ class Since:
     """Changes since the last run.
 
     Attributes:
-        run, when: the last run.
+        run, when: id and time of the last run.
         sentence: the change in a sentence.
-        lists: new causes with links to their cards, fixed causes, and causes not tested again.
+        lists: heading and causes (text, link) of the new, the fixed and the no longer tested causes.
         results: implementations whose result changed, in words.
         timings: benchmarks that became faster or slower.
         notes: other differences between the two runs.
@@ -80,11 +80,11 @@ class Summary:
         headline: the result in one sentence.
         tone: the verdict whose colour the headline has.
         facts: counts, duration, profile, seed and start.
-        devices: name, state, and True if tested.
-        problems: parts of the log that could not be used.
+        devices: for each device its name, its state as text, and True if it was tested.
+        problems: sentences about parts of the log that could not be used.
         since: changes since the last run; None without an earlier run.
         rows: one for each implementation.
-        not_tested: subject and reason.
+        not_tested: pairs of what was not tested and the reason.
     """
 
     run: str
@@ -208,7 +208,7 @@ def _shares(verdicts: dict[str, int]) -> list[Share]:
 
 
 def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Group untested subjects by reason, and then merge the reasons of equal subjects."""
+    """Return pairs of what was not tested and why: equal reasons are merged, then equal subjects."""
     subjects: dict[str, list[str]] = {}
     for line in lines:
         subject = " on ".join(filter(None, (line["implementation"], line["device"])))

@@ -1,4 +1,4 @@
-"""Training: weights after training with an implementation's loss, compared with those of the reference's loss."""
+"""Training: weights after a training with an implementation's loss and with the reference's, compared."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ from tal_reports.text import real, short
 
 
 def training_row(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a `training` line of the summary in the form that the template uses."""
+    """Return a row of the table: a `training` line of the summary in the form that the template uses."""
     share = (real(line["worst"]) or 0.0) / (real(line["bound"]) or math.inf)
     return line | {
         "verdict": "within_bound" if line["agrees"] else "divergent",

@@ -19,7 +19,7 @@ FARTHEST = 1e6
 
 
 def marks_of(picture: dict[str, Any], sides: Sides) -> list[Mark]:
-    """Return a mark for every positive of either side, ordered by kind so that the gravest is drawn on top."""
+    """Return a mark for every anchor that is positive on either side, the gravest difference last (on top)."""
     alone = picture["implementation"] is None
     reference = {anchor: rest for anchor, *rest in picture["reference"]}
     implementation = {anchor: rest for anchor, *rest in picture["implementation"] or ()}
@@ -57,9 +57,9 @@ def _comparison(kind: str, expected: Assigned, observed: Assigned, sides: Sides)
 
 
 def _kind(expected: Assigned, observed: Assigned, in_focus: bool) -> str:
-    """Return the kind of difference.
+    """Return the kind of difference between the two sides at an anchor.
 
-    Weights that agree to four digits count as equal, unless the weight itself was found to differ (`in_focus`).
+    Weights that agree to four digits count as equal, unless the judge found them to differ (`in_focus`).
     """
     if expected is None or observed is None:
         return "missing" if observed is None else "extra"
@@ -74,7 +74,7 @@ def _assignment(assigned: Assigned) -> str:
 
 
 def rings_of(picture: dict[str, Any]) -> list[Mark]:
-    """Return a ring around each anchor with differing values."""
+    """Return a mark (a ring) around each anchor whose values the judge found to differ."""
     rings = []
     for number in (picture.get("focus") or [])[:MAX_MARKS]:
         anchor = place(picture, number)
@@ -88,13 +88,13 @@ def rings_of(picture: dict[str, Any]) -> list[Mark]:
 def spots_of(
     picture: dict[str, Any], marks: Sequence[Mark], unit: float, characters: int, sides: Sides
 ) -> list[Spot]:
-    """Return the explained anchors, as many as the budget allows; the most important one is always included.
+    """Return the anchors with explanations, as many as the size limit allows, but at least one.
 
     Args:
         picture: `picture` of a log line.
         marks: the marks of the picture, the gravest last.
         unit: pixels of the image per CSS pixel.
-        characters: budget of markup.
+        characters: limit of the HTML, in characters.
         sides: names of the two sides.
     """
     titles = {mark.number: mark.title for mark in marks}

@@ -44,7 +44,7 @@ def draw(picture: dict[str, Any], characters: int = UNLIMITED, sides: Sides = SI
 
     Args:
         picture: `picture` of a log line, following `log.schema.json`.
-        characters: approximate limit of markup; the most important parts are drawn.
+        characters: approximate limit of the HTML, in characters; the most important parts are drawn.
         sides: names of the two sides.
     """
     budget = SizeBudget.of(characters)
@@ -84,7 +84,7 @@ def _fitted(mark: Mark, unit: float) -> Mark:
 
 
 def _concerned(picture: dict[str, Any], important: Sequence[Mark]) -> set[int]:
-    """Return the indices of ground truths that own or contain an important anchor."""
+    """Return the indices of the ground truths that contain an important anchor, or that it is assigned to."""
     owners = {
         owner for mark in important for owner in (mark.reference, mark.implementation) if owner is not None
     }
@@ -98,12 +98,12 @@ def _concerned(picture: dict[str, Any], important: Sequence[Mark]) -> set[int]:
 
 
 def _frame(picture: dict[str, Any], important: Sequence[Mark], concerned: set[int]) -> tuple[Box, bool]:
-    """Return the visible part of the image with its surroundings, and True if it crops the image.
+    """Return the part of image and surroundings that is drawn, and True if it does not show the whole image.
 
     Args:
         picture: `picture` of a log line.
-        important: marks that must be visible; without any, all ground truths must be.
-        concerned: ground truths that must be visible with them.
+        important: marks that must be visible; if empty, all ground truths must be.
+        concerned: indices of the ground truths that must be visible with these marks.
     """
     image: Box = (0.0, 0.0, float(picture["width"]), float(picture["height"]))
     truths = [_clipped(truth["box"], image) for truth in picture["truths"]]
@@ -123,7 +123,7 @@ def _with_margin(box: Box) -> Box:
 
 
 def _neighbourhood(mark: Mark) -> Box:
-    """Return the mark's cell and its neighbours."""
+    """Return the box around the grid cell of a mark and the neighbouring cells."""
     reach = 1.5 * mark.radius / MARK_SHARE
     return mark.x - reach, mark.y - reach, mark.x + reach, mark.y + reach
 
@@ -164,7 +164,7 @@ def _dots(level: dict[str, Any], number: int, unit: float) -> Dots:
 
 
 def _first(picture: dict[str, Any], named: set[int], limit: int) -> set[int]:
-    """Return the ground truths that are drawn: those with labels first, then others, up to the limit."""
+    """Return the indices of at most `limit` ground truths to draw; those with labels have priority."""
     ordered = sorted(range(len(picture["truths"])), key=lambda number: (number not in named, number))
     return set(ordered[:limit])
 
@@ -172,7 +172,7 @@ def _first(picture: dict[str, Any], named: set[int], limit: int) -> set[int]:
 def _outlines(
     picture: dict[str, Any], frame: Box, unit: float, named: set[int], visible: set[int]
 ) -> list[Outline]:
-    """Return the ground truths, the largest first so that smaller ones lie on top; labels do not overlap."""
+    """Return the outlines of ground truths, the smallest last (on top), with labels that do not overlap."""
     taken: list[Box] = []
     outlines = []
     for number in sorted(visible):
@@ -196,7 +196,7 @@ def _outlines(
 
 
 def _free(tag: Box, taken: Sequence[Box]) -> Box:
-    """Return the position of a label (x, y, width, height), moved to the right of labels that it would cover."""
+    """Return a label's box (x, y, width, height), shifted to the right until it covers no other label."""
     x, y, width, height = tag
     for other in sorted(taken):
         if abs(other[1] - y) < height and other[0] < x + width and x < other[0] + other[2]:

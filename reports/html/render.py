@@ -37,7 +37,7 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     """Read the log of a finished or killed run, and write its report.html and summary.json.
 
     The run is compared with the last comparable entry of `history.jsonl` beside its folder. A finished run is added to
-    that history, unless it judged case files: these say nothing about the failure rate of generated batches.
+    that history, unless it judged case files, which say nothing about the failure rate of generated batches.
 
     Args:
         run_dir: the folder of the run, or a log file.
@@ -68,7 +68,7 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
 
 
 def html_of(page: Page) -> str:
-    """Return the page as one HTML document."""
+    """Return the data of a report as one HTML document."""
     style, script = _asset("style.css"), _asset("script.js")
     policy = _policy(f"style-src {_source(style)}", f"script-src {_source(script)}", "img-src data:")
     template = _environment().get_template("report.html.j2")
@@ -115,7 +115,7 @@ def write_differences(path: Path, headline: str, lines: Sequence[str], sections:
 
 
 def _policy(*allowed: str) -> str:
-    """Return the Content-Security-Policy of a page: only its own inline content may load."""
+    """Return a Content-Security-Policy by which a page loads nothing but the inline content given."""
     return "; ".join(("default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"))
 
 

@@ -1,4 +1,4 @@
-"""Plain tables, and the order and wording shared by several sections of the report."""
+"""Tables of text, and the order and wording that several sections of the report share."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

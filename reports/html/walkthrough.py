@@ -35,7 +35,7 @@ class Shape:
 
     Attributes:
         kind: `box`, `predicted`, `disc`, `line` or `cell`.
-        numbers: position and size.
+        numbers: position and size, in pixels of the photograph.
         colour: index of the ground truth whose colour the shape has, or None.
         strength: opacity, 0 to 1.
         text: label in its middle.
@@ -64,7 +64,7 @@ class Bars:
 
     Attributes:
         caption: the caption.
-        heights: height (0 to 1), True for a highlighted bar, and tooltip of each bar.
+        heights: for each bar its height (0 to 1), True if it is highlighted, and its tooltip.
         mark: position of a vertical line (0 to 1), or None.
         axis: name of the horizontal axis.
     """
@@ -77,7 +77,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: its clauses, an explanation, and its values on this photograph as scenes, bars and a table."""
+    """One stage: clauses, explanation, and the values on the photograph as scenes, bar charts and a table."""
 
     id: str
     name: str
@@ -91,7 +91,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Walkthrough:
-    """All steps, and the photograph under their shapes."""
+    """The photograph, and all steps that draw shapes over it."""
 
     photo: str | None
     width: float
@@ -102,7 +102,7 @@ class Walkthrough:
 
 
 def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
-    """Return the walkthrough of a run, and the fault of its file; at least one of them is None."""
+    """Return the walkthrough of a run, or else what is wrong with its file; (None, None) without the file."""
     path = folder / NAME
     if not path.is_file():
         return None, None
@@ -117,7 +117,7 @@ def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
 
 
 def _broken(data: dict[str, Any]) -> str | None:
-    """Return a fault that the schema cannot express, such as an index out of range, or None."""
+    """Return what is wrong with valid JSON data, such as an index out of range; None if nothing is."""
     picture, truths = data["picture"], len(data["picture"]["truths"])
     anchors = [data["anchor"], *(row[0] for row in data["candidates"])]
     anchors += [row["anchor"] for row in data["conflict"]["anchors"]]
@@ -139,7 +139,7 @@ def _broken(data: dict[str, Any]) -> str | None:
 
 
 def walk(data: dict[str, Any]) -> Walkthrough:
-    """Return every step, in the order of the article."""
+    """Return the walkthrough with all steps, from the data of walkthrough.json."""
     picture = data["picture"]
     makers = (_image, _decode, _candidates, _metric, _top_k, _conflict, _targets, _weights, _loss, _static)
     steps = [step for make in makers if (step := make(data)) is not None]
@@ -431,7 +431,7 @@ def _loss(data: dict[str, Any]) -> Step:
 
 
 def _static(data: dict[str, Any]) -> Step | None:
-    """Return YOLOv5's positives beside this image's assignment at two steps of the training; None without them."""
+    """Return a step that compares YOLOv5's fixed positives with the assignment at two times, or None."""
     static = data["static"]
     if static is None:
         return None

@@ -44,7 +44,7 @@ class Cell(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A failing batch: its case id and place."""
+    """A failing batch: case id, test, verdict, and first diverging stage with its clause."""
 
     case: str
     test: str
@@ -55,21 +55,21 @@ class Failure(NamedTuple):
 
 @dataclass
 class Margins:
-    """Distribution of errors as shares of their bound, for one stage of one implementation."""
+    """Distribution of margins (errors divided by their bound) for one stage of one implementation."""
 
     largest: float = 0.0
     count: int = 0
     _octaves: Counter[float] = field(default_factory=Counter)
 
     def add(self, margin: float) -> None:
-        """Count one batch's margin (0: no error, 1: at the bound)."""
+        """Count the margin of one batch (0: no error, 1: the error equals the bound)."""
         if math.isnan(margin) or margin > self.largest:
             self.largest = margin
         self.count += 1
         self._octaves[_step(margin)] += 1
 
     def quantile(self, share: float) -> float:
-        """Return the margin that this share of the batches does not exceed, rounded up by at most 4 %."""
+        """Return the margin that `share` of the batches do not exceed, rounded up by at most 4 %."""
         below = 0
         for step, count in sorted(self._octaves.items()):
             below += count
@@ -80,13 +80,13 @@ class Margins:
 
 @dataclass
 class Cost:
-    """Time spent on judging, over the batches whose line has the time of the implementation's own call.
+    """Time spent on judging, over the batches whose log line has the time of the implementation's call.
 
     Attributes:
         batches: number of these batches.
-        call: seconds in the implementation's own calls, value and gradient.
-        judged: seconds of calling and judging.
-        drawing: seconds of drawing, building and logging.
+        call: seconds in calls of the implementation, for value and gradient.
+        judged: seconds of calling the implementation and judging its results.
+        drawing: seconds of drawing (generating), building and logging batches.
     """
 
     batches: int = 0
@@ -95,7 +95,7 @@ class Cost:
     drawing: float = 0.0
 
     def add(self, line: dict[str, Any]) -> None:
-        """Count a line, if it has the time of the call."""
+        """Add the times of a `batch` line, if it has the time of the call."""
         call, judged = real(line.get("call_milliseconds")), real(line.get("milliseconds"))
         drawing = real(line.get("drawing_milliseconds")) or 0.0
         if call is None or judged is None or not math.isfinite(call + judged + drawing):
@@ -107,12 +107,12 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Total seconds: calling, judging, drawing, building and logging."""
+        """Total seconds of calling, judging, drawing, building and logging."""
         return self.judged + self.drawing
 
     @property
     def times_the_call(self) -> float | None:
-        """Total time as a multiple of the implementation's own calls; None without such a time."""
+        """Total time divided by the time in calls of the implementation; None if that is zero."""
         return self.seconds / self.call if self.call > 0 else None
 
     @property
@@ -126,18 +126,18 @@ class Batches:
     """Counts over the `batch` lines of a log.
 
     Attributes:
-        cells: verdicts by implementation, clause group, device and dtype; without batches of the shrinking phase.
-        uniqueness: uniqueness of the assignment, by implementation.
-        undecided: batches whose verdict is partly inconclusive, by implementation.
+        cells: number of batches by verdict, for each `Cell`; without batches drawn while shrinking.
+        uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
+        undecided: number of batches whose verdict is partly inconclusive, by implementation.
         hazards: number of different batches with each hazard.
-        margins: by implementation and stage, over the batches that do not fail.
+        margins: distribution of errors divided by bounds, by implementation and stage; without failing batches.
         failures: failing batches by cell, the first `MAX_FAILURES` of each.
-        causes: failing batches by implementation, verdict, stage and clause.
-        met: batches that matched an entry of the ledger, by entry, implementation and device.
-        known: batches among them that the entry excused.
-        shrinking: batches of the shrinking phase, by implementation.
-        seconds: spent on judged batches and on shrinking, by implementation.
-        costs: time of judging against the time of the implementation's own calls; without shrinking.
+        causes: number of failing batches by implementation, verdict, stage and clause.
+        met: number of batches that matched a known issue, by issue, implementation and device.
+        known: number of these batches whose failure the known issue excused.
+        shrinking: number of batches that Hypothesis drew for shrinking, by implementation.
+        seconds: time spent on judged batches and on shrinking, by implementation.
+        costs: time of judging and time in calls of the implementation, by implementation; without shrinking.
     """
 
     cells: defaultdict[Cell, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -155,7 +155,7 @@ class Batches:
     _seen: set[int] = field(default_factory=set, repr=False)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Count one line. It must be valid by `batch_fault`."""
+        """Count one `batch` line, for which `batch_fault` must return None."""
         name, verdict = line["implementation"], verdict_of(line)
         self.seconds[name] += (real(line.get("milliseconds")) or 0.0) / 1000
         if line.get("phase") == "shrink":
@@ -187,7 +187,7 @@ class Batches:
         return total
 
     def clause_groups(self) -> list[str]:
-        """Return every tested clause group, in the order of their first batches."""
+        """Return the names of all tested clause groups, in the order of their first batches."""
         return list(dict.fromkeys(cell.clause_group for cell in self.cells))
 
     @property
@@ -227,9 +227,9 @@ def verdict_of(line: dict[str, Any]) -> str:
 
 
 def batch_fault(line: dict[str, Any]) -> str | None:
-    """Return the fault of a `batch` line, or None if it is valid.
+    """Return what is wrong with a `batch` line, or None if it is valid.
 
-    Equivalent to validating by the schema, and four hundred times as fast.
+    The result is that of validating by the JSON Schema, but four hundred times as fast.
     """
     for name in _NAMES:
         if not isinstance(line.get(name), str):

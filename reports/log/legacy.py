@@ -41,7 +41,7 @@ def upgraded(line: dict[str, Any], schema: int) -> dict[str, Any]:
 
     Args:
         line: a line of kind `run`.
-        schema: the present schema.
+        schema: number of the current schema.
     """
     found = line.get("schema")
     if type(found) is not int or found not in ADDED_SINCE:

@@ -1,7 +1,7 @@
 """Read the run log of a finished run, a killed run, or a run of several worker processes.
 
-A log that was cut off at any byte is read up to there. Unusable lines are left out, counted and reported. Only a file
-that is not a run log, or has an unknown schema, is an error.
+A log that was cut off at any byte is read up to that byte. Unusable lines are left out, counted and reported.
+Only a file that is not a run log, or has an unknown schema, is an error.
 """
 
 import json
@@ -45,8 +45,8 @@ class Problems:
 
     Attributes:
         unknown: count of lines of unknown kinds, by kind.
-        unusable: count of lines that are not JSON or violate the schema, by fault.
-        first: position of the first line with each of these faults.
+        unusable: count of lines that are not JSON or violate the schema, by description of the error.
+        first: file and number of the first line with each of these errors.
         cut: files that end in the middle of a line.
         unfinished: True if the log has no `end` line.
     """
@@ -71,11 +71,11 @@ class Problems:
 
 
 class TestCount(NamedTuple):
-    """Number of tests of one implementation, or of tests that do not concern a single one.
+    """Number of tests of one implementation, or of the tests that do not concern a single implementation.
 
     Attributes:
-        planned: selected tests.
-        finished: those that finished; None if the run was killed before it could count them.
+        planned: number of selected tests.
+        finished: number of tests that finished; None if the run was killed before it counted them.
     """
 
     planned: int
@@ -98,7 +98,7 @@ class Log:
         divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power, ledger, findings,
             test_counts, inconclusive: the lines of these kinds, in the order of the log.
         end: the `end` line; None if the run did not finish.
-        last_time: latest time of all lines.
+        last_time: latest time of a line in the log.
         problems: parts of the log that could not be used.
     """
 
@@ -123,7 +123,7 @@ class Log:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the stages, in the order of judging."""
+        """Names of the stages, in the order in which they are computed."""
         return [stage["name"] for stage in self.run["stages"]]
 
     @property
@@ -184,12 +184,12 @@ def read_log(path: Path | str) -> Log:
 
 
 def is_readable(path: Path) -> bool:
-    """Return True if a path leads to a regular file that is not too large: pipes and devices have no end."""
+    """Return True if a path leads to a regular file (no pipe or device) that is not too large."""
     return path.is_file() and path.stat().st_size <= MAX_LOG_BYTES
 
 
 def valid_lines(path: Path) -> Iterator[Line | None]:
-    """Yield every line of a log file that follows the schema, as an object, and None for every other line."""
+    """Yield every line of a log file as a dictionary, but None for a line that does not follow the schema."""
     with path.open("rb") as file:
         for raw in _raw_lines(file):
             try:
@@ -265,7 +265,7 @@ def _read_lines(log: Log, file: BinaryIO, name: str, first: int = 1) -> None:
 
 
 def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines that are not blank. Of a line that is too long, only the beginning is yielded."""
+    """Yield the lines of a log file that are not blank; a line that is too long is cut off."""
     while raw := file.readline(MAX_LINE_BYTES):
         rest = raw
         while len(rest) >= MAX_LINE_BYTES and not rest.endswith(b"\n"):
@@ -296,7 +296,7 @@ def _no_constant(name: str) -> None:
 
 
 def _add(log: Log, line: Line) -> str | None:
-    """Add a line to the log. Return the fault of a line that cannot be added, or None."""
+    """Add a line to the log. Return None, or what is wrong with a line that cannot be added."""
     kind = line.get("kind")
     if kind == "batch":
         problem = batch_fault(line)
@@ -341,7 +341,7 @@ def _store(log: Log, kind: Any, line: Line) -> str | None:
 
 
 def _drop_bad_picture(log: Log, line: Line) -> None:
-    """Remove a picture that violates the schema, and keep the line."""
+    """Remove the picture of a line if it violates the schema, and count this problem."""
     problem = None if line.get("picture") is None else fault(line["picture"], "log", "picture")
     if problem is not None:
         line["picture"] = None
@@ -353,7 +353,7 @@ def _leave_out(log: Log, where: str, reason: str) -> None:
 
 
 def _tally(counts: Counter[str], name: str) -> str:
-    """Count a name, or "other" after many different names, and return the counted name."""
+    """Count a name in `counts`, or "other" if there are already many names, and return the counted name."""
     name = name if name in counts or len(counts) < MAX_FAULTS else "other"
     counts[name] += 1
     return name

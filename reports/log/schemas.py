@@ -14,14 +14,14 @@ FOLDER = Path(__file__).parents[1] / "schema"
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """Return the schema `log`, `summary` or `walkthrough`."""
+    """Return the JSON Schema named `log`, `summary` or `walkthrough`."""
     content: dict[str, Any] = json.loads((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8"))
     return content
 
 
 @cache
 def kinds() -> frozenset[str]:
-    """Return the kinds of lines that this version writes and reads. Lines of other kinds are left out when reading."""
+    """Return the kinds of log lines that this version writes and reads; lines of other kinds are left out."""
     return frozenset(rule["if"]["properties"]["kind"]["const"] for rule in schema("log")["allOf"])
 
 
@@ -47,7 +47,7 @@ def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
 
 
 def fault(value: Any, name: str, part: str | None = None) -> str | None:
-    """Return the fault of a value with its place, in one line, or None if the value follows the schema.
+    """Return in one line what violates a schema and where, or None if the value follows the schema.
 
     Args:
         value: a result of json.loads.

@@ -36,7 +36,7 @@ class RunLog:
 
     Attributes:
         folder: the folder of the run.
-        path: the log file in it.
+        path: the log file in the folder.
     """
 
     def __init__(self, folder: Path | str, worker: str | None = None) -> None:
@@ -44,7 +44,7 @@ class RunLog:
 
         Args:
             folder: the folder of the run.
-            worker: name of this process, if several processes judge batches; it gets a log file of its own.
+            worker: name of this process, if several processes judge batches, each with its own log file.
 
         Raises:
             ValueError: the worker's name has characters other than letters, digits, `.`, `_` and `-`.
@@ -63,7 +63,7 @@ class RunLog:
         """Make a new run's folder `<report_dir>/<run>`, with an empty folder `cases` in it, and open its log.
 
         Args:
-            report_dir: the folder of all runs; created if missing.
+            report_dir: the folder of all runs, which is created if it is missing.
             run: id of the run; by default the time and a few random digits.
 
         Raises:
@@ -82,7 +82,7 @@ class RunLog:
         return self.folder.name
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Append one line. `time` is added, and to a line of kind `run` also `schema` and the id of the run.
+        """Append one line with the given fields and the time; for kind `run`, also the schema and the run id.
 
         Paths are written as text, sets as sorted lists, non-finite numbers as `inf`, `-inf` and `nan`.
 
@@ -173,7 +173,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a value to the types of JSON."""
+    """Return a value converted to types that JSON has."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if value is None or isinstance(value, (bool, int)):
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _locked(file: int) -> Iterator[None]:
-    """Hold the lock of an open file, if the file system has locks. A closed file is left to the caller."""
+    """Lock an open file while the block runs, if the file system has locks; a closed file is not locked."""
     with suppress(OSError, ValueError):
         fcntl.flock(file, fcntl.LOCK_EX)
     try:
