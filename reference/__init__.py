@@ -5,7 +5,7 @@ that computes something names its clause (`TAL-MET-1`); `keep_trace=True` stores
 `rotated` and `end_to_end`: the differences of rotated boxes, and of heads with two branches.
 
 `variations` and the modules that read it (`varied_boxes`, `varied_assignment`, `varied_loss`, `composed`, `choices`)
-hold what other projects compute instead. A reader of the official algorithm can ignore them.
+contain what other projects compute instead. A reader of the official algorithm can ignore them.
 """
 
 from tal_reference.anchors import Anchors, flatten, input_size, make_anchors

@@ -27,7 +27,7 @@ class Anchors:
 
     @property
     def pixels(self) -> Float[Tensor, "A 2"]:
-        """Centres in pixels (ANC-1)."""
+        """(A, 2) x and y of the centres in pixels (ANC-1)."""
         return self.centres * self.strides
 
 

@@ -26,7 +26,7 @@ class GroundTruths:
 
     @property
     def real(self) -> Bool[Tensor, "M"]:
-        """(M,) True for real ground truths, whose four corner coordinates add up to more than zero (ANN-3)."""
+        """(M,) bool: True for real ground truths, whose corner coordinates add up to more than zero (ANN-3)."""
         return self.boxes.sum(-1) > 0
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ def to_corners(boxes: Float[Tensor, "N 4"], size: tuple[int, int]) -> Float[Tens
 
 
 def ground_truths(annotations: Float[Tensor, "N 6"], images: int, size: tuple[int, int]) -> list[GroundTruths]:
-    """Return the ground truths of each of the `images` images.
+    """Return the ground truths of each image, in a list of length `images`.
 
     Args:
         annotations: (N, 6) rows (image index, class, cx, cy, w, h), the last four normalised (ANN-1).
@@ -58,7 +58,7 @@ def ground_truths(annotations: Float[Tensor, "N 6"], images: int, size: tuple[in
 
 
 def image_indices(annotations: Float[Tensor, "N columns"], images: int) -> Int[Tensor, "N"]:
-    """Return the image index of each row (ANN-1).
+    """Return the image index (int64) of each annotation row (ANN-1).
 
     Raises:
         ValueError: a row names an image outside the batch.

@@ -37,8 +37,8 @@ class AssignmentTrace:
 
     Attributes:
         candidates: (M, A) bool: a is a candidate of g (TAL-CAND-1, TAL-CAND-2).
-        score: (M, A) s, predicted score of g's class at a; zero for non-candidates (TAL-MET-1).
-        overlap: (M, A) u, CIoU in pixels, clamped at zero; zero for non-candidates (TAL-MET-1).
+        score: (M, A) s, the predicted score of the class of g at a; zero for non-candidates (TAL-MET-1).
+        overlap: (M, A) u, the CIoU of boxes in pixels, at least zero; zero for non-candidates (TAL-MET-1).
         metric: (M, A) t = s^alpha u^beta (TAL-MET-1). In a dialect that compares all pairs, score, overlap and metric
             are not zero for non-candidates.
         selected: (M, A) bool: a is among the k largest metrics of g (TAL-TOPK-1).
@@ -61,8 +61,8 @@ class Targets:
         foreground: (A,) bool: True for positives.
         truth_index: (A,) int64 index of the ground truth to which the anchor is assigned.
         labels: (A,) int64 class of that ground truth.
-        boxes: (A, 4) box of that ground truth, as annotated and not widened; xyxy in pixels. Rotated: (A, 5).
-        weights: (A,) target score of that class, w (TAL-NORM-1).
+        boxes: (A, 4) annotated box of that ground truth, not widened; xyxy in pixels. Rotated boxes: (A, 5).
+        weights: (A,) w, the target score of that class (TAL-NORM-1).
         trace: the values of every stage, if requested; None for an image without ground truths.
     """
 
@@ -74,7 +74,7 @@ class Targets:
     trace: AssignmentTrace | None = None
 
     def scores(self, classes: int) -> Float[Tensor, "A C"]:
-        """Return the target scores: the weight at the label's place, zero elsewhere (TAL-TGT-1)."""
+        """Return target scores (A, C): an anchor's weight at its label, zero elsewhere (TAL-TGT-1)."""
         scores = self.weights.new_zeros(len(self.weights), classes)
         return scores.scatter(1, self.labels[:, None], self.weights[:, None])  # (A, C)
 
@@ -90,7 +90,7 @@ def assign(
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
 ) -> Targets:
-    """Assign the ground truths of one image to its anchors (TAL-*).
+    """Assign the ground truths of one image to its anchors, and return the targets of the anchors (TAL-*).
 
     Args:
         scores: (A, C) predicted class scores, after the sigmoid.
@@ -131,8 +131,8 @@ def assign_candidates(
         scores: (A, C) predicted class scores, after the sigmoid.
         truths: the image's ground truths, at least one.
         candidates: (M, A) bool: True where the anchor is a candidate of the ground truth.
-        compared: (M, A) bool: pairs on which u is computed: the candidates, or all pairs in the oldest releases.
-        overlap: (M, A) u, at least zero; zero on pairs that are not compared.
+        compared: (M, A) bool: True for pairs of which u is computed: candidates, or all in the oldest releases.
+        overlap: (M, A) overlaps u, at least zero; zero for pairs that are not compared.
         hyperparameters: k, alpha, beta and topk2.
         keep_trace: store every stage's values in `trace`.
 
@@ -182,7 +182,7 @@ def candidates_of(
 def distance_inside(
     boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"], floor: tuple[int, int]
 ) -> Float[Tensor, "M A"]:
-    """Return the smallest distance (M, A) in pixels from a centre to a side of a widened box; negative outside."""
+    """Return (M, A): smallest distance in pixels from a centre to a side of a widened box; negative outside."""
     x, y = centres.unbind(1)  # (A,), (A,)
     left, top, right, bottom = widened(boxes, floor)[..., None].unbind(1)  # (M, 1) each
     across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (M, A), (M, A)
@@ -190,7 +190,7 @@ def distance_inside(
 
 
 def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor, "M 4"]:
-    """Widen sides shorter than `floor[0]` pixels to `floor[1]` about their centre (TAL-CAND-2); (0, 0) widens none."""
+    """Return boxes (M, 4) whose sides below `floor[0]` pixels are widened to `floor[1]` (TAL-CAND-2)."""
     below, to = floor
     left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
     centre, sides = (left_top + right_bottom) / 2, right_bottom - left_top  # (M, 2), (M, 2)
@@ -199,7 +199,7 @@ def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor
 
 
 def overlap_mask(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tensor, "M A"]:
-    """Return the pairs on which u and t are computed: candidates, or all pairs before release 8.0.52 (TAL-CONF-1)."""
+    """Return (M, A) bool: pairs of which u and t are computed; before release 8.0.52, all pairs (TAL-CONF-1)."""
     everywhere = dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
     return torch.ones_like(candidates) if everywhere else candidates
 
@@ -207,7 +207,7 @@ def overlap_mask(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tens
 def overlaps_of(
     truths: Float[Tensor, "M 4"], boxes: Float[Tensor, "A 4"], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """Return u, the CIoU of ground truths and predicted boxes, clamped at 0; 0 for non-candidates (TAL-MET-1)."""
+    """Return (M, A) u: CIoU of ground truth and predicted box, at least 0; 0 for non-candidates (TAL-MET-1)."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
     return scatter_pairs(ciou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
 
@@ -215,7 +215,7 @@ def overlaps_of(
 def scatter_pairs(
     values: Float[Tensor, "P"], pairs: tuple[Int[Tensor, "P"], ...], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """Return a matrix (M, A) with the values of candidate pairs at their indices, and zeros elsewhere (TAL-MET-1)."""
+    """Return a matrix (M, A) with the P values at the indices `pairs`, and zeros elsewhere (TAL-MET-1)."""
     return values.new_zeros(candidates.shape).index_put_(pairs, values)  # (M, A)
 
 
@@ -227,7 +227,7 @@ def alignment_metric(
 
 
 def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
-    """Select the k largest values of each row over ALL anchors: zeros of non-candidates compete too (TAL-TOPK-1).
+    """Return (M, A) bool: the k largest t of each row over ALL anchors, also non-candidates (t = 0; TAL-TOPK-1).
 
     The choice among equal values at the k-th place is not defined (ambiguity T1).
 
@@ -241,7 +241,7 @@ def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
 
 
 def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"]) -> Bool[Tensor, "M A"]:
-    """Return (M, A) bool: the positives, after each contested anchor went to the largest overlap of ALL (TAL-CONF-1).
+    """Return (M, A) bool: the positives; a contested anchor goes to its largest overlap of ALL rows (TAL-CONF-1).
 
     So a ground truth can win an anchor that it did not select. Equal largest overlaps leave a choice (T2). If all
     overlaps are zero, `argmax` returns the image's first ground truth at any distance: a positive with weight zero.
@@ -256,7 +256,7 @@ def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"
 def normalised(
     metric: Float[Tensor, "M A"], overlap: Float[Tensor, "M A"], positives: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "A"]:
-    """Return w = t u* / t*, where t* and u* are the largest of the ground truth's own positives (TAL-NORM-1).
+    """Return (A,) w = t u* / t*, where t* and u* are the largest of a ground truth's positives (TAL-NORM-1).
 
     So the target score of a ground truth's best positive is the ground truth's best overlap.
     """
@@ -274,7 +274,7 @@ def targets_of(
     weights: Float[Tensor, "A"],
     trace: AssignmentTrace | None = None,
 ) -> Targets:
-    """Return the label and box of the ground truth that owns each anchor (TAL-TGT-1)."""
+    """Return the targets: label and box of the ground truth to which each anchor is assigned (TAL-TGT-1)."""
     foreground, index = positives.max(0)  # (A,), (A,) True if any g owns a, and that g (0 if none)
     labels = truths.labels[index].where(foreground, 0)  # (A,)
     boxes = truths.boxes[index].where(foreground[:, None], 0)  # (A, 4), or (A, 5)

@@ -16,13 +16,13 @@ EPS = 1e-7
 
 
 def width_and_height(box: Float[Tensor, "*pairs 4"]) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-    """Return width and height of boxes as used in CIoU: `EPS` is added to the height only (IOU-1)."""
+    """Return widths and heights of boxes for CIoU: `EPS` is added to the heights only (IOU-1)."""
     left, top, right, bottom = box.unbind(-1)
     return right - left, bottom - top + EPS
 
 
 def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Return the area of the intersection of two boxes (IOU-1)."""
+    """Return the area of the intersection of each pair of boxes (IOU-1)."""
     (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
     sides = torch.minimum(right_bottom1, right_bottom2) - torch.maximum(left_top1, left_top2)
     width, height = sides.clamp(min=0).unbind(-1)
@@ -30,7 +30,7 @@ def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 
 
 
 def iou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Return the intersection over union (IOU-1)."""
+    """Return the intersection over union of each pair of boxes (IOU-1)."""
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     shared = intersection(one, other)
     return shared / (w1 * h1 + w2 * h2 - shared + EPS)

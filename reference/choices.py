@@ -1,4 +1,4 @@
-"""The catalogue of choices: clause, stage and meaning of every value in words; and the notation of composed dialects.
+"""All choices in which dialects differ, with clause and meaning in words, and the notation of composed dialects.
 
 A composed dialect is written as a dialect's name and the choices that differ from it:
 "ultralytics-8.4.190, overlap=iou, edge_counts=yes".
@@ -34,12 +34,12 @@ from tal_reference.variations import (
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of a dialect.
+    """Description of one choice in which dialects differ.
 
     Attributes:
         clause: clause of the specification.
-        words: meaning of every value, as a part of a sentence; of numbers, of the two that releases have.
-        short: a few words for values, to follow "with"; a value without them has its words.
+        words: meaning of every value, as part of a sentence; for a number, of the two values that releases have.
+        short: shorter meaning of a value, to follow the word "with"; for a missing value, `words` is used.
     """
 
     clause: str
@@ -353,18 +353,18 @@ CHOICES: dict[str, Choice] = {
 
 
 def meaning(field: str, value: Any) -> str:
-    """Return the meaning of a value of a choice, as a part of a sentence."""
+    """Return the meaning of a value of the choice `field`, as part of a sentence."""
     return CHOICES[field].words.get(value, f"{field.replace('_', ' ')} is {value}")
 
 
 def phrase(field: str, value: Any) -> str:
-    """Return a value of a choice in a few words, to follow "with"."""
+    """Return the meaning of a value of the choice `field` in a few words, to follow the word "with"."""
     choice = CHOICES[field]
     return choice.short.get(value) or meaning(field, value)
 
 
 def differences(dialect: Dialect, base: Dialect) -> dict[str, Any]:
-    """Return the choices of a dialect that differ from another's, with their values, in the order of the stages."""
+    """Return the choices in which a dialect differs from `base`, with its values, ordered by stage."""
     return {name: getattr(dialect, name) for name in CHOICES if getattr(dialect, name) != getattr(base, name)}
 
 
@@ -380,7 +380,7 @@ def spelling(dialect: Dialect) -> str:
 
 
 def title(dialect: Dialect) -> str:
-    """Return the name of a dialect for reports; a name that does not spell the choices is followed by them."""
+    """Return the name of a dialect for reports, followed by its choices unless the name contains them."""
     try:
         spelt_out = not differences(parse(dialect.name), dialect)
     except ValueError:
@@ -389,7 +389,7 @@ def title(dialect: Dialect) -> str:
 
 
 def parse(text: str) -> Dialect:
-    """Return the dialect of a notation: a name, and choices after commas.
+    """Return the dialect that a text denotes: a dialect's name, and choices after commas.
 
     Args:
         text: such as "ultralytics-8.4.190, overlap=iou, edge_counts".
@@ -407,7 +407,7 @@ def parse(text: str) -> Dialect:
 
 
 def _read(choice: str) -> tuple[str, Any]:
-    """Return field and value of one choice, written "overlap=iou", or "edge_counts" for "edge_counts=yes".
+    """Return name and value of a choice written "overlap=iou", or "edge_counts" for "edge_counts=yes".
 
     Raises:
         ValueError: the field or its value is unknown.
@@ -436,7 +436,7 @@ def _read(choice: str) -> tuple[str, Any]:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message about an unknown name, with similar known names."""
+    """Return an error message about an unknown name, with similar known names."""
     names = list(known)
     nearest = get_close_matches(name.lower(), names, n=3)
     hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else "."

@@ -1,4 +1,4 @@
-"""Assigner and loss of any dialect: official ones by `assignment` and `loss`, others by their choices.
+"""Assigner and loss of any dialect: `assignment` and `loss` for official ones, `varied_*` for all others.
 
 Users of the reference call these functions. For an official dialect each is the function of the same name.
 """
@@ -31,7 +31,7 @@ from tal_reference.shapes import Float
 def ground_truths(
     annotations: Float[Tensor, "N 6"], images: int, size: tuple[int, int], dialect: Dialect = NEWEST
 ) -> list[GroundTruths]:
-    """Return the ground truths of each image, from rows in the dialect's format (see `annotations.ground_truths`).
+    """Return the ground truths of each image, from rows in the dialect's format; see `annotations`.
 
     Raises:
         ValueError: a row names an image outside the batch.
@@ -52,7 +52,7 @@ def assign(
     keep_trace: bool = False,
     reach: Float[Tensor, "A 1"] | None = None,
 ) -> Targets:
-    """Assign the ground truths of one image to its anchors: `assignment.assign`, with the dialect's choices.
+    """Assign the ground truths of one image to its anchors, as `assignment.assign` does, in any dialect.
 
     Args:
         scores: (A, C) predicted class scores, after the sigmoid.
@@ -63,7 +63,7 @@ def assign(
         hyperparameters: k, alpha, beta and topk2.
         dialect: the choices to follow.
         keep_trace: store every stage's values in `trace`.
-        reach: (A, 1) distance in pixels up to which an anchor is a candidate; None: unlimited. See `reach_of`.
+        reach: (A, 1) largest distance in pixels of a candidate to a side; None: unlimited. See `reach_of`.
 
     Raises:
         ValueError: there are fewer anchors than k (TAL-TOPK-2), or the dialect does not support the head or topk2.
@@ -73,7 +73,7 @@ def assign(
 
 
 def reach_of(strides: Float[Tensor, "A 1"], reg_max: int) -> Float[Tensor, "A 1"] | None:
-    """Return the largest target distance of each anchor in pixels (LOSS-DFL-1); None for a single bin: unlimited."""
+    """Return (A, 1) the largest target distance in pixels (LOSS-DFL-1); None, no limit, for a single bin."""
     return strides * (reg_max - 1 - LAST_BIN_MARGIN) if reg_max > 1 else None
 
 
@@ -102,13 +102,13 @@ def loss_items(
     dialect: Dialect = NEWEST,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
-    """Return box, cls and dfl times their gains with the dialect's choices; see `loss.loss_items`."""
+    """Return the losses box, cls and dfl times their gains, with the dialect's choices; see `loss.loss_items`."""
     items = varied_loss.loss_items if dialect.is_varied else loss.loss_items
     return items(predictions, targets, head, hyperparameters, dialect, class_weights)
 
 
 def total_factor(images: int, dialect: Dialect) -> int:
-    """Return the factor between the sum of the items and the total that is differentiated (LOSS-GAIN-1)."""
+    """Return the factor by which the sum of the items is multiplied before differentiation (LOSS-GAIN-1)."""
     return images if dialect.total_times_images else 1
 
 

@@ -8,7 +8,7 @@ from tal_reference.shapes import Float
 
 
 def expected_distances(distances: Float[Tensor, "*rows bins"], reg_max: int) -> Float[Tensor, "*rows 4"]:
-    """Return the distances of the left, top, right and bottom side from the anchor, in grid units.
+    """Return (.., 4) the distances of the left, top, right and bottom side from the anchor, in grid units.
 
     Each side's R logits are a distribution over the distances 0, 1, .. R - 1, whose expectation is the distance; a
     single bin is the distance itself (DEC-1; Li et al., Generalized Focal Loss, 2020).

@@ -7,7 +7,7 @@ from tal_reference.variations import Variations
 
 
 class SmallBoxFloor(Enum):
-    """TAL-CAND-2: the sides of a ground truth that are widened before candidates are chosen, and their new length."""
+    """TAL-CAND-2: which sides of a ground truth are widened before candidates are chosen, and to what length."""
 
     NONE = "none"
     """No side is widened."""
@@ -20,7 +20,7 @@ class SmallBoxFloor(Enum):
 
 
 class OverlapsCompared(Enum):
-    """TAL-CONF-1, TAL-NORM-1: the pairs of ground truth and anchor on which u and t are computed; elsewhere zero."""
+    """TAL-CONF-1, TAL-NORM-1: the pairs (ground truth, anchor) of which u and t are computed; others have 0."""
 
     CANDIDATES = "candidates"
     """Candidates only: a ground truth cannot win an anchor whose centre lies outside it."""
@@ -29,7 +29,7 @@ class OverlapsCompared(Enum):
 
 
 class SingleBin(Enum):
-    """LOSS-DFL-1 where R = 1: the replacement of the distribution focal loss."""
+    """LOSS-DFL-1: what replaces the distribution focal loss if the head has a single bin (R = 1)."""
 
     L1 = "L1"
     """The absolute error of the distances, as shares of the input's size."""
@@ -38,7 +38,7 @@ class SingleBin(Enum):
 
 
 class WeightBroadcast(Enum):
-    """LOSS-BOX-1, LOSS-DFL-1: the losses by which a positive's weight is multiplied."""
+    """LOSS-BOX-1, LOSS-DFL-1: which positives' losses are multiplied by the weight of a positive."""
 
     PER_POSITIVE = "own"
     """The loss of the same positive."""
@@ -50,18 +50,19 @@ class WeightBroadcast(Enum):
 class Dialect(Variations):
     """The named choices of one implementation, or of a range of releases. The defaults are the newest release's.
 
-    The choices below are those in which releases differ. Those in which no release differs are inherited: they stand
-    in `Variations`, which a reader of the official algorithm can ignore.
+    The attributes below are choices in which releases differ. The choices in which only other projects differ are
+    inherited from `Variations`, which a reader of the official algorithm can ignore.
 
     Attributes:
         name: the name in reports.
-        small_box_floor: TAL-CAND-2. A head with one level has no second stride: its only stride stands in.
+        small_box_floor: TAL-CAND-2: how small boxes are widened. In a head with one level, its only stride counts as
+            the second.
         one_level: TAL-CAND-2: True if heads with one level are supported; otherwise batches with ground truths raise.
-        overlaps_compared: TAL-CONF-1, TAL-NORM-1.
+        overlaps_compared: TAL-CONF-1, TAL-NORM-1: pairs of which u and t are computed.
         topk2: TAL-CONF-2: True if `Hyperparameters.topk2` is supported.
-        score_sum_floor: LOSS-SUM-1: lower bound of N; with 0, N is the sum itself, which may be zero.
-        weights_meet: LOSS-BOX-1, LOSS-DFL-1.
-        single_bin: LOSS-DFL-1 where R = 1.
+        score_sum_floor: LOSS-SUM-1: lower bound of N, the sum of target scores; 0: no bound, so that N may be 0.
+        weights_meet: LOSS-BOX-1, LOSS-DFL-1: the losses by which a weight is multiplied.
+        single_bin: LOSS-DFL-1: replacement of the distribution focal loss where R = 1.
         rows_sorted: ANN-1: True if annotation rows must be sorted by image; results for other orders are undefined.
     """
 

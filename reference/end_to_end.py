@@ -1,9 +1,8 @@
 """End-to-end heads: two branches on one input, each with its own loss (E2E-*).
 
 In the branch "one2many" a ground truth selects ten anchors, as in the detection loss. In the branch "one2one", which
-is used for prediction after the training, it keeps one. Over the epochs, the loss weight moves from the first branch to
-the second. The heads of
-YOLOv10, YOLO26 and YOLOE-26 have both branches.
+is used for prediction after the training, it keeps one. Over the epochs, the weight of the first loss decreases and
+that of the second loss increases. The heads of YOLOv10, YOLO26 and YOLOE-26 have both branches.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,13 +41,13 @@ class EndToEndLoss:
 
     @property
     def terms(self) -> Float[Tensor, "terms"]:
-        """The weighted sum of both branches' terms; their sum is differentiated (E2E-3, E2E-6)."""
+        """The loss terms: weighted sums of both branches' terms; their total is differentiated (E2E-3, E2E-6)."""
         many, one = self.weights
         return many * self.one2many.terms + one * self.one2one.terms
 
     @property
     def items(self) -> Float[Tensor, "terms"]:
-        """The logged items: the items of one2one, without its weight (E2E-3)."""
+        """The loss items for logging: those of the branch one2one, not multiplied by its weight (E2E-3)."""
         return self.one2one.items
 
     @property
@@ -71,7 +70,7 @@ def end_to_end_loss(
     epochs: int = 100,
     branch_loss: Callable[..., DetectionLoss] = detection_loss,
 ) -> EndToEndLoss:
-    """Compute the loss of both branches on the same annotations (E2E-2).
+    """Return the loss of both branches on the same annotations (E2E-2).
 
     Nothing is detached here: a branch's gradients are those of its loss times its weight (E2E-6). The head itself
     detaches the features of one2one.
@@ -85,9 +84,9 @@ def end_to_end_loss(
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of both assignments.
         class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
-        updates: number of updates of the weights, one per finished epoch (E2E-5).
-        epochs: number of epochs of the training, as of the latest update.
-        branch_loss: loss of the family: `detection_loss` or `tal_reference.rotated.rotated_loss`.
+        updates: number of updates of the branch weights so far, one per finished epoch (E2E-5).
+        epochs: planned number of epochs of the training, at the time of the latest update.
+        branch_loss: function for the loss of a branch: `detection_loss` or `tal_reference.rotated.rotated_loss`.
 
     Raises:
         ValueError: there are fewer than ten anchors, or the dialect does not support topk2.

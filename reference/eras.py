@@ -1,4 +1,4 @@
-"""Eras: ranges of Ultralytics releases, with the dialect of each (specification section 8).
+"""Eras: ranges of Ultralytics releases that follow the same dialect (specification section 8).
 
 The first release of each era was found by running neighbouring releases.
 """
@@ -27,8 +27,8 @@ class Era:
     Attributes:
         first: first release of the era, which ends where the next era begins.
         dialect: dialect of its releases.
-        clause: clause of the specification on which the era differs from the previous era; "" for the first era.
-        change: description of the change.
+        clause: clause of the specification in which the era differs from the previous era; "" for the first era.
+        change: description of the difference from the previous era.
     """
 
     first: Version
@@ -38,7 +38,7 @@ class Era:
 
     @property
     def begins(self) -> str:
-        """The first release as a text: "8.4.0"."""
+        """The first release as text, such as "8.4.0"."""
         return ".".join(map(str, self.first))
 
 
@@ -81,7 +81,7 @@ ERAS = (
 
 
 def era_of(release: Version) -> Era:
-    """Return the era of a release; unknown newer releases belong to the newest era.
+    """Return the era of a release; a release newer than all known ones belongs to the newest era.
 
     Raises:
         LookupError: the release is older than the first era.

@@ -28,10 +28,10 @@ NEGLIGIBLE = 40.0
 
 @dataclass(frozen=True)
 class Predictions:
-    """The feature maps in the form that the loss uses: flattened over levels.
+    """The predictions in the feature maps, flattened over levels to one row per anchor.
 
     Attributes:
-        distances: (B, A, 4R) logits of the sides' distances.
+        distances: (B, A, 4R) logits of the R bins of the distances of four sides.
         logits: (B, A, C) class logits.
         anchors: centres and strides of the A anchors.
         size: (height, width) of the input in pixels.
@@ -59,21 +59,21 @@ class Predictions:
         return self.boxes * self.anchors.strides  # (B, A, 4)
 
     def at(self, positives: "Positives") -> tuple[Anchors, Float[Tensor, "P bins"]]:
-        """Return the anchors and the distance logits (P, 4R) of the positives."""
+        """Return the anchors of the P positives, and their distance logits (P, 4R)."""
         anchors = Anchors(self.anchors.centres[positives.anchor], self.anchors.strides[positives.anchor])
         return anchors, self.distances.mT[positives.image, :, positives.anchor]  # in memory, channels before anchors
 
 
 @dataclass(frozen=True)
 class Positives:
-    """The P positives of a batch with their targets, which are all targets that the loss terms use.
+    """The P positives of a batch with their targets; the loss terms use no other targets.
 
     Attributes:
         image: (P,) int64 index of the image.
         anchor: (P,) int64 index of the anchor in the image.
         labels: (P,) int64 class.
         boxes: (P, 4) target box, xyxy in pixels. Rotated: (P, 5).
-        weights: (P,) target score of that class, w; every other target score of the batch is zero.
+        weights: (P,) w, the target score of that class; every other target score of the batch is zero.
     """
 
     image: Int[Tensor, "P"]
@@ -124,7 +124,7 @@ class DetectionLoss:
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """The sum of the terms, to call `backward` on."""
+        """The total loss, the sum of the terms: a scalar on which to call `backward`."""
         return self.terms.sum()
 
 
@@ -137,7 +137,7 @@ def detection_loss(
     keep_trace: bool = False,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
-    """Compute the v8 detection loss from the head's feature maps and the data loader's rows (LOSS-*).
+    """Return the v8 detection loss of the head's feature maps and the data loader's rows (LOSS-*).
 
     Args:
         feature_maps: one map (B, 4R + C, H, W) per level, all of one dtype and device (PRE-1).
@@ -174,7 +174,7 @@ def reject_unknown_classes(annotations: Float[Tensor, "N columns"], head: Head) 
 
 
 def read_predictions(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> Predictions:
-    """Flatten the feature maps and place the anchors (PRE-*, ANC-1); boxes are decoded on first use."""
+    """Return the flattened feature maps with their anchors (PRE-*, ANC-1); boxes are decoded on first use."""
     distances, logits = flatten(feature_maps, head)  # (B, A, 4R), (B, A, C)
     return Predictions(distances, logits, make_anchors(feature_maps, head), input_size(feature_maps, head))
 
@@ -206,7 +206,7 @@ def assign_images(
 
 
 def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
-    """Stack the targets of the images of a batch (TAL-TGT-1)."""
+    """Return the targets of all images of a batch, stacked along a first dimension (TAL-TGT-1)."""
     foreground = torch.stack([image.foreground for image in targets])  # (B, A)
     boxes = torch.stack([image.boxes for image in targets])  # (B, A, 4)
     positives = positives_of(targets)
@@ -232,7 +232,7 @@ def loss_items(
     dialect: Dialect = NEWEST,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
-    """Return box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
+    """Return (3,) the losses box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
     The logits have gradients of cls only, and the distances of box and dfl only. Without positives, box and dfl are
     empty sums: exactly zero, with gradients that exist and are zero (LOSS-GRAD-1).
@@ -254,7 +254,7 @@ def loss_items(
 def weighted_sums(
     losses: Sequence[Float[Tensor, "P"]], weights: Float[Tensor, "P"], dialect: Dialect
 ) -> list[Float[Tensor, ""]]:
-    """Return the sum of each loss over the positives, weighted with w, over N (LOSS-SUM-1).
+    """Return for each loss its sum over the positives, each times its weight w, divided by N (LOSS-SUM-1).
 
     Without positives the sums are zero, even in dialects where N can be zero.
     """
@@ -270,7 +270,7 @@ def cls_sum(
     dialect: Dialect,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy of all anchors and classes over N (LOSS-CLS-1, LOSS-SUM-1)."""
+    """Return the cross-entropy summed over all anchors and classes, divided by N (LOSS-CLS-1, LOSS-SUM-1)."""
     weighting = () if class_weights is None else (class_weights,)
     total = cls_loss(logits, (positives.image, positives.anchor, positives.labels), positives.weights, *weighting)
     return total / positives.weights.sum().clamp(min=dialect.score_sum_floor)
@@ -283,7 +283,7 @@ def side_loss(
     size: tuple[int, int],
     dialect: Dialect,
 ) -> Float[Tensor, "P"]:
-    """Return the loss of the four distances of each positive: DFL, or L1 where R = 1 (LOSS-DFL-1, COR-1)."""
+    """Return (P,) the loss of the four distances of each positive: DFL, or L1 if R = 1 (LOSS-DFL-1, COR-1)."""
     reg_max = distances.shape[1] // 4
     if reg_max > 1:
         return dfl_loss(distances, target, reg_max)
@@ -324,7 +324,7 @@ def cls_loss(
 
 
 def box_loss(predicted: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"]) -> Float[Tensor, "P"]:
-    """Return 1 - CIoU of each positive, for boxes xyxy in grid units (LOSS-BOX-1)."""
+    """Return (P,) 1 - CIoU of the predicted and target boxes, xyxy in grid units (LOSS-BOX-1)."""
     return 1 - ciou(target, predicted)
 
 

@@ -67,7 +67,7 @@ class RotatedHyperparameters(Hyperparameters):
 
 @dataclass(frozen=True)
 class RotatedPredictions(Predictions):
-    """The feature maps in the form that the loss uses: four distances and an angle per box.
+    """The predictions in the feature maps, one row per anchor: four distances, class logits and an angle.
 
     Attributes:
         angles: (B, A, 1) angles in radians.
@@ -101,7 +101,7 @@ def rotated_loss(
     keep_trace: bool = False,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
-    """Compute the loss of rotated boxes: box, cls, dfl (L1 where R = 1) and angle (OBB-SUM-1).
+    """Return the loss of rotated boxes: terms box, cls, dfl (L1 where R = 1) and angle (OBB-SUM-1).
 
     Args:
         feature_maps: one map (B, 4R + C + 1, H, W) per level, the angle last, all of one dtype and device (OBB-DEC-1).
@@ -154,7 +154,7 @@ def rotated_truths(annotations: Float[Tensor, "N 7"], images: int, size: tuple[i
 
 
 def read_rotated(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> RotatedPredictions:
-    """Flatten the feature maps, whose last channel is the angle, and place the anchors (OBB-DEC-1, PRE-*, ANC-1).
+    """Return the flattened feature maps, whose last channel is the angle, with anchors (OBB-DEC-1, PRE-*, ANC-1).
 
     Raises:
         ValueError: the number of maps or channels does not fit the head, or the maps differ in number of images or
@@ -175,9 +175,8 @@ def decode_rotated(
 ) -> Float[Tensor, "*rows 5"]:
     """Return the box of every anchor, in grid units of its level (OBB-DEC-2).
 
-    The four distances lead from the anchor to the sides along the box's own axes. The centre
-    lies off the anchor by half the difference of opposite distances, so it turns with the box, and its gradient reaches
-    the angle.
+    The four distances lead from the anchor to the sides along the box's own axes. The centre lies off the anchor by
+    half the difference of opposite distances, so that it turns with the box, and its gradient reaches the angle.
     """
     left_top, right_bottom = expected_distances(distances, distances.shape[-1] // 4).chunk(2, dim=-1)  # (.., 2) each
     centres = anchors.centres + from_own_frame((right_bottom - left_top) / 2, angles)  # (.., 2)
@@ -185,7 +184,7 @@ def decode_rotated(
 
 
 def scaled(boxes: Float[Tensor, "*rows 5"], factor: Float[Tensor, "A 1"]) -> Float[Tensor, "*rows 5"]:
-    """Return boxes in other units of length; the angle does not change (OBB-DEC-2)."""
+    """Return boxes with centre and sides multiplied by a factor, and the same angle (OBB-DEC-2)."""
     return torch.cat((boxes[..., :4] * factor, boxes[..., 4:]), dim=-1)  # (.., 5)
 
 
@@ -209,8 +208,8 @@ def covariance(
 ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
     """Return S_xx, S_yy and S_xy of the Gaussian with a box's centre and axes (OBB-IOU-1).
 
-    Along each axis the variance is that of a uniform distribution over the side, side^2 / 12, so the
-    sign of a side has no effect (OBB-IOU-2); `variance` is added along both axes.
+    Along each axis the variance is that of a uniform distribution over the side, side^2 / 12, so that the sign of a
+    side has no effect (OBB-IOU-2); `variance` is added along both axes.
     """
     _, _, w, h, angle = boxes.unbind(-1)
     along, across = w.square() / 12 + variance, h.square() / 12 + variance
@@ -233,7 +232,7 @@ def probiou(
     Args:
         one: (.., 5) boxes, which broadcast against `other`; exchanging the two does not change the result.
         other: (.., 5) boxes in the same units.
-        variance: F, added to the variances of both boxes along both axes.
+        variance: F of the clause, added to the variances of both boxes along both axes.
     """
     (xx1, yy1, xy1), (xx2, yy2, xy2) = covariance(one, variance), covariance(other, variance)
     xx, yy, xy = xx1 + xx2, yy1 + yy2, xy1 + xy2  # S
@@ -297,7 +296,7 @@ def widened(boxes: Float[Tensor, "M 5"], floor: tuple[int, int]) -> Float[Tensor
 def overlaps_of(
     truths: Float[Tensor, "M 5"], boxes: Float[Tensor, "A 5"], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """Return u, the probIoU of ground truths (not widened) and predicted boxes; 0 for non-candidates (OBB-MET-1)."""
+    """Return (M, A) u: probIoU of ground truth (not widened) and predicted box; 0 off candidates (OBB-MET-1)."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
     return scatter_pairs(probiou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
 
@@ -312,7 +311,7 @@ def rotated_items(
     dialect: Dialect = NEWEST,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "4"]:
-    """Return box, cls, dfl and angle times their gains, differentiable (OBB-SUM-1).
+    """Return (4,) the losses box, cls, dfl and angle times their gains, differentiable (OBB-SUM-1).
 
     The logits have gradients of cls only, the distances of box and dfl, the angles of box and angle. Without positives
     all gradients except those of cls exist and are zero.
@@ -334,12 +333,12 @@ def rotated_items(
 
 
 def box_loss(predicted: Float[Tensor, "P 5"], target: Float[Tensor, "P 5"]) -> Float[Tensor, "P"]:
-    """Return 1 - probIoU of each positive; both boxes in grid units (OBB-BOX-1)."""
+    """Return (P,) 1 - probIoU of the predicted and target boxes, in grid units (OBB-BOX-1)."""
     return 1 - probiou(predicted, target, LOSS_VARIANCE)
 
 
 def distances_in_frame(boxes: Float[Tensor, "P 5"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:
-    """Return the distances from an anchor to the left, top, right and bottom side of its target box (OBB-DFL-1).
+    """Return the distances from each anchor to the left, top, right and bottom side of its target (OBB-DFL-1).
 
     Distances are measured along the axes of the target, not of the predicted box. If R = 1, left and right are compared
     as shares of the input's width, and top and bottom as shares of its height, for every angle.
@@ -349,7 +348,7 @@ def distances_in_frame(boxes: Float[Tensor, "P 5"], centres: Float[Tensor, "P 2"
 
 
 def angle_loss(angles: Float[Tensor, "P"], target: Float[Tensor, "P 5"]) -> Float[Tensor, "P"]:
-    """Return sin^2 of twice the difference of the angles, weighted by the target's shape (OBB-ANG-1).
+    """Return (P,) sin^2 of twice the difference of the angles, weighted by the target's shape (OBB-ANG-1).
 
     The loss of a difference of 90 degrees is zero for every shape. The weight is exp(-(ln(w / h) / 3)^2): 1 for
     squares, and less for elongated targets.

@@ -10,7 +10,7 @@ class Head:
     Attributes:
         strides: pixels per grid cell of each level, in the order of the feature maps.
         classes: number of classes C.
-        reg_max: bins R of each side's distance distribution; with R = 1 the raw value is the distance (DEC-1).
+        reg_max: number R of bins for each side's distance; with R = 1 the raw value is the distance (DEC-1).
 
     Raises:
         ValueError: the head has no level, or a number is not positive.
@@ -35,7 +35,7 @@ class Hyperparameters:
     """Hyperparameters of TAL-MET-1, TAL-TOPK-1, TAL-CONF-2 and LOSS-GAIN-1, with the detection loss's defaults.
 
     Attributes:
-        topk: number of anchors that each ground truth selects (k).
+        topk: number k of anchors that each ground truth selects.
         alpha: exponent of the class score.
         beta: exponent of the overlap.
         topk2: number of anchors that each ground truth keeps after contested anchors are resolved; None, 0, or a

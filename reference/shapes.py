@@ -1,4 +1,4 @@
-"""Shapes in annotations: `Float[Tensor, "M A"]` reads "a floating tensor of M ground truths by A anchors".
+"""Shapes in type annotations: `Float[Tensor, "M A"]` is a floating-point tensor, ground truths by anchors.
 
 The reference needs only torch. If jaxtyping is installed, shapes can be checked at run time, as in the tests; otherwise
 they are documentation.
@@ -14,7 +14,7 @@ else:
     except ImportError:
 
         class _Documented:
-            """Replacement of jaxtyping's types: `Float[Tensor, "M A"]` is plain `Tensor`."""
+            """Replaces the types of a missing jaxtyping: `Float[Tensor, "M A"]` is plain `Tensor`."""
 
             def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
                 return item[0]

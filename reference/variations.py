@@ -44,7 +44,7 @@ class Contested(Enum):
 
 
 class DroppedPicks(Enum):
-    """TAL-TOPK-1: anchors among the k best that are not selected nevertheless."""
+    """TAL-TOPK-1: which anchors are not selected although they are among the k best."""
 
     NONE = "none"
     ZERO = "zero"
@@ -87,7 +87,7 @@ class Rows(Enum):
 
 
 class ScoreSum(Enum):
-    """LOSS-SUM-1: the number N by which the terms are divided, before its floor."""
+    """LOSS-SUM-1: the number N by which the terms are divided, before it is clamped from below."""
 
     BATCH = "batch"
     """The sum of all target scores."""
@@ -109,7 +109,7 @@ class ClassLoss(Enum):
 
 
 class DflClamp(Enum):
-    """LOSS-DFL-1: the range to which target distances are clamped; bins outside the distribution are its end bins."""
+    """LOSS-DFL-1: the range to which target distances are clamped; a bin beyond the ends counts as the end bin."""
 
     BELOW_LAST_BIN = "below last bin"
     """0 to R - 1 - 0.01."""
@@ -134,28 +134,28 @@ class Variations:
         signed_overlap: TAL-MET-1: True if negative overlaps are not set to zero.
         every_row_counts: ANN-3: True if ground truths count whatever the sum of their corners.
         edge_counts: TAL-CAND-1: True if an anchor on the edge of a ground truth is a candidate.
-        reach_limits: TAL-CAND-1: True if an anchor farther from a side than the bins reach is not a candidate.
-        metric_masked: TAL-MET-1: True if t is zero off candidates even where u is not.
-        dropped_picks: TAL-TOPK-1.
+        reach_limits: TAL-CAND-1: True if an anchor with a side farther away than the bins reach is no candidate.
+        metric_masked: TAL-MET-1: True if t is zero for non-candidates even if their u is not.
+        dropped_picks: TAL-TOPK-1: anchors among the k best that are not selected.
         at_least_one: TAL-TOPK-1: True if a ground truth without a selected anchor takes the anchor with its largest t.
         built_in_k: TAL-TOPK-1: True if k is 10, whatever was asked for.
         k_cut: TAL-TOPK-2: True if k is cut to the number of anchors; otherwise a larger k raises.
-        exponents: TAL-MET-1.
-        contested: TAL-CONF-1.
+        exponents: TAL-MET-1: exponents of score and overlap.
+        contested: TAL-CONF-1: ground truth that wins a contested anchor.
         topk2_ignored: TAL-CONF-2: True if topk2 is accepted and has no effect.
-        norm_before_conflict: TAL-NORM-1: True if t* and u* are the largest of the selected anchors, with those lost.
+        norm_before_conflict: TAL-NORM-1: True if t* and u* are the largest of the selected anchors, lost ones too.
         norm_eps: TAL-NORM-1: the number that keeps the quotient finite.
         norm_clamped: TAL-NORM-1: True if t* is clamped at `norm_eps`; otherwise `norm_eps` is added to it.
         norm_scaled: TAL-NORM-1: True if weights are scaled by u*.
         widened_target: TAL-TGT-1: True if the target box is the widened ground truth.
-        rows: ANN-1.
+        rows: ANN-1: meaning of the last four numbers of an annotation row.
         sides_exchanged: ANN-1: True if x is scaled by the input's height and y by its width.
         image_index_ignored: ANN-1: True if every image has the rows of all images.
         box_overlap: LOSS-BOX-1: the overlap in the box loss.
-        score_sum: LOSS-SUM-1.
-        class_loss: LOSS-CLS-1.
-        dfl_clamp: LOSS-DFL-1.
-        gains: LOSS-GAIN-1.
+        score_sum: LOSS-SUM-1: the number N by which the terms are divided.
+        class_loss: LOSS-CLS-1: the class loss of the whole batch.
+        dfl_clamp: LOSS-DFL-1: range to which target distances are clamped.
+        gains: LOSS-GAIN-1: the gains of the terms.
         total_times_images: LOSS-GAIN-1: True if the sum of the items is multiplied by B before it is differentiated.
     """
 
@@ -191,7 +191,7 @@ class Variations:
         """Return a copy with some choices changed. Its name lists them: "ultralytics-8.4.190, overlap=iou".
 
         Args:
-            choices: fields of `Dialect` and their values.
+            choices: new values of fields of `Dialect`, by name.
 
         Raises:
             TypeError: a field or the type of its value is unknown.
@@ -206,16 +206,16 @@ class Variations:
 
     @cached_property
     def varied(self) -> set[str]:
-        """Names of the choices of this class that differ from that of the releases."""
+        """Names of the fields of `Variations` whose value is not that of the releases."""
         return {field.name for field in fields(Variations) if getattr(self, field.name) != field.default}
 
     @property
     def is_varied(self) -> bool:
-        """True if a choice of this class differs from that of all releases."""
+        """True if a field of `Variations` has a value other than that of the releases."""
         return bool(self.varied)
 
     def effective(self, hyperparameters: Hyperparameters, anchors: int) -> Hyperparameters:
-        """Return the hyperparameters that assigner and loss actually use, for a number of anchors."""
+        """Return the hyperparameters that this dialect uses instead of the given ones, for `anchors` anchors."""
         given, default = hyperparameters, Hyperparameters()
         changes: dict[str, Any] = {}
         match self.exponents:
@@ -239,7 +239,7 @@ class Variations:
 
     @property
     def settled(self: Varied) -> Varied:
-        """Return the same choices for hyperparameters that are already `effective`."""
+        """The same dialect without the choices that `effective` has already applied to the hyperparameters."""
         return replace(
             self, exponents=Exponents.GIVEN, gains=Gains.GIVEN, built_in_k=False, k_cut=False, topk2_ignored=False
         )

@@ -1,7 +1,7 @@
 """The assigner of a dialect with choices that no release makes, step by step as in `assignment`.
 
-A step without a choice is the function of `assignment` itself. With all defaults the result is bitwise that of
-`assignment.assign`. M ground truths of the image, A anchors, C classes.
+Steps in which no dialect differs are the functions of `assignment` themselves. With all defaults the result is
+bitwise that of `assignment.assign`. M is the number of ground truths of the image, A of anchors, C of classes.
 """
 
 import torch
@@ -47,7 +47,7 @@ def ground_truths(
 
 
 def corners(rows: Float[Tensor, "N 4"], size: tuple[int, int], dialect: Dialect) -> Float[Tensor, "N 4"]:
-    """Return boxes xyxy in pixels of the last four numbers of each row (ANN-1)."""
+    """Return the boxes xyxy in pixels that the last four numbers of each row describe (ANN-1)."""
     height, width = reversed(size) if dialect.sides_exchanged else size
     match dialect.rows:
         case Rows.NORMALISED:
@@ -81,7 +81,7 @@ def assign(
         hyperparameters: k, alpha, beta and topk2.
         dialect: the choices to follow.
         keep_trace: store every stage's values in `trace`.
-        reach: (A, 1) largest distance in pixels that the bins of each anchor can tell; None: unlimited.
+        reach: (A, 1) largest distance in pixels that the bins of each anchor can represent; None: unlimited.
 
     Raises:
         ValueError: there are fewer anchors than k (TAL-TOPK-2), or the dialect does not support the head or topk2.
@@ -126,12 +126,12 @@ def candidates_of(
 
 
 def counting(truths: GroundTruths, dialect: Dialect) -> Bool[Tensor, "M"]:
-    """Return (M,) True for the ground truths that count (ANN-3)."""
+    """Return (M,) bool: True for the ground truths that take part in the assignment (ANN-3)."""
     return (truths.boxes != 0).any(1) if dialect.every_row_counts else truths.real
 
 
 def farthest_side(boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"]) -> Float[Tensor, "M A"]:
-    """Return the distance in pixels from each centre to the farthest side of each box."""
+    """Return (M, A) the distance in pixels from each centre to the farthest side of each box."""
     left_top, right_bottom = boxes[:, None].chunk(2, dim=-1)  # (M, 1, 2) twice
     return torch.maximum(centres - left_top, right_bottom - centres).amax(-1)  # (M, A)
 
@@ -139,7 +139,7 @@ def farthest_side(boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"]) ->
 def overlaps_of(
     truths: Float[Tensor, "M 4"], boxes: Float[Tensor, "A 4"], dialect: Dialect
 ) -> Float[Tensor, "M A"]:
-    """Return the overlap of every ground truth and predicted box (TAL-MET-1)."""
+    """Return (M, A) the overlap of every ground truth and predicted box (TAL-MET-1)."""
     overlap = MEASURES[dialect.overlap](truths[:, None], boxes)  # (M, A)
     return overlap if dialect.signed_overlap else overlap.clamp(min=0)
 
@@ -147,7 +147,7 @@ def overlaps_of(
 def picks(
     metric: Float[Tensor, "M A"], candidates: Bool[Tensor, "M A"], real: Bool[Tensor, "M"], k: int, dialect: Dialect
 ) -> Bool[Tensor, "M A"]:
-    """Return the anchors that each ground truth selects (TAL-TOPK-1)."""
+    """Return (M, A) bool: True for the anchors that each ground truth selects (TAL-TOPK-1)."""
     selected = top_k(metric.where(candidates, 0), k) & candidates  # (M, A)
     if dialect.dropped_picks is not DroppedPicks.NONE:
         selected = selected & (metric > LEAST_PICK[dialect.dropped_picks])
@@ -165,7 +165,7 @@ def rank(
     metric: Float[Tensor, "M A"],
     dialect: Dialect,
 ) -> Float[Tensor, "M A"]:
-    """Return a value for each pair. The largest value of a contested anchor determines its owner (TAL-CONF-1)."""
+    """Return (M, A) values, of which the largest decides who wins a contested anchor (TAL-CONF-1)."""
     order = torch.arange(len(selected), device=selected.device, dtype=overlap.dtype)[:, None].expand_as(overlap)
     match dialect.contested:
         case Contested.OVERLAP:
@@ -191,7 +191,7 @@ def normalised(
     selected: Bool[Tensor, "M A"],
     dialect: Dialect,
 ) -> Float[Tensor, "A"]:
-    """Return w of every anchor, zero on background (TAL-NORM-1)."""
+    """Return (A,) the weight w of every anchor, zero on background (TAL-NORM-1)."""
     among = selected if dialect.norm_before_conflict else positives  # (M, A)
     best_metric, best_overlap = (values.where(among, 0).amax(1) for values in (metric, overlap))  # (M,), (M,)
     eps = dialect.norm_eps

@@ -31,7 +31,7 @@ def giou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> 
 
 
 def ciou_v_squared(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Return CIoU with v squared as shape penalty."""
+    """Return CIoU with v^2 in place of alpha v as shape penalty, where v is the aspect ratio term."""
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     difference = 4 / math.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()  # v
     return diou(one, other) - difference.detach() * difference

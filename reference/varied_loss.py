@@ -1,7 +1,7 @@
 """The loss of a dialect with choices that no release makes, term by term as in `loss`.
 
-A step without a choice is the function of `loss` itself. With all defaults the result is bitwise that of
-`loss.loss_items`. P positives of the batch, R bins.
+Steps in which no dialect differs are the functions of `loss` themselves. With all defaults the result is bitwise
+that of `loss.loss_items`. P is the number of positives of the batch, R of bins.
 """
 
 import torch
@@ -34,7 +34,7 @@ def loss_items(
     dialect: Dialect,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
-    """Return box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
+    """Return (3,) the losses box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
     Arguments are the same as for `loss.loss_items`.
     """
@@ -56,7 +56,7 @@ def loss_items(
 
 
 def divisor(weights: Float[Tensor, "P"], images: int, dialect: Dialect) -> Float[Tensor, ""]:
-    """Return N of a batch of `images` images, for the target scores of its positives (LOSS-SUM-1)."""
+    """Return N, the number by which the losses are divided, from the weights of the positives (LOSS-SUM-1)."""
     match dialect.score_sum:
         case ScoreSum.BATCH:
             score_sum = weights.sum()
@@ -95,7 +95,7 @@ def side_loss(
     size: tuple[int, int],
     dialect: Dialect,
 ) -> Float[Tensor, "P"]:
-    """Return the loss of the four distances of each positive (LOSS-DFL-1)."""
+    """Return (P,) the loss of the four distances of each positive (LOSS-DFL-1)."""
     reg_max = distances.shape[1] // 4
     if reg_max == 1:
         return official_side_loss(distances, target, anchors, size, dialect)

@@ -19,7 +19,7 @@ FARTHEST = 1e6
 
 
 def marks_of(picture: dict[str, Any], sides: Sides) -> list[Mark]:
-    """Return a mark for every anchor that is positive on either side, the gravest difference last (on top)."""
+    """Return a mark for every anchor that is positive on either side, gravest difference last (on top)."""
     alone = picture["implementation"] is None
     reference = {anchor: rest for anchor, *rest in picture["reference"]}
     implementation = {anchor: rest for anchor, *rest in picture["implementation"] or ()}

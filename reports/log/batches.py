@@ -130,7 +130,7 @@ class Batches:
         uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
         undecided: number of batches whose verdict is partly inconclusive, by implementation.
         hazards: number of different batches with each hazard.
-        margins: distribution of errors divided by bounds, by implementation and stage; without failing batches.
+        margins: distribution of errors divided by bounds, by implementation and stage, of conforming batches.
         failures: failing batches by cell, the first `MAX_FAILURES` of each.
         causes: number of failing batches by implementation, verdict, stage and clause.
         met: number of batches that matched a known issue, by issue, implementation and device.
