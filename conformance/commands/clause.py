@@ -5,6 +5,7 @@ import argparse
 from tal_conformance.commands.program import CommandError
 from tal_conformance.core.clauses import clauses, names_like
 from tal_conformance.core.names import suggestion
+from tal_text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
                 f"unknown clause {name!r}{suggestion(name, known) or '.'} Groups of clauses: "
                 f"{', '.join(dict.fromkeys(clause.split('-')[0] for clause in known))}"
             )
-        print("\n".join(line for clause in found for line in format_clause(clause)))
+        say(*(line for clause in found for line in format_clause(clause)))
     return 0
 
 

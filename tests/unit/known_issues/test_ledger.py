@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -83,6 +83,7 @@ def test_what_is_on_record_is_known(tmp_path: Path, entry: KnownIssue):
     conforms(SMALL)
     conforms(LARGE)
     assert conforms.excused == 1
+    cast("RunLogWriter", conforms.sink).end(0)
     log = read_log(tmp_path / "run")
     (one,) = summarise(log)["implementations"]
     assert one["verdicts"][Verdict.KNOWN] == 1

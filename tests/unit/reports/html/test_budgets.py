@@ -43,11 +43,13 @@ def test_the_log_has_the_expected_size(night: Path):
     assert sum(bool(line.get("picture")) for line in log.divergences) > 150
 
 
+@pytest.mark.slow
 def test_the_report_is_small(night: Path):
     size = (night / "report.html").stat().st_size
     assert 500_000 < size < BYTES
 
 
+@pytest.mark.slow
 def test_cards_share_the_budget_for_pictures(night: Path):
     page = (night / "report.html").read_text(encoding="utf-8")
     every = page.count("it predicts (")
@@ -70,11 +72,13 @@ def test_the_page_does_not_grow_with_the_batches(tmp_path: Path):
     assert counts[1] < counts[0] * 1.02, counts
 
 
+@pytest.mark.slow
 def test_the_page_has_few_elements(night: Path):
     page = (night / "report.html").read_text(encoding="utf-8")
     assert 5_000 < elements(page.partition("<body>")[2].partition("<script>")[0]) < ELEMENTS
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_few_elements_are_visible_at_first_and_after_filtering(browser: Any, night: Path):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
