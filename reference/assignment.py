@@ -26,7 +26,7 @@ from tal_reference.settings import Hyperparameters
 from tal_reference.shapes import Bool, Float, Int
 
 INSIDE = 1e-9
-"""Pixels by which the centre of a candidate must lie inside a box (TAL-CAND-1)."""
+"""Number of pixels by which the centre of a candidate must lie inside a box (TAL-CAND-1)."""
 NORMALISATION_EPS = 1e-9
 """Added to the denominator of TAL-NORM-1, so that the weights are finite where every metric is zero."""
 

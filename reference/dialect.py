@@ -97,27 +97,27 @@ ARTICLE = Dialect("article", small_box_floor=SmallBoxFloor.NONE, rows_sorted=Fal
 """The article's own algorithm, which was written before official code widened small boxes."""
 
 LOWER_FLOOR = replace(NEWEST, name="ultralytics-8.4.127", small_box_floor=SmallBoxFloor.BELOW_FIRST_STRIDE)
-"""8.4.25 to 8.4.127."""
+"""Ultralytics 8.4.25 to 8.4.127: a lower threshold for widening small boxes."""
 
 ANY_ORDER = replace(LOWER_FLOOR, name="ultralytics-8.4.24", rows_sorted=False)
-"""8.4.8 to 8.4.24."""
+"""Ultralytics 8.4.8 to 8.4.24: annotation rows in any order."""
 
 MANY_LEVELS = replace(ANY_ORDER, name="ultralytics-8.4.7", one_level=False)
-"""8.4.0 to 8.4.7."""
+"""Ultralytics 8.4.0 to 8.4.7: heads need at least two levels."""
 
 NO_FLOOR = replace(
     ANY_ORDER, name="ultralytics-8.3.253", small_box_floor=SmallBoxFloor.NONE, topk2=False, single_bin=SingleBin.NOTHING
 )
-"""8.0.52 to 8.3.253 without 8.0.100: the dialect that YOLOv8 was trained with for three years."""
+"""Ultralytics 8.0.52 to 8.3.253, except 8.0.100: no small box is widened. YOLOv8 was trained with it."""
 
 ALL_WEIGHTS = replace(NO_FLOOR, name="ultralytics-8.0.100", weights_meet=WeightBroadcast.ALL_PAIRS)
-"""The broken box and distribution focal loss of 8.0.100."""
+"""Ultralytics 8.0.100, with its broken box loss and distribution focal loss."""
 
 EVERYWHERE = replace(NO_FLOOR, name="ultralytics-8.0.51", overlaps_compared=OverlapsCompared.EVERYWHERE)
-"""8.0.35 to 8.0.51."""
+"""Ultralytics 8.0.35 to 8.0.51: overlaps are computed everywhere, not only for candidates."""
 
 FIRST = replace(EVERYWHERE, name="ultralytics-8.0.6", score_sum_floor=0.0)
-"""8.0.0 to 8.0.6, the first releases."""
+"""Ultralytics 8.0.0 to 8.0.6, the first releases: N has no lower bound."""
 
 DIALECTS = {
     dialect.name: dialect

@@ -58,9 +58,9 @@ class Exponents(Enum):
 
     GIVEN = "given"
     BUILT_IN = "built in"
-    """0.5 and 6, independent of the hyperparameters."""
+    """alpha = 0.5 and beta = 6, whatever the hyperparameters are."""
     ONE_AND_SIX = "one and six"
-    """1 and 6, independent of the hyperparameters."""
+    """alpha = 1 and beta = 6, whatever the hyperparameters are."""
     EXCHANGED = "exchanged"
     """alpha is the exponent of the overlap, beta that of the score."""
 
@@ -70,9 +70,9 @@ class Gains(Enum):
 
     GIVEN = "given"
     BUILT_IN = "built in"
-    """7.5, 0.5 and 1.5, independent of the hyperparameters."""
+    """7.5, 0.5 and 1.5 for box, cls and dfl, whatever the hyperparameters are."""
     EXCHANGED = "exchanged"
-    """The gains of box and cls are exchanged."""
+    """The gains of the box loss and the class loss are exchanged."""
 
 
 class Rows(Enum):
@@ -112,13 +112,13 @@ class DflClamp(Enum):
     """LOSS-DFL-1: the range to which target distances are clamped; a bin beyond the ends counts as the end bin."""
 
     BELOW_LAST_BIN = "below last bin"
-    """0 to R - 1 - 0.01."""
+    """Clamped to 0 .. R - 1 - 0.01, so that both neighbouring bins exist."""
     BIN_LATER = "bin later"
-    """0 to R - 0.01: a distance may lie beyond the last bin."""
+    """Clamped to 0 .. R - 0.01: a distance may lie beyond the last bin."""
     NONE_BELOW = "none below"
-    """At most R - 1 - 0.01; negative distances stay negative."""
+    """Clamped from above to R - 1 - 0.01; negative distances stay negative."""
     NONE = "none"
-    """No clamp."""
+    """Not clamped."""
 
 
 Varied = TypeVar("Varied", bound="Variations")

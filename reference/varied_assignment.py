@@ -29,7 +29,7 @@ from tal_reference.variations import Contested, DroppedPicks, Rows
 from tal_reference.varied_boxes import MEASURES
 
 LEAST_PICK = {DroppedPicks.NONE: -torch.inf, DroppedPicks.ZERO: 0.0, DroppedPicks.TINY: 1e-9}
-"""The number that t of a selected anchor must exceed (TAL-TOPK-1)."""
+"""The number that the metric t of an anchor must exceed for the anchor to be selected (TAL-TOPK-1)."""
 
 
 def ground_truths(

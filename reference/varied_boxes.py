@@ -11,7 +11,7 @@ from tal_reference.shapes import Float
 from tal_reference.variations import Overlap
 
 Measure = Callable[[Tensor, Tensor], Tensor]
-"""An overlap of boxes (.., 4) and (.., 4), broadcast over leading dimensions."""
+"""A function that returns the overlaps of boxes (.., 4) and (.., 4), broadcast over leading dimensions."""
 
 
 def diou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
@@ -44,4 +44,4 @@ MEASURES: dict[Overlap, Measure] = {
     Overlap.DIOU: diou,
     Overlap.V_SQUARED: ciou_v_squared,
 }
-"""The function of every overlap."""
+"""The function that computes each kind of overlap."""

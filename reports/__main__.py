@@ -16,7 +16,7 @@ from tal_reports.text import capital
 from tal_text import say, warn
 
 PROGRAM = f"python -m {(__spec__ and __spec__.parent) or 'tal_reports'}"
-"""The command as the user started it: `python -m reports` in the clone, `python -m tal_reports` anywhere."""
+"""The command that the user typed: `python -m reports` in a clone, `python -m tal_reports` if installed."""
 UNUSABLE = 2
 """Exit status if the command line is wrong, no run is found, or a file cannot be written."""
 RUN = "folder of a run, or its log.jsonl"

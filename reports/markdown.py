@@ -11,7 +11,7 @@ from tal_reports.log.reader import Log
 from tal_reports.text import clock, counted, shortened, visible
 
 MAX_CAUSES, MAX_UNTESTED = 10, 12
-"""Causes and untested parts that are listed; the report has all of them."""
+"""Maximum numbers of causes and of untested parts that are listed; the report has all of them."""
 ALWAYS = ("exact", "within_bound", "divergent", "error")
 
 

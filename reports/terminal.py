@@ -12,13 +12,13 @@ from tal_reports.log.reader import Log
 from tal_reports.text import counted, shortened, visible
 
 ALWAYS = ("exact", "within_bound", "admissible", "inconclusive", "divergent", "error")
-"""Verdicts that have a column even with a count of zero."""
+"""Verdicts that have a column in the table even if no batch has them."""
 UNSUPPORTED = "not supported: "
-"""Beginning of a reason by which an adapter itself excludes a way of calling."""
+"""Beginning of the reason for a test that is skipped because the adapter excludes a way of calling."""
 MAX_WIDTH = 36
-"""Characters of a name."""
+"""Maximum number of characters of a name."""
 MAX_CAUSES = 5
-"""Causes of one implementation that are printed."""
+"""Maximum number of causes that are printed for one implementation."""
 
 
 def terminal_table(log: Log) -> str:

@@ -24,7 +24,7 @@ from tal_reference.eras import ERAS, Version
 from tal_text import say
 
 BATCHES_PER_TEST = 4
-"""Number of batches of each of the suite's tests on which the first and the last source of an era are judged."""
+"""Number of batches of each test of the suite on which the first and last source of an era are judged."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from tal_reports import visible
 from tal_text import say
 
 RUN_FOLDERS = ("reports/runs", "tal-conformance-reports")
-"""Folders of runs in which a case is searched by its name."""
+"""Folders with runs in which a case is searched by its name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from tal_reference import DIALECTS
 from tal_text import say
 
 SHOWN = 4
-"""Clauses of unexplained batches that are shown."""
+"""Number of clauses for which an unexplained batch is printed in full."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """
     prepare_judging()
     implementation, dialects = find(options.implementation), distinguishable(DIALECTS.values())
-    with progress("Holding to dialects", len(dialects)) as advance:
+    with progress("Judging by each dialect", len(dialects)) as advance:
         identification = identify(implementation, dialects, advance, options.seconds)
     say("\n".join(format_identification(identification)))
     return int(not identification.explained)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tal_reference import Dialect
 
 SCRIPT = "tal-conformance"
-"""Name of the console script."""
+"""Name of the console script that starts this program."""
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

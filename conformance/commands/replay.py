@@ -284,7 +284,7 @@ def dialect_of(stored: StoredOutcome, path: Path) -> Dialect:
     try:
         return parse(stored.dialect)
     except ValueError as error:
-        raise CannotReplay(f"{path}: {error}. Name one with --against") from error
+        raise CannotReplay(f"{path}: {error}. Name a dialect to judge by with --against") from error
 
 
 def picture_of(

@@ -16,7 +16,7 @@ from tal_conformance.mutation.planted_faults import Fault, FaultyAssigner, Fault
 from tal_conformance.suite.checker import Checker
 
 ASSIGNED = DETECT.stages_of("assignment")
-"""Stages of an assigner without a loss."""
+"""Stages of the assigner: a fault in one of them is found without computing the loss."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
 from tal_text import say
 
 KINDS = ("official", "reference", "history")
-"""Kinds of mutants; planted faults are in `tal_conformance.mutation.plant`."""
+"""Kinds of mutants, as the docstring of this module explains them."""
 ROOTS = ("tal_conformance", "tal_reference")
 REPORTING_FILES = (
     "commands/__init__.py",
@@ -54,12 +54,12 @@ REPORTING_FILES = (
     "mutation/planted_faults/loss.py",
     "mutation/planted_faults/precision.py",
 )
-"""Source files that are left out of the hash of `key_of`, because they only report and do not influence results."""
+"""Source files that the hash of `key_of` leaves out, because they do not influence results."""
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"
 FEW = 8
 """Number of batches of each fast test in the first pass over all mutants."""
 KILLS = "power.jsonl"
-"""File in the folder of all runs with a line for every judged mutant, so that a run can resume an interrupted one."""
+"""File with a line for every judged mutant, in the folder of all runs: a run resumes an interrupted one."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ OTHERS = (
     "ReplaceTrueWithFalse", "ReplaceUnaryOperator_Delete_Invert", "ReplaceUnaryOperator_Delete_Not",
     "ReplaceUnaryOperator_Delete_USub", "ZeroIterationForLoop",
 )  # fmt: skip
-"""Operators of cosmic-ray that do not replace one Python operator by another."""
+"""Mutation operators of cosmic-ray, other than those that replace one Python operator by another."""
 MODULE_NAMES = ("torch", "F", "math", "functional", "super", "self")
-"""Names of modules: `torch.f(x)` is not a method call in a chain, and is not changed to `torch`."""
+"""Names that are no tensors: a call such as `torch.f(x)` is not changed to `torch`."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from tal_text import say
 
 STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN = "stages shown", "outputs alone", "loss alone"
 MODES = (STAGES_SHOWN, OUTPUTS_ALONE, HIDDEN)
-"""Modes of a faulty implementation: which parts of its result it exposes."""
+"""Modes of a faulty implementation, which name the visible parts of its result."""
 MIXED_MODES = {
     f"{mode}, {precision}": (mode, precision) for precision in MIXED for mode in (STAGES_SHOWN, HIDDEN)
 }
-"""Exposed parts and precision of each mode of the mixed-precision lane, by the mode's name."""
+"""Modes under mixed precision: by name, the mode of `MODES` with the same visible parts, and a precision."""
 
 INVISIBLE: dict[str, dict[str, str]] = {
     HIDDEN: {
@@ -35,7 +35,7 @@ INVISIBLE: dict[str, dict[str, str]] = {
         "empty_image_scores": "the reference's loss reads only target scores of positives' own classes",
     }
 }
-"""Faults that have no visible effect in a mode, and are therefore equivalent there, with the reason."""
+"""For each mode the faults without a visible effect, which count as equivalent, with the reason."""
 GRADIENT_BOUND = (
     "shows in the gradient on the distance logits alone, whose bound counts a rounding to 16 bits in every operation: "
     "it is not derived from the dtype of each operation yet"
@@ -65,7 +65,7 @@ OPEN: dict[str, dict[str, str]] = {
         "contested_by_unmasked_overlap": CLOSE_OVERLAPS,
     },
 }
-"""Faults that are known to survive in a mode, with a description of a batch that would expose them."""
+"""For each mode the faults that are known to survive, with a description of what would expose them."""
 
 
 class Hidden:

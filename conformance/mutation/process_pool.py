@@ -22,7 +22,7 @@ from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, att
 MUTANT_TIMEOUT = 20
 """Time limit of a batch in seconds, after which the mutant counts as hanging; the slowest batch takes 0.1 s."""
 MEMORY = 4 * 2**30
-"""Bytes that a mutant may allocate in addition to the memory of its parent."""
+"""Number of bytes that a mutant may allocate in addition to the memory of the parent process."""
 
 Made = Callable[[], Implementation]
 After = Callable[[Subject], None]

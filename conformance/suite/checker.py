@@ -23,11 +23,11 @@ from tal_conformance.known_issues.ledger import KnownIssue
 MAX_INCONCLUSIVE_SHARE = 0.25
 """Largest share of a test's batches that may be inconclusive because the implementation hides its assignment.
 
-A loss that hides its assignment and chooses otherwise among equals had 6 of 425 batches of all checks, of which half
-have planted ties, and 3 of 40 of a single check.
+Measured with a loss that hides its assignment and chooses otherwise among equal values: 6 of the 425 batches of all
+checks, of which half have ties by design, were inconclusive, and at most 3 of 40 batches of a single check.
 """
 ENOUGH_BATCHES = 50
-"""Batches from which the share is checked: with an expected 3 of 40, chance exceeds the ceiling at 50 batches in fewer
+"""Number of batches from which the share is checked. If 3 of 40 are expected, 50 batches exceed it in fewer
 than one of 10,000 runs."""
 
 

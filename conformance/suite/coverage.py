@@ -50,11 +50,11 @@ REACHED_BY: dict[str, tuple[str, ...]] = {
     "T3": ("tie_at_topk2",),
     "T4": (NEAR_TIE,),
 }
-"""Hazards of which any makes a clause decide something, by clause of specification sections 1 to 6 and by clause of
-`judgement.non_finite`."""
+"""For each clause the hazards of which any one makes the clause decide something in a batch: clauses of sections 1 to 6
+of the specification and of `judgement.non_finite`."""
 
 OPTIONAL = frozenset({"shuffled_rows", "uneven_exponents"})
-"""Hazards that cannot be drawn for the newest dialect, or for an implementation without `assign`."""
+"""Hazards that no batch has for the newest dialect, or for an implementation without a method `assign`."""
 RARE = frozenset(
     {
         "images_above_64",
@@ -69,7 +69,7 @@ RARE = frozenset(
 listed and not drawn at random."""
 MINIMUM_SHARE = 0.002
 """Share of a run's batches that must reach every clause and hazard: 5 of the 2,600 batches of `ci`. The rarest hazard
-occurs three times as often, so that a run below the minimum has lost it."""
+occurs three times as often, so that in a run below the minimum something is wrong."""
 
 
 def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> dict[str, int]:
@@ -100,7 +100,7 @@ def missing_hazards(hazards: Mapping[str, int], batches: int, near_ties: int) ->
 
 
 LOOSE = 0.1
-"""Share of a bound below which 99.9 % of the errors must not stay: a looser bound would hide errors."""
+"""A bound is too loose, and would hide errors, if 99.9 % of the errors are below this share of it."""
 
 
 def loose_bounds(shares: Mapping[tuple[str, str], float]) -> list[str]:

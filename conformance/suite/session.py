@@ -33,7 +33,7 @@ from tal_text import visible
 
 RUN = pytest.StashKey["SessionState"]()
 GATING = ("ci", "nightly")
-"""Profiles whose complete runs fail if a clause or a hazard was reached too rarely."""
+"""Profiles whose complete runs fail if too few batches reach a clause or a hazard."""
 
 
 @dataclass

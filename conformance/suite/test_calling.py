@@ -14,7 +14,7 @@ from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.suite.checker import Checker
 
 SLOW = ("two-processes", "compile")
-"""Ways that take seconds: the profile `dev` leaves them out."""
+"""Ways of calling that take seconds, which the profile `dev` leaves out."""
 OTHERS = tuple(name for name in WAYS if name not in SLOW)
 
 

@@ -17,7 +17,7 @@ from tal_conformance.suite.checker import Checker
 
 EVERY_STRATEGY = st.one_of(*LOSS_STRATEGIES.values())
 PLACES = 12
-"""Number of lines of an implementation's code that are listed."""
+"""Number of code lines with the most synchronisations and transfers that are logged."""
 
 
 @pytest.fixture

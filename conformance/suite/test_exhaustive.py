@@ -11,7 +11,7 @@ from tal_conformance.checks.relations.relations import RELATIONS, NotObservable
 from tal_conformance.suite.checker import Checker
 
 COMPANY = 8
-"""Number of images of a batch that is split."""
+"""Number of images in a batch that is compared with its images one by one."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

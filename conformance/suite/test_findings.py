@@ -6,7 +6,7 @@ from tal_conformance.known_issues.findings import Finding, installed, read_findi
 from tal_conformance.suite.session import RUN, SessionState
 
 OFFICIAL = "ultralytics"
-"""Name under which the installed release is tested."""
+"""Name of the installed release of Ultralytics among the implementations."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,7 +11,7 @@ from tal_conformance.suite.checker import Checker
 
 ORDINARY = training_size(most=12, kinds=("off_lattice",), predictions=("near",))
 """Batches with as many ground truths as photographs have. Hardly ever are two deciding values equal: a loss that does
-not show its assignment is judged by one assignment, which it cannot be with 300 ground truths of all kinds."""
+not expose its assignment can then be judged by one assignment, unlike with 300 ground truths of all kinds."""
 
 
 @check("LARGE", batches=training_size(), share=20, least=1, mutants="never", shrinks=False)

@@ -18,7 +18,7 @@ EVERY = [
     for clause, relation in RELATIONS.items()
 ]
 MIN_COMPARED_SHARE = 0.25
-"""Share of its batches that a relation must compare in full; most relations reach 0.7 to 1."""
+"""Minimum share of a relation's batches that are compared in full; most relations reach 0.7 to 1."""
 ENOUGH = 20
 """Number of batches from which the share is required. A relation that compares half of all batches in full falls below
 a quarter of 20 batches once in 170 runs; of fewer batches, often."""

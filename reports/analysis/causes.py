@@ -9,7 +9,7 @@ from typing import Any
 from tal_reports.log.batches import VERDICTS, Batches
 
 PLURAL = re.compile(r"(?<=# )(\w+?)s\b")
-"""A plural after a number: `# anchors` and `# anchor` are one cause."""
+"""Matches a plural noun after a number (`#`), so that `# anchors` and `# anchor` count as one cause."""
 NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?|\binf\b|\bnan\b)", re.IGNORECASE)
 
 

@@ -7,9 +7,9 @@ from tal_reports.analysis.history import Entry
 from tal_reports.text import clock, counted, listed, real, short, shortened, visible
 
 CLEARLY = 1.1
-"""Two intervals of a ratio count as a change only if they are further apart than this factor; less may be noise."""
+"""Two confidence intervals of a ratio count as a change only if they are further apart than this factor."""
 Causes = list[dict[str, Any]]
-"""Causes as the history has them."""
+"""Causes of failure in the form of history.jsonl."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ RESULTS = {
     "inconclusive": "is inconclusive",
     "not tested": "was not tested",
 }
-"""Each result of an implementation as a predicate."""
+"""The predicate of the sentence about an implementation, by its result."""
 
 
 def headline(

@@ -13,17 +13,17 @@ from tal_reports.log.reader import Log
 from tal_reports.text import real, shortened
 
 NAME = "history.jsonl"
-"""File name, beside the folders of the runs."""
+"""Name of the history file, which lies in the folder of all runs."""
 SCHEMA = 1
 MAX_CAUSES, MAX_BENCHMARKS = 300, 300
-"""Causes and benchmarks of one run that are stored."""
+"""Maximum numbers of causes and of benchmarks that are stored for one run."""
 MAX_SUMMARY_LENGTH = 300
-"""Characters of a cause's summary that are stored."""
+"""Maximum number of characters of a cause's summary that are stored."""
 TIMING = ("cpu", "cuda", "platform", "python", "torch", "threads")
 """Fields of the environment that must be equal for timings to be comparable."""
 
 Entry = dict[str, Any]
-"""A line of history.jsonl."""
+"""A line of history.jsonl, parsed: the results of one run."""
 
 
 def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
@@ -121,7 +121,7 @@ def remember(path: Path, entry: Entry) -> bool:
 
 
 MAX_BYTES = 2**30
-"""Size of the largest history that is read."""
+"""Maximum size in bytes of a history that is read."""
 
 
 def read_history(path: Path) -> list[Entry]:

@@ -17,7 +17,7 @@ from tal_reports.text import counted
 Line = dict[str, Any]
 
 ONCE = ("run", "end", "tests")
-"""Kinds with a single line in each run."""
+"""Kinds of log lines that occur once in each run."""
 
 
 @dataclass(frozen=True)

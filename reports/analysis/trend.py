@@ -8,7 +8,7 @@ from tal_reports.analysis.history import Entry
 from tal_reports.text import real, seconds, short
 
 MAX_RUNS = 40
-"""Runs of a trend."""
+"""Maximum number of runs in a trend."""
 WIDTH, HEIGHT = 120.0, 24.0
 
 
@@ -156,4 +156,4 @@ POWER: dict[str, tuple[Callable[[dict[str, float | None]], float | None], Callab
     "not found": (lambda counts: counts.get("survived"), lambda value: f"{value:,.0f}"),
     "median batches to find one": (lambda counts: counts.get("median_batches_to_kill"), short),
 }
-"""Columns of a profile's trend."""
+"""Columns of the trend of planted faults: how to compute a value from counts, and how to format it."""

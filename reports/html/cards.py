@@ -18,9 +18,9 @@ from tal_reports.text import counted, listed, real, short, shortened
 MAX_VALUES, MAX_OTHERS, MAX_CASES = 12, 10, 40
 """Limits of a card: rows of its table of values, other batches that it lists, and case ids that find it."""
 MIN_PICTURE_BUDGET = 1500
-"""Budget in characters of markup below which a card has no picture; the picture stays in the log."""
+"""If fewer characters of HTML are left for a picture, its card has none; the picture stays in the log."""
 MAX_NAME_LENGTH, MAX_SUMMARY_LENGTH, MAX_TEXT_LENGTH, MAX_TRACEBACK_LENGTH = 200, 600, 4_000, 12_000
-"""Characters of a text on a card; longer texts lose their middle."""
+"""Maximum numbers of characters of texts on a card; longer texts lose their middle."""
 DOCS = "TAL_CONFORMANCE_DOCS"
 """Environment variable with the base URL of the documentation site, for links from clauses to the specification."""
 LOCAL_PAGE = Path(__file__).resolve().parents[2] / "site" / "specification" / "index.html"

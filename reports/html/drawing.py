@@ -4,18 +4,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2; of shapes x, y, width, height."""
+"""A box as x1, y1, x2, y2; in drawn shapes as x, y, width, height."""
 
 PALETTE = 8
-"""Colours of ground truths; the ninth ground truth has the first colour again."""
+"""Number of colours of ground truths; the ninth ground truth has the first colour again."""
 FRAME, MARK, RING, TRUTH = 3000, 340, 160, 340
 """Approximate numbers of characters of HTML: around a drawing, of a positive, of a ring and of a ground truth."""
 SPOT = 250
 """Approximate number of characters of HTML around the text about an anchor."""
 MAX_MARKS, MAX_TRUTHS = 500, 300
-"""Positives and ground truths of a drawing."""
+"""Maximum numbers of positives and of ground truths in a drawing."""
 MIN_MARKS, MIN_TRUTHS = 6, 4
-"""Positives and ground truths that are drawn however small the budget is."""
+"""Numbers of positives and of ground truths that are drawn even if the size limit is smaller."""
 UNLIMITED = 500_000
 """Number of characters of HTML from which on only `MAX_MARKS` and `MAX_TRUTHS` leave anything out."""
 
@@ -46,7 +46,7 @@ class Sides(NamedTuple):
 
 
 SIDES = Sides()
-"""Sides of the pictures in a report."""
+"""Names of the sides in the pictures of a report."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tal_reports.text import counted, listed, real, short
 
 DIGITS = 6
-"""Significant digits of s, u, t and weights: enough to tell two different values apart."""
+"""Number of significant digits of score, overlap, metric and weight."""
 
 DENSE_TERM = "cls"
 """The loss term to which every anchor contributes; for other terms a contribution of zero is left out."""

@@ -14,9 +14,9 @@ from tal_reports.log.reader import Log
 MAX_OPEN_CARDS = 3
 """With up to this many causes all cards are open at first; with more, only the first card is."""
 MAX_CARDS = 1000
-"""Cards of each of the two sections."""
+"""Maximum number of cards in each of the two sections."""
 PICTURE_BUDGET = 1_000_000
-"""Approximate characters of markup of all pictures together: a report stays below 2 MB."""
+"""Approximate number of characters of HTML for all pictures together, so that a report stays below 2 MB."""
 
 
 @dataclass(frozen=True)

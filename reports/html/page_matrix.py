@@ -16,7 +16,7 @@ CLAUSE_GROUPS = (
 )
 """Order of the rows if the log does not name its clauses. Other groups follow in the order of their first batch."""
 MAX_PLACES = 24
-"""Devices and dtypes that have a matrix of their own."""
+"""Maximum number of matrices for a single device and dtype."""
 
 Place = tuple[str, str]
 """Device and dtype."""

@@ -11,7 +11,7 @@ from tal_reports.html.tables import Table
 from tal_reports.text import short, shortened
 
 MAX_UNFOLDED = 100
-"""Up to this many planted faults are all visible; of more, those that were found are folded away."""
+"""Up to this many planted faults are all visible; if there are more, those that were found are collapsed."""
 RESULTS = ("survived", "elsewhere", "equivalent", "killed")
 """Results of planted faults, in the order of the table."""
 

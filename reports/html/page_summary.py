@@ -12,7 +12,7 @@ from tal_reports.log.reader import Log
 from tal_reports.text import clock, counted, listed, seconds, shortened
 
 MAX_LISTED = 20
-"""New or fixed causes that the first screen lists."""
+"""Maximum number of new, and of fixed, causes that the first screen lists."""
 MIN_FAILING_WIDTH = 2.5
 """Smallest width of a failing verdict in a bar of 100: one failure among thousands of batches must be visible."""
 

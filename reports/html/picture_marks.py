@@ -8,14 +8,14 @@ from tal_reports.html.explanations import Anchor, anchor_lines, place, short_lin
 from tal_reports.text import real, short
 
 Assigned = Sequence[Any] | None
-"""Ground truth and weight of an anchor; None for background."""
+"""Index of the ground truth and weight of an anchor; None for background."""
 
 MIN_DISC = 5
-"""Smallest radius of a difference, in CSS pixels."""
+"""Smallest radius of a mark that shows a difference, in CSS pixels."""
 MARK_SHARE, RING_SHARE = 0.3, 0.42
-"""Radius of a mark and of a ring, as shares of the stride."""
+"""Radius of a mark and of a ring, divided by the stride of the anchor."""
 FARTHEST = 1e6
-"""Pixels beyond which a predicted box is not drawn."""
+"""Coordinate in pixels beyond which a predicted box is not drawn."""
 
 
 def marks_of(picture: dict[str, Any], sides: Sides) -> list[Mark]:

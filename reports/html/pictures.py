@@ -32,11 +32,11 @@ CROP = 4.0
 MIN_WIDTH, MAX_WIDTH = 220, 540
 """Width of a picture on the page, in CSS pixels, if the page is wide enough."""
 CELL = 36
-"""CSS pixels of one cell of the finest level, within these limits."""
+"""Size in CSS pixels of one cell of the finest level, as far as `MIN_WIDTH` and `MAX_WIDTH` allow."""
 MAX_DISC, DOT = 15, 3.2
 """Largest radius of a positive, and diameter of the finest anchors, in CSS pixels."""
 MAX_NAMED = 12
-"""With more ground truths, only those that own or contain an important anchor have a label."""
+"""With more ground truths, only those that contain, or are assigned, an important anchor have a label."""
 
 
 def draw(picture: dict[str, Any], characters: int = UNLIMITED, sides: Sides = SIDES) -> Drawing:

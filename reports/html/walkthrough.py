@@ -14,17 +14,17 @@ from tal_reports.text import counted, listed, short
 
 NAME = "walkthrough.json"
 MAX_FILE_BYTES = 4 * 2**20
-"""Size of the largest file that is read."""
+"""Maximum size in bytes of a walkthrough.json that is read."""
 PALETTE = 8
 TERMS = ("box", "cls", "dfl")
-"""Columns of the loss in walkthrough.json."""
+"""Names of the loss terms, in the order of the columns in walkthrough.json."""
 SIDES = ("left", "top", "right", "bottom")
 MAX_ROWS = 8
-"""Rows of a table."""
+"""Maximum number of rows of a table."""
 MAX_BARS = 24
-"""Candidates in the bar chart of the ranking by t."""
+"""Maximum number of candidates in the bar chart of alignment metrics t."""
 MIN_DRAWN, MIN_TITLED = 0.002, 0.2
-"""Shares of the largest value above which a disc is drawn, and has a tooltip."""
+"""A disc is drawn, or has a tooltip, if its value is above these shares of the largest value."""
 MIN_DISC = 0.7
 """Smallest radius of a disc, in pixels."""
 

@@ -19,7 +19,7 @@ VERDICTS = (
     "nondeterministic",
     "error",
 )
-"""From best to worst."""
+"""All verdicts, from best to worst."""
 FAILING = ("divergent", "nondeterministic", "error")
 SHOWING = ("exact", "within_bound", "admissible", "known")
 """Verdicts that show what an implementation computes; an implementation without any of them does not conform."""
@@ -27,7 +27,7 @@ UNIQUENESS = ("unique", "tie", "near_tie")
 STEPS_PER_OCTAVE = 16
 """Resolution of the quantiles of a `Margins`: 4 %."""
 MAX_FAILURES = 20
-"""Failing batches of one cell that are stored by case id."""
+"""Maximum number of failing batches that are stored for one `Cell`."""
 
 _NAMES = ("time", "implementation", "test", "clause_group", "case", "device", "dtype")
 _TIMES = ("milliseconds", "call_milliseconds", "drawing_milliseconds")

@@ -21,7 +21,7 @@ STAGES_OF_SCHEMA_1 = {
     "total": "LOSS-GAIN-1",
     "gradients": "LOSS-GRAD-1",
 }
-"""Stage and clause, in the order of the data."""
+"""Clause by stage, in the order in which the stages are computed."""
 
 TERMS_OF_SCHEMA_1 = ("box", "cls", "dfl")
 """Loss terms, in the order of the loss items."""

@@ -20,17 +20,17 @@ from tal_reports.text import counted, moment, shortened, visible
 Line = dict[str, Any]
 
 MAX_LINE_BYTES = 16 * 2**20
-"""Longer lines are left out."""
+"""Maximum number of bytes of a line; longer lines are left out."""
 MAX_LOG_BYTES = 2**34
-"""Size of the largest log file that is read."""
+"""Maximum size in bytes of a log file that is read."""
 MAX_LINES = 20_000
-"""Lines of one kind that are stored. `batch` lines are counted instead."""
+"""Maximum number of lines of one kind that are stored; `batch` lines are counted instead."""
 MAX_FAULTS = 20
-"""Different faults that are counted by name; further ones are counted together."""
+"""Maximum number of different errors that are counted separately; all others are counted together."""
 MAX_DEPTH = 20
-"""Levels of nesting of the environment; deeper values are dropped."""
+"""Maximum number of nested levels in the environment; deeper values are dropped."""
 MERGES = (["-m", "tal_reports", "merge"], ["-m", "reports", "merge"])
-"""Beginnings of the command of a merged run, after the interpreter."""
+"""The first words after `python` in the command of a merged run."""
 OPENING = b'{"kind":"run"'
 """First bytes of every run log."""
 

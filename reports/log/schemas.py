@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 FOLDER = Path(__file__).parents[1] / "schema"
-"""Folder of the schemas, also for other tools that read logs and summaries."""
+"""Folder of the JSON Schema files, which other tools that read logs and summaries may use too."""
 
 
 @cache

@@ -16,16 +16,16 @@ from tal_reports.log.batches import batch_fault
 from tal_reports.log.schemas import fault, kinds
 
 SCHEMA = 3
-"""Schema of the logs that this version writes.
+"""Number of the schema of the logs that this version writes.
 
 It is raised only where older readers would misread a log; new kinds of lines and new optional fields leave it as it is.
 Raising it requires an entry in `legacy.ADDED_SINCE`, so that older logs are still read, and a log of the previous
 schema in `tests/samples`. The schemas of summary.json and history.jsonl follow the same rule.
 """
 MAIN = "log.jsonl"
-"""Log of a run. Worker processes write `log-<worker>.jsonl` beside it."""
+"""Name of a run's log file. Worker processes write `log-<worker>.jsonl` in the same folder."""
 LATEST = "latest"
-"""Link beside the run folders to the newest finished run."""
+"""Name of the link to the newest finished run, in the folder of all runs."""
 
 
 class RunLog:

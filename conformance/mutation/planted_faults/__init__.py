@@ -27,6 +27,6 @@ FAULTS: dict[str, Fault] = {name: ENTERED[name] for name in INDEX}
 FAULTS_OF_USE: dict[str, Fault] = {name: fault.as_fault() for name, fault in USAGE_FAULTS.items()}
 """Every fault in the handling of calls, or in the state between calls, by name."""
 FAULTS_BY_TASK = {DETECT.name: FAULTS}
-"""Every planted fault by name, by task."""
+"""The faults of each task: a dictionary of faults by name, by the name of the task."""
 
 __all__ = ["FAULTS", "FAULTS_BY_TASK", "FAULTS_OF_USE", "INDEX", "Fault", "FaultyAssigner", "FaultyReference"]

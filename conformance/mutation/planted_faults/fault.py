@@ -57,7 +57,7 @@ class Fault:
 
 
 ENTERED: dict[str, Fault] = {}
-"""Every fault whose module was imported, by name."""
+"""Every registered fault by name; importing a module of faults registers them."""
 
 
 def enter(name: str, replaces: dict[str, Any], outputs_stages: tuple[str, ...] = ()) -> None:

@@ -86,4 +86,4 @@ INDEX: dict[str, Row] = {
     "sums_in_16_bits": Row("LOSS-SUM-1", StageName.DFL, "precision[autocast-float16]"),
     "score_sum_in_16_bits": Row("LOSS-SUM-1", StageName.CLS, "precision[autocast-float16]"),
 }
-"""Every planted fault by its name, in the order of the stages; those of sizes, heads and logits at the end."""
+"""Every planted fault by name, in the order of the stages; faults of sizes, heads and logits come last."""

@@ -49,4 +49,4 @@ INDEX_OF_SIZES: dict[str, Row] = {
     "dfl_of_clamped_logits": Row("LOSS-DFL-1", StageName.DFL, "trained_logits"),
     "class_logits_clamped": Row("LOSS-CLS-1", StageName.CLS, "trained_logits"),
 }
-"""Planted faults of sizes, heads and logits by name."""
+"""Planted faults that show only with certain sizes, heads or logits, by name."""
