@@ -356,7 +356,7 @@ def dfl_loss(
 def l1_loss(
     distances: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"], strides: Float[Tensor, "P 1"], size: tuple[int, int]
 ) -> Float[Tensor, "P"]:
-    """Return the mean absolute error of the distances, as shares of the input's size (LOSS-DFL-1 where R = 1)."""
+    """Return (P,) the mean absolute error of the distances as shares of the input's size (LOSS-DFL-1, R = 1)."""
     height, width = size
     share = strides / strides.new_tensor((width, height, width, height))  # (P, 4)
     return ((distances - target) * share).abs().mean(1)  # (P,)

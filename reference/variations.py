@@ -132,13 +132,13 @@ class Variations:
     Attributes:
         overlap: TAL-MET-1: u, in the assignment.
         signed_overlap: TAL-MET-1: True if negative overlaps are not set to zero.
-        every_row_counts: ANN-3: True if ground truths count whatever the sum of their corners.
+        every_row_counts: ANN-3: True if all ground truths count as real, whatever the sum of their corners is.
         edge_counts: TAL-CAND-1: True if an anchor on the edge of a ground truth is a candidate.
         reach_limits: TAL-CAND-1: True if an anchor with a side farther away than the bins reach is no candidate.
         metric_masked: TAL-MET-1: True if t is zero for non-candidates even if their u is not.
         dropped_picks: TAL-TOPK-1: anchors among the k best that are not selected.
         at_least_one: TAL-TOPK-1: True if a ground truth without a selected anchor takes the anchor with its largest t.
-        built_in_k: TAL-TOPK-1: True if k is 10, whatever was asked for.
+        built_in_k: TAL-TOPK-1: True if k is always 10, whatever the hyperparameters say.
         k_cut: TAL-TOPK-2: True if k is cut to the number of anchors; otherwise a larger k raises.
         exponents: TAL-MET-1: exponents of score and overlap.
         contested: TAL-CONF-1: ground truth that wins a contested anchor.

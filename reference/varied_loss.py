@@ -114,7 +114,7 @@ def bins_around(
 ) -> tuple[Float[Tensor, "P 4"], Tensor, Float[Tensor, "P 4"]]:
     """Return clamped target distances, the bin below each (int64) and the share of the bin above (LOSS-DFL-1).
 
-    The bin below is the distance rounded towards zero, so the share is negative where the distance is.
+    The bin below is the distance rounded towards zero, so that the share is negative if the distance is.
     """
     least, most = clamp_range(reg_max, dialect)
     clamped = target.clamp(least, most)  # (P, 4)

@@ -49,7 +49,7 @@ def faulty(fault: Fault, exposes_stages: bool = True, assigner_alone: bool = Fal
     """Return the reference with a fault planted, as an implementation under test.
 
     Args:
-        fault: the fault.
+        fault: the fault to plant.
         exposes_stages: False if the result has only the outputs of the assigner, not its stages.
         assigner_alone: return an implementation without a loss, which finds faults of the assigner faster.
     """

@@ -37,7 +37,7 @@ class Mutant:
     Attributes:
         module: the function's module.
         function: name of the function, after its class and a dot if it has one.
-        operator: name of the mutation operator.
+        operator: name of the mutation operator, the kind of change.
         occurrence: index of the change among all places in the function that the operator can change, from 0.
         line: number of the changed line in the file, from 1.
         digest: hash of the changed lines, before and after.
@@ -64,8 +64,8 @@ class Place:
     """A function of a loaded module.
 
     Attributes:
-        module: the module.
-        function: the name, `function` or `Class.method`.
+        module: the module that defines the function.
+        function: name of the function; of a method, `Class.method`.
     """
 
     module: ModuleType
@@ -73,7 +73,7 @@ class Place:
 
     @property
     def owner(self) -> Any:
-        """Module or class that defines the function."""
+        """The module or class in which the function is defined."""
         head, dot, _ = self.function.rpartition(".")
         return getattr(self.module, head) if dot else self.module
 

@@ -87,7 +87,7 @@ class Found:
     """The result for one planted fault in one mode. A mode says which parts of a result are visible.
 
     Attributes:
-        fault: the fault.
+        fault: the planted fault.
         mode: one of `MODES` or `MIXED_MODES`.
         check: name of the check that found the fault; the fault's own check if none did.
         stage: the first diverging stage in the report; None if the fault was not found.

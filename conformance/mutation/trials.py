@@ -112,7 +112,7 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
     """Return the batches that a check draws for an implementation of a dialect: a list for each of its tests.
 
     Args:
-        check: the check.
+        check: the check whose batches are collected.
         dialect: the dialect of the implementation; some checks draw different batches, or none, for some dialects.
         number: number of examples of the profile.
         stores: True to build every batch once and store it, False to build it on every use.

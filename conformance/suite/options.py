@@ -17,7 +17,7 @@ from tal_reference import DIALECTS, Dialect, parse
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Register the suite's options."""
+    """Add the command line options of the suite to pytest's parser."""
     group = parser.getgroup("conformance", "conformance of assigners and losses")
     group.addoption(
         "--implementation",

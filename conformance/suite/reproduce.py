@@ -16,7 +16,7 @@ def reproduction_commands(implementation: Implementation, batch: Batch, case: Pa
 
     Args:
         implementation: the implementation under test.
-        batch: the batch.
+        batch: the failing batch.
         case: path of its case file.
     """
     name = implementation.spec

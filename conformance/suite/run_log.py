@@ -109,7 +109,7 @@ class RunLogWriter:
         Args:
             test: name of the test function.
             clause_group: clause group that the test is about.
-            failure: the failure.
+            failure: the failure on the batch to which Hypothesis shrank it.
         """
         with self._writing():
             case = self.save(failure.batch)

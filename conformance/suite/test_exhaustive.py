@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.clauses("EXHAUSTIVE")
 def test_every_image(checker: Checker, scope: Scope) -> None:
-    """The implementation conforms on every image of a scope."""
+    """The implementation conforms on every image of a scope, a small set of possible images."""
     dialect = checker.subject.implementation.dialect
     if not understands(dialect):
         checker.not_tested(

@@ -32,7 +32,7 @@ class Cause:
 
     @property
     def verdict(self) -> str:
-        """`divergent`, `nondeterministic` or `error`; for a declared difference, `declared`."""
+        """Verdict of the failures: `divergent`, `nondeterministic` or `error`; `declared` for a difference."""
         return str(self.example.get("verdict", "declared"))
 
     @property
@@ -100,7 +100,7 @@ def _failed(line: dict[str, Any], batches: Batches | None) -> int | None:
 
 
 def _bulk(line: dict[str, Any]) -> tuple[int, int]:
-    """Return a sort key for log lines: the size of the batch, smallest first."""
+    """Return a sort key for log lines that puts the smallest batch first."""
     picture = line.get("picture")
     anchors = sum(level["rows"] * level["columns"] for level in picture["levels"]) if picture else 10**6
     return anchors + 10 * len(picture["truths"] if picture else ()), len(line.get("description") or "")

@@ -72,7 +72,7 @@ def card_of(
 
     Args:
         folder: folder of the report and the case files.
-        cause: the cause.
+        cause: the failures to describe.
         is_open: True if the card is open at first.
         characters: approximate limit of the picture's HTML, in characters.
         is_new: True if the previous run did not have the cause.
@@ -117,8 +117,8 @@ def card_of(
 def specification_link(clause: str, folder: Path) -> str:
     """Return the URL of a clause in the specification; "" if no documentation site is known.
 
-    The site is the one in the environment variable `DOCS`, or else the site that `make docs` built in this repository,
-    relative to the report.
+    The site is the one in the environment variable that `DOCS` names, or else the one that `make docs` built in
+    this repository, relative to the report.
 
     Args:
         clause: id of the clause.

@@ -54,8 +54,8 @@ class SizeBudget:
     """Limits of one picture, so that a page with hundreds of large pictures stays small.
 
     Attributes:
-        marks, truths: numbers of positives and ground truths that are drawn, the most important first.
-        text: number of characters of explanations of anchors.
+        marks, truths: maximum numbers of positives and ground truths; the most important ones are drawn.
+        text: maximum number of characters of HTML for explanations of anchors.
     """
 
     marks: int
@@ -151,7 +151,7 @@ class Spot:
 
     @property
     def characters(self) -> int:
-        """Approximate number of characters of its HTML."""
+        """Approximate number of characters of the HTML that draws this object."""
         return SPOT + len(self.title) + sum(len(line) + 7 for line in self.lines)
 
 
@@ -196,6 +196,6 @@ class Drawing:
 
     @property
     def characters(self) -> int:
-        """Approximate number of characters of its HTML."""
+        """Approximate number of characters of the HTML that draws this object."""
         shapes = MARK * len(self.marks) + RING * len(self.rings) + TRUTH * len(self.truths)
         return FRAME + shapes + sum(spot.characters for spot in self.spots)

@@ -26,21 +26,21 @@ from tal_reports.text import shortened, visible
 
 @dataclass(frozen=True)
 class Page:
-    """The report.
+    """The data of a report, section by section.
 
     Attributes:
         summary: the first screen.
         disagreements: cards of failures and of declared differences.
         matrix: verdicts by clause group.
-        known_issues: the ledger and findings.
-        coverage: rounding, ties, hazards and scopes.
+        known_issues: the ledger (excused failures) and findings (probable bugs of official code).
+        coverage: what the batches exercised: rounding, ties, hazards and scopes.
         training: rows of the training comparison.
-        mutation: planted faults.
+        mutation: planted faults, and which of them were found.
         benchmarks: times and synchronisations.
         walkthrough: every stage on one photograph; None if the run has no walkthrough.json.
         trend: results of the implementations over the last runs; None for fewer than two runs.
         environment: versions, machine and command.
-        sections: anchor and name of every section with content.
+        sections: HTML id and name of every section that is not empty.
     """
 
     summary: Summary

@@ -29,13 +29,13 @@ class MarginCell:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Hazards and clauses that the judged batches exercised.
+    """Data of the section about what the judged batches exercised.
 
     Attributes:
         margin_columns: names of the implementations that expose their stages.
         margins: for each stage its name, and a cell for each of these implementations.
         uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
-        hazards: name, meaning and number of different batches.
+        hazards: for each hazard its name, its meaning, and the number of different batches with it.
         different: number of different batches in the run.
         scopes: sets of images that were judged completely.
     """

@@ -47,7 +47,7 @@ class Disagreements:
 
 
 def disagreements_of(log: Log, found: list[Cause], new: set[str]) -> Disagreements:
-    """Return the cards of a run.
+    """Return the data of the section with the cards of a run.
 
     Args:
         log: the log of the run.

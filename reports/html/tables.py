@@ -20,7 +20,7 @@ class Table:
 
 
 def word(verdict: str) -> str:
-    """Return a verdict in readable form: "within bound"."""
+    """Return a verdict in readable form, such as "within bound" for `within_bound`."""
     return verdict.replace("_", " ")
 
 

@@ -63,7 +63,7 @@ class Bars:
     """A bar chart.
 
     Attributes:
-        caption: the caption.
+        caption: sentence below the chart.
         heights: for each bar its height (0 to 1), True if it is highlighted, and its tooltip.
         mark: position of a vertical line (0 to 1), or None.
         axis: name of the horizontal axis.

@@ -192,7 +192,7 @@ class Batches:
 
     @property
     def judged(self) -> int:
-        """Number of judged batches, without those of the shrinking phase."""
+        """Number of judged batches, without those that Hypothesis drew while shrinking."""
         return sum(self.verdicts().values())
 
     @property

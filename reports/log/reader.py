@@ -128,7 +128,7 @@ class Log:
 
     @property
     def loss_stages(self) -> list[str]:
-        """Names of the stages from the first loss term on."""
+        """Names of the stages of the loss: those from the first loss term on."""
         stages, terms = self.stages, self.run["terms"]
         return stages[next((at for at, stage in enumerate(stages) if stage in terms), len(stages)) :]
 
@@ -207,7 +207,7 @@ def valid_lines(path: Path) -> Iterator[Line | None]:
 
 
 def _run_line(file: BinaryIO, path: Path) -> Line:
-    """Return the first line of a run log, or an empty run line if the run was killed before it was written.
+    """Return the `run` line of a log, its first; an empty one if the run was killed before writing it.
 
     Raises:
         LogError: the file is not a run log of a known schema.

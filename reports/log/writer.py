@@ -78,7 +78,7 @@ class RunLog:
 
     @property
     def run(self) -> str:
-        """Id of the run."""
+        """Id of the run, the name of its folder."""
         return self.folder.name
 
     def append(self, kind: str, **fields: Any) -> None:

@@ -95,7 +95,7 @@ class FaultyCriterion:
     """An adapter that makes criteria with a fault.
 
     Args:
-        fault: the fault.
+        fault: the fault in all criteria that the adapter makes.
         exposes: see `UsageFault.implementation`.
     """
 
@@ -109,7 +109,7 @@ class FaultyCriterion:
     def make(
         self, head: Head, hyperparameters: Hyperparameters
     ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
-        """Return a criterion with the fault."""
+        """Return a faulty criterion: a function that returns the loss of feature maps and annotations."""
         memory = self._memory if self._fault.shared else {}
 
         def criterion(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:

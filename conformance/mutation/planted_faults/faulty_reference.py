@@ -15,7 +15,7 @@ class FaultyReference(ReferenceAdapter):
     """The reference with a planted fault.
 
     Attributes:
-        fault: the fault.
+        fault: the fault that is planted during every call.
         exposes_stages: True if results contain the stages of the assigner, not only its outputs.
     """
 
@@ -57,7 +57,7 @@ class FaultyReference(ReferenceAdapter):
 
 
 class FaultyAssigner:
-    """The assigner of a faulty reference, without its loss."""
+    """An implementation with only the assigner of a faulty reference, so that its loss is not tested."""
 
     def __init__(self, whole: FaultyReference) -> None:
         self.name, self.version, self.dialect = whole.name, whole.version, whole.dialect
