@@ -151,9 +151,9 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
 
 
 def attacks(fault: Fault, mode: str) -> Iterator[Hit | None]:
-    """Run the checks that must find a fault in a mode, one after the other.
+    """Plant a fault in a mode, run each check that must find it, and yield the failure, or None without one.
 
-    Under mixed precision, the batches are those of the same checks.
+    In a mode of mixed precision, the check of the precision runs on the batches that these checks draw.
     """
     hidden = base_mode(mode) == HIDDEN and fault.implementation is None
     for check in dict.fromkeys((fault.check, "metric", "loss")) if hidden else (fault.check,):
@@ -165,7 +165,7 @@ def attacks(fault: Fault, mode: str) -> Iterator[Hit | None]:
 
 
 def modes_of(fault: Fault) -> tuple[str, ...]:
-    """Return the modes in which a fault is planted; how a loss is called is not a question of precision."""
+    """Return the modes in which a fault is planted: without mixed precision for faults in calls and state."""
     return MODES if fault.implementation is not None else (*MODES, *MIXED_MODES)
 
 

@@ -50,7 +50,7 @@ def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> N
 
 @check("DEVICE", batches=EVERY_STRATEGY, share=3, mutants="never")
 def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
-    """DEVICE-2: results on a CUDA device agree with those on the CPU."""
+    """DEVICE-2: the implementation's results on a CUDA device agree with its results on the CPU."""
     if checker.subject.device == "cpu":
         pytest.skip("other devices are compared with the CPU, and the CPU with none")
     checker(recipe, by=same_as_cpu, relates=True)

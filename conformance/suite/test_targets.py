@@ -8,7 +8,7 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-TGT", "TAL-NORM", batches=STRATEGIES["targets"])
 def test_targets(checker: Checker, recipe: Recipe) -> None:
-    """Judge labels, boxes and target scores of every anchor."""
+    """Judge the targets of every anchor: label, box and target scores."""
     checker(recipe)
 
 

@@ -21,7 +21,7 @@ def test_zeros_compete(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL-TOPK", batches=TOO_SMALL, share=8)
 def test_fewer_anchors_than_k(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-2: k > A is an error, on which the implementation must raise."""
+    """TAL-TOPK-2: for an image with fewer anchors than k, the implementation must raise."""
     batch = recipe.build()
     reason = f"k = {batch.hyperparameters.topk} is more than A = {batch.anchors}"
     checker.must_reject(batch, StageName.TOP_K, "TAL-TOPK-2", reason)
@@ -29,5 +29,5 @@ def test_fewer_anchors_than_k(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL-TOPK", batches=JUST_ENOUGH, share=8)
 def test_as_many_anchors_as_k(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-2: k = A is not an error; every candidate is selected."""
+    """TAL-TOPK-2: for an image with exactly k anchors, no error is raised and every candidate is selected."""
     checker(recipe)

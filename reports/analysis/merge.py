@@ -126,7 +126,7 @@ def _run_line(shards: list[Shard]) -> Line:
 
 
 def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
-    """Merge lists in the order of the first; an item that it lacks follows its predecessor elsewhere."""
+    """Merge lists in the order of the first; other items follow the item before them in their list."""
     merged: list[Any] = []
     for items in lists:
         place = 0

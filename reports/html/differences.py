@@ -23,9 +23,9 @@ class Section:
 
     Attributes:
         heading: the difference in a few words.
-        lines: sentences about it.
+        lines: sentences about the difference.
         batch: description of the smallest batch with the difference (of any such batch if it `fails`), or "".
-        recipe: source code of that batch.
+        recipe: Python code that builds this batch, or "".
         values: differing values, in the form of `divergence` log lines.
         picture: a picture as `log.schema.json` describes it, or None.
         sides: names of the two sides of picture and values.

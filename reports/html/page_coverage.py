@@ -15,9 +15,9 @@ class MarginCell:
     """Errors of one implementation at one stage, divided by their bound.
 
     Attributes:
-        p50, p99, largest: positions in a bar whose end, 100, is the bound.
-        text: the largest share.
-        median: the median share.
+        p50, p99, largest: positions of two percentiles and the maximum in a bar that ends at 100, the bound.
+        text: the largest error divided by the bound, as text.
+        median: the median error divided by the bound, as text.
     """
 
     p50: float

@@ -20,7 +20,7 @@ class Environment:
 
 
 def environment_of(log: Log) -> Environment:
-    """Return the environment of a run."""
+    """Return the data of the section about the environment of a run."""
     return Environment([*_flat(log.run["environment"]), *_paces(log.batches)], shlex.join(log.run["command"]))
 
 

@@ -51,7 +51,7 @@ class PlaceMatrix:
 
     Attributes:
         name: device and dtype.
-        caption: its counts in words.
+        caption: number of batches by verdict, in words.
         fails: True if a batch failed on this device in this dtype.
         columns: names of the implementations that were tested on it.
         rows: rows of the table, as in `Matrix`.

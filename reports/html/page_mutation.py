@@ -36,7 +36,7 @@ class Mutation:
 def mutation_of(
     lines: Iterable[dict[str, Any]], counts: dict[str, dict[str, Any]], entries: Sequence[Entry]
 ) -> Mutation:
-    """Return the section about planted faults.
+    """Return the data of the section about planted faults.
 
     Args:
         lines: the `power` lines of the log.

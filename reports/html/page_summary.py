@@ -83,7 +83,7 @@ class Summary:
         devices: for each device its name, its state as text, and True if it was tested.
         problems: sentences about parts of the log that could not be used.
         since: changes since the last run; None without an earlier run.
-        rows: one for each implementation.
+        rows: a row for each implementation.
         not_tested: pairs of what was not tested and the reason.
     """
 

@@ -129,7 +129,7 @@ def _neighbourhood(mark: Mark) -> Box:
 
 
 def _clipped(box: Sequence[float], image: Box) -> Box:
-    """Clip a box to the image and a border of half the image's width and height around it."""
+    """Return a box clipped to the image and a border around it, half as wide and high as the image."""
     x, y = image[2] / 2, image[3] / 2
     left, right = (min(max(edge, -x), image[2] + x) for edge in (box[0], box[2]))
     top, bottom = (min(max(edge, -y), image[3] + y) for edge in (box[1], box[3]))

@@ -101,7 +101,7 @@ def write_differences(path: Path, headline: str, lines: Sequence[str], sections:
         path: file to write.
         headline: the heading, with the names of both implementations.
         lines: sentences above the sections.
-        sections: one for each difference.
+        sections: a section for each difference.
 
     Raises:
         OSError: the file cannot be written.

@@ -38,7 +38,7 @@ class Shape:
         numbers: position and size, in pixels of the photograph.
         colour: index of the ground truth whose colour the shape has, or None.
         strength: opacity, 0 to 1.
-        text: label in its middle.
+        text: label in the middle of the shape.
         title: tooltip.
     """
 

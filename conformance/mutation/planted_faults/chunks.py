@@ -123,6 +123,6 @@ def dfl_in_chunks_of_256(distances: Tensor, target: Tensor, reg_max: int) -> Ten
 
 @fault(at="tal_reference.loss.cls_loss")
 def cls_loss_in_chunks_of_300(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
-    """Compute the class loss of 300 anchors at a time."""
+    """Return the class loss without the log(1 + e^x) of the anchors after the last whole chunk of 300."""
     rest = logits[:, whole_chunks(logits.shape[1], 300) :]
     return _cls_loss(logits, at, scores) - functional.softplus(rest).sum()
