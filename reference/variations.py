@@ -66,7 +66,7 @@ class Exponents(Enum):
 
 
 class Gains(Enum):
-    """LOSS-GAIN-1: the gains of the terms."""
+    """LOSS-GAIN-1: the gains by which the three loss terms are multiplied."""
 
     GIVEN = "given"
     BUILT_IN = "built in"

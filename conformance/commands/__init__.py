@@ -17,7 +17,7 @@ from tal_text import warn
 
 
 class Command(NamedTuple):
-    """One command.
+    """One command of the program `tal-conformance`.
 
     Attributes:
         module: name of the module in this package; it has `add_arguments(parser)` and `run(options) -> int`.

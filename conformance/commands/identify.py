@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def format_identification(identification: Identification) -> list[str]:
-    """Return the result as lines of text."""
+    """Return the dialect and choices that were identified as lines of text."""
     implementation, (lacking, smaller) = identification.implementation, identification.unexplained_by_base
     lines = [identification.sentence, f"  {implementation.name} {implementation.version}"]
     if identification.choices:

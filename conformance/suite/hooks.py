@@ -51,7 +51,7 @@ from tal_text import encodable, visible
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Register the suite's options."""
+    """Add the command line options of the suite to pytest."""
     add_options(parser)
 
 

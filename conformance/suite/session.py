@@ -76,7 +76,7 @@ class SessionState:
 
     @property
     def subjects(self) -> list[Subject]:
-        """Every implementation on every tested device."""
+        """All pairs of an implementation and a tested device."""
         tested = [device for device, state in self.devices.items() if state == "tested"]
         return [
             Subject(implementation, device) for implementation in self.implementations for device in tested

@@ -190,7 +190,7 @@ def _format_cause(cause: dict[str, Any]) -> str:
 
 
 def change_sentence(change: Change) -> str:
-    """Return the change in one sentence."""
+    """Return one sentence about new, fixed and remaining causes of failure and changed results."""
     if not change.new and not change.fixed and not change.results:
         return (
             "Nothing changed."

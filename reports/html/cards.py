@@ -68,7 +68,7 @@ def card_of(
     is_new: bool = False,
     titles: Mapping[str, str] = MappingProxyType({}),
 ) -> Card:
-    """Return the card of a cause.
+    """Return the card that describes a cause of failure on its smallest batch.
 
     Args:
         folder: folder of the report and the case files.

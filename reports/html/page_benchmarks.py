@@ -46,7 +46,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Times, synchronisations and transfers.
+    """Data of the section about benchmarks: times, synchronisations and transfers.
 
     Attributes:
         groups: pairs of the name of a workload and its rows.
@@ -60,7 +60,7 @@ class Benchmarks:
 
 
 def benchmarks_of(log: Log, entries: Sequence[Entry]) -> Benchmarks:
-    """Return the benchmarks of a run.
+    """Return the data of the section about benchmarks.
 
     Args:
         log: the log of the run.

@@ -47,7 +47,7 @@ Rows = list[tuple[str, str, list[Cell]]]
 
 @dataclass(frozen=True)
 class PlaceMatrix:
-    """The matrix of one device and dtype.
+    """The matrix of verdicts on one device in one dtype.
 
     Attributes:
         name: device and dtype.
@@ -66,7 +66,7 @@ class PlaceMatrix:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Verdicts by implementation and clause group.
+    """Data of the section with verdicts by implementation and clause group.
 
     Attributes:
         columns: names of the implementations.

@@ -73,7 +73,7 @@ class Since:
 
 @dataclass(frozen=True)
 class Summary:
-    """Data of the first screen.
+    """Data of the report's first screen.
 
     Attributes:
         run: id of the run.
@@ -101,7 +101,7 @@ class Summary:
 def summary_of(
     log: Log, summary: dict[str, Any], found: list[Cause], change: Change | None, problems: list[str]
 ) -> Summary:
-    """Return the first screen.
+    """Return the data of the report's first screen.
 
     Args:
         log: the log of the run.

@@ -92,7 +92,7 @@ class UsageFault:
 
 
 class FaultyCriterion:
-    """An adapter that makes criteria with a fault.
+    """An adapter whose criteria (loss objects that a trainer reuses) have a planted fault.
 
     Args:
         fault: the fault in all criteria that the adapter makes.
