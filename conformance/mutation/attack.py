@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
@@ -110,7 +111,7 @@ def _until_failure(
     examples: int,
     phases: Sequence[Phase],
 ) -> Hit | None:
-    """Run a Hypothesis test until it fails, and return the failure; None if it passes.
+    """Run a Hypothesis test until it fails, and return the failure; None if it passes or is skipped.
 
     Args:
         implementation: the implementation to test.
@@ -136,4 +137,6 @@ def _until_failure(
         as_gated(test)(checker=checker, **arguments)
     except Failure as failure:
         return Hit(check, counter.batches, failure)
+    except pytest.skip.Exception:
+        return None  # the check does not apply to the implementation
     return None

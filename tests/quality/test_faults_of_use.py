@@ -5,12 +5,14 @@ import pytest
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.mutation.attack import attack
-from tal_conformance.mutation.plant import MODES, implementation_with
+from tal_conformance.mutation.plant import MODES, STAGES_SHOWN, implementation_with
 from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=[pytest.mark.long] * (mode != STAGES_SHOWN)) for mode in MODES]
+)
 @pytest.mark.parametrize("name", FAULTS_OF_USE)
 def test_found_at_its_stage(name: str, mode: str):
     fault = FAULTS_OF_USE[name]
