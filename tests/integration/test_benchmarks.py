@@ -129,19 +129,27 @@ def test_disabled_is_said_and_everything_is_called_once(start: Start, tmp_path: 
 
 def test_beside_other_workers_nothing_is_timed_and_that_is_said(start: Start):
     run = start("conformance/suite/test_benchmark.py", "-n", "2", "--implementation=reference")
-    assert run.status == 0, run.output
+    assert run.status == pytest.ExitCode.NO_TESTS_COLLECTED, run.output  # no batch was judged
     assert not run.lines("benchmark")
     assert not (run.folder / "benchmark.json").exists()
     assert [line["reason"] for line in run.lines("not_tested") if "pytest-xdist" in line["reason"]]
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("conformance/suite/test_topk.py",), ("conformance/suite/test_benchmark.py", "--benchmark-skip")],
+    ("arguments", "status"),
+    [
+        (("conformance/suite/test_topk.py",), pytest.ExitCode.OK),
+        (
+            ("conformance/suite/test_benchmark.py", "--benchmark-skip"),
+            pytest.ExitCode.NO_TESTS_COLLECTED,  # no batch was judged
+        ),
+    ],
 )
-def test_a_run_without_benchmarks_leaves_none_and_warns_of_nothing(start: Start, arguments: tuple[str, ...]):
+def test_a_run_without_benchmarks_leaves_none_and_warns_of_nothing(
+    start: Start, arguments: tuple[str, ...], status: int
+):
     run = start(*arguments, "--implementation=reference", "--examples=1")
-    assert run.status == 0, run.output
+    assert run.status == status, run.output
     assert not run.lines("benchmark")
     assert not (run.folder / "benchmark.json").exists()
     assert "no benchmarks have been run" not in run.output

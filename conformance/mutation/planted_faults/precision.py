@@ -12,7 +12,7 @@ import tal_reference.assignment
 import tal_reference.boxes
 import tal_reference.loss
 from tal_conformance.core.task import StageName
-from tal_conformance.mutation.planted_faults.fault import fault
+from tal_conformance.mutation.planted_faults.fault import LEFT_OUT, fault
 from tal_reference import Dialect, Head, Hyperparameters, Predictions
 
 
@@ -33,7 +33,7 @@ def _rounded(values: Tensor) -> Tensor:
 _alignment_metric = tal_reference.assignment.alignment_metric
 
 
-@fault(at="tal_reference.assignment.alignment_metric")
+@fault(at="tal_reference.assignment.alignment_metric", outputs_stages=(StageName.METRIC, *LEFT_OUT))
 def metric_in_16_bits(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
     """Return the alignment metric computed in the 16-bit dtype of autocast."""
     low = _low()
