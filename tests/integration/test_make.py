@@ -63,7 +63,7 @@ def test_without_options_official_and_article_are_tested_by_the_gating_profile(t
 def test_the_projects_tests_run_over_all_cores_or_as_many_as_are_asked_for(tmp_path: Path):
     spread = "--dist worksteal --maxprocesses 8"
     for given, number in (((), "auto"), (("WORKERS=0",), "0")):
-        for target, chosen in (("test", "'not slow'"), ("test-slow", "slow")):
+        for target, chosen in (("test", "'not slow'"), ("test-slow", "'slow and not long'")):
             last = printed(target, *given, f"VENV={tmp_path}")[-1]
             options = f"-n {number} {spread} tests --ignore tests/reference -m {chosen}"
             assert last.rstrip() == f"{tmp_path}/bin/python -m pytest {options}"

@@ -166,6 +166,10 @@ def done(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, 
     return run(folder, ["Right", *expected, "RightToo"], *given, *isolate), batches, expected
 
 
+SPOILS_EACH_LAST_RESULT = ("ChangesLater",)
+"""Doubles whose every call after the first one changes the result of the call before."""
+
+
 def test_the_error_is_told_with_batch_and_reason(done: Any):
     run, batches, expected = done
     for name, reason in expected.items():
@@ -177,7 +181,8 @@ def test_the_error_is_told_with_batch_and_reason(done: Any):
         assert list(judged) == [batch.id for batch in batches], name  # all of them, whatever happened before
         at = [batch.id for batch in batches].index(told[0]["case"])
         assert at == 1, name
-        assert list(judged.values()) == ["error" if place == at else "exact" for place in range(3)], name
+        spoilt = range(at, 3) if name in SPOILS_EACH_LAST_RESULT else (at,)
+        assert list(judged.values()) == ["error" if place in spoilt else "exact" for place in range(3)], name
         assert (run.folder / "cases" / f"{batches[at].id}.safetensors").is_file()
 
 

@@ -35,7 +35,8 @@ class RecordingAssignerWithoutIndex(RecordingAssigner):
         """Return the outputs of the last call, with the index from the assigner's function for contested anchors."""
         labels, boxes, scores, foreground = self.returned
         no_truths = torch.zeros_like(foreground, dtype=torch.long)
-        index = self.stage_results["select_highest_overlaps"][0] if self.stage_results else no_truths
+        calls = self.stage_results.get("select_highest_overlaps")
+        index = calls[-1][0] if calls else no_truths
         return Assignment(labels, boxes, scores, foreground.bool(), index, self.stages())
 
 

@@ -22,11 +22,21 @@ NAMESPACE, HOOKS = "namespace", "audit hooks"
 
 
 def end_with_parent(parent: int) -> None:
-    """Let the system kill this process when its parent ends, even if code holds the interpreter's lock."""
+    """Let the system kill this process a second after its parent ends, even if code holds the interpreter's lock.
+
+    The second is for the thread that waits for the end of the suite: it kills the descendants too, which the system
+    does not do. The system sends SIGHUP, whose number is 1, and the handler is C's `alarm`, which is called with the
+    number of the signal: after 1 second SIGALRM ends the process.
+
+    Args:
+        parent: process id of the parent; the process ends at once if its parent is another one by now.
+    """
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    libc.signal(int(signal.SIGHUP), ctypes.cast(libc.alarm, ctypes.c_void_p))
+    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGHUP), 0, 0, 0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)

@@ -152,7 +152,14 @@ def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in UNSEEN])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * (FAULTS[name].check == "crossings"))
+        for name in FAULTS
+        if name not in UNSEEN
+    ],
+)
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
     """A fault is found by some test, possibly another one than with exposed stages, because tolerances are wider."""
     fault = FAULTS[name]

@@ -141,7 +141,7 @@ FOUND = {
     "label_of_the_first": (TINY, "targets"),
     "clamped_for_added_eps": (SINGLES, "normalisation"),
     "not_scaled_by_overlap": (SINGLES, "normalisation"),
-    "losing_truth_keeps_its_score": (TINY, "normalisation"),
+    "losing_truth_keeps_its_score": (TINY, "targets"),
     "weights_before_conflict": (SQUARE, "normalisation"),
     "negative_sum_kept": (BEYOND, "candidates"),
     "empty_image_scores": (SINGLES, "normalisation"),
