@@ -79,6 +79,7 @@ test-all: test test-slow  ## every test but those marked long
 
 test-quality: $(STAMP)  ## the tests that say how good the suite is, long ones too: shrinking, planted faults, mutants, identification
 	$(PYTEST) tests/quality $(ARGS)
+	$(PYTEST) tests --ignore tests/quality -m long $(ARGS)
 
 fuzz: $(STAMP)  ## damaged and hostile files for every reader: make fuzz INPUTS=1000000
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)

@@ -99,6 +99,7 @@ def test_in_process_beside_a_bystander(name: str, code_before: None):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # a worker for each; nightly and after a change to workers
 @pytest.mark.parametrize("name", NAMES)
 def test_isolated(name: str):
     assert result_of(name, isolate=True) == expected(name).isolated

@@ -77,7 +77,9 @@ def labels_in_chunks_of_300(
 def _in_chunks(size: int) -> Any:
     """Return a replacement of `ground_truths` without the rows of images after the last whole chunk."""
 
-    def ground_truths(annotations: Tensor, images: int, input_size: tuple[int, int]) -> list[GroundTruths]:
+    def ground_truths(
+        annotations: Tensor, images: int, input_size: tuple[int, int], *_: Any
+    ) -> list[GroundTruths]:
         kept = annotations[annotations[:, 0] < whole_chunks(images, size)]
         return _ground_truths(kept, images, input_size)
 

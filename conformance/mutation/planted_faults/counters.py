@@ -86,7 +86,7 @@ def _in_ground_truths(name: str, replacement: Any) -> None:
     enter(name, dict.fromkeys(replaced, replacement), outputs_stages=SEEN_LATER)
 
 
-def _first_256(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+def _first_256(annotations: Tensor, images: int, size: tuple[int, int], *_: Any) -> list[GroundTruths]:
     """Return ground truths with boxes of zeros after the first 256 of each image."""
     truths = _ground_truths(annotations, images, size)
     places = [torch.arange(len(image), device=image.boxes.device) for image in truths]
@@ -99,7 +99,7 @@ def _first_256(annotations: Tensor, images: int, size: tuple[int, int]) -> list[
 _in_ground_truths("only_256_truths", _first_256)
 
 
-def _first_2048(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
+def _first_2048(annotations: Tensor, images: int, size: tuple[int, int], *_: Any) -> list[GroundTruths]:
     """Return the ground truths of only the first 2,048 annotation rows of a batch."""
     return _ground_truths(annotations[:2048], images, size)
 
