@@ -43,10 +43,18 @@ GRADIENT_BOUND = (
 CLOSE_OVERLAPS = (
     "needs a contested anchor whose overlaps differ by more than the rounding of hidden boxes to bfloat16"
 )
+EXPONENTS = (
+    "official losses have alpha and beta built in, so that only the check of assigners draws other exponents"
+)
 OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {
         "zeros_do_not_compete": "seen only where a ground truth whose score underflows to zero wins an anchor from "
         "another by its overlap; no strategy draws that",
+        "cross_entropy_in_16_bits": "the target scores are known to the rounding of the class gradients, which have 16 "
+        "bits themselves",
+        "beta_as_a_whole_number": EXPONENTS,
+        "alpha_in_halves": EXPONENTS,
+        "only_65536_positives": "so many positives have more admissible assignments than can be tried",
         "overlap_in_16_bits": "ground truths are rounded by as much as the predicted boxes, which are hidden too",
         "score_sum_in_16_bits": "N is known to the rounding of the class gradients, which have 16 bits themselves",
         "distance_targets_in_16_bits": "the weights are known to the rounding of the class gradients, and move DFL as "
