@@ -87,6 +87,10 @@ class Names:
                     yield Change(f"{self.label}.{name}", self.holder, name, MISSING)
 
 
+SET_BY_STATE = ("torch.Storage",)
+"""Names that `torch.set_default_dtype` sets; the default dtype is compared with the rest of torch's state."""
+
+
 class CodeState:
     """Code at one moment.
 
@@ -132,6 +136,7 @@ class CodeState:
             if (everything or callable(value))
             and not name.startswith("__")
             and not isinstance(value, ModuleType)
+            and f"{label}.{name}" not in SET_BY_STATE
         }
         self._names.append(Names(label, module, values))
         for name, value in values.items():
