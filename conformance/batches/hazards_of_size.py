@@ -1,7 +1,7 @@
 """Hazards of heads, hyperparameters and sizes: numbers that a counter, an index, a buffer or a constant cannot hold.
 
-An implementation may store a count in 8 bits, an index in 11 (the whole numbers that float16 holds), 16 or 24 bits
-(those that float32 holds), work in chunks, or assume the head of an official model. The detectors use the
+An implementation may store a count in 8 bits, an index in 11 bits (exact in float16), 16 bits or 24 bits (exact in
+float32), work in chunks, or assume the head of an official model. The detectors use the
 same words and read a batch in the same way as those of `hazards.py`.
 """
 

@@ -97,7 +97,7 @@ class Canvas:
 
     @property
     def floor(self) -> int:
-        """Stride of the second level, to which TAL-CAND-2 widens; twice the first if there is no second."""
+        """Stride in pixels of the second level, the floor of TAL-CAND-2; with one level, twice its stride."""
         return self.strides[1] if len(self.strides) > 1 else 2 * self.stride
 
 

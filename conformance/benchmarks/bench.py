@@ -92,7 +92,7 @@ class Bench:
         return next((name for name, each in self.implementations.items() if each.spec == OFFICIAL), None)
 
     def benchmarks(self, device: str) -> list[Benchmark]:
-        """Return all benchmarks on a device; those that are timed together are adjacent."""
+        """Return all benchmarks on a device; benchmarks of one group, which are timed in turn, are adjacent."""
         return [
             Benchmark(case, capability, lap, name, device)
             for case in self.plan.cases
@@ -171,7 +171,7 @@ def compared_implementations(
             continue
         with suppress(
             UnknownImplementation, ProtocolViolation
-        ):  # not available: the run reports that there are no ratios to it
+        ):  # the release is not available, and the run reports that it has no ratios
             found = find(name)
             everybody[f"{found.name} (baseline)" if found.name in taken else found.name] = found
     return dict(sorted(everybody.items(), key=lambda item: _rank(item[1].spec)))

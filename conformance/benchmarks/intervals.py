@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 
 
 class Ratio(NamedTuple):
-    """A ratio of times with its confidence interval. After a single round there is no interval.
+    """A ratio of times with its confidence interval. A single round gives no interval.
 
     Attributes:
         at: the median.

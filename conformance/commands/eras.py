@@ -41,8 +41,8 @@ def run(options: argparse.Namespace) -> int:
     """Check the table of eras and print the result by era, with every problem.
 
     Returns:
-        0 if every release follows the dialect of its era and not the dialect of the era before; 1 if one does
-        not, or if there is no release to check.
+        0 if every release follows the dialect of its era and not the dialect of the era before; 1 if a
+        release does not, or if no release was found to check.
 
     Raises:
         UnknownImplementation: the releases could not be listed, or one of them could not be installed.

@@ -143,7 +143,7 @@ def _judge_all(
     examples: int,
     advance: Advance,
 ) -> None:
-    """Judge the batches of one strategy, except those that are to be rejected or that make a call fail."""
+    """Judge the batches of one strategy, without batches that must be rejected or on which a call fails."""
     failed: dict[str, list[str]] = defaultdict(list)
 
     @settings(

@@ -313,7 +313,7 @@ def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Repla
 
 
 def _summary(failure: Failure) -> str:
-    """Return one sentence about a failure; a traceback is printed below it, because there is no report."""
+    """Return one sentence about a failure. The command prints the traceback below it, since it writes no report."""
     stage = f"at stage {failure.stage} ({failure.clause}): " if failure.stage else ""
     return stage + failure.summary.replace(TRACEBACK_ELSEWHERE, "")
 

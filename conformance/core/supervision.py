@@ -43,7 +43,7 @@ FROM_A_PROCESS = 0
 
 @dataclass(frozen=True)
 class Marks:
-    """What a supervised process writes for its supervisor into the memory page that both share.
+    """The state that a supervised process writes for its supervisor into a memory page that both share.
 
     Attributes:
         finished: True once the work has ended.

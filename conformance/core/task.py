@@ -155,7 +155,7 @@ class Task:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What messages call the values of each head field, such as "distance logits"."""
+        """Names of the values of the head fields in messages, such as "distance logits"."""
         return tuple(field.quantity for field in self.fields)
 
     def stages_of(self, *kinds: StageKind) -> tuple[str, ...]:

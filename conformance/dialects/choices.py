@@ -125,7 +125,7 @@ DISTINGUISHING: dict[str, SearchStrategy[Recipe]] = RELEASE_CHOICES | {
     "gains": _OTHER_NUMBERS,
     "total_times_images": _IMAGES,
 }
-"""A strategy whose recipes can distinguish the values of each choice, also of those that no release makes."""
+"""A strategy whose recipes can distinguish the values of each choice, including choices that no release makes."""
 
 CLAUSES = {name: choice.clause for name, choice in CHOICES.items()}
 """Clause of the specification of each choice."""
