@@ -49,8 +49,8 @@ def narrowed_by_gradients(
         admissible: (B, A) weights that the specification admits for the replayed owners; zero on background.
         labels: (B, A) class of each positive.
         foreground: (B, A) positives.
-        loss: of the implementation.
-        expected: of its batch.
+        loss: loss and gradients of the implementation.
+        expected: expectation of its batch.
     """
     batch = expected.batch
     score_sum = score_sum_of(admissible, expected.dialect.score_sum_floor)
@@ -91,10 +91,10 @@ def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expec
     """Return the interval of N that every gradient s / N of a logit without target leaves open.
 
     Args:
-        gradient: s / N of these logits.
-        score: their s.
-        gain: gain and batch size.
-        expected: of the batch.
+        gradient: (K,) gradients s / N of the K logits without a target.
+        score: (K,) class scores s of these logits.
+        gain: gain of the class loss times the number of images.
+        expected: expectation of the batch.
     """
     nothing = score.new_zeros(1)
     least = _gradient_error(nothing, nothing, 1.0, expected)
@@ -109,7 +109,7 @@ def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expec
 
 
 def _intersection(first: Interval, second: Interval) -> Interval:
-    """Return the numbers in both intervals, elementwise; those of the first where there are none."""
+    """Return the elementwise intersection of two intervals; the first interval where they do not meet."""
     low, high = torch.maximum(first.low, second.low), torch.minimum(first.high, second.high)
     both = low <= high
     return Interval(torch.where(both, low, first.low), torch.where(both, high, first.high))
