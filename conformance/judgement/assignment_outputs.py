@@ -127,7 +127,8 @@ class OutputsJudge(ImageJudge):
                 lost, positives, "TAL-TOPK-1", "True: among the k best", problem
             )
         widened = of_few.any() and self.clause_of(of_few) != "TAL-CAND-1"
-        if (lost <= contested & ~self.on_edge).all() and not widened:
+        shared = bool((lost <= contested & ~self.on_edge).all()) and not self.are_last_picks(lost)
+        if shared and not widened:
             problem = "an anchor that several ground truths select has no owner"
             return StageName.CONFLICT, self.wrong(
                 lost, positives, "TAL-CONF-1", "True for one of them", problem
@@ -147,6 +148,16 @@ class OutputsJudge(ImageJudge):
         most = (self.oracle.metric - self.oracle.metric_error)[lost].amax()  # ()
         least = (self.oracle.metric + self.oracle.metric_error)[positives]  # (P,)
         return bool(most <= NORMALISATION_EPS) and bool((least >= most).all())
+
+    def are_last_picks(self, lost: Tensor) -> bool:
+        """Return True if every lost pair (M, A) may have the least t of the k best pairs of its ground truth.
+
+        A selection of too few anchors loses these pairs too, whether or not the anchors are contested.
+        """
+        low, high = (self.oracle.metric + sign * self.oracle.metric_error for sign in (-1, 1))  # (M, A) twice
+        others = self.oracle.selection.must & ~lost  # (M, A)
+        least = high.masked_fill(~others, torch.inf).amin(1, keepdim=True)  # (M, 1)
+        return bool(((low <= least) & others.any(1, keepdim=True))[lost].all())
 
     def dropped(self, positives: Tensor) -> Tensor | None:
         """Return background anchors (A,) that may have been dropped (TAL-CONF-2); None if a row keeps too many."""
