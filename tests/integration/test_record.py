@@ -111,7 +111,7 @@ def test_a_killed_training_leaves_what_was_recorded(script: Path):
         ([], "nothing to record: write `-- yolo detect train"),
         (["--"], "nothing to record"),
         (["--", "nothing.py"], "training script not found: nothing.py"),
-        (["--", "no-such-program"], "'no-such-program' is not a program of this Python environment"),
+        (["--", "no-such-program"], "'no-such-program' is not a console script of this Python environment"),
         (["--every", "-1", "--", "train.py"], "got every = -1"),
         (["--limit-mb", "0", "--", "train.py"], "got 0 MB"),
         (["--into", "train.py", "--", "train.py"], "cannot create the folder train.py"),
