@@ -3,16 +3,18 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import Phase
 
+from tal_conformance.checks.power import write_figures
 from tal_conformance.checks.profiles import PROFILES
+from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.outcome import Loss
 from tal_conformance.implementations.protocol import Implementation, implementation_from
-from tal_conformance.mutation.attack import ASSIGNED, attack, faulty
+from tal_conformance.mutation.attack import ASSIGNED, GATING, attack, faulty
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import NEWEST
@@ -67,6 +69,7 @@ class Found:
         batches: number of batches that the check drew until it found the fault.
         seconds: time of the search.
         case: the failing batch in one line.
+        profile: name of the profile whose batches the check drew.
     """
 
     fault: Fault
@@ -76,6 +79,7 @@ class Found:
     batches: int | None
     seconds: float
     case: str = ""
+    profile: str = GATING
 
     @property
     def expected(self) -> tuple[str, ...]:
@@ -111,54 +115,80 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
     return implementation_from(Hidden(FaultyReference(fault, exposes_stages=False)), fault.name)
 
 
-def search(faults: Sequence[Fault], modes: Sequence[str] = MODES) -> Iterator[Found]:
+def search(faults: Sequence[Fault], modes: Sequence[str] = MODES, profile: str = GATING) -> Iterator[Found]:
     """Plant every fault in every mode, run the checks that must find it, and yield the results."""
     for fault in faults:
         for mode in modes:
             began = time.perf_counter()
-            only = mode != HIDDEN or fault.implementation is not None
-            checks = (fault.check,) if only else dict.fromkeys((fault.check, "metric", "loss"))
-            hits = (attack(implementation_with(fault, mode), check, (Phase.generate,)) for check in checks)
+            checks = checks_that_find(fault, mode)
+            hits = (
+                attack(implementation_with(fault, mode), check, (Phase.generate,), profile)
+                for check in checks
+            )
             hit = next((hit for hit in hits if hit is not None), None)
             seconds = time.perf_counter() - began
             if hit is None:
-                yield Found(fault, mode, fault.check, None, None, seconds)
+                yield Found(fault, mode, fault.check, None, None, seconds, profile=profile)
             else:
-                yield Found(
-                    fault,
-                    mode,
-                    hit.check,
-                    hit.failure.stage,
-                    hit.batches,
-                    seconds,
-                    hit.failure.batch.describe(),
-                )
+                case = hit.failure.batch.describe()
+                yield Found(fault, mode, hit.check, hit.failure.stage, hit.batches, seconds, case, profile)
 
 
-def plant(recorder: RunLogWriter, faults: Sequence[Fault]) -> tuple[bool, str]:
-    """Plant faults one after the other, and log and print the results.
+def checks_that_find(fault: Fault, mode: str) -> Iterable[str]:
+    """Return the names of the checks of which one must find a fault in a mode."""
+    if fault.implementation is not None:
+        return (fault.check,)
+    return dict.fromkeys((fault.check, "metric", "loss") if mode == HIDDEN else (fault.check,))
 
-    Returns:
-        True if a fault was not found at its stage, although it is neither equivalent nor known to survive; and a
-        summary in one line.
-    """
+
+def plant(recorder: RunLogWriter, faults: Sequence[Fault], profile: str = GATING) -> list[Found]:
+    """Plant faults one after the other, log and print the results, and return them."""
     found: list[Found] = []
-    for result in search(faults):
+    for result in search(faults, profile=profile):
         found.append(result)
         record(recorder, result)
         say(str(line(len(found), len(faults) * len(MODES), result)))
-    failed = any(fault.result in ("survived", "elsewhere") and not fault.is_open for fault in found)
-    return failed, f"planted faults: {summary(found)}"
+    return found
+
+
+def missed_by_gate(found: Sequence[Found]) -> bool:
+    """Return True if the gating profile did not find a fault at its stage that is not known to survive."""
+    return any(
+        fault.profile == GATING and fault.result in ("survived", "elsewhere") and not fault.is_open
+        for fault in found
+    )
+
+
+def store_figures(found: Sequence[Found], profile: str) -> None:
+    """Store the number of faults that a profile finds, from the results for all faults.
+
+    A fault counts as found if its check draws that many batches in the profile.
+
+    Raises:
+        OSError: the file of the figures cannot be written.
+    """
+    names: dict[str, list[str]] = {"found": [], "missed": [], "equivalent": []}
+    for result in found:
+        name = f"{result.fault.name} ({result.mode})"
+        check = CHECKS[result.check.partition("[")[0]]
+        drawn = check.examples(PROFILES[profile].examples)
+        if result.result == "equivalent":
+            names["equivalent"].append(name)
+        else:
+            names["found" if result.batches is not None and result.batches <= drawn else "missed"].append(
+                name
+            )
+    write_figures(profile, names["found"], names["missed"], names["equivalent"])
 
 
 def record(recorder: RunLogWriter, found: Found) -> None:
     """Append the result of a fault to the run log."""
     argument = (INVISIBLE.get(found.mode, {}) | OPEN.get(found.mode, {})).get(found.fault.name, "")
     recorder.line(
-        "power", profile="ci", fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
+        "power", profile=found.profile, fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
         test=f"test_{found.check}", expected=list(found.expected), stage=found.stage, batches=found.batches,
         seconds=round(found.seconds, 2), result=found.result, case_in_words=found.case,
-        argument=argument, limit=PROFILES["ci"].examples,
+        argument=argument, limit=PROFILES[found.profile].examples,
     )  # fmt: skip
 
 
