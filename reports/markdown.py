@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from tal_reports.analysis.compare import Change, change_sentence
-from tal_reports.analysis.headline import headline, predicate_of
+from tal_reports.analysis.headline import headline, predicate_of, with_worth
 from tal_reports.analysis.summary import summarise
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
@@ -21,7 +21,8 @@ def job_summary(log: Log, change: Change | None = None) -> str:
     implementations = summary["implementations"]
     power = summary["power"]
     title = headline(implementations, log.end is not None, power)
-    table = _table(implementations, bool(power))
+    worth = (summary["worth"] or {}).get("words", "")
+    table = _table(implementations, bool(power), worth)
     parts = [f"## {_text(title)}", _facts(summary), table, _power(power)]
     if change is not None:
         parts.append(f"**Since run {_code(change.before['run'])}**: {_text(change_sentence(change))}")
@@ -45,7 +46,7 @@ def _facts(summary: dict[str, Any]) -> str:
     return " · ".join(facts)
 
 
-def _table(implementations: list[dict[str, Any]], power: bool) -> str:
+def _table(implementations: list[dict[str, Any]], power: bool, worth: str) -> str:
     if not implementations:
         return "" if power else "No implementation was tested."
     columns = [v for v in VERDICTS if v in ALWAYS or any(line["verdicts"][v] for line in implementations)]
@@ -61,7 +62,9 @@ def _table(implementations: list[dict[str, Any]], power: bool) -> str:
     for line in implementations:
         numbers = [f"{count:,}" for count in (line["batches"], *(line["verdicts"][v] for v in columns))]
         failing = line["result"] in FAILING
-        result = f"**{predicate_of(line)}**" if failing else predicate_of(line)
+        result = (
+            f"**{predicate_of(line)}**" if failing else with_worth(predicate_of(line), line, _text(worth))
+        )
         words = [_text(str(line[key] or "unknown")) for key in ("name", "version", "dialect")]
         rows.append([*words, *numbers, result])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -5,7 +5,7 @@ from typing import Any
 from tal_reports.analysis.compare import change_sentence, compare
 from tal_reports.analysis.headline import result_of
 from tal_reports.analysis.history import entry_of, history_of, previous, read_history
-from tal_reports.analysis.summary import NO_BATCH, summarise
+from tal_reports.analysis.summary import NO_BATCH, PARTLY, summarise
 from tal_reports.html.render import NAME
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
@@ -28,7 +28,7 @@ def terminal_table(log: Log) -> str:
     """
     summary = summarise(log)
     blocks = [
-        _table(summary["implementations"]),
+        _table(summary["implementations"], (summary["worth"] or {}).get("words", "")),
         *(_divergences(line) for line in summary["implementations"]),
     ]
     blocks.append("\n".join(_scopes(summary["scopes"])))
@@ -51,7 +51,7 @@ def _since(log: Log, summary: dict[str, Any]) -> str:
     return "\n".join(visible(" ".join(shortened(line, 300).split(" "))) for line in lines)
 
 
-def _table(implementations: list[dict[str, Any]]) -> str:
+def _table(implementations: list[dict[str, Any]], worth: str) -> str:
     if not implementations:
         return "No implementation was tested."
     columns = [v for v in VERDICTS if v in ALWAYS or any(line["verdicts"][v] for line in implementations)]
@@ -63,7 +63,7 @@ def _table(implementations: list[dict[str, Any]]) -> str:
         numbers = [
             f"{number:,}" for number in (line["batches"], *(line["verdicts"][verdict] for verdict in columns))
         ]
-        rows.append([*words, *numbers, result_of(line)])
+        rows.append([*words, *numbers, visible(result_of(line, worth))])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     numeric = range(3, len(widths) - 1)
@@ -112,7 +112,10 @@ def _not_tested(summary: dict[str, Any]) -> list[str]:
     lines = [
         ": ".join(filter(None, ("not tested", line["implementation"], line["device"], line["reason"])))
         for line in summary["not_tested"]
-        if line["device"] or line["reason"] == NO_BATCH or line["implementation"] is None
+        if line["device"]
+        or line["reason"] == NO_BATCH
+        or PARTLY in line["reason"]
+        or line["implementation"] is None
     ]
     lines += _not_supported(summary["not_tested"])
     return [visible(" ".join(shortened(line, 300).split())) for line in [*lines, *summary["problems"]]]

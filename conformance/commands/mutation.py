@@ -16,7 +16,7 @@ from tal_conformance.core.environment import command_line
 from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.names import suggestion
 from tal_conformance.mutation.kill_matrix import KINDS, NoSuchMutant, try_mutants
-from tal_conformance.mutation.plant import plant
+from tal_conformance.mutation.plant import Found, missed_by_gate, plant, store_figures, summary
 from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import LATEST, LogError, RunLog, read_log, render
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--profile",
         choices=("dev", "ci", "nightly"),
         default="ci",
-        help="profile whose batches are used for mutants (default: ci)",
+        help="profile whose batches are used (default: ci)",
     )
     parser.add_argument(
         "--examples",
@@ -104,7 +104,7 @@ def run_mutation_tests(
         report_dir: folder of the runs, which also has the stored results for mutants.
         faults: names of planted faults.
         kinds: kinds of mutants to judge, of `kill_matrix.KINDS`.
-        profile: profile whose batches are used for mutants; planted faults get those of the gating profile.
+        profile: profile whose batches are used. If all faults are planted, its figures are stored.
         examples: number of batches of each test for mutants, instead of the profile's.
         only: pattern that the names of mutants must match.
         processes: number of mutants judged at once; 0 for the number of cores.
@@ -134,7 +134,7 @@ def run_mutation_tests(
         ) from error
     recorder.begin(
         {
-            "profile": profile if kinds else "ci", "seed": "derandomized", "command": command_line(),
+            "profile": profile, "seed": "derandomized", "command": command_line(),
             "devices": {"cpu": "tested"}, "hazards": {}, "implementations": [],
         }
     )  # fmt: skip
@@ -148,10 +148,21 @@ def run_mutation_tests(
             recorder.end(2)
             raise CommandError(str(error)) from error
     if faults:
-        parts.append(plant(recorder, [known[name] for name in faults]))
+        results = plant(recorder, [known[name] for name in faults], profile)
+        parts.append((missed_by_gate(results), f"planted faults: {summary(results)}"))
+        if set(faults) == set(known):
+            store(results, profile)
     failed = any(failed for failed, _ in parts)
     recorder.end(int(failed))
     if may_become_latest(recorder.folder.parent):
         recorder.make_latest()
     say("\n".join([*(summary for _, summary in parts), f"report: {render(recorder.folder)}"]))
     return int(failed)
+
+
+def store(results: Sequence[Found], profile: str) -> None:
+    """Store the figures of all planted faults, or say why they could not be."""
+    try:
+        store_figures(results, profile)
+    except OSError as error:
+        say(f"the figures of profile {profile} could not be stored: {error}")

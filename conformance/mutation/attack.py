@@ -16,6 +16,8 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults import Fault, FaultyAssigner, FaultyReference
 from tal_conformance.suite.checker import Checker
 
+GATING = "ci"
+"""The profile in which every planted fault must be found."""
 ASSIGNED = DETECT.stages_of("assignment")
 """Stages of the assigner: a fault in one of them is found without computing the loss."""
 
@@ -61,15 +63,21 @@ def faulty(fault: Fault, exposes_stages: bool = True, assigner_alone: bool = Fal
 
 
 def attack(
-    implementation: Implementation, check: str, phases: Sequence[Phase] = (Phase.generate,)
+    implementation: Implementation,
+    check: str,
+    phases: Sequence[Phase] = (Phase.generate,),
+    profile: str = GATING,
 ) -> Hit | None:
-    """Run one check on an implementation until it fails, on at most the gating profile's number of batches.
+    """Run one check on an implementation until it fails, on at most the profile's number of batches.
+
+    With the gating profile, a check that draws a share of the profile's batches gets all of them.
 
     Args:
         implementation: the implementation to test.
         check: name of the check, followed by the value of its parameter in brackets if it has one.
         phases: Hypothesis' phases. With `generate` alone, the first failing batch is returned; with `shrink`
             too, the shrunk one.
+        profile: name of the profile.
 
     Returns:
         The failure and the number of batches; None if the implementation conforms on every batch.
@@ -77,15 +85,16 @@ def attack(
     name, _, value = check.partition("[")
     chosen = CHECKS[name]
     arguments = {chosen.parameter[0]: value.rstrip("]")} if chosen.parameter and value else {}
-    number = PROFILES["ci"].examples
-    examples = number if chosen.parameter is None else chosen.examples(number)
+    number = PROFILES[profile].examples
+    every = profile == GATING and chosen.parameter is None
+    examples = number if every else chosen.examples(number)
     return _until_failure(implementation, check, chosen.generated(repeats=True), arguments, examples, phases)
 
 
 def attack_in_precision(
     implementation: Implementation, check: str, precision: str, phases: Sequence[Phase] = (Phase.generate,)
 ) -> Hit | None:
-    """Run the check of one precision on the batches that another check draws, until it fails.
+    """Run the check of one precision on the gating profile's batches of another check, until it fails.
 
     Args:
         implementation: the implementation to test.
@@ -99,7 +108,7 @@ def attack_in_precision(
     lane, own = CHECKS["precision"], CHECKS[check.partition("[")[0]]
     drawn = own if own.argument == lane.argument and own.parameter is None else lane
     test = seed(own.seed)(given(**{lane.argument: drawn.strategy})(lane.body))
-    number = PROFILES["ci"].examples
+    number = PROFILES[GATING].examples
     return _until_failure(implementation, check, test, {"precision": precision}, number, phases)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from hypothesis import Phase
 
+from tal_conformance.checks.power import write_figures
 from tal_conformance.checks.profiles import PROFILES
+from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.outcome import Loss
 from tal_conformance.implementations.protocol import MIXED, Implementation, implementation_from
-from tal_conformance.mutation.attack import ASSIGNED, Hit, attack, attack_in_precision, faulty
+from tal_conformance.mutation.attack import ASSIGNED, GATING, Hit, attack, attack_in_precision, faulty
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import NEWEST
@@ -102,6 +104,7 @@ class Found:
         batches: number of batches that the check drew until it found the fault.
         seconds: time until the fault was found, or until all batches conformed.
         case: description of the failing batch in one line; "" if the fault was not found.
+        profile: name of the profile whose batches the check drew.
     """
 
     fault: Fault
@@ -111,6 +114,7 @@ class Found:
     batches: int | None
     seconds: float
     case: str = ""
+    profile: str = GATING
 
     @property
     def expected(self) -> tuple[str, ...]:
@@ -158,7 +162,7 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
     return implementation_from(Hidden(FaultyReference(fault, exposes_stages=False)), fault.name)
 
 
-def attacks(fault: Fault, mode: str) -> Iterator[Hit | None]:
+def attacks(fault: Fault, mode: str, profile: str) -> Iterator[Hit | None]:
     """Plant a fault in a mode, run each check that must find it, and yield the failure, or None without one.
 
     In a mode of mixed precision, the check of the precision runs on the batches that these checks draw.
@@ -169,59 +173,81 @@ def attacks(fault: Fault, mode: str) -> Iterator[Hit | None]:
         if mode in MIXED_MODES:
             yield attack_in_precision(implementation, check, MIXED_MODES[mode][1])
         else:
-            yield attack(implementation, check, (Phase.generate,))
+            yield attack(implementation, check, (Phase.generate,), profile)
 
 
-def modes_of(fault: Fault) -> tuple[str, ...]:
-    """Return the modes in which a fault is planted: without mixed precision for faults in calls and state."""
-    return MODES if fault.implementation is not None else (*MODES, *MIXED_MODES)
+def modes_of(fault: Fault, profile: str = GATING) -> tuple[str, ...]:
+    """Return the modes in which a fault is planted in a profile.
+
+    Faults in calls and state, and profiles other than the gating one, are judged without mixed precision.
+    """
+    return MODES if fault.implementation is not None or profile != GATING else (*MODES, *MIXED_MODES)
 
 
-def search(faults: Sequence[Fault], modes: Sequence[str] | None = None) -> Iterator[Found]:
+def search(
+    faults: Sequence[Fault], modes: Sequence[str] | None = None, profile: str = GATING
+) -> Iterator[Found]:
     """Plant every fault in every mode, run the checks that must find it, and yield the results."""
     for fault in faults:
-        for mode in modes_of(fault) if modes is None else modes:
+        for mode in modes_of(fault, profile) if modes is None else modes:
             began = time.perf_counter()
-            hit = next((hit for hit in attacks(fault, mode) if hit is not None), None)
+            hit = next((hit for hit in attacks(fault, mode, profile) if hit is not None), None)
             seconds = time.perf_counter() - began
             if hit is None:
-                yield Found(fault, mode, fault.check, None, None, seconds)
+                yield Found(fault, mode, fault.check, None, None, seconds, profile=profile)
             else:
-                yield Found(
-                    fault,
-                    mode,
-                    hit.check,
-                    hit.failure.stage,
-                    hit.batches,
-                    seconds,
-                    hit.failure.batch.describe(),
-                )
+                case = hit.failure.batch.describe()
+                yield Found(fault, mode, hit.check, hit.failure.stage, hit.batches, seconds, case, profile)
 
 
-def plant(recorder: RunLogWriter, faults: Sequence[Fault]) -> tuple[bool, str]:
-    """Plant faults one after the other, and log and print the results.
-
-    Returns:
-        True if a fault that is neither equivalent nor known to survive was not found at its stage; and a
-        summary in one line.
-    """
+def plant(recorder: RunLogWriter, faults: Sequence[Fault], profile: str = GATING) -> list[Found]:
+    """Plant faults one after the other, log and print the results, and return them."""
     found: list[Found] = []
-    for result in search(faults):
+    for result in search(faults, profile=profile):
         found.append(result)
         record(recorder, result)
-        say(str(line(len(found), sum(len(modes_of(fault)) for fault in faults), result)))
-    failed = any(fault.result in ("survived", "elsewhere") and not fault.is_open for fault in found)
-    return failed, f"planted faults: {summary(found)}"
+        say(str(line(len(found), sum(len(modes_of(fault, profile)) for fault in faults), result)))
+    return found
+
+
+def missed_by_gate(found: Sequence[Found]) -> bool:
+    """Return True if the gating profile did not find a fault at its stage that is not known to survive."""
+    return any(
+        fault.profile == GATING and fault.result in ("survived", "elsewhere") and not fault.is_open
+        for fault in found
+    )
+
+
+def store_figures(found: Sequence[Found], profile: str) -> None:
+    """Store the number of faults that a profile finds, from the results for all faults.
+
+    A fault counts as found if its check draws that many batches in the profile. Modes of mixed precision are left
+    out: there, the check of the precision is run on batches that other checks draw.
+
+    Raises:
+        OSError: the file of the figures cannot be written.
+    """
+    names: dict[str, list[str]] = {"found": [], "missed": [], "equivalent": []}
+    for result in (result for result in found if result.mode in MODES):
+        name = f"{result.fault.name} ({result.mode})"
+        check = CHECKS[result.check.partition("[")[0]]
+        drawn = check.examples(PROFILES[profile].examples)
+        if result.result == "equivalent":
+            names["equivalent"].append(name)
+        else:
+            is_found = result.batches is not None and result.batches <= drawn
+            names["found" if is_found else "missed"].append(name)
+    write_figures(profile, names["found"], names["missed"], names["equivalent"])
 
 
 def record(recorder: RunLogWriter, found: Found) -> None:
     """Append the result of a fault to the run log."""
     argument = (reasons(INVISIBLE, found.mode) | reasons(OPEN, found.mode)).get(found.fault.name, "")
     recorder.line(
-        "power", profile="ci", fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
+        "power", profile=found.profile, fault=found.fault.name, clauses=list(found.fault.clauses), mode=found.mode,
         test=f"test_{found.check}", expected=list(found.expected), stage=found.stage, batches=found.batches,
         seconds=round(found.seconds, 2), result=found.result, case_in_words=found.case,
-        argument=argument, limit=PROFILES["ci"].examples,
+        argument=argument, limit=PROFILES[found.profile].examples,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tal_conformance.batches.hazards import MEANINGS
+from tal_conformance.checks.power import worth_of
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.environment import command_line, environment
@@ -183,6 +184,7 @@ def begin(run: SessionState, config: pytest.Config) -> None:
     run.recorder.begin(
         {
             "profile": config.getoption("--conformance-profile"),
+            "worth": worth_of(config.getoption("--conformance-profile"), is_whole(config)),
             "seed": run.seed,
             "command": command_line(),
             "devices": run.devices,
@@ -226,8 +228,12 @@ def failures_in(error: BaseException) -> Iterator[Failure]:
 
 def gates(config: pytest.Config) -> bool:
     """Return True if this is a complete run of a profile that must reach every clause and hazard."""
-    complete = config.getoption("--conformance-profile") in GATING
-    complete = complete and not config.getoption("--examples") and not config.getoption("--case")
+    return config.getoption("--conformance-profile") in GATING and is_whole(config)
+
+
+def is_whole(config: pytest.Config) -> bool:
+    """Return True if this run has all tests and batches of its profile."""
+    complete = not config.getoption("--examples") and not config.getoption("--case")
     narrowed = ("keyword", "markexpr", "deselect", "lf", "stepwise")
     parts = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
     return complete and not parts and not any(config.getoption(option, None) for option in narrowed)

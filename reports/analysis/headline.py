@@ -50,13 +50,22 @@ def headline(
     return f"{listed([_name(line) for line in tested])} {verb}{so_far}"
 
 
-def result_of(line: dict[str, Any]) -> str:
-    """Return the result of an implementation as text: `conforms`, `not finished (12 of 104 tests)`."""
+def result_of(line: dict[str, Any], worth: str = "") -> str:
+    """Return the result of an implementation as text: `conforms`, `not finished (12 of 104 tests)`.
+
+    Args:
+        line: the implementation, as the summary has it.
+        worth: a clause about the worth of a pass, added to it.
+    """
     if is_complete(line):
-        result: str = line["result"]
-        return result
+        return with_worth(line["result"], line, worth)
     failing = f"{line['result']}, " if line["result"] in FAILING else ""
     return f"{failing}not finished{_extent(line['tests'])}"
+
+
+def with_worth(text: str, line: dict[str, Any], worth: str) -> str:
+    """Return the result of an implementation in words, followed by its worth if it is a pass."""
+    return f"{text} ({worth})" if worth and line["result"] == "conforms" else text
 
 
 def predicate_of(line: dict[str, Any]) -> str:

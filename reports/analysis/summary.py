@@ -7,15 +7,17 @@ from statistics import median
 from typing import Any
 
 from tal_reports.analysis.causes import causes
+from tal_reports.analysis.worth import worth_in_words
 from tal_reports.log.batches import FAILING, SHOWING, UNIQUENESS, VERDICTS, Cost
 from tal_reports.log.reader import Log
 from tal_reports.log.schemas import fault
 from tal_reports.log.writer import write_whole
-from tal_reports.text import listed
+from tal_reports.text import counted, listed
 
 SCHEMA = 2
 NAME = "summary.json"
 NO_BATCH = "no batch was judged"
+PARTLY = "judged in part"
 LEDGER = ("entry", "implementation", "device", "reason", "link", "expires", "met", "known", "state", "fails")
 FINDING = ("finding", "title", "clause", "version", "reproduces")
 
@@ -47,6 +49,7 @@ def summarise(log: Log) -> dict[str, Any]:
         "training": [{"bound": None, "worst": None} | _without_log(line) for line in log.training],
         "scopes": [_scope(line) for line in log.scopes],
         "power": power_of(log),
+        "worth": _worth(log),
         "ledger": [_part(line, *LEDGER) for line in log.ledger],
         "findings": [_part(line, *FINDING) for line in log.findings],
         "not_tested": not_tested(log),
@@ -74,6 +77,12 @@ def power_of(log: Log) -> dict[str, dict[str, Any]]:
             "median_batches_to_kill": median(batches) if batches else None,
         }
     return profiles
+
+
+def _worth(log: Log) -> dict[str, Any] | None:
+    """Return the planted faults that the run's profile finds, also in words; None if the log does not say."""
+    worth = log.run.get("worth")
+    return worth and {**worth, "words": worth_in_words(worth)}
 
 
 def _otherwise_failed(log: Log, fails: bool) -> list[str]:
@@ -150,7 +159,32 @@ def not_tested(log: Log) -> list[dict[str, Any]]:
     for item in implementations_of(log):
         if (item["name"], None) not in explained:
             reasons += [_reason(item["name"], text) for text in _not_offered(log, item)]
+        reasons += [
+            _reason(item["name"], text) for text in inconclusive_in_words(inconclusive_of(log, item["name"]))
+        ]
     return reasons
+
+
+def inconclusive_of(log: Log, name: str) -> dict[str, dict[str, int]]:
+    """Return the number of batches and of inconclusive batches of an implementation, by clause group that has any."""
+    counts = {}
+    for group in log.batches.clause_groups():
+        verdicts = log.batches.verdicts(name, group)
+        if verdicts["inconclusive"]:
+            counts[group] = {"batches": verdicts.total(), "inconclusive": verdicts["inconclusive"]}
+    return counts
+
+
+def inconclusive_in_words(counts: dict[str, dict[str, int]]) -> list[str]:
+    """Return one sentence about the inconclusive batches by clause group; none without such batches."""
+    if not counts:
+        return []
+    total = sum(count["inconclusive"] for count in counts.values())
+    groups = [
+        f"{count['inconclusive']:,} of {count['batches']:,} in {group} ({count['inconclusive'] / count['batches']:.1%})"
+        for group, count in counts.items()
+    ]
+    return [f"{counted(total, 'inconclusive batch')}, {PARTLY}: {listed(groups)}"]
 
 
 def _reason(implementation: str, reason: str) -> dict[str, Any]:
@@ -194,6 +228,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
         "uniqueness": {kind: log.batches.uniqueness[name][kind] for kind in UNIQUENESS},
         "undecided": log.batches.undecided[name],
+        "inconclusive": inconclusive_of(log, name),
         "margins": _margins(log, name),
         "cost": _cost(log, name),
         "first_divergences": [

@@ -44,6 +44,7 @@ class Row:
     batches: int
     shares: list[Share]
     result: str
+    worth: str
     verdict: str
     link: str | None
     why: str
@@ -119,7 +120,7 @@ def summary_of(
         devices=[(device, state, state == "tested") for device, state in summary["devices"].items()],
         problems=problems,
         since=_since(change) if change else None,
-        rows=[_row(line, found) for line in implementations],
+        rows=[_row(line, found, (summary["worth"] or {}).get("words", "")) for line in implementations],
         not_tested=_not_tested(summary["not_tested"]),
     )
 
@@ -173,7 +174,7 @@ def _cause(cause: dict[str, Any]) -> str:
     return shortened(f"{cause['implementation']}{where}: {cause.get('summary') or ''}", MAX_SUMMARY_LENGTH)
 
 
-def _row(line: dict[str, Any], found: list[Cause]) -> Row:
+def _row(line: dict[str, Any], found: list[Cause], worth: str) -> Row:
     own = [cause.example for cause in found if cause.example["implementation"] == line["name"]]
     stage = own[0].get("stage") if own else None
     first = "first " if len(own) > 1 else ""
@@ -186,6 +187,7 @@ def _row(line: dict[str, Any], found: list[Cause]) -> Row:
         batches=line["batches"],
         shares=_shares(line["verdicts"]),
         result=predicate_of(line),
+        worth=worth if line["result"] == "conforms" else "",
         verdict=line["result"],
         link=filter_link(impl=line["name"]) if own else None,
         why=f"{counted(len(own), 'cause')}{at}",

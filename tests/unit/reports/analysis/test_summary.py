@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from tests.common import run_logs as factory
 from tests.common.run_logs import batch, divergence, error, implementation, line, raw, run_line
 
-from tal_reports import RunLog, read_log, summarise
+from tal_reports import RunLog, read_log, summarise, terminal_table
 from tal_reports.analysis.summary import write_summary
 from tal_reports.log.schemas import FOLDER, fault, kinds, schema
 
@@ -389,3 +389,24 @@ def test_undecided_batches_of_older_logs_are_inconclusive(run_dir: Path):
     ]
     verdicts = summary_of(run_dir, [("run", factory.run_line()), *lines])["implementations"][0]["verdicts"]
     assert (verdicts["inconclusive"], verdicts["exact"]) == (3, 2)
+
+
+def test_the_share_of_inconclusive_batches_is_told_by_clause_group(run_dir: Path):
+    lines = [
+        (
+            "batch",
+            factory.batch(number, verdict="inconclusive" if number < 3 else "exact", clause_group="LOSS"),
+        )
+        for number in range(12)
+    ]
+    log = read_log(factory.write(run_dir, [("run", factory.run_line()), *lines, ("end", {"exit": 0})]))
+    summary = summarise(log)
+    first = summary["implementations"][0]
+    assert first["result"] == "conforms"
+    groups = {
+        group: (count["inconclusive"], count["batches"]) for group, count in first["inconclusive"].items()
+    }
+    assert groups == {"LOSS": (3, 12)}
+    told = "3 inconclusive batches, judged in part: 3 of 12 in LOSS (25.0%)"
+    assert told in [line["reason"] for line in summary["not_tested"]]
+    assert told in terminal_table(log)

@@ -1,0 +1,102 @@
+"""What a pass is worth: the number of planted faults that each profile finds, from the last whole run of `power`."""
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tal_conformance.core.files import PACKAGES
+
+FILE = Path(__file__).with_name("power.json")
+"""Figures by profile; `tal-conformance power --profile dev` and `--profile ci` write them."""
+SOURCES = (
+    "tal_reference/**/*.py",
+    *(
+        f"tal_conformance/{room}/**/*.py"
+        for room in ("core", "batches", "implementations", "judgement", "checks")
+    ),
+    "tal_conformance/suite/test_*.py",
+    "tal_conformance/mutation/planted_faults/**/*.py",
+)
+"""Patterns of the code that decides which faults are found."""
+DOCSTRING = re.compile(r'^[ \t]*""".*?"""[ \t]*$', re.MULTILINE | re.DOTALL)
+
+
+@cache
+def source_digest() -> str:
+    """Return a digest of the code that decides which faults are found, without docstrings and comment lines."""
+    sha = hashlib.sha256()
+    for pattern in SOURCES:
+        for path in sorted(PACKAGES.glob(pattern)):
+            sha.update(f"{path.relative_to(PACKAGES).as_posix()}\0".encode())
+            sha.update(code_lines(path.read_text(encoding="utf-8")).encode())
+    return sha.hexdigest()[:16]
+
+
+def code_lines(source: str) -> str:
+    """Return the lines of a module that are not part of a docstring or a comment of their own."""
+    lines = DOCSTRING.sub("", source).splitlines()
+    return "\n".join(line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def read_figures() -> dict[str, dict[str, Any]]:
+    """Return the figures by profile; none if the file is missing."""
+    if not FILE.is_file():
+        return {}
+    figures: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return figures
+
+
+def write_figures(profile: str, found: list[str], missed: list[str], equivalent: list[str]) -> None:
+    """Store the figures of a whole run of `power` for a profile.
+
+    Until the next one, faults that are planted since are entered into `unmeasured` by hand.
+
+    Args:
+        profile: the profile whose batches the checks drew.
+        found: names of the faults that were found, each with its mode.
+        missed: names of the faults that were not found.
+        equivalent: names of the faults that show nothing to find, which do not count.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    entry = {
+        "measured": datetime.now(UTC).date().isoformat(),
+        "code": source_digest(),
+        "found": len(found),
+        "planted": len(found) + len(missed),
+        "missed": sorted(missed),
+        "equivalent": sorted(equivalent),
+        "faults": sorted({name.partition(" (")[0] for name in (*found, *missed, *equivalent)}),
+        "unmeasured": [],
+    }
+    figures = read_figures() | {profile: entry}
+    text = json.dumps(dict(sorted(figures.items())), indent=1)
+    FILE.write_text(f"{text}\n", encoding="utf-8")
+
+
+def worth_of(profile: str, whole: bool) -> dict[str, Any]:
+    """Return what a pass of a profile is worth, as the run log has it.
+
+    Args:
+        profile: name of the profile.
+        whole: False if the run selects some of the profile's tests or batches, for which nothing was measured.
+    """
+    figures = read_figures()
+    return {
+        "profile": profile,
+        "whole": whole,
+        "this_code": all(entry["code"] == source_digest() for entry in figures.values()),
+        "figures": {
+            name: {
+                "found": entry["found"],
+                "planted": entry["planted"],
+                "unmeasured": len(entry["unmeasured"]),
+            }
+            for name, entry in figures.items()
+        },
+    }
