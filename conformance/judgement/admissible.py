@@ -28,7 +28,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """The admissible results of a top-k over each of M rows of A places (TAL-TOPK-1, TAL-CONF-2).
+    """The admissible results of a top-k over each of M rows (ground truths) of A places (anchors) (TAL-TOPK-1).
 
     A place is visible if it is a candidate. Other places may be selected, but are not visible in the result.
 
@@ -82,13 +82,13 @@ def kth_largest(value: Tensor, k: int) -> Tensor:
 
 
 def may_own(overlap: Range) -> Tensor:
-    """Return (M, A) bool: True if the overlap of the pair can be the largest of its anchor (TAL-CONF-1)."""
+    """Return (M, A) bool: True if the pair's overlap may be the largest at its anchor (TAL-CONF-1)."""
     return overlap.high >= overlap.low.amax(0)
 
 
 @dataclass(frozen=True)
 class Ownership:
-    """The outputs of an assignment of one image: positives and their owners.
+    """The outputs of an assignment of one image: positives, and the ground truth that owns each (its owner).
 
     Attributes:
         foreground: (A,) bool.
@@ -106,21 +106,22 @@ class Ownership:
 
 @dataclass(frozen=True)
 class TopK2Rule:
-    """The second top-k, among the anchors that a ground truth owns after TAL-CONF-1 (TAL-CONF-2).
+    """The second top-k, among the anchors that each ground truth owns after contested ones are resolved (TAL-CONF-2).
 
     Attributes:
-        metric: (M, A) ranges of the metric.
-        k: `topk2`, the number of anchors that each ground truth selects; zeros of the whole row compete again.
+        metric: (M, A) ranges of the alignment metric t.
+        k: `topk2`, the number of anchors that each ground truth keeps; anchors with t = 0 compete too.
     """
 
     metric: Range
     k: int
 
     def may_be_dropped(self, kept: Tensor) -> Tensor | None:
-        """Return the anchors (M, A) that a ground truth may have owned and dropped; None if a row keeps more than k.
+        """Return (M, A) bool: True where the ground truth may have owned the anchor and dropped it.
 
-        A row that keeps k anchors may have dropped any anchors that are not better than all of these. A row that keeps
-        fewer was filled up with zeros, and can only have dropped zeros.
+        Return None if a ground truth has more than k positives. A ground truth with k positives may have dropped any
+        anchors that are not better than all of these. One with fewer also picked anchors with t = 0, and can only
+        have dropped such anchors.
 
         Args:
             kept: (M, A) bool: positives after TAL-CONF-2.
@@ -142,10 +143,10 @@ def is_reachable(
 ) -> bool:
     """Return True if an admissible selection leads to these owners (TAL-CONF-1, and TAL-CONF-2 with `topk2_rule`).
 
-    An anchor that no ground truth selects is background; one that a single ground truth selects is its own; one that
-    several select belongs to any ground truth with the largest overlap. With TAL-CONF-2 a background anchor may also
-    have been owned and dropped. The first try is the smallest selection that these rules force; where it has
-    the wrong size the joint question, rows against columns, is decided exactly as a 0/1 feasibility problem.
+    An anchor that no ground truth selects is background; an anchor that a single ground truth selects belongs to it;
+    an anchor that several select belongs to any ground truth with the largest overlap. With TAL-CONF-2 a background
+    anchor may also have been owned and dropped. The first try is the smallest selection that these rules force; where
+    it has the wrong size, the conditions on ground truths and anchors together are solved as a 0/1 feasibility problem.
 
     For exact values the answer is exact. For ranges some unreachable owners are accepted too: `selection` is only a
     necessary condition (see `top_k_choices`), and each value is considered alone, not all of them together.
@@ -236,7 +237,7 @@ def _feasible(
 
 
 def _side_by_side(blocks: Sequence[Any], widths: Sequence[int]) -> Any:
-    """Return the matrix of blocks with these widths; None is a block of zeros."""
+    """Concatenate matrices with the same rows horizontally; None stands for a block of zeros of the given width."""
     from scipy.sparse import csr_array, hstack
 
     height = next(block.shape[0] for block in blocks if block is not None)
@@ -250,9 +251,9 @@ def _side_by_side(blocks: Sequence[Any], widths: Sequence[int]) -> Any:
 def assignments(
     selection: Selection, owner_may_be: Tensor, at_most: int, topk2_rule: TopK2Rule | None = None
 ) -> Iterator[Ownership]:
-    """Yield admissible assignments of one image, for implementations that do not expose theirs.
+    """Yield up to `at_most` admissible assignments of one image, for implementations that do not expose theirs.
 
-    Two choices may yield equal assignments. If fewer than `at_most` are yielded, these are all.
+    Equal assignments may be yielded twice. If fewer than `at_most` are yielded, no others are admissible.
     """
     rows = [_row_choices(selection, row, at_most) for row in range(len(selection.must))]
     every = (
@@ -274,7 +275,7 @@ def _settled(selected: Tensor, owner_may_be: Tensor) -> Iterator[Ownership]:
 
 
 def _with_topk2(owners: Ownership, topk2_rule: TopK2Rule, at_most: int) -> Iterator[Ownership]:
-    """Yield every admissible result of the second top-k (TAL-CONF-2)."""
+    """Yield up to `at_most` admissible results of the second top-k for given owners (TAL-CONF-2)."""
     own = owners.positives(len(topk2_rule.metric.low))  # (M, A)
     value = Range(topk2_rule.metric.low * own, topk2_rule.metric.high * own)
     choices = top_k_choices(value, own, own, topk2_rule.k)
@@ -283,7 +284,7 @@ def _with_topk2(owners: Ownership, topk2_rule: TopK2Rule, at_most: int) -> Itera
 
 
 def _row_choices(selection: Selection, row: int, at_most: int) -> list[Tensor]:
-    """Yield admissible selections of one row, largest first, at most `at_most` of each size."""
+    """Yield admissible selections of one ground truth, largest first, at most `at_most` of each size."""
     must, free = selection.must[row], (selection.may[row] & ~selection.must[row]).nonzero().flatten().tolist()
     taken = int(must.sum())
     choices = []

@@ -16,10 +16,10 @@ from tal_conformance.judgement.expectation import Expectation
 
 
 def judge_assignment(judgement: Judgement, outcome: Outcome, expected: Expectation) -> bool:
-    """Judge the stages "candidates" to "normalisation" of every image, into `judgement`.
+    """Judge the stages "candidates" to "normalisation" of every image, and record the results in `judgement`.
 
     Returns:
-        True if all of its numbers are finite, so that a loss can be computed from it.
+        True if all numbers of the assignment are finite, so that a loss can be computed from it.
     """
     assignment, inputs = outcome.assignment, expected.effective(outcome.inputs)
     assert assignment is not None
@@ -59,7 +59,7 @@ def _assert_all_finite(judgement: Judgement, assignment: Assignment) -> bool:
 
 
 def judge_padding(judgement: Judgement, assignment: Assignment, image: int, truths: int) -> None:
-    """Judge padding rows (ANN-4): none of them is a candidate, selected or an owner, and their values are zero."""
+    """Judge an image's padding rows: they have no candidates, selected anchors or positives; u and t are 0 (ANN-4)."""
     stages = assignment.stages
     if stages is None or truths == stages.candidates.shape[1]:
         return

@@ -27,17 +27,17 @@ PAIR = ("GT", "anchor")
 
 @dataclass(frozen=True)
 class ImageJudge:
-    """Judge of one image with at least one ground truth.
+    """Judges the assignment of one image with at least one ground truth.
 
     Attributes:
-        judgement: takes the result.
-        assignment, inputs: assignment and inputs of the whole batch.
+        judgement: the judgement of the batch, to which the results are added.
+        assignment, inputs: assignment and inputs of the whole batch, as the implementation returned and read them.
         image: index of the image.
-        truths: M, its number of ground truths.
-        oracle: values and choices that the specification admits for it.
-        truth_error: (M, 4) possible difference of its ground truths' edges from those in `inputs`, in pixels; None
+        truths: M, the image's number of ground truths.
+        oracle: values and choices that the specification admits for the image.
+        truth_error: (M, 4) possible difference of the ground truths' edges from those in `inputs`, in pixels; None
             if they are equal.
-        dialect: the dialect, for hyperparameters that are `effective`.
+        dialect: the dialect, which may replace some hyperparameters.
     """
 
     judgement: Judgement
@@ -51,18 +51,18 @@ class ImageJudge:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of u, t and the weights: that of the boxes, or float32 if they are finer (TAL-MET-1, TAL-NORM-1).
+        """The dtype of u, t and the weights: the boxes' dtype, or float32 for float64 boxes (TAL-MET-1, TAL-NORM-1).
 
         Class scores may have 16 bits; they promote to the dtype of the boxes where they meet u.
         """
         return precision(self.inputs.boxes.dtype, self.inputs.truth_boxes.dtype)
 
     def clause_of(self, wrong: Tensor) -> str:
-        """Return the clause that wrong candidates (M, A) violate, from their ground truths and places.
+        """Return the clause that wrong candidates (M, A) violate.
 
-        ANN-3 if none of the ground truths is real. TAL-CAND-1 if all lie on an edge of the box that the dialect
-        prescribes. TAL-CAND-2 if all others can be candidates only of a widened box: another dialect's, if this one
-        does not widen it. Else TAL-CAND-1.
+        ANN-3 if none of their ground truths is real. TAL-CAND-1 if all of the anchors lie on an edge of the box that
+        the dialect prescribes. TAL-CAND-2 if all others can be candidates only of a widened box (of another dialect,
+        if this dialect does not widen the box). Otherwise TAL-CAND-1.
         """
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
         if len(boxes) and (boxes.sum(1) <= 0).all():
@@ -84,7 +84,7 @@ class ImageJudge:
 
     @cached_property
     def on_edge(self) -> Tensor:
-        """(M, A) the centre lies on an edge of the box that the dialect prescribes, within rounding."""
+        """(M, A) bool: True if rounding decides whether the anchor centre lies inside the ground truth's box."""
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()  # (M, 4)
         inside = distance_inside(boxes, self.inputs.anchors.double(), self.oracle.floor)  # (M, A)
         eps = torch.finfo(precision(self.inputs.truth_boxes.dtype)).eps
@@ -94,7 +94,7 @@ class ImageJudge:
         return inside.abs() <= error
 
     def about_candidates(self, problem: str, wrong: Tensor) -> str:
-        """Return the text of a problem with the pairs `wrong` (M, A), with a remark if one explains all of them."""
+        """Return the text `problem`, extended by a common cause of the wrong pairs `wrong` (M, A) if there is one."""
         if (wrong <= self.on_edge).all():
             return f"{problem}, only on the edge of a box"
         if self.assignment.foreground[self.image].all():
@@ -102,9 +102,9 @@ class ImageJudge:
         return problem
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
-        """Compare label and box of each positive with those of its owner (TAL-TGT-1).
+        """Compare label and box of each positive with those of the ground truth that owns it (TAL-TGT-1).
 
-        They are identical to the bit, unless the ground truths that the implementation read are uncertain.
+        They must be identical to the bit, unless the ground truths that the implementation read are uncertain.
         """
         labels = self.inputs.labels[self.image, : self.truths, 0].long()
         boxes, truth_error = self.inputs.truth_boxes[self.image, : self.truths], self.truth_error
@@ -126,11 +126,11 @@ class ImageJudge:
     def check_scores(self, weights: Bounded, positives: Tensor, clause: str = "TAL-NORM-1") -> Agreement:
         """Compare the target score at the label of each positive with its weight; all others are zero (TAL-TGT-1).
 
-        Scores that stand elsewhere are noted at the stage "targets", and the values alone are judged here.
+        Target scores of other classes are recorded at the stage "targets"; the values alone are judged here.
 
         Args:
             weights: expected weight of each anchor, (A,).
-            positives: (M, A) ground truth and anchor.
+            positives: (M, A) bool, True where the ground truth owns the anchor.
             clause: the clause that the weights follow.
         """
         (anchors,) = positives.any(0).nonzero(as_tuple=True)  # (P,)
@@ -149,16 +149,16 @@ class ImageJudge:
         return assert_within(quantity, self.observed_weights(positives)[anchors], weights.at(anchors))
 
     def check_placement(self, positives: Tensor) -> Agreement:
-        """Assert that no target score but that of a positive's own class is other than zero (TAL-TGT-1)."""
+        """Assert that all target scores are zero except those of positives at their own class (TAL-TGT-1)."""
         quantity, scores = (
             self.quantity("target score", "TAL-TGT-1", "anchor", "class"),
             self.assignment.scores,
         )
-        problem = "a target score stands elsewhere than at the class of a positive"
+        problem = "a target score other than zero is not at the class of a positive"
         return assert_none(quantity, self.misplaced_scores(positives), scores[self.image], "0", problem)
 
     def labels_of(self, positives: Tensor) -> Tensor:
-        """Return the class (A,) of each anchor's owner in `positives` (M, A); on background, the first class."""
+        """Return (A,) the class of the ground truth that owns each anchor by `positives` (M, A); 0 on background."""
         return self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]
 
     def misplaced_scores(self, positives: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class ImageJudge:
         return torch.where(at_label != 0, at_label, scores.sum(1)) * positives.any(0)
 
     def quantity(self, name: str, clause: str, *dimensions: str) -> Quantity:
-        """Return the description of a compared quantity of this image."""
+        """Return the description of a compared quantity of this image, for messages."""
         return Quantity(name, clause, dimensions, self.image)
 
     def counts(self, positives: Tensor) -> list[Value]:

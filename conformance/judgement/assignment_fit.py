@@ -41,10 +41,11 @@ class GradientEvidence:
 
 
 def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvidence:
-    """Return the assignment's properties: z = sigma(x) - N g, where g is the gradient on x over gain and batch size.
+    """Return the properties of a loss's assignment that follow from the loss's gradients.
 
-    With G the sum of all g and S that of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or its
-    floor where that is less (LOSS-SUM-1).
+    A logit x has the target score z = sigma(x) - N g, where g is the gradient on x over gain and batch size. With G
+    the sum of all g and S the sum of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or the
+    floor of N where that is larger (LOSS-SUM-1).
     """
     batch, dialect = expected.batch, expected.dialect
     distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
@@ -77,10 +78,10 @@ class AssignmentFit:
     """Scores admissible assignments of one image by how well they reproduce its gradients.
 
     Attributes:
-        expected: of the batch.
+        expected: expectation of the batch.
         image: index of the image.
         oracle: the admissible values and choices of the image.
-        evidence: properties that the gradients of the batch determine.
+        evidence: properties of the assignment that the gradients of the batch determine.
     """
 
     expected: Expectation
@@ -95,11 +96,11 @@ class AssignmentFit:
 
     @property
     def learns(self) -> Tensor:
-        """(A,) the distance logits have a gradient."""
+        """(A,) bool: True if the anchor's distance logits have a gradient, so that the anchor is a positive."""
         return self.evidence.learns[self.image]
 
     def best(self, so_far: Targets, candidates: Iterable[Ownership]) -> tuple[Targets, int]:
-        """Return the best of `candidates` and `so_far`, which wins a tie, and the number of candidates."""
+        """Return the best-fitting assignment of `candidates` and `so_far` (preferred if equal), and their number."""
         best, least, tried = so_far, self.misfit(so_far), 0
         for owners in candidates:
             tried += 1
@@ -118,8 +119,9 @@ class AssignmentFit:
     def likely(self) -> Iterator[Ownership]:
         """Yield up to `MAX_CANDIDATES_TRIED` admissible assignments that the gradients suggest.
 
-        An anchor with a gradient is selected; if a single ground truth may select it, by that one. An anchor without a
-        gradient is not selected if its metric is above zero. Anchors whose metric is zero have no weight anyway.
+        An anchor with a gradient is selected; if only one ground truth may select it, then by this ground truth. An
+        anchor without a gradient is not selected if its metric is above zero. Anchors whose metric is zero have no
+        weight, selected or not.
         """
         if self.suggested is None:
             return iter(())
@@ -127,7 +129,7 @@ class AssignmentFit:
 
     @cached_property
     def suggested(self) -> Selection | None:
-        """The selections that the gradients suggest; None if there are none."""
+        """The admissible selections that agree with the gradients; None if there are none."""
         selection, learns = self.oracle.selection, self.learns  # (M, A), (A,)
         may = selection.may & learns
         must = selection.must | (may & (may.sum(0) == 1))
@@ -146,7 +148,7 @@ class AssignmentFit:
 
     @cached_property
     def possible(self) -> Tensor:
-        """(M, A) the pair is a positive in some admissible assignment, or in the reference's own."""
+        """(M, A) bool: True if the pair is a positive in some admissible assignment, or in the reference's own."""
         may = self.oracle.selection.may  # (M, A)
         contested = may.sum(0) > 1  # (A,)
         reference = self.expected.assignment[self.image]
@@ -155,7 +157,7 @@ class AssignmentFit:
 
     @cached_property
     def measures(self) -> tuple[Tensor, Tensor]:
-        """t and u of the possible pairs as the reference computes them, (M, A) each; zero elsewhere (TAL-MET-1)."""
+        """The metric t and the overlap u (M, A) of the possible pairs, as the reference computes them; else zero."""
         if self.expected.dialect.is_varied:
             return self.oracle.metric.where(self.possible, 0), self.oracle.overlap.where(self.possible, 0)
         predictions = self.expected.rounded_predictions
@@ -168,9 +170,9 @@ class AssignmentFit:
     def pulls(self) -> tuple[Tensor, Tensor]:
         """Contribution of every possible pair to the gradient on its anchor's distance logits (LOSS-BOX-1, LOSS-DFL-1).
 
-        They are given before division by N and for a target score of 1, in which both losses are linear, as if every
-        pair had an anchor of its own. Pairs with a metric of zero have no target score and contribute nothing: nearly
-        all pairs, if class scores are zero.
+        Contributions are computed before division by N and for a target score of 1, as if every pair had an anchor of
+        its own; both losses are linear in the target score. Pairs with a metric of zero have no target score and
+        contribute nothing (nearly all pairs, if class scores are zero).
 
         Returns:
             (P, 4R) one row for each pair, and (M, A) the row of each pair; -1 for pairs without a row.
@@ -193,7 +195,7 @@ class AssignmentFit:
         return gradient[0], row
 
     def targets(self, owners: Ownership) -> Targets:
-        """Return the targets of the anchors for these owners (TAL-NORM-1, TAL-TGT-1)."""
+        """Return labels, boxes and scores that the anchors learn if they have these owners (TAL-NORM-1, TAL-TGT-1)."""
         positives = owners.positives(len(self.truths))  # (M, A)
         return targets_of(self.truths, positives, self.oracle.normalised(*self.measures, positives))
 
@@ -214,7 +216,7 @@ class AssignmentFit:
         return missing, int(difference / noise), residual
 
     def residual(self, targets: Targets) -> float:
-        """Return the L1 distance of the gradients on the distance logits from those of these targets."""
+        """Return the L1 distance between the loss's gradients on the distance logits and those of `targets`."""
         anchor = (targets.weights > 0).nonzero().flatten()  # (P,)
         pulls, row = self.pulls
         rows = row[targets.truth_index[anchor], anchor]  # (P,)

@@ -34,14 +34,14 @@ from tal_reference.anchors import flatten
 
 
 def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: Expectation) -> None:
-    """Judge the stages "cls" to "gradients" of a loss that does not expose its assignment, into `judgement`.
+    """Judge the stages "cls" to "gradients" of a loss that does not expose its assignment.
 
     The reference's own assignment is tried first, then those that the gradients suggest, then any that is admissible.
     An image may admit more assignments than are tried. If none of those tried explains the loss, the judgement is
     inconclusive. The requirements that hold for every assignment are judged always (`assignment_read`).
 
     Args:
-        judgement: takes the result.
+        judgement: the judgement of the batch, to which the results are added.
         outcome: loss and gradients of the implementation; its inputs are the reference's.
         expected: expectation of the same batch.
     """
@@ -89,12 +89,12 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
 def explained_by_an_assignment(
     replay: "ReplayedLoss", every: dict[int, AssignmentFit], read: ReadAssignment | None
 ) -> tuple[Judgement, list[Targets], bool]:
-    """Judge a loss with one admissible assignment after another until one explains it.
+    """Judge a loss with one admissible assignment after another until an assignment explains the loss.
 
     Args:
         replay: judges the loss for an assignment.
-        every: the fit of each image with ground truths, by its index.
-        read: the assignment that was read off the gradients; None if they do not determine one.
+        every: scores of admissible assignments, for each image with ground truths by the image's index.
+        read: the assignment that was computed from the gradients; None if they do not determine one.
 
     Returns:
         The last judgement, its assignment, and True if no other assignment is admissible.
@@ -123,7 +123,7 @@ def explained_by_an_assignment(
 def judge_background_gradients(
     judgement: Judgement, batch: Batch, loss: LossOutcome, oracles: list[ImageOracle | None]
 ) -> None:
-    """Judge anchors that cannot be positives: they have no gradient on their distance logits (LOSS-GRAD-1)."""
+    """Judge that anchors which cannot be positives have no gradient on their distance logits (LOSS-GRAD-1)."""
     distances, _ = flatten(loss.gradients, batch.head)  # (B, A, 4R)
     for image, oracle in enumerate(oracles):
         never = torch.ones_like(distances[image, :, 0], dtype=torch.bool)  # (A,)
@@ -137,7 +137,7 @@ def judge_background_gradients(
 
 @dataclass(frozen=True)
 class ReplayedLoss:
-    """Judge of a loss, for an assignment that the loss is assumed to have used.
+    """Judges a loss under the assumption that it used a given assignment.
 
     Attributes:
         loss: loss, items and gradients of the implementation.
@@ -150,7 +150,7 @@ class ReplayedLoss:
     oracles: list[ImageOracle | None]
 
     def judged(self, targets: list[Targets]) -> Judgement:
-        """Return the judgement of the stages "cls" to "gradients" for this assignment, with weights in float64."""
+        """Return the judgement of the stages "cls" to "gradients" if the loss used `targets`, weighted in float64."""
         weights, moved, edges = (
             torch.stack(parts) for parts in zip(*map(self.weights, range(len(targets)), targets), strict=True)
         )  # (B, A) each
@@ -179,7 +179,7 @@ class ReplayedLoss:
         return judgement
 
     def largest_weights(self, targets: list[Targets]) -> Tensor:
-        """Return the largest weights (B, A) of positives, whatever the error of t: the best overlap (TAL-NORM-1)."""
+        """Return upper limits (B, A) of the positives' weights: the best overlap of their owners (TAL-NORM-1)."""
         most = torch.zeros_like(torch.stack([own.weights for own in targets]), dtype=torch.float64)  # (B, A)
         for image, (oracle, own) in enumerate(zip(self.oracles, targets, strict=True)):
             if oracle is not None:
@@ -190,7 +190,7 @@ class ReplayedLoss:
         return most
 
     def weights(self, image: int, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-        """Return weights, their possible difference, and that of the target boxes' edges in pixels, (A,) each."""
+        """Return an image's expected weights, their bounds, and the bounds of target box edges in pixels, (A,) each."""
         oracle = self.oracles[image]
         if oracle is None:
             none = targets.weights.double()

@@ -1,4 +1,4 @@
-"""Judging one image whose implementation exposes only its outputs: foreground, owners, targets and weights.
+"""Judging an image's assignment of which the implementation exposes only foreground, owners, targets and weights.
 
 An admissible selection must lead to the owners. If there is none, the first stage that explains the outputs is inferred
 from the wrong anchors, and from the weights: they should follow from the expected metric and overlap.
@@ -17,7 +17,7 @@ from tal_reference.assignment import NORMALISATION_EPS
 
 
 class OutputsJudge(ImageJudge):
-    """Judge of one image with at least one ground truth, by its outputs."""
+    """Judges the assignment of one image that has ground truths, from the assigner's outputs alone."""
 
     def judge(self) -> None:
         """Judge foreground, owners, targets and weights."""
@@ -85,13 +85,13 @@ class OutputsJudge(ImageJudge):
     def wrong_selection(
         self, owners: Ownership, positives: Tensor, dropped: Tensor, winnable: Tensor
     ) -> tuple[str, Mismatch]:
-        """Return the stage and mismatch of anchors that should not have been selected, omitted or won.
+        """Return the stage and mismatch of anchors that were wrongly selected or omitted, or have a wrong owner.
 
         Args:
             owners: the observed assignment.
-            positives: the same as (M, A).
-            dropped: (A,) anchors that may be background by TAL-CONF-2.
-            winnable: (M, A) anchors that may be won without being selected.
+            positives: (M, A) bool, the same assignment as pairs.
+            dropped: (A,) bool, anchors that the second top-k may have dropped (TAL-CONF-2).
+            winnable: (M, A) bool, anchors that a ground truth may own without having selected them.
         """
         expected = self.oracle
         lost = expected.selection.must & ~owners.foreground & ~dropped  # (M, A)
@@ -113,10 +113,11 @@ class OutputsJudge(ImageJudge):
         return StageName.TOP_K, Mismatch(claim, "TAL-TOPK-1", self.counts(positives))
 
     def lost_anchors(self, lost: Tensor, positives: Tensor) -> tuple[str, Mismatch]:
-        """Return the stage that explains best why selected anchors (M, A) are background, and the mismatch.
+        """Return the stage that best explains why the pairs `lost` (M, A) are not positives, and the mismatch.
 
-        Anchors of a ground truth with no more than k candidates are all selected, so either the candidates or the
-        picks lose them; which of the two is seen only in the places and metrics of those that are lost.
+        These pairs must be selected, but their anchors are background. A ground truth with at most k candidates selects
+        all of them, so the fault is in the candidates or in the selection; only the positions and metrics of the lost
+        pairs tell which.
         """
         contested = self.oracle.selection.may.sum(0) > 1  # (A,) perhaps
         few = self.oracle.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1)
@@ -141,18 +142,18 @@ class OutputsJudge(ImageJudge):
         return StageName.TOP_K, self.wrong(lost, positives, "TAL-TOPK-1", "True: among the k best", problem)
 
     def no_metric(self, lost: Tensor, positives: Tensor) -> bool:
-        """Return True if t of all lost pairs (M, A) is about 0, and less than that of every positive.
+        """Return True if the metric t of all pairs `lost` (M, A) is below 1e-9, and below t of every positive.
 
-        About 0 is below the 1e-9 of TAL-NORM-1, which t is added to.
+        The 1e-9 is the summand of t in TAL-NORM-1.
         """
         most = (self.oracle.metric - self.oracle.metric_error)[lost].amax()  # ()
         least = (self.oracle.metric + self.oracle.metric_error)[positives]  # (P,)
         return bool(most <= NORMALISATION_EPS) and bool((least >= most).all())
 
     def are_last_picks(self, lost: Tensor) -> bool:
-        """Return True if every lost pair (M, A) may have the least t of the k best pairs of its ground truth.
+        """Return True if every pair of `lost` (M, A) may have the least t of the k best pairs of its ground truth.
 
-        A selection of too few anchors loses these pairs too, whether or not the anchors are contested.
+        A selection of too few anchors loses such pairs, whether or not several ground truths select the anchors.
         """
         low, high = (self.oracle.metric + sign * self.oracle.metric_error for sign in (-1, 1))  # (M, A) twice
         others = self.oracle.selection.must & ~lost  # (M, A)
@@ -160,7 +161,7 @@ class OutputsJudge(ImageJudge):
         return bool(((low <= least) & others.any(1, keepdim=True))[lost].all())
 
     def dropped(self, positives: Tensor) -> Tensor | None:
-        """Return background anchors (A,) that may have been dropped (TAL-CONF-2); None if a row keeps too many."""
+        """Return background anchors (A,) that the second top-k may have dropped; None if a row has too many anchors."""
         if self.oracle.topk2_rule is None:
             return torch.zeros_like(positives[0])
         may_be_dropped = self.oracle.topk2_rule.may_be_dropped(positives)  # (M, A)
@@ -171,7 +172,7 @@ class OutputsJudge(ImageJudge):
         return is_reachable(self.oracle.selection, self.oracle.owners, owners, self.oracle.topk2_rule)
 
     def wrong(self, where: Tensor, observed: Tensor, clause: str, expected: str, problem: str) -> Mismatch:
-        """Return the mismatch of wrong pairs: the exception that `assert_none` raises."""
+        """Return the mismatch that `assert_none` raises for the wrong anchors or pairs `where`."""
         try:
             assert_none(self.quantity("positive", clause, *PAIR), where, observed, expected, problem)
         except Mismatch as mismatch:
@@ -179,15 +180,15 @@ class OutputsJudge(ImageJudge):
         raise AssertionError("expected at least one wrong anchor, got none")
 
     def implied(self, positives: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return weights and t of positives, (M, A) each, and the largest of each ground truth, (M, 1) each."""
+        """Return weights and expected t of positives, (M, A) each, and their largest in each ground truth, (M, 1)."""
         weight = self.observed_weights(positives).double() * positives  # (M, A)
         metric = self.oracle.metric * positives  # (M, A)
         return weight, metric, weight.amax(1, keepdim=True), metric.amax(1, keepdim=True)
 
     def shares_follow_metric(self, positives: Tensor) -> bool:
-        """Return True if the weights of every ground truth are in the ratio of their t (TAL-MET-1, TAL-NORM-1).
+        """Return True if the weights of each ground truth's positives are proportional to t (TAL-MET-1, TAL-NORM-1).
 
-        Anchors that another ground truth may select too are omitted: there the conflict may be wrong.
+        Anchors that another ground truth may select too are omitted: there the choice of the owner may be wrong.
         """
         positives = positives & (self.oracle.selection.may.sum(0) <= 1)
         weight, metric, best_weight, best_metric = self.implied(positives)
@@ -200,9 +201,10 @@ class OutputsJudge(ImageJudge):
         return bool((off <= 2 * error + ROUNDINGS * (8 * eps * weight + tiny)).all())
 
     def best_follows_overlap(self, positives: Tensor) -> Tensor:
-        """Return (M,) True if the best weight is the best overlap times t*/(t* + eps) (TAL-NORM-1, TAL-MET-1).
+        """Return (M,) bool: True if the largest weight of the ground truth is u* t* / (t* + eps) (TAL-NORM-1).
 
-        Ground truths whose best anchor is contested count as True.
+        u* and t* are the ground truth's largest overlap and metric. Ground truths whose best anchor may belong to
+        another ground truth count as True.
         """
         _, _, best_weight, best_metric = self.implied(positives)
         overlap, error = self.oracle.overlap * positives, self.oracle.overlap_error * positives
@@ -218,7 +220,7 @@ class OutputsJudge(ImageJudge):
         return follows | contested | ~positives.any(1)
 
     def weights_stage(self, positives: Tensor) -> str:
-        """Return the stage that explains wrong weights.
+        """Return the name of the stage whose fault explains wrong weights.
 
         A wrong u changes the ratio of the weights and the best weight; a wrong t changes the ratio, and the best weight
         only through t/(t + eps), which never raises it above u. A wrong best weight with right ratios means that the
@@ -243,7 +245,7 @@ class OutputsJudge(ImageJudge):
         return best_weight <= (self.oracle.overlap * positives).amax(1) + slack
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
-        """Compare the weights with those of the own positives and the expected u and t (TAL-NORM-1)."""
+        """Compare the weights with those that the implementation's positives and the expected u and t give."""
         own = self.oracle.same_dtype
         same_dtype = self.oracle.normalised(own["metric"], own["overlap"], positives)
         exact, rounding, moved = self.oracle.weights(positives, self.dtype)

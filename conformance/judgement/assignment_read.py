@@ -55,10 +55,10 @@ class WeightRange:
 
     @classmethod
     def of(cls, fit: AssignmentFit) -> "WeightRange":
-        """Return the ranges of an image.
+        """Return the ranges of an image's target scores.
 
         A weight is w = t u* / (t* + eps), with u* and t* the largest u and t of the positives of its ground truth. So w
-        is at most u* t / (t + eps), and the positive whose t is t* weighs u* t* / (t* + eps).
+        is at most u* t / (t + eps), and the positive whose t is t* has the weight u* t* / (t* + eps).
         """
         oracle, possible = fit.oracle, fit.possible  # (M, A)
         dtype = fit.expected.assigner_dtype
@@ -82,18 +82,18 @@ class WeightRange:
 
 
 def _by_class(of_pairs: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return the largest value (A, C) of the pairs (M, A) of each class."""
+    """Return (A, C) the largest of `of_pairs` (M, A) at each anchor over the ground truths of each class."""
     result = of_pairs.new_zeros(classes, of_pairs.shape[1])  # (C, A)
     index = labels[:, None].expand_as(of_pairs)
     return result.scatter_reduce(0, index, of_pairs, "amax").T
 
 
 def _least_sum(fit: AssignmentFit) -> Tensor:
-    """Return the smallest sum of all weights of an image, whatever its admissible assignment.
+    """Return a lower limit for the sum of all weights of an image, valid for every admissible assignment.
 
-    A ground truth that owns an anchor has a positive with the largest t, which weighs at least u t / (t + eps) of that
-    anchor. A ground truth selects at least `min_count` anchors of `may`, each of which is owned by some ground truth.
-    With TAL-CONF-2 an anchor may lose its owner, so that nothing is certain.
+    A ground truth that owns an anchor has a positive with the largest t, whose weight is at least u t / (t + eps) of
+    the anchor. A ground truth selects at least `min_count` anchors of `may`, and every selected anchor has an owner.
+    With TAL-CONF-2 an anchor may lose its owner, so that the limit is zero.
     """
     oracle, possible = fit.oracle, fit.possible
     t, u = oracle.metric_range.low, oracle.overlap_range.low  # (M, A) twice
@@ -111,11 +111,11 @@ def _least_sum(fit: AssignmentFit) -> Tensor:
 
 @dataclass(frozen=True)
 class PossibleOwners:
-    """Ground truths that may own each anchor of an image, by what the gradients say.
+    """Ground truths that may own each anchor of an image according to the loss's gradients.
 
     Attributes:
-        foreground: (A,) the anchor has a gradient on its distance logits, or a target score.
-        order: (M, A) ground truths, the likeliest first.
+        foreground: (A,) bool: the anchor has a gradient on its distance logits, or a target score.
+        order: (M, A) indices of ground truths for each anchor, the likeliest owner first.
         count: (A,) number of ground truths of `order` that may own the anchor.
     """
 
@@ -124,19 +124,19 @@ class PossibleOwners:
     count: Tensor
 
     def at(self, place: Tensor) -> Ownership:
-        """Return the owners at a place (A,) of `order`."""
+        """Return the assignment that gives each anchor its `place`-th possible owner; `place` is (A,)."""
         return Ownership(self.foreground, self.order.take_along_dim(place[None], 0)[0])
 
 
 @dataclass(frozen=True)
 class ReadAssignment:
-    """Weights and owners that were read off the gradients of a loss.
+    """Weights and owners that were computed from the gradients of a loss.
 
     Attributes:
-        scores, errors: (B, A, C) z, and how far it may be off, float64; z may be negative.
-        learnable: (B, A, C) an admissible assignment may give the logit a target.
-        owners: of each image with ground truths, by its index.
-        place: (B, A) of the owner among the possible ones; changed by `settle`.
+        scores, errors: (B, A, C) float64, target scores z and their largest errors; z may be negative.
+        learnable: (B, A, C) bool: an admissible assignment may give the logit a target score.
+        owners: possible owners of each image with ground truths, by the image's index.
+        place: (B, A) position of the anchor's owner in `PossibleOwners.order`; `settled` changes it.
     """
 
     scores: Tensor
@@ -152,9 +152,9 @@ class ReadAssignment:
         """Return weights and the likeliest owners; None if the gradients do not determine them.
 
         Args:
-            loss: of the implementation.
-            expected: of the batch.
-            fits: of every image with ground truths, by its index.
+            loss: loss and gradients of the implementation.
+            expected: expectation of the batch.
+            fits: scores of admissible assignments for every image with ground truths, by the image's index.
         """
         batch = expected.batch
         if expected.dialect.is_varied:  # another class loss, another N or another weight
@@ -184,7 +184,7 @@ class ReadAssignment:
         return cls(scores, errors, learnable, owners, torch.zeros(scores.shape[:2], dtype=torch.int64))
 
     def judge_weights(self, judgement: Judgement, image: int, admits: WeightRange) -> None:
-        """Judge the weights of an image, into `judgement`: some admissible assignment gives each of them."""
+        """Judge that each weight of an image lies within the range `admits` of all admissible assignments."""
         scores, errors = self.scores[image], self.errors[image]  # (A, C) twice
         quantity = Quantity("target score z", "TAL-NORM-1", ("anchor", "class"), image)
         shown = "the gradient on a class logit shows a target score that is"
@@ -204,13 +204,14 @@ class ReadAssignment:
     def settled(
         self, loss: LossOutcome, expected: Expectation, fits: dict[int, AssignmentFit]
     ) -> Judgement | None:
-        """Return the judgement of items and gradients with the owners that explain most gradients.
+        """Judge loss items and gradients with the owners that explain most gradients.
 
-        Where an anchor's gradient is not that of its owner, its next possible owner is tried, in all anchors at once.
+        Where an anchor's gradient does not agree with its owner, the anchor's next possible owner is tried; all such
+        anchors change at once.
 
         Returns:
-            None if the errors of the weights are larger than N, or if an anchor has more possible owners than are
-            tried and none of those explains its gradient.
+            The judgement; None if the errors of the weights are larger than N, or if an anchor has more possible owners
+            than are tried and none of the tried owners explains its gradient.
         """
         for _ in range(MAX_OWNERS_TRIED):
             assignment, moved, edges = self._replayed(expected, fits)
@@ -233,7 +234,7 @@ class ReadAssignment:
     def _unexplained(
         self, assignment: Assignment, unsure: AssignmentUncertainty, loss: LossOutcome, expected: Expectation
     ) -> Tensor:
-        """Return the anchors (B, A) whose gradient is not that of their owner, and which may have another one."""
+        """Return (B, A) bool: the anchor's gradient disagrees with its owner, and another owner is possible."""
         known = expected.loss(
             BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
         )
@@ -254,7 +255,7 @@ class ReadAssignment:
     def _replayed(
         self, expected: Expectation, fits: dict[int, AssignmentFit]
     ) -> tuple[Assignment, Tensor, Tensor]:
-        """Return the assignment that was read, and the errors (B, A) of its weights and of its boxes' edges."""
+        """Return the assignment computed from the gradients, and the errors (B, A) of its weights and box edges."""
         foreground = torch.zeros_like(self.place, dtype=torch.bool)  # (B, A)
         index, labels = torch.zeros_like(self.place), torch.zeros_like(self.place)
         boxes = torch.zeros_like(torch.stack([image.boxes for image in expected.assignment]))  # (B, A, 4)
@@ -276,7 +277,7 @@ class ReadAssignment:
         return assignment, moved[..., 0], edges
 
     def targets(self, fits: Iterable[AssignmentFit], chosen: list[Targets]) -> list[Targets]:
-        """Return `chosen` with the owners that were read for each image where an admissible selection leads to them."""
+        """Return `chosen` with the owners read off the gradients, in images where a selection leads to these owners."""
         result = list(chosen)
         for fit in fits:
             owners = self.owners[fit.image].at(self.place[fit.image])
@@ -288,7 +289,7 @@ class ReadAssignment:
 def _score_sum(
     gradient: Tensor, score: Tensor, background: Tensor, gain: float, expected: Expectation
 ) -> tuple[Tensor, float] | None:
-    """Return N and its relative error, from the gradients on logits that have no target; None if there are none.
+    """Return the loss's divisor N and its relative error, from gradients on logits without a target; None without such.
 
     Only scores of at least half the largest are used: gradients of the others may have underflowed.
 
@@ -297,7 +298,7 @@ def _score_sum(
         score: (B, A, C) class scores.
         background: (B, A, C) logits that have no target in any admissible assignment.
         gain: gain of the class loss, times the batch size.
-        expected: of the batch.
+        expected: expectation of the batch.
     """
     alone = score * background
     used = background & (score >= alone.amax() / 2)
@@ -318,14 +319,14 @@ def _score_sum(
 
 
 def _possible_owners(fit: AssignmentFit, scores: Tensor, errors: Tensor, before: Tensor) -> PossibleOwners:
-    """Return the ground truths that may own each anchor: the reference's own first, then those that fit best.
+    """Return the ground truths that may own each anchor: the reference's owner first, then others, best fit first.
 
     If the class gradients of an anchor show a target score, its owner has that class.
 
     Args:
-        fit: of the image.
-        scores: (A, C) z.
-        errors: (A, C) how far z may be off.
+        fit: scores of the image's admissible assignments.
+        scores: (A, C) target scores z.
+        errors: (A, C) largest errors of z.
         before: (A, 4R) gradients on the distance logits before division by N.
     """
     labels, possible = fit.truths.labels, fit.possible  # (M,), (M, A)

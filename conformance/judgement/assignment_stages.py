@@ -1,4 +1,4 @@
-"""Judging one image whose implementation exposes its stages. Each stage is judged given the previous stage's values."""
+"""Judging one image of an assigner that exposes its stages: each stage from the previous stage's observed values."""
 
 import torch
 from torch import Tensor
@@ -31,10 +31,10 @@ from tal_reference.varied_assignment import counting
 
 
 class StagesJudge(ImageJudge):
-    """Judge of one image with at least one ground truth, stage by stage."""
+    """Judges the assignment of one image with at least one ground truth, stage by stage."""
 
     def judge(self) -> None:
-        """Judge every stage, given the implementation's own values of the stage before."""
+        """Judge every stage, given the values that the implementation computed in the previous stage."""
         assert self.assignment.stages is not None
         candidates, overlap, metric, selected, positives = (
             getattr(self.assignment.stages, name)[self.image, : self.truths] for name in STAGE_OF_FIELD
@@ -50,7 +50,7 @@ class StagesJudge(ImageJudge):
             self.judgement.chose_differently = True
 
     def check_candidates(self, candidates: Tensor) -> Agreement:
-        """Compare the candidates (TAL-CAND-1, TAL-CAND-2)."""
+        """Compare the candidates (M, A) with those that must and may be candidates (TAL-CAND-1, TAL-CAND-2)."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"
@@ -59,7 +59,7 @@ class StagesJudge(ImageJudge):
         return assert_equal(self.quantity(name, clause, *PAIR), candidates, expected)
 
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
-        """Compare u on the implementation's own candidates; it is zero elsewhere (TAL-MET-1)."""
+        """Compare the overlap u on the implementation's candidates; u must be zero elsewhere (TAL-MET-1)."""
         if self.oracle.everywhere:
             candidates = torch.ones_like(candidates)
         else:
@@ -72,7 +72,7 @@ class StagesJudge(ImageJudge):
         return assert_within_at(quantity, overlap, pairs, Bounded(expected, error, same_dtype))
 
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
-        """Compare t, given the implementation's own u; it is zero off its candidates (TAL-MET-1)."""
+        """Compare the metric t, given the implementation's overlap; t must be zero off its candidates (TAL-MET-1)."""
         numbers = self.inputs.hyperparameters
         if self.oracle.everywhere and not self.dialect.metric_masked:
             candidates = torch.ones_like(candidates)
@@ -88,7 +88,7 @@ class StagesJudge(ImageJudge):
         return assert_within_at(quantity, metric, pairs, Bounded(exact, error, same_dtype))
 
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
-        """Compare the selection, given the own metric: only equal values leave a choice (TAL-TOPK-1)."""
+        """Compare the selection, given the implementation's metric: only equal values leave a choice (TAL-TOPK-1)."""
         k = self.inputs.hyperparameters.topk
         exact, boxes = metric.double(), self.inputs.truth_boxes[self.image, : self.truths]
         real = counting(
@@ -153,7 +153,7 @@ class StagesJudge(ImageJudge):
 
 
 def check_selection(selected: Tensor, choices: Selection, k: int, clause: str, image: int) -> Agreement:
-    """Assert that a selection is admissible: it has no wrong anchor, misses none, and has the required number.
+    """Assert that a selection (M, A) is admissible: only possible anchors, all forced ones, and the required number.
 
     Raises:
         Mismatch: the selection is not admissible.

@@ -58,12 +58,12 @@ reordered in float32 and in float64, 120 batches of each strategy, torch 2.14.1 
 
 
 def bound(same_dtype: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, quantity: str = "") -> Tensor:
-    """Return the bound of the module's docstring; it is never below the smallest number of the dtype.
+    """Return the largest admissible error of each value, by the formula in this module's docstring.
 
     Args:
         same_dtype: result of the reference in `dtype`; where it is not finite, only the units count.
         exact: result of the reference in float64.
-        unit: unit of the quantity, same shape.
+        unit: effect of one rounding in each operation, same shape.
         dtype: dtype in which the implementation computed.
         quantity: key of `UNITS`.
     """
@@ -73,12 +73,12 @@ def bound(same_dtype: Tensor, exact: Tensor, unit: Tensor, dtype: torch.dtype, q
 
 
 def precision(*dtypes: torch.dtype) -> torch.dtype:
-    """Return the coarsest of the dtypes and float32: official code computes in float32 even if its input is finer."""
+    """Return the coarsest dtype among `dtypes` and float32: official code computes float64 input in float32."""
     return max((torch.float32, *dtypes), key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def smallest(dtype: torch.dtype) -> float:
-    """Return the loss by underflow: any subnormal number, which may be flushed to zero; the smallest one in 16 bits."""
+    """Return the largest error by underflow: the smallest normal number; the smallest subnormal number in 16 bits."""
     limits = torch.finfo(dtype)
     return limits.tiny * limits.eps if limits.bits == 16 else limits.tiny
 
@@ -93,7 +93,7 @@ def truth_unit(boxes: Tensor, eps: float) -> Tensor:
 def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Return True for each box (N,) whose conversion to pixels is exact, corners first or pixels first (ANN-1).
 
-    Such a ground truth has the same edges in every implementation, and its borders are sharp.
+    Such a ground truth has the same edges in every implementation.
 
     Args:
         boxes: (N, 4) centre, width and height, normalised by the input's size.
@@ -136,8 +136,8 @@ def ciou_unit(
 ) -> Tensor:
     """Return the error of CIoU if every edge of `other` errs by up to `edge_error`, in the boxes' unit (IOU-1).
 
-    Sides, area, centre, quotient of the sides and its arc tangent of `other` round by `other_eps` besides, if its edges
-    have a coarser dtype than those of `one`: where the two boxes meet, the finer dtype counts.
+    If the edges of `other` have a coarser dtype than those of `one`, the sides, area, centre, quotient of the sides and
+    arc tangent of `other` round by `other_eps`; operations on both boxes round by `eps`, that of the finer dtype.
 
     The differences of edges round relative to themselves; the sums of edges that make the centres round relative to
     the coordinates. The aspect-ratio term a v = v^2 / (1 - IoU + v + eps) has slopes within [0, 1] in v and in IoU.
@@ -175,7 +175,7 @@ def ciou_unit(
 def overlap_unit(
     measure: Overlap, one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
 ) -> Tensor:
-    """Return the error of an overlap, as `ciou_unit` (IOU-1): IoU and DIoU are parts of CIoU.
+    """Return the error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1): IoU and DIoU are parts of CIoU.
 
     v squared has twice the slope of v at most. The unused share of GIoU's enclosing box has the error of one more
     quotient of two areas.
@@ -200,9 +200,10 @@ def overlap_unit(
 
 
 def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: float) -> Tensor:
-    """Return the error of t for given s and u, as powers or as exp(alpha log s + beta log u) (TAL-MET-1).
+    """Return the error of t = s^alpha u^beta, computed by powers or as exp(alpha log s + beta log u) (TAL-MET-1).
 
-    A power rounds by about its exponent; a logarithm by itself, and exp turns that into a share of t.
+    A power has a relative error of about its exponent times eps; a logarithm has a relative error of eps, which exp
+    turns into a share of t.
     """
     metric = score**alpha * overlap**beta
     # Infinite where t is 0; an exponent of 0 adds nothing, also where its base is 0.
@@ -213,7 +214,7 @@ def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: 
 def bce_sum_unit(logits: Tensor, learning: Tensor, scores: Tensor, eps: float, score_eps: float) -> Tensor:
     """Return the error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z (LOSS-CLS-1).
 
-    Only P targets may be other than zero: `scores` (P,), of the logits `learning` (P,).
+    Targets are zero except `scores` (P,), the targets of the logits `learning` (P,).
 
     The two terms cancel where x is large: the error is relative to |x|, not to their difference. Targets may be rounded
     to the logits' dtype first, whose eps is `score_eps`, whatever the dtype of the terms.
@@ -249,7 +250,7 @@ def gradient_range(
 ) -> tuple[Tensor, Tensor]:
     """Return CIoU's gradient in the predicted box, and its largest change by edge errors; (P, 4) each (LOSS-BOX-1).
 
-    The same for another overlap, `measure`.
+    For another overlap than CIoU, `measure` names it.
 
     The gradient jumps where an edge of the prediction passes one of the target (min and max), so no first-order bound
     holds there. Instead all 16 corners of the box of edge errors are tried, and the 16 next to the target's edges where

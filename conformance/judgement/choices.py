@@ -1,6 +1,6 @@
-"""The admissible selections and owners of dialects whose choices differ there (TAL-TOPK-1, TAL-CONF-1).
+"""The admissible selections and owners of dialects with other rules of selection or ownership (TAL-TOPK-1, TAL-CONF-1).
 
-M ground truths, A anchors. With the choices of a release these are the rules of `admissible`.
+M ground truths, A anchors. For a dialect that is a release, these rules equal those of the module `admissible`.
 """
 
 from dataclasses import replace
@@ -17,15 +17,15 @@ from tal_reference.varied_assignment import LEAST_PICK
 def pick_choices(
     metric: Range, candidate: Tensor, may_candidate: Tensor, real: Tensor, k: int, dialect: Dialect
 ) -> Selection:
-    """Return the admissible picks of each ground truth (TAL-TOPK-1).
+    """Return the admissible selections of each ground truth (TAL-TOPK-1).
 
     Args:
         metric: (M, A) ranges of t, also off candidates if the dialect compares overlaps there.
-        candidate: (M, A) certainly a candidate.
-        may_candidate: (M, A) possibly a candidate, includes `candidate`.
-        real: (M,) ground truths that count (ANN-3).
-        k: number of anchors that each ground truth takes.
-        dialect: the dialect, for a `k` that is effective.
+        candidate: (M, A) bool: the anchor is certainly a candidate.
+        may_candidate: (M, A) bool: the anchor may be a candidate; includes `candidate`.
+        real: (M,) bool: the ground truth is real, not padding (ANN-3).
+        k: number of anchors that each ground truth selects.
+        dialect: the dialect, which may replace k.
     """
     rivals = metric
     if (
@@ -41,7 +41,7 @@ def pick_choices(
 
 
 def with_at_least_one(selection: Selection, metric: Range, real: Tensor) -> Selection:
-    """Return selections in which a ground truth without an anchor takes the one with its largest t, if above zero."""
+    """Return selections in which every ground truth that selected no anchor takes its anchor of largest t, if t > 0."""
     could_be_largest = (metric.high >= metric.low.amax(1, keepdim=True)) & (metric.high > 0)
     could_be_largest = could_be_largest & real[:, None]  # (M, A)
     may_lack, lacks = selection.min_count == 0, selection.max_count == 0  # (M,) twice
@@ -59,13 +59,13 @@ def with_at_least_one(selection: Selection, metric: Range, real: Tensor) -> Sele
 
 
 def may_win(selection: Selection, overlap: Range, metric: Range, dialect: Dialect) -> Tensor:
-    """Return the ground truths (M, A) that may own an anchor if several take it (TAL-CONF-1).
+    """Return (M, A) bool: True for ground truths that may own the anchor if several select it (TAL-CONF-1).
 
-    Where the owner must have taken the anchor and the selection is not unique, the answer is a necessary condition: no
-    ground truth that certainly takes the anchor is certainly better.
+    If the dialect lets only ground truths own an anchor that selected it, and the selection is not unique, the
+    condition is necessary, not sufficient: no ground truth that certainly selects the anchor is certainly better.
 
     Args:
-        selection: the admissible picks.
+        selection: the admissible selections.
         overlap: (M, A) ranges of the overlap that is compared.
         metric: (M, A) ranges of t.
         dialect: the dialect.
@@ -88,5 +88,5 @@ def may_win(selection: Selection, overlap: Range, metric: Range, dialect: Dialec
 
 
 def _best_claimant(selection: Selection, value: Range) -> Tensor:
-    """Return the pairs (M, A) that may be selected, and that no certainly selected one certainly exceeds."""
+    """Return (M, A) bool: the pair may be selected, and no certainly selected pair of its anchor has a larger value."""
     return selection.may & (value.high >= value.low.where(selection.must, -torch.inf).amax(0))

@@ -26,13 +26,13 @@ the command `measure`."""
 
 
 class Quantity(NamedTuple):
-    """A compared tensor, as messages name it.
+    """The description of a compared tensor in messages.
 
     Attributes:
-        name: the quantity ("overlap u").
-        clause: the clause that prescribes it.
-        dimensions: what each dimension counts ("GT", "anchor").
-        image: index of the image that the tensor belongs to; None if `dimensions` has it, or for a whole batch.
+        name: name of the quantity, such as "overlap u".
+        clause: the clause that prescribes the quantity.
+        dimensions: a name for each dimension of the tensor, such as "GT", "anchor".
+        image: index of the image that the tensor belongs to; None if the tensor has a dimension for images.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Bounded(NamedTuple):
     """Expected values and their tolerances.
 
     Attributes:
-        expected: float64.
+        expected: expected values, float64.
         tolerance: largest allowed difference of each value, float64, same shape.
         same_dtype: result of the reference in the implementation's dtype; identical bits count as exact. Where it is
             not finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
-        extra_tolerance: the part of the tolerance that is not a multiple of a rounding, for `observer`.
+        extra_tolerance: the part of the tolerance that is not a multiple of a rounding; only measurements read it.
         value_range: length of the range in which the numbers can lie, same shape: a tolerance of more than
-            `MAX_TOLERANCE_SHARE` of it decides nothing. None: it is not compared.
+            `MAX_TOLERANCE_SHARE` of the range decides nothing. None: tolerances are not compared with a range.
     """
 
     expected: Tensor
@@ -125,10 +125,10 @@ def too_wide(quantity: Quantity, tolerance: Tensor, value_range: Tensor) -> str:
 def _without_overflows(
     observed: Tensor, expected: Tensor, tolerance: Tensor, same_dtype: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the arguments with places that the dtype cannot represent replaced by agreeing ones.
+    """Return `observed`, `expected` and `tolerance`, with numbers that overflow the dtype replaced by agreeing numbers.
 
-    These are the places where `observed` has the same infinity or NaN as `same_dtype`. Float64 may not represent them
-    either: a sum that is a divisor may be zero.
+    A number overflows where `observed` has the same infinity or NaN as `same_dtype`. The expected float64 number may be
+    infinite or NaN too, because a divisor may be zero.
     """
     same = (observed == same_dtype) | (observed.isnan() & same_dtype.isnan())
     overflows = ~same_dtype.isfinite() & same
@@ -145,7 +145,7 @@ def largest(values: Tensor) -> float:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Return True if every number is finite. Their sum settles nearly all cases: it is never finite if one is not."""
+    """Return True if every number is finite. A finite sum proves it, so that single numbers are rarely checked."""
     return math.isfinite(values.detach().sum()) or bool(values.isfinite().all())
 
 
@@ -157,8 +157,8 @@ def assert_within_at(
     Args:
         quantity: name, clause and dimensions of `observed`, for the message.
         observed: result of the implementation, (.., *rest).
-        at: indices (P,) of the places in its first dimensions.
-        bounded: expected numbers there, (P, *rest).
+        at: indices (P,) of the places in the first dimensions of `observed`.
+        bounded: expected numbers at these places, (P, *rest).
 
     Raises:
         Mismatch: a number lies further away, is not finite, or is not zero elsewhere; or the shapes differ.
@@ -272,7 +272,7 @@ def _values(
     expected: Tensor,
     tolerance: Tensor | None,
 ) -> list[Value]:
-    """Return the `SHOWN` worst values, worst first."""
+    """Return the `SHOWN` places with the largest differences, largest first."""
     name, _, dimensions, image = quantity
     order = badness[differs].argsort(descending=True, stable=True)[:SHOWN]
     return [

@@ -1,4 +1,4 @@
-"""Stage "decode": the inputs that an implementation passed to its assigner.
+"""Judging the stage "decode": the inputs that an implementation passed to its assigner.
 
 B images, A anchors, C classes, M ground truths of an image.
 """
@@ -25,9 +25,9 @@ PLACE = ("image", "GT")
 
 
 def judge_inputs(judgement: Judgement, outcome: Outcome, expected: Expectation) -> None:
-    """Judge the inputs that an implementation passed to its assigner, stage "decode", into `judgement`.
+    """Judge the inputs that an implementation passed to its assigner, and record the result at the stage "decode".
 
-    They must follow from the feature maps and annotations.
+    The inputs must follow from the feature maps and annotations.
     """
     stage = judgement.stages[StageName.DECODE]
     try:
@@ -38,7 +38,7 @@ def judge_inputs(judgement: Judgement, outcome: Outcome, expected: Expectation) 
 
 
 def _agreements(observed: AssignerInputs, expected: Expectation) -> Iterator[Agreement]:
-    """Compare the inputs tensor by tensor.
+    """Compare the assigner's inputs with the expected ones, tensor by tensor.
 
     Raises:
         Mismatch: a tensor differs.

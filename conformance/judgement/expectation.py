@@ -56,9 +56,10 @@ class Expectation:
 
     @cached_property
     def settled(self) -> "Expectation":
-        """The same expectation, of a batch with the hyperparameters that the dialect really uses.
+        """The expectation of the same batch, with the hyperparameters that the dialect really uses.
 
-        The reference applies a dialect's choices of hyperparameters itself; the judge reads them from the batch.
+        A dialect may ignore or replace hyperparameters. The reference does so itself; the judge reads them from the
+        batch, and so needs this expectation.
         """
         if not self.dialect.is_varied:
             return self
@@ -81,7 +82,7 @@ class Expectation:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The coarser of float32 and the batch's dtype: the precision that bounds allow for."""
+        """The coarser of float32 and the batch's dtype: bounds allow for rounding in this dtype."""
         return precision(self.batch.dtype)
 
     @property
@@ -91,7 +92,7 @@ class Expectation:
 
     @property
     def assigner_dtype(self) -> torch.dtype:
-        """The dtype of the assigner's boxes and weights: that of the ground truths, or float32 if they are finer."""
+        """The dtype of the assigner's boxes and weights: the ground truths' dtype, or float32 if that is float64."""
         return precision(torch.promote_types(self.batch.annotations.dtype, self.batch.dtype))
 
     @cached_property
@@ -101,7 +102,7 @@ class Expectation:
 
     @cached_property
     def rounded_truths(self) -> list[GroundTruths]:
-        """The ground truths of each image, in the finer of the annotations' and the batch's dtype."""
+        """The ground truths of each image, in the annotations' or the batch's dtype, whichever is finer."""
         finest = torch.promote_types(self.batch.annotations.dtype, self.batch.dtype)
         return truths_of(self.batch, finest, self.dialect)
 
@@ -132,7 +133,7 @@ class Expectation:
 
     @cached_property
     def decoding_errors(self) -> tuple[Tensor, Tensor]:
-        """Bounds of decoded boxes (B, A, 4) in pixels and of class scores (B, A, C), as one implementation may err."""
+        """Largest admissible errors of decoded boxes (B, A, 4) in pixels and of class scores (B, A, C)."""
         exact, scores = self.predictions, self.predictions.logits.sigmoid()  # (B, A, C)
         strides = exact.anchors.strides  # (A, 1)
         if is_coarse(self.dtype):
@@ -153,10 +154,10 @@ class Expectation:
 
     @cached_property
     def input_errors(self) -> list[InputErrors]:
-        """Difference that the hidden inputs of a loss may have from `inputs`, for each image.
+        """Largest difference between `inputs` and the inputs of a loss that does not expose them, for each image.
 
         Both may err, in opposite directions, by as much as an implementation that exposes its inputs may. Inputs of 16
-        bits lie within `enclosures`, and differ from the middle of these.
+        bits lie within `enclosures`; their difference is that from the middle of the enclosures.
         """
         truth_errors = self.truth_errors
         if is_coarse(self.dtype):
@@ -175,10 +176,10 @@ class Expectation:
 
     @property
     def truth_errors(self) -> list[Tensor]:
-        """Difference that edges of hidden ground truths may have, in pixels, (M, 4) for each image.
+        """Largest error in pixels of the ground truths' edges in an assigner that hides its inputs: (M, 4) by image.
 
-        Zero where the conversion of the rows is exact. Rows are converted in their own dtype, not in that of the
-        feature maps.
+        Zero where the conversion of the annotation rows to pixels is exact. Rows are converted in their own dtype, not
+        in that of the feature maps.
         """
         sharp, image_of_row = self.sharp_rows, self.batch.annotations[:, 0]  # (N,), (N,)
         eps = torch.finfo(self.assigner_dtype).eps
@@ -214,8 +215,9 @@ class Expectation:
     def assignment_is_defined(self) -> bool:
         """True if all target scores are finite (IOU-1), computed in float64 and in the batch's dtype.
 
-        They are not where a prediction of one bin is a box with exchanged edges, so small in pixels that its negative
-        area takes everything from the union: 0 / 0. The assignment then depends on how NaN is sorted.
+        They are not where a head of one bin predicts a box with exchanged edges, so small in pixels that the union of
+        its negative area and the ground truth's is 0, and the IoU 0 / 0. The assignment then depends on how NaN is
+        sorted.
         """
         batch = self.batch
         if self.dialect.signed_overlap and batch.hyperparameters.beta % 2:
@@ -234,7 +236,7 @@ class Expectation:
         Args:
             index: index of the image.
             inputs: inputs that the implementation's assigner read.
-            errors: their uncertainty; None if they are the implementation's own.
+            errors: possible differences of `inputs` from those that the implementation read; None if they are equal.
         """
         settled = self.settled
         return oracle(settled.effective(inputs), index, len(self.truths[index]), settled.dialect, errors)
@@ -252,7 +254,7 @@ class Expectation:
         return replace(inputs, hyperparameters=self.settled.batch.hyperparameters)
 
     def loss(self, targets: BatchTargets, each_term: bool = False) -> "LossExpectation":
-        """Return the loss for given targets; if `each_term`, with the gradients of box, cls and dfl too."""
+        """Return the expected loss for given targets; if `each_term`, with separate gradients of box, cls and dfl."""
         return LossExpectation(self.settled, targets, each_term)
 
 
@@ -286,32 +288,32 @@ class LossExpectation:
 
     @cached_property
     def rounding(self) -> LossRounding:
-        """The effect of one rounding in each operation."""
+        """The effect on the loss and its gradients of one rounding in each operation."""
         batch, dialect = self.expected.batch, self.expected.dialect
         return ROUNDING_UNITS_BY_TASK[batch.task](batch, self.targets, self.exact, dialect)
 
     def uncertainty(self, unsure: AssignmentUncertainty) -> LossRounding:
-        """Return the effect of an uncertain assignment, in addition to `rounding`."""
+        """Return the effect of an uncertain assignment on the loss and its gradients, in addition to `rounding`."""
         batch, dialect = self.expected.batch, self.expected.dialect
         return uncertainty_units(batch, self.targets, self.exact, self.rounding, unsure, dialect)
 
     @cached_property
     def positives(self) -> tuple[Tensor, ...]:
-        """Images (P,) and anchors (P,) of the positives."""
+        """Indices of image (P,) and anchor (P,) of the positives."""
         return self.targets.foreground.nonzero(as_tuple=True)
 
     @property
     def divides_by_zero(self) -> bool:
-        """True if N is zero, which only a dialect without a floor of N allows (LOSS-SUM-1)."""
+        """True if the loss is divided by a zero N, which only a dialect without a floor of N allows (LOSS-SUM-1)."""
         return self.expected.dialect.score_sum_floor == 0 and not self.targets.scores.any()
 
     @cached_property
     def is_defined(self) -> bool:
         """True if CIoU and its gradient are finite at the positives (IOU-1).
 
-        They are not where a prediction of one bin is a box with exchanged edges whose negative area takes everything
-        from the union, eps included: 0 / 0. The result of official code then depends on its rounding. A division by an
-        N of zero, in dialects without a floor of N (LOSS-SUM-1), is defined: no CIoU is involved.
+        They are not where a head of one bin predicts a box with exchanged edges, and the union of its negative area and
+        the ground truth's is 0, eps included: IoU is 0 / 0. The result of official code then depends on its rounding. A
+        division by an N of zero, in dialects without a floor of N (LOSS-SUM-1), is defined: no CIoU is involved.
         """
         if not len(self.positives[0]):
             return True

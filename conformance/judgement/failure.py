@@ -46,8 +46,8 @@ class Failure(Exception):
         values: the worst differences.
         judgement: judgement of the outcome; None if there is no outcome.
         details: traceback, if the implementation raised.
-        outcome: outcome of the implementation; None if it raised.
-        assignment: the implementation's assignment of the batch, to be drawn beside the reference's.
+        outcome: what the implementation returned; None if it raised.
+        assignment: the implementation's assignment, for a picture that compares it with the reference's.
         pictured: True if a picture of the batch explains the failure; it is drawn when the failure is logged, since
             Hypothesis raises hundreds of failures while it shrinks one.
     """
@@ -87,8 +87,8 @@ _TYPES: dict[str, type[Failure]] = {}
 def failure_from(subject: Subject, batch: Batch, error: Divergence | ImplementationFailed) -> Failure:
     """Return the failure that describes an exception of the judge or of the implementation.
 
-    Its class depends on the stage, because Hypothesis treats exceptions of one class raised at one line as one bug, and
-    would otherwise shrink a batch that fails at the metric into one that fails at the gradient.
+    The failure's class depends on the stage, because Hypothesis treats exceptions of one class raised at one line as
+    one bug, and would otherwise shrink a batch that fails at the metric into one that fails at the gradient.
     """
     if isinstance(error, ImplementationFailed):
         return _type("error")(subject, batch, Verdict.ERROR, "", "", error.what, details=error.details)
@@ -103,7 +103,7 @@ def failure_from(subject: Subject, batch: Batch, error: Divergence | Implementat
 
 
 def precision_remark(batch: Batch) -> str:
-    """Return the precision in which a batch fails, to end a message; "" for plain float32."""
+    """Return the batch's dtype and autocast as the end of a message; "" for float32 without autocast."""
     if batch.dtype == torch.float32 and not batch.autocast:
         return ""
     name = str(batch.dtype).removeprefix("torch.")

@@ -1,9 +1,9 @@
-"""Weights of a hidden assignment, narrowed by the class gradients.
+"""Narrower bounds, from the class gradients, for the weights of a loss that hides its assignment.
 
-Where the boxes that a hidden assigner read are known to 16 bits only, or where t is close to the 1e-9 that it is added
-to, the weights that the specification admits are wide: t multiplies the error of u. The gradient (sigma(x) - z) / N on
-a class logit is known to few roundings, and says what z / N the loss used (LOSS-CLS-1). It is judged against the wide
-weights; the other terms and gradients are judged with weights that lie within both.
+Where the boxes that a hidden assigner read are known to 16 bits only, or where t is close to the 1e-9 of TAL-NORM-1,
+the specification admits wide intervals of weights: t multiplies the error of u. The gradient (sigma(x) - z) / N on a
+class logit has an error of few roundings, and determines the z / N that the loss used (LOSS-CLS-1). The class gradients
+are judged with the wide intervals; the other terms and gradients with weights that also agree with the class gradients.
 
 B images, A anchors, C classes.
 """
@@ -21,7 +21,7 @@ from tal_reference.anchors import flatten
 
 
 class KnownWeights(NamedTuple):
-    """Weights and the sum N that they are divided by.
+    """Intervals of the weights of an assignment and of the sum N that the loss is divided by.
 
     Attributes:
         weights: (B, A) w of the positives.
@@ -33,20 +33,19 @@ class KnownWeights(NamedTuple):
 
 
 def score_sum_of(weights: Interval, floor: float) -> Interval:
-    """Return the interval of N for intervals of all weights (LOSS-SUM-1)."""
+    """Return the interval of N, the sum of all weights, from intervals of the weights (LOSS-SUM-1)."""
     return Interval(weights.low.sum().clamp(min=floor), weights.high.sum().clamp(min=floor))
 
 
 def narrowed_by_gradients(
     admissible: Interval, labels: Tensor, foreground: Tensor, loss: LossOutcome, expected: Expectation
 ) -> KnownWeights:
-    """Return the admissible weights that the class gradients leave open.
+    """Return the intervals of admissible weights, narrowed to weights that agree with the class gradients.
 
-    Where no admissible weight explains a gradient, the admissible ones are returned: the gradient itself is then judged
-    as wrong.
+    Where no admissible weight agrees with a gradient, the interval stays unchanged: the gradient is judged as wrong.
 
     Args:
-        admissible: (B, A) weights that the specification admits for the replayed owners; zero on background.
+        admissible: (B, A) weights that the specification admits for the assumed assignment; zero on background.
         labels: (B, A) class of each positive.
         foreground: (B, A) positives.
         loss: loss and gradients of the implementation.
@@ -81,14 +80,14 @@ def narrowed_by_gradients(
 
 
 def _gradient_error(score: Tensor, target: Tensor, scale: Tensor | float, expected: Expectation) -> Tensor:
-    """Return the error of the gradient (s - z) scale on class logits (LOSS-CLS-1)."""
+    """Return the largest rounding error of the gradient (s - z) * scale on class logits (LOSS-CLS-1)."""
     if expected.batch.autocast and is_coarse(expected.dtype):
         return logit_gradient_error(score, target, scale, expected.dtype)
     return ROUNDINGS * 3 * expected.eps * (score + target) * scale + smallest(expected.dtype)
 
 
 def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expectation) -> Interval:
-    """Return the interval of N that every gradient s / N of a logit without target leaves open.
+    """Return the interval of N that agrees with the gradient s / N of every logit without a target.
 
     Args:
         gradient: (K,) gradients s / N of the K logits without a target.
@@ -109,7 +108,7 @@ def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expec
 
 
 def _intersection(first: Interval, second: Interval) -> Interval:
-    """Return the elementwise intersection of two intervals; the first interval where they do not meet."""
+    """Return the elementwise intersection of two intervals; the first interval where they do not overlap."""
     low, high = torch.maximum(first.low, second.low), torch.minimum(first.high, second.high)
     both = low <= high
     return Interval(torch.where(both, low, first.low), torch.where(both, high, first.high))

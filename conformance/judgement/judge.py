@@ -1,4 +1,4 @@
-"""The judge: an outcome of a batch against the expectation of a dialect."""
+"""The judge: compares what an implementation returned for a batch with what a dialect prescribes."""
 
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement
@@ -20,7 +20,7 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
         A judgement whose verdict does not fail.
 
     Raises:
-        Divergence: a stage differs; the judgement is in it.
+        Divergence: a stage differs; the exception has the judgement.
     """
     expected = expected.settled
     judgement = Judgement(expected.batch.family)

@@ -43,14 +43,15 @@ def judge_loss(
     expected: Expectation,
     unsure: AssignmentUncertainty | None = None,
 ) -> None:
-    """Judge the stages "cls" to "gradients", into `judgement`.
+    """Judge the stages "cls" to "gradients" of a loss whose assignment is given.
 
     Args:
-        judgement: takes the result; inconclusive if the loss is not defined, so that only the rest of it was judged.
+        judgement: the judgement of the batch, to which the results are added. It becomes inconclusive if the
+            specification leaves the box loss undefined, so that only the other terms were judged.
         assignment: the assignment that the loss used; its values are not judged here.
         loss: loss, items and gradients of the implementation.
         expected: expectation of the batch.
-        unsure: possible difference between `assignment` and the loss's own one; None if they are the same.
+        unsure: possible difference between `assignment` and the loss's own assignment; None if they are the same.
     """
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
     known = expected.loss(targets, each_term=bool(loss.term_gradients))
@@ -89,7 +90,7 @@ def judge_loss(
 
 
 def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect) -> Tensor:
-    """Return `observed` with the infinities and NaN of `same_dtype`, where neither is finite and N may be 0.
+    """Return `observed` with the infinities and NaN of `same_dtype` where both are non-finite, if N may be 0.
 
     In a dialect without a floor of N (LOSS-SUM-1, before 8.0.35) a term is x / 0: infinite, or NaN if x is 0 too, and
     rounding decides whether a cross-entropy of saturated logits is. In other dialects nothing is replaced.
@@ -101,7 +102,7 @@ def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect
 
 
 def like_overflow(same_dtype: Tensor, items: Tensor, known: LossExpectation) -> Tensor:
-    """Return `same_dtype` with an infinite class loss, if that of the implementation is and its dtype overflows.
+    """Return `same_dtype` with an infinite class loss, if the implementation's is infinite because its dtype overflows.
 
     Without autocast, a sum of cross-entropies is stored in the dtype of the feature maps; float16 ends at 65,504, and
     the reference's own sum is in float32.
@@ -119,17 +120,17 @@ def like_overflow(same_dtype: Tensor, items: Tensor, known: LossExpectation) -> 
 
 
 def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tensor, dialect: Dialect) -> str:
-    """Return a remark if another N explains all differing terms, or "" (LOSS-SUM-1).
+    """Return a remark if a wrong divisor N explains all differing terms, or "" (LOSS-SUM-1).
 
-    N divides every term, so at least two terms must be off by one factor, and none may be off otherwise. With a single
-    term other than zero, N is not told from the sum that it divides, unless that term is divided by zero.
+    N divides every term, so at least two terms must be wrong by the same factor, and no term may be wrong otherwise. If
+    only one term is not zero, a wrong N cannot be distinguished from a wrong term, unless N is zero.
 
     Args:
         items: (3,) terms of the implementation, float64.
         exact: (3,) expected terms.
-        allowed: (3,) their tolerances.
+        allowed: (3,) tolerances of the terms.
         scores: (B, A, C) target scores of the loss.
-        dialect: prescribes the floor of N.
+        dialect: the dialect, which prescribes the floor of N.
     """
     if bool(((items - exact).abs() <= allowed).all()) or not all_finite(exact):
         return ""
@@ -159,10 +160,10 @@ def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tens
 
 
 def assert_term(quantity: Quantity, observed: Tensor, bounded: Bounded, remark: str) -> Agreement:
-    """Assert that a term lies within its tolerance; `remark` ends the message if it does not.
+    """Assert that a loss term lies within its tolerance; otherwise `remark` ends the message.
 
     Raises:
-        Mismatch: it does not, or is not finite.
+        Mismatch: the term lies outside its tolerance, or is not finite.
     """
     try:
         return assert_within(quantity, observed, bounded)
@@ -172,7 +173,7 @@ def assert_term(quantity: Quantity, observed: Tensor, bounded: Bounded, remark: 
 
 
 def judge_total(judgement: Judgement, expected: Expectation, loss: LossOutcome) -> None:
-    """Judge the total that is differentiated: the sum of the loss's own items, times the batch size (LOSS-GAIN-1)."""
+    """Judge that the total to differentiate is the sum of the loss's own items times the batch size (LOSS-GAIN-1)."""
     dtype = loss_precision(expected.batch)
     items, factor = loss.items.double(), total_factor(expected.batch.images, expected.dialect)
     total = items.sum() * factor
@@ -192,10 +193,10 @@ def judge_gradients(
 ) -> None:
     """Judge the gradients of the total, and of each term if known, on the head fields (LOSS-GRAD-1).
 
-    Background learns no distance: its gradient on the distance logits is exactly zero.
+    At background anchors the gradient on the distance logits must be exactly zero.
 
     Args:
-        judgement: takes the result.
+        judgement: the judgement of the batch, to which the results are added.
         loss: gradients of the implementation.
         expected: expectation of the targets that the loss used.
         slack: additional tolerance for an uncertain assignment.

@@ -31,9 +31,9 @@ class ReferenceLoss:
 
     Attributes:
         predictions: the decoded feature maps.
-        items: (3,) box, cls, dfl, with gains, without the batch size.
+        items: (3,) box, cls, dfl: times their gains, not times the batch size.
         of_total: gradients of the total.
-        of_terms: gradients of box, cls and dfl separately; empty unless required.
+        of_terms: separate gradients of box, cls and dfl; empty unless they were requested.
     """
 
     predictions: Predictions
@@ -50,11 +50,11 @@ def compute_loss(
     predictions: Predictions,
     each_term: bool = False,
 ) -> ReferenceLoss:
-    """Return the reference's loss and its gradients.
+    """Return the reference's loss of a batch for given targets, and its gradients.
 
     Args:
         batch: any batch.
-        targets: the targets of its anchors.
+        targets: labels, boxes and scores that the batch's anchors learn.
         dtype: dtype to compute in.
         dialect: the dialect to follow.
         predictions: the decoded predictions of the batch, in `dtype`.
@@ -88,5 +88,5 @@ def compute_loss(
 
 
 def loss_precision(batch: Batch) -> torch.dtype:
-    """Return the dtype of the loss terms: autocast runs softmax, logarithms and cross-entropies in float32."""
+    """Return the dtype of the loss terms: float32 under autocast, which computes them in float32."""
     return torch.float32 if batch.autocast else precision(batch.dtype)

@@ -47,13 +47,13 @@ class LossRounding:
     Gradients on the distance logits are given for the P positives alone, (P, 4R): elsewhere they are exactly zero.
 
     Attributes:
-        items: (3,) box, cls and dfl.
-        of_terms: gradients of box, cls and dfl, on the distance logits (P, 4R) and on the class logits (B, A, C).
+        items: (3,) effect on box, cls and dfl.
+        of_terms: effect on the gradients of box, cls and dfl: on distance logits (P, 4R), on class logits (B, A, C).
         jumps: additional differences where the gradients are not continuous; not multiples of a rounding.
         enclosed: (3,) largest differences of box, cls and dfl by the roundings to 16 bits under autocast, in addition
             to `items`; not multiples of a rounding. None without autocast, or with finer feature maps.
-        ranges: (3,) sizes of box, cls and dfl for predictions that have learnt nothing: boxes that do not overlap,
-            cross-entropies without cancelling, and equal shares of all bins; never below the terms themselves.
+        ranges: (3,) box, cls and dfl of an untrained head: boxes that do not overlap, cross-entropies without
+            cancellation, and equal probabilities of all bins; never below the terms themselves.
     """
 
     items: Tensor
@@ -64,12 +64,12 @@ class LossRounding:
 
     @property
     def of_total(self) -> Gradients:
-        """Gradients of the total."""
+        """Effect of rounding on the gradients of the total."""
         return _sum(self.of_terms)
 
     @property
     def jumps_of_total(self) -> Gradients:
-        """Jumps of the total's gradients."""
+        """Additional differences of the total's gradients where they are not continuous."""
         return _sum(self.jumps)
 
 
@@ -77,18 +77,18 @@ NO_JUMP: tuple[Gradients, Gradients, Gradients] = ((ZERO, ZERO), (ZERO, ZERO), (
 
 
 def _sum(terms: tuple[Gradients, ...]) -> Gradients:
-    """Return the sums over the terms, on the distance logits and on the class logits."""
+    """Return the sums of the terms' gradients on the distance logits and on the class logits."""
     distances, logits = zip(*terms, strict=True)
     return reduce(add_gradients, distances), reduce(add_gradients, logits)
 
 
 def add_gradients(a: Tensor, b: Tensor) -> Tensor:
-    """Return a + b, where either may be `ZERO`."""
+    """Return the sum of two gradient tensors, either of which may be the scalar `ZERO`."""
     return a if b is ZERO else b if a is ZERO else a + b
 
 
 def divisor(scores: Tensor, images: int, dialect: Dialect) -> Tensor:
-    """Return N of a batch of `images` images (LOSS-SUM-1), or 1 if N is zero, so that it can be a divisor.
+    """Return N, by which the loss of `images` images is divided (LOSS-SUM-1), or 1 if N is zero.
 
     Args:
         scores: (P,) target scores of the positives, float64.
@@ -108,10 +108,10 @@ def class_unit(logits: Tensor, positives: Positives, eps: float, coarse: float, 
     """Return the error of the class loss before division by N (LOSS-CLS-1).
 
     Args:
-        logits: (B, A, C), float64.
+        logits: (B, A, C) class logits, float64.
         positives: the positives of the batch.
-        eps: of the loss terms.
-        coarse: of the predictions.
+        eps: machine epsilon of the loss terms' dtype.
+        coarse: machine epsilon of the predictions' dtype.
         dialect: the dialect to follow.
     """
     at = positives.image, positives.anchor
@@ -122,7 +122,7 @@ def class_unit(logits: Tensor, positives: Positives, eps: float, coarse: float, 
 
 
 def class_gradient_unit(logits: Tensor, targets: BatchTargets, scale: Tensor, dialect: Dialect) -> Tensor:
-    """Return the error of the gradient on class logits (B, A, C): `scale` of the scores and of the target scores."""
+    """Return the rounding error of the gradient (score - target score) * scale on class logits (B, A, C)."""
     positives = targets.positives
     unit = logits.sigmoid().mul_(scale)  # (B, A, C)
     unit[positives.image, positives.anchor, positives.labels] += scale * positives.weights.double()
@@ -140,7 +140,7 @@ def rounding_units(
 
     Args:
         batch: any batch.
-        targets: the targets of its anchors.
+        targets: labels, boxes and scores that the batch's anchors learn.
         exact: the loss in float64.
         dialect: the dialect to follow.
         edges: (B, A) errors of the target boxes' edges in pixels; zero by default.
@@ -220,10 +220,10 @@ def side_unit(
     """Return the error of the loss of each positive's distances (P,), before its weight (LOSS-DFL-1).
 
     Args:
-        distances: (P, 4R) logits.
+        distances: (P, 4R) distance logits.
         wanted: (P, 4) target distances in grid units.
-        wanted_error: (P, 4) their errors.
-        of_input: (P, 4) strides as shares of the input's size, for the L1 form.
+        wanted_error: (P, 4) largest errors of the target distances.
+        of_input: (P, 4) strides divided by the input's size, for heads of one bin (L1 loss).
         batch: the batch.
         dialect: the dialect to follow.
     """
@@ -241,14 +241,14 @@ def side_unit(
 def distance_gradient_units(
     slope: "GradientRounding", distance_error: Tensor, of_box: Tensor, of_sides: Tensor, strides: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return roundings and jumps of the gradients of box and dfl on the distance logits, (P, 4R) each.
+    """Return rounding errors and jumps of the gradients of box and dfl on the distance logits, (P, 4R) each.
 
     Args:
-        slope: errors of the gradients of single positives.
-        distance_error: (P, 4) errors of the distances.
-        of_box: (P, 1, 1) weight, gain and N of the box loss.
-        of_sides: (P, 4, 1) or (P, 1, 1) those of the sides' losses.
-        strides: (P, 1) strides.
+        slope: errors of the gradients of each positive's losses, before weight, gain and N.
+        distance_error: (P, 4) errors of the predicted distances.
+        of_box: (P, 1, 1) factor of the box loss: weight times gain over N.
+        of_sides: (P, 4, 1) or (P, 1, 1) factor of the distances' losses (DFL or L1): weight times gain over N.
+        strides: (P, 1) strides in pixels.
     """
     box_rounds, box_jumps = (
         (part * of_box).flatten(1) for part in slope.box(distance_error)
@@ -261,13 +261,13 @@ def distance_gradient_units(
 
 
 def term_ranges(weights: Tensor, logits: Tensor, learnt: Tensor, reg_max: int) -> Tensor:
-    """Return the sizes (3,) of box, cls and dfl, before N and gain, for predictions that have learnt nothing.
+    """Return (3,) box, cls and dfl of an untrained head, before division by N and multiplication by gains.
 
     Args:
         weights: (P,) target scores.
         logits: (B, A, C) class logits.
         learnt: (P,) target scores times their logits.
-        reg_max: R.
+        reg_max: number R of bins.
     """
     total = weights.sum()
     crossed = functional.softplus(logits.abs()).sum() + learnt.abs().sum()
@@ -279,7 +279,7 @@ ROUNDING_UNITS_BY_TASK = {DETECT.name: rounding_units}
 
 
 def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
-    """Return gradients with their first part (P, 4R) scattered to the positives, (B, A, 4R), and zero elsewhere."""
+    """Return gradients with the part on distance logits (P, 4R) scattered to all anchors (B, A, 4R), zero elsewhere."""
     distances, logits = of_positives
     everywhere = distances.new_zeros(*foreground.shape, distances.shape[1])
     everywhere[foreground] = distances
@@ -295,7 +295,7 @@ class GradientRounding:
         distances: (P, 4R) logits.
         wanted, wanted_error: (P, 4) target distances in grid units.
         edge: (P,) error of the boxes' edges.
-        reg_max: R.
+        reg_max: number R of bins.
         dtype: dtype of the predictions and of gradients on them.
         dialect: the dialect to follow.
     """
@@ -316,7 +316,9 @@ class GradientRounding:
         return float(torch.finfo(self.dtype).eps)
 
     def box(self, distance_error: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the errors of the box loss's gradient: a logit moves its side by p (k - d), a side CIoU (LOSS-BOX-1).
+        """Return the errors of the box loss's gradient on the distance logits (LOSS-BOX-1).
+
+        The derivative of a side's distance d in the logit of bin k with probability p is p (k - d).
 
         Returns:
             Rounding errors, and jumps where an edge may lie on either side of another one, (P, 4, R) each.
@@ -367,11 +369,11 @@ class GradientRounding:
 
     @cached_property
     def lever(self) -> Tensor:
-        """(P, 4, R) p |k - d|, the derivative of a side in a logit."""
+        """(P, 4, R) absolute derivative p |k - d| of a side's distance d in the logit of bin k."""
         return self.share * (self.bins - self.expected).abs()
 
     def side(self) -> tuple[Tensor, Tensor]:
-        """Return the errors of the DFL loss's gradient: p minus the shares of the two target bins (LOSS-DFL-1).
+        """Return the errors of the DFL loss's gradient: probabilities minus the two bins' target shares (LOSS-DFL-1).
 
         Returns:
             Rounding errors, and jumps where R = 1 and the sign is not certain, (P, 4, R) each.
@@ -395,12 +397,12 @@ class GradientRounding:
 
 @dataclass(frozen=True)
 class AssignmentUncertainty:
-    """Possible differences between the hidden assignment of a loss and the replayed one.
+    """Possible differences between the assignment that a loss hides and the assignment that it is judged with.
 
     Attributes:
-        weights: (B, A) difference of the target scores.
-        edges: (B, A) difference of the target boxes' edges, in pixels.
-        score_sum: () interval of N; None: that of the replayed weights and the sum of the weights' differences.
+        weights: (B, A) largest difference of the target scores.
+        edges: (B, A) largest difference of the target boxes' edges, in pixels.
+        score_sum: () interval of N; None: N of the assumed weights, plus or minus the sum of `weights`.
     """
 
     weights: Tensor
@@ -418,12 +420,12 @@ def uncertainty_units(
 ) -> LossRounding:
     """Return the effect of an uncertain assignment on the loss and its gradients, in addition to `narrow`.
 
-    Before division by N they are linear in the weights, so their change is the loss of the changes of the weights; N
-    changes by the sum of these.
+    Before division by N, terms and gradients are linear in the weights, so their change is the loss for the changes of
+    the weights; N changes by the sum of these changes.
 
     Args:
         batch: any batch.
-        targets: the replayed targets.
+        targets: the targets that the loss is assumed to have used.
         exact: the loss in float64.
         narrow: the effect of rounding for a known assignment.
         unsure: possible differences of the hidden assignment.

@@ -65,20 +65,20 @@ class Interval:
         return cls(values - error, values + error)
 
     def stored(self, dtype: torch.dtype) -> "Interval":
-        """Return the interval of the numbers after they were rounded to a dtype: rounding is monotone."""
+        """Return the interval with both ends rounded to a dtype: the possible results of rounding its numbers."""
         return Interval(self.low.to(dtype).double(), self.high.to(dtype).double())
 
     def is_stored(self, dtype: torch.dtype) -> Tensor:
-        """Return True where both ends are numbers of a dtype."""
+        """Return True where both ends are exactly representable in a dtype."""
         stored = self.stored(dtype)
         return (stored.low == self.low) & (stored.high == self.high)
 
     def joined(self, other: "Interval") -> "Interval":
-        """Return the smallest interval that holds both."""
+        """Return the smallest interval that contains this interval and `other`."""
         return Interval(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high))
 
     def stored_or_not(self, dtype: torch.dtype) -> tuple["Interval", "Interval"]:
-        """Return the interval as it is and after rounding."""
+        """Return two intervals, unrounded and rounded to a dtype, for an operation that may or may not round."""
         return self, self.stored(dtype)
 
     def distance_from(self, values: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Interval:
 
 
 def hull(intervals: Sequence[Interval]) -> Interval:
-    """Return the smallest interval that holds all of them."""
+    """Return the smallest interval that contains all `intervals`."""
     joined = intervals[0]
     for interval in intervals[1:]:
         joined = joined.joined(interval)
@@ -107,12 +107,12 @@ def hull(intervals: Sequence[Interval]) -> Interval:
 def distance_sequences(distances: Tensor, reg_max: int, dtype: torch.dtype) -> list[Interval]:
     """Return the intervals of the sides' distances (.., 4) in grid units, one for each sequence of roundings (DEC-1).
 
-    The probabilities are rounded or not, then the products with the bins are or not, then the distance is or not. If
-    the exponentials are multiplied by the bins before their sum divides them, they and their product are rounded.
+    The probabilities, their products with the bins, and the distance may each be rounded or not. If the exponentials
+    are multiplied by the bins before the division by their sum, they and their product are rounded.
 
     Args:
-        distances: (.., 4R) logits, float64.
-        reg_max: R.
+        distances: (.., 4R) distance logits, float64.
+        reg_max: number R of bins.
         dtype: dtype of the feature maps.
     """
     if reg_max == 1:
@@ -144,7 +144,7 @@ def distance_sequences(distances: Tensor, reg_max: int, dtype: torch.dtype) -> l
 
 
 def _accumulated(low: Tensor, high: Tensor, number: int) -> Interval:
-    """Return the interval of sums of numbers of one sign between two sums, accumulated in float32."""
+    """Return the interval [low, high], widened by the float32 rounding of a sum of `number` numbers of equal sign."""
     error = number * FLOAT32_EPS
     return Interval(low * (1 - error), high * (1 + error))
 
@@ -174,7 +174,7 @@ def box_sequences(distances: Tensor, centres: Tensor, reg_max: int, dtype: torch
 def pixel_boxes(
     distances: Tensor, centres: Tensor, strides: Tensor, reg_max: int, dtype: torch.dtype
 ) -> Interval:
-    """Return the interval of decoded boxes (.., 4) in pixels, for every sequence of roundings (DEC-2).
+    """Return the interval that contains decoded boxes (.., 4) in pixels for every sequence of roundings (DEC-2).
 
     Args:
         distances: (.., 4R) logits, float64.
@@ -192,7 +192,7 @@ def pixel_boxes(
 
 
 def class_scores(logits: Tensor, dtype: torch.dtype) -> Interval:
-    """Return the interval of class scores, from logits in float64 (TAL-MET-1)."""
+    """Return the interval of class scores that code of `dtype` may compute from `logits` (TAL-MET-1)."""
     score = logits.sigmoid()
     return hull(Interval.around(score, 4 * FLOAT32_EPS * score).stored_or_not(dtype))
 
@@ -200,9 +200,9 @@ def class_scores(logits: Tensor, dtype: torch.dtype) -> Interval:
 def power_error(
     score: Tensor, overlap: Tensor, alpha: float, beta: float, dtype: torch.dtype
 ) -> Tensor | float:
-    """Return the error of t by rounding s^alpha to the dtype of the scores; 0 unless that has 16 bits (TAL-MET-1).
+    """Return the error of t by rounding s^alpha to the scores' dtype; 0 unless that has 16 bits (TAL-MET-1).
 
-    CUDA's autocast computes the power in float32; CPU's does not. The power zero and one of s is exact.
+    Autocast computes the power in float32 on CUDA, in the scores' dtype on the CPU. s^0 and s^1 are exact.
     """
     if not is_coarse(dtype) or alpha in (0, 1):
         return 0.0
@@ -214,8 +214,8 @@ def power_error(
 def log_probability_sequences(distances: Tensor, reg_max: int, dtype: torch.dtype) -> Iterator[Interval]:
     """Yield the intervals of log-probabilities (P, 4, R), one for each sequence of roundings (LOSS-DFL-1).
 
-    In float32, rounded, and rounded after the sum of the exponentials and its logarithm were, as torch's kernel for the
-    CPU does.
+    The sequences are: all in float32; only the result rounded; and, as in torch's CPU kernel, the sum of exponentials,
+    its logarithm and the result rounded.
     """
     sides = distances.unflatten(-1, (4, reg_max))  # (P, 4, R)
     below = sides.amax(-1, keepdim=True) - sides  # (P, 4, R)
@@ -233,14 +233,14 @@ def log_probability_sequences(distances: Tensor, reg_max: int, dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class MixedTerms:
-    """What the positives' losses read under autocast: P positives, R bins, float64.
+    """The inputs of the positives' losses under autocast, in float64: P positives, R bins.
 
     Attributes:
-        distances: (P, 4R) logits.
+        distances: (P, 4R) distance logits.
         centres: (P, 2) anchor centres in grid units.
         target: (P, 4) target boxes in grid units.
         weights: (P,) target scores w.
-        reg_max: R.
+        reg_max: number R of bins.
         dtype: dtype of the feature maps.
     """
 
@@ -261,20 +261,20 @@ class MixedTerms:
         target: Tensor,
         weights: Tensor,
     ) -> "MixedTerms | None":
-        """Return what the losses of a batch's positives read; None where the operations' dtypes are not derived.
+        """Return the inputs of the positives' losses; None if the dtypes of the loss's operations are not known.
 
-        That is without autocast, with finer feature maps, and for dialects that no release has.
+        They are known only under autocast, with feature maps of 16 bits, and for dialects that are releases.
         """
         if not (batch.autocast and is_coarse(batch.dtype)) or dialect.is_varied:
             return None
         return cls(distances, centres, target, weights, batch.head.reg_max, batch.dtype)
 
     def term_errors(self, learning: Tensor, scores: Tensor) -> Tensor:
-        """Return how far box, cls and dfl (3,) may lie from those in float64, before N and gain.
+        """Return the largest differences (3,) of box, cls and dfl from their float64 values, before N and gain.
 
         Args:
-            learning: (P,) logits of the positives' classes.
-            scores: (P,) their target scores.
+            learning: (P,) class logits of the positives at their labels.
+            scores: (P,) target scores of these logits.
         """
         of_side = self.dfl_error() if self.reg_max > 1 else self.weights.new_zeros(())
         return torch.stack((self.box_error(), learnt_error(learning, scores, self.dtype), of_side))
@@ -285,7 +285,7 @@ class MixedTerms:
         return float(torch.finfo(self.dtype).eps) / 2
 
     def box_error(self) -> Tensor:
-        """Return how far the weighted sum of 1 - CIoU may lie from that in float64, before N and gain (LOSS-BOX-1).
+        """Return the largest difference of the weighted sum of 1 - CIoU from its float64 value (LOSS-BOX-1).
 
         All positives take the same sequence of roundings, so the sums are compared, not their parts.
         """
@@ -307,7 +307,7 @@ class MixedTerms:
         return (self.centres.to(self.dtype).double() - self.centres).abs()
 
     def dfl_error(self) -> Tensor:
-        """Return how far the weighted sum of the distances' losses may lie from that in float64 (LOSS-DFL-1; R > 1)."""
+        """Return the largest difference of the weighted sum of DFL from its float64 value, for R > 1 (LOSS-DFL-1)."""
         clamped = distances_to(self.target, self.centres).clamp(
             0, self.reg_max - 1 - LAST_BIN_MARGIN
         )  # (P, 4)
@@ -315,7 +315,7 @@ class MixedTerms:
         lower = clamped.floor().long()[..., None]  # (P, 4, 1)
 
         def loss(log_probability: Tensor) -> Tensor:
-            """Return the cross-entropy of the two bins, (P,)."""
+            """Return the weighted cross-entropy (P,) of the two bins around each target distance."""
             below, above = (
                 log_probability.gather(-1, lower + step).squeeze(-1) for step in (0, 1)
             )  # (P, 4) twice
@@ -341,19 +341,19 @@ class MixedTerms:
 
 
 def learnt_error(learning: Tensor, scores: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how far the sum of z x moves if target scores z (P,) of logits x (P,) are rounded (LOSS-CLS-1)."""
+    """Return the change of the sum of z x by rounding the target scores z (P,) of logits x (P,) (LOSS-CLS-1)."""
     return (learning * (scores.to(dtype).double() - scores)).sum().abs()
 
 
 def logit_gradient_error(score: Tensor, target: Tensor, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
-    """Return the error of the gradient (s - z) scale on class logits under autocast (LOSS-CLS-1, LOSS-GRAD-1).
+    """Return the error of the gradient (s - z) * scale on class logits under autocast (LOSS-CLS-1, LOSS-GRAD-1).
 
-    It is stored in the dtype of the feature maps, and z was. Two uses of the logits are two gradients, each of which is
-    stored, as is their sum; s and its product may be as well.
+    The gradient and z are stored in the dtype of the feature maps. The loss uses the logits twice: both gradients and
+    their sum are stored in that dtype; s and its product may be stored in it too.
 
     Args:
-        score: s, float64.
-        target: z, broadcasts.
+        score: class scores s, float64.
+        target: target scores z, broadcastable to `score`.
         scale: gain and batch size over N.
         dtype: dtype of the feature maps.
     """

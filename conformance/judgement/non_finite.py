@@ -54,10 +54,10 @@ FAR = 1e4
 
 
 def judge_any(outcome: Outcome, expected: Expectation) -> Judgement:
-    """Judge an outcome on any batch: non-finite predictions have clauses of their own (NONFINITE-1 to -3).
+    """Judge an outcome on any batch, one with non-finite predictions by NONFINITE-1 to -3.
 
     Raises:
-        Divergence: a stage differs; the judgement is in it.
+        Divergence: a stage differs; the exception has the judgement.
     """
     return (judge if is_finite(expected.batch) else judge_non_finite)(outcome, expected)
 
@@ -68,7 +68,7 @@ def is_finite(batch: Batch) -> bool:
 
 
 def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
-    """Judge which values of an outcome a non-finite prediction changes, and which it leaves alone (NONFINITE-1 to -3).
+    """Judge which values of an outcome a non-finite prediction changes or leaves unchanged (NONFINITE-1 to -3).
 
     Args:
         outcome: assignment and loss of the implementation.
@@ -110,9 +110,9 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
 
 
 def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Tensor:
-    """Return (B,) bool: True if t of a ground truth or padding row is not finite at an affected anchor.
+    """Return (B,) bool: True if t of a ground truth or padding row is not finite at an anchor with such a prediction.
 
-    Only in dialects that compute t off candidates too; a batch without ground truths has no rows.
+    It is False in dialects that compute t of candidates only, and in a batch without ground truths.
     """
     batch, affected = expected.batch, affected_anchors(expected.batch)  # (B, A)
     everywhere = expected.dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
@@ -129,7 +129,10 @@ def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Ten
 
 
 def _is_spread(outcome: Outcome, spreads: Tensor) -> bool:
-    """Return True if an outcome carries a non-finite t into a whole image that allows it (`spreads`), and so into N."""
+    """Return True if an image of `spreads` (B,) has non-finite target scores.
+
+    If the loss does not expose target scores, return True if its total is not finite.
+    """
     if outcome.assignment is not None and outcome.from_loss:
         return bool((spreads & ~_targets_finite(outcome)).any())
     assert outcome.loss is not None
@@ -141,7 +144,7 @@ def _judge_spread_loss(
 ) -> None:
     """Judge a loss over target scores that are not finite: no term is finite, unless it is 0 by definition.
 
-    Without positives box and dfl are (LOSS-GRAD-1), and dfl is where the dialect has no loss of a single bin.
+    Without positives box and dfl are 0 (LOSS-GRAD-1); dfl is 0 too for a single bin, in dialects without a loss for it.
     """
     assert outcome.loss is not None
     assert reference.assignment is not None
@@ -162,10 +165,10 @@ def _judge_spread_loss(
 def _with_a_finite_number(
     outcome: Outcome, expected: Expectation, reference: Outcome
 ) -> tuple[Outcome, Expectation]:
-    """Return the outcome and expectation of the batch with a finite prediction in place of the other (NONFINITE-1).
+    """Return outcome and expectation with the non-finite predictions replaced by finite ones (NONFINITE-1).
 
-    Values computed from the non-finite prediction alone are taken from the reference. The loss is left out if the
-    prediction is part of it: a class logit, or a distance of a candidate.
+    Values computed only from a non-finite prediction are taken from the reference. The outcome has no loss if such a
+    prediction contributes to the loss: a class logit, or a distance of a candidate.
     """
     batch, dialect = expected.batch, expected.dialect
     maps = tuple(level.nan_to_num(0.0, FAR, -FAR) for level in batch.feature_maps)
@@ -205,7 +208,7 @@ def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
 def _judge_loss(
     judgement: Judgement, expected: Expectation, outcome: Outcome, reference: Outcome, clause: str, lost: bool
 ) -> None:
-    """Judge which terms and gradients are finite. If `lost`, N may be finite or not, and cls is not."""
+    """Judge which terms and gradients are finite. If `lost`, N may be finite or not, and cls must not be finite."""
     assert outcome.loss is not None
     assert reference.loss is not None
     batch = expected.batch
@@ -245,13 +248,13 @@ def _judge_loss(
 
 
 def _targets_finite(outcome: Outcome) -> Tensor:
-    """Return (B,) True if all target scores of an image are finite."""
+    """Return (B,) bool: True if all target scores of the image are finite."""
     assert outcome.assignment is not None
     return outcome.assignment.scores.isfinite().flatten(1).all(1)
 
 
 def _lost_numbers(outcome: Outcome) -> Tensor:
-    """Return (B,) True if a candidate whose t is not finite lost its anchor to another ground truth."""
+    """Return (B,) bool: True if the anchor of a candidate with non-finite t belongs to another ground truth."""
     assert outcome.assignment is not None
     stages = outcome.assignment.stages
     if stages is None:  # no ground truth: no candidate
@@ -263,7 +266,7 @@ def _lost_numbers(outcome: Outcome) -> Tensor:
 
 
 def _candidates(outcome: Outcome) -> Tensor:
-    """Return (B, A) True if the anchor is a candidate of some ground truth."""
+    """Return (B, A) bool: True if the anchor is a candidate of some ground truth."""
     assert outcome.assignment is not None
     stages = outcome.assignment.stages
     none = torch.zeros_like(outcome.assignment.foreground, dtype=torch.bool)
@@ -271,13 +274,13 @@ def _candidates(outcome: Outcome) -> Tensor:
 
 
 def _edge_at_infinity(batch: Batch, outcome: Outcome) -> Tensor:
-    """Return (B,) True if the predicted box of a candidate has an infinite edge."""
+    """Return (B,) bool: True if the predicted box of a candidate has an infinite edge."""
     edges = flatten(batch.feature_maps, batch.head)[0].isinf().any(-1)  # (B, A)
     return (_candidates(outcome) & edges).any(1) & (batch.head.reg_max == 1)
 
 
 def _may_be_candidate(expected: Expectation, outcome: Outcome) -> Tensor:
-    """Return (B,) True if rounding decides whether an affected anchor is a candidate: a border near it is not sharp."""
+    """Return (B,) bool: True if rounding decides whether an anchor with a non-finite prediction is a candidate."""
     inputs, floor = outcome.inputs, expected.dialect.floor(expected.batch.head.strides)
     eps = torch.finfo(precision(inputs.truth_boxes.dtype)).eps
     affected = affected_anchors(expected.batch)  # (B, A)
@@ -291,13 +294,13 @@ def _may_be_candidate(expected: Expectation, outcome: Outcome) -> Tensor:
 
 
 def affected_anchors(batch: Batch) -> Tensor:
-    """Return (B, A) True if the anchor has a logit that is not finite."""
+    """Return (B, A) bool: True if the anchor has a logit that is not finite."""
     distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
     return ~(distances.isfinite().all(-1) & logits.isfinite().all(-1))
 
 
 def _assert_same(quantity: Quantity, observed: Tensor, expected: Tensor) -> Agreement:
-    """Assert that masks are equal; for a scalar, the message has no place."""
+    """Assert that two bool tensors are equal; the message names the place, except for scalars."""
     if observed.ndim:
         return assert_equal(quantity, observed, expected)
     if bool(observed) != bool(expected):

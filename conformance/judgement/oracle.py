@@ -47,10 +47,10 @@ class InputErrors:
     """Possible differences between the inputs that an implementation read and the reference's inputs.
 
     Attributes:
-        boxes: (A,) difference of a predicted edge, in pixels.
-        scores: (A, C) difference of a class score.
-        truths: (M, 4) difference of an edge of a ground truth, in pixels.
-        around: the inputs from which they differ; None: those that were passed to the implementation.
+        boxes: (A,) largest difference of a predicted box's edges, in pixels.
+        scores: (A, C) largest difference of a class score.
+        truths: (M, 4) largest difference of an edge of a ground truth, in pixels.
+        around: the inputs to which the differences refer; None: those that were passed to the implementation.
     """
 
     boxes: Tensor
@@ -64,18 +64,18 @@ class ImageOracle:
     """Values and choices that the specification admits for one image, with the rounding of its dtype.
 
     Attributes:
-        candidate: (M, A) certainly a candidate; may_candidate: possibly a candidate, includes `candidate`.
-        overlap, overlap_error: (M, A) u in float64 and its bound; zero off `may_candidate`.
-        metric, metric_error: (M, A) t likewise.
+        candidate: (M, A) bool: certainly a candidate; may_candidate: possibly a candidate, includes `candidate`.
+        overlap, overlap_error: (M, A) overlap u in float64 and its bound; zero off `may_candidate`.
+        metric, metric_error: (M, A) metric t in float64 and its bound; zero off `may_candidate`.
         overlap_range, metric_range: (M, A) ranges of u and t, which include zero for an uncertain candidate.
         selection: the admissible top-k.
-        owners: (M, A) ground truths that may own a contested anchor.
+        owners: (M, A) bool: the ground truth may own the anchor if several select it.
         same_dtype: "overlap", "metric" and "positives" (M, A) of the reference, in the batch's dtype.
         k: number of anchors that each ground truth selects.
         topk2_rule: the second top-k (TAL-CONF-2); None without `topk2`.
         everywhere: True if u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
         floor: a side shorter than the first number is widened to the second, both in pixels (TAL-CAND-2).
-        dialect: the dialect, for hyperparameters that are `effective`.
+        dialect: the dialect, which may replace some hyperparameters.
         rivals_overlap: (M, A) ranges of the overlap of all pairs, where it settles contested anchors off candidates.
     """
 
@@ -115,7 +115,7 @@ class ImageOracle:
         return Uniqueness.TIE if settled and self.topk2_is_ambiguous(exact) else Uniqueness.NEAR_TIE
 
     def topk2_is_ambiguous(self, metric: Range) -> bool:
-        """Return True if the second top-k admits several results, given that the stages before it admit one (T3)."""
+        """Return True if the second top-k admits several results, given a unique result of the first top-k (T3)."""
         if self.topk2_rule is None:
             return False
         taken = self.selection.must  # (M, A)
@@ -124,14 +124,14 @@ class ImageOracle:
         return bool((choices.may & ~choices.must).any())
 
     def largest_weights(self, positives: Tensor) -> Tensor:
-        """Return the largest weight (A,) of each positive (M, A): the best overlap of its owner (TAL-NORM-1)."""
+        """Return an upper limit (A,) of each positive's weight: the best overlap of its owner (TAL-NORM-1)."""
         best = (self.overlap_range.high * positives).amax(1, keepdim=True)  # (M, 1)
         return (best * positives).sum(0).clamp(max=1)  # a CIoU is at most 1
 
     def weights(self, positives: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights of positives (M, A), their rounding units, and the effect of the errors of u and t; (A,) each.
 
-        The weights are those of TAL-NORM-1.
+        TAL-NORM-1 defines the weights. A rounding unit is the effect of one rounding in each operation.
         """
         among, eps = self.normalising(positives), self.dialect.norm_eps
         metric_errors, overlap_errors, surely = self.metric_error, self.overlap_error, among  # (M, A) each
@@ -177,7 +177,7 @@ def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTru
     """Return the error (M, 1) in pixels of a box's edges after widening about its centre (TAL-CAND-2).
 
     Centre and sides are sums and differences of edges. If these and the widened edges are equal in the implementation's
-    dtype and in float64, every way to compute them is exact: the border is sharp, and its error is zero.
+    dtype and in float64, every way to compute them is exact, and the error is zero.
     """
     rounded, wanted = (
         torch.cat(_centres_and_edges(boxes, floor), 1) for boxes in (truths.boxes, exact.boxes)
@@ -206,13 +206,13 @@ def candidates_within(
     """Return the pairs (M, A) that are certainly candidates, and those that may be (TAL-CAND-1, TAL-CAND-2).
 
     Args:
-        small: the ground truths as the implementation read them.
-        large: the same in float64.
+        small: boxes (M, 4) of the ground truths as the implementation read them.
+        large: the same boxes in float64.
         centres: (A, 2) anchor centres in pixels, float64.
         floor: sides below the first number are widened to the second, both in pixels.
-        eps: of the implementation's dtype.
-        errors: uncertainty of the inputs; None if they are the implementation's own.
-        dialect: says whether edges and every ground truth count.
+        eps: machine epsilon of the implementation's dtype.
+        errors: possible differences of the inputs; None if they are the implementation's own.
+        dialect: decides whether an anchor on an edge is a candidate, and which ground truths are real.
         reach: (A, 1) largest distance in pixels from a side; None: unlimited.
     """
     edge = edge_rounding(small, floor, large, eps)  # (M, 1)
@@ -235,11 +235,11 @@ def candidates_within(
 
 @dataclass(frozen=True)
 class PairValues:
-    """u and t on P pairs of ground truth and anchor, (P,) each.
+    """Overlap u and metric t of P pairs of ground truth and anchor, (P,) each.
 
     Attributes:
-        overlap, metric: in float64.
-        overlap_error, metric_error: their bounds.
+        overlap, metric: u and t in float64.
+        overlap_error, metric_error: bounds of u and t.
         metric_low, metric_high: range of t.
         naive_overlap, naive_metric: u and t of the reference, in the implementation's dtypes.
     """
@@ -286,15 +286,15 @@ def metric_bound(
     dtype: torch.dtype,
     score_dtype: torch.dtype,
 ) -> Tensor:
-    """Return the bound of t for given s and u (TAL-MET-1).
+    """Return the bound of the metric t for given class scores s and overlaps u (TAL-MET-1).
 
     The power of s rounds to the dtype of the scores, where that has 16 bits. The rest is computed in the dtype of u.
 
     Args:
-        score: s as the implementation read it, (P,).
-        overlap: u likewise.
-        exact: t of these in float64.
-        most: largest s and size of u that it may have read, float64.
+        score: (P,) s as the implementation read it.
+        overlap: (P,) u computed from what the implementation read.
+        exact: (P,) t of these s and u, in float64.
+        most: largest s and largest absolute u that the implementation may have used, float64.
         numbers: alpha and beta.
         dtype: dtype of u.
         score_dtype: dtype of s.
@@ -315,16 +315,16 @@ def pair_values(
     score_dtype: torch.dtype,
     dialect: Dialect = NEWEST,
 ) -> PairValues:
-    """Return u and t of pairs (TAL-MET-1), computed from the inputs of the implementation's assigner.
+    """Return overlap u and metric t of pairs (TAL-MET-1), computed from the inputs of the implementation's assigner.
 
     Args:
         inputs: inputs of the assigner.
         image: index of the image.
-        truths: its ground truths, as the assigner read them.
-        pairs: two indices (P,), of ground truths and anchors.
-        dtype: of the overlap.
-        errors: how uncertain the inputs are; None if they are the implementation's own.
-        score_dtype: of the class scores that the implementation read.
+        truths: the image's ground truths, as the assigner read them.
+        pairs: indices (P,) of ground truths, and indices (P,) of anchors.
+        dtype: dtype of the overlap.
+        errors: possible differences of the inputs; None if they are the implementation's own.
+        score_dtype: dtype of the class scores that the implementation read.
         dialect: the dialect to follow.
     """
     truth, anchor = pairs
@@ -364,9 +364,9 @@ def oracle(
     Args:
         inputs: inputs of the assigner.
         image: index of the image.
-        truths: its number of ground truths, without padding.
+        truths: the image's number of ground truths, without padding.
         dialect: the dialect to follow.
-        errors: uncertainty of the inputs; None if they are the implementation's own.
+        errors: possible differences of the inputs; None if they are the implementation's own.
     """
     numbers, score_dtype = inputs.hyperparameters, inputs.scores.dtype
     if errors is not None and errors.around is not None:

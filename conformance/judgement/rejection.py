@@ -51,9 +51,10 @@ RELATED = {
 def supports_relations(batch: Batch, dialect: Dialect) -> bool:
     """Return True if relations between batches hold in the dialect.
 
-    They do not hold if the dialect may reject a batch; if it may divide by zero, on the batch or on one derived from
-    it, with an image or a part of it; if the loss of one image depends on the others; or if a choice that no release
-    makes may depend on the order of ground truths or on the number of images, or change the range of scores.
+    A relation compares a batch with a batch derived from it, such as one of its images. Relations do not hold if the
+    dialect may reject a batch; if it may divide by zero, on the batch or on the derived one; if the loss of one image
+    depends on the others; or if a choice that no release makes may depend on the order of ground truths or on the
+    number of images, or change the range of scores.
     """
     if not dialect.varied <= RELATED:
         return False
@@ -65,7 +66,10 @@ def supports_relations(batch: Batch, dialect: Dialect) -> bool:
 
 @torch.no_grad()
 def loss_is_finite(batch: Batch, dialect: Dialect) -> bool:
-    """Return True if the loss of the batch is finite (IOU-1 may divide zero by zero), or the batch must be rejected."""
+    """Return True if the reference's loss of the batch is finite, or the dialect must reject the batch.
+
+    CIoU may divide zero by zero (IOU-1).
+    """
     if rejection_for(batch, dialect) is not None:
         return True
     loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)

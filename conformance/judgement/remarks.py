@@ -14,7 +14,7 @@ def remarks_on(batch: Batch) -> list[str]:
 
 
 def non_finite_remark(batch: Batch) -> str:
-    """Return the number of anchors with a prediction that is not finite, in total and by level; "" for none."""
+    """Return a sentence with the number of anchors that have a non-finite prediction, by level; "" if none has."""
     levels = []
     for stride, level in zip(batch.head.strides, batch.feature_maps, strict=True):
         finite = level.isfinite().all(1)  # (B, H, W)
@@ -28,7 +28,7 @@ def non_finite_remark(batch: Batch) -> str:
 
 
 def unsorted_remark(batch: Batch) -> str:
-    """Return the annotation rows that have a smaller image number than the row before; "" for none (ANN-1)."""
+    """Return a sentence about annotation rows with a smaller image index than the row before; "" if none (ANN-1)."""
     images = batch.annotations[:, 0]  # (N,)
     (falls,) = (images[1:] < images[:-1]).nonzero(as_tuple=True)
     if not len(falls):
@@ -42,7 +42,7 @@ def unsorted_remark(batch: Batch) -> str:
 
 
 def outside_remark(batch: Batch) -> str:
-    """Return the number of ground truths that lie wholly outside their image; "" for none (ANN-1)."""
+    """Return a sentence about ground truths that lie wholly outside their image; "" if there are none (ANN-1)."""
     height, width = batch.size
     boxes = pixel_boxes(batch.annotations.cpu().double(), batch.size)  # (N, 4)
     limit = boxes.new_tensor([width, height])

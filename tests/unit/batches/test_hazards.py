@@ -1,4 +1,4 @@
-"""Every hazard is found in batches that have it, and not found in batches that barely lack it."""
+"""Detection of hazards: each hazard is found in its example batches, and not in batches that barely lack it."""
 
 import dataclasses
 import math
@@ -22,14 +22,14 @@ from tal_reference import Hyperparameters
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=100)
 Example = Callable[[], Batch]
 Box = tuple[float, ...]
-"""x1, y1, x2, y2 in pixels, and the class if it is not 0."""
+"""x1, y1, x2, y2 in pixels, then the class unless it is 0."""
 
 A: Box = (10.25, 10.25, 40.25, 40.25)
-"""A box without any hazard on 64 x 64 px with strides 8 and 16."""
+"""A box without any hazard on an image of 64 x 64 px with strides 8 and 16."""
 
 
 def images(*every: list[Box], **recipe: Any) -> Example:
-    """Return a batch of 64 x 64 px images with the given ground truths."""
+    """Return a function that builds a batch of 64 x 64 px images, one for each given list of ground truths."""
 
     def build() -> Batch:
         settings: dict[str, Any] = {"cells": (8, 8), "strides": (8, 16), "classes": 2} | recipe
@@ -53,7 +53,7 @@ def images(*every: list[Box], **recipe: Any) -> Example:
 
 
 def gts(*boxes: Box, **recipe: Any) -> Example:
-    """Return a batch of one image with the given ground truths."""
+    """Return a function that builds a batch of one 64 x 64 px image with the given ground truths."""
     return images(list(boxes), **recipe)
 
 
@@ -66,7 +66,7 @@ def head(**recipe: Any) -> Example:
 
 
 def changed(example: Example, *place: int, value: float) -> Example:
-    """Return the example with one logit of the first level changed."""
+    """Return a function that builds the example with one value of its first feature map replaced."""
 
     def build() -> Batch:
         first, *others = example().feature_maps
@@ -269,7 +269,7 @@ def shifted(batch: Batch) -> Batch:
 
 
 def test_every_hazard_has_examples_and_a_meaning():
-    """Those of sizes have examples in test_hazards_of_size."""
+    """Every hazard has a meaning, and examples here; hazards of sizes have theirs in test_hazards_of_size."""
     elsewhere = vars(hazards_of_size)
     assert tuple(EXAMPLES) == tuple(name for name in HAZARDS if name not in elsewhere)
     assert tuple(MEANINGS) == HAZARDS
@@ -291,7 +291,7 @@ def test_hazard_is_not_found_beside_it(hazard: str):
 
 
 def test_the_harmless_box_is_harmless():
-    """Each example has its own hazard, and no other one by accident."""
+    """The box A, from which examples are built, adds no hazard of its own except many_candidates."""
     assert gts(A)().hazards == {"many_candidates"}
 
 
@@ -312,7 +312,7 @@ def test_looking_for_hazards_changes_nothing(recipe: Recipe):
 
 
 def of_the_reference(batch: Batch) -> dict[str, bool]:
-    """Return hazards about candidates, ranks and owners, derived from the reference's stages image by image."""
+    """Return True or False for each hazard of candidates, top-k and overlap, from the stages of the reference."""
     k = batch.hyperparameters.topk
     names = (
         "contested",

@@ -1,4 +1,4 @@
-"""Hazards of sizes, heads and large logits are found in batches that have them, not in those that barely lack them."""
+"""Detection of hazards of sizes, heads and large logits: found in batches that have them, not in near misses."""
 
 from collections.abc import Callable
 from dataclasses import replace

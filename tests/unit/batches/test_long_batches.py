@@ -1,4 +1,4 @@
-"""Sizes on both sides of every number at which implementations break are drawn in the gating profile, each once."""
+"""The profile `ci` draws batches just below, at and above each size at which implementations may break, once each."""
 
 from collections import Counter
 
@@ -86,7 +86,7 @@ def test_no_grid_has_no_anchor():
 
 @pytest.mark.parametrize("count", [65, 257, 1025, 2049])
 def test_the_last_anchor_is_selected(count: int):
-    """Otherwise an index that overflows there would not matter."""
+    """The last anchor is selected by a ground truth, so that an index that overflows there changes the result."""
     assert bool(Content(anchors(count).build()).selected[:, -1].any())
 
 

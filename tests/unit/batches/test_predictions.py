@@ -1,4 +1,4 @@
-"""Kinds of predictions, quantisation and planted ties have the properties that their names promise."""
+"""Kinds of predictions, quantised logits and planted ties have the properties that their names promise."""
 
 import dataclasses
 
@@ -47,14 +47,14 @@ def test_the_seed_changes_every_kind(kind: str):
 
 @pytest.mark.parametrize("kind", sorted(set(PREDICTION_KINDS) - {"constant"}))
 def test_images_differ(kind: str):
-    """Images have different predictions; otherwise an implementation that exchanges images would pass."""
+    """Images with equal ground truths have different predictions, so that an exchange of images is found."""
     twins = dataclasses.replace(SCENE, images=(CROWD, CROWD), predictions=kind).build()
     assert not torch.equal(*twins.feature_maps[0].unbind(0))
 
 
 @pytest.mark.parametrize("kind", ["offset", "extreme"])
 def test_offsets_change_logits_and_no_distance(kind: str):
-    """Boxes overlap their ground truths as those of near do, and every side has an offset of its own."""
+    """A different offset is added to all bins of each side: logits are large, and boxes still overlap their targets."""
     batch = batch_of(kind)
     content = Content(batch)
     assert content.overlap[content.candidates].median() > 0.4
@@ -96,7 +96,7 @@ def test_near_predictions_overlap_their_ground_truth_and_score_its_class():
 
 @pytest.mark.parametrize("reg_max", [1, 16])
 def test_close_predictions_err_by_a_share_of_the_box(reg_max: int):
-    """The error is a share of the side for a large box, and less than a pixel for a point."""
+    """Predicted sides miss a ground truth by at most a quarter of its side, and a point by less than a pixel."""
     for truth in Truth("aligned", 0, (5, 5), (15, 15)), Truth("zero_area", 0, (9, 9), (0, 0)):
         recipe = Recipe(((truth,),), (8, 8), (32, 64), reg_max=reg_max, predictions="close")
         content = Content(recipe.build())
@@ -118,7 +118,7 @@ def test_exact_hits_hit():
 
 
 def test_predictions_between_two_ground_truths_overlap_both_alike():
-    """Ambiguity T2 without identical boxes: two mirrored boxes, and an anchor on the axis."""
+    """An anchor on the axis between two mirrored ground truths overlaps both equally: `symmetric_owners`."""
     images = ((Truth("aligned", at=(5, 5), size=(5, 3)), Truth("mirrored", at=(2, 0))),)
     batch = Recipe(images, (8, 8), predictions="between").build()
     assert "symmetric_owners" in batch.hazards
@@ -142,7 +142,7 @@ def test_constant_predictions_are_constant_and_not_trivial():
 @pytest.mark.parametrize("levels", [1, 2, 5])
 @pytest.mark.parametrize("kind", ["random", "near", "exact_hit", "between"])
 def test_quantised_predictions(kind: str, levels: int):
-    """There are as many different class logits as levels, and all sides are whole or half cells, exactly."""
+    """With n quantisation levels there are n different class logits, and distances are multiples of half a cell."""
     boxes, logits = predicted(batch_of(kind, levels=levels))
     assert len(logits.unique()) == levels
     anchors = tal_reference.make_anchors(batch_of(kind).feature_maps, SCENE.build().head)
@@ -163,7 +163,7 @@ def test_an_unknown_kind_is_refused():
 
 
 def planted(recipe: Recipe) -> tuple[Batch, Batch]:
-    """Return the batch with and without a copy from the tenth to the eleventh place of the first ground truth."""
+    """Return two batches: the recipe with the anchor of rank 10 copied onto the anchor of rank 11, and without."""
     with_copy = dataclasses.replace(recipe, levels=None, copies=(Copy(0, 0, 9, 10),))
     return with_copy.build(), dataclasses.replace(with_copy, copies=()).build()
 
@@ -171,7 +171,7 @@ def planted(recipe: Recipe) -> tuple[Batch, Batch]:
 @quickly
 @given(recipe=recipes(kinds=["ordinary", "huge"], predictions=["near", "random"], contested=True))
 def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe):
-    """Box and scores of the two anchors are bitwise equal if the bins allow; without an eleventh rank none changes."""
+    """The copied anchors have equal scores and, if bins allow, boxes; without rank 11 the batch is unchanged."""
     copied, original = planted(recipe)
     (boxes, logits), (_, before) = predicted(copied), predicted(original)
     ranked = int((Content(original).metric[0] > 0).sum())
@@ -190,7 +190,7 @@ def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe)
 
 
 def test_most_copies_make_a_tie_at_the_tenth_place():
-    """At least half of the copies produce a tie; 70 % did at the time of writing."""
+    """At least half of the copied anchors produce the hazard `tie_at_k`; 70 % did at the time of writing."""
     ties = tried = 0
     for seed in range(40):
         recipe = Recipe(

@@ -1,4 +1,4 @@
-"""Recipes: one line makes the same batch in every run, on every machine."""
+"""Recipes: a recipe builds the same batch in every run, on every machine."""
 
 import dataclasses
 
@@ -91,7 +91,7 @@ def test_global_state_of_torch_neither_matters_nor_changes():
 def test_levels_cover_the_input(
     cells: tuple[int, int], strides: tuple[int, ...], grids: tuple[tuple[int, int], ...]
 ):
-    """Level l has ceil(size / stride) cells, as strided convolutions give."""
+    """Each level has ceil(input size / stride) cells in each direction, as strided convolutions give."""
     batch = Recipe(cells=cells, strides=strides).build()
     assert batch.grids == grids == Recipe(cells=cells, strides=strides).grids
     assert batch.size == (cells[0] * strides[0], cells[1] * strides[0])
@@ -101,7 +101,7 @@ def test_levels_cover_the_input(
 @quickly
 @given(recipe=recipes(), data=st.data())
 def test_without_an_image_the_others_keep_their_predictions(recipe: Recipe, data: st.DataObject):
-    """Removing an image leaves the others unchanged, so that Hypothesis can shrink a failing batch."""
+    """Removing an image from a recipe leaves the predictions of the other images unchanged, as shrinking needs."""
     images, streams = ((), *recipe.images), (7, *(recipe.streams or range(len(recipe.images))))
     gone = data.draw(st.integers(0, len(images) - 1))
     whole = dataclasses.replace(recipe, images=images, streams=streams, copies=())
@@ -127,7 +127,7 @@ def test_without_a_ground_truth_random_predictions_stay(recipe: Recipe):
 
 
 def test_every_image_has_its_own_stream():
-    """By default streams differ; the same stream makes the same random numbers."""
+    """By default each image has its own random stream; images with the same stream have equal predictions."""
     images = (Truth("ordinary"),), (Truth("ordinary"),)
     first, second = Recipe(images).build().feature_maps[0]
     assert not torch.equal(first, second)

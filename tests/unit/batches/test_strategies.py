@@ -1,4 +1,4 @@
-"""Strategies draw every hazard often enough, batches that can expose faults, and the requested kinds of batches."""
+"""Strategies of recipes: frequency of each hazard, share of unambiguous batches, and sizes of batches."""
 
 from collections import Counter
 from functools import cache
@@ -38,7 +38,7 @@ STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
 
 @cache
 def drawn(name: str) -> list[Recipe]:
-    """Return recipes of a strategy, the same recipes in every call."""
+    """Return a list of recipes drawn from the strategy with the given name, the same list in every call."""
     return draw(STRATEGIES[name], DRAWS if name == EVERY else DRAWS // 2)
 
 
@@ -48,7 +48,7 @@ def built(name: str) -> list[Batch]:
 
 
 def draw(strategy: SearchStrategy[Recipe], count: int) -> list[Recipe]:
-    """Return recipes from twelve runs of Hypothesis, because within one run it often repeats earlier draws."""
+    """Return `count` recipes from twelve runs of Hypothesis, because within a run it often repeats earlier draws."""
     found: list[Recipe] = []
     for number in range(12):
 
@@ -188,7 +188,7 @@ def test_emphasis_leaves_most_other_hazards_possible(emphasis: str):
 
 
 def test_most_batches_are_not_trivial():
-    """Most batches have positives; with trivial batches the suite could not find faults."""
+    """Candidates are many, and most overlap their ground truth; trivial batches could not expose faults."""
     contents = [Content(batch) for batch in built(EVERY)]
     candidates = sum(int(content.candidates.sum()) for content in contents)
     overlapping = sum(int((content.overlap > 0).sum()) for content in contents)
@@ -198,7 +198,7 @@ def test_most_batches_are_not_trivial():
 
 
 def test_many_batches_have_one_answer_alone():
-    """Many batches have a unique assignment. On ambiguous batches the judge is less strict."""
+    """At least 30 % of the batches have a unique assignment; on ambiguous batches the judge is less strict."""
     unique = [batch.hazards for batch in built(EVERY) if not AMBIGUOUS & batch.hazards]
     assert len(unique) >= 0.3 * DRAWS
     assert sum("contested_selection" in hazards for hazards in unique) >= 0.05 * DRAWS
@@ -282,7 +282,7 @@ def test_rows_are_sorted_unless_asked_for():
 
 @pytest.mark.parametrize("topk", [1, 10, 13, 30])
 def test_there_are_always_as_many_anchors_as_k(topk: int):
-    """TAL-TOPK-2: batches with fewer than k anchors are errors, and come from another strategy."""
+    """TAL-TOPK-2: this strategy draws no batch with fewer than k anchors, on which implementations must raise."""
     found = draw(recipes(hyperparameters=st.just(Hyperparameters(topk=topk)), ties=True), 60)
     assert all(recipe.build().anchors >= topk for recipe in found)
     assert {recipe.hyperparameters.topk for recipe in found} == {topk}
@@ -318,7 +318,7 @@ def test_training_size_with_few_ground_truths_has_one_assignment():
 
 
 def test_a_hidden_assignment_of_training_size_is_judged():
-    """The fault changes weights alone, which a loss that is judged by one of several assignments could explain."""
+    """A fault that changes only weights is found in a loss that does not expose its assignment, at training size."""
     hidden = Hidden(FaultyReference(FAULTS["beta_of_five"], exposes_stages=False))
     with pytest.raises(Failure):
         judge_against_reference(
@@ -327,7 +327,7 @@ def test_a_hidden_assignment_of_training_size_is_judged():
 
 
 def test_the_first_batch_of_training_size_is_the_whole_size():
-    """The simplest training-sized batch has ground truths, because a run may draw only one batch."""
+    """The simplest training-sized batch, often the only one of a run, has 300 ground truths in each image."""
     simplest = find(training_size(), lambda _: True)
     assert {len(truths) for truths in simplest.images} == {300}
 

@@ -1,4 +1,4 @@
-"""Kinds of ground truth have the properties that their names promise, for all digits."""
+"""Kinds of ground truths have the properties that their names promise, for all positions and sizes."""
 
 from collections.abc import Callable
 
@@ -118,7 +118,7 @@ def has_two_bits(number: int) -> bool:
 def test_pixels_survive_normalisation_to_the_last_bit(
     kind: str, canvas: Canvas, at: tuple[int, int], size: tuple[int, int]
 ):
-    """ANN-1: normalising and back is exact in float32 if both sides are 2^i or 2^i + 2^j pixels."""
+    """ANN-1: normalising a box and back is exact in float32 if both sides of the input are 2^i or 2^i + 2^j pixels."""
     cells = canvas.height // canvas.stride, canvas.width // canvas.stride
     recipe = Recipe(((Truth("ordinary"), Truth(kind, 0, at, size)),), cells, canvas.strides)
     batch = recipe.build()
@@ -129,7 +129,7 @@ def test_pixels_survive_normalisation_to_the_last_bit(
 
 
 def test_most_inputs_are_exact():
-    """Most grids fulfil the condition of the previous test, so that rounding removes few hazards."""
+    """At least 70 % of the inputs have sides of 2^i or 2^i + 2^j pixels, on which boxes are not rounded."""
     exact = [
         all(has_two_bits(count * strides[0]) for count in cells) for cells in CELLS for strides in STRIDES
     ]
@@ -137,14 +137,14 @@ def test_most_inputs_are_exact():
 
 
 def test_sizes_of_three_bits_do_round():
-    """The condition is necessary: on an input of 56 px (7 cells) some lattice points are rounded."""
+    """On an input of 56 px, a sum of three powers of two, some multiples of 1/64 px are rounded; of 48 px, none."""
     lattice = torch.arange(1, 56 * 64, dtype=torch.float32) / 64
     assert not torch.equal((lattice / 56) * 56, lattice)
     assert torch.equal((lattice / 48) * 48, lattice)
 
 
 def test_labels():
-    """`identical` and `other_class` take their class from the previous ground truth."""
+    """A ground truth `identical` has the class of the previous ground truth, and `other_class` another class."""
     canvas = Canvas(64, 64, (8,))
     truths = [Truth("ordinary", 2), Truth("identical", 0), Truth("other_class", 1), Truth("ordinary", 1)]
     assert [label for label, _ in resolve(truths, canvas, 3)] == [2, 2, 0, 1]

@@ -1,4 +1,4 @@
-"""The selection of implementations to time, and the end of benchmarks when time is used up."""
+"""The command `bench`: selection of implementations to time, and end of the benchmark at its time limit."""
 
 import pytest
 from tests.common.fake_clock import FakeClock

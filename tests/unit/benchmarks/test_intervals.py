@@ -1,4 +1,4 @@
-"""Ratios of paired times and their bootstrap interval."""
+"""Median ratio of the times of two implementations, and its bootstrap interval."""
 
 from math import comb
 
@@ -13,7 +13,7 @@ def cumulative(k: int, n: int) -> float:
 
 
 def test_the_interval_is_the_bootstraps_own():
-    """The interval agrees with the known distribution of a resample's median, for the ratios 1 to 11."""
+    """For the ratios 1 to 11, the interval agrees with the exact distribution of the median of a resample."""
     n = 11
     low, high = (min(k for k in range(1, n + 1) if cumulative(k, n) >= share) for share in (0.025, 0.975))
     assert paired_ratio([float(k) for k in range(1, n + 1)], [1.0] * n) == Ratio(6.0, float(low), float(high))

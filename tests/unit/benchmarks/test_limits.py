@@ -1,4 +1,4 @@
-"""Minimum number of bytes moved, and the corresponding lower limit of the time."""
+"""Minimum number of bytes that a loss must read and write, and the lower limit of its time that follows."""
 
 import re
 

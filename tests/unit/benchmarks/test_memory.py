@@ -62,7 +62,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_planted_allocation_is_seen(adapters: Path, batch: Batch):
-    """The measured peak contains an allocation by the operation, and no such amount without it."""
+    """The peak memory of an adapter includes a large planted allocation, and is small without the allocation."""
     wasteful, frugal = (
         peak_bytes(find(f"{adapters}:{name}"), batch, "cpu", "assign") for name in ("Wasteful", "Frugal")
     )

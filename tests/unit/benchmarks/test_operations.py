@@ -1,4 +1,4 @@
-"""Timed operations get their own inputs, and their results are checked once."""
+"""Timed operations get fresh copies of their inputs in every call, and their results are verified once."""
 
 from dataclasses import replace
 

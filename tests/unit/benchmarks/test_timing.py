@@ -1,4 +1,4 @@
-"""Interleaved rounds, with a fake clock that only the operations advance."""
+"""Timing of implementations in interleaved rounds, with a fake clock that only the operations advance."""
 
 import gc
 
@@ -47,7 +47,7 @@ def test_a_slow_implementation_is_seen_whatever_the_machine_does():
 
 @pytest.mark.parametrize("raises_in", [0, 2])
 def test_one_that_raises_leaves_the_others_their_times(raises_in: int):
-    """An operation that raises when it is verified, or in a later round, does not affect the times of the others."""
+    """If an operation raises in the verifying call or in round 2, the times of other operations are unaffected."""
     clock = FakeClock()
     operations = {
         "first": taking(clock, "first", lambda _: 1),
@@ -127,7 +127,7 @@ def test_the_wall_clock_moves_forward():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_cuda_clock_sees_what_the_device_does_after_the_call_returned():
-    """The CUDA clock measures queued work: twenty times the work takes longer, although the call returns at once."""
+    """The CUDA clock measures queued work: 20 matrix products take longer than one, though the call returns at once."""
     clock = clock_of("cuda")
     matrix = torch.ones(2048, 2048, device="cuda")
 
@@ -143,7 +143,7 @@ def test_the_cuda_clock_sees_what_the_device_does_after_the_call_returned():
 
 
 def test_on_cuda_nothing_waits_while_time_is_taken(monkeypatch: pytest.MonkeyPatch):
-    """Device and events are mocks that record the order of calls: nothing synchronises between two marks."""
+    """On a mocked CUDA device, no synchronisation happens between the first and the last event of a measurement."""
     asked: list[str] = []
 
     class Event:

@@ -1,4 +1,4 @@
-"""Adapters for timing compute the same results as the judged adapters."""
+"""Uninstrumented adapters, which are timed, compute the same results as the adapters that are judged."""
 
 from typing import Any
 

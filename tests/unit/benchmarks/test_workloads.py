@@ -1,4 +1,4 @@
-"""The timed batches resemble batches of real trainings."""
+"""Benchmark batches resemble the batches of real trainings."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""All checks of the suite run on a given batch, so that a failure found by any of them is reproduced."""
+"""`check` runs every check of the suite on a given batch, so that it reproduces a failure of any of them."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ NAN = NonFiniteBatch(Recipe(images=((Truth("ordinary"),),), cells=(5, 5), predic
 
 
 class WrongAssigner(ReferenceAdapter):
-    """A faulty assigner beside a loss with a correct assigner."""
+    """A separate assigner that always selects 7 anchors, beside a correct loss."""
 
     def assign(self, inputs: Any) -> Assignment:
         return super().assign(replace(inputs, hyperparameters=replace(inputs.hyperparameters, topk=7)))
@@ -38,7 +38,7 @@ class OnTheCpu(ReferenceAdapter):
 
 
 class WrongTerms(ReferenceAdapter):
-    """A loss whose terms have each other's gradients, with a correct sum."""
+    """A loss with the gradients of box and cls exchanged, and a correct sum."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)
@@ -46,7 +46,7 @@ class WrongTerms(ReferenceAdapter):
 
 
 class Noisy(ReferenceAdapter):
-    """A loss within every bound whose bits differ from run to run."""
+    """A loss whose items alternate by a rounding error from call to call, within all bounds."""
 
     calls = 0
 

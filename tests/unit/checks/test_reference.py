@@ -1,4 +1,4 @@
-"""A failing batch of any kind is recorded as a failure, never as conforming."""
+"""Judging against the reference: every kind of failure is recorded in the run log, never as conforming."""
 
 from dataclasses import replace
 from functools import partial
@@ -66,7 +66,7 @@ def test_a_relation_that_says_nothing_is_no_batch(log: RunLog):
 
 
 class Returns(ReferenceAdapter):
-    """An assigner that returns a result where it must raise."""
+    """A loss that returns None where it must raise."""
 
     def loss(self, *arguments: Any) -> Any:
         return None

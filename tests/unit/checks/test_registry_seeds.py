@@ -1,4 +1,4 @@
-"""In a reproducible profile, draws depend only on the name of the check."""
+"""In a reproducible profile, the values that Hypothesis draws for a check depend only on the check's name."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ REPEATING = settings(max_examples=20, derandomize=True, database=None)
 
 
 def draws(name: str, repeats: bool, documented: bool) -> list[int]:
-    """Return the numbers that a check with the given name draws; `documented` changes the source of its body."""
+    """Return the integers drawn for a check with the given name; `documented` adds a docstring to its code."""
     drawn: list[int] = []
     if documented:
 

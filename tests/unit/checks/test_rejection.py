@@ -1,4 +1,4 @@
-"""An implementation must refuse some batches; a mistake in its code is not a refusal."""
+"""On some batches implementations must raise; an exception from a programming error does not count."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -28,11 +28,11 @@ TOO_SMALL = replace(WHOLE, hyperparameters=Hyperparameters(topk=WHOLE.anchors + 
 
 
 class Fails:
-    """An assigner that raises where k exceeds the number of anchors, or everywhere.
+    """An assigner that raises `error` if k exceeds the number of anchors, or in every call.
 
     Attributes:
-        error: the exception.
-        always: True to raise on every batch.
+        error: the exception to raise.
+        always: True to raise in every call.
     """
 
     version = "1"

@@ -1,4 +1,4 @@
-"""`bisect`: clauses, ranges and the line about each change."""
+"""Command `bisect`: searched clauses, ranges of releases, and the printed line about each change of behaviour."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def test_the_release_of_a_change(capsys: Capture):
 
 
 def test_workers_are_closed(monkeypatch: pytest.MonkeyPatch, releases: None, capsys: Capture):
-    """Every worker that `bisect` started is closed at the end: its later calls start a new process."""
+    """`bisect` closes every worker process that it started."""
     running: set[int] = set()
 
     class Worker:

@@ -1,4 +1,4 @@
-"""`clause`: the sentences of clauses, which are those of the specification."""
+"""Command `clause`: it prints the sentences of the specification about the given clauses."""
 
 import pytest
 

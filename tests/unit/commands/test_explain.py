@@ -1,4 +1,4 @@
-"""`explain`: a case on the command line, in words, and one clear line for everything that cannot be explained."""
+"""Command `explain`: it describes a case file in words, and prints one line if it cannot explain the case."""
 
 from pathlib import Path
 

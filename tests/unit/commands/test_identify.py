@@ -1,4 +1,4 @@
-"""`identify`: one sentence that says what an implementation computes, its evidence, and what it leaves."""
+"""Command `identify`: a sentence about what an implementation computes, evidence, and unexplained differences."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def _few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_composed_dialect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """The first line is the sentence; a choice has its clause and a batch that needs it; the rest fits a screen."""
+    """For the oldest dialect with a mean class loss, it names dialect, choice and clause in at most 40 lines."""
     adapter = ReferenceAdapter(parse("ultralytics-8.0.51, class_loss=mean"))
     monkeypatch.setattr(identify, "find", lambda name: implementation_from(adapter, name))
     assert main(["identify", "mine"]) == 0

@@ -1,4 +1,4 @@
-"""`tal-conformance measure`: failures of an implementation are reported, and the other batches are measured."""
+"""Command `measure`: batches on which the implementation fails are reported, and all others are measured."""
 
 import sys
 from pathlib import Path

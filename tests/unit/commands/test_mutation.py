@@ -1,4 +1,4 @@
-"""The link `latest` after a run of `power`."""
+"""Command `power`: the link `latest` keeps pointing to a run of the suite if there is one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`overhead`: steps are timed in turns, and steps in which a batch is stored are errors."""
+"""Command `overhead`: training steps with and without recorder are timed; a step that stores a batch is an error."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ Step = Callable[..., object]
 
 @pytest.fixture
 def step() -> Step:
-    """Return a step: a call of the official loss on predictions times a factor."""
+    """Return a function `step(factor)` that computes the official loss on predictions multiplied by `factor`."""
     import ultralytics
 
     adapter, rows = UltralyticsAdapter(ultralytics.__version__), BATCH.annotations
@@ -54,7 +54,7 @@ def test_the_recorder_is_there_in_every_second_step(step: Step):
 
 
 def test_what_is_captured_is_no_measurement(step: Step):
-    """A loss that grows is stored at each step, so that the overhead cannot be measured."""
+    """If the loss grows at each step, the recorder stores a batch at each step, and `compared` raises an error."""
     factors = itertools.count(1)
     with pytest.raises(RuntimeError, match="expected no stored batch between two captures"):
         room.compared(lambda: step(next(factors)), 3)

@@ -1,4 +1,4 @@
-"""`tal-conformance replay`: verdict, stages and picture of any case file; other files are reported in one line."""
+"""Command `replay`: verdict, stages and picture of a case file; one line of error for any other file."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ Run = Callable[..., tuple[int, str, list[str]]]
 
 @pytest.fixture
 def replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command, and return its status, its output and its lines of errors."""
+    """Return a function that runs `replay` and returns exit status, standard output and lines of standard error."""
 
     def run(*arguments: Any) -> tuple[int, str, list[str]]:
         status = main(["replay", *map(str, arguments), "--pictures", str(tmp_path / "pictures")])
@@ -201,7 +201,7 @@ def test_what_comes_with_the_project_is_replayed(replay: Run):
 
 
 def test_unusual_inputs_are_remarked_on(replay: Run, tmp_path: Path):
-    """Rows in pixels are judged as any rows; the reader is told that they lie outside the image."""
+    """A batch with annotations in pixels is judged, with a remark that its ground truths lie outside the image."""
     path = tmp_path / "pixels.safetensors"
     annotations = SMALL.annotations.clone()
     annotations[:, 2:] *= 64
@@ -222,7 +222,7 @@ def test_a_loss_over_predictions_that_are_not_finite_says_that_it_passes_them_on
 
 
 def test_an_exception_is_explained_by_the_rows_and_by_its_traceback(replay: Run, tmp_path: Path):
-    """There is no report beside a replay: the traceback is printed, and the message does not send to a report."""
+    """An IndexError on unsorted rows: `replay` prints a remark on the rows and the traceback, and names no report."""
     path = tmp_path / "unsorted.safetensors"
     both = Recipe(((Truth("ordinary"),), (Truth("ordinary", at=(8, 8)),)), predictions="near").build()
     replace(both, annotations=both.annotations.flip(0)).save(path)

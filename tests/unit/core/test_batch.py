@@ -1,4 +1,4 @@
-"""Batch: its id, its one-line description, and the parts that it rejects."""
+"""`Batch`: its id, its one-line description, conversions, and the invalid contents that it rejects."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ def next_float(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def test_sizes():
-    """PRE-1, PRE-2: number of images and anchors, grids, and size of the input."""
+    """PRE-1, PRE-2: a batch derives images, anchors, grids and input size from the shapes of its feature maps."""
     batch = RECIPE.build()
     assert (batch.images, batch.anchors, batch.size, batch.grids) == (3, 24 + 6, (32, 48), ((4, 6), (2, 3)))
     assert [tuple(level.shape) for level in batch.feature_maps] == [(3, 67, 4, 6), (3, 67, 2, 3)]
@@ -120,7 +120,7 @@ def test_changes_besides_the_content_do_not_change_the_id(change: Change):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_to_another_dtype(dtype: torch.dtype):
-    """Only predictions are converted."""
+    """`Batch.to(dtype=...)` converts the feature maps, and leaves the annotations in float32."""
     batch = RECIPE.build()
     converted = batch.to(dtype=dtype)
     assert converted.dtype == dtype
@@ -134,7 +134,7 @@ def test_to_another_dtype(dtype: torch.dtype):
 
 
 def test_rounding_to_another_dtype_can_bring_a_hazard():
-    """A logit below the saturated range is rounded into it in bfloat16."""
+    """A class logit of 16.99 is not saturated in float32; in bfloat16 it is rounded to 17 and is."""
     recipe = Recipe(((Truth("huge"),),), (4, 4), predictions="constant")
     batch = with_map(recipe.build(), set_at(0, -1, 0, 0, value=16.99))
     batch = dataclasses.replace(batch, hazards=hazards_of(batch))
@@ -143,7 +143,7 @@ def test_rounding_to_another_dtype_can_bring_a_hazard():
 
 
 def test_to_another_device():
-    """The meta device stands for any other device: everything moves, and no value is read."""
+    """`Batch.to("meta")` moves all tensors without reading a value; the meta device stands for any device."""
     moved = RECIPE.build().to("meta")
     assert {moved.device.type, *(level.device.type for level in moved.feature_maps)} == {"meta"}
     assert moved.annotations.device.type == "meta"
@@ -334,7 +334,7 @@ def test_invalid_batches_are_rejected(
 
 
 def test_coordinates_outside_the_image_are_annotations():
-    """ANN-1 does not bound coordinates; ANN-3 decides which rows count."""
+    """ANN-1: a batch with a negative coordinate is accepted, because the clause does not bound coordinates."""
     batch = with_rows(RECIPE.build(), set_at(0, 2, value=-7.5))
     assert batch.annotations[0, 2] == -7.5
 

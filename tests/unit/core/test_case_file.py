@@ -61,7 +61,7 @@ def test_a_saved_batch_is_loaded_again(folder: Path, recipe: Recipe):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_dtypes_settings_and_strange_predictions(tmp_path: Path, dtype: torch.dtype):
-    """Predictions may be non-finite: the clauses NONFINITE-* judge how implementations treat them."""
+    """Saving and loading preserves dtype, hyperparameters, origin, and predictions of NaN and -inf."""
     batch = dataclasses.replace(
         RECIPE.build().to(dtype=dtype),
         hyperparameters=Hyperparameters(topk=7, topk2=1, alpha=0.1),
@@ -100,7 +100,7 @@ def test_nothing_is_left_beside_the_file(file: Path):
 
 
 def test_a_save_that_fails_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch):
-    """On a full disk, for example: the old file stays complete, and no unfinished file is left."""
+    """If saving raises, as on a full disk, the old file stays complete, and no unfinished file remains."""
 
     def half_a_file(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half")
@@ -212,7 +212,7 @@ Tensors = dict[str, Tensor]
 
 
 def forged(path: Path, change: Callable[[Case, Tensors], Any], case_text: str | None = None) -> Path:
-    """Write a file with changed content and a valid checksum, as another version might."""
+    """Write a case file whose content `change` has modified, with a valid checksum; return its path."""
     batch = RECIPE.build()
     tensors = {"annotations": batch.annotations.clone(), "level.0": batch.feature_maps[0].clone()}
     case: Case = {
@@ -229,7 +229,7 @@ def forged(path: Path, change: Callable[[Case, Tensors], Any], case_text: str | 
 
 
 def test_an_unchanged_forgery_is_the_batch(tmp_path: Path):
-    """An unchanged forgery is read as the batch, so that the tests below reject the changes only."""
+    """A file of `forged` without a change is read as the batch, so that the tests below reject the changes only."""
     assert_same(Batch.load(forged(tmp_path / "case.safetensors", lambda case, tensors: None)), RECIPE.build())
 
 
@@ -331,12 +331,12 @@ def test_a_wrong_checksum_is_rejected(tmp_path: Path, checksum: object):
 
 
 def test_settings_that_a_file_does_not_know_have_their_defaults(tmp_path: Path):
-    """A hyperparameter that is missing in a file has its default, so that hyperparameters can be added."""
+    """A hyperparameter that is missing in a case file has its default, so that old files remain readable."""
     path = forged(tmp_path / "case.safetensors", lambda case, _: case["hyperparameters"].pop("dfl_gain"))
     assert_same(Batch.load(path), RECIPE.build())
 
 
 def test_whole_numbers_are_floats_where_floats_are_meant(tmp_path: Path):
-    """Other tools may write 6 for 6.0 in JSON."""
+    """A case file with the integer 6 for the float hyperparameter beta is read as 6.0."""
     path = forged(tmp_path / "case.safetensors", lambda case, _: case["hyperparameters"].update(beta=6))
     assert_same(Batch.load(path), RECIPE.build())

@@ -1,4 +1,4 @@
-"""Readers open regular files of limited size only; nothing blocks on a pipe or fills the memory."""
+"""Reading files: only regular files of limited size are opened, so that no pipe blocks and memory suffices."""
 
 import os
 from collections.abc import Callable

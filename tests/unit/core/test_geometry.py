@@ -73,7 +73,7 @@ def test_pixel_boxes(recipe: Recipe):
 @quickly
 @given(recipe=recipes(small_boxes=True))
 def test_candidates_overlap_and_metric(recipe: Recipe):
-    """TAL-CAND-1, TAL-CAND-2, IOU-1 and TAL-MET-1, in float32 as in the detection of hazards."""
+    """TAL-CAND-1, TAL-CAND-2, IOU-1, TAL-MET-1: candidates, overlap and metric equal those of the reference."""
     batch = recipe.build()
     content = Content(batch)
     anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
@@ -97,7 +97,7 @@ def test_candidates_overlap_and_metric(recipe: Recipe):
 @pytest.mark.parametrize("reg_max", [2, 3, 4, 8, 16, 17, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_whole_and_half_distances_are_encoded_exactly(reg_max: int, dtype: torch.dtype):
-    """Encodings of whole and half distances are exact, as required for exact hits and ties."""
+    """Distances that are multiples of half a cell are encoded as logits and decoded to exactly the same distances."""
     sides = (
         torch.arange(8 * ((reg_max + 3) // 4), dtype=torch.float32).reshape(-1, 4).clamp(max=2 * reg_max - 2)
         / 2
@@ -122,7 +122,7 @@ def test_distances_beyond_the_bins_are_clamped():
 
 
 def test_one_bin_is_the_distance_itself():
-    """DEC-1 with R = 1: the logit is the distance."""
+    """DEC-1 with R = 1: a distance is encoded as itself, also a negative one."""
     assert layout.encode(torch.tensor([2.5, -1.0]), 1).tolist() == [[2.5], [-1.0]]
 
 
@@ -137,7 +137,7 @@ def test_noisy_distances_are_missed_by_some_tenths_and_differ_by_anchor():
 @quickly
 @given(recipe=recipes())
 def test_shared_anchors_are_not_written_to(recipe: Recipe):
-    """Anchors are cached: two equal calls return the same tensors, with unchanged values."""
+    """Building a batch does not change the values of the cached anchor tensors."""
     grids, strides = recipe.grids, recipe.strides
     before = [part.clone() for part in layout.anchors(grids, strides)]
     recipe.build()

@@ -1,4 +1,4 @@
-"""Suggestions for mistyped names."""
+"""Error messages suggest similar names for mistyped names."""
 
 import pytest
 

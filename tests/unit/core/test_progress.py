@@ -1,4 +1,4 @@
-"""Progress of long operations: plain lines without a terminal, bars with one."""
+"""Progress of long operations: a bar on a terminal, plain lines elsewhere."""
 
 import io
 import sys

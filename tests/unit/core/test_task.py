@@ -1,4 +1,4 @@
-"""Tasks: the facts of every loss family, tables with a row per task, and unknown tasks in batches and files."""
+"""`Task`, the description of a loss family: its fields, the tables with a row per task, and unknown tasks."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def rotated_batch() -> Batch:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_the_facts_of_a_task_agree_with_each_other(task: Task):
-    """Names are constants, occur once and refer to something."""
+    """Stage names of a task are constants of `StageName` and unique; terms and items refer to existing fields."""
     constants = {value for name, value in vars(StageName).items() if name.isupper()}
     names = [stage.name for stage in task.stages]
     assert len(set(names)) == len(names)
@@ -70,7 +70,7 @@ def test_the_facts_of_a_task_agree_with_each_other(task: Task):
 
 
 def test_detection():
-    """The facts of detection have not changed, because case files, run logs and reports rely on them."""
+    """Stages, items and channels of the detection task are fixed: case files, run logs and reports rely on them."""
     assert list(DETECT.clauses) == [
         *("decode", "candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation"),
         *("cls", "box", "dfl", "total", "gradients"),
@@ -96,7 +96,7 @@ ROWS: dict[str, Mapping[str, object]] = {
     "layers of pictures": LAYERS_BY_TASK,
     "planted faults": FAULTS_BY_TASK,
 }
-"""The tables by task of all rooms."""
+"""All tables of the suite that need a row for each task."""
 
 
 def missing_rows(task: Task) -> list[str]:
@@ -106,13 +106,13 @@ def missing_rows(task: Task) -> list[str]:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_task_is_complete(task: Task):
-    """Every table has a row for every task; without it, its batches could not be drawn, judged or shown."""
+    """Every table has a row for every task, so that the task's batches can be generated, judged and drawn."""
     assert missing_rows(task) == []
 
 
 @pytest.mark.parametrize("table", ROWS)
 def test_a_task_without_a_row_is_incomplete(table: str, monkeypatch: pytest.MonkeyPatch):
-    """A task without a row in one table is reported with the name of the table."""
+    """If a task has no row in one table, `missing_rows` returns the name of that table."""
     for name, rows in ROWS.items():
         if name != table:
             monkeypatch.setitem(rows, ROTATED.name, rows[DETECT.name])  # type: ignore[arg-type] # tables are dicts
@@ -120,13 +120,13 @@ def test_a_task_without_a_row_is_incomplete(table: str, monkeypatch: pytest.Monk
 
 
 def test_no_table_has_a_row_of_an_unknown_task():
-    """Rows of unknown tasks, such as misspelt names, are reported."""
+    """The keys of every table are names of tasks, without misspelt names."""
     assert all(set(table) <= set(TASKS) for table in ROWS.values())
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_stage_of_a_task_has_planted_faults(task: Task):
-    """Every stage has planted faults, which prove that it is judged."""
+    """Every stage of a task has at least one planted fault, which proves that the stage is judged."""
     faults = FAULTS_BY_TASK[task.name].values()
     assert {fault.stage for fault in faults} == set(task.clauses)
 
@@ -146,7 +146,7 @@ def test_the_log_line_lists_stages_and_terms_in_order():
 
 
 def test_stages_of_named_branches_begin_with_the_branch():
-    """A judgement has the stages of every branch, with names that begin with the branch."""
+    """A judgement of a task with two branches has the stages of both, named such as "one2one/top-k"."""
     assert stage_name(StageName.TOP_K, "") == "top-k"
     assert stage_name(StageName.TOP_K, "one2one") == "one2one/top-k"
     judgement = Judgement(ROTATED)
@@ -156,7 +156,7 @@ def test_stages_of_named_branches_begin_with_the_branch():
 
 @pytest.mark.usefixtures("rotated")
 def test_a_batch_of_another_task(tmp_path: Path):
-    """Columns, channels and extras follow the task; case files store them; the id depends on them."""
+    """A batch of a registered task "rotated" is saved and loaded with its extra tensors; its id depends on them."""
     batch = rotated_batch()
     assert batch.family is ROTATED
     assert "task rotated" in batch.describe()
@@ -190,13 +190,13 @@ def test_extras_follow_the_device_and_predicted_ones_the_dtype():
     ],
 )
 def test_a_batch_that_does_not_fit_its_task_is_rejected(change: dict[str, object], message: str):
-    """ValueError names the wrong part, its value and the task's expectation."""
+    """Wrong extras, columns, channels or an unknown task raise ValueError with the value and the expectation."""
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(rotated_batch(), **change)  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_extras_on_another_device_are_rejected(rotated: Task):
-    """All tensors of a batch are on one device."""
+    """A batch with extra tensors on another device than the feature maps raises ValueError."""
     batch = rotated_batch()
     extras = {name: tensor.to("meta") for name, tensor in batch.extras.items()}
     with pytest.raises(ValueError, match="extra 'masks' is on meta, the feature maps on cpu"):
@@ -205,7 +205,7 @@ def test_extras_on_another_device_are_rejected(rotated: Task):
 
 @pytest.mark.parametrize("unknown", ["task", "extra"])
 def test_a_case_file_of_an_unknown_task_or_extra_is_rejected(unknown: str, tmp_path: Path):
-    """Reading such a file raises InvalidCase."""
+    """Loading a case file with an unknown task or an unexpected extra tensor raises InvalidCase."""
     known = rotated_batch_file(tmp_path, unknown)
     with pytest.raises(InvalidCase, match="unknown task 'rotated'" if unknown == "task" else "extras are"):
         Batch.load(known)
@@ -240,7 +240,7 @@ def test_the_task_of_detection_leaves_ids_and_files_unchanged(tmp_path: Path):
 
 
 def test_an_adapter_names_its_tasks():
-    """The default is detection; an unknown task is an error of the adapter."""
+    """An adapter without tasks supports detection; an adapter with an unknown task is rejected."""
     assert implementation_from(ReferenceAdapter(), "reference").tasks == ("detect",)
     for wrong in ("detect", ("detect", "pose"), (), 3):
         adapter = ReferenceAdapter()

@@ -1,4 +1,4 @@
-"""Bisection over releases: neighbours between which the behaviour changed, in few steps."""
+"""Bisection over releases: it finds neighbouring releases with different behaviour, in few steps."""
 
 import pytest
 

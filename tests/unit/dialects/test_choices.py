@@ -1,4 +1,4 @@
-"""The choices in which two dialects differ, and the batch that shows each choice."""
+"""The choices in which two dialects differ, and for each choice the smallest batch with different results."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -24,7 +24,7 @@ def test_a_dialect_does_not_differ_from_itself():
 
 
 def test_one_choice():
-    """One choice is described in words, by clause, with the smallest batch."""
+    """For dialects that differ in the small-box floor, `choices_between` returns clause, words and smallest batch."""
     other = replace(NEWEST, name="other", small_box_floor=SmallBoxFloor.NONE)
     (choice,) = choices_between(NEWEST, other)
     assert (choice.name, choice.clause) == ("small_box_floor", "TAL-CAND-2")
@@ -34,7 +34,7 @@ def test_one_choice():
 
 
 def test_what_a_dialect_does_not_know_must_be_refused():
-    """If a dialect does not support a batch, returning a result fails and raising conforms."""
+    """On a head with one level, which the dialect does not support, returning a result fails and raising conforms."""
     dialect = DIALECTS["ultralytics-8.4.7"]
     one_level = Recipe(images=((batches.Truth("ordinary"),),))
     returns = implementation_from(ReferenceAdapter(NEWEST), "returns")
@@ -50,7 +50,7 @@ def test_what_a_dialect_does_not_know_must_be_refused():
 
 
 def test_other_exponents_are_judged_by_the_assigner_alone():
-    """TAL-MET-1: the exponents of the detection loss are fixed."""
+    """TAL-MET-1: a batch with alpha = 1 runs only the assigner, because the loss has fixed exponents."""
     calls: list[str] = []
 
     class CountingAdapter(ReferenceAdapter):

@@ -1,4 +1,4 @@
-"""Comparing two implementations: differences by clause, with words, frequency and smallest batch."""
+"""Comparison of two implementations: the list of differences by clause, in words, and how often they occur."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def test_every_strategy_of_both_is_counted():
 
 @pytest.mark.slow
 def test_a_difference():
-    """A difference is listed with clause, words, frequency and smallest batch."""
+    """References in two neighbouring dialects differ in one choice, listed with frequency and smallest batch."""
     comparison = compare(reference_in(OLD, "A"), reference_in(NEWEST, "B"))
     (difference,) = comparison.differences
     assert not comparison.unexpected
@@ -55,7 +55,7 @@ def test_a_difference():
 
 
 def test_each_difference_is_listed_by_itself():
-    """Two differences on the same batch are listed by their own clauses."""
+    """Two differences between dialects are listed separately, each under its own clause."""
     comparison = compare(
         reference_in(DIALECTS["ultralytics-8.0.51"], "A"), reference_in(DIALECTS["ultralytics-8.0.100"], "B")
     )
@@ -74,7 +74,7 @@ def test_a_difference_that_no_ordinary_batch_exercises():
 
 
 def test_a_deviation_from_the_own_dialect_is_listed():
-    """Two implementations that declare the same dialect are compared, too."""
+    """If B declares the dialect of A but follows an older one, B's deviation from its own dialect is listed."""
     comparison = compare(reference_in(NEWEST, "A"), reference_in(OLD, "B", declares=NEWEST))
     assert not comparison.same
     assert comparison.differences == []

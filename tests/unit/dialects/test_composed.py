@@ -1,4 +1,4 @@
-"""Composed dialects: some batch shows each choice, and implementations are judged by it like by a release's dialect."""
+"""Composed dialects: each choice changes a result on some batch, and implementations can be judged by it."""
 
 from dataclasses import fields, replace
 from enum import Enum
@@ -38,21 +38,21 @@ def other_values(name: str) -> list[Any]:
 
 
 SINGLE = [(name, value) for name in DISTINGUISHING for value in other_values(name)]
-"""Every value of every choice but the newest release's."""
+"""All pairs of a choice and a value that differs from the newest release's."""
 
 
 @cache
 def showing(base: Dialect, changed: Dialect, name: str) -> list[Recipe]:
-    """Return generated batches on which the reference's results differ between two dialects."""
+    """Return generated recipes on which the reference's results differ between two dialects."""
     return [
         recipe for recipe in sample_recipes(DISTINGUISHING[name], BATCHES) if differ(base, changed, recipe)
     ]
 
 
 def assert_held_to(adapter: Any, base: Dialect, changed: Dialect, name: str):
-    """Assert that an adapter is refuted by the base dialect, and conforms to the changed dialect on all batches.
+    """Assert that an adapter fails in the base dialect on some batch, and conforms to the changed dialect.
 
-    Some of the batches that show a choice admit both results, because of ties.
+    A single batch need not fail in the base dialect: because of ties, some batches admit both results.
     """
     recipes = showing(base, changed, name)
     subject = Subject(implementation_from(adapter, "adapter"), "cpu")
@@ -70,7 +70,7 @@ def test_every_choice_has_a_clause_words_and_a_strategy():
 
 @pytest.mark.parametrize(("name", "value"), SINGLE, ids=lambda value: str(getattr(value, "value", value)))
 def test_a_choice_shows_and_is_held_to(name: str, value: Any):
-    """The reference with the choice conforms to the composed dialect, and not to the base dialect."""
+    """The reference with one changed choice conforms to that composed dialect, and not to the base dialect."""
     base = BASES.get(name, NEWEST)
     changed = base.but(**{name: value})
     assert_held_to(ReferenceAdapter(changed), base, changed, name)
@@ -99,7 +99,7 @@ PORTED: list[dict[str, str | bool | float]] = [
     {"score_sum_floor": 0.0},
     {"overlap": "iou", "edge_counts": True, "total_times_images": False},
 ]
-"""Choices that a second implementation makes."""
+"""Sets of choices that the second implementation, `DensePort`, supports."""
 
 
 def composed(choices: dict[str, Any]) -> Dialect:
@@ -110,6 +110,6 @@ def composed(choices: dict[str, Any]) -> Dialect:
 @pytest.mark.parametrize("shows", ["all", "nothing"])
 @pytest.mark.parametrize("choices", PORTED, ids=str)
 def test_a_second_implementation_agrees(choices: dict[str, Any], shows: str):
-    """On batches that show the choice, the port conforms to the composed dialect and not to the newest release."""
+    """`DensePort` with these choices conforms to the composed dialect, and not to the newest release's."""
     dialect = composed(choices)
     assert_held_to(DensePort(dialect, shows, **choices), NEWEST, dialect, next(iter(choices)))

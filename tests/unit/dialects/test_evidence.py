@@ -1,4 +1,4 @@
-"""On the distinguishing recipe of each era, the reference's result changes from the previous era's."""
+"""Distinguishing recipes: on each era's recipe, the reference's result differs from the previous era's."""
 
 import pytest
 

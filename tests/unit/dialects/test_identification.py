@@ -1,4 +1,4 @@
-"""Identification: the smallest set of choices that explains an implementation, its proof, and what it leaves."""
+"""Identification: the smallest set of choices that explains an implementation, and unexplained differences."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_an_official_dialect_is_named_alone():
 
 @pytest.mark.slow
 def test_two_choices_are_named_with_their_evidence():
-    """Each is needed on a batch, and explains some alone."""
+    """For a port with plain IoU and an unscaled total, both choices are named, each with its smallest batch."""
     found = identify(port(overlap="iou", total_times_images=False))
     assert found.explained
     assert differences(found.dialect, NEWEST) == differences(
@@ -54,7 +54,7 @@ def test_two_choices_are_named_with_their_evidence():
 
 @pytest.mark.slow
 def test_what_nothing_explains_is_left():
-    """A fault that is not in the catalogue of choices."""
+    """A fault of DFL that no choice describes is reported as unexplained, with clause, count and a failure."""
     adapter: Any = FaultyReference(FAULTS["dfl_weights_swapped"])
     found = identify(implementation_from(adapter, "faulty"), [NEWEST], seconds=8)
     assert not found.explained

@@ -1,4 +1,4 @@
-"""The page of `diff`: each difference between neighbouring dialects with a picture of its smallest batch."""
+"""HTML page of `diff`: differences between two implementations, each with a picture of its smallest batch."""
 
 import re
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def speaking(dialect: str, name: str = "", declares: Dialect | None = None) -> I
 
 @pytest.fixture
 def page_of(tmp_path: Path) -> Callable[[Implementation, Implementation], str]:
-    """Compare two implementations, and return the text of the page."""
+    """Return a function that compares two implementations and returns the HTML text of their page."""
 
     def write(one: Implementation, other: Implementation) -> str:
         path = tmp_path / "deep" / "page.html"
@@ -126,7 +126,7 @@ def test_one_that_leaves_its_own_dialect_fails_there_too(page_of: Page, monkeypa
 
 @pytest.mark.slow
 def test_a_difference_that_is_only_declared_is_told(monkeypatch: pytest.MonkeyPatch):
-    """A difference between declared dialects that the implementation does not have is reported as such."""
+    """If my-B declares another dialect than A but computes the same, the page says "my-B behaves as before"."""
     monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 3)
     compared = compare(
         speaking("ultralytics-8.4.127", "A"), speaking("ultralytics-8.4.127", "my-B", declares=NEWEST)
@@ -196,7 +196,7 @@ def test_rows_out_of_order_meet_what_asks_for_order(shuffled: bool):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Compare dialects by name, from another working directory."""
+    """Make `diff` accept names of dialects, and change to a temporary working directory."""
     monkeypatch.setattr("tal_conformance.commands.diff.find", speaking)
     monkeypatch.chdir(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Releases by number: published, cached and selected ones, and ranges."""
+"""Releases by version number: published, cached and selected releases, and ranges."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Distinct sources of releases, and the edges between releases that were checked."""
+"""Releases with identical source files are checked once; edges between eras that were not checked are listed."""
 
 from pathlib import Path
 

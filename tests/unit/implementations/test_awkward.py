@@ -1,4 +1,4 @@
-"""Awkward adapters are one clear line each, or an error on their batches; never an internal error."""
+"""Adapters with awkward attributes cause a one-line message or an error on a batch, never an internal error."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stored outcomes are read back unchanged; damaged files and outcomes of other batches are rejected with a reason."""
+"""Outcome files: outcomes are read back unchanged; damaged files, and outcomes of other batches, are rejected."""
 
 import json
 from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_numbers_that_are_none_are_kept(path: Path, stored: StoredOutcome, batch
 def rewritten(
     path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None], sealed: bool = True
 ) -> None:
-    """Rewrite a file with changed facts and tensors; `sealed` updates its checksum."""
+    """Rewrite an outcome file with changed metadata and tensors; `sealed` updates its checksum."""
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()[METADATA])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

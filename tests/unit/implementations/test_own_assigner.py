@@ -31,7 +31,7 @@ WRONG = {
     "classes": ({"num_classes": 1}, ""),
     "topk2": ({"topk2": 1}, "conflict"),
 }
-"""What a release's loss might give to its assigner, and where that shows."""
+"""Wrong hyperparameters that a loss could give to its assigner, and the stage at which they are found."""
 
 
 def changed(loss: ModuleType, numbers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Implementation:

@@ -53,7 +53,7 @@ def set_to(value: float) -> Plant:
 
 
 def other_value(tensor: Tensor, place: tuple[int, ...]) -> Tensor:
-    """Invert masks and class indices, and change other numbers by 1 %."""
+    """Return a copy with another value at `place`: 0 and 1 are exchanged, other numbers reduced by 1 %."""
     copy = tensor.detach().clone()
     whole = bool((copy[place] == 0) | (copy[place] == 1))
     copy[place] = 1 - copy[place].float() if whole else copy[place] * 0.99
@@ -78,7 +78,7 @@ NOT_FINITE = {"NaN": float("nan"), "infinity": float("inf"), "minus infinity": f
 
 @dataclass(frozen=True)
 class Field:
-    """One returned tensor: the place of the wrong value, and the stage that must be reported for it."""
+    """A returned tensor: the index of the value to change, and the stage that must be reported for the change."""
 
     name: str
     place: tuple[int, ...]
@@ -112,7 +112,7 @@ READ = (
 
 
 class Double:
-    """The reference's loss and assigner with a changed result."""
+    """The reference with its assignment, inputs or loss changed by the given functions."""
 
     name = "double"
 
@@ -139,7 +139,7 @@ class Double:
 
 
 def verdict(double: Any) -> tuple[Verdict, str, str]:
-    """Return verdict, first diverging stage and message of a double on the batch."""
+    """Return verdict, name of the first diverging stage and message of an adapter on BATCH."""
     try:
         judged = judge(execute(implementation(double), BATCH), Expectation(BATCH, NEWEST))
     except Divergence as error:
@@ -191,7 +191,7 @@ every_field = pytest.mark.parametrize(
 
 
 def test_the_batch_has_what_the_tables_need():
-    """The batch has a contested anchor, a second class and padding."""
+    """BATCH has an anchor selected by two ground truths, two classes and padded ground truths."""
     assert HONEST.stages
     assert (HONEST.stages.selected.sum(1) > 1).any()
     assert HONEST.labels.unique().tolist() == [0, 1]
@@ -261,7 +261,7 @@ def one_hot(number: int, factor: float) -> Tensor:
 
 
 def nothing(maps: tuple[Tensor, ...]) -> Tensor:
-    """Return zero with a gradient of NaN."""
+    """Return a zero whose gradient on the feature maps is NaN."""
     return (maps[0] - maps[0].detach()).abs().sqrt().sum()
 
 
@@ -361,7 +361,7 @@ def in_loss_field(name: str, plant: Plant) -> Double:
 @pytest.mark.parametrize("name", ["total", "items"])
 @pytest.mark.parametrize("planted", MALFORMED)
 def test_malformed_loss(name: str, planted: str):
-    """Malformed losses are errors: None, another type, shape, device or dtype."""
+    """A total or items of None, or of another type, shape, device or dtype, are errors."""
     plant, message = MALFORMED[planted]
     found, stage, text = verdict(in_loss_field(name, plant))
     assert (found, stage) == (Verdict.ERROR, ""), text
@@ -389,7 +389,7 @@ def test_no_field_of_a_loss_is_forgotten():
 
 
 class LossAlone:
-    """The reference's loss without its assignment, with scaled items."""
+    """The reference's loss without its assignment, with items multiplied by `factors`."""
 
     def __init__(self, factors: Tensor) -> None:
         self.factors = factors
@@ -401,7 +401,7 @@ class LossAlone:
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_hidden_assignment_hides_no_wrong_item(factor: float):
-    """A wrong item is found in a loss that exposes neither assignment nor inputs."""
+    """A loss without exposed assignment and inputs, with one item halved or doubled, diverges at that item."""
     for number, stage in enumerate(("box", "cls", "dfl")):
         assert verdict(LossAlone(one_hot(number, factor)))[:2] == (Verdict.DIVERGENT, stage)
 
@@ -436,7 +436,7 @@ def test_it_cannot_change_the_batch():
 
 
 def test_background_has_neither_label_box_nor_owner():
-    """TAL-TGT-1: labels and boxes of background anchors have no meaning; their target scores do."""
+    """TAL-TGT-1: arbitrary labels, boxes and ground truth indices of background anchors conform."""
 
     def noise(honest: Assignment) -> Assignment:
         background = ~honest.foreground

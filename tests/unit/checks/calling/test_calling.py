@@ -1,4 +1,4 @@
-"""Ways of calling: correct implementations pass all of them, and each way finds its planted faults."""
+"""Ways of calling (compiled, channels-last, ...): correct implementations pass, planted faults are found."""
 
 from dataclasses import replace
 from typing import Any

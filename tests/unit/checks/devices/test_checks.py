@@ -1,4 +1,4 @@
-"""The clauses DEVICE-1 to DEVICE-3: implementations that violate them are found, and others are accepted."""
+"""Checks of DEVICE-1 to DEVICE-3: violating implementations are found, and conforming ones are accepted."""
 
 from dataclasses import replace
 from itertools import count

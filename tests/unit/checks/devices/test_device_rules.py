@@ -1,4 +1,4 @@
-"""The rules about mixed devices agree with PyTorch's own, as far as these can be tested without a CUDA device."""
+"""The simulation's rules for operations on mixed devices agree with PyTorch's, as far as no CUDA device is needed."""
 
 import re
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_elementwise_operations_as_pytorch_does(name: str, shape: tuple[int, ...
 
 
 def test_operations_that_ask_for_one_device_are_those_that_pytorch_lists():
-    """PyTorch's list of operations that check devices in their kernels agrees with ours."""
+    """Element-wise operations that PyTorch lists with a device check are in the simulation's list STRICT."""
     folder = resources.files("torchgen") / "packaged" / "ATen" / "native" / "native_functions.yaml"
     if not folder.is_file():
         pytest.skip("this PyTorch comes without its list of operations")

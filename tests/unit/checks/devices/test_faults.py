@@ -21,7 +21,7 @@ def batch() -> Batch:
 
 
 def named(violation: Violation) -> set[tuple[str, str, int]]:
-    """Return operation, file and line of a violation, and the origins of its tensors."""
+    """Return (operation, file name, line number) of a violation and of the operations that made its tensors."""
     places = [(violation.operation, violation.line), *((o.operation, o.line) for o in violation.origins)]
     return {(operation, line.path.rpartition("/")[2], line.number) for operation, line in places}
 

@@ -1,4 +1,4 @@
-"""Every in-process implementation and the judge compute the same values on the simulated device as on the CPU."""
+"""Implementations and the judge compute the same values on the simulated CUDA device as on the CPU."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Nothing:
 
 
 def bits(outcome: Outcome, other: Outcome) -> list[str]:
-    """Return the names of the tensors that differ bitwise."""
+    """Return the names of the tensors that differ bitwise between two outcomes."""
     one, two = named_tensors(outcome), named_tensors(other)
     assert list(one) == list(two)
     return [name for name in one if not equal_bits(one[name], two[name])]

@@ -1,4 +1,4 @@
-"""The simulated device looks like CUDA to Python, computes the CPU's values, and leaves no changes behind."""
+"""The simulated CUDA device looks real to Python, computes the CPU's values, and changes nothing permanently."""
 
 import copy
 import subprocess

@@ -1,4 +1,4 @@
-"""Judging all images of a scope: faults are found on the smallest image or batch that shows them, and counted."""
+"""Exhaustive judging of every image of a scope: faults are reported on the smallest image or batch that has them."""
 
 import json
 from collections.abc import Callable
@@ -34,11 +34,11 @@ from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import RunLog, read_log
 
 TINY = Scope("tiny", (8,), (1, 2), CELLS, 2, (SMALL, LARGE), topk=1)
-"""Two cells beside each other: three boxes of two classes."""
+"""Scope of all images with two cells side by side: three boxes, two classes."""
 
 
 class Session:
-    """The run log of a checker, and its lines."""
+    """A new run log, into which `judge` writes the verdicts of an adapter on a scope."""
 
     def __init__(self, folder: Path) -> None:
         self.log = RunLog.create(folder, "run")
@@ -218,7 +218,7 @@ def test_one_image_among_thousands_is_found(session: Session):
 
 @pytest.mark.slow
 def test_what_only_company_shows_is_reported_with_the_least_company(session: Session):
-    """A fault that needs two images is reported with two: positives vanish if another image is empty."""
+    """A fault that shows only beside an empty image of the batch is reported on a batch of two images."""
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
         counts = inputs.truth_mask[..., 0].sum(1)
@@ -260,7 +260,7 @@ def test_a_wrong_value_with_the_right_gradient_is_found(session: Session):
 
 
 def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkeypatch: pytest.MonkeyPatch):
-    """Suspects that the ordinary judge accepts are not failures; the dense check may be stricter."""
+    """An image that the stricter dense check rejects and the ordinary judge accepts is not a failure."""
     check_chunk = judging.check_chunk
 
     def strict(*arguments: Any) -> Any:
@@ -288,7 +288,7 @@ def test_as_few_as_are_suspect_together_stay(wanted: set[int], count: int):
 
 
 def test_the_smallest_image_comes_first(session: Session):
-    """The smallest failing image is reported: without ground truths if possible, else with one."""
+    """The failing image with the fewest ground truths is reported: none if all images fail, two if others pass."""
 
     def every(right: Assignment, inputs: AssignerInputs) -> Assignment:
         return replace(right, scores=right.scores + 1e-3)

@@ -1,4 +1,4 @@
-"""The dense check accepts only assignments that the ordinary judge accepts, and rejects others except near ties."""
+"""The vectorised check of many images accepts what the ordinary judge accepts, except at near ties."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -45,7 +45,7 @@ def told_of(scope: Scope, numbers: Tensor) -> tuple[Images, AssignerInputs, Expe
 
 
 def following(told: Expected, owner: Tensor, classes: int) -> Assignment:
-    """Return an assignment with the given owners (B, A) and otherwise correct values."""
+    """Return an assignment of anchors to the ground truths `owner` (B, A; -1: background) with correct targets."""
     rows = torch.arange(told.real.shape[1])[:, None]
     positives = owner[:, None] == rows  # (B, M, A)
     own = positives.transpose(1, 2).float()
@@ -56,7 +56,7 @@ def following(told: Expected, owner: Tensor, classes: int) -> Assignment:
 
 
 def one_of(values: object, image: int) -> dict[str, object]:
-    """Return the fields of an assignment or of inputs for one image."""
+    """Return the fields of an assignment or of assigner inputs, cut to one image of the batch."""
     shown = {field.name: getattr(values, field.name) for field in fields(values)}  # type: ignore[arg-type]
     whole = ("anchors", "strides", "head", "hyperparameters", "stages")
     return {name: value if name in whole else value[image : image + 1] for name, value in shown.items()}
@@ -76,7 +76,7 @@ def ordinarily(batch: Batch, assignment: Assignment, inputs: AssignerInputs, ima
 
 
 def admissible(inputs: AssignerInputs, image: int, truths: int) -> Iterator[Tensor]:
-    """Return owners (A,), -1 on background, of some assignments that the ordinary judge admits."""
+    """Yield admissible assignments of one image: the ground truth of each anchor (A,), -1 on background."""
     if not truths:
         return
     found = oracle(inputs, image, truths, NEWEST)
@@ -98,7 +98,7 @@ def test_every_admissible_assignment_is_accepted(scope: Scope):
 @pytest.mark.slow
 @by_name
 def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
-    """Random owners get the same verdict; many of them are one anchor away from an admissible assignment."""
+    """On random assignments, many of them wrong at one anchor, both judges agree except at near ties."""
     images, inputs, told = told_of(scope, sample(scope))
     counts, source = images.present.sum(1).tolist(), torch.Generator().manual_seed(1)
     _, near_tie = uniqueness(told)

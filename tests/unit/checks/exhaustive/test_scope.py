@@ -1,4 +1,4 @@
-"""Images of a scope are distinct and complete, and their number is as documented."""
+"""Scopes of the exhaustive check: their images are distinct and complete, and their number is as documented."""
 
 import re
 from dataclasses import replace
@@ -20,7 +20,7 @@ small_by_name = pytest.mark.parametrize("scope", SMALL_SCOPES, ids=lambda scope:
 
 
 def enumerated(scope: Scope) -> set[tuple[object, ...]]:
-    """Yield every image of a scope by nested loops: its ground truths in order, and the guess of each anchor."""
+    """Return the set of a scope's images from nested loops: (ground truths, index of each anchor's prediction)."""
     height, width = scope.size
     low, step = -scope.margin, scope.lattice
     boxes = [
@@ -39,7 +39,7 @@ def enumerated(scope: Scope) -> set[tuple[object, ...]]:
 
 
 def content(scope: Scope) -> list[tuple[object, ...]]:
-    """Yield the content of each image of the batch with all images of a scope."""
+    """Return (ground truths, index of each anchor's prediction) of every image that a scope builds."""
     batch = scope.batch(torch.arange(len(scope)))
     _, logits = flatten(batch.feature_maps, batch.head)
     guesses = [torch.tensor(guess.logits) for guess in scope.guesses]
@@ -81,7 +81,7 @@ def test_guesses_are_told_apart_and_decode_to_what_they_say(scope: Scope):
 
 @by_name
 def test_no_ground_truth_is_rounded(scope: Scope):
-    """Ground truths are exact in float32, so that candidates do not depend on the order of conversions."""
+    """Normalised boxes are exact in float32, so that candidates do not depend on the order of conversions."""
     batch = scope.batch(torch.arange(1, min(len(scope), 2000)))
     assert converts_exactly(batch.annotations[:, 2:], batch.size).all()
 
@@ -106,7 +106,7 @@ def test_an_image_says_how_to_make_it_again():
 
 
 def test_a_scope_counts_its_images():
-    """The number of images: nine boxes of two classes give 1 + 18 + 18^2 scenes, with two guesses at four anchors."""
+    """9 boxes of 2 classes in 0 to 2 ground truths give 1 + 18 + 18^2 scenes; 2 predictions at 4 anchors, 2^4 each."""
     scope = SCOPES["pairs on cells, k 2"]
     assert (scope.labelled, scope.scenes, scope.anchors) == (18, 343, 4)
     assert len(scope) == 343 * 2**4

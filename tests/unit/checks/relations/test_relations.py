@@ -1,4 +1,4 @@
-"""Each relation finds the faults it is made for, and accepts conforming implementations."""
+"""Metamorphic relations (META-*): each finds its planted faults, and accepts conforming implementations."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -40,12 +40,12 @@ BOTH_MIRRORS = recipes(strides=((8,), (8, 16), (4, 8)), max_images=2)
 
 
 COMPARED = 12
-"""Batches on which each of the right ones is related to itself."""
+"""Number of batches on which each conforming implementation is checked."""
 
 
 @cache
 def batches() -> list[Batch]:
-    """Return batches of all strategies, the same in every test."""
+    """Return batches drawn from all strategies, the same batches in every test."""
     drawn: list[Batch] = []
 
     @QUICK
@@ -67,7 +67,7 @@ ALIKE = (
     ),
     Recipe(images=((Truth("huge"), Truth("tiny")), (Truth("ordinary"),)), strides=(8, 16), reg_max=1),
 )
-"""Batches on which the reference of every dialect is related to itself: each image has ground truths."""
+"""Batches on which the reference of every dialect is checked: each image has ground truths."""
 
 
 def subject(adapter: Any) -> Subject:
@@ -75,7 +75,7 @@ def subject(adapter: Any) -> Subject:
 
 
 def failures(clause: str, tested: Subject) -> Iterator[Failure]:
-    """Return every failure of a relation on the batches."""
+    """Yield each failure of an implementation in the relation `clause`, on all batches of `batches`."""
     for batch in batches():
         try:
             RELATIONS[clause](tested, batch)
@@ -129,13 +129,13 @@ def test_nothing_is_found_in_what_is_right(clause: str, kind: str):
 
 
 RANGES = {"META-SCORE-RANGE", "META-BEST-SCORE"}
-"""Relations within one outcome: they say what an overlap is, and so are broken by one that is not clamped CIoU."""
+"""Relations within one outcome. They define the overlap, so any overlap but clamped CIoU violates them."""
 
 
 @pytest.mark.parametrize("clause", [clause for clause in RELATIONS if clause not in RANGES])
 @pytest.mark.parametrize("kind", SYMMETRIC)
 def test_what_breaks_no_symmetry_is_not_accused_of_it(clause: str, kind: str):
-    """Faults that violate no relation are accepted: bounds are computed from the implementation's own values."""
+    """A wrong implementation with all symmetries passes: relations compare it with itself, not the reference."""
     tested = subject(SYMMETRIC[kind]())
     assert not [str(failure) for failure in failures_among(clause, tested, 24)]
 
@@ -189,7 +189,7 @@ def test_the_reference_of_every_dialect_is_related_to_itself(dialect: Dialect):
 
 
 class DividesByZero(ReferenceAdapter):
-    """Divides by an N of 0 where there are no ground truths."""
+    """A loss whose class loss is infinite on batches without ground truths, as after a division by zero."""
 
     exposes_stages = False
 

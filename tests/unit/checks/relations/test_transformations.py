@@ -1,4 +1,4 @@
-"""Transformed batches: every part appears once, where its mapping states; mirrored twice, a batch is unchanged."""
+"""Transformed batches: ground truths and predictions are where the transformation's mapping says."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ BATCH = BATCH.build()
 
 
 def truths(batch: Batch, image: int) -> tuple[Tensor, Tensor]:
-    """Return labels and pixel boxes of an image."""
+    """Return classes (M,) and boxes (M, 4) in pixels of the ground truths of an image."""
     rows = batch.annotations[batch.annotations[:, 0] == image].double()
     return rows[:, 1].long(), pixel_boxes(rows, batch.size)
 
@@ -120,7 +120,7 @@ def test_what_breaks_the_mirror_symmetry_is_left_out():
 
 
 def test_logits_are_shifted_exactly():
-    """META-LOGIT-SHIFT: each side by another number, so that the differences of its logits keep their bits."""
+    """META-LOGIT-SHIFT: a constant is added to all bins of a side; differences between bins stay bitwise equal."""
     (plan,) = plans("shifted_logits", BATCH)
     source, shifted = (
         flatten(batch.feature_maps, BATCH.head)[0] for batch in (plan.sources[0], only(plan).batch)

@@ -1,4 +1,4 @@
-"""Sequences of calls: dependence on earlier calls is found, reduced, and distinguished from other failures."""
+"""Sequences of calls: results that depend on earlier calls are found, and reduced to the shortest sequence."""
 
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Adapter:
 
 @pytest.fixture
 def module(tmp_path: Path) -> str:
-    """Return an adapter whose module caches anchors for all of its objects."""
+    """Return `file:Adapter` of an adapter whose module caches anchors in a global variable."""
     path = tmp_path / "cached_in_module.py"
     path.write_text(MODULE, encoding="utf-8")
     return f"{path}:Adapter"

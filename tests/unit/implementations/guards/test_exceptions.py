@@ -48,7 +48,7 @@ RAISING: dict[str, Callable[[], None]] = {
 
 
 class Double:
-    """An adapter that calls a function."""
+    """An assigner that calls a function, which is expected to raise."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self.function = function
@@ -97,7 +97,7 @@ def interrupt() -> None:
 
 
 def interrupt_and_hide() -> None:
-    """Receive Ctrl-C, and raise another exception."""
+    """Catch the KeyboardInterrupt of a Ctrl-C, and raise ValueError instead."""
     try:
         interrupt()
     except KeyboardInterrupt:
@@ -106,7 +106,7 @@ def interrupt_and_hide() -> None:
 
 @pytest.fixture(autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
-    """Install Python's handler of SIGINT, because background processes inherit that it is ignored."""
+    """Install Python's handler of SIGINT: background processes inherit a setting that ignores the signal."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Deceptive results are judged by their values, read once; results that only have unusual types conform."""
+"""Results with deceptive types are copied once, and judged by the copied values; unusual types conform."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Changes of torch's global state by an implementation are found, named and undone."""
+"""Changes of torch's global state by an implementation are detected, reported by name and undone."""
 
 from collections.abc import Callable
 from typing import Any

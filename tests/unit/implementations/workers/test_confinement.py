@@ -1,4 +1,4 @@
-"""Workers answer within bounds, use bounded memory, reach no network, and leave nothing behind."""
+"""Worker processes have limits of time, message size and memory, no network, and leave nothing behind."""
 
 import os
 import resource

@@ -75,7 +75,7 @@ def test_a_damaged_copy_is_fetched_again(index: Path, harm: str):
 
 @pytest.mark.slow
 def test_a_damaged_copy_without_an_index(index: Path):
-    """A damaged copy is not used. The message states the damage and a remedy."""
+    """Without an index, a damaged cached package raises PackageUnavailable with the name of the damaged file."""
     folder = ensure_package(SMALL)
     (folder / "small_package/__init__.py").write_text("answer = 43\n", encoding="utf-8")
     shutil.rmtree(index)
@@ -86,7 +86,7 @@ def test_a_damaged_copy_without_an_index(index: Path):
 
 @pytest.mark.slow
 def test_two_at_once(index: Path):
-    """Two concurrent processes both get the complete package, which is installed once."""
+    """Two concurrent processes get the same folder, and only one of them installs the package."""
     script = (
         "import sys; from pathlib import Path; from tal_conformance.implementations.workers import packages as p\n"
         "install = p.install\n"

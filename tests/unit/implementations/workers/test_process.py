@@ -52,14 +52,14 @@ def worker(double: str, timeout: float = 60.0, **notes: str) -> Worker:
 
 
 def meant_for(double: str) -> Batch:
-    """Return a batch that selects the double with the given name."""
+    """Return a batch on which the worker behaves as the test double with the given name."""
     numbers = replace(FULL.hyperparameters, dfl_gain=100.0 + PLACES.index(double))
     return replace(FULL, hyperparameters=numbers)
 
 
 @dataclass
 class Doubles:
-    """An implementation that contains all doubles, in one worker."""
+    """A worker with all test doubles, as an implementation, with its blocked port and its file of process ids."""
 
     worker: Worker
     implementation: Implementation
@@ -91,7 +91,7 @@ def same(one: Implementation, other: Implementation, batch: object) -> bool:
 
 @pytest.mark.slow
 def test_answers_are_those_of_this_process(doubles: Doubles):
-    """Results are bitwise those of this process, including stages and gradients, in all precisions."""
+    """The reference in a worker returns bitwise the results of this process, in float32, bfloat16 and autocast."""
     there, here = doubles.implementation, implementation_from(ReferenceAdapter(), "reference")
     assert (there.capabilities, there.dialect, there.version) == (["assign", "loss", "stages"], NEWEST, "1")
     half = FULL.to(dtype=torch.bfloat16)
@@ -137,7 +137,7 @@ DEADLY = {"Hangs", "Dies", "IsKilled", "Garbage"}
 @pytest.mark.slow
 @pytest.mark.parametrize("double", FAILURES)
 def test_a_failure_is_of_its_batch_alone(doubles: Doubles, double: str):
-    """A failure is reported for its batch. The next batch is answered by the same or a new process."""
+    """A failure is reported for its batch; the next batch succeeds, in a new process if the old one died."""
     execute(doubles.implementation, EMPTY)
     before = doubles.worker.starts
     doubles.worker.timeout = 2.0 if double == "Hangs" else 60.0
@@ -200,7 +200,7 @@ def test_a_clean_environment(doubles: Doubles, monkeypatch: pytest.MonkeyPatch):
 
 
 def gone(pid: int) -> bool:
-    """Return True if a process ends within some seconds."""
+    """Return True if the process ends within five seconds."""
     for _ in range(100):
         stat = Path(f"/proc/{pid}/stat")
         if not stat.exists() or stat.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z":
