@@ -1,4 +1,4 @@
-"""What a pass is worth: the number of planted faults that each profile finds, from the last whole run of `power`."""
+"""Figures of the last whole run of `power`: the number of planted faults that each profile finds."""
 
 import hashlib
 import json
@@ -80,7 +80,7 @@ def write_figures(profile: str, found: list[str], missed: list[str], equivalent:
 
 
 def worth_of(profile: str, whole: bool) -> dict[str, Any]:
-    """Return what a pass of a profile is worth, as the run log has it.
+    """Return the figures of planted faults that a run of a profile logs.
 
     Args:
         profile: name of the profile.

@@ -50,7 +50,7 @@ class StagesJudge(ImageJudge):
             self.judgement.chose_differently = True
 
     def check_candidates(self, candidates: Tensor) -> Agreement:
-        """Compare the candidates (M, A) with those that must and may be candidates (TAL-CAND-1, TAL-CAND-2)."""
+        """Check that the candidates (M, A) have all required pairs and only allowed pairs (TAL-CAND-1, TAL-CAND-2)."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"

@@ -236,7 +236,7 @@ class Expectation:
         Args:
             index: index of the image.
             inputs: inputs that the implementation's assigner read.
-            errors: possible differences of `inputs` from those that the implementation read; None if they are equal.
+            errors: possible differences of `inputs` from the inputs that the implementation read; None: none.
         """
         settled = self.settled
         return oracle(settled.effective(inputs), index, len(self.truths[index]), settled.dialect, errors)

@@ -50,7 +50,7 @@ class InputErrors:
         boxes: (A,) largest difference of a predicted box's edges, in pixels.
         scores: (A, C) largest difference of a class score.
         truths: (M, 4) largest difference of an edge of a ground truth, in pixels.
-        around: the inputs to which the differences refer; None: those that were passed to the implementation.
+        around: the inputs to which the differences refer; None: the inputs that were passed to the implementation.
     """
 
     boxes: Tensor

@@ -1,4 +1,4 @@
-"""What a pass is worth: the number of planted faults that the profile of a run finds."""
+"""Describe in words how many planted faults the profile of a run finds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a pass is worth stands beside it, in table, report and summary."""
+"""Table, report and summary name the number of planted faults that the profile of a passing run finds."""
 
 from pathlib import Path
 from typing import Any
