@@ -73,7 +73,7 @@ def assign(
 
 
 def reach_of(strides: Float[Tensor, "A 1"], reg_max: int) -> Float[Tensor, "A 1"] | None:
-    """Return (A, 1) the largest target distance in pixels (LOSS-DFL-1); None, no limit, for a single bin."""
+    """Return (A, 1) the largest distance in pixels that bins can represent (LOSS-DFL-1); None, no limit, if R = 1."""
     return strides * (reg_max - 1 - LAST_BIN_MARGIN) if reg_max > 1 else None
 
 

@@ -254,7 +254,7 @@ def loss_items(
 def weighted_sums(
     losses: Sequence[Float[Tensor, "P"]], weights: Float[Tensor, "P"], dialect: Dialect
 ) -> list[Float[Tensor, ""]]:
-    """Return for each loss its sum over the positives, each times its weight w, divided by N (LOSS-SUM-1).
+    """Return each loss (P,) as the weighted sum over the positives, divided by the score sum N (LOSS-SUM-1).
 
     Without positives the sums are zero, even in dialects where N can be zero.
     """
@@ -270,7 +270,7 @@ def cls_sum(
     dialect: Dialect,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy summed over all anchors and classes, divided by N (LOSS-CLS-1, LOSS-SUM-1)."""
+    """Return the cross-entropy of all anchors and classes, divided by the score sum N (LOSS-CLS-1, LOSS-SUM-1)."""
     weighting = () if class_weights is None else (class_weights,)
     total = cls_loss(logits, (positives.image, positives.anchor, positives.labels), positives.weights, *weighting)
     return total / positives.weights.sum().clamp(min=dialect.score_sum_floor)
@@ -283,7 +283,7 @@ def side_loss(
     size: tuple[int, int],
     dialect: Dialect,
 ) -> Float[Tensor, "P"]:
-    """Return (P,) the loss of the four distances of each positive: DFL, or L1 if R = 1 (LOSS-DFL-1, COR-1)."""
+    """Return (P,) the mean loss of each positive's four distances: DFL, or L1 if R = 1 (LOSS-DFL-1, COR-1)."""
     reg_max = distances.shape[1] // 4
     if reg_max > 1:
         return dfl_loss(distances, target, reg_max)
@@ -305,7 +305,7 @@ def cls_loss(
 ) -> Float[Tensor, ""]:
     """Return the summed binary cross-entropy of every anchor and class, background included (LOSS-CLS-1).
 
-    For a logit x and a target score z it is log(1 + e^x) - z x: the first part needs no target, and the second part
+    With logit x and target score z the loss is log(1 + e^x) - z x: the first part needs no target, and the second part
     is zero except for P target scores.
 
     Args:

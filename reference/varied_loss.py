@@ -73,7 +73,7 @@ def class_sum(
     dialect: Dialect,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the class loss of the whole batch, before division by N (LOSS-CLS-1)."""
+    """Return the class loss of the whole batch, not yet divided by the score sum N (LOSS-CLS-1)."""
     weighting = () if class_weights is None else (class_weights,)
     at = positives.image, positives.anchor, positives.labels
     match dialect.class_loss:
@@ -112,7 +112,7 @@ def side_loss(
 def bins_around(
     target: Float[Tensor, "P 4"], reg_max: int, dialect: Dialect
 ) -> tuple[Float[Tensor, "P 4"], Tensor, Float[Tensor, "P 4"]]:
-    """Return clamped target distances, the bin below each (int64) and the share of the bin above (LOSS-DFL-1).
+    """Return clamped target distances, bins below (int64) and shares of the bins above, all (P, 4) (LOSS-DFL-1).
 
     The bin below is the distance rounded towards zero, so that the share is negative if the distance is.
     """

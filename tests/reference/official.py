@@ -1,4 +1,4 @@
-"""Call the installed official losses in float64, and return values and gradients for a batch."""
+"""Inputs in the format of official losses, float64 arithmetic for these losses, and random batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +49,7 @@ def predictions_of(maps: list[Tensor], head: Head) -> dict[str, Any]:
 
 
 def batch_of(rows: Tensor) -> dict[str, Tensor]:
-    """Return the data loader's batch of (N, 6) or (N, 7) rows."""
+    """Return annotation rows (N, 6) or (N, 7) as the dictionary that Ultralytics' data loader passes to the loss."""
     return {"batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
 
 

@@ -100,7 +100,7 @@ def test_a_box_that_is_not_real_takes_no_anchor():
 
 
 def test_padding_changes_nothing():
-    """ANN-4: any number of zero rows after an image's own leaves all outputs bitwise unchanged."""
+    """ANN-4: any number of zero rows after an image's ground truths leaves all outputs bitwise unchanged."""
     own = ((0.0, 0.0, 15.0, 9.0), (2.0, 1.0, 16.0, 16.0))
     bare, padded = assigned(boxes(*own)), assigned(boxes(*own, *((0.0, 0.0, 0.0, 0.0),) * 3))
     assert bare.foreground.any()

@@ -43,7 +43,7 @@ def near(*values: float | Fraction) -> object:
 
 
 def truths(*corners: Corners, labels: list[int] | None = None) -> GroundTruths:
-    """Return ground truths with these boxes; ground truth g has class g unless labels are given."""
+    """Return ground truths with the given xyxy boxes; ground truth g has class g unless labels are given."""
     classes = list(range(len(corners))) if labels is None else labels
     boxes = torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
     return GroundTruths(torch.tensor(classes, dtype=torch.long), boxes)
@@ -57,7 +57,7 @@ def run(
     dialect: Dialect = NEWEST,
     **numbers: float,
 ) -> tuple[Targets, AssignmentTrace]:
-    """Return targets and trace of an assignment; boxes and class scores are listed by anchor."""
+    """Assign `found` to anchors with predicted boxes and class scores, listed by anchor; return targets and trace."""
     inputs = torch.tensor(scores, dtype=torch.float64), torch.tensor(boxes, dtype=torch.float64), CENTRES
     settings = Hyperparameters(**{"topk": 4} | numbers)  # type: ignore[arg-type]
     targets = assign(*inputs, found, strides, settings, dialect, keep_trace=True)
@@ -68,7 +68,7 @@ def run(
 def candidates(
     *corners: Corners, strides: tuple[int, ...] = (8,), dialect: Dialect = NEWEST, centres: Tensor = CENTRES
 ) -> list[list[int]]:
-    """Return the indices of the candidates of each box."""
+    """Return the indices of each ground truth's candidate anchors."""
     inside = candidates_of(truths(*corners), centres, dialect.floor(strides))
     return [row.nonzero().flatten().tolist() for row in inside]
 
@@ -201,20 +201,20 @@ BOXES: list[Corners] = [(0, 0, 16, 8), (8, 0, 24, 8), AWAY, (0, 0, 16, 8)]
 
 
 def test_each_ground_truth_sees_the_score_of_its_own_class():
-    """TAL-MET-1: s is the score of the ground truth's own class, on candidates only."""
+    """TAL-MET-1: the score s is the anchor's score of the ground truth's class; zero for non-candidates."""
     _, trace = run(TWO, BOXES, SCORES)
     assert trace.score.tolist() == [[0.25, 0.04, 0, 0], [0, 0.16, 0.49, 0]]
 
 
 def test_the_overlap_is_ciou_on_candidates():
-    """TAL-MET-1, IOU-3: u is CIoU in pixels; 0 if CIoU is negative (anchor 2) and for non-candidates (anchor 3)."""
+    """TAL-MET-1, IOU-3: overlap u is CIoU in pixels; 0 if negative (anchor 2) and for non-candidates (anchor 3)."""
     _, trace = run(TWO, BOXES, SCORES)
     assert trace.overlap[0].tolist() == near(same_box(16, 8), HALF_OVER, 0, 0)
     assert trace.overlap[1].tolist() == near(0, same_box(16, 8), 0, 0)
 
 
 def test_the_metric_is_the_root_of_the_score_times_the_overlap_to_the_sixth():
-    """TAL-MET-1: t = s^(1/2) u^6."""
+    """TAL-MET-1: by default the alignment metric is t = s^(1/2) u^6, for score s and overlap u."""
     _, trace = run(TWO, BOXES, SCORES)
     assert trace.metric[0].tolist() == near(0.5 * same_box(16, 8) ** 6, 0.2 * HALF_OVER**6, 0, 0)
     assert trace.metric[1].tolist() == near(0, 0.4 * same_box(16, 8) ** 6, 0, 0)
@@ -235,7 +235,7 @@ WIDE: Corners = (0, 0, 32, 8)  # holds all four anchors
 
 @pytest.mark.parametrize(("k", "selected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [0, 1, 2, 3])])
 def test_the_k_best_are_selected(k: int, selected: list[int]):
-    """TAL-TOPK-1: boxes are equal, so that the scores 0.1, 0.9, 0.5, 0.3 determine the order."""
+    """TAL-TOPK-1: of four anchors with equal boxes and scores 0.1, 0.9, 0.5, 0.3, the k best scores are selected."""
     targets, trace = run(truths(WIDE), [WIDE] * 4, [[0.1], [0.9], [0.5], [0.3]], topk=k)
     assert taken(trace.selected) == [selected]
     assert targets.foreground.nonzero().flatten().tolist() == selected
@@ -255,7 +255,7 @@ def test_only_candidates_are_selected_even_if_k_takes_all_anchors():
 
 
 def test_a_ground_truth_without_candidates_selects_nothing():
-    """TAL-TOPK-1: a box between two centres, or outside the grid, has no candidates and selects none."""
+    """TAL-TOPK-1: a ground truth between two anchor centres, or outside the grid, selects no anchor."""
     targets, trace = run(truths((4, 0, 12, 8), (40, 0, 60, 8)), [WIDE] * 4, [[0.5, 0.5]] * 4)
     assert taken(trace.selected) == [[], []]
     assert not targets.foreground.any()
@@ -292,7 +292,7 @@ def test_fewer_anchors_than_k_are_rejected():
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_contested_anchor_goes_to_the_larger_overlap(order: tuple[int, int]):
-    """TAL-CONF-1: the larger overlap (16 x 8 box) wins over the larger t (24 x 8 box with a much higher score)."""
+    """TAL-CONF-1: the ground truth with the larger overlap (16 x 8) wins against the larger metric t (24 x 8)."""
     boxes: list[Corners] = [(0, 0, 16, 8), (0, 0, 24, 8)]
     found = truths(*(boxes[i] for i in order), labels=list(order))
     targets, trace = run(found, [boxes[0], AWAY, AWAY, AWAY], [[0.0001, 1.0]] * 4, topk=1)
@@ -308,7 +308,7 @@ PREFER_0_0_1 = [[0.81, 0.81, 0.01], [0.01, 0.01, 0.81], [0.0, 0.0, 0.0], [0.0, 0
 
 
 def test_a_third_ground_truth_wins_an_anchor_that_it_did_not_select():
-    """TAL-CONF-1: two ground truths contest anchor 0; a third, which selected anchor 1, overlaps it most and wins."""
+    """TAL-CONF-1: two ground truths select anchor 0; a third, which selected anchor 1, overlaps it most and wins it."""
     targets, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1)
     assert taken(trace.selected) == [[0], [0], [1]]
     assert taken(trace.positives) == [[], [], [0, 1]]
@@ -316,7 +316,7 @@ def test_a_third_ground_truth_wins_an_anchor_that_it_did_not_select():
 
 
 def test_an_anchor_that_is_not_contested_stays_where_it_is():
-    """TAL-CONF-1: an anchor that is not contested keeps its owner, even if another ground truth overlaps it more."""
+    """TAL-CONF-1: an anchor selected by one ground truth goes to it, even if another ground truth overlaps it more."""
     found = truths((0, 0, 16, 8), WIDE, labels=[0, 2])
     targets, trace = run(found, [WIDE] * 4, PREFER_0_0_1, topk=1)
     assert trace.overlap[1, 0] > trace.overlap[0, 0]
@@ -350,7 +350,7 @@ def test_where_all_overlaps_are_zero_the_first_ground_truth_wins(first: Corners)
 
 
 def test_every_anchor_has_one_owner_at_most():
-    """TAL-CONF-1: anchors selected by none, one, two and three ground truths have at most one owner."""
+    """TAL-CONF-1: anchors selected by 0, 1, 2 and 3 ground truths are assigned to at most one of them."""
     selected = torch.tensor(
         [[False, True, True, True], [False, False, True, True], [False, False, False, True]]
     )
@@ -363,7 +363,7 @@ def test_every_anchor_has_one_owner_at_most():
 
 @pytest.mark.parametrize(("topk2", "kept"), [(None, [1, 2, 3]), (1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
 def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
-    """TAL-CONF-2: of the k = 3 positives with scores 0.9, 0.5, 0.3, those with the largest t remain."""
+    """TAL-CONF-2: of three positives with scores 0.9, 0.5, 0.3, the topk2 with the largest metric t remain."""
     scores = [[0.1], [0.9], [0.5], [0.3]]
     _, trace = run(truths(WIDE), [WIDE] * 4, scores, topk=3, topk2=topk2)  # type: ignore[arg-type]
     assert taken(trace.selected) == [[1, 2, 3]]
@@ -371,7 +371,7 @@ def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
 
 
 def test_topk2_comes_after_the_conflict():
-    """TAL-CONF-2: the first ground truth loses its best anchor, 1, to the second, and keeps its next best, 2."""
+    """TAL-CONF-2: a ground truth that loses its best anchor to another one keeps its next best with topk2 = 1."""
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0001], [1.0, 1.0], [0.01, 0.0], [0.0025, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [WIDE, shorter, WIDE, WIDE], scores, topk=2, topk2=1)
@@ -382,7 +382,7 @@ def test_topk2_comes_after_the_conflict():
 
 
 def test_topk2_never_gives_an_anchor_back():
-    """TAL-CONF-2: a ground truth without positives gets none, although it has a t above zero at another anchor."""
+    """TAL-CONF-2: topk2 gives no anchor to a ground truth without positives, even if its metric t is above zero."""
     _, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1, topk2=2)
     assert taken(trace.positives) == [[], [], [0, 1]]
 
@@ -391,7 +391,7 @@ def test_topk2_never_gives_an_anchor_back():
 
 
 def test_weights():
-    """TAL-NORM-1: w = t u* / (t* + 1e-9), where t* and u* are the largest of the ground truth's own positives.
+    """TAL-NORM-1: weights are t u* / (t* + 1e-9), with the largest metric t* and overlap u* among the positives.
 
     Each ground truth has its largest t and its largest u at different anchors. Non-positives are not included.
     """
@@ -405,7 +405,7 @@ def test_weights():
 
 
 def test_a_tiny_metric_gives_half_the_weight():
-    """TAL-NORM-1: for t = t* = 1e-9 the weight is u / 2, and for t = 0 it is 0, without an error."""
+    """TAL-NORM-1: a single positive with metric t = 1e-9 and overlap u has the weight u / 2; with t = 0, weight 0."""
     metric = torch.tensor([[1e-9, 0], [0, 0]], dtype=torch.float64)
     overlap = torch.tensor([[0.5, 0], [0, 0.75]], dtype=torch.float64)
     assert normalised(metric, overlap, torch.eye(2, dtype=torch.bool)).tolist() == near(0.25, 0)
@@ -422,7 +422,7 @@ def test_the_best_positive_learns_the_best_overlap():
 
 
 def test_normalisation_follows_the_conflict():
-    """TAL-NORM-1: a lost anchor does not influence the weights; the remaining anchor 2 has u t / (t + 1e-9)."""
+    """TAL-NORM-1: an anchor lost to another ground truth has no influence; anchor 2 has weight u t / (t + 1e-9)."""
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0], [1.0, 1.0], [0.01, 0.0], [0.0, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [AWAY, shorter, WIDE, AWAY], scores, topk=2)
@@ -437,7 +437,7 @@ def test_normalisation_follows_the_conflict():
 
 
 def test_targets_of_positives_and_background():
-    """TAL-TGT-1: index, label and box are those of the owner; on background they are zero."""
+    """TAL-TGT-1: a positive has index, label and box of its ground truth; on background they are zero."""
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)
     assert targets.foreground.tolist() == [True, False, True, False]
@@ -448,7 +448,7 @@ def test_targets_of_positives_and_background():
 
 
 def test_target_scores_hold_the_weight_at_the_label():
-    """TAL-TGT-1: target scores are one-hot(label) times w: u t / (t + 1e-9) with t = u^6 / 2."""
+    """TAL-TGT-1: target scores are one-hot(label) times the weight u t / (t + 1e-9), here with t = u^6 / 2."""
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)
     u = same_box(8, 8)
@@ -457,7 +457,7 @@ def test_target_scores_hold_the_weight_at_the_label():
 
 
 def test_without_ground_truths_all_is_background():
-    """TAL-EMPTY-1: without ground truths all anchors are background with target scores of zero, even if k > A."""
+    """TAL-EMPTY-1: without ground truths all anchors are background with target scores 0, even if k exceeds them."""
     scores, boxes = torch.rand(4, 3, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64)
     targets = assign(scores, boxes, CENTRES, truths(), (8, 16), Hyperparameters(topk=5), keep_trace=True)
     assert targets.foreground.tolist() == [False] * 4

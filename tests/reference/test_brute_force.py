@@ -34,7 +34,7 @@ Nested = list[list[list[list[float]]]]  # one feature map
 
 
 class TiedError(Exception):
-    """Error: more than one selection is admissible."""
+    """Raised if the k-th and the next largest metric are equal, so that several selections are admissible."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Learns:
-    """The target of one positive: its ground truth and weight."""
+    """The target of a positive anchor: index of its ground truth, and weight."""
 
     truth: int
     weight: float
@@ -194,7 +194,7 @@ def bce(logit: float, score: float) -> float:
 
 @dataclass(frozen=True)
 class Answer:
-    """Positives by image, and the logged items (box, cls, dfl)."""
+    """Result of the brute-force algorithm: positives by image, and the logged items (box, cls, dfl)."""
 
     positives: list[dict[int, Learns]]
     items: tuple[float, float, float]
@@ -203,7 +203,7 @@ class Answer:
 def brute_force(
     maps: list[Nested], rows: list[list[float]], head: Head, numbers: Hyperparameters, dialect: Dialect
 ) -> Answer:
-    """Return positives and loss items of a batch (LOSS-*)."""
+    """Return positives and loss items of a batch, computed in plain Python (LOSS-*)."""
     size = len(maps[0][0][0]) * head.strides[0], len(maps[0][0][0][0]) * head.strides[0]
     box = cls = side = score_sum = 0.0
     positives = []
@@ -229,7 +229,7 @@ def brute_force(
 
 @dataclass(frozen=True)
 class Case:
-    """Parameters of small random batches, which both algorithms compute."""
+    """Parameters of small random batches on which the reference and the brute-force algorithm are compared."""
 
     name: str
     strides: tuple[int, ...] = (8, 16)
@@ -314,7 +314,7 @@ def both(case: Case, seed: int) -> tuple[Answer, DetectionLoss]:
 
 
 def check(answer: Answer, loss: DetectionLoss) -> int:
-    """Compare all results, and return the number of positives."""
+    """Assert that the reference's positives, weights and items equal the answer; return the number of positives."""
     assert len(answer.positives) == len(loss.targets)
     for expected, image in zip(answer.positives, loss.targets, strict=True):
         found = image.foreground.nonzero().flatten().tolist()
@@ -328,7 +328,7 @@ def check(answer: Answer, loss: DetectionLoss) -> int:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_reference_agrees_with_plain_loops(case: Case):
-    """TAL-CAND-1 to TAL-TGT-1, LOSS-SUM-1 to LOSS-GAIN-1, on all random batches without ties."""
+    """TAL-CAND-1 to TAL-TGT-1, LOSS-SUM-1 to LOSS-GAIN-1: equal results on random batches without ties."""
     positives, compared = 0, 0
     for seed in range(SEEDS):
         try:

@@ -23,7 +23,7 @@ from tal_reference.loss import DetectionLoss, cls_loss, l1_loss
 ROUNDINGS = 128 * 2**-53
 BATCHES = 102
 SETTINGS = [(16, 10, None), (1, 10, None), (1, 7, 1)]
-"""R, k and k2 of the random batches, in turn."""
+"""(number of bins R, topk, topk2) of the random batches, in turn."""
 
 
 def doubles(*values: object) -> Tensor:
@@ -34,13 +34,13 @@ def doubles(*values: object) -> Tensor:
 
 
 def test_distances_below_zero_are_not_clamped():
-    """COR-1: |-1 + 2| and |3 - 1| cells of 8 pixels over a width of 128, mean of four; top and bottom are exact."""
+    """COR-1: the L1 loss of distances -1 and 3 with targets -2 and 1 is (1 + 2) x 8 / 128 / 4: nothing is clamped."""
     loss = l1_loss(doubles([-1, 2, 3, 4]), doubles([-2, 2, 1, 4]), doubles([8]), (64, 128))
     assert loss.item() == (1 + 2) * 8 / 128 / 4
 
 
 def test_top_and_bottom_are_shares_of_the_height():
-    """COR-1: errors left, top, right, bottom are divided by (W, H, W, H)."""
+    """COR-1: errors of left and right are divided by the input's width, of top and bottom by its height."""
     loss = l1_loss(
         doubles([0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]),
         torch.zeros(3, 4).double(),
@@ -51,7 +51,7 @@ def test_top_and_bottom_are_shares_of_the_height():
 
 
 def test_an_exact_hit_has_no_gradient():
-    """COR-1: the gradient of the absolute error at 0 is 0."""
+    """COR-1: the gradient of the L1 loss is 0 if distances equal their targets."""
     distances = doubles([1, 2, -3, 0]).requires_grad_()
     loss = l1_loss(distances, distances.detach().clone(), doubles([8]), (64, 128))
     assert not torch.autograd.grad(loss.sum(), distances)[0].any()
@@ -62,7 +62,7 @@ def test_an_exact_hit_has_no_gradient():
 
 @pytest.mark.parametrize("topk2", [None, 0, 3])
 def test_topk2_that_keeps_all(topk2: int | None):
-    """COR-3: topk2 values None, 0 and k keep all positives."""
+    """COR-3: topk2 = None, 0 or k keeps all three positives of a ground truth."""
     numbers = Hyperparameters(topk=3, topk2=topk2)
     assert numbers.effective_topk2 is None
     _, trace = run(truths(WIDE), [WIDE] * 4, [[0.1], [0.9], [0.5], [0.3]], topk=3, topk2=topk2)  # type: ignore[arg-type]
@@ -70,14 +70,14 @@ def test_topk2_that_keeps_all(topk2: int | None):
 
 
 def test_topk2_equal_to_k_keeps_more_than_k():
-    """COR-3: with k2 = k = 1, a ground truth keeps both an anchor that it selected and one that it won."""
+    """COR-3: with topk2 = k = 1, a ground truth keeps the anchor that it selected and another that it won."""
     _, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1, topk2=1)
     assert taken(trace.selected) == [[0], [0], [1]]
     assert taken(trace.positives) == [[], [], [0, 1]]
 
 
 def test_positives_of_metric_zero_compete_with_every_other_zero():
-    """COR-3: the k2 largest of all values are selected, and the positives among them remain: here none or one."""
+    """COR-3: if all metrics are zero, topk2 = 1 selects any of four anchors, so that none or one positive remains."""
     _, trace = run(truths((0, 0, 16, 8)), [AWAY] * 4, [[0.5]] * 4, topk=4, topk2=1)
     assert taken(trace.selected) == [[0, 1]]
     best = top_k(torch.zeros(1, 4).double(), 1)
@@ -85,7 +85,7 @@ def test_positives_of_metric_zero_compete_with_every_other_zero():
 
 
 def test_topk2_above_the_number_of_anchors_is_refused():
-    """COR-3: topk2 above the number of anchors is an error, like k > A."""
+    """COR-3: topk2 above the number of anchors raises ValueError, as does k."""
     with pytest.raises(ValueError, match="k = 5 and A = 4"):
         run(truths(WIDE), [WIDE] * 4, [[0.5]] * 4, topk=2, topk2=5)
 
@@ -94,14 +94,14 @@ def test_topk2_above_the_number_of_anchors_is_refused():
 
 
 def test_every_class_has_its_weight():
-    """COR-7: logits of 0 have a cross-entropy of ln 2 for any target: 2 images, 3 anchors, weights 0.5, 1 and 2."""
+    """COR-7: logits of 0 in 2 images and 3 anchors, class weights 0.5, 1, 2: the class loss is 6 x 3.5 ln 2."""
     at = tuple(torch.tensor([index]) for index in (1, 2, 0))
     loss = cls_loss(torch.zeros(2, 3, 3).double(), at, doubles(0.75), doubles(0.5, 1, 2))
     assert loss.item() == pytest.approx(6 * 3.5 * math.log(2), rel=ROUNDINGS)
 
 
 def test_the_weight_of_a_positive_is_its_labels():
-    """COR-7: logit ln 3 has -ln(3/4) towards 1 and -ln(1/4) towards 0; target score 0.25 of class 1, weight 2."""
+    """COR-7: both parts of a positive's cross-entropy are multiplied by the weight, 2, of the positive's class, 1."""
     at = tuple(torch.tensor([index]) for index in (0, 0, 1))
     loss = cls_loss(doubles([[math.log(3)] * 2]), at, doubles(0.25), doubles(0.5, 2))
     towards_one, towards_zero = -math.log(0.75), -math.log(0.25)
@@ -115,7 +115,7 @@ def loss_of(batch: Drawn, topk: int, topk2: int | None, class_weights: Tensor | 
 
 
 def test_class_weights_change_cls_alone():
-    """COR-7: class weights change only cls, neither N nor the positives' weights; a common factor multiplies cls."""
+    """COR-7: class weights of 3 multiply the item cls by 3, and leave box, dfl and the target scores unchanged."""
     batch = drawn(3, 16, rotated=False)
     plain, ones, threes = (
         loss_of(batch, 10, None, None if weight is None else doubles(*[weight] * batch.head.classes))
@@ -133,7 +133,7 @@ def test_class_weights_change_cls_alone():
 
 
 def test_the_official_detection_loss():
-    """COR-1, COR-3, COR-7, LOSS-GAIN-1: items and gradients of random batches in float64, half of them with weights."""
+    """COR-1, COR-3, COR-7, LOSS-GAIN-1: items and gradients equal official ones in float64, with class weights too."""
     losses = pytest.importorskip("ultralytics.utils.loss")
     values, gradients = 0.0, 0.0
     with double_precision():

@@ -60,7 +60,7 @@ def test_sums_of_the_articles_rows(row: dict[int, float], total: float):
 
 
 def test_a_softmax_would_divide_the_articles_printed_rows_by_their_sums():
-    """DEC-1: a softmax would give (0.2 + 0.45 + 6 + 12.94) / 1.7 and (0.45 + 6 + 4.74) / 1.65, not the printed sums."""
+    """DEC-1: the softmax divides two of the article's rows, which add up to 1.7 and 1.65, by these sums."""
     distances = expected_distances(distance_logits(LEFT, TOP, RIGHT_PRINTED, BOTTOM_PRINTED), 16)
     assert distances[2:].tolist() == pytest.approx([19.59 / 1.7, 11.19 / 1.65], rel=ROUNDINGS)
 

@@ -1,4 +1,4 @@
-"""TAL-CAND-2 by dialect: (below, to), sides shorter than `below` pixels are widened to `to` pixels."""
+"""Test of `Dialect.floor`, which returns (below, to): sides shorter than `below` px are widened to `to` px."""
 
 import pytest
 

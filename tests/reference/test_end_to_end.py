@@ -25,7 +25,7 @@ BATCHES = 102
 
 
 def branches_of(seed: int, reg_max: int, rotated: bool = False) -> tuple[Drawn, list[Tensor]]:
-    """Return a random batch, whose maps are those of one2many, and other maps for one2one."""
+    """Return a random batch, whose feature maps are for the branch one2many, and feature maps for one2one."""
     batch = drawn(seed, reg_max, rotated)
     generator = torch.Generator().manual_seed(1000 + seed)
     noise = [torch.randn(level.shape, generator=generator, dtype=torch.float64) for level in batch.maps]
@@ -50,7 +50,7 @@ def loss_of(
 
 
 def crowded() -> tuple[Drawn, list[Tensor]]:
-    """Return a random batch of 3 images with at least 8 ground truths, and maps for one2one."""
+    """Return a random batch of 3 images with at least 8 ground truths, and feature maps for the branch one2one."""
     return next(
         pair
         for pair in (branches_of(seed, 1) for seed in range(1, 200))
@@ -62,12 +62,12 @@ def crowded() -> tuple[Drawn, list[Tensor]]:
 
 
 def most_positives(targets: list[Targets]) -> int:
-    """Return the largest number of positives of a ground truth."""
+    """Return the largest number of positives that a ground truth has in the targets of all images."""
     return max(int(image.truth_index[image.foreground].bincount(minlength=1).max()) for image in targets)
 
 
 def test_either_branch_has_its_own_numbers():
-    """E2E-2: k is 10 in one2many, and k = 7, k2 = 1 in one2one; gains, alpha and beta are the batch's in both."""
+    """E2E-2: topk is 10 in one2many, and 7 with topk2 = 1 in one2one; gains, alpha and beta are as given."""
     batch, other = crowded()
     numbers = Hyperparameters(topk=3, alpha=1.0, beta=4.0, topk2=2, box_gain=1.0, cls_gain=2.0, dfl_gain=3.0)
     loss = loss_of(batch, other, hyperparameters=numbers)
@@ -111,7 +111,7 @@ def test_fewer_anchors_than_one_branch_takes():
 
 @pytest.mark.parametrize("updates", [0, 3, 99])
 def test_the_total_is_weighted_and_the_items_are_not(updates: int):
-    """E2E-3: the total is a times one2many plus 1 - a times one2one; the items are those of one2one."""
+    """E2E-3: the total is a times one2many plus (1 - a) times one2one; the logged items are those of one2one."""
     batch, other = crowded()
     loss = loss_of(batch, other, updates=updates)
     many, one = branch_weights(updates, 100)
@@ -155,13 +155,13 @@ def test_items_depend_neither_on_weights_nor_on_one2many():
     ],
 )
 def test_weights_after_updates(updates: int, epochs: int, many: float):
-    """E2E-4: a = 0.1 + 0.7 max(0, 1 - n / max(E - 1, 1)), and the other weight is 1 - a."""
+    """E2E-4: after n updates in E epochs the weights are a = 0.1 + 0.7 max(0, 1 - n / max(E - 1, 1)) and 1 - a."""
     assert branch_weights(updates, epochs) == pytest.approx((many, 1 - many), rel=ROUNDINGS)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 10, 300])
 def test_the_first_and_the_last_weight_are_exact(epochs: int):
-    """E2E-4: a is exactly 0.8 before the first update, for any E, and exactly 0.1 from the last epoch on."""
+    """E2E-4: the weight of one2many is exactly 0.8 before the first update, and exactly 0.1 from the last epoch on."""
     assert branch_weights(0, epochs)[0] == 0.8
     assert [branch_weights(updates, epochs)[0] for updates in (max(epochs - 1, 1), epochs, 2 * epochs)] == [
         0.1
@@ -169,7 +169,7 @@ def test_the_first_and_the_last_weight_are_exact(epochs: int):
 
 
 def test_one_update_an_epoch():
-    """E2E-5: a decreases steadily to 0.1 in the last epoch; in a training of one epoch it is 0.8 throughout."""
+    """E2E-5: the weight of one2many decreases steadily to 0.1 in the last epoch; with one epoch it stays 0.8."""
     many = [branch_weights(epoch, 10)[0] for epoch in range(10)]
     steps = [before - after for before, after in pairwise(many)]
     assert (many[0], many[-1]) == (0.8, 0.1)
@@ -218,7 +218,7 @@ def test_gradients_exist_without_ground_truths():
 
 
 def test_the_official_loss():
-    """E2E-2 to E2E-6: equal to the official loss for R = 1, R = 16 and rotated boxes, n = 0 to 6, E = 1, 2, 10."""
+    """E2E-2 to E2E-6: equal to the official loss in values and gradients, for 1 and 16 bins, and rotated boxes."""
     losses = pytest.importorskip("ultralytics.utils.loss")
     values, gradients = 0.0, 0.0
     with double_precision():

@@ -67,7 +67,7 @@ def truths(*boxes: tuple[float, ...], labels: list[int] | None = None) -> Ground
 
 
 def test_a_row_in_pixels():
-    """OBB-ANN-1: cx and w are scaled by the width, cy and h by the height, for any angle; the angle is unchanged."""
+    """OBB-ANN-1: cx and w are scaled by the input's width, cy and h by its height; the angle is unchanged."""
     rows = doubles([1, 2, 0.5, 0.25, 0.125, 0.5, QUARTER], [0, 1, 0.25, 0.75, 0.5, 0.25, -7.0])
     first, second = rotated_truths(rows, 2, (64, 128))
     assert (first.labels.tolist(), first.boxes.tolist()) == ([1], [[32, 48, 64, 16, -7.0]])
@@ -122,7 +122,7 @@ def test_a_row_of_an_image_outside_the_batch_is_refused():
 
 
 def test_the_angle_is_the_last_channel():
-    """OBB-DEC-1: the angle is the head's value without wrapping; distances and logits are as in detection (PRE-1)."""
+    """OBB-DEC-1: the last channel is the angle, unwrapped; distances and logits are read as in detection (PRE-1)."""
     level = torch.arange(7.0).reshape(1, 7, 1, 1).repeat(1, 1, 1, 2)
     predictions = read_rotated([level, level + 10], Head((8, 16), 2, 1))
     assert predictions.distances[0].tolist() == [[0, 1, 2, 3]] * 2 + [[10, 11, 12, 13]] * 2
@@ -146,7 +146,7 @@ def test_maps_without_an_angle_are_refused():
     ],
 )
 def test_a_decoded_box(angle: float, centre: tuple[float, float]):
-    """OBB-DEC-2: distances 1, 2, 5, 5 at (5, 5) give f = (2, 1.5), w = 6 and h = 7 for any angle."""
+    """OBB-DEC-2: distances 1, 2, 5, 5 from anchor (5, 5) give a 6 x 7 box for any angle; the centre turns with it."""
     box = decode_rotated(doubles([1, 2, 5, 5]), doubles([angle]), Anchors(doubles([5, 5]), doubles([8])))
     assert box[0].tolist() == near(*centre, 6, 7, angle)
 
@@ -158,7 +158,7 @@ def test_bins_are_decoded_first():
 
 
 def test_the_centre_hands_its_gradient_to_the_angle():
-    """OBB-DEC-2: at angle 0 the derivative of the centre by the angle is (-f_y, f_x)."""
+    """OBB-DEC-2: at angle 0, the derivative of the centre by the angle is (-f_y, f_x), with f = centre - anchor."""
     angle = doubles([0.0]).requires_grad_()
     box = decode_rotated(doubles([1, 2, 5, 5]), angle, Anchors(doubles([5, 5]), doubles([8])))
     x, y = (torch.autograd.grad(box[0, i], angle, retain_graph=True)[0].item() for i in (0, 1))
@@ -174,7 +174,7 @@ def test_the_angle_has_no_unit_of_length():
 
 
 def gaussian(box: list[float], floor: float) -> tuple[list[list[float]], float]:
-    """Return the matrix Rot diag Rot^T, multiplied entry by entry, and its determinant (OBB-IOU-1)."""
+    """Return the covariance of a box's Gaussian, Rot diag Rot^T in plain Python, and its determinant (OBB-IOU-1)."""
     _, _, w, h, angle = box
     rotation = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     diagonal = w**2 / 12 + floor, h**2 / 12 + floor
@@ -198,7 +198,7 @@ def plain_probiou(one: list[float], other: list[float], floor: float = 0.0) -> f
 
 
 def test_probiou_of_boxes_apart():
-    """OBB-IOU-1: both Gaussians have variances 1, so that S = 2 I and D = 4; they are 3 apart along x."""
+    """OBB-IOU-1: probIoU of two Gaussians with variances 1, 3 apart along x; covariances add up to S = 2 I, D = 4."""
     one, other = doubles(0, 0, ROOT12, ROOT12, 0), doubles(3, 0, ROOT12, ROOT12, 0)
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
@@ -206,21 +206,21 @@ def test_probiou_of_boxes_apart():
 
 
 def test_probiou_of_boxes_of_two_sizes():
-    """OBB-IOU-1: variances are 1 and 4 along x, 1 and 1 along y: S = diag(5, 2), D = 10, 4 sqrt(1 x 4) = 8."""
+    """OBB-IOU-1: probIoU of concentric Gaussians with variances (1, 1) and (4, 1): S = diag(5, 2), determinant 10."""
     one, other = doubles(0, 0, ROOT12, ROOT12, 0), doubles(0, 0, 2 * ROOT12, ROOT12, 0)
     expected = 1 - math.sqrt(1 - 1 / math.sqrt(10 / (8 + E) + E) + E)
     assert probiou(one, other).item() == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_probiou_of_crossing_boxes():
-    """OBB-IOU-1: turned by 90 degrees, variances 4 and 1 become 1 and 4: S = 5 I, D = 25, 4 sqrt(16) = 16."""
+    """OBB-IOU-1: probIoU of a box and itself turned by 90 degrees, variances (4, 1) and (1, 4): S = 5 I."""
     one, other = doubles(0, 0, 2 * ROOT12, ROOT12, 0), doubles(0, 0, 2 * ROOT12, ROOT12, QUARTER)
     expected = 1 - math.sqrt(1 - 1 / math.sqrt(25 / (16 + E) + E) + E)
     assert probiou(one, other).item() == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_the_floor_is_added_to_every_variance():
-    """OBB-IOU-1: points with F = 1 have the Gaussians of `test_probiou_of_boxes_apart`, 3 apart."""
+    """OBB-IOU-1: the argument `variance` = 1 gives two points, 3 apart, Gaussians with variances 1."""
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
     assert probiou(doubles(0, 0, 0, 0, 0.7), doubles(0, 3, 0, 0, 2), 1.0).item() == pytest.approx(
@@ -230,7 +230,7 @@ def test_the_floor_is_added_to_every_variance():
 
 @pytest.mark.parametrize("floor", [0.0, 0.01])
 def test_probiou_of_random_boxes(floor: float):
-    """OBB-IOU-1: equal to plain Python for all pairs of 12 and 12 random boxes."""
+    """OBB-IOU-1: probIoU equals a plain Python computation for all pairs of 12 and 12 random boxes."""
     generator = torch.Generator().manual_seed(3)
     boxes = torch.randn(24, 5, generator=generator, dtype=torch.float64) * 4
     found = probiou(boxes[:12, None], boxes[12:], floor)
@@ -241,7 +241,7 @@ def test_probiou_of_random_boxes(floor: float):
 
 
 def test_equal_boxes_overlap_by_less_than_one():
-    """OBB-IOU-2: B is clamped to e for equal boxes: the value is 1 - sqrt(2e), and the gradient zero."""
+    """OBB-IOU-2: probIoU of equal boxes is 1 - sqrt(2e), because of the lower clamp, and its gradient is zero."""
     box = doubles(3, 4, 5, 6, 0.7).requires_grad_()
     overlap = probiou(box, box.detach())
     assert overlap.item() == pytest.approx(1 - math.sqrt(2e-7), abs=1e-10)
@@ -249,7 +249,7 @@ def test_equal_boxes_overlap_by_less_than_one():
 
 
 def test_boxes_far_apart_have_no_gradient():
-    """OBB-IOU-2: beyond B = 100 the value is 1 - sqrt(1 + e), below zero, and the gradient exactly zero."""
+    """OBB-IOU-2: probIoU of boxes 1000 apart is 1 - sqrt(1 + e), below zero, and its gradient is exactly zero."""
     box = doubles(1000, 0, 2, 2, 0.7).requires_grad_()
     overlap = probiou(doubles(0, 0, 2, 2, 0.1), box)
     assert overlap.item() == pytest.approx(1 - math.sqrt(1 + E), rel=1e-8)
@@ -261,7 +261,7 @@ def test_boxes_far_apart_have_no_gradient():
     "form", [(2, 1, 6, -3, 0.4), (2, 1, 3, 6, 0.4 + QUARTER), (2, 1, 6, 3, 0.4 + math.pi), (2, 1, 6, 3, 0.4)]
 )
 def test_boxes_that_are_one_gaussian(form: tuple[float, ...]):
-    """OBB-IOU-2: different boxes with one Gaussian: a negative side, exchanged sides at 90 degrees, 180 degrees."""
+    """OBB-IOU-2: boxes with a negative side, exchanged sides at 90 degrees, or turned by 180 have the same probIoU."""
     other = doubles(3, 3, 5, 4, 1.0)
     expected = plain_probiou([2, 1, 6, 3, 0.4], other.tolist())
     assert [probiou(doubles(*form), other).item(), probiou(other, doubles(*form)).item()] == near(
@@ -270,7 +270,7 @@ def test_boxes_that_are_one_gaussian(form: tuple[float, ...]):
 
 
 def test_probiou_depends_on_the_scale():
-    """OBB-IOU-2: e is added to squares of areas, so that values in pixels and in grid units differ."""
+    """OBB-IOU-2: probIoU of two boxes differs slightly from probIoU of the boxes scaled by 8, because of e."""
     one, other = doubles(0, 0, 1, 0.5, 0.2), doubles(0.25, 0, 1, 1, 0.9)
     small, large = (
         probiou(one, other),
@@ -305,7 +305,7 @@ def taken(mask: Tensor) -> list[list[int]]:
     ],
 )
 def test_candidates_in_the_own_frame(box: tuple[float, ...], inside: list[int]):
-    """OBB-CAND-1: centres (4, 4) to (28, 4) are tested in the box's own frame, without a floor."""
+    """OBB-CAND-1: an anchor is a candidate if its centre lies in the rotated box or on its edge (no widening here)."""
     assert taken(candidates_of(truths(box), CENTRES, (0, 0))) == [inside]
 
 
@@ -319,7 +319,7 @@ def test_small_sides_are_widened():
 
 @pytest.mark.parametrize(("strides", "inside"), [((8, 16), [0, 1]), ((8,), [0, 1]), ((4,), [])])
 def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[int]):
-    """OBB-CAND-1: with one level the floor is its stride; a 3 x 3 box at (8, 4) is 4 pixels from two centres."""
+    """OBB-CAND-1: a 3 x 3 box, 4 px from two centres, is widened to the second stride, or the only one if single."""
     inputs = torch.ones(4, 1).double(), torch.tensor([[8.0, 4, 8, 8, 0]] * 4).double(), CENTRES
     targets = assign_rotated(
         *inputs, truths((8, 4, 3, 3, 0)), strides, Hyperparameters(topk=4), keep_trace=True
@@ -330,7 +330,7 @@ def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[i
 
 
 def test_u_is_probiou_on_candidates():
-    """OBB-MET-1: u uses F = 0 and the annotated box; it is zero for non-candidates and never negative."""
+    """OBB-MET-1: the overlap u is probIoU with the box as annotated, at least zero; zero for non-candidates."""
     found = truths((8, 4, 3, 3, 0.3), (16, 4, 24, 8, 0))
     boxes = doubles([8, 4, 4, 3, 0.1], [9, 4, 3, 3, 0], [20, 4, 20, 8, 0.2], [900, 4, 1, 1, 0])
     candidates = candidates_of(found, CENTRES, (16, 16))
@@ -388,7 +388,7 @@ def test_no_ground_truths():
 
 
 def test_the_box_loss_has_a_floor():
-    """OBB-BOX-1: with F = 0.01 a box without area overlaps itself: the loss is sqrt(2e), up to rounding in D."""
+    """OBB-BOX-1: the box loss is 1 - probIoU with 0.01 added to variances, also for boxes without area."""
     boxes = doubles([0, 0, 0, 0, 0], [2, 1, 6, 3, 0.4])
     predicted = doubles([0.3, 0, 0, 0, 0], [3, 3, 5, 4, 1.0])
     expected = [
@@ -398,7 +398,7 @@ def test_the_box_loss_has_a_floor():
 
 
 def test_the_box_loss_may_exceed_one():
-    """OBB-BOX-1: probIoU is not clamped at 0 in the box loss."""
+    """OBB-BOX-1: the box loss of boxes 1000 apart exceeds 1, because a negative probIoU is not clamped."""
     assert box_loss(doubles([1000, 0, 2, 2, 0]), doubles([0, 0, 2, 2, 0])).item() > 1
 
 
@@ -412,7 +412,7 @@ def test_the_box_loss_may_exceed_one():
     ],
 )
 def test_target_distances_are_along_the_targets_axes(angle: float, sides: tuple[float, ...]):
-    """OBB-DFL-1: a 6 x 4 box with o = (1, -1.5), (-1.5, -1), (-1, 1.5), (1.5, 1) from anchor to centre, by angle."""
+    """OBB-DFL-1: target distances from an anchor to a 6 x 4 box are measured along the box's axes, for four angles."""
     assert distances_in_frame(doubles([8, 3.5, 6, 4, angle]), doubles([7, 5]))[0].tolist() == near(*sides)
 
 
@@ -447,7 +447,7 @@ def test_the_angle_loss(sides: tuple[float, float], degrees: float, expected: fl
 
 
 def test_the_angle_loss_of_a_target_without_area():
-    """OBB-ANG-1: 1e-9 keeps the ratio of the sides finite for a target without area."""
+    """OBB-ANG-1: the angle loss is finite for a target without area, because 1e-9 is added to the sides."""
     loss = angle_loss(doubles(math.pi / 4, math.pi / 4), doubles([0, 0, 0, 0, 0], [0, 0, 0, 1, 0]))
     assert loss.tolist() == pytest.approx([1, math.exp(-(math.log(1e-9) ** 2) / 9)], rel=1e-6)
 
@@ -533,7 +533,7 @@ def plain_assignment(
 
 
 def plain_loss(batch: Drawn, topk: int, topk2: int) -> list[float]:
-    """Return the four loss items, in Python floats (OBB-BOX-1, OBB-CLS-1, OBB-DFL-1, OBB-ANG-1, OBB-SUM-1)."""
+    """Return the four loss items, computed in Python floats (OBB-BOX-1, OBB-CLS-1, OBB-DFL-1, OBB-ANG-1, OBB-SUM-1)."""
     head, maps = batch.head, batch.maps
     height, width = (side * head.strides[0] for side in maps[0].shape[2:])
     factors = [1.0] * head.classes if batch.class_weights is None else batch.class_weights.tolist()
@@ -582,7 +582,7 @@ def plain_side(cell: Cell, target: list[float], size: tuple[int, int]) -> float:
 
 
 SETTINGS = [(16, 10, 10), (1, 10, 10), (1, 7, 1)]
-"""R, k and k2 of the random batches, in turn."""
+"""(number of bins R, topk, topk2) of the random batches, in turn."""
 
 
 def reference_of(batch: Drawn, topk: int, topk2: int | None) -> DetectionLoss:
@@ -591,7 +591,7 @@ def reference_of(batch: Drawn, topk: int, topk2: int | None) -> DetectionLoss:
 
 
 def test_the_loss_in_plain_numbers():
-    """OBB-SUM-1, OBB-CLS-1: equal to plain Python on 30 random batches, with R = 16 and 1, k2, weights (COR-7)."""
+    """OBB-SUM-1, OBB-CLS-1: items equal plain Python on 30 random batches, with 16 and 1 bins, topk2, class weights."""
     positives = 0
     for seed in range(500, 530):
         reg_max, topk, topk2 = SETTINGS[seed % 3]
@@ -605,7 +605,7 @@ def test_the_loss_in_plain_numbers():
 
 
 def test_what_is_differentiated():
-    """OBB-SUM-1: the total is the items times the batch size; box depends on distances and angles, angle on angles."""
+    """OBB-SUM-1: the total is items times images; box has gradients on distances and angles, angle on angles."""
     batch = next(b for b in (drawn(seed, 1, rotated=True) for seed in range(1, 99)) if len(b.maps[0]) == 3)
     loss = reference_of(batch, 10, None)
     assert loss.terms.tolist() == [3 * item for item in loss.items.tolist()]
@@ -656,7 +656,7 @@ def test_a_class_that_the_head_does_not_have_is_refused():
 
 
 def test_more_anchors_asked_for_than_there_are():
-    """OBB-MET-1, TAL-TOPK-2: k above the number of anchors is an error."""
+    """OBB-MET-1, TAL-TOPK-2: a topk above the number of anchors raises ValueError."""
     batch = drawn(3, 16, rotated=True)
     with pytest.raises(ValueError, match="k = 500"):
         reference_of(batch, 500, None)

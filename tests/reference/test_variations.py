@@ -127,7 +127,7 @@ def test_effective_hyperparameters():
 
 
 def test_a_choice_of_one_step_leaves_the_others():
-    """A changed overlap does not change candidates, nor the weights of equal boxes."""
+    """With IoU in place of CIoU, candidates are unchanged, and no overlap is smaller."""
     maps, annotations = batch(1)
     traces = []
     for dialect in (NEWEST, NEWEST.but(overlap=Overlap.IOU)):
