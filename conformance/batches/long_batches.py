@@ -30,7 +30,7 @@ MOST_ANCHORS = 90_000
 
 
 def truths(count: int, seed: int = 0, kinds: tuple[str, ...] = (), images: int = 1) -> Recipe:
-    """Return a recipe of `images` images with `count` ground truths each, on a grid of 8 x 8 cells."""
+    """Return a recipe of `images` images with `count` ground truths each; the first level has 8 x 8 cells."""
     crowds = tuple(ManyTruths(count, seed + image, 3, kinds) for image in range(images))
     return Recipe(crowds, (8, 8), (8, 16, 32), 3, predictions="near", seed=seed)
 
@@ -45,7 +45,7 @@ def clear_truths(count: int, seed: int = 1, images: int = 1) -> Recipe:
 
 
 def claimants(count: int, seed: int = 0) -> Recipe:
-    """Return a recipe of an image with ten anchors, each of which `count` ground truths select (k = 10)."""
+    """Return a recipe of an image with ten anchors and `count` ground truths that select all of them (k = 10)."""
     crowd = ManyTruths(count, seed, 3, ("huge",))
     return Recipe((crowd,), (2, 4), (8, 16), 3, seed=seed)
 
@@ -73,7 +73,7 @@ def columns(count: int, seed: int = 0) -> Recipe:
 
 
 def images(count: int, seed: int = 0) -> Recipe:
-    """Return a recipe of `count` images of 20 anchors; two in eight, and the last two, have ground truths."""
+    """Return a recipe of `count` images of 20 anchors; two of eight images, and the last two, have ground truths."""
     filled, empty = (Truth("ordinary", 1, (3, 9), (4, 5)), Truth("huge")), ()
     full = [number % 8 in (0, 7) or number >= count - 2 for number in range(count)]
     return Recipe(
@@ -171,7 +171,7 @@ CHUNKS = (64, 100, 128, 256, 300)
 
 
 def around(*numbers: int) -> tuple[int, ...]:
-    """Return every number, the number below it and the number above it."""
+    """Return number - 1, number and number + 1 for each of the numbers."""
     return tuple(number + step for number in numbers for step in (-1, 0, 1))
 
 

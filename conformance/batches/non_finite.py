@@ -13,7 +13,7 @@ NON_FINITE_VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 @dataclass(frozen=True, repr=False)
 class NonFiniteBatch(OneLineRepr):
-    """A recipe with one non-finite prediction.
+    """A recipe of a batch in which one predicted logit is NaN or infinite.
 
     Attributes:
         recipe: the batch without the non-finite prediction.

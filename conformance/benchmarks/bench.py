@@ -122,7 +122,7 @@ class Bench:
     def peak(self, benchmark: Benchmark) -> int | None:
         """Return the peak memory in bytes of the benchmarked call of an assigner or a loss.
 
-        It is None if the plan does not measure memory for this case, and for all laps but the last.
+        Return None if the benchmark plan does not measure memory for this case, and for all laps but the last.
 
         Raises:
             ImplementationFailed: the implementation raised, or its process died.

@@ -1,4 +1,4 @@
-"""Peak memory of one forward and backward pass, above the memory in use before.
+"""Peak memory of one forward and backward pass, minus the memory in use before it.
 
 On the CPU a new process measures its resident set. In a process that has run other code, the pass could reuse memory
 that the allocator holds already, which the resident set does not show. On CUDA the allocator's statistics are read.

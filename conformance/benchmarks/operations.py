@@ -56,7 +56,7 @@ def operation(capability: str, implementation: Implementation, batch: Batch) -> 
 
 
 def assigning(adapter: Any, batch: Batch) -> Operation:
-    """Return the timed call of an assigner, on inputs that the reference decoded. One time is taken."""
+    """Return the timed call of an assigner, on inputs that the reference decoded; the time is taken at its end."""
     inputs = assigner_inputs(batch)
 
     def prepare() -> AssignerInputs:

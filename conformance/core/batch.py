@@ -29,10 +29,10 @@ LISTED = 6
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batch:
-    """One input of an assigner and of a detection loss.
+    """The inputs of a detection loss, from which those of its assigner are decoded.
 
     Attributes:
-        feature_maps: level l is (B, 4R + C, H_l, W_l); all of one dtype, on one device (PRE-1).
+        feature_maps: one tensor (B, 4R + C, H_l, W_l) for each level l; all of one dtype, on one device (PRE-1).
         annotations: (N, 6) float32 rows (image, class, cx, cy, w, h), the last four normalised by the input's
             width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device. Other tasks may
             have more columns.
@@ -90,7 +90,7 @@ class Batch:
 
     @property
     def family(self) -> Task:
-        """The stages, terms and head fields of the batch's loss family."""
+        """The batch's loss family: its stages, loss terms and head fields."""
         return TASKS[self.task]
 
     @property
@@ -125,7 +125,7 @@ class Batch:
         return self.feature_maps[0].device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return the batch on another device, with its predictions in another dtype; annotations stay float32.
+        """Return a copy of the batch on another device, with predictions in another dtype; annotations stay float32.
 
         A batch of another dtype has another id and no hazards; `batches.hazards.with_hazards` finds its hazards.
         """

@@ -156,12 +156,12 @@ def _parts(tensor: Tensor) -> Iterator[memoryview]:
 
 
 def as_json(value: object) -> str:
-    """Return a value as JSON; equal values give equal texts."""
+    """Return a value as a JSON text; equal values give equal texts."""
     return json.dumps(value, sort_keys=True)
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text.
+    """Return the Python value of a JSON text.
 
     Raises:
         ValueError: the text is not JSON, or an object has a key twice.

@@ -20,12 +20,12 @@ _DEFINITION = re.compile(
 
 
 def definitions(page: str) -> dict[str, str]:
-    """Return by id the text, on one line, of every clause that a page of the specification defines."""
+    """Return a dictionary from id to text (on one line) of every clause that a page of the specification defines."""
     return {match["id"]: " ".join(match["text"].split()) for match in _DEFINITION.finditer(page)}
 
 
 def read_pages(folder: Path) -> dict[str, dict[str, str]]:
-    """Return by id the page and the text of every clause that the specification in a folder defines."""
+    """Return a dictionary from id to page and text of every clause that the specification in a folder defines."""
     pages = {page: (folder / page).read_text(encoding="utf-8") for page in PAGES}
     return {
         clause: {"page": page, "text": text}
@@ -36,7 +36,7 @@ def read_pages(folder: Path) -> dict[str, dict[str, str]]:
 
 @cache
 def clauses() -> dict[str, dict[str, str]]:
-    """Return by id the page and the text of every clause, in the order of the specification."""
+    """Return a dictionary from id to page and text of every clause, in the order of the specification."""
     found: dict[str, dict[str, str]] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
 

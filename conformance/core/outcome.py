@@ -128,7 +128,7 @@ class Outcome:
 
     Attributes:
         inputs: inputs of the assigner, as the implementation or the reference decoded them.
-        exposes_inputs: True if `inputs` are the implementation's own (its stage "decode"), False if the reference's.
+        exposes_inputs: True if `inputs` come from the implementation (its stage "decode"), False if the reference's.
         assignment: the assigner's result; None if the implementation does not expose it.
         loss: values and gradients of the loss; None if the implementation has none.
         from_loss: True if the loss used this assignment; False if `assign` computed it from `inputs`.

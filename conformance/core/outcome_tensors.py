@@ -102,8 +102,8 @@ def outcome_from(
         tensors: tensors by name.
         head: head of the batch.
         hyperparameters: hyperparameters of the batch.
-        exposes_inputs: the field of `Outcome`.
-        from_loss: the field of `Outcome`.
+        exposes_inputs: True if the implementation exposed the assigner's inputs; a field of `Outcome`.
+        from_loss: True if the loss used the assignment; a field of `Outcome`.
         task: the loss family, which decides the number of terms.
 
     Raises:

@@ -39,7 +39,7 @@ class Verdict(StrEnum):
 
 
 class Uniqueness(StrEnum):
-    """The number of assignments that a batch admits (specification section 6): one, or several for a reason."""
+    """Whether a batch admits one assignment or several, and for which reason (specification section 6)."""
 
     UNIQUE = "unique"
     TIE = "tie"
@@ -174,12 +174,12 @@ class Judgement:
         task: the loss family whose stages are judged.
         stages: every stage of the task, in order.
         uniqueness: the number of assignments that the batch admits.
-        chose_differently: the implementation resolved a tie differently from the reference, which is allowed.
-        inconclusive: something could not be judged, and everything that does not depend on it was. Either the
-            assignment is not visible and could not be inferred (more assignments are admissible than were tried, and
-            none of those tried explains the loss), or rounding decides the effect of a non-finite prediction, so that
-            only the other images were judged, or IOU-1 divides zero by zero: then the box loss and the gradients on
-            the distances, or the whole assignment, are undefined, or the bound of a term is too wide to judge it by.
+        chose_differently: True if the implementation resolved a tie differently from the reference, which is allowed.
+        inconclusive: True if a part of the result could not be judged. Reasons: the loss does not expose its
+            assignment and none of the assignments that were tried explains it; rounding decides the effect of a
+            non-finite prediction, so that only the other images were judged; IOU-1 divides zero by zero, so that the
+            box loss and the gradients on the distances, or the whole assignment, are undefined; or the bound of a term
+            is too wide to judge the term by.
         undefined: True if the specification leaves a part of the result undefined.
         rejected: True if the implementation raised, as the specification requires for this batch.
         notes: remarks for the reader of the report, as sentences.

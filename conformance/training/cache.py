@@ -53,7 +53,12 @@ def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
 
 
 def cached_controls(recorded: RecordedTraining, device: str) -> float:
-    """Return the distance that `rms_of_controls` computes, from the cache if possible."""
+    """Return the root mean square distance of control trainings (`rms_of_controls`), from the cache if possible.
+
+    Args:
+        recorded: the training of a YOLOv8n that the control trainings continue.
+        device: device of the trainings.
+    """
     return _kept(
         f"controls {recorded.schedule} {device}",
         lambda: rms_of_controls(recorded, device=device),
@@ -63,7 +68,7 @@ def cached_controls(recorded: RecordedTraining, device: str) -> float:
 
 
 def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
-    """Return the result of `reference_training`, which continues `recorded`, from the cache if possible."""
+    """Return the end of the training that continues `recorded` with the reference's loss, cached if possible."""
     return _kept(
         f"reference {recorded.schedule} {dialect} {device}",
         lambda: reference_training(recorded, dialect, device=device),
@@ -73,9 +78,13 @@ def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) 
 
 
 def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], read: Callable[[Path], T]) -> T:
-    """Return the cached value that `what` names; if there is none, compute it with `made` and store it.
+    """Return the cached value named `what`; if it is not in the cache, compute it with `made` and store it.
 
-    A file lock lets only one process compute it.
+    Args:
+        what: description of the value, from which the name of its folder in the cache is derived.
+        made: computes the value. A file lock lets only one process compute it.
+        write: writes the value into a folder.
+        read: reads the value from a folder.
     """
     folder = cache_folder() / f"kept-{fingerprint(what)}"
     try:

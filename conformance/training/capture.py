@@ -26,12 +26,12 @@ class CannotRecord(Exception):
 
 
 class Unfit(ValueError):
-    """Error: the inputs of a loss cannot be represented in a case file."""
+    """Error: a captured call of a loss has inputs that a case file cannot represent."""
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of the official loss, after it returned.
+    """One finished call of the official detection loss: its inputs and its result.
 
     Attributes:
         criterion: the loss object.

@@ -87,7 +87,7 @@ class TrainingComparison:
         steps: number of steps trained with each loss.
         bound: largest allowed distance of the weights, as a share of the distance that the reference's training
             travelled.
-        worst: distance of the weights, as the same share.
+        worst: distance of the weights after the last step, as a share of the same distance.
         agrees: True if the distance is within the bound, and no choice of the implementation was wrong.
         followed: number of steps at which several choices are allowed and the reference adopted that of the
             implementation.
@@ -180,7 +180,7 @@ class Reference:
         subject: implementation whose choices the reference adopts where several are allowed, or None.
         choices: positives at each step.
         followed: number of steps at which the reference adopted the implementation's choice.
-        problem: reason why the first rejected choice of the implementation is not admissible.
+        problem: reason why a choice of the implementation is not admissible; for the first such choice.
     """
 
     dialect: Dialect
@@ -277,7 +277,14 @@ def compare_training(
 
 
 def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, Tensor]:
-    """Return the reference and its last weights, trained again if the implementation chose otherwise."""
+    """Return the reference and its last weights.
+
+    Args:
+        start: the common start of the trainings.
+        subject: the implementation's loss, after its training.
+        ended: an earlier result of the reference's training. The reference is trained again if the implementation made
+            other choices than that training.
+    """
     dialect = subject.implementation.dialect
     if all(same_choice(one, other) for one, other in zip(ended.choices, subject.choices, strict=True)):
         return Reference(dialect, choices=ended.choices), ended.weights
@@ -303,7 +310,7 @@ def reference_training(
 
 
 def factor(controls: int) -> float:
-    """Return the allowed distance of a correct training divided by that of the controls (Student's t)."""
+    """Return the largest distance of a correct training, as a multiple of the control trainings' rms (Student's t)."""
     from scipy.special import stdtrit  # takes half a second to import
 
     return float(stdtrit(controls, 1 - FALSE_ALARM / 2))
@@ -353,7 +360,7 @@ def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
 
 
 def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
-    """Return the positives of an assignment that contribute to the loss: those with a target score above zero."""
+    """Return the mask (M, A) of each image's positives with a target score above zero, which contribute to the loss."""
     if isinstance(assigned, Assignment):
         rows = list(zip(assigned.foreground, assigned.truth_index, assigned.scores.sum(-1), strict=True))
     else:
@@ -366,7 +373,7 @@ def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
 
 
 def same_choice(one: Positives, other: Positives) -> bool:
-    """Return True if two choices of positives are the same in every image."""
+    """Return True if two lists of positives are equal in every image."""
     return all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 
@@ -380,7 +387,7 @@ def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:
 
 @torch.no_grad()
 def replayed(batch: Batch, choice: Positives) -> BatchTargets:
-    """Return the targets that follow from given positives (TAL-NORM-1, TAL-TGT-1)."""
+    """Return the targets of a batch's anchors for the positives `choice` of each image (TAL-NORM-1, TAL-TGT-1)."""
     expected = Expectation(batch, NEWEST)
     inputs, truths = expected.inputs, expected.rounded_truths
     targets = []

@@ -57,7 +57,7 @@ class Recording:
         every: number of steps between two batches that are stored regularly; 0 for none.
         release: release of Ultralytics.
         calls: number of calls of the official loss in training.
-        over: reason why recording has stopped; None while it continues.
+        over: reason why recording has stopped; None while recording continues.
     """
 
     shelf: CaseStore
@@ -163,9 +163,9 @@ def print_message(text: str) -> None:
 
 
 def _numbers(call: Call) -> tuple[Tensor, "torch.cuda.Event | None"]:
-    """Return the loss's total and the smallest area of a ground truth (2,), and the CUDA event of their copy.
+    """Return a tensor (2,) of the loss's total and the smallest area of a ground truth, and a CUDA event.
 
-    They are copied to the CPU asynchronously. Without a GPU the event is None.
+    The tensor is copied to the CPU asynchronously, and is valid after the event. Without a GPU the event is None.
     """
     total, boxes = call.total.float(), call.boxes.detach().float()
     areas = boxes[:, 2] * boxes[:, 3] if len(boxes) else torch.full((1,), torch.inf)  # (N,)

@@ -99,7 +99,7 @@ class CaseStore:
     def _least(among: list[Kept], rank: int) -> Kept | None:
         """Return the least interesting file whose rank is at most `rank`, or None.
 
-        Among files of the same rank it is the one that follows another of them by the fewest steps.
+        Among files of the same rank, it is the file with the fewest steps since the previous file of that rank.
         """
         lowest = min((one.rank for one in among), default=rank + 1)
         if lowest > rank or lowest == 3:

@@ -78,7 +78,7 @@ def _failure(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outc
 
 
 def _observed(subject: Subject, batch: Batch) -> Outcome:
-    """Return the outcome of an implementation on a device, moved to the CPU.
+    """Run an implementation on the subject's device, and return its outcome, moved to the CPU.
 
     Raises:
         Failure: the implementation raised, or violated the protocol.
@@ -106,7 +106,7 @@ def judged_against(
 ) -> Judgement:
     """Compare two outcomes of one batch, stage by stage.
 
-    Choices that the specification leaves open may differ; the implementation's own values tell which choices are open.
+    Choices that the specification leaves open may differ; the values in `expected` determine which choices are open.
     Values that depend on a different choice are not compared, and the judgement has `chose_differently` set.
 
     Args:
@@ -221,7 +221,7 @@ STAGE_OF = {
 
 
 def stage_of(name: str, first: Tensor, second: Tensor | None, task: Task = DETECT) -> str:
-    """Return the stage that a tensor of an outcome belongs to; of the loss items, the first that differs."""
+    """Return the stage of an outcome's tensor `name`; for the loss items, the stage of the first item that differs."""
     if name == "loss.items":
         equal = torch.ones_like(first, dtype=torch.bool) if second is None else first == second
         stages = list(task.item_of)
@@ -235,7 +235,7 @@ def stage_of(name: str, first: Tensor, second: Tensor | None, task: Task = DETEC
 
 
 def first_place(name: str, before: Tensor, now: Tensor) -> Value:
-    """Return the first place where two tensors differ bitwise, with both values."""
+    """Return the first element that differs bitwise between two tensors, with its place and both values."""
     if before.shape != now.shape or before.dtype != now.dtype:
         was, became = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (before, now))
         return Value("the whole batch", name, was, became, "none")

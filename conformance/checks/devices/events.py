@@ -1,4 +1,4 @@
-"""Events on a simulated device: operations that fail on a real one, synchronisations and transfers."""
+"""Events on a simulated device: operations that fail on a real CUDA device, synchronisations and transfers."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -29,8 +29,8 @@ class SimulatedRun:
 
     Attributes:
         watch: events while the implementation's own code ran, and the violations of its backward pass.
-        outcome: its outcome, as tensors on the CPU; None if it failed.
-        failure: the failure, if any.
+        outcome: what the implementation returned, as tensors on the CPU; None if it failed.
+        failure: the reason why the implementation failed; None if it did not fail.
         judgement: result of the judge, which ran on the simulated device too; None if not requested.
         judging: events while the judge ran.
     """
@@ -48,7 +48,7 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
     Args:
         implementation: an implementation that runs in this process.
         batch: the batch, on the CPU.
-        judged: judge the outcome too, on the simulated device.
+        judged: True to judge the outcome too, on the simulated device.
 
     Raises:
         WrongDevice: the suite's own code combined tensors of two devices.

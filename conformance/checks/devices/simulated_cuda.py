@@ -47,7 +47,7 @@ READS = frozenset({
 
 
 class SimulatedTensor(Tensor):
-    """A tensor on the simulated device. It overrides the methods that reveal a tensor's device to Python code.
+    """A tensor on the simulated CUDA device; methods that reveal a tensor's device report `cuda:0`.
 
     Attributes:
         host: tensor on the CPU that holds the values.
@@ -76,7 +76,7 @@ class SimulatedTensor(Tensor):
     def __torch_dispatch__(  # type: ignore[override]  # PyTorch's stub is narrower
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation while another dispatch mode is active above the simulation's."""
+        """Run an ATen operation that the simulation's own dispatch mode did not intercept."""
         return current().run(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # PyTorch's stub is narrower
@@ -193,14 +193,14 @@ class Simulation:
             self.watch = before
 
     def origin_of(self, tensor: Tensor) -> Origin | None:
-        """Return the origin of a tensor on the CPU; None if the tensor was made outside the simulation."""
+        """Return the call that made a tensor on the CPU; None if the tensor was made outside the simulation."""
         origin: Origin | None = self._origins.get(tensor)
         return origin
 
     # Calls from Python
 
     def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a function of PyTorch."""
+        """Run a function of PyTorch that Python code called, and record the call and its caller meanwhile."""
         name = name_of(func)
         if name in MOVES:
             tensor, *rest = args
@@ -219,7 +219,7 @@ class Simulation:
             return func(*args, **kwargs)
 
     def made(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        """Make a tensor: on the device if the call names it, else on the CPU."""
+        """Run a function that makes a tensor: on the simulated device if the call names it, else on the CPU."""
         target = device_of(kwargs.get("device"))
         keywords = {name: value for name, value in kwargs.items() if name != "device"}
         if func is torch.tensor and isinstance(args[0], Tensor):
@@ -242,7 +242,7 @@ class Simulation:
         return tensor.host.tolist()
 
     def to(self, tensor: Tensor, name: str, *args: Any, **kwargs: Any) -> Tensor:
-        """Run `Tensor.to`, `Tensor.cpu` or `Tensor.cuda`."""
+        """Run `Tensor.to`, `Tensor.cpu` or `Tensor.cuda`, between the simulated device and the CPU."""
         target, others = destination(args, kwargs)
         with self._calling(Call(name, own_frame(), follows=True)), torch._C.DisableTorchFunction():
             if target is None or target == tensor.device:
@@ -290,7 +290,7 @@ class Simulation:
     def _belongs_on_device(
         self, func: Any, arguments: Sequence[Argument], kwargs: dict[str, Any], call: Call | None
     ) -> bool:
-        """Return True if the result of an operation is on the device."""
+        """Return True if the result of an operation belongs on the simulated device."""
         packet = func.overloadpacket
         if self._moving is not None and packet is torch.ops.aten._to_copy:
             return self._moving == DEVICE
