@@ -51,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Truth:
-    """A ground truth in pixels."""
+    """A ground truth: class, and box in pixels."""
 
     label: int
     box: Box
@@ -66,7 +66,7 @@ class Learns:
 
 
 def read(image: int, maps: list[Nested], head: Head) -> list[Prediction]:
-    """Return the predictions of an image (PRE-1, ANC-1, DEC-1, DEC-2)."""
+    """Return the decoded predictions of all cells of an image, level by level (PRE-1, ANC-1, DEC-1, DEC-2)."""
     found = []
     for level, stride in zip(maps, head.strides, strict=True):
         for y, x in product(range(len(level[image][0])), range(len(level[image][0][0]))):
@@ -87,7 +87,7 @@ def distance(side: list[float]) -> float:
 
 
 def truths_of(image: int, rows: list[list[float]], size: tuple[int, int]) -> list[Truth]:
-    """Return the ground truths of an image (ANN-1, ANN-2)."""
+    """Return the ground truths of an image from the annotation rows of the batch (ANN-1, ANN-2)."""
     found = []
     for index, label, cx, cy, w, h in rows:
         if int(index) == image:

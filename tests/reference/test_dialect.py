@@ -21,7 +21,7 @@ FIRST = Dialect("first", SmallBoxFloor.BELOW_FIRST_STRIDE)
     ],
 )
 def test_floor(dialect: Dialect, strides: tuple[int, ...], floor: tuple[int, int]):
-    """TAL-CAND-2: the floor of the newest dialect, of an older one, and of a dialect without widening."""
+    """TAL-CAND-2: (below, to) of the newest dialect, of an older one, and of a dialect without widening, by strides."""
     assert dialect.floor(strides) == floor
 
 

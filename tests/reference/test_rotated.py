@@ -59,7 +59,7 @@ def near(*values: float) -> object:
 
 
 def truths(*boxes: tuple[float, ...], labels: list[int] | None = None) -> GroundTruths:
-    """Return ground truths; their class is 0 unless labels are given."""
+    """Return ground truths with the given rotated boxes (cx, cy, w, h, angle), of class 0 unless labels are given."""
     return GroundTruths(torch.tensor(labels or [0] * len(boxes)), doubles(*boxes))
 
 
@@ -220,7 +220,7 @@ def test_probiou_of_crossing_boxes():
 
 
 def test_the_floor_is_added_to_every_variance():
-    """OBB-IOU-1: the argument `variance` = 1 gives two points, 3 apart, Gaussians with variances 1."""
+    """OBB-IOU-1: probIoU with `variance` = 1 of two points equals that of Gaussians with variances 1."""
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
     assert probiou(doubles(0, 0, 0, 0, 0.7), doubles(0, 3, 0, 0, 2), 1.0).item() == pytest.approx(
@@ -319,7 +319,7 @@ def test_small_sides_are_widened():
 
 @pytest.mark.parametrize(("strides", "inside"), [((8, 16), [0, 1]), ((8,), [0, 1]), ((4,), [])])
 def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[int]):
-    """OBB-CAND-1: a 3 x 3 box, 4 px from two centres, is widened to the second stride, or the only one if single."""
+    """OBB-CAND-1: a 3 x 3 box, 4 px from two centres, is widened to the second stride, or to a single stride."""
     inputs = torch.ones(4, 1).double(), torch.tensor([[8.0, 4, 8, 8, 0]] * 4).double(), CENTRES
     targets = assign_rotated(
         *inputs, truths((8, 4, 3, 3, 0)), strides, Hyperparameters(topk=4), keep_trace=True
@@ -475,7 +475,7 @@ def turn(x: float, y: float, angle: float) -> tuple[float, float]:
 
 
 def cells_of(image: int, maps: list[Tensor], head: Head) -> list[Cell]:
-    """Return the predictions of an image (PRE-1, ANC-1, DEC-1, OBB-DEC-1, OBB-DEC-2)."""
+    """Return the decoded predictions of all cells of an image (PRE-1, ANC-1, DEC-1, OBB-DEC-1, OBB-DEC-2)."""
     cells = []
     for level, stride in zip(maps, head.strides, strict=True):
         values = level[image].tolist()

@@ -1,4 +1,4 @@
-"""Detection of hazards: each hazard is found in its example batches, and not in batches that barely lack it."""
+"""Detection of hazards, properties of a batch that expose faults: found in examples, and not in near misses."""
 
 import dataclasses
 import math

@@ -48,7 +48,7 @@ def built(name: str) -> list[Batch]:
 
 
 def draw(strategy: SearchStrategy[Recipe], count: int) -> list[Recipe]:
-    """Return `count` recipes from twelve runs of Hypothesis, because within a run it often repeats earlier draws."""
+    """Return `count` recipes from twelve runs of Hypothesis, because a single run often repeats earlier draws."""
     found: list[Recipe] = []
     for number in range(12):
 
@@ -282,7 +282,7 @@ def test_rows_are_sorted_unless_asked_for():
 
 @pytest.mark.parametrize("topk", [1, 10, 13, 30])
 def test_there_are_always_as_many_anchors_as_k(topk: int):
-    """TAL-TOPK-2: this strategy draws no batch with fewer than k anchors, on which implementations must raise."""
+    """TAL-TOPK-2: `recipes` draws no batch with fewer than k anchors, on which implementations must raise."""
     found = draw(recipes(hyperparameters=st.just(Hyperparameters(topk=topk)), ties=True), 60)
     assert all(recipe.build().anchors >= topk for recipe in found)
     assert {recipe.hyperparameters.topk for recipe in found} == {topk}

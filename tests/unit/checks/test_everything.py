@@ -25,7 +25,7 @@ NAN = NonFiniteBatch(Recipe(images=((Truth("ordinary"),),), cells=(5, 5), predic
 
 
 class WrongAssigner(ReferenceAdapter):
-    """A separate assigner that always selects 7 anchors, beside a correct loss."""
+    """A correct loss with a separate assigner that always uses k = 7."""
 
     def assign(self, inputs: Any) -> Assignment:
         return super().assign(replace(inputs, hyperparameters=replace(inputs.hyperparameters, topk=7)))

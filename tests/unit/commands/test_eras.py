@@ -91,7 +91,7 @@ def test_an_empty_cache_is_not_a_success(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_first_and_the_last_source_of_an_era_are_judged_by_the_whole_suite(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """`eras` finds a fault of these sources that only the suite's test of non-finite predictions can find."""
+    """A fault that only the suite's test of non-finite predictions can find is found in an era's only source."""
 
     class HidesNaN(ReferenceAdapter):
         def loss(self, feature_maps: Any, *arguments: Any) -> Any:

@@ -110,6 +110,6 @@ def composed(choices: dict[str, Any]) -> Dialect:
 @pytest.mark.parametrize("shows", ["all", "nothing"])
 @pytest.mark.parametrize("choices", PORTED, ids=str)
 def test_a_second_implementation_agrees(choices: dict[str, Any], shows: str):
-    """`DensePort` with these choices conforms to the composed dialect, and not to the newest release's."""
+    """`DensePort` with the given choices conforms to the composed dialect, and not to the newest release's."""
     dialect = composed(choices)
     assert_held_to(DensePort(dialect, shows, **choices), NEWEST, dialect, next(iter(choices)))

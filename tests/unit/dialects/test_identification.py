@@ -37,7 +37,7 @@ def test_an_official_dialect_is_named_alone():
 
 @pytest.mark.slow
 def test_two_choices_are_named_with_their_evidence():
-    """For a port with plain IoU and an unscaled total, both choices are named, each with its smallest batch."""
+    """For an implementation with plain IoU and an unscaled total, both choices are named, with a smallest batch."""
     found = identify(port(overlap="iou", total_times_images=False))
     assert found.explained
     assert differences(found.dialect, NEWEST) == differences(

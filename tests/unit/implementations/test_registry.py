@@ -35,7 +35,7 @@ class Assigner:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Change to a working directory with adapters of all kinds."""
+    """Change to a working directory with Python files of adapters, some of which raise when imported."""
     monkeypatch.chdir(tmp_path)
     imported, searched = set(sys.modules), list(sys.path)
     files = {

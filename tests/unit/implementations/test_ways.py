@@ -145,7 +145,7 @@ def test_a_worker_finds_the_same_faults(module: Path):
 def test_two_processes_are_forks_of_a_new_one_where_this_one_cannot_fork(
     module: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """If `os.fork` fails, the way "two-processes" still conforms: it forks a new process instead of this one."""
+    """If `os.fork` fails, the way of calling "two-processes" forks a fresh process instead, and conforms."""
 
     def refuse() -> int:
         raise OSError("cannot fork")

@@ -72,7 +72,7 @@ def session(tmp_path: Path) -> Session:
 
 
 class AssignerAlone:
-    """An assigner without a loss that exposes only its outputs."""
+    """The official assigner without a loss, and without its intermediate stages."""
 
     name = "assigner alone"
 
@@ -81,7 +81,7 @@ class AssignerAlone:
 
 
 class LossAlone:
-    """A loss that exposes neither assignment nor inputs."""
+    """The official loss without an assigner; it returns only total and items."""
 
     name = "loss alone"
 
@@ -94,7 +94,7 @@ class LossAlone:
 
 
 class Both(AssignerAlone, LossAlone):
-    """A loss that exposes nothing, with an assigner that can be called separately."""
+    """The official assigner without stages, and the official loss that returns only total and items."""
 
     name = "both"
 
@@ -198,7 +198,7 @@ class WrongAssigner:
 
 @pytest.mark.slow
 def test_one_image_among_thousands_is_found(session: Session):
-    """One faulty image among thousands is found: the single scene with two given ground truths, out of 343 scenes."""
+    """A fault on a single scene, two particular ground truths, is found among 343 scenes, and reported on one image."""
     first, second = torch.tensor([0.0, 0, 8, 8]), torch.tensor([8.0, 8, 16, 16])
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
@@ -260,7 +260,7 @@ def test_a_wrong_value_with_the_right_gradient_is_found(session: Session):
 
 
 def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkeypatch: pytest.MonkeyPatch):
-    """An image that the stricter dense check rejects and the ordinary judge accepts is not a failure."""
+    """An image that the vectorised check rejects and the ordinary judge accepts is not a failure."""
     check_chunk = judging.check_chunk
 
     def strict(*arguments: Any) -> Any:
@@ -288,7 +288,7 @@ def test_as_few_as_are_suspect_together_stay(wanted: set[int], count: int):
 
 
 def test_the_smallest_image_comes_first(session: Session):
-    """The failing image with the fewest ground truths is reported: none if all images fail, two if others pass."""
+    """The reported image has the fewest ground truths: 0 if every image fails, 2 if only images with two fail."""
 
     def every(right: Assignment, inputs: AssignerInputs) -> Assignment:
         return replace(right, scores=right.scores + 1e-3)

@@ -1,4 +1,4 @@
-"""The vectorised check of many images accepts what the ordinary judge accepts, except at near ties."""
+"""The vectorised check of many images agrees with the ordinary judge, except that it may reject near ties."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -98,7 +98,7 @@ def test_every_admissible_assignment_is_accepted(scope: Scope):
 @pytest.mark.slow
 @by_name
 def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
-    """On random assignments, many of them wrong at one anchor, both judges agree except at near ties."""
+    """On random assignments, often wrong at one anchor, vectorised and ordinary judge agree except at near ties."""
     images, inputs, told = told_of(scope, sample(scope))
     counts, source = images.present.sum(1).tolist(), torch.Generator().manual_seed(1)
     _, near_tie = uniqueness(told)

@@ -1,4 +1,4 @@
-"""Scopes of the exhaustive check: their images are distinct and complete, and their number is as documented."""
+"""Scopes, the sets of images of the exhaustive check: images are distinct, complete, and as many as documented."""
 
 import re
 from dataclasses import replace

@@ -135,7 +135,7 @@ RANGES = {"META-SCORE-RANGE", "META-BEST-SCORE"}
 @pytest.mark.parametrize("clause", [clause for clause in RELATIONS if clause not in RANGES])
 @pytest.mark.parametrize("kind", SYMMETRIC)
 def test_what_breaks_no_symmetry_is_not_accused_of_it(clause: str, kind: str):
-    """A wrong implementation with all symmetries passes: relations compare it with itself, not the reference."""
+    """A wrong but symmetric implementation passes: a relation compares an implementation with itself only."""
     tested = subject(SYMMETRIC[kind]())
     assert not [str(failure) for failure in failures_among(clause, tested, 24)]
 
