@@ -29,7 +29,7 @@ def test_the_line_makes_the_recipe_again(recipe: Recipe):
     line = repr(recipe)
     assert "\n" not in line
     assert eval(line, dict(NAMES)) == recipe
-    assert pretty(recipe) == line, "Hypothesis prints it otherwise"
+    assert pretty(recipe) == line, "Hypothesis prints the recipe differently"
 
 
 @quickly

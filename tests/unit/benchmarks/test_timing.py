@@ -23,7 +23,7 @@ def test_everybody_takes_turns():
     assert "".join(call for call in clock.calls if call != "settle") == "ABC" * 4, (
         "one untimed round, three timed"
     )
-    assert clock.calls[3:5] == ["settle", "A"], "the device is idle when time is taken"
+    assert clock.calls[3:5] == ["settle", "A"], "expected the device to be idle before timing"
 
 
 def test_times_are_to_the_end_of_each_step_and_without_the_preparation():

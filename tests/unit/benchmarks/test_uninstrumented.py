@@ -40,7 +40,7 @@ def test_the_same_to_the_last_bit(batch: Batch, name: str):
     )
     assert torch.equal(judged_loss.items, timed_loss.items)
     assert all(map(torch.equal, judged_gradients, timed_gradients))
-    assert timed_loss.inputs is None or name == "article", "nothing is noted"
+    assert timed_loss.inputs is None or name == "article", "expected no recorded inputs"
 
 
 def test_the_reference_is_not_timed_on_padding():

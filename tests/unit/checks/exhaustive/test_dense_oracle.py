@@ -114,8 +114,10 @@ def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
         fast = assignment_holds(told, assignment)
         for image in range(len(counts)):
             slow = ordinarily(scope.image(int(images.indices[image])), assignment, inputs, image)
-            assert fast[image] <= slow, f"image {image}: only the dense check accepts {owners[image]}"
-            assert fast[image] or not slow or near_tie[image], f"image {image}: it refuses {owners[image]}"
+            assert fast[image] <= slow, f"image {image}: only the vectorised check accepts {owners[image]}"
+            assert fast[image] or not slow or near_tie[image], (
+                f"image {image}: wrongly rejects {owners[image]}"
+            )
             verdicts.add(slow)
     assert verdicts == {True, False}
 
