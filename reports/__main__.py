@@ -113,7 +113,7 @@ def _issue(options: argparse.Namespace) -> int:
 
 
 def _change(run: Path, against: Path | None) -> Change | None:
-    """Compare a run with `against`, or else with the last comparable run in the history; None without one."""
+    """Compare a run with the run `against`, or else with the last comparable run in the history; None without one."""
     entry = _entry(run)
     before = _entry(against) if against else previous(read_history(history_of(read_log(run).folder)), entry)
     return compare(before, entry) if before else None

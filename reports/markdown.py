@@ -155,7 +155,7 @@ def _section(cause: dict[str, Any]) -> str:
 
 
 def _block(text: str) -> str:
-    """Return a command as an indented code block, which its text cannot end."""
+    """Return a command as an indented code block. Nothing in the text of the command can end the block."""
     return "\n".join(f"    {line}" for line in visible(text).splitlines())
 
 

@@ -40,7 +40,7 @@ def terminal_table(log: Log) -> str:
 
 
 def _since(log: Log, summary: dict[str, Any]) -> str:
-    """Return a sentence about the change since the last comparable run; "" without such a run."""
+    """Return a sentence about the change since the last comparable run; "" without an earlier run."""
     entry = entry_of(log, summary)
     before = previous(read_history(history_of(log.folder)), entry)
     if before is None:

@@ -41,10 +41,10 @@ def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) ->
         judge: judges the outcome of the first run.
 
     Returns:
-        The judgement of the first run: that of the whole implementation against its dialect. It is not a failure.
+        The judgement of the whole implementation against its dialect. It is not a failure.
 
     Raises:
-        Failure: a check failed; the failure is that of the first such check.
+        Failure: a check failed; further checks are not run.
     """
     generated = is_generated_size(batch)
     judgement = judge_against_reference(subject, batch, each_term=generated, judge=judge)

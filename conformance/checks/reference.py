@@ -25,8 +25,8 @@ def judge_against_reference(
         subject: the implementation, and the device to run it on.
         batch: any batch; it is moved to the device.
         each_term: judge the gradients of box, cls and dfl separately too, if `Loss.total` has three elements.
-        alone: judge only its assigner, even if it has a loss.
-        judge: judges the outcome.
+        alone: judge only the assigner, even if the implementation has a loss.
+        judge: function that judges the outcome.
 
     Returns:
         The judgement. It is not a failure.
@@ -48,14 +48,14 @@ def judged_outcome(
     alone: bool = False,
     judge: Judge = judge_any,
 ) -> tuple[Judgement, Outcome]:
-    """Return the outcome of a batch that must not be rejected, with a judgement that does not fail.
+    """Run the implementation on a valid batch, and return its outcome and judgement, which is not a failure.
 
     Args:
         subject: the implementation, and the device that the batch is on.
-        expected: expectation of the batch.
+        expected: everything that the dialect prescribes for the batch, including the batch itself.
         each_term: as in `judge_against_reference`.
         alone: as in `judge_against_reference`.
-        judge: judges the outcome.
+        judge: function that judges the outcome.
 
     Raises:
         Failure: as `judge_against_reference`.

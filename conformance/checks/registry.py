@@ -31,9 +31,9 @@ class Check:
 
     Attributes:
         name: name of the test function without `test_`.
-        clauses: clause groups that the check covers; the first one is its group in log and report.
+        clauses: groups of clauses that the check covers; log and report list the check under the first.
         strategy: draws the batches.
-        argument: parameter of `body` that takes a drawn batch.
+        argument: parameter of `body` that takes a generated batch.
         share: the number of examples is that of the profile divided by `share`.
         least: minimum number of examples of the check.
         parameter: further parameter of `body` with its values, if pytest runs the check once for each of them.
@@ -53,7 +53,7 @@ class Check:
     body: Callable[..., None]
 
     def examples(self, examples: int) -> int:
-        """Return the number of batches that the check draws where a profile draws `examples`."""
+        """Return the number of batches that the check generates, given the profile's number of examples."""
         return examples if self.share == 1 else max(self.least, examples // self.share)
 
     def calls(self) -> Iterator[tuple[str, dict[str, str]]]:
@@ -110,9 +110,9 @@ def check(
     The loaded profile decides how many batches the test draws: load it before the test modules are imported.
 
     Args:
-        clauses: clause groups that the check covers; the first one is its group in log and report.
+        clauses: groups of clauses that the check covers; log and report list the check under the first.
         batches: draws the batches.
-        argument: parameter of the function that takes a drawn batch.
+        argument: parameter of the function that takes a generated batch.
         share: the number of examples is that of the profile divided by `share`.
         least: minimum number of examples of the check.
         parameter: further parameter of the function with its values; pytest runs the check once for each.
@@ -143,7 +143,7 @@ def _draws_repeat() -> bool:
 
 
 def share_of_examples(parts: int, least: int = MIN_EXAMPLES) -> int:
-    """Return the examples of the loaded profile divided by `parts`, but at least `least`."""
+    """Return the number of examples of the loaded profile divided by `parts`, but at least `least`."""
     current = settings.default
     assert current is not None
     return max(least, current.max_examples // parts)

@@ -1,4 +1,6 @@
-"""Checks that an implementation raises on a batch that its dialect does not support, with a refusal of the batch."""
+"""Checks that an implementation raises on a batch that its dialect does not support.
+
+The exception must be a refusal, such as a ValueError, and not the accident of a bug, such as an AttributeError."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -23,7 +25,7 @@ ALWAYS_A_REFUSAL = {"RuntimeError", "ValueError", "AssertionError", "NotImplemen
 
 
 def is_refusal(types: Collection[str]) -> bool | None:
-    """Return True if an exception is a refusal of the input, False if it is not, and None if its class is ambiguous.
+    """Return True if an exception deliberately refuses the input, False if not, and None if its class can mean both.
 
     An exception that does not derive from `Exception` (`SystemExit`, `KeyboardInterrupt`) is never a refusal.
 
@@ -74,7 +76,7 @@ def _refuses(subject: Subject, batch: Batch, error: ImplementationFailed, alone:
 
 
 def _raises_without_reason(subject: Subject, batch: Batch, kind: str, alone: bool) -> bool:
-    """Return True if the implementation raises `kind` even with hyperparameters that it must accept."""
+    """Return True if the implementation raises class `kind` even with hyperparameters that it must accept."""
     numbers = batch.hyperparameters
     topk2 = None if numbers.effective_topk2 is None else min(numbers.effective_topk2, batch.anchors)
     for choice in dict.fromkeys((topk2, None)):

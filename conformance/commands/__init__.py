@@ -46,7 +46,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command that the arguments name, and return its exit status: 2 if it could not do its work."""
+    """Run the command that the arguments name, and return its exit status; 2 if the command failed with an error."""
     words = sys.argv[1:] if arguments is None else arguments
     program = program_name()
     parser = argparse.ArgumentParser(prog=program, description="Everything beside `pytest conformance`.")

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
-    """Return the sources of the first and of the last checked release of each era."""
+    """Return the source codes of the first and of the last checked release of each era."""
     ends = []
     for era in ERAS:
         of_era = [source for source in sources if source.era is era]
@@ -72,7 +72,7 @@ def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
 
 
 def check_with_suite(source: CheckedSource) -> None:
-    """Judge the last release of a source by all checks of the suite; store the first failure in `problem`."""
+    """Judge the newest release with this source by all checks of the suite; store the first failure in `problem`."""
     name = f"ultralytics=={version_text(source.releases[-1])}"
     try:
         implementation = find(name)
@@ -90,7 +90,7 @@ def check_with_suite(source: CheckedSource) -> None:
 
 
 def format_source(source: CheckedSource) -> str:
-    """Return one line of text about a source: its releases, their dialect, and batches or the problem."""
+    """Return one line about a source code: its releases, their dialect, and the number of batches or the problem."""
     releases, dialect = format_releases(source.releases), source.era.dialect.name
     if source.problem:
         return f"{releases}: not {dialect}: {source.problem}"

@@ -1,7 +1,7 @@
 """`tal-conformance measure`: measure the rounding errors of correct implementations, to derive their bounds.
 
-The bound of a quantity is a number of rounding units, `bounds.UNITS`, plus a multiple of the naive error: the
-error of the reference computed in the dtype of the implementation.
+The error bound of a quantity is a number of rounding units, `bounds.UNITS`, plus a multiple of the naive error: the
+error of the reference when it computes in the dtype of the implementation.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Needed:
-    """Rounding units that the errors of one quantity, such as the overlap, needed.
+    """Number of rounding units that cover the measured errors of one quantity, such as the overlap.
 
     Attributes:
         numbers: number of compared values.

@@ -136,12 +136,12 @@ class Replay:
     """Options of the command, and the results so far.
 
     Attributes:
-        names: values of `--implementation`. With `offline`, they select the outcomes to judge; empty selects all.
+        names: values of `--implementation`. With `offline`, they select the stored outcomes to judge; empty: all.
         offline: judge the outcomes stored beside the case files, without running an implementation.
         device: device to run on, unless `offline` is set.
         against: dialect by which every implementation is judged; None for its own dialect.
         pictures: folder of the pictures.
-        found: implementations that could be loaded.
+        found: the loaded implementations.
         fails: True if an outcome does not conform.
         missing: True if a case could not be judged, or only in part.
     """
@@ -313,7 +313,7 @@ def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Repla
 
 
 def _summary(failure: Failure) -> str:
-    """Return one sentence about a failure. The command prints the traceback below it, since it writes no report."""
+    """Return one sentence about a failure, without its reference to a report, which this command does not write."""
     stage = f"at stage {failure.stage} ({failure.clause}): " if failure.stage else ""
     return stage + failure.summary.replace(TRACEBACK_ELSEWHERE, "")
 

@@ -48,7 +48,7 @@ def close_worker(implementation: Implementation) -> None:
 def first_changed_release(
     releases: Sequence[Version], is_as_before: Callable[[Version], bool]
 ) -> tuple[Version, Version] | None:
-    """Return the neighbouring releases between which a behaviour changed; None if the last has the old one.
+    """Return the neighbouring releases between which a behaviour changed; None if the last release is as before.
 
     If the behaviour changed several times, one of the changes is returned.
 

@@ -1,4 +1,4 @@
-"""The choices in which two dialects differ, in words, by clause, and with the smallest distinguishing batch."""
+"""The choices in which two dialects differ: meaning, clause, and the smallest batch with different results."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -41,10 +41,10 @@ SEARCH = settings(derandomize=True, database=None, deadline=None, phases=[Phase.
 
 
 def small_recipes(**options: Any) -> SearchStrategy[Recipe]:
-    """Return a strategy of one image with few ground truths, so that Hypothesis finds small examples soon.
-
+    """Return a strategy of batches of one image with few ground truths: Hypothesis finds small examples sooner.
+    
     Args:
-        options: further or other arguments of `recipes`.
+        options: arguments of `recipes`, in addition to or in place of the arguments set here.
     """
     sizes: dict[str, Any] = {"strides": LEVELS, "classes": (1, 2), "max_images": 1, "max_truths": 3}
     return recipes(**sizes | options)
@@ -141,7 +141,7 @@ class Choice:
         before, after: meaning of the value in the first and in the second dialect.
         recipe: the smallest batch that distinguishes the two values; None if the result is undefined for one
             value.
-        changed: the first dialect with the second dialect's value of this choice.
+        changed: the first dialect, but with the second dialect's value of this choice.
     """
 
     name: str
@@ -181,10 +181,10 @@ def smallest(before: Dialect, changed: Dialect, name: str) -> Recipe:
     Args:
         before: the first dialect.
         changed: the same dialect with another value of one choice.
-        name: name of that choice.
+        name: name of the choice.
 
     Raises:
-        LookupError: no generated batch distinguishes the two.
+        LookupError: no generated batch distinguishes the two dialects.
     """
     search = settings(SEARCH, max_examples=MAX_EXAMPLES)
     try:

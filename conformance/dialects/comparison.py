@@ -67,7 +67,7 @@ class Comparison:
     Attributes:
         first, second: the compared implementations.
         differences: choices in which their dialects differ.
-        unexpected: failures of either implementation against its own dialect.
+        unexpected: failures of an implementation to conform to its own dialect.
         batches: number of batches on which each implementation was judged by its own dialect.
     """
 
@@ -107,10 +107,9 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
 
 
 def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
-    """Return the failure of the second implementation on the choice's batch, judged by the old value.
-
-    If other choices hide the difference on that batch, the second implementation is judged by the whole dialect of the
-    first.
+    """Judge the second implementation on the choice's smallest batch by the choice's old value, and return the failure.
+    
+    If other choices hide the difference on that batch, the second implementation is judged by the whole first dialect.
     """
     assert choice.recipe is not None
     old_choice = replace(second.dialect, **{choice.name: getattr(before, choice.name)})
@@ -135,7 +134,7 @@ def violations(implementation: Implementation, advance: Advance = no_progress) -
 
 
 def share_of(first: Dialect, second: Dialect) -> float:
-    """Return the share of ordinary batches on which two dialects differ."""
+    """Return the share of ordinary generated batches on which the results of two dialects differ, 0 to 1."""
     batches = sample_recipes(ORDINARY, ORDINARY_BATCHES)
     return sum(differ(first, second, recipe) for recipe in batches) / len(batches)
 

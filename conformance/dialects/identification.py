@@ -43,7 +43,7 @@ class DialectFit:
 
     Attributes:
         dialect: the official dialect.
-        refuting: the smallest batch on which the implementation does not conform; None if there is none.
+        refuting: the smallest batch on which the implementation does not conform; None if it always conforms.
         batches: number of batches judged, up to the first on which the implementation does not conform.
     """
 
@@ -60,8 +60,8 @@ class ChoiceEvidence:
         name: field of `Dialect`.
         clause: clause of the specification.
         words: the choice in a few words.
-        alone: number of smaller batches that the base dialect explains with this choice, but not without it.
-        smallest: the smallest batch that is explained only with the choice; None if there is none.
+        alone: number of the smaller batches that the base dialect explains with this choice, but not without it.
+        smallest: the smallest batch that is explained only with the choice; None without such a batch.
     """
 
     name: str
@@ -77,8 +77,8 @@ class Tie:
 
     Attributes:
         words: the other choice in a few words.
-        deciding: a batch on which the reference computes different results in both dialects; None if none was
-            drawn.
+        deciding: a batch on which the reference's results in the two dialects differ; None if no generated batch
+            shows a difference.
     """
 
     words: str
@@ -95,14 +95,14 @@ class Identification:
         implementation: the implementation under test.
         base: the official dialect that differs from `dialect` in the fewest choices.
         dialect: the dialect that explains the most batches.
-        batches: number of batches judged.
+        batches: number of judged batches.
         left: for each violated clause the number of batches that `dialect` does not explain, and the smallest
             failure.
         choices: the choices in which `dialect` differs from `base`.
-        unexplained_by_base: number of the smaller batches that `base` does not explain, and of the smaller
+        unexplained_by_base: two numbers: of the smaller batches that `base` does not explain, and of all smaller
             batches.
         fits: result for every official dialect.
-        ties: other dialects that explain as much.
+        ties: other dialects that explain as many batches.
         complete: False if the budget of seconds was used up before the search and its proof ended.
     """
 
@@ -145,7 +145,7 @@ def identify(
 
     Args:
         implementation: the implementation under test.
-        dialects: official dialects to start from; of those that differ in no judged choice, the first is
+        dialects: official dialects to start from; of dialects that differ in no judged choice, the first is
             tried.
         advance: called once for each distinct dialect, and with lines about the search.
         seconds: budget of processor time of the search.
@@ -166,8 +166,8 @@ def identify(
 
 def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: bool) -> Identification:
     """Return the dialect that was found, with its proof.
-
-    All batches and newly drawn ones are judged by the dialect, and the effect of each of its choices is
+    
+    All batches, and newly generated batches, are judged by the dialect, and the effect of each of its choices is
     counted.
 
     Args:
@@ -214,22 +214,22 @@ def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str,
         observations: outcomes of the implementation.
         recipe: recipe of the batch.
         found: the dialect that was found.
-        name: name of the choice.
-        official: official value of the choice.
+        name: name of a choice.
+        official: official value of this choice.
     """
     without = replace(found, **{name: official})
     return observations.conforms(recipe, found) and not observations.conforms(recipe, without)
 
 
 def named(dialect: Dialect) -> tuple[Dialect, Dialect]:
-    """Return a dialect under a name that lists its choices, and the official dialect most similar to it."""
+    """Return two dialects: `dialect`, renamed to list its choices, and the most similar official dialect."""
     base = base_of(dialect)
     choices = judged_differences(dialect, base)
     return (base.but(**choices) if choices else base), base
 
 
 def new_recipes(name: str) -> Sequence[Recipe]:
-    """Return recipes on which the choice `name` makes a difference, and which the run has not used yet."""
+    """Return recipes on which the choice `name` makes a difference, and that were not judged before."""
     return sample_recipes(DISTINGUISHING[name], BATCHES_PER_STRATEGY + NEW_BATCHES)[-NEW_BATCHES:]
 
 
@@ -239,7 +239,7 @@ def settle_ties(
     """Try other values of every choice of `found`, on new batches that distinguish the values.
 
     Returns:
-        The dialect that explains the most batches, and the others that explain as many.
+        The dialect that explains the most batches, and the other dialects that explain as many.
 
     Raises:
         OutOfTimeError: the budget is used up.
@@ -271,7 +271,7 @@ def as_good(search: Search, other: Dialect, found: Dialect, recipes: Iterable[Re
 def remaining(
     observations: Observations, dialect: Dialect, recipes: Sequence[Recipe]
 ) -> dict[str, tuple[int, Failure]]:
-    """Return by violated clause the number of unexplained batches, and the failure on the smallest."""
+    """Return the number of unexplained batches by violated clause, and the failure on the smallest of them."""
     subject = Subject(replace(observations.implementation, dialect=dialect), "cpu")
     by_stages: dict[frozenset[str], list[Recipe]] = {}
     for recipe in recipes:
@@ -295,7 +295,7 @@ def format_fit(fit: DialectFit) -> str:
 
 
 def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
-    """Return the dialects without those that differ from an earlier one only in name or unjudged choices."""
+    """Return the dialects without any that differs from an earlier one only in name or in unjudged choices."""
     first: dict[object, Dialect] = {}
     for dialect in dialects:
         first.setdefault(key_of(dialect), dialect)

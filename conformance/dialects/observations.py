@@ -28,7 +28,7 @@ class Observation:
     """The result of running an implementation on one batch.
 
     Attributes:
-        outcome: what the implementation returned; None if it failed.
+        outcome: the results of the implementation; None if it failed.
         error: the failure; None if there is an outcome.
     """
 
@@ -85,8 +85,8 @@ class Observations:
     def observed(self, recipe: Recipe, dialect: Dialect) -> Observation:
         """Return the result of running the implementation on a recipe's batch.
 
-        A separate assigner gets inputs that the reference made from the annotations by the dialect's rules.
-        Where alpha and beta differ from the detection loss's, its assigner runs without the loss (TAL-MET-1).
+        An assigner without a loss gets inputs that the reference computes from the annotations by the dialect's rules.
+        If alpha and beta differ from the detection loss's, the assigner of a loss is called alone too (TAL-MET-1).
         """
         key = recipe, tuple(getattr(dialect, name) for name in READING)
         if key not in self._outcomes:
@@ -118,7 +118,7 @@ class Observations:
         return frozenset(name for name, stage in judgement.stages.items() if stage.mismatch)
 
     def _expectation(self, recipe: Recipe, dialect: Dialect) -> Expectation:
-        """Return what a dialect expects on a batch; all dialects share the decoded predictions."""
+        """Return the expectation of a dialect for a batch; all dialects share the decoded predictions."""
         batch = self.batch(recipe)
         if recipe not in self._expected:
             self._expected[recipe] = Expectation(batch, dialect)

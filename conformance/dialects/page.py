@@ -49,7 +49,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 
 def _introduction(comparison: Comparison) -> list[str]:
-    """Return the first line that the command prints, and the last unless it is about a failure."""
+    """Return the first line that the command prints, and also the last line unless it is about a failure."""
     first, *_, last = format_comparison(comparison)
     return [first] if comparison.unexpected else [first, last.strip()]
 

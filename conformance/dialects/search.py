@@ -2,9 +2,9 @@
 
 A dialect explains a batch if the implementation conforms to it on the batch; otherwise the batch is
 unexplained. The search starts from the official dialect that explains the most batches of a sample. It makes
-one choice differently at a time, the one that leaves the fewest batches unexplained; where no choice helps,
-pairs and then triples. Then all batches of the run are judged by the composed dialect, and those that it does
-not explain join the sample. Choices without which everything is explained as well are dropped again.
+changes one choice at a time, the one that leaves the fewest batches unexplained; where no single choice helps, it
+tries pairs and then triples. Then all batches are judged by the resulting dialect, and batches that it does not
+explain are added to the sample. Finally, changes that are not needed to explain the batches are undone.
 """
 
 import time
@@ -55,7 +55,7 @@ def values_of(name: str) -> list[Any]:
 
 
 def moves_from(dialect: Dialect) -> list[Move]:
-    """Return every change of one choice of a dialect to another value, in the order of the stages."""
+    """Return every possible change of one choice of a dialect to another value, in the order of the stages."""
     return [
         {name: value}
         for name in CHOICES
@@ -104,7 +104,7 @@ class Search:
         return in_time
 
     def misfit(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:
-        """Return the number of batches that do not conform to a dialect, plus 0.02 per diverging stage."""
+        """Return the number of batches that the dialect does not explain, plus 0.02 for each diverging stage."""
         total = 0.0
         for recipe in recipes:
             self.check_time()
@@ -117,7 +117,7 @@ class Search:
         return [recipe for recipe in recipes if self.observations.diverging(recipe, dialect)]
 
     def run(self, bases: Sequence[Dialect]) -> Dialect:
-        """Return the dialect that leaves the fewest batches unexplained, without needless choices."""
+        """Return the dialect that leaves the fewest batches unexplained, without unneeded unofficial choices."""
         self.best = bases[0]
         try:
             for number, base in enumerate(self.ranked(bases)[:STARTS]):
@@ -138,7 +138,7 @@ class Search:
 
         Args:
             dialect: the official dialect.
-            first: True if the best dialect so far is kept in `best`, for the case that the budget is used up.
+            first: True to store the best dialect so far in `best`, for the case that the budget is used up.
         """
         sample, stuck = self.spread(PROBES), 0
         while stuck < STUCK:
@@ -153,7 +153,7 @@ class Search:
     def first_missing(self, dialect: Dialect, known: set[Recipe]) -> list[Recipe]:
         """Return up to `MISSING` recipes of the run, not in `known`, that a dialect does not explain.
 
-        Recipes that no dialect can explain are left out. Those that refute the most dialects come first.
+        Recipes that no dialect can explain are left out. Recipes that refute the most dialects come first.
         """
         missing: list[Recipe] = []
         for recipe in self.telling_first(self.recipes):
@@ -178,7 +178,7 @@ class Search:
         return sorted(bases, key=lambda dialect: self.misfit(dialect, sample))
 
     def spread(self, count: int) -> list[Recipe]:
-        """Return about `count` recipes of the smaller half of the run's, whose batches are judged fastest.
+        """Return about `count` recipes from the smaller half of all recipes, whose batches are judged fastest.
 
         Recipes on which the implementation raises are left out.
         """
@@ -189,7 +189,7 @@ class Search:
     def explain(self, dialect: Dialect, sample: Sequence[Recipe], first: bool = True) -> Dialect:
         """Change choices of a dialect as long as it explains more of the sample, and return the dialect.
 
-        `first` is explained in `explained_from`.
+        The argument `first` is that of `explained_from`.
         """
         while unexplained := self.unexplained(dialect, sample):
             better = self.improved(dialect, unexplained)
@@ -220,8 +220,7 @@ class Search:
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
         """Return the `moves` (changes of choices) that concern the assignment if it diverges, else the loss.
 
-        If a loss does not expose its assignment, its terms diverge whatever the cause: then all moves are
-        returned.
+        If a loss does not expose its assignment, its terms diverge whatever the cause. All moves are then returned.
         """
         if not self.shows_assignment:
             return list(moves)
@@ -315,7 +314,10 @@ class Search:
         return shortest
 
     def pruned(self, dialect: Dialect, base: Dialect, explained: Sequence[Recipe]) -> Dialect:
-        """Return the dialect with the values of `base` for choices that `explained` recipes do not need."""
+        """Return the dialect, with the values of `base` for all choices that are not needed to explain the recipes.
+
+        `explained` are the recipes that the dialect explains.
+        """
         for name in judged_differences(dialect, base):
             simpler = replace(dialect, **{name: getattr(base, name)})
             if all(self.conforming(recipe, simpler) for recipe in explained):
@@ -333,12 +335,12 @@ class Search:
 
 
 def base_of(dialect: Dialect) -> Dialect:
-    """Return the official dialect with the fewest differing choices, a release's before the article's."""
+    """Return the official dialect with the fewest differing choices; of equals, a release's before the article's."""
     return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
 
 
 def named(dialect: Dialect) -> tuple[int, bool]:
-    """Return a sort key: the number of unofficial choices, and True if the base is the article's dialect."""
+    """Return a dialect's sort key: the number of unofficial choices, and True if its base is the article's."""
     base = base_of(dialect)
     return len(judged_differences(dialect, base)), base is ARTICLE
 

@@ -2,15 +2,15 @@
 
 
 class UnknownImplementation(LookupError):
-    """Error: no implementation was found under a name. The message states what was expected."""
+    """Error: the value of `--implementation` does not name an implementation. The message states what was expected."""
 
 
 class PackageUnavailable(LookupError):
-    """Error: a package could not be installed, or its adapter not started. The message gives reason and remedy."""
+    """Error: a package could not be installed, or its adapter not started. The message says why, and what to do."""
 
 
 class InvalidSetting(PackageUnavailable, ValueError):
-    """An environment variable of the suite has a value without a meaning."""
+    """Error: an environment variable of the suite has an invalid value."""
 
 
 class ProtocolViolation(TypeError):
@@ -21,7 +21,7 @@ class ImplementationFailed(Exception):
     """Error: an implementation raised, or violated the protocol, on a batch.
 
     Attributes:
-        what: one sentence.
+        what: the failure, as a sentence without a subject, such as "raised ValueError: ...".
         details: the traceback if the adapter itself raised; None if its results violated the protocol.
         types: names of the exception's class and its base classes if the adapter itself raised.
     """
@@ -35,7 +35,7 @@ class WorkerError(Exception):
     """Error: an implementation failed in a subprocess: it raised there, or the process died or hung.
 
     Attributes:
-        what: one sentence.
+        what: the failure, as a sentence without a subject, such as "raised ValueError: ...".
         details: the traceback in the subprocess if it raised.
         types: names of the exception's class and its base classes if it raised.
     """

@@ -1,4 +1,4 @@
-"""Run an implementation on a batch and return its outcome, which is not judged here."""
+"""Run an implementation on a batch and return its outcome, the results that the suite judges later."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Add the time until the block ends, also if it raises."""
+        """Add the time that the `with` block takes, even if it raises."""
         began = time.perf_counter()
         try:
             yield
@@ -71,8 +71,8 @@ def execute(
         implementation: the implementation to run.
         batch: any batch.
         each_term: differentiate box, cls and dfl separately too, if `Loss.total` has three elements.
-        alone: run only its assigner, on `inputs`, even if it has a loss.
-        inputs: the inputs of its assigner as the reference decodes them; None: decode the batch.
+        alone: run only the assigner, on `inputs`, even if the implementation has a loss.
+        inputs: the inputs of the assigner as the reference decodes them; None to decode the batch here.
 
     Raises:
         ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.
@@ -94,18 +94,18 @@ def execute(
 
 
 def execute_calls(implementation: Implementation, way: str, calls: Sequence[Call]) -> list[Answer]:
-    """Make calls of the implementation, as it is before its first call, in one way.
-
+    """Call the implementation in the given way, starting from its state before the first call.
+    
     Args:
         implementation: the implementation.
-        way: a key of `WAYS`, or `IN_TURN`.
-        calls: the calls.
-
+        way: a key of `WAYS`, or `IN_TURN` for all calls one after the other.
+        calls: the arguments of the calls.
+    
     Returns:
-        The answers; the last one has a failure if the implementation raised or broke the protocol.
-
+        The results of the calls; the last result has a failure if the implementation raised or violated the protocol.
+    
     Raises:
-        ImplementationFailed: it left something behind, or its worker died.
+        ImplementationFailed: the implementation left files, processes or output behind, or its worker process died.
     """
     with supervised.calling(implementation.name), exceptions_as_failures():
         if implementation.in_subprocess:

@@ -45,7 +45,7 @@ class CorruptOutcome(ValueError):
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """An outcome with its origin.
+    """An outcome (the results of an implementation on a batch) with its origin.
 
     Attributes:
         case: id of the batch.
@@ -117,7 +117,7 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the header's fields, and copies of the tensors, so that the file may change afterwards.
+    """Return the header's fields and the tensors, copied so that a later change of the file does not affect them.
 
     Raises:
         ValueError: the file is not an outcome file.

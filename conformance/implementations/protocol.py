@@ -1,17 +1,17 @@
-"""The protocol of adapters, and the validation of their answers.
+"""The protocol of adapters, and the validation of their results.
 
 An adapter is an object (or class, or function without arguments that returns one) with a `name` and at least one of
 
 - `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
 - `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss;
-- `make(head, hyperparameters) -> criterion`, with `criterion(feature_maps, annotations) -> Loss`: the same, as an
-  object that a trainer makes once and keeps.
+- `make(head, hyperparameters) -> criterion`, with `criterion(feature_maps, annotations) -> Loss`: the detection loss as
+  an object that a trainer makes once and reuses.
 
 Optional attributes: `version`; `dialect` (default: the newest official one); `exposes_stages`; `precisions` (precisions
 besides float32; default: those of mixed-precision training); `tasks` (names of loss families; default: `("detect",)`);
 `unsupported_ways` (ways of calling and sequences of calls that the code is not meant for; default: none);
 `reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None).
-An adapter needs this module and torch, and nothing of the reference's internals.
+An adapter needs only this module and torch.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ EVERY = ("float64", *MIXED, "float16", "bfloat16")
 
 @runtime_checkable
 class Assigner(Protocol):
-    """An implementation with an assigner of its own."""
+    """An implementation whose assigner can be called alone."""
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Assign ground truths to anchors."""
@@ -51,7 +51,7 @@ class Assigner(Protocol):
 
 @runtime_checkable
 class LossFunction(Protocol):
-    """An implementation with a detection loss of its own."""
+    """An implementation with a detection loss."""
 
     def loss(
         self,
@@ -66,7 +66,7 @@ class LossFunction(Protocol):
 
 @runtime_checkable
 class CriterionMaker(Protocol):
-    """An implementation whose detection loss is an object that a trainer makes once and keeps."""
+    """An implementation whose detection loss is an object (criterion) that a trainer makes once and reuses."""
 
     def make(
         self, head: Head, hyperparameters: Hyperparameters
@@ -110,16 +110,16 @@ class Implementation:
         name: the name that the adapter declares.
         spec: the `--implementation` value that selects it.
         version: version of the code under test, as the adapter declares it.
-        dialect: the dialect that it is judged by.
+        dialect: the dialect that the implementation is judged by.
         adapter: the object with `assign`, `loss` or both.
-        exposes_stages: True if its assignments carry `Stages`.
+        exposes_stages: True if its assignments contain `Stages`.
         precisions: precisions besides float32 that it supports; "autocast-" means mixed precision.
         tasks: names of the loss families that it computes, keys of `TASKS`.
-        in_subprocess: True if it runs in a worker process: only its answers can be checked, not its side effects.
+        in_subprocess: True if it runs in a worker process: only its results can be checked, not its side effects.
         unsupported_ways: names of ways of calling and of sequences of calls that the code is not meant for.
         reduces_over_ranks: how N is reduced over the processes of a distributed training: "mean", "sum" or None.
-        factory: makes the adapter once more; None if it was given as an object.
-        identity: shared by all variants of an implementation; key of what the guards remember about it.
+        factory: function that makes a new adapter; None if the adapter was given as an object.
+        identity: shared by all variants of an implementation; key of the tensors that it returned last.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Implementation:
 
     @property
     def capabilities(self) -> list[str]:
-        """List of the capabilities "assign", "loss" and "stages" that it offers."""
+        """The capabilities that the implementation has: a list of "assign", "loss" and "stages"."""
         offers = {
             "assign": _offers(self.adapter, Assigner),
             "loss": _offers(self.adapter, LossFunction),
@@ -156,7 +156,7 @@ class Implementation:
 
 
 def _offers(adapter: Any, kind: type) -> bool:
-    """Return True if the adapter follows a protocol. An attribute that raises is offered: its use raises as well."""
+    """Return True if the adapter has the methods of a protocol, including one that raises when it is read."""
     try:
         return isinstance(adapter, kind)
     except KeyboardInterrupt:
@@ -166,16 +166,16 @@ def _offers(adapter: Any, kind: type) -> bool:
 
 
 def implementation_from(adapter: Any, name: str, factory: Callable[[], Any] | None = None) -> Implementation:
-    """Check an adapter against the protocol.
+    """Check an adapter against the protocol, and return it as an `Implementation`.
 
     Args:
         adapter: an object with `assign`, `loss` or `make`, or a class or function without arguments that makes one.
-        name: the `--implementation` value.
-        factory: made the adapter and can make it again; a class or function given as `adapter` is a factory itself.
+        name: value of `--implementation`.
+        factory: function that made the adapter and can make it again; not needed if `adapter` is a class or function.
 
     Raises:
-        ProtocolViolation: the adapter has neither method, cannot be made, or declares an unknown dialect, precision,
-            task or reduction.
+        ProtocolViolation: the adapter has none of these methods, cannot be made, or declares an unknown dialect,
+            precision, task or reduction.
     """
     with recorded_interrupts() as interrupts:
         try:
@@ -245,7 +245,7 @@ LONGEST_NAME = 200
 
 
 def _one_line(value: Any) -> str:
-    """Return the text of a value as a plain string of one line, cut if it is long."""
+    """Return the text of a value on one line, truncated if it is long."""
     return "".join(map(str.__str__, " ".join(str(value).split())))[:LONGEST_NAME]
 
 
@@ -270,7 +270,7 @@ def _unsupported_ways(adapter: Any, name: str) -> tuple[str, ...]:
 
 
 def _reduction(adapter: Any, name: str) -> str | None:
-    """Return the way in which the adapter declares to reduce N over processes.
+    """Return the declared reduction of N (sum of target scores) over processes: "mean", "sum" or None.
 
     Raises:
         ProtocolViolation: the value is not one of `REDUCTIONS`.
@@ -284,7 +284,7 @@ def _reduction(adapter: Any, name: str) -> str | None:
 
 
 def _called(factory: Any, name: str) -> Any:
-    """Return the adapter that a class or function makes.
+    """Call a class or function, and return the adapter that it makes.
 
     Raises:
         ProtocolViolation: the call raised.
@@ -298,7 +298,7 @@ def _called(factory: Any, name: str) -> Any:
 
 
 def exposes_stages_of(adapter: Any) -> bool:
-    """Return True if the adapter declares that its assignments carry `Stages`.
+    """Return True if the adapter declares that its assignments contain `Stages`.
 
     The attribute is `exposes_stages`. Its old name `shows_stages` is accepted until 0.3, with a DeprecationWarning.
     """
@@ -318,7 +318,7 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bo
     """Return the assignment if it has the types, shapes, dtypes and device of the protocol.
 
     Raises:
-        ProtocolViolation: with the field, the expected and the actual value.
+        ProtocolViolation: a field is wrong; the message has the field, the expected and the actual value.
     """
     if not isinstance(assignment, Assignment):
         raise ProtocolViolation(f"assign returned {_kind(assignment)}, expected an Assignment")
@@ -355,10 +355,10 @@ def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bo
 
 
 def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
-    """Return the assigner's inputs that a loss exposes if they have the shapes of the expected ones.
+    """Return the assigner's inputs `seen` that a loss exposes if they have the shapes of the expected inputs `own`.
 
     Raises:
-        ProtocolViolation: with the field, the expected and the actual value.
+        ProtocolViolation: a field is wrong; the message has the field, the expected and the actual value.
     """
     if not isinstance(seen, AssignerInputs):
         raise ProtocolViolation(f"Loss.inputs is {_kind(seen)}, expected AssignerInputs")
@@ -375,13 +375,13 @@ def check_loss(
     """Return the loss if it has the type, shapes and device of the protocol.
 
     Args:
-        loss: what the adapter returned.
+        loss: the value that the adapter returned.
         feature_maps: feature maps of the call.
         task: the loss family.
         differentiable: False if no feature map requires gradients, or gradients are disabled.
 
     Raises:
-        ProtocolViolation: with the field, the expected and the actual value.
+        ProtocolViolation: a field is wrong; the message has the field, the expected and the actual value.
     """
     if not isinstance(loss, Loss):
         raise ProtocolViolation(f"loss returned {_kind(loss)}, expected a Loss")
@@ -406,7 +406,7 @@ def check_loss(
 
 
 def _floats(value: Any, first: torch.dtype, *others: torch.dtype) -> torch.dtype:
-    """Return the dtype of `value` if it is one of those given (mixed precision leaves a choice), else the first."""
+    """Return the dtype of `value` if it is among the given dtypes (mixed precision allows several), else the first."""
     return value.dtype if is_tensor(value) and value.dtype in (first, *others) else first
 
 
@@ -429,7 +429,7 @@ def _check(
         loose: accept any dtype.
 
     Raises:
-        ProtocolViolation: with the expected and the actual value.
+        ProtocolViolation: the value is wrong; the message has the expected and the actual property.
     """
     if not is_tensor(value):
         raise ProtocolViolation(f"{name} is {_kind(value)}, expected a tensor of shape {shape}")

@@ -64,13 +64,13 @@ OTHER_PROJECTS = ("yolo9", "libreyolo", "coreyolo", "doclayout-yolo")
 
 
 def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementation:
-    """Return the implementation called `name`: registered, a project or release on PyPI, or an object of the user's.
+    """Return the implementation that a value of `--implementation` selects.
 
     Args:
         name: a registered implementation or project, `package==X.Y.Z`, `package.module:object` or
             `path/to/file.py:object`.
-        isolate: run an object of the user's in a subprocess.
-        guarded: refuse an object of the user's whose import changes this process.
+        isolate: run a user's object in a worker process.
+        guarded: reject a user's object whose import changes this process.
 
     Raises:
         UnknownImplementation: nothing has this name, or it could not be imported or installed, or its import changed
@@ -104,7 +104,7 @@ def _attribute(module: ModuleType, where: str, attribute: str) -> Any:
     """Return the object behind a dotted name in a module.
 
     Raises:
-        UnknownImplementation: the module has no such object; names the nearest ones.
+        UnknownImplementation: the module has no such object; the message suggests similar names.
     """
     target: Any = module
     for part in attribute.split("."):
@@ -119,10 +119,10 @@ def _attribute(module: ModuleType, where: str, attribute: str) -> Any:
 
 
 def _fetched(name: str) -> Any:
-    """Return the adapter of `ultralytics==X.Y.Z`, or of another project with or without a version, in a subprocess.
+    """Return the adapter of `ultralytics==X.Y.Z`, or of another project with or without a version, in a worker process.
 
     Raises:
-        UnknownImplementation: the package is not one of these, or could not be installed or started.
+        UnknownImplementation: the package is unknown, or could not be installed or started.
     """
     from tal_conformance.implementations.projects import project
     from tal_conformance.implementations.releases import release
@@ -143,10 +143,10 @@ def _fetched(name: str) -> Any:
 
 
 def _isolated(name: str) -> Any:
-    """Return the adapter of an object of the user's in a worker, which alone imports it.
+    """Return the adapter of a user's object in a worker process, so that only the worker imports it.
 
     Raises:
-        UnknownImplementation: it could not be imported there.
+        UnknownImplementation: the worker could not import the object.
     """
     from tal_conformance.implementations.workers.process import Launch, Worker
     from tal_conformance.implementations.workers.remote import RemoteAdapter
@@ -167,10 +167,10 @@ def _isolated(name: str) -> Any:
 
 
 def in_new_process(implementation: Implementation) -> Implementation | None:
-    """Return the implementation in a worker of its own, which has called nothing yet; close its worker in the end.
+    """Return the implementation in a new worker process, without earlier calls. The caller must close the worker.
 
     Returns:
-        None if it was not found by a name, so that another process cannot make it, or could not be made there.
+        None if another process cannot make the implementation: it was not selected by a name, or could not be made.
     """
     try:
         if implementation.in_subprocess:
@@ -185,12 +185,12 @@ def in_new_process(implementation: Implementation) -> Implementation | None:
 
 
 def adapter_of(name: str) -> Any:
-    """Return the adapter itself; called in a worker."""
+    """Return the adapter that `name` selects, as an object of this process; called in a worker."""
     return find(name, guarded=False).adapter
 
 
 def _module(name: str) -> ModuleType:
-    """Import a module of the user's, found in the working directory too.
+    """Import a user's module, which may be in the working directory.
 
     Raises:
         UnknownImplementation: the import raised.
@@ -208,7 +208,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _module_from_file(path: Path) -> ModuleType:
-    """Run a Python file of the user's as a module.
+    """Run a user's Python file as a module.
 
     Raises:
         UnknownImplementation: the file does not exist, is not a Python file, or raised.
@@ -237,7 +237,7 @@ def _module_from_file(path: Path) -> ModuleType:
 
 
 def _file_not_found(path: Path) -> str:
-    """Return the message about a file that does not exist, with similar names in its folder."""
+    """Return the message for a file that does not exist, with similar file names in its folder."""
     try:
         neighbours = [file.name for file in path.parent.glob("*.py")]
     except OSError:

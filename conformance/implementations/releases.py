@@ -33,7 +33,7 @@ STAND_INS = ("pandas", "IPython", "hub_sdk", "hub_sdk.config", "seaborn", "thop"
 
 
 def release(version: str) -> RemoteAdapter:
-    """Return an official release, in a worker.
+    """Return an official release of Ultralytics, in a worker process.
 
     Args:
         version: three numbers, such as "8.3.236".

@@ -103,7 +103,7 @@ class KnownIssue:
         return {self.stage, *self.follows}
 
     def expired(self, today: date) -> bool:
-        """Return True if the entry excuses nothing any more on the day `today`."""
+        """Return True if the entry has expired by the day `today`, so that it no longer excuses failures."""
         return today >= self.expires
 
 

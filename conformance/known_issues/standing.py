@@ -78,7 +78,7 @@ def standings(
     Args:
         entries: entries of the ledger.
         subjects: tested implementations with their devices.
-        counts: numbers of batches by place, under the keys `met` and `known`.
+        counts: two mappings, `met` and `known`, each from (entry id, implementation, device) to a number of batches.
         whole: True if a gating profile was run completely, so that unused entries are reported.
         today: the current date, for comparison with the entries' expiry dates.
     """

@@ -84,7 +84,7 @@ class Place:
 
     @property
     def live(self) -> Any:
-        """The function object in use, without its decorators."""
+        """The function object that callers use, without its decorators."""
         return undecorated(vars(self.owner)[self.name])
 
     def source(self) -> tuple[str, int]:
@@ -142,7 +142,7 @@ def places(module: ModuleType, names: Sequence[str]) -> Iterator[Place]:
 
 
 def undecorated_if_any(value: Any) -> FunctionType | None:
-    """Return the undecorated function of a value, or None if the value is not a function."""
+    """Return the function inside a value, without its decorators, or None if the value is not a function."""
     inner = getattr(value, "__func__", getattr(value, "fget", value))
     return inspect.unwrap(inner) if callable(inner) and not isinstance(inner, type) else None
 
@@ -203,7 +203,7 @@ def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list
 
     Args:
         place: the function.
-        reached: lines that run, and parameters whose default is used: only these are changed; None: all are.
+        reached: lines that run, and parameters whose default is used: only these are mutated. None: all are.
     """
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
@@ -264,7 +264,7 @@ def _unused_defaults(
 
 
 def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -> set[int]:
-    """Return the lines of all statements with a reached line, and those evaluated at the definition."""
+    """Return the lines of all statements with a reached line, and of statements that run at the definition."""
     (function,) = ast.parse(textwrap.dedent(text)).body
     assert isinstance(function, ast.FunctionDef)
     runs = set(range(first, function.body[0].lineno + first - 1)) if reached else set()
@@ -305,7 +305,7 @@ def _own_lines(statement: ast.stmt, first: int) -> set[int]:
 
 
 def fingerprint(built: Any) -> str:
-    """Return compiled code and defaults of a function as text without line numbers, for comparison."""
+    """Return the compiled code and the defaults of a function as text without line numbers, for comparison."""
     function = undecorated(built)
     wrapped = "plain" if function is built else "decorated"
     return f"{wrapped} {function.__defaults__!r} {function.__kwdefaults__!r} {_code(function.__code__)}"

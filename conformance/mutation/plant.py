@@ -1,4 +1,4 @@
-"""Plant every fault, and report the check that finds it, the reported stage, and the number of batches."""
+"""Plant every fault, and report the check that finds it, the stage that it reports, and the number of batches."""
 
 import statistics
 import time
@@ -79,7 +79,7 @@ OPEN: dict[str, dict[str, str]] = {
 
 
 class Hidden:
-    """An implementation of the loss whose results have values only, no assignment and no assigner inputs."""
+    """An implementation of the loss that hides its assignment and the assigner's inputs."""
 
     dialect = NEWEST
 
@@ -101,7 +101,7 @@ class Found:
         mode: one of `MODES` or `MIXED_MODES`.
         check: name of the check that found the fault; the fault's own check if none did.
         stage: the first diverging stage in the report; None if the fault was not found.
-        batches: number of batches that the check drew until it found the fault.
+        batches: number of batches that the check generated until it found the fault.
         seconds: time until the fault was found, or until all batches conformed.
         case: description of the failing batch in one line; "" if the fault was not found.
         profile: name of the profile whose batches the check drew.
@@ -118,7 +118,7 @@ class Found:
 
     @property
     def expected(self) -> tuple[str, ...]:
-        """Stages that the report may name; empty if it may name any, as the assignment is not visible."""
+        """Stages that the report may name; empty if it may name any stage, because the assignment is not visible."""
         mode = base_mode(self.mode)
         if mode == HIDDEN and self.fault.implementation is None:
             return ()
@@ -126,12 +126,12 @@ class Found:
 
     @property
     def is_open(self) -> bool:
-        """True if the fault is known to survive in this mode."""
+        """True if the fault is listed as not found in this mode."""
         return self.fault.name in reasons(OPEN, self.mode)
 
     @property
     def result(self) -> str:
-        """One of "killed", "survived", "equivalent", and "elsewhere" for a fault that was found at a wrong stage."""
+        """The result: "killed", "survived", "equivalent", or "elsewhere" if the fault was found at a wrong stage."""
         argued = self.fault.name in reasons(INVISIBLE, self.mode)
         if self.stage is None:
             return "equivalent" if argued else "survived"
@@ -146,7 +146,7 @@ def base_mode(mode: str) -> str:
 
 
 def reasons(table: dict[str, dict[str, str]], mode: str) -> dict[str, str]:
-    """Return a mode's entries in `INVISIBLE` or `OPEN`, with those of its base mode: the reason by fault."""
+    """Return the reasons that a table (`INVISIBLE` or `OPEN`) has for a mode and its base mode, by fault."""
     return table.get(base_mode(mode), {}) | table.get(mode, {})
 
 

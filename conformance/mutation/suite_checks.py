@@ -15,11 +15,11 @@ from tal_reference import Dialect
 
 
 def suite_cases(dialect: Dialect, count: int, assigner: bool = True) -> list[GeneratedCase]:
-    """Return batches of all tests of the suite, each with the check of its test; fast tests come first.
+    """Return generated batches of all tests of the suite, with the function that judges them; fast tests come first.
 
     Args:
         dialect: dialect of the implementation to judge, which decides which batches are generated.
-        count: number of batches of each check; the check of repeated calls has one for each strategy.
+        count: number of batches of each test; the test of repeated calls has one batch for each strategy.
         assigner: True if the implementation has an assigner that can be called alone, with any alpha and beta
             (TAL-MET-1).
     """

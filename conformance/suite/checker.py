@@ -1,4 +1,4 @@
-"""The checker that tests receive: it judges each batch that a test draws, and logs the result."""
+"""The checker that tests receive as a fixture: it judges every generated batch of the test, and logs the result."""
 
 import time
 from dataclasses import dataclass, field
@@ -32,12 +32,12 @@ than one of 10,000 runs."""
 
 
 class CallTiming(NamedTuple):
-    """Times stored when the judging of a batch begins.
+    """Times that are stored when the judging of a batch begins.
 
     Attributes:
         at: reading of the clock, in seconds.
         called: total seconds that calls of implementations have taken so far.
-        drawing: seconds since the previous batch was judged: logging it, drawing and building this batch.
+        drawing: seconds since the previous batch was judged, spent on logging it and on generating this batch.
         plain: True if the implementation is called only once, on this batch.
     """
 
@@ -55,9 +55,9 @@ class Checker(BatchChecker):
         subject: the implementation, and the device to run it on.
         sink: receives every judged batch; in a session it is the writer of the run log.
         test: name of the test function.
-        clause_group: clause group that the test is about.
+        clause_group: the group of clauses that the test covers, such as `TAL-TOPK`.
         known_issues: unexpired entries of the ledger that concern the subject.
-        failed: True once a batch failed: Hypothesis shrinks it from then on.
+        failed: True once a batch failed: all later batches are Hypothesis' attempts to shrink it.
         excused: number of batches whose failure is a known issue.
         judged: number of batches that were judged before any failed.
         inconclusive: number of judged batches with verdict INCONCLUSIVE only because of the implementation.
@@ -84,7 +84,7 @@ class Checker(BatchChecker):
 
         Args:
             batch: the batch, or the recipe to build it from.
-            by: judges the batch: against the reference, or by a relation of specification section 7.
+            by: function that judges the batch: against the reference, or by a relation of specification section 7.
             relates: True if `by` compares the implementation with itself on another batch or device. Where the dialect
                 does not allow that, the batch is judged against the reference instead.
 
@@ -134,10 +134,10 @@ class Checker(BatchChecker):
         self._pass_on(batch, judgement.verdict, None, began)
 
     def blame(self, what: str) -> Failure | None:
-        """Return a failure for something forbidden that the implementation did during the test, and count it.
+        """Return and count a failure for a side effect of the implementation during the test.
 
         Args:
-            what: what the implementation did, as a sentence without its subject.
+            what: the side effect, as a sentence without its subject, such as "changed global torch state".
 
         Returns:
             A failure on the batch that was judged last; None if no batch was judged.
@@ -150,7 +150,7 @@ class Checker(BatchChecker):
 
     @property
     def too_inconclusive(self) -> str | None:
-        """Message if so many batches are inconclusive that the test says nothing; None otherwise."""
+        """Message of the failure if too large a share of the batches is inconclusive; None otherwise."""
         ceiling = MAX_INCONCLUSIVE_SHARE * self.judged
         if self.judged < ENOUGH_BATCHES or self.inconclusive <= ceiling:
             return None
@@ -164,7 +164,7 @@ class Checker(BatchChecker):
         skip_untested(self.sink, reason, self.subject.implementation.name)
 
     def _excuse(self, batch: Batch, failure: Failure, began: CallTiming) -> bool:
-        """Return True and log a known issue if the ledger of known issues covers every diverging stage."""
+        """Return True, and log a known issue, if the ledger of known issues covers every stage that diverges."""
         met = [issue for issue in self.known_issues if issue.met_by(batch)]
         excuse = next((issue for issue in met if issue.excuses(failure)), None)
         if excuse is None or not failure.stages <= set().union(*(issue.covers() for issue in met)):

@@ -158,7 +158,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that the options exclude, so that pytest does not list them as skipped.
 
-    With `--case`, only case files are judged. Large batches are judged with `--large` alone.
+    With `--case`, only case files are judged. Large batches are judged only with `--large`.
     """
     run = config.stash.get(RUN, None)
     if run is None:
@@ -196,7 +196,7 @@ def own_code_at_start() -> CodeState:
 
 @pytest.fixture(autouse=True)
 def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeState) -> Iterator[None]:
-    """Fail a test that changes code of the suite, official code or torch's state, and undo the change."""
+    """Fail a test during which code of the suite, official code or torch's state was changed, and undo the change."""
     state = torch_state()
     yield
     problems = (
@@ -241,7 +241,7 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Log the failing batch of a test, as Hypothesis shrank it, and print the failure instead of a traceback."""
+    """Log the shrunk failing batch of a test, and print the failure instead of a traceback."""
     report: Any = yield
     report.sections = [(name, shown(content)) for name, content in report.sections]
     run = item.config.stash.get(RUN, None)

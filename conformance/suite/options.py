@@ -101,10 +101,10 @@ def against(config: pytest.Config) -> Dialect | None:
 
 
 def declared(config: pytest.Config) -> Dialect | None:
-    """Return the dialect of `--dialect` or of the setting `conformance_dialect`, or None if neither is given.
+    """Return the dialect of `--dialect` or of the ini option `conformance_dialect`, or None if neither is given.
 
     Raises:
-        pytest.UsageError: the setting names an unknown dialect, choice or value.
+        pytest.UsageError: the ini option names an unknown dialect, choice or value.
     """
     dialect: Dialect | None = config.getoption("--dialect")
     setting = str(config.getini("conformance_dialect"))
@@ -117,7 +117,7 @@ def declared(config: pytest.Config) -> Dialect | None:
 
 
 def dialect_from(text: str) -> Dialect:
-    """Return the dialect that a text spells.
+    """Parse the text of a dialect (its name, or choices with values) and return the dialect.
 
     Raises:
         argparse.ArgumentTypeError: a dialect, a choice or a value is unknown.

@@ -17,7 +17,7 @@ def reproduction_commands(implementation: Implementation, batch: Batch, case: Pa
     Args:
         implementation: the implementation under test.
         batch: the failing batch.
-        case: path of its case file.
+        case: path of the batch's case file.
     """
     name = implementation.spec
     isolated = implementation.in_subprocess and ":" in name

@@ -32,7 +32,7 @@ class RunLogWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Store the first OSError of the block in `lost`, and let it propagate."""
+        """Store the first OSError of the `with` block in `lost`, and raise it again."""
         try:
             yield
         except OSError as error:
@@ -108,7 +108,7 @@ class RunLogWriter:
 
         Args:
             test: name of the test function.
-            clause_group: clause group that the test is about.
+            clause_group: the group of clauses that the test covers, such as `TAL-TOPK`.
             failure: the failure on the batch to which Hypothesis shrank it.
         """
         with self._writing():
@@ -138,7 +138,7 @@ class RunLogWriter:
         )
 
     def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
-        """Append the line of a difference between two dialects on its smallest batch, which is not a failure."""
+        """Append the line of a declared difference between two dialects, with the smallest batch that shows it."""
         self.save(failure.batch)
         self._append(
             "difference",

@@ -44,12 +44,12 @@ class SessionState:
     Attributes:
         recorder: writes the run log.
         seed: seed of Hypothesis, or "derandomized".
-        devices: "tested", or the reason why it is not tested, by device.
+        devices: for each device "tested", or the reason why it is not tested.
         implementations: the implementations to test.
         progress: counts planned and finished tests.
         cases: batches of the case files given by `--case`.
         unreadable: the reason why a file of `--case` could not be read, by path.
-        uncovered: sentences about clauses and hazards that the run reached too rarely.
+        uncovered: sentences about clauses and hazards that too few batches reached.
         ledger: the known issues: failures that do not fail the run.
         stale: sentences about known issues that make the run fail, such as expired ones.
         report: path of the report, or the exception that prevented it; None before the end of the session.
@@ -105,8 +105,8 @@ def find_implementations(
         isolate: run every implementation from a module or file in its own process.
 
     Raises:
-        pytest.UsageError: an implementation could not be loaded; the message has a line for each. A run
-            without it would judge less than was asked for.
+        pytest.UsageError: implementations could not be loaded; the message has a line for each of them. A run
+            without them would judge less than the user requested.
     """
     found: list[Implementation] = []
     taken: set[str] = set()
@@ -127,9 +127,9 @@ def find_implementations(
 
 
 def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
-    """Return the named implementations in the order of the names, and a line for each that cannot be loaded.
+    """Load the named implementations. Return them in the given order, and a line for each one that cannot be loaded.
 
-    The user's own code is imported last: the official modules are loaded by then, so that a change of them is noticed.
+    A user's own code is imported last, after the official modules, so that changes of these are noticed.
     """
     loaded: dict[str, Implementation] = {}
     problems: dict[str, str] = {}
@@ -160,7 +160,8 @@ def load_cases(run: SessionState, config: pytest.Config) -> None:
 def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
     """Return the known issues of this project and of `--ledger`.
 
-    Known issues concern declared dialects. With `--against`, which replaces them, there are none.
+    Known issues concern the dialects that implementations declare. With `--against` another dialect is used, and the
+    ledger is empty.
 
     Raises:
         pytest.UsageError: a file is not a valid ledger.
@@ -254,7 +255,7 @@ def note_ledger(run: SessionState, whole: bool) -> None:
 
     Args:
         run: the session.
-        whole: True if the run is complete, so that an issue that never occurred no longer exists.
+        whole: True if the run is complete, so that an issue that did not occur counts as solved.
     """
     concerned = [issue for issue in run.ledger if any(issue.concerns(subject) for subject in run.subjects)]
     if not concerned:
@@ -289,7 +290,7 @@ def ledger_line(standing: Standing) -> dict[str, Any]:
 
 
 def note_loose_bounds(run: SessionState) -> None:
-    """Log every stage whose bound is much larger than all errors, so that the report lists it."""
+    """Log every stage whose error bound is much larger than all observed errors, so that the report lists it."""
     margins = read_log(run.folder).batches.margins
     for reason in loose_bounds({key: margin.quantile(0.999) for key, margin in margins.items()}):
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)

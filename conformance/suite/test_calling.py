@@ -37,7 +37,7 @@ def test_calling_slowly(checker: Checker, way: str, recipe: Recipe) -> None:
 
 
 def refuse_unsupported(checker: Checker, way: str) -> None:
-    """Skip the test if a way of calling does not apply, or (logged) if the adapter does not support it."""
+    """Skip the test if the way of calling does not apply, or if the adapter does not support it (logged)."""
     implementation = checker.subject.implementation
     if not applies(implementation, way):
         pytest.skip(f"the way {way!r} is about losses, and the implementation has none")

@@ -14,7 +14,7 @@ from tal_reference import NEWEST
 
 @pytest.mark.clauses("DIALECT")
 def test_declared_differences(checker: Checker, run: SessionState) -> None:
-    """Where an implementation's declared dialect and the newest differ, it conforms to the declared one."""
+    """An implementation that declares an older dialect conforms to it where it differs from the newest dialect."""
     declared = checker.subject.implementation.dialect
     if declared == NEWEST:
         return  # every other test judges it by the newest dialect

@@ -1,4 +1,4 @@
-"""EXHAUSTIVE: judge every image of a small set, a scope, instead of a sample of images."""
+"""EXHAUSTIVE: judge every image of a scope, a small set of images that is enumerated, instead of a random sample."""
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?|\binf\b|\b
 
 @dataclass(frozen=True)
 class Cause:
-    """Failures (or declared differences) of one implementation that are reported as one.
+    """Failures (or declared differences) of one implementation that have the same cause, and are reported as one.
 
     Attributes:
         lines: the `divergence` or `difference` lines of the log, the one with the smallest batch first.
@@ -100,7 +100,7 @@ def _failed(line: dict[str, Any], batches: Batches | None) -> int | None:
 
 
 def _bulk(line: dict[str, Any]) -> tuple[int, int]:
-    """Return a sort key for log lines that puts the smallest batch first."""
+    """Return a sort key for log lines by which the line with the smallest batch comes first."""
     picture = line.get("picture")
     anchors = sum(level["rows"] * level["columns"] for level in picture["levels"]) if picture else 10**6
     return anchors + 10 * len(picture["truths"] if picture else ()), len(line.get("description") or "")

@@ -24,9 +24,9 @@ def headline(
     """Return the result of a run in one sentence.
 
     Args:
-        implementations: the `implementations` of a summary.
+        implementations: field `implementations` of the run's summary.
         finished: True if all tests of the run finished.
-        power: the `power` of a summary: counts of planted faults by profile, if the run tests the suite.
+        power: field `power` of the summary: counts of planted faults by profile, if the run tests the suite itself.
     """
     failing = [line for line in implementations if line["result"] in FAILING]
     tested = [line for line in implementations if line["result"] != "not tested"]

@@ -27,7 +27,7 @@ class Shard:
     Attributes:
         name: name of the shard, unique among the shards.
         log: the log of the run.
-        place: suffix for the names of devices in the merged run, if versions of torch differ; otherwise "".
+        place: suffix for the names of devices in the merged run if the shards' versions of torch differ; otherwise "".
         names: new name of each implementation whose version differs between shards, by its old name.
     """
 
@@ -126,7 +126,10 @@ def _run_line(shards: list[Shard]) -> Line:
 
 
 def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
-    """Merge lists in the order of the first; other items follow the item before them in their list."""
+    """Merge lists without duplicates (by `key`), in the order of the first list.
+
+    An item that the first list lacks follows the item before it in its own list.
+    """
     merged: list[Any] = []
     for items in lists:
         place = 0
@@ -141,7 +144,7 @@ def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any
 
 
 def _test_counts(shards: list[Shard]) -> dict[str | None, TestCount]:
-    """Add up the tests of the shards by implementation; finished is None if it is for one of the shards."""
+    """Add up the tests of the shards by implementation; `finished` is None if it is None for one of the shards."""
     counts: dict[str | None, TestCount] = {}
     for shard in shards:
         for name, count in shard.log.tests.items():
@@ -203,7 +206,7 @@ def _copy_lines(shard: Shard, merged: RunLog, tested: set[str]) -> None:
 
 
 def _lines(folder: Path) -> Iterator[Line | None]:
-    """Yield every line of all logs in the folder of a run; None for a line that cannot be used."""
+    """Yield every line of all logs in the folder of a run; None for an invalid line."""
     for path in [folder / MAIN, *sorted(folder.glob("log-*.jsonl"))]:
         if is_readable(path):
             yield from valid_lines(path)
@@ -241,7 +244,8 @@ def _moved(command: Any, case: str, path: str) -> Any:
 def _copy_files(shard: Shard, merged: RunLog) -> None:
     """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name appended.
 
-    Links are not copied. Of two different files with one name, the first is kept, and the log names the other.
+    Links are not copied. Of two different files with the same name, the first is copied, and the log names the
+    other.
     """
     folder, into = shard.log.folder, merged.folder
     cases = folder / "cases"

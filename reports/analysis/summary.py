@@ -240,7 +240,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tests(log: Log, name: str) -> dict[str, int | None] | None:
-    """Return the planned and finished tests of an implementation; None if a complete log has no counts."""
+    """Return the numbers of planned and finished tests of an implementation; None if a complete log has no counts."""
     count = log.tests.get(name)
     if count is not None:
         return {"planned": count.planned, "finished": count.finished}

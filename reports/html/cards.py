@@ -148,7 +148,7 @@ def _hazards(cause: Cause) -> list[str]:
 
 
 def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
-    """Return every stage with its verdict and its error as a share of the bound, for the row of stages."""
+    """Return every stage with its verdict and its error divided by the bound, for the row of stages on a card."""
     stages = line.get("stages") or []
     if all(stage["state"] == "not shown" for stage in stages):
         return []
@@ -176,7 +176,7 @@ def _margin(stage: dict[str, Any]) -> str:
 
 
 def value_of(value: dict[str, Any]) -> dict[str, str]:
-    """Return the texts of a row in the table of differing values."""
+    """Return the cells of a differing value's row in a table, as texts."""
     texts = {
         name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
     }
@@ -225,7 +225,7 @@ def _other(line: dict[str, Any]) -> str:
 
 
 def _tokens(cause: Cause) -> str:
-    """Return what the page's filter matches: a line for each field, its name and values separated by tabs."""
+    """Return the text that the page's filter matches: a line for each field, its name and values separated by tabs."""
     tokens = {
         "impl": cause.every("implementation"),
         "clause": cause.every("clause") + cause.every("clause_group"),

@@ -32,8 +32,8 @@ class Disagreements:
     """Causes of failure, and differences that a dialect declares.
 
     Attributes:
-        stages: number of causes by stage; None if there are few.
-        cards: one for each cause.
+        stages: number of causes by stage; None if there are few causes.
+        cards: cards of the first causes.
         more_cards: number of causes without a card.
         unexplained: failing batches for which the log has no smallest batch, because the run stopped early.
         differences: one card for each declared difference.

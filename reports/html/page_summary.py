@@ -85,7 +85,7 @@ class Summary:
         problems: sentences about parts of the log that could not be used.
         since: changes since the last run; None without an earlier run.
         rows: a row for each implementation.
-        not_tested: pairs of what was not tested and the reason.
+        not_tested: pairs of an implementation, device or test that was not tested and the reason.
     """
 
     run: str
@@ -210,7 +210,7 @@ def _shares(verdicts: dict[str, int]) -> list[Share]:
 
 
 def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return pairs of what was not tested and why: equal reasons are merged, then equal subjects."""
+    """Return pairs of a subject that was not tested and the reason; equal reasons are merged, then equal subjects."""
     subjects: dict[str, list[str]] = {}
     for line in lines:
         subject = " on ".join(filter(None, (line["implementation"], line["device"])))

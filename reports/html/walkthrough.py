@@ -102,7 +102,7 @@ class Walkthrough:
 
 
 def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
-    """Return the walkthrough of a run, or else what is wrong with its file; (None, None) without the file."""
+    """Return the walkthrough of a run and None, or None and the fault of its file; (None, None) without the file."""
     path = folder / NAME
     if not path.is_file():
         return None, None
@@ -117,7 +117,7 @@ def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
 
 
 def _broken(data: dict[str, Any]) -> str | None:
-    """Return what is wrong with valid JSON data, such as an index out of range; None if nothing is."""
+    """Return a description of the fault in the data, such as an index out of range; None if the data are valid."""
     picture, truths = data["picture"], len(data["picture"]["truths"])
     anchors = [data["anchor"], *(row[0] for row in data["candidates"])]
     anchors += [row["anchor"] for row in data["conflict"]["anchors"]]
@@ -172,7 +172,7 @@ def _sides(box: Sequence[float]) -> list[float]:
 
 
 def _disc(data: dict[str, Any], number: int, colour: int | None, share: float = 1.0, **more: Any) -> Shape:
-    """Return a disc at an anchor, whose area is a share of the anchor's cell."""
+    """Return a disc at an anchor. `share` is the disc's area divided by the area of the anchor's cell."""
     anchor = _at(data, number)
     radius = max(0.48 * anchor.stride * math.sqrt(max(share, 0.0)), MIN_DISC)
     return Shape("disc", [anchor.x, anchor.y, radius], colour, **more)
@@ -431,7 +431,7 @@ def _loss(data: dict[str, Any]) -> Step:
 
 
 def _static(data: dict[str, Any]) -> Step | None:
-    """Return a step that compares YOLOv5's fixed positives with the assignment at two times, or None."""
+    """Return a step that compares YOLOv5's fixed positives with the assignment at two times of a training, or None."""
     static = data["static"]
     if static is None:
         return None

@@ -86,7 +86,7 @@ class Cost:
         batches: number of these batches.
         call: seconds in calls of the implementation, for value and gradient.
         judged: seconds of calling the implementation and judging its results.
-        drawing: seconds of drawing (generating), building and logging batches.
+        drawing: seconds of generating, building and logging batches.
     """
 
     batches: int = 0
@@ -107,7 +107,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Total seconds of calling, judging, drawing, building and logging."""
+        """Total seconds: calling, judging, generating, building and logging."""
         return self.judged + self.drawing
 
     @property
@@ -126,7 +126,7 @@ class Batches:
     """Counts over the `batch` lines of a log.
 
     Attributes:
-        cells: number of batches by verdict, for each `Cell`; without batches drawn while shrinking.
+        cells: number of batches by verdict, for each `Cell`; without batches that Hypothesis generated while shrinking.
         uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
         undecided: number of batches whose verdict is partly inconclusive, by implementation.
         hazards: number of different batches with each hazard.
@@ -135,7 +135,7 @@ class Batches:
         causes: number of failing batches by implementation, verdict, stage and clause.
         met: number of batches that matched a known issue, by issue, implementation and device.
         known: number of these batches whose failure the known issue excused.
-        shrinking: number of batches that Hypothesis drew for shrinking, by implementation.
+        shrinking: number of batches that Hypothesis generated while shrinking, by implementation.
         seconds: time spent on judged batches and on shrinking, by implementation.
         costs: time of judging and time in calls of the implementation, by implementation; without shrinking.
     """
@@ -192,7 +192,7 @@ class Batches:
 
     @property
     def judged(self) -> int:
-        """Number of judged batches, without those that Hypothesis drew while shrinking."""
+        """Number of judged batches, without batches that Hypothesis generated while shrinking."""
         return sum(self.verdicts().values())
 
     @property
@@ -227,9 +227,9 @@ def verdict_of(line: dict[str, Any]) -> str:
 
 
 def batch_fault(line: dict[str, Any]) -> str | None:
-    """Return what is wrong with a `batch` line, or None if it is valid.
-
-    The result is that of validating by the JSON Schema, but four hundred times as fast.
+    """Return a description of the fault of a `batch` line, or None if the line is valid.
+    
+    The result is that of validation by the JSON Schema, which is four hundred times slower.
     """
     for name in _NAMES:
         if not isinstance(line.get(name), str):
@@ -255,7 +255,7 @@ def batch_fault(line: dict[str, Any]) -> str | None:
 
 
 def _step(margin: float) -> float:
-    """Return the index of a margin on a logarithmic scale, rounded up; -inf for zero, inf for non-finite margins."""
+    """Return the index of a margin on a logarithmic scale, rounded up; -inf for zero, inf for a non-finite margin."""
     if margin <= 0:
         return -math.inf
     return math.ceil(math.log2(margin) * STEPS_PER_OCTAVE) if margin < math.inf else math.inf

@@ -296,7 +296,7 @@ def _no_constant(name: str) -> None:
 
 
 def _add(log: Log, line: Line) -> str | None:
-    """Add a line to the log. Return None, or what is wrong with a line that cannot be added."""
+    """Add a line to the log. Return None, or the fault of a line that cannot be added."""
     kind = line.get("kind")
     if kind == "batch":
         problem = batch_fault(line)
@@ -353,7 +353,7 @@ def _leave_out(log: Log, where: str, reason: str) -> None:
 
 
 def _tally(counts: Counter[str], name: str) -> str:
-    """Count a name in `counts`, or "other" if there are already many names, and return the counted name."""
+    """Add 1 to the count of a name, or of "other" if there are already many names, and return the counted name."""
     name = name if name in counts or len(counts) < MAX_FAULTS else "other"
     counts[name] += 1
     return name

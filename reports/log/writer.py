@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _locked(file: int) -> Iterator[None]:
-    """Lock an open file while the block runs, if the file system has locks; a closed file is not locked."""
+    """Lock an open file while the `with` block runs, if the file system supports locks; a closed file is not locked."""
     with suppress(OSError, ValueError):
         fcntl.flock(file, fcntl.LOCK_EX)
     try:

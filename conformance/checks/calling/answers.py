@@ -29,7 +29,7 @@ class Plain:
     Attributes:
         batch: the batch, on the device under test.
         expected: everything that the dialect prescribes for the batch.
-        judgement: the judgement, which is not a failure.
+        judgement: the judgement of the outcome, which is not a failure.
         outcome: the outcome of the plain call.
     """
 
@@ -41,12 +41,12 @@ class Plain:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference between an answer and the plain call.
+    """A difference between the results of a call and the outcome of the plain call on the same batch.
 
     Attributes:
         verdict: DIVERGENT, or ERROR if the call failed.
         text: the difference, as a sentence whose subject is the implementation.
-        values: the first place.
+        values: the first place where the results differ.
         details: traceback, if the implementation raised.
     """
 
@@ -57,7 +57,7 @@ class Difference:
 
 
 def plain_call(subject: Subject, expected: Expectation) -> Plain:
-    """Call a fresh implementation on a batch, and judge the outcome.
+    """Call the implementation, without earlier calls, on a batch, and return the judged outcome.
 
     Raises:
         Failure: the implementation does not conform on the batch even in a plain call.
@@ -67,11 +67,11 @@ def plain_call(subject: Subject, expected: Expectation) -> Plain:
 
 
 def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) -> Difference | None:
-    """Return the difference between an answer and a plain call on the same batch, or None.
+    """Return the difference between the results of a call and the plain call on the same batch, or None.
 
     Args:
         subject: the implementation.
-        answer: the answer.
+        answer: the results of the call.
         plain: the plain call.
         same_bits: True to require bitwise equality of normal numbers; False to allow the rounding of two correct runs.
     """
@@ -115,7 +115,7 @@ def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> J
 
 
 def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
-    """Return the outcome with the plain gradients where both differ by less than the smallest normal number.
+    """Return `observed`, with gradients of `plain` where both differ by less than the smallest normal number.
 
     A power of two as a factor of the total commutes with every rounding of the backward pass, except for subnormal
     numbers, where the larger number keeps bits that the smaller one loses.
@@ -130,10 +130,10 @@ def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
 
 
 def outcome_of(subject: Subject, answer: Answer, plain: Plain) -> Outcome:
-    """Return the outcome of an answer. Parts that the way of calling does not compute are those of the plain call.
+    """Return the results of a call as an outcome. Parts that were not computed are taken from the plain call.
 
     Raises:
-        ProtocolViolation: a part does not follow the protocol.
+        ProtocolViolation: a result does not follow the protocol.
         ValueError: an assignment lacks a field.
     """
     tensors, base, implementation = answer.tensors, plain.outcome, subject.implementation

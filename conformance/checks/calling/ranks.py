@@ -1,4 +1,4 @@
-"""Two processes: check that an implementation reduces N over ranks as its adapter declares (CALL-7)."""
+"""Two processes: check that an implementation reduces N (sum of target scores) over ranks as it declares (CALL-7)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,10 +11,10 @@ from tal_conformance.judgement.failure import Subject
 
 
 def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Difference | None:
-    """Return the difference between an answer with a reduced N and a plain call, or None.
+    """Return the difference between a rank's results with N reduced over all ranks and its plain call, or None.
 
-    Items, total and gradients are linear in 1 / N, so that the answer times the quotient of both N is that of the plain
-    call. The quotient adds a few roundings; two correct runs are allowed more.
+    N is the sum of target scores. Items, total and gradients are linear in 1 / N: multiplied by the quotient of reduced
+    and own N, they equal those of the plain call, up to a few further roundings.
 
     Args:
         subject: the implementation, which declares `reduces_over_ranks`.
@@ -33,7 +33,7 @@ def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Di
 
 
 def score_sum(plain: Plain) -> float:
-    """Return the sum of all target scores, of the visible assignment or else of the reference's."""
+    """Return the sum of all target scores: the implementation's if its assignment is visible, else the reference's."""
     if plain.outcome.assignment is not None:
         return float(plain.outcome.assignment.scores.double().sum())
     return float(sum(image.weights.double().sum() for image in plain.expected.assignment))

@@ -7,7 +7,7 @@ All tensors of an operation must be on one device, with these exceptions:
 - the value of a fill or mask may be a 0-dimensional tensor on the CPU;
 - `copy_` copies between devices.
 
-The names are those of ATen's operations, as `__torch_dispatch__` sees them.
+Operations are named as ATen names them in `__torch_dispatch__`.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Argument:
     """One tensor among the arguments of an operation.
 
     Attributes:
-        name: "argument 2", "argument 2, item 1" or the keyword.
+        name: "argument 2", "argument 2, item 1" or the name of the keyword argument.
         tensor: the tensor.
         on_device: True if the tensor is on the simulated device.
     """
@@ -100,7 +100,7 @@ def forbidden(func: Any, arguments: Sequence[Argument]) -> list[Argument]:
 
 
 def _of_indexing(arguments: Sequence[Argument], on_cpu: list[Argument]) -> list[Argument]:
-    """Return the forbidden arguments of an indexing operation.
+    """Return the arguments on the CPU that an indexing operation does not accept.
 
     Indices may be on the CPU if the indexed tensor is on the device; a value on the CPU must be 0-dimensional.
     """

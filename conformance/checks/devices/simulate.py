@@ -81,7 +81,7 @@ def _judgement(outcome: Outcome, expected: Expectation) -> Judgement:
 
 
 def watched(implementation: Implementation, simulation: Simulation, watch: Watch) -> Implementation:
-    """Return a copy of an implementation whose calls are recorded in `watch`, including results left on the CPU."""
+    """Return a copy of an implementation whose calls are recorded in `watch`; a result on the CPU is a violation."""
 
     def run(method: Callable[..., Any], *arguments: Any) -> Any:
         with simulation.watching(watch):

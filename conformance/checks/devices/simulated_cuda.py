@@ -6,8 +6,8 @@ applies PyTorch's rules about mixed devices (`device_rules`), counts synchronisa
 each CPU tensor. To PyTorch's C++ code the wrappers are CPU tensors, so that no CUDA driver is needed and autograd works
 as usual, including backward. To Python they are on `cuda:0`.
 
-Limits: values that leave as Python numbers or NumPy arrays and come back are counted as synchronisations only; CUDA
-kernels with other results, and autocast, are not simulated.
+Limits: values that the code converts to Python numbers or NumPy arrays, and back to tensors, are counted as
+synchronisations only. Differences between the results of CUDA and CPU kernels, and autocast, are not simulated.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class SimulatedTensor(Tensor):
 
     @staticmethod
     def __new__(cls: type["SimulatedTensor"], host: Tensor) -> "SimulatedTensor":
-        """Wrap a CPU tensor, without its history."""
+        """Wrap a CPU tensor, without its autograd graph."""
         wrapper: SimulatedTensor = Tensor._make_wrapper_subclass(
             cls,
             host.size(),
@@ -185,7 +185,7 @@ class Simulation:
 
     @contextlib.contextmanager
     def watching(self, watch: Watch) -> Iterator[None]:
-        """Record the events of the block in `watch`."""
+        """Record the events of the `with` block in `watch`."""
         before, self.watch = self.watch, watch
         try:
             yield
@@ -266,7 +266,7 @@ class Simulation:
     # ATen operations
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run an ATen operation on wrappers, CPU tensors or both."""
+        """Run an ATen operation on simulated tensors, CPU tensors or both."""
         arguments = arguments_of(args, kwargs, SimulatedTensor)
         call = self._call if self._call is not None and self._call.caller is own_frame() else None
         # without `call` the operation is not called by the implementation itself, but inside PyTorch

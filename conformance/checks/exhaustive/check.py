@@ -1,6 +1,7 @@
-"""Judge every image of a scope with the dense oracle, and its suspects with the ordinary judge.
+"""Judge every image of a scope: all images with the dense oracle, and the suspects with the ordinary judge.
 
-Suspects are images for which the dense oracle could not prove that all values are correct.
+A scope is a set of small images that is enumerated completely. Suspects are images for which the dense oracle, a fast
+vectorised judge, could not prove that all values are correct.
 """
 
 import time
@@ -54,7 +55,7 @@ def judge_scope(checker: BatchChecker, scope: Scope) -> None:
 
 
 def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> list[ChunkResult]:
-    """Check all chunks of a scope. Return those with suspects, and record the others as conforming batches."""
+    """Check the scope in chunks. Return the chunks with suspects, and record the others as conforming batches."""
     suspicious = []
     for numbers in torch.arange(len(scope)).split(CHUNK_SIZE):
         began = time.perf_counter()
@@ -68,7 +69,7 @@ def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> li
 
 
 def _check_chunk(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkResult:
-    """Return the dense check of a chunk. If the implementation raises on it, all of its images are suspects."""
+    """Return the dense oracle's result for the images `numbers`: all are suspects if the implementation raises."""
     subject = checker.subject
     try:
         return check_chunk(subject.implementation, scope, numbers, subject.device)
@@ -78,7 +79,7 @@ def _check_chunk(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkR
 
 
 def _record(checker: BatchChecker, scope: Scope, found: ChunkResult, milliseconds: float) -> None:
-    """Record a chunk as one batch. Its verdict is "within bound", because bitwise equality was not checked."""
+    """Write a chunk to the run log as one batch, with the verdict "within bound": bitwise equality was not checked."""
     kinds = {Uniqueness.TIE: found.tie, Uniqueness.NEAR_TIE: found.near_tie}
     kind = next((kind for kind, images in kinds.items() if images.any()), Uniqueness.UNIQUE)
     judged = JudgedBatch(
@@ -119,13 +120,13 @@ def _judge_suspects(
 
 
 def _smallest_first(scope: Scope, numbers: Tensor) -> list[int]:
-    """Return image numbers (B,) sorted by their images' number of ground truths."""
+    """Return the image numbers (B,), sorted by the number of ground truths in the image."""
     ordered: list[int] = numbers[scope.images(numbers).present.sum(1).argsort(stable=True)].tolist()
     return ordered
 
 
 def _first_of_each_count(scope: Scope, numbers: Tensor) -> list[int]:
-    """Return the first image numbers for each number of ground truths, fewest ground truths first."""
+    """Return a few image numbers for each number of ground truths: the first ones, fewest ground truths first."""
     truths = scope.images(numbers).present.sum(1)  # (B,)
     return [
         number
@@ -135,12 +136,12 @@ def _first_of_each_count(scope: Scope, numbers: Tensor) -> list[int]:
 
 
 def _judge_together(checker: BatchChecker, scope: Scope, numbers: Tensor) -> None:
-    """Judge the smallest part of a chunk that is still suspect, then the whole chunk.
+    """Judge images in one batch: first the smallest subset of a chunk that is still suspect, then the whole chunk.
 
     If both conform, the dense oracle was stricter than the ordinary judge.
 
     Raises:
-        Failure: one of the two batches diverges.
+        Failure: the implementation diverges on one of the two batches.
     """
 
     def suspect(part: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Check images of a scope in chunks of 1,000: one call of the implementation and one vectorised check per chunk.
 
-Images that are not proved right are suspects, for the ordinary judge.
+A scope is a set of small images that is enumerated completely. Images for which the vectorised check cannot prove that
+all values are right are suspects, which the ordinary judge judges afterwards.
 
 B images, M ground truths, A anchors, C classes.
 """
@@ -106,16 +107,16 @@ def check_chunk(
 
 
 def uniqueness(prescribed: Expected) -> tuple[Tensor, Tensor]:
-    """Return two masks (B,) of the images with an open choice: by equal values, and by values closer than rounding."""
+    """Return two masks (B,) of images with an open choice: by equal values, and by values closer than rounding."""
     tie = ambiguous(prescribed, Range.exact(prescribed.metric), Range.exact(prescribed.overlap))
     either = ambiguous(prescribed, prescribed.metric_range, prescribed.overlap_range)
     return tie.cpu(), (either & ~tie).cpu()
 
 
 def uncertainty(expectation: Expectation) -> Uncertainty:
-    """Return how much the inputs of an assigner that are not exposed may differ from the reference's.
+    """Return how far the assigner's inputs may differ from the reference's, if the implementation does not expose them.
 
-    Both are rounded, possibly in different ways, so that the difference is at most twice the bound.
+    Both are rounded, possibly in different ways, so that the difference is at most twice the rounding bound.
     """
     exact, reg_max = expectation.predictions, expectation.batch.head.reg_max
     boxes = (boxes_unit(exact, reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)
@@ -123,7 +124,7 @@ def uncertainty(expectation: Expectation) -> Uncertainty:
 
 
 def inputs_hold(images: Images, expectation: Expectation, seen: AssignerInputs) -> Tensor:
-    """Return (B,) bool: True if the inputs of the assigner follow from the batch (stage "decode")."""
+    """Return (B,) bool: True if the assigner's inputs equal the decoded batch, within rounding (stage "decode")."""
     batch, exact = expectation.batch, expectation.predictions
     boxes, scores = exact.boxes * exact.anchors.strides, exact.logits.sigmoid()  # (B, A, 4), (B, A, C)
     box_error, score_error = expectation.decoding_errors
@@ -171,7 +172,7 @@ def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutco
 
 
 def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> bool:
-    """Return True if the items (3,) and the total of a batch are right (LOSS-GAIN-1)."""
+    """Return True if the loss items (3,) and the total of a batch are right, within rounding (LOSS-GAIN-1)."""
     items = loss.items.double()
     for place, term in enumerate(batch.family.terms):
         allowed = bound(same_dtype[place], exact[place], unit[place], torch.float32, term.quantity)

@@ -1,4 +1,7 @@
-"""Compare the losses of source batches and transformed batches: terms multiplied by N, and gradients."""
+"""Compare the losses of source batches and transformed batches: gradients, and terms multiplied by N.
+
+N is the divisor of the loss: the sum of the target scores (LOSS-SUM-1).
+"""
 
 import torch
 from torch import Tensor
@@ -12,11 +15,11 @@ from tal_conformance.core.task import StageName
 
 
 class LossComparison:
-    """Comparison of the losses of both sides of a plan.
+    """Comparison of the losses of the source batches and the transformed batches of a plan.
 
     Args:
         comparison: receives the result.
-        plan: the plan.
+        plan: the source batches and the transformed batches.
         sources: runs of the source batches.
         changed: runs of the transformed batches.
         weights: (B, A) for each source: actual or possible difference of each weight between the two sides.
@@ -56,7 +59,7 @@ class LossComparison:
                 self.extra_gradient(batch.extra, now)
 
     def identical(self) -> bool:
-        """Return True if the plan changes one batch into one other, and all results are bitwise equal."""
+        """Return True if the plan has one source and one transformed batch, and their results are bitwise equal."""
         if len(self.sources) > 1 or len(self.changed) > 1 or self.plan.changed[0].extra is not None:
             return False
         (source,), (changed,) = self.sources, self.changed
@@ -83,7 +86,10 @@ class LossComparison:
         return all(results)
 
     def score_sum(self) -> None:
-        """Compare N with that of the only source with ground truths (LOSS-SUM-1), if only gradients reveal N."""
+        """Compare N with that of the only source with ground truths (LOSS-SUM-1), if only gradients reveal N.
+
+        N is the sum of target scores.
+        """
         filled = [run for run in self.sources if any(map(len, run.truths))]
         if len(filled) != 1 or len(self.changed) > 1:
             return
@@ -124,7 +130,7 @@ class LossComparison:
             )
 
     def extra_gradient(self, channel: int, now: Run) -> None:
-        """Check the gradient on the logits of a class without ground truths: that of its cross-entropy (LOSS-CLS-1)."""
+        """Check that the gradient on logits of a class without ground truths is its cross-entropy's (LOSS-CLS-1)."""
         _, logits = flatten(now.batch.feature_maps, now.batch.head)
         expected = now.batch.hyperparameters.cls_gain * logits[..., channel].double().sigmoid()  # (B, A)
         observed, error = (values[1][..., channel] for values in now.gradients)

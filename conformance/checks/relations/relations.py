@@ -58,7 +58,7 @@ class Relation:
         clause: id of the clause.
         meaning: the relation in one line.
         change: transformation of the batch, for a relation between runs.
-        check: check of a run, for a relation within one outcome.
+        check: function that checks a run, for a relation within one outcome.
     """
 
     clause: str
@@ -113,7 +113,7 @@ class Relation:
                 )
 
     def judged(self, plans: list[TransformationPlan], session: RunCache, given: Run) -> Judgement:
-        """Return the judgement of the compared plans or, for a relation within one run, of the relation's check."""
+        """Return the judgement: compare the runs of the plans or, for a relation within one run, check `given`."""
         judgement = Judgement(given.batch.family)
         if self.check is not None:
             if given.outcome.assignment is None:

@@ -24,7 +24,7 @@ from tal_reference.loss import stacked
 
 
 class Run:
-    """One run of an implementation on a batch.
+    """One run of an implementation on a batch. u is the overlap, t the alignment metric, w the weight of a positive.
 
     Args:
         outcome: outcome of the implementation.
@@ -74,11 +74,14 @@ class Run:
 
     @property
     def uniqueness(self) -> Uniqueness:
-        """Return the uniqueness of the batch's assignment: one, or several for a reason."""
+        """Return whether the batch's assignment is unique and, if it is not, the reason."""
         return least_unique(*(known.uniqueness for known in self.oracles.values()))
 
     def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
-        """Return the oracle of one image; `moved` is the difference of the assigner's inputs between two runs."""
+        """Return the oracle of one image.
+
+        `moved` is the difference of the assigner's inputs between two runs, if any.
+        """
         hidden = self.input_errors[image] if self.input_errors else None
         if moved is not None and hidden is not None:
             moved = InputErrors(
@@ -88,7 +91,7 @@ class Run:
 
     @cached_property
     def targets(self) -> BatchTargets:
-        """The targets of the loss: its own assignment; the reference's if it does not expose one."""
+        """The targets of the loss: those of the exposed assignment, else those of the reference."""
         own = self.outcome.assignment
         if own is not None:
             return BatchTargets(own.foreground, own.boxes.double(), own.scores)
@@ -112,7 +115,7 @@ class Run:
 
     @cached_property
     def scale(self) -> Tensor:
-        """N (LOSS-SUM-1); computed from the gradient on class logits if target scores are not exposed.
+        """N, the sum of target scores (LOSS-SUM-1); computed from the gradient on class logits if they are not exposed.
 
         The gradient is g B / N (sigmoid(x) - target). The largest quotient of gradient and sigmoid is that of
         background.
@@ -123,7 +126,7 @@ class Run:
 
     @cached_property
     def batch_factor(self) -> Tensor:
-        """Factor between the sum of the items and the total: B (LOSS-GAIN-1), or the loss's own.
+        """Factor between the sum of the items and the total: the batch size B (LOSS-GAIN-1), or the loss's own factor.
 
         Another factor than B is reported by the comparison with the dialect. N and the gradients are computed with the
         loss's own factor here, so that relations do not report it again. A total within its rounding of B times the
@@ -146,7 +149,7 @@ class Run:
 
     @cached_property
     def terms(self) -> tuple[Tensor, Tensor]:
-        """Box, cls and dfl loss, and the total divided by its factor, all times N (4,); and their errors (4,)."""
+        """Two tensors (4,), all times N: box, cls, dfl loss and the total divided by its factor; and their errors."""
         dtype, images, loss, known = self.dtype, self.batch.images, self.loss, self._expected_loss
         errors = [
             bound(
@@ -166,13 +169,7 @@ class Run:
 
     @cached_property
     def foreign_positives(self) -> tuple[Tensor, Tensor]:
-        """Own target scores (B, A) where a hidden assignment differs from the reference's, else 0; and their errors.
-
-        Such an anchor has a gradient on its distances that does not follow from the reference's assignment, so that
-        rounding errors cannot be derived from the reference's values. The score is computed from the gradient on the
-        class logits. The error of w = u* t / t* is at most (2 beta + 2) times that of u where beta > 0, because u >= w
-        as long as s* >= s. The error of u is the largest over the ground truths of the image.
-        """
+        """Target scores (B, A) where the hidden assignment differs from the reference's, else 0; and their errors."""
         none = torch.zeros_like(self.expected.predictions.logits[..., 0])  # (B, A)
         if self.outcome.assignment is not None:
             return none, none
@@ -309,7 +306,7 @@ class Run:
 
     @cached_property
     def _background_logit(self) -> tuple[Tensor, Tensor]:
-        """Return N computed from the gradient of one class logit, and its relative error."""
+        """Return N, computed from the gradient of one background class logit, and the relative error of N."""
         _, logits = flatten(self.batch.feature_maps, self.batch.head)
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()

@@ -1,4 +1,4 @@
-"""STATE: the results for a batch equal those of a fresh implementation, after any earlier calls."""
+"""STATE: after any earlier calls, the results for a batch equal those of an implementation without earlier calls."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ class StateFailure(Failure):
 
 
 def steps_of(recipe: Recipe, name: str) -> list[Step]:
-    """Return the steps of a sequence."""
+    """Return the steps of the sequence `name`, with batches varied from a recipe."""
     return list(SEQUENCES[name](recipe))
 
 
@@ -83,7 +83,10 @@ class SequenceJudge:
         self._order.append(step)
 
     def _left_in_module(self, steps: list[Step], failure: Failure) -> StateFailure:
-        """Return the failure of a step that fails after others in one loaded module, and conforms in a new one."""
+        """Return the failure of a step that fails only because earlier steps changed the implementation's module.
+
+        The step conforms if that module is loaded again.
+        """
 
         def fails(chosen: list[Step]) -> bool:
             subject = reloaded_subject(self.subject)
@@ -99,7 +102,7 @@ class SequenceJudge:
         return self._failure(shortest, steps[-1], failure.batch, found)
 
     def _differences(self, steps: Sequence[Step]) -> list[Difference | None]:
-        """Return, for each step that was answered, the difference from the plain call."""
+        """Return the difference from the plain call for each step, up to the first step without results."""
         alone = "loss" not in self.subject.implementation.capabilities
         plains = [self._plains[id(step.batch)] for step in steps]
         calls = [
@@ -116,7 +119,7 @@ class SequenceJudge:
         return [difference(self.subject, answer, plains[answer.call], True) for answer in answers]
 
     def _state_failure(self, past: list[Step], last: Step) -> Failure:
-        """Return the failure of a step after earlier calls, which are reduced to a short sequence."""
+        """Return the failure of the last step after the earlier calls, reduced to a short sequence that still fails."""
 
         def fails(chosen: list[Step]) -> bool:
             found = self._differences(chosen)

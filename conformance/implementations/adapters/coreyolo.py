@@ -1,8 +1,8 @@
 """`coreyolo`: the loss of one head (`DetectionLoss` without a one-to-one head) and its assigner.
 
 Its trainer makes the assigner with alpha = 1; here the assigner gets the batch's hyperparameters. The package reads
-annotations in pixels, and logs its terms without gains: both are converted. It differentiates the sum of the terms
-without the factor of the number of images, and so does this adapter.
+annotations in pixels, and logs its terms without gains: the adapter converts both. The package's total is the sum of
+the terms, not multiplied by the number of images, and so is this adapter's.
 """
 
 import importlib
@@ -101,6 +101,9 @@ class CoreYOLO:
 
 
 def own_index(results: tuple[Tensor, ...]) -> Assignment:
-    """Return the assignment in the results of the package's assigner."""
+    """Return the assignment in the results of the package's assigner.
+
+    The package names the ground truth of each anchor by its index.
+    """
     labels, boxes, scores, foreground, _, index = results  # the fifth is the foreground as a float
     return Assignment(labels, boxes, scores, foreground, index)

@@ -114,7 +114,7 @@ class UltralyticsAdapter(CriterionAdapter):
         )
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the release's criterion, with the assigner that the criterion makes itself if it can be configured.
+        """Return the release's criterion (loss object), with its own assigner if that accepts the hyperparameters.
 
         Raises:
             NotImplementedError: topk2 is set, which the release does not support (TAL-CONF-2).

@@ -28,7 +28,7 @@ TRACEBACK_ELSEWHERE = "; the report has the traceback"
 
 
 class Interrupts:
-    """Record of SIGINT while code of an implementation runs.
+    """Record of the signal SIGINT (Ctrl-C) while code of an implementation runs.
 
     Attributes:
         arrived: True once the signal has arrived.
@@ -77,7 +77,7 @@ def recorded_interrupts() -> Iterator[Interrupts]:
 
 @contextmanager
 def exceptions_as_failures() -> Iterator[None]:
-    """Raise every exception of the block as `ImplementationFailed`, except a real interrupt.
+    """Convert every exception of the `with` block to `ImplementationFailed`, except a real interrupt.
 
     Raises:
         ImplementationFailed: the block raised.
@@ -94,7 +94,7 @@ def exceptions_as_failures() -> Iterator[None]:
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Release the local variables of an exception's frames: pytest and Hypothesis keep exceptions, not tensors."""
+    """Release the local variables of an exception's frames, because pytest and Hypothesis keep exceptions for long."""
     seen: set[int] = set()
     links: list[BaseException | None] = [error]
     while links:

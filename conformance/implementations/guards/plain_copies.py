@@ -24,7 +24,7 @@ class PlainCopies:
     """Copies of the results of an implementation for one batch.
 
     Attributes:
-        memory: receives every returned tensor with its copy, so that a later change is detected.
+        memory: stores every returned tensor with its copy, so that a later change is detected.
     """
 
     def __init__(self, memory: ReturnedTensors) -> None:
@@ -63,7 +63,7 @@ class PlainCopies:
         return copy
 
     def _part(self, value: Any, kind: type, others: Callable[[str, Any], Any]) -> Any:
-        """Return a copy of a dataclass; `others` copies its fields that are not tensors."""
+        """Return a copy of a dataclass of class `kind`; `others` copies the fields that are not tensors."""
         if not isinstance(value, kind):
             return value
         copied = {}
@@ -83,7 +83,7 @@ class PlainCopies:
 
 
 def is_tensor(value: Any) -> bool:
-    """Return True if the type of the value is a tensor type. `isinstance` would trust its `__class__`."""
+    """Return True if the type of the value is a tensor type. `isinstance` would trust the value's `__class__`."""
     return issubclass(type(value), Tensor)
 
 

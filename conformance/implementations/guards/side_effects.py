@@ -30,23 +30,23 @@ class SideEffectError(Exception):
 
 
 class ReturnedTensors:
-    """The tensors that an implementation returned last: they must not change later."""
+    """The tensors that an implementation returned for its last batches, which it must not change later."""
 
     def __init__(self) -> None:
         self._before: list[tuple[str, Tensor, Tensor]] = []
         self._kept: list[tuple[str, Tensor, Tensor]] = []
 
     def begin(self) -> None:
-        """Start with the next batch: `check` compares the tensors that were kept until now."""
+        """Begin the next batch: `check` then compares the tensors that were stored for earlier batches."""
         self._before, self._kept = self._kept, []
 
     def keep(self, name: str, tensor: Tensor, copy: Tensor) -> None:
-        """Remember a tensor and its copy; tensors of a simulated device are skipped, as they end with it."""
+        """Store a returned tensor and its copy. Tensors of a simulated device are skipped, as they end with it."""
         if type(tensor) is Tensor:
             self._kept.append((name, tensor, copy))
 
     def check(self) -> None:
-        """Compare the tensors of the previous batch with their copies, and forget both.
+        """Compare the tensors of the previous batch with their copies, and discard both.
 
         Raises:
             SideEffectError: a tensor has changed.
@@ -58,19 +58,19 @@ class ReturnedTensors:
 
 
 class Identity:
-    """Identity of an implementation and its variants."""
+    """Object whose identity an implementation and its variants share."""
 
 
 _returned: "WeakKeyDictionary[Identity, ReturnedTensors]" = WeakKeyDictionary()
 
 
 def returned_tensors(identity: Identity) -> ReturnedTensors:
-    """Return the memory of the tensors that an implementation returned last."""
+    """Return the record of the tensors that the implementation with this identity returned last."""
     return _returned.setdefault(identity, ReturnedTensors())
 
 
 def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> None:
-    """Compare the copies that an implementation was called with to the originals.
+    """Raise if an implementation changed the copies `given` to it, compared with the originals.
 
     Raises:
         SideEffectError: an input was changed.
@@ -88,7 +88,7 @@ def forbid_side_effects() -> Iterator[None]:
     replaced.
 
     Raises:
-        SideEffectError: in these cases.
+        SideEffectError: the block left something behind, or printed too much.
     """
     own, before, writes, printed = os.getpid(), children(), files_written(), bytes_printed()
     threads = set(threading.enumerate())
@@ -149,7 +149,7 @@ def end_threads(threads: Iterable[threading.Thread]) -> None:
 
 
 def wait_to_be_ended() -> None:
-    """Wait to be killed: this process is a fork that an implementation made and let return.
+    """Wait to be killed: an implementation made this process by forking the suite, and let it return to the suite.
 
     The original process finds and kills it; without the original, it exits by itself.
     """
@@ -178,7 +178,7 @@ class Writes:
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Record a file or folder."""
+        """Record the file or folder of an audit event that opens a file for writing or makes a folder."""
         if self.folder is None or event not in ("open", "os.mkdir"):
             return
         path = arguments[0]
@@ -194,5 +194,5 @@ class Writes:
 
 @cache
 def files_written() -> Writes:
-    """Return the hook of this process; an audit hook cannot be removed."""
+    """Return the audit hook of this process that records written files, installed once: it cannot be removed."""
     return Writes()

@@ -41,7 +41,7 @@ class Message:
     """One message.
 
     Attributes:
-        fields: the JSON text.
+        fields: the JSON object of the message.
         tensors: tensors by name, on the CPU.
     """
 

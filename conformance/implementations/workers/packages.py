@@ -60,7 +60,7 @@ class Package:
     Attributes:
         name: name on PyPI.
         version: an exact version.
-        source: True if only a source release exists, which this project has looked at: pip may build it.
+        source: True if pip may build the package from source: no wheel exists, and the source was reviewed.
 
     Raises:
         PackageUnavailable: the name or the version is not valid.
@@ -106,10 +106,10 @@ def ensure_package(package: Package) -> Path:
 
 
 def refuse_shared(folder: Path) -> None:
-    """Raise if other users can change what is in the cache: its code runs with this user's rights.
-
+    """Raise if other users can change files in the cache, because its code runs with this user's rights.
+    
     Raises:
-        OSError: they can, and `SHARED_VARIABLE` does not allow it.
+        OSError: other users can change files, and the variable `SHARED_VARIABLE` does not allow it.
     """
     reason = None if os.environ.get(SHARED_VARIABLE) == "1" else others_can_write(folder)
     if reason is not None:
@@ -120,6 +120,8 @@ def refuse_shared(folder: Path) -> None:
 
 def fetch(package: Package, folder: Path, because: str) -> None:
     """Install the package into `folder` with pip, atomically.
+    
+    `because` is the reason why the cached copy is not used, for the message.
 
     Raises:
         PackageUnavailable: pip failed.
@@ -140,7 +142,7 @@ def fetch(package: Package, folder: Path, because: str) -> None:
 
 
 def pip_environment() -> dict[str, str]:
-    """Return the environment of pip: the user's settings of pip, proxies and certificates, and no other variables."""
+    """Return the environment variables for pip: only the user's settings of pip, proxies and certificates."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -152,9 +154,9 @@ def pip_environment() -> dict[str, str]:
 
 
 def compile_bytecode(folder: Path) -> None:
-    """Compile all modules beside their sources, so that the hashes of the entry cover their bytecode.
+    """Compile all modules in a package folder, so that the hashes of the cache entry cover the bytecode too.
 
-    The bytecode is not checked against the source when it is loaded: the entry's hashes were.
+    Python does not compare the bytecode with the source when it is loaded, because the hashes were verified.
     """
     compileall.compile_dir(
         str(folder), quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, workers=1

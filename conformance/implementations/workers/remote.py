@@ -1,7 +1,6 @@
-"""An adapter whose code runs in a worker process; for the suite it is like any other adapter.
+"""An adapter whose code runs in a worker process. The suite uses it like any other adapter.
 
-The worker computes the gradients of the loss too. The returned total has the worker's gradient, so that the suite
-differentiates it like any other total.
+The worker computes the gradients of the loss too. Differentiating the returned total gives the worker's gradients.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +58,7 @@ DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.fl
 
 
 class RemoteAdapter:
-    """An implementation in a subprocess.
+    """An adapter whose methods run in a worker process.
 
     Args:
         name: name of the implementation.
@@ -95,7 +94,7 @@ class RemoteAdapter:
         self._offer(about)
 
     def _offer(self, about: dict[str, Any]) -> None:
-        """Offer the methods that the adapter in the worker has."""
+        """Add the methods `assign` and `loss` to this object, as far as the adapter in the worker has them."""
         self._about = about
         if about["assigns"]:
             self.assign = self._assign
@@ -103,14 +102,14 @@ class RemoteAdapter:
             self.loss = self._loss
 
     def renewed(self) -> "RemoteAdapter":
-        """Return the adapter as it is before its first call: the worker makes it again for every question."""
+        """Return an adapter without earlier calls: the worker makes it again for every question."""
         other = copy(self)
         other._fresh = True
         other._offer(self._about)  # methods of the copy
         return other
 
     def in_new_worker(self) -> "RemoteAdapter":
-        """Return the adapter in another process, which has called nothing yet.
+        """Return the adapter in another worker process, without earlier calls.
 
         Raises:
             PackageUnavailable: the adapter could not be made there.
@@ -118,7 +117,7 @@ class RemoteAdapter:
         return RemoteAdapter(self.name, Worker(self.worker.launch, self.worker.timeout), self.dialect_given)
 
     def answers(self, way: str, calls: Sequence[Call]) -> list[Answer]:
-        """Make calls in the worker, of an adapter that is made for them.
+        """Make an adapter in the worker, call it in one way, and return the results.
 
         Raises:
             WorkerError, ProtocolViolation: as `_ask`.
@@ -128,7 +127,7 @@ class RemoteAdapter:
         return decode_answers(facts, {name: tensor.to(device) for name, tensor in tensors.items()})
 
     def _assign(self, inputs: AssignerInputs) -> Assignment:
-        """Assign in the worker."""
+        """Call the adapter's assigner in the worker, and return the assignment."""
         asked = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
         facts = question("assign", inputs.head, inputs.hyperparameters, inputs.scores.device)
         _, tensors = self._ask(facts, asked)
@@ -142,7 +141,7 @@ class RemoteAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Compute the loss and its gradient in the worker."""
+        """Compute the loss and its gradient in the worker, and return the loss."""
         device = annotations.device
         facts = question("loss", head, hyperparameters, device)
         facts["differentiate"] = torch.is_grad_enabled() and any(
@@ -162,11 +161,11 @@ class RemoteAdapter:
         return Loss(total, tensors["items"], shown, read)
 
     def _ask(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-        """Ask one question.
+        """Send one question to the worker, and return its answer.
 
         Raises:
             WorkerError: the adapter raised, or the process failed.
-            ProtocolViolation: the adapter broke the protocol.
+            ProtocolViolation: the adapter violated the protocol.
         """
         if self._fresh:
             facts = facts | {"fresh": True}
@@ -185,7 +184,7 @@ class RemoteAdapter:
 
 
 def check_description(name: str, about: Mapping[str, Any]) -> None:
-    """Raise unless the first answer of a worker describes an adapter.
+    """Raise unless a worker's first answer describes its adapter, with every field and of the right type.
 
     Raises:
         PackageUnavailable: a field is missing or has another type.
@@ -197,11 +196,14 @@ def check_description(name: str, about: Mapping[str, Any]) -> None:
                 f"{kind.__name__}: code of the adapter wrote into the process's pipe"
             )
     if not all(isinstance(precision, str) for precision in about["precisions"]):
-        raise PackageUnavailable(f"{name}: precisions are {about['precisions']!r:.80}, expected names")
+        raise PackageUnavailable(
+            f"{name}: the worker reported precisions {about['precisions']!r:.80}; expected a list of names such as "
+            "'autocast-float16'"
+        )
 
 
 def longest_reply(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    """Return the largest number of bytes of the tensors of a right answer to a question.
+    """Return the maximum size of a correct answer's tensors, in bytes.
 
     Args:
         facts: fields of the question.
@@ -214,7 +216,7 @@ def longest_reply(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> in
 
 
 def longest_answer(tensors: Mapping[str, Tensor]) -> int:
-    """Return the largest number of bytes of a right answer's tensors: all results, with stages, in 8 bytes a number.
+    """Return the maximum size of a correct answer's tensors in bytes: all results and stages, 8 bytes a number.
 
     Args:
         tensors: tensors of the question, by name.
@@ -235,7 +237,7 @@ def longest_answer(tensors: Mapping[str, Tensor]) -> int:
 
 
 class Answered(torch.autograd.Function):
-    """The total of a worker, with the worker's gradient."""
+    """Autograd function that returns the total of a loss in a worker, with the gradients that the worker computed."""
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, gradients: Sequence[Tensor | None], *_: Tensor) -> Tensor:
@@ -251,7 +253,7 @@ class Answered(torch.autograd.Function):
 
 
 def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> dict[str, Any]:
-    """Return the fields of every question: head, hyperparameters, device and mixed precision."""
+    """Return the fields that every question to a worker has: head, hyperparameters, device and mixed precision."""
     mixed = torch.is_autocast_enabled(device.type)
     return {
         "kind": kind,
@@ -263,10 +265,10 @@ def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: to
 
 
 def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-    """Answer a question; runs in the worker.
+    """Answer a question of the suite by calling the adapter; runs in the worker.
 
     Raises:
-        ProtocolViolation: the adapter returned something that the protocol does not allow.
+        ProtocolViolation: the adapter returned a value that the protocol does not allow.
     """
     if facts["kind"] == "calls":
         return calls_answer(adapter, facts, tensors)
@@ -302,7 +304,7 @@ REMAKE: list[Callable[[], Any]] = []
 
 
 def remake(adapter: Any) -> Any:
-    """Return the worker's adapter as it is before its first call; the given one where it cannot be made again."""
+    """Return the worker's adapter without earlier calls; the given adapter if it cannot be made again."""
     if not REMAKE:
         return adapter
     try:
@@ -312,7 +314,7 @@ def remake(adapter: Any) -> Any:
 
 
 def calls_answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-    """Make calls in one way; runs in the worker."""
+    """Call the adapter in the way that the question names, and return the results; runs in the worker."""
     calls = decode_calls(facts, tensors)
     with unchanged_torch_state(), forbid_side_effects():
         answers = run_calls(lambda: KeptAdapter(remake(adapter)), facts["way"], calls)
@@ -327,7 +329,7 @@ def loss_answer(
     hyperparameters: Hyperparameters,
     copies: PlainCopies,
 ) -> Question:
-    """Return the loss of a batch, its gradient and the exposed data of its assigner; runs in the worker."""
+    """Return the loss of a batch, its gradients, and the exposed tensors of its assigner; runs in the worker."""
     maps = tuple(
         tensors[f"level.{number}"].requires_grad_(facts["differentiate"])
         for number in range(len(head.strides))
@@ -354,7 +356,7 @@ def loss_answer(
 
 @contextmanager
 def mixed_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
-    """Turn on automatic mixed precision if the question has a dtype for it."""
+    """Turn on automatic mixed precision while the `with` block runs, if `dtype` is not None."""
     with torch.autocast(device.type, dtype=DTYPES.get(dtype or ""), enabled=dtype is not None):
         yield
 
@@ -363,7 +365,7 @@ def checked_tensors(part: Any, kind: type) -> dict[str, Tensor]:
     """Return the tensors of an assignment, with its stages, or of an assigner's inputs, by name.
 
     Raises:
-        ProtocolViolation: the part is not of this kind, or a field is not a tensor.
+        ProtocolViolation: the part is not of the class `kind`, or a field is not a tensor.
     """
     if not isinstance(part, kind):
         raise ProtocolViolation(f"expected {kind.__name__}, and {type(part).__name__} was returned")
@@ -378,7 +380,7 @@ def checked_tensors(part: Any, kind: type) -> dict[str, Tensor]:
 
 
 def assignment_from(tensors: Mapping[str, Tensor]) -> Assignment:
-    """Return the assignment of an answer, with its stages if there are any."""
+    """Rebuild the assignment, with its stages if any, from the tensors that the worker sent."""
     stages = part_from(tensors, Stages, Stages.__name__)
     assignment: Assignment = part_from(tensors, Assignment, Assignment.__name__, stages=stages)
     return assignment
@@ -387,7 +389,7 @@ def assignment_from(tensors: Mapping[str, Tensor]) -> Assignment:
 def inputs_from(
     tensors: Mapping[str, Tensor], head: Head, hyperparameters: Hyperparameters
 ) -> AssignerInputs:
-    """Return the assigner's inputs of an answer."""
+    """Rebuild the assigner's inputs from the tensors that the worker sent."""
     inputs: AssignerInputs = part_from(
         tensors, AssignerInputs, AssignerInputs.__name__, head=head, hyperparameters=hyperparameters
     )

@@ -30,13 +30,13 @@ def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, in
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def floor_of_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return the first stride as the floor, to which small sides are widened, instead of the second."""
+    """Return the first stride as the length to which small sides are widened, instead of the second stride."""
     return strides[0], strides[0]
 
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return a floor of zero, so that no small side of a ground truth is widened."""
+    """Return zero as the length to which small sides of ground truths are widened, so that none is."""
     return 0, 0
 
 
@@ -104,13 +104,13 @@ _top_k = tal_reference.assignment.top_k
 
 @fault(at="tal_reference.assignment.top_k")
 def nine_for_ten(metric: Tensor, k: int) -> Tensor:
-    """Return a selection of k - 1 instead of k anchors for each ground truth."""
+    """Return the selection of the k - 1 best anchors of each ground truth instead of k."""
     return _top_k(metric, k - 1)
 
 
 @fault(at="tal_reference.assignment.top_k")
 def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
-    """Return a selection of k + 1 instead of k anchors for each ground truth."""
+    """Return the selection of the k + 1 best anchors of each ground truth instead of k."""
     return _top_k(metric, min(k + 1, metric.shape[1]))
 
 
@@ -128,7 +128,7 @@ def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k")
 def k_cut_to_the_anchors(metric: Tensor, k: int) -> Tensor:
-    """Return a selection of all anchors if there are fewer than k, instead of raising."""
+    """Return the selection of all anchors if there are fewer than k, instead of raising."""
     return _top_k(metric, min(k, metric.shape[1]))
 
 

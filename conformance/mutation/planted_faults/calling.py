@@ -291,7 +291,7 @@ def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
 
 @calling("out-of-memory", "CALL-6")
 def stays_small_after_an_error(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that re-raises an out-of-memory error, but uses k = 1 in all later calls."""
+    """Return a loss that raises an out-of-memory error as it should, but uses k = 1 in all later calls."""
     numbers = memory.get("numbers", call.numbers)
     try:
         return call.loss(numbers=numbers)
@@ -331,7 +331,7 @@ def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
 
 
 def correct(reduces: str | None) -> Any:
-    """Return the code of a loss without a fault, which reduces N over processes as declared."""
+    """Return the code of a loss without a fault. It reduces N (sum of target scores) over processes as declared."""
 
     def behaviour(memory: Memory, call: Asked) -> Loss:
         loss = call.loss()

@@ -75,7 +75,7 @@ def labels_in_chunks_of_300(
 
 
 def _in_chunks(size: int) -> Any:
-    """Return a replacement of `ground_truths` without the rows of images after the last whole chunk."""
+    """Return a replacement of `ground_truths` that drops the rows of an image after the last whole chunk of `size`."""
 
     def ground_truths(
         annotations: Tensor, images: int, input_size: tuple[int, int], *_: Any

@@ -47,13 +47,13 @@ _STAYS_WITH_ALL = (StageName.CONFLICT, StageName.METRIC, StageName.NORMALISATION
 
 @fault(at="tal_reference.assignment.settle_contested", outputs_stages=_STAYS_WITH_ALL)
 def claimants_of_8_bits(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return positives; the ground truths that selected an anchor are counted in uint8: 256 becomes 0."""
+    """Return positives after counting the ground truths that selected an anchor in uint8, where 256 becomes 0."""
     return _settled(selected, overlap, selected.sum(0).to(torch.uint8) > 1)
 
 
 @fault(at="tal_reference.assignment.settle_contested", outputs_stages=_STAYS_WITH_ALL)
 def claimants_of_8_bits_with_sign(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return positives; the ground truths that selected an anchor are counted in int8: 128 becomes -128."""
+    """Return positives after counting the ground truths that selected an anchor in int8, where 128 becomes -128."""
     return _settled(selected, overlap, selected.sum(0).to(torch.int8) > 1)
 
 
@@ -75,7 +75,7 @@ def anchor_index_of_16_bits(metric: Tensor, k: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.candidates_of", outputs_stages=LEFT_OUT)
 def candidate_pairs_end_at_65536(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return only the first 65,536 candidates of an image, as if their list were full."""
+    """Return the first 65,536 candidates of an image and no others, as from a list of fixed length."""
     candidates = _candidates_of(truths, centres, floor)
     places = candidates.flatten().cumsum(0).view_as(candidates)
     return candidates & (places <= 2**16)
