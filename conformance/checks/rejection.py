@@ -1,6 +1,7 @@
 """Checks that an implementation raises on a batch that its dialect does not support.
 
-The exception must be a refusal, such as a ValueError, and not the accident of a bug, such as an AttributeError."""
+The exception must be a refusal, such as a ValueError, and not the accident of a bug, such as an AttributeError.
+"""
 
 from collections.abc import Collection
 from dataclasses import replace

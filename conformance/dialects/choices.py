@@ -42,7 +42,7 @@ SEARCH = settings(derandomize=True, database=None, deadline=None, phases=[Phase.
 
 def small_recipes(**options: Any) -> SearchStrategy[Recipe]:
     """Return a strategy of batches of one image with few ground truths: Hypothesis finds small examples sooner.
-    
+
     Args:
         options: arguments of `recipes`, in addition to or in place of the arguments set here.
     """

@@ -108,7 +108,7 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
 
 def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
     """Judge the second implementation on the choice's smallest batch by the choice's old value, and return the failure.
-    
+
     If other choices hide the difference on that batch, the second implementation is judged by the whole first dialect.
     """
     assert choice.recipe is not None

@@ -166,7 +166,7 @@ def identify(
 
 def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: bool) -> Identification:
     """Return the dialect that was found, with its proof.
-    
+
     All batches, and newly generated batches, are judged by the dialect, and the effect of each of its choices is
     counted.
 

@@ -16,7 +16,7 @@ from tal_reference import NEWEST, Dialect
 
 def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None:
     """Return the smallest batch on which the reference's results in `declared` and in the newest dialect differ.
-    
+
     The differing choices are tried one after the other, on batches on which the choice affects the results.
 
     Args:
@@ -25,7 +25,7 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
 
     Returns:
         The recipe; None if the assigners agree on every generated batch, and only losses may differ.
-    
+
     Raises:
         LookupError: the losses agree on every generated batch too, so that the dialect has no effect.
     """

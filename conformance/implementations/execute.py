@@ -95,15 +95,15 @@ def execute(
 
 def execute_calls(implementation: Implementation, way: str, calls: Sequence[Call]) -> list[Answer]:
     """Call the implementation in the given way, starting from its state before the first call.
-    
+
     Args:
         implementation: the implementation.
         way: a key of `WAYS`, or `IN_TURN` for all calls one after the other.
         calls: the arguments of the calls.
-    
+
     Returns:
         The results of the calls; the last result has a failure if the implementation raised or violated the protocol.
-    
+
     Raises:
         ImplementationFailed: the implementation left files, processes or output behind, or its worker process died.
     """

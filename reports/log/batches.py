@@ -228,7 +228,7 @@ def verdict_of(line: dict[str, Any]) -> str:
 
 def batch_fault(line: dict[str, Any]) -> str | None:
     """Return a description of the fault of a `batch` line, or None if the line is valid.
-    
+
     The result is that of validation by the JSON Schema, which is four hundred times slower.
     """
     for name in _NAMES:

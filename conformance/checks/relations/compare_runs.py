@@ -18,7 +18,7 @@ from tal_conformance.implementations.errors import ImplementationFailed
 
 def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Comparison) -> None:
     """Run the sources and the transformed batches of a plan, compare them, and add the result to the judgement of `to`.
-    
+
     If an open choice is resolved differently, the losses may differ and are not compared; the judgement then sets
     `chose_differently`. If the assignment is not visible and a choice may be resolved differently, equal losses prove
     that the runs agree, and different losses prove nothing.

@@ -191,7 +191,7 @@ def raise_if_changed(state: CodeState) -> None:
 
 class Baseline:
     """Code of this process before the first implementation was imported.
-    
+
     Attributes:
         computing: code that implementations compute with; None until it is stored, so that nothing is compared.
     """

@@ -13,7 +13,7 @@ from tal_conformance.implementations.guards.torch_state import StateChanged, cha
 @contextmanager
 def imports_change_nothing(name: str) -> Iterator[None]:
     """Raise if the `with` block, an import, changes torch's state or code of torch, official modules or this suite.
-    
+
     The state of random number generators is restored without an error: many modules draw random numbers on import.
 
     Args:

@@ -107,7 +107,7 @@ def ensure_package(package: Package) -> Path:
 
 def refuse_shared(folder: Path) -> None:
     """Raise if other users can change files in the cache, because its code runs with this user's rights.
-    
+
     Raises:
         OSError: other users can change files, and the variable `SHARED_VARIABLE` does not allow it.
     """
@@ -120,7 +120,7 @@ def refuse_shared(folder: Path) -> None:
 
 def fetch(package: Package, folder: Path, because: str) -> None:
     """Install the package into `folder` with pip, atomically.
-    
+
     `because` is the reason why the cached copy is not used, for the message.
 
     Raises:

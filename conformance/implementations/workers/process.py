@@ -221,7 +221,7 @@ class Worker:
 
     def _refuse(self, request: bytes) -> None:
         """Raise if the worker died or hung too often to be restarted, or hung on this request before.
-        
+
         Raises:
             WorkerFailed: the request must not be sent.
         """
