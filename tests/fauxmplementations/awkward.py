@@ -1,4 +1,4 @@
-"""Adapters whose attributes, names and imports are awkward."""
+"""Adapters with attributes that raise, names that contain escape sequences, and similar oddities."""
 
 from typing import Any
 

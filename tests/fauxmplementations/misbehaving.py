@@ -19,7 +19,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 
 RIGHT = ReferenceAdapter()
 LATE = 500
-"""At this batch the late ones fail."""
+"""Number of the batch at which adapters such as `RaisesLate` fail."""
 
 
 class Double:
@@ -275,7 +275,7 @@ class Writes(Double):
         return right
 
 
-# What the suite's own process would not survive
+# Behaviour that would end the suite's own process
 
 
 class Hangs(Double):
@@ -364,11 +364,11 @@ class Daemonises(Double):
 
 
 FIRST_GAIN = 100
-"""A DFL gain of so much, and more, chooses a double by its place."""
+"""A DFL gain of FIRST_GAIN + n selects the n-th adapter of `Every`."""
 
 
 class Every(Double):
-    """All adapters in one process. The DFL gain of the batch selects the adapter."""
+    """Adapter that delegates each call to another adapter, which the DFL gain of the batch selects."""
 
     def __init__(self, names: list[str]) -> None:
         self.each = [globals()[name]() for name in names]

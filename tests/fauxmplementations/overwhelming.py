@@ -1,4 +1,4 @@
-"""Adapters that answer too much, or use memory where a limit of one process does not see it."""
+"""Adapters that return too much data, or use memory that a limit of one process does not count."""
 
 import os
 from typing import Any

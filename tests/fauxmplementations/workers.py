@@ -18,7 +18,7 @@ from tal_conformance.implementations.protocol import EVERY
 
 
 class Right(ReferenceAdapter):
-    """The reference, for a worker."""
+    """The reference adapter, loaded by a worker process."""
 
 
 class Double:
@@ -151,11 +151,11 @@ EVERY_DOUBLE = (
     WrongShape, NoAssignment, WrongGradient,
 )  # fmt: skip
 FIRST_GAIN = 100
-"""A DFL gain of so much, and more, chooses a double by its place."""
+"""A DFL gain of FIRST_GAIN + n selects the n-th adapter of EVERY_DOUBLE."""
 
 
 class Every(Double):
-    """All adapters in one process. The DFL gain of the batch selects the adapter."""
+    """Adapter that delegates each call to another adapter, which the DFL gain of the batch selects."""
 
     def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
         place = max(0, int(hyperparameters.dfl_gain) - FIRST_GAIN)

@@ -65,7 +65,7 @@ def test_a_pickle_is_not_run(reader: Reader, content: bytes, tmp_path: Path, mon
 
 
 def test_depth(reader: Reader):
-    """JSON that is nested deeper than Python's stack."""
+    """Every reader rejects JSON that is nested deeper than Python's stack, without a RecursionError."""
     text = b"[" * 100_000
     for content in (
         text,
@@ -77,7 +77,7 @@ def test_depth(reader: Reader):
 
 
 def test_what_the_fuzzer_must_notice(tmp_path: Path):
-    """A reader that raises an undocumented error, and a reader that executes its input, are reported."""
+    """`problem` reports a reader that raises an undocumented error, and a reader that loads a pickle."""
 
     def runs(content: bytes) -> object:
         return __import__("pickle").loads(content)
@@ -88,4 +88,4 @@ def test_what_the_fuzzer_must_notice(tmp_path: Path):
     assert found
     assert found[0].startswith("ValueError at")
     ran = problem(runner, b"cbuiltins\nlen\n.", WATCH)
-    assert ran == ("it ran code: pickle.find_class", "")
+    assert ran == ("the reader executed code: pickle.find_class", "")

@@ -1,4 +1,4 @@
-"""Official releases in workers follow the dialect of their own era, and not that of the neighbouring era."""
+"""Official releases, run in workers, conform to the dialect of their era, and not to its neighbours."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The three ways to reproduce a divergence, executed as they are printed."""
+"""The three commands that a run prints to reproduce a divergence are executed and reproduce it."""
 
 import json
 import shlex
@@ -33,7 +33,7 @@ class Swapped:
 
 @pytest.fixture(scope="module", params=["from this repository", "from another folder"])
 def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Return the working directory of a run with a failing adapter, and the failure's line in its log."""
+    """Run the suite on a faulty adapter; return its working directory and the log line of a divergence."""
     folder = tmp_path_factory.mktemp("elsewhere with space")
     adapter = folder / "swapped.py"
     adapter.write_text(SWAPPED)
@@ -53,7 +53,7 @@ def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def named(line: dict[str, Any]) -> tuple[str, str]:
-    """Return the implementation and the case file that are named in the lines of a failure."""
+    """Return implementation and case file from the Python command in a divergence's log line."""
     _, implementation, _, path, _ = line["reproduce"]["python"].split('"')
     return implementation, path
 

@@ -1,4 +1,4 @@
-"""Content of the wheel, and its use in a repository that contains only an adapter."""
+"""Content of the wheel, and its use in a user's repository with an adapter."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"tal_reference": "reference", "tal_conformance": "conformance", "tal_reports": "reports"}
-"""Each package with its folder, to which src/ links."""
+"""Names of the packages with their folders in the repository."""
 PACKAGES = tuple(FOLDERS)
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ class Consumer:
     python: Path
 
     def files(self) -> set[Path]:
-        """Return every file of the repository and its environment, except caches of Python and Hypothesis."""
+        """Return the relative paths of all files in the folder, except caches of Python and Hypothesis."""
         caches = {"__pycache__", ".hypothesis"}
         return {
             path.relative_to(self.folder)
@@ -41,7 +41,7 @@ class Consumer:
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the repository's Python like an installed command: without the working directory on the path (-P)."""
+        """Run the environment's Python without the working directory on its path (-P)."""
         ours = ("PYTEST", "PYTHON", "COV", "HYPOTHESIS")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return subprocess.run(
@@ -57,7 +57,7 @@ class Consumer:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a wheel that was built from a copy of the tree with files left by a run."""
+    """Build a wheel from a copy of this repository that contains the files of a run; return its path."""
     copy = tmp_path_factory.mktemp("source") / "tal"
     leavings = shutil.ignore_patterns("__pycache__", "runs", "latest")
     for name in (*FOLDERS.values(), "src", "tests"):
@@ -94,13 +94,13 @@ def metadata(wheel: Path) -> Message:
 
 @pytest.fixture(scope="session")
 def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Consumer:
-    """Return a user's repository with a new environment that borrows torch and other dependencies from this one."""
+    """Return a user's repository whose environment has the wheel, and uses this environment's torch."""
     folder = tmp_path_factory.mktemp("consumer")
     venv.create(folder / ".venv", with_pip=False)
     python = folder / ".venv" / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / ".venv")}))
     lent = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    # The .pth files in there are not read, so that an editable install of this project is not lent with them.
+    # Python ignores .pth files in these folders, so that an editable install of this project is not found.
     (site / "lent.pth").write_text("\n".join(lent))
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel],
@@ -121,7 +121,7 @@ def test_every_file_of_the_packages_is_in_it(contents: set[str]):
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and not {"__pycache__", "runs"} & set(path.parts)
     }
-    pictures = {"tal_reports/example-report.png", "tal_reports/example-anchor.png"}  # the README's
+    pictures = {"tal_reports/example-report.png", "tal_reports/example-anchor.png"}  # pictures of the README
     assert expected - pictures <= contents
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
 
@@ -179,7 +179,7 @@ def test_an_adapter_in_another_repository_is_tested_there(consumer: Consumer, re
 
 @pytest.fixture
 def namesake(consumer: Consumer, tmp_path: Path) -> Consumer:
-    """Return a repository that has packages with the names of this project's folders, and tests of them."""
+    """Return a repository with tested packages named conformance, reference and reports."""
     for name in FOLDERS.values():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"OWNER = 'somebody else: {name}'\n")

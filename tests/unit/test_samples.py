@@ -1,4 +1,4 @@
-"""Files of older versions can still be read: stored samples of every format, with the expected results."""
+"""Files written by older versions of the suite are read with the expected results, for every file format."""
 
 import json
 import shutil

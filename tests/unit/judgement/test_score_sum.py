@@ -1,4 +1,4 @@
-"""LOSS-SUM-1: a common factor of all terms is reported as a wrong N; a factor of one term as a wrong term."""
+"""LOSS-SUM-1: if all terms are wrong by one factor, N, the sum of target scores, is reported."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
 from tal_reference import DIALECTS, NEWEST
 
 SMALL_SUM = Recipe(images=((Truth("ordinary"),),), cells=(4, 4), predictions="random")
-"""One ground truth: target scores add up to less than 1."""
+"""A batch whose target scores add up to less than 1."""
 MANY = Recipe(images=((Truth("huge"), Truth("ordinary")), (Truth("huge"),)), cells=(6, 6), predictions="near")
-"""Target scores add up to more than 1."""
+"""A batch whose target scores add up to more than 1."""
 NOBODY = Recipe()
-"""No ground truth: the sum of target scores is 0."""
+"""A batch without ground truths: the sum of target scores is 0."""
 
 
 class Scaled(ReferenceAdapter):
-    """A loss with scaled terms, which exposes or hides its assignment."""
+    """The reference's loss with box, cls and dfl multiplied by factors."""
 
     def __init__(self, factors: Any, hides: bool = False) -> None:
         super().__init__()
@@ -75,13 +75,13 @@ def test_a_division_by_a_sum_of_zero_is_named():
 
 
 def test_where_one_term_alone_is_not_zero_it_may_be_the_cross_entropy():
-    """Without ground truths only cls is not zero, so that N and the cross-entropy cannot be distinguished."""
+    """Without ground truths, where only cls is not 0, a loss times 7 is reported at LOSS-CLS-1."""
     assert failure(Scaled([7.0] * 3), NOBODY).clause == "LOSS-CLS-1"
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_without_a_floor_a_division_by_zero_may_be_any_infinity_or_nan(value: float):
-    """Without a floor of N, x / 0 may be infinite or NaN, because rounding decides if x is 0."""
+    """In the dialect in which N can be 0, NaN and any infinity count as the expected infinity."""
     observed, naive = torch.tensor([value, 1.0]), torch.tensor([torch.inf, torch.inf])
     first, newest = DIALECTS["ultralytics-8.0.6"], NEWEST
     assert like_division_by_zero(observed, naive, first).tolist() == [torch.inf, 1.0]
@@ -97,7 +97,7 @@ def test_the_first_dialect_accepts_what_its_division_by_zero_gives(value: float)
     class Divides(ReferenceAdapter):
         def loss(self, *arguments: Any) -> Loss:
             loss = super().loss(*arguments)
-            factors = torch.tensor([1.0, value, 1.0])  # of cls, which is infinite
+            factors = torch.tensor([1.0, value, 1.0])  # the factor of cls, which is infinite
             return Loss(loss.total * factors, loss.items * factors, loss.assignment)
 
     adapter = Divides(DIALECTS["ultralytics-8.0.6"])

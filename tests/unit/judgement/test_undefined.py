@@ -1,4 +1,4 @@
-"""Batches whose box loss or assignment is 0 / 0 (IOU-1): the undefined values are not judged, and all others are."""
+"""Batches whose box loss or assignment is 0 / 0 (IOU-1): only the undefined values are not judged."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,13 +30,13 @@ INSIDE_OUT = Recipe(
     images=((Truth("zero_area", at=(8, 12)),),), cells=(2, 5), strides=(4, 8, 16), reg_max=1, predictions="near",
     levels=1, seed=1, streams=(109,),
 )  # fmt: skip
-"""A predicted box is one cell wide, inside out, and has no height: its area is -1e-7, and eps is 1e-7."""
+"""A batch whose box loss is 0 / 0: a predicted box has area -1e-7, which cancels the eps of 1e-7."""
 USUAL = replace(INSIDE_OUT, reg_max=16)
 RIGHT = ("ultralytics", "reference", "rearranged")
 
 
 class Altered(ReferenceAdapter):
-    """The reference with one change in the result of its loss; its assignment is exposed or hidden."""
+    """The reference with a function `change` applied to its loss; its assignment is exposed or hidden."""
 
     def __init__(self, change: Any, hides: bool = False) -> None:
         super().__init__(NEWEST)
@@ -78,7 +78,7 @@ def test_no_other_check_fails(name: str):
 
 @pytest.mark.parametrize("hides", [False, True])
 def test_a_finite_value_is_accepted(hides: bool):
-    """An implementation may avoid dividing zero by zero."""
+    """A loss that returns finite numbers where the reference's box loss is 0 / 0 does not fail."""
     guarded = changed(
         lambda loss: replace(loss, total=loss.total.nan_to_num(), items=loss.items.nan_to_num()), hides
     )
@@ -103,7 +103,7 @@ NO_OVERLAP = Recipe(
     images=((Truth("zero_area", at=(3, 14)),),), cells=(8, 8), strides=(1, 2), reg_max=1, predictions="near",
     levels=1, seed=147,
 )  # fmt: skip
-"""In pixels too: a candidate is one pixel wide, inside out, and has no height."""
+"""A batch whose overlap, and thus whose assignment, is 0 / 0: a candidate's box has area -1e-7 in pixels."""
 
 
 def test_the_assignment_is_undefined():
@@ -127,7 +127,7 @@ def test_an_undefined_assignment_is_not_judged(name: str, alone: bool):
 
 
 class ReadsElse(UltralyticsAdapter):
-    """The installed release with inputs whose boxes do not correspond to the batch."""
+    """The installed release; the boxes of the assigner inputs that it exposes are off by one pixel."""
 
     def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
         loss = super().loss(feature_maps, annotations, head, hyperparameters)
@@ -142,7 +142,7 @@ def test_inputs_are_judged_all_the_same():
 
 
 def in_float32_alone() -> Batch:
-    """A batch in float32 that divides zero by zero, although in float64 the overlap is finite."""
+    """Return a batch whose overlap is 0 / 0 if computed in float32, and finite in float64."""
     batch = INSIDE_OUT.build()
     maps = (torch.where(level == 0, 1e-9, level) for level in batch.feature_maps)
     return replace(batch, feature_maps=tuple(maps))
@@ -150,7 +150,7 @@ def in_float32_alone() -> Batch:
 
 @pytest.mark.parametrize("name", ["ultralytics", "reference"])
 def test_a_value_that_only_rounding_makes_nan_may_be_nan(name: str):
-    """The gradient of every term is affected: official terms are parts of one tensor, and zero times NaN is NaN."""
+    """Implementations conform on a batch whose loss is NaN in float32 and finite in float64."""
     batch = in_float32_alone()
     assert not loss_is_finite(batch, NEWEST)
     assert loss_is_finite(
@@ -160,7 +160,7 @@ def test_a_value_that_only_rounding_makes_nan_may_be_nan(name: str):
 
 
 def test_a_relation_is_not_applicable_to_an_undefined_follow_up():
-    """The given batch has a finite loss; the transformed batch does not."""
+    """A relation raises NotApplicable if only the loss of the transformed batch is not finite."""
     whole = replace(INSIDE_OUT, levels=None).build()
     assert supports_relations(whole, NEWEST)
 

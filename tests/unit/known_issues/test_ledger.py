@@ -1,4 +1,4 @@
-"""The ledger excuses exactly the recorded divergences; an outdated entry makes the run fail."""
+"""The ledger of known issues excuses exactly its recorded divergences; an outdated entry fails the run."""
 
 import subprocess
 import sys
@@ -29,9 +29,9 @@ from tal_reports import RunLog, read_log, render, summarise
 ROOT = Path(__file__).parents[3]
 TODAY = date(2026, 1, 1)
 SMALL = Recipe(images=((Truth("ordinary"),),), strides=(8, 16))
-"""The smallest batch on which the dialects before and after 8.4.128 differ, from the candidates on."""
+"""The smallest batch on which the assigners before and after release 8.4.128 have different candidates."""
 LARGE = Recipe(images=((Truth("huge"),),), strides=(8, 16))
-"""A batch on which the two dialects agree."""
+"""A batch on which the assigners before and after release 8.4.128 agree."""
 
 GOOD = """
 [[entry]]
@@ -62,7 +62,7 @@ def entry(tmp_path: Path) -> KnownIssue:
 
 
 def mine(version: str = "1.2", name: str = "mine") -> Subject:
-    """An adapter with the behaviour before 8.4.128 that declares the newest dialect."""
+    """Return a subject whose adapter behaves like release 8.4.127 and declares the newest dialect."""
     made = implementation_from(ReferenceAdapter(DIALECTS["ultralytics-8.4.127"]), name)
     return Subject(replace(made, name=name, version=version, dialect=NEWEST), "cpu")
 
@@ -107,7 +107,7 @@ def test_what_is_on_record_is_known(tmp_path: Path, entry: KnownIssue):
     ids=str,
 )
 def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue, changed: dict):
-    """A failure with another stage, clause, batch or text is not excused."""
+    """A failure is not excused by a ledger entry with another stage, clause, batch or text."""
     conforms = conformance(tmp_path, (replace(entry, **changed),))
     with pytest.raises(Failure):
         conforms(SMALL)
@@ -115,7 +115,7 @@ def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue,
 
 
 class TwoFaults(ReferenceAdapter):
-    """An adapter with two divergences: that of the entry, and a class loss that is three times too large."""
+    """An adapter with the divergence in the ledger, and a class loss that is three times too large."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)
@@ -251,7 +251,7 @@ EVERYWHERE = GOOD.replace('"small_8_16"', '"any_batch"').replace("2026-06-01", "
 
 @pytest.mark.slow
 def test_a_run_with_a_divergence_on_record(tmp_path: Path):
-    """The run passes; log, summary and report state the excused divergence, its reason and its expiry."""
+    """A run with one recorded divergence passes; log, summary and report state its reason and expiry."""
     status, said = run(tmp_path, EVERYWHERE)
     assert status == 0, said
     folder = (tmp_path / "runs" / "latest").resolve()
@@ -272,7 +272,7 @@ def test_a_run_with_a_divergence_on_record(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
-    """An expired entry excuses nothing, and fails the run even if nothing diverges."""
+    """An expired ledger entry fails the run of a conforming adapter."""
     status, said = run(tmp_path, EVERYWHERE.replace("2999", "2020"), dialect=NEWEST.name)
     assert status == 1
     assert "ledger entry floor-too-low (mine-cpu) expired on 2020-01-01" in said
@@ -286,7 +286,7 @@ def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
 def test_a_whole_run_in_which_nothing_was_excused(
     tmp_path: Path, entry: KnownIssue, recipe: Recipe, says: str
 ):
-    """The implementation was fixed, or its batch is not generated: either way the entry must be removed."""
+    """A whole run, unlike a partial run, fails if a ledger entry excused none of its batches."""
     entry = replace(entry, expires=date(2999, 1, 1))
     mended = mine()
     mended = replace(mended, implementation=replace(mended.implementation, adapter=ReferenceAdapter(NEWEST)))

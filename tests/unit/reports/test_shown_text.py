@@ -1,4 +1,4 @@
-"""Foreign text controls neither terminals nor CI runners, wherever it is printed; everything is printed by `say`."""
+"""Text of implementations cannot control terminals or CI runners, because `say` escapes all printed text."""
 
 import ast
 import io
@@ -15,7 +15,7 @@ from tal_text import encodable, say, visible
 
 ROOT = Path(__file__).parents[3]
 OWN_TEXT = ("conformance/known_issues/scripts/", "conformance/implementations/workers/child.py")
-"""Places that may print: scripts of findings, whose whole output is a finding, and workers, whose output is a log."""
+"""Modules that may print without `say`: scripts of findings, and workers, whose output is logged."""
 FORBIDDEN = ("sys.stdout.write", "sys.stderr.write", "terminalreporter.write", "terminalreporter.write_line")
 HOSTILE = [
     "\x1b[2J", "\x1b]8;;http://x\x07y\x1b]8;;\x07", "\u202eexe.txt", "\U000e0041\U000e007f", "\u200b\u2060\ufeff",
@@ -90,7 +90,7 @@ def test_markdown_has_neither_markup_nor_mentions_nor_links(text: str):
 
 
 def places_that_print(source: str) -> list[str]:
-    """Return the calls in a module's source that print without `say`."""
+    """Return the names of functions that a module's source calls to print without `say`."""
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [call for call in calls if call == "print" or call in FORBIDDEN]
 

@@ -1,4 +1,4 @@
-"""`--dialect` and `--against`: any composed dialect, and the nearest names where one is mistyped."""
+"""Options `--dialect` and `--against`: composed dialects are accepted; a mistyped name gets suggestions."""
 
 import pytest
 

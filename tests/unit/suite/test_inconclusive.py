@@ -74,7 +74,7 @@ def test_batches_of_the_shrinking_phase_do_not_count():
 
 
 def test_batches_on_which_nothing_is_defined_do_not_count():
-    """A release that divides by a sum of zero has them in most batches without ground truths."""
+    """Batches whose loss is undefined (0 / 0) do not count towards the share of INCONCLUSIVE batches."""
     checker = Checker(Subject(find("reference"), "cpu"), NoSink(), "test_loss", "LOSS")
     for _ in range(ENOUGH_BATCHES):
         checker(BATCH, by=lambda subject, batch: judgement(inconclusive=True, undefined=True))

@@ -64,9 +64,9 @@ class Run:
     """A finished pytest process of the suite.
 
     Attributes:
-        status: its exit status.
+        status: exit status of pytest.
         output: standard output and standard error.
-        runs: the folder of its runs.
+        runs: folder in which the suite stores its runs.
     """
 
     status: int

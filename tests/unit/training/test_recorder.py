@@ -1,4 +1,4 @@
-"""Recording a training: stored batches equal the inputs of the loss, and the training is not disturbed."""
+"""Recording of a training: stored batches equal the inputs of the loss, and the training does not change."""
 
 import errno
 from collections.abc import Callable
@@ -40,7 +40,7 @@ Step = Callable[..., Tensor]
 
 @pytest.fixture
 def step(adapter: UltralyticsAdapter) -> Step:
-    """Return a function that calls the official loss on a batch and returns the gradient of the first level."""
+    """Return a function that calls the official loss, and returns the gradient for the first feature map."""
 
     def call(batch: Batch, validates: bool = False, criterion: Any = None, **more: Any) -> Tensor:
         maps = tuple(level.clone().requires_grad_(not validates) for level in batch.feature_maps)
@@ -79,7 +79,7 @@ def test_what_is_kept_is_what_the_loss_received(step: Step, batch: Batch, tmp_pa
     with recording(tmp_path):
         step(batch)
     (kept,) = files(tmp_path)
-    assert kept.id == batch.id  # over feature maps, annotations, head, numbers and mixed precision
+    assert kept.id == batch.id  # a hash of feature maps, annotations, head, hyperparameters and precision
     assert kept.hazards == hazards_of(batch)
     assert kept.origin.startswith("recorded: ultralytics 8.")
     assert ", step 0: first" in kept.origin
@@ -266,7 +266,7 @@ def test_it_says_in_which_epoch_of_which_model(step: Step, tmp_path: Path):
 
 
 def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With a mocked CUDA event, a call is processed when its values are ready, or two calls later."""
+    """If a mocked CUDA event never becomes ready, a step is stored two steps later without waiting before."""
     waited: list[int] = []
 
     class Event:

@@ -25,7 +25,7 @@ from tal_reports.analysis.trend import HEIGHT, power_trend_of, sparkline, trend_
 
 
 def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
-    """Return the history entry of a run with these lines that began at this time."""
+    """Write a run with these log lines and start time, and return its history entry."""
     raw = b"".join(
         json.dumps(
             factory.line(kind, line, started) | ({"run": folder.name} if kind == "run" else {})
@@ -38,7 +38,7 @@ def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:0
 
 
 def run(*causes: Any, batches: Any = 20, **fields: Any):
-    """Return the lines of a run of one implementation with these causes."""
+    """Return the log lines of a run of one implementation with these divergences."""
     return [
         ("run", run_line([implementation("my-assigner", version="1.0")], **fields)),
         *(("batch", batch(number, "my-assigner")) for number in range(batches)),
@@ -75,7 +75,7 @@ def test_the_same_run_twice_changes_nothing(pair: Any):
 
 def test_an_untested_cause_does_not_count_as_fixed(tmp_path: Path):
     before = entry(tmp_path / "a", run(divergence(1, stage="metric", clause_group="TAL-MET")))
-    after = entry(tmp_path / "b", run(batches=1))  # of DEC alone
+    after = entry(tmp_path / "b", run(batches=1))  # its only batch is of the check of DEC
     change = compare(before, after)
     assert change.fixed == []
     assert [cause["stage"] for cause in change.untested] == ["metric"]
@@ -254,7 +254,7 @@ def test_benchmarks_have_the_ratio_of_the_last_run_on_such_a_machine(tmp_path: P
 
 
 def powered(folder: Path, survivors: int, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
-    """Return the history entry of a run that planted nine faults, and some more that survived."""
+    """Return the history entry of a run that found nine planted faults, and missed `survivors` more."""
     faults = [factory.power(number, **fields) for number in range(8)] + [factory.power(8, **fields)]
     faults += [factory.power(9, fault=f"survivor {number}", **fields) for number in range(survivors)]
     return entry(folder, [*factory.planting(0), *(("power", one) for one in faults)], started)

@@ -1,4 +1,4 @@
-"""Merge shards into one run."""
+"""Merging of shards (runs of parts of the suite) into one run."""
 
 import json
 from pathlib import Path
@@ -52,8 +52,8 @@ def test_two_devices_become_one_run(tmp_path: Path):
     assert log.run["devices"] == {"cpu": "tested", "cuda": "tested"}
     assert log.batches.judged == 18
     assert {cell.device for cell in log.batches.cells} == {"cpu", "cuda"}
-    assert log.not_tested == []  # each was tested by the other
-    assert log.seconds is None  # they ran at different times
+    assert log.not_tested == []  # each device was tested by the other shard
+    assert log.seconds is None  # the shards ran at different times
     assert read_log(cpu).seconds is not None
     assert log.end["exit"] == 0
     assert log.problems.sentences() == []

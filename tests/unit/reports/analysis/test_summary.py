@@ -220,7 +220,7 @@ def test_the_schemas_are_schemas(name: str):
 
 @pytest.mark.parametrize("lines", [factory.passing(30), factory.failing(8)])
 def test_written_files_follow_the_schemas(run_dir: Path, lines: factory.Lines):
-    # Validated here with nothing of ours between the file and the validator.
+    # The files are validated by jsonschema, without code of this project in between.
     factory.write(run_dir, lines)
     for text in (run_dir / "log.jsonl").read_text().splitlines():
         Draft202012Validator(schema("log")).validate(json.loads(text))
@@ -293,7 +293,7 @@ def test_the_log_is_only_read(run_dir: Path):
 
 def test_unknown_kinds_are_valid_for_readers_and_rejected_by_writers(run_dir: Path):
     later = line("weather", {"rain": 9})
-    assert fault(later, "log") is None  # as its description says: a later version's log can be read
+    assert fault(later, "log") is None  # so that the log of a later version can be read
     with (
         RunLog.create(run_dir.parent, "later") as log,
         pytest.raises(ValueError, match="unknown kind"),
@@ -337,7 +337,7 @@ Counts = tuple[int, int | None]
 
 
 def result_with(run_dir: Path, lines: factory.Lines, *counts: Counts, end: bool = True) -> dict[str, Any]:
-    """Return the first implementation of a conforming run with these counts of tests, after more lines."""
+    """Write a conforming run with these planned and finished tests; return its implementation's summary."""
     tests = [
         ("tests", {"implementation": "ultralytics", "planned": planned, "finished": finished})
         for planned, finished in counts

@@ -14,7 +14,7 @@ def text(number: int, **fields: Any) -> str:
 
 
 def one(pairs: Any, **fields: Any) -> str:
-    """Return the explanation of anchor 6 with these pairs."""
+    """Return the explanation of anchor 6, given its values for each ground truth (`pairs`)."""
     return text(6, anchors={"6": anchor(pairs)}, **fields)
 
 

@@ -1,4 +1,4 @@
-"""The report as a file: content, escaping and size."""
+"""The HTML report: content, escaping and size."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ SELF_CLOSED = {"rect", "path", "circle"}
 
 
 class Document(HTMLParser):
-    """Parser of elements, attributes and text of a page; fails on elements that are not closed in order."""
+    """Parser of a page's elements, attributes and text; it fails on elements that are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -533,7 +533,7 @@ def test_a_wrong_command_is_status_2(capsys: pytest.CaptureFixture[str]):
 
 
 def test_entities_are_decoded_as_a_browser_would():
-    # The other tests read the page through this parser: it must not hide what it should show.
+    # The other tests read the page through this parser, which therefore must not hide errors.
     assert Document("<p title='&lt;'>&amp;amp; &#34;</p>").text == html.unescape("&amp;amp; &#34;")
 
 

@@ -1,4 +1,4 @@
-"""Read run logs: complete, truncated, damaged and foreign ones."""
+"""Reading of run logs that are complete, truncated, damaged or written by other programs."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_a_log_truncated_at_any_byte_of_its_last_lines_is_read_up_to_there(run_d
     for size in range(ends[1], len(whole) + 1):
         (run_dir / "log.jsonl").write_bytes(whole[:size])
         log = read_log(run_dir)
-        # A line without its newline is whole all the same.
+        # A last line without a newline is complete.
         complete = sum(size >= end - 1 for end in ends[1:])
         assert log.batches.judged == (complete >= 2)
         assert len(log.divergences) == (complete >= 3)

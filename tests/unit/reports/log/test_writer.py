@@ -1,4 +1,4 @@
-"""Write run logs."""
+"""Writing of run logs."""
 
 import errno
 import json
