@@ -40,11 +40,11 @@ class Double:
 
 
 class Right(Double):
-    """Correct on all batches."""
+    """Returns correct results on all batches."""
 
 
 class RightToo(Double):
-    """Correct on all batches."""
+    """Returns correct results on all batches."""
 
 
 class Raises(Double):
@@ -79,7 +79,7 @@ class RaisesFromThenOn(Double):
 
 
 class RaisesBackwards(Double):
-    """A loss that can be computed, but not differentiated."""
+    """Returns a loss whose backward pass raises an exception."""
 
     assign = None  # type: ignore[assignment]
 
@@ -168,7 +168,7 @@ class TooMany(Double):
 
 
 class OneImageTooFew(Double):
-    """Returns results of one image too few."""
+    """Returns results for all images except one."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return Assignment(
@@ -242,7 +242,7 @@ class Prints(Double):
 
 
 class Leaves(Double):
-    """Starts a process that is still running when it returns."""
+    """Starts a process that is still running when the call returns."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -279,7 +279,7 @@ class Writes(Double):
 
 
 class Hangs(Double):
-    """Computes without end."""
+    """Computes in an endless loop."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         while True:
@@ -295,7 +295,7 @@ class Sleeps(Double):
 
 
 class Segfaults(Double):
-    """Reads memory that is not its own."""
+    """Reads invalid memory, which causes a segmentation fault."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return ctypes.string_at(0)

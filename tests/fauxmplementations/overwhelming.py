@@ -26,7 +26,7 @@ class RaisesMegabytes(Double):
 
 
 class KeepsTensorsInFrames(Double):
-    """Raises where a local variable holds 256 MiB."""
+    """Raises in a function whose local variable is a tensor of 256 MiB."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         large = torch.ones(2**26)

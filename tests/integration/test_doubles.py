@@ -58,7 +58,7 @@ def code_before() -> Iterator[None]:
 
 
 def result_of(name: str, isolate: bool) -> str:
-    """Return the result of a double on one batch: "conforms", "divergent", "error" or "refused"."""
+    """Return the result of an adapter on a batch: "conforms", "divergent", "error" or "refused"."""
     try:
         double = find(f"{FOLDER}/{name}", isolate)
     except (UnknownImplementation, ProtocolViolation):

@@ -127,7 +127,7 @@ def marked(mark: str) -> list[int]:
 
 
 def run(folder: Path, names: list[str], *options: str) -> Done:
-    """Run the suite on the named doubles; assert that no process and no temporary file remains."""
+    """Run the suite on the named adapters; assert that no process and no temporary file remains."""
     working, temporary = folder / "working", folder / "temporary"
     for each in (working, temporary):
         each.mkdir()
@@ -157,7 +157,7 @@ def run(folder: Path, names: list[str], *options: str) -> Done:
 
 @pytest.fixture(scope="module", params=["here", "elsewhere"])
 def done(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, list[Batch], dict[str, str]]:
-    """Return a run of many doubles, its batches and expected errors; with `--isolate` or without."""
+    """Return a run of misbehaving adapters, with or without `--isolate`, its batches, and expected errors."""
     folder = tmp_path_factory.mktemp(request.param)
     batches = cases(folder)
     expected = HERE if request.param == "here" else DEADLY
@@ -229,7 +229,7 @@ def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, opt
 
 @pytest.fixture(scope="module")
 def answered() -> Iterator[Implementation]:
-    """Yield an adapter that runs the doubles of `NAMES` in one worker process."""
+    """Yield an implementation that runs all adapters of `NAMES` in one worker process."""
     worker = Worker(Launch("misbehaving:Every", {"names": NAMES}, [DOUBLES.parent]), timeout=120.0)
     yield implementation_from(RemoteAdapter("Every", worker), "Every")
     worker.close()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def by_step(paths: list[Path]) -> dict[tuple[bool, str], Batch]:
-    """Return recorded batches by a key of `autocast` and the step in the file name."""
+    """Return recorded batches by (autocast, step); the step is part of the file name."""
     batches = [(path, Batch.load(path)) for path in paths]
     return {(batch.autocast, path.stem.rpartition("-")[0]): batch for path, batch in batches}
 

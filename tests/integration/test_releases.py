@@ -1,4 +1,4 @@
-"""Official releases, run in workers, conform to the dialect of their era, and not to its neighbours."""
+"""Releases, run in workers, conform to the dialect of their version range, and not to its neighbours."""
 
 from dataclasses import replace
 

@@ -167,7 +167,7 @@ def test_only_what_runs_is_changed(module: ModuleType):
 
 
 def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
-    """A function counts as executed only if it was called, and not a function with equal code."""
+    """A function counts as executed only if it is called; a call of a copy with equal code does not count."""
     original: dict[str, Any] = {}
     exec(compile(SOURCE, str(module.__file__), "exec"), original)
     (place,) = places(module, ["unused"])
@@ -248,7 +248,7 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
 
 @pytest.mark.slow
 def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
-    """One call of the command, in a new process, judges a planted fault and three mutants in one run."""
+    """One call of the command, in a new process, judges a planted fault and a pair of dialects in one run."""
     code = (
         "import sys; from pathlib import Path; from tal_conformance.commands.mutation import run_mutation_tests as go; "
         "sys.exit(go(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"

@@ -1,4 +1,4 @@
-"""The oracle, which accepts or rejects assignments that break ties differently, compared with enumeration.
+"""The oracle of admissible assignments, which differ in how ties are broken, compared with enumeration.
 
 A problem has at most six anchors and three ground truths, with values from three levels, so that most
 problems have many ties. `Problem` enumerates every assignment that results from breaking the ties in some
@@ -81,7 +81,7 @@ class Problem:
         return torch.tensor(self.overlap) * self.candidates
 
     def selections(self) -> list[list[set[int]]]:
-        """Return, for each ground truth, every set of anchors that top-k can select if ties are broken."""
+        """Return, for each ground truth, all sets of anchors that top-k may select, depending on ties."""
         rows = []
         for values, candidates in zip(self.t.tolist(), self.candidates.tolist(), strict=True):
             shown = {
@@ -92,7 +92,7 @@ class Problem:
         return rows
 
     def settled(self) -> Iterator[Outcome]:
-        """Yield assignments after the conflict stage: every selection, every choice among equal overlaps."""
+        """Yield every assignment after the conflict stage, for all selections and all ties of overlap."""
         u = self.u.T.tolist()  # (A, M)
         largest = [[g for g, value in enumerate(column) if value == max(column)] for column in u]
         for selected in product(*self.selections()):
@@ -104,7 +104,7 @@ class Problem:
             )
 
     def kept(self, owners: Outcome) -> Iterator[Outcome]:
-        """Yield the assignments that can result from the second top-k (TAL-CONF-2), for every tie."""
+        """Yield every assignment that the second top-k (TAL-CONF-2) may make of the assignment `owners`."""
         if self.k2 is None:
             yield owners
             return
@@ -249,7 +249,7 @@ def test_outputs_alone_of_very_small_problems(problem: Problem):
 @examples(50)
 @given(problems())
 def test_outputs_alone(problem: Problem):
-    """Without topk2, of enumerated assignments and their neighbours, the enumerated ones are accepted."""
+    """Without topk2, enumerated assignments are accepted, and similar assignments outside are rejected."""
     assert_exact(problem)
 
 
@@ -267,7 +267,7 @@ def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
 @given(problems(topk2=True))
 @example(WON_BY_A_THIRD_WHO_KEEPS_IT)
 def test_outputs_alone_with_topk2(problem: Problem):
-    """With topk2, of enumerated assignments and their neighbours, the enumerated ones are accepted."""
+    """With topk2, enumerated assignments are accepted, and similar assignments outside are rejected."""
     assert_exact(problem)
 
 
@@ -282,7 +282,7 @@ def assert_exact(problem: Problem) -> None:
 @examples(80)
 @given(problems(most_anchors=5) | problems(most_anchors=4, topk2=True))
 def test_assignments_are_all_reachable_ones(problem: Problem):
-    """`assignments`, which lists assignments to try for a loss that exposes none, equals the enumeration."""
+    """`assignments`, the list to try for a loss that hides its assignment, equals the enumeration."""
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, problem.k)
     every = assignments(choices, may_own(Range.exact(problem.u)), 10**6, problem.keeps)
     assert {outcome_of(owners) for owners in every} == problem.reachable()

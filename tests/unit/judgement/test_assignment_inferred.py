@@ -161,7 +161,7 @@ def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytes
     ],
 )
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
-    """A fault of a loss without exposed assignment is found by its own check, or by metric or loss."""
+    """A fault of a loss that hides its assignment is found by its own check, `metric` or `loss`."""
     fault = FAULTS[name]
     faulty = hidden(FaultyReference(fault, exposes_stages=False))
     assert any(attack(faulty, lane) is not None for lane in (fault.check, "metric", "loss"))

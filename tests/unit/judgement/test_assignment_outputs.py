@@ -33,7 +33,7 @@ LONE = {
 
 @pytest.mark.parametrize("which", LONE)
 def test_a_best_weight_up_to_the_overlap_indicates_a_wrong_t(which: str):
-    """For swapped exponents alpha and beta, and target weights up to u, stage "metric" is reported."""
+    """Swapped exponents alpha and beta, visible only in target scores, are reported at stage "metric"."""
     assert stage_of("alpha_and_beta_swapped", LONE[which]) == "metric"
 
 

@@ -1,4 +1,4 @@
-"""Comparators find planted differences, name their places, and do not accept them by accident."""
+"""Comparators of observed and expected tensors find a planted difference and name its index."""
 
 import math
 

@@ -101,7 +101,7 @@ def test_boxes_of_every_order_of_operations_lie_within_their_interval(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_sequence_of_roundings_is_what_torch_computes(dtype: torch.dtype):
-    """Every sequence of roundings gives narrow intervals, and torch's distances equal one sequence."""
+    """Every modelled order of rounding gives narrow intervals, and torch's distances match an order."""
     distances = logits(16, dtype)
     sides = official(distances.unflatten(1, (4, 16)), torch.arange(16).to(dtype)).double()
     sequences = distance_sequences(distances.double(), 16, dtype)
@@ -211,7 +211,7 @@ def test_a_changed_loss_is_not_green_under_autocast(change: str, recipe: Recipe,
 
 
 def test_a_hidden_loss_of_ill_conditioned_weights_is_never_green_if_it_is_a_hundred_times_too_large():
-    """A loss times 100 fails or is INCONCLUSIVE even where rounding of t leaves the target scores unknown."""
+    """A loss 100 times too large never conforms, even if rounding leaves the target scores unknown."""
     batch = ILL_CONDITIONED.build()
     conforming = judged(items_times(1, 1, 1), False, batch)
     assert conforming.verdict in (Verdict.EXACT, Verdict.WITHIN_BOUND, Verdict.ADMISSIBLE)

@@ -63,7 +63,7 @@ def test_the_overlap_of_an_edge_at_infinity_is_zero_or_nan(name: str, value: str
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 def test_on_a_border_that_is_not_sharp_the_anchor_may_be_a_candidate_or_not(name: str):
-    """An anchor so close to a box edge that rounding decides may be a candidate or not."""
+    """Implementations conform if only rounding decides whether an anchor on a box edge is a candidate."""
     recipe = Recipe(((Truth("ordinary"),),), (11, 13), (1, 2), predictions="near")
     judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe).build())
 
@@ -208,7 +208,7 @@ EVERYWHERE = [DIALECTS[name] for name in ("ultralytics-8.0.51", "ultralytics-8.0
 @pytest.mark.parametrize("dialect", EVERYWHERE)
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
 def test_where_overlaps_are_compared_everywhere_it_spreads_over_its_image(dialect: Dialect, place: int):
-    """In dialects that compare all overlaps, NaN spreads over its image and the loss, but no other image."""
+    """In old dialects, which compare overlaps of all anchors, NaN spreads over its image and the loss."""
     batch = NonFiniteBatch(RECIPE, place=place).build()
     judge(subject(SpreadsOverTheImage(dialect)), batch)
     if place == OUTSIDE:  # if the anchor is a candidate, the reference's loss is not finite either

@@ -1,4 +1,4 @@
-"""LOSS-SUM-1: if all terms are wrong by one factor, N, the sum of target scores, is reported."""
+"""LOSS-SUM-1: if all terms are wrong by one factor, the divisor N (sum of target scores) is reported."""
 
 from typing import Any
 

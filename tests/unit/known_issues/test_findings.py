@@ -1,4 +1,4 @@
-"""Findings (recorded faults of official releases) reproduce; a fixed finding is reported with its release."""
+"""Findings (recorded faults of official releases) reproduce, or the release that fixed them is reported."""
 
 import ast
 from dataclasses import replace

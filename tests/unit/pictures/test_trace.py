@@ -1,4 +1,4 @@
-"""Traces of an image: their values equal the reference's, and the text agrees with the values."""
+"""Traces, which explain the assignment of an image, have the reference's values, and matching text."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Data of the walkthrough: the reference's values, and the positives of YOLOv5 by its rules."""
+"""Data of the walkthrough of an image: the reference's values, and the positives by YOLOv5's rules."""
 
 import base64
 import json

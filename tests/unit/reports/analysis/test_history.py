@@ -1,4 +1,4 @@
-"""history.jsonl, comparisons of runs, and trends."""
+"""history.jsonl, which has an entry for each run; comparisons of runs, and trends."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def run(*causes: Any, batches: Any = 20, **fields: Any):
 
 @pytest.fixture
 def pair(tmp_path: Path):
-    """Return the entries of a run with two causes, and of a later run with one of them and a new one."""
+    """Return the history entries of two runs with two causes of failure each, one cause in common."""
     first = divergence(1, stage="metric", clause_group="TAL-MET")
     before = entry(tmp_path / "a", run(divergence(0), first))
     after = entry(

@@ -337,7 +337,7 @@ Counts = tuple[int, int | None]
 
 
 def result_with(run_dir: Path, lines: factory.Lines, *counts: Counts, end: bool = True) -> dict[str, Any]:
-    """Write a conforming run with these planned and finished tests; return its implementation's summary."""
+    """Write a run with pairs (planned, finished) of test counts; return its implementation's summary."""
     tests = [
         ("tests", {"implementation": "ultralytics", "planned": planned, "finished": finished})
         for planned, finished in counts

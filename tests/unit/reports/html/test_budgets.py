@@ -21,7 +21,7 @@ report of 35,000 elements, 2,800 of them visible, within 0.7 s on two busy cores
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a run with 200 causes, each with a large picture, and 10,000 batches on two devices."""
+    """Write a run of 10,000 batches and 200 causes of failure with large pictures; return its folder."""
     lines = factory.failing(200, 7_400)
     for number, (kind, fields) in enumerate(lines):
         if kind == "divergence" and fields.get("picture"):
