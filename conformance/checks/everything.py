@@ -38,7 +38,7 @@ def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) ->
     Args:
         subject: the implementation, and the device to run it on.
         batch: any batch.
-        judge: judges the outcome of the first run.
+        judge: function that judges the outcome of the first run.
 
     Returns:
         The judgement of the whole implementation against its dialect. It is not a failure.

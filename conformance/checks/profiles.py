@@ -12,7 +12,7 @@ class Profile:
 
     Attributes:
         examples: number of batches of each test and implementation.
-        repeats: True if every run draws the same batches.
+        repeats: True if every run generates the same batches.
         remembers: True if failing batches are stored in a folder and tried first in the next run.
         compares_training: True if the weights of a small model after a few training steps are compared too.
     """

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--releases",
         choices=SELECTIONS,
         default="cached",
-        help="those in the cache (default), the first of each era, or both sides of every edge and the newest on PyPI",
+        help="releases to check: those in the cache (default), the first of each era, or both sides "
+        "of every edge between eras and the newest on PyPI",
     )
 
 

@@ -130,8 +130,8 @@ class Identification:
         missing = sum(count for count, _ in self.left.values())
         share = f"That explains {self.batches - missing} of {self.batches} batches"
         if not self.complete:
-            return f"As far as the budget of seconds went: it computes {self.base.name}{choices}. {share}."
-        rest = f"{missing} are left" if missing else "nothing is left"
+            return f"The budget of seconds ended the search: so far, it computes {self.base.name}{choices}. {share}."
+        rest = f"{missing} are unexplained" if missing else "no batch is unexplained"
         return f"It computes {self.base.name}{choices}. {share}; {rest}."
 
 

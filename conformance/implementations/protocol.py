@@ -216,8 +216,8 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
     unknown = [one for one in precisions if one not in EVERY] if listed else [precisions]
     if unknown:
         raise ProtocolViolation(
-            f"{name}: `precisions` must be a tuple of names among {', '.join(EVERY)}, "
-            f"without {', '.join(map(repr, unknown))}"
+            f"{name}: `precisions` contains {', '.join(map(repr, unknown))}, expected a tuple of names among "
+            f"{', '.join(EVERY)}"
         )
     tasks = getattr(adapter, "tasks", (DETECT.name,))
     if not isinstance(tasks, (tuple, list)) or not tasks or any(task not in TASKS for task in tasks):
@@ -396,10 +396,10 @@ def check_loss(
         _check(f"Loss.{name}", value, expected, device, dtype)
     if loss.inputs is not None and loss.assignment is None:
         raise ProtocolViolation(
-            "Loss.inputs without Loss.assignment: return the assignment of these inputs as well"
+            "Loss.inputs is set, but Loss.assignment is None: return the assignment of these inputs as well"
         )
     if loss.items.requires_grad:
-        raise ProtocolViolation("Loss.items still require gradients (LOSS-GAIN-1: detached): items.detach()")
+        raise ProtocolViolation("Loss.items require gradients (LOSS-GAIN-1): return items.detach()")
     if differentiable and not loss.total.requires_grad:
         raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")
     return loss

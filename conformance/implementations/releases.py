@@ -1,4 +1,4 @@
-"""Load releases of Ultralytics by version: each is installed, started in a worker and judged by its own dialect."""
+"""Load releases of Ultralytics by version: install a release, start it in a worker, and judge it by its own dialect."""
 
 from typing import TypeVar
 

@@ -85,8 +85,8 @@ class Ran:
                 "release is not affected. Correct its `first` or `mended`"
             )
         return (
-            f"finding {finding.id} no longer reproduces with ultralytics {release}: fixed by it or by another "
-            f'after {finding.last}, the last that reproduced it. Write mended = "{release}" into {INDEX.name}'
+            f"finding {finding.id} no longer reproduces with ultralytics {release}: fixed by a release after "
+            f'{finding.last}, the last that reproduced it. Write mended = "{release}" into {INDEX.name}'
         )
 
 

@@ -56,7 +56,9 @@ class Standing:
                     f"{name} expired on {self.entry.expires}: fix the divergence, or set a new date; {owner}"
                 )
             case State.UNMET:
-                return f"{name} was never met: no batch of this run satisfied {', '.join(self.entry.when)}; {owner}"
+                return (
+                    f"{name} is unused: no batch of this run satisfied {', '.join(self.entry.when)}; {owner}"
+                )
             case State.HEALED:
                 return (
                     f"{name} no longer diverges: none of the {self.met} batches that satisfy its predicates differs at "

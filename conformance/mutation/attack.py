@@ -70,7 +70,7 @@ def attack(
 ) -> Hit | None:
     """Run one check on an implementation until it fails, on at most the profile's number of batches.
 
-    With the gating profile, a check that draws a share of the profile's batches gets all of them.
+    With the gating profile, a check runs on the profile's full number of batches, even if its share is smaller.
 
     Args:
         implementation: the implementation to test.

@@ -1,7 +1,7 @@
 """Generate mutants: loaded functions whose source is changed in one operator, number or call.
 
-The mutation operators are those of cosmic-ray and one more. The installed source is read and changed in memory. The
-name of a mutant consists of module, function, mutation operator, number and a hash of the changed line.
+The mutation operators are the operators of cosmic-ray and `RemoveMethodCall`. The installed source is read and changed
+in memory. The name of a mutant consists of module, function, mutation operator, number and a hash of the changed line.
 """
 
 import __future__

@@ -104,7 +104,7 @@ class Found:
         batches: number of batches that the check generated until it found the fault.
         seconds: time until the fault was found, or until all batches conformed.
         case: description of the failing batch in one line; "" if the fault was not found.
-        profile: name of the profile whose batches the check drew.
+        profile: name of the profile that sets the check's number of batches.
     """
 
     fault: Fault
@@ -211,7 +211,7 @@ def plant(recorder: RunLogWriter, faults: Sequence[Fault], profile: str = GATING
 
 
 def missed_by_gate(found: Sequence[Found]) -> bool:
-    """Return True if the gating profile did not find a fault at its stage that is not known to survive."""
+    """Return True if the gating profile missed a fault, or found it at a wrong stage, although it should be found."""
     return any(
         fault.profile == GATING and fault.result in ("survived", "elsewhere") and not fault.is_open
         for fault in found
@@ -221,8 +221,8 @@ def missed_by_gate(found: Sequence[Found]) -> bool:
 def store_figures(found: Sequence[Found], profile: str) -> None:
     """Store the number of faults that a profile finds, from the results for all faults.
 
-    A fault counts as found if its check draws that many batches in the profile. Modes of mixed precision are left
-    out: there, the check of the precision is run on batches that other checks draw.
+    A fault counts as found if its check finds it within the profile's number of batches. Modes of mixed precision are
+    not counted, because the check of the precision then runs on batches of other checks.
 
     Raises:
         OSError: the file of the figures cannot be written.

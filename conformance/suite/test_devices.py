@@ -52,7 +52,7 @@ def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> N
 def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
     """DEVICE-2: the implementation's results on a CUDA device agree with its results on the CPU."""
     if checker.subject.device == "cpu":
-        pytest.skip("other devices are compared with the CPU, and the CPU with none")
+        pytest.skip("the test compares other devices with the CPU")
     checker(recipe, by=same_as_cpu, relates=True)
 
 

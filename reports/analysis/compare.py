@@ -143,7 +143,7 @@ def _notes(before: Entry, after: Entry) -> list[str]:
     if before.get("profile") != after.get("profile"):
         notes.append(f"the profile was {before.get('profile')} and is {after.get('profile')}")
     if before.get("seed") != after.get("seed"):
-        notes.append("the seeds differ: a cause counted as fixed may simply not have been drawn again")
+        notes.append("the seeds differ: a cause counted as fixed may only lack a generated batch this time")
     old, new = before["environment"], after["environment"]
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):

@@ -254,7 +254,9 @@ def _copy_files(shard: Shard, merged: RunLog) -> None:
         if not copy.exists():
             shutil.copyfile(path, copy)
         elif not filecmp.cmp(path, copy, shallow=False):
-            reason = f"cases/{path.name} of the run {shard.name} differs from that of an earlier run, which was kept"
+            reason = (
+                f"cases/{path.name} of the run {shard.name} was not copied: another run has a different one"
+            )
             merged.append("not_tested", implementation=None, device=None, reason=reason)
     if _is_plain(folder / "benchmark.json"):
         shutil.copyfile(folder / "benchmark.json", into / f"benchmark-{shard.name}.json")

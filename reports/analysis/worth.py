@@ -10,10 +10,10 @@ def worth_in_words(worth: dict[str, Any] | None) -> str:
     """Return a clause such as "dev: a quick look, finds 171 of 250 planted faults; ci finds all".
 
     Args:
-        worth: as the log's first line has it; None in logs of older versions.
+        worth: field `worth` of the log's first line; None in logs of older versions.
 
     Returns:
-        "" if nothing was measured.
+        The clause; "" if nothing was measured.
     """
     if not worth or not worth["figures"]:
         return ""

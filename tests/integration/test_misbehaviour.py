@@ -66,9 +66,9 @@ HERE = SURVIVABLE | {
     "TooMany": "assign returned a tuple, expected an Assignment",
 }
 ANSWERED = SURVIVABLE | {
-    "ReturnsNone": "expected Assignment, and NoneType was returned",
-    "TooFew": "expected Assignment, and tuple was returned",
-    "TooMany": "expected Assignment, and tuple was returned",
+    "ReturnsNone": "returned a value of type NoneType, expected Assignment",
+    "TooFew": "returned a value of type tuple, expected Assignment",
+    "TooMany": "returned a value of type tuple, expected Assignment",
     "PrintsWithoutEnd": r"raised OSError: \[Errno 27\] File too large",
     "Daemonises": r"left a child process running \(killed\): ",
 }
@@ -81,9 +81,9 @@ DEADLY = {
     "Segfaults": r"its process died of signal 11 \(SIGSEGV\)",
     "Exits": "its process died with exit status 0",
     "IsKilled": r"its process died of signal 9 \(SIGKILL\)",
-    "EatsMemory": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
-    "EatsMemoryInTorch": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
-    "LeaksMemory": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
+    "EatsMemory": f"its process died: it needed more than {GIBIBYTES} GiB of memory",
+    "EatsMemoryInTorch": f"its process died: it needed more than {GIBIBYTES} GiB of memory",
+    "LeaksMemory": f"its process died: it needed more than {GIBIBYTES} GiB of memory",
 }
 """Expected error message of each double whose worker process ends and is replaced."""
 

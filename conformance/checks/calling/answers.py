@@ -101,8 +101,8 @@ def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) 
 def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> Judgement:
     """Judge an outcome against that of the plain call, within the bounds of two correct runs.
 
-    If the assignment is not visible and a choice may have been resolved differently, the two losses cannot be compared;
-    the outcome is then judged against the dialect, as it is if the dialect does not allow relations between runs.
+    Two losses cannot be compared if their assignment is not visible and a tie may have been resolved differently, or if
+    the dialect does not allow comparisons of runs. The outcome is then judged against the dialect.
     """
     if supports_relations(plain.batch, dialect):
         judgement = judged_against(plain.outcome, observed, plain.batch, dialect, "", "called so")

@@ -40,7 +40,7 @@ def score_sum(plain: Plain) -> float:
 
 
 def _times(name: str, tensor: Tensor, factor: float) -> Tensor:
-    """Return a part of the loss multiplied by a factor; an assignment is returned unchanged."""
+    """Return the tensor `name` of a loss multiplied by a factor; tensors of the assignment are returned unchanged."""
     if name in ("items", "total") or name.startswith(GRADIENT):
         return (tensor.double() * factor).to(tensor.dtype)
     return tensor

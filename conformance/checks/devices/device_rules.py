@@ -78,7 +78,7 @@ def arguments_of(args: Sequence[Any], kwargs: dict[str, Any], kind: type) -> lis
 
 
 def forbidden(func: Any, arguments: Sequence[Argument]) -> list[Argument]:
-    """Return the arguments on the CPU that the operation does not accept together with those on the device.
+    """Return the arguments on the CPU that the operation does not accept together with arguments on the device.
 
     Args:
         func: an ATen operation, as passed to `__torch_dispatch__`.

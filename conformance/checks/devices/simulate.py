@@ -29,10 +29,10 @@ class SimulatedRun:
 
     Attributes:
         watch: events while the implementation's own code ran, and the violations of its backward pass.
-        outcome: what the implementation returned, as tensors on the CPU; None if it failed.
+        outcome: results of the implementation, as tensors on the CPU; None if it failed.
         failure: the reason why the implementation failed; None if it did not fail.
-        judgement: result of the judge, which ran on the simulated device too; None if not requested.
-        judging: events while the judge ran.
+        judgement: judgement of the outcome, computed on the simulated device too; None if not requested.
+        judging: events while the outcome was judged.
     """
 
     watch: Watch = field(default_factory=Watch)

@@ -31,8 +31,8 @@ def judge_scope(checker: BatchChecker, scope: Scope) -> None:
     """Judge all images of a scope, and write their number to the run log.
 
     Raises:
-        Failure: the implementation does not conform. It holds the smallest failing image or, if every image conforms
-            on its own, the smallest failing batch of several images.
+        Failure: the implementation does not conform. The failure is on the smallest failing image or, if every image
+            conforms on its own, on the smallest failing batch of several images.
     """
     counts, began = Counter[str](), time.perf_counter()
     try:
@@ -55,7 +55,7 @@ def judge_scope(checker: BatchChecker, scope: Scope) -> None:
 
 
 def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> list[ChunkResult]:
-    """Check the scope in chunks. Return the chunks with suspects, and record the others as conforming batches."""
+    """Check a scope (enumerated set of images) in chunks. Return chunks with suspects; record others as conforming."""
     suspicious = []
     for numbers in torch.arange(len(scope)).split(CHUNK_SIZE):
         began = time.perf_counter()
@@ -79,7 +79,10 @@ def _check_chunk(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkR
 
 
 def _record(checker: BatchChecker, scope: Scope, found: ChunkResult, milliseconds: float) -> None:
-    """Write a chunk to the run log as one batch, with the verdict "within bound": bitwise equality was not checked."""
+    """Write a chunk of images to the run log as one batch, with the verdict "within bound", not "exact".
+
+    The check does not compare bitwise.
+    """
     kinds = {Uniqueness.TIE: found.tie, Uniqueness.NEAR_TIE: found.near_tie}
     kind = next((kind for kind, images in kinds.items() if images.any()), Uniqueness.UNIQUE)
     judged = JudgedBatch(
@@ -98,10 +101,10 @@ def _record(checker: BatchChecker, scope: Scope, found: ChunkResult, millisecond
 def _judge_suspects(
     checker: BatchChecker, scope: Scope, suspicious: list[ChunkResult], counts: Counter[str]
 ) -> None:
-    """Judge the suspects with the ordinary judge.
+    """Judge the suspects (images that the dense oracle could not prove right) with the ordinary judge.
 
-    Every image that the dense oracle left undecided is judged as a single image. Of the other suspects, the smallest
-    are judged as single images, and then their whole chunks.
+    Images that the dense oracle left undecided are judged one by one. Of the other suspects, the smallest images are
+    judged one by one, and then their whole chunks.
 
     Raises:
         Failure: a suspect diverges.
@@ -136,7 +139,7 @@ def _first_of_each_count(scope: Scope, numbers: Tensor) -> list[int]:
 
 
 def _judge_together(checker: BatchChecker, scope: Scope, numbers: Tensor) -> None:
-    """Judge images in one batch: first the smallest subset of a chunk that is still suspect, then the whole chunk.
+    """Judge two batches: the smallest subset of a chunk that the dense oracle still suspects, then the whole chunk.
 
     If both conform, the dense oracle was stricter than the ordinary judge.
 
@@ -157,7 +160,7 @@ def smallest(numbers: Tensor, suspect: Callable[[Tensor], bool]) -> Tensor:
 
     Args:
         numbers: (B,) image numbers for which `suspect` is true.
-        suspect: returns True if the images with the given numbers, as one batch, are suspect.
+        suspect: returns True if a batch of the images with the given numbers is suspect.
     """
     parts = 2
     while len(numbers) > 1:

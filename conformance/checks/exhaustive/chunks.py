@@ -69,7 +69,7 @@ class ChunkResult:
 def check_chunk(
     implementation: Implementation, scope: Scope, numbers: Tensor, device: str = "cpu"
 ) -> ChunkResult:
-    """Run an implementation on the images with these numbers (B,), in one call, and check all of them at once.
+    """Run an implementation on the images with the given numbers (B,) in one call, and check all of them at once.
 
     Raises:
         ImplementationFailed: the implementation raised, or violated the protocol.
@@ -150,7 +150,7 @@ def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutco
     """Judge a loss given its assignment: the gradients image by image, the items and the total for the batch.
 
     Returns:
-        (B,) bool: True if the image's gradients are right, and True if the items and the total are right.
+        Two results: (B,) bool, True if the image's gradients are right; and True if the items and the total are right.
     """
     batch = expectation.batch
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)

@@ -253,7 +253,7 @@ def weights_of(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
 
 
 def stages_hold(prescribed: Expected, stages: Stages, positives: Tensor) -> Tensor:
-    """Return (B,) bool: True if the exposed stages are correct, each judged from the exposed values before it.
+    """Return (B,) bool: True if all exposed stages are correct; a stage is judged from the exposed earlier stages.
 
     Args:
         prescribed: prescribed values.

@@ -46,10 +46,10 @@ class DecidingValues:
 
     @classmethod
     def of(cls, told: ImageOracle, read: Mapping[str, Tensor], numbers: Hyperparameters) -> Self:
-        """Return the values according to the oracle, for an implementation that does not expose them.
+        """Return the deciding values from the oracle, for an implementation that does not expose its stages.
 
         Args:
-            told: oracle of the image.
+            told: oracle of the image, which computes the values that the specification admits.
             read: inputs of the assigner: truths (M, 4) and boxes (A, 4), xyxy in pixels.
             numbers: hyperparameters.
         """
@@ -133,7 +133,7 @@ class DecidingValues:
         return (moved / low + ROUNDINGS * rounding).sum(0)
 
     def own_overlap(self, weights: Tensor, scores: Tensor, positives: Tensor) -> Tensor:
-        """Return the implementation's own u (M, A) of its positives, inferred from their weights; zero elsewhere.
+        """Return the implementation's own overlap u (M, A) of its positives, inferred from their weights; else zero.
 
         By TAL-NORM-1 the largest weight of a ground truth is its largest overlap u*, and w / u* = t / t*; by TAL-MET-1
         this is (s / s*)^alpha (u / u*)^beta.

@@ -299,9 +299,9 @@ class ImageComparison:
     def foreign_choices(self, known: DecidingValues) -> Tensor:
         """Return (M, A) bool: pairs that are ties by the implementation's own values, but not by the judge's (T1).
 
-        The pairs are those of ground truths with a positive that is not a candidate according to the judge, or whose
-        overlap differs from the judge's, so that the judge's values do not tell its ties. A ground truth that only wins
-        an anchor outside its box (TAL-CONF-1) is not included.
+        These are the pairs of ground truths with a positive that is not a candidate according to the judge, or whose
+        overlap differs from the judge's, so that the judge's values do not reveal their ties. A ground truth that only
+        wins an anchor outside its box (TAL-CONF-1) is not included.
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A)

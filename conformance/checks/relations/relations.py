@@ -1,4 +1,4 @@
-"""The relations of specification section 7 in one table, each with its clause and its meaning."""
+"""The metamorphic relations of specification section 7 in one table, with their clauses and meanings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -106,7 +106,9 @@ def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
     most = int(torch.bincount(batch.annotations[:, 0].long(), minlength=1).max())
     sources = (batch, _crowded(batch, most + MORE))
     yield TransformationPlan(
-        "with a fuller image after it, and so longer padding", sources, (_joined(*sources),)
+        "with an image appended that has more ground truths, so that padding grows",
+        sources,
+        (_joined(*sources),),
     )
 
 
@@ -160,7 +162,9 @@ def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
     distances, logits = flatten(batch.feature_maps, batch.head)
     logits = torch.cat((logits.amax(2, keepdim=True), logits), dim=2)  # (B, A, C + 1)
     changed = replace(_with_pairs(batch, mappings, fold(distances, logits, batch.grids), rows, head), extra=0)
-    yield TransformationPlan("with a class that no ground truth has before the others", (batch,), (changed,))
+    yield TransformationPlan(
+        "with a class without ground truths inserted before the others", (batch,), (changed,)
+    )
 
 
 def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:

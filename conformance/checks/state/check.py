@@ -157,7 +157,7 @@ def shortest_past(past: list[Step], last: Step, fails: Callable[[list[Step]], bo
     Args:
         past: the earlier steps.
         last: the step that fails after them.
-        fails: returns True if the last of some steps fails after the others.
+        fails: returns True if the last of the given steps fails after the steps before it.
     """
     for chosen in ([], *([step] for step in reversed(past))):
         if len(chosen) < len(past) and fails([*chosen, last]):

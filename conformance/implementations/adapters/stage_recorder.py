@@ -1,7 +1,7 @@
 """Record the intermediate stages of an official assigner, for any release, by wrapping its own functions while it runs.
 
 Nothing is recomputed. The function names have been stable since 8.0.0, but they have moved from module functions to
-static methods to methods; each is wrapped where that release defines it.
+static methods to methods; a function is wrapped where the release defines it.
 """
 
 from collections.abc import Callable, Iterator

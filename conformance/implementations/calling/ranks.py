@@ -1,6 +1,6 @@
 """Calls in two processes that train together: each process has its own batch, and gloo connects them.
 
-The processes are forks of this one, so that they start at once and have the same implementation.
+The processes are forked from this process, so that they start at once and have the same implementation.
 """
 
 import fcntl

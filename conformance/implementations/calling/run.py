@@ -72,7 +72,7 @@ def encode_calls(way: str, calls: Sequence[Call]) -> tuple[dict[str, Any], dict[
 
 
 def decode_calls(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Call]:
-    """Return the calls of a message."""
+    """Return the calls from the fields and tensors of a message to a worker."""
     return [
         Call(
             facts["kind"],
@@ -87,7 +87,7 @@ def decode_calls(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> li
 
 
 def encode_answers(answers: Sequence[Answer]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return answers as the fields and tensors of a message from a worker."""
+    """Return the results of calls as the fields and tensors of a message from a worker."""
     facts = [
         {"call": answer.call, "how": answer.how, "failure": answer.failure, "details": answer.details}
         for answer in answers
@@ -101,7 +101,7 @@ def encode_answers(answers: Sequence[Answer]) -> tuple[dict[str, Any], dict[str,
 
 
 def decode_answers(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Answer]:
-    """Return the answers of a message."""
+    """Return the results of calls from the fields and tensors of a worker's message."""
     return [
         Answer(facts["call"], facts["how"], numbered(tensors, number), facts["failure"], facts["details"])
         for number, facts in enumerate(fields["calls"])

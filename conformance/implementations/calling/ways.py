@@ -355,12 +355,12 @@ def counted_by(operations: CountedOperations) -> Callable[[Callable[..., Any]], 
 
 
 def train_counted(caller: Caller, how: str, operations: CountedOperations) -> Answer:
-    """Call the loss, count its operations, differentiate the total, and return the answer."""
+    """Call the loss, count its operations, differentiate the total, and return the results."""
     return caller.train(how, through=counted_by(operations))
 
 
 def assign_counted(caller: Caller, how: str, operations: CountedOperations) -> Answer:
-    """Call the assigner and count its operations."""
+    """Call the assigner, count its operations, and return the results."""
     return Answer(0, how, caller.assign(through=counted_by(operations)))
 
 

@@ -186,7 +186,9 @@ def raise_if_changed(state: CodeState) -> None:
     changed = state.restore()
     if changed:
         more = f" and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
-        raise StateChanged(f"changed code that others use: {', '.join(changed[:LISTED])}{more}")
+        raise StateChanged(
+            f"changed code of torch, official modules or this suite: {', '.join(changed[:LISTED])}{more}"
+        )
 
 
 class Baseline:

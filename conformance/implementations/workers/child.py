@@ -58,9 +58,9 @@ def block(event: str, arguments: tuple[Any, ...]) -> None:
         Blocked: the event is network access, or the start of an installer.
     """
     if event in NETWORK:
-        raise Blocked(f"a worker has no network ({event})")
+        raise Blocked(f"network access is blocked in a worker process ({event})")
     if event in STARTS and INSTALLER.search(str(arguments)):
-        raise Blocked(f"a worker installs nothing ({event})")
+        raise Blocked(f"installing packages is blocked in a worker process ({event})")
 
 
 def follow_to_the_end(lifeline: int) -> None:

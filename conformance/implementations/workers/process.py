@@ -60,7 +60,7 @@ LAST_WORDS = 600
 
 
 class WorkerFailed(Exception):
-    """Error: the process died, hung, or did not send an answer. It is started again on the next question.
+    """Error: the process died, hung, or did not send an answer. The next question starts a new process.
 
     Attributes:
         what: the failure, as a sentence without a subject, such as "died with exit status 1".
@@ -273,8 +273,8 @@ class Worker:
         used = used_memory(self._running.process.pid)
         if used > self._running.limit:
             raise self._failed(
-                f"was killed: with what it started, it used {used / 2**30:.3g} GiB of memory, shared memory included; "
-                f"the limit is {self._running.limit / 2**30:.3g} GiB ({MEMORY_VARIABLE})"
+                f"was killed: it and its child processes used {used / 2**30:.3g} GiB of memory, including shared "
+                f"memory; the limit is {self._running.limit / 2**30:.3g} GiB ({MEMORY_VARIABLE})"
             )
 
     def _how(self) -> str:
@@ -287,7 +287,9 @@ class Worker:
         if status < 0:
             return f" of signal {-status} ({signal.Signals(-status).name})"
         if status == OUT_OF_MEMORY:
-            return f": it wanted more than {memory_limit() / 2**30:.3g} GiB of memory ({MEMORY_VARIABLE} sets how much)"
+            return (
+                f": it needed more than {memory_limit() / 2**30:.3g} GiB of memory (limit: {MEMORY_VARIABLE})"
+            )
         return f" with exit status {status}"
 
     def _failed(self, what: str, counted: bool = True) -> WorkerFailed:

@@ -247,7 +247,7 @@ class Answered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Return the worker's gradient of each feature map, times the gradient of the total."""
+        """Return the worker's gradient of each feature map, multiplied by the gradient with respect to the total."""
         (slope,) = slopes
         return None, None, *(None if each is None else each * slope for each in ctx.gradients)
 
@@ -368,7 +368,7 @@ def checked_tensors(part: Any, kind: type) -> dict[str, Tensor]:
         ProtocolViolation: the part is not of the class `kind`, or a field is not a tensor.
     """
     if not isinstance(part, kind):
-        raise ProtocolViolation(f"expected {kind.__name__}, and {type(part).__name__} was returned")
+        raise ProtocolViolation(f"returned a value of type {type(part).__name__}, expected {kind.__name__}")
     tensors = tensors_of(part, kind.__name__)
     for field in fields(kind):
         value = getattr(part, field.name)

@@ -333,6 +333,6 @@ def test_precisions_are_a_tuple_of_known_names(declared: Any, wrong: str):
     adapter = Assigner()
     adapter.precisions = declared
     with pytest.raises(
-        ProtocolViolation, match=f"`precisions` must be a tuple of names among .*, without {wrong}"
+        ProtocolViolation, match=f"`precisions` contains {wrong}, expected a tuple of names among "
     ):
         implementation_from(adapter, "mine")

@@ -281,7 +281,7 @@ def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("recipe", "says"),
-    [(LARGE, "was never met: no batch of this run satisfied small_8_16"), (SMALL, "no longer")],
+    [(LARGE, "is unused: no batch of this run satisfied small_8_16"), (SMALL, "no longer")],
 )
 def test_a_whole_run_in_which_nothing_was_excused(
     tmp_path: Path, entry: KnownIssue, recipe: Recipe, says: str

@@ -125,9 +125,9 @@ FAILURES = {
     "Garbage": "its process sent bytes that are not a message",
     "Raises": "raised ZeroDivisionError: one by none",
     "ChangesState": "changed global torch state: default dtype",
-    "Installs": "raised Blocked: a worker installs nothing (subprocess.Popen)",
+    "Installs": "raised Blocked: installing packages is blocked in a worker process (subprocess.Popen)",
     "WrongShape": "Loss.items has shape (2,), expected (3,)",
-    "NoAssignment": "expected Assignment, and str was returned",
+    "NoAssignment": "returned a value of type str, expected Assignment",
 }
 
 
@@ -180,7 +180,9 @@ def test_no_network(doubles: Doubles):
         listener.bind(("127.0.0.1", doubles.port))
         listener.listen()
         listener.settimeout(0.2)
-        with pytest.raises(ImplementationFailed, match="Blocked: a worker has no network"):
+        with pytest.raises(
+            ImplementationFailed, match="Blocked: network access is blocked in a worker process"
+        ):
             execute(doubles.implementation, meant_for("Connects"))
         with pytest.raises(TimeoutError):
             listener.accept()

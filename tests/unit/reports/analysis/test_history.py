@@ -93,7 +93,7 @@ def test_other_differences_are_noted(tmp_path: Path):
     other = run(seed="7", environment=factory.ENVIRONMENT | {"torch": "2.15.0"})
     notes = compare(entry(tmp_path / "a", run()), entry(tmp_path / "b", other)).notes
     assert notes == [
-        "the seeds differ: a cause counted as fixed may simply not have been drawn again",
+        "the seeds differ: a cause counted as fixed may only lack a generated batch this time",
         "torch was 2.14.1+cpu and is 2.15.0",
     ]
 

@@ -224,5 +224,5 @@ def test_two_cases_of_one_name_are_named(tmp_path: Path):
     assert (merged / "cases" / "0123456789ab.safetensors").read_text(encoding="utf-8") == "first"
     reasons = [line["reason"] for line in read_log(merged).not_tested]
     assert any(
-        "cases/0123456789ab.safetensors of the run second differs" in str(reason) for reason in reasons
+        "cases/0123456789ab.safetensors of the run second was not copied" in str(reason) for reason in reasons
     )
