@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         release does not, or if no release was found to check.
 
     Raises:
-        UnknownImplementation: the releases could not be listed, or one of them could not be installed.
+        UnknownImplementation: the releases could not be listed, or a release could not be installed.
     """
     prepare_judging()
     sources = distinct_sources(select_releases(options.releases))

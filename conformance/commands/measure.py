@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print, for each compared quantity, the measured rounding units from which `bounds.UNITS` is set.
+    """Print the measured rounding errors of each compared quantity in rounding units, from which `bounds.UNITS` is set.
 
     Raises:
         UnknownImplementation, ProtocolViolation: an implementation could not be loaded.

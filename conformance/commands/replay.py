@@ -110,7 +110,7 @@ class CannotReplay(Exception):
 
 @dataclass(frozen=True)
 class Replayed:
-    """Result of judging one outcome again: what an implementation returned for a case, or raised.
+    """Result of judging one outcome (the results or exception of an implementation on a case) again.
 
     Attributes:
         who: name, version, device and dialect of the implementation, as the beginning of a sentence.

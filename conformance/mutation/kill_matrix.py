@@ -126,7 +126,7 @@ def try_mutants(
         recorder: writes the run log.
         kinds: elements of `KINDS`.
         profile: name of the profile whose batches are used.
-        number: number of batches of each test.
+        number: number of batches for each test.
         report_dir: folder of all runs, which also has the file of stored results.
         only: pattern that the names of mutants must match.
         processes: number of mutants judged at once.

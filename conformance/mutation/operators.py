@@ -199,7 +199,7 @@ class RemoveMethodCall:
 
 
 def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list[Mutant]:
-    """Return the mutants of a function, except those whose compiled code equals the original's or another's.
+    """Return the mutants of a function, without mutants whose compiled code equals that of the original or of another.
 
     Args:
         place: the function.

@@ -165,7 +165,7 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
 def attacks(fault: Fault, mode: str, profile: str) -> Iterator[Hit | None]:
     """Plant a fault in a mode, run each check that must find it, and yield the failure, or None without one.
 
-    In a mode of mixed precision, the check of the precision runs on the batches that these checks draw.
+    In a mode of mixed precision, the check of the precision runs on the batches that these checks generate.
     """
     hidden = base_mode(mode) == HIDDEN and fault.implementation is None
     for check in dict.fromkeys((fault.check, "metric", "loss")) if hidden else (fault.check,):

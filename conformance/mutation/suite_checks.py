@@ -34,7 +34,7 @@ def suite_cases(dialect: Dialect, count: int, assigner: bool = True) -> list[Gen
 
 
 def failures(subject: Subject, cases: list[GeneratedCase]) -> Iterator[tuple[GeneratedCase, Failure]]:
-    """Judge all cases, and yield each case that fails, with its failure."""
+    """Judge an implementation on all cases (batches with judges), and yield failing cases with their failures."""
     for case in cases:
         batch = case.build()
         relates = isinstance(case.by, Relation) or case.by is repeatable

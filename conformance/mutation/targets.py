@@ -1,4 +1,4 @@
-"""The functions that are mutated: those of the official assigner and detection loss, and of the reference."""
+"""The functions that are mutated: functions of the official assigner and detection loss, and of the reference."""
 
 import importlib
 import inspect
@@ -193,11 +193,11 @@ def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
 
 
 class _Whole(int):
-    """An int that is a distinct object, so that a default value can be told from an equal number."""
+    """An int that is not identical to any other int of the same value, to mark a parameter's default value."""
 
 
 class _Real(float):
-    """A float that is a distinct object, so that a default value can be told from an equal number."""
+    """A float that is not identical to any other float of the same value, to mark a parameter's default value."""
 
 
 def distinct(default: Any) -> Any:

@@ -1,7 +1,7 @@
 """Collect the batches that the checks of the suite generate, and judge mutants on them.
 
-A reproducible profile generates the same batches for every conforming implementation. The collected batches are
-therefore those on which a run of the suite would test a mutant. Here other profiles generate reproducibly too, so
+A reproducible profile generates the same batches for every conforming implementation. A run of the suite would
+therefore test a mutant on exactly the collected batches. Here other profiles generate reproducibly too, so
 that a surviving mutant can be examined again.
 """
 
@@ -130,7 +130,7 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
 
 
 def collect_relations(number: int) -> list[GeneratedCase]:
-    """Return `number` batches, each once with every relation of specification section 7 as its judge."""
+    """Return `number` batches for each relation of specification section 7, with the relation as the judge."""
     recipes: list[Recipe] = []
 
     @settings(REPEATING, max_examples=number)
@@ -154,7 +154,7 @@ def in_turn(groups: list[list[GeneratedCase]]) -> Iterator[GeneratedCase]:
 
 
 def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
-    """Return the cases of all checks and relations; those of fast checks come first.
+    """Return the cases (batches with judges) of all checks and relations; cases of fast checks come first.
 
     Args:
         number: number of examples of the profile.

@@ -101,7 +101,7 @@ def find_implementations(
 
     Args:
         names: values of `--implementation`.
-        dialect: the dialect to judge all of them by; None for the dialect that each declares.
+        dialect: the dialect to judge all implementations by; None for the dialects that they declare.
         isolate: run every implementation from a module or file in its own process.
 
     Raises:
@@ -241,7 +241,7 @@ def is_whole(config: pytest.Config) -> bool:
 
 
 def uncovered_clauses(run: SessionState) -> list[str]:
-    """Return a sentence for each clause and hazard that too few batches reached, and log it as not tested."""
+    """Log each clause and hazard that too few batches reached as not tested, and return a sentence for each of them."""
     batches = read_log(run.folder).batches
     near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
     reasons = missing_hazards(batches.hazards, batches.different, near_ties)
@@ -251,7 +251,7 @@ def uncovered_clauses(run: SessionState) -> list[str]:
 
 
 def note_ledger(run: SessionState, whole: bool) -> None:
-    """Log for every known issue whether it occurred, and store in `run.stale` those that fail the run.
+    """Log for every known issue whether it occurred, and store messages about outdated entries in `run.stale`.
 
     Args:
         run: the session.

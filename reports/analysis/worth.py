@@ -1,4 +1,4 @@
-"""What a pass is worth: the number of planted faults that the profile of a run finds."""
+"""Format the number of planted faults that a profile finds: the worth of a passing run in that profile."""
 
 from typing import Any
 

@@ -42,7 +42,7 @@ def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
 
 @fault(at="tal_reference.assignment.distance_inside")
 def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return distances to the left and right side only: candidates may lie above or below the box."""
+    """Return distances to the left and right side of the box only, so that candidates may lie above or below it."""
     wide = tal_reference.assignment.widened(boxes, floor)[:, None]
     return torch.minimum(centres[:, 0] - wide[..., 0], wide[..., 2] - centres[:, 0])
 
