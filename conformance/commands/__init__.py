@@ -90,7 +90,7 @@ def _conclude(program: str, marks: Marks, how: str) -> None:
 
 
 def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleType | None:
-    """Add all commands to the parser, add the arguments of the command named, and return its module."""
+    """Add all commands to the parser, and the arguments of the command `command_name`; return its module."""
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     module = None
     for name, command in COMMANDS.items():

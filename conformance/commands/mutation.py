@@ -161,7 +161,7 @@ def run_mutation_tests(
 
 
 def store(results: Sequence[Found], profile: str) -> None:
-    """Store the figures of all planted faults, or say why they could not be."""
+    """Store the number of planted faults that the profile finds, or print the reason why it cannot be stored."""
     try:
         store_figures(results, profile)
     except OSError as error:

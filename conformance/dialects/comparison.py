@@ -122,7 +122,7 @@ def failure_with_old_choice(second: Implementation, before: Dialect, choice: Cho
 
 
 def violations(implementation: Implementation, advance: Advance = no_progress) -> Iterator[Failure]:
-    """Yield for each strategy the first failure of an implementation judged by its own dialect."""
+    """Yield, for each strategy of batches, the first failure of an implementation judged by its own dialect."""
     subject = Subject(implementation, "cpu")
     for strategy in strategies_for(implementation):
         for recipe in sample_recipes(strategy, BATCHES_PER_STRATEGY):

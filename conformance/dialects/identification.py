@@ -101,7 +101,7 @@ class Identification:
         choices: the choices in which `dialect` differs from `base`.
         unexplained_by_base: two numbers: of the smaller batches that `base` does not explain, and of all smaller
             batches.
-        fits: result for every official dialect.
+        fits: results of judging by each official dialect.
         ties: other dialects that explain as many batches.
         complete: False if the budget of seconds was used up before the search and its proof ended.
     """
@@ -172,8 +172,8 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
 
     Args:
         search: the search that found the dialect.
-        found: the dialect.
-        fits: result for every official dialect.
+        found: the dialect that the search found.
+        fits: result of judging by each official dialect.
         complete: False if the search ran out of time.
     """
     observations, recipes = search.observations, list(search.recipes)
@@ -229,7 +229,7 @@ def named(dialect: Dialect) -> tuple[Dialect, Dialect]:
 
 
 def new_recipes(name: str) -> Sequence[Recipe]:
-    """Return recipes on which the choice `name` makes a difference, and that were not judged before."""
+    """Return recipes of batches whose results depend on the choice `name`, and that were not judged before."""
     return sample_recipes(DISTINGUISHING[name], BATCHES_PER_STRATEGY + NEW_BATCHES)[-NEW_BATCHES:]
 
 

@@ -84,7 +84,7 @@ def source_hash(folder: Path) -> str:
 
 
 def check_source(source: CheckedSource) -> None:
-    """Judge the first release with a source: it must follow its era's dialect, not the previous era's.
+    """Judge the first release that has a source code: it must follow its era's dialect, not the previous era's.
 
     The result is stored in `source`.
     """

@@ -130,7 +130,7 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
 
 
 def collect_relations(number: int) -> list[GeneratedCase]:
-    """Return `number` batches for each relation of specification section 7, with the relation as the judge."""
+    """Return a case (batch with judge) for each of `number` batches and each relation of specification section 7."""
     recipes: list[Recipe] = []
 
     @settings(REPEATING, max_examples=number)

@@ -24,7 +24,7 @@ from tal_reference import Dialect
 
 @dataclass(frozen=True)
 class Plain:
-    """The outcome of a plain call on a batch, judged against the dialect.
+    """The judged outcome of a plain call: an ordinary call on a batch, without earlier calls.
 
     Attributes:
         batch: the batch, on the device under test.
@@ -57,7 +57,7 @@ class Difference:
 
 
 def plain_call(subject: Subject, expected: Expectation) -> Plain:
-    """Call the implementation, without earlier calls, on a batch, and return the judged outcome.
+    """Call the implementation in the ordinary way on a batch, without earlier calls, and return the judged outcome.
 
     Raises:
         Failure: the implementation does not conform on the batch even in a plain call.

@@ -116,7 +116,7 @@ def uniqueness(prescribed: Expected) -> tuple[Tensor, Tensor]:
 def uncertainty(expectation: Expectation) -> Uncertainty:
     """Return how far the assigner's inputs may differ from the reference's, if the implementation does not expose them.
 
-    Both are rounded, possibly in different ways, so that the difference is at most twice the rounding bound.
+    Both inputs are rounded, possibly in different ways, so that the difference is at most twice the rounding bound.
     """
     exact, reg_max = expectation.predictions, expectation.batch.head.reg_max
     boxes = (boxes_unit(exact, reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)

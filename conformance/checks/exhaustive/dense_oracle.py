@@ -89,10 +89,10 @@ def understands(dialect: Dialect) -> bool:
 def expected(
     images: Images, inputs: AssignerInputs, dialect: Dialect, uncertain: Uncertainty | None = None
 ) -> Expected:
-    """Return the values that follow from the inputs of an assigner.
+    """Return the candidates, overlaps and metrics that follow from the inputs of an assigner.
 
     Args:
-        images: parts of the images.
+        images: the images, as indices of boxes, classes and predictions.
         inputs: inputs of the assigner.
         dialect: the dialect to follow.
         uncertain: possible error of the inputs; None if the implementation exposes them.

@@ -41,7 +41,7 @@ LEFT_UP = Guess((1.5, 1.5, 0.5, 0.5), (-3.0, 0.0))
 
 @dataclass(frozen=True)
 class Scope:
-    """All images with given properties.
+    """A set of small images: all images with the given properties, numbered from 0.
 
     Attributes:
         name: name in reports.
@@ -87,7 +87,7 @@ class Scope:
 
     @cached_property
     def boxes(self) -> Tensor:
-        """Every box, xyxy in pixels, (N, 4) float64."""
+        """Every possible box of a ground truth, xyxy in pixels, (N, 4) float64."""
         height, width = self.size
         columns, rows = (
             list(combinations(range(-self.margin, end + self.margin + 1, self.lattice), 2))
@@ -144,7 +144,7 @@ class Scope:
         return Images(self, indices, boxes, labels, truths >= 0, guesses)
 
     def batch(self, indices: Tensor) -> Batch:
-        """Return one batch of the images with the given numbers (B,): float32, on the CPU."""
+        """Return a batch of the scope's images with the given numbers (B,): float32, on the CPU."""
         images = self.images(indices)
         distances = torch.tensor([guess.sides for guess in self.guesses])  # (G, 4)
         logits = torch.tensor([guess.logits for guess in self.guesses])  # (G, C)
@@ -174,10 +174,10 @@ MAX_LISTED = 16
 
 @dataclass(frozen=True)
 class Images:
-    """Parts of images of a scope, as indices.
+    """Some images of a scope, as indices of their boxes, classes and predictions.
 
     Attributes:
-        scope: the scope.
+        scope: the set of images that the indices refer to.
         indices: (B,) numbers of the images.
         boxes: (B, M) index of each ground truth's box.
         labels: (B, M) class of each ground truth.

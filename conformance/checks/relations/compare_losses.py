@@ -100,7 +100,7 @@ class LossComparison:
         self.to.assert_within(StageName.CLS, "N", changed.scale, source.scale, error)
 
     def terms(self, moved: list[Tensor]) -> None:
-        """Compare the sums of the terms, each multiplied by its N (LOSS-SUM-1)."""
+        """Compare the sums of the loss terms of both sides; a batch's terms are multiplied by its N (LOSS-SUM-1)."""
         before, now = (
             torch.stack([run.terms[0] for run in side]).sum(0) for side in (self.sources, self.changed)
         )
@@ -114,7 +114,7 @@ class LossComparison:
         self.to.assert_within(StageName.TOTAL, "total before N", now[-1], before[-1], error[-1])
 
     def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
-        """Compare the gradients of one image, multiplied by N / B (LOSS-GRAD-1)."""
+        """Compare the gradients of one image in both runs, multiplied by N / B (LOSS-GRAD-1)."""
         source = self.sources[pair.source]
         (old, old_error), (new, new_error) = source.gradients, now.gradients
         image = pair.image if not pair.source else None
@@ -161,7 +161,7 @@ def _of(values: tuple[Tensor, ...], image: int) -> tuple[Tensor, Tensor]:
 
 
 def _moved_back(values: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, Tensor]:
-    """Return the values of one image, (A, 4, R) and (A, C), in the layout of its source."""
+    """Undo the transformation of one image's gradients, (A, 4, R) and (A, C): return them in the source's layout."""
     distances, logits = _of(values, pair.changed_image)
     mapping = pair.mapping
     return mapping.sides(distances[mapping.anchors]), logits[mapping.anchors][:, mapping.classes]

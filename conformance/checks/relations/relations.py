@@ -30,14 +30,14 @@ class NotObservable(Exception):
 
 
 class RunCache:
-    """Cache of the runs of one implementation: the same batch is run once."""
+    """Cache of the runs of one implementation, so that it runs only once on the same batch."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self._runs: list[Run] = []
 
     def __call__(self, batch: Batch) -> Run:
-        """Return the run of a batch.
+        """Run the implementation on a batch, or return the stored result of an earlier run on the same batch.
 
         Raises:
             ImplementationFailed: the implementation raised, or violated the protocol.

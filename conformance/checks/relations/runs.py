@@ -50,12 +50,12 @@ class Run:
 
     @property
     def input_errors(self) -> list[InputErrors] | None:
-        """Possible difference between the assigner's inputs and the reference's; None if the inputs are known."""
+        """Possible difference between the assigner's inputs and the reference's; None if the inputs are exposed."""
         known = self.outcome.exposes_inputs or self.outcome.loss is None
         return None if known else self.expected.input_errors
 
     def truth_errors(self, image: int) -> Tensor:
-        """Return the errors (M, 4) in pixels of the edges of an image's ground truths."""
+        """Return the rounding errors (M, 4) in pixels of the edges of an image's ground truths."""
         exact, own = self.truths[image], self.expected.rounded_truths[image]
         unit = truth_unit(exact.boxes, self.eps)
         return bound(own.boxes, exact.boxes, unit, self.dtype, "ground truth box")
@@ -98,14 +98,14 @@ class Run:
         return stacked(self.expected.assignment, self.batch.head.classes)
 
     def ambiguity_of(self, image: int) -> DecidingValues | None:
-        """Return the values that decide the assignment of an image if it is not exposed; None without ground truths."""
+        """Return the values that decide an image's assignment that is not exposed; None without ground truths."""
         if image not in self.oracles:
             return None
         read = {"truths": self.truths[image].boxes, "boxes": self.outcome.inputs.boxes[image]}
         return DecidingValues.of(self.oracles[image], read, self.batch.hyperparameters)
 
     def hidden_weight_errors(self, image: int) -> Tensor:
-        """Return errors (A,) of the weights of an assignment that is not exposed."""
+        """Return the possible errors (A,) of the weights of an image's anchors, if the assignment is not exposed."""
         own, known = self.expected.assignment[image], self.ambiguity_of(image)
         if known is None:
             return torch.zeros_like(own.weights, dtype=torch.float64)
@@ -142,7 +142,7 @@ class Run:
 
     @property
     def total_error(self) -> Tensor:
-        """Return the rounding error of the sum of the loss's own items, times B."""
+        """Return the rounding error of B times the sum of the implementation's loss items."""
         items, images = self.loss.items.double(), self.batch.images
         rounding = 4 * self.eps * items.abs().sum() * images
         return bound(self.loss.items.sum() * images, items.sum() * images, rounding, self.dtype, "total")
@@ -216,7 +216,7 @@ class Run:
 
     @cached_property
     def _foreign_term_errors(self) -> Tensor:
-        """Return the errors that foreign positives add to every term and the total, times N: (4,) for detection.
+        """Return the errors, times N, that `foreign_positives` add to every term and the total: (4,) for detection.
 
         The errors are those of 1 - CIoU, which is at most 2 and a penalty of at most 1; of a target score times its
         logit; and of a cross-entropy of at most the largest -log p of the anchor's bins.
@@ -238,7 +238,7 @@ class Run:
         return torch.cat((terms, terms.sum()[None]))
 
     def _foreign_gradient_errors(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Return errors (B, A) that foreign positives add on distance and class logits, given the scaled gradient.
+        """Return the errors (B, A) that `foreign_positives` add to the scaled gradient on distance and class logits.
 
         The gradient is linear in w. It is the sum of a dfl part of at most dfl_gain w, and a box part, which may
         cancel; so the box part is at most the gradient plus the dfl part. Edges of the predicted box change it in
@@ -319,12 +319,12 @@ class Run:
 
     @property
     def shows_scores(self) -> bool:
-        """Return True if the target scores are exposed, so that N is not computed from the gradients."""
+        """Return True if the target scores are exposed, so that their sum N need not be computed from the gradients."""
         return self.outcome.assignment is not None
 
     @property
     def scale_error(self) -> Tensor:
-        """Return the possible difference of N between two correct runs (LOSS-SUM-1)."""
+        """Return the possible difference of N, the sum of target scores, between two correct runs (LOSS-SUM-1)."""
         return self.scale * self._scale_error + self.foreign_positives[1].sum()
 
     @property

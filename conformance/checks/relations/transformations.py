@@ -44,11 +44,11 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class FollowUp:
-    """A changed batch, with the source of each of its images.
+    """A changed batch, with the origin of its images in the source batches.
 
     Attributes:
         batch: the changed batch.
-        pairs: a pair for each of its images.
+        pairs: one pair for each image of the changed batch.
         extra: channel of a class that no source has; None without such a class.
     """
 

@@ -1,4 +1,4 @@
-"""Views of one image: an outcome of a changed batch, rearranged into the layout of the given batch.
+"""Views of one image: an outcome on a transformed batch, rearranged into the layout of the original batch.
 
 Comparisons of two runs compare two views of one image, in which the transformation is undone.
 M ground truths, A anchors, C classes, R bins.
@@ -15,7 +15,7 @@ from tal_conformance.core.outcome import STAGE_OF_FIELD, AssignerInputs, Outcome
 
 @dataclass(frozen=True)
 class ImageMapping:
-    """Places of one image's parts in a changed batch.
+    """Places of one image's rows, anchors and classes in a transformed batch.
 
     Attributes:
         truths: (M,) int64 row of each ground truth of the image.
@@ -125,7 +125,7 @@ class ImageView:
 
 
 def view(outcome: Outcome, image: int, mapping: ImageMapping) -> ImageView:
-    """Return the view of an image in the layout of the given batch.
+    """Return one image's part of an outcome, in the layout of the batch before the transformation.
 
     Args:
         outcome: outcome of a batch, with an assignment.

@@ -178,7 +178,7 @@ def own_code() -> CodeState:
 
 
 def raise_if_changed(state: CodeState) -> None:
-    """Compare the current code with an earlier state, and restore it.
+    """Raise if the current code differs from an earlier state, after restoring that state.
 
     Raises:
         StateChanged: code was changed.
@@ -202,15 +202,15 @@ class Baseline:
         self.computing: CodeState | None = None
 
     def take(self) -> None:
-        """Store the current code."""
+        """Store the current code of torch, official modules and this suite as the baseline."""
         self.computing = computing_code()
 
     def forget(self) -> None:
-        """Discard the stored code, so that nothing is compared."""
+        """Discard the baseline, so that later code is not compared with it."""
         self.computing = None
 
     def check(self) -> None:
-        """Compare the current code with the baseline, and restore it.
+        """Raise if the code of torch, official modules or this suite differs from the baseline, after restoring it.
 
         Raises:
             StateChanged: code was changed.

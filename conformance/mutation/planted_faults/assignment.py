@@ -170,7 +170,7 @@ def contested_stays_with_all(selected: Tensor, overlap: Tensor) -> Tensor:
 
 
 class _ByMetric:
-    """Stores the metric when `top_k` runs, because `settle_contested` does not receive it."""
+    """Storage of the metric, filled when `top_k` runs, because `settle_contested` does not receive the metric."""
 
     metric: Tensor
 
@@ -189,7 +189,7 @@ def contested_by_metric(selected: Tensor, overlap: Tensor) -> Tensor:
 
 
 class _Unmasked:
-    """Stores the overlaps of all pairs when `overlaps_of` runs, which returns zero for non-candidates."""
+    """Storage of the overlaps of all pairs, filled when `overlaps_of` runs, which returns zero for non-candidates."""
 
     overlap: Tensor
 
@@ -243,7 +243,7 @@ def label_of_the_first(
 
 
 class _Selected:
-    """Stores the selected anchors when `settle_contested` runs, before contested anchors are resolved."""
+    """Storage of the selected anchors, filled when `settle_contested` runs, before contested anchors are resolved."""
 
     selected: Tensor
     settle = staticmethod(tal_reference.assignment.settle_contested)
@@ -282,7 +282,7 @@ def not_scaled_by_overlap(metric: Tensor, overlap: Tensor, positives: Tensor) ->
 
 
 class _Losers:
-    """Stores selection and labels when `targets_of` runs, to find the ground truths that lost an anchor."""
+    """Storage of selection and labels, filled when `targets_of` runs, to find the ground truths that lost an anchor."""
 
     selected: Tensor
     labels: Tensor
