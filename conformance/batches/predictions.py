@@ -267,7 +267,7 @@ def constant(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def offset(scene: Scene) -> DesiredPrediction:
-    """Return predictions as `near` does; a number from -120 to 120 is added to all distance logits of a side."""
+    """Return predictions as `near` does, with a random number of -120 to 120 added to all distance logits of a side."""
     desired = near(scene)
     offsets = (OFFSET * (2 * scene.uniform(scene.anchors, 4) - 1)).round()  # (B, A, 4)
     return desired._replace(offsets=offsets)

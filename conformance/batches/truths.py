@@ -154,7 +154,10 @@ def ordinary(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return a box as `ordinary` does, but off the lattice of 1/64 px: as in real data, normalising it rounds."""
+    """Return a box as `ordinary` does, but with edges that are not multiples of 1/64 px.
+
+    As in real data, the division of such edges by the input's size rounds.
+    """
     x, y, w, h = ((digit + 1) * GOLDEN % 1 for digit in (*truth.at, *truth.size))
     width, height = canvas.width * (0.2 + 0.7 * w), canvas.height * (0.2 + 0.7 * h)
     left, top = (canvas.width - width) * x, (canvas.height - height) * y

@@ -215,7 +215,7 @@ def _join(truths: list[str]) -> str:
 
 
 def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
-    """Return "name value" for each field that differs from its default (6 equals 6.0); only for `names`, if given."""
+    """Return "name value" for each field of `settings` that differs from its default; if given, only of `names`."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     chosen = [name for name in values if (not names or name in names) and values[name] != defaults[name]]
@@ -304,7 +304,7 @@ def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task
 
 
 def _all_annotations(annotations: Tensor, images: int, classes: int) -> bool:
-    """Return True if every row (N, 6) is a valid annotation."""
+    """Return True if all annotation rows (N, 6) are valid for these numbers of images and classes."""
     image, label, _, _, width, height, *_ = annotations.unbind(1)  # (N,) each
     indices = (image == image.round()) & (image >= 0) & (image < images)
     indices &= (label == label.round()) & (label >= 0) & (label < classes)

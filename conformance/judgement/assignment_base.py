@@ -178,7 +178,7 @@ class ImageJudge:
         return Quantity(name, clause, dimensions, self.image)
 
     def counts(self, positives: Tensor) -> list[Value]:
-        """Return the number of positives of each ground truth as text for a message."""
+        """Return the observed and the admissible number of positives of each ground truth, for a message."""
         min_count, most = self.oracle.selection.min_count.tolist(), self.oracle.selection.max_count.tolist()
         return [
             Value(

@@ -141,7 +141,7 @@ class AssignmentFit:
         return Selection(must, may, min_count, most)
 
     def explains(self, owners: Ownership) -> bool:
-        """Return True if an admissible selection, or one that the gradients suggest, leads to these owners."""
+        """Return True if an admissible selection, or a selection that the gradients suggest, leads to `owners`."""
         rules = self.oracle.owners, owners, self.oracle.topk2_rule
         selections = (self.oracle.selection, self.suggested)
         return any(chosen is not None and is_reachable(chosen, *rules) for chosen in selections)

@@ -107,7 +107,7 @@ class OutputsJudge(ImageJudge):
             return StageName.CONFLICT, self.wrong(
                 stolen, positives, "TAL-CONF-1", "False: another owner", problem
             )
-        claim = f"image {self.image}: no selection of k anchors a ground truth leads to these owners"
+        claim = f"image {self.image}: no selection of k anchors for each ground truth leads to the observed owners"
         if expected.topk2_rule is not None:
             return StageName.CONFLICT, Mismatch(claim, "TAL-CONF-2", self.counts(positives))
         return StageName.TOP_K, Mismatch(claim, "TAL-TOPK-1", self.counts(positives))
@@ -123,7 +123,9 @@ class OutputsJudge(ImageJudge):
         few = self.oracle.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1)
         of_few = lost & few  # (M, A)
         if self.no_metric(lost, positives) and not (of_few <= self.on_edge).all():
-            problem = "an anchor among the k best is background; its t is about 0, so it may not be a candidate either"
+            problem = (
+                "an anchor among the k best is background; its metric t is about 0: it may be no candidate"
+            )
             return StageName.TOP_K, self.wrong(
                 lost, positives, "TAL-TOPK-1", "True: among the k best", problem
             )
@@ -131,11 +133,12 @@ class OutputsJudge(ImageJudge):
         shared = bool((lost <= contested & ~self.on_edge).all()) and not self.are_last_picks(lost)
         if shared and not widened:
             problem = "an anchor that several ground truths select has no owner"
-            return StageName.CONFLICT, self.wrong(
-                lost, positives, "TAL-CONF-1", "True for one of them", problem
-            )
+            return StageName.CONFLICT, self.wrong(lost, positives, "TAL-CONF-1", "True for one GT", problem)
         if of_few.any() and self.best_follows_overlap(positives).all():
-            clause, problem = self.clause_of(of_few), "a candidate is left out of no more than k"
+            clause, problem = (
+                self.clause_of(of_few),
+                "a ground truth with at most k candidates does not select all",
+            )
             problem = self.about_candidates(problem, of_few)
             return StageName.CANDIDATES, self.wrong(of_few, positives, clause, "True: a candidate", problem)
         problem = "an anchor among the k best is background"

@@ -195,9 +195,7 @@ class ReadAssignment:
             judgement.note(StageName.GRADIENTS, assert_none, quantity, wrong, scores, wanted, problem)
         most = (scores + errors).clamp(min=0).where(self.learnable[image], 0).sum()
         whole = Quantity("sum of target scores", "TAL-NORM-1", (), image)
-        problem = (
-            "the gradients on class logits show smaller target scores than every admissible assignment gives"
-        )
+        problem = "the gradients on class logits show a smaller sum of target scores than any admissible assignment has"
         least = f"at least {float(admits.least):.6g}"
         judgement.note(StageName.GRADIENTS, assert_none, whole, most < admits.least, most, least, problem)
 

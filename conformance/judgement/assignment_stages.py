@@ -127,7 +127,7 @@ class StagesJudge(ImageJudge):
         value = Range.exact(exact.low * before)
         check_selection(positives, top_k_choices(value, before, before, k), k, "TAL-CONF-2", image)
         raise Mismatch(
-            f"image {image}: no ground truth can have dropped these anchors",
+            f"image {image}: a background anchor was selected, and the second top-k cannot have dropped it",
             "TAL-CONF-2",
             self.counts(positives),
         )

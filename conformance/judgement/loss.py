@@ -138,7 +138,9 @@ def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tens
     score_sum = max(total, dialect.score_sum_floor)
     present = exact.abs() > allowed  # (3,)
     if total == 0 and bool(present.any()) and not items[present].isfinite().any():
-        return f"; the sum of all target scores is 0 here: N is 0, and not {score_sum:g}"
+        return (
+            f"; the sum of all target scores is 0, and the loss is divided by N = 0, expected {score_sum:g}"
+        )
     if int(present.sum()) < 2 or not all_finite(items):
         return ""
     largest = int((exact.abs() / allowed).where(present, 0).argmax())
@@ -156,7 +158,7 @@ def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tens
     }
     close = [name for name, guess in guesses.items() if abs(observed - guess) <= 1e-4 * abs(guess)]
     as_if = f", {close[0]}" if close else ""
-    return f"; all terms are {factor:.6g} times what is expected: N is {observed:.6g}{as_if}, and not {score_sum:.6g}"
+    return f"; all terms are {factor:.6g} times the expected ones: N is {observed:.6g}{as_if}, expected {score_sum:.6g}"
 
 
 def assert_term(quantity: Quantity, observed: Tensor, bounded: Bounded, remark: str) -> Agreement:

@@ -336,9 +336,9 @@ class GradientRounding:
     def underflow(self) -> Tensor:
         """Return the error of the box loss's gradient by underflow in its dtype, (P, 4, R).
 
-        Half the smallest number is lost at the box's edge, at the side's distance and at each bin, and as much in the
-        naive computation. If the bins' exponentials are summed before they are divided by their own sum, the loss in
-        the product of bins and exponentials reaches a bin times its number and its exponential, without cancelling.
+        Underflow errs by half the smallest number in the gradients on the edge of the box, on the distance and on each
+        bin, and by as much in the reference. If products of bins and exponentials are summed before the division by the
+        sum of exponentials, their underflow is multiplied by the number and the exponential of the bin.
         """
         least = smallest(self.dtype)
         if self.reg_max == 1:

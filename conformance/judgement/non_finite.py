@@ -103,9 +103,7 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
     if clause != "NONFINITE-2" and not lost.any():
         judgement = judge(*_with_a_finite_number(outcome, expected, reference))
     if outcome.loss is not None and not all_finite(outcome.loss.items):
-        judgement.notes.append(
-            f"the loss only passes on predictions that are not finite, as {clause} prescribes"
-        )
+        judgement.notes.append(f"the loss is not finite because predictions are not, as {clause} prescribes")
     return judgement
 
 

@@ -174,10 +174,10 @@ class ImageOracle:
 
 
 def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTruths, eps: float) -> Tensor:
-    """Return the error (M, 1) in pixels of a box's edges after widening about its centre (TAL-CAND-2).
+    """Return the rounding error (M, 1) in pixels of box edges after widening about the box's centre (TAL-CAND-2).
 
-    Centre and sides are sums and differences of edges. If these and the widened edges are equal in the implementation's
-    dtype and in float64, every way to compute them is exact, and the error is zero.
+    If centre, sides and widened edges are equal in the implementation's dtype and in float64, every way to compute them
+    is exact, and the error is zero.
     """
     rounded, wanted = (
         torch.cat(_centres_and_edges(boxes, floor), 1) for boxes in (truths.boxes, exact.boxes)

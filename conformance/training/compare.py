@@ -324,7 +324,9 @@ def _summary(name: str, start: Start, worst: float, allowed: float, reference: R
         f"way travelled from those of the reference's loss, {relation} the bound {allowed:.1e}"
     )
     if reference.followed:
-        text += f"; the reference followed {reference.followed} open choice{'s' * (reference.followed > 1)}"
+        text += (
+            f"; in {reference.followed} step{'s' * (reference.followed > 1)} the reference adopted its choice"
+        )
     return text + (f"; {reference.problem}" if reference.problem else "")
 
 

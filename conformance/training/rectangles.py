@@ -111,5 +111,5 @@ if __name__ == "__main__":
     )
     chosen: Path = parser.parse_args().folder
     if chosen.exists():
-        parser.error(f"{chosen} is there already: name another folder")
+        parser.error(f"{chosen} already exists: name another folder")
     main(chosen)

@@ -67,7 +67,7 @@ def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [([], "required: FOLDER"), (["."], ". is there already: name another folder")]
+    ("arguments", "says"), [([], "required: FOLDER"), (["."], ". already exists: name another folder")]
 )
 def test_bad_usage_is_told(arguments: list[str], says: str):
     done = subprocess.run(

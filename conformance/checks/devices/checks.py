@@ -190,7 +190,7 @@ def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[
     if any(set(other) != set(first) for other in others):
         return (
             "",
-            "the implementation returned other tensors",
+            "the runs returned different sets of tensors",
             Value("the whole batch", "number of returned tensors", str(len(first)), "other tensors", "none"),
         )
     if not different:
@@ -198,7 +198,7 @@ def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[
     at, name, before, now = min(different, key=lambda found: found[0])
     assert now is not None
     value = first_place(name, before, now)
-    text = f"{name} is {value.implementation} at {value.where}, and was {value.reference}"
+    text = f"{name} is {value.implementation} at {value.where}, and was {value.reference} in the first run"
     return order[at], text, value
 
 

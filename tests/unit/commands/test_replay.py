@@ -218,7 +218,7 @@ def test_a_loss_over_predictions_that_are_not_finite_says_that_it_passes_them_on
     status, out, _ = replay(path)
     assert status == 0
     assert f"  remark: predictions of {SMALL.images * SMALL.anchors} of " in out
-    assert "the loss only passes on predictions that are not finite, as NONFINITE-2 prescribes" in out
+    assert "the loss is not finite because predictions are not, as NONFINITE-2 prescribes" in out
 
 
 def test_an_exception_is_explained_by_the_rows_and_by_its_traceback(replay: Run, tmp_path: Path):

@@ -135,7 +135,7 @@ def test_picks_without_a_metric_that_are_dropped_are_the_picks():
     clauses = [failure.clause for failure in found]
     assert len(clauses) > 20
     assert clauses.count("TAL-TOPK-1") > 0.9 * len(clauses)
-    assert any("its t is about 0" in failure.summary for failure in found)
+    assert any("its metric t is about 0" in failure.summary for failure in found)
 
 
 def nobody_wins(selected: Tensor, overlap: Tensor) -> Tensor:
