@@ -426,4 +426,4 @@ def _logit_for(metric: float, overlap: float, hyperparameters: Hyperparameters) 
         return 0.0
     score = (metric / overlap**hyperparameters.beta) ** (1 / hyperparameters.alpha)
     score = min(max(score, 1e-4), 0.999)
-    return round(math.log(score / (1 - score)) * 1024) / 1024  # no last bit that depends on the machine
+    return round(math.log(score / (1 - score)) * 1024) / 1024  # rounded: the last bit differs by machine

@@ -75,7 +75,7 @@ def _peak_in_fresh_process(name: str, batch: Batch, capability: str) -> int:
             what = f"did not end within {TIMEOUT} s while its memory was measured in a separate process"
             raise ImplementationFailed(what) from error
         if not answer.exists():
-            what = f"the process that measured its memory ended with status {done.returncode}"
+            what = f"the process that measures memory ended with status {done.returncode}, expected 0"
             raise ImplementationFailed(what, done.stderr)
         said: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     if "unknown" in said:

@@ -26,7 +26,7 @@ class Clock(Protocol):
         """Return a mark: the device's current point in time, read without waiting for the device."""
 
     def seconds(self, since: Any, until: Any) -> float:
-        """Return the seconds between two marks, once the device has reached both."""
+        """Wait until the device has reached two marks, and return the seconds between them."""
 
 
 class WallClock:

@@ -51,7 +51,7 @@ def part_from(tensors: Mapping[str, Tensor], kind: type, prefix: str, **others: 
         tensors: tensors by name; names with another prefix are ignored.
         kind: AssignerInputs, Stages, Assignment or LossOutcome.
         prefix: the prefix of the names.
-        others: the fields that are not tensors.
+        others: values of the fields that are not tensors.
 
     Returns:
         The instance, or None if all of its tensors are missing.

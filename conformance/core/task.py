@@ -33,9 +33,9 @@ class StageName:
     TOTAL: Final = "total"
     GRADIENTS: Final = "gradients"
     CALLING: Final = "calling"
-    """Not a stage of the computation: the answer depends on the way of calling (CALL-*)."""
+    """Not a stage of the computation: the result depends on the way of calling (CALL-*)."""
     STATE: Final = "state"
-    """Not a stage of the computation: the answer depends on earlier calls (STATE-*)."""
+    """Not a stage of the computation: the result depends on earlier calls (STATE-*)."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvide
 
 @dataclass(frozen=True)
 class AssignmentFit:
-    """Scores admissible assignments of one image by how well they reproduce its gradients.
+    """Scores admissible assignments of one image by how well they reproduce the loss's gradients.
 
     Attributes:
         expected: expectation of the batch.

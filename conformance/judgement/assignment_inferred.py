@@ -73,7 +73,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         judge_total(judgement, expected, loss)
         return
     if from_gradients is not None and (undecided or from_gradients.verdict.fails):
-        # another N explains all terms, and scales what is read
+        # a wrong divisor N explains all terms, and scales the weights that are computed from the gradients
         is_wrong_sum = judged.first is not None and judged.first.clause == SCORE_SUM_CLAUSE
         if not (is_wrong_sum and from_gradients.verdict.fails):
             judged = from_gradients

@@ -267,7 +267,7 @@ class ReadAssignment:
             edges[image, at] = expected.input_errors[image].truths.amax(1)[truth].to(edges)
         own, shown = labels[..., None], foreground[..., None]  # (B, A, 1) twice
         middle, error = (values.gather(2, own) for values in (self.scores, self.errors))  # (B, A, 1) twice
-        # a weight is not negative; the middle of what is left of the interval also scales the rounding of gradients
+        # weights are not negative; the middle of the rest of the interval also scales the rounding of gradients
         low, high = (middle - error).clamp(min=0), (middle + error).clamp(min=torch.finfo(error.dtype).tiny)
         weights, moved = (high + low) / 2 * shown, (high - low) / 2 * shown
         scores = torch.zeros_like(self.scores).scatter(2, own, weights)

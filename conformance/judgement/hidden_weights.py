@@ -24,8 +24,8 @@ class KnownWeights(NamedTuple):
     """Intervals of the weights of an assignment and of the sum N that the loss is divided by.
 
     Attributes:
-        weights: (B, A) w of the positives.
-        score_sum: () N (LOSS-SUM-1).
+        weights: (B, A) intervals of the positives' weights w.
+        score_sum: () interval of the loss's divisor N (LOSS-SUM-1).
     """
 
     weights: Interval

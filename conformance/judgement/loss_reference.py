@@ -18,7 +18,7 @@ Gradients = tuple[Tensor, Tensor]
 """Gradients on the distance logits, (B, A, 4R), of `LossRounding` (P, 4R), and on the class logits, (B, A, C)."""
 
 ZERO = torch.zeros((), dtype=torch.float64)
-"""Stands for a tensor of zeros: a scalar on the CPU can be combined with tensors of every device."""
+"""A scalar that stands for a tensor of zeros; on the CPU it can be combined with tensors of every device."""
 
 
 LOSS_ITEMS_BY_TASK = {DETECT.name: loss_items}

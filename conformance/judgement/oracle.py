@@ -188,7 +188,7 @@ def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTru
 
 
 def _centres_and_edges(boxes: Tensor, floor: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Return twice the centres, the sides, and the edges after widening, of boxes (M, 4)."""
+    """Return the doubled centres, the sides, and the edges after widening, of boxes (M, 4)."""
     left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
     return left_top + right_bottom, right_bottom - left_top, widened(boxes, floor)
 

@@ -109,7 +109,7 @@ class Ended:
 
     Attributes:
         weights: all trained weights after the last step.
-        choices: the reference's positives at each step.
+        choices: masks of the reference's positives at each step.
     """
 
     weights: Tensor

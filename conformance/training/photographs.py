@@ -90,7 +90,7 @@ def photograph(name: str) -> Photograph:
     height, width = pixels.shape[1:]
     if (width, height) != (made["width"], made["height"]):
         raise UnknownImplementation(
-            f"the installed ultralytics has a {name} of {width}x{height} px; the labelled one has "
+            f"the installed ultralytics has a {name} of {width}x{height} px; the labelled photograph has "
             f"{made['width']}x{made['height']}"
         )
     labels = torch.tensor([thing["class"] for thing in made["objects"]])  # (M,)
