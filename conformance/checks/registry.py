@@ -77,7 +77,7 @@ class Check:
 
     @property
     def seed(self) -> int:
-        """Seed of a profile that repeats its batches, from seeds.json or else from the check's name alone.
+        """Hypothesis' seed in a profile that repeats its batches: from seeds.json, or else from the check's name alone.
 
         Hypothesis' own seed of a derandomized test is a digest of the function's source and of the modules of its
         annotations, so that moving or rephrasing code would change the batches. The digests in seeds.json are fixed

@@ -263,7 +263,7 @@ def history(number: int, report_dir: Path, profile: str, only: str, processes: i
 
 
 def judged_by(dialect: Dialect, judge: Dialect) -> Made:
-    """Return a function that makes the reference in `dialect`, which declares the dialect `judge`."""
+    """Return a function that makes an implementation: the reference in `dialect`, declared to follow `judge`."""
 
     def make_mutated() -> Implementation:
         return replace(implementation_from(ReferenceAdapter(dialect), dialect.name), dialect=judge)

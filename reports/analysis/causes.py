@@ -27,7 +27,7 @@ class Cause:
 
     @property
     def example(self) -> dict[str, Any]:
-        """The log line with the smallest batch."""
+        """The log line of the failure with the smallest batch."""
         return self.lines[0]
 
     @property

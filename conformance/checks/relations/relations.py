@@ -22,11 +22,11 @@ from tal_reference import Dialect
 
 
 class NotApplicable(Exception):
-    """The relation does not apply to this batch."""
+    """Error: the relation does not apply to the batch."""
 
 
 class NotObservable(Exception):
-    """The implementation does not expose the values that the relation constrains."""
+    """Error: the implementation does not expose the values that the relation constrains."""
 
 
 class RunCache:

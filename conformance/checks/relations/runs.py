@@ -39,7 +39,7 @@ class Run:
 
     @property
     def loss(self) -> LossOutcome:
-        """The loss of the implementation."""
+        """The loss that the implementation returned."""
         assert self.outcome.loss is not None, "an assigner alone has no loss"
         return self.outcome.loss
 

@@ -29,7 +29,7 @@ Version = tuple[int, int, int]
 
 
 class Criterion(NamedTuple):
-    """Modules of a task's loss, from one release on.
+    """Modules and class of a loss family's criterion, valid from the release `first` on.
 
     Attributes:
         first: the first release with these modules.

@@ -50,7 +50,7 @@ class Change:
     before: Any
 
     def undo(self) -> None:
-        """Restore the former value."""
+        """Set the attribute to its former value."""
         if self.before is MISSING:
             with suppress(AttributeError):
                 delattr(self.holder, self.name)

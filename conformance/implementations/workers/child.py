@@ -267,7 +267,7 @@ def decoded_failure(error: BaseException) -> dict[str, Any]:
 
 
 def main(requests: int, answers: int, lifeline: int) -> None:
-    """Set up this process as a worker, and serve.
+    """Set up this process as a worker, and answer messages until the pipe is closed.
 
     Args:
         requests: file descriptor of the pipe to read from.

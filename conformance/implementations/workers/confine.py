@@ -67,7 +67,7 @@ def leave_network() -> str:
 
 
 def main() -> None:
-    """Confine this process, import the server, and serve."""
+    """Restrict this process, import the worker's code, and answer messages until the pipe is closed."""
     packages, parent, *pipes = sys.argv[1:]
     end_with_parent(int(parent))
     os.environ[NETWORK_VARIABLE] = leave_network()

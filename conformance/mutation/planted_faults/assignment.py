@@ -36,7 +36,7 @@ def floor_of_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, 
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return zero as the length to which small sides of ground truths are widened, so that none is."""
+    """Return zero as the length to which small sides of ground truths are widened, so that no side is widened."""
     return 0, 0
 
 
@@ -77,7 +77,7 @@ def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
 # The overlap is too small. From the outputs of a single positive, this looks like too small a metric.
 @fault(at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC))
 def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
-    """Return CIoU of boxes divided by 4,096, which are so small that the eps in the formula changes it."""
+    """Return CIoU of boxes whose coordinates are divided by 4,096, so that the formula's eps changes the result."""
     return tal_reference.boxes.ciou(one / 4096, other / 4096)
 
 

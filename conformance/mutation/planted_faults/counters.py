@@ -24,7 +24,7 @@ _cls_loss = tal_reference.loss.cls_loss
 
 @fault(at="tal_reference.assignment.targets_of")
 def labels_of_8_bits(truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
-    """Return targets whose labels went through uint8, so that class 256 becomes class 0."""
+    """Return targets whose labels were converted to uint8 and back, so that class 256 becomes class 0."""
     stored = GroundTruths(truths.labels.to(torch.uint8).long(), truths.boxes)
     return _targets_of(stored, positives, weights, trace)
 
@@ -63,13 +63,13 @@ def _selected_at(metric: Tensor, places: Tensor) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def anchor_index_in_float16(metric: Tensor, k: int) -> Tensor:
-    """Return a selection whose anchor indices went through float16, which is exact only up to 2,048."""
+    """Return a selection whose anchor indices were converted to float16 and back, which is exact only up to 2,048."""
     return _selected_at(metric, metric.topk(k, dim=1).indices.half().long())
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def anchor_index_of_16_bits(metric: Tensor, k: int) -> Tensor:
-    """Return a selection whose anchor indices went through uint16, so that anchor 65,536 becomes anchor 0."""
+    """Return a selection whose anchor indices were converted to uint16 and back: anchor 65,536 becomes anchor 0."""
     return _selected_at(metric, metric.topk(k, dim=1).indices % 2**16)
 
 
@@ -109,7 +109,7 @@ _in_ground_truths("only_2048_rows", _first_2048)
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def column_of_8_bits(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Return anchors whose rows and columns went through uint8, so that column 256 becomes column 0."""
+    """Return anchors whose rows and columns were converted to uint8 and back, so that column 256 becomes column 0."""
     anchors = _make_anchors(feature_maps, head)
     return Anchors(anchors.centres % 256, anchors.strides)
 

@@ -26,7 +26,7 @@ def eps_on_the_width(box: Tensor) -> tuple[Tensor, Tensor]:
 
 @fault(at="tal_reference.loss.ciou")
 def box_loss_in_a_large_unit(one: Tensor, other: Tensor) -> Tensor:
-    """Return CIoU for the box loss, of boxes divided by 4,096: so small that the formula's eps changes it."""
+    """Return CIoU for the box loss, of boxes divided by 4,096, so small that the formula's eps changes the result."""
     return tal_reference.boxes.ciou(one / 4096, other / 4096)
 
 
