@@ -106,6 +106,18 @@ class Mismatch(AssertionError):
         self.summary, self.clause, self.values, self.verdict = summary, clause, list(values), verdict
 
 
+class Undecided(Exception):
+    """A comparison that could not be decided: neither an agreement nor a mismatch.
+
+    Attributes:
+        reason: the reason, as a sentence without a full stop. Batches are counted by it, so it names no place.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Agreement:
     """The result of a successful comparison of values with the reference.
@@ -178,8 +190,8 @@ class Judgement:
         inconclusive: True if a part of the result could not be judged. Reasons: the loss does not expose its
             assignment and none of the assignments that were tried explains it; rounding decides the effect of a
             non-finite prediction, so that only the other images were judged; IOU-1 divides zero by zero, so that the
-            box loss and the gradients on the distances, or the whole assignment, are undefined; or the bound of a term
-            is too wide to judge the term by.
+            box loss and the gradients on the distances, or the whole assignment, are undefined; the bound of a term
+            is too wide to judge the term by; or the search for an admissible selection reached its time limit.
         undefined: True if the specification leaves a part of the result undefined.
         rejected: True if the implementation raised, as the specification requires for this batch.
         notes: remarks for the reader of the report, as sentences.
@@ -210,10 +222,17 @@ class Judgement:
             agreement = check(*arguments, **named)
             self.stages[stage].add(agreement)
             if agreement.too_wide:
-                self.inconclusive = True
-                self.notes.append(agreement.too_wide)
+                self.leave_open(agreement.too_wide)
         except Mismatch as mismatch:
             self.stages[stage].fail(mismatch)
+        except Undecided as undecided:
+            self.leave_open(undecided.reason)
+
+    def leave_open(self, reason: str) -> None:
+        """Record that a part of the outcome could not be judged, and the reason."""
+        self.inconclusive = True
+        if reason not in self.notes:
+            self.notes.append(reason)
 
     @property
     def first(self) -> StageJudgement | None:

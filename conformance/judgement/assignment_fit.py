@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import LossOutcome
+from tal_conformance.core.verdicts import Undecided
 from tal_conformance.judgement.admissible import Ownership, Selection, assignments, is_reachable
 from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.expectation import Expectation
@@ -141,10 +142,22 @@ class AssignmentFit:
         return Selection(must, may, min_count, most)
 
     def explains(self, owners: Ownership) -> bool:
-        """Return True if an admissible selection, or a selection that the gradients suggest, leads to `owners`."""
+        """Return True if an admissible selection, or a selection that the gradients suggest, leads to `owners`.
+
+        Raises:
+            Undecided: the time limit was reached for a selection, and the other does not lead to `owners`.
+        """
         rules = self.oracle.owners, owners, self.oracle.topk2_rule
-        selections = (self.oracle.selection, self.suggested)
-        return any(chosen is not None and is_reachable(chosen, *rules) for chosen in selections)
+        undecided: Undecided | None = None
+        for selection in (self.oracle.selection, self.suggested):
+            try:
+                if selection is not None and is_reachable(selection, *rules):
+                    return True
+            except Undecided as error:
+                undecided = error
+        if undecided is not None:
+            raise undecided
+        return False
 
     @cached_property
     def possible(self) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, LossOutcome, Outcome
 from tal_conformance.core.task import StageName
-from tal_conformance.core.verdicts import Judgement, Uniqueness, least_unique
+from tal_conformance.core.verdicts import Judgement, Undecided, Uniqueness, least_unique
 from tal_conformance.judgement.admissible import Ownership
 from tal_conformance.judgement.assignment_fit import MAX_CANDIDATES_TRIED, AssignmentFit, gradient_evidence
 from tal_conformance.judgement.assignment_read import ReadAssignment, WeightRange
@@ -31,6 +31,12 @@ from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import Targets
 from tal_reference.anchors import flatten
+
+TOO_MANY = (
+    f"the assignment is not visible, an image admits at least {MAX_CANDIDATES_TRIED} assignments, and none of those "
+    "tried explains the loss"
+)
+"""Reason for an inconclusive judgement."""
 
 
 def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: Expectation) -> None:
@@ -62,13 +68,15 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
     }
     read = ReadAssignment.of(loss, expected, every)
     from_gradients = None if read is None else read.settled(loss, expected, every)
-    judged, chosen, complete = explained_by_an_assignment(ReplayedLoss(loss, expected, oracles), every, read)
+    judged, chosen, untried = explained_by_an_assignment(ReplayedLoss(loss, expected, oracles), every, read)
     if read is not None:
         for image, fit in every.items():
             read.judge_weights(judgement, image, WeightRange.of(fit))
-    undecided = judged.verdict.fails and not complete
+    undecided = judged.verdict.fails and bool(untried)
     judgement.undefined = judged.undefined
-    judgement.inconclusive = judged.inconclusive or undecided
+    judgement.inconclusive = judged.inconclusive
+    if undecided:
+        judgement.leave_open(untried)
     if undecided and from_gradients is None:
         judge_total(judgement, expected, loss)
         return
@@ -88,7 +96,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
 
 def explained_by_an_assignment(
     replay: "ReplayedLoss", every: dict[int, AssignmentFit], read: ReadAssignment | None
-) -> tuple[Judgement, list[Targets], bool]:
+) -> tuple[Judgement, list[Targets], str]:
     """Judge a loss with one admissible assignment after another until an assignment explains the loss.
 
     Args:
@@ -97,18 +105,21 @@ def explained_by_an_assignment(
         read: the assignment that was computed from the gradients; None if they do not determine one.
 
     Returns:
-        The last judgement, its assignment, and True if no other assignment is admissible.
+        The last judgement, its assignment, and the reason why another assignment may be admissible; "" if none is.
     """
     fits = [fit for fit in every.values() if fit.oracle.uniqueness is not Uniqueness.UNIQUE]
-    complete, chosen = True, list(replay.expected.assignment)
+    chosen, out_of_time = list(replay.expected.assignment), ""
     judged = replay.judged(chosen)
     if not fits or not judged.verdict.fails:
-        return judged, chosen, complete  # there is no other assignment, or this one explains the loss
+        return judged, chosen, ""  # there is no other assignment, or this one explains the loss
     if read is not None:
-        targets = read.targets(fits, chosen)
-        explained = replay.judged(targets)
+        try:
+            targets = read.targets(fits, chosen)
+        except Undecided as undecided:
+            targets, out_of_time = chosen, undecided.reason
+        explained = judged if out_of_time else replay.judged(targets)
         if not explained.verdict.fails:
-            return explained, targets, complete
+            return explained, targets, ""
     for among in (AssignmentFit.likely, AssignmentFit.admissible):
         complete = True
         for fit in fits:
@@ -117,7 +128,7 @@ def explained_by_an_assignment(
         judged = replay.judged(chosen)
         if not judged.verdict.fails:
             break
-    return judged, chosen, complete
+    return judged, chosen, out_of_time or ("" if complete else TOO_MANY)
 
 
 def judge_background_gradients(

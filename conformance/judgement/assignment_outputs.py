@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.task import StageName
-from tal_conformance.core.verdicts import Agreement, Mismatch
+from tal_conformance.core.verdicts import Agreement, Mismatch, Undecided
 from tal_conformance.judgement.admissible import Ownership, is_reachable
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, smallest
@@ -31,14 +31,7 @@ class OutputsJudge(ImageJudge):
             return
         owners = Ownership(foreground, index.where(foreground, 0))
         positives = owners.positives(self.truths)  # (M, A)
-        stage, mismatch = self.diagnose(owners, positives)
-        if mismatch is not None:
-            self.judgement.stages[stage].fail(mismatch)
-        else:
-            for quiet in (StageName.CANDIDATES, StageName.TOP_K, StageName.CONFLICT):
-                self.judgement.stages[quiet].add(Agreement())
-            if not torch.equal(positives, self.oracle.same_dtype["positives"]):
-                self.judgement.chose_differently = True
+        self.judge_owners(owners, positives)
         self.judgement.note(StageName.TARGETS, self.check_labels_and_boxes, foreground, owners.index)
         try:
             clauses = self.judgement.task.clauses
@@ -50,8 +43,27 @@ class OutputsJudge(ImageJudge):
         else:
             self.judgement.stages[StageName.NORMALISATION].add(agreement)
 
+    def judge_owners(self, owners: Ownership, positives: Tensor) -> None:
+        """Judge the stages that lead to the owners: "candidates", "top-k" and "conflict"."""
+        try:
+            stage, mismatch = self.diagnose(owners, positives)
+        except Undecided as undecided:
+            self.judgement.leave_open(undecided.reason)
+            return
+        if mismatch is not None:
+            self.judgement.stages[stage].fail(mismatch)
+            return
+        for quiet in (StageName.CANDIDATES, StageName.TOP_K, StageName.CONFLICT):
+            self.judgement.stages[quiet].add(Agreement())
+        if not torch.equal(positives, self.oracle.same_dtype["positives"]):
+            self.judgement.chose_differently = True
+
     def diagnose(self, owners: Ownership, positives: Tensor) -> tuple[str, Mismatch | None]:
-        """Return the first stage that explains these owners, with its mismatch; "" and None if they are admissible."""
+        """Return the first stage that explains these owners, with its mismatch; "" and None if they are admissible.
+
+        Raises:
+            Undecided: the time limit was reached before the owners were found to be admissible or not.
+        """
         expected = self.oracle
         rivals = expected.selection.may.sum(0) > 1  # (A,) possibly contested
         winnable = expected.owners & rivals  # (M, A) may be won without having been selected

@@ -275,7 +275,11 @@ class ReadAssignment:
         return assignment, moved[..., 0], edges
 
     def targets(self, fits: Iterable[AssignmentFit], chosen: list[Targets]) -> list[Targets]:
-        """Return `chosen` with the owners read off the gradients, in images where a selection leads to these owners."""
+        """Return `chosen` with the owners read off the gradients, in images where a selection leads to these owners.
+
+        Raises:
+            Undecided: the time limit was reached for an image.
+        """
         result = list(chosen)
         for fit in fits:
             owners = self.owners[fit.image].at(self.place[fit.image])

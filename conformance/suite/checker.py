@@ -1,6 +1,7 @@
 """The checker that tests receive as a fixture: it judges every generated batch of the test, and logs the result."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple, Never
 
@@ -61,6 +62,7 @@ class Checker(BatchChecker):
         excused: number of batches whose failure is a known issue.
         judged: number of batches that were judged before any failed.
         inconclusive: number of judged batches with verdict INCONCLUSIVE only because of the implementation.
+        reasons: number of these batches by the reason, where the judge gave one.
         since: reading of the clock when the previous batch was judged, in seconds.
         last: the batch that was judged last; None before the first batch.
     """
@@ -74,6 +76,7 @@ class Checker(BatchChecker):
     excused: int = field(default=0)
     judged: int = field(default=0)
     inconclusive: int = field(default=0)
+    reasons: Counter[str] = field(default_factory=Counter)
     since: float = field(default_factory=time.perf_counter)
     last: Batch | None = field(default=None)
 
@@ -154,9 +157,10 @@ class Checker(BatchChecker):
         ceiling = MAX_INCONCLUSIVE_SHARE * self.judged
         if self.judged < ENOUGH_BATCHES or self.inconclusive <= ceiling:
             return None
+        because = "".join(f" ({count} because {reason})" for reason, count in self.reasons.most_common(1))
         return (
             f"{self.subject.id} in {self.test}: {self.inconclusive} of {self.judged} batches are INCONCLUSIVE, "
-            f"more than {MAX_INCONCLUSIVE_SHARE:.0%}: expose the assignment in Loss.assignment"
+            f"more than {MAX_INCONCLUSIVE_SHARE:.0%}{because}: expose the assignment in Loss.assignment"
         )
 
     def not_tested(self, reason: str) -> Never:
@@ -190,7 +194,9 @@ class Checker(BatchChecker):
         if not self.failed:
             self.judged += 1
             undefined = judgement is not None and judgement.undefined  # whatever the implementation shows
-            self.inconclusive += verdict is Verdict.INCONCLUSIVE and not undefined
+            if verdict is Verdict.INCONCLUSIVE and not undefined:
+                self.inconclusive += 1
+                self.reasons.update(judgement.notes if judgement is not None else ())
         judged = JudgedBatch(
             subject=self.subject,
             test=self.test,

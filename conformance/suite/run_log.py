@@ -98,6 +98,11 @@ class RunLogWriter:
             milliseconds=round(judged.milliseconds, 2),
             **{name: round(time, 2) for name, time in times.items() if time is not None},
             **({"undecided": True} if judgement is not None and judgement.inconclusive else {}),
+            **(
+                {"undecided_because": judgement.notes}
+                if judgement is not None and judgement.inconclusive
+                else {}
+            ),
             **({"met": list(judged.known_issues)} if judged.known_issues else {}),
             **({"entry": judged.excused_by} if judged.excused_by else {}),
             **({} if failure is None else {"stage": failure.stage, "clause": failure.clause}),

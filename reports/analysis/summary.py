@@ -229,6 +229,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "uniqueness": {kind: log.batches.uniqueness[name][kind] for kind in UNIQUENESS},
         "undecided": log.batches.undecided[name],
         "inconclusive": inconclusive_of(log, name),
+        "undecided_because": dict(log.batches.undecided_because[name].most_common()),
         "margins": _margins(log, name),
         "cost": _cost(log, name),
         "first_divergences": [

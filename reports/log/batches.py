@@ -26,6 +26,10 @@ SHOWING = ("exact", "within_bound", "admissible", "known")
 UNIQUENESS = ("unique", "tie", "near_tie")
 STEPS_PER_OCTAVE = 16
 """Resolution of the quantiles of a `Margins`: 4 %."""
+MAX_REASONS = 20
+"""Largest number of different reasons that are counted for an implementation."""
+MAX_REASON = 300
+"""Largest number of characters of a reason that are kept."""
 MAX_FAILURES = 20
 """Maximum number of failing batches that are stored for one `Cell`."""
 
@@ -129,6 +133,7 @@ class Batches:
         cells: number of batches by verdict, for each `Cell`; without batches that Hypothesis generated while shrinking.
         uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
         undecided: number of batches whose verdict is partly inconclusive, by implementation.
+        undecided_because: number of these batches by reason, by implementation; the first `MAX_REASONS` reasons.
         hazards: number of different batches with each hazard.
         margins: distribution of errors divided by bounds, by implementation and stage, of conforming batches.
         failures: failing batches by cell, the first `MAX_FAILURES` of each.
@@ -143,6 +148,7 @@ class Batches:
     cells: defaultdict[Cell, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     uniqueness: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     undecided: Counter[str] = field(default_factory=Counter)
+    undecided_because: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     hazards: Counter[str] = field(default_factory=Counter)
     margins: defaultdict[tuple[str, str], Margins] = field(default_factory=lambda: defaultdict(Margins))
     failures: defaultdict[Cell, list[Failure]] = field(default_factory=lambda: defaultdict(list))
@@ -167,6 +173,7 @@ class Batches:
         if line.get("uniqueness"):
             self.uniqueness[name][line["uniqueness"]] += 1
         self.undecided[name] += line.get("undecided") is True
+        self._add_reasons(name, line)
         self._add_hazards(line)
         self._add_entries(line)
         if verdict in FAILING:
@@ -212,6 +219,12 @@ class Batches:
         if line.get("entry"):
             self.known[line["entry"], *place] += 1
 
+    def _add_reasons(self, name: str, line: dict[str, Any]) -> None:
+        counts = self.undecided_because[name]
+        for reason in {text[:MAX_REASON] for text in line.get("undecided_because", ())}:
+            if reason in counts or len(counts) < MAX_REASONS:
+                counts[reason] += 1
+
     def _add_failure(self, cell: Cell, line: dict[str, Any]) -> None:
         stage, clause = line.get("stage"), line.get("clause")
         self.causes[cell.implementation, line["verdict"], stage, clause] += 1
@@ -242,7 +255,8 @@ def batch_fault(line: dict[str, Any]) -> str | None:
         if not isinstance(line.get(name), (str, type(None))):
             return f"{name}: {line[name]!r:.80} is not a string"
     hazards, stages = line.get("hazards", []), line.get("stages", {})
-    for name, names in (("hazards", hazards), ("met", line.get("met", []))):
+    lists = {name: line.get(name, []) for name in ("met", "undecided_because")}
+    for name, names in (("hazards", hazards), *lists.items()):
         if not isinstance(names, list) or not all(isinstance(text, str) for text in names):
             return f"{name}: expected a list of strings"
     if (

@@ -410,3 +410,14 @@ def test_the_share_of_inconclusive_batches_is_told_by_clause_group(run_dir: Path
     told = "3 inconclusive batches, judged in part: 3 of 12 in LOSS (25.0%)"
     assert told in [line["reason"] for line in summary["not_tested"]]
     assert told in terminal_table(log)
+
+
+def test_reasons_of_undecided_batches_are_counted(run_dir: Path):
+    reasons = [["not enough time"], ["not enough time", "not defined"], []]
+    lines = [
+        ("batch", factory.batch(number, verdict="inconclusive", undecided=True, undecided_because=because))
+        for number, because in enumerate(reasons)
+    ]
+    counted = summary_of(run_dir, [("run", factory.run_line()), *lines])["implementations"][0]
+    assert counted["undecided"] == 3
+    assert counted["undecided_because"] == {"not enough time": 2, "not defined": 1}
