@@ -162,7 +162,7 @@ class ImageJudge:
         return self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]
 
     def misplaced_scores(self, positives: Tensor) -> Tensor:
-        """Return (A, C) bool: True where a target score is not zero, and not that of a positive's own class."""
+        """Return (A, C) bool: True where a target score is not zero although the class is not that of a positive."""
         scores = self.assignment.scores[self.image]  # (A, C)
         own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, self.labels_of(positives)[:, None], True)
         return (scores != 0) & ~(own & positives.any(0)[:, None])

@@ -108,7 +108,7 @@ def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
-    """Return the error of the expected distances (.., 4) in grid units, from logits (.., 4R) (DEC-1).
+    """Return the rounding error of the expected distances (.., 4) in grid units, from logits (.., 4R) (DEC-1).
 
     A logit's difference to the largest is rounded (z eps), so is its exponential, its share, product and sum.
     """
@@ -121,12 +121,12 @@ def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
 
 
 def box_unit(boxes: Tensor, centres: Tensor, distance_error: Tensor, eps: float) -> Tensor:
-    """Return the error of boxes (.., 4) around centres (.., 2), given that of distances; in grid units (DEC-2)."""
+    """Return the error of decoded boxes (.., 4) for given errors of their distances, all in grid units (DEC-2)."""
     return distance_error + eps * (boxes.abs() + torch.cat((centres, centres), dim=-1))
 
 
 def boxes_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
-    """Return the error of all decoded boxes (B, A, 4) of a batch in grid units (DEC-2)."""
+    """Return the rounding error of all decoded boxes (B, A, 4) of a batch in grid units (DEC-2)."""
     distance_error = distance_unit(predictions.distances, reg_max, eps)  # (B, A, 4)
     return box_unit(predictions.boxes, predictions.anchors.centres, distance_error, eps)
 
@@ -134,7 +134,7 @@ def boxes_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
 def ciou_unit(
     one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float, other_eps: float = 0.0
 ) -> Tensor:
-    """Return the error of CIoU if every edge of `other` errs by up to `edge_error`, in the boxes' unit (IOU-1).
+    """Return the largest error of CIoU if every edge of `other` errs by up to `edge_error`, in the boxes' unit (IOU-1).
 
     If the edges of `other` have a coarser dtype than those of `one`, the sides, area, centre, quotient of the sides and
     arc tangent of `other` round by `other_eps`; operations on both boxes round by `eps`, that of the finer dtype.
@@ -175,7 +175,7 @@ def ciou_unit(
 def overlap_unit(
     measure: Overlap, one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
 ) -> Tensor:
-    """Return the error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1): IoU and DIoU are parts of CIoU.
+    """Return the largest error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1): IoU and DIoU are parts of CIoU.
 
     v squared has twice the slope of v at most. The unused share of GIoU's enclosing box has the error of one more
     quotient of two areas.
@@ -200,7 +200,7 @@ def overlap_unit(
 
 
 def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: float) -> Tensor:
-    """Return the error of t = s^alpha u^beta, computed by powers or as exp(alpha log s + beta log u) (TAL-MET-1).
+    """Return the rounding error of t = s^alpha u^beta, by powers or as exp(alpha log s + beta log u) (TAL-MET-1).
 
     A power has a relative error of about its exponent times eps; a logarithm has a relative error of eps, which exp
     turns into a share of t.
@@ -212,7 +212,7 @@ def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: 
 
 
 def bce_sum_unit(logits: Tensor, learning: Tensor, scores: Tensor, eps: float, score_eps: float) -> Tensor:
-    """Return the error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z (LOSS-CLS-1).
+    """Return the rounding error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z (LOSS-CLS-1).
 
     Targets are zero except `scores` (P,), the targets of the logits `learning` (P,).
 
@@ -231,7 +231,7 @@ def dfl_unit(
     eps: float,
     lower: Tensor | None = None,
 ) -> Tensor:
-    """Return the error of each positive's loss (P,), from log-probabilities (P, 4, R) and distances (LOSS-DFL-1).
+    """Return the rounding error of each positive's DFL (P,), for log-probabilities (P, 4, R), targets (LOSS-DFL-1).
 
     The bins below the distances, `lower` (P, 4) int64, are by default those of the releases.
     """

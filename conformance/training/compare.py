@@ -192,7 +192,7 @@ class Reference:
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
         """Return the gradient of the reference's loss on each feature map.
 
-        The assignment is the reference's own, or that of the implementation if it is another admissible one.
+        The assignment is the reference's own, or the implementation's if that differs and is admissible.
         """
         maps = [level.clone().requires_grad_() for level in batch.feature_maps]
         loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, self.dialect)
@@ -253,7 +253,7 @@ def compare_training(
         steps: number of steps to train.
         controls: number of control trainings.
         device: device of the trainings.
-        rms: result of `rms_of_controls` for these arguments, if it was computed before.
+        rms: result of `rms_of_controls` for the same training, steps, controls and device; None to compute it.
         ended: result of `reference_training` for the implementation's dialect, if an earlier process computed it. A
             distance beyond the bound is then confirmed by a new reference training in this process.
 
