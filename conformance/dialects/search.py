@@ -201,7 +201,7 @@ class Search:
         return dialect
 
     def improved(self, dialect: Dialect, unexplained: Sequence[Recipe]) -> Dialect | None:
-        """Return the best dialect with one to three changed choices; None if none explains more."""
+        """Return the best dialect with one to three changed choices; None if no change explains more."""
         unexplained = [recipe for recipe in unexplained if self.can_be_explained(recipe, dialect)]
         if not unexplained:
             return None

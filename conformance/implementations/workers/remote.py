@@ -247,7 +247,7 @@ class Answered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Return the worker's gradient of each feature map, multiplied by the gradient with respect to the total."""
+        """Return the worker's gradient of each feature map, multiplied by the incoming gradient of the total."""
         (slope,) = slopes
         return None, None, *(None if each is None else each * slope for each in ctx.gradients)
 
