@@ -5,7 +5,7 @@ from typing import Any
 from tal_reports.analysis.compare import change_sentence, compare
 from tal_reports.analysis.headline import result_of
 from tal_reports.analysis.history import entry_of, history_of, previous, read_history
-from tal_reports.analysis.summary import NO_BATCH, PARTLY, summarise
+from tal_reports.analysis.summary import NO_BATCH, PARTLY, summarise, unsupported_sentence
 from tal_reports.html.render import NAME
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
@@ -118,6 +118,11 @@ def _not_tested(summary: dict[str, Any]) -> list[str]:
         or line["implementation"] is None
     ]
     lines += _not_supported(summary["not_tested"])
+    lines += [
+        f"not supported: {line['name']}: {sentence}"
+        for line in summary["implementations"]
+        if (sentence := unsupported_sentence(line))
+    ]
     return [visible(" ".join(shortened(line, 300).split())) for line in [*lines, *summary["problems"]]]
 
 

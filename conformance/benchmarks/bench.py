@@ -11,10 +11,11 @@ from tal_conformance.benchmarks.memory import peak_bytes
 from tal_conformance.benchmarks.operations import LAPS, operation
 from tal_conformance.benchmarks.plans import Plan
 from tal_conformance.benchmarks.timing import Timings, clock_of, interleave
-from tal_conformance.benchmarks.workloads import CASES
+from tal_conformance.benchmarks.workloads import CASES, STRIDES
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
+from tal_reference import Head, Hyperparameters
 
 OFFICIAL = "ultralytics"
 BASELINES = (OFFICIAL, "reference")
@@ -100,6 +101,7 @@ class Bench:
             for lap in laps
             for name, each in self.implementations.items()
             if capability in each.capabilities
+            and each.support.reason_against(Head(STRIDES, CASES[case].classes), Hyperparameters()) is None
         ]
 
     def cost(self, benchmark: Benchmark) -> Cost:

@@ -19,6 +19,7 @@ from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable,
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.calling.ways import WAYS
+from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
@@ -41,15 +42,19 @@ def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) ->
         judge: function that judges the outcome of the first run.
 
     Returns:
-        The judgement of the whole implementation against its dialect. It is not a failure.
+        The judgement of the whole implementation against its dialect. It is not a failure; its verdict is NOT_SUPPORTED
+        if the implementation raised on a batch that its adapter does not support.
 
     Raises:
         Failure: a check failed; further checks are not run.
     """
     generated = is_generated_size(batch)
-    judgement = judge_against_reference(subject, batch, each_term=generated, judge=judge)
+    try:
+        judgement = judge_against_reference(subject, batch, each_term=generated, judge=judge)
+    except NotSupported as unsupported:
+        return Judgement(batch.family, unsupported=unsupported.reason)
     for further in _further_checks(subject, batch, generated):
-        with suppress(NotApplicable, NotObservable):
+        with suppress(NotApplicable, NotObservable, NotSupported):
             further(subject, batch)
     return judgement
 

@@ -33,6 +33,7 @@ def judge_against_reference(
 
     Raises:
         Failure: the implementation diverged from its dialect, raised, or violated the protocol.
+        NotSupported: the implementation raised on the batch, which its adapter declares not to support.
     """
     batch = batch.to(subject.device)
     expected = Expectation(batch, subject.implementation.dialect)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement, Verdict
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for
@@ -52,6 +52,7 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
 
     Raises:
         Failure: the implementation returned a result (DIVERGENT), or its exception is not a refusal (ERROR).
+        NotSupported: it raised, and its adapter declares not to support the batch.
     """
     who = "its assigner " if alone and "loss" in subject.implementation.capabilities else ""
     try:
@@ -92,6 +93,8 @@ def _raises_without_reason(subject: Subject, batch: Batch, kind: str, alone: boo
         execute(subject.implementation, accepted, alone=alone)
     except ImplementationFailed as error:
         return kind in error.types
+    except NotSupported:
+        return False  # nothing is known about hyperparameters that it supports
     return False
 
 

@@ -8,7 +8,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import REPOSITORY
 from tal_conformance.core.outcome import Assignment
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
@@ -87,6 +87,10 @@ def assignment_by(implementation: Implementation, batch: Batch) -> Assignment:
         assignment = execute(implementation, batch).assignment
     except ImplementationFailed as error:
         raise CommandError(f"{implementation.name} failed on this batch: {error.what}") from error
+    except NotSupported as unsupported:
+        raise CommandError(
+            f"{implementation.name} does not support this batch: {unsupported.reason}"
+        ) from unsupported
     if assignment is None:
         raise CommandError(f"{implementation.name} does not expose its assignment")
     return assignment

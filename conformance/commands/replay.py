@@ -191,7 +191,10 @@ class Replay:
             say(printable(f"  remark: {remark}"))
         for replayed in self._stored(path, batch) if self.offline else self._live(batch):
             self.fails = self.fails or replayed.verdict.fails
-            self.missing = self.missing or replayed.verdict is Verdict.INCONCLUSIVE
+            self.missing = self.missing or replayed.verdict in (
+                Verdict.INCONCLUSIVE,
+                Verdict.NOT_SUPPORTED,
+            )
             say("\n".join(printable(line) for line in format_replay(replayed)))
             self._draw(batch, replayed)
         return None
@@ -326,7 +329,9 @@ def format_replay(replayed: Replayed) -> list[str]:
     """Return the lines of text about one result."""
     judgement = replayed.judgement
     unique = (
-        f" ({judgement.uniqueness.value.replace('_', ' ')})" if judgement and not judgement.rejected else ""
+        f" ({judgement.uniqueness.value.replace('_', ' ')})"
+        if judgement and not (judgement.rejected or judgement.unsupported)
+        else ""
     )
     lines = [f"{replayed.who}: {_word(replayed.verdict).upper()}{unique}"]
     if replayed.summary:
@@ -343,6 +348,8 @@ def format_replay(replayed: Replayed) -> list[str]:
         if stage.state is not State.NOT_SHOWN:
             lines.append(f"  {stage.stage:14}{stage.state.value}{margin}")
     notes = judgement.notes if judgement else []
+    if judgement and judgement.unsupported:
+        notes = [f"raises, as declared: {judgement.unsupported}", *notes]
     return lines + [f"  {note.replace(TRACEBACK_ELSEWHERE, '')}" for note in notes]
 
 

@@ -23,6 +23,8 @@ class Verdict(StrEnum):
     """The implementation raised on a batch that it must reject according to a clause; no values were compared."""
     INCONCLUSIVE = "inconclusive"
     """A part of the result could not be judged, and no judged part differs."""
+    NOT_SUPPORTED = "not_supported"
+    """The implementation raised on a batch that its adapter declares not to support; no values were compared."""
     KNOWN = "known"
     """The divergence is an entry of the ledger of known issues."""
     DIVERGENT = "divergent"
@@ -194,6 +196,7 @@ class Judgement:
             is too wide to judge the term by; or the search for an admissible selection reached its time limit.
         undefined: True if the specification leaves a part of the result undefined.
         rejected: True if the implementation raised, as the specification requires for this batch.
+        unsupported: the adapter's reason for not supporting the batch, on which it raised; "" if it supports it.
         notes: remarks for the reader of the report, as sentences.
     """
 
@@ -204,6 +207,7 @@ class Judgement:
     inconclusive: bool = False
     undefined: bool = False
     rejected: bool = False
+    unsupported: str = ""
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -246,6 +250,8 @@ class Judgement:
         if mismatches:
             errors = any(mismatch.verdict is Verdict.ERROR for mismatch in mismatches)
             return Verdict.ERROR if errors else Verdict.DIVERGENT
+        if self.unsupported:
+            return Verdict.NOT_SUPPORTED
         if self.rejected:
             return Verdict.REJECTED
         if self.inconclusive:

@@ -18,6 +18,7 @@ from tal_conformance.batches.strategies import recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.rejection import rejection_for
@@ -247,4 +248,6 @@ def failure_on(subject: Subject, recipe: Recipe) -> Failure | None:
         judge_against_reference(subject, recipe.build(), alone=alone)
     except Failure as failure:
         return failure
+    except NotSupported:
+        return None
     return None

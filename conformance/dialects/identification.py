@@ -20,6 +20,7 @@ from tal_conformance.dialects.choices import (
 )
 from tal_conformance.dialects.observations import Observations, key_of, size_of
 from tal_conformance.dialects.search import OutOfTimeError, Search, base_of, judged_differences, values_of
+from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import DIALECTS, Dialect
@@ -149,9 +150,17 @@ def identify(
             tried.
         advance: called once for each distinct dialect, and with lines about the search.
         seconds: budget of processor time of the search.
+
+    Raises:
+        ProtocolViolation: the adapter declares that it supports none of the batches.
     """
     observations = Observations(implementation)
     recipes = [recipe for recipe, _ in sorted_recipes(implementation, BATCHES_PER_STRATEGY)]
+    recipes = [recipe for recipe in recipes if observations.supported(recipe)]
+    if not recipes:
+        raise ProtocolViolation(
+            f"{implementation.name} supports none of the batches: nothing can be identified"
+        )
     fits = []
     for dialect in distinguishable(dialects):
         fits.append(fit_dialect(observations, dialect, recipes))
@@ -182,7 +191,11 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
     choices = judged_differences(found, base)
     try:
         for name in choices:
-            recipes += [recipe for recipe in new_recipes(name) if recipe not in recipes]
+            recipes += [
+                recipe
+                for recipe in new_recipes(name)
+                if recipe not in recipes and observations.supported(recipe)
+            ]
         found, ties = settle_ties(search, found, base, recipes)
         found, base = named(found)
     except OutOfTimeError:

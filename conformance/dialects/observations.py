@@ -9,7 +9,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Uniqueness
 from tal_conformance.dialects.choices import DEFAULTS
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.expectation import Expectation
@@ -30,10 +30,12 @@ class Observation:
     Attributes:
         outcome: the results of the implementation; None if it failed.
         error: the failure; None if there is an outcome.
+        unsupported: True if the implementation raised on a batch that its adapter declares not to support.
     """
 
     outcome: Outcome | None
     error: ImplementationFailed | None = None
+    unsupported: bool = False
 
     @property
     def raised(self) -> bool:
@@ -82,6 +84,10 @@ class Observations:
             self._batches[recipe] = recipe.build()
         return self._batches[recipe]
 
+    def supported(self, recipe: Recipe) -> bool:
+        """Return True if the adapter does not declare that it does not support a recipe's batch."""
+        return self.implementation.support.reason(self.batch(recipe)) is None
+
     def observed(self, recipe: Recipe, dialect: Dialect) -> Observation:
         """Return the result of running the implementation on a recipe's batch.
 
@@ -100,11 +106,15 @@ class Observations:
                 self._outcomes[key] = Observation(outcome)
             except ImplementationFailed as error:
                 self._outcomes[key] = Observation(None, error)
+            except NotSupported:
+                self._outcomes[key] = Observation(None, unsupported=True)
         return self._outcomes[key]
 
     def _judged(self, recipe: Recipe, dialect: Dialect) -> frozenset[str]:
         expected = self._expectation(recipe, dialect)
         rejected, observation = expected.rejection is not None, self.observed(recipe, dialect)
+        if observation.unsupported:
+            return frozenset()
         if rejected:
             return frozenset() if observation.raised else frozenset({RETURNED})
         if observation.outcome is None:

@@ -31,6 +31,31 @@ class ImplementationFailed(Exception):
         self.what, self.details, self.types = what, details, types
 
 
+class AnsweredUnsupported(ImplementationFailed):
+    """Error: an implementation returned a result for a batch that its adapter declares not to support.
+
+    Args:
+        reason: the reason that the adapter gives.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"returned an answer for what it declares not to support ({reason}): raise an error instead, or support it"
+        )
+
+
+class NotSupported(Exception):
+    """An implementation raised on a batch that its adapter declares not to support; this is not a failure.
+
+    Attributes:
+        reason: the reason that the adapter gives, as one line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class WorkerError(Exception):
     """Error: an implementation failed in a subprocess: it raised there, or the process died or hung.
 

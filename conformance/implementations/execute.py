@@ -15,7 +15,12 @@ from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.supervision import supervised
 from tal_conformance.implementations.calling.call import Answer, Call
 from tal_conformance.implementations.calling.run import run_calls
-from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.errors import (
+    AnsweredUnsupported,
+    ImplementationFailed,
+    NotSupported,
+    ProtocolViolation,
+)
 from tal_conformance.implementations.guards.code_state import baseline
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
@@ -76,7 +81,30 @@ def execute(
 
     Raises:
         ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.
+        AnsweredUnsupported: it returned a result for a batch that its adapter declares not to support.
+        NotSupported: it raised on such a batch, as it must.
     """
+    unsupported: list[str] = []
+    try:
+        outcome = _guarded(implementation, batch, each_term, alone, inputs, unsupported)
+    except ImplementationFailed as error:
+        if unsupported and error.details is not None and "Exception" in error.types:
+            raise NotSupported(unsupported[0]) from None
+        raise
+    if unsupported and len(batch.annotations):  # without ground truths, an answer is judged as any other
+        raise AnsweredUnsupported(unsupported[0])
+    return outcome
+
+
+def _guarded(
+    implementation: Implementation,
+    batch: Batch,
+    each_term: bool,
+    alone: bool,
+    inputs: AssignerInputs | None,
+    unsupported: list[str],
+) -> Outcome:
+    """Run the implementation as `execute` does, and append to `unsupported` why the adapter excludes the batch."""
     own = assigner_inputs(batch) if inputs is None else replace(inputs, hyperparameters=batch.hyperparameters)
     with (
         supervised.calling(implementation.name),
@@ -85,6 +113,9 @@ def execute(
         nullcontext() if implementation.in_subprocess else forbid_side_effects(),
         torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
     ):
+        reason = implementation.support.reason(batch)
+        if reason is not None:
+            unsupported.append(reason)
         memory = returned_tensors(implementation.identity)
         memory.begin()
         outcome = _observe(implementation, batch, own, each_term, alone, PlainCopies(memory))

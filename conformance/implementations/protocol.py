@@ -10,6 +10,8 @@ An adapter is an object (or class, or function without arguments that returns on
 Optional attributes: `version`; `dialect` (default: the newest official one); `exposes_stages`; `precisions` (precisions
 besides float32; default: those of mixed-precision training); `tasks` (names of loss families; default: `("detect",)`);
 `unsupported_ways` (ways of calling and sequences of calls that the code is not meant for; default: none);
+`supports(head, hyperparameters)` (True, or the reason why the code does not support them, as a text; default: True);
+`supports_no_truths` (False if the code does not support a batch without ground truths; default: True);
 `reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None).
 An adapter needs only this module and torch.
 """
@@ -32,6 +34,7 @@ from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
 from tal_conformance.implementations.guards.plain_copies import is_tensor
 from tal_conformance.implementations.guards.side_effects import Identity
+from tal_conformance.implementations.support import Support, support_of
 from tal_reference import NEWEST, Dialect, Head, Hyperparameters, parse
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
@@ -118,6 +121,7 @@ class Implementation:
         in_subprocess: True if it runs in a worker process: only its results can be checked, not its side effects.
         unsupported_ways: names of ways of calling and of sequences of calls that the code is not meant for.
         reduces_over_ranks: how N is reduced over the processes of a distributed training: "mean", "sum" or None.
+        support: the heads and hyperparameters that the adapter supports.
         factory: function that makes a new adapter; None if the adapter was given as an object.
         identity: shared by all variants of an implementation; key of the tensors that it returned last.
     """
@@ -133,6 +137,7 @@ class Implementation:
     in_subprocess: bool = False
     unsupported_ways: tuple[str, ...] = ()
     reduces_over_ranks: str | None = None
+    support: Support = dataclasses.field(default_factory=Support, compare=False, repr=False)
     factory: Callable[[], Any] | None = dataclasses.field(default=None, compare=False, repr=False)
     identity: Identity = dataclasses.field(default_factory=Identity, compare=False, repr=False)
 
@@ -236,6 +241,7 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
         unsupported_ways=_unsupported_ways(adapter, name),
         reduces_over_ranks=_reduction(adapter, name),
+        support=support_of(adapter, name),
         factory=factory,
     )
 

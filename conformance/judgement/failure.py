@@ -15,7 +15,7 @@ from tal_conformance.core.verdicts import (
     Value,
     Verdict,
 )
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import AnsweredUnsupported, ImplementationFailed
 from tal_conformance.implementations.protocol import Implementation
 
 
@@ -90,6 +90,8 @@ def failure_from(subject: Subject, batch: Batch, error: Divergence | Implementat
     The failure's class depends on the stage, because Hypothesis treats exceptions of one class raised at one line as
     one bug, and would otherwise shrink a batch that fails at the metric into one that fails at the gradient.
     """
+    if isinstance(error, AnsweredUnsupported):
+        return _type("unsupported")(subject, batch, Verdict.DIVERGENT, "", "", error.what)
     if isinstance(error, ImplementationFailed):
         return _type("error")(subject, batch, Verdict.ERROR, "", "", error.what, details=error.details)
     judgement = error.judgement

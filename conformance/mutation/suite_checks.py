@@ -8,6 +8,7 @@ from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.checks.devices.checks import repeatable
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations.relations import NotApplicable, NotObservable, Relation
+from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.mutation.trials import GeneratedCase, all_cases, build_once
@@ -40,7 +41,7 @@ def failures(subject: Subject, cases: list[GeneratedCase]) -> Iterator[tuple[Gen
         relates = isinstance(case.by, Relation) or case.by is repeatable
         comparable = not relates or supports_relations(batch, subject.implementation.dialect)
         try:
-            with suppress(NotApplicable, NotObservable):
+            with suppress(NotApplicable, NotObservable, NotSupported):
                 (case.by if comparable else judge_against_reference)(subject, batch)
         except Failure as failure:
             yield case, failure

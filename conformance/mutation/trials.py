@@ -27,6 +27,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Subject
@@ -225,7 +226,7 @@ def attempt(
     Raises:
         Failure: the implementation does not conform.
     """
-    with suppress(NotApplicable, NotObservable):
+    with suppress(NotApplicable, NotObservable, NotSupported):
         by = case.by
         if baseline is not None and getattr(by, "func", by) is judge_against_reference:
             judging: Any = by  # judge_against_reference, or a functools.partial of it

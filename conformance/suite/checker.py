@@ -15,7 +15,7 @@ from tal_conformance.checks.relations.relations import NotApplicable, NotObserva
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Verdict
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import calls
 from tal_conformance.judgement.failure import Failure, Subject, failure_from
 from tal_conformance.judgement.rejection import supports_relations
@@ -60,7 +60,7 @@ class Checker(BatchChecker):
         known_issues: unexpired entries of the ledger that concern the subject.
         failed: True once a batch failed: all later batches are Hypothesis' attempts to shrink it.
         excused: number of batches whose failure is a known issue.
-        judged: number of batches that were judged before any failed.
+        judged: number of batches that were judged before any failed, without those that are not supported.
         inconclusive: number of judged batches with verdict INCONCLUSIVE only because of the implementation.
         reasons: number of these batches by the reason, where the judge gave one.
         since: reading of the clock when the previous batch was judged, in seconds.
@@ -110,6 +110,8 @@ class Checker(BatchChecker):
             raise
         except (NotApplicable, NotObservable):
             raise
+        except NotSupported as unsupported:
+            judgement = Judgement(batch.family, unsupported=unsupported.reason)
         except Exception:
             self._pass_on(batch, Verdict.ERROR, None, began)
             raise
@@ -134,7 +136,9 @@ class Checker(BatchChecker):
             self._pass_on(batch, failure.verdict, None, began, failure)
             self.failed = True
             raise
-        self._pass_on(batch, judgement.verdict, None, began)
+        except NotSupported as unsupported:
+            judgement = Judgement(batch.family, unsupported=unsupported.reason)
+        self._pass_on(batch, judgement.verdict, judgement if judgement.unsupported else None, began)
 
     def blame(self, what: str) -> Failure | None:
         """Return and count a failure for a side effect of the implementation during the test.
@@ -191,7 +195,7 @@ class Checker(BatchChecker):
         excuse: KnownIssue | None = None,
     ) -> None:
         self.since, self.last = time.perf_counter(), batch
-        if not self.failed:
+        if not self.failed and verdict is not Verdict.NOT_SUPPORTED:
             self.judged += 1
             undefined = judgement is not None and judgement.undefined  # whatever the implementation shows
             if verdict is Verdict.INCONCLUSIVE and not undefined:

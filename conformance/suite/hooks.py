@@ -43,6 +43,7 @@ from tal_conformance.suite.session import (
     note_ledger,
     note_loose_bounds,
     stopped,
+    too_unsupported,
     uncovered_clauses,
 )
 from tal_conformance.suite.supervision import supervise_run
@@ -275,10 +276,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         if session.config.getoption("--conformance-profile") == "nightly":
             note_loose_bounds(run)
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if ended and not run.cases:
+        run.unsupported = too_unsupported(run)
     note_ledger(
         run, whole=gates(session.config) and ended and not session.shouldfail and not session.shouldstop
     )
-    if exitstatus == pytest.ExitCode.OK and (run.stale or run.unreadable):  # also if -k left out their tests
+    if exitstatus == pytest.ExitCode.OK and (
+        run.stale or run.unreadable or run.unsupported
+    ):  # also if -k left out their tests
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     session.exitstatus = close_run(run, exitstatus, judges_cases=bool(run.cases))
     if isinstance(run.report, Exception):
@@ -306,7 +311,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if log.benchmarks:
         write_line(terminalreporter, "\n".join([*table(log.benchmarks), ""]))
     write_line(terminalreporter, terminal_table(log))
-    for problem in [*run.uncovered, *run.stale]:
+    for problem in [*run.uncovered, *run.unsupported, *run.stale]:
         write_line(terminalreporter, problem, red=True)
     if isinstance(run.report, Exception):
         problem = f"{type(run.report).__name__}: {run.report}"

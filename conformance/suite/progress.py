@@ -99,4 +99,5 @@ def nothing_judged(log: Log, or_only_rejected: bool = False) -> bool:
     verdicts = log.batches.verdicts()
     if or_only_rejected:
         del verdicts["rejected"]
+    del verdicts["not_supported"]
     return not verdicts.total() and not any(lines)

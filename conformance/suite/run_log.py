@@ -103,6 +103,7 @@ class RunLogWriter:
                 if judgement is not None and judgement.inconclusive
                 else {}
             ),
+            **({"reason": judgement.unsupported} if judgement is not None and judgement.unsupported else {}),
             **({"met": list(judged.known_issues)} if judged.known_issues else {}),
             **({"entry": judged.excused_by} if judged.excused_by else {}),
             **({} if failure is None else {"stage": failure.stage, "clause": failure.clause}),

@@ -1,5 +1,7 @@
 """The state of one pytest session: implementations, devices, case files, known issues and run log."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,6 +35,12 @@ from tal_reports import RunLog, read_log, render
 from tal_text import visible
 
 RUN = pytest.StashKey["SessionState"]()
+MAX_UNSUPPORTED_SHARE = 0.75
+"""Largest share of the batches of a run that the adapter may declare not to support.
+
+Measured with the narrowest adapter of known code bases, which has 16 bins, two levels or more, fixed k, alpha and beta,
+and no topk2: it supports 177 of 518 batches of all checks, and excludes 66 %.
+"""
 GATING = ("ci", "nightly")
 """Profiles whose complete runs fail if too few batches reach a clause or a hazard."""
 
@@ -51,6 +59,7 @@ class SessionState:
         unreadable: the reason why a file of `--case` could not be read, by path.
         uncovered: sentences about clauses and hazards that too few batches reached.
         ledger: the known issues: failures that do not fail the run.
+        unsupported: sentences about implementations whose adapters exclude too many batches.
         stale: sentences about known issues that make the run fail, such as expired ones.
         report: path of the report, or the exception that prevented it; None before the end of the session.
     """
@@ -63,6 +72,7 @@ class SessionState:
     unreadable: dict[str, str] = field(default_factory=dict)
     uncovered: list[str] = field(default_factory=list)
     ledger: tuple[KnownIssue, ...] = ()
+    unsupported: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     report: Path | Exception | None = None
     progress: TestProgress = field(init=False)
@@ -248,6 +258,38 @@ def uncovered_clauses(run: SessionState) -> list[str]:
     for reason in reasons:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
     return reasons
+
+
+def too_unsupported(run: SessionState) -> list[str]:
+    """Return a sentence for each implementation whose adapter excludes too many batches, and log it."""
+    verdicts: dict[tuple[str, str], Counter[str]] = {}
+    for cell, counts in read_log(run.folder).batches.cells.items():
+        verdicts.setdefault((cell.implementation, cell.device), Counter()).update(counts)
+    reasons = []
+    for (name, device), counts in verdicts.items():
+        batches, excluded = counts.total(), counts["not_supported"]
+        if not excluded or excluded <= unsupported_ceiling(batches) * batches:
+            continue
+        reason = (
+            f"{name} on {device}: {excluded:,} of {batches:,} batches are not supported, more than "
+            f"{MAX_UNSUPPORTED_SHARE:.0%}: what remains shows too little"
+        )
+        reasons.append(reason)
+        run.recorder.line(
+            "inconclusive", implementation=name, device=device, test="all tests", batches=batches,
+            inconclusive=excluded, reason=reason,
+        )  # fmt: skip
+    return reasons
+
+
+def unsupported_ceiling(batches: int) -> float:
+    """Return the largest share of batches that an adapter may exclude: `MAX_UNSUPPORTED_SHARE`, and its spread.
+
+    The spread is four standard deviations of the share in a random sample, which one of 30,000 runs exceeds. It is
+    always below 1, so that an implementation that supports nothing never passes.
+    """
+    spread = 4 * math.sqrt(MAX_UNSUPPORTED_SHARE * (1 - MAX_UNSUPPORTED_SHARE) / batches)
+    return min(MAX_UNSUPPORTED_SHARE + spread, 1 - 0.5 / batches)
 
 
 def note_ledger(run: SessionState, whole: bool) -> None:

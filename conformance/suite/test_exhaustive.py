@@ -8,6 +8,7 @@ from tal_conformance.checks.exhaustive.dense_oracle import understands
 from tal_conformance.checks.exhaustive.scope import PROFILES, Scope
 from tal_conformance.checks.registry import share_of_examples
 from tal_conformance.checks.relations.relations import RELATIONS, NotObservable
+from tal_conformance.core.ways import UNSUPPORTED
 from tal_conformance.suite.checker import Checker
 
 COMPANY = 8
@@ -31,6 +32,10 @@ def test_every_image(checker: Checker, scope: Scope) -> None:
         checker.not_tested(
             f"all images of small scopes: the dense check does not support the dialect {dialect.name}"
         )
+    unsupported = checker.subject.implementation.support.reason(scope.image(len(scope) - 1))
+    if unsupported is not None:  # one image shows that the implementation raises
+        checker(scope.image(len(scope) - 1))
+        checker.not_tested(f"{UNSUPPORTED}all images of the scope {scope.name} ({unsupported})")
     judge_scope(checker, scope)
 
 

@@ -43,6 +43,8 @@ def test_relation(checker: Checker, relation: Relation, extents: Counter[str], r
         reject()
     except NotObservable as hidden:
         checker.not_tested(str(hidden))
+    if judgement.verdict is Verdict.NOT_SUPPORTED:
+        return
     extent = "in part" if judgement.verdict in (Verdict.ADMISSIBLE, Verdict.INCONCLUSIVE) else "in full"
     extents[extent] += 1
     event(f"{relation.clause} compared {extent}")

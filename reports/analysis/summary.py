@@ -14,7 +14,7 @@ from tal_reports.log.schemas import fault
 from tal_reports.log.writer import write_whole
 from tal_reports.text import counted, listed
 
-SCHEMA = 2
+SCHEMA = 3
 NAME = "summary.json"
 NO_BATCH = "no batch was judged"
 PARTLY = "judged in part"
@@ -230,6 +230,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "undecided": log.batches.undecided[name],
         "inconclusive": inconclusive_of(log, name),
         "undecided_because": dict(log.batches.undecided_because[name].most_common()),
+        "not_supported": _not_supported(log, name, judged),
         "margins": _margins(log, name),
         "cost": _cost(log, name),
         "first_divergences": [
@@ -238,6 +239,27 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
             for cause in causes(divergences, log.stages, log.batches)
         ],
     }
+
+
+def _not_supported(log: Log, name: str, judged: int) -> dict[str, Any]:
+    """Return the number of batches that an adapter declares not to support, their share, and the reasons."""
+    reasons = log.batches.unsupported[name]
+    share = reasons.total() / judged if judged else 0.0
+    return {"batches": reasons.total(), "share": round(share, 4), "reasons": dict(reasons.most_common())}
+
+
+def unsupported_sentence(line: dict[str, Any]) -> str:
+    """Return how many batches of an implementation are not supported and why, or "" if all are supported.
+
+    Args:
+        line: the element of the summary's `implementations`.
+    """
+    found = line.get("not_supported") or {"batches": 0}
+    if not found["batches"]:
+        return ""
+    reasons = "; ".join(f"{reason} ({count:,})" for reason, count in found["reasons"].items())
+    share = f"{100 * found['share']:.0f} %" if found["share"] >= 0.01 else "less than 1 %"
+    return f"{found['batches']:,} of {counted(line['batches'], 'batch')} ({share}): {reasons}"
 
 
 def _tests(log: Log, name: str) -> dict[str, int | None] | None:

@@ -86,14 +86,19 @@ def _stage_table(found: list[Cause], order: Sequence[str]) -> StageTable | None:
     counts = Counter((cause.example["implementation"], cause.example.get("stage") or "") for cause in found)
     columns = sorted({stage: None for _, stage in counts}, key=place_in(["", *order]))
     rows = [
-        (name, [(counts[name, stage], _stage_link(name, stage)) for stage in columns])
+        (name, [(counts[name, stage], _stage_link(name, stage, found)) for stage in columns])
         for name in dict.fromkeys(name for name, _ in counts)
     ]
     return StageTable([stage or "before any stage" for stage in columns], rows)
 
 
-def _stage_link(name: str, stage: str) -> str:
-    return filter_link(impl=name, stage=stage) if stage else filter_link(impl=name, verdict="error")
+def _stage_link(name: str, stage: str, found: list[Cause]) -> str:
+    if stage:
+        return filter_link(impl=name, stage=stage)
+    own = [
+        cause for cause in found if cause.example["implementation"] == name and not cause.example.get("stage")
+    ]
+    return filter_link(impl=name, verdict=own[0].verdict if own else "error")
 
 
 def _unexplained(log: Log) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 from tal_reports.analysis.causes import Cause
 from tal_reports.analysis.compare import Change, Timing, change_sentence
 from tal_reports.analysis.headline import headline, predicate_of
+from tal_reports.analysis.summary import unsupported_sentence
 from tal_reports.html.cards import MAX_SUMMARY_LENGTH, filter_link
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
@@ -48,6 +49,7 @@ class Row:
     verdict: str
     link: str | None
     why: str
+    unsupported: str
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ def _row(line: dict[str, Any], found: list[Cause], worth: str) -> Row:
         verdict=line["result"],
         link=filter_link(impl=line["name"]) if own else None,
         why=f"{counted(len(own), 'cause')}{at}",
+        unsupported=shortened(unsupported_sentence(line), MAX_SUMMARY_LENGTH),
     )
 
 

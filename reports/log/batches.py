@@ -14,6 +14,7 @@ VERDICTS = (
     "admissible",
     "rejected",
     "inconclusive",
+    "not_supported",
     "known",
     "divergent",
     "nondeterministic",
@@ -30,6 +31,7 @@ MAX_REASONS = 20
 """Largest number of different reasons that are counted for an implementation."""
 MAX_REASON = 300
 """Largest number of characters of a reason that are kept."""
+OTHER_REASONS = "other reasons"
 MAX_FAILURES = 20
 """Maximum number of failing batches that are stored for one `Cell`."""
 
@@ -140,6 +142,7 @@ class Batches:
         causes: number of failing batches by implementation, verdict, stage and clause.
         met: number of batches that matched a known issue, by issue, implementation and device.
         known: number of these batches whose failure the known issue excused.
+        unsupported: number of batches by the adapter's reason for not supporting them, by implementation.
         shrinking: number of batches that Hypothesis generated while shrinking, by implementation.
         seconds: time spent on judged batches and on shrinking, by implementation.
         costs: time of judging and time in calls of the implementation, by implementation; without shrinking.
@@ -155,6 +158,7 @@ class Batches:
     causes: Counter[tuple[str, str, str | None, str | None]] = field(default_factory=Counter)
     met: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     known: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    unsupported: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     shrinking: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     costs: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
@@ -176,6 +180,10 @@ class Batches:
         self._add_reasons(name, line)
         self._add_hazards(line)
         self._add_entries(line)
+        if verdict == "not_supported":
+            reasons, reason = self.unsupported[name], (line.get("reason") or "no reason given")[:MAX_REASON]
+            reasons[reason if reason in reasons or len(reasons) < MAX_REASONS else OTHER_REASONS] += 1
+            return
         if verdict in FAILING:
             self._add_failure(cell, line)
             return
@@ -251,7 +259,7 @@ def batch_fault(line: dict[str, Any]) -> str | None:
         return f"verdict: {line.get('verdict')!r:.80} is not one of {', '.join(VERDICTS)}"
     if line.get("uniqueness") not in (*UNIQUENESS, None):
         return f"uniqueness: {line['uniqueness']!r:.80} is not one of {', '.join(UNIQUENESS)}"
-    for name in ("stage", "clause", "phase", "entry"):
+    for name in ("stage", "clause", "phase", "entry", "reason"):
         if not isinstance(line.get(name), (str, type(None))):
             return f"{name}: {line[name]!r:.80} is not a string"
     hazards, stages = line.get("hazards", []), line.get("stages", {})

@@ -15,7 +15,7 @@ from typing import Any, Self
 from tal_reports.log.batches import batch_fault
 from tal_reports.log.schemas import fault, kinds
 
-SCHEMA = 3
+SCHEMA = 4
 """Number of the schema of the logs that this version writes.
 
 It is raised only where older readers would misread a log; new kinds of lines and new optional fields leave it as it is.

@@ -451,5 +451,5 @@ def raw(*lines: dict[str, Any]) -> bytes:
 
 def line(kind: str, fields: dict[str, Any], time: str = "2025-11-24T02:10:33.000+00:00") -> dict[str, Any]:
     """Return a line of the run log as the dictionary that `RunLog` writes for these fields."""
-    run = {"schema": 3, "run": "synthetic"} if kind == "run" else {}
+    run = {"schema": 4, "run": "synthetic"} if kind == "run" else {}
     return {"kind": kind, "time": time, **run, **fields}

@@ -193,6 +193,8 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
             "precisions": list(getattr(adapter, "precisions", MIXED)),
             "unsupported_ways": list(getattr(adapter, "unsupported_ways", ())),
             "reduces_over_ranks": getattr(adapter, "reduces_over_ranks", None),
+            "supports": callable(getattr(adapter, "supports", None)),
+            "supports_no_truths": bool(getattr(adapter, "supports_no_truths", True)),
             "assigns": callable(getattr(adapter, "assign", None)),
             "computes_loss": callable(getattr(adapter, "loss", None)),
             "network": os.environ.get(NETWORK_VARIABLE, HOOKS),

@@ -35,6 +35,7 @@ from tal_conformance.implementations.guards.side_effects import (
 from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
 from tal_conformance.implementations.kept import KeptAdapter
 from tal_conformance.implementations.protocol import check_loss
+from tal_conformance.implementations.support import asked_support
 from tal_conformance.implementations.workers.process import Worker, WorkerFailed
 from tal_reference import Dialect, Head, Hyperparameters
 
@@ -91,6 +92,7 @@ class RemoteAdapter:
         self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
         self.unsupported_ways = tuple(about.get("unsupported_ways", ()))
         self.reduces_over_ranks: str | None = about.get("reduces_over_ranks")
+        self.supports_no_truths = bool(about.get("supports_no_truths", True))
         self._offer(about)
 
     def _offer(self, about: dict[str, Any]) -> None:
@@ -100,6 +102,8 @@ class RemoteAdapter:
             self.assign = self._assign
         if about["computes_loss"]:
             self.loss = self._loss
+        if about.get("supports"):
+            self.supports = self._supports
 
     def renewed(self) -> "RemoteAdapter":
         """Return an adapter without earlier calls: the worker makes it again for every question."""
@@ -125,6 +129,12 @@ class RemoteAdapter:
         facts, tensors = self._ask(*encode_calls(way, calls))
         device = calls[0].device
         return decode_answers(facts, {name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def _supports(self, head: Head, hyperparameters: Hyperparameters) -> bool | str:
+        """Return the answer of the adapter's `supports` in the worker."""
+        answer, _ = self._ask(question("supports", head, hyperparameters, torch.device("cpu")), {})
+        reason: str = answer["reason"]
+        return reason or True
 
     def _assign(self, inputs: AssignerInputs) -> Assignment:
         """Call the adapter's assigner in the worker, and return the assignment."""
@@ -209,6 +219,8 @@ def longest_reply(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> in
         facts: fields of the question.
         tensors: tensors of the question, by name.
     """
+    if facts["kind"] == "supports":
+        return HEADER
     if facts["kind"] != "calls":
         return longest_answer(tensors)
     each = (longest_answer(numbered(tensors, number)) for number, _ in enumerate(facts["calls"]))
@@ -272,10 +284,13 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     """
     if facts["kind"] == "calls":
         return calls_answer(adapter, facts, tensors)
-    if facts.get("fresh"):
-        adapter = KeptAdapter(remake(adapter))
     head = Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])})
     hyperparameters = Hyperparameters(**facts["hyperparameters"])
+    if facts["kind"] == "supports":
+        reason = asked_support(adapter.supports, head, hyperparameters)
+        return {"reason": "" if reason is True else reason}, {}
+    if facts.get("fresh"):
+        adapter = KeptAdapter(remake(adapter))
     device = torch.device(facts["device"])
     originals = {name: tensor.to(device) for name, tensor in tensors.items()}
     given = {name: tensor.clone() for name, tensor in originals.items()}

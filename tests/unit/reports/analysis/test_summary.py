@@ -12,7 +12,8 @@ from tests.common import run_logs as factory
 from tests.common.run_logs import batch, divergence, error, implementation, line, raw, run_line
 
 from tal_reports import RunLog, read_log, summarise, terminal_table
-from tal_reports.analysis.summary import write_summary
+from tal_reports.analysis.summary import unsupported_sentence, write_summary
+from tal_reports.log.batches import MAX_REASONS, OTHER_REASONS
 from tal_reports.log.schemas import FOLDER, fault, kinds, schema
 
 CONTRACT = {
@@ -28,7 +29,7 @@ def summary_of(folder: Path, lines: factory.Lines) -> dict[str, Any]:
 def test_a_run_that_conforms(run_dir: Path):
     summary = summary_of(run_dir, factory.passing(90))
     assert summary.keys() >= CONTRACT
-    assert (summary["schema"], summary["run"], summary["exit"]) == (2, run_dir.name, 0)
+    assert (summary["schema"], summary["run"], summary["exit"]) == (3, run_dir.name, 0)
     assert summary["profile"] == "ci"
     assert summary["seed"] == "0"
     assert summary["devices"] == {"cpu": "tested", "cuda": "not tested: no such device"}
@@ -41,8 +42,8 @@ def test_a_run_that_conforms(run_dir: Path):
     )
     assert first["batches"] == second["batches"] == 45 == sum(first["verdicts"].values())
     assert set(first["verdicts"]) == {
-        "exact", "within_bound", "admissible", "rejected", "inconclusive", "known", "divergent", "error",
-        "nondeterministic",
+        "exact", "within_bound", "admissible", "rejected", "inconclusive", "not_supported", "known", "divergent",
+        "error", "nondeterministic",
     }  # fmt: skip
     assert [one["result"] for one in (first, second)] == ["conforms", "conforms"]
     assert first["first_divergences"] == []
@@ -229,7 +230,7 @@ def test_written_files_follow_the_schemas(run_dir: Path, lines: factory.Lines):
 
 BREAKS = {
     "without a run": lambda summary: summary.pop("run"),
-    "another schema": lambda summary: summary.update(schema=3),
+    "another schema": lambda summary: summary.update(schema=4),
     "exit 2": lambda summary: summary.update(exit=2),
     "exit true": lambda summary: summary.update(exit=None),
     "a verdict is missing": lambda summary: summary["implementations"][0]["verdicts"].pop("known"),
@@ -421,3 +422,42 @@ def test_reasons_of_undecided_batches_are_counted(run_dir: Path):
     counted = summary_of(run_dir, [("run", factory.run_line()), *lines])["implementations"][0]
     assert counted["undecided"] == 3
     assert counted["undecided_because"] == {"not enough time": 2, "not defined": 1}
+
+
+def unsupported_run(excluded: int, judged: int) -> factory.Lines:
+    """Return the lines of a run of one implementation that does not support some of its batches."""
+    lines = [batch(number, "limited", verdict="exact") for number in range(judged)]
+    for number in range(excluded):
+        reason = "16 bins only" if number % 3 else "no topk2"
+        lines.append(batch(judged + number, "limited", verdict="not_supported", stages={}, reason=reason))
+    rows = [("batch", one) for one in lines]
+    return [("run", run_line([implementation("limited")])), *rows, ("end", {"exit": 0})]
+
+
+def test_batches_that_are_not_supported_are_counted_with_their_share_and_reasons(run_dir: Path):
+    summary = summary_of(run_dir, unsupported_run(30, 70))
+    (line,) = summary["implementations"]
+    assert line["not_supported"] == {
+        "batches": 30,
+        "share": 0.3,
+        "reasons": {"16 bins only": 20, "no topk2": 10},
+    }
+    assert line["verdicts"]["not_supported"] == 30
+    assert line["result"] == "conforms"
+    assert unsupported_sentence(line) == "30 of 100 batches (30 %): 16 bins only (20); no topk2 (10)"
+    assert fault(summary, "summary") is None
+
+
+def test_an_implementation_that_supports_nothing_does_not_conform(run_dir: Path):
+    (line,) = summary_of(run_dir, unsupported_run(30, 0))["implementations"]
+    assert line["result"] == "inconclusive"
+
+
+def test_the_number_of_counted_reasons_is_bounded(run_dir: Path):
+    lines = [
+        batch(number, "limited", verdict="not_supported", reason=f"reason {number}") for number in range(50)
+    ]
+    run = [("run", run_line([implementation("limited")])), *(("batch", one) for one in lines)]
+    (line,) = summary_of(run_dir, run)["implementations"]
+    assert len(line["not_supported"]["reasons"]) == MAX_REASONS + 1
+    assert line["not_supported"]["reasons"][OTHER_REASONS] == 50 - MAX_REASONS
