@@ -11,7 +11,6 @@ import os
 import py_compile
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -30,25 +29,11 @@ from tal_conformance.core.cache import (
 )
 from tal_conformance.core.progress import progress
 from tal_conformance.implementations.errors import PackageUnavailable
+from tal_conformance.implementations.workers.pip_process import QUIET, PipFailed, run_pip
+from tal_conformance.implementations.workers.source_builds import allowed, install_source
 
-INSTALL_TIMEOUT = 600
-"""Time limit in seconds for pip to install one package."""
 SHARED_VARIABLE = "TAL_CONFORMANCE_SHARED_CACHE"
 """Environment variable: 1 allows a cache that other users can write to."""
-SOURCES_VARIABLE = "TAL_CONFORMANCE_SOURCE_RELEASES"
-"""Environment variable: 1 allows packages without a wheel, whose build scripts pip runs with this user's rights."""
-PIP_KEEPS = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "SYSTEMROOT",
-    "NETRC",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-)
-"""Environment variables that pip inherits, besides its own and those that name proxies and certificates."""
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 """Pattern of names and versions; any other text could be an option of pip, a path or an address."""
 
@@ -141,18 +126,6 @@ def fetch(package: Package, folder: Path, because: str) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def pip_environment() -> dict[str, str]:
-    """Return the environment variables for pip: only the user's settings of pip, proxies and certificates."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in PIP_KEEPS
-        or name.startswith(("PIP_", "XDG_"))
-        or name.lower().endswith("_proxy")
-        or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-    }
-
-
 def compile_bytecode(folder: Path) -> None:
     """Compile all modules in a package folder, so that the hashes of the cache entry cover the bytecode too.
 
@@ -174,32 +147,28 @@ def install(package: Package, target: Path, because: str) -> None:
     Raises:
         PackageUnavailable: pip failed; the message contains its last error.
     """
-    sources = package.source or os.environ.get(SOURCES_VARIABLE) == "1"
-    command = [
-        *(sys.executable, "-I", "-m", "pip", "install", "--target", str(target), "--no-deps", "--no-compile"),
-        *(() if sources else ("--only-binary", ":all:")),
-        *("--disable-pip-version-check", "--no-input", "--quiet", str(package)),
-    ]
     try:
-        with tempfile.TemporaryDirectory(prefix="tal-conformance-pip-") as empty:
-            done = subprocess.run(  # noqa: S603 - our own words and a checked name
-                command,
-                cwd=empty,
-                env=pip_environment(),
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_TIMEOUT,
-                check=False,
-            )
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [
-            f"exit status {done.returncode}"
-        ]
-        failed = done.returncode != 0
-    except subprocess.TimeoutExpired:
-        failed, said = True, [f"no answer within {INSTALL_TIMEOUT} s"]
-    if failed:
-        errors = [line for line in said if line.startswith("ERROR")] or said
+        if package.source:
+            install_source(str(package), target)
+        else:
+            install_wheel(package, target)
+    except PipFailed as error:
         raise PackageUnavailable(
-            f"cannot install {package}: {because}. pip said: {errors[-1]}. Check the version number and the network "
+            f"cannot install {package}: {because}. pip said: {error}. Check the version number and the network "
             f"connection. Installed packages are cached in {cache_folder()} and then used offline"
-        )
+        ) from error
+
+
+def install_wheel(package: Package, target: Path) -> None:
+    """Run pip to install a package from a wheel; from a source release if there is no wheel and the user allows it.
+
+    Raises:
+        PipFailed: pip failed.
+    """
+    options = ["--target", str(target), "--no-deps", "--no-compile", "--only-binary", ":all:"]
+    try:
+        run_pip(["install", *options, *QUIET, str(package)])
+    except PipFailed:
+        if not allowed():
+            raise
+        install_source(str(package), target)

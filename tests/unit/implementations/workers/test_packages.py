@@ -13,6 +13,7 @@ from tal_conformance.implementations.errors import PackageUnavailable, UnknownIm
 from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.workers import packages
 from tal_conformance.implementations.workers.packages import Package, ensure_package
+from tal_conformance.implementations.workers.pip_process import pip_environment
 
 SMALL = Package("tal-conformance-test-package", "1.2.3")
 FILES = {
@@ -199,30 +200,7 @@ def test_fetching_runs_no_code_of_the_working_directory(
     monkeypatch.setenv("SECRET_OF_THE_USER", "secret")
     ensure_package(SMALL)
     assert not (tmp_path / "ran").exists()
-    assert "SECRET_OF_THE_USER" not in packages.pip_environment()
-
-
-def test_a_source_release_is_refused_unless_asked_for(
-    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for wheel in index.iterdir():
-        wheel.unlink()
-    ran = tmp_path / "ran"
-    with zipfile.ZipFile(index / "tal_conformance_test_package-1.2.3.zip", "w") as archive:
-        text = f"open({str(ran)!r}, 'w').close()\nraise SystemExit('no build')\n"
-        archive.writestr("tal_conformance_test_package-1.2.3/setup.py", text)
-        archive.writestr(
-            "tal_conformance_test_package-1.2.3/PKG-INFO",
-            "Metadata-Version: 2.1\nName: tal-conformance-test-package\nVersion: 1.2.3\n",
-        )
-    with pytest.raises(PackageUnavailable, match="cannot install"):
-        ensure_package(SMALL)
-    assert not ran.exists()
-    monkeypatch.setenv(packages.SOURCES_VARIABLE, "1")
-    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")
-    with pytest.raises(PackageUnavailable, match="cannot install"):
-        ensure_package(SMALL)
-    assert ran.exists()
+    assert "SECRET_OF_THE_USER" not in pip_environment()
 
 
 def test_an_entry_is_verified_again_before_its_import(index: Path):
