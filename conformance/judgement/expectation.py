@@ -32,6 +32,7 @@ from tal_conformance.judgement.loss_rounding import (
 from tal_conformance.judgement.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for
+from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, detection_loss
 from tal_reference.annotations import to_corners
 from tal_reference.assignment import widened
@@ -211,24 +212,34 @@ class Expectation:
         numbers = self.batch.head, self.batch.hyperparameters, self.dialect
         return assign_images(self.rounded_predictions, self.rounded_truths, *numbers)
 
-    @cached_property
+    @property
     def assignment_is_defined(self) -> bool:
-        """True if all target scores are finite (IOU-1), computed in float64 and in the batch's dtype.
+        """True if the overlaps and target scores of the reference's own inputs are defined (IOU-1)."""
+        return not bool(self.undefined_images(self.inputs).any())
 
-        They are not where a head of one bin predicts a box with exchanged edges, so small in pixels that the union of
-        its negative area and the ground truth's is 0, and the IoU 0 / 0. The assignment then depends on how NaN is
-        sorted.
+    def undefined_images(self, inputs: AssignerInputs) -> Tensor:
+        """Return (B,) bool: True if the assignment of an image is undefined (IOU-1), for the inputs of an assigner.
+
+        It is undefined where a head of one bin predicts a box with exchanged edges, so that the union of its negative
+        area and the ground truth's is 0, and the IoU 0 / 0. The assignment then depends on how NaN is sorted.
         """
+        return self._images_without_weights | undefined_anchors(inputs, self.dialect).any(1)
+
+    @cached_property
+    def _images_without_weights(self) -> Tensor:
+        """(B,) True if a target score of the reference is not finite, in float64 or in the batch's dtype."""
         batch = self.batch
+        undefined = torch.zeros(batch.images, dtype=torch.bool, device=batch.device)
         if self.dialect.signed_overlap and batch.hyperparameters.beta % 2:
-            return False  # a power of a negative overlap is negative, or NaN
+            return ~undefined  # a power of a negative overlap is negative, or NaN
         if batch.head.reg_max > 1 or not len(batch.annotations):
-            return True
+            return undefined
         numbers = batch.annotations, batch.head, batch.hyperparameters, self.dialect
-        precisions = batch.feature_maps, [level.double() for level in batch.feature_maps]
-        with torch.no_grad():
-            targets = [image for maps in precisions for image in detection_loss(maps, *numbers).targets]
-        return all(all_finite(image.weights) for image in targets)
+        for maps in (batch.feature_maps, [level.double() for level in batch.feature_maps]):
+            with torch.no_grad():
+                targets = detection_loss(maps, *numbers).targets
+            undefined |= undefined.new_tensor([not all_finite(image.weights) for image in targets])
+        return undefined
 
     def image(self, index: int, inputs: AssignerInputs, errors: InputErrors | None = None) -> ImageOracle:
         """Return the admissible values and choices of one image with ground truths.

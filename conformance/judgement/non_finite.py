@@ -45,6 +45,7 @@ from tal_conformance.judgement.comparators import Quantity, all_finite, assert_e
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_conformance.judgement.oracle import candidates_within
+from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import GroundTruths, OverlapsCompared
 from tal_reference.anchors import flatten
 from tal_reference.loss import has_no_distance_loss
@@ -85,6 +86,10 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
     implementation = implementation_from(ReferenceAdapter(expected.dialect), "reference")
     reference = execute(implementation, expected.batch, inputs=expected.inputs)
     either = _edge_at_infinity(expected.batch, reference) | _may_be_candidate(expected, reference)  # (B,)
+    elsewhere = undefined_anchors(reference.inputs, expected.dialect) & ~affected_anchors(expected.batch)
+    either = either | elsewhere.any(
+        1
+    )  # (B,) beside the non-finite prediction, zero is divided by zero (IOU-1)
     judgement.inconclusive = judgement.undefined = bool(either.any())
     clause = "NONFINITE-1" if _targets_finite(reference).all() else "NONFINITE-2"
     spreads = _spreads(outcome, expected, reference)  # (B,)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import run_every_check
@@ -23,8 +24,10 @@ from tal_conformance.implementations.protocol import Implementation, implementat
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.non_finite import is_finite
 from tal_conformance.judgement.rejection import loss_is_finite, supports_relations
-from tal_reference import NEWEST, Head, detection_loss
+from tal_conformance.judgement.undefined import undefined_overlaps
+from tal_reference import DIALECTS, NEWEST, Head, detection_loss
 
 INSIDE_OUT = Recipe(
     images=((Truth("zero_area", at=(8, 12)),),), cells=(2, 5), strides=(4, 8, 16), reg_max=1, predictions="near",
@@ -179,3 +182,71 @@ def test_nan_elsewhere_is_an_error():
     with pytest.raises(Failure) as caught:
         judge_against_reference(Subject(spoilt, "cpu"), USUAL.build())
     assert caught.value.stage == "box"
+
+
+EVERYWHERE = DIALECTS["ultralytics-8.0.51"]
+OFF_CANDIDATES = Recipe(
+    images=((Truth("zero_area", at=(3, 6)),), (Truth("ordinary"),)), cells=(4, 8), strides=(1, 2), reg_max=1,
+    predictions="near", levels=1,
+)  # fmt: skip
+"""The same at an anchor of image 0 that is not a candidate."""
+
+
+class SpreadOffCandidates(ReferenceAdapter):
+    """A loss whose target scores of image 0 are NaN, as where products with masks carry NaN into an image."""
+
+    def __init__(self, change: Any = None) -> None:
+        super().__init__(EVERYWHERE)
+        self.name, self.change = "spread", change
+
+    def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
+        loss = super().loss(feature_maps, annotations, head, hyperparameters)
+        assert loss.assignment is not None
+        scores = loss.assignment.scores * torch.tensor([torch.nan, 1])[:, None, None]
+        scores = scores if self.change is None else self.change(scores)
+        return replace(
+            loss, total=loss.total * torch.nan, items=loss.items * torch.nan,
+            assignment=replace(loss.assignment, scores=scores),
+        )  # fmt: skip
+
+
+def test_off_candidates_an_overlap_matters_where_all_are_compared():
+    batch = OFF_CANDIDATES.build()
+    expected = Expectation(batch, EVERYWHERE)
+    assert expected.undefined_images(expected.inputs).tolist() == [True, False]
+    assert Expectation(batch, NEWEST).assignment_is_defined
+    assert not supports_relations(batch, EVERYWHERE)
+    assert supports_relations(batch, NEWEST)
+    for adapter in (ReferenceAdapter(EVERYWHERE), SpreadOffCandidates()):
+        subject = Subject(implementation_from(adapter, adapter.name), "cpu")
+        assert judge_against_reference(subject, batch).inconclusive
+        assert run_every_check(subject, batch).inconclusive
+
+
+@pytest.mark.parametrize("factor", [0.9, torch.nan])
+def test_the_other_images_are_judged(factor: float):
+    spoilt = SpreadOffCandidates(lambda scores: scores * torch.tensor([1, factor])[:, None, None])
+    with pytest.raises(Failure, match=r"target score w .* image 1") as caught:
+        judge_against_reference(Subject(implementation_from(spoilt, "spoilt"), "cpu"), OFF_CANDIDATES.build())
+    assert caught.value.stage == "normalisation"
+
+
+def test_beside_a_prediction_that_is_not_finite_it_is_not_judged_either():
+    batch = NonFiniteBatch(OFF_CANDIDATES, class_logit=True, place=0).build()
+    assert not is_finite(batch)
+    subject = Subject(implementation_from(SpreadOffCandidates(), "spread"), "cpu")
+    assert judge_against_reference(subject, batch).inconclusive
+
+
+def test_a_union_of_zero_within_rounding_is_undefined():
+    truth = torch.tensor([10.0, 10.0, 20.0, 20.0])
+    boxes = torch.tensor(
+        [
+            [20.0, 10.0, 10.0, 20.0],  # the same with exchanged edges: the areas cancel in every arithmetic
+            [20.0, 10.0, 10.0, 20.00001],
+            [20.0, 10.0, 10.0, 20.01],
+            [20.0, 10.0, 10.0, 15.0],
+            [9.0, 9.0, 21.0, 21.0],
+        ]
+    )
+    assert undefined_overlaps(truth, boxes, NEWEST).tolist() == [False, True, False, False, False]
