@@ -192,8 +192,9 @@ class Judgement:
         inconclusive: True if a part of the result could not be judged. Reasons: the loss does not expose its
             assignment and none of the assignments that were tried explains it; rounding decides the effect of a
             non-finite prediction, so that only the other images were judged; IOU-1 divides zero by zero, so that the
-            box loss and the gradients on the distances, or the assignment of an image and the loss, are undefined; the bound of a term
-            is too wide to judge the term by; or the search for an admissible selection reached its time limit.
+            box loss and the gradients on the distances, or the assignment of an image and the loss, are undefined; the
+            bound of a term is too wide to judge the term by; or the search for an admissible selection reached its time
+            limit.
         undefined: True if the specification leaves a part of the result undefined.
         rejected: True if the implementation raised, as the specification requires for this batch.
         unsupported: the adapter's reason for not supporting the batch, on which it raised; "" if it supports it.
