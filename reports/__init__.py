@@ -11,11 +11,13 @@
 The JSON Schemas in `reports/schema/` describe the lines of a log and the summary.
 """
 
+from tal_reports.analysis.headline import headline
 from tal_reports.analysis.summary import summarise
 from tal_reports.html.differences import Section
 from tal_reports.html.drawing import Sides
 from tal_reports.html.explanations import anchor_lines, truth_lines
 from tal_reports.html.render import render, write_differences, write_picture
+from tal_reports.html.result import result_page
 from tal_reports.log.reader import Log, LogError, read_log
 from tal_reports.log.writer import LATEST, RunLog, write_whole
 from tal_reports.terminal import terminal_table
@@ -34,8 +36,10 @@ __all__ = [
     "Section",
     "Sides",
     "anchor_lines",
+    "headline",
     "read_log",
     "render",
+    "result_page",
     "summarise",
     "terminal_table",
     "truth_lines",

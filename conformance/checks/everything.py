@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,6 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.implementations.errors import NotSupported
-from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
@@ -92,7 +92,7 @@ def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator
 
 
 def check(
-    implementation: str | Implementation,
+    implementation: Any,
     batch: Batch | Recipe | str | Path,
     device: str = "cpu",
     isolate: bool = False,
@@ -100,7 +100,7 @@ def check(
     """Run every check of the suite on one batch, from Python.
 
     Args:
-        implementation: an implementation, or a value of the option `--implementation`.
+        implementation: an adapter, a class or function that makes one, or a value of the option `--implementation`.
         batch: a batch, a recipe, or the path of a case file.
         device: device to run it on, such as `cpu` or `cuda`.
         isolate: run your own implementation in a worker process.
@@ -114,10 +114,8 @@ def check(
         UnknownImplementation: the implementation was not found.
         ProtocolViolation: the adapter does not follow the protocol.
     """
-    if isinstance(implementation, str):
-        implementation = find(implementation, isolate)
     if isinstance(batch, Recipe):
         batch = batch.build()
     if not isinstance(batch, Batch):
         batch = Batch.load(Path(batch))
-    return run_every_check(Subject(implementation, device), batch)
+    return run_every_check(Subject(find(implementation, isolate), device), batch)

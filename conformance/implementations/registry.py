@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -61,15 +62,19 @@ REGISTERED: dict[str, Callable[[], Any]] = {
 """Names without a path. Each entry imports its adapter only when it is selected."""
 OTHER_PROJECTS = ("yolo9", "libreyolo", "coreyolo", "doclayout-yolo")
 """Names of projects that are fetched, with or without `==X.Y.Z`."""
+GIVEN: dict[str, Any] = {}
+"""Adapters of this process without an importable name, by the name that `find` accepts for them."""
+BARE_VERSION = re.compile(r"v?(\d+(?:\.\d+)+[\w.+-]*)")
+"""A version without a package name, which selects the release of Ultralytics."""
 
 
-def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementation:
-    """Return the implementation that a value of `--implementation` selects.
+def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementation:
+    """Return the implementation that a value of `--implementation`, or an object, selects.
 
     Args:
-        name: a registered implementation or project, `package==X.Y.Z`, `package.module:object` or
-            `path/to/file.py:object`.
-        isolate: run a user's object in a worker process.
+        name: a registered implementation or project, `package==X.Y.Z`, a version of Ultralytics,
+            `package.module:object` or `path/to/file.py:object`; or an adapter, or a class or function that makes one.
+        isolate: run a user's object in a worker process; an object that is given itself runs in this process.
         guarded: reject a user's object whose import changes this process.
 
     Raises:
@@ -77,8 +82,16 @@ def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementati
             this process.
         ProtocolViolation: the object is not an adapter.
     """
+    if isinstance(name, Implementation):
+        return name
+    if not isinstance(name, str):
+        return implementation_from(name, name_of(name))
     if name in REGISTERED:
         return implementation_from(REGISTERED[name](), name, REGISTERED[name])
+    if name in GIVEN:
+        return implementation_from(GIVEN[name], name)
+    if version := BARE_VERSION.fullmatch(name):
+        return find(f"ultralytics=={version.group(1)}")
     if "==" in name or name in OTHER_PROJECTS:
         return implementation_from(_fetched(name), name)
     if isolate and ":" in name:
@@ -93,11 +106,18 @@ def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementati
         known = (*REGISTERED, *OTHER_PROJECTS)
         raise UnknownImplementation(
             f"unknown implementation {name!r}{suggestion(name, known) or '.'} Choose one of {', '.join(known)}; "
-            "or give your own as package.module:object or path/to/file.py:object; or a release as ultralytics==X.Y.Z"
+            "or give your own as package.module:object or path/to/file.py:object; or a release as X.Y.Z or "
+            "ultralytics==X.Y.Z"
         )
     with imports_change_nothing(name) if guarded else nullcontext():
         module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
         return implementation_from(_attribute(module, where, attribute), name)
+
+
+def name_of(adapter: Any) -> str:
+    """Return a name for an object in messages: that of a class or function, else that of its class."""
+    named = adapter if hasattr(adapter, "__qualname__") else type(adapter)
+    return str(named.__qualname__).rpartition(".<locals>.")[2] or "adapter"
 
 
 def _attribute(module: ModuleType, where: str, attribute: str) -> Any:

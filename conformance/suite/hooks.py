@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )  # batches are small: more threads only wait for each other and for other processes
     names = config.getoption("--implementation") or ["ultralytics"]
     chosen = against(config) or declared(config)
-    found = find_implementations(names, chosen, config.getoption("--isolate"))
+    found = find_implementations(names, chosen, config.getoption("--isolate"), config.getoption("--task"))
     baseline.take()
     config.add_cleanup(baseline.forget)
     ledger = load_ledger(config)

@@ -13,6 +13,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from tal_conformance.checks.profiles import PROFILES, SEEDS
 from tal_conformance.core.arguments import positive
 from tal_conformance.core.files import REPOSITORY, default_report_dir
+from tal_conformance.core.task import TASKS
 from tal_reference import DIALECTS, Dialect, parse
 
 
@@ -49,6 +50,11 @@ def add_options(parser: pytest.Parser) -> None:
         "adapter declares)",
     )
     parser.addini("conformance_dialect", "dialect of every implementation, as --dialect spells it")
+    group.addoption(
+        "--task",
+        choices=tuple(TASKS),
+        help="loss family to test: every implementation must declare it (default: the families that it declares)",
+    )
     group.addoption(
         "--device",
         choices=("cpu", "cuda", "all"),

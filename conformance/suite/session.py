@@ -105,7 +105,7 @@ def _create_log(config: pytest.Config) -> RunLog:
 
 
 def find_implementations(
-    names: list[str], dialect: Dialect | None = None, isolate: bool = False
+    names: list[str], dialect: Dialect | None = None, isolate: bool = False, task: str | None = None
 ) -> list[Implementation]:
     """Return the implementations to test.
 
@@ -113,6 +113,7 @@ def find_implementations(
         names: values of `--implementation`.
         dialect: the dialect to judge all implementations by; None for the dialects that they declare.
         isolate: run every implementation from a module or file in its own process.
+        task: the loss family to test; None for all that each declares.
 
     Raises:
         pytest.UsageError: implementations could not be loaded; the message has a line for each of them. A run
@@ -122,6 +123,9 @@ def find_implementations(
     taken: set[str] = set()
     loaded, problems = _load(list(dict.fromkeys(names)), isolate)
     for implementation in loaded:
+        if task is not None and task not in implementation.tasks:
+            problems.append(_without_task(implementation, task))
+            continue
         spec = implementation.spec
         candidates = (
             implementation.name,
@@ -130,10 +134,20 @@ def find_implementations(
         )
         name = next(text for text in candidates if text not in taken)
         taken.add(name)
-        found.append(replace(implementation, name=name, dialect=dialect or implementation.dialect))
+        tasks = implementation.tasks if task is None else (task,)
+        found.append(
+            replace(implementation, name=name, dialect=dialect or implementation.dialect, tasks=tasks)
+        )
     if problems:
         raise pytest.UsageError(*problems)
     return found
+
+
+def _without_task(implementation: Implementation, task: str) -> str:
+    declared = ", ".join(implementation.tasks)
+    return visible(
+        f"--task {task}: {implementation.spec} declares only {declared}; add {task!r} to its attribute `tasks`"
+    )
 
 
 def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
