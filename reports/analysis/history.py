@@ -7,7 +7,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from tal_reports.analysis.causes import Cause, causes
+from tal_reports.analysis.causes import Cause
+from tal_reports.analysis.folding import causes_of
 from tal_reports.analysis.summary import failures_of
 from tal_reports.log.reader import Log
 from tal_reports.text import real, shortened
@@ -28,7 +29,7 @@ Entry = dict[str, Any]
 
 def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
     """Return the entry for history.jsonl of a run, given its log and its summary."""
-    found = causes(failures_of(log), log.stages, log.batches)
+    found = causes_of(log, failures_of(log))
     environment = {
         name: value for name, value in log.run["environment"].items() if isinstance(value, (str, int, float))
     }

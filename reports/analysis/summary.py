@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from tal_reports.analysis.causes import causes
+from tal_reports.analysis.folding import cause_fields, causes_of, identification_fields
 from tal_reports.analysis.worth import worth_in_words
 from tal_reports.log.batches import FAILING, SHOWING, UNIQUENESS, VERDICTS, Cost
 from tal_reports.log.reader import Log
@@ -233,11 +234,8 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "not_supported": _not_supported(log, name, judged),
         "margins": _margins(log, name),
         "cost": _cost(log, name),
-        "first_divergences": [
-            {key: cause.example.get(key) or None for key in ("stage", "clause", "case", "verdict")}
-            | {"summary": cause.example["summary"], "id": cause.id}
-            for cause in causes(divergences, log.stages, log.batches)
-        ],
+        "first_divergences": [cause_fields(cause) for cause in causes_of(log, divergences)],
+        "identification": identification_fields(log, name),
     }
 
 

@@ -1,6 +1,5 @@
 """Cards of the report: each describes one cause of failure, or one declared difference, on one batch."""
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from tal_reports.analysis.causes import Cause
+from tal_reports.analysis.causes import Cause, share_of_bound
 from tal_reports.html.drawing import UNLIMITED, Drawing
 from tal_reports.html.pictures import draw
 from tal_reports.text import counted, listed, real, short, shortened
@@ -40,6 +39,7 @@ class Card:
     clause: str
     clause_title: str
     clause_link: str
+    choice: str
     summary: str
     batches: str
     case: str
@@ -52,6 +52,8 @@ class Card:
     drawing: Drawing | None
     undrawn: bool
     repeats: list[tuple[str, str]]
+    follows: list[str]
+    more_follows: int
     others: list[str]
     more_others: int
     traceback: str | None
@@ -80,7 +82,9 @@ def card_of(
     """
     line = cause.example
     values = [value_of(value) for value in line.get("values") or ()]
-    others = [_other(other) for other in cause.lines[1:]]
+    follows = [_follower(part) for part in cause.follows]
+    following = [line for part in cause.follows for line in part.lines]
+    others = [_other(other) for other in cause.lines[1:] if other not in following]
     traceback = line.get("traceback") or ""
     failed = f"on {counted(cause.batches, 'batch')}" if cause.batches else ""
     return Card(
@@ -91,6 +95,7 @@ def card_of(
         clause=shortened(line.get("clause") or "", MAX_NAME_LENGTH),
         clause_title=shortened(titles.get(line.get("clause") or "", ""), MAX_SUMMARY_LENGTH),
         clause_link=specification_link(line.get("clause") or "", folder),
+        choice=shortened(cause.choice, MAX_SUMMARY_LENGTH),
         summary=shortened(line["summary"], MAX_SUMMARY_LENGTH),
         batches=failed,
         case=shortened(line.get("case") or "", MAX_NAME_LENGTH),
@@ -105,6 +110,8 @@ def card_of(
         else None,
         undrawn=bool(line.get("picture")) and characters < MIN_PICTURE_BUDGET,
         repeats=_repeats(line),
+        follows=follows[:MAX_OTHERS],
+        more_follows=len(follows) - MAX_OTHERS,
         others=others[:MAX_OTHERS],
         more_others=len(others) - MAX_OTHERS,
         traceback=shortened(traceback.strip("\n"), MAX_TRACEBACK_LENGTH) or None,
@@ -181,22 +188,12 @@ def value_of(value: dict[str, Any]) -> dict[str, str]:
         name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
     }
     margin = real(value.get("margin"))
-    margin = _error_over_bound(value) if margin is None else margin
+    margin = share_of_bound(value) if margin is None else margin
     return texts | {
         "theirs": "" if value["reference"] == value["implementation"] else "theirs",
         "bound": shortened(value.get("bound") or "–", 200),
         "margin": "" if margin is None else f"{short(margin)} × the bound",
     }
-
-
-def _error_over_bound(value: dict[str, Any]) -> float | None:
-    """Return the error divided by its bound; None unless both values and the bound are finite numbers."""
-    try:
-        reference, other, bound = (float(value[key]) for key in ("reference", "implementation", "bound"))
-    except (KeyError, TypeError, ValueError):
-        return None
-    share = abs(other - reference) / bound if bound > 0 else math.nan
-    return None if math.isnan(share) else share
 
 
 def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:
@@ -222,6 +219,14 @@ def _other(line: dict[str, Any]) -> str:
     ]
     where = ", ".join(text for text in seen if text)
     return shortened(f"{where}: {line.get('description') or line['summary']}", 400)
+
+
+def _follower(cause: Cause) -> str:
+    """Return in a line what follows from a cause: stage, clause, number of tests and summary."""
+    line = cause.example
+    clause = f" ({line['clause']})" if line.get("clause") else ""
+    tests = counted(len(cause.lines), "test")
+    return shortened(f"{line.get('stage') or 'before any stage'}{clause}, {tests}: {line['summary']}", 400)
 
 
 def _tokens(cause: Cause) -> str:

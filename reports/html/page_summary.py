@@ -5,6 +5,7 @@ from typing import Any
 
 from tal_reports.analysis.causes import Cause
 from tal_reports.analysis.compare import Change, Timing, change_sentence
+from tal_reports.analysis.folding import identified_in_words
 from tal_reports.analysis.headline import headline, predicate_of
 from tal_reports.analysis.summary import unsupported_sentence
 from tal_reports.html.cards import MAX_SUMMARY_LENGTH, filter_link
@@ -81,6 +82,7 @@ class Summary:
     Attributes:
         run: id of the run.
         headline: the result in one sentence.
+        identified: for each failing implementation its name, the sentence that explains its failures, and details.
         tone: the verdict whose colour the headline has.
         facts: counts, duration, profile, seed and start.
         devices: for each device its name, its state as text, and True if it was tested.
@@ -92,6 +94,7 @@ class Summary:
 
     run: str
     headline: str
+    identified: list[tuple[str, str, list[str]]]
     tone: str
     facts: list[str]
     devices: list[tuple[str, str, bool]]
@@ -117,6 +120,11 @@ def summary_of(
     return Summary(
         run=log.run["run"],
         headline=headline(implementations, finished, power),
+        identified=[
+            (shortened(line["name"], 60), *identified_in_words(line["identification"]))
+            for line in implementations
+            if line["identification"]
+        ],
         tone=_tone(implementations, finished, power),
         facts=_facts(log),
         devices=[(device, state, state == "tested") for device, state in summary["devices"].items()],

@@ -259,7 +259,7 @@ def batch_fault(line: dict[str, Any]) -> str | None:
         return f"verdict: {line.get('verdict')!r:.80} is not one of {', '.join(VERDICTS)}"
     if line.get("uniqueness") not in (*UNIQUENESS, None):
         return f"uniqueness: {line['uniqueness']!r:.80} is not one of {', '.join(UNIQUENESS)}"
-    for name in ("stage", "clause", "phase", "entry", "reason"):
+    for name in ("stage", "clause", "phase", "entry", "reason", "recipe", "parameter"):
         if not isinstance(line.get(name), (str, type(None))):
             return f"{name}: {line[name]!r:.80} is not a string"
     hazards, stages = line.get("hazards", []), line.get("stages", {})

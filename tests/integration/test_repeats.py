@@ -66,8 +66,7 @@ def test_the_pytest_line(failed: Any, tmp_path: Path):
         sys.executable, "-m", *command, "-p", "no:cacheprovider", "--report-dir", str(tmp_path), cwd=where
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"swapped-cpu is DIVERGENT at stage {line['stage']} ({line['clause']})" in done.stdout
-    assert f"batch {line['case']}" in done.stdout
+    assert f"swapped: divergent at {line['stage']} ({line['clause']}), case {line['case']}" in done.stdout
 
 
 def test_the_python_lines(failed: Any):

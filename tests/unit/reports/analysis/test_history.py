@@ -310,7 +310,7 @@ def test_a_run_of_case_files_is_not_stored(tmp_path: Path, option: list[str]):
 
 def test_with_many_new_causes_some_are_listed_and_all_are_counted(tmp_path: Path):
     letters = "abcdefghijklmnopqrstuvwxyz"
-    many = [divergence(number, summary=f"fault {letters[number]}{letters[number]}") for number in range(26)]
+    many = [error(number, "my-assigner", summary=f"raised {letters[number]}") for number in range(26)]
     render(write(tmp_path / "runs" / "a", run()))
     page = render(write(tmp_path / "runs" / "b", run(*many))).read_text()
     assert "<summary>26 new</summary>" in page

@@ -65,7 +65,11 @@ def test_a_run_with_a_divergence(run_dir: Path):
         "summary": "an anchor goes to a ground truth that it does not overlap most",
         "verdict": "divergent",
         "id": first["id"],
+        "choice": None,
+        "tests": ["test_contested_anchor"],
+        "follows": [],
     }
+    assert mine["identification"] is None
     assert re.fullmatch("[0-9a-f]{10}", first["id"])
     assert summary["exit"] == 1
 
