@@ -36,6 +36,7 @@ class JudgedBatch:
         call_milliseconds: time of the implementation's call; None if it was called more than once.
         drawing_milliseconds: time of drawing and building the batch; None if the implementation was called more than
             once.
+        parameter: value of the test's own parameter, such as a way of calling; "" if it has none.
     """
 
     subject: Subject
@@ -51,6 +52,7 @@ class JudgedBatch:
     excused_by: str | None = None
     call_milliseconds: float | None = None
     drawing_milliseconds: float | None = None
+    parameter: str = ""
 
 
 class Sink(Protocol):

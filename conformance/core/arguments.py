@@ -12,3 +12,18 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
     return int(text)
+
+
+def not_negative(text: str) -> float:
+    """Return the number >= 0 that a command line argument spells.
+
+    Raises:
+        ArgumentTypeError: the text is not a number, or the number is negative, infinite or NaN.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number >= 0, got {text!r}")
+    return number

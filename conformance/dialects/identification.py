@@ -1,5 +1,6 @@
 """Find what an implementation computes: an official dialect, and the choices that it makes differently."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -33,6 +34,9 @@ SMALLER = 200
 """Number of the smallest batches, on which the effect of each choice is counted: large ones take long."""
 SECONDS = 60.0
 """Seconds of processor time for the search, and as many again for its proof."""
+SEARCHING = 0.8
+"""Share of the budget of a run that the search for choices may use. The rest, and what it does not use, is for the
+proof."""
 
 RecipeAndStrategy = tuple[Recipe, SearchStrategy[Recipe]]
 """A recipe, and the strategy that generated it."""
@@ -105,6 +109,7 @@ class Identification:
         fits: results of judging by each official dialect.
         ties: other dialects that explain as many batches.
         complete: False if the budget of seconds was used up before the search and its proof ended.
+        unjudged: number of batches that were not judged by `dialect`, because the budget was used up.
     """
 
     implementation: Implementation
@@ -117,6 +122,7 @@ class Identification:
     fits: list[DialectFit] = field(default_factory=list)
     ties: list[Tie] = field(default_factory=list)
     complete: bool = True
+    unjudged: int = 0
 
     @property
     def explained(self) -> bool:
@@ -124,15 +130,34 @@ class Identification:
         return not self.left and self.complete
 
     @property
+    def missing(self) -> int:
+        """Number of judged batches that `dialect` does not explain."""
+        return sum(count for count, _ in self.left.values())
+
+    @property
+    def as_declared(self) -> bool:
+        """True if no dialect explains more than the one that the implementation declares."""
+        return key_of(self.dialect) == key_of(self.implementation.dialect)
+
+    @property
     def sentence(self) -> str:
         """The dialect and the number of explained batches, in one or two sentences."""
+        if self.as_declared and not self.complete:
+            return (
+                "The budget of seconds ended the search before it found what explains the difference from "
+                f"{self.dialect.name}."
+            )
+        if self.as_declared and self.missing:
+            return (
+                f"No known choice explains the difference from {self.dialect.name}: {self.missing} of {self.batches} "
+                "batches are left."
+            )
         *words, last = [choice.words for choice in self.choices] or [""]
         choices = f" with {', '.join(words)}{', and ' if words else ''}{last}" if last else ""
-        missing = sum(count for count, _ in self.left.values())
-        share = f"That explains {self.batches - missing} of {self.batches} batches"
+        share = f"That explains {self.batches - self.missing} of {self.batches} batches"
         if not self.complete:
             return f"The budget of seconds ended the search: so far, it computes {self.base.name}{choices}. {share}."
-        rest = f"{missing} are unexplained" if missing else "no batch is unexplained"
+        rest = f"{self.missing} are left" if self.missing else "nothing is left"
         return f"It computes {self.base.name}{choices}. {share}; {rest}."
 
 
@@ -173,10 +198,54 @@ def identify(
     return proven(search, found, fits, search.extended(seconds))
 
 
+def explain(
+    observations: Observations,
+    failing: Sequence[Recipe],
+    passing: Sequence[Recipe],
+    seconds: float,
+    advance: Advance = no_progress,
+) -> Identification:
+    """Find the dialect that explains an implementation on the batches of a run, within a budget.
+
+    The declared dialect of the implementation comes first: of dialects that explain as much, it is preferred.
+
+    Args:
+        observations: outcomes of the implementation under test.
+        failing: recipes of batches on which the implementation did not conform.
+        passing: recipes of batches on which it conformed.
+        seconds: budget of processor time for search and proof together.
+        advance: called with a line about the search.
+    """
+    implementation = observations.implementation
+    search = Search(observations, sorted({*failing, *passing}, key=size_of), seconds * SEARCHING)
+    dialects = distinguishable([implementation.dialect, *DIALECTS.values()])
+    smallest_first = sorted(failing, key=size_of)
+    try:
+        whole = next(
+            (d for d in dialects if explains_all(search, d, [*smallest_first, *search.recipes])), None
+        )
+    except OutOfTimeError:
+        whole = None
+    found = whole or search.run(dialects)
+    unused = max(0.0, search.deadline - time.process_time())
+    in_time = search.extended(unused + seconds * (1 - SEARCHING))
+    advance(f"{implementation.name}: most similar to {found.name}", steps=0)
+    return proven(search, found, [], in_time)
+
+
+def explains_all(search: Search, dialect: Dialect, recipes: Iterable[Recipe]) -> bool:
+    """Return True if the implementation conforms to a dialect on the batches of all recipes.
+
+    Raises:
+        OutOfTimeError: the budget is used up.
+    """
+    return all(search.conforming(recipe, dialect) for recipe in recipes)
+
+
 def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: bool) -> Identification:
     """Return the dialect that was found, with its proof.
 
-    All batches, and newly generated batches, are judged by the dialect, and the effect of each of its choices is
+    All batches and newly drawn ones are judged by the dialect, and the effect of each of its choices is
     counted.
 
     Args:
@@ -201,23 +270,41 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
     except OutOfTimeError:
         complete = False
     recipes.sort(key=size_of)
-    smaller = recipes[:SMALLER]
-    lacking = [recipe for recipe in smaller if not observations.conforms(recipe, base)]
-    evidence = [
-        ChoiceEvidence(
-            name,
-            CLAUSES[name],
-            phrase(name, value),
-            sum(observations.conforms(recipe, replace(base, **{name: value})) for recipe in lacking),
-            next((r for r in recipes if needs(observations, r, found, name, getattr(base, name))), None),
-        )
-        for name, value in judged_differences(found, base).items()
-    ]
-    left = remaining(observations, found, recipes)
+    left, judged = remaining(search, found, recipes)
+    evidence, counts = effects(search, found, base, recipes)
     return Identification(
-        observations.implementation, base, found, len(recipes), left, evidence, (len(lacking), len(smaller)), fits,
-        ties, complete,
+        observations.implementation, base, found, judged, left, evidence, counts, fits, ties, complete,
+        len(recipes) - judged,
     )  # fmt: skip
+
+
+def effects(
+    search: Search, found: Dialect, base: Dialect, recipes: Sequence[Recipe]
+) -> tuple[list[ChoiceEvidence], tuple[int, int]]:
+    """Return the evidence for every choice in which `found` differs from `base`.
+
+    If the budget is used up, the evidence of the remaining choices has neither a count nor a batch.
+
+    Returns:
+        The evidence, and the numbers of smaller batches that `base` does not explain, and of smaller batches.
+    """
+    observations, smaller = search.observations, recipes[:SMALLER]
+    lacking: list[Recipe] = []
+    evidence = []
+    for name, value in judged_differences(found, base).items():
+        alone, smallest = 0, None
+        try:
+            lacking = lacking or [recipe for recipe in smaller if not search.conforming(recipe, base)]
+            changed = replace(base, **{name: value})
+            alone = sum(search.conforming(recipe, changed) for recipe in lacking)
+            search.check_time()
+            smallest = next(
+                (r for r in recipes if needs(observations, r, found, name, getattr(base, name))), None
+            )
+        except OutOfTimeError:
+            pass
+        evidence.append(ChoiceEvidence(name, CLAUSES[name], phrase(name, value), alone, smallest))
+    return evidence, (len(lacking), len(smaller))
 
 
 def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str, official: Any) -> bool:
@@ -282,12 +369,24 @@ def as_good(search: Search, other: Dialect, found: Dialect, recipes: Iterable[Re
 
 
 def remaining(
-    observations: Observations, dialect: Dialect, recipes: Sequence[Recipe]
-) -> dict[str, tuple[int, Failure]]:
-    """Return the number of unexplained batches by violated clause, and the failure on the smallest of them."""
+    search: Search, dialect: Dialect, recipes: Sequence[Recipe]
+) -> tuple[dict[str, tuple[int, Failure]], int]:
+    """Return what a dialect does not explain, and the number of judged batches.
+
+    If the budget is used up, only batches that the search has judged by the dialect before are counted.
+
+    Returns:
+        By violated clause the number of unexplained batches with the failure on the smallest of them, and the
+        number of judged batches.
+    """
+    observations = search.observations
     subject = Subject(replace(observations.implementation, dialect=dialect), "cpu")
     by_stages: dict[frozenset[str], list[Recipe]] = {}
+    judged = 0
     for recipe in recipes:
+        if search.out_of_time and not observations.is_judged(recipe, dialect):
+            continue
+        judged += 1
         stages = observations.diverging(recipe, dialect)
         if stages:
             by_stages.setdefault(stages, []).append(recipe)
@@ -297,7 +396,7 @@ def remaining(
         if failure is not None:
             count, first = left.get(failure.clause, (0, failure))
             left[failure.clause] = count + len(failing), first
-    return left
+    return left, judged
 
 
 def format_fit(fit: DialectFit) -> str:

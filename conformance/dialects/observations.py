@@ -74,6 +74,10 @@ class Observations:
             self.refutations[recipe] = self.refutations.get(recipe, 0) + bool(stages)
         return self._diverging[key]
 
+    def is_judged(self, recipe: Recipe, dialect: Dialect) -> bool:
+        """Return True if the outcome on a recipe's batch has been judged by a dialect before."""
+        return (recipe, key_of(dialect)) in self._diverging
+
     def conforms(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return True if the implementation conforms to a dialect on a recipe's batch."""
         return not self.diverging(recipe, dialect)

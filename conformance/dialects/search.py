@@ -7,6 +7,7 @@ tries pairs and then triples. Then all batches are judged by the resulting diale
 explain are added to the sample. Finally, changes that are not needed to explain the batches are undone.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -35,6 +36,9 @@ MISSING = 8
 """Number of unexplained batches that are added to the sample at a time."""
 PROMISING = 3
 """Number of the best changes that are compared on many batches."""
+WAITING = 10
+"""Largest number of seconds of waiting per second of the budget: an implementation in another process, which may
+hang, uses no processor time of this one."""
 ASSIGNMENT_STAGES = (*DETECT.stages_of("assignment"), StageName.DECODE)
 Move = dict[str, Any]
 """New values of some choices of a dialect, by name of the choice."""
@@ -78,9 +82,11 @@ class Search:
         seconds: budget of processor time.
     """
 
+    deadline = latest = math.inf
+
     def __init__(self, observations: Observations, recipes: Sequence[Recipe], seconds: float) -> None:
         self.observations, self.recipes = observations, recipes
-        self.deadline = time.process_time() + seconds
+        self.extended(seconds)
         self.best = NEWEST
         self.reads_rows = "loss" in observations.implementation.capabilities
         outcomes = (observations.observed(recipe, NEWEST).outcome for recipe in self.spread(FEW))
@@ -94,13 +100,19 @@ class Search:
         Raises:
             OutOfTimeError: the budget is used up.
         """
-        if time.process_time() > self.deadline:
+        if self.out_of_time:
             raise OutOfTimeError
+
+    @property
+    def out_of_time(self) -> bool:
+        """True if the budget of processor time is used up, or `WAITING` times as many seconds have passed."""
+        return time.process_time() > self.deadline or time.monotonic() > self.latest
 
     def extended(self, seconds: float) -> bool:
         """Set a new budget of processor time in seconds; return True if the previous one was not used up."""
-        in_time = time.process_time() <= self.deadline
+        in_time = not self.out_of_time
         self.deadline = time.process_time() + seconds
+        self.latest = time.monotonic() + WAITING * seconds
         return in_time
 
     def misfit(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:

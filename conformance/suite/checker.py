@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Never
 
 import pytest
+from hypothesis import reject
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.checker import BatchChecker, JudgedBatch, Judging, Sink
@@ -20,6 +21,7 @@ from tal_conformance.implementations.execute import calls
 from tal_conformance.judgement.failure import Failure, Subject, failure_from
 from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.known_issues.ledger import KnownIssue
+from tal_conformance.suite.shrinking import TestShrinking
 
 MAX_INCONCLUSIVE_SHARE = 0.25
 """Largest share of a test's batches that may be inconclusive because the implementation hides its assignment.
@@ -57,7 +59,9 @@ class Checker(BatchChecker):
         sink: receives every judged batch; in a session it is the writer of the run log.
         test: name of the test function.
         clause_group: the group of clauses that the test covers, such as `TAL-TOPK`.
+        parameter: value of the test's own parameter, such as a way of calling; "" if it has none.
         known_issues: unexpired entries of the ledger that concern the subject.
+        shrinking: decides which failing batches are shrunk; None: all of them are.
         failed: True once a batch failed: all later batches are Hypothesis' attempts to shrink it.
         excused: number of batches whose failure is a known issue.
         judged: number of batches that were judged before any failed, without those that are not supported.
@@ -71,7 +75,9 @@ class Checker(BatchChecker):
     sink: Sink
     test: str
     clause_group: str
+    parameter: str = ""
     known_issues: tuple[KnownIssue, ...] = ()
+    shrinking: TestShrinking | None = None
     failed: bool = field(default=False)
     excused: int = field(default=0)
     judged: int = field(default=0)
@@ -95,6 +101,9 @@ class Checker(BatchChecker):
             Failure: the implementation does not conform, and no known issue excuses it.
             Exception: the judge itself failed; the batch counts as an error, never as judged.
         """
+        key = batch if isinstance(batch, Recipe) else batch.id
+        if self.shrinking is not None and self.shrinking.refuses(key):
+            reject()
         if isinstance(batch, Recipe):
             batch = batch.build()
         if relates and not supports_relations(batch, self.subject.implementation.dialect):
@@ -107,6 +116,8 @@ class Checker(BatchChecker):
                 return failure.judgement or Judgement()
             self._pass_on(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
+            if self.shrinking is not None and not self.shrinking.add(key, failure):
+                reject()
             raise
         except (NotApplicable, NotObservable):
             raise
@@ -125,6 +136,8 @@ class Checker(BatchChecker):
             Failure: the implementation returned a result, or raised an exception that does not count as a
                 refusal, and no known issue excuses it.
         """
+        if self.shrinking is not None and self.shrinking.refuses(batch.id):
+            reject()
         began = self._begin(plain=False)
         try:
             judgement = check_all_reject(self.subject, batch, stage, clause, reason)
@@ -135,6 +148,8 @@ class Checker(BatchChecker):
             failure.pictured = stage != StageName.TOP_K
             self._pass_on(batch, failure.verdict, None, began, failure)
             self.failed = True
+            if self.shrinking is not None:
+                self.shrinking.add(batch.id, failure)
             raise
         except NotSupported as unsupported:
             judgement = Judgement(batch.family, unsupported=unsupported.reason)
@@ -215,6 +230,7 @@ class Checker(BatchChecker):
             excused_by=excuse.id if excuse else None,
             call_milliseconds=(calls.seconds - began.called) * 1000 if began.plain else None,
             drawing_milliseconds=began.drawing * 1000 if began.plain else None,
+            parameter=self.parameter,
         )
         self.sink.batch(judged)
 

@@ -17,7 +17,9 @@ from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.implementations.guards.code_state import CodeState, baseline, own_code
 from tal_conformance.implementations.guards.torch_state import changes, torch_state
 from tal_conformance.judgement.failure import Subject
+from tal_conformance.suite import terminal_output
 from tal_conformance.suite.checker import Checker
+from tal_conformance.suite.explanation import explain_failures
 from tal_conformance.suite.options import (
     add_options,
     against,
@@ -40,13 +42,22 @@ from tal_conformance.suite.session import (
     gates,
     load_cases,
     load_ledger,
+    log_shrinking,
     note_ledger,
     note_loose_bounds,
     stopped,
     too_unsupported,
     uncovered_clauses,
 )
+from tal_conformance.suite.shrinking import TestShrinking
 from tal_conformance.suite.supervision import supervise_run
+from tal_conformance.suite.terminal_output import (
+    HIDDEN,
+    LOGGED,
+    hidden_sentence,
+    hide_paths,
+    shrinking_sentence,
+)
 from tal_reports import RunLog, read_log, terminal_table
 from tal_text import encodable, visible
 
@@ -89,10 +100,12 @@ def pytest_configure(config: pytest.Config) -> None:
     ledger = load_ledger(config)
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger)
+    run.shrinking.seconds = config.getoption("--shrinking-seconds")
     load_cases(run, config)
     config.stash[RUN] = run
     run.progress = TestProgress(run.recorder)
     config.pluginmanager.register(run.progress, "tal-conformance-progress")
+    config.pluginmanager.register(terminal_output, "tal-conformance-terminal-output")
     if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
     if not worker:
@@ -116,6 +129,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Print the progress of the suite's tests without a line for each file."""
+    if session.config.stash.get(RUN, None) is not None:
+        hide_paths(session.config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -210,7 +229,8 @@ def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeS
     what = f"changed {', '.join(problems[:3])} (restored)"
     checker = request.node.funcargs.get("checker") if isinstance(request.node, pytest.Function) else None
     if isinstance(checker, Checker) and (failure := checker.blame(what)) is not None:
-        request.config.stash[RUN].recorder.failure(checker.test, checker.clause_group, failure)
+        recorder = request.config.stash[RUN].recorder
+        recorder.failure(checker.test, checker.clause_group, failure, checker.parameter)
     pytest.fail(f"{request.node.nodeid}: {what}", pytrace=False)
 
 
@@ -225,7 +245,8 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
     name = getattr(request.node, "originalname", request.node.name)
     today = datetime.now(UTC).date()
     entries = tuple(issue for issue in run.ledger if issue.concerns(subject) and not issue.expired(today))
-    checker = Checker(subject, run.recorder, name, group, entries)
+    shrinking = TestShrinking(run.shrinking, subject.id)
+    checker = Checker(subject, run.recorder, name, group, parameter_of(request.node), entries, shrinking)
     yield checker
     if checker.too_inconclusive:
         run.recorder.line(
@@ -238,6 +259,14 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
             reason=checker.too_inconclusive,
         )
         pytest.fail(checker.too_inconclusive, pytrace=False)
+
+
+def parameter_of(item: pytest.Item) -> str:
+    """Return the value of a test's own parameter, such as a way of calling, as text; "" if it has none."""
+    callspec = getattr(item, "callspec", None)
+    values = {} if callspec is None else callspec.params
+    own = [value for name, value in values.items() if name not in ("subject", "case", "unreadable")]
+    return ", ".join(str(getattr(value, "clause", getattr(value, "stem", value))) for value in own)[:200]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -254,10 +283,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     marker = item.get_closest_marker("clauses")
     if failures:
         report.longrepr = shown("\n".join(str(failure) for failure in failures))
+        setattr(report, LOGGED, True)
     try:
         for failure in failures:
             name = getattr(item, "originalname", item.name)
-            run.recorder.failure(name, marker.args[0] if marker else "", failure)
+            group = marker.args[0] if marker else ""
+            run.recorder.failure(name, group, failure, parameter_of(item))
     except OSError:
         return stopped(item.session, run, report)
     return report
@@ -267,7 +298,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Log clauses that too few batches reached and the known issues, close the log and render the report."""
     run = session.config.stash.get(RUN, None)
-    if run is None or hasattr(session.config, "workerinput"):
+    if run is None:
+        return
+    log_shrinking(run)
+    if hasattr(session.config, "workerinput"):
         return
     if exitstatus == pytest.ExitCode.OK and gates(session.config):
         run.uncovered = uncovered_clauses(run)
@@ -285,6 +319,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.stale or run.unreadable or run.unsupported
     ):  # also if -k left out their tests
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()  # what follows may print lines
+    explain_failures(run, session.config.getoption("--identification-seconds"))
     session.exitstatus = close_run(run, exitstatus, judges_cases=bool(run.cases))
     if isinstance(run.report, Exception):
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
@@ -311,6 +349,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if log.benchmarks:
         write_line(terminalreporter, "\n".join([*table(log.benchmarks), ""]))
     write_line(terminalreporter, terminal_table(log))
+    for sentence in (hidden_sentence(config.stash.get(HIDDEN, {})), shrinking_sentence(log)):
+        if sentence:
+            write_line(terminalreporter, sentence)
     for problem in [*run.uncovered, *run.unsupported, *run.stale]:
         write_line(terminalreporter, problem, red=True)
     if isinstance(run.report, Exception):

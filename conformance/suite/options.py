@@ -11,10 +11,19 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from tal_conformance.checks.profiles import PROFILES, SEEDS
-from tal_conformance.core.arguments import positive
+from tal_conformance.core.arguments import not_negative, positive
 from tal_conformance.core.files import REPOSITORY, default_report_dir
 from tal_conformance.core.task import TASKS
 from tal_reference import DIALECTS, Dialect, parse
+
+IDENTIFICATION_SECONDS = "20"
+"""Default budget of processor time in seconds of the search for the cause of an implementation's failures, unless
+the environment variable TAL_CONFORMANCE_IDENTIFICATION_SECONDS has another."""
+
+
+SHRINKING_SECONDS = "40"
+"""Default budget of processor time in seconds of shrinking the failing batches of an implementation: a cause takes 1 to
+10 s, and failures for one cause appear at some five stages."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -84,6 +93,22 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="N",
         help="number of interleaved rounds of each benchmark, at all sizes, instead of the profile's; also measures "
         "peak memory",
+    )
+    group.addoption(
+        "--identification-seconds",
+        type=not_negative,
+        default=os.environ.get("TAL_CONFORMANCE_IDENTIFICATION_SECONDS", IDENTIFICATION_SECONDS),
+        metavar="N",
+        help="budget of processor time, for each failing implementation, of the search for the choices that explain "
+        "its failures; 0: no search (default: %(default)s)",
+    )
+    group.addoption(
+        "--shrinking-seconds",
+        type=not_negative,
+        default=SHRINKING_SECONDS,
+        metavar="N",
+        help="budget of processor time, for each implementation, of making failing batches smaller; 0: the first "
+        "failing batch is reported (default: %(default)s)",
     )
     group.addoption("--report-dir", type=Path, metavar="DIR", help="folder that receives the runs")
     group.addoption(

@@ -73,7 +73,7 @@ class RunLogWriter:
 
     def batch(self, judged: JudgedBatch) -> None:
         """Append the line of one judged batch."""
-        judgement, failure = judged.judgement, judged.failure
+        judgement, failure, recipe = judged.judgement, judged.failure, judged.batch.origin
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
         times = {
@@ -106,16 +106,20 @@ class RunLogWriter:
             **({"reason": judgement.unsupported} if judgement is not None and judgement.unsupported else {}),
             **({"met": list(judged.known_issues)} if judged.known_issues else {}),
             **({"entry": judged.excused_by} if judged.excused_by else {}),
+            **({"autocast": True} if judged.batch.autocast else {}),
+            **({"parameter": judged.parameter} if judged.parameter else {}),
+            **({"recipe": recipe} if recipe.startswith("Recipe(") and judged.phase == "generate" else {}),
             **({} if failure is None else {"stage": failure.stage, "clause": failure.clause}),
         )
 
-    def failure(self, test: str, clause_group: str, failure: Failure) -> None:
+    def failure(self, test: str, clause_group: str, failure: Failure, parameter: str = "") -> None:
         """Append the line of a shrunk failure with its picture, and save its case file and its outcome.
 
         Args:
             test: name of the test function.
             clause_group: the group of clauses that the test covers, such as `TAL-TOPK`.
             failure: the failure on the batch to which Hypothesis shrank it.
+            parameter: value of the test's own parameter; "" if it has none.
         """
         with self._writing():
             case = self.save(failure.batch)
@@ -141,6 +145,7 @@ class RunLogWriter:
             picture=picture,
             reproduce=reproduction_commands(failure.subject.implementation, failure.batch, case),
             traceback=failure.details or problem,
+            **({"parameter": parameter} if parameter else {}),
         )
 
     def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:

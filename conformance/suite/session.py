@@ -29,6 +29,7 @@ from tal_conformance.suite.options import (
 )
 from tal_conformance.suite.progress import TestProgress, nothing_judged
 from tal_conformance.suite.run_log import RunLogWriter
+from tal_conformance.suite.shrinking import ShrinkBudget
 from tal_reference import Dialect
 from tal_reference.choices import title
 from tal_reports import RunLog, read_log, render
@@ -61,6 +62,7 @@ class SessionState:
         ledger: the known issues: failures that do not fail the run.
         unsupported: sentences about implementations whose adapters exclude too many batches.
         stale: sentences about known issues that make the run fail, such as expired ones.
+        shrinking: failures that were shrunk, and the budget for that.
         report: path of the report, or the exception that prevented it; None before the end of the session.
     """
 
@@ -74,6 +76,7 @@ class SessionState:
     ledger: tuple[KnownIssue, ...] = ()
     unsupported: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    shrinking: ShrinkBudget = field(default_factory=ShrinkBudget)
     report: Path | Exception | None = None
     progress: TestProgress = field(init=False)
 
@@ -350,6 +353,14 @@ def note_loose_bounds(run: SessionState) -> None:
     margins = read_log(run.folder).batches.margins
     for reason in loose_bounds({key: margin.quantile(0.999) for key, margin in margins.items()}):
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
+
+
+def log_shrinking(run: SessionState) -> None:
+    """Log the processor time that this process spent on making failing batches smaller, if any test failed."""
+    budget = run.shrinking
+    if budget.shrunk and run.recorder.lost is None:
+        seconds = round(sum(budget.used.values()), 2)
+        run.recorder.line("shrinking", seconds=seconds, budget=budget.seconds, spared=budget.spared)
 
 
 def close_run(run: SessionState, status: int, judges_cases: bool) -> int:

@@ -27,7 +27,7 @@ def test_a_composed_dialect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert lines[0].startswith(
         "It computes ultralytics-8.0.51 with the mean of the cross-entropies in place of their sum. That explains "
     )
-    assert lines[0].endswith("; no batch is unexplained.")
+    assert lines[0].endswith("; nothing is left.")
     assert '  declare it: dialect = "ultralytics-8.0.51, class_loss=mean"' in lines
     assert any(line.startswith("  LOSS-CLS-1: the mean of the cross-entropies") for line in lines)
     assert sum("    needed on Recipe(" in line for line in lines) == 1
@@ -44,4 +44,4 @@ def test_an_implementation_that_nothing_explains(
     assert main(["identify", "mine", "--seconds", "5"]) == 1
     output = capsys.readouterr().out
     assert "  left: LOSS-DFL-1 on " in output
-    assert "no batch is unexplained" not in output
+    assert "nothing is left" not in output

@@ -32,7 +32,7 @@ def test_an_official_dialect_is_named_alone():
     assert found.choices == []
     assert found.sentence == (
         f"It computes ultralytics-8.4.127. That explains {found.batches} of {found.batches} batches; "
-        "no batch is unexplained."
+        "nothing is left."
     )
 
 
@@ -63,7 +63,7 @@ def test_what_nothing_explains_is_left():
     count, failure = found.left["LOSS-DFL-1"]
     assert 0 < count < found.batches
     assert failure.stage == "dfl"
-    assert "are unexplained" in found.sentence or "budget of seconds" in found.sentence
+    assert "are left" in found.sentence or "budget of seconds" in found.sentence
 
 
 def test_small_batches_come_first():
