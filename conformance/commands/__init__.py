@@ -49,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command that the arguments name, and return its exit status; 2 if the command failed with an error."""
     words = sys.argv[1:] if arguments is None else arguments
     program = program_name()
-    parser = argparse.ArgumentParser(prog=program, description="Everything beside `pytest conformance`.")
+    parser = argparse.ArgumentParser(
+        prog=program, description="All commands except the test run, which is `pytest conformance`."
+    )
     parser.add_argument("--version", action="version", version=f"tal-conformance {_version()}")
     command_name = words[0] if words and not words[0].startswith("-") else ""
     if command_name and command_name not in COMMANDS:

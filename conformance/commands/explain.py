@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         implementation.dialect if implementation else NEWEST
     )
     if not 0 <= options.image < batch.images:
-        raise CommandError(f"--image {options.image}: expected 0 to {batch.images - 1}")
+        raise CommandError(f"--image {options.image}: expected an index from 0 to {batch.images - 1}")
     try:
         trace = ImageTrace.of(batch, options.image, dialect)
     except ValueError as error:
@@ -92,7 +92,10 @@ def assignment_by(implementation: Implementation, batch: Batch) -> Assignment:
             f"{implementation.name} does not support this batch: {unsupported.reason}"
         ) from unsupported
     if assignment is None:
-        raise CommandError(f"{implementation.name} does not expose its assignment")
+        raise CommandError(
+            f"{implementation.name} does not expose its assignment, so that it cannot be explained: leave out "
+            "--implementation to explain the reference's assignment"
+        )
     return assignment
 
 

@@ -68,7 +68,7 @@ class Needed:
 
     Attributes:
         numbers: number of compared values.
-        p999: 99.9th percentile of the units by which an error exceeded `NAIVE_FACTOR` naive errors.
+        p999: 99.9th percentile of the units by which an error exceeded `NAIVE_FACTOR` times the naive error.
         largest: maximum of these units.
         whole: largest error in units, without subtracting the naive error.
         looseness: 1 / p, where p is the 99.9th percentile of the errors divided by their present bounds.
@@ -82,7 +82,7 @@ class Needed:
 
     @property
     def units(self) -> float:
-        """Recommended value for `UNITS`; it suffices even where the naive error happens to be zero."""
+        """Recommended value for `UNITS`; it suffices even if the naive error is zero by chance."""
         return max(SAFETY * self.largest, self.whole)
 
 

@@ -242,7 +242,9 @@ class Replay:
                 yield judge_stored(batch, stored, dialect)
         if not judged:
             of_names = f" of {', '.join(self.names)}" if self.names else ""
-            self.report_missing(f"no outcome{of_names} is stored beside {case}")
+            self.report_missing(
+                f"no outcome{of_names} is stored beside {case}: leave out --offline to compute one"
+            )
 
     def _draw(self, batch: Batch, replayed: Replayed) -> None:
         """Write the picture of a result, if it has one, and print the path."""

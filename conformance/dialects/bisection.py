@@ -53,11 +53,14 @@ def first_changed_release(
     If the behaviour changed several times, one of the changes is returned.
 
     Raises:
-        UnknownImplementation: the first release does not have the old behaviour, that of its own dialect.
+        UnknownImplementation: the first release does not behave as its own dialect prescribes.
     """
     low, high = 0, len(releases) - 1
     if not is_as_before(releases[low]):
-        raise UnknownImplementation(f"{version_text(releases[low])} does not follow its own dialect")
+        raise UnknownImplementation(
+            f"ultralytics {version_text(releases[low])} does not follow the dialect of its era, so that the release "
+            "that changed it cannot be found"
+        )
     if is_as_before(releases[high]):
         return None
     while high - low > 1:

@@ -192,7 +192,8 @@ def smallest(before: Dialect, changed: Dialect, name: str) -> Recipe:
         return find(DISTINGUISHING[name], lambda recipe: differ(before, changed, recipe), settings=search)
     except NoSuchExample as error:
         raise LookupError(
-            f"none of {MAX_EXAMPLES} batches distinguishes {name} of {before.name} from {changed.name}"
+            f"none of {MAX_EXAMPLES} batches has different results in the dialects {before.name} and {changed.name}, "
+            f"which differ in {name}"
         ) from error
 
 

@@ -38,9 +38,9 @@ class Difference:
 
     Attributes:
         choice: the choice in which their dialects differ.
-        failure: failure of the second implementation on the smallest batch, judged with the first's value of the
-            choice; None if it does not fail, or if the result is undefined.
-        share: share of ordinary batches on which the choice makes a difference; None if the result is undefined.
+        failure: failure of the second implementation on the choice's smallest batch, if it is judged by the first
+            dialect's value of the choice; None if it does not fail, or if the choice has no such batch.
+        share: share of ordinary batches on which the choice makes a difference; None if `choice.recipe` is None.
         recorded: number of recorded batches on which the choice makes a difference.
     """
 

@@ -65,7 +65,8 @@ class ChoiceEvidence:
         name: field of `Dialect`.
         clause: clause of the specification.
         words: the choice in a few words.
-        alone: number of the smaller batches that the base dialect explains with this choice, but not without it.
+        alone: number of the `SMALLER` smallest batches that the base dialect does not explain, but would explain with
+            this choice.
         smallest: the smallest batch that is explained only with the choice; None without such a batch.
     """
 
@@ -104,8 +105,8 @@ class Identification:
         left: for each violated clause the number of batches that `dialect` does not explain, and the smallest
             failure.
         choices: the choices in which `dialect` differs from `base`.
-        unexplained_by_base: two numbers: of the smaller batches that `base` does not explain, and of all smaller
-            batches.
+        unexplained_by_base: two numbers: how many of the smallest batches `base` does not explain, and how many
+            smallest batches were judged (at most `SMALLER`).
         fits: results of judging by each official dialect.
         ties: other dialects that explain as many batches.
         complete: False if the budget of seconds was used up before the search and its proof ended.
@@ -171,8 +172,8 @@ def identify(
 
     Args:
         implementation: the implementation under test.
-        dialects: official dialects to start from; of dialects that differ in no judged choice, the first is
-            tried.
+        dialects: official dialects to start from; if several do not differ in a judged choice, only the first of
+            them is tried.
         advance: called once for each distinct dialect, and with lines about the search.
         seconds: budget of processor time of the search.
 
@@ -308,7 +309,7 @@ def effects(
 
 
 def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str, official: Any) -> bool:
-    """Return True if the implementation conforms to `found` on a batch, but not with the official choice.
+    """Return True if the implementation conforms to `found` on a batch, but not to `found` with one official choice.
 
     Args:
         observations: outcomes of the implementation.

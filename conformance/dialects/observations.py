@@ -95,8 +95,9 @@ class Observations:
     def observed(self, recipe: Recipe, dialect: Dialect) -> Observation:
         """Return the result of running the implementation on a recipe's batch.
 
-        An assigner without a loss gets inputs that the reference computes from the annotations by the dialect's rules.
-        If alpha and beta differ from the detection loss's, the assigner of a loss is called alone too (TAL-MET-1).
+        If the batch has other alpha and beta than the detection loss, an implementation that has an assigner is tested
+        without its loss (TAL-MET-1). An assigner that is called without a loss gets inputs that the reference computes
+        from the annotations by the dialect's rules.
         """
         key = recipe, tuple(getattr(dialect, name) for name in READING)
         if key not in self._outcomes:

@@ -163,7 +163,7 @@ class Search:
         return dialect, not self.first_missing(dialect, known=set())
 
     def first_missing(self, dialect: Dialect, known: set[Recipe]) -> list[Recipe]:
-        """Return up to `MISSING` recipes of the run, not in `known`, that a dialect does not explain.
+        """Return up to `MISSING` recipes of the search, not in `known`, that a dialect does not explain.
 
         Recipes that no dialect can explain are left out. Recipes that refute the most dialects come first.
         """
@@ -347,7 +347,7 @@ class Search:
 
 
 def base_of(dialect: Dialect) -> Dialect:
-    """Return the official dialect with the fewest differing choices; of equals, a release's before the article's."""
+    """Return the official dialect with the fewest differing choices; if several have as few, a release's dialect."""
     return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
 
 

@@ -82,7 +82,7 @@ def execute(
     Raises:
         ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.
         AnsweredUnsupported: it returned a result for a batch that its adapter declares not to support.
-        NotSupported: it raised on such a batch, as it must.
+        NotSupported: it raised on a batch that its adapter declares not to support, which is correct.
     """
     unsupported: list[str] = []
     try:

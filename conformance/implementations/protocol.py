@@ -161,7 +161,7 @@ class Implementation:
 
 
 def _offers(adapter: Any, kind: type) -> bool:
-    """Return True if the adapter has the methods of a protocol, including one that raises when it is read."""
+    """Return True if the adapter has the methods of a protocol; a method that raises when it is read counts."""
     try:
         return isinstance(adapter, kind)
     except KeyboardInterrupt:

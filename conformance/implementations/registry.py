@@ -99,7 +99,7 @@ def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementati
     where, colon, attribute = name.rpartition(":")
     if not colon and Path(name).is_file() and name.endswith(".py"):
         raise UnknownImplementation(
-            f"{name!r} is a file: append one of its objects, {name}:OBJECT. "
+            f"{name!r} is a file: append the name of one of its objects, as {name}:OBJECT. "
             f"Its objects: {', '.join(_public_names(_module_from_file(Path(name)))) or 'none'}"
         )
     if not colon or not where or not attribute:

@@ -68,7 +68,7 @@ def asked_support(
 
 
 def support_of(adapter: Any, name: str) -> Support:
-    """Return what an adapter declares to support, after one question about the default head and hyperparameters.
+    """Return an adapter's declaration of support, after a trial call of its `supports` with default arguments.
 
     Raises:
         ProtocolViolation: an attribute has the wrong type, or `supports` returned neither True nor a reason.

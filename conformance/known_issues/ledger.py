@@ -39,7 +39,7 @@ class KnownIssue:
         implementations: names of the affected implementations, without `==X.Y.Z`.
         versions: specifier of their affected versions.
         devices: affected devices.
-        clause: clause that the first diverging stage violates; for `RAISES`, the clause that the entry concerns.
+        clause: clause that the first diverging stage violates; if `stage` is `RAISES`, the concerned clause.
         stage: the first diverging stage, or `RAISES`.
         when: names of predicates; a batch must satisfy all of them.
         reason: explanation of the divergence, for readers.

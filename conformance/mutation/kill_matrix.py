@@ -272,7 +272,7 @@ def judged_by(dialect: Dialect, judge: Dialect) -> Made:
 
 
 def every_image(subject: Subject) -> None:
-    """Judge an implementation on every image of the smallest scopes, which are small sets of possible images.
+    """Judge an implementation on every image of the smallest scopes (sets of images that are enumerated completely).
 
     Raises:
         Failure: the implementation does not conform on an image.
@@ -294,12 +294,12 @@ def resume(
     """Yield the results of an earlier run, then judge the other mutants and store each result at once.
 
     The first pass uses a few batches of each test, which kill most mutants. Survivors are judged on all other batches
-    and on all images of the smallest scopes.
+    and on all images of the smallest scopes (sets of images that are enumerated completely).
     """
     path = report_dir / KILLS
     known = {name: result for name, result in read(path, key, kind).items() if name in jobs}
     if known:
-        say(f"  {len(known)} results of an earlier run in {path}")
+        say(f"  {len(known)} results of an earlier run are reused from {path}")
     yield from known.values()
     few = min(FEW * len(checks_of("first")), len(cases))
     done, remaining = len(known), [name for name in jobs if name not in known]

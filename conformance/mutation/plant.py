@@ -99,7 +99,7 @@ class Found:
     Attributes:
         fault: the planted fault.
         mode: one of `MODES` or `MIXED_MODES`.
-        check: name of the check that found the fault; the fault's own check if none did.
+        check: name of the check that found the fault; of the check that must find it, if none did.
         stage: the first diverging stage in the report; None if the fault was not found.
         batches: number of batches that the check generated until it found the fault.
         seconds: time until the fault was found, or until all batches conformed.

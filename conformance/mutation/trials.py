@@ -221,7 +221,9 @@ def equal_outcomes(one: Any, other: Any) -> bool:
 def attempt(
     subject: Subject, case: GeneratedCase, batch: Batch, baseline: BaselineOutcomes | None = None
 ) -> None:
-    """Judge an implementation on one case; skip a relation that does not apply, or whose values are not exposed.
+    """Judge an implementation on one case.
+
+    A case of a relation is skipped if the relation does not apply, or needs values that are not exposed.
 
     Raises:
         Failure: the implementation does not conform.

@@ -43,7 +43,7 @@ def picture(
 
 
 def failure_picture(failure: Failure) -> dict[str, Any] | None:
-    """Return the data of a failure's picture; None if it has none, or if predictions are not finite."""
+    """Return the data of a failure's picture; None if the failure cannot be drawn, or predictions are not finite."""
     if not failure.pictured or not is_finite(failure.batch):
         return None
     dialect = failure.subject.implementation.dialect

@@ -66,7 +66,7 @@ class Checker(BatchChecker):
         excused: number of batches whose failure is a known issue.
         judged: number of batches that were judged before any failed, without those that are not supported.
         inconclusive: number of judged batches with verdict INCONCLUSIVE only because of the implementation.
-        reasons: number of these batches by the reason, where the judge gave one.
+        reasons: number of these inconclusive batches by the reason, if the judge gave a reason.
         since: reading of the clock when the previous batch was judged, in seconds.
         last: the batch that was judged last; None before the first batch.
     """
@@ -94,8 +94,8 @@ class Checker(BatchChecker):
         Args:
             batch: the batch, or the recipe to build it from.
             by: function that judges the batch: against the reference, or by a relation of specification section 7.
-            relates: True if `by` compares the implementation with itself on another batch or device. Where the dialect
-                does not allow that, the batch is judged against the reference instead.
+            relates: True if `by` compares the implementation with itself on another batch or device. If the dialect
+                does not allow this comparison, the batch is judged against the reference instead.
 
         Raises:
             Failure: the implementation does not conform, and no known issue excuses it.

@@ -172,7 +172,7 @@ def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[s
 
 
 def load_cases(run: SessionState, config: pytest.Config) -> None:
-    """Load the batches of `--case`. Unreadable files are recorded, and do not stop the others."""
+    """Load the batches of `--case`. Store the reason for each unreadable file in `run.unreadable`, and go on."""
     for name in config.getoption("--case") or []:
         try:
             run.cases.append(Batch.load(Path(config.invocation_params.dir, name)))
@@ -289,7 +289,7 @@ def too_unsupported(run: SessionState) -> list[str]:
             continue
         reason = (
             f"{name} on {device}: {excluded:,} of {batches:,} batches are not supported, more than "
-            f"{MAX_UNSUPPORTED_SHARE:.0%}: what remains shows too little"
+            f"{MAX_UNSUPPORTED_SHARE:.0%}: the other batches show too little about the implementation"
         )
         reasons.append(reason)
         run.recorder.line(
@@ -300,10 +300,10 @@ def too_unsupported(run: SessionState) -> list[str]:
 
 
 def unsupported_ceiling(batches: int) -> float:
-    """Return the largest share of batches that an adapter may exclude: `MAX_UNSUPPORTED_SHARE`, and its spread.
+    """Return the largest share of batches that an adapter may exclude, for a run of `batches` batches.
 
-    The spread is four standard deviations of the share in a random sample, which one of 30,000 runs exceeds. It is
-    always below 1, so that an implementation that supports nothing never passes.
+    It is `MAX_UNSUPPORTED_SHARE` plus four standard deviations of the share in a random sample of so many batches.
+    One run in 30,000 exceeds it by chance. The result is below 1, so that an adapter that excludes all batches fails.
     """
     spread = 4 * math.sqrt(MAX_UNSUPPORTED_SHARE * (1 - MAX_UNSUPPORTED_SHARE) / batches)
     return min(MAX_UNSUPPORTED_SHARE + spread, 1 - 0.5 / batches)

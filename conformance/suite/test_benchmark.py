@@ -83,7 +83,8 @@ def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
     if bench.dropped:
         note(
             run,
-            f"benchmarks: {bench.plan.total:g} s were spent before {', '.join(bench.dropped)}; run make bench for them",
+            f"benchmarks: the time limit of {bench.plan.total:g} s was reached before {', '.join(bench.dropped)}; "
+            "run make bench for them",
         )
 
 

@@ -30,7 +30,7 @@ def test_every_image(checker: Checker, scope: Scope) -> None:
     dialect = checker.subject.implementation.dialect
     if not understands(dialect):
         checker.not_tested(
-            f"all images of small scopes: the dense check does not support the dialect {dialect.name}"
+            f"all images of small scopes: their oracle does not support the dialect {dialect.name}"
         )
     unsupported = checker.subject.implementation.support.reason(scope.image(len(scope) - 1))
     if unsupported is not None:  # one image shows that the implementation raises

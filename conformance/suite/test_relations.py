@@ -30,7 +30,10 @@ def extents() -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     yield counts
     if counts.total() >= ENOUGH and counts["in full"] < MIN_COMPARED_SHARE * counts.total():
-        pytest.fail(f"of {counts.total()} batches only {counts['in full']} could be compared in full")
+        pytest.fail(
+            f"only {counts['in full']} of {counts.total()} batches could be compared in full; "
+            f"expected at least {MIN_COMPARED_SHARE:.0%}"
+        )
 
 
 @pytest.mark.parametrize("relation", EVERY)

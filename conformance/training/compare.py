@@ -89,8 +89,8 @@ class TrainingComparison:
             travelled.
         worst: distance of the weights after the last step, as a share of the same distance.
         agrees: True if the distance is within the bound, and no choice of the implementation was wrong.
-        followed: number of steps at which several choices are allowed and the reference adopted that of the
-            implementation.
+        followed: number of steps at which several choices are allowed and the reference adopted the choice of
+            the implementation.
         summary: the result in one or two sentences.
     """
 
@@ -177,10 +177,10 @@ class Reference:
 
     Attributes:
         dialect: dialect of the reference.
-        subject: implementation whose choices the reference adopts where several are allowed, or None.
+        subject: implementation whose choice the reference adopts if several choices are allowed; None for none.
         choices: positives at each step.
         followed: number of steps at which the reference adopted the implementation's choice.
-        problem: reason why a choice of the implementation is not admissible; for the first such choice.
+        problem: description of the implementation's first choice that is not allowed; "" without such a choice.
     """
 
     dialect: Dialect
@@ -212,7 +212,10 @@ class Reference:
             try:
                 judge(outcome, Expectation(self.subject.batches[step], self.dialect))
             except Divergence as error:
-                self.problem = self.problem or f"at step {step + 1} the loss itself diverges: {error}"
+                self.problem = (
+                    self.problem
+                    or f"at step {step + 1} the implementation diverges from the reference: {error}"
+                )
                 return None
         self.followed += 1
         return self.subject.choices[step]
@@ -283,7 +286,7 @@ def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, 
         start: the common start of the trainings.
         subject: the implementation's loss, after its training.
         ended: an earlier result of the reference's training. The reference is trained again if the implementation made
-            other choices than that training.
+            other choices than `ended` has.
     """
     dialect = subject.implementation.dialect
     if all(same_choice(one, other) for one, other in zip(ended.choices, subject.choices, strict=True)):
@@ -320,12 +323,13 @@ def _summary(name: str, start: Start, worst: float, allowed: float, reference: R
     relation = "within" if worst <= allowed else "NOT within"
     where = "" if start.device == "cpu" else f" on {start.device}"
     text = (
-        f"after {start.steps} steps{where} the weights that the loss of {name} leads to lie {worst:.1e} of the "
-        f"way travelled from those of the reference's loss, {relation} the bound {allowed:.1e}"
+        f"after {start.steps} steps{where}, the weights trained with the loss of {name} differ from those trained with "
+        f"the reference's loss by {worst:.1e} of the distance travelled, {relation} the bound {allowed:.1e}"
     )
     if reference.followed:
         text += (
-            f"; in {reference.followed} step{'s' * (reference.followed > 1)} the reference adopted its choice"
+            f"; in {reference.followed} step{'s' * (reference.followed > 1)} the reference adopted the choice of "
+            f"{name}"
         )
     return text + (f"; {reference.problem}" if reference.problem else "")
 

@@ -117,7 +117,7 @@ class Recording:
         if now >= self._next_line:
             self._next_line = now + SECONDS_BETWEEN_LINES
             stored, size = len(self.shelf.kept), self.shelf.size / 1e6
-            print_message(f"{self.calls} steps seen, {stored} batches stored ({size:.1f} MB)")
+            print_message(f"{self.calls} calls of the loss captured, {stored} batches stored ({size:.1f} MB)")
 
     def _decide(self, pending: Pending) -> None:
         """Store the batch of a pending call if there is a reason to (`BatchSelector.reasons`)."""
@@ -133,7 +133,9 @@ class Recording:
         origin = self._origin(pending, step, total, reasons)
         batch = replace(batch, origin=origin, hazards=hazards_of(batch))
         if not self.shelf.add(batch, step, {(pending.which, reason) for reason in reasons}):
-            self._print_once("a batch was not recorded: more interesting batches fill the size limit")
+            self._print_once(
+                "a batch was not recorded: more interesting batches fill the size limit (--limit-mb)"
+            )
 
     def _origin(self, pending: Pending, step: int, total: float, reasons: set[str]) -> str:
         """Return where a batch was recorded, and why, in one line, for its field `origin`."""

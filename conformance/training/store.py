@@ -23,7 +23,7 @@ class Kept:
         path: path of the file.
         size: size in bytes.
         step: number of the training step.
-        reasons: reasons to store the batch; a record that a later batch exceeded is removed from them.
+        reasons: reasons to store the batch. A record, such as the largest loss, is removed when a batch exceeds it.
     """
 
     path: Path

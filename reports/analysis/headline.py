@@ -55,7 +55,7 @@ def result_of(line: dict[str, Any], worth: str = "") -> str:
 
     Args:
         line: the implementation, as the summary has it.
-        worth: a clause about the worth of a pass, added to it.
+        worth: clause that is appended to `conforms`, such as "dev: finds 171 of 250 planted faults"; "" for none.
     """
     if is_complete(line):
         return with_worth(line["result"], line, worth)
@@ -64,7 +64,7 @@ def result_of(line: dict[str, Any], worth: str = "") -> str:
 
 
 def with_worth(text: str, line: dict[str, Any], worth: str) -> str:
-    """Return the result of an implementation in words, followed by its worth if it is a pass."""
+    """Return the text of an implementation's result, with `worth` in brackets if the result is `conforms`."""
     return f"{text} ({worth})" if worth and line["result"] == "conforms" else text
 
 

@@ -128,7 +128,7 @@ def _run_line(shards: list[Shard]) -> Line:
 def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
     """Merge lists without duplicates (by `key`), in the order of the first list.
 
-    An item that the first list lacks follows the item before it in its own list.
+    An item that is missing in the first list is placed after its predecessor in the list that contains it.
     """
     merged: list[Any] = []
     for items in lists:
@@ -244,8 +244,8 @@ def _moved(command: Any, case: str, path: str) -> Any:
 def _copy_files(shard: Shard, merged: RunLog) -> None:
     """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name appended.
 
-    Links are not copied. Of two different files with the same name, the first is copied, and the log names the
-    other.
+    Links are not copied. Of two different files with the same name, the first is copied, and the log names
+    the second.
     """
     folder, into = shard.log.folder, merged.folder
     cases = folder / "cases"

@@ -81,7 +81,7 @@ def power_of(log: Log) -> dict[str, dict[str, Any]]:
 
 
 def _worth(log: Log) -> dict[str, Any] | None:
-    """Return the planted faults that the run's profile finds, also in words; None if the log does not say."""
+    """Return how many planted faults the run's profile finds, also in words; None if the log lacks the number."""
     worth = log.run.get("worth")
     return worth and {**worth, "words": worth_in_words(worth)}
 

@@ -1,4 +1,4 @@
-"""Format the number of planted faults that a profile finds: the worth of a passing run in that profile."""
+"""Format how many planted faults a profile finds, which tells how much a passing run in that profile is worth."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def worth_in_words(worth: dict[str, Any] | None) -> str:
         worth: field `worth` of the log's first line; None in logs of older versions.
 
     Returns:
-        The clause; "" if nothing was measured.
+        The clause; "" if no number of found faults was measured.
     """
     if not worth or not worth["figures"]:
         return ""

@@ -99,7 +99,7 @@ def make_anchors(
 
 
 def decode(pred_regs: Tensor, anc_points: Tensor, reg_max: int) -> Tensor:
-    """Return the expectation of each side's distribution as boxes (B, A, 4) xyxy in grid units."""
+    """Return the boxes (B, A, 4), xyxy in grid units, whose four distances are expectations over the bins."""
     if reg_max > 1:
         bins = torch.arange(reg_max).to(pred_regs)  # (R,)
         pred_regs = pred_regs.unflatten(2, (4, reg_max)).softmax(3).mul(bins).sum(3)  # (B, A, 4)
@@ -180,7 +180,7 @@ class ArticleAssigner:
         return self.align(scores, cious), cious
 
     def overlap(self, gt_bboxes: Tensor, pb_bboxes: Tensor) -> Tensor:
-        """Return the CIoU of ground truths and predicted boxes."""
+        """Return the CIoU of pairs of a ground truth and a predicted box."""
         return ciou(gt_bboxes, pb_bboxes)
 
     def align(self, scores: Tensor, overlaps: Tensor) -> Tensor:
@@ -199,7 +199,11 @@ class ArticleAssigner:
     def filter_repeat_assign_candidates(
         self, pos_mask: Tensor, overlaps: Tensor, align_metrics: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the only ground truth of each anchor: its index (A,), foreground (A,) and the mask (M, A): step 3."""
+        """Resolve anchors that several ground truths selected: step 3.
+
+        Returns:
+            Index of each anchor's ground truth (A,), foreground (A,) and mask of the positives (M, A).
+        """
         claims = pos_mask.sum(0)  # (A,)
         if claims.max() > 1:
             is_max_overlap = torch.zeros_like(pos_mask)  # (M, A)
@@ -221,7 +225,7 @@ class ArticleAssigner:
     def normalise(
         self, align_metrics: Tensor, overlaps: Tensor, pos_mask: Tensor, selected: Tensor
     ) -> Tensor:
-        """Return the weight of each anchor (A,): its metric, scaled to the best overlap of its ground truth.
+        """Return the weights (A,): metrics, scaled so that the largest of a ground truth is its largest overlap.
 
         `selected` is not read; a planted fault uses it in place of `pos_mask`.
         """

@@ -77,7 +77,7 @@ class CoreYOLO:
             NotImplementedError: topk2 is set, which the package does not support (TAL-CONF-2).
         """
         if hyperparameters.effective_topk2 is not None:
-            raise NotImplementedError(f"coreyolo {self.version} has no topk2 (TAL-CONF-2)")
+            raise NotImplementedError(f"coreyolo {self.version} does not support topk2 (TAL-CONF-2)")
         return self._module.TaskAlignedAssigner(
             topk=hyperparameters.topk, alpha=hyperparameters.alpha, beta=hyperparameters.beta
         )
@@ -101,9 +101,6 @@ class CoreYOLO:
 
 
 def own_index(results: tuple[Tensor, ...]) -> Assignment:
-    """Return the assignment in the results of the package's assigner.
-
-    The package names the ground truth of each anchor by its index.
-    """
+    """Convert the six results of the package's assigner to an `Assignment`."""
     labels, boxes, scores, foreground, _, index = results  # the fifth is the foreground as a float
     return Assignment(labels, boxes, scores, foreground, index)

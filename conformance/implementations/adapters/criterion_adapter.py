@@ -86,7 +86,7 @@ class CriterionAdapter:
         return Loss(total, logged, recorder.assignment(), recorder.inputs(strides, head, hyperparameters))
 
     def _assigner_arguments(self, inputs: AssignerInputs) -> tuple[Any, ...]:
-        """Return the arguments of the package's assigner."""
+        """Convert the suite's assigner inputs to the arguments of the package's assigner."""
         return (
             inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask,
         )  # fmt: skip
@@ -106,7 +106,7 @@ class CriterionAdapter:
             NotImplementedError: the hyperparameters ask for topk2, which the package does not have (TAL-CONF-2).
         """
         if hyperparameters.effective_topk2 is not None:
-            raise NotImplementedError(f"{self.name} {self.version} has no topk2 (TAL-CONF-2)")
+            raise NotImplementedError(f"{self.name} {self.version} does not support topk2 (TAL-CONF-2)")
         return self._assigner_module.TaskAlignedAssigner(
             topk=hyperparameters.topk,
             num_classes=head.classes,

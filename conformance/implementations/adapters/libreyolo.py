@@ -87,9 +87,11 @@ class LibreYOLO:
             NotImplementedError: R = 1 (distances are always distributions), or topk2 is set.
         """
         if head.reg_max == 1:
-            raise NotImplementedError(f"libreyolo {self.version} has no head with reg_max 1 (DEC-1)")
+            raise NotImplementedError(
+                f"libreyolo {self.version} does not support a head with reg_max 1 (DEC-1)"
+            )
         if hyperparameters.effective_topk2 is not None:
-            raise NotImplementedError(f"libreyolo {self.version} has no topk2 (TAL-CONF-2)")
+            raise NotImplementedError(f"libreyolo {self.version} does not support topk2 (TAL-CONF-2)")
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, size: tuple[int, int], device: torch.device

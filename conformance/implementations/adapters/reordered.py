@@ -149,7 +149,7 @@ def cells(feature_maps: tuple[Tensor, ...], head: Head, dtype: torch.dtype) -> t
 
 
 def expectations(distances: Tensor, reg_max: int) -> Tensor:
-    """Return the expected distances (.., 4) in grid units: normalised exponentials times the bins, as matrices."""
+    """Return the expected distances (.., 4) in grid units, by multiplying exponentials with the bins."""
     if reg_max == 1:
         return distances
     sides = distances.unflatten(-1, (4, reg_max))  # (.., 4, R)

@@ -96,8 +96,9 @@ class RecordingAssigner:
     def _whole(self, parts: list[Tensor]) -> Tensor:
         """Return a stage of the whole batch (B, M, A) from the calls that computed it.
 
-        Usually one call computes the stage. After an out-of-memory error the assigner may have computed it image by
-        image, with the rows of the image's own ground truths alone; the unfinished calls come before those.
+        Usually one call computes the stage of all images. After an out-of-memory error the assigner may compute the
+        stage once more, image by image, with rows only for the ground truths of that image. Then the last calls that
+        together cover all images are used, and results from before the error are ignored.
         """
         images, rows = self.inputs_read[4].shape[:2]
         latest, left = [], images
@@ -109,7 +110,7 @@ class RecordingAssigner:
         return latest[0] if len(latest) == 1 else torch.cat(latest[::-1])
 
     def _candidates(self) -> Tensor:
-        """Return the mask of candidates: of pairs whose metric is computed, which in the first releases are all."""
+        """Return the mask (B, M, A) of the candidates, which the first releases do not pass to their metric."""
         calls = self.stage_arguments["get_box_metrics"]
         if len(calls[-1]) >= METRIC_ARGUMENTS:
             return self._whole([arguments[METRIC_ARGUMENTS - 1] for arguments in calls]).bool()

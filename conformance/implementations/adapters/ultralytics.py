@@ -148,13 +148,13 @@ def installed_release() -> str:
     try:
         version = metadata.version("ultralytics")
     except metadata.PackageNotFoundError as error:
-        raise UnknownImplementation("ultralytics is not installed: `pip install ultralytics`") from error
+        raise UnknownImplementation("ultralytics is not installed: run `pip install ultralytics`") from error
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if numbers < FIRST_OF_NEWEST_DIALECT:
         first = ".".join(map(str, FIRST_OF_NEWEST_DIALECT))
         raise UnknownImplementation(
-            f"ultralytics {version} is installed; expected {first} or newer. "
-            f"Test the older release as ultralytics=={version}, or upgrade"
+            f"ultralytics {version} is installed; expected {first} or newer: older ones have another dialect. "
+            f"Upgrade it, or select the older release with --implementation ultralytics=={version}"
         )
     return version
 

@@ -250,7 +250,7 @@ def named_gradients(gradients: Mapping[int, Tensor | None]) -> dict[str, Tensor]
 
 
 def answer_tensors(loss: Loss, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a loss and its gradients by name, as `Answer` holds them."""
+    """Return the tensors of a loss and its gradients by name, in the form of `Answer.tensors`."""
     return copied({"total": loss.total.sum(), "items": loss.items, **gradients, **_visible(loss)})
 
 
@@ -286,7 +286,7 @@ def _autocast(call: Call) -> Iterator[None]:
 
 
 def _check_grad_attributes(maps: Maps, before: list[Tensor | None], copies: list[Tensor | None]) -> None:
-    """Raise if the `.grad` of a feature map differs from that before the call.
+    """Raise if the `.grad` of a feature map differs from its value before the call.
 
     Raises:
         SideEffectError: the attribute was written, cleared or changed in place.

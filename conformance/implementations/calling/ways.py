@@ -54,7 +54,7 @@ class Way:
 
 
 def scaled_gradients(caller: Caller) -> Iterator[Answer]:
-    """Yield results whose gradients are those of a multiple of the total, as with GradScaler, scaled back."""
+    """Yield results with gradients of the total times a factor, divided by the factor again, as with GradScaler."""
     for scale in SCALES:
         maps = caller.leaves()
         loss = caller.forward(maps)
@@ -233,7 +233,7 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:
-    """Return two ways, of a loss and of an assigner, that make the call inside each of the given context managers."""
+    """Return two ways, for a loss and for an assigner, that repeat the call inside each given context manager."""
 
     def train(caller: Caller) -> Iterator[Answer]:
         for setting, word in settings:
@@ -288,7 +288,7 @@ def assigned_under_compile(caller: Caller) -> Iterator[Answer]:
 
 
 def non_leaf_maps(caller: Caller) -> Iterator[Answer]:
-    """Yield results for feature maps that other operations computed, as in a model; gradients are the leaves'."""
+    """Yield results for feature maps that other operations compute from leaf tensors, with gradients on the leaves."""
     leaves = caller.leaves()
     maps = tuple(leaf * 1.0 for leaf in leaves)
     loss = caller.forward(maps)
@@ -332,7 +332,7 @@ class CountedOperations(TorchDispatchMode):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return True if the error, or one that it was raised from or while handling, is torch's out-of-memory error."""
+    """Return True if the error is torch's out-of-memory error, or such an error is among its causes or contexts."""
     seen = 0
     while error is not None and seen < 16:
         if isinstance(error, torch.OutOfMemoryError):

@@ -195,7 +195,7 @@ class Baseline:
     """Code of this process before the first implementation was imported.
 
     Attributes:
-        computing: code that implementations compute with; None until it is stored, so that nothing is compared.
+        computing: code that implementations compute with; None before `take`, when `check` compares nothing.
     """
 
     def __init__(self) -> None:

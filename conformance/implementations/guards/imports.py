@@ -40,5 +40,5 @@ def imports_change_nothing(name: str) -> Iterator[None]:
     if problems:
         raise UnknownImplementation(
             f"importing {name} {'; '.join(problems)}. This would change what other implementations compute, and was "
-            "undone. Remove it, or give each implementation its own process with --isolate"
+            "undone. Remove that code from the module, or give each implementation its own process with --isolate"
         )

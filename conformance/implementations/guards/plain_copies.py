@@ -51,7 +51,7 @@ class PlainCopies:
         )
 
     def _items(self, value: Any) -> Any:
-        """Return a copy of the loss items that requires gradients if the items do, which the protocol forbids."""
+        """Return a copy of the loss items; it requires gradients if the items do, so that this error is detected."""
         copy = self._copy("Loss.items", value)
         if is_tensor(value) and plain("Loss.items", value).requires_grad:
             copy.requires_grad_()
@@ -95,7 +95,7 @@ def plain(name: str, value: Any) -> Any:
         value: a tensor of any type, or another value.
 
     Raises:
-        ProtocolViolation: code of the tensor's type computes its values, so that it has no memory.
+        ProtocolViolation: the tensor has no memory, because its type computes the values by code of its own.
     """
     if not is_tensor(value) or type(value) in TRUSTED:
         return value

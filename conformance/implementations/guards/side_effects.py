@@ -26,7 +26,7 @@ MOST_PRINTED = 2**20
 
 
 class SideEffectError(Exception):
-    """Error: an implementation changed something that it does not own, or left files, processes or output behind."""
+    """Error: an implementation changed inputs or earlier results, or left files, processes or output behind."""
 
 
 class ReturnedTensors:
@@ -37,7 +37,7 @@ class ReturnedTensors:
         self._kept: list[tuple[str, Tensor, Tensor]] = []
 
     def begin(self) -> None:
-        """Begin the next batch: `check` then compares the tensors that were stored for earlier batches."""
+        """Begin the next batch: tensors stored so far become those of the previous batch, which `check` compares."""
         self._before, self._kept = self._kept, []
 
     def keep(self, name: str, tensor: Tensor, copy: Tensor) -> None:
@@ -58,7 +58,7 @@ class ReturnedTensors:
 
 
 class Identity:
-    """Object whose identity an implementation and its variants share."""
+    """Object that an implementation and its variants share, so that they are recognised as the same code."""
 
 
 _returned: "WeakKeyDictionary[Identity, ReturnedTensors]" = WeakKeyDictionary()

@@ -17,7 +17,7 @@ def main() -> None:
     """Leave the network, and run pip.
 
     Raises:
-        SystemExit: with `NO_NAMESPACE`, or the exit status of pip.
+        SystemExit: with `NO_NAMESPACE` if no network namespace can be made, else with the exit status of pip.
     """
     specification = importlib.util.spec_from_file_location("confine", Path(__file__).with_name("confine.py"))
     assert specification is not None

@@ -95,7 +95,7 @@ def limit_resources() -> None:
 
 
 class Stub(type):
-    """Type of all attributes of a stub module: their own attributes and calls return the stub itself.
+    """Metaclass of a stub for every attribute of a stub module: reading or calling the stub returns the stub itself.
 
     Using a stub in a computation raises TypeError.
     """
@@ -164,7 +164,7 @@ def made(fields: dict[str, Any]) -> Any:
     for entry in fields.get("entries", ()):
         problem = damage(Path(entry))
         if problem is not None:
-            raise ImportError(f"{entry}: {problem}; it was changed since it was checked")
+            raise ImportError(f"{entry}: {problem}; the package was changed after its hashes were verified")
     for name in fields["stand_ins"]:
         stub_module(name)
     module, _, attribute = fields["adapter"].partition(":")
@@ -255,7 +255,7 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
 
 
 def decoded_failure(error: BaseException) -> dict[str, Any]:
-    """Return the answer to a question whose processing raised."""
+    """Return the answer to a question if processing the question raised `error`."""
     try:
         message, details = str(error), traceback.format_exc()
     except BaseException as problem:

@@ -76,7 +76,7 @@ def ensure_package(package: Package) -> Path:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_shared(cache)
         if lock.is_symlink():
-            raise OSError(f"{lock} is a link")
+            raise OSError(f"{lock} is a link, expected a regular file")
         with FileLock(lock):
             if folder.exists():
                 refuse_shared(folder)

@@ -77,7 +77,7 @@ def run_pip(
         try:
             _, errors = process.communicate(timeout=INSTALL_TIMEOUT)
         except subprocess.TimeoutExpired as error:
-            raise PipFailed(f"no answer within {INSTALL_TIMEOUT} s") from error
+            raise PipFailed(f"pip did not end within {INSTALL_TIMEOUT} s and was killed") from error
         finally:
             end(process)
     if process.returncode != expected:

@@ -96,7 +96,7 @@ class RemoteAdapter:
         self._offer(about)
 
     def _offer(self, about: dict[str, Any]) -> None:
-        """Add the methods `assign` and `loss` to this object, as far as the adapter in the worker has them."""
+        """Add `assign` and `loss` to this object, each only if the adapter in the worker has that method."""
         self._about = about
         if about["assigns"]:
             self.assign = self._assign

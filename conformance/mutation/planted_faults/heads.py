@@ -126,7 +126,7 @@ def class_gain_in_float16(
 def class_gain_or_default(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Return the loss items with the default class gain of 0.5 where a gain of zero was given."""
+    """Return the loss items with the default class gain of 0.5 instead of a given gain of zero."""
     gain = numbers.cls_gain or 0.5
     return _with_gains(predictions, targets, head, numbers, *dialect, cls_gain=gain)
 

@@ -93,7 +93,7 @@ def dfl_clamp_15_99(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
 
 @fault(at="tal_reference.loss.dfl_loss")
 def dfl_clamp_15_99_in_the_gradient(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Return DFL with the correct value, but the gradient for targets clamped at R - 0.01."""
+    """Return DFL with the correct value, but the gradient for targets clamped at R - 0.01, for R bins."""
     wrong = _clamped_at(distances, target, reg_max, reg_max - 0.01)
     return _dfl_loss(distances, target, reg_max).detach() + wrong - wrong.detach()
 

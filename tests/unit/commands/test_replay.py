@@ -173,7 +173,10 @@ def test_without_stored_outcomes_it_says_so(replay: Run, case: Path):
     status, _, errors = replay(case, "--offline", "--implementation", "ultralytics")
     assert status == 2
     assert errors == [
-        f"python -m conformance replay: no outcome of ultralytics is stored beside {case}",
+        (
+            f"python -m conformance replay: no outcome of ultralytics is stored beside {case}: "
+            "leave out --offline to compute one"
+        ),
     ]
 
 

@@ -112,7 +112,10 @@ UNKNOWN = {
     ":": "unknown implementation ':'",
     "good:": "unknown implementation 'good:'",
     ":adapter": "unknown implementation ':adapter'",
-    "good.py": "'good.py' is a file: append one of its objects, good.py:OBJECT. Its objects: Adapter, adapter, Outer",
+    "good.py": (
+        "'good.py' is a file: append the name of one of its objects, as good.py:OBJECT. "
+        "Its objects: Adapter, adapter, Outer"
+    ),
     "absent.py": "unknown implementation 'absent.py'",
     "absent.py:adapter": "implementation file not found: absent.py (looked in /",
     "goood.py:adapter": "implementation file not found: goood.py (looked in /",
@@ -299,14 +302,14 @@ def test_ultralytics_is_not_installed(monkeypatch: pytest.MonkeyPatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    assert find_ultralytics() == "ultralytics is not installed: `pip install ultralytics`"
+    assert find_ultralytics() == "ultralytics is not installed: run `pip install ultralytics`"
 
 
 def test_ultralytics_is_too_old(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metadata, "version", lambda name: "8.3.1")
     assert find_ultralytics() == (
-        "ultralytics 8.3.1 is installed; expected 8.4.128 or newer. "
-        "Test the older release as ultralytics==8.3.1, or upgrade"
+        "ultralytics 8.3.1 is installed; expected 8.4.128 or newer: older ones have another dialect. "
+        "Upgrade it, or select the older release with --implementation ultralytics==8.3.1"
     )
 
 

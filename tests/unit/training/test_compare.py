@@ -234,7 +234,7 @@ def test_a_wrong_choice_is_not_followed(batch: Batch):
     reference = Reference(NEWEST, subject)
     assert equal_maps(reference(0, batch), gradient_on(batch, own_choice(batch)))
     assert reference.followed == 0
-    assert "at step 1 the loss itself diverges" in reference.problem
+    assert "at step 1 the implementation diverges from the reference" in reference.problem
 
 
 def test_a_dialect_makes_its_own_choices(recorded: RecordedTraining):

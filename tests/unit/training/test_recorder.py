@@ -215,7 +215,7 @@ def test_progress_is_printed_at_intervals(step: Step, tmp_path: Path, monkeypatc
         for _ in range(3):
             step(CROWDED.build())
     (line,) = said(capsys)
-    assert line.startswith("conformance recorder: 2 steps seen, 2 batches stored (0.")
+    assert line.startswith("conformance recorder: 2 calls of the loss captured, 2 batches stored (0.")
 
 
 def test_a_budget_that_is_too_small_is_told(step: Step, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

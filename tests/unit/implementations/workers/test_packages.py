@@ -209,5 +209,5 @@ def test_an_entry_is_verified_again_before_its_import(index: Path):
     folder = ensure_package(SMALL)
     fields = {"adapter": "math:sqrt", "arguments": {}, "stand_ins": [], "entries": [str(folder.parent)]}
     (folder / "small_package" / "__init__.py").write_text("answer = 43\n", encoding="utf-8")
-    with pytest.raises(ImportError, match="it was changed since it was checked"):
+    with pytest.raises(ImportError, match="the package was changed after its hashes were verified"):
         made(fields)
