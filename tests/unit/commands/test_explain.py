@@ -48,7 +48,7 @@ def test_beside_an_implementation(case: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--image", "2"], "--image 2: expected 0 to 1"),
+        (["--image", "2"], "--image 2: expected an index from 0 to 1"),
         (["--anchor", "336"], "no anchor 336: the image has 336"),
         (["--anchor", "-1"], "no anchor -1"),
         (["--gt", "4"], "no ground truth 4: image 0 has 4"),
