@@ -230,8 +230,8 @@ def conforms_to(subject: Subject, recipe: Recipe) -> bool:
 def strategies_for(implementation: Implementation) -> list[SearchStrategy[Recipe]]:
     """Return every named strategy on which an implementation can be tested.
 
-    A loss fixes alpha and beta (TAL-MET-1), so that only assigners are tested on batches with other
-    exponents.
+    A loss has alpha and beta built in (TAL-MET-1). Batches with other exponents are therefore generated only for
+    implementations that have an assigner.
     """
     strategies = STRATEGIES if "assign" in implementation.capabilities else LOSS_STRATEGIES
     return list(strategies.values())
@@ -240,7 +240,7 @@ def strategies_for(implementation: Implementation) -> list[SearchStrategy[Recipe
 def failure_on(subject: Subject, recipe: Recipe) -> Failure | None:
     """Return the failure of an implementation against its dialect on the recipe's batch, or None if it conforms.
 
-    If alpha and beta differ from the detection loss's, the assigner is judged without the loss (TAL-MET-1).
+    If the batch has other alpha and beta than the detection loss, the assigner is judged without the loss (TAL-MET-1).
     """
     hyperparameters = recipe.hyperparameters
     default_exponents = (hyperparameters.alpha, hyperparameters.beta) == (DEFAULTS.alpha, DEFAULTS.beta)

@@ -206,9 +206,9 @@ def explain(
     seconds: float,
     advance: Advance = no_progress,
 ) -> Identification:
-    """Find the dialect that explains an implementation on the batches of a run, within a budget.
+    """Find the dialect that explains the results of an implementation on the batches of a run, within a budget.
 
-    The declared dialect of the implementation comes first: of dialects that explain as much, it is preferred.
+    If several dialects explain equally many batches, the dialect that the implementation declares is preferred.
 
     Args:
         observations: outcomes of the implementation under test.
@@ -246,7 +246,7 @@ def explains_all(search: Search, dialect: Dialect, recipes: Iterable[Recipe]) ->
 def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: bool) -> Identification:
     """Return the dialect that was found, with its proof.
 
-    All batches and newly drawn ones are judged by the dialect, and the effect of each of its choices is
+    All batches and newly generated ones are judged by the dialect, and the effect of each of its choices is
     counted.
 
     Args:
@@ -287,7 +287,8 @@ def effects(
     If the budget is used up, the evidence of the remaining choices has neither a count nor a batch.
 
     Returns:
-        The evidence, and the numbers of smaller batches that `base` does not explain, and of smaller batches.
+        The evidence; and two numbers: how many of the smallest batches `base` does not explain, and how many
+        smallest batches were judged.
     """
     observations, smaller = search.observations, recipes[:SMALLER]
     lacking: list[Recipe] = []
@@ -372,7 +373,7 @@ def as_good(search: Search, other: Dialect, found: Dialect, recipes: Iterable[Re
 def remaining(
     search: Search, dialect: Dialect, recipes: Sequence[Recipe]
 ) -> tuple[dict[str, tuple[int, Failure]], int]:
-    """Return what a dialect does not explain, and the number of judged batches.
+    """Return the failures that a dialect does not explain, and the number of judged batches.
 
     If the budget is used up, only batches that the search has judged by the dialect before are counted.
 

@@ -150,7 +150,7 @@ class Search:
 
         Args:
             dialect: the official dialect.
-            first: True to store the best dialect so far in `best`, for the case that the budget is used up.
+            first: True to store the best dialect so far in `best`, where it remains if the budget is used up.
         """
         sample, stuck = self.spread(PROBES), 0
         while stuck < STUCK:
@@ -241,9 +241,9 @@ class Search:
         return [move for move in moves if CHOICES[next(iter(move))].clause.startswith("LOSS-") == of_loss]
 
     def can_be_explained(self, recipe: Recipe, dialect: Dialect) -> bool:
-        """Return True unless the implementation raises on a batch that every dialect supports.
+        """Return False if the implementation raises on a batch that every dialect supports, else True.
 
-        Such an exception shows a limit or an error of the implementation, and no choice explains it.
+        No choice explains such an exception: it shows a limit or an error of the implementation.
         """
         stages = self.observations.diverging(recipe, dialect)
         supported = len(recipe.strides) > 1 and recipe.hyperparameters.effective_topk2 is None

@@ -53,17 +53,17 @@ class KeptAdapter:
 
 
 def fresh_adapter(implementation: Implementation) -> KeptAdapter:
-    """Return the adapter in its state before the first call, as far as possible.
+    """Return an adapter in its state before the first call, if it can be made again.
 
-    If the adapter was made by a class or function, this is called again. An adapter with `make` makes new criteria.
-    Any other object is returned unchanged.
+    If a class or function made the adapter, this class or function is called again. An adapter with `make` makes new
+    criteria. Any other object is returned unchanged.
     """
     factory = implementation.factory
     return KeptAdapter(implementation.adapter if factory is None else factory())
 
 
 def renewed(implementation: Implementation) -> Implementation:
-    """Return the implementation in its state before the first call, as far as possible (`fresh_adapter`)."""
+    """Return the implementation in its state before the first call, if it can be made again (`fresh_adapter`)."""
     if implementation.in_subprocess:
         return replace(implementation, adapter=implementation.adapter.renewed())
     return replace(implementation, adapter=fresh_adapter(implementation))

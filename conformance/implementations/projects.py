@@ -23,7 +23,7 @@ class Project:
         dialect: name of the dialect that the project is judged by.
         needs: packages that the project imports and that current environments lack.
         stand_ins: modules that the project imports but its assigner and loss never use; stubs replace missing ones.
-        inside: subfolder of the package that must be on the import path; "" if it imports its modules by full names.
+        inside: subfolder of the package that must be on the import path; "" if no subfolder must be.
     """
 
     version: str

@@ -74,7 +74,7 @@ def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementati
     Args:
         name: a registered implementation or project, `package==X.Y.Z`, a version of Ultralytics,
             `package.module:object` or `path/to/file.py:object`; or an adapter, or a class or function that makes one.
-        isolate: run a user's object in a worker process; an object that is given itself runs in this process.
+        isolate: run a user's object in a worker process, if `name` is a text; an object always runs in this process.
         guarded: reject a user's object whose import changes this process.
 
     Raises:
@@ -115,7 +115,7 @@ def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementati
 
 
 def name_of(adapter: Any) -> str:
-    """Return a name for an object in messages: that of a class or function, else that of its class."""
+    """Return a name for messages: the name of a class or function; for any other object, the name of its class."""
     named = adapter if hasattr(adapter, "__qualname__") else type(adapter)
     return str(named.__qualname__).rpartition(".<locals>.")[2] or "adapter"
 

@@ -61,7 +61,7 @@ class Checker(BatchChecker):
         clause_group: the group of clauses that the test covers, such as `TAL-TOPK`.
         parameter: value of the test's own parameter, such as a way of calling; "" if it has none.
         known_issues: unexpired entries of the ledger that concern the subject.
-        shrinking: decides which failing batches are shrunk; None: all of them are.
+        shrinking: decides which failing batches are shrunk; None to shrink all of them.
         failed: True once a batch failed: all later batches are Hypothesis' attempts to shrink it.
         excused: number of batches whose failure is a known issue.
         judged: number of batches that were judged before any failed, without those that are not supported.

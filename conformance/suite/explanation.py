@@ -1,6 +1,7 @@
 """Explain at the end of a run what a failing implementation computes, and log the explanation.
 
-The explanation adds lines to the log. It changes no verdict, and an error in it is a line of its own.
+The explanation only adds lines to the log, and does not change a verdict. If the search for it raises, a line of the
+log says so.
 """
 
 import time
@@ -31,9 +32,9 @@ Line = dict[str, Any]
 
 
 def explain_failures(run: SessionState, seconds: float) -> None:
-    """Log for every failing implementation what explains its failures, within a budget for each.
+    """Log for every failing implementation the dialect and choices that explain its failures.
 
-    A run of case files judges too few batches for an explanation.
+    Nothing is logged for a run of case files, which judges too few batches for an explanation.
 
     Args:
         run: the session.
@@ -95,9 +96,10 @@ def _explained(
 
 
 def is_left(observations: Observations, identification: Identification, line: Line) -> bool | None:
-    """Return True if the batch of a line fails and is not explained, False if it conforms, None if that is unknown.
+    """Return True if the dialect that was found does not explain the batch of a `batch` line.
 
-    If no choice explains anything, every failing batch of the run is left.
+    Return False if the implementation conforms to that dialect on the batch, and None if that was not judged. If no
+    better dialect than the declared one was found, the verdict in the line counts.
     """
     if identification.as_declared:
         return failing_line(line)
@@ -113,7 +115,7 @@ def is_plain(line: Line) -> bool:
 
 
 def sample_of(lines: Sequence[Line]) -> tuple[list[Recipe], list[Recipe]]:
-    """Return recipes of failing and of conforming float32 batches, evenly drawn from the lines of a run."""
+    """Return recipes of failing and of conforming float32 batches: every n-th in the `batch` lines of a run."""
     plain = [line for line in lines if is_plain(line)]
     failing = {line["recipe"] for line in plain if line["verdict"] in FAILING and line.get("recipe")}
     passing = {line["recipe"]: None for line in plain if line["verdict"] in CONFORMING and line.get("recipe")}
@@ -122,7 +124,7 @@ def sample_of(lines: Sequence[Line]) -> tuple[list[Recipe], list[Recipe]]:
 
 
 def _read(texts: Sequence[str], most: int) -> Iterator[Recipe]:
-    """Yield up to `most` recipes, evenly drawn; a text that is not a recipe is left out."""
+    """Yield up to `most` recipes, parsed from every n-th text; a text that is not a recipe is left out."""
     step = max(1, -(-len(texts) // most))
     for text in texts[::step]:
         try:
@@ -164,7 +166,10 @@ def fields_of(identification: Identification) -> Line:
 
 
 def sentence_of(identification: Identification) -> str:
-    """Return the sentence about an implementation; if every batch conforms by itself, it says so."""
+    """Return a sentence about what the implementation computes.
+
+    It says so if the implementation conforms on each batch by itself, although the run failed.
+    """
     if identification.as_declared and identification.complete and not identification.missing:
         return (
             f"On each of {identification.batches} batches by itself it computes {identification.base.name}: the "

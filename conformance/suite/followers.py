@@ -44,7 +44,7 @@ class ChosenCause:
 
 
 def chosen_causes(identification: Identification) -> list[ChosenCause]:
-    """Return the unofficial choices that were found, after the release if another one was declared."""
+    """Return the unofficial choices that were found; first the release that was found, if another one was declared."""
     found, base = identification.dialect, identification.base
     declared = identification.implementation.dialect
     own = judged_differences(found, base)
@@ -64,7 +64,7 @@ def chosen_causes(identification: Identification) -> list[ChosenCause]:
 def followers(
     folder: Path, identification: Identification, lines: Sequence[Line], deadline: float
 ) -> list[Line]:
-    """Return for every choice that was found the failures that it explains, as fields of the run log.
+    """Return, for every choice that was found, the failures that this choice explains, as fields of the run log.
 
     Args:
         folder: folder of the run, with the case files.
@@ -100,7 +100,7 @@ def _batch_of(folder: Path, line: Line) -> Batch | None:
 
 
 class CaseJudge:
-    """Judge of logged failures by the declared dialect of an implementation, and by the one that was found.
+    """Judge of logged failures by two dialects: the one that the implementation declares, and the one that was found.
 
     Args:
         implementation: the implementation under test.
@@ -111,10 +111,11 @@ class CaseJudge:
         self.implementation, self.found = implementation, found
 
     def explains(self, line: Line, batch: Batch) -> bool:
-        """Return True if the batch fails by the declared dialect, and conforms to the one that was found.
+        """Return True if the dialect that was found explains a failure on a batch.
 
-        A failing relation is explained as well if it holds by the bounds of the dialect that was found, or if that
-        dialect violates it.
+        It does if the implementation conforms to the found dialect on the batch, but not to the declared one. It also
+        explains the failure of a metamorphic relation, if the relation holds with the bounds of the found dialect, or
+        if the reference in the found dialect violates the relation too.
         """
         if not self.conforms(line, batch, self.found):
             return False
@@ -128,7 +129,7 @@ class CaseJudge:
         return _passes(relation, tested, batch) or not _passes(relation, reference, batch)
 
     def conforms(self, line: Line, batch: Batch, dialect: Dialect) -> bool:
-        """Return True if the implementation conforms to a dialect on the batch of a failure, called plainly."""
+        """Return True if the implementation conforms to a dialect on the batch of a failure, in an ordinary call."""
         numbers = batch.hyperparameters
         other_exponents = (numbers.alpha, numbers.beta) != (DEFAULTS.alpha, DEFAULTS.beta)
         alone = other_exponents or line.get("test") in ASSIGNER_TESTS

@@ -62,7 +62,7 @@ class SessionState:
         ledger: the known issues: failures that do not fail the run.
         unsupported: sentences about implementations whose adapters exclude too many batches.
         stale: sentences about known issues that make the run fail, such as expired ones.
-        shrinking: failures that were shrunk, and the budget for that.
+        shrinking: failures that were shrunk, and the budget of processor time for shrinking.
         report: path of the report, or the exception that prevented it; None before the end of the session.
     """
 
@@ -116,7 +116,7 @@ def find_implementations(
         names: values of `--implementation`.
         dialect: the dialect to judge all implementations by; None for the dialects that they declare.
         isolate: run every implementation from a module or file in its own process.
-        task: the loss family to test; None for all that each declares.
+        task: name of the loss family to test; None for all loss families that an implementation declares.
 
     Raises:
         pytest.UsageError: implementations could not be loaded; the message has a line for each of them. A run

@@ -35,9 +35,10 @@ class Property:
     """A property that a batch has or lacks.
 
     Attributes:
-        having: predicate of the batches with it, in the plural: "are not square".
-        lacking: predicate of the batches without it.
-        of_content: True if the batch has it, False if the call has it: then no batch can be drawn to test it.
+        having: predicate of batches with the property, in the plural: "are not square".
+        lacking: predicate of batches without the property: "are square".
+        of_content: True for a property of the batch, False for a property of the call, such as its dtype. Only
+            properties of the batch are tested on newly generated batches.
     """
 
     having: str
@@ -55,12 +56,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Split:
-    """The numbers of failing batches with and without a property.
+    """Numbers of failing batches among the batches that have a property, and among the others.
 
     Attributes:
-        words: predicate of the batches that fail more often.
-        failing, total: number of failing batches among those with the predicate, and number of these.
-        other_failing, other_total: the same for the other batches.
+        words: predicate of the group that fails more often: the batches with the property, or those without it.
+        failing, total: number of failing batches and number of all batches in this group.
+        other_failing, other_total: number of failing batches and number of all batches in the other group.
     """
 
     words: str
@@ -71,18 +72,18 @@ class Split:
 
     @property
     def errors(self) -> int:
-        """Number of batches on which "fails if and only if the predicate holds" is wrong."""
+        """Number of batches that are wrongly predicted by "a batch fails if and only if the predicate holds"."""
         return self.total - self.failing + self.other_failing
 
     @property
     def is_sharp(self) -> bool:
-        """True if the predicate is wrong on at most half as many batches as the better constant prediction."""
+        """True if `errors` is at most half the errors of the better of "every batch fails" and "no batch fails"."""
         failing = self.failing + self.other_failing
         return 2 * self.errors <= min(failing, self.total + self.other_total - failing)
 
     @property
     def information(self) -> float:
-        """Bits that the predicate tells about failing, summed over the batches."""
+        """Mutual information of predicate and failure in bits, times the number of batches."""
         failing, all_batches = self.failing + self.other_failing, self.total + self.other_total
         return (
             _entropy(failing, all_batches)
@@ -92,7 +93,7 @@ class Split:
 
     @property
     def sentence(self) -> str:
-        """The split in a sentence."""
+        """A sentence with the numbers of failing batches in both groups."""
         return (
             f"It fails on {self.failing} of {self.total} batches that {self.words}, and on {self.other_failing} of "
             f"{self.other_total} others."
@@ -100,7 +101,7 @@ class Split:
 
 
 def _entropy(failing: int, total: int) -> float:
-    """Return the entropy in bits of `failing` failures among `total` batches, times their number."""
+    """Return `total` times the entropy in bits of a batch's result, if `failing` of `total` batches fail."""
     parts = [part for part in (failing, total - failing) if part]
     return -sum(part * math.log2(part / total) for part in parts)
 
@@ -114,14 +115,14 @@ def shared_properties(
 ) -> list[dict[str, str | None]]:
     """Return the properties that separate failing from conforming batches, the sharpest first, as log fields.
 
-    Newly drawn batches are judged too: a property that separates the batches of the run by chance does not
-    separate these.
+    Newly generated batches are judged too. A property that separates failing from conforming batches of the run by
+    chance does not separate the newly generated ones, and is left out.
 
     Args:
-        observations: outcomes of the implementation, with which newly drawn batches are judged.
-        dialect: the dialect by which they are judged.
+        observations: outcomes of the implementation, which also judge newly generated batches.
+        dialect: the dialect by which newly generated batches are judged.
         lines: `batch` lines of the run.
-        failed: returns True if the batch of a line fails, False if it conforms, None if it says neither.
+        failed: returns True if the batch of a line fails, False if it conforms, None if that is unknown.
         out_of_time: returns True once no more batches are to be drawn.
     """
     judged = [(line, recipe_of(line), result) for line in lines if (result := failed(line)) is not None]
@@ -144,13 +145,16 @@ def shared_properties(
 
 
 def is_refuted(prop: Property, drawn: Sequence[Sample]) -> bool:
-    """Return True if newly drawn batches, of which some fail and some do not, are not separated by a property."""
+    """Return True if some newly generated batches fail and others conform, but a property does not separate them."""
     results = {sample.failed for sample in drawn}
     return prop.of_content and len(results) == 2 and not split_by(prop, drawn).is_sharp
 
 
 def tested_sentence(prop: Property, drawn: Sequence[Sample]) -> str | None:
-    """Return how a property separates newly drawn batches; None if none were drawn, or none can be."""
+    """Return a sentence about how a property separates newly generated batches.
+
+    Return None if no batches were generated, or if the property is one of the call.
+    """
     if not drawn or not prop.of_content:
         return None
     split = split_by(prop, drawn)
@@ -169,14 +173,14 @@ def recipe_of(line: Line) -> Recipe | None:
 
 
 def failing_line(line: Line) -> bool | None:
-    """Return True if a batch failed, False if it conforms, and None for a verdict that says neither."""
+    """Return True if the verdict in a `batch` line is a failure, False if it conforms, None for other verdicts."""
     if line["verdict"] in FAILING:
         return True
     return False if line["verdict"] in ("exact", "within_bound", "admissible", "rejected") else None
 
 
 def numbers_of(recipe: Recipe) -> dict[str, int]:
-    """Return the numbers of a recipe whose size may matter, by name in the plural."""
+    """Return the sizes of a recipe's batch that may cause a failure, such as the number of images, by name."""
     return {
         "images": len(recipe.images),
         "ground truths in an image": max(map(len, recipe.images)),
@@ -189,7 +193,7 @@ def numbers_of(recipe: Recipe) -> dict[str, int]:
 
 
 def thresholds(numbers: Sequence[dict[str, int]]) -> dict[str, list[int]]:
-    """Return by name of a number the values from which it may be too large, evenly drawn from those that occur."""
+    """Return for every size of a batch, by name, at most `MAX_THRESHOLDS` of its occurring values as thresholds."""
     limits = {}
     for name in numbers[0] if numbers else ():
         values = sorted({of[name] for of in numbers})[1:]
@@ -205,7 +209,7 @@ def properties_of(
     Args:
         hazards: names of the hazards of the batch.
         recipe: its recipe; None if it was not generated.
-        limits: values of each number, as `thresholds` returns them.
+        limits: thresholds of each size of a batch, as returned by `thresholds`.
     """
     for hazard in hazards:
         meaning = MEANINGS.get(hazard, "").rstrip(".")
@@ -253,7 +257,7 @@ def sharpest(samples: Sequence[Sample]) -> list[Property]:
 
 
 def split_by(prop: Property, samples: Sequence[Sample]) -> Split:
-    """Return the numbers of failing batches with and without a property, those that fail more often first."""
+    """Count failing batches with and without a property; the group that fails more often comes first."""
     having = [sample.failed for sample in samples if prop in sample.properties]
     lacking = [sample.failed for sample in samples if prop not in sample.properties]
     more_often = sum(having) * max(1, len(lacking)) >= sum(lacking) * max(1, len(having))
@@ -265,14 +269,14 @@ def split_by(prop: Property, samples: Sequence[Sample]) -> Split:
 def drawn_results(
     observations: Observations, dialect: Dialect, out_of_time: Callable[[], bool]
 ) -> list[tuple[Recipe, bool]]:
-    """Return newly drawn recipes, each with True if the implementation fails on its batch.
+    """Return newly generated recipes, each with True if the implementation fails on its batch.
 
-    The recipes are of every strategy on which the implementation can be tested, evenly drawn from the smaller half.
+    They are every n-th of the smaller half of recipes from all strategies on which the implementation can be tested.
 
     Args:
         observations: outcomes of the implementation.
         dialect: the dialect by which the batches are judged.
-        out_of_time: returns True once no more batches are to be drawn.
+        out_of_time: returns True when no more batches may be judged.
     """
     strategies = strategies_for(observations.implementation)
     recipes = {recipe for strategy in strategies for recipe in sample_recipes(strategy, PER_STRATEGY)}

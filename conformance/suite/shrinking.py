@@ -1,8 +1,8 @@
-"""One shrink for a cause, within a budget: decides which failing batches Hypothesis makes smaller.
+"""Shrink one failing test for each cause, within a budget of processor time.
 
-Many tests fail for one cause. The first one is shrunk; a later one that fails in the same way reports its first
-failing batch. Hypothesis has no setting for that: a batch that is not to be judged is rejected, and the shrinker,
-which is found on the call stack, is told to stop.
+One cause makes many tests fail. Hypothesis shrinks the failing batch of the first of these tests. A later test that
+fails in the same way reports its failing batch as it was generated. Hypothesis has no setting for this: during
+shrinking, batches of such a test are rejected, and the shrinker, found on the call stack, is told to stop.
 """
 
 import re
@@ -27,13 +27,13 @@ Signature = tuple[str, str, str]
 
 
 def signature_of(failure: Failure) -> Signature:
-    """Return in which way an implementation failed: failures for one cause mostly have one signature."""
+    """Return the signature of a failure, which is mostly equal for failures with the same cause."""
     text = "" if failure.stage else re.sub(r"\d+", "#", failure.summary)
     return failure.subject.id, failure.stage, text
 
 
 def is_clear(failure: Failure) -> bool:
-    """Return True if the first differing value is at least `CLEAR` bounds off, or has no bound."""
+    """Return True if the error of the first differing value is at least `CLEAR` times its bound, or has no bound."""
     share = share_of_bound(_fields(failure.values[0])) if failure.values else None
     return share is None or share >= CLEAR
 
@@ -47,10 +47,10 @@ class ShrinkBudget:
     """The failures of a session that were shrunk, and the processor time that this took.
 
     Attributes:
-        seconds: budget of processor time, for all tests of an implementation in this process. One test has at most
-            `SHARE` of it.
+        seconds: budget of processor time for all tests of an implementation in this process. A single test may use the
+            share `SHARE` of the budget.
         used: seconds spent on shrinking, by id of the subject.
-        shrunk: signatures of failures that a test has shrunk.
+        shrunk: signatures of the failures that have been shrunk.
         spared: number of tests whose failure was not shrunk, by reason.
     """
 
@@ -60,22 +60,22 @@ class ShrinkBudget:
     spared: dict[str, int] = field(default_factory=dict)
 
     def spare(self, reason: str) -> None:
-        """Count a test whose failure is not shrunk any further."""
+        """Count a test whose failure is not shrunk, or not shrunk any further, for the given reason."""
         self.spared[reason] = self.spared.get(reason, 0) + 1
 
 
 @dataclass
 class TestShrinking:
-    """The failing batches of one test, and the decision about those that Hypothesis tries while it shrinks them.
+    """The failing batches of one test. It decides which batches are judged while Hypothesis shrinks the failure.
 
     Attributes:
-        budget: what the session has shrunk so far.
+        budget: the session's budget, and the failures that were shrunk so far.
         subject: id of the subject.
-        failing: keys of the batches that failed: Hypothesis judges these again, and they must fail again.
+        failing: keys of the batches that failed. If Hypothesis runs one of them again, it is judged and fails again.
         fresh: True if a failure of this test has a signature that no earlier test has shrunk.
-        clear: True if the first failure was well above its bound: batches that fail less clearly are not smaller
-            examples of it.
-        since: reading of the clock of processor time at the last failing batch.
+        clear: True if the error of the first failure was well above its bound (`is_clear`). Then a batch whose error is
+            close to the bound does not count as a smaller example.
+        since: processor time in seconds at the last batch.
         used: seconds that this test has spent on shrinking.
         stopped: True once a batch was refused.
     """
@@ -92,7 +92,7 @@ class TestShrinking:
     stopped: bool = False
 
     def refuses(self, key: object) -> bool:
-        """Return True if a batch is not to be judged, because its failure is not shrunk any further.
+        """Return True if a batch must not be judged, because the failure of this test is not shrunk any further.
 
         Args:
             key: identifies the batch.
@@ -114,7 +114,7 @@ class TestShrinking:
         return True
 
     def add(self, key: object, failure: Failure) -> bool:
-        """Add a failing batch. Return False if it fails so much less clearly that it is no example.
+        """Add a failing batch; return False if it is not a smaller example of the first failure (see `clear`).
 
         Args:
             key: identifies the batch.
@@ -133,12 +133,12 @@ class TestShrinking:
 
 
 def is_shrinking() -> bool:
-    """Return True if Hypothesis calls the running test to shrink a failing batch."""
+    """Return True if Hypothesis is shrinking a failing batch of the running test."""
     return _caller(lambda code, scope: code in SHRINKING) is not None
 
 
 def stop_shrinking() -> bool:
-    """Tell Hypothesis to stop shrinking, if the running test is called to shrink; return True if it is."""
+    """Return True if Hypothesis is shrinking a failing batch of the running test, and tell it to stop."""
     shrinker = _caller(lambda code, scope: hasattr(scope.get("self"), "max_stall"))
     if shrinker is None:
         return is_shrinking()
@@ -147,10 +147,10 @@ def stop_shrinking() -> bool:
 
 
 def _caller(matches: Any) -> dict[str, Any] | None:
-    """Return the local variables of the innermost caller that matches; None if none does.
+    """Return the local variables of the innermost calling function for which `matches` is true, or None.
 
     Args:
-        matches: receives the name of a function and its local variables.
+        matches: predicate of the name of a function and its local variables.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

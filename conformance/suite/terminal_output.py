@@ -1,7 +1,7 @@
 """The output of a failing run on one screen: the causes, instead of a section for every failing test.
 
-pytest prints a section and a line for each failing test, and a line for each skipped one. Fifty tests that fail for one
-cause would hide the cause. Their failures are in the report, with -v in the terminal too.
+pytest prints a section and a line for each failing test, and a line for each skipped test. If fifty tests fail for one
+cause, this output hides the cause. The failures are in the report; with -v they are printed in the terminal too.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ OF_SUITE = "conformance/suite/", "tal_conformance/suite/"
 
 
 def is_brief(config: pytest.Config) -> bool:
-    """Return True unless pytest was told to print more, by -v or a style of tracebacks."""
+    """Return True unless -v or an option for the style of tracebacks (--tb) requests pytest's full output."""
     return bool(config.getoption("verbose") <= 0 and config.getoption("tbstyle") == "auto")
 
 
@@ -38,7 +38,7 @@ def _is_of_suite(argument: str, config: pytest.Config) -> bool:
 
 
 def hidden_reports(stats: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Return by outcome the reports of failures that the run log has, and with them those of skipped tests."""
+    """Return the reports that are not printed, by outcome: of failures in the run log, and of skipped tests."""
     failed = [report for report in stats.get("failed", ()) if getattr(report, LOGGED, False)]
     if not failed:
         return {}
@@ -65,7 +65,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
 
 
 def hidden_sentence(hidden: dict[str, list[Any]]) -> str:
-    """Return how many tests have no lines of their own; "" if none."""
+    """Return a sentence with the numbers of failed and skipped tests that are not printed; "" if there are none."""
     failed, skipped = (len(hidden.get(name, ())) for name in ("failed", "skipped"))
     if not failed:
         return ""
@@ -74,7 +74,7 @@ def hidden_sentence(hidden: dict[str, list[Any]]) -> str:
 
 
 def shrinking_sentence(log: Log) -> str:
-    """Return how long shrinking took, and the number of tests without it by reason; "" if no test failed."""
+    """Return the time spent on shrinking, and the number of tests not shrunk by reason; "" if no test failed."""
     lines = log.shrinking
     if not lines:
         return ""

@@ -35,7 +35,7 @@ class BatchSelector:
     """State of the selection for one loss of a training.
 
     Attributes:
-        every: number of steps between two batches that are stored regularly; 0: none is stored regularly.
+        every: number of steps between two batches that are stored regularly; 0 to store none regularly.
         step: number of the next step, from 0.
     """
 

@@ -24,7 +24,7 @@ class Cause:
         lines: the `divergence` or `difference` lines of the log, the best example first.
         batches: number of judged batches that failed for this cause; None if unknown.
         choice: the choice that explains the failures, in words; "" if none does.
-        follows: what failed at other stages, or with another summary, for this cause; also in `lines`.
+        follows: causes at other stages, or with another summary, that follow from this cause; `lines` includes theirs.
     """
 
     lines: tuple[dict[str, Any], ...]
@@ -34,7 +34,7 @@ class Cause:
 
     @property
     def example(self) -> dict[str, Any]:
-        """The log line with the smallest batch whose error is clear."""
+        """The log line with the smallest batch; lines with a clear error (`is_clear`) have priority."""
         return self.lines[0]
 
     @property
@@ -90,7 +90,7 @@ def worst_first(found: Sequence[Cause], stages: Sequence[str]) -> list[Cause]:
 
 
 def key_of(line: dict[str, Any]) -> tuple[str, ...]:
-    """Return what failures with one cause have in common: the place, and the summary without its numbers."""
+    """Return the key by which failures are grouped: `place_of`, and the summary without its numbers."""
     cause = line.get("cause") or PLURAL.sub(r"\1", NUMBER.sub("#", line["summary"]))
     identity = [line.get(name) or "" for name in ("implementation", "verdict", "against", "stage", "clause")]
     return (*identity, cause)
@@ -102,7 +102,7 @@ def place_of(line: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def failed_batches(line: dict[str, Any], batches: Batches | None) -> int | None:
-    """Return the number of batches that failed at the place of a failure; None if it is unknown."""
+    """Return the number of batches that failed at the same `place_of` as a line; None if it is unknown."""
     return None if batches is None or "verdict" not in line else batches.causes.get(place_of(line))
 
 
@@ -115,7 +115,7 @@ def example_rank(line: dict[str, Any]) -> tuple[bool, int, int]:
 
 
 def is_clear(line: dict[str, Any]) -> bool:
-    """Return True if the first differing value of a failure is at least `CLEAR` bounds off, or has no bound."""
+    """Return True if the first differing value has no bound, or an error of at least `CLEAR` times its bound."""
     value = next(iter(line.get("values") or ()), None)
     share = None if value is None else share_of_bound(value)
     return share is None or share >= CLEAR

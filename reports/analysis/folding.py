@@ -1,4 +1,4 @@
-"""Fold failures that follow from one cause into one: by the choice that explains them, else by the first stage."""
+"""Group failures that follow from one cause: by the choice that explains them, else by the first diverging stage."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -24,10 +24,10 @@ FOLDED = ("divergent", "error")
 
 
 def causes_of(log: Log, failures: Iterable[Line]) -> list[Cause]:
-    """Return the causes of failure of a run, with everything that follows from a cause folded into it.
+    """Return the causes of failure of a run; a cause contains the failures that follow from it.
 
-    Failures that a choice explains are one cause. Of the others, a failure follows from the first cause at the same
-    stage, or at an earlier stage that the failing batch does not show to agree.
+    Failures that one choice explains have one cause. Any other failure follows from the first cause at the same stage,
+    or at an earlier stage that diverges, or is not visible, on the failing batches.
 
     Args:
         log: the log of the run.
@@ -74,9 +74,9 @@ def _by_choice(log: Log, failures: Sequence[Line]) -> tuple[dict[tuple[str, str]
 
 
 def _heads(log: Log, found: Sequence[Cause], rest: Sequence[Cause], cause: Cause) -> Iterator[Cause]:
-    """Yield the causes of the same implementation that `cause` may follow from.
+    """Yield the causes of the same implementation from which `cause` may follow.
 
-    A choice is one of them only if the choices that were found explain every batch.
+    Causes that are choices are included only if the choices that were found explain every batch.
     """
     name = cause.example["implementation"]
     whole = any(
@@ -87,7 +87,7 @@ def _heads(log: Log, found: Sequence[Cause], rest: Sequence[Cause], cause: Cause
 
 
 def _follows(cause: Cause, head: Cause, stages: Sequence[str]) -> bool:
-    """Return True if a failure is at a stage of `head`, or at a later one without showing that the earlier agrees."""
+    """Return True if `cause` is at a stage of `head`, or at a later stage on batches where `head`'s does not agree."""
     if cause.verdict not in FOLDED or head.verdict not in FOLDED or not cause.example.get("stage"):
         return False
     if head.choice:
@@ -107,12 +107,12 @@ def _state(line: Line, stage: str | None) -> str | None:
 
 
 def _with(head: Cause, cause: Cause) -> Cause:
-    """Return a cause with another one folded into it. The example stays one of the head's."""
+    """Return the cause `head`, with the failures of `cause` added as failures that follow from it."""
     return Cause((*head.lines, *cause.lines), None, head.choice, (*head.follows, cause))
 
 
 def _counted(cause: Cause, batches: Batches) -> Cause:
-    """Return a cause with the number of batches that failed at the places of its lines."""
+    """Return a cause with the number of batches that failed like its lines (`place_of`)."""
     if not cause.choice and not cause.follows:
         return cause
     first = {place_of(line): line for line in cause.lines}
@@ -128,7 +128,7 @@ def _place(cause: Cause, stages: Sequence[str]) -> tuple[int, ...]:
 
 
 def cause_fields(cause: Cause) -> dict[str, Any]:
-    """Return a cause of failure with its example, and what follows from the cause."""
+    """Return the fields of a cause in the summary: its example, tests, and the causes that follow from it."""
     line = cause.example
     return {key: line.get(key) or None for key in ("stage", "clause", "case", "verdict")} | {
         "summary": line["summary"],
@@ -162,7 +162,7 @@ FIELDS = (
 
 
 def identification_fields(log: Log, name: str) -> dict[str, Any] | None:
-    """Return what explains the failures of an implementation; None if nothing was searched."""
+    """Return the logged explanation of an implementation's failures; None if no explanation was searched for."""
     line = next((line for line in log.identifications if line["implementation"] == name), None)
     if line is None:
         return None

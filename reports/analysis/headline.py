@@ -26,7 +26,7 @@ def headline(
     Args:
         implementations: field `implementations` of the run's summary.
         finished: True if all tests of the run finished.
-        power: field `power` of the summary: counts of planted faults by profile, if the run tests the suite itself.
+        power: field `power` of the summary: counts of planted faults by profile; None or {} without planted faults.
     """
     failing = [line for line in implementations if line["result"] in FAILING]
     tested = [line for line in implementations if line["result"] != "not tested"]

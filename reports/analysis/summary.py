@@ -167,7 +167,7 @@ def not_tested(log: Log) -> list[dict[str, Any]]:
 
 
 def inconclusive_of(log: Log, name: str) -> dict[str, dict[str, int]]:
-    """Return the number of batches and of inconclusive batches of an implementation, by clause group that has any."""
+    """Return the numbers of all and of inconclusive batches for every clause group with inconclusive batches."""
     counts = {}
     for group in log.batches.clause_groups():
         verdicts = log.batches.verdicts(name, group)
@@ -177,7 +177,7 @@ def inconclusive_of(log: Log, name: str) -> dict[str, dict[str, int]]:
 
 
 def inconclusive_in_words(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Return one sentence about the inconclusive batches by clause group; none without such batches."""
+    """Return a list with one sentence about the inconclusive batches by clause group; [] if there are none."""
     if not counts:
         return []
     total = sum(count["inconclusive"] for count in counts.values())

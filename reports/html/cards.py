@@ -222,7 +222,7 @@ def _other(line: dict[str, Any]) -> str:
 
 
 def _follower(cause: Cause) -> str:
-    """Return in a line what follows from a cause: stage, clause, number of tests and summary."""
+    """Return one line about a cause that follows from another: stage, clause, number of tests and summary."""
     line = cause.example
     clause = f" ({line['clause']})" if line.get("clause") else ""
     tests = counted(len(cause.lines), "test")

@@ -49,7 +49,7 @@ class Interrupts:
 
 @contextmanager
 def recorded_interrupts() -> Iterator[Interrupts]:
-    """Record SIGINT while the block runs. The previous handler is called too, and restored afterwards.
+    """Record SIGINT while the block runs, and also call the previous handler, which is restored afterwards.
 
     In threads other than the main thread nothing is recorded, because Python delivers signals to the main thread.
 

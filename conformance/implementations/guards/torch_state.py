@@ -118,7 +118,7 @@ def changes(before: dict[str, Any], random_numbers: bool = True) -> list[str]:
 
     Args:
         before: the settings at an earlier time.
-        random_numbers: True if the state of the random number generators counts too.
+        random_numbers: True if a changed state of the random number generators counts as a change.
     """
     after = torch_state()
     changed = [name for name in before if not _same(before[name], after[name])]

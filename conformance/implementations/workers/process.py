@@ -278,7 +278,7 @@ class Worker:
             )
 
     def _how(self) -> str:
-        """Return the exit status or signal of the ended process, as the end of a sentence."""
+        """Return the exit status or signal of the ended process, as text that ends a sentence."""
         assert self._running is not None
         try:
             status = self._running.process.wait(timeout=5)
