@@ -256,9 +256,10 @@ def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"
 def normalised(
     metric: Float[Tensor, "M A"], overlap: Float[Tensor, "M A"], positives: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "A"]:
-    """Return (A,) weights t u* / t*: metric t, and largest metric t* and overlap u* of the positives (TAL-NORM-1).
+    """Return (A,) weights w = t u* / t* of the positives; zero on background (TAL-NORM-1).
 
-    So the target score of a ground truth's best positive is the ground truth's best overlap.
+    t is the metric of the positive; t* and u* are the largest metric and overlap among the positives of its ground
+    truth. So the weight of a ground truth's best positive is the ground truth's best overlap.
     """
     owner, anchor = pairs = positives.nonzero(as_tuple=True)  # (P,), (P,)
     best_metric, best_overlap = (

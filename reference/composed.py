@@ -1,6 +1,7 @@
 """Assigner and loss of any dialect: `assignment` and `loss` for official ones, `varied_*` for all others.
 
-Users of the reference call these functions. For an official dialect each is the function of the same name.
+Users of the reference call these functions. For an official dialect, a function here calls the function of the same
+name in `assignment`, `annotations` or `loss`.
 """
 
 from collections.abc import Sequence

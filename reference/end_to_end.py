@@ -1,8 +1,8 @@
 """End-to-end heads: two branches on one input, each with its own loss (E2E-*).
 
 In the branch "one2many" a ground truth selects ten anchors, as in the detection loss. In the branch "one2one", which
-is used for prediction after the training, it keeps one. Over the epochs, the weight of the first loss decreases and
-that of the second loss increases. The heads of YOLOv10, YOLO26 and YOLOE-26 have both branches.
+is used for prediction after the training, a ground truth keeps one anchor. Over the epochs, the weight of the first
+loss decreases and that of the second loss increases. The heads of YOLOv10, YOLO26 and YOLOE-26 have both branches.
 """
 
 from collections.abc import Callable, Sequence

@@ -143,7 +143,8 @@ class Variations:
         exponents: TAL-MET-1: exponents of score and overlap.
         contested: TAL-CONF-1: ground truth that wins a contested anchor.
         topk2_ignored: TAL-CONF-2: True if topk2 is accepted and has no effect.
-        norm_before_conflict: TAL-NORM-1: True if t* and u* are the largest of the selected, not the positives.
+        norm_before_conflict: TAL-NORM-1: True if t* and u* are the largest t and u of the selected pairs; otherwise
+            of the positives.
         norm_eps: TAL-NORM-1: the number that keeps the quotient t / t* finite.
         norm_clamped: TAL-NORM-1: True if t* is clamped at `norm_eps`; otherwise `norm_eps` is added to it.
         norm_scaled: TAL-NORM-1: True if weights are multiplied by the largest overlap u*.

@@ -201,7 +201,7 @@ def random(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def near(scene: Scene) -> DesiredPrediction:
-    """Return predictions as after training: anchors in or beside ground truths predict one of these, with errors."""
+    """Return predictions as after training: an anchor in or beside ground truths predicts one of them, with errors."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     exact = exact_sides(scene, owner)
     error, offset = scene.wobble(scene.anchors, 4), scene.wobble(scene.anchors, 4)
@@ -223,9 +223,10 @@ def exact_hit(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def close(scene: Scene) -> DesiredPrediction:
-    """Return predictions as `near` does; edges err by at most a quarter of the ground truth's side, however small.
+    """Return predictions as `near` does; every edge errs by less than a quarter of the ground truth's side.
 
-    If a side is zero, the error is at most `POINT`, for which the eps of IOU-1 is as large as its summands.
+    A quarter of `POINT` is added to this limit, so that boxes with a side of zero are predicted with errors too. In the
+    CIoU of such small boxes the constant eps is as large as the terms to which it is added (IOU-1).
     """
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     desired, exact = near(scene), exact_sides(scene, owner)  # (B, A, 4)
@@ -321,7 +322,8 @@ def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor
     Args:
         scene: anchors and ground truths.
         lots: (B, A) random numbers from [0, 1), which choose among the close ground truths.
-        following: number of steps from the chosen ground truth to the next close ones, cyclically; 0: the chosen one.
+        following: 0 for the ground truth that `lots` choose, 1 for the next close ground truth in cyclic order, and so
+            on.
     """
     close = (depth(scene.centres, scene.boxes) > -scene.strides) & scene.present[..., None]  # (B, M, A)
     choices = close.sum(1)  # (B, A)

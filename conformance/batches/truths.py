@@ -47,7 +47,7 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
     """Many ground truths of one image, of all kinds, described by their number and a seed instead of a long list.
 
     Attributes:
-        number: number of ground truths; with the same seed, a smaller number gives the first ones of a larger number.
+        number: number of ground truths; with the same seed, a larger number gives the same ground truths and more.
         seed: decides kinds, classes, places and sizes.
         classes: number of classes to choose from.
         kinds: kinds to choose from; empty: `COMMON_KINDS`.
@@ -194,7 +194,10 @@ def small(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def thin(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return a box with one side of 1 to 4 px, the other of half to all of the input; upright for odd digits."""
+    """Return a box with one side of 1 to 4 px, and the other of half to all of the input.
+
+    The box is upright if the first digit of `size` is odd, and else lies flat.
+    """
     short, share = 1 + truth.size[0] // 4, truth.size[1]
     if truth.size[0] % 2:
         return _placed(canvas, truth, short, _between(canvas.height / 2, canvas.height, share))
@@ -332,7 +335,10 @@ COMMON_KINDS = tuple(KINDS)
 
 @kind
 def few_cells(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return a box with sides of 2 to 17 first strides; the digits 0 and 15 place it in the corners of the input."""
+    """Return a box with sides of 2 to 17 cells of the first level, inside the input if it fits.
+
+    The digits 0 and 15 of `at` place it in a corner of the input.
+    """
     width, height = (
         min(float((digit + 2) * canvas.stride), extent)
         for digit, extent in zip(truth.size, (canvas.width, canvas.height), strict=True)

@@ -60,18 +60,20 @@ def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) ->
 
 
 def is_generated_size(batch: Batch) -> bool:
-    """Return True if the generated tests could have produced the batch: finite, float32, and within their limits.
+    """Return True if the generated tests could have produced the batch: finite, float32, not too many anchors.
 
-    Only such batches get the about 80 extra runs (relations, devices, single terms, ways), because the suite never runs
-    these checks on other batches. In 16 bits the result of zero times an overflow is not prescribed, and autocast
-    chooses operations by device.
+    Only such batches are checked in about 80 further runs (relations, devices, single terms, ways of calling), because
+    the suite never runs these checks on other batches. In 16 bits the result of zero times an overflow is not
+    prescribed, and autocast chooses operations by device.
     """
     plain = batch.dtype == torch.float32 and not batch.autocast
     return plain and is_finite(batch) and batch.images * batch.anchors <= LARGEST_GENERATED
 
 
 def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator[CheckFunction]:
-    """Yield the checks after the first: assigner alone, repeated runs, devices, relations, ways of calling.
+    """Yield all checks but the comparison with the reference, which `run_every_check` runs first.
+
+    They are: assigner alone, repeated runs, devices, relations, ways of calling.
 
     Tracing for `torch.compile` takes seconds, and is left out.
     """

@@ -72,7 +72,7 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
 
 
 def _refuses(subject: Subject, batch: Batch, error: ImplementationFailed, alone: bool) -> bool:
-    """Return True if an exception that was raised on the batch is a refusal of it."""
+    """Return True if the exception `error`, which was raised on the batch, is a refusal of the batch."""
     verdict = is_refusal(error.types)
     return not _raises_without_reason(subject, batch, error.types[0], alone) if verdict is None else verdict
 

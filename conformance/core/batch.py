@@ -248,11 +248,15 @@ def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> Non
     """Raise ValueError unless the maps fit the head and agree in images, dtype and device (PRE-1)."""
     channels = task.channels(head)
     if len(feature_maps) != len(head.strides):
-        raise ValueError(f"got {len(feature_maps)} feature maps for {len(head.strides)} strides")
+        raise ValueError(
+            f"got {len(feature_maps)} feature maps for {len(head.strides)} strides, expected one per stride"
+        )
     first = feature_maps[0]
     for number, level in enumerate(feature_maps):
         if level.dim() != 4 or level.shape[1] != channels or 0 in level.shape:
-            raise ValueError(f"feature map {number} is {tuple(level.shape)}, not (B, {channels}, H, W)")
+            raise ValueError(
+                f"feature map {number} is {tuple(level.shape)}, expected (B, {channels}, H, W) without sizes of 0"
+            )
         if level.shape[0] != first.shape[0]:
             raise ValueError(
                 f"feature map {number} has {level.shape[0]} images, expected {first.shape[0]} as in the first map"
@@ -271,10 +275,12 @@ def _check_annotations(
     columns = task.annotation_columns
     if annotations.dim() != 2 or annotations.shape[1] != columns or annotations.dtype != torch.float32:
         raise ValueError(
-            f"annotations are {tuple(annotations.shape)} {annotations.dtype}, not (N, {columns}) torch.float32"
+            f"annotations are {tuple(annotations.shape)} {annotations.dtype}, expected (N, {columns}) torch.float32"
         )
     if annotations.device != device:
-        raise ValueError(f"annotations are on {annotations.device}, the feature maps on {device}")
+        raise ValueError(
+            f"annotations are on {annotations.device}, the feature maps on {device}; expected one device for both"
+        )
     if device.type != "cpu":
         return
     if len(annotations) > FEW_ROWS and _all_annotations(annotations, images, classes):
@@ -282,13 +288,13 @@ def _check_annotations(
     for number, row in enumerate(annotations.tolist()):
         image, label, _, _, width, height, *_ = row
         if not all(map(math.isfinite, row)):
-            raise ValueError(f"annotation row {number} is not finite: {row}")
+            raise ValueError(f"annotation row {number} is not finite: {row}; remove the row or correct it")
         if image not in range(images):
             raise ValueError(f"annotation row {number} names image {image:g}, expected 0 to {images - 1}")
         if label not in range(classes):
             raise ValueError(f"annotation row {number} names class {label:g}, expected 0 to {classes - 1}")
         if width < 0 or height < 0:
-            raise ValueError(f"annotation row {number} has a negative width or height: {row}")
+            raise ValueError(f"annotation row {number} has a negative width or height: {row}; expected >= 0")
 
 
 def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task) -> None:
@@ -300,7 +306,9 @@ def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task
         )
     for name, tensor in extras.items():
         if tensor.device != device:
-            raise ValueError(f"extra {name!r} is on {tensor.device}, the feature maps on {device}")
+            raise ValueError(
+                f"extra {name!r} is on {tensor.device}, the feature maps on {device}; expected one device for both"
+            )
 
 
 def _all_annotations(annotations: Tensor, images: int, classes: int) -> bool:

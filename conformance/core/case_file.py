@@ -100,7 +100,7 @@ def read(path: Path) -> Content:
     check_schema(case, SCHEMA)
     checksum = case.pop(CHECKSUM, None)
     if checksum != digest(case, tensors):
-        raise ValueError("the checksum does not match the content")
+        raise ValueError("the checksum does not match the content: the file is damaged or was edited")
     head = _head(case.get("head"))
     extras = {
         name.removeprefix(EXTRA): tensors.pop(name) for name in sorted(tensors) if name.startswith(EXTRA)

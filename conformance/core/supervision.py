@@ -1,7 +1,7 @@
 """Supervise this process, so that code under test cannot end it unnoticed (Linux only).
 
 The process forks before it imports any implementation. The copy does the work; the original only waits for
-it, and shares with it only one page of memory. The copy writes into the page which implementation it is
+the copy to end. The two share one page of memory. The copy writes into the page which implementation it is
 calling and, at its very end, the exit status of the work. If the copy ends without that mark, for example by
 `os._exit(0)`, its exit status is meaningless: the original names the implementation and exits with another
 status. The original also kills the copy if it does not end after its work (because of threads), and kills

@@ -41,7 +41,7 @@ class Verdict(StrEnum):
 
 
 class Uniqueness(StrEnum):
-    """Whether a batch admits one assignment or several, and for which reason (specification section 6)."""
+    """The number of assignments that a batch admits, one or several, and the reason (specification section 6)."""
 
     UNIQUE = "unique"
     TIE = "tie"

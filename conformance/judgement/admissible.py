@@ -33,7 +33,7 @@ class Range(NamedTuple):
 
     @classmethod
     def exact(cls, value: Tensor) -> "Range":
-        """Return ranges of width zero."""
+        """Return the ranges [value, value] of exactly known values."""
         return cls(value, value)
 
 
@@ -86,7 +86,10 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
 
 
 def kth_largest(value: Tensor, k: int) -> Tensor:
-    """Return the k-th largest value of each row, (M, 1), NaN above all; minus infinity if a row has fewer values."""
+    """Return the k-th largest value of each row, (M, 1); minus infinity if a row has fewer values.
+
+    NaN counts as larger than every number.
+    """
     if k > value.shape[1]:
         return value.new_full((len(value), 1), -torch.inf)
     return value.topk(k, dim=1).values[:, -1:]
@@ -198,10 +201,11 @@ def is_reachable(
 def _feasible(
     selection: Selection, owner_may_be: Tensor, could_own: Tensor, foreground: Tensor, most_dropped: int
 ) -> bool:
-    """Return True if a selection x with must <= x <= may and row sums in [min_count, max_count] leads to such owners.
+    """Return True if an admissible selection leads to owners that `could_own` and `foreground` allow.
 
-    The variable p is the owner of each anchor before TAL-CONF-2: it lies within `could_own`, and every foreground
-    anchor has one. Either the owner has selected its anchor, alone unless it has the largest overlap; or it has the
+    A selection x (M, A) is admissible if must <= x <= may and its row sums lie in [min_count, max_count]. The variable
+    p is the owner of each anchor before TAL-CONF-2: it lies within `could_own`, and every foreground anchor has an
+    owner. Either the owner has selected its anchor, alone unless it has the largest overlap; or it has the
     largest overlap and two other ground truths have selected the anchor (y). All variables are 0 or 1. SciPy's
     mixed-integer solver (HiGHS) decides.
 
@@ -291,7 +295,7 @@ def assignments(
 
 
 def _settled(selected: Tensor, owner_may_be: Tensor) -> Iterator[Ownership]:
-    """Yield every admissible assignment for a selection (M, A) (TAL-CONF-1)."""
+    """Yield every admissible assignment that follows from a given selection (M, A) (TAL-CONF-1)."""
     contested = (selected.sum(0) > 1).nonzero().flatten().tolist()
     for winners in product(*[owner_may_be[:, anchor].nonzero().flatten().tolist() for anchor in contested]):
         index = selected.int().argmax(0)  # (A,)
@@ -309,7 +313,7 @@ def _with_topk2(owners: Ownership, topk2_rule: TopK2Rule, at_most: int) -> Itera
 
 
 def _row_choices(selection: Selection, row: int, at_most: int) -> list[Tensor]:
-    """Yield admissible selections of one ground truth, largest first, at most `at_most` of each size."""
+    """Return admissible selections of one ground truth, largest first, at most `at_most` of each size."""
     must, free = selection.must[row], (selection.may[row] & ~selection.must[row]).nonzero().flatten().tolist()
     taken = int(must.sum())
     choices = []

@@ -1,7 +1,7 @@
 """Judging an assignment, image by image.
 
 An implementation that exposes its stages is judged on the ambiguity of each stage, given its own values of the stage
-before (`assignment_stages`). One that exposes only its outputs is judged on those (`assignment_outputs`): an admissible
+before (`assignment_stages`). If it exposes only its outputs, these are judged (`assignment_outputs`): an admissible
 selection must lead to them, and every weight must follow from them. M ground truths, A anchors, C classes.
 """
 
@@ -24,7 +24,7 @@ def judge_assignment(
     """Judge the stages "candidates" to "normalisation" of every image, and record the results in `judgement`.
 
     Args:
-        judgement: takes the result.
+        judgement: the judgement of the batch, to which the results are added.
         outcome: outcome of the implementation, with an assignment.
         expected: expectation of the batch.
         undefined: (B,) True for an image whose overlaps are undefined (IOU-1), which is not judged; None: every
@@ -57,7 +57,7 @@ def judge_assignment(
 
 
 def _assert_all_finite(judgement: Judgement, assignment: Assignment, undefined: Tensor) -> bool:
-    """Record each visible value that is NaN or infinite at its stage, before other values are computed from it.
+    """Record exposed values that are NaN or infinite as mismatches of their stages; return True if all are finite.
 
     Images of the mask `undefined` (B,) are left out.
     """

@@ -33,7 +33,7 @@ class GradientEvidence:
     Attributes:
         scores: (B, A, C) target scores z, float64; None if they cannot be computed from the gradients.
         learns: (B, A) the distance logits have a gradient: the anchor is certainly a positive.
-        distances: (B, A, 4R) gradient on the distance logits, times N, without the batch size.
+        distances: (B, A, 4R) gradients on the distance logits, times the loss's divisor N over the batch size.
     """
 
     scores: Tensor | None
@@ -44,9 +44,9 @@ class GradientEvidence:
 def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvidence:
     """Return the properties of a loss's assignment that follow from the loss's gradients.
 
-    A logit x has the target score z = sigma(x) - N g, where g is the gradient on x over gain and batch size. With G
-    the sum of all g and S the sum of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or the
-    floor of N where that is larger (LOSS-SUM-1).
+    A logit x has the target score z = sigma(x) - N g, where N is the loss's divisor, and g is the gradient on x over
+    gain and batch size. With G the sum of all g and S the sum of all z, G = (sum of sigma - S) / N. N is S, so that
+    N = sum of sigma / (1 + G), or the floor of N if that is larger (LOSS-SUM-1).
     """
     batch, dialect = expected.batch, expected.dialect
     distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
@@ -101,7 +101,10 @@ class AssignmentFit:
         return self.evidence.learns[self.image]
 
     def best(self, so_far: Targets, candidates: Iterable[Ownership]) -> tuple[Targets, int]:
-        """Return the best-fitting assignment of `candidates` and `so_far` (preferred if equal), and their number."""
+        """Return the assignment that fits the gradients best, and the number of `candidates`.
+
+        The assignment is `so_far` unless one of `candidates` fits better.
+        """
         best, least, tried = so_far, self.misfit(so_far), 0
         for owners in candidates:
             tried += 1
@@ -145,7 +148,8 @@ class AssignmentFit:
         """Return True if an admissible selection, or a selection that the gradients suggest, leads to `owners`.
 
         Raises:
-            Undecided: the time limit was reached for a selection, and the other does not lead to `owners`.
+            Undecided: the time limit was reached for one of the two selections, and the other selection does not
+                lead to `owners`.
         """
         rules = self.oracle.owners, owners, self.oracle.topk2_rule
         undecided: Undecided | None = None
@@ -217,7 +221,7 @@ class AssignmentFit:
 
         Returns:
             The number of anchors that have a gradient but are not positives; the largest difference of a target score,
-            in multiples of its rounding, so that equal scores compare equal; and the residual.
+            in whole multiples of its rounding error, so that equal scores compare equal; and the result of `residual`.
         """
         learns = self.learns
         missing, residual = int((learns & ~targets.foreground).sum()), self.residual(targets)

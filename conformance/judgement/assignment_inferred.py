@@ -101,11 +101,12 @@ def explained_by_an_assignment(
 
     Args:
         replay: judges the loss for an assignment.
-        every: scores of admissible assignments, for each image with ground truths by the image's index.
+        every: an `AssignmentFit` for each image with ground truths, by the image's index.
         read: the assignment that was computed from the gradients; None if they do not determine one.
 
     Returns:
-        The last judgement, its assignment, and the reason why another assignment may be admissible; "" if none is.
+        The last judgement, its assignment, and the reason why an untried assignment may be admissible; "" if all
+        were tried.
     """
     fits = [fit for fit in every.values() if fit.oracle.uniqueness is not Uniqueness.UNIQUE]
     chosen, out_of_time = list(replay.expected.assignment), ""
@@ -161,7 +162,7 @@ class ReplayedLoss:
     oracles: list[ImageOracle | None]
 
     def judged(self, targets: list[Targets]) -> Judgement:
-        """Return the judgement of the stages "cls" to "gradients" if the loss used `targets`, weighted in float64."""
+        """Judge the stages "cls" to "gradients", assuming that the loss used `targets` with float64 weights."""
         weights, moved, edges = (
             torch.stack(parts) for parts in zip(*map(self.weights, range(len(targets)), targets), strict=True)
         )  # (B, A) each

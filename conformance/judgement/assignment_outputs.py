@@ -84,8 +84,8 @@ class OutputsJudge(ImageJudge):
         if self.reachable(owners):
             return "", None
         if not self.shares_follow_metric(positives):
-            claim = "target scores of a ground truth's positives are not in the ratio of t = s^alpha u^beta"
-            return self.weights_stage(positives), Mismatch(f"image {self.image}: the {claim}", "TAL-MET-1")
+            claim = "target scores of a ground truth's positives are not proportional to t = s^alpha u^beta"
+            return self.weights_stage(positives), Mismatch(f"image {self.image}: {claim}", "TAL-MET-1")
         dropped = self.dropped(positives)  # (A,)
         if dropped is None:
             claim = "a ground truth keeps more anchors than topk2"
@@ -135,9 +135,7 @@ class OutputsJudge(ImageJudge):
         few = self.oracle.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1)
         of_few = lost & few  # (M, A)
         if self.no_metric(lost, positives) and not (of_few <= self.on_edge).all():
-            problem = (
-                "an anchor among the k best is background; its metric t is about 0: it may be no candidate"
-            )
+            problem = "an anchor among the k best is background; its metric t is about 0, so it may not be a candidate"
             return StageName.TOP_K, self.wrong(
                 lost, positives, "TAL-TOPK-1", "True: among the k best", problem
             )
@@ -176,7 +174,10 @@ class OutputsJudge(ImageJudge):
         return bool(((low <= least) & others.any(1, keepdim=True))[lost].all())
 
     def dropped(self, positives: Tensor) -> Tensor | None:
-        """Return background anchors (A,) that the second top-k may have dropped; None if a row has too many anchors."""
+        """Return the mask (A,) of background anchors that the second top-k may have dropped (TAL-CONF-2).
+
+        None if a ground truth has more than k positives.
+        """
         if self.oracle.topk2_rule is None:
             return torch.zeros_like(positives[0])
         may_be_dropped = self.oracle.topk2_rule.may_be_dropped(positives)  # (M, A)
@@ -195,7 +196,10 @@ class OutputsJudge(ImageJudge):
         raise AssertionError("expected at least one wrong anchor, got none")
 
     def implied(self, positives: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return weights and expected t of positives, (M, A) each, and their largest in each ground truth, (M, 1)."""
+        """Return the weight and the expected t of positives, (M, A) each, then the largest of both per ground truth.
+
+        The largest weight and the largest t of each ground truth have the shape (M, 1).
+        """
         weight = self.observed_weights(positives).double() * positives  # (M, A)
         metric = self.oracle.metric * positives  # (M, A)
         return weight, metric, weight.amax(1, keepdim=True), metric.amax(1, keepdim=True)
@@ -203,7 +207,7 @@ class OutputsJudge(ImageJudge):
     def shares_follow_metric(self, positives: Tensor) -> bool:
         """Return True if the weights of each ground truth's positives are proportional to t (TAL-MET-1, TAL-NORM-1).
 
-        Anchors that another ground truth may select too are omitted: there the choice of the owner may be wrong.
+        Anchors that a second ground truth may also select are omitted, because their owner may be wrong.
         """
         positives = positives & (self.oracle.selection.may.sum(0) <= 1)
         weight, metric, best_weight, best_metric = self.implied(positives)

@@ -41,7 +41,7 @@ OF_GRADIENT = 3
 
 @dataclass(frozen=True)
 class WeightRange:
-    """Target scores of an image that admissible assignments give (TAL-NORM-1).
+    """Range of each target score z of an image over all admissible assignments (TAL-NORM-1).
 
     Attributes:
         low: (A, C) smallest z: zero unless a ground truth of the class owns the anchor in every assignment.
@@ -275,7 +275,9 @@ class ReadAssignment:
         return assignment, moved[..., 0], edges
 
     def targets(self, fits: Iterable[AssignmentFit], chosen: list[Targets]) -> list[Targets]:
-        """Return `chosen` with the owners read off the gradients, in images where a selection leads to these owners.
+        """Return the targets of each image, with the owners computed from the gradients if these are admissible.
+
+        Otherwise the image has its targets of `chosen`.
 
         Raises:
             Undecided: the time limit was reached for an image.
@@ -291,8 +293,9 @@ class ReadAssignment:
 def _score_sum(
     gradient: Tensor, score: Tensor, background: Tensor, gain: float, expected: Expectation
 ) -> tuple[Tensor, float] | None:
-    """Return the loss's divisor N and its relative error, from gradients on logits without a target; None without such.
+    """Return the loss's divisor N and its relative error, from gradients on logits without a target.
 
+    None if no such logit exists.
     Only scores of at least half the largest are used: gradients of the others may have underflowed.
 
     Args:

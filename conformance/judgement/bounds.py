@@ -78,7 +78,7 @@ def precision(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def smallest(dtype: torch.dtype) -> float:
-    """Return the largest error by underflow: the smallest normal number; the smallest subnormal number in 16 bits."""
+    """Return the largest underflow error of a dtype: its smallest normal number; in 16 bits its smallest subnormal."""
     limits = torch.finfo(dtype)
     return limits.tiny * limits.eps if limits.bits == 16 else limits.tiny
 
@@ -91,9 +91,10 @@ def truth_unit(boxes: Tensor, eps: float) -> Tensor:
 
 
 def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return True for each box (N,) whose conversion to pixels is exact, corners first or pixels first (ANN-1).
+    """Return (N,) bool: True if the conversion of the box to pixels is exact (ANN-1).
 
-    Such a ground truth has the same edges in every implementation.
+    It is exact whether corners are computed before or after the scaling to pixels. Such a ground truth has the same
+    edges in every implementation.
 
     Args:
         boxes: (N, 4) centre, width and height, normalised by the input's size.
@@ -110,7 +111,8 @@ def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
     """Return the rounding error of the expected distances (.., 4) in grid units, from logits (.., 4R) (DEC-1).
 
-    A logit's difference to the largest is rounded (z eps), so is its exponential, its share, product and sum.
+    Five results are rounded: the difference z of a logit to the largest (by z eps), its exponential, its probability,
+    the product with the bin, and the sum of these products.
     """
     if reg_max == 1:
         return torch.zeros_like(distances)
@@ -177,8 +179,8 @@ def overlap_unit(
 ) -> Tensor:
     """Return the largest error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1): IoU and DIoU are parts of CIoU.
 
-    v squared has twice the slope of v at most. The unused share of GIoU's enclosing box has the error of one more
-    quotient of two areas.
+    v squared has at most twice the slope of v. GIoU's term for the enclosing box has the error of one more quotient of
+    two areas.
     """
     unit = ciou_unit(one, other, edge_error, eps)
     if measure is Overlap.V_SQUARED:
@@ -250,7 +252,7 @@ def gradient_range(
 ) -> tuple[Tensor, Tensor]:
     """Return CIoU's gradient in the predicted box, and its largest change by edge errors; (P, 4) each (LOSS-BOX-1).
 
-    For another overlap than CIoU, `measure` names it.
+    `measure` names the overlap, if another one than CIoU is used.
 
     The gradient jumps where an edge of the prediction passes one of the target (min and max), so no first-order bound
     holds there. Instead all 16 corners of the box of edge errors are tried, and the 16 next to the target's edges where

@@ -157,8 +157,9 @@ class Expectation:
     def input_errors(self) -> list[InputErrors]:
         """Largest difference between `inputs` and the inputs of a loss that does not expose them, for each image.
 
-        Both may err, in opposite directions, by as much as an implementation that exposes its inputs may. Inputs of 16
-        bits lie within `enclosures`; their difference is that from the middle of the enclosures.
+        The reference's inputs and the loss's inputs may err in opposite directions, both by as much as the inputs of an
+        implementation that exposes them. Inputs of 16 bits lie within `enclosures`; their difference is measured from
+        the middle of the enclosures.
         """
         truth_errors = self.truth_errors
         if is_coarse(self.dtype):
@@ -322,9 +323,10 @@ class LossExpectation:
     def is_defined(self) -> bool:
         """True if CIoU and its gradient are finite at the positives (IOU-1).
 
-        They are not where a head of one bin predicts a box with exchanged edges, and the union of its negative area and
-        the ground truth's is 0, eps included: IoU is 0 / 0. The result of official code then depends on its rounding. A
-        division by an N of zero, in dialects without a floor of N (LOSS-SUM-1), is defined: no CIoU is involved.
+        They are not finite if a head of one bin predicts a box with exchanged edges, and the union of its negative area
+        and the ground truth's is 0, eps included: IoU is 0 / 0. The result of official code then depends on its
+        rounding. A division by an N of zero, in dialects without a floor of N (LOSS-SUM-1), is defined: no CIoU is
+        involved.
         """
         if not len(self.positives[0]):
             return True

@@ -87,10 +87,13 @@ def _gradient_error(score: Tensor, target: Tensor, scale: Tensor | float, expect
 
 
 def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expectation) -> Interval:
-    """Return the interval of N that agrees with the gradient s / N of every logit without a target.
+    """Return the interval of the loss's divisor N, from the class gradients on logits without a target.
+
+    The gradient on such a logit, divided by `gain`, is s / N. Every number N of the interval agrees with the gradients
+    of all K logits, within rounding.
 
     Args:
-        gradient: (K,) gradients s / N of the K logits without a target.
+        gradient: (K,) gradients on the logits without a target, divided by `gain`.
         score: (K,) class scores s of these logits.
         gain: gain of the class loss times the number of images.
         expected: expectation of the batch.
@@ -108,7 +111,7 @@ def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expec
 
 
 def _intersection(first: Interval, second: Interval) -> Interval:
-    """Return the elementwise intersection of two intervals; the first interval where they do not overlap."""
+    """Return the elementwise intersection of two intervals; elements of `first` if the two do not overlap."""
     low, high = torch.maximum(first.low, second.low), torch.minimum(first.high, second.high)
     both = low <= high
     return Interval(torch.where(both, low, first.low), torch.where(both, high, first.high))

@@ -93,7 +93,7 @@ def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect
     """Return `observed` with the infinities and NaN of `same_dtype` where both are non-finite, if N may be 0.
 
     In a dialect without a floor of N (LOSS-SUM-1, before 8.0.35) a term is x / 0: infinite, or NaN if x is 0 too, and
-    rounding decides whether a cross-entropy of saturated logits is. In other dialects nothing is replaced.
+    rounding decides whether the cross-entropy x of saturated logits is 0. In other dialects nothing is replaced.
     """
     if dialect.score_sum_floor > 0:
         return observed

@@ -244,7 +244,8 @@ def distance_gradient_units(
     """Return rounding errors and jumps of the gradients of box and dfl on the distance logits, (P, 4R) each.
 
     Args:
-        slope: errors of the gradients of each positive's losses, before weight, gain and N.
+        slope: errors of the gradients of each positive's losses, before multiplication by weight and gain and division
+            by N.
         distance_error: (P, 4) errors of the predicted distances.
         of_box: (P, 1, 1) factor of the box loss: weight times gain over N.
         of_sides: (P, 4, 1) or (P, 1, 1) factor of the distances' losses (DFL or L1): weight times gain over N.
@@ -473,7 +474,10 @@ def uncertainty_units(
 
 
 def gradient_bound(batch: Batch, name: str, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> Tensor:
-    """Return the bound of a gradient; exact zeros stay exact zeros."""
+    """Return the largest admissible error of the gradient on `name`.
+
+    The error is 0 where the reference's gradient and its rounding unit are 0.
+    """
     dtype = precision(batch.dtype)
     if name == "distance logits":
         unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()

@@ -113,7 +113,7 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
 
 
 def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Tensor:
-    """Return (B,) bool: True if t of a ground truth or padding row is not finite at an anchor with such a prediction.
+    """Return (B,) bool: True if a non-finite prediction makes t of a ground truth or padding row non-finite.
 
     It is False in dialects that compute t of candidates only, and in a batch without ground truths.
     """
@@ -211,7 +211,10 @@ def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
 def _judge_loss(
     judgement: Judgement, expected: Expectation, outcome: Outcome, reference: Outcome, clause: str, lost: bool
 ) -> None:
-    """Judge which terms and gradients are finite. If `lost`, N may be finite or not, and cls must not be finite."""
+    """Judge which loss terms and gradients are finite, by comparison with those of the reference.
+
+    If `lost`, N may be finite or not; the term cls must then be non-finite.
+    """
     assert outcome.loss is not None
     assert reference.loss is not None
     batch = expected.batch

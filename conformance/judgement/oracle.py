@@ -76,7 +76,8 @@ class ImageOracle:
         everywhere: True if u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
         floor: a side shorter than the first number is widened to the second, both in pixels (TAL-CAND-2).
         dialect: the dialect, which may replace some hyperparameters.
-        rivals_overlap: (M, A) ranges of the overlap of all pairs, where it settles contested anchors off candidates.
+        rivals_overlap: (M, A) ranges of the overlap of all pairs, candidates or not, if the dialect compares these to
+            resolve contested anchors; None otherwise.
     """
 
     candidate: Tensor
@@ -213,7 +214,7 @@ def candidates_within(
         eps: machine epsilon of the implementation's dtype.
         errors: possible differences of the inputs; None if they are the implementation's own.
         dialect: decides whether an anchor on an edge is a candidate, and which ground truths are real.
-        reach: (A, 1) largest distance in pixels from a side; None: unlimited.
+        reach: (A, 1) an anchor farther than this from a side of the box, in pixels, is not a candidate; None: no limit.
     """
     edge = edge_rounding(small, floor, large, eps)  # (M, 1)
     if errors is not None:

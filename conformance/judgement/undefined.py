@@ -42,7 +42,10 @@ def undefined_anchors(inputs: AssignerInputs, dialect: Dialect) -> Tensor:
 
 
 def _may_be_candidates(inputs: AssignerInputs, image: int, anchors: Tensor, dialect: Dialect) -> Tensor:
-    """Return (M, E) bool: True if an anchor is a candidate of a ground truth, as far as rounding does not decide it."""
+    """Return (M, E) bool: True if an anchor is or may be, by rounding, a candidate of a ground truth.
+
+    E is the number of the given `anchors`.
+    """
     small = GroundTruths(inputs.labels[image, :, 0].long(), inputs.truth_boxes[image])
     large = GroundTruths(small.labels, small.boxes.double())
     eps, floor = torch.finfo(precision(small.boxes.dtype)).eps, dialect.floor(inputs.head.strides)

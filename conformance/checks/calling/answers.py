@@ -67,7 +67,7 @@ def plain_call(subject: Subject, expected: Expectation) -> Plain:
 
 
 def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) -> Difference | None:
-    """Return the difference between the results of a call and the plain call on the same batch, or None.
+    """Return the difference between the results of a call and of the plain call on the same batch; None if equal.
 
     Args:
         subject: the implementation.

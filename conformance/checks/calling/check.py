@@ -109,7 +109,7 @@ def _error(error: ImplementationFailed) -> Difference:
 
 
 def _failure(subject: Subject, batch: Batch, way: str, how: str, found: Difference) -> CallingFailure:
-    expected = f"; a plain call of the batch conforms (way of calling {way!r})"
+    expected = f"; an ordinary call on the same batch conforms. Way of calling: {way!r}"
     return CallingFailure(
         subject,
         batch,

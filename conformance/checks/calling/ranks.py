@@ -11,14 +11,15 @@ from tal_conformance.judgement.failure import Subject
 
 
 def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Difference | None:
-    """Return the difference between a rank's results with N reduced over all ranks and its plain call, or None.
+    """Return the difference between one rank's results and those expected with N reduced over all ranks, or None.
 
-    N is the sum of target scores. Items, total and gradients are linear in 1 / N: multiplied by the quotient of reduced
-    and own N, they equal those of the plain call, up to a few further roundings.
+    The loss of a rank is divided by N, the sum of target scores. Items, total and gradients are linear in 1 / N. So the
+    rank's results, multiplied by the quotient of the reduced N and the rank's own N, must equal the results of a plain
+    call on the rank's batch, up to a few further roundings.
 
     Args:
         subject: the implementation, which declares `reduces_over_ranks`.
-        answer: the results of one rank.
+        answer: the results of one rank, divided by the reduced N.
         plains: the plain calls of the batches of all ranks.
     """
     if answer.failure is not None:

@@ -3,7 +3,7 @@
 All tensors of an operation must be on one device, with these exceptions:
 
 - an elementwise operation accepts one 0-dimensional tensor on the CPU as a number;
-- a tensor on a CUDA device can be indexed by tensors on the CPU, but not the other way round;
+- a tensor on a CUDA device can be indexed by tensors on the CPU, but a CPU tensor not by tensors on a CUDA device;
 - the value of a fill or mask may be a 0-dimensional tensor on the CPU;
 - `copy_` copies between devices.
 

@@ -162,7 +162,7 @@ class Simulation:
 
     def __enter__(self) -> "Simulation":
         if _current:
-            raise RuntimeError("cannot enter a simulated CUDA device inside another")
+            raise RuntimeError("cannot enter a `Simulation` inside another one: leave the first before")
         stubs: dict[str, Callable[..., Any]] = {
             "_lazy_init": lambda: None,
             "is_available": lambda: True,
@@ -371,7 +371,11 @@ class Simulation:
     def _record_origins(
         self, result: Any, arguments: Sequence[Argument], operation: str, moves: bool = False
     ) -> None:
-        """Record the origin of new CPU tensors: the origin of the tensors they were computed from, if known."""
+        """Record the call from which the values of the new CPU tensors in `result` come.
+
+        It is the call that made the CPU tensors in `arguments`, if the simulation has recorded it. Otherwise, and if
+        the operation moves values from the simulated device, it is the present call.
+        """
         leaves = moves and arguments[-1].on_device
         known = [self.origin_of(argument.tensor) for argument in arguments if not argument.on_device]
         inherited = sorted((origin for origin in known if origin), key=lambda origin: not origin.moved)

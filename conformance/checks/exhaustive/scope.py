@@ -48,7 +48,8 @@ class Scope:
         strides: pixels per cell, for each level.
         cells: rows and columns of the first level.
         lattice: pixels between possible corners.
-        truths: maximum number of ground truths of an image, at most 2; every ordered selection up to it is included.
+        truths: maximum number of ground truths of an image, at most 2; all ordered selections of so many or fewer
+            ground truths are included.
         guesses: possible predictions of each anchor, independent of the other anchors.
         topk: number k of anchors that each ground truth selects.
         reg_max: number R of bins of the distribution of each distance.

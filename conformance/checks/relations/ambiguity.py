@@ -59,7 +59,7 @@ class DecidingValues:
         return cls(told.may_candidate, uncertain(told), counts, *errors, told.selection, told.owners, numbers)
 
     def shown(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Self:
-        """Return the deciding values from the stages (M, A) that the implementation exposes in two runs."""
+        """Return the deciding values from the exposed stages (M, A), by name, of the two compared runs."""
         sure = one["candidates"] & other["candidates"] & ~self.doubtful  # (M, A)
         overlap, metric = (torch.maximum(one[name], other[name]).double() for name in ("overlap", "metric"))
         error = torch.maximum(self.metric_error, metric.abs() * self.amplified(overlap))
@@ -94,8 +94,9 @@ class DecidingValues:
     def inconclusive(self) -> bool:
         """True if the open choices can lead to different weights.
 
-        They cannot at an anchor without a positive overlap. Nor can they at an anchor that is selected in any case by
-        the only ground truth with a positive overlap: every other ground truth that selects the anchor loses it again.
+        Choices at an anchor without a positive overlap cannot lead to different weights. Nor can choices at an anchor
+        that the only ground truth with a positive overlap selects in any case: every other ground truth that selects
+        the anchor loses it again.
         """
         contested = self.selection.may.sum(0) > 1  # (A,)
         choices = self.open_places.any(0) | (self.tied_owners & contested).any(0)  # (A,)

@@ -297,11 +297,11 @@ class ImageComparison:
         return free
 
     def foreign_choices(self, known: DecidingValues) -> Tensor:
-        """Return (M, A) bool: pairs that are ties by the implementation's own values, but not by the judge's (T1).
+        """Return (M, A) bool: changed pairs that are tied by the implementation's values, but not by the judge's (T1).
 
-        These are the pairs of ground truths with a positive that is not a candidate according to the judge, or whose
-        overlap differs from the judge's, so that the judge's values do not reveal their ties. A ground truth that only
-        wins an anchor outside its box (TAL-CONF-1) is not included.
+        The judge's values do not reveal the ties of a ground truth if one of its positives is not a candidate
+        according to the judge, or has an overlap that differs from the judge's. A ground truth that only wins an anchor
+        outside its box (TAL-CONF-1) is not included.
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A)
@@ -327,8 +327,8 @@ class ImageComparison:
     def are_last_places(self, truth: int) -> bool:
         """Return True if the ground truth lost and gained only anchors with the smallest of its weights.
 
-        These are anchors with equal metric t at the last place of the top-k. It may lose more of them than it gains, or
-        fewer, if another ground truth owns an anchor that could be selected (TAL-CONF-1).
+        These are anchors with equal metric t at the last place of the top-k. The ground truth may lose more of them
+        than it gains, or fewer, if another ground truth owns an anchor that could be selected (TAL-CONF-1).
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         changed = torch.cat(self.changed_weights(truth))
@@ -390,10 +390,10 @@ class ImageComparison:
         return 2 * ROUNDINGS * ciou_unit(truths, boxes, moved, self.before.eps)
 
     def own_errors(self, known: DecidingValues, errors: Tensor) -> Tensor:
-        """Return the errors (A,) of the weights, from the implementation's own overlaps where the judge's differ.
+        """Return `errors` (A,) of the weights, enlarged if the implementation's overlap differs from the judge's.
 
-        Overlaps differ where a weight differs from that of the judge's u and t by more than `errors` (A,). All other
-        errors are returned unchanged.
+        The overlap of an anchor counts as different if the anchor's weight differs by more than its error from the
+        weight that follows from the judge's u and t. The larger error then follows from the implementation's overlap.
         """
         positives, weights = self.old.positives, self.old.scores.sum(1).double()  # (M, A), (A,)
         expected = normalised(known.metric, known.overlap, positives)  # (A,)
@@ -416,7 +416,10 @@ class ImageComparison:
         )
 
     def weights(self, known: DecidingValues) -> bool:
-        """Compare the stage "normalisation": target scores of ground truths that kept all positives with a weight."""
+        """Compare the stage "normalisation": the target scores.
+
+        If a ground truth's positives with possible weight differ between the runs, its anchors are left out.
+        """
         old, new = self.old.positives, self.new.positives  # (M, A)
         follows = ((old != new) & self.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
         in_subprocess = ((old | new) & follows).any(0)[:, None]  # (A, 1)

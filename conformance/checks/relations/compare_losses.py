@@ -22,7 +22,8 @@ class LossComparison:
         plan: the source batches and the transformed batches.
         sources: runs of the source batches.
         changed: runs of the transformed batches.
-        weights: (B, A) for each source: actual or possible difference of each weight between the two sides.
+        weights: (B, A) for each source batch: actual or possible difference of each weight between the source batch and
+            the transformed batches.
     """
 
     def __init__(
@@ -86,9 +87,10 @@ class LossComparison:
         return all(results)
 
     def score_sum(self) -> None:
-        """Compare N with that of the only source with ground truths (LOSS-SUM-1), if only gradients reveal N.
+        """Compare N, the sum of target scores, of the transformed batch with N of its source (LOSS-SUM-1).
 
-        N is the sum of target scores.
+        Nothing is compared if target scores are exposed, if several sources have ground truths, or if there are
+        several transformed batches.
         """
         filled = [run for run in self.sources if any(map(len, run.truths))]
         if len(filled) != 1 or len(self.changed) > 1:
@@ -100,7 +102,10 @@ class LossComparison:
         self.to.assert_within(StageName.CLS, "N", changed.scale, source.scale, error)
 
     def terms(self, moved: list[Tensor]) -> None:
-        """Compare the sums of the loss terms of both sides; a batch's terms are multiplied by its N (LOSS-SUM-1)."""
+        """Compare each loss term, summed over the source batches, with the sum over the transformed batches.
+
+        The terms of a batch are multiplied by the batch's N (LOSS-SUM-1).
+        """
         before, now = (
             torch.stack([run.terms[0] for run in side]).sum(0) for side in (self.sources, self.changed)
         )
@@ -110,8 +115,8 @@ class LossComparison:
             before = before + extra_terms(batch)
         for stage, at in self.task.item_of.items():
             quantity = self.task.terms[at].quantity
-            self.to.assert_within(stage, f"{quantity} before N", now[at], before[at], error[at])
-        self.to.assert_within(StageName.TOTAL, "total before N", now[-1], before[-1], error[-1])
+            self.to.assert_within(stage, f"{quantity} times N", now[at], before[at], error[at])
+        self.to.assert_within(StageName.TOTAL, "total times N", now[-1], before[-1], error[-1])
 
     def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
         """Compare the gradients of one image in both runs, multiplied by N / B (LOSS-GRAD-1)."""
@@ -126,15 +131,18 @@ class LossComparison:
                 error = error + moved[at][pair.image]
             value, before = _moved_back(new, pair)[at], old[at][pair.image]
             self.to.assert_within(
-                StageName.GRADIENTS, f"gradient on {name} before N", value, before, error, names, image
+                StageName.GRADIENTS, f"gradient on {name} times N / B", value, before, error, names, image
             )
 
     def extra_gradient(self, channel: int, now: Run) -> None:
-        """Check that the gradient on logits of a class without ground truths is its cross-entropy's (LOSS-CLS-1)."""
+        """Check the gradient on the logits `channel` of a class without ground truths (LOSS-CLS-1).
+
+        It must be the gradient of a cross-entropy with target 0.
+        """
         _, logits = flatten(now.batch.feature_maps, now.batch.head)
         expected = now.batch.hyperparameters.cls_gain * logits[..., channel].double().sigmoid()  # (B, A)
         observed, error = (values[1][..., channel] for values in now.gradients)
-        name = "gradient on the class that no ground truth has, before N"
+        name = "gradient on the class that no ground truth has, times N / B"
         self.to.assert_within(StageName.GRADIENTS, name, observed, expected, error, ("image", "anchor"))
 
 

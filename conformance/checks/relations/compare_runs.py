@@ -68,7 +68,7 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
 
     Returns:
         Three values: a bool, True if everything agrees; a bool, True if a choice was or may have been resolved
-    differently; and the actual or possible difference of the weights (A,).
+        differently; and the actual or possible difference of the weights (A,).
     """
     if before.outcome.assignment is None or now.outcome.assignment is None:
         known = before.ambiguity_of(pair.image)

@@ -120,7 +120,9 @@ class Relation:
                 raise NotObservable(f"{self.clause}: the implementation does not expose target scores")
             self.check(given, Comparison(judgement, self.clause, "within one run"))
         elif not plans:
-            raise NotApplicable(f"{self.clause} does not apply to {given.batch.describe()}")
+            raise NotApplicable(
+                f"{self.clause} does not apply to {given.batch.describe()}: its transformation is not possible"
+            )
         for plan in plans:
             compare(plan, session, Comparison(judgement, self.clause, plan.how))
         judgement.uniqueness = given.uniqueness

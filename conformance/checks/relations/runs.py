@@ -117,8 +117,8 @@ class Run:
     def scale(self) -> Tensor:
         """N, the sum of target scores (LOSS-SUM-1); computed from the gradient on class logits if they are not exposed.
 
-        The gradient is g B / N (sigmoid(x) - target). The largest quotient of gradient and sigmoid is that of
-        background.
+        The gradient on a class logit x is g B / N (sigmoid(x) - target), with g the gain of the class loss and B the
+        batch size. The quotient of gradient and sigmoid is largest on background, where the target is 0.
         """
         if self.outcome.assignment is not None:
             return self.outcome.assignment.scores.double().sum().clamp(min=1)
@@ -128,9 +128,9 @@ class Run:
     def batch_factor(self) -> Tensor:
         """Factor between the sum of the items and the total: the batch size B (LOSS-GAIN-1), or the loss's own factor.
 
-        Another factor than B is reported by the comparison with the dialect. N and the gradients are computed with the
-        loss's own factor here, so that relations do not report it again. A total within its rounding of B times the
-        items has B.
+        A factor other than B is reported by the comparison with the dialect. Here N and the gradients are computed with
+        the loss's own factor, so that relations do not report it again. The factor is B if the total equals B times the
+        sum of the items within rounding.
         """
         items, images = self.loss.items.double(), self.batch.images
         expected, whole = items.sum() * images, items.sum()
@@ -142,14 +142,14 @@ class Run:
 
     @property
     def total_error(self) -> Tensor:
-        """Return the rounding error of B times the sum of the implementation's loss items."""
+        """Return the rounding error of the batch size B times the sum of the implementation's loss items."""
         items, images = self.loss.items.double(), self.batch.images
         rounding = 4 * self.eps * items.abs().sum() * images
         return bound(self.loss.items.sum() * images, items.sum() * images, rounding, self.dtype, "total")
 
     @cached_property
     def terms(self) -> tuple[Tensor, Tensor]:
-        """Two tensors (4,), all times N: box, cls, dfl loss and the total divided by its factor; and their errors."""
+        """Box, cls, dfl loss and the total divided by `batch_factor`, times N: (4,); and their errors (4,)."""
         dtype, images, loss, known = self.dtype, self.batch.images, self.loss, self._expected_loss
         errors = [
             bound(

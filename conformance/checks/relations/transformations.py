@@ -44,7 +44,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class FollowUp:
-    """A changed batch, with the origin of its images in the source batches.
+    """A changed batch, and the source image of each of its images.
 
     Attributes:
         batch: the changed batch.

@@ -102,7 +102,10 @@ class SequenceJudge:
         return self._failure(shortest, steps[-1], failure.batch, found)
 
     def _differences(self, steps: Sequence[Step]) -> list[Difference | None]:
-        """Return the difference from the plain call for each step, up to the first step without results."""
+        """Return for each step the difference between its results in the sequence and alone; None if they are equal.
+
+        The list ends at the first step without results.
+        """
         alone = "loss" not in self.subject.implementation.capabilities
         plains = [self._plains[id(step.batch)] for step in steps]
         calls = [
@@ -142,7 +145,8 @@ class SequenceJudge:
             found.verdict,
             StageName.STATE,
             CLAUSES.get(self.name, "STATE-1"),
-            f"{depends} ({self.name}): {again}; a fresh one conforms on the same batch. Shortest sequence: {steps}",
+            f"{depends} (sequence {self.name!r}): {again}; an ordinary first call on the same batch conforms. "
+            f"Shortest sequence: {steps}",
             list(found.values),
             details="\n".join(filter(None, (found.details, f"Recipes of the calls:\n{recipes}"))),
         )

@@ -228,11 +228,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "a channel too many": (
         lambda batch: dataclasses.replace(batch, head=Head((8, 16), 2)),
-        r"feature map 0 is \(3, 67, 4, 6\), not \(B, 66, H, W\)",
+        r"feature map 0 is \(3, 67, 4, 6\), expected \(B, 66, H, W\)",
     ),
     "three dimensions": (
         lambda batch: with_map(batch, lambda level: level[0], 1),
-        r"feature map 1 is \(67, 2, 3\), not \(B, 67, H, W\)",
+        r"feature map 1 is \(67, 2, 3\), expected \(B, 67, H, W\)",
     ),
     "no cell": (
         lambda batch: with_map(batch, lambda level: level[:, :, :0], 1),
@@ -260,11 +260,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "five columns": (
         lambda batch: with_rows(batch, lambda rows: rows[:, :5]),
-        r"annotations are \(3, 5\) torch.float32, not \(N, 6\)",
+        r"annotations are \(3, 5\) torch.float32, expected \(N, 6\)",
     ),
     "double annotations": (
         lambda batch: with_rows(batch, lambda rows: rows.double()),
-        r"annotations are \(3, 6\) torch.float64, not \(N, 6\) torch.float32",
+        r"annotations are \(3, 6\) torch.float64, expected \(N, 6\) torch.float32",
     ),
     "NaN": (
         lambda batch: with_rows(batch, set_at(1, 3, value=torch.nan)),

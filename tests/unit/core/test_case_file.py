@@ -246,7 +246,7 @@ FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
     "a field of the head that is not known": (lambda case, _: case["head"].update(depth=3), "depth"),
     "classes of text": (lambda case, _: case["head"].update(classes="1"), "expected strides"),
     "no classes": (lambda case, _: case["head"].update(classes=0), "positive strides, classes and reg_max"),
-    "a head of other channels": (lambda case, _: case["head"].update(classes=2), r"not \(B, 10, H, W\)"),
+    "a head of other channels": (lambda case, _: case["head"].update(classes=2), r"expected \(B, 10, H, W\)"),
     "no hyperparameters": (lambda case, _: case.pop("hyperparameters"), "invalid hyperparameters None"),
     "half an anchor for topk": (
         lambda case, _: case["hyperparameters"].update(topk=2.5),

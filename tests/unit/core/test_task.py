@@ -183,9 +183,9 @@ def test_extras_follow_the_device_and_predicted_ones_the_dtype():
     ("change", "message"),
     [
         ({"extras": {}}, r"extras are \[\]; task 'rotated' expects \['masks', 'prototypes'\]"),
-        ({"annotations": torch.zeros(0, 6)}, r"not \(N, 7\)"),
-        ({"head": Head((8,), 4, 4)}, r"not \(B, 21, H, W\)"),
-        ({"task": "detect"}, r"not \(B, 19, H, W\)"),
+        ({"annotations": torch.zeros(0, 6)}, r"expected \(N, 7\)"),
+        ({"head": Head((8,), 4, 4)}, r"expected \(B, 21, H, W\)"),
+        ({"task": "detect"}, r"expected \(B, 19, H, W\)"),
         ({"task": "pose"}, "unknown task 'pose': expected one of detect, rotated"),
     ],
 )
