@@ -52,7 +52,7 @@ class Cost:
 
     Attributes:
         seconds: time of the call in each round; empty if nothing was timed.
-        ratio: ratio of the times to those of the official release; None if that was not timed.
+        ratio: ratio of the times to the times of the official release; None if the official release was not timed.
     """
 
     seconds: list[float]

@@ -110,8 +110,8 @@ def run_mutation_tests(
         processes: number of mutants judged at once; 0 for the number of cores.
 
     Returns:
-        0 if every fault was found at its own stage and every mutant was killed, apart from faults and mutants that
-        are listed as equivalent or as known to survive; else 1.
+        0 if every fault was found at the stage that it violates and every mutant was killed, apart from faults and
+        mutants that are listed as equivalent or as known to survive; else 1.
 
     Raises:
         CommandError: a name is unknown, cosmic-ray is missing, or the report folder cannot be written.

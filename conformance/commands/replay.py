@@ -139,7 +139,7 @@ class Replay:
         names: values of `--implementation`. With `offline`, they select the stored outcomes to judge; empty: all.
         offline: judge the outcomes stored beside the case files, without running an implementation.
         device: device to run on, unless `offline` is set.
-        against: dialect by which every implementation is judged; None for its own dialect.
+        against: dialect by which every implementation is judged; None for the dialect that it declares.
         pictures: folder of the pictures.
         found: the loaded implementations.
         fails: True if an outcome does not conform.

@@ -82,7 +82,7 @@ class Tie:
     """Another dialect that explains an implementation equally well, and differs in one choice.
 
     Attributes:
-        words: the other choice in a few words.
+        words: the differing choice of this other dialect in a few words.
         deciding: a batch on which the reference's results in the two dialects differ; None if no generated batch
             shows a difference.
     """
@@ -427,7 +427,8 @@ def fit_dialect(observations: Observations, dialect: Dialect, recipes: Sequence[
 def sorted_recipes(implementation: Implementation, count: int) -> Sequence[RecipeAndStrategy]:
     """Return recipes with their strategies, the smallest first: `count` recipes of each strategy.
 
-    Strategies on which releases differ, and one of batches with too few anchors, are included.
+    Besides the named strategies, there are strategies on which releases differ, and a strategy of batches with fewer
+    anchors than k.
     """
     return _sorted_recipes(
         (*RELEASE_CHOICES.values(), DISTINGUISHING["k_cut"], *strategies_for(implementation)), count

@@ -232,7 +232,7 @@ class Search:
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
         """Return the `moves` (changes of choices) that concern the assignment if it diverges, else the loss.
 
-        If a loss does not expose its assignment, its terms diverge whatever the cause. All moves are then returned.
+        All moves are returned if a loss does not expose its assignment: a wrong assignment then diverges in its terms.
         """
         if not self.shows_assignment:
             return list(moves)

@@ -27,7 +27,7 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
         The recipe; None if the assigners agree on every generated batch, and only losses may differ.
 
     Raises:
-        LookupError: the losses agree on every generated batch too, so that the dialect has no effect.
+        LookupError: assigners and losses agree on every generated batch, so that the dialect has no effect.
     """
     reference = implementation_from(ReferenceAdapter(declared), "reference")
     subject = Subject(replace(reference, dialect=NEWEST), "cpu")

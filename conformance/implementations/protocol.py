@@ -120,7 +120,8 @@ class Implementation:
         tasks: names of the loss families that it computes, keys of `TASKS`.
         in_subprocess: True if it runs in a worker process: only its results can be checked, not its side effects.
         unsupported_ways: names of ways of calling and of sequences of calls that the code is not meant for.
-        reduces_over_ranks: how N is reduced over the processes of a distributed training: "mean", "sum" or None.
+        reduces_over_ranks: reduction of N, the sum of target scores, over the processes of a distributed training:
+            "mean", "sum" or None.
         support: the heads and hyperparameters that the adapter supports.
         factory: function that makes a new adapter; None if the adapter was given as an object.
         identity: shared by all variants of an implementation; key of the tensors that it returned last.

@@ -38,7 +38,7 @@ class Hit:
 
 
 class BatchCounter(NoSink):
-    """Sink that counts the judged batches of a check, without those of Hypothesis' shrinking."""
+    """Sink that counts the judged batches of a check, without batches that Hypothesis generates while shrinking."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -75,8 +75,8 @@ def attack(
     Args:
         implementation: the implementation to test.
         check: name of the check, followed by the value of its parameter in brackets if it has one.
-        phases: Hypothesis' phases. With `generate` alone, the first failing batch is returned; with `shrink`
-            too, the shrunk one.
+        phases: Hypothesis' phases. With `generate` alone, the first failing batch is returned; if `shrink` is
+            included, the shrunk batch.
         profile: name of the profile.
 
     Returns:

@@ -130,7 +130,7 @@ def _is_copied(name: str) -> bool:
 
 
 class Seen(dict[Place, dict[int | str, set[int]]]):
-    """For every watched function its executed lines and used default values, with the numbers of those batches.
+    """Executed lines and used default values of every watched function, with the batches that executed or used them.
 
     Attributes:
         batch: number of the batch that is being judged.

@@ -64,7 +64,7 @@ class Checker(BatchChecker):
         shrinking: decides which failing batches are shrunk; None to shrink all of them.
         failed: True once a batch failed: all later batches are Hypothesis' attempts to shrink it.
         excused: number of batches whose failure is a known issue.
-        judged: number of batches that were judged before any failed, without those that are not supported.
+        judged: number of supported batches that were judged before the first batch failed.
         inconclusive: number of judged batches with verdict INCONCLUSIVE only because of the implementation.
         reasons: number of these inconclusive batches by the reason, if the judge gave a reason.
         since: reading of the clock when the previous batch was judged, in seconds.

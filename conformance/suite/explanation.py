@@ -25,8 +25,8 @@ MAX_FAILING, MAX_PASSING = 200, 280
 CONFORMING = ("exact", "within_bound", "admissible", "rejected")
 """Verdicts of batches on which an implementation conforms, without known issues and without inconclusive ones."""
 EXPLAINING, SHARING = 0.65, 0.85
-"""Share of the budget for search and proof, and share after which no more batches are drawn to test what failing ones
-share. With the rest, the logged failures are judged by what was found."""
+"""Share of the budget for search and proof, and share of the budget after which no more batches are generated to test
+shared properties of failing batches. The rest is for judging the logged failures by the dialect that was found."""
 
 Line = dict[str, Any]
 
@@ -98,7 +98,7 @@ def _explained(
 def is_left(observations: Observations, identification: Identification, line: Line) -> bool | None:
     """Return True if the dialect that was found does not explain the batch of a `batch` line.
 
-    Return False if the implementation conforms to that dialect on the batch, and None if that was not judged. If no
+    Return False if the implementation conforms to that dialect on the batch, None if the batch was not judged. If no
     better dialect than the declared one was found, the verdict in the line counts.
     """
     if identification.as_declared:

@@ -123,7 +123,7 @@ def shared_properties(
         dialect: the dialect by which newly generated batches are judged.
         lines: `batch` lines of the run.
         failed: returns True if the batch of a line fails, False if it conforms, None if that is unknown.
-        out_of_time: returns True once no more batches are to be drawn.
+        out_of_time: returns True when no more batches may be judged.
     """
     judged = [(line, recipe_of(line), result) for line in lines if (result := failed(line)) is not None]
     drawn = [] if out_of_time() else drawn_results(observations, dialect, out_of_time)

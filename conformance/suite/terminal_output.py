@@ -52,7 +52,7 @@ def _is_skipped_test(report: Any) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
-    """Leave the hidden reports out of the sections and lines of failing and skipped tests."""
+    """Print pytest's summary without the failing and skipped tests that `hidden_reports` returns."""
     hidden = hidden_reports(terminalreporter.stats) if is_brief(config) else {}
     config.stash[HIDDEN] = hidden
     whole = {name: terminalreporter.stats.get(name, []) for name in hidden}

@@ -192,7 +192,7 @@ class Reference:
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
         """Return the gradient of the reference's loss on each feature map.
 
-        The assignment is the reference's own, or the implementation's if that differs and is admissible.
+        The assignment is the reference's, or the implementation's if this differs from it and is admissible.
         """
         maps = [level.clone().requires_grad_() for level in batch.feature_maps]
         loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, self.dialect)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 FIRST, EVERY, NO_GT = "first", "every n-th", "no GT"
 MOST, SMALLEST, LARGEST = "most GTs so far", "smallest GT so far", "largest loss so far"
 RECORDS = (MOST, SMALLEST, LARGEST)
-"""Reasons that only the newest batch of each keeps: it supersedes earlier batches with the same reason."""
+"""Reasons of which only the newest batch is a record: it supersedes earlier batches with the same reason."""
 BEATS = 1.1
 """Factor by which a record must exceed the previous one, so that a slowly rising loss is not stored at each step."""
 

@@ -107,7 +107,7 @@ def failed_batches(line: dict[str, Any], batches: Batches | None) -> int | None:
 
 
 def example_rank(line: dict[str, Any]) -> tuple[bool, int, int]:
-    """Return a sort key for log lines: clear errors before those close to their bound, then the smallest batch."""
+    """Return a sort key for log lines: clear errors before errors close to their bound, then smaller batches first."""
     picture = line.get("picture")
     anchors = sum(level["rows"] * level["columns"] for level in picture["levels"]) if picture else 10**6
     size = anchors + 10 * len(picture["truths"] if picture else ())

@@ -87,7 +87,10 @@ def _heads(log: Log, found: Sequence[Cause], rest: Sequence[Cause], cause: Cause
 
 
 def _follows(cause: Cause, head: Cause, stages: Sequence[str]) -> bool:
-    """Return True if `cause` is at a stage of `head`, or at a later stage on batches where `head`'s does not agree."""
+    """Return True if `cause` follows from `head`, which diverges at the same or at an earlier stage.
+
+    A cause at a later stage follows only if the stage of `head` diverges, or is not visible, on all of its batches.
+    """
     if cause.verdict not in FOLDED or head.verdict not in FOLDED or not cause.example.get("stage"):
         return False
     if head.choice:

@@ -23,7 +23,7 @@ class Mutation:
     Attributes:
         counts: number of faults by profile and result.
         faults: table of the visible faults; faults that were not found come first.
-        folded: table of the other faults, which is collapsed at first.
+        folded: table of the faults that are not in `faults`; the page shows it collapsed at first.
         trend: counts over the last runs; None for fewer than two runs.
     """
 

@@ -118,7 +118,7 @@ class Cost:
 
     @property
     def times_the_call(self) -> float | None:
-        """Total time divided by the time in calls of the implementation; None if that is zero."""
+        """Total time divided by the time in calls of the implementation; None if the time in calls is zero."""
         return self.seconds / self.call if self.call > 0 else None
 
     @property

@@ -132,7 +132,7 @@ class Log:
 
     @property
     def loss_stages(self) -> list[str]:
-        """Names of the stages of the loss: those from the first loss term on."""
+        """Names of the stages of the loss: all stages from the first loss term on."""
         stages, terms = self.stages, self.run["terms"]
         return stages[next((at for at, stage in enumerate(stages) if stage in terms), len(stages)) :]
 

@@ -185,7 +185,7 @@ def centres_inside(inputs: AssignerInputs, truths: Tensor) -> Tensor:
 
 
 def overlaps(one: Tensor, other: Tensor) -> Tensor:
-    """Return the CIoU of boxes (.., 4), which broadcast; the intersection is one box clipped to the other."""
+    """Return the CIoU of boxes (.., 4), which broadcast; one box is clipped to the other to get the intersection."""
     x1, y1, x2, y2 = one.unbind(-1)
     u1, v1, u2, v2 = other.unbind(-1)
     shared = (torch.min(x2, u2) - torch.max(x1, u1)).clamp(min=0) * (

@@ -149,7 +149,7 @@ def has_built_in_exponents(hyperparameters: Hyperparameters) -> bool:
 def recorded_calls(
     owner: Any, name: str, results: dict[str, list[Any]], arguments_of: dict[str, list[tuple[Any, ...]]]
 ) -> Iterator[None]:
-    """Record every call of the owner's function `name` while the block runs.
+    """Record every call of the function `name` of `owner` while the block runs.
 
     Args:
         owner: the assigner or its module.

@@ -64,7 +64,7 @@ class UltralyticsAdapter(CriterionAdapter):
     """The detection loss and the assigner of a release of Ultralytics.
 
     Args:
-        version: version of the release on the import path; by default the installed release, whatever its version.
+        version: version of the release on the import path; by default the version of the installed release.
         exposes_stages: as in `CriterionAdapter`.
 
     Raises:
@@ -114,7 +114,7 @@ class UltralyticsAdapter(CriterionAdapter):
         )
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the release's criterion (loss object), with its own assigner if that accepts the hyperparameters.
+        """Return the release's criterion (loss object); its assigner is replaced if it lacks the hyperparameters.
 
         Raises:
             NotImplementedError: topk2 is set, which the release does not support (TAL-CONF-2).

@@ -28,7 +28,7 @@ OFFSET = 3
 INJECTIONS = 6
 """Number of operations, spread evenly over a call, at which memory runs out."""
 MOST_ANSWERS = INJECTIONS + 1
-"""Largest number of answers to one call in one way: those of the injections, and one after them."""
+"""Maximum number of answers in one way: one for each injected out-of-memory error, and one for the call afterwards."""
 Calling = Callable[[Caller], Iterator[Answer]]
 
 

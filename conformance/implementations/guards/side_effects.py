@@ -30,7 +30,7 @@ class SideEffectError(Exception):
 
 
 class ReturnedTensors:
-    """The tensors that an implementation returned for its last batches, which it must not change later."""
+    """The tensors that an implementation returned for its last batches; it must not change them in later calls."""
 
     def __init__(self) -> None:
         self._before: list[tuple[str, Tensor, Tensor]] = []

@@ -220,7 +220,7 @@ class Worker:
         self._running = None
 
     def _refuse(self, request: bytes) -> None:
-        """Raise if the worker died or hung too often to be restarted, or hung on this request before.
+        """Raise if the worker died or hung too often to be restarted, or an earlier call with this request hung.
 
         Raises:
             WorkerFailed: the request must not be sent.
@@ -433,7 +433,7 @@ def receive(pipe: int, count: int, deadline: float, check: Callable[[], None] = 
 
     Raises:
         TimeoutError: the deadline passed.
-        EOFError: the other end is closed.
+        EOFError: the writing end of the pipe is closed.
     """
     parts: list[bytes] = []  # no buffer for the whole message: its header may claim a wrong length
     while count:

@@ -320,13 +320,13 @@ def reduces_without_saying_so(memory: Memory, call: Asked) -> Loss:
 
 @calling("two-processes", "CALL-7", reduces="mean")
 def declares_a_mean_and_sums(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that sums N over processes, although the adapter declares the mean."""
+    """Return a loss that sums N (sum of target scores) over processes, although the adapter declares the mean."""
     return _reduced(call.loss(), "sum")
 
 
 @calling("two-processes", "CALL-7", reduces="sum")
 def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that uses its own process's N, although the adapter declares a sum over processes."""
+    """Return a loss that does not sum N (sum of target scores) over processes, although the adapter declares it."""
     return call.loss()
 
 
