@@ -32,7 +32,7 @@ POINT = 2**-10
 OFFSET = 120
 """Largest offset of distance logits: exponentials overflow in float32 beyond 88.7, and vanish below -104."""
 EXTREME = 1e4
-"""Largest class logit in size."""
+"""Largest absolute value of a class logit."""
 POWERS = torch.tensor([2.0**power for power in range(12)])
 """Exact powers of two: `torch.pow` may round."""
 LOWEST, HIGHEST = -5.0, 2.0

@@ -93,7 +93,10 @@ class Recipe(OneLineRepr):
 
 
 def grids(cells: tuple[int, int], strides: Sequence[int]) -> tuple[Grid, ...]:
-    """Return rows and columns of each level, ceil(size / stride), where the first level has `cells`."""
+    """Return the rows and columns of each level: ceil(input size / stride).
+
+    The input size is `cells`, rows and columns of the first level, times the first stride.
+    """
     rows, columns = (count * strides[0] for count in cells)
     return tuple((-(-rows // stride), -(-columns // stride)) for stride in strides)
 

@@ -24,7 +24,7 @@ def judge_against_reference(
     Args:
         subject: the implementation, and the device to run it on.
         batch: any batch; it is moved to the device.
-        each_term: judge the gradients of box, cls and dfl separately too, if `Loss.total` has three elements.
+        each_term: in addition, judge the separate gradients of box, cls and dfl if `Loss.total` has three elements.
         alone: judge only the assigner, even if the implementation has a loss.
         judge: function that judges the outcome.
 

@@ -61,10 +61,9 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
 
     Every row selects exactly k distinct places. Non-candidates compete with the value zero but are not visible in the
     result. For exact values `must`, `may` and the counts together describe exactly the reachable selections (any set
-    between `must` and `may` of a size between `min_count` and `max_count`). For ranges they are necessary, not
-    sufficient:
-    for a chain a < b < c of overlapping ranges, more sets are accepted than there are orders. The error is on the
-    side of accepting.
+    between `must` and `may` of a size between `min_count` and `max_count`). For ranges these conditions are necessary,
+    not sufficient: for a chain a < b < c of overlapping ranges, more sets are accepted than there are orders. So some
+    unreachable selections are accepted, but none that is reachable is refused.
 
     Args:
         value: (M, A) ranges of the metric; zero off candidates.
@@ -102,7 +101,7 @@ def may_own(overlap: Range) -> Tensor:
 
 @dataclass(frozen=True)
 class Ownership:
-    """The outputs of an assignment of one image: positives, and the ground truth that owns each (its owner).
+    """The outputs of an assignment of one image: positives, and the ground truth that owns each positive (its owner).
 
     Attributes:
         foreground: (A,) bool.
@@ -134,8 +133,8 @@ class TopK2Rule:
         """Return (M, A) bool: True where the ground truth may have owned the anchor and dropped it.
 
         Return None if a ground truth has more than k positives. A ground truth with k positives may have dropped any
-        anchors that are not better than all of these. One with fewer also picked anchors with t = 0, and can only
-        have dropped such anchors.
+        anchors that are not better than all of these. A ground truth with fewer positives also picked anchors with
+        t = 0, and can only have dropped anchors with t = 0.
 
         Args:
             kept: (M, A) bool: positives after TAL-CONF-2.

@@ -58,7 +58,7 @@ def compute_loss(
         dtype: dtype to compute in.
         dialect: the dialect to follow.
         predictions: the decoded predictions of the batch, in `dtype`.
-        each_term: differentiate box, cls and dfl separately too.
+        each_term: differentiate box, cls and dfl separately, in addition to the total.
     """
     leaves = distances, logits = (
         predictions.distances.detach().requires_grad_(),

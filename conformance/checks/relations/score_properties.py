@@ -36,8 +36,9 @@ def within_zero_and_one(run: Run, to: Comparison) -> None:
 
 
 def best_is_overlap(run: Run, to: Comparison) -> None:
-    """Check that the best positive of every ground truth scores u* t* / (t* + 1e-9), where u* is its best overlap.
+    """Check that the largest target score of every ground truth's positives is u* t* / (t* + 1e-9) (TAL-NORM-1).
 
+    u* and t* are the largest overlap and the largest metric of these positives.
     u and t are the implementation's own if it exposes its stages; otherwise they are computed from the boxes that its
     assigner read.
     """

@@ -13,7 +13,7 @@ from tal_reference import Hyperparameters
 IN_A_ROW = 12
 """Number of batches of equal shapes in a row: more than a short warm-up or a small pool of buffers."""
 DIFFERENT = 3
-"""Number of different batches among them, to find results that come from one of the previous two calls."""
+"""Number of different batches among these steps, to find results that come from one of the previous two calls."""
 
 
 @dataclass(frozen=True, eq=False)
