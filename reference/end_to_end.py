@@ -64,7 +64,6 @@ def end_to_end_loss(
     hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
-    class_weights: Float[Tensor, "C"] | None = None,
     *,
     updates: int = 0,
     epochs: int = 100,
@@ -79,11 +78,10 @@ def end_to_end_loss(
         one2many: feature maps of the branch one2many.
         one2one: feature maps of the branch one2one.
         annotations: rows of the data loader, for both branches.
-        head: strides, classes and bins, of both branches.
+        head: strides, classes, bins and class weights, of both branches.
         hyperparameters: hyperparameters of both branches; their topk and topk2 are replaced (E2E-2).
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of both assignments.
-        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
         updates: number of updates of the branch weights so far, one per finished epoch (E2E-5).
         epochs: planned number of epochs of the training, at the time of the latest update.
         branch_loss: function for the loss of a branch: `detection_loss` or `tal_reference.rotated.rotated_loss`.
@@ -94,7 +92,7 @@ def end_to_end_loss(
 
     def of_branch(feature_maps: Sequence[Tensor], numbers: dict[str, Any]) -> DetectionLoss:
         return branch_loss(
-            feature_maps, annotations, head, replace(hyperparameters, **numbers), dialect, keep_trace, class_weights
+            feature_maps, annotations, head, replace(hyperparameters, **numbers), dialect, keep_trace
         )
 
     weights = branch_weights(updates, epochs)

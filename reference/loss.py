@@ -135,18 +135,16 @@ def detection_loss(
     hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
     """Return the v8 detection loss of the head's feature maps and the data loader's rows (LOSS-*).
 
     Args:
         feature_maps: one map (B, 4R + C, H, W) per level, all of one dtype and device (PRE-1).
         annotations: (N, 6) rows (image index, class, cx, cy, w, h), boxes normalised to the input (ANN-1).
-        head: strides, classes and bins.
+        head: strides, classes, bins and class weights.
         hyperparameters: hyperparameters of assigner and loss.
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of the assignment in `targets[i].trace`.
-        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
 
     Raises:
         ValueError: the maps do not fit the head, a row names an unknown image or class, or there are fewer anchors
@@ -157,7 +155,7 @@ def detection_loss(
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)  # half precision: as in the annotations
     truths = ground_truths(annotations.to(finest), len(predictions.logits), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
-    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect, class_weights)  # (3,)
+    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect)  # (3,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 
@@ -230,7 +228,6 @@ def loss_items(
     head: Head,
     hyperparameters: Hyperparameters,
     dialect: Dialect = NEWEST,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
     """Return (3,) the losses box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
@@ -246,7 +243,7 @@ def loss_items(
     box_sum, side_sum = weighted_sums((box, side), positives.weights, dialect)
     if has_no_distance_loss(head.reg_max, dialect):
         side_sum = torch.zeros_like(side_sum)  # not a term that is divided by N: also 0 where N is 0 or not finite
-    cls = cls_sum(predictions.logits, positives, dialect, class_weights)
+    cls = cls_sum(predictions.logits, positives, dialect, class_factors(head, predictions.logits))
     gains = hyperparameters.box_gain, hyperparameters.cls_gain, hyperparameters.dfl_gain
     return torch.stack([gain * term for gain, term in zip(gains, (box_sum, cls, side_sum), strict=True)])  # (3,)
 
@@ -262,6 +259,18 @@ def weighted_sums(
     if dialect.weights_meet is WeightBroadcast.ALL_PAIRS:
         weights = weights.sum().expand_as(weights)  # (P,)
     return [(weights * loss).sum() / score_sum for loss in losses]
+
+
+def class_factors(head: Head, like: Float[Tensor, "..."]) -> Float[Tensor, "C"] | None:
+    """Return (C,) the factor of each class's cross-entropy (COR-7), on the device of `like`; None without factors.
+
+    They have the dtype of `like`, but at least float32.
+    """
+    if head.class_weights is None:
+        return None
+    return torch.tensor(
+        head.class_weights, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device
+    )
 
 
 def cls_sum(

@@ -31,6 +31,7 @@ from tal_reference.loss import (
     Positives,
     Predictions,
     assign_images,
+    class_factors,
     cls_sum,
     positives_of,
     reject_unknown_classes,
@@ -99,18 +100,16 @@ def rotated_loss(
     hyperparameters: RotatedHyperparameters = RotatedHyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
     """Return the loss of rotated boxes: terms box, cls, dfl (L1 where R = 1) and angle (OBB-SUM-1).
 
     Args:
         feature_maps: one map (B, 4R + C + 1, H, W) per level, the angle last, all of one dtype and device (OBB-DEC-1).
         annotations: (N, 7) rows (image index, class, cx, cy, w, h, angle) (OBB-ANN-1).
-        head: strides, classes and bins.
+        head: strides, classes, bins and class weights.
         hyperparameters: hyperparameters of assigner and loss.
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of the assignment in `targets[i].trace`.
-        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
 
     Raises:
         ValueError: the maps do not fit the head, a row names an unknown image or class, or there are fewer anchors
@@ -121,9 +120,8 @@ def rotated_loss(
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
     truths = rotated_truths(annotations.to(finest), len(predictions.logits), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace, assign_rotated)
-    items = rotated_items(
-        predictions, positives_of(targets), hyperparameters, dialect, class_weights
-    )  # (4,)
+    factors = class_factors(head, predictions.logits)  # (C,)
+    items = rotated_items(predictions, positives_of(targets), hyperparameters, dialect, factors)  # (4,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 

@@ -199,7 +199,7 @@ CROSSINGS: tuple[Recipe, ...] = (
 """A batch for every size at which an implementation may break, the smaller ones first."""
 
 crossings: SearchStrategy[Recipe] = st.integers(0, len(CROSSINGS) - 1).map(CROSSINGS.__getitem__)
-"""Draws every batch of `CROSSINGS` once before it ends, and shrinks to the first one that fails."""
+"""Draws every batch of `CROSSINGS` once before it ends. Shrinks to the first one that fails, if all later ones fail."""
 
 MIXED_CROWDS = (
     (),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class Recipe(OneLineRepr):
         streams: for each image the index of one of the seed's 256 streams of random numbers; by default image i has
             stream i, so that images differ.
         hyperparameters: hyperparameters of assigner and loss.
+        class_weights: factors of the classes' cross-entropies (COR-7), repeated for further classes; empty: none.
         task: name of the loss family, a key of `TASKS`.
     """
 
@@ -53,6 +55,7 @@ class Recipe(OneLineRepr):
     seed: int = 0
     streams: tuple[int, ...] = ()
     hyperparameters: Hyperparameters = Hyperparameters()
+    class_weights: tuple[float, ...] = ()
     task: str = DETECT.name
 
     @property
@@ -78,7 +81,8 @@ class Recipe(OneLineRepr):
                 f"got {len(streams)} for {len(self.images)} images: {self}"
             )
         generators = tuple(torch.Generator().manual_seed(256 * self.seed + stream) for stream in streams)
-        head = Head(self.strides, self.classes, self.reg_max)
+        weights = tuple(islice(cycle(self.class_weights), self.classes)) or None
+        head = Head(self.strides, self.classes, self.reg_max, weights)
         height, width = (cells * self.strides[0] for cells in self.cells)
         canvas = Canvas(width, height, self.strides)
         resolved = [resolve(truths, canvas, self.classes, KINDS_BY_TASK[self.task]) for truths in self.images]

@@ -36,7 +36,7 @@ class Batch:
         annotations: (N, 6) float32 rows (image, class, cx, cy, w, h), the last four normalised by the input's
             width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device. Other tasks may
             have more columns.
-        head: strides in pixels, classes C, bins R.
+        head: strides in pixels, classes C, bins R, class weights.
         hyperparameters: hyperparameters of assigner and loss.
         origin: the recipe that built the batch, as one line of Python, or the place where it was recorded.
         hazards: names of the hazards that the batch contains; `HAZARDS` lists all names.
@@ -64,6 +64,7 @@ class Batch:
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(TASKS)}")
         _check_hyperparameters(self.hyperparameters)
+        _check_class_weights(self.head)
         _check_maps(self.feature_maps, self.head, self.family)
         _check_annotations(self.annotations, self.images, self.head.classes, self.device, self.family)
         _check_extras(self.extras, self.device, self.family)
@@ -79,7 +80,11 @@ class Batch:
         Hyperparameters, task and extras with default values are left out of the hash, so that one added in a later
         version does not change existing ids.
         """
-        head = {"strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max}
+        head: dict[str, object] = {
+            "strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max,
+        }  # fmt: skip
+        if self.head.class_weights is not None:
+            head["class_weights"] = self.head.class_weights
         settings: dict[str, object] = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
         if self.autocast:
             settings["autocast"] = True
@@ -172,6 +177,8 @@ class Batch:
             settings.append(f"{precision} under autocast" if self.autocast else precision)
         if self.task != DETECT.name:
             settings.append(f"task {self.task}")
+        if (weights := self.head.class_weights) is not None:
+            settings.append(f"class weights {min(weights):.6g} to {max(weights):.6g}")
         settings += [f"{name} {tuple(tensor.shape)}" for name, tensor in self.extras.items()]
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
@@ -241,6 +248,18 @@ def _check_hyperparameters(numbers: Hyperparameters) -> None:
             raise ValueError(
                 f"hyperparameter {name} is {number!r}, expected a number from 0 to {LARGEST_FLOAT32:.6g}, the largest"
                 " of float32"
+            )
+
+
+def _check_class_weights(head: Head) -> None:
+    """Raise ValueError unless every class weight is a number of float32, the dtype of `model.class_weights` (COR-7)."""
+    if head.class_weights is None:
+        return
+    rounded = torch.tensor(head.class_weights, dtype=torch.float32).tolist()
+    for label, (weight, stored) in enumerate(zip(head.class_weights, rounded, strict=True)):
+        if weight != stored:
+            raise ValueError(
+                f"class weight {label} is {weight!r}, expected a float32 number such as {stored!r}"
             )
 
 

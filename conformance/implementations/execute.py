@@ -82,8 +82,12 @@ def execute(
     Raises:
         ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.
         AnsweredUnsupported: it returned a result for a batch that its adapter declares not to support.
-        NotSupported: it raised on a batch that its adapter declares not to support, which is correct.
+        NotSupported: it raised on a batch that its adapter declares not to support, which is correct; or it was not
+            called, because the batch has class weights and the adapter does not declare `class_weights = True`.
     """
+    reason = implementation.support.reason_not_to_call(batch)
+    if reason is not None:
+        raise NotSupported(reason)
     unsupported: list[str] = []
     try:
         outcome = _guarded(implementation, batch, each_term, alone, inputs, unsupported)

@@ -12,7 +12,8 @@ besides float32; default: those of mixed-precision training); `tasks` (names of 
 `unsupported_ways` (ways of calling and sequences of calls that the code is not meant for; default: none);
 `supports(head, hyperparameters)` (True, or the reason why the code does not support them, as a text; default: True);
 `supports_no_truths` (False if the code does not support a batch without ground truths; default: True);
-`reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None).
+`reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None);
+`class_weights` (True if the loss multiplies each class's cross-entropy by its number in `head.class_weights`).
 An adapter needs only this module and torch.
 """
 

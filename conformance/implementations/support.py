@@ -9,6 +9,8 @@ from tal_conformance.core.names import LONGEST_MESSAGE, cut
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_reference import Head, Hyperparameters
 
+CLASS_WEIGHTS = "class weights (attribute `class_weights`)"
+"""Reason of an adapter that does not declare `class_weights = True`."""
 NO_TRUTHS = "a batch without ground truths"
 """Reason of an adapter that declares `supports_no_truths = False`."""
 
@@ -20,10 +22,19 @@ class Support:
     Attributes:
         supports: returns True for a head with hyperparameters, or else the reason as a text; None: all are supported.
         no_truths: False if a batch without ground truths is not supported.
+        class_weights: True if the loss reads `head.class_weights` (COR-7).
     """
 
     supports: Callable[[Head, Hyperparameters], Any] | None = None
     no_truths: bool = True
+    class_weights: bool = False
+
+    def reason_not_to_call(self, batch: Batch) -> str | None:
+        """Return the reason why the adapter must not even be called with a batch, or None if it may be called.
+
+        An adapter written before heads had class weights would silently ignore them.
+        """
+        return CLASS_WEIGHTS if batch.head.class_weights is not None and not self.class_weights else None
 
     def reason(self, batch: Batch) -> str | None:
         """Return the reason why the adapter does not support a batch, as one line, or None if it does.
@@ -88,4 +99,4 @@ def support_of(adapter: Any, name: str) -> Support:
             asked_support(supports, Head((8, 16, 32), 80), Hyperparameters())
         except ProtocolViolation as error:
             raise ProtocolViolation(f"{name}: {error}") from error
-    return Support(supports, no_truths)
+    return Support(supports, no_truths, bool(getattr(adapter, "class_weights", False)))

@@ -15,6 +15,7 @@ from tal_conformance.core.verdicts import Undecided
 from tal_conformance.judgement.admissible import Ownership, Selection, assignments, is_reachable
 from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.loss_reference import class_factors_of
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import ClassLoss, GroundTruths, ScoreSum, Targets, WeightBroadcast
 from tal_reference.anchors import Anchors, flatten
@@ -45,16 +46,17 @@ def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvide
     """Return the properties of a loss's assignment that follow from the loss's gradients.
 
     A logit x has the target score z = sigma(x) - N g, where N is the loss's divisor, and g is the gradient on x over
-    gain and batch size. With G the sum of all g and S the sum of all z, G = (sum of sigma - S) / N. N is S, so that
-    N = sum of sigma / (1 + G), or the floor of N if that is larger (LOSS-SUM-1).
+    gain, batch size and the class's factor (COR-7). With G the sum of all g and S the sum of all z,
+    G = (sum of sigma - S) / N. N is S, so that N = sum of sigma / (1 + G), or the floor of N if that is larger
+    (LOSS-SUM-1).
     """
     batch, dialect = expected.batch, expected.dialect
     distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
     learns = (distances != 0).any(-1)  # (B, A)
     factor = total_factor(batch.images, dialect)
-    gain = batch.hyperparameters.cls_gain * factor
+    gain = batch.hyperparameters.cls_gain * factor * class_factors_of(batch, logits)  # (C,), or a scalar
     if (
-        not gain or dialect.class_loss is ClassLoss.POSITIVES
+        not bool((gain > 0).all()) or dialect.class_loss is ClassLoss.POSITIVES
     ):  # then the background's gradient shows no target score
         return GradientEvidence(None, learns, distances.double() / factor)
     score = expected.rounded_predictions.logits.double().sigmoid()  # (B, A, C)

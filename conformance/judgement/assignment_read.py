@@ -24,6 +24,7 @@ from tal_conformance.judgement.bounds import ROUNDINGS, smallest
 from tal_conformance.judgement.comparators import Quantity, all_finite, assert_none
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss import judge_loss
+from tal_conformance.judgement.loss_reference import class_factors_of, logit_gradient_roundings
 from tal_conformance.judgement.loss_rounding import (
     AssignmentUncertainty,
     add_gradients,
@@ -35,8 +36,6 @@ from tal_reference.assignment import NORMALISATION_EPS
 
 MAX_OWNERS_TRIED = 16
 """Number of ground truths that are tried as the owner of one anchor; few have equal classes and boxes that overlap."""
-OF_GRADIENT = 3
-"""Roundings of a gradient on a class logit: sigma, its difference to z, and the product with gain and 1 / N."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,10 @@ class ReadAssignment:
         if expected.dialect.is_varied:  # another class loss, another N or another weight
             return None
         distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
-        gain = batch.hyperparameters.cls_gain * batch.images
-        if not gain or not all_finite(logits) or not all_finite(distances):
+        gain = (
+            batch.hyperparameters.cls_gain * batch.images * class_factors_of(batch, logits)
+        )  # (C,), or a scalar
+        if not bool((gain > 0).all()) or not all_finite(logits) or not all_finite(distances):
             return None
         score = expected.predictions.logits.sigmoid()  # (B, A, C)
         learnable = torch.zeros_like(score, dtype=torch.bool)
@@ -174,7 +175,7 @@ class ReadAssignment:
             return None
         score_sum, share = known
         scores = score - gradient * score_sum
-        unit = 2 * ROUNDINGS * OF_GRADIENT * expected.eps + share
+        unit = 2 * ROUNDINGS * logit_gradient_roundings(batch) * expected.eps + share
         errors = unit * (score + scores.abs()) + smallest(expected.dtype) * score_sum / gain
         before = distances.double() * score_sum / batch.images  # (B, A, 4R) before division by N
         owners = {
@@ -291,7 +292,7 @@ class ReadAssignment:
 
 
 def _score_sum(
-    gradient: Tensor, score: Tensor, background: Tensor, gain: float, expected: Expectation
+    gradient: Tensor, score: Tensor, background: Tensor, gain: Tensor, expected: Expectation
 ) -> tuple[Tensor, float] | None:
     """Return the loss's divisor N and its relative error, from gradients on logits without a target.
 
@@ -299,22 +300,22 @@ def _score_sum(
     Only scores of at least half the largest are used: gradients of the others may have underflowed.
 
     Args:
-        gradient: (B, A, C) gradients on the class logits over gain and batch size.
+        gradient: (B, A, C) gradients on the class logits over `gain`.
         score: (B, A, C) class scores.
         background: (B, A, C) logits that have no target in any admissible assignment.
-        gain: gain of the class loss, times the batch size.
+        gain: (C,) gain of the class loss, times the batch size and the factor of each class; or a scalar.
         expected: expectation of the batch.
     """
     alone = score * background
     used = background & (score >= alone.amax() / 2)
     above, below = score[used].sum(), gradient[used].sum()
-    lost = smallest(expected.dtype) / gain * used.sum()
+    lost = (smallest(expected.dtype) / gain).expand_as(score)[used].sum()
     floor = expected.dialect.score_sum_floor
     anchors = (~background).any(-1).sum()  # each weighs at most 1
     if not float(above) > 0:
         return None
     score_sum = torch.where(below > 0, above / below, torch.inf)
-    share = 2 * ROUNDINGS * OF_GRADIENT * expected.eps + float(
+    share = 2 * ROUNDINGS * logit_gradient_roundings(expected.batch) * expected.eps + float(
         lost / above * score_sum.clamp(max=float(anchors) + floor)
     )
     if not share < 1:

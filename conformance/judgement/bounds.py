@@ -213,16 +213,29 @@ def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: 
     return eps * ((2 + alpha + beta) * metric + torch.where(metric > 0, logs * metric, 0))
 
 
-def bce_sum_unit(logits: Tensor, learning: Tensor, scores: Tensor, eps: float, score_eps: float) -> Tensor:
+def bce_sum_unit(
+    logits: Tensor,
+    learning: Tensor,
+    scores: Tensor,
+    eps: float,
+    score_eps: float,
+    factors: Tensor | None = None,
+) -> Tensor:
     """Return the rounding error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z (LOSS-CLS-1).
 
     Targets are zero except `scores` (P,), the targets of the logits `learning` (P,).
 
     The two terms cancel where x is large: the error is relative to |x|, not to their difference. Targets may be rounded
     to the logits' dtype first, whose eps is `score_eps`, whatever the dtype of the terms.
+
+    Each cross-entropy is multiplied by a factor of its class, with one more rounding (COR-7): `scores` include the
+    factors of their classes, and `factors` (C,) are those of all logits (.., C); None: 1.
     """
     learnt = (learning.abs() * scores).sum()
-    return eps * 3 * (functional.softplus(logits.abs()).sum() + learnt) + score_eps * learnt
+    crossed = functional.softplus(logits.abs())
+    if factors is None:
+        return eps * 3 * (crossed.sum() + learnt) + score_eps * learnt
+    return eps * 4 * ((crossed * factors).sum() + learnt) + score_eps * learnt
 
 
 def dfl_unit(

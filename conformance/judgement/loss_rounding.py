@@ -28,7 +28,9 @@ from tal_conformance.judgement.loss_reference import (
     ZERO,
     Gradients,
     ReferenceLoss,
+    class_factors_of,
     compute_loss,
+    logit_gradient_roundings,
     loss_precision,
 )
 from tal_conformance.judgement.mixed_precision import Interval, MixedTerms, logit_gradient_error
@@ -104,7 +106,9 @@ def class_count(logits: Tensor, dialect: Dialect) -> int:
     return logits.numel() if dialect.class_loss is ClassLoss.MEAN else 1
 
 
-def class_unit(logits: Tensor, positives: Positives, eps: float, coarse: float, dialect: Dialect) -> Tensor:
+def class_unit(
+    logits: Tensor, positives: Positives, eps: float, coarse: float, dialect: Dialect, factors: Tensor
+) -> Tensor:
     """Return the error of the class loss before division by N (LOSS-CLS-1).
 
     Args:
@@ -113,19 +117,26 @@ def class_unit(logits: Tensor, positives: Positives, eps: float, coarse: float, 
         eps: machine epsilon of the loss terms' dtype.
         coarse: machine epsilon of the predictions' dtype.
         dialect: the dialect to follow.
+        factors: (C,) factor of each class, or a scalar (COR-7).
     """
     at = positives.image, positives.anchor
     learnt = logits[(*at, positives.labels)]  # (P,)
     summed = logits[at] if dialect.class_loss is ClassLoss.POSITIVES else logits  # (P, C) or (B, A, C)
-    unit = bce_sum_unit(summed, learnt, positives.weights.double(), eps, coarse)
+    weighted = positives.weights.double() * of_labels(factors, positives.labels)  # (P,)
+    unit = bce_sum_unit(summed, learnt, weighted, eps, coarse, factors if factors.ndim else None)
     return unit / class_count(logits, dialect)
 
 
-def class_gradient_unit(logits: Tensor, targets: BatchTargets, scale: Tensor, dialect: Dialect) -> Tensor:
-    """Return the rounding error of the gradient (score - target score) * scale on class logits (B, A, C)."""
+def of_labels(factors: Tensor, labels: Tensor) -> Tensor:
+    """Return the factors (P,) of the classes `labels` (P,); a scalar, if all classes have the same factor."""
+    return factors[labels] if factors.ndim else factors
+
+
+def class_gradient_unit(logits: Tensor, targets: BatchTargets, dialect: Dialect) -> Tensor:
+    """Return class score plus target score of every class logit (B, A, C), whose gradient rounds their difference."""
     positives = targets.positives
-    unit = logits.sigmoid().mul_(scale)  # (B, A, C)
-    unit[positives.image, positives.anchor, positives.labels] += scale * positives.weights.double()
+    unit = logits.sigmoid()  # (B, A, C)
+    unit[positives.image, positives.anchor, positives.labels] += positives.weights.double()
     return unit * targets.foreground[..., None] if dialect.class_loss is ClassLoss.POSITIVES else unit
 
 
@@ -162,12 +173,10 @@ def rounding_units(
     given_edge = edges[at][:, None] / strides if isinstance(edges, Tensor) else edges  # (P, 1) grid units
     of_target = given_edge[:, 0] if isinstance(given_edge, Tensor) else 0.0  # (P,)
     mixed = MixedTerms.of(batch, dialect, distances, centres, target, weights)
-    if mixed is None:
-        edge = (
-            box_unit(predicted, centres, distance_error, coarse).amax(1) + of_target
-        )  # (P,) of the prediction
-    else:
-        edge = mixed.edge_errors() + of_target  # (P,)
+    of_box = (
+        box_unit(predicted, centres, distance_error, coarse).amax(1) if mixed is None else mixed.edge_errors()
+    )
+    edge = of_box + of_target  # (P,) of the prediction
     edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
 
     measure = dialect.box_overlap
@@ -175,31 +184,40 @@ def rounding_units(
         overlap_unit(measure, target, predicted, edge if mixed is None else of_target, eps)
         + 2 * eps * (1 - MEASURES[measure](target, predicted))
     )  # (P,)
-    cls = class_unit(given.logits, positives, eps, coarse if mixed is None else 0.0, dialect)
+    factors = class_factors_of(batch, given.logits)  # (C,), or a scalar
+    cls = class_unit(given.logits, positives, eps, coarse if mixed is None else 0.0, dialect, factors)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
     wanted_error = wanted_error + (0.0 if mixed is None else mixed.centre_errors().repeat(1, 2))
-    height, width = given.size
-    of_input = strides / strides.new_tensor((width, height, width, height))  # (P, 4) shares, for the L1 form
+    of_input = strides / strides.new_tensor(given.size).flip(0).repeat(2)  # (P, 4) shares, for the L1 form
     side = weights * side_unit(distances, wanted, wanted_error, of_input, batch, dialect)  # (P,)
     gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(own)
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
-    learning = given.logits[(*at, positives.labels)]  # (P,)
+    learning = given.logits[(*at, positives.labels)] * of_labels(factors, positives.labels)  # (P,)
     enclosed = None if mixed is None else mixed.term_errors(learning, own) * gains / score_sum  # (3,)
-    ranges = term_ranges(weights, given.logits, learning * own, reg_max) * gains / score_sum  # (3,)
+    ranges = term_ranges(weights, given.logits, learning * own, reg_max, factors) * gains / score_sum  # (3,)
     # a term that is zero has a bound too, by underflow
     ranges = torch.maximum(ranges, exact.items.abs()).clamp(min=4 * smallest(loss_precision(batch)))
 
     share = total_factor(batch.images, dialect) / score_sum
-    scale = numbers.cls_gain * share / class_count(given.logits, dialect)
-    logit_gradient = class_gradient_unit(given.logits, targets, scale * 0 + 1, dialect)  # (B, A, C)
+    scale = numbers.cls_gain * share / class_count(given.logits, dialect) * factors  # (C,), or a scalar
+    logit_gradient = class_gradient_unit(given.logits, targets, dialect)  # (B, A, C)
     stored = (
         ZERO if mixed is None else logit_gradient_error(logit_gradient, ZERO, scale, batch.dtype)
     )  # (B, A, C)
-    logit_gradient *= (coarse if mixed is None else eps) * 3 * scale
+    roundings = logit_gradient_roundings(batch)
+    logit_gradient = logit_gradient * ((coarse if mixed is None else eps) * roundings * scale)
     slope = GradientRounding(
-        target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype), dialect
+        target,
+        predicted,
+        distances,
+        wanted,
+        wanted_error + (share_error(distances, of_input, precision(batch.dtype)) if reg_max == 1 else 0.0),
+        edge,
+        reg_max,
+        precision(batch.dtype),
+        dialect,
     )
 
     of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
@@ -232,10 +250,19 @@ def side_unit(
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
         _, lower, _ = varied_loss.bins_around(wanted, reg_max, dialect)  # (P, 4)
         return dfl_unit(log_probability, wanted, wanted_error, reg_max, eps, lower)
-    scaled = torch.finfo(dtype).eps * distances.abs() * of_input + smallest(
-        dtype
-    )  # (P, 4) of shares, as read
+    scaled = share_error(distances, of_input, dtype) * of_input  # (P, 4) of shares, as read
     return ((wanted_error + eps * (distances - wanted).abs()) * of_input + scaled).mean(1)
+
+
+def share_error(distances: Tensor, of_input: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the error in grid units of distances (P, 4) of one bin, which the L1 loss turns into shares of the input.
+
+    Args:
+        distances: (P, 4) distances in grid units, stored in `dtype`.
+        of_input: (P, 4) strides divided by the input's size.
+        dtype: dtype of the shares.
+    """
+    return torch.finfo(dtype).eps * distances.abs() + smallest(dtype) / of_input
 
 
 def distance_gradient_units(
@@ -261,17 +288,18 @@ def distance_gradient_units(
     return box_rounds + slope.underflow().flatten(1), box_jumps, side_rounds, side_jumps
 
 
-def term_ranges(weights: Tensor, logits: Tensor, learnt: Tensor, reg_max: int) -> Tensor:
+def term_ranges(weights: Tensor, logits: Tensor, learnt: Tensor, reg_max: int, factors: Tensor) -> Tensor:
     """Return (3,) box, cls and dfl of an untrained head, before division by N and multiplication by gains.
 
     Args:
         weights: (P,) target scores.
         logits: (B, A, C) class logits.
-        learnt: (P,) target scores times their logits.
+        learnt: (P,) target scores times their logits and the factors of their classes.
         reg_max: number R of bins.
+        factors: (C,) factor of each class, or a scalar (COR-7).
     """
     total = weights.sum()
-    crossed = functional.softplus(logits.abs()).sum() + learnt.abs().sum()
+    crossed = (functional.softplus(logits.abs()) * factors).sum() + learnt.abs().sum()
     return torch.stack((total, crossed, total * (math.log(reg_max) if reg_max > 1 else 1.0)))
 
 
@@ -294,7 +322,8 @@ class GradientRounding:
     Attributes:
         target, predicted: (P, 4) boxes in grid units.
         distances: (P, 4R) logits.
-        wanted, wanted_error: (P, 4) target distances in grid units.
+        wanted: (P, 4) target distances in grid units.
+        wanted_error: (P, 4) their errors in grid units; with one bin, those of the predicted distances too.
         edge: (P,) error of the boxes' edges.
         reg_max: number R of bins.
         dtype: dtype of the predictions and of gradients on them.
@@ -446,10 +475,10 @@ def uncertainty_units(
     moved = BatchTargets(targets.foreground, targets.boxes, movements)
     loss = compute_loss(batch, moved, torch.float64, dialect, exact.predictions, each_term=True)
     scale = divisor(movements[at].sum(1), batch.images, dialect) / score_sum
-    count = class_count(scores, dialect)
+    count, factors = class_count(scores, dialect), class_factors_of(batch, scores)
     cls = (
         batch.hyperparameters.cls_gain
-        * (exact.predictions.logits * movements).abs().sum()
+        * (exact.predictions.logits * movements * factors).abs().sum()
         / score_sum
         / count
     )
@@ -460,7 +489,7 @@ def uncertainty_units(
         else narrow
     )
     factor = total_factor(batch.images, dialect) / count
-    slope = batch.hyperparameters.cls_gain * factor / score_sum * movements  # (B, A, C)
+    slope = batch.hyperparameters.cls_gain * factor / score_sum * movements * factors  # (B, A, C)
     own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
     box, dfl = (
         loss.of_terms[term][0][at].abs() * scale

@@ -55,10 +55,10 @@ def supports_relations(batch: Batch, dialect: Dialect) -> bool:
 
     A relation compares a batch with a batch derived from it, such as one of its images. Relations do not hold if the
     dialect may reject a batch; if it may divide by zero, on the batch or on the derived one; if the loss of one image
-    depends on the others; or if a choice that no release makes may depend on the order of ground truths or on the
-    number of images, or change the range of scores.
+    depends on the others; if classes have weights, which relations between classes do not move; or if a choice that no
+    release makes may depend on the order of ground truths or on the number of images, or change the range of scores.
     """
-    if not dialect.varied <= RELATED:
+    if not dialect.varied <= RELATED or batch.head.class_weights is not None:
         return False
     finite = dialect.score_sum_floor > 0
     independent = dialect.weights_meet is WeightBroadcast.PER_POSITIVE

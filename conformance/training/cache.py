@@ -24,11 +24,12 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.cache import FILES, HASHES, cache_folder, damage, hashes
+from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.core.environment import processor_name
 from tal_conformance.core.files import PACKAGES, create_folder_atomically
 from tal_conformance.training.compare import Ended, reference_training, rms_of_controls
 from tal_conformance.training.yolov8n import Progress, RecordedTraining, Schedule, recorded_training
-from tal_reference import Dialect, Head
+from tal_reference import Dialect
 
 T = TypeVar("T")
 TRAINING, WEIGHTS, CONTROLS, ENDED = (
@@ -153,7 +154,7 @@ def write_training(recorded: RecordedTraining, folder: Path) -> None:
         OSError: a file cannot be written.
     """
     facts = {
-        "head": asdict(recorded.head),
+        "head": head_as_dict(recorded.head),
         "progress": [asdict(progress) for progress in recorded.progress],
         "losses": recorded.losses,
         "schedule": asdict(recorded.schedule),
@@ -177,7 +178,7 @@ def read_training(folder: Path) -> RecordedTraining:
     }
     return RecordedTraining(
         Schedule(**schedule),
-        Head(**(facts["head"] | {"strides": tuple(facts["head"]["strides"])})),
+        head_from_dict(facts["head"]),
         [Batch.load(folder / f"{number}.safetensors") for number in range(len(facts["progress"]))],
         [Progress(**progress) for progress in facts["progress"]],
         facts["losses"],

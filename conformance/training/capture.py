@@ -63,12 +63,6 @@ class Call:
         boxes: Tensor = self.rows["bboxes"]
         return boxes
 
-    @property
-    def class_weights(self) -> Tensor | None:
-        """Class weights of the BCE, which a training can set from release 8.4.37 on; None without them."""
-        weights: Tensor | None = getattr(self.criterion, "class_weights", None)
-        return weights
-
     def detached(self) -> "Call":
         """Return a copy of the call without autograd graph, images and features, which can be stored cheaply."""
         return replace(
@@ -132,9 +126,13 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
 
 
 def head_of(criterion: Any) -> Head:
-    """Return the strides, classes and bins of the head for which an official loss was made."""
+    """Return the strides, classes, bins and class weights of the head for which an official loss was made."""
+    weights = getattr(criterion, "class_weights", None)  # from release 8.4.37 on (COR-7)
     return Head(
-        tuple(int(stride) for stride in criterion.stride.tolist()), int(criterion.nc), int(criterion.reg_max)
+        tuple(int(stride) for stride in criterion.stride.tolist()),
+        int(criterion.nc),
+        int(criterion.reg_max),
+        None if weights is None else tuple(weights.detach().float().flatten().tolist()),
     )
 
 

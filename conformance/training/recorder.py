@@ -100,10 +100,6 @@ class Recording:
             self._trainer = trainer_above(sys._getframe(1))
         self.calls += 1
         which = self._losses.setdefault(call.criterion, (len(self._losses), BatchSelector(self.every)))[0]
-        if call.class_weights is not None:
-            self._print_once(
-                "the training uses class weights; case files cannot hold them, and are judged without class weights"
-            )
         numbers, ready = _numbers(call)
         epoch = getattr(self._trainer, "epoch", None)
         self._pending.append(Pending(call.detached(), which, epoch, numbers, ready))
@@ -147,8 +143,6 @@ class Recording:
         )  # the second loss of an end-to-end head
         where += [f"step {step}"]
         where += [f"epoch {pending.epoch}"] if pending.epoch is not None else []
-        weights = pending.call.class_weights
-        where += ["without class weights"] if weights is not None else []
         return f"{', '.join(where)}: {', '.join(sorted(reasons))}, loss {total:.6g}"
 
     def _print_once(self, text: str) -> None:

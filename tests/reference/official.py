@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +27,7 @@ def double_precision() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
 
 
-def model_of(head: Head, epochs: int = 100, class_weights: Tensor | None = None) -> Any:
+def model_of(head: Head, epochs: int = 100) -> Any:
     """Return a stub of a model with the attributes that official losses read."""
     layer = SimpleNamespace(
         stride=torch.tensor([float(stride) for stride in head.strides]), nc=head.classes, reg_max=head.reg_max
@@ -35,8 +35,8 @@ def model_of(head: Head, epochs: int = 100, class_weights: Tensor | None = None)
     model = SimpleNamespace(
         args=SimpleNamespace(epochs=epochs, **GAINS), model=[layer], parameters=lambda: iter([torch.zeros(1)])
     )
-    if class_weights is not None:
-        model.class_weights = class_weights
+    if head.class_weights is not None:
+        model.class_weights = torch.tensor(head.class_weights, dtype=torch.float64)
     return model
 
 
@@ -60,14 +60,12 @@ class Drawn:
     Attributes:
         maps: feature maps that require gradients, one for each level, float64.
         rows: annotation rows, sorted by image.
-        head: strides, classes and bins.
-        class_weights: (C,) class weights, or None.
+        head: strides, classes, bins and class weights.
     """
 
     maps: list[Tensor]
     rows: Tensor
     head: Head
-    class_weights: Tensor | None
 
 
 def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
@@ -98,9 +96,8 @@ def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
         torch.rand(head.classes, generator=generator, dtype=torch.float64) * 2 if integer(0, 1) else None
     )
     columns = 7 if rotated else 6
-    return Drawn(
-        maps, torch.stack(rows) if rows else torch.zeros(0, columns, dtype=torch.float64), head, weights
-    )
+    head = replace(head, class_weights=None if weights is None else tuple(weights.tolist()))
+    return Drawn(maps, torch.stack(rows) if rows else torch.zeros(0, columns, dtype=torch.float64), head)
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:

@@ -1,6 +1,7 @@
 """Tests of the corrections COR-1, COR-3 and COR-7, including comparisons with the official loss in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.reference.official import (
 from tests.reference.test_assignment import AWAY, PREFER_0_0_1, THIRD, WIDE, run, taken, truths
 from torch import Tensor
 
-from tal_reference import Hyperparameters, detection_loss
+from tal_reference import Head, Hyperparameters, detection_loss
 from tal_reference.assignment import top_k
 from tal_reference.loss import DetectionLoss, cls_loss, l1_loss
 
@@ -109,24 +110,23 @@ def test_the_weight_of_a_positive_is_its_labels():
     assert loss.item() == pytest.approx(expected, rel=ROUNDINGS)
 
 
-def loss_of(batch: Drawn, topk: int, topk2: int | None, class_weights: Tensor | None) -> DetectionLoss:
-    numbers = Hyperparameters(topk=topk, topk2=topk2)
-    return detection_loss(batch.maps, batch.rows, batch.head, numbers, class_weights=class_weights)
+def loss_of(batch: Drawn, topk: int, topk2: int | None, head: Head) -> DetectionLoss:
+    return detection_loss(batch.maps, batch.rows, head, Hyperparameters(topk=topk, topk2=topk2))
 
 
 def test_class_weights_change_cls_alone():
     """COR-7: class weights of 3 multiply the item cls by 3, and leave box, dfl and the target scores unchanged."""
     batch = drawn(3, 16, rotated=False)
     plain, ones, threes = (
-        loss_of(batch, 10, None, None if weight is None else doubles(*[weight] * batch.head.classes))
-        for weight in (None, 1.0, 3.0)
+        loss_of(batch, 10, None, replace(batch.head, class_weights=weights))
+        for weights in (None, (1.0,) * batch.head.classes, (3.0,) * batch.head.classes)
     )
     assert torch.equal(plain.items, ones.items)
     torch.testing.assert_close(threes.items, plain.items * doubles(1, 3, 1), rtol=ROUNDINGS, atol=0)
-    assert [
+    assert all(
         torch.equal(one.weights, other.weights)
         for one, other in zip(plain.targets, threes.targets, strict=True)
-    ]
+    )
 
 
 # --- the official loss
@@ -140,12 +140,10 @@ def test_the_official_detection_loss():
         for seed in range(BATCHES):
             reg_max, topk, topk2 = SETTINGS[seed % 3]
             batch = drawn(seed, reg_max, rotated=False)
-            criterion = losses.v8DetectionLoss(
-                model_of(batch.head, class_weights=batch.class_weights), topk, topk2
-            )
+            criterion = losses.v8DetectionLoss(model_of(batch.head), topk, topk2)
             total, items = criterion(predictions_of(batch.maps, batch.head), batch_of(batch.rows))
             expected = torch.autograd.grad(total.sum(), batch.maps)
-            loss = loss_of(batch, topk, topk2, batch.class_weights)
+            loss = loss_of(batch, topk, topk2, batch.head)
             found = torch.autograd.grad(loss.total, batch.maps)
             values = max(
                 values,

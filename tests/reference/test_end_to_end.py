@@ -42,7 +42,6 @@ def loss_of(
         one2one,
         batch.rows,
         batch.head,
-        class_weights=batch.class_weights,
         updates=updates,
         epochs=epochs,
         **more,  # type: ignore[arg-type]
@@ -76,7 +75,7 @@ def test_either_branch_has_its_own_numbers():
         (other, loss.one2one, (7, 1)),
     ):
         own = replace(numbers, topk=topk, topk2=topk2)
-        alone = detection_loss(maps, batch.rows, batch.head, own, class_weights=batch.class_weights)
+        alone = detection_loss(maps, batch.rows, batch.head, own)
         assert torch.equal(branch.terms, alone.terms)
     assert most_positives(loss.one2one.targets) == 1
     assert most_positives(loss.one2many.targets) > 7
@@ -230,7 +229,7 @@ def test_the_official_loss():
                 (1, 2, 10)[seed % 3],
             )
             batch, other = branches_of(seed, reg_max, rotated)
-            model = model_of(batch.head, epochs, batch.class_weights)
+            model = model_of(batch.head, epochs)
             criterion = losses.E2ELoss(model, losses.v8OBBLoss if rotated else losses.v8DetectionLoss)
             for _ in range(updates):
                 criterion.update()

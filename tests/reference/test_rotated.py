@@ -20,7 +20,7 @@ from tal_reference import BatchTargets, GroundTruths, Head, Hyperparameters, Tar
 from tal_reference.anchors import Anchors
 from tal_reference.assignment import assign
 from tal_reference.boxes import ciou
-from tal_reference.loss import DetectionLoss, stacked
+from tal_reference.loss import DetectionLoss, class_factors, stacked
 from tal_reference.rotated import (
     RotatedHyperparameters,
     angle_loss,
@@ -536,7 +536,7 @@ def plain_loss(batch: Drawn, topk: int, topk2: int) -> list[float]:
     """Return the four loss items, computed in Python floats (OBB-BOX-1, OBB-CLS-1, OBB-DFL-1, OBB-ANG-1, OBB-SUM-1)."""
     head, maps = batch.head, batch.maps
     height, width = (side * head.strides[0] for side in maps[0].shape[2:])
-    factors = [1.0] * head.classes if batch.class_weights is None else batch.class_weights.tolist()
+    factors = head.class_weights or [1.0] * head.classes
     box = cls = side = angle = total = 0.0
     for image in range(len(maps[0])):
         found = [
@@ -587,7 +587,7 @@ SETTINGS = [(16, 10, 10), (1, 10, 10), (1, 7, 1)]
 
 def reference_of(batch: Drawn, topk: int, topk2: int | None) -> DetectionLoss:
     numbers = RotatedHyperparameters(topk=topk, topk2=topk2)
-    return rotated_loss(batch.maps, batch.rows, batch.head, numbers, class_weights=batch.class_weights)
+    return rotated_loss(batch.maps, batch.rows, batch.head, numbers)
 
 
 def test_the_loss_in_plain_numbers():
@@ -643,7 +643,8 @@ def test_targets_of_another_assigner_give_the_same_items():
     assert isinstance(given, BatchTargets)
     predictions = read_rotated(batch.maps, batch.head)
     numbers = RotatedHyperparameters(box_gain=1.0, cls_gain=1.0, dfl_gain=1.0, angle_gain=4.0)
-    items = rotated_items(predictions, given, numbers, class_weights=batch.class_weights)
+    factors = class_factors(batch.head, predictions.logits)
+    items = rotated_items(predictions, given, numbers, class_weights=factors)
     torch.testing.assert_close(items * doubles(7.5, 0.5, 1.5, 0.25), loss.items, rtol=ROUNDINGS, atol=0)
 
 
@@ -684,7 +685,7 @@ def test_the_official_loss():
         for seed in range(BATCHES):
             reg_max, topk, topk2 = SETTINGS[seed % 3]
             batch = drawn(seed, reg_max, rotated=True)
-            criterion = losses.v8OBBLoss(model_of(batch.head, class_weights=batch.class_weights), topk, topk2)
+            criterion = losses.v8OBBLoss(model_of(batch.head), topk, topk2)
             total, items = criterion(predictions_of(batch.maps, batch.head), batch_of(batch.rows))
             expected = torch.autograd.grad(total.sum(), batch.maps)
             loss = reference_of(batch, topk, topk2)

@@ -25,6 +25,7 @@ class ReferenceAdapter:
     version = "1"
     exposes_stages = True
     precisions = EVERY
+    class_weights = True
 
     def __init__(self, dialect: Dialect = NEWEST) -> None:
         self.dialect = dialect

@@ -56,6 +56,8 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
 """Modules of each task's criterion, the newest releases first."""
 SPLIT_PREDICTIONS: Version = (8, 4, 0)
 """First release whose loss reads `boxes`, `scores` and `feats` by name."""
+CLASS_WEIGHTS: Version = (8, 4, 37)
+"""First release that reads `model.class_weights` (COR-7)."""
 FIRST_OF_NEWEST_DIALECT: Version = (8, 4, 128)
 """First release of the newest dialect (specification section 8)."""
 
@@ -84,6 +86,7 @@ class UltralyticsAdapter(CriterionAdapter):
             assigner_module, loss_module = import_release(version)
         super().__init__(version, assigner_module, exposes_stages)
         self._split_predictions = leading_numbers(version) >= SPLIT_PREDICTIONS
+        self.class_weights = leading_numbers(version) >= CLASS_WEIGHTS
         self._loss_module, self._loss_class = loss_module, criterion_of(version).loss_class
         parameters = inspect.signature(assigner_module.TaskAlignedAssigner.__init__).parameters
         self._assigner_has_topk2 = "topk2" in parameters
@@ -126,6 +129,8 @@ class UltralyticsAdapter(CriterionAdapter):
             min_memory=False,  # read by the first releases
         )
         model = model_with(head, device, args=gains)
+        if head.class_weights is not None:
+            model.class_weights = torch.tensor(head.class_weights, device=device)
         loss_class: Any = getattr(self._loss_module, self._loss_class)
         arguments = loss_arguments(hyperparameters)
         if has_built_in_exponents(hyperparameters) and _accepts(loss_class, arguments):

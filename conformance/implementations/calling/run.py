@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.implementations.calling.call import Answer, Call, Caller, Mode
 from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.implementations.guards.exceptions import failure_from
 from tal_conformance.implementations.kept import KeptAdapter
-from tal_reference import Head, Hyperparameters
+from tal_reference import Hyperparameters
 
 IN_TURN = "in turn"
 """Name that stands for plain calls in sequence, instead of a way of calling."""
@@ -55,7 +56,7 @@ def encode_calls(way: str, calls: Sequence[Call]) -> tuple[dict[str, Any], dict[
     facts = [
         {
             "kind": call.kind,
-            "head": asdict(call.head),
+            "head": head_as_dict(call.head),
             "hyperparameters": asdict(call.hyperparameters),
             "autocast": None if call.autocast is None else str(call.autocast),
             "mode": call.mode.value,
@@ -76,7 +77,7 @@ def decode_calls(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> li
     return [
         Call(
             facts["kind"],
-            Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])}),
+            head_from_dict(facts["head"]),
             Hyperparameters(**facts["hyperparameters"]),
             {name: tensor.to(facts["device"]) for name, tensor in numbered(tensors, number).items()},
             DTYPES.get(facts["autocast"] or ""),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.outcome_tensors import part_from, tensors_of
 from tal_conformance.implementations.calling.call import Answer, Call
@@ -93,6 +94,7 @@ class RemoteAdapter:
         self.unsupported_ways = tuple(about.get("unsupported_ways", ()))
         self.reduces_over_ranks: str | None = about.get("reduces_over_ranks")
         self.supports_no_truths = bool(about.get("supports_no_truths", True))
+        self.class_weights = bool(about.get("class_weights", False))
         self._offer(about)
 
     def _offer(self, about: dict[str, Any]) -> None:
@@ -269,7 +271,7 @@ def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: to
     mixed = torch.is_autocast_enabled(device.type)
     return {
         "kind": kind,
-        "head": asdict(head),
+        "head": head_as_dict(head),
         "hyperparameters": asdict(hyperparameters),
         "device": str(device),
         "autocast": str(torch.get_autocast_dtype(device.type)) if mixed else None,
@@ -284,7 +286,7 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     """
     if facts["kind"] == "calls":
         return calls_answer(adapter, facts, tensors)
-    head = Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])})
+    head = head_from_dict(facts["head"])
     hyperparameters = Hyperparameters(**facts["hyperparameters"])
     if facts["kind"] == "supports":
         reason = asked_support(adapter.supports, head, hyperparameters)

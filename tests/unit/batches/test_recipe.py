@@ -45,6 +45,12 @@ def test_defaults_are_left_out():
     assert repr(recipe) == "Recipe(images=((Truth('tiny', at=(1, 2)), Truth('ordinary')), ()), seed=3)"
 
 
+def test_class_weights_are_repeated_for_further_classes():
+    assert Recipe(classes=5, class_weights=(2.0, 0.5)).build().head.class_weights == (2.0, 0.5, 2.0, 0.5, 2.0)
+    assert Recipe(classes=1, class_weights=(2.0, 0.5)).build().head.class_weights == (2.0,)
+    assert Recipe(classes=3).build().head.class_weights is None
+
+
 PINNED = {
     Recipe(): "91479218b658",
     Recipe(

@@ -247,6 +247,22 @@ FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
     "classes of text": (lambda case, _: case["head"].update(classes="1"), "expected strides"),
     "no classes": (lambda case, _: case["head"].update(classes=0), "positive strides, classes and reg_max"),
     "a head of other channels": (lambda case, _: case["head"].update(classes=2), r"expected \(B, 10, H, W\)"),
+    "class weights of text": (
+        lambda case, _: case["head"].update(class_weights=["1"]),
+        "expected a list of numbers",
+    ),
+    "two class weights for one class": (
+        lambda case, _: case["head"].update(class_weights=[1.0, 2.0]),
+        "expected 1 finite numbers",
+    ),
+    "a negative class weight": (
+        lambda case, _: case["head"].update(class_weights=[-1.0]),
+        "finite numbers of at least 0",
+    ),
+    "a class weight that float32 does not hold": (
+        lambda case, _: case["head"].update(class_weights=[0.1]),
+        "class weight 0 is 0.1, expected a float32 number such as 0.1000000",
+    ),
     "no hyperparameters": (lambda case, _: case.pop("hyperparameters"), "invalid hyperparameters None"),
     "half an anchor for topk": (
         lambda case, _: case["hyperparameters"].update(topk=2.5),
@@ -328,6 +344,19 @@ def test_a_wrong_checksum_is_rejected(tmp_path: Path, checksum: object):
     )
     with pytest.raises(InvalidCase, match="the checksum does not match the content"):
         Batch.load(path)
+
+
+def test_class_weights_are_saved(tmp_path: Path):
+    """A head's class weights are read back and change the batch's id; files of heads without them do not name them."""
+    plain = RECIPE.build()
+    weighted = dataclasses.replace(plain, head=dataclasses.replace(plain.head, class_weights=(0.25,)))
+    assert weighted.id != plain.id
+    weighted.save(tmp_path / "case.safetensors")
+    loaded = Batch.load(tmp_path / "case.safetensors")
+    assert loaded.head == weighted.head
+    assert loaded.id == weighted.id
+    plain.save(tmp_path / "plain.safetensors")
+    assert b"class_weights" not in (tmp_path / "plain.safetensors").read_bytes()
 
 
 def test_settings_that_a_file_does_not_know_have_their_defaults(tmp_path: Path):

@@ -13,6 +13,7 @@ from tal_conformance.checks.checker import JudgedBatch
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Loss
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.dialects.identification import identify
 from tal_conformance.implementations.errors import AnsweredUnsupported, NotSupported, ProtocolViolation
@@ -182,3 +183,18 @@ def test_the_ceiling():
     assert unsupported_ceiling(10**6) == pytest.approx(MAX_UNSUPPORTED_SHARE, abs=0.002)
     assert all(unsupported_ceiling(batches) < 1 for batches in (1, 2, 10, 50, 518))
     assert unsupported_ceiling(518) > 341 / 518
+
+
+def test_an_adapter_that_does_not_know_class_weights_is_not_called():
+    """Without `class_weights = True`, a batch with class weights is not supported, and the adapter is not called."""
+
+    class Unaware:
+        name = "unaware"
+
+        def loss(self, *_: object) -> Loss:
+            raise AssertionError("called")
+
+    batch = Recipe(((Truth("ordinary"),),), class_weights=(2.0,)).build()
+    with pytest.raises(NotSupported, match="class weights"):
+        execute(implementation_from(Unaware(), "unaware"), batch)
+    assert not judge_against_reference(Subject(find("reference"), "cpu"), batch).verdict.fails

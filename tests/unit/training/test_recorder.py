@@ -14,10 +14,13 @@ from torch import Tensor
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.guards.torch_state import official_code
+from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
+from tal_conformance.judgement.failure import Subject
 from tal_conformance.training import recorder
 from tal_conformance.training.capture import Call, CannotRecord, feature_maps_of, listening, official_loss
 from tal_conformance.training.recorder import Recording, recording
@@ -196,16 +199,16 @@ def test_what_a_case_file_cannot_hold_is_left_out_and_the_rest_kept(
     assert "a case file cannot hold it: annotation row 0 has a negative width or height" in line
 
 
-def test_class_weights_are_told(step: Step, adapter: UltralyticsAdapter, tmp_path: Path, capsys: Any):
+def test_class_weights_are_recorded(step: Step, adapter: UltralyticsAdapter, tmp_path: Path):
+    """The stored head has the class weights of the official loss, and the official loss conforms on the batch."""
     batch = CROWDED.build()
     criterion, _ = adapter._new_criterion(batch.head, batch.hyperparameters, torch.device("cpu"))
     criterion.class_weights = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, -1)
     with recording(tmp_path):
         step(batch, criterion=criterion)
     (kept,) = files(tmp_path)
-    assert "without class weights" in kept.origin
-    (line,) = said(capsys)
-    assert "case files cannot hold them" in line
+    assert kept.head == replace(batch.head, class_weights=(1.0, 2.0, 3.0))
+    assert not judge_against_reference(Subject(find("ultralytics"), "cpu"), kept).verdict.fails
 
 
 def test_progress_is_printed_at_intervals(step: Step, tmp_path: Path, monkeypatch: Any, capsys: Any):

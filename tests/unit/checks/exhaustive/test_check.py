@@ -272,7 +272,7 @@ def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkey
     (line,) = session.lines("scope")
     assert line["conforms"]
     assert line["alone"] == 1
-    assert [batch["verdict"] in ("exact", "within_bound") for batch in session.lines("batch")]
+    assert all(batch["verdict"] in ("exact", "within_bound") for batch in session.lines("batch"))
     assert len(session.lines("batch")) == 3  # the image, the least suspicious company, its pack
 
 
