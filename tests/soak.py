@@ -1,8 +1,8 @@
 """`python -m tests.soak --minutes 30`: run the suite again and again in one process, and watch what the process holds.
 
-Each round is a run of the whole suite: two implementations in the process, and one in a worker process. After each round
-the resident memory, the open file descriptors, the threads and the child processes of this process are counted. The
-memory at the end may differ by at most 5 % from that after a third of the time; the other counts may not grow.
+Each round is a run of the whole suite: two implementations in the process, and one in a worker process. After each
+round the resident memory, the open file descriptors, the threads and the child processes of this process are counted.
+The memory at the end may differ by at most 5 % from that after a third of the time; the other counts may not grow.
 """
 
 import argparse
