@@ -2,6 +2,11 @@
 
 import argparse
 
+from tal_conformance.core.names import cut
+
+LONGEST_QUOTE = 80
+"""Largest number of characters of an argument that a message quotes."""
+
 
 def positive(text: str) -> int:
     """Return the positive integer that a command line argument spells.
@@ -10,7 +15,7 @@ def positive(text: str) -> int:
         ArgumentTypeError: the text is not an integer, or the integer is below 1.
     """
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {cut(text, LONGEST_QUOTE)!r}")
     return int(text)
 
 

@@ -1,5 +1,7 @@
 """Exceptions about implementations that cannot be found, installed or run."""
 
+from tal_conformance.core.names import LONGEST_MESSAGE, cut
+
 
 class UnknownImplementation(LookupError):
     """Error: the value of `--implementation` does not name an implementation. The message states what was expected."""
@@ -7,6 +9,9 @@ class UnknownImplementation(LookupError):
 
 class PackageUnavailable(LookupError):
     """Error: a package could not be installed, or its adapter not started. The message says why, and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(message, LONGEST_MESSAGE))
 
 
 class InvalidSetting(PackageUnavailable, ValueError):

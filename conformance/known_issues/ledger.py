@@ -12,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.files import check_regular
+from tal_conformance.core.names import LONGEST_MESSAGE, cut
 from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.judgement.failure import Failure, Subject
@@ -28,6 +29,9 @@ OPTIONAL = ("says", "follows")
 
 class InvalidLedger(ValueError):
     """Error: a ledger is invalid. The message names the file, the entry and the problem."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(message, LONGEST_MESSAGE))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from tal_conformance.checks.profiles import PROFILES, SEEDS
 from tal_conformance.core.arguments import not_negative, positive
 from tal_conformance.core.files import REPOSITORY, default_report_dir
+from tal_conformance.core.names import LONGEST_MESSAGE, cut
 from tal_conformance.core.task import TASKS
 from tal_reference import DIALECTS, Dialect, parse
 
@@ -156,7 +157,7 @@ def dialect_from(text: str) -> Dialect:
     try:
         return parse(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(cut(str(error), LONGEST_MESSAGE)) from error
 
 
 def report_dir(config: pytest.Config) -> Path:

@@ -111,9 +111,9 @@ def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
             return None, f"{NAME} is too large to be read"
         data = json.loads(path.read_bytes().decode())
         wrong = fault(data, "walkthrough") or fault(data["picture"], "log", "picture") or _broken(data)
-    except (OSError, ValueError, RecursionError) as error:
-        return None, f"{NAME} cannot be read: {error}"
-    return (None, f"{NAME}: {wrong}") if wrong else (walk(data), None)
+        return (None, f"{NAME}: {wrong}") if wrong else (walk(data), None)
+    except (OSError, ValueError, RecursionError, LookupError) as error:
+        return None, f"{NAME} cannot be read: {error!s:.200}"
 
 
 def _broken(data: dict[str, Any]) -> str | None:
@@ -154,7 +154,8 @@ def _gt(data: dict[str, Any], number: int) -> str:
 
 def _at(data: dict[str, Any], number: int) -> Anchor:
     anchor = place(data["picture"], number)
-    assert anchor is not None  # checked by `_broken`
+    if anchor is None:
+        raise ValueError(f"it names anchor {number}, which does not exist")
     return anchor
 
 

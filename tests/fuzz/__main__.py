@@ -16,7 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.readers import READERS, Reader, inputs
+from tests.fuzz.readers import Reader, inputs
+from tests.fuzz.registry import READERS
 
 ROOM = 2**30
 """Bytes of memory that readers may allocate."""

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fuzz.__main__ import Watch, problem
 from tests.fuzz.mutations import nested
-from tests.fuzz.readers import READERS, Reader, changed_bytes, inputs
+from tests.fuzz.readers import Reader, changed_bytes, inputs
+from tests.fuzz.registry import READERS
 
 WATCH = Watch()
 PICKLE = b"cos\nsystem\n(S'touch ran-the-pickle'\ntR."
