@@ -169,7 +169,9 @@ def _block(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{visible(text).replace('`', chr(0x2019))}`"
+    """Return text as inline code on one line. Nothing in the text can end the code."""
+    plain = " ".join(visible(text).split())
+    return f"`{plain.replace('`', chr(0x2019))}`"
 
 
 def _text(text: str, limit: int = 200) -> str:

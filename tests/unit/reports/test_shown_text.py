@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tal_reports.markdown import _text
+from tal_reports.markdown import _code, _text
 from tal_text import encodable, say, visible
 
 ROOT = Path(__file__).parents[3]
@@ -87,6 +87,15 @@ def test_markdown_has_neither_markup_nor_mentions_nor_links(text: str):
     assert "\n" not in shown
     assert not re.search(r"(?<!\\)[`*_\[\]|~!]", shown)
     assert not re.search(r"[<>@]|://|(?i:\bwww\.)|(?i:\bgh-\d)", shown)
+
+
+@thoroughly
+@given(text=texts)
+def test_code_in_markdown_ends_at_its_end(text: str):
+    shown = _code(text)
+    assert_harmless(shown)
+    assert "\n" not in shown
+    assert shown.count("`") == 2
 
 
 def places_that_print(source: str) -> list[str]:
