@@ -30,5 +30,5 @@ def not_negative(text: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number >= 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number >= 0, got {cut(text, LONGEST_QUOTE)!r}")
     return number
