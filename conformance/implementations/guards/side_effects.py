@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tal_conformance.core.outcome_tensors import equal_tensors
 from tal_conformance.core.processes import PATIENCE, children, kill, strays
+from tal_conformance.implementations.guards.descriptors import reserve_descriptors
 
 LIBRARIES = ("torch", "tqdm", "multiprocessing", "concurrent", "ultralytics")
 """Packages whose threads wait for further work and end with the process."""
@@ -84,8 +85,8 @@ def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, 
 def forbid_side_effects() -> Iterator[None]:
     """Raise if the block leaves behind a process, a thread or a file in the working directory, or prints too much.
 
-    Left-over processes are killed and threads ended; files are kept for inspection. An exception of the block is not
-    replaced.
+    Left-over processes are killed, threads ended, and open files closed if no further file could be opened. Files in
+    the working directory are kept for inspection. An exception of the block is not replaced.
 
     Raises:
         SideEffectError: the block left something behind, or printed too much.
@@ -95,7 +96,8 @@ def forbid_side_effects() -> Iterator[None]:
     seen = len(writes.paths)
     writes.folder = Path.cwd()
     try:
-        yield
+        with reserve_descriptors() as descriptors:
+            yield
     finally:
         if os.getpid() != own:
             wait_to_be_ended()
@@ -110,6 +112,10 @@ def forbid_side_effects() -> Iterator[None]:
                 os.waitpid(pid, 0)
     if left:
         raise SideEffectError(f"left a child process running (killed): {next(iter(left.values()))[:120]}")
+    if descriptors.left:
+        raise SideEffectError(
+            f"left {descriptors.left} files open (closed), so that none could be opened any more"
+        )
     if running:
         raise SideEffectError(f"left a thread running: {running[0].name!r:.120}")
     if written:
