@@ -9,6 +9,7 @@ from tal_reports.analysis.compare import Change, compare, format_comparison
 from tal_reports.analysis.history import Entry, entry_of, history_of, previous, read_history
 from tal_reports.analysis.merge import merge
 from tal_reports.analysis.summary import summarise, write_summary
+from tal_reports.badge import write_badge
 from tal_reports.html.render import render
 from tal_reports.log.reader import LogError, read_log
 from tal_reports.markdown import issue, job_summary
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("render", _render, "write report.html and summary.json, and print the report's path"),
         ("summary", _summary, "write summary.json, and print its path"),
+        ("badge", _badge, "write badge.svg and badge.json (for shields.io), and print their paths"),
     ):
         writing = command(name, run, text)
         writing.add_argument("run", type=Path, metavar="RUN", help=RUN)
@@ -85,6 +87,12 @@ def _render(options: argparse.Namespace) -> int:
 def _summary(options: argparse.Namespace) -> int:
     log = read_log(options.run)
     say(str(write_summary(summarise(log), options.into or log.folder)))
+    return 0
+
+
+def _badge(options: argparse.Namespace) -> int:
+    log = read_log(options.run)
+    say(*map(str, write_badge(summarise(log), options.into or log.folder)))
     return 0
 
 

@@ -29,6 +29,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("init", "write an adapter for your assigner or loss, try it, and say what is missing"),
     "replay": Command("replay", "judge case files again: verdict, stages, divergence and a picture"),
     "explain": Command(
         "explain", "explain in words why an anchor of a case was assigned to its ground truth, or to none"

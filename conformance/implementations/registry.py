@@ -204,6 +204,19 @@ def in_new_process(implementation: Implementation) -> Implementation | None:
     return replace(implementation, adapter=adapter, in_subprocess=True, factory=None)
 
 
+def object_of(name: str) -> Any:
+    """Return the object that `package.module:object` or `path/to/file.py:object` names, whatever it is.
+
+    Raises:
+        UnknownImplementation: the name has another form, or the object could not be imported.
+    """
+    where, _, attribute = name.rpartition(":")
+    if not where or not attribute:
+        raise UnknownImplementation(f"{name!r}: expected package.module:object or path/to/file.py:object")
+    module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
+    return _attribute(module, where, attribute)
+
+
 def adapter_of(name: str) -> Any:
     """Return the adapter that `name` selects, as an object of this process; called in a worker."""
     return find(name, guarded=False).adapter

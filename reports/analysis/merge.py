@@ -52,13 +52,19 @@ def merge(runs: Iterable[Path], into: Path) -> Path:
         The merged run's folder.
 
     Raises:
-        LogError: a shard has no readable log, or there are no shards.
+        LogError: a shard has no readable log, there are no shards, or a run is given twice.
         FileExistsError: `into` exists.
         OSError: a file cannot be read or written.
     """
     logs = [read_log(run) for run in runs]
     if not logs:
         raise LogError("no runs to merge")
+    for at, log in enumerate(logs):
+        twin = next((other for other in logs[:at] if _is_same_run(log, other)), None)
+        if twin is not None:
+            raise LogError(
+                f"{log.folder} and {twin.folder} are the same run, whose batches would count twice: give it once"
+            )
     shards = _shards(logs)
     with RunLog.create(into.parent, into.name) as merged:
         merged.append("run", **_run_line(shards))
@@ -70,6 +76,11 @@ def merge(runs: Iterable[Path], into: Path) -> Path:
         ends = [1 if shard.log.end is None else int(shard.log.end["exit"]) for shard in shards]
         merged.finish(max(ends))
     return into
+
+
+def _is_same_run(log: Log, other: Log) -> bool:
+    """Return True if two logs are one folder, or copies of one run, whose first lines are equal, time included."""
+    return log.folder.resolve() == other.folder.resolve() or log.run == other.run
 
 
 def _shards(logs: list[Log]) -> list[Shard]:

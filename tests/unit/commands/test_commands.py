@@ -66,7 +66,7 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["evas"])
     assert end.value.code == 2
-    assert "unknown command 'evas'; did you mean 'eras'? Known commands: replay, " in capsys.readouterr().err
+    assert "unknown command 'evas'; did you mean 'eras'? Known commands: init, " in capsys.readouterr().err
 
 
 def test_an_unknown_implementation_is_one_line(capsys: pytest.CaptureFixture[str]):

@@ -1,6 +1,7 @@
 """Merging of shards (runs of parts of the suite) into one run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ def shard(
         *extra,
     ]
     return write(folder, [*lines, ("end", {"exit": exit_status})] if exit_status is not None else lines)
+
+
+@pytest.mark.parametrize("how", ["the same folder", "its log", "a copy"])
+def test_a_run_is_not_merged_with_itself(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, other = shard(tmp_path / "a" / "1"), shard(tmp_path / "b" / "1", device="cuda")
+    again = {"the same folder": run, "its log": run / "log.jsonl", "a copy": tmp_path / "copy"}[how]
+    if how == "a copy":
+        shutil.copytree(run, again)
+    assert main(["merge", str(run), str(other), str(again), "--into", str(tmp_path / "merged")]) == 2
+    assert "are the same run, whose batches would count twice: give it once" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
 
 
 def test_two_devices_become_one_run(tmp_path: Path):
