@@ -27,6 +27,7 @@ class Cause:
         verdict: `divergent`, `nondeterministic` or `error`.
         stage: the first stage that differs, or None.
         clause: the violated clause of the specification, or None.
+        choice: the choice of a dialect that explains the failures, or None.
         summary: the difference in one sentence.
         case: id of the batch, or None.
         case_file: path of the batch's case file, or None.
@@ -37,6 +38,7 @@ class Cause:
     verdict: str
     stage: str | None
     clause: str | None
+    choice: str | None
     summary: str
     case: str | None
     case_file: Path | None
@@ -148,9 +150,11 @@ class ConformanceResult:
 
     def _cause(self, line: dict[str, Any], repeats: dict[str | None, dict[str, str]]) -> Cause:
         file = self.folder / "cases" / f"{line['case']}.safetensors"
-        facts = (line["id"], line["verdict"], line["stage"], line["clause"], line["summary"], line["case"])
+        fields = ("id", "verdict", "stage", "clause", "choice", "summary", "case")
         repeat = {name: text for name, text in repeats.get(line["case"], {}).items() if text}
-        return Cause(*facts, file if line["case"] and file.is_file() else None, repeat)
+        return Cause(
+            *(line[name] for name in fields), file if line["case"] and file.is_file() else None, repeat
+        )
 
 
 def _first(repeat: dict[str, str]) -> str:

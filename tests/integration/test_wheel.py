@@ -1,5 +1,6 @@
-"""Content of the wheel, and its use in a user's repository with an adapter."""
+"""Content and size of the distributions, and the use of the wheel in a user's repository with an adapter."""
 
+import importlib.util
 import json
 import os
 import re
@@ -7,14 +8,18 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import venv
 import zipfile
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"tal_reference": "reference", "tal_conformance": "conformance", "tal_reports": "reports"}
@@ -57,7 +62,11 @@ class Consumer:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a wheel from a copy of this repository that contains the files of a run; return its path."""
+    """Build a source distribution from a copy of this repository that contains the files of a run, and a wheel from it.
+
+    Returns:
+        The path of the wheel; the source distribution is in the same folder.
+    """
     copy = tmp_path_factory.mktemp("source") / "tal"
     leavings = shutil.ignore_patterns("__pycache__", "runs", "latest")
     for name in (*FOLDERS.values(), "src", "tests"):
@@ -70,7 +79,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run / name).write_text("left by a run")
     out = copy / "dist"
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, copy],
         check=True,
         capture_output=True,
         timeout=300,
@@ -130,6 +139,59 @@ def test_nothing_else_is_in_it(contents: set[str]):
     tops = {re.sub(r"-[\d.]+\d", "", name.split("/")[0]) for name in contents}
     assert tops == {*PACKAGES, "tal_folder_names.py", "tal_text.py", "tal_conformance.dist-info"}
     assert not [name for name in contents if "runs/" in name]
+
+
+def release_check() -> ModuleType:
+    """Return the module `.ci/release.py`."""
+    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci" / "release.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_distributions_pass_the_check_of_a_release(wheel: Path):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    check = release_check()
+    assert check.problems(wheel.parent, version, f"v{version}") == []
+    assert wheel.stat().st_size < check.LARGEST_WHEEL == 1_500_000
+
+
+def test_the_check_of_a_release_finds_what_is_wrong(tmp_path: Path):
+    check = release_check()
+    (tmp_path / "tal_conformance-1.0-py3-none-any.whl").write_bytes(bytes(check.LARGEST_WHEEL + 1))
+    problems = check.problems(tmp_path, "1.0", "v1.1")
+    assert [problem.split(":")[0].split(" has ")[0] for problem in problems] == [
+        "the tag is v1.1, but pyproject.toml",
+        str(tmp_path),
+        "tal_conformance-1.0-py3-none-any.whl",
+    ]
+
+
+def test_the_source_distribution_has_the_packages_and_no_run(wheel: Path):
+    (source,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE"} <= names
+    assert {f"src/{package}/py.typed" for package in PACKAGES} <= names
+    assert not [name for name in names if "/runs/" in name]
+
+
+def test_the_citation_names_the_version_and_the_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*-*.yml")), ids=lambda p: p.stem
+)
+def test_an_issue_about_a_verdict_needs_the_case(path: Path):
+    body = yaml.safe_load(path.read_text(encoding="utf-8"))["body"]
+    assert len({field["id"] for field in body}) == len(body)
+    (case,) = (field for field in body if field["id"] == "case")
+    assert case["validations"]["required"]
 
 
 def test_its_metadata(metadata: Message, contents: set[str]):
@@ -219,3 +281,19 @@ def test_the_console_script_says_its_version(consumer: Consumer):
     done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d+\.\d+", done.stdout)
+
+
+def test_assert_conforms_runs_beside_packages_of_all_three_names(namesake: Consumer, readme_assigner: str):
+    (namesake.folder / "my_adapter.py").write_text(readme_assigner)
+    (namesake.folder / "test_mine.py").write_text(
+        "import conformance, reference, reports\n\n"
+        "from my_adapter import MyAssigner\n"
+        "from tal_conformance import assert_conforms\n\n\n"
+        "def test_mine(conforms):\n"
+        "    assert 'somebody' in conformance.OWNER + reference.OWNER + reports.OWNER\n"
+        "    options = ['--examples', '2', '-k', 'topk']\n"
+        "    assert assert_conforms(MyAssigner, 'dev', options=options).conforms\n"
+        "    assert conforms(MyAssigner(), 'dev', options=options).counts['exact'] > 0\n"
+    )
+    done = namesake.run("-m", "pytest", "-p", "no:cacheprovider", "test_mine.py")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
