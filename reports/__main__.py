@@ -20,6 +20,8 @@ PROGRAM = f"python -m {(__spec__ and __spec__.parent) or 'tal_reports'}"
 """The command that the user typed: `python -m reports` in a clone, `python -m tal_reports` if installed."""
 UNUSABLE = 2
 """Exit status if the command line is wrong, no run is found, or a file cannot be written."""
+STATUSES = "Exit status: 0; 1: `compare` found new causes; 2: no usable run, or a file cannot be written."
+"""Exit statuses, for `--help`."""
 RUN = "folder of a run, or its log.jsonl"
 
 
@@ -39,11 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Reports on the runs of the suite.")
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Reports on the runs of the suite.", epilog=STATUSES
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=f"{capital(text)}.")
+        added = commands.add_parser(name, help=text, description=f"{capital(text)}.", epilog=STATUSES)
         added.set_defaults(run_command=run)
         return added
 

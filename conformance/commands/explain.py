@@ -1,12 +1,11 @@
 """`tal-conformance explain CASE`: explain why an anchor was assigned to its ground truth, or is background."""
 
 import argparse
-from pathlib import Path
 
+from tal_conformance.commands.cases import case_file
 from tal_conformance.commands.program import CommandError, dialect_named
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
-from tal_conformance.core.files import REPOSITORY
 from tal_conformance.core.outcome import Assignment
 from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
@@ -16,9 +15,6 @@ from tal_conformance.pictures.trace import ImageTrace, trace_as_text
 from tal_reference import NEWEST
 from tal_reports import visible
 from tal_text import say
-
-RUN_FOLDERS = ("reports/runs", "tal-conformance-reports")
-"""Folders with runs in which a case is searched by its name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,25 +93,3 @@ def assignment_by(implementation: Implementation, batch: Batch) -> Assignment:
             "--implementation to explain the reference's assignment"
         )
     return assignment
-
-
-def case_file(case: str) -> Path:
-    """Return the path of a case file.
-
-    Args:
-        case: path of the file, or the name of a case in a run; if several runs have it, the newest is used.
-
-    Raises:
-        CommandError: the file or case does not exist.
-    """
-    path = Path(case)
-    if path.suffix or path.is_file():
-        return path
-    parents = [REPOSITORY / RUN_FOLDERS[0], *(Path(folder) for folder in RUN_FOLDERS)]
-    for parent in parents:
-        files = sorted(parent.glob(f"*/cases/{path.name}.safetensors"), reverse=True)
-        if files:
-            return files[0]
-    raise CommandError(
-        f"{case!r} is not a file, and no run in {', '.join(RUN_FOLDERS)} has a case of this name"
-    )

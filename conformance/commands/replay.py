@@ -15,6 +15,7 @@ import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.everything import run_every_check
+from tal_conformance.commands.cases import case_file
 from tal_conformance.commands.program import CommandError, dialect_named, program_name
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "case",
         nargs="+",
         metavar="CASE",
-        help="case file, or a folder of case files (of a run or a recording)",
+        help="case file, id of a case of a run, or a folder of case files (of a run or a recording)",
     )
     parser.add_argument(
         "--implementation", action="append", metavar="NAME", help="implementation to judge; may be repeated"
@@ -263,13 +264,19 @@ class Replay:
 
 
 def case_files(path: Path) -> list[Path]:
-    """Return the case files of a path, which is a file, a folder, or the folder of a run, sorted by name.
+    """Return the case files of a path, sorted by name.
+
+    Args:
+        path: a file, a folder, the folder of a run, or the id of a case of a run.
 
     Raises:
-        CannotReplay: the folder contains no case file, or cannot be read.
+        CannotReplay: no run has a case of this name, or the folder contains no case file or cannot be read.
     """
     if not path.is_dir():
-        return [path]
+        try:
+            return [case_file(str(path))]
+        except CommandError as error:
+            raise CannotReplay(str(error)) from error
     try:
         files = [file for file in (path / "cases", path) if file.is_dir() for file in sorted(file.iterdir())]
     except OSError as error:

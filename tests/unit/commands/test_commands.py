@@ -48,6 +48,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert end.value.code == 0
     output = " ".join(capsys.readouterr().out.split())
     assert f"{COMMANDS[command].summary[1:]}." in output
+    statuses = COMMANDS[command].statuses
+    assert {0, 2} <= set(statuses)
+    for status, meaning in statuses.items():
+        assert f"{status}: {meaning}" in output
 
 
 @pytest.mark.parametrize(

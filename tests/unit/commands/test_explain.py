@@ -7,7 +7,7 @@ import pytest
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
-from tal_conformance.commands.explain import case_file
+from tal_conformance.commands.cases import case_file
 
 CROWDED = Recipe(
     images=((Truth("huge"), Truth("ordinary", at=(6, 6)), Truth("nested", 1), Truth("tiny", at=(2, 9))), ()),
