@@ -117,6 +117,10 @@ COMMANDS = {
 }
 
 
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as shells give it."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command that the arguments name, and return its exit status; 2 if the command failed with an error."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -145,6 +149,9 @@ def _status(command: ModuleType, options: argparse.Namespace, program: str) -> i
     """Run a command and return its exit status; print an expected error in one line and return its status."""
     try:
         status: int = command.run(options)
+    except KeyboardInterrupt:
+        warn(f"\n{program}: interrupted")
+        return INTERRUPTED
     except Exception as error:
         if not isinstance(error, _expected_errors()):
             raise

@@ -108,6 +108,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(terminal_output, "tal-conformance-terminal-output")
     if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
+        config.option.benchmark_quiet = config.option.benchmark_quiet or terminal_output.is_brief(config)
     if not worker:
         try:
             begin(run, config)

@@ -40,8 +40,6 @@ def _is_of_suite(argument: str, config: pytest.Config) -> bool:
 def hidden_reports(stats: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Return the reports that are not printed, by outcome: of failures in the run log, and of skipped tests."""
     failed = [report for report in stats.get("failed", ()) if getattr(report, LOGGED, False)]
-    if not failed:
-        return {}
     skipped = [report for report in stats.get("skipped", ()) if _is_skipped_test(report)]
     return {"failed": failed, "skipped": skipped}
 
@@ -68,7 +66,7 @@ def hidden_sentence(hidden: dict[str, list[Any]]) -> str:
     """Return a sentence with the numbers of failed and skipped tests that are not printed; "" if there are none."""
     failed, skipped = (len(hidden.get(name, ())) for name in ("failed", "skipped"))
     if not failed:
-        return ""
+        return f"{_tests(skipped)} skipped: -v lists them" if skipped else ""
     skips = f", and {skipped} {'was' if skipped == 1 else 'were'} skipped" if skipped else ""
     return f"{_tests(failed)} failed for the causes above{skips}: -v lists them"
 

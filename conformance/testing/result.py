@@ -152,9 +152,8 @@ class ConformanceResult:
         file = self.folder / "cases" / f"{line['case']}.safetensors"
         fields = ("id", "verdict", "stage", "clause", "choice", "summary", "case")
         repeat = {name: text for name, text in repeats.get(line["case"], {}).items() if text}
-        return Cause(
-            *(line[name] for name in fields), file if line["case"] and file.is_file() else None, repeat
-        )
+        facts: dict[str, Any] = {name: line[name] for name in fields}
+        return Cause(**facts, case_file=file if line["case"] and file.is_file() else None, repeat=repeat)
 
 
 def _first(repeat: dict[str, str]) -> str:

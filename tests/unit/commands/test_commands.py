@@ -80,3 +80,14 @@ def test_an_unknown_implementation_is_one_line(capsys: pytest.CaptureFixture[str
     assert len(lines) == 2
     assert lines[1].startswith("python -m conformance identify: ")
     assert all("'nobody'" in line for line in lines)
+
+
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from tal_conformance.commands import clause
+
+    def interrupted(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clause, "run", interrupted)
+    assert main(["clause", "TAL-CAND-1"]) == 130
+    assert capsys.readouterr().err.strip() == f"{program_name()} clause: interrupted"

@@ -43,8 +43,12 @@ def test_only_failures_of_the_log_and_skips_of_the_suite_are_hidden():
     assert hidden == {"failed": given["failed"][:1], "skipped": given["skipped"][:1]}
 
 
-def test_without_a_logged_failure_nothing_is_hidden():
-    assert hidden_reports({"failed": [report()], "skipped": [report()]}) == {}
+def test_without_a_logged_failure_only_skips_are_hidden():
+    skipped = [report(), report()]
+    hidden = hidden_reports({"failed": [report()], "skipped": skipped})
+    assert hidden == {"failed": [], "skipped": skipped}
+    assert hidden_sentence(hidden) == "2 tests skipped: -v lists them"
+    assert hidden_sentence(hidden_reports({"passed": [report()]})) == ""
 
 
 def test_hidden_reports_come_back_after_the_summary_even_after_an_error():
