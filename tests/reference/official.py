@@ -1,4 +1,4 @@
-"""Inputs in the format of official losses, float64 arithmetic for these losses, and random batches."""
+"""Inputs for official losses, random batches, and a context in which official losses compute in float64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "angle": 1.0}
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Make official code compute in float64, although it casts and accumulates in float32."""
+    """Make official code compute in float64 where it would cast to float32."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
         torch.set_default_dtype(torch.float64)
@@ -41,7 +41,10 @@ def model_of(head: Head, epochs: int = 100) -> Any:
 
 
 def predictions_of(maps: list[Tensor], head: Head) -> dict[str, Any]:
-    """Return the dictionary that a head of 8.4 passes to the loss; an angle is the last channel."""
+    """Return feature maps as the dictionary that a head of 8.4 passes to the loss.
+
+    An angle is the last channel.
+    """
     flat = torch.cat([level.flatten(2) for level in maps], dim=2)  # (B, channels, A)
     names = ["boxes", "scores", "angle"][: 2 + flat.shape[1] - head.channels]
     widths = [4 * head.reg_max, head.classes, 1][: len(names)]
@@ -101,6 +104,6 @@ def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference relative to the largest expected magnitude, or absolute if that is zero."""
+    """Return the largest absolute difference, divided by the largest expected magnitude if that is not 0."""
     scale = expected.abs().max().item() or 1.0
     return (found - expected).abs().max().item() / scale

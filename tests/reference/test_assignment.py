@@ -43,7 +43,10 @@ def near(*values: float | Fraction) -> object:
 
 
 def truths(*corners: Corners, labels: list[int] | None = None) -> GroundTruths:
-    """Return ground truths with the given xyxy boxes; ground truth g has class g unless labels are given."""
+    """Return ground truths with the given xyxy boxes in pixels.
+
+    Ground truth number g has class g unless labels are given.
+    """
     classes = list(range(len(corners))) if labels is None else labels
     boxes = torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
     return GroundTruths(torch.tensor(classes, dtype=torch.long), boxes)
@@ -57,7 +60,10 @@ def run(
     dialect: Dialect = NEWEST,
     **numbers: float,
 ) -> tuple[Targets, AssignmentTrace]:
-    """Assign `found` to anchors with predicted boxes and class scores, listed by anchor; return targets and trace."""
+    """Assign anchors, with predicted boxes and class scores, to the ground truths `found`.
+
+    Return targets and trace.
+    """
     inputs = torch.tensor(scores, dtype=torch.float64), torch.tensor(boxes, dtype=torch.float64), CENTRES
     settings = Hyperparameters(**{"topk": 4} | numbers)  # type: ignore[arg-type]
     targets = assign(*inputs, found, strides, settings, dialect, keep_trace=True)
@@ -74,12 +80,15 @@ def candidates(
 
 
 def taken(mask: Tensor) -> list[list[int]]:
-    """Return the indices of the set elements in each row of a mask."""
+    """Return the indices of the true elements in each row of a mask."""
     return [row.nonzero().flatten().tolist() for row in mask]
 
 
 def same_box(width: int, height: int) -> Fraction:
-    """Return the CIoU of a box with itself: w h / (2 w (h + e) - w h + e), where e is eps."""
+    """Return the CIoU of a w x h box with itself.
+
+    W h / (2 w (h + e) - w h + e), where e is the clause's eps.
+    """
     return Fraction(width * height) / (width * height + (2 * width + 1) * EPS)
 
 
@@ -119,7 +128,10 @@ def test_a_centre_on_an_edge_is_outside(box: Corners, inside: list[int]):
 
 
 def test_inside_means_by_more_than_a_billionth_of_a_pixel():
-    """TAL-CAND-1: of centres 1e-9, 2e-9 and 0.5e-9 pixels inside the left edge, only the second is a candidate."""
+    """TAL-CAND-1: a centre 2e-9 px inside the left edge is a candidate.
+
+    Centres 1e-9 and 0.5e-9 px inside are not.
+    """
     centres = torch.tensor([[1e-9, 4], [2e-9, 4], [5e-10, 4]], dtype=torch.float64)
     assert candidates((0, 0, 16, 16), centres=centres) == [[1]]
 
@@ -185,7 +197,7 @@ def test_a_box_that_is_not_real_is_not_widened():
 
 
 def test_the_target_box_is_not_widened():
-    """TAL-TGT-1, TAL-MET-1: neither the target box nor the overlap uses the widened box: 4 x 8 stays 4 x 8 pixels."""
+    """TAL-TGT-1, TAL-MET-1: target box and overlap of a 4 x 8 px ground truth use the box before widening."""
     narrow: Corners = (2, 0, 6, 8)
     targets, trace = run(truths(narrow), [narrow, AWAY, AWAY, AWAY], [[0.25]] * 4, strides=(8, 16))
     assert taken(trace.candidates) == [[0]]  # x from -4 to 12: anchor 1 on the edge
@@ -325,7 +337,7 @@ def test_an_anchor_that_is_not_contested_stays_where_it_is():
 
 
 def test_an_overlap_off_candidates_does_not_count():
-    """TAL-CONF-1: the overlap of anchor 0 with a ground truth that does not contain its centre is not used."""
+    """TAL-CONF-1: contested anchor 0 does not go to ground truth 2, whose box does not contain its centre."""
     beside: Corners = (16, 0, 32, 8)
     found = truths((0, 0, 16, 8), (0, 0, 24, 8), beside)
     targets, trace = run(found, [(8, 0, 32, 8), beside, AWAY, AWAY], [[0.5] * 3] * 4, topk=1)
@@ -371,7 +383,7 @@ def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
 
 
 def test_topk2_comes_after_the_conflict():
-    """TAL-CONF-2: a ground truth that loses its best anchor to another one keeps its next best with topk2 = 1."""
+    """TAL-CONF-2: with topk2 = 1, a ground truth that lost its best anchor keeps its second best."""
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0001], [1.0, 1.0], [0.01, 0.0], [0.0025, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [WIDE, shorter, WIDE, WIDE], scores, topk=2, topk2=1)
@@ -382,7 +394,7 @@ def test_topk2_comes_after_the_conflict():
 
 
 def test_topk2_never_gives_an_anchor_back():
-    """TAL-CONF-2: topk2 gives no anchor to a ground truth without positives, even if its metric t is above zero."""
+    """TAL-CONF-2: a ground truth that lost all its anchors in the conflict has no positives after topk2."""
     _, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1, topk2=2)
     assert taken(trace.positives) == [[], [], [0, 1]]
 
@@ -405,7 +417,7 @@ def test_weights():
 
 
 def test_a_tiny_metric_gives_half_the_weight():
-    """TAL-NORM-1: a single positive with metric t = 1e-9 and overlap u has the weight u / 2; with t = 0, weight 0."""
+    """TAL-NORM-1: a single positive with overlap u has weight u / 2 for metric t = 1e-9, and 0 for t = 0."""
     metric = torch.tensor([[1e-9, 0], [0, 0]], dtype=torch.float64)
     overlap = torch.tensor([[0.5, 0], [0, 0.75]], dtype=torch.float64)
     assert normalised(metric, overlap, torch.eye(2, dtype=torch.bool)).tolist() == near(0.25, 0)
@@ -422,7 +434,10 @@ def test_the_best_positive_learns_the_best_overlap():
 
 
 def test_normalisation_follows_the_conflict():
-    """TAL-NORM-1: an anchor lost to another ground truth has no influence; anchor 2 has weight u t / (t + 1e-9)."""
+    """TAL-NORM-1: an anchor lost in the conflict is left out.
+
+    Anchor 2, the only positive, has weight u t / (t + 1e-9).
+    """
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0], [1.0, 1.0], [0.01, 0.0], [0.0, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [AWAY, shorter, WIDE, AWAY], scores, topk=2)
@@ -448,7 +463,10 @@ def test_targets_of_positives_and_background():
 
 
 def test_target_scores_hold_the_weight_at_the_label():
-    """TAL-TGT-1: target scores are one-hot(label) times the weight u t / (t + 1e-9), here with t = u^6 / 2."""
+    """TAL-TGT-1: target scores are 0 except for the weight u t / (t + 1e-9) at the label's class.
+
+    Here t = u^6 / 2.
+    """
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)
     u = same_box(8, 8)

@@ -1,4 +1,4 @@
-"""Tests of CIoU (IOU-1 to IOU-3). Expected values are fractions or closed forms with the same eps e, in float64."""
+"""Tests of CIoU (IOU-1 to IOU-3) in float64. Expected values are fractions or formulas; e is IOU-1's eps."""
 
 import math
 from fractions import Fraction
@@ -32,7 +32,10 @@ def test_intersection():
 
 
 def test_iou_counts_eps_once_a_height_and_once_in_the_union():
-    """IOU-1: e is added to heights, not widths: two 4 x 2 boxes have the union 2 x 4 (2 + e) - 4 + e = 12 + 9 e."""
+    """IOU-1: e is added to heights.
+
+    The union of two 4 x 2 boxes that share 4 is 2 x 4 (2 + e) - 4 + e = 12 + 9 e.
+    """
     assert iou(box(0, 0, 4, 2), box(2, 0, 6, 2)).item() == near(4 / (12 + 9 * EPS))
 
 
@@ -42,7 +45,10 @@ def test_iou_of_upright_boxes():
 
 
 def test_centre_penalty():
-    """IOU-1: penalty rho^2 / c^2: centres (2, 1), (4, 4) have rho^2 = 13, the enclosing 6 x 6 box c^2 = 72 + e."""
+    """IOU-1: centre penalty rho^2 / c^2: centres (2, 1) and (4, 4), rho^2 = 13.
+
+    Enclosing 6 x 6 box, c^2 = 72 + e.
+    """
     assert centre_penalty(box(0, 0, 4, 2), box(2, 2, 6, 6)).item() == near(13 / (72 + EPS))
 
 
@@ -131,7 +137,10 @@ def test_the_shape_weight_is_a_constant_for_the_gradient():
 
 
 def test_ciou_depends_on_the_scale():
-    """IOU-3: at k times the size the union is 12 k^2 + 8 e k + e, so that CIoU in pixels and grid units differs."""
+    """IOU-3: of boxes k times as large, the union is 12 k^2 + 8 e k + e.
+
+    CIoU in pixels and in grid units differ.
+    """
     values = []
     for k in (Fraction(8), Fraction(1), Fraction(1, 8)):
         scale = float(k)

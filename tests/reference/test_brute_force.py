@@ -133,7 +133,11 @@ def is_candidate(truth: Truth, anchor: Prediction, strides: tuple[int, ...], dia
 
 
 def best(metric: dict[int, float], k: int, anchors: int) -> set[int]:
-    """Return the anchors of the k largest values of a row, without zeros of non-candidates (TAL-TOPK-1, TAL-CONF-2).
+    """Return the anchors with the k largest metrics in a row.
+
+    Non-candidates, which are not in `metric`, count as zeros and are not returned.
+
+    Anchors that are missing in `metric` count as zeros, and are left out.
 
     Raises:
         TiedError: the k-th and the next value are equal, and the result depends on the choice.
@@ -314,7 +318,10 @@ def both(case: Case, seed: int) -> tuple[Answer, DetectionLoss]:
 
 
 def check(answer: Answer, loss: DetectionLoss) -> int:
-    """Assert that the reference's positives, weights and items equal the answer; return the number of positives."""
+    """Assert that the reference's positives, weights and items equal `answer`.
+
+    Return the number of positives.
+    """
     assert len(answer.positives) == len(loss.targets)
     for expected, image in zip(answer.positives, loss.targets, strict=True):
         found = image.foreground.nonzero().flatten().tolist()

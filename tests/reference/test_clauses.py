@@ -1,4 +1,4 @@
-"""Every clause of the reference is cited in its code, defined in the specification, and tested in this folder.
+"""Every clause of the reference is cited in its code, defined in the specification and tested in this folder.
 
 The clauses are those of sections 1 to 5, the corrections of section 10 that change a value, and sections 11 to 13.
 """

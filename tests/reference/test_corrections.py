@@ -35,7 +35,7 @@ def doubles(*values: object) -> Tensor:
 
 
 def test_distances_below_zero_are_not_clamped():
-    """COR-1: the L1 loss of distances -1 and 3 with targets -2 and 1 is (1 + 2) x 8 / 128 / 4: nothing is clamped."""
+    """COR-1: L1 loss of distances -1 and 3, targets -2 and 1: (1 + 2) x 8 / 128 / 4, without clamping."""
     loss = l1_loss(doubles([-1, 2, 3, 4]), doubles([-2, 2, 1, 4]), doubles([8]), (64, 128))
     assert loss.item() == (1 + 2) * 8 / 128 / 4
 
@@ -78,7 +78,10 @@ def test_topk2_equal_to_k_keeps_more_than_k():
 
 
 def test_positives_of_metric_zero_compete_with_every_other_zero():
-    """COR-3: if all metrics are zero, topk2 = 1 selects any of four anchors, so that none or one positive remains."""
+    """COR-3: if every metric is zero, topk2 = 1 selects any one of four anchors.
+
+    None or one positive remains.
+    """
     _, trace = run(truths((0, 0, 16, 8)), [AWAY] * 4, [[0.5]] * 4, topk=4, topk2=1)
     assert taken(trace.selected) == [[0, 1]]
     best = top_k(torch.zeros(1, 4).double(), 1)
@@ -86,7 +89,7 @@ def test_positives_of_metric_zero_compete_with_every_other_zero():
 
 
 def test_topk2_above_the_number_of_anchors_is_refused():
-    """COR-3: topk2 above the number of anchors raises ValueError, as does k."""
+    """COR-3: topk2 above the number of anchors raises ValueError, just as k does."""
     with pytest.raises(ValueError, match="k = 5 and A = 4"):
         run(truths(WIDE), [WIDE] * 4, [[0.5]] * 4, topk=2, topk2=5)
 
@@ -95,14 +98,14 @@ def test_topk2_above_the_number_of_anchors_is_refused():
 
 
 def test_every_class_has_its_weight():
-    """COR-7: logits of 0 in 2 images and 3 anchors, class weights 0.5, 1, 2: the class loss is 6 x 3.5 ln 2."""
+    """COR-7: with logits 0, 2 images, 3 anchors, class weights 0.5, 1, 2, the class loss is 6 x 3.5 ln 2."""
     at = tuple(torch.tensor([index]) for index in (1, 2, 0))
     loss = cls_loss(torch.zeros(2, 3, 3).double(), at, doubles(0.75), doubles(0.5, 1, 2))
     assert loss.item() == pytest.approx(6 * 3.5 * math.log(2), rel=ROUNDINGS)
 
 
 def test_the_weight_of_a_positive_is_its_labels():
-    """COR-7: both parts of a positive's cross-entropy are multiplied by the weight, 2, of the positive's class, 1."""
+    """COR-7: for a positive of class 1, with class weight 2, both parts of the cross-entropy are doubled."""
     at = tuple(torch.tensor([index]) for index in (0, 0, 1))
     loss = cls_loss(doubles([[math.log(3)] * 2]), at, doubles(0.25), doubles(0.5, 2))
     towards_one, towards_zero = -math.log(0.75), -math.log(0.25)
@@ -133,7 +136,7 @@ def test_class_weights_change_cls_alone():
 
 
 def test_the_official_detection_loss():
-    """COR-1, COR-3, COR-7, LOSS-GAIN-1: items and gradients equal official ones in float64, with class weights too."""
+    """COR-1, COR-3, COR-7, LOSS-GAIN-1: items and gradients equal those of the official loss in float64."""
     losses = pytest.importorskip("ultralytics.utils.loss")
     values, gradients = 0.0, 0.0
     with double_precision():

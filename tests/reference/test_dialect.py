@@ -1,4 +1,7 @@
-"""Test of `Dialect.floor`, which returns (below, to): sides shorter than `below` px are widened to `to` px."""
+"""Test of `Dialect.floor`. It returns (below, to) in pixels.
+
+Box sides shorter than `below` are widened to `to`.
+"""
 
 import pytest
 

@@ -82,7 +82,7 @@ def test_either_branch_has_its_own_numbers():
 
 
 def test_both_branches_read_the_same_annotations():
-    """E2E-2: with equal maps in both branches, no image has more positives in one2one than in one2many."""
+    """E2E-2: if both branches have the same maps, no image has more positives in one2one than in one2many."""
     batch, _ = crowded()
     loss = loss_of(batch, batch.maps)
     pairs = zip(loss.one2many.targets, loss.one2one.targets, strict=True)
@@ -91,14 +91,14 @@ def test_both_branches_read_the_same_annotations():
 
 
 def test_stages_are_kept_when_asked_for():
-    """E2E-2: on request, the traces of every image are stored in both branches."""
+    """E2E-2: with `keep_trace`, both branches store the trace of every image's assignment."""
     batch, other = crowded()
     loss = loss_of(batch, other, keep_trace=True)
     assert all(image.trace for image in loss.one2many.targets + loss.one2one.targets)
 
 
 def test_fewer_anchors_than_one_branch_takes():
-    """E2E-2, TAL-TOPK-2: 8 anchors are enough for k = 7 of one2one, but not for k = 10 of one2many."""
+    """E2E-2, TAL-TOPK-2: 8 anchors raise ValueError: one2many needs k = 10, although one2one needs 7."""
     batch = drawn(3, 1, rotated=False)
     maps = [level[:, :, :2, :2] for level in batch.maps]
     with pytest.raises(ValueError, match="k = 10 and A = 8"):
@@ -126,7 +126,7 @@ def test_the_total_is_weighted_and_the_items_are_not(updates: int):
 
 
 def test_items_depend_neither_on_weights_nor_on_one2many():
-    """E2E-3: the items do not change with the weights or with the maps of one2many."""
+    """E2E-3: other branch weights, or other maps of one2many, do not change the logged items."""
     batch, other = crowded()
     zeros = replace(batch, maps=[torch.zeros_like(level) for level in batch.maps])
     assert torch.equal(loss_of(batch, other).items, loss_of(zeros, other, updates=50).items)
@@ -154,7 +154,7 @@ def test_items_depend_neither_on_weights_nor_on_one2many():
     ],
 )
 def test_weights_after_updates(updates: int, epochs: int, many: float):
-    """E2E-4: after n updates in E epochs the weights are a = 0.1 + 0.7 max(0, 1 - n / max(E - 1, 1)) and 1 - a."""
+    """E2E-4: after n of E epochs, one2many's weight is 0.1 + 0.7 max(0, 1 - n / max(E - 1, 1))."""
     assert branch_weights(updates, epochs) == pytest.approx((many, 1 - many), rel=ROUNDINGS)
 
 
@@ -205,7 +205,7 @@ def test_the_same_maps_in_both_branches_add_their_gradients():
 
 
 def test_gradients_exist_without_ground_truths():
-    """E2E-6, LOSS-GRAD-1: without ground truths, gradients of box and dfl exist and are zero."""
+    """E2E-6, LOSS-GRAD-1: without ground truths, box and dfl have gradients on the maps, which are zero."""
     batch, other = branches_of(0, 16)
     assert not len(batch.rows)
     loss = loss_of(batch, other)

@@ -160,7 +160,10 @@ def example(reg_max: int) -> tuple[list[Tensor], Head, DetectionLoss]:
 
 @pytest.mark.parametrize("reg_max", [1, 3])
 def test_cls_and_dfl_from_the_feature_maps(reg_max: int):
-    """LOSS-CLS-1, LOSS-DFL-1, LOSS-SUM-1, LOSS-GAIN-1, LOSS-GRAD-1: gradients of cls and dfl on the feature maps."""
+    """Gradients of cls and dfl on the feature maps equal numeric derivatives.
+
+    LOSS-CLS-1, LOSS-DFL-1, LOSS-SUM-1, LOSS-GAIN-1, LOSS-GRAD-1.
+    """
     feature_maps, head, loss = example(reg_max)
     targets = stacked(loss.targets, head.classes)
 
@@ -171,7 +174,7 @@ def test_cls_and_dfl_from_the_feature_maps(reg_max: int):
 
 
 def numeric_box(feature_maps: list[Tensor], head: Head, loss: DetectionLoss, weights: list[float]) -> float:
-    """Return the box term, computed with a constant weight for each positive's CIoU."""
+    """Return the box term of the loss, computed with a constant CIoU weight for each positive (`weights`)."""
     predictions = read_predictions(feature_maps, head)
     total, frozen = 0.0, iter(weights)
     for i, image in enumerate(loss.targets):
@@ -196,7 +199,10 @@ def frozen_weights(loss: DetectionLoss) -> list[float]:
 
 @pytest.mark.parametrize("reg_max", [1, 3])
 def test_box_from_the_feature_maps(reg_max: int):
-    """LOSS-BOX-1, LOSS-SUM-1, LOSS-GAIN-1, IOU-2: gradient of the box term along random directions of the maps."""
+    """The box term's gradient equals numeric derivatives along random directions of the feature maps.
+
+    LOSS-BOX-1, LOSS-SUM-1, LOSS-GAIN-1, IOU-2.
+    """
     feature_maps, head, loss = example(reg_max)
     weights = frozen_weights(loss)
     assert numeric_box(feature_maps, head, loss, weights) == pytest.approx(loss.terms[0].item(), rel=RELATIVE)

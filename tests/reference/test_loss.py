@@ -68,14 +68,14 @@ def test_cls_of_a_logit_of_zero():
     ],
 )
 def test_cls(logit: float, score: float, expected: float):
-    """LOSS-CLS-1: the loss of one logit with probability p and target score y is - y ln p - (1 - y) ln(1 - p)."""
+    """LOSS-CLS-1: the loss of a logit with sigmoid p and target score y is - y ln p - (1 - y) ln(1 - p)."""
     only = torch.zeros(1, dtype=torch.long)
     loss = cls_loss(doubles([[logit]]), (only, only, only), doubles(score))
     assert loss.item() == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_cls_of_logits_without_a_target():
-    """LOSS-CLS-1: the loss of a logit with probability p and without a target score is - ln (1 - p)."""
+    """LOSS-CLS-1: the loss of a logit with sigmoid p and target score 0 is - ln (1 - p)."""
     nothing = torch.zeros(0, dtype=torch.long)
     loss = cls_loss(doubles([[LN3, 0.0]]), (nothing, nothing, nothing), doubles())
     assert loss.item() == pytest.approx(math.log(4) + LN2, rel=ROUNDINGS)
@@ -104,7 +104,10 @@ def test_cls_of_a_large_logit(logit: float, dtype: torch.dtype):
 
 
 def test_box():
-    """LOSS-BOX-1: the box loss is 1 - CIoU, for two 4 x 2 boxes that overlap, the same at size 1 x 0.5, and apart."""
+    """LOSS-BOX-1: the box loss is 1 - CIoU.
+
+    Three cases: two 4 x 2 boxes that overlap, two at a quarter of the size, two that do not overlap.
+    """
     predicted = doubles([0, 0, 4, 2], [0, 0, 1, 0.5], [0, 0, 4, 2])
     target = doubles([2, 0, 6, 2], [0.5, 0, 1.5, 0.5], [8, 0, 12, 2])
     large = 4 / (12 + 9 * EPS) - 4 / (40 + EPS)
@@ -114,13 +117,19 @@ def test_box():
 
 
 def test_target_distances():
-    """LOSS-DFL-1: target distances are left, top, right, bottom, and negative if the anchor lies outside its box."""
+    """LOSS-DFL-1: target distances are left, top, right, bottom.
+
+    Some are negative if the anchor is outside its box.
+    """
     distances = distances_to(doubles([1, 2, 7, 11], [3, 0, 4, 1]), doubles([2.5, 3.5], [2, 2]))
     assert distances.tolist() == [[1.5, 1.5, 4.5, 7.5], [-1, 2, 2, -1]]
 
 
 def dfl_of(*distances: float) -> float:
-    """Return DFL of one anchor whose sides all have the probabilities 0.1, 0.2, 0.3, 0.4 of R = 4 bins."""
+    """Return the DFL of one anchor for the given target distances.
+
+    Each side has bin probabilities 0.1, 0.2, 0.3, 0.4.
+    """
     logits = doubles([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)] * 4)
     return dfl_loss(logits, doubles(distances), 4).item()
 
@@ -154,7 +163,10 @@ def test_dfl_is_the_mean_of_the_sides():
 
 
 def test_dfl_gives_each_side_its_own_bins():
-    """PRE-1, LOSS-DFL-1: each side's DFL reads its own bins: probabilities 0.1, 0.2, 0.3, 0.4 of bin 0, distances 0."""
+    """PRE-1, LOSS-DFL-1: each side reads its own bins.
+
+    The sides have probability 0.1, 0.2, 0.3, 0.4 at bin 0.
+    """
     logits = doubles([math.log(x) for p in (0.1, 0.2, 0.3, 0.4) for x in (p, 1 - p)])
     assert dfl_loss(logits, doubles([0, 0, 0, 0]), 2).item() == pytest.approx(sum(CE) / 4, rel=ROUNDINGS)
     first = dfl_loss(logits, doubles([0.5, 0, 0, 0]), 2).item()  # left: half of each bin
@@ -197,7 +209,10 @@ def targets(first: float, second: float) -> BatchTargets:
 
 
 def box_term(width: Fraction, height: Fraction, shared: Fraction, apart: Fraction, around: Fraction) -> float:
-    """Return 1 - CIoU of a box and the 4 x 4 prediction, from intersection, rho^2 and c^2 without e (IOU-1)."""
+    """Return 1 - CIoU (IOU-1) of a box and the 4 x 4 prediction.
+
+    `shared` is the intersection; `apart` is rho^2, and `around` c^2 without e.
+    """
     iou = shared / (width * (height + EPS) + 4 * (4 + EPS) - shared + EPS)
     v = 4 / math.pi**2 * (math.atan(4 / (4 + EPS)) - math.atan(width / (height + EPS))) ** 2
     return 1 - float(iou) + float(apart / (around + EPS)) + v**2 / (1 - float(iou) + v + float(EPS))
@@ -225,7 +240,7 @@ def test_terms_are_weighted_and_divided_by_the_score_sum():
 
 
 def test_a_score_sum_below_one_does_not_divide():
-    """LOSS-SUM-1: the terms are divided by 1 if the target scores, 0.25 and 0.5, add up to less."""
+    """LOSS-SUM-1: for target scores 0.25 and 0.5, whose sum is below 1, terms are divided by 1."""
     items = loss_items(predictions(), targets(0.25, 0.5), HEAD, ONES)
     box = 0.25 * FIRST_BOX + 0.5 * SECOND_BOX
     assert items.tolist() == near(box, cls_sum(0.25), 0.25 * FIRST_DFL + 0.5 * SECOND_DFL)
@@ -250,7 +265,7 @@ def test_a_positive_with_score_zero_costs_no_more_than_background():
 
 
 def test_targets_are_stacked_image_by_image():
-    """TAL-TGT-1: stacked targets have shapes (B, A), (B, A, 4) and (B, A, C), with one-hot scores."""
+    """TAL-TGT-1: targets of B images are stacked as (B, A), (B, A, 4) and, one-hot scores, (B, A, C)."""
     one = Targets(
         torch.tensor([True, False]),
         torch.tensor([1, 0]),
@@ -294,7 +309,7 @@ def right_half(w: int, h: int) -> float:
 
 
 def hand_weights() -> tuple[float, float]:
-    """Return the weights of both anchors of `by_hand`, from their overlaps u and scores 1/4 and 1/2."""
+    """Return the target weights of both anchors of `by_hand`, from their overlaps and scores 1/4 and 1/2."""
     u = float(128 / (128 + 33 * EPS)), right_half(8, 8)
     t = 0.5 * u[0] ** 6, math.sqrt(0.5) * u[1] ** 6
     assert t[0] > t[1]
@@ -325,7 +340,7 @@ def test_what_is_differentiated_is_the_items_times_the_batch_size(images: int):
 
 
 def test_the_score_sum_is_the_whole_batchs():
-    """LOSS-SUM-1, LOSS-CLS-1: a second image without ground truths adds to cls; the score sum N is the batch's."""
+    """LOSS-SUM-1, LOSS-CLS-1: a second image without ground truths adds to cls, and not to the score sum."""
     one, two = by_hand(1), by_hand(2)
     n = max(1, sum(hand_weights()))
     more = 0.5 * (-math.log(0.75) + LN2) / n  # a score of 1/4 and one of 1/2 that should be 0
@@ -367,7 +382,10 @@ def test_which_channels_have_which_gradients(reg_max: int):
 
 
 def test_the_gradient_is_that_of_fixed_targets():
-    """LOSS-GRAD-1: no gradient flows through the assignment: detached targets give bitwise equal gradients."""
+    """LOSS-GRAD-1: with detached targets, gradients are bitwise the same.
+
+    None flows through the assignment.
+    """
     feature_maps, head, numbers = maps(4), Head((8, 16), 3, 4), Hyperparameters(topk=5)
     loss = detection_loss(feature_maps, ROWS, head, numbers)
     fixed = loss_items(read_predictions(feature_maps, head), stacked(loss.targets, 3), head, numbers) * 2
@@ -407,7 +425,7 @@ def test_a_batch_without_positives(rows: Tensor, reg_max: int):
 
 
 def test_items_are_for_the_log():
-    """LOSS-GAIN-1: the loss items, which are for logging, are detached; the loss terms are not."""
+    """LOSS-GAIN-1: the logged loss items do not require gradients; the loss terms do."""
     loss = detection_loss(maps(4), ROWS, Head((8, 16), 3, 4), Hyperparameters(topk=5))
     assert loss.terms.requires_grad
     assert loss.total.requires_grad
@@ -442,6 +460,6 @@ def test_ground_truths_are_not_rounded_to_half_precision(dtype: torch.dtype):
 
 
 def test_more_anchors_asked_for_than_there_are():
-    """TAL-TOPK-2: a topk above the number of anchors, 30, raises ValueError."""
+    """TAL-TOPK-2: topk above the number of anchors, here 30, raises ValueError."""
     with pytest.raises(ValueError, match="k = 31 and A = 30"):
         detection_loss(maps(4), ROWS, Head((8, 16), 3, 4), Hyperparameters(topk=31))

@@ -1,4 +1,4 @@
-"""Imports by old name (`conformance` for `tal_conformance`) give the same modules, with a warning.
+"""Imports by an old name, such as `conformance` for `tal_conformance`, give the same module and a warning.
 
 Each test starts new interpreters, because imports cannot be undone.
 """

@@ -1,4 +1,4 @@
-"""Files written by older versions of the suite are read with the expected results, for every file format."""
+"""Files that older versions of the suite wrote are still read with the expected results, in every format."""
 
 import json
 import shutil

@@ -1,11 +1,11 @@
-"""The judgement of a soak's samples."""
+"""The judgement of the samples that a soak (a long repeated run) takes: growth is reported."""
 
 import pytest
 from tests.soak import Sample, problems
 
 
 def samples(**last: float) -> list[Sample]:
-    """Return a sample a minute for half an hour, whose last ten differ in some fields."""
+    """Return 30 samples, one per minute. The last ten have the given values, all others the usual ones."""
     usual = Sample(minutes=0, status=0, memory=700.0, files=11, threads=1, processes=1)
     return [
         usual._replace(minutes=float(minute), **(last if minute > 20 else {}))  # type: ignore[arg-type]

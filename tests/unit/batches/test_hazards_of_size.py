@@ -1,4 +1,4 @@
-"""Detection of hazards of sizes, heads and large logits: found in batches that have them, not in near misses."""
+"""Hazards of sizes, heads and large logits are detected in batches that have them, and not in near misses."""
 
 from collections.abc import Callable
 from dataclasses import replace

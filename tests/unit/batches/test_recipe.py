@@ -107,7 +107,7 @@ def test_levels_cover_the_input(
 @quickly
 @given(recipe=recipes(), data=st.data())
 def test_without_an_image_the_others_keep_their_predictions(recipe: Recipe, data: st.DataObject):
-    """Removing an image from a recipe leaves the predictions of the other images unchanged, as shrinking needs."""
+    """Removing an image from a recipe leaves the predictions of all other images unchanged."""
     images, streams = ((), *recipe.images), (7, *(recipe.streams or range(len(recipe.images))))
     gone = data.draw(st.integers(0, len(images) - 1))
     whole = dataclasses.replace(recipe, images=images, streams=streams, copies=())

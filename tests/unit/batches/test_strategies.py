@@ -188,7 +188,7 @@ def test_emphasis_leaves_most_other_hazards_possible(emphasis: str):
 
 
 def test_most_batches_are_not_trivial():
-    """Candidates are many, and most overlap their ground truth; trivial batches could not expose faults."""
+    """Most drawn batches have many candidates, and most candidates overlap their ground truth."""
     contents = [Content(batch) for batch in built(EVERY)]
     candidates = sum(int(content.candidates.sum()) for content in contents)
     overlapping = sum(int((content.overlap > 0).sum()) for content in contents)
@@ -198,7 +198,7 @@ def test_most_batches_are_not_trivial():
 
 
 def test_many_batches_have_one_answer_alone():
-    """At least 30 % of the batches have a unique assignment; on ambiguous batches the judge is less strict."""
+    """At least 30 % of the drawn batches have a unique assignment, because they have no hazard of ties."""
     unique = [batch.hazards for batch in built(EVERY) if not AMBIGUOUS & batch.hazards]
     assert len(unique) >= 0.3 * DRAWS
     assert sum("contested_selection" in hazards for hazards in unique) >= 0.05 * DRAWS
@@ -327,7 +327,7 @@ def test_a_hidden_assignment_of_training_size_is_judged():
 
 
 def test_the_first_batch_of_training_size_is_the_whole_size():
-    """The simplest training-sized batch, often the only one of a run, has 300 ground truths in each image."""
+    """The simplest batch of training size has 300 ground truths per image: it is often a run's only one."""
     simplest = find(training_size(), lambda _: True)
     assert {len(truths) for truths in simplest.images} == {300}
 

@@ -47,7 +47,7 @@ def test_a_slow_implementation_is_seen_whatever_the_machine_does():
 
 @pytest.mark.parametrize("raises_in", [0, 2])
 def test_one_that_raises_leaves_the_others_their_times(raises_in: int):
-    """If an operation raises in the verifying call or in round 2, the times of other operations are unaffected."""
+    """If one operation raises in its verifying call or in round 2, all other operations are still timed."""
     clock = FakeClock()
     operations = {
         "first": taking(clock, "first", lambda _: 1),

@@ -89,7 +89,7 @@ class Raises(ReferenceAdapter):
 
 
 def test_more_than_all_anchors_cannot_be_the_best(log: RunLog):
-    """TAL-TOPK-2 on a user's batch with k above the number of anchors: raising conforms, returning does not."""
+    """TAL-TOPK-2: on a batch with k above the number of anchors, raising conforms and returning fails."""
     conformance(log, implementation_from(Raises(), "raises"))(TOO_SMALL)
     with pytest.raises(
         Failure,
@@ -99,7 +99,7 @@ def test_more_than_all_anchors_cannot_be_the_best(log: RunLog):
 
 
 class TakesWhatThereIs(ReferenceAdapter):
-    """A loss that raises as required, with a separate assigner that does not."""
+    """A loss that raises if k exceeds the number of anchors, with a separate assigner that does not raise."""
 
     def assign(self, inputs: Any) -> Any:
         anchors = inputs.scores.shape[1]

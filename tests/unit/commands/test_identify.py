@@ -1,4 +1,4 @@
-"""Command `identify`: a sentence about what an implementation computes, evidence, and unexplained differences."""
+"""Command `identify`: it prints dialect and choices of an implementation, evidence, and open differences."""
 
 from typing import Any
 

@@ -135,7 +135,7 @@ def test_every_truncated_file_is_rejected(file: Path):
 
 
 def test_every_flipped_bit_is_found(file: Path):
-    """Flipping any bit of header or data is detected."""
+    """A case file with any bit of its header or data flipped is rejected."""
     whole = file.read_bytes()
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
@@ -229,7 +229,10 @@ def forged(path: Path, change: Callable[[Case, Tensors], Any], case_text: str | 
 
 
 def test_an_unchanged_forgery_is_the_batch(tmp_path: Path):
-    """A file of `forged` without a change is read as the batch, so that the tests below reject the changes only."""
+    """A file of `forged` without a change is read as the batch.
+
+    The tests below change it, and expect an error.
+    """
     assert_same(Batch.load(forged(tmp_path / "case.safetensors", lambda case, tensors: None)), RECIPE.build())
 
 
@@ -347,7 +350,10 @@ def test_a_wrong_checksum_is_rejected(tmp_path: Path, checksum: object):
 
 
 def test_class_weights_are_saved(tmp_path: Path):
-    """A head's class weights are read back and change the batch's id; files of heads without them do not name them."""
+    """Class weights are read back, and change the batch's id.
+
+    A case file of a head without class weights does not mention them.
+    """
     plain = RECIPE.build()
     weighted = dataclasses.replace(plain, head=dataclasses.replace(plain.head, class_weights=(0.25,)))
     assert weighted.id != plain.id
@@ -360,7 +366,7 @@ def test_class_weights_are_saved(tmp_path: Path):
 
 
 def test_settings_that_a_file_does_not_know_have_their_defaults(tmp_path: Path):
-    """A hyperparameter that is missing in a case file has its default, so that old files remain readable."""
+    """A case file without a hyperparameter is loaded with that hyperparameter's default."""
     path = forged(tmp_path / "case.safetensors", lambda case, _: case["hyperparameters"].pop("dfl_gain"))
     assert_same(Batch.load(path), RECIPE.build())
 

@@ -1,4 +1,7 @@
-"""Identification: the smallest set of choices that explains an implementation, and unexplained differences."""
+"""Identification of an implementation.
+
+The smallest set of choices that explains it, and unexplained differences.
+"""
 
 from typing import Any
 
@@ -55,7 +58,7 @@ def test_two_choices_are_named_with_their_evidence():
 
 @pytest.mark.slow
 def test_what_nothing_explains_is_left():
-    """A fault of DFL that no choice describes is reported as unexplained, with clause, count and a failure."""
+    """A fault of DFL that no choice describes is reported as unexplained, with clause and a failure."""
     adapter: Any = FaultyReference(FAULTS["dfl_weights_swapped"])
     found = identify(implementation_from(adapter, "faulty"), [NEWEST], seconds=8)
     assert not found.explained

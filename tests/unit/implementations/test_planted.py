@@ -112,7 +112,7 @@ READ = (
 
 
 class Double:
-    """The reference with its assignment, inputs or loss changed by the given functions."""
+    """The reference with its assignment, assigner inputs or loss changed by the given functions."""
 
     name = "double"
 
@@ -261,7 +261,7 @@ def one_hot(number: int, factor: float) -> Tensor:
 
 
 def nothing(maps: tuple[Tensor, ...]) -> Tensor:
-    """Return a zero whose gradient on the feature maps is NaN."""
+    """Return a scalar 0 whose gradient on the feature maps is NaN."""
     return (maps[0] - maps[0].detach()).abs().sqrt().sum()
 
 
@@ -361,7 +361,7 @@ def in_loss_field(name: str, plant: Plant) -> Double:
 @pytest.mark.parametrize("name", ["total", "items"])
 @pytest.mark.parametrize("planted", MALFORMED)
 def test_malformed_loss(name: str, planted: str):
-    """A total or items of None, or of another type, shape, device or dtype, are errors."""
+    """A loss whose total or items are None, or of another type, shape, device or dtype, is an error."""
     plant, message = MALFORMED[planted]
     found, stage, text = verdict(in_loss_field(name, plant))
     assert (found, stage) == (Verdict.ERROR, ""), text
@@ -436,7 +436,7 @@ def test_it_cannot_change_the_batch():
 
 
 def test_background_has_neither_label_box_nor_owner():
-    """TAL-TGT-1: arbitrary labels, boxes and ground truth indices of background anchors conform."""
+    """TAL-TGT-1: arbitrary labels, boxes and ground truth indices on background conform."""
 
     def noise(honest: Assignment) -> Assignment:
         background = ~honest.foreground

@@ -1,4 +1,4 @@
-"""An adapter says what it does not support: it must raise there, and nothing that it returns there is accepted."""
+"""An adapter declares which batches it does not support. It must raise on them; a returned result fails."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_batches_without_ground_truths_can_be_excluded(isolate: bool):
 
 @pytest.mark.parametrize("topk2", [None, 0, 10])
 def test_a_topk2_that_changes_nothing_is_no_topk2(topk2: int | None):
-    """COR-3: topk2 equal to k keeps every anchor, so that code without topk2 supports it."""
+    """COR-3: an adapter without topk2 supports a batch with topk2 equal to k, which keeps every anchor."""
     implementation = limited("NoTopk2")
     batch = replace(SUPPORTED, hyperparameters=Hyperparameters(topk2=topk2))
     assert implementation.support.reason(batch) is None
@@ -135,7 +135,7 @@ def test_a_wrong_answer_for_another_head_is_an_error_of_the_batch(isolate: bool)
 
 
 class Kept:
-    """Keeps the judged batches."""
+    """A sink that stores the judged batches."""
 
     def __init__(self) -> None:
         self.batches: list[JudgedBatch] = []
@@ -186,7 +186,7 @@ def test_the_ceiling():
 
 
 def test_an_adapter_that_does_not_know_class_weights_is_not_called():
-    """Without `class_weights = True`, a batch with class weights is not supported, and the adapter is not called."""
+    """An adapter without `class_weights = True` is not called on a batch with class weights."""
 
     class Unaware:
         name = "unaware"

@@ -1,4 +1,4 @@
-"""The oracle of admissible assignments, which differ in how ties are broken, compared with enumeration.
+"""Assignments that are admissible despite ties: the oracle accepts exactly those that enumeration yields.
 
 A problem has at most six anchors and three ground truths, with values from three levels, so that most
 problems have many ties. `Problem` enumerates every assignment that results from breaking the ties in some
@@ -120,7 +120,10 @@ class Problem:
         return {outcome for owners in set(self.settled()) for outcome in self.kept(owners)}
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return True if the oracle accepts an assignment: a ground truth per anchor, -1 for background."""
+        """Return True if the oracle accepts `outcome`.
+
+        For each anchor a ground truth, or -1 for background.
+        """
         choices = top_k_choices(Range.exact(self.t), self.candidates, self.candidates, self.k)
         return is_reachable(choices, may_own(Range.exact(self.u)), owners_of(outcome), self.keeps)
 
@@ -164,7 +167,7 @@ def neighbours(outcome: Outcome, truths: int) -> Iterator[Outcome]:
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_top_k_admits_exactly_the_reachable_selections(k: int):
-    """Exactly the enumerated top-k sets are accepted, for four anchors with metrics of three values."""
+    """For four anchors with metrics of three values, exactly the enumerated top-k sets are accepted."""
     rows = list(product([None, 0.0, 0.25, 0.5], repeat=4))
     problem = Problem([list(row) for row in rows], [[0.0] * 4 for _ in rows], k)
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, k)
@@ -203,7 +206,7 @@ def test_visible_selections(problem: Problem):
     st.integers(1, 2),
 )
 def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k: int):
-    """T4: for metrics known up to rounding, all selections that can be the top-k are accepted."""
+    """T4: if metrics are known up to rounding, every selection that can be the top-k is accepted."""
     low = torch.tensor([[1.0 + low for low, _ in pairs]])
     high = torch.tensor([[1.0 + low + width for low, width in pairs]])
     every = torch.ones_like(low, dtype=torch.bool)
@@ -215,7 +218,7 @@ def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k:
 
 
 def test_ranges_admit_some_unreachable_selections():
-    """A known gap: {a, c} is accepted for k = 2, although `a` and `c` cannot both be among the best."""
+    """Known gap: for k = 2, the selection {a, c} is accepted, although the top 2 can never be `a` and `c`."""
     low, high = torch.tensor([[0.0, 2.0, 0.9, 0.8]]), torch.tensor([[1.0, 3.0, 2.5, 2.2]])  # a, b, c, d
     every = torch.ones_like(low, dtype=torch.bool)
     choices = top_k_choices(Range(low, high), every, every, 2)
@@ -249,7 +252,12 @@ def test_outputs_alone_of_very_small_problems(problem: Problem):
 @examples(50)
 @given(problems())
 def test_outputs_alone(problem: Problem):
-    """Without topk2, enumerated assignments are accepted, and similar assignments outside are rejected."""
+    """Without topk2, every enumerated assignment is accepted.
+
+    Similar ones that are not enumerated are rejected.
+
+    Those that differ in one or two anchors are rejected.
+    """
     assert_exact(problem)
 
 
@@ -257,7 +265,7 @@ def test_outputs_alone(problem: Problem):
 @examples(60)
 @given(problems(most_anchors=4, most_truths=2, topk2=True))
 def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
-    """With topk2, exactly the enumerated assignments of up to four anchors are accepted (TAL-CONF-2)."""
+    """TAL-CONF-2: with topk2, exactly the enumerated assignments of up to four anchors are accepted."""
     everything = product(range(-1, len(problem.metric)), repeat=len(problem.metric[0]))
     assert {outcome for outcome in everything if problem.accepts(outcome)} == problem.reachable()
 
@@ -267,7 +275,10 @@ def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
 @given(problems(topk2=True))
 @example(WON_BY_A_THIRD_WHO_KEEPS_IT)
 def test_outputs_alone_with_topk2(problem: Problem):
-    """With topk2, enumerated assignments are accepted, and similar assignments outside are rejected."""
+    """With topk2, every enumerated assignment is accepted. Similar ones that are not enumerated are rejected.
+
+    Those that differ in one or two anchors are rejected.
+    """
     assert_exact(problem)
 
 
@@ -282,14 +293,14 @@ def assert_exact(problem: Problem) -> None:
 @examples(80)
 @given(problems(most_anchors=5) | problems(most_anchors=4, topk2=True))
 def test_assignments_are_all_reachable_ones(problem: Problem):
-    """`assignments`, the list to try for a loss that hides its assignment, equals the enumeration."""
+    """For random problems, `assignments` yields exactly the assignments that enumeration yields."""
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, problem.k)
     every = assignments(choices, may_own(Range.exact(problem.u)), 10**6, problem.keeps)
     assert {outcome_of(owners) for owners in every} == problem.reachable()
 
 
 def test_nan_in_the_metric_opens_no_other_place():
-    """In a metric with one NaN, top-2 selects the NaN and the largest number, as torch.topk does."""
+    """With one NaN in the metric, top-2 must select the NaN and the largest number, as torch.topk does."""
     metric = torch.tensor([[0.0, 1, 2, 3, torch.nan, 5, 6, 7]])
     candidates = torch.ones_like(metric, dtype=torch.bool)
     choices = top_k_choices(Range.exact(metric), candidates, candidates, 2)

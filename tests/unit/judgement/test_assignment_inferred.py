@@ -32,7 +32,7 @@ DRAWS = 40
 
 
 class Hidden:
-    """An adapter around the loss of another adapter, `whole`, that hides its assignment and inputs."""
+    """An adapter that returns the loss of the adapter `whole`, without assignment and assigner inputs."""
 
     dialect = "ultralytics-8.4.190"
 
@@ -72,7 +72,7 @@ def drawn() -> list[Batch]:
 
 
 class OtherWay(ReorderedAdapter):
-    """A correct adapter that gives an anchor with equal overlaps to the last ground truth, not the first."""
+    """A correct adapter that, if overlaps are equal, gives a contested anchor to the last ground truth."""
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         rows = torch.arange(inputs.truth_boxes.shape[1])  # (M,)
@@ -121,7 +121,7 @@ def test_other_orders_of_operations_conform(kind: str):
 
 @pytest.mark.slow
 def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytest.MonkeyPatch):
-    """The inferred assignment explains the distance gradients up to sqrt(eps of float32) of their sum."""
+    """The inferred assignment explains distance gradients up to sqrt(eps of float32) of their sum."""
     left: dict[int, tuple[float, float]] = {}
     best, read = AssignmentFit.best, ReadAssignment.targets
 
@@ -161,7 +161,7 @@ def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytes
     ],
 )
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
-    """A fault of a loss that hides its assignment is found by its own check, `metric` or `loss`."""
+    """A fault of a loss without exposed assignment is found by the check of its stage, `metric` or `loss`."""
     fault = FAULTS[name]
     faulty = hidden(FaultyReference(fault, exposes_stages=False))
     assert any(attack(faulty, lane) is not None for lane in (fault.check, "metric", "loss"))
@@ -211,7 +211,7 @@ def test_requirements_of_every_assignment_are_judged_however_many_there_are(
 
 
 def test_a_loss_that_cannot_be_decided_is_inconclusive():
-    """A loss that is 0.1 % too small, without class gradients, is INCONCLUSIVE on a batch of many ties."""
+    """A loss 0.1 % too small, without class gradients, is INCONCLUSIVE on a batch with many ties."""
 
     def smaller(loss: Loss, maps: Any) -> Loss:
         return replace(loss, items=loss.items * 0.999, total=loss.total * 0.999)

@@ -1,4 +1,4 @@
-"""If an adapter exposes only outputs, the stage of its fault is inferred from them, even on a small batch."""
+"""If an adapter exposes only outputs, the faulty stage is inferred from them, even on a small batch."""
 
 from dataclasses import replace
 from typing import Any
@@ -49,7 +49,7 @@ def stage_of(fault: str, recipe: Recipe) -> str:
 
 
 def test_an_unwidened_border_is_the_ground_truths_own():
-    """An assigner that counts edges as inside fails at TAL-CAND-1 on edges that are not widened."""
+    """An assigner that counts edges as inside fails at TAL-CAND-1 on a box that is not widened."""
     recipe = Recipe(images=((Truth("ordinary"),),), cells=(1, 12), hyperparameters=Hyperparameters(topk=5))
     faulty = implementation_from(FaultyReference(FAULTS["inclusive_border"], exposes_stages=False), "faulty")
     with pytest.raises(Failure) as caught:
@@ -81,7 +81,7 @@ def judged(adapter: Any, recipe: Recipe) -> Failure:
 
 
 def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
-    """Return the failures of an adapter on `number` batches of the strategy called `lane`."""
+    """Return the failures of an adapter on `number` batches of the strategy named `lane`."""
     found = []
     for recipe in sample_recipes(STRATEGIES[lane], number):
         try:
@@ -95,7 +95,7 @@ def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
 @pytest.mark.parametrize("dialect", ["ultralytics-8.3.253", "ultralytics-8.4.190"])
 @pytest.mark.parametrize("shows", [False, True])
 def test_an_edge_that_counts_is_no_widening(dialect: str, shows: bool):
-    """An assigner that counts edges as inside fails at TAL-CAND-1, on small boxes too."""
+    """An assigner that counts edges as inside fails at TAL-CAND-1, not TAL-CAND-2, on small boxes too."""
     adapter = Outputs(EDGES_COUNT, DIALECTS[dialect])
     adapter.exposes_stages = shows
     found = failures_of(adapter, "borders") + failures_of(adapter, "small_boxes")
@@ -107,7 +107,7 @@ def test_an_edge_that_counts_is_no_widening(dialect: str, shows: bool):
 
 @pytest.mark.parametrize("shows", [False, True])
 def test_widening_in_a_dialect_that_widens_nothing_is_told_from_an_edge(shows: bool):
-    """The newest release widens small boxes; judged by a dialect that does not, it fails at TAL-CAND-2."""
+    """Judged by a dialect without widening, the newest release fails at TAL-CAND-2, not at TAL-CAND-1."""
     adapter = ReferenceAdapter(NEWEST)
     adapter.exposes_stages = shows
     implementation = implementation_from(adapter if shows else OutputsOnly(), "newest")
@@ -122,12 +122,12 @@ def test_widening_in_a_dialect_that_widens_nothing_is_told_from_an_edge(shows: b
 
 
 def without_small_metrics(metric: Tensor, k: int) -> Tensor:
-    """Return the top-k selection (M, A) without anchors whose metric t is about 0, as some ports do."""
+    """Return the top-k selection (M, A) without anchors whose alignment metric t is about 0."""
     return top_k(metric, k) & (metric > 1e-9)
 
 
 def test_picks_without_a_metric_that_are_dropped_are_the_picks():
-    """An assigner that drops selected anchors with t = 0 fails at TAL-TOPK-1, and not at the candidates."""
+    """An assigner that drops selected anchors with metric t = 0 fails at TAL-TOPK-1."""
     adapter = AssignerOutputs(planted({"tal_reference.assignment.top_k": without_small_metrics}, "top-k"))
     found = [
         failure for lane in ("zeros_compete", "topk", "metric") for failure in failures_of(adapter, lane)

@@ -1,4 +1,4 @@
-"""Losses that hide their assignment, on batches with too many admissible assignments to try them all."""
+"""Losses without exposed assignment, on batches with too many admissible assignments to try all."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from tal_reference import NEWEST, detection_loss
 
 
 class Changed(Hidden):
-    """A loss without exposed assignment, whose arguments or result are changed.
+    """A loss without exposed assignment; `before` changes its arguments and `factors` its items.
 
     Attributes:
         before: a function that returns changed annotations and hyperparameters; None changes nothing.
@@ -82,7 +82,7 @@ def test_a_right_loss_is_decided(batch: Batch, right: Any):
 
 @pytest.mark.slow
 def test_at_most_two_percent_of_all_batches_are_inconclusive():
-    """A correct loss that breaks ties differently is INCONCLUSIVE on at most 2 % of batches."""
+    """A correct loss that breaks ties unlike the reference is INCONCLUSIVE on at most 2 % of batches."""
     verdicts = Counter(judged(Hidden(OtherWay()), batch) for batch in drawn())
     assert not verdicts[Verdict.DIVERGENT] + verdicts[Verdict.ERROR]
     assert verdicts[Verdict.INCONCLUSIVE] <= 0.02 * verdicts.total()

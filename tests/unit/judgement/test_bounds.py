@@ -1,4 +1,4 @@
-"""Error bounds: every result for inputs within the given errors lies in the computed range."""
+"""Error bounds: for inputs within given errors, every possible result lies in the computed range."""
 
 from dataclasses import replace
 from typing import Any

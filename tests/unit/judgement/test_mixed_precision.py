@@ -1,4 +1,4 @@
-"""Bounds for 16-bit losses contain torch's results, are close to the real error, and detect faults."""
+"""Bounds of 16-bit losses: they contain torch's results, are close to the real errors, and reveal faults."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,7 +101,10 @@ def test_boxes_of_every_order_of_operations_lie_within_their_interval(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_sequence_of_roundings_is_what_torch_computes(dtype: torch.dtype):
-    """Every modelled order of rounding gives narrow intervals, and torch's distances match an order."""
+    """Modelled orders of rounding give narrow intervals of distances.
+
+    Torch's distances lie in one of them.
+    """
     distances = logits(16, dtype)
     sides = official(distances.unflatten(1, (4, 16)), torch.arange(16).to(dtype)).double()
     sequences = distance_sequences(distances.double(), 16, dtype)
@@ -135,7 +138,7 @@ def test_the_allowed_error_of_hidden_boxes_is_close_to_the_real_one(recipe: Reci
 
 
 class Changed:
-    """The reference with a changed loss; `shows` selects if it exposes its assignment."""
+    """The reference with a changed loss. If `shows` is False, it does not expose its assignment."""
 
     dialect = NEWEST
 
@@ -159,7 +162,7 @@ def items_times(*factors: float) -> Callable[[Loss], Loss]:
 
 
 def smaller_scores(loss: Loss) -> Loss:
-    """Return the loss with unchanged values, whose exposed target scores are multiplied by 0.95."""
+    """Return the loss with its exposed target scores multiplied by 0.95, and all other values unchanged."""
     assert loss.assignment is not None
     return replace(loss, assignment=replace(loss.assignment, scores=loss.assignment.scores * 0.95))
 
@@ -200,7 +203,7 @@ def test_the_unchanged_loss_conforms(recipe: Recipe, dtype: torch.dtype):
 @pytest.mark.parametrize("recipe", BATCHES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_loss_is_not_green_under_autocast(change: str, recipe: Recipe, dtype: torch.dtype):
-    """A changed loss fails under autocast, or is INCONCLUSIVE in bfloat16 if it hides its assignment."""
+    """Under autocast a changed loss is DIVERGENT or, in bfloat16 without exposed assignment, INCONCLUSIVE."""
     batch = replace(recipe.build().to(dtype=dtype), autocast=True)
     changed, shows = CHANGES[change]
     if dtype is torch.float16 or shows:
@@ -211,7 +214,7 @@ def test_a_changed_loss_is_not_green_under_autocast(change: str, recipe: Recipe,
 
 
 def test_a_hidden_loss_of_ill_conditioned_weights_is_never_green_if_it_is_a_hundred_times_too_large():
-    """A loss 100 times too large never conforms, even if rounding leaves the target scores unknown."""
+    """A loss 100 times too large never conforms, even if target scores are unknown because of rounding."""
     batch = ILL_CONDITIONED.build()
     conforming = judged(items_times(1, 1, 1), False, batch)
     assert conforming.verdict in (Verdict.EXACT, Verdict.WITHIN_BOUND, Verdict.ADMISSIBLE)
@@ -248,7 +251,7 @@ def overflowing(dtype: torch.dtype, autocast: bool) -> Batch:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_class_loss_that_overflows_in_float16_is_judged(autocast: bool):
-    """Correct losses conform if their class loss overflows in float16, and a wrong class loss still fails."""
+    """If the class loss overflows in float16, correct losses conform and a wrong class loss fails."""
     batch = overflowing(torch.float16, autocast)
     for name in ("ultralytics", "reference"):
         judge_against_reference(Subject(find(name), "cpu"), batch)

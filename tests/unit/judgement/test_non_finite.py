@@ -1,4 +1,4 @@
-"""Non-finite predictions: implementations that spread or replace them are found; all others are accepted."""
+"""Non-finite predictions: implementations that spread or replace NaN are found; correct ones conform."""
 
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,7 @@ class Cleaned(ReferenceAdapter):
 
 
 class Spread(ReferenceAdapter):
-    """A faulty loss that multiplies background by zero instead of leaving it out, so that NaN spreads."""
+    """A faulty loss that multiplies background by zero instead of skipping it, so that NaN spreads."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         honest = super().loss(feature_maps, *arguments)
@@ -63,7 +63,7 @@ def test_the_overlap_of_an_edge_at_infinity_is_zero_or_nan(name: str, value: str
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 def test_on_a_border_that_is_not_sharp_the_anchor_may_be_a_candidate_or_not(name: str):
-    """Implementations conform if only rounding decides whether an anchor on a box edge is a candidate."""
+    """An anchor that lies on a box edge up to rounding may be a candidate or not: both conform."""
     recipe = Recipe(((Truth("ordinary"),),), (11, 13), (1, 2), predictions="near")
     judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe).build())
 
@@ -183,7 +183,7 @@ def test_a_distance_off_the_positives_changes_no_loss(value: str):
 
 
 class SpreadsOverTheImage(ReferenceAdapter):
-    """An assigner that makes all target scores of an image NaN if its predictions have a non-finite value."""
+    """An assigner that sets all target scores of an image to NaN if one of its predictions is non-finite."""
 
     def __init__(self, dialect: Dialect, spreads_to_the_loss: bool = True, all_images: bool = False) -> None:
         super().__init__(dialect)
@@ -208,7 +208,7 @@ EVERYWHERE = [DIALECTS[name] for name in ("ultralytics-8.0.51", "ultralytics-8.0
 @pytest.mark.parametrize("dialect", EVERYWHERE)
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
 def test_where_overlaps_are_compared_everywhere_it_spreads_over_its_image(dialect: Dialect, place: int):
-    """In old dialects, which compare overlaps of all anchors, NaN spreads over its image and the loss."""
+    """In old dialects, NaN in one prediction spreads over its image: overlaps of all anchors are compared."""
     batch = NonFiniteBatch(RECIPE, place=place).build()
     judge(subject(SpreadsOverTheImage(dialect)), batch)
     if place == OUTSIDE:  # if the anchor is a candidate, the reference's loss is not finite either
@@ -220,7 +220,7 @@ def test_where_overlaps_are_compared_everywhere_it_spreads_over_its_image(dialec
 
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
 def test_a_padding_row_reads_the_first_class_everywhere(place: int):
-    """NaN in class 0 may spread over an image only if the image has padding rows, which read class 0."""
+    """NaN in class 0 may spread over an image only if the image has padding rows: their class is 0."""
     recipe = replace(RECIPE, images=((Truth("ordinary", label=1),), (Truth("huge", label=1),) * 2), classes=2)
     of_padding = NonFiniteBatch(recipe, class_logit=True, channel=0, place=place).build()
     judge(subject(SpreadsOverTheImage(EVERYWHERE[0])), of_padding)

@@ -1,4 +1,4 @@
-"""LOSS-SUM-1: if all terms are wrong by one factor, the divisor N (sum of target scores) is reported."""
+"""LOSS-SUM-1: if all loss terms are wrong by one factor, their divisor (sum of target scores) is reported."""
 
 from typing import Any
 
@@ -75,13 +75,13 @@ def test_a_division_by_a_sum_of_zero_is_named():
 
 
 def test_where_one_term_alone_is_not_zero_it_may_be_the_cross_entropy():
-    """Without ground truths, where only cls is not 0, a loss times 7 is reported at LOSS-CLS-1."""
+    """A loss 7 times too large, without ground truths, is reported at LOSS-CLS-1: only cls is not 0."""
     assert failure(Scaled([7.0] * 3), NOBODY).clause == "LOSS-CLS-1"
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_without_a_floor_a_division_by_zero_may_be_any_infinity_or_nan(value: float):
-    """In the dialect in which N can be 0, NaN and any infinity count as the expected infinity."""
+    """If a dialect divides by a score sum of 0, NaN and both infinities conform."""
     observed, naive = torch.tensor([value, 1.0]), torch.tensor([torch.inf, torch.inf])
     first, newest = DIALECTS["ultralytics-8.0.6"], NEWEST
     assert like_division_by_zero(observed, naive, first).tolist() == [torch.inf, 1.0]

@@ -1,4 +1,4 @@
-"""An exact feasibility problem that reaches its time limit is inconclusive in every caller, with the reason."""
+"""A feasibility problem that reaches its time limit makes the judgement inconclusive, with the reason."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ TOPK2 = replace(PLAIN, hyperparameters=Hyperparameters(topk=5, topk2=2))
 
 
 def large_problem() -> tuple[Any, ...]:
-    """Return arguments of `is_reachable`: 40 ground truths that tie for 400 anchors, and owners that are admissible."""
+    """Return arguments of `is_reachable`: 40 ground truths, 400 anchors with ties, and admissible owners."""
     chance = torch.Generator().manual_seed(0)
     truths, anchors, k = 40, 400, 10
 
@@ -70,7 +70,7 @@ def test_a_solution_that_was_found_before_the_limit_decides(monkeypatch: pytest.
 
 @pytest.fixture
 def no_time(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let every feasibility problem reach its limit, also those that need no solver, and list their callers."""
+    """Make every feasibility problem reach its time limit, and return the list of calling modules."""
     callers: list[str] = []
 
     def undecided(*_: Any) -> bool:
@@ -89,7 +89,7 @@ def subject(adapter: Any) -> Subject:
 
 
 class HalfScores(OutputsOnly):
-    """An assigner with target scores half as large."""
+    """An assigner whose target scores are half as large as the correct ones."""
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         found: Assignment = super().assign(inputs)
@@ -133,7 +133,7 @@ def test_a_fault_of_another_stage_is_divergent_all_the_same(no_time: list[str]):
 
 @pytest.mark.parametrize("recipe", [MIRRORED, TIED, MANY_EQUALS], ids=["mirrored", "tied", "equals"])
 def test_a_hidden_loss_is_never_divergent_for_lack_of_time(recipe: Recipe, no_time: list[str]):
-    """It conforms where another tried assignment explains it."""
+    """If every feasibility problem times out, a correct loss without exposed assignment does not fail."""
     right, batch = subject(Hidden(OtherWay())), recipe.build()
     assert not judge_against_reference(right, batch).verdict.fails
 

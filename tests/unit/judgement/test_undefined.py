@@ -1,4 +1,4 @@
-"""Batches whose box loss or assignment is 0 / 0 (IOU-1): only the undefined values are not judged."""
+"""If box loss or assignment are undefined, 0 / 0 (IOU-1), only the undefined values are not judged."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,7 +39,7 @@ RIGHT = ("ultralytics", "reference", "rearranged")
 
 
 class Altered(ReferenceAdapter):
-    """The reference with a function `change` applied to its loss; its assignment is exposed or hidden."""
+    """The reference with its loss changed by the function `change`, with or without exposed assignment."""
 
     def __init__(self, change: Any, hides: bool = False) -> None:
         super().__init__(NEWEST)
@@ -81,7 +81,7 @@ def test_no_other_check_fails(name: str):
 
 @pytest.mark.parametrize("hides", [False, True])
 def test_a_finite_value_is_accepted(hides: bool):
-    """A loss that returns finite numbers where the reference's box loss is 0 / 0 does not fail."""
+    """A loss that returns finite numbers where the reference's box loss is 0 / 0 is INCONCLUSIVE."""
     guarded = changed(
         lambda loss: replace(loss, total=loss.total.nan_to_num(), items=loss.items.nan_to_num()), hides
     )
@@ -130,7 +130,7 @@ def test_an_undefined_assignment_is_not_judged(name: str, alone: bool):
 
 
 class ReadsElse(UltralyticsAdapter):
-    """The installed release; the boxes of the assigner inputs that it exposes are off by one pixel."""
+    """The installed release, but the assigner inputs that it exposes have boxes that are off by one pixel."""
 
     def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
         loss = super().loss(feature_maps, annotations, head, hyperparameters)
@@ -145,7 +145,7 @@ def test_inputs_are_judged_all_the_same():
 
 
 def in_float32_alone() -> Batch:
-    """Return a batch whose overlap is 0 / 0 if computed in float32, and finite in float64."""
+    """Return a batch on which an overlap is 0 / 0 in float32, and finite in float64."""
     batch = INSIDE_OUT.build()
     maps = (torch.where(level == 0, 1e-9, level) for level in batch.feature_maps)
     return replace(batch, feature_maps=tuple(maps))
@@ -163,7 +163,7 @@ def test_a_value_that_only_rounding_makes_nan_may_be_nan(name: str):
 
 
 def test_a_relation_is_not_applicable_to_an_undefined_follow_up():
-    """A relation raises NotApplicable if only the loss of the transformed batch is not finite."""
+    """If the loss of a transformed batch is 0 / 0, a relation raises NotApplicable."""
     whole = replace(INSIDE_OUT, levels=None).build()
     assert supports_relations(whole, NEWEST)
 
@@ -193,7 +193,7 @@ OFF_CANDIDATES = Recipe(
 
 
 class SpreadOffCandidates(ReferenceAdapter):
-    """A loss whose target scores of image 0 are NaN, as where products with masks carry NaN into an image."""
+    """A loss of NaN, with NaN in all target scores of image 0, as if masks were applied by products."""
 
     def __init__(self, change: Any = None) -> None:
         super().__init__(EVERYWHERE)

@@ -1,4 +1,4 @@
-"""Findings (recorded faults of official releases) reproduce, or the release that fixed them is reported."""
+"""Every finding (recorded fault of a release) reproduces, or the release that fixed the fault is reported."""
 
 import ast
 from dataclasses import replace

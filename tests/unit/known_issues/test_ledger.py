@@ -62,7 +62,7 @@ def entry(tmp_path: Path) -> KnownIssue:
 
 
 def mine(version: str = "1.2", name: str = "mine") -> Subject:
-    """Return a subject whose adapter behaves like release 8.4.127 and declares the newest dialect."""
+    """Return an adapter as test subject that behaves like 8.4.127, but declares the newest dialect."""
     made = implementation_from(ReferenceAdapter(DIALECTS["ultralytics-8.4.127"]), name)
     return Subject(replace(made, name=name, version=version, dialect=NEWEST), "cpu")
 
@@ -107,7 +107,7 @@ def test_what_is_on_record_is_known(tmp_path: Path, entry: KnownIssue):
     ids=str,
 )
 def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue, changed: dict):
-    """A failure is not excused by a ledger entry with another stage, clause, batch or text."""
+    """A ledger entry for another stage, clause, batch or text does not excuse a failure."""
     conforms = conformance(tmp_path, (replace(entry, **changed),))
     with pytest.raises(Failure):
         conforms(SMALL)
@@ -251,7 +251,7 @@ EVERYWHERE = GOOD.replace('"small_8_16"', '"any_batch"').replace("2026-06-01", "
 
 @pytest.mark.slow
 def test_a_run_with_a_divergence_on_record(tmp_path: Path):
-    """A run with one recorded divergence passes; log, summary and report state its reason and expiry."""
+    """A run with one divergence in the ledger passes. Log, summary and report state its reason and expiry."""
     status, said = run(tmp_path, EVERYWHERE)
     assert status == 0, said
     folder = (tmp_path / "runs" / "latest").resolve()
@@ -286,7 +286,7 @@ def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
 def test_a_whole_run_in_which_nothing_was_excused(
     tmp_path: Path, entry: KnownIssue, recipe: Recipe, says: str
 ):
-    """A whole run, unlike a partial run, fails if a ledger entry excused none of its batches."""
+    """A ledger entry that matches no batch fails a whole run, but not a partial run."""
     entry = replace(entry, expires=date(2999, 1, 1))
     mended = mine()
     mended = replace(mended, implementation=replace(mended.implementation, adapter=ReferenceAdapter(NEWEST)))

@@ -1,4 +1,7 @@
-"""Data of the walkthrough of an image: the reference's values, and the positives by YOLOv5's rules."""
+"""Data of the walkthrough of an image.
+
+They equal the reference's values, and YOLOv5's rules for positives.
+"""
 
 import base64
 import json
@@ -25,7 +28,7 @@ from tal_reports.log.schemas import fault
 
 @pytest.fixture(scope="module")
 def recorded() -> RecordedTraining:
-    """Return a training of seven steps, of which the first and the last have the same images."""
+    """Return a recorded training of seven steps, of which the first and the last have the same images."""
     return recorded_training(Schedule(steps=7, recorded=(0, 1, 6)))
 
 

@@ -1,4 +1,4 @@
-"""Text of implementations cannot control terminals or CI runners, because `say` escapes all printed text."""
+"""All printed text passes through `say`, whose escaping keeps adapters from controlling terminals or CI."""
 
 import ast
 import io

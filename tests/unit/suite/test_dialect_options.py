@@ -1,4 +1,7 @@
-"""Options `--dialect` and `--against`: composed dialects are accepted; a mistyped name gets suggestions."""
+"""Options `--dialect` and `--against`.
+
+They accept composed dialects, and suggest names for a mistyped name.
+"""
 
 import pytest
 

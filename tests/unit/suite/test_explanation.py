@@ -1,4 +1,4 @@
-"""The explanation at the end of a run: what it names, what it never costs, and what follows from a choice."""
+"""The explanation that a run prints at its end: its text, its cost, and the choices that it names."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ BATCHES = 8
 
 
 def run_of(folder: Path, *names: str, **choices: Any) -> SessionState:
-    """Return a session that has judged a port with other choices on batches of some strategies."""
+    """Return a session that has judged `DensePort`, with changed choices, on batches of some strategies."""
     implementation = implementation_from(DensePort(NEWEST, "all", **choices), "port")
     run = SessionState(RunLogWriter(RunLog.create(folder)), "1", {"cpu": "tested"}, [implementation])
     run.recorder.begin({

@@ -1,4 +1,4 @@
-"""An incomplete run, an empty run, and a run without a requested implementation fail and do not become `latest`."""
+"""A run that is incomplete, empty, or lacks a requested implementation fails and does not become `latest`."""
 
 import json
 import os

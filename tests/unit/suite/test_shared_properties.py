@@ -1,4 +1,4 @@
-"""What failing batches share: the planted property is found first, and one that separates by chance is refuted."""
+"""Properties shared by all failing batches: a planted one is listed first, a coincidental one is removed."""
 
 from collections.abc import Callable
 from functools import cache
@@ -31,7 +31,7 @@ def recipes() -> list[Recipe]:
 
 
 class FailingWhere:
-    """Outcomes of an implementation that fails where a condition on the recipe holds."""
+    """An implementation's outcomes, which fail if a condition on the recipe is true."""
 
     def __init__(self, condition: Callable[[Recipe], bool]) -> None:
         self.condition = condition
@@ -41,7 +41,7 @@ class FailingWhere:
         return recipe.build()
 
     def conforms(self, recipe: Recipe, dialect: Dialect) -> bool:
-        """Return True unless the condition holds."""
+        """Return True unless the condition on the recipe is true."""
         return not self.condition(recipe)
 
 
@@ -58,7 +58,7 @@ def found_for(
     condition: Callable[[Recipe], bool],
     lines: list[dict[str, Any]] | None = None,
 ) -> list[dict[str, str | None]]:
-    """Return what failing batches share, for an implementation that fails where a condition holds."""
+    """Return the shared properties of failing batches, for an implementation that fails on `condition`."""
     outcomes: Any = FailingWhere(condition)
     given = [line_of(recipe, condition(recipe)) for recipe in recipes()[::2]] if lines is None else lines
 
@@ -109,7 +109,10 @@ def test_a_way_of_calling_is_found_though_no_batch_can_be_drawn(monkeypatch: pyt
 
 
 def test_what_separates_by_chance_is_refuted_by_drawn_batches(monkeypatch: pytest.MonkeyPatch):
-    """In the run all failing batches have two classes; drawn ones fail whatever their number of classes."""
+    """In the log all failing batches have two classes.
+
+    Since newly drawn batches also fail with one class, the number of classes is not reported.
+    """
 
     def condition(recipe: Recipe) -> bool:
         return recipe.seed % 2 == 1

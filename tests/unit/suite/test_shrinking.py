@@ -1,4 +1,4 @@
-"""One shrink for a cause: later tests report their first failing batch, and nothing else changes."""
+"""Hypothesis shrinks one failure of a cause; later tests with the cause report their first failing batch."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -33,12 +33,12 @@ class Recorded(NoSink):
 
 
 def run_test(budget: ShrinkBudget, stage: str = "metric", errors: str = "") -> tuple[int, list[int]]:
-    """Return the rows of the failing batch that a test reports, and those of every judged batch.
+    """Return the number of rows of the failing batch that a test reports, and of every judged batch.
 
     Args:
-        budget: what the session has shrunk.
+        budget: the failures for which the session has already shrunk a batch.
         stage: the stage at which batches with at least 20 rows fail.
-        errors: Python expression of the error, in bounds, by `rows`.
+        errors: Python expression of the failure's error, in multiples of its bound, given `rows`.
     """
     sink = Recorded()
     checker = Checker(SUBJECT, sink, "test", "G", shrinking=TestShrinking(budget, SUBJECT.id))
@@ -88,7 +88,10 @@ def test_a_used_up_budget_ends_shrinking_at_the_smallest_failure_so_far():
 
 
 def test_a_batch_close_to_its_bound_is_no_smaller_example_of_a_clear_failure():
-    """Batches of 20 to 29 rows fail by 2 bounds, larger ones by 90: the report shows one of these."""
+    """Batches of 20 to 29 rows exceed the bound 2 times, larger ones 90 times.
+
+    One with 30 rows is reported.
+    """
     assert run_test(ShrinkBudget(), errors="2.0 if rows < 30 else 90.0")[0] == 30
 
 

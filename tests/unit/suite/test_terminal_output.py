@@ -1,4 +1,4 @@
-"""What a failing run leaves out of the terminal: sections of failures that the report has, and nothing else."""
+"""A failing run omits from the terminal only those sections of a failure that the report contains."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""`assert_conforms` and its relatives choose the child's options and turn its end into a result or an error."""
+"""`assert_conforms` and similar functions: options of the child process, and errors from its exit status."""
 
 import inspect
 from pathlib import Path
@@ -22,7 +22,7 @@ class Own(ReferenceAdapter):
 
 
 class Children:
-    """Stand-in for the child process: records its options, and leaves a given run."""
+    """Stand-in for the child process: stores the options, and writes a prepared run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.options, self.given, self.limit = folder, [], {}, None
@@ -39,7 +39,7 @@ class Children:
 
 @pytest.fixture
 def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Children:
-    """Replace the child process; its run passes."""
+    """Replace the child process of `assert_conforms` by one whose run passes."""
     stand_in = Children(tmp_path / "run")
     write(stand_in.folder, [RUN, ("batch", batch(0, "my-assigner")), ("end", {"exit": 0})])
     monkeypatch.setattr(assertion, "run_by_name", stand_in.by_name)
@@ -49,7 +49,7 @@ def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Children:
 
 @pytest.fixture
 def failing(children: Children, tmp_path: Path) -> Children:
-    """Replace the child process; its run finds a divergence."""
+    """Replace the child process of `assert_conforms` by one whose run has a divergence."""
     children.folder, children.status = tmp_path / "failing", 1
     lines = ("batch", batch(0, "my-assigner")), ("divergence", divergence()), ("end", {"exit": 1})
     write(children.folder, [RUN, *lines])

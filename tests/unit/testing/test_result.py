@@ -1,4 +1,4 @@
-"""`ConformanceResult` gives verdict, counts, causes, message, report and a notebook's picture of a run."""
+"""`ConformanceResult`: verdict, counts, causes, message, report and HTML picture of a run."""
 
 import re
 from pathlib import Path

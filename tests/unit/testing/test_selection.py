@@ -1,4 +1,4 @@
-"""The name with which another process imports a class or function."""
+"""Names of a class or function, with which another process can import it."""
 
 import functools
 import sys
@@ -14,7 +14,7 @@ from tal_conformance.testing.selection import importable_name
 
 class Own(ReferenceAdapter):
     class Inner:
-        """A class in a class."""
+        """A nested class, defined inside another class."""
 
 
 def test_a_class_of_a_package_is_named_by_module():

@@ -54,7 +54,7 @@ def an_implementation(loss: Planted) -> Implementation:
 
 
 def with_numbers(shown: bool = False, **changed: float) -> Planted:
-    """Return the reference's loss function with changed hyperparameters; `shown` exposes its assignment."""
+    """Return the reference's loss with changed hyperparameters. If `shown`, it exposes its assignment."""
 
     def loss(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: Hyperparameters) -> Loss:
         returned = ReferenceAdapter().loss(maps, rows, head, replace(numbers, **changed))
@@ -90,7 +90,10 @@ def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining)
 def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refutes(
     recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch
 ):
-    """A stored training of the reference gives the same verdict; a failure trains the reference anew."""
+    """A stored training of the reference gives the verdict of a new one.
+
+    An implementation is judged to be wrong only after the reference is trained anew.
+    """
     implementation = find("ultralytics")
     ended = reference_training(recorded, NEWEST, STEPS)
     fresh = compare_training(implementation, recorded, STEPS)
@@ -186,7 +189,7 @@ def own_choice(batch: Batch) -> list[Tensor]:
 
 
 def equal_maps(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    """Return True if feature maps differ by at most 1e-6 of their largest value."""
+    """Return True if two sets of feature maps differ by at most 1e-6 of the largest value."""
     largest = max(float(each.abs().max()) for each in one)
     return all(
         torch.allclose(mine, theirs, rtol=0, atol=1e-6 * largest)
@@ -208,7 +211,7 @@ def test_a_choice_is_the_same_whoever_shows_it(batch: Batch):
 
 
 def without_one(choice: list[Tensor]) -> list[Tensor]:
-    """Return assignments, a mask of positives (M, A) for each image, without one of the positives."""
+    """Return assignments (masks of positives (M, A) for each image) with one positive removed."""
     image = next(number for number, positives in enumerate(choice) if positives.any())
     truth, anchor = choice[image].nonzero()[0].tolist()
     changed = [positives.clone() for positives in choice]

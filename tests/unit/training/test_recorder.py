@@ -43,7 +43,7 @@ Step = Callable[..., Tensor]
 
 @pytest.fixture
 def step(adapter: UltralyticsAdapter) -> Step:
-    """Return a function that calls the official loss, and returns the gradient for the first feature map."""
+    """Return a function that calls the official loss on a batch, and returns the first map's gradient."""
 
     def call(batch: Batch, validates: bool = False, criterion: Any = None, **more: Any) -> Tensor:
         maps = tuple(level.clone().requires_grad_(not validates) for level in batch.feature_maps)
@@ -269,7 +269,10 @@ def test_it_says_in_which_epoch_of_which_model(step: Step, tmp_path: Path):
 
 
 def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """If a mocked CUDA event never becomes ready, a step is stored two steps later without waiting before."""
+    """If a mocked CUDA event is never ready, a step is stored two steps later.
+
+    The recorder waits only then.
+    """
     waited: list[int] = []
 
     class Event:

@@ -1,4 +1,4 @@
-"""Exhaustive judging of every image of a scope: faults are reported on the smallest image or batch that has them."""
+"""The exhaustive check judges all images of a scope, and reports a fault on the smallest faulty image."""
 
 import json
 from collections.abc import Callable
@@ -218,7 +218,7 @@ def test_one_image_among_thousands_is_found(session: Session):
 
 @pytest.mark.slow
 def test_what_only_company_shows_is_reported_with_the_least_company(session: Session):
-    """A fault that shows only beside an empty image of the batch is reported on a batch of two images."""
+    """A fault that appears only if the batch also has an empty image is reported on a batch of two images."""
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
         counts = inputs.truth_mask[..., 0].sum(1)
@@ -260,7 +260,7 @@ def test_a_wrong_value_with_the_right_gradient_is_found(session: Session):
 
 
 def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkeypatch: pytest.MonkeyPatch):
-    """An image that the vectorised check rejects and the ordinary judge accepts is not a failure."""
+    """An image that the vectorised check rejects, but the ordinary judge accepts, is not a failure."""
     check_chunk = judging.check_chunk
 
     def strict(*arguments: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Worker processes have limits of time, message size and memory, no network, and leave nothing behind."""
+"""Worker processes have limits of time, message size and memory, and no network.
+
+They leave no files or processes.
+"""
 
 import os
 import resource

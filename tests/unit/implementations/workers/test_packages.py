@@ -45,7 +45,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_fetched_once_and_used_without_the_index_after(index: Path):
-    """The package is installed once without its dependencies, and then used without the index."""
+    """A package is installed once, without its dependencies. Later uses need no package index."""
     folder = ensure_package(SMALL)
     assert (folder / "small_package/__init__.py").read_text(encoding="utf-8") == "answer = 42\n"
     shutil.rmtree(index)
@@ -87,7 +87,10 @@ def test_a_damaged_copy_without_an_index(index: Path):
 
 @pytest.mark.slow
 def test_two_at_once(index: Path):
-    """Two concurrent processes get the same folder, and only one of them installs the package."""
+    """Two concurrent processes that need a package get the same folder.
+
+    Only one process installs the package.
+    """
     script = (
         "import sys; from pathlib import Path; from tal_conformance.implementations.workers import packages as p\n"
         "install = p.install\n"

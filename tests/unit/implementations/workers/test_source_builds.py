@@ -1,4 +1,7 @@
-"""Source releases are refused unless asked for; their build scripts run without network and without secrets."""
+"""Source releases are refused unless the user allows them.
+
+Their build scripts have no network and no secrets.
+"""
 
 import io
 import json
@@ -68,13 +71,13 @@ def archive(index: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """Return the path of a file that exists once the build script has run."""
+    """Return the path of a file that the build script creates, so that tests see if the script has run."""
     return tmp_path / "ran"
 
 
 @pytest.fixture
 def index(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Provide pip with a local index that has one source release, an empty cache, and a user with secrets."""
+    """Provide pip with an index of one source release, an empty cache, and a home folder with secrets."""
     import socket
 
     folder = tmp_path / "index"
@@ -105,7 +108,7 @@ def index(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def built() -> dict[str, Any]:
-    """Return what the build script of the release found."""
+    """Install the source release, and return the values that its build script recorded."""
     text = (ensure_package(SOURCE) / "built_from_source.py").read_text(encoding="utf-8")
     found: dict[str, Any] = {}
     exec(text, found)
@@ -114,7 +117,7 @@ def built() -> dict[str, Any]:
 
 
 def namespaces() -> bool:
-    """Return True if this system lets a process enter a network namespace."""
+    """Return True if a process can enter a network namespace on this system."""
     import subprocess
 
     script = f"import runpy; print(runpy.run_path({confine.__file__!r})['leave_network']())"
@@ -138,7 +141,10 @@ def test_no_code_of_a_release_runs_while_it_is_downloaded(index: Path, mark: Pat
 def test_a_build_has_no_network_and_no_secrets(
     index: Path, mark: Path, reviewed: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    """Where no namespace can be made, the build is refused, which the next test checks on every system."""
+    """The build script sees no network interfaces and no secrets.
+
+    If no network namespace can be made on this system, the build must be refused.
+    """
     if not reviewed:
         monkeypatch.setenv(SOURCES_VARIABLE, "1")
     if not namespaces():
@@ -166,7 +172,7 @@ def test_a_build_has_no_network_and_no_secrets(
 def test_a_build_is_refused_where_no_namespace_can_be_made(
     index: Path, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The script that leaves the network finds audit hooks alone, as on macOS."""
+    """Without network namespaces, as on macOS, a build is refused unless the variable is "with-network"."""
     folder = tmp_path / "scripts"
     folder.mkdir()
     (folder / "confine.py").write_text(

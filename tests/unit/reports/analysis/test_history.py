@@ -1,4 +1,4 @@
-"""history.jsonl, which has an entry for each run; comparisons of runs, and trends."""
+"""The file history.jsonl, with an entry for each run; comparisons of runs, and trends."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from tal_reports.analysis.trend import HEIGHT, power_trend_of, sparkline, trend_
 
 
 def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
-    """Write a run with these log lines and start time, and return its history entry."""
+    """Write a run with the given log lines and start time into `folder`, and return its history entry."""
     raw = b"".join(
         json.dumps(
             factory.line(kind, line, started) | ({"run": folder.name} if kind == "run" else {})
@@ -38,7 +38,7 @@ def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:0
 
 
 def run(*causes: Any, batches: Any = 20, **fields: Any):
-    """Return the log lines of a run of one implementation with these divergences."""
+    """Return the log lines of a run, in which one implementation has the given divergences."""
     return [
         ("run", run_line([implementation("my-assigner", version="1.0")], **fields)),
         *(("batch", batch(number, "my-assigner")) for number in range(batches)),
@@ -49,7 +49,7 @@ def run(*causes: Any, batches: Any = 20, **fields: Any):
 
 @pytest.fixture
 def pair(tmp_path: Path):
-    """Return the history entries of two runs with two causes of failure each, one cause in common."""
+    """Return the history entries of two runs with two causes of failure each; one cause is in both runs."""
     first = divergence(1, stage="metric", clause_group="TAL-MET")
     before = entry(tmp_path / "a", run(divergence(0), first))
     after = entry(
@@ -254,7 +254,7 @@ def test_benchmarks_have_the_ratio_of_the_last_run_on_such_a_machine(tmp_path: P
 
 
 def powered(folder: Path, survivors: int, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
-    """Return the history entry of a run that found nine planted faults, and missed `survivors` more."""
+    """Return the history entry of a run with planted faults: nine found, and `survivors` not found."""
     faults = [factory.power(number, **fields) for number in range(8)] + [factory.power(8, **fields)]
     faults += [factory.power(9, fault=f"survivor {number}", **fields) for number in range(survivors)]
     return entry(folder, [*factory.planting(0), *(("power", one) for one in faults)], started)

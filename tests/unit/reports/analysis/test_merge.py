@@ -26,7 +26,7 @@ def shard(
     extra: Any = (),
     **fields: Any,
 ):
-    """Write a run of one implementation on one device, and return its folder."""
+    """Write a run of one implementation on one device, with the given log fields, and return its folder."""
     run = run_line(
         [implementation(name, version=version)], environment=factory.ENVIRONMENT | {"torch": torch}, **fields
     )

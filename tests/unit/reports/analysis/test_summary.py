@@ -342,7 +342,7 @@ Counts = tuple[int, int | None]
 
 
 def result_with(run_dir: Path, lines: factory.Lines, *counts: Counts, end: bool = True) -> dict[str, Any]:
-    """Write a run with pairs (planned, finished) of test counts; return its implementation's summary."""
+    """Write a run with (planned, finished) counts of tests, and return its implementation's summary."""
     tests = [
         ("tests", {"implementation": "ultralytics", "planned": planned, "finished": finished})
         for planned, finished in counts
@@ -429,7 +429,7 @@ def test_reasons_of_undecided_batches_are_counted(run_dir: Path):
 
 
 def unsupported_run(excluded: int, judged: int) -> factory.Lines:
-    """Return the lines of a run of one implementation that does not support some of its batches."""
+    """Return log lines of a run whose implementation rejects `excluded` batches and is judged on `judged`."""
     lines = [batch(number, "limited", verdict="exact") for number in range(judged)]
     for number in range(excluded):
         reason = "16 bins only" if number % 3 else "no topk2"

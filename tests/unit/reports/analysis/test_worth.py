@@ -1,4 +1,4 @@
-"""What a pass is worth stands beside it, in table, report and summary."""
+"""A passing result states how many planted faults its profile finds, in table, report and summary."""
 
 from pathlib import Path
 from typing import Any
