@@ -422,11 +422,11 @@ class ImageComparison:
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         follows = ((old != new) & self.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
-        in_subprocess = ((old | new) & follows).any(0)[:, None]  # (A, 1)
+        excluded = ((old | new) & follows).any(0)[:, None]  # (A, 1)
         errors = self.own_errors(known, known.weight_errors(old, self.before.dtype))  # (A,)
         at_label = torch.zeros(self.old.scores.shape, dtype=errors.dtype, device=errors.device)
         at_label.scatter_(1, self.old.labels[:, None], errors[:, None])
-        now, before = self.new.scores.where(~in_subprocess, 0), self.old.scores.where(~in_subprocess, 0)
+        now, before = self.new.scores.where(~excluded, 0), self.old.scores.where(~excluded, 0)
         return self.to.assert_within(
             StageName.NORMALISATION, "target score w", now, before, at_label, SCORE, self.image
         )
