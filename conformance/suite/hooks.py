@@ -79,6 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "clauses(group): the clause group of the specification that the test covers"
     )
+    # a recipe of many ground truths is long on purpose, and Hypothesis repeats the warning for each test
+    config.addinivalue_line("filterwarnings", "ignore:Generating overly large repr")
     if config.option.collectonly or config.option.help:
         return
     make_draws_reproducible()

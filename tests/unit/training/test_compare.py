@@ -97,8 +97,8 @@ def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refut
     implementation = find("ultralytics")
     ended = reference_training(recorded, NEWEST, STEPS)
     fresh = compare_training(implementation, recorded, STEPS)
-    in_subprocess = Ended(ended.weights + 1, ended.choices)
-    assert compare_training(implementation, recorded, STEPS, ended=in_subprocess) == fresh
+    further = Ended(ended.weights + 1, ended.choices)
+    assert compare_training(implementation, recorded, STEPS, ended=further) == fresh
     wrong = compare_training(an_implementation(with_numbers(topk=9)), recorded, STEPS, ended=ended)
     assert not wrong.agrees
 
