@@ -16,7 +16,7 @@ INDEX_OF_SIZES: dict[str, Row] = {
     "column_of_8_bits": Row("ANC-1", StageName.DECODE, "crossings"),
     "centres_end_at_1024_px": Row("ANC-1", StageName.DECODE, "crossings"),
     "only_2048_positives": Row("LOSS-BOX-1 LOSS-DFL-1", StageName.BOX, "crossings"),
-    "only_65536_positives": Row("LOSS-BOX-1 LOSS-DFL-1", StageName.DFL, "crossings"),
+    "only_65536_positives": Row("LOSS-BOX-1 LOSS-DFL-1", StageName.BOX, "crossings"),
     "target_index_in_float32": Row("LOSS-CLS-1", StageName.GRADIENTS, "crossings"),
     "only_1000_classes": Row("LOSS-CLS-1", StageName.CLS, "crossings"),
     "candidates_in_chunks_of_64": Row("TAL-CAND-1", StageName.CANDIDATES, "crossings"),
