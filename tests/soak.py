@@ -80,7 +80,7 @@ def one_round(examples: int) -> int:
 
 
 def sample(began: float, status: int) -> Sample:
-    """Return the counts of this process now."""
+    """Return the present counts of this process, after a round that ended with `status`."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -90,11 +90,11 @@ def sample(began: float, status: int) -> Sample:
 
 
 def problems(samples: Sequence[Sample], minutes: float) -> list[str]:
-    """Return what is wrong with the samples of a soak, as sentences; [] if nothing is.
+    """Return a sentence for each fault found in the samples of a soak; [] if there is none.
 
     Args:
-        samples: in their order.
-        minutes: length of the soak.
+        samples: in the order in which they were taken.
+        minutes: planned length of the soak.
     """
     third, window = minutes / 3, minutes * WINDOW
     early = min(samples, key=lambda found: abs(found.minutes - third))
@@ -115,7 +115,7 @@ def problems(samples: Sequence[Sample], minutes: float) -> list[str]:
 
 
 def main() -> int:
-    """Run rounds until the time is over, print every sample, and return 1 if something grew, else 0."""
+    """Run rounds until the time is over, and print each sample. Return 1 if a count grew, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--examples", type=int, default=2, help="batches of each test in a round")

@@ -1,4 +1,4 @@
-"""The walkthrough: every stage of the assigner on one photograph, from the values in walkthrough.json."""
+"""The walkthrough page: every stage of the assigner on one photograph, drawn from walkthrough.json."""
 
 import json
 import math
@@ -31,7 +31,7 @@ MIN_DISC = 0.7
 
 @dataclass(frozen=True)
 class Shape:
-    """A rectangle (x, y, width, height) or a disc (x, y, radius), with a kind that the style sheet defines.
+    """A rectangle (x, y, width, height) or a disc (x, y, radius), whose `kind` the style sheet defines.
 
     Attributes:
         kind: `box`, `predicted`, `disc`, `line` or `cell`.
@@ -102,7 +102,7 @@ class Walkthrough:
 
 
 def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
-    """Return the walkthrough of a run and None, or None and the fault of its file; (None, None) without the file."""
+    """Return (walkthrough of a run, None), or (None, fault of its file); (None, None) if there is no file."""
     path = folder / NAME
     if not path.is_file():
         return None, None
@@ -117,7 +117,7 @@ def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
 
 
 def _broken(data: dict[str, Any]) -> str | None:
-    """Return a description of the fault in the data, such as an index out of range; None if the data are valid."""
+    """Return a description of the first fault in the data, such as an index out of range; None if valid."""
     picture, truths = data["picture"], len(data["picture"]["truths"])
     anchors = [data["anchor"], *(row[0] for row in data["candidates"])]
     anchors += [row["anchor"] for row in data["conflict"]["anchors"]]
@@ -160,7 +160,7 @@ def _at(data: dict[str, Any], number: int) -> Anchor:
 
 
 def _truths(data: dict[str, Any], only: int | None = None) -> list[Shape]:
-    """Return the outlines of all ground truths, or of one ground truth."""
+    """Return the outlines of all ground truths, or only of ground truth `only`."""
     return [
         Shape("box", _sides(truth["box"]), number, text=f"GT {number}", title=_gt(data, number))
         for number, truth in enumerate(data["picture"]["truths"])
@@ -432,7 +432,7 @@ def _loss(data: dict[str, Any]) -> Step:
 
 
 def _static(data: dict[str, Any]) -> Step | None:
-    """Return a step that compares YOLOv5's fixed positives with the assignment at two times of a training, or None."""
+    """Return a step that compares YOLOv5's fixed positives with two assignments; None without the data."""
     static = data["static"]
     if static is None:
         return None

@@ -8,7 +8,10 @@ from tal_conformance.benchmarks.operations import Operation
 
 @dataclass
 class FakeClock:
-    """A clock that only `pass_` advances; `calls` lists the names of settling and of timed steps, in order."""
+    """A clock that only `pass_` advances.
+
+    `calls` lists the names of all settling and timed calls in order.
+    """
 
     now: float = 0.0
     calls: list[str] = field(default_factory=list)

@@ -95,7 +95,7 @@ def batch(number: int = 0, name: str = "ultralytics", **fields: Any) -> dict[str
 
 
 def picture(**fields: Any) -> dict[str, Any]:
-    """Return a picture's data: 32 x 32 px, stride 8, two overlapping ground truths, anchor 6 assigned wrongly."""
+    """Return the data of a picture: 32 x 32 px, stride 8, two overlapping ground truths, a wrong anchor 6."""
     drawn = {
         "image": 0,
         "width": 32,
@@ -142,7 +142,7 @@ def picture(**fields: Any) -> dict[str, Any]:
 
 
 def anchor(pairs: list[list[float]], **fields: Any) -> dict[str, Any]:
-    """Return the explanation of an anchor in a picture's data; `pairs` has a row for each ground truth."""
+    """Return the data of an anchor's explanation; `pairs` has one row of values for each ground truth."""
     return {"box": [9.5, 2.5, 30.0, 28.0], "pairs": pairs, "loss": [0.0, 0.1, 0.0], "outside": None} | fields
 
 
@@ -356,7 +356,10 @@ def scope(**fields: Any) -> dict[str, Any]:
 
 
 def power(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """Return the log line of planted fault `number`; of ten faults the ninth is equivalent, the tenth survives."""
+    """Return the log line of a planted fault. If `number` ends in 8, it is equivalent.
+
+    If in 9, it survives.
+    """
     stage = list(CLAUSES)[number % len(CLAUSES)]
     line = {
         "profile": "ci",
@@ -432,7 +435,7 @@ def failing(divergences: int = 1, batches: int = 90) -> Lines:
 
 
 def write(folder: Path, lines: Lines) -> Path:
-    """Write log lines into the folder of a run, and return the folder."""
+    """Write log lines into the folder of a run, and return the path of the folder."""
     with RunLog.create(folder.parent, folder.name) as log:
         for kind, fields in lines:
             log.append(kind, **fields)
@@ -450,6 +453,6 @@ def raw(*lines: dict[str, Any]) -> bytes:
 
 
 def line(kind: str, fields: dict[str, Any], time: str = "2025-11-24T02:10:33.000+00:00") -> dict[str, Any]:
-    """Return a line of the run log as the dictionary that `RunLog` writes for these fields."""
+    """Return a line of the run log as a dictionary, as `RunLog` would write it for these fields."""
     run = {"schema": 4, "run": "synthetic"} if kind == "run" else {}
     return {"kind": kind, "time": time, **run, **fields}

@@ -1,4 +1,4 @@
-"""A second, dense implementation of assigner and loss, written independently of the reference.
+"""A second, dense implementation of assigner and loss, written separately from the reference.
 
 It is deliberately small and slow: every pair of a ground truth and an anchor is computed, image by image, with
 PyTorch's own losses. A test judges it by the composed dialect with the same choices.
@@ -16,7 +16,7 @@ from tal_reference import Head, Hyperparameters
 
 
 def overlap_of(kind: str, one: Tensor, other: Tensor) -> Tensor:
-    """Return IoU, GIoU, DIoU or CIoU (see `kind`) of two tensors of boxes (.., 4), which broadcast."""
+    """Return IoU, GIoU, DIoU or CIoU, selected by `kind`, of two tensors of boxes (.., 4) that broadcast."""
     eps = 1e-7
     (x1, y1, x2, y2), (a1, b1, a2, b2) = one.unbind(-1), other.unbind(-1)
     w, h, v, g = x2 - x1, y2 - y1 + eps, a2 - a1, b2 - b1 + eps
@@ -96,7 +96,7 @@ class DensePort:
         return labels[index], truths[index], scores.to(weights), foreground, index
 
     def inside(self, truths: Tensor, inputs: AssignerInputs) -> Tensor:
-        """Return a mask (M, A): True if the anchor lies inside the ground truth's widened box."""
+        """Return a mask (M, A): True if the anchor's centre lies inside the ground truth's widened box."""
         widest = inputs.head.strides[min(1, len(inputs.head.strides) - 1)]
         if self.chosen("small_box_floor") == "none":
             widest = 0
@@ -110,7 +110,10 @@ class DensePort:
         return depth >= 0 if self.chosen("edge_counts") else depth > 1e-9
 
     def settled(self, taken: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """Return the selection (M, A) reduced to at most one ground truth per anchor; u and t are (M, A)."""
+        """Return the selection (M, A) with at most one ground truth per anchor.
+
+        `u` and `t` are overlap and alignment metric, (M, A).
+        """
         rivals = {"overlap": u, "metric": t, "claimants": u.masked_fill(~taken, -10), "first": taken.int()}
         best = rivals[self.chosen("contested", "overlap")].argmax(0)
         only = functional.one_hot(best, len(taken)).T.bool()

@@ -99,7 +99,7 @@ class Doubled(torch.autograd.Function):
 
 
 class Backward(ArticleAdapter):
-    """An adapter whose loss is doubled through an autograd function with a backward pass on the CPU."""
+    """An adapter with a doubled loss, whose backward pass computes on the CPU."""
 
     def loss(
         self,
@@ -128,7 +128,7 @@ FAULTS: dict[type, str] = {
 
 
 def with_assigner(assigner: type) -> Implementation:
-    """Return the article's adapter, which uses `assigner` instead of its own assigner class."""
+    """Return an adapter of the article's code that uses the class `assigner` instead of its own one."""
 
     class Planted(ArticleAdapter):
         name = assigner.__name__
@@ -141,6 +141,6 @@ def with_assigner(assigner: type) -> Implementation:
 
 
 def planted_line(of: type) -> int:
-    """Return the number of the line marked `planted` in the source file of a class."""
+    """Return the number of the line marked `planted` in the source file of the class `of`."""
     lines, start = inspect.getsourcelines(of)
     return start + next(number for number, line in enumerate(lines) if line.rstrip().endswith("# planted"))

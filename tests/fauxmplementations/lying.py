@@ -1,4 +1,4 @@
-"""Adapters whose results deceive: tensor subclasses, results that change later, and shared memory."""
+"""Adapters with deceptive results: tensor subclasses, results that change later, and shared memory."""
 
 import threading
 import time

@@ -28,7 +28,7 @@ def planted(replaces: dict[str, Any], stage: str = "normalisation") -> Fault:
 
 
 def items_over(own_sum: Any) -> Any:
-    """Return a faulty `loss_items` that divides by `own_sum(weights)` instead of the sum (LOSS-SUM-1)."""
+    """Return a faulty `loss_items` that divides by `own_sum(weights)`, not the score sum (LOSS-SUM-1)."""
 
     def loss_items(predictions: Predictions, targets: Any, *rest: Any) -> Tensor:
         weights = predictions.boxes.new_zeros(predictions.boxes.shape[:2])  # (B, A)
@@ -52,12 +52,12 @@ def cell_corners(*arguments: Any) -> Any:
 
 
 def images_reversed(predictions: Predictions, truths: list[GroundTruths], *rest: Any) -> list[Targets]:
-    """Return targets computed with the images' ground truths in reverse order."""
+    """Return the targets of images whose ground truths are assigned to the images in reverse order."""
     return _assign_images(predictions, truths[::-1], *rest)
 
 
 def softmax_for_sigmoid(predictions: Predictions, *rest: Any) -> list[Targets]:
-    """Return targets computed with the softmax of class logits instead of their sigmoid."""
+    """Return targets computed with the softmax of class logits instead of the sigmoid."""
     logits = predictions.logits.log_softmax(2)
     return _assign_images(
         replace(predictions, logits=(logits - torch.log1p(-logits.exp().clamp(max=0.999)))), *rest
@@ -65,7 +65,7 @@ def softmax_for_sigmoid(predictions: Predictions, *rest: Any) -> list[Targets]:
 
 
 class Stale:
-    """Faulty assignment: an image without ground truths gets the targets of the previous image."""
+    """Faulty assignment that gives an image without ground truths the targets of the previous image."""
 
     last: Targets | None = None
 
@@ -169,7 +169,7 @@ PLANTED: list[tuple[str, str, Fault]] = [
 
 
 class OutputsOnly(ReferenceAdapter):
-    """The reference, which exposes its outputs but no intermediate results."""
+    """The reference, exposing the outputs of its assigner but no intermediate results."""
 
     exposes_stages = False
 
@@ -192,7 +192,7 @@ class AssignerAlone:
 
 
 class LossAlone:
-    """The reference's loss, exposing neither assignment nor inputs."""
+    """The reference's loss, which exposes neither its assignment nor the assigner's inputs."""
 
     def __init__(self, fault: Fault | None = None) -> None:
         self.adapter = FaultyReference(fault) if fault else ReferenceAdapter()
@@ -216,7 +216,7 @@ class Float64Inside(ReferenceAdapter):
 
 
 class BreaksTiesAtRandom(ReferenceAdapter):
-    """The reference with ties broken at random, differently in each call."""
+    """The reference with ties broken at random, in a different way at each call."""
 
     def __init__(self, exposes_stages: bool = True) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Wrong implementations that violate no relation, so that relations must accept them."""
+"""Wrong implementations that violate no metamorphic relation, so that the relations must accept them."""
 
 from dataclasses import replace
 from typing import Any
@@ -55,7 +55,7 @@ HALF_SIZE = planted({"tal_reference.loss.ground_truths": halved}, "candidates")
 
 
 class Outputs(FaultyReference):
-    """A faulty assigner and loss that expose outputs, but no intermediate results."""
+    """A faulty assigner and loss that expose the assigner's outputs, but no intermediate results."""
 
     def __init__(self, fault: Fault, dialect: Dialect = NEWEST) -> None:
         ReferenceAdapter.__init__(self, dialect)
@@ -85,7 +85,7 @@ class HiddenLoss:
 
 
 class OtherFactor(ReferenceAdapter):
-    """A loss whose total is `factor` times its items, instead of the batch size times its items."""
+    """A loss whose total is its items times `factor`, where times the batch size is correct."""
 
     def __init__(self, factor: float, hides: bool) -> None:
         super().__init__()

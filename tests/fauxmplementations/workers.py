@@ -22,7 +22,7 @@ class Right(ReferenceAdapter):
 
 
 class Double:
-    """Base class: correct on batches without ground truths, and failing on all others."""
+    """Base class of the adapters: correct on batches without ground truths, failing on all others."""
 
     name = "double"
     version = "1"
@@ -52,7 +52,7 @@ class Hangs(Double):
 
 
 class Leaves(Double):
-    """Starts a process that outlives the worker, writes its process id into a file, and hangs."""
+    """Starts a process that outlives the worker, writes that process's id into a file, and hangs."""
 
     def fail(self) -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -155,7 +155,7 @@ FIRST_GAIN = 100
 
 
 class Every(Double):
-    """Adapter that delegates each call to another adapter, which the DFL gain of the batch selects."""
+    """Adapter that delegates each call to one of the other adapters, which the batch's DFL gain selects."""
 
     def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
         place = max(0, int(hyperparameters.dfl_gain) - FIRST_GAIN)

@@ -30,7 +30,7 @@ class CodeRan(Exception):
 
 
 class Watch:
-    """Audit hook that records if code is executed, even if the reader catches the error."""
+    """Audit hook that records each execution of code, even if the reader catches the error."""
 
     def __init__(self) -> None:
         self.seen = ""
@@ -42,7 +42,7 @@ class Watch:
 
 
 def problem(reader: Reader, content: bytes, watch: Watch) -> tuple[str, str] | None:
-    """Return place and message of a reader's failure on an input; None if the reader does not fail."""
+    """Return code line and message of a reader's failure on an input; None if the reader does not fail."""
     watch.seen = ""
     try:
         reader.read(content)

@@ -17,7 +17,7 @@ BYTES = (
 
 
 def nested(levels: int) -> list[Any]:
-    """Return an empty list inside `levels` nested lists."""
+    """Return an empty list that is nested in `levels` lists."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value]
@@ -57,7 +57,7 @@ def changed_bytes(sample: bytes, chance: random.Random) -> bytes:
 
 
 def changed_json(value: Any, chance: random.Random) -> Any:
-    """Return a copy of a JSON value with one to three nodes replaced, removed, duplicated or renamed."""
+    """Return a copy of a JSON value in which one to three nodes are replaced, removed, doubled or renamed."""
     value = copy.deepcopy(value)
     for _ in range(chance.choice((1, 1, 2, 3))):
         value = _changed(value, chance)

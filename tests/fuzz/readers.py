@@ -1,4 +1,4 @@
-"""The readers of external files and messages, each with valid samples and its documented errors."""
+"""All readers of files and messages from outside, each with valid samples and its documented errors."""
 
 import json
 import random
@@ -116,7 +116,7 @@ def log_reader(folder: Path) -> Reader:
 
 
 def every_kind() -> factory.Lines:
-    """Return the lines of a log, with one line of every kind."""
+    """Return the lines of a run log that has one line of every kind."""
     return [
         *factory.failing(1, batches=2)[:-1],
         ("difference", factory.difference()),
@@ -175,7 +175,7 @@ def cache_reader(folder: Path) -> Reader:
 
 
 def frame_reader(_: Path) -> Reader:
-    """Return the reader of messages between the suite and a worker."""
+    """Return the reader of messages between the suite's process and a worker process."""
     batch = RECIPE.build()
     tensors = {"0.annotations": batch.annotations, "0.level.0": batch.feature_maps[0]}
     samples = [encoded({"answers": [{"total": True, "assignment": False}]}, tensors), encoded({"name": "x"})]
@@ -215,7 +215,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {
 
 
 def inputs(reader: Reader, chance: random.Random) -> Iterator[bytes]:
-    """Yield changed samples without end: half with changed bytes, half changed by `reader.changed`."""
+    """Yield endless changed samples: half with random changes of bytes, half changed by `reader.changed`."""
     while True:
         sample = chance.choice(reader.samples)
         if chance.random() < 0.5:
@@ -225,7 +225,7 @@ def inputs(reader: Reader, chance: random.Random) -> Iterator[bytes]:
 
 
 def dumped(value: object) -> bytes:
-    """Return a value as JSON bytes, in which NaN and infinities are allowed."""
+    """Return a value as JSON in bytes, with NaN and infinities if it has any."""
     return json.dumps(value).encode()
 
 

@@ -1,4 +1,4 @@
-"""Every reader and every path of text, by name."""
+"""The table of all fuzzed readers and text outputs, by name."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Readers of what users write, and of what a run leaves beside its log."""
+"""Readers of files and options that users write, and of the files that a run writes beside its log."""
 
 import argparse
 import json
@@ -53,7 +53,7 @@ ENTRY = {
 
 
 def toml(entries: Any) -> bytes:
-    """Return a ledger in TOML; values that TOML does not have are written as in JSON."""
+    """Return a ledger of known issues as TOML. Values without a form in TOML are written as in JSON."""
     lines = []
     for entry in entries if isinstance(entries, list) else [entries]:
         lines.append("[[entry]]")
@@ -83,7 +83,7 @@ def ledger_reader(folder: Path) -> Reader:
 
 @contextmanager
 def variable(name: str, text: str) -> Iterator[None]:
-    """Set an environment variable for the duration of the block."""
+    """Set an environment variable within the `with` block."""
     os.environ[name] = text.replace("\0", "") or " "
     try:
         yield
@@ -92,13 +92,13 @@ def variable(name: str, text: str) -> Iterator[None]:
 
 
 def limits_of(text: str) -> object:
-    """Return the limits of a worker that two environment variables with this text set."""
+    """Return a worker's time limit and memory limit if both environment variables are set to `text`."""
     with variable(TIMEOUT_VARIABLE, text), variable(MEMORY_VARIABLE, text):
         return default_timeout(), memory_limit()
 
 
 def version_of(text: str) -> object:
-    """Return the numbers of a release; None for another text, which the caller quotes."""
+    """Return the numbers of a release; None if the text is not a release (callers then quote the text)."""
     try:
         return parsed(text)
     except ValueError:
@@ -106,7 +106,7 @@ def version_of(text: str) -> object:
 
 
 def option_reader(_: Path) -> Reader:
-    """Return the reader of the texts of options and environment variables: the first byte says which."""
+    """Return the reader of options and environment variables. The first byte selects the option."""
     readers: list[Callable[[str], object]] = [
         dialect_from,
         positive,
@@ -136,7 +136,7 @@ def option_reader(_: Path) -> Reader:
 
 
 def build_reader(folder: Path) -> Reader:
-    """Return the reader of the build requirements of a source release."""
+    """Return the reader of a source release's build requirements."""
     path = folder / "pyproject.toml"
     sample = (
         b'[build-system]\nrequires = ["setuptools>=61", "wheel"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -162,7 +162,7 @@ def build_reader(folder: Path) -> Reader:
 
 
 def schema_reader(folder: Path) -> Reader:
-    """Return the validation of summaries and lines of logs by their JSON Schemas."""
+    """Return a reader that validates summaries and log lines against their JSON Schemas."""
     run = factory.write(folder / "run", every_kind())
     samples = [dumped(["summary", summarise(read_log(run))])]
     samples += [dumped(["log", json.loads(line)]) for line in (run / "log.jsonl").read_bytes().splitlines()]
@@ -192,7 +192,7 @@ def walkthrough_reader(folder: Path) -> Reader:
 
 
 def shard_reader(folder: Path) -> Reader:
-    """Return the merging of two runs, of which one is changed."""
+    """Return a reader that merges two runs, one of which is changed."""
     shards = [factory.write(folder / name, every_kind()) for name in ("right", "changed")]
     into = folder / "merged"
     sample = (shards[1] / "log.jsonl").read_bytes()

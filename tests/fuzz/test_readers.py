@@ -1,4 +1,7 @@
-"""A few changed inputs for each reader (`python -m tests.fuzz` runs more), and pickles, which must not be loaded."""
+"""Some changed inputs for each reader, and pickles, which must not be loaded.
+
+`python -m tests.fuzz` runs more.
+"""
 
 import io
 import random
@@ -49,7 +52,7 @@ def test_any_bytes(reader: Reader, content: bytes, seed: int):
 
 
 def zipped(content: bytes) -> bytes:
-    """Return a zip file with a pickle, in the format of torch.save."""
+    """Return a zip file that contains a pickle, as written by torch.save."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", content)
@@ -66,7 +69,7 @@ def test_a_pickle_is_not_run(reader: Reader, content: bytes, tmp_path: Path, mon
 
 
 def test_depth(reader: Reader):
-    """Every reader rejects JSON that is nested deeper than Python's stack, without a RecursionError."""
+    """JSON nested deeper than Python's recursion limit: every reader rejects it without a RecursionError."""
     text = b"[" * 100_000
     for content in (
         text,
@@ -78,7 +81,7 @@ def test_depth(reader: Reader):
 
 
 def test_what_the_fuzzer_must_notice(tmp_path: Path):
-    """`problem` reports a reader that raises an undocumented error, and a reader that loads a pickle."""
+    """`problem` reports a reader that raises an undocumented error, and one that loads a pickle."""
 
     def runs(content: bytes) -> object:
         return __import__("pickle").loads(content)

@@ -1,4 +1,4 @@
-"""Fuzzed text on its way out: to a terminal of any encoding, to Markdown, to HTML and to a job's log."""
+"""Fuzzed texts, printed to terminals of several encodings, Markdown, HTML and job summaries."""
 
 import io
 import json
@@ -39,7 +39,7 @@ UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def check_terminal(shown: str) -> None:
-    """Raise AssertionError if a shown text controls a terminal or the runner of a CI job."""
+    """Raise AssertionError if the text `shown` could control a terminal or a CI runner."""
     shown.encode()
     for character in set(shown) - {"\n", "\t"}:
         assert unicodedata.category(character) not in UNSEEN, f"{character!r} is shown"
@@ -48,7 +48,7 @@ def check_terminal(shown: str) -> None:
 
 
 def check_markdown(shown: str) -> None:
-    """Raise AssertionError if text in Markdown is more than text on one line."""
+    """Raise AssertionError if the text `shown` has several lines, markup, a tag, a mention or a link."""
     check_terminal(shown)
     assert "\n" not in shown, "the text has several lines"
     assert not re.search(r"(?<!\\)(\\\\)*[`*_\[\]|~!]", shown.replace("&#", "")), "the text has markup"
@@ -58,14 +58,14 @@ def check_markdown(shown: str) -> None:
 
 
 class Elements(HTMLParser):
-    """Counts scripts, handlers of events and addresses of an HTML page."""
+    """Parser that counts the scripts of an HTML page, and rejects event handlers and addresses that load."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scripts = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Count a script; raise AssertionError for a handler, or an address that runs or loads something."""
+        """Count scripts, and raise AssertionError for an event handler or an address that runs something."""
         self.scripts += tag == "script"
         for name, value in attrs:
             assert not name.startswith("on"), f"<{tag} {name}>"
@@ -77,7 +77,7 @@ class Elements(HTMLParser):
 
 
 def scripts_of(html: str) -> int:
-    """Return the number of scripts of a page.
+    """Return the number of scripts in a page.
 
     Raises:
         AssertionError: an element runs or loads something.
@@ -88,7 +88,7 @@ def scripts_of(html: str) -> int:
 
 
 def text_reader(_: Path) -> Reader:
-    """Return the path of a text to terminals of four encodings and into Markdown."""
+    """Return a reader that prints a text to terminals of four encodings, and escapes it for Markdown."""
 
     def read(content: bytes) -> object:
         text = content.decode("utf-8", "surrogateescape")
@@ -109,14 +109,14 @@ def text_reader(_: Path) -> Reader:
 
 
 def pieced(sample: bytes, chance: random.Random) -> bytes:
-    """Return a text of a few hostile pieces, sometimes with changed bytes."""
+    """Return a text joined from a few hostile pieces, sometimes with changed bytes."""
     text = "".join(chance.choice(PIECES) for _ in range(chance.randint(1, 5)))
     content = text.encode("utf-8", "surrogatepass") + sample
     return changed_bytes(content, chance) if chance.random() < 0.3 else content
 
 
 def hostile_lines(sample: bytes, chance: random.Random) -> bytes:
-    """Return a log in which a third of the texts hold hostile pieces; kinds and verdicts stay."""
+    """Return a log in which a third of the texts contain hostile pieces; kinds and verdicts are unchanged."""
     lines = [json.loads(line) for line in sample.splitlines()]
     return b"".join(dumped(with_pieces(line, chance)) + b"\n" for line in lines)
 
@@ -137,7 +137,7 @@ FIXED = (
 
 
 def with_pieces(value: Any, chance: random.Random) -> Any:
-    """Return a copy of a JSON value in which some texts hold hostile pieces."""
+    """Return a copy of a JSON value in which some texts contain hostile pieces."""
     if isinstance(value, dict):
         return {name: item if name in FIXED else with_pieces(item, chance) for name, item in value.items()}
     if isinstance(value, list):
@@ -148,7 +148,7 @@ def with_pieces(value: Any, chance: random.Random) -> Any:
 
 
 def page_reader(folder: Path) -> Reader:
-    """Return the path of a log's texts to the table on the terminal, the job summary and the HTML report."""
+    """Return a reader that renders a log as terminal table, job summary and HTML report."""
     run = folder / "run"
     sample = factory.write(run, every_kind()).joinpath("log.jsonl").read_bytes()
     before = entry_of(log := read_log(run), summarise(log))
@@ -170,7 +170,7 @@ def page_reader(folder: Path) -> Reader:
 
 
 def check_job_summary(text: str) -> None:
-    """Raise AssertionError if a job summary holds a tag, an image or a script of a foreign text."""
+    """Raise AssertionError if a job summary contains a tag, image or script from a text of the log."""
     check_terminal(text)
     without_code = re.sub(r"`[^`\n]*`|(?m:^    .*$)", "", text)
     assert not re.search(r"<\s*(script|img|iframe|a|svg)\b", without_code, re.IGNORECASE), (

@@ -64,7 +64,7 @@ def read_all(pipe: int) -> int:
 
 
 def run_once(folder: Path, seconds: float | None) -> tuple[int, int, Path | None]:
-    """Run the suite, and kill it after `seconds`; None lets it finish.
+    """Start the suite and kill it after `seconds`; if None, wait for its end.
 
     Returns:
         The wait status of the process, the number of judged batches, and the run's folder, if it exists.
@@ -88,7 +88,9 @@ def run_once(folder: Path, seconds: float | None) -> tuple[int, int, Path | None
 
 
 def state_of(run: Path | None, judged: int) -> str:
-    """Return a description of the state of a run's log, given the number of judged batches.
+    """Return a description of a killed run's log.
+
+    `judged` is the number of batches that the run had judged.
 
     Raises:
         AssertionError: a judged batch is missing, or the log cannot be rendered.

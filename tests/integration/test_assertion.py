@@ -1,4 +1,4 @@
-"""`assert_conforms` in the tests of another project: with its own configuration, plugins, conftest and traces."""
+"""`assert_conforms` in another project's tests, which have their own configuration, plugins and conftest."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Exchanged(MyAssigner):
 
 @pytest.fixture
 def project(tmp_path: Path, readme_assigner: str) -> Path:
-    """Return a project with the README's adapter, a wrong one, and settings that would break a run of the suite."""
+    """Return a project with a correct and a wrong adapter, and settings that could disturb the suite."""
     (tmp_path / "my_adapter.py").write_text(readme_assigner)
     (tmp_path / "wrong.py").write_text(
         f"from dataclasses import replace\n\nfrom my_adapter import MyAssigner\n\n{WRONG}"

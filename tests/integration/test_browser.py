@@ -462,7 +462,7 @@ AXE = """async (rules) => {
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """Return the JavaScript source of axe-core, a checker of accessibility; skip if it is not installed."""
+    """Return the JavaScript source of axe-core, which checks accessibility; skip the test without it."""
     found = importlib.util.find_spec("axe_playwright_python")
     if found is None or found.origin is None:
         assert os.environ.get("TAL_REQUIRE_BROWSER") != "1", "axe-playwright-python is not installed"

@@ -23,7 +23,7 @@ DOUBLES = Path(__file__).parents[1] / "fauxmplementations" / "misbehaving.py"
 def start(
     folder: Path, *options: str, names: tuple[str, ...] = ("reference",), blocks: str = "unlimited"
 ) -> subprocess.Popen[str]:
-    """Start a short run of the suite; `blocks` limits the size of its files, in blocks of 512 bytes."""
+    """Start a short run of the suite; `blocks` limits each file that it writes, in blocks of 512 bytes."""
     asked = [word for name in names for word in ("--implementation", name)]
     drawn = ("-k", "test_metric", "--device", "cpu", "--hypothesis-seed", "0", *options)
     return subprocess.Popen(
@@ -48,7 +48,7 @@ def the_run(folder: Path) -> Path:
 
 
 def test_killed_runs():
-    """Four runs that are killed at random moments leave logs with all judged batches."""
+    """Four runs are killed at random moments. The log of each run has all of its judged batches."""
     command = [sys.executable, "-m", "tests.integration.killed", "--kills", "4"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -98,7 +98,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path):
 
 
 def test_two_at_once(tmp_path: Path):
-    """Two concurrent runs have separate folders; `latest` points to one run, and the history has both."""
+    """Two concurrent runs have separate folders. `latest` points to one of them, and the history has both."""
     folder = tmp_path / "runs"
     both = [start(folder, "--examples", "10") for _ in range(2)]
     said = [run.communicate(timeout=600)[0] for run in both]

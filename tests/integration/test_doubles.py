@@ -1,4 +1,4 @@
-"""Every misbehaving adapter (double) has the result in docs/security.md, with and without `--isolate`."""
+"""Every misbehaving adapter has the result that docs/security.md lists, with and without `--isolate`."""
 
 from collections.abc import Iterator
 from importlib import import_module

@@ -12,7 +12,7 @@ LIMITED = Path(__file__).parents[1] / "fauxmplementations" / "limited.py"
 
 
 def suite_on(name: str, folder: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
-    """Return exit status, output and summary of a short run on one of the adapters."""
+    """Return exit status, output and summary of a short run on the named adapter."""
     done = run(
         sys.executable, "-m", "pytest", "--pyargs", "tal_conformance", "-q", "-n", "0", "-p", "no:cacheprovider",
         "--implementation", f"{LIMITED}:{name}", "--report-dir", str(folder), "--examples", "25",

@@ -1,4 +1,4 @@
-"""Misbehaviour of an implementation is reported with batch and reason; other implementations continue."""
+"""A misbehaving implementation is reported with batch and reason, and does not stop other implementations."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def cases(folder: Path) -> list[Batch]:
 
 
 def marked(mark: str) -> list[int]:
-    """Return the ids of running processes with the text `mark` in their environment variables."""
+    """Return the ids of running processes that have the text `mark` in an environment variable."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -210,7 +210,7 @@ def test_what_a_worker_writes_goes_with_its_folder(done: Any):
 
 @pytest.mark.parametrize("options", [[], ["--isolate"]], ids=["here", "elsewhere"])
 def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, options: list[str]):
-    """Adapters that raise at the 500th batch, or from there on, are reported as errors at that batch."""
+    """Adapters that raise at, or from, their 500th batch are reported as errors at that batch."""
     names = ["RaisesLate", "RaisesFromThenOn"]
     drawn = ["-k", "test_metric", "--examples", "505", "--hypothesis-seed", "0"]
     done = run(tmp_path, names, *drawn, *options)
@@ -229,7 +229,7 @@ def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, opt
 
 @pytest.fixture(scope="module")
 def answered() -> Iterator[Implementation]:
-    """Yield an implementation that runs all adapters of `NAMES` in one worker process."""
+    """Yield an implementation that runs every adapter of `NAMES` in one worker process."""
     worker = Worker(Launch("misbehaving:Every", {"names": NAMES}, [DOUBLES.parent]), timeout=120.0)
     yield implementation_from(RemoteAdapter("Every", worker), "Every")
     worker.close()

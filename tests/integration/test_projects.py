@@ -1,4 +1,4 @@
-"""Adapters of other projects (such as libreyolo), and, if there is a network, their known differences."""
+"""Adapters of other projects, such as libreyolo. With a network, their known differences are found."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -86,7 +86,7 @@ def test_parts_of_a_loss_are_weighted():
 
 
 class NoIndex:
-    """Stand-in for the assigner of old releases: it returns no index of ground truths."""
+    """Stand-in for the assigner of old releases, whose result has no ground truth indices."""
 
     def __init__(self, **_: Any) -> None:
         pass

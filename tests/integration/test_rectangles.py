@@ -42,7 +42,7 @@ def test_labels_are_where_the_rectangles_are(number: int):
 
 @pytest.mark.slow
 def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
-    """`training.rectangles` records batches with the annotations, head and dtype of the stored batches."""
+    """`training.rectangles` records batches that have the stored batches' annotations, head and dtype."""
     ultralytics = pytest.importorskip("ultralytics")
     said = {batch.origin.split(",")[0] for batch in by_step(recorded_cases()).values()}
     if said != {f"recorded: ultralytics {ultralytics.__version__}"}:

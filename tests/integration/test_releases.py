@@ -1,4 +1,4 @@
-"""Releases, run in workers, conform to the dialect of their version range, and not to its neighbours."""
+"""Releases in worker processes conform to their era's dialect, and fail in those of neighbouring eras."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The three commands that a run prints to reproduce a divergence are executed and reproduce it."""
+"""The three commands that a run prints to reproduce a divergence are executed, and each reproduces it."""
 
 import json
 import shlex
@@ -33,7 +33,7 @@ class Swapped:
 
 @pytest.fixture(scope="module", params=["from this repository", "from another folder"])
 def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Run the suite on a faulty adapter; return its working directory and the log line of a divergence."""
+    """Run the suite on a faulty adapter, and return its working directory and a divergence's log line."""
     folder = tmp_path_factory.mktemp("elsewhere with space")
     adapter = folder / "swapped.py"
     adapter.write_text(SWAPPED)
@@ -53,7 +53,7 @@ def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def named(line: dict[str, Any]) -> tuple[str, str]:
-    """Return implementation and case file from the Python command in a divergence's log line."""
+    """Return implementation and case file that the Python command in a divergence's log line names."""
     _, implementation, _, path, _ = line["reproduce"]["python"].split('"')
     return implementation, path
 

@@ -1,4 +1,7 @@
-"""Third-party packages that the three packages may import; import-linter checks imports between the three."""
+"""The three packages import only permitted third-party packages.
+
+Import-linter checks imports between them.
+"""
 
 import ast
 import importlib

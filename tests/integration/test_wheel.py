@@ -62,7 +62,7 @@ class Consumer:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a source distribution from a copy of this repository that contains the files of a run, and a wheel from it.
+    """Return the path of a wheel, built from a copy of this repository that also contains files of a run.
 
     Returns:
         The path of the wheel; the source distribution is in the same folder.
@@ -241,7 +241,7 @@ def test_an_adapter_in_another_repository_is_tested_there(consumer: Consumer, re
 
 @pytest.fixture
 def namesake(consumer: Consumer, tmp_path: Path) -> Consumer:
-    """Return a repository with tested packages named conformance, reference and reports."""
+    """Return a user's repository whose own packages are named conformance, reference and reports."""
     for name in FOLDERS.values():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"OWNER = 'somebody else: {name}'\n")

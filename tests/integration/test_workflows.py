@@ -1,4 +1,4 @@
-"""CI workflows: `run:` steps are executed as written, except those of `ELSEWHERE`."""
+"""CI workflows: their `run:` steps are executed as written, except for the steps in `ELSEWHERE`."""
 
 import json
 import os
@@ -49,14 +49,17 @@ def steps(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def filled(text: str, values: dict[str, str]) -> str:
-    """Return a text with every `${{ expression }}` replaced by its value; raise KeyError without a value."""
+    """Return a text with each `${{ expression }}` replaced by its value.
+
+    Raise KeyError for an unknown one.
+    """
     return re.sub(r"\$\{\{ *(.*?) *\}\}", lambda found: values[found[1]], text)
 
 
 def execute(
     step: dict[str, Any], cwd: Path, job: dict[str, Any] | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a step as CI does: with bash and the environment of job and step; `python` is this interpreter."""
+    """Run a step with bash and the variables of its job, as CI does; `python` is this interpreter."""
     with tempfile.TemporaryDirectory() as tools:
         return _execute(step, cwd, job, Path(tools), environment)
 
@@ -96,7 +99,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(checkout: Path) -> dict[str, str]:
-    """Return environment variables for the nightly's first shard, whose VENV calls this interpreter."""
+    """Return the environment of the nightly job's first shard; VENV points to this interpreter."""
     shard = planned()[0]
     folder = checkout / "venv"
     (folder / "bin").mkdir(parents=True)
@@ -167,7 +170,7 @@ def test_eras_are_checked_and_their_table_is_in_the_summary(
     checkout: Path,
     environment: dict[str, str],
 ):
-    """With a stub of the command, the step passes its arguments, returns its status and stores its output."""
+    """With a stub command, the step passes its arguments on, keeps the exit status and stores the output."""
     (checkout / "conformance" / "__main__.py").write_text(
         f"import sys\nprint(sys.argv[1:])\nsys.exit({status})\n"
     )
@@ -202,7 +205,7 @@ def test_a_shard_of_a_gpu_without_one_is_no_green_run(checkout: Path, environmen
 
 
 def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str]):
-    """A mutant listed in equivalent.toml does not fail the nightly job; without the entry, the job fails."""
+    """A surviving mutant fails the nightly job, unless equivalent.toml lists it."""
     nightly = steps(NIGHTLY)
     assert execute(nightly["The environment of planted faults"], checkout, **environment).returncode == 0
     options = "--mutants history --examples 2 --only ultralytics-8.4.24*for*127"
@@ -220,7 +223,7 @@ def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str])
 
 
 def test_a_night(checkout: Path, environment: dict[str, str]):
-    """The steps of a nightly run with two shards, in order, produce a merged run, a summary and a history."""
+    """The steps of a nightly run with two shards, in order, give a merged run, a summary and a history."""
     nightly = steps(NIGHTLY)
     assert execute(nightly["The environment"], checkout, **environment).returncode == 0
     options = "--examples 2 -k test_metric -p no:cacheprovider"
@@ -331,7 +334,10 @@ def test_actionlint_can_find_something(actionlint: dict[str, Any], tmp_path: Pat
 
 
 def test_what_the_nightly_found_is_where_everybody_s_suite_looks_for_it(checkout: Path):
-    """Failing examples of CI, unpacked into reports/runs/examples, are Hypothesis' database for `nightly`."""
+    """Profile `nightly` reads examples from reports/runs/examples.
+
+    That is the folder into which failing examples of CI are unpacked.
+    """
     kept = DirectoryBasedExampleDatabase(checkout / "shards" / "run-a-cpu" / "examples")
     kept.save(b"a test", b"a failing batch")
     done = execute(steps(NIGHTLY)["Failing batches of all shards"], checkout)

@@ -1,4 +1,4 @@
-"""The profile `ci` finds every planted fault of call handling, such as state kept between calls."""
+"""The profile `ci` finds every planted fault that depends on the calls, such as state kept between calls."""
 
 import pytest
 

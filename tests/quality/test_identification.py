@@ -1,4 +1,4 @@
-"""Identification of dialects finds planted deviations: one choice, two choices, and those of real reports.
+"""Identification of dialects finds planted deviations: one choice, two choices, and some from real reports.
 
 If no batch distinguishes two sets of choices, either may be named, as long as it explains all results.
 """
@@ -77,7 +77,7 @@ def test_a_pair_is_explained(dialect: Dialect):
 
 
 class AssignerAlone:
-    """The assigner of a `DensePort` with changed choices, without its loss."""
+    """The assigner of a `DensePort` with changed choices, without a loss."""
 
     def __init__(self, **choices: Any) -> None:
         self.name, self.version, self.port = "assigner", "1", DensePort(NEWEST, **choices)
@@ -95,7 +95,7 @@ def identified(**choices: Any) -> Identification:
 
 
 def test_picks_with_a_metric_of_about_zero_are_dropped():
-    """Case 13: an assigner that drops anchors with t of about 0 is identified as a choice of TAL-TOPK-1."""
+    """Case 13: an assigner that drops selected anchors with a metric near 0 is identified by this choice."""
     assert [choice.clause for choice in identified(dropped_picks="tiny").choices] == ["TAL-TOPK-1"]
 
 
@@ -113,6 +113,6 @@ def test_plain_iou_without_topk2():
 
 
 def test_an_old_assigner_that_ignores_topk2():
-    """Case 16: an assigner without widening that ignores topk2 is identified as release 8.3.253."""
+    """Case 16: an assigner that does not widen boxes and ignores topk2 is identified as release 8.3.253."""
     found = identified(small_box_floor="none", topk2_ignored=True)
     assert found.sentence.startswith("It computes ultralytics-8.3.253 with topk2 ignored.")

@@ -1,4 +1,4 @@
-"""Mutants: generation, names, installation, judging in child processes, and reporting of every outcome."""
+"""Mutants: their generation, names and installation, and the report of each result of a child process."""
 
 import json
 import os
@@ -167,7 +167,7 @@ def test_only_what_runs_is_changed(module: ModuleType):
 
 
 def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
-    """A function counts as executed only if it is called; a call of a copy with equal code does not count."""
+    """A function that is called counts as executed. A copy with equal code that is not called does not."""
     original: dict[str, Any] = {}
     exec(compile(SOURCE, str(module.__file__), "exec"), original)
     (place,) = places(module, ["unused"])
@@ -248,7 +248,7 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
 
 @pytest.mark.slow
 def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
-    """One call of the command, in a new process, judges a planted fault and a pair of dialects in one run."""
+    """One call of the command `power` judges a planted fault and a pair of dialects in a single run."""
     code = (
         "import sys; from pathlib import Path; from tal_conformance.commands.mutation import run_mutation_tests as go; "
         "sys.exit(go(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"
@@ -371,13 +371,13 @@ def floor(self, sides):
 
 
 def test_what_a_case_returns_is_no_part_of_the_match():
-    """`statement_at` leaves the body of a `case` out of the lines of its `match` statement."""
+    """For the line of a `match`, `statement_at` returns its lines without the bodies of its `case`s."""
     assert statement_at(MATCHED, 1, 4) == {3, 4, 6}
     assert statement_at(MATCHED, 1, 5) == {5}
 
 
 def test_what_cannot_be_tried_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """`power` prints the reason and returns 2 for a pattern without matches, or an invalid folder."""
+    """`power` prints a reason and returns 2 for a pattern that matches nothing and for an invalid folder."""
     few = ["power", "--mutants", "history", "--examples", "1", "--report-dir"]
     assert main([*few, str(tmp_path / "runs"), "--only", "nothing*"]) == 2
     assert "no mutant matches 'nothing*'" in capsys.readouterr().err

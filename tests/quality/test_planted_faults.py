@@ -71,14 +71,14 @@ every_fault = pytest.mark.parametrize("name", FAULTS)
 
 
 def large(name: str) -> bool:
-    """Return True if only large batches, which take seconds, reveal a fault."""
+    """Return True if only large batches, which take seconds to judge, reveal the fault with this name."""
     return FAULTS[name].check == "crossings"
 
 
 @pytest.mark.slow
 @every_fault
 def test_found_where_stages_are_shown(name: str):
-    """A fault is found at its stage if stages are exposed, and its batch shrinks to a short recipe."""
+    """If stages are exposed, a fault is found at its stage, and its batch shrinks to a short recipe."""
     fault = FAULTS[name]
     shrinks = not large(name)  # a smaller batch hides the fault
     phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)
@@ -93,7 +93,10 @@ def test_found_where_stages_are_shown(name: str):
 def found(
     implementation: Implementation, lane: str, phases: tuple[Phase, ...] = (Phase.generate,)
 ) -> Hit | None:
-    """Return the first failure that the check named `lane`, or another check, finds; None if there is none."""
+    """Return the first failure that the check named `lane`, or else another check, finds; None without one.
+
+    None if none finds any.
+    """
     lanes = dict.fromkeys((lane, "loss_of_large_boxes", "metric", "targets"))
     return next((hit for each in lanes if (hit := attack(implementation, each, phases))), None)
 
@@ -114,7 +117,7 @@ def assert_small(name: str, hit: Hit) -> None:
     "name", [pytest.param(name, marks=[pytest.mark.long] * large(name)) for name in FAULTS]
 )
 def test_found_where_outputs_alone_are_shown(name: str):
-    """A fault of an adapter that exposes only outputs is found at its stage or an indistinguishable stage."""
+    """If the adapter exposes only outputs, a fault is found at its stage or an indistinguishable one."""
     fault = FAULTS[name]
     hit = found(faulty(fault, exposes_stages=False), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"
@@ -122,7 +125,7 @@ def test_found_where_outputs_alone_are_shown(name: str):
 
 
 def test_a_check_that_does_not_apply_finds_nothing():
-    """`attack` returns None if a check, here that of exponents, skips a loss without assigner."""
+    """`attack` returns None for the check of exponents, which skips a loss without assigner."""
     fault = FAULTS["beta_as_a_whole_number"]
     assert attack(implementation_with(fault, HIDDEN), fault.check) is None
 

@@ -55,7 +55,10 @@ def test_shrinks_to_this_line(wanted: Property, expected: Recipe):
 
 
 def shrinks(wanted: Property, truths: int, **options: bool) -> Recipe:
-    """Return the smallest recipe; assert that it has one image, few ground truths and a short line."""
+    """Return the smallest recipe with the property `wanted`.
+
+    Assert that it has one image, at most `truths` ground truths and a short line.
+    """
     recipe = smallest(wanted, **options)
     assert len(repr(recipe)) <= LINE, recipe
     assert len(recipe.images) == 1, recipe

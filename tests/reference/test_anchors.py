@@ -27,7 +27,7 @@ def test_levels_follow_each_other():
 
 
 def test_channels_are_four_sides_of_bins_and_then_the_classes():
-    """PRE-1: with R = 2 and C = 3, channels are two bins each for left, top, right and bottom, then the classes."""
+    """PRE-1: with 2 bins and 3 classes, channels are bins of left, top, right, bottom, then the classes."""
     distances, logits = flatten([numbered_map(1, 1, channels=11)], Head((8,), 3, 2))
     assert distances.tolist() == [[[0, 100, 200, 300, 400, 500, 600, 700]]]
     assert logits.tolist() == [[[800, 900, 1000]]]

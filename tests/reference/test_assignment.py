@@ -320,7 +320,7 @@ PREFER_0_0_1 = [[0.81, 0.81, 0.01], [0.01, 0.01, 0.81], [0.0, 0.0, 0.0], [0.0, 0
 
 
 def test_a_third_ground_truth_wins_an_anchor_that_it_did_not_select():
-    """TAL-CONF-1: two ground truths select anchor 0; a third, which selected anchor 1, overlaps it most and wins it."""
+    """TAL-CONF-1: anchor 0, selected by ground truths 0 and 1, goes to 2, which overlaps it most."""
     targets, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1)
     assert taken(trace.selected) == [[0], [0], [1]]
     assert taken(trace.positives) == [[], [], [0, 1]]
@@ -403,7 +403,7 @@ def test_topk2_never_gives_an_anchor_back():
 
 
 def test_weights():
-    """TAL-NORM-1: weights are t u* / (t* + 1e-9), with the largest metric t* and overlap u* among the positives.
+    """TAL-NORM-1: weights are t u* / (t* + 1e-9), where t* and u* are the positives' largest t and u.
 
     Each ground truth has its largest t and its largest u at different anchors. Non-positives are not included.
     """
@@ -424,7 +424,7 @@ def test_a_tiny_metric_gives_half_the_weight():
 
 
 def test_the_best_positive_learns_the_best_overlap():
-    """TAL-NORM-1: positives with scores 0.81, 0.25, 0.04 and equal boxes have the weights u, 5/9 u and 2/9 u."""
+    """TAL-NORM-1: positives with scores 0.81, 0.25, 0.04 and equal u have weights u, 5/9 u and 2/9 u."""
     targets, trace = run(truths(WIDE), [WIDE] * 4, [[0.81], [0.25], [0.04], [0.01]], topk=3)
     u, nano = same_box(32, 8), Fraction(1, 10**9)
     best = Fraction(9, 10) * u**6

@@ -98,7 +98,10 @@ def test_stages_are_kept_when_asked_for():
 
 
 def test_fewer_anchors_than_one_branch_takes():
-    """E2E-2, TAL-TOPK-2: 8 anchors raise ValueError: one2many needs k = 10, although one2one needs 7."""
+    """E2E-2, TAL-TOPK-2: with 8 anchors, one2many (k = 10) raises ValueError.
+
+    Branch one2one (k = 7) alone would not.
+    """
     batch = drawn(3, 1, rotated=False)
     maps = [level[:, :, :2, :2] for level in batch.maps]
     with pytest.raises(ValueError, match="k = 10 and A = 8"):

@@ -93,7 +93,7 @@ def test_ciou():
 
 
 def test_ciou_of_boxes_apart():
-    """IOU-1, IOU-2: the gradient of CIoU of two boxes without overlap equals the numeric derivative, and is not 0."""
+    """IOU-1, IOU-2: without overlap, CIoU's gradient equals the numeric derivative, and is not 0."""
     truths, boxes = drawn_boxes(6, seed=3), (drawn_boxes(6, seed=4) + 20).requires_grad_()
     (gradient,) = torch.autograd.grad(ciou(truths, boxes).sum(), boxes)
     pairs = zip(truths.tolist(), boxes.tolist(), strict=True)

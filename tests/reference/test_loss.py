@@ -94,7 +94,7 @@ def test_cls_of_each_logit_where_it_stands():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("logit", [30.0, 39.9, 40.0, 40.1, 80.0, 1000.0])
 def test_cls_of_a_large_logit(logit: float, dtype: torch.dtype):
-    """LOSS-CLS-1: the loss log(1 + e^x) of a logit x from 30 to 1000 is exact to two roundings."""
+    """LOSS-CLS-1: the loss of a logit x from 30 to 1000, target score 0, is log(1 + e^x) to two roundings."""
     nothing = torch.zeros(0, dtype=torch.long)
     loss = cls_loss(
         torch.full((1, 1, 1), logit, dtype=dtype), (nothing, nothing, nothing), torch.zeros(0, dtype=dtype)
@@ -333,7 +333,7 @@ def test_the_whole_loss():
 
 @pytest.mark.parametrize("images", [1, 2, 5])
 def test_what_is_differentiated_is_the_items_times_the_batch_size(images: int):
-    """LOSS-GAIN-1: the differentiated terms are the logged items times the number of images."""
+    """LOSS-GAIN-1: the differentiated loss terms are the logged items times the number of images."""
     loss = by_hand(images)
     assert loss.terms.tolist() == [images * item for item in loss.items.tolist()]
     assert loss.total.item() == pytest.approx(sum(loss.terms.tolist()), rel=ROUNDINGS)
@@ -448,7 +448,7 @@ def test_the_loss_has_the_maps_dtype():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_ground_truths_are_not_rounded_to_half_precision(dtype: torch.dtype):
-    """ANN-1, TAL-TGT-1: class 257 is exact with bfloat16 maps, and 47 and 47 / 64 pixels with float16 maps."""
+    """ANN-1, TAL-TGT-1: class 257 and box edges such as 47.734375 px stay exact with 16-bit maps."""
     level = torch.zeros(1, 300 + 4, 8, 8, dtype=dtype)
     level[:, :4] = 2
     row = [0, 257, 0.5, 0.5, (64 - 2 * 16.265625) / 64, 0.5]

@@ -1,4 +1,4 @@
-"""Shapes in the reference's type annotations are checked at run time if jaxtyping is installed, else ignored."""
+"""Shapes in the reference's annotations are checked at run time if jaxtyping is installed, else ignored."""
 
 import runpy
 import sys

@@ -35,7 +35,7 @@ class Broken:
 
 
 class Usurper(AssignerOnly):
-    """An implementation with the name of the official release."""
+    """An implementation that has the same name as the official release."""
 
     name = "ultralytics"
 

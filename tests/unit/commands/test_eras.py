@@ -94,10 +94,9 @@ def test_an_empty_cache_is_not_a_success(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_first_and_the_last_source_of_an_era_are_judged_by_the_whole_suite(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """A release that replaces NaN fails `eras`.
+    """A release that replaces NaN fails `eras`, because an era's first and last source run the whole suite.
 
-    Only the suite's test of non-finite predictions finds this fault; it runs on an era's first and last
-    source.
+    Only the suite's test of non-finite predictions finds this fault.
     """
 
     class HidesNaN(ReferenceAdapter):

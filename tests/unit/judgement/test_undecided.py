@@ -30,7 +30,7 @@ TOPK2 = replace(PLAIN, hyperparameters=Hyperparameters(topk=5, topk2=2))
 
 
 def large_problem() -> tuple[Any, ...]:
-    """Return arguments of `is_reachable`: 40 ground truths, 400 anchors with ties, and admissible owners."""
+    """Return arguments of `is_reachable`: 40 ground truths, 400 tied anchors, and a correct assignment."""
     chance = torch.Generator().manual_seed(0)
     truths, anchors, k = 40, 400, 10
 
