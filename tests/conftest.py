@@ -14,7 +14,7 @@ for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
 
 os.environ.setdefault(
     "TAL_CONFORMANCE_IDENTIFICATION_SECONDS", "0"
-)  # else each failing run would search 20 s
+)  # else each failing run would search 40 s
 
 make_draws_reproducible()  # or what a test draws would depend on the modules that the tests before it loaded
 

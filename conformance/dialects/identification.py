@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from hypothesis.strategies import SearchStrategy
@@ -20,7 +21,14 @@ from tal_conformance.dialects.choices import (
     strategies_for,
 )
 from tal_conformance.dialects.observations import Observations, key_of, size_of
-from tal_conformance.dialects.search import OutOfTimeError, Search, base_of, judged_differences, values_of
+from tal_conformance.dialects.search import (
+    OutOfTimeError,
+    Search,
+    base_of,
+    judged_differences,
+    moves_from,
+    values_of,
+)
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
@@ -28,6 +36,10 @@ from tal_reference import DIALECTS, Dialect
 from tal_reference.choices import phrase
 
 BATCHES_PER_STRATEGY = 20
+FEW_PROBES = 6
+"""Number of batches of a run on which official dialects are ranked: the declared one is known to be similar."""
+REFUTATIONS = 2
+"""Number of times that the search for the cause of a run's failures starts again, after new batches refuted it."""
 NEW_BATCHES = 12
 """Number of new batches that are drawn for each choice of the dialect that was found, to test it."""
 SMALLER = 200
@@ -220,18 +232,66 @@ def explain(
     implementation = observations.implementation
     search = Search(observations, sorted({*failing, *passing}, key=size_of), seconds * SEARCHING)
     dialects = distinguishable([implementation.dialect, *DIALECTS.values()])
-    smallest_first = sorted(failing, key=size_of)
-    try:
-        whole = next(
-            (d for d in dialects if explains_all(search, d, [*smallest_first, *search.recipes])), None
-        )
-    except OutOfTimeError:
-        whole = None
-    found = whole or search.run(dialects)
+    found = first_explaining(search, dialects, failing)
+    for _ in range(REFUTATIONS):
+        refuting = refuting_recipes(search, found)
+        if not refuting:
+            break
+        search.recipes = sorted({*search.recipes, *refuting}, key=size_of)
+        found = first_explaining(search, dialects, [*failing, *refuting])
     unused = max(0.0, search.deadline - time.process_time())
     in_time = search.extended(unused + seconds * (1 - SEARCHING))
+    if not explains_half(search, found, failing):
+        found = implementation.dialect
     advance(f"{implementation.name}: most similar to {found.name}", steps=0)
     return proven(search, found, [], in_time)
+
+
+def explains_half(search: Search, found: Dialect, failing: Sequence[Recipe]) -> bool:
+    """Return True if a dialect explains at least half of the failing batches.
+
+    A dialect that explains fewer happens to agree on batches that the fault hardly affects, and would mislead.
+    """
+    try:
+        return 2 * sum(search.conforming(recipe, found) for recipe in failing) >= len(failing)
+    except OutOfTimeError:
+        return False
+
+
+def first_explaining(search: Search, dialects: Sequence[Dialect], failing: Sequence[Recipe]) -> Dialect:
+    """Return a dialect that explains all batches of a search, or else the one that explains the most.
+
+    Official dialects come first, then single choices that differ from the first of them: most are refuted by the
+    smallest failing batch, which costs little.
+
+    Args:
+        search: the search, with all batches to explain.
+        dialects: official dialects, the declared dialect first.
+        failing: recipes of batches that refute the declared dialect.
+    """
+    recipes = [*sorted(failing, key=size_of), *search.recipes]
+    singles = (replace(dialects[0], **move) for move in moves_from(dialects[0]))
+    try:
+        whole = next((d for d in chain(dialects, singles) if explains_all(search, d, recipes)), None)
+    except OutOfTimeError:
+        whole = None
+    return whole or search.run(dialects, FEW_PROBES)
+
+
+def refuting_recipes(search: Search, found: Dialect) -> list[Recipe]:
+    """Return newly drawn recipes that refute a dialect, on batches that show where it differs from the declared one.
+
+    A run may have too few batches to tell a release from a single choice of it.
+    """
+    declared = search.observations.implementation.dialect
+    refuting = []
+    try:
+        for name in judged_differences(found, declared):
+            drawn = [recipe for recipe in new_recipes(name) if recipe not in search.recipes]
+            refuting += [recipe for recipe in drawn if not search.conforming(recipe, found)]
+    except OutOfTimeError:
+        pass
+    return refuting
 
 
 def explains_all(search: Search, dialect: Dialect, recipes: Iterable[Recipe]) -> bool:

@@ -128,11 +128,16 @@ class Search:
         """Return the recipes on whose batches the implementation does not conform to a dialect."""
         return [recipe for recipe in recipes if self.observations.diverging(recipe, dialect)]
 
-    def run(self, bases: Sequence[Dialect]) -> Dialect:
-        """Return the dialect that leaves the fewest batches unexplained, without unneeded unofficial choices."""
+    def run(self, bases: Sequence[Dialect], probes: int = PROBES // 2) -> Dialect:
+        """Return the dialect that leaves the fewest batches unexplained, without needless choices.
+
+        Args:
+            bases: official dialects; the search starts from the most similar ones.
+            probes: number of batches on which they are ranked.
+        """
         self.best = bases[0]
         try:
-            for number, base in enumerate(self.ranked(bases)[:STARTS]):
+            for number, base in enumerate(self.ranked(bases, probes)[:STARTS]):
                 dialect, explained = self.explained_from(base, first=number == 0)
                 if explained or self.misfit(dialect, self.spread(PROBES)) < self.misfit(
                     self.best, self.spread(PROBES)
@@ -184,9 +189,9 @@ class Search:
         refutations = self.observations.refutations
         return sorted(recipes, key=lambda recipe: -refutations.get(recipe, 0))
 
-    def ranked(self, bases: Sequence[Dialect]) -> list[Dialect]:
-        """Return official dialects, the one that leaves the fewest batches of a sample unexplained first."""
-        sample = self.spread(PROBES // 2)
+    def ranked(self, bases: Sequence[Dialect], probes: int) -> list[Dialect]:
+        """Return official dialects, the one that leaves the fewest of `probes` batches unexplained first."""
+        sample = self.spread(probes)
         return sorted(bases, key=lambda dialect: self.misfit(dialect, sample))
 
     def spread(self, count: int) -> list[Recipe]:

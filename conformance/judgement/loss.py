@@ -20,6 +20,7 @@ from tal_conformance.judgement.comparators import (
     assert_within_at,
 )
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
+from tal_conformance.judgement.gradient_term import gradient_remark
 from tal_conformance.judgement.loss_reference import loss_precision
 from tal_conformance.judgement.loss_rounding import (
     NO_JUMP,
@@ -231,4 +232,10 @@ def judge_gradients(
             allowed = gradient_bound(batch, field.quantity, wanted, naive, rounding)
             bounded = Bounded(wanted, add_gradients(allowed, extra), naive, extra)
             quantity = Quantity(f"gradient of {term} on {field.quantity}", clause, dimensions)
+            stage = judgement.stages[StageName.GRADIENTS]
+            agreed = stage.mismatch is None
             judgement.note(StageName.GRADIENTS, check, quantity, observed, bounded=bounded)
+            if agreed and stage.mismatch is not None and term == "total":
+                stage.mismatch.summary += gradient_remark(
+                    judgement, batch, field.name, observed, wanted, bounded.tolerance, at
+                )

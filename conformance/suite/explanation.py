@@ -24,7 +24,7 @@ MAX_FAILING, MAX_PASSING = 200, 280
 """Maximum numbers of failing and of conforming batches of a run that the search explains."""
 CONFORMING = ("exact", "within_bound", "admissible", "rejected")
 """Verdicts of batches on which an implementation conforms, without known issues and without inconclusive ones."""
-EXPLAINING, SHARING = 0.65, 0.85
+EXPLAINING, SHARING = 0.8, 0.9
 """Share of the budget for search and proof, and share of the budget after which no more batches are generated to test
 shared properties of failing batches. The rest is for judging the logged failures by the dialect that was found."""
 

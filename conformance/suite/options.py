@@ -17,7 +17,7 @@ from tal_conformance.core.names import LONGEST_MESSAGE, cut
 from tal_conformance.core.task import TASKS
 from tal_reference import DIALECTS, Dialect, parse
 
-IDENTIFICATION_SECONDS = "20"
+IDENTIFICATION_SECONDS = "40"
 """Default budget of processor time in seconds of the search for the cause of an implementation's failures, unless
 the environment variable TAL_CONFORMANCE_IDENTIFICATION_SECONDS has another."""
 
