@@ -5,7 +5,7 @@ log says so.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tal_conformance.batches.recipe import Recipe
@@ -31,7 +31,7 @@ shared properties of failing batches. The rest is for judging the logged failure
 Line = dict[str, Any]
 
 
-def explain_failures(run: SessionState, seconds: float) -> None:
+def explain_failures(run: SessionState, seconds: float, begins: Callable[[], None] = lambda: None) -> None:
     """Log for every failing implementation the dialect and choices that explain its failures.
 
     Nothing is logged for a run of case files, which judges too few batches for an explanation.
@@ -39,6 +39,7 @@ def explain_failures(run: SessionState, seconds: float) -> None:
     Args:
         run: the session.
         seconds: budget of processor time for each implementation; 0: nothing is explained.
+        begins: called before a search begins, which prints its progress.
     """
     if not seconds or run.cases or run.recorder.lost is not None:
         return
@@ -49,6 +50,7 @@ def explain_failures(run: SessionState, seconds: float) -> None:
     failing = [implementation for implementation in run.implementations if implementation.name in names]
     if not failing:
         return
+    begins()
     title = f"Looking for the cause (at most {seconds:g} s of processor time for an implementation)"
     with progress(title, len(failing)) as advance:
         for implementation in failing:

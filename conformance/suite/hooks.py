@@ -54,6 +54,7 @@ from tal_conformance.suite.supervision import supervise_run
 from tal_conformance.suite.terminal_output import (
     HIDDEN,
     LOGGED,
+    end_progress,
     hidden_sentence,
     hide_paths,
     shrinking_sentence,
@@ -322,10 +323,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.stale or run.unreadable or run.unsupported
     ):  # also if -k left out their tests
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.ensure_newline()  # what follows may print lines
-    explain_failures(run, session.config.getoption("--identification-seconds"))
+    explain_failures(
+        run,
+        session.config.getoption("--identification-seconds"),
+        begins=lambda: end_progress(session.config),
+    )
     session.exitstatus = close_run(run, exitstatus, judges_cases=bool(run.cases))
     if isinstance(run.report, Exception):
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR

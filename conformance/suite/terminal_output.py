@@ -32,6 +32,13 @@ def hide_paths(config: pytest.Config) -> None:
         reporter.showfspath = False
 
 
+def end_progress(config: pytest.Config) -> None:
+    """End the line with the progress of the tests, before other lines are printed."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line("")
+
+
 def _is_of_suite(argument: str, config: pytest.Config) -> bool:
     path = config.invocation_params.dir / argument.partition("::")[0]
     return (REPOSITORY / "conformance").resolve() in (path.resolve(), *path.resolve().parents)
