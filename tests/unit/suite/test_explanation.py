@@ -65,15 +65,6 @@ def test_a_choice_is_named_and_all_failures_are_one_cause(tmp_path: Path):
     assert len(cause.lines) == len(log.divergences)
 
 
-@pytest.mark.slow
-def test_two_choices_are_two_causes(tmp_path: Path):
-    log, line = explained(run_of(tmp_path, "metric", "loss", overlap="iou", total_times_images=False))
-    assert [choice["name"] for choice in line["choices"]] == ["overlap", "total_times_images"]
-    assert [cause.choice for cause in causes_of(log, log.divergences)] == [
-        choice["words"] for choice in line["choices"]
-    ]
-
-
 def test_no_seconds_no_search(tmp_path: Path):
     run = run_of(tmp_path, "metric", overlap="iou")
     explain_failures(run, 0)
