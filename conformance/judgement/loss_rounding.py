@@ -33,7 +33,7 @@ from tal_conformance.judgement.loss_reference import (
     logit_gradient_roundings,
     loss_precision,
 )
-from tal_conformance.judgement.mixed_precision import Interval, MixedTerms, logit_gradient_error
+from tal_conformance.judgement.mixed_precision import Interval, MixedTerms, is_coarse, logit_gradient_error
 from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, WeightBroadcast, varied_loss
 from tal_reference.anchors import Anchors
 from tal_reference.composed import total_factor
@@ -476,9 +476,15 @@ def uncertainty_units(
     loss = compute_loss(batch, moved, torch.float64, dialect, exact.predictions, each_term=True)
     scale = divisor(movements[at].sum(1), batch.images, dialect) / score_sum
     count, factors = class_count(scores, dialect), class_factors_of(batch, scores)
+    stored = movements
+    if batch.autocast and is_coarse(
+        batch.dtype
+    ):  # of unknown scores, the rounding is unknown too (LOSS-CLS-1)
+        half = torch.finfo(batch.dtype).eps / 2
+        stored = movements + half * (scores + movements) * (movements > 0)  # (B, A, C)
     cls = (
         batch.hyperparameters.cls_gain
-        * (exact.predictions.logits * movements * factors).abs().sum()
+        * (exact.predictions.logits * stored * factors).abs().sum()
         / score_sum
         / count
     )
