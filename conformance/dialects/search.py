@@ -18,7 +18,14 @@ from typing import Any
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.dialects.choices import differ
-from tal_conformance.dialects.observations import RAISED, READING, RETURNED, Observations, size_of
+from tal_conformance.dialects.observations import (
+    RAISED,
+    READING,
+    RETURNED,
+    UNDECIDED,
+    Observations,
+    size_of,
+)
 from tal_reference import ARTICLE, CHOICES, DIALECTS, NEWEST, Dialect
 from tal_reference.choices import differences
 
@@ -242,7 +249,7 @@ class Search:
         if not self.shows_assignment:
             return list(moves)
         stages = {stage for recipe in unexplained for stage in self.observations.diverging(recipe, dialect)}
-        of_loss = not stages & {*ASSIGNMENT_STAGES, RAISED, RETURNED}
+        of_loss = not stages & {*ASSIGNMENT_STAGES, RAISED, RETURNED, UNDECIDED}
         return [move for move in moves if CHOICES[next(iter(move))].clause.startswith("LOSS-") == of_loss]
 
     def can_be_explained(self, recipe: Recipe, dialect: Dialect) -> bool:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from tests.fauxmplementations.dense_port import DensePort
 
+from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.dialects.identification import identify, size_of, sorted_recipes
-from tal_conformance.dialects.observations import Observations
+from tal_conformance.dialects.observations import MAX_UNDECIDED, UNDECIDED, Observations
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
@@ -89,3 +91,18 @@ def test_an_implementation_runs_once_for_all_dialects():
     assert calls == ["loss"]
     observations.diverging(recipe, parse("ultralytics-8.4.190, rows=pixels"))
     assert calls == ["loss"] * 2  # other ground truths
+
+
+def test_a_dialect_that_leaves_batches_undecided_does_not_explain_them():
+    """Negative overlaps to the power 0.5 are NaN, so that such a dialect decides nothing; two batches are let pass."""
+    faulty = FaultyReference(FAULTS["columns_before_rows"], exposes_stages=False)
+    observations = Observations(implementation_from(faulty, "faulty"))
+    undecidable = parse("ultralytics-8.4.190, signed_overlap=yes, exponents=exchanged")
+    failing = [
+        recipe
+        for recipe in sample_recipes(STRATEGIES["metric"], 30)
+        if not observations.conforms(recipe, NEWEST)
+    ]
+    stages = [observations.diverging(recipe, undecidable) for recipe in failing]
+    assert sum(not names for names in stages) <= MAX_UNDECIDED
+    assert stages.count(frozenset({UNDECIDED})) >= 3
