@@ -29,11 +29,14 @@ class ImplementationFailed(Exception):
         what: the failure, as a sentence without a subject, such as "raised ValueError: ...".
         details: the traceback if the adapter itself raised; None if its results violated the protocol.
         types: names of the exception's class and its base classes if the adapter itself raised.
+        formal: a sentence if the failure is a formal mistake, which is reported once while other batches are judged
+            further; "" otherwise.
     """
 
     def __init__(self, what: str, details: str | None = None, types: tuple[str, ...] = ()) -> None:
         super().__init__(what)
         self.what, self.details, self.types = what, details, types
+        self.formal = ""
 
 
 class AnsweredUnsupported(ImplementationFailed):
@@ -47,6 +50,7 @@ class AnsweredUnsupported(ImplementationFailed):
         super().__init__(
             f"returned an answer for what it declares not to support ({reason}): raise an error instead, or support it"
         )
+        self.formal = self.what
 
 
 class NotSupported(Exception):

@@ -43,6 +43,8 @@ from tal_conformance.suite.session import (
     load_cases,
     load_ledger,
     log_shrinking,
+    new_mistakes,
+    note_absent,
     note_ledger,
     note_loose_bounds,
     stopped,
@@ -238,7 +240,8 @@ def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeS
 def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject) -> Iterator[Checker]:
     """Return the checker of this test, which judges the implementation on a recipe or a batch and logs the result.
 
-    After the test, the fixture fails if too large a share of the batches is inconclusive.
+    After the test, the fixture fails if too large a share of the batches is inconclusive, or if the results have formal
+    mistakes, each of which fails one test of the process.
     """
     marker = request.node.get_closest_marker("clauses")
     group = marker.args[0] if marker else ""
@@ -248,6 +251,10 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
     shrinking = TestShrinking(run.shrinking, subject.id)
     checker = Checker(subject, run.recorder, name, group, parameter_of(request.node), entries, shrinking)
     yield checker
+    note_absent(run, checker)
+    mistakes = new_mistakes(run, checker)
+    for failure in mistakes:
+        run.recorder.failure(name, group, failure)
     if checker.too_inconclusive:
         run.recorder.line(
             "inconclusive",
@@ -259,6 +266,8 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
             reason=checker.too_inconclusive,
         )
         pytest.fail(checker.too_inconclusive, pytrace=False)
+    if mistakes:
+        pytest.fail(shown("\n".join(map(str, mistakes))), pytrace=False)
 
 
 def parameter_of(item: pytest.Item) -> str:
