@@ -4,14 +4,27 @@ from tal_conformance.core.names import LONGEST_MESSAGE, cut
 
 
 class UnknownImplementation(LookupError):
-    """Error: the value of `--implementation` does not name an implementation. The message states what was expected."""
+    """Error: the value of `--implementation` does not name an implementation. The message states what was expected.
+
+    Attributes:
+        details: traceback of the exception that an import of the implementation raised; "" without one.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class PackageUnavailable(LookupError):
-    """Error: a package could not be installed, or its adapter not started. The message says why, and what to do."""
+    """Error: a package could not be installed, or its adapter not started. The message says why, and what to do.
 
-    def __init__(self, message: str) -> None:
+    Attributes:
+        details: traceback of the exception that the adapter raised; "" without one.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
         super().__init__(cut(message, LONGEST_MESSAGE))
+        self.details = details
 
 
 class InvalidSetting(PackageUnavailable, ValueError):
@@ -19,7 +32,15 @@ class InvalidSetting(PackageUnavailable, ValueError):
 
 
 class ProtocolViolation(TypeError):
-    """Error: an adapter, or a value that it returned, does not follow the protocol."""
+    """Error: an adapter, or a value that it returned, does not follow the protocol.
+
+    Attributes:
+        details: traceback of the exception that the adapter raised while it was made; "" without one.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class ImplementationFailed(Exception):

@@ -31,7 +31,11 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.task import DETECT, TASKS
 from tal_conformance.core.ways import SEQUENCE_NAMES, WAY_NAMES
 from tal_conformance.implementations.errors import ProtocolViolation
-from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
+from tal_conformance.implementations.guards.exceptions import (
+    exception_text,
+    own_traceback,
+    recorded_interrupts,
+)
 from tal_conformance.implementations.guards.side_effects import Identity
 from tal_conformance.implementations.support import Support, support_of
 from tal_reference import NEWEST, Dialect, Head, Hyperparameters, parse
@@ -216,19 +220,6 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         raise ProtocolViolation(
             f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}"
         )
-    precisions = getattr(adapter, "precisions", MIXED)
-    listed = isinstance(precisions, (tuple, list))
-    unknown = [one for one in precisions if one not in EVERY] if listed else [precisions]
-    if unknown:
-        raise ProtocolViolation(
-            f"{name}: `precisions` contains {', '.join(map(repr, unknown))}, expected a tuple of names among "
-            f"{', '.join(EVERY)}"
-        )
-    tasks = getattr(adapter, "tasks", (DETECT.name,))
-    if not isinstance(tasks, (tuple, list)) or not tasks or any(task not in TASKS for task in tasks):
-        raise ProtocolViolation(
-            f"{name} declares tasks = {tasks!r}: expected a tuple of names among {', '.join(TASKS)}"
-        )
     return Implementation(
         name=_one_line(getattr(adapter, "name", name)),
         spec=name,
@@ -236,10 +227,10 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         dialect=dialect,
         adapter=adapter,
         exposes_stages=exposes_stages_of(adapter),
-        precisions=tuple(precisions),
-        tasks=tuple(tasks),
+        precisions=_names(adapter, name, "precisions", MIXED, EVERY),
+        tasks=_tasks(adapter, name),
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
-        unsupported_ways=_unsupported_ways(adapter, name),
+        unsupported_ways=_names(adapter, name, "unsupported_ways", (), (*WAY_NAMES, *SEQUENCE_NAMES)),
         reduces_over_ranks=_reduction(adapter, name),
         support=support_of(adapter, name),
         factory=factory,
@@ -259,20 +250,38 @@ REDUCTIONS = (None, "mean", "sum")
 """Ways in which N may be reduced over the processes of a distributed training."""
 
 
-def _unsupported_ways(adapter: Any, name: str) -> tuple[str, ...]:
-    """Return the ways of calling and the sequences of calls that the adapter declares not to support.
+def _names(
+    adapter: Any, name: str, attribute: str, default: tuple[str, ...], known: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the names in an attribute of the adapter, such as `precisions`.
 
     Raises:
-        ProtocolViolation: the attribute is not a tuple, or an entry is not the name of a way or sequence.
+        ProtocolViolation: the attribute is not a tuple, or an entry is not a known name.
     """
-    ways = getattr(adapter, "unsupported_ways", ())
-    if not isinstance(ways, (tuple, list)):
-        raise ProtocolViolation(f"{name} declares unsupported_ways = {ways!r}: expected a tuple of names")
-    known = (*WAY_NAMES, *SEQUENCE_NAMES)
-    for way in ways:
-        if way not in known:
-            raise ProtocolViolation(f"{name}, unsupported_ways: {unknown_name('way', str(way), known)}")
-    return tuple(ways)
+    names = getattr(adapter, attribute, default)
+    if not isinstance(names, (tuple, list)):
+        raise ProtocolViolation(
+            f"{name} declares {attribute} = {names!r}: expected a tuple of names among {', '.join(known)}"
+        )
+    kind = {"precisions": "precision", "tasks": "task", "unsupported_ways": "way"}[attribute]
+    for entry in names:
+        if entry not in known:
+            raise ProtocolViolation(f"{name}, {attribute}: {unknown_name(kind, str(entry), known)}")
+    return tuple(names)
+
+
+def _tasks(adapter: Any, name: str) -> tuple[str, ...]:
+    """Return the names of the loss families that the adapter declares to compute.
+
+    Raises:
+        ProtocolViolation: the attribute is not a tuple, is empty, or an entry is not the name of a family.
+    """
+    tasks = _names(adapter, name, "tasks", (DETECT.name,), tuple(TASKS))
+    if not tasks:
+        raise ProtocolViolation(
+            f"{name} declares tasks = (): expected a tuple of names among {', '.join(TASKS)}"
+        )
+    return tasks
 
 
 def _reduction(adapter: Any, name: str) -> str | None:
@@ -300,7 +309,9 @@ def _called(factory: Any, name: str) -> Any:
             return factory()
         except BaseException as error:
             interrupts.raise_if_arrived()
-            raise ProtocolViolation(f"{name}: making the adapter raised {exception_text(error)}") from error
+            raise ProtocolViolation(
+                f"{name}: making the adapter raised {exception_text(error)}", own_traceback(error)
+            ) from error
 
 
 def exposes_stages_of(adapter: Any) -> bool:

@@ -118,11 +118,9 @@ class Checker(BatchChecker):
         try:
             judgement = by(self.subject, batch)
         except Failure as failure:
-            self._note_formal(failure)
-            if self._excuse(batch, failure, began):
-                return failure.judgement or Judgement()
-            if failure.formal:
-                return self._judged_behind(batch, failure, began)
+            settled = self._settled(batch, failure, began)
+            if settled is not None:
+                return settled
             self._pass_on(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
             if self.shrinking is not None and not self.shrinking.add(key, failure):
@@ -152,11 +150,7 @@ class Checker(BatchChecker):
         try:
             judgement = check_all_reject(self.subject, batch, stage, clause, reason)
         except Failure as failure:
-            self._note_formal(failure)
-            if self._excuse(batch, failure, began):
-                return
-            if failure.formal:
-                self._judged_behind(batch, failure, began)
+            if self._settled(batch, failure, began) is not None:
                 return
             # With fewer anchors than k there is no assignment to draw.
             failure.pictured = stage != StageName.TOP_K
@@ -181,6 +175,16 @@ class Checker(BatchChecker):
                 self.formal[key] = (
                     failure if alone else formal_failure(failure.subject, failure.batch, mistake, outcome)
                 )
+
+    def _settled(self, batch: Batch, failure: Failure, began: CallTiming) -> Judgement | None:
+        """Return the judgement of a batch whose failure is a known issue or only a formal mistake, and pass it on.
+
+        Return None if the failure must be raised.
+        """
+        self._note_formal(failure)
+        if self._excuse(batch, failure, began):
+            return failure.judgement or Judgement()
+        return self._judged_behind(batch, failure, began) if failure.formal else None
 
     def _judged_behind(self, batch: Batch, failure: Failure, began: CallTiming) -> Judgement:
         """Pass on the verdict on the values behind a formal mistake, or the failure if there are no values."""

@@ -40,6 +40,7 @@ from tal_conformance.suite.session import (
     failures_in,
     find_implementations,
     gates,
+    ignored_ledger,
     load_cases,
     load_ledger,
     log_shrinking,
@@ -149,7 +150,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     )
     places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
     profile = config.getoption("--conformance-profile")
+    ignored = ignored_ledger(config)
     return [
+        *([shown(f"conformance: {ignored}")] if ignored else []),
         shown(f"conformance: {tested}"),
         shown(f"conformance: {places}; profile {profile}, seed {run.seed}"),
     ]
@@ -361,6 +364,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for sentence in (hidden_sentence(config.stash.get(HIDDEN, {})), shrinking_sentence(log)):
         if sentence:
             write_line(terminalreporter, sentence)
+    if ignored := ignored_ledger(config):
+        write_line(terminalreporter, ignored, yellow=True)
     for problem in [*run.uncovered, *run.unsupported, *run.stale]:
         write_line(terminalreporter, problem, red=True)
     if isinstance(run.report, Exception):

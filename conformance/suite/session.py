@@ -43,6 +43,8 @@ MAX_UNSUPPORTED_SHARE = 0.75
 Measured with the narrowest adapter of known code bases, which has 16 bins, two levels or more, fixed k, alpha and beta,
 and no topk2: it supports 177 of 518 batches of all checks, and excludes 66 %.
 """
+TRACEBACK_LINES = 30
+"""Maximum number of lines of an adapter's traceback that are printed."""
 GATING = ("ci", "nightly")
 """Profiles whose complete runs fail if too few batches reach a clause or a hazard."""
 
@@ -170,7 +172,9 @@ def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[s
             with supervised.calling(name):
                 loaded[name] = find(name, isolate)
         except (UnknownImplementation, ProtocolViolation) as error:
-            problems[name] = visible(f"--implementation {name}: {' '.join(str(error).split())}")
+            message = visible(f"--implementation {name}: {' '.join(str(error).split())}")
+            details = [visible(f"  {line}") for line in error.details.splitlines()[-TRACEBACK_LINES:]]
+            problems[name] = "\n".join([message, *details])
     return [loaded[name] for name in names if name in loaded], [
         problems[name] for name in names if name in problems
     ]
@@ -205,6 +209,17 @@ def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
     except InvalidLedger as error:
         raise pytest.UsageError(f"--ledger {error}") from error
     return () if against(config) else entries
+
+
+def ignored_ledger(config: pytest.Config) -> str:
+    """Return a sentence if `--against` makes the run ignore the file of `--ledger`, or ""."""
+    dialect, own = against(config), config.getoption("--ledger")
+    if dialect is None or not own:
+        return ""
+    return (
+        f"--ledger {own} is ignored: known issues concern the dialect that an implementation declares, and --against "
+        f"{dialect.name} replaces it"
+    )
 
 
 def begin(run: SessionState, config: pytest.Config) -> None:

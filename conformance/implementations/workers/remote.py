@@ -83,7 +83,8 @@ class RemoteAdapter:
         if "raised" in about:
             worker.close()
             raise PackageUnavailable(
-                f"cannot make the adapter of {name}: {about['raised']}: {about['message']}"
+                f"cannot make the adapter of {name}: {about['raised']}: {about['message']}",
+                str(about.get("traceback", "")),
             )
         check_description(name, about)
         self.version: str = about["version"]
