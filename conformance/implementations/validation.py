@@ -32,6 +32,16 @@ class Findings:
     absent: list[str] = field(default_factory=list)
 
 
+def raise_mistake(findings: Findings) -> None:
+    """Raise if the validation found a formal mistake.
+
+    Raises:
+        ProtocolViolation: with the first mistake.
+    """
+    if findings.mistakes:
+        raise ProtocolViolation(findings.mistakes[0])
+
+
 def check_assignment(
     assignment: Any, inputs: AssignerInputs, exposes_stages: bool, findings: Findings | None = None
 ) -> Assignment:
