@@ -24,6 +24,7 @@ from tal_conformance.core.geometry import (
     sides_to,
     widened,
 )
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
@@ -154,7 +155,7 @@ def predictions(
         ValueError: the kind is unknown, `levels` is below 1, or a copy names a ground truth that does not exist.
     """
     if kind not in kinds:
-        raise ValueError(f"unknown kind of predictions {kind!r}: expected one of {', '.join(kinds)}")
+        raise ValueError(unknown_name("kind of predictions", str(kind), kinds, "kinds of predictions"))
     desired = kinds[kind](scene)
     if levels is not None:
         desired = quantised(desired, levels)

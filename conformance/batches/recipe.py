@@ -13,6 +13,7 @@ from tal_conformance.batches.predictions import PREDICTION_KINDS_BY_TASK, Copy, 
 from tal_conformance.batches.truths import KINDS_BY_TASK, Box, Canvas, Truth, resolve
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import Grid, anchors, fold
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
@@ -71,7 +72,7 @@ class Recipe(OneLineRepr):
                 class, copied ground truth or task does not exist.
         """
         if self.task not in KINDS_BY_TASK:
-            raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(KINDS_BY_TASK)}")
+            raise ValueError(unknown_name("task", str(self.task), KINDS_BY_TASK))
         if not self.images or min(self.cells) < 1:
             raise ValueError(f"a recipe needs at least one image and one cell: {self}")
         streams = self.streams or range(len(self.images))

@@ -13,6 +13,7 @@ from random import Random
 from typing import ClassVar, overload
 
 from tal_conformance.batches.one_line_repr import OneLineRepr
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT
 
 Box = tuple[float, float, float, float]
@@ -129,7 +130,7 @@ def resolve(
     for truth in truths:
         if truth.kind not in kinds:
             raise ValueError(
-                f"unknown kind of ground truth {truth.kind!r}: expected one of {', '.join(kinds)}"
+                unknown_name("kind of ground truth", str(truth.kind), kinds, "kinds of ground truths")
             )
         if truth.label not in range(classes):
             raise ValueError(f"{truth} has the label {truth.label}, expected 0 to {classes - 1}")

@@ -9,7 +9,7 @@ from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.failure import Subject, failure_from
+from tal_conformance.judgement.failure import Subject, failure_from, formal_failure
 from tal_conformance.judgement.non_finite import judge_any
 
 Judge = Callable[[Outcome, Expectation], Judgement]
@@ -32,14 +32,20 @@ def judge_against_reference(
         The judgement. It is not a failure.
 
     Raises:
-        Failure: the implementation diverged from its dialect, raised, or violated the protocol.
+        Failure: the implementation diverged from its dialect, raised, or violated the protocol; also if its values
+            conform once a formal mistake is converted.
         NotSupported: the implementation raised on the batch, which its adapter declares not to support.
     """
     batch = batch.to(subject.device)
     expected = Expectation(batch, subject.implementation.dialect)
     if expected.rejection is not None:
         return check_rejects(subject, batch, expected.rejection, alone)
-    return judged_outcome(subject, expected, each_term, alone, judge)[0]
+    judgement, outcome = judged_outcome(subject, expected, each_term, alone, judge)
+    if outcome.formal:
+        failure = formal_failure(subject, batch, outcome.formal[0], outcome)
+        failure.formal, failure.judgement = outcome.formal, judgement
+        raise failure
+    return judgement
 
 
 def judged_outcome(
@@ -59,7 +65,7 @@ def judged_outcome(
         judge: function that judges the outcome.
 
     Raises:
-        Failure: as `judge_against_reference`.
+        Failure: as `judge_against_reference`, except for formal mistakes, which the outcome lists.
     """
     batch, outcome = expected.batch, None
     try:

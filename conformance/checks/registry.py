@@ -20,6 +20,8 @@ import pytest
 from hypothesis import Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
+from tal_conformance.core.names import unknown_name
+
 MIN_EXAMPLES = 4
 """Minimum number of batches of every check. Hypothesis draws the simplest batch first, and few errors affect that."""
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
@@ -161,5 +163,7 @@ def check_for(clause: str) -> Check:
     }
     name = max(lengths, key=lambda name: lengths[name], default="")
     if not lengths.get(name):
-        raise LookupError(f"no check covers the clause {clause!r}")
+        groups = dict.fromkeys(group for entry in CHECKS.values() for group in entry.clauses)
+        message = unknown_name("group of clauses", clause, groups, "groups of clauses")
+        raise LookupError(f"no check covers the clause {clause!r}; {message}")
     return CHECKS[name]

@@ -15,6 +15,9 @@ from tal_conformance.core.names import unknown_name
 from tal_conformance.core.supervision import Marks, supervise, supervised
 from tal_text import warn
 
+TRACEBACK_LINES = 30
+"""Maximum number of lines of an adapter's traceback that are printed."""
+
 
 class Command(NamedTuple):
     """One command of the program `tal-conformance`.
@@ -146,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _status(command: ModuleType, options: argparse.Namespace, program: str) -> int:
-    """Run a command and return its exit status; print an expected error in one line and return its status."""
+    """Run a command and return its exit status; print an expected error and return its status."""
     try:
         status: int = command.run(options)
     except KeyboardInterrupt:
@@ -158,6 +161,8 @@ def _status(command: ModuleType, options: argparse.Namespace, program: str) -> i
         from tal_reports import visible
 
         warn(f"{program}: {visible(str(error))}")
+        for line in str(getattr(error, "details", "")).splitlines()[-TRACEBACK_LINES:]:
+            warn(f"  {visible(line)}")
         return getattr(error, "status", 2)
     return status
 

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from tal_conformance.commands.program import prepare_judging
+from tal_conformance.core.arguments import name_among
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.releases import SELECTIONS, select_releases, version_text
 from tal_conformance.dialects.sources import (
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command to its parser."""
     parser.add_argument(
         "--releases",
-        choices=SELECTIONS,
+        type=name_among("selection of releases", SELECTIONS, "selections of releases"),
+        metavar="{" + ",".join(SELECTIONS) + "}",
         default="cached",
         help="releases to check: those in the cache (default), the first of each era, or both sides "
         "of every edge between eras and the newest on PyPI",

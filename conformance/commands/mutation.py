@@ -11,10 +11,10 @@ import torch
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.commands.program import CommandError
-from tal_conformance.core.arguments import positive
+from tal_conformance.core.arguments import name_among, positive
 from tal_conformance.core.environment import command_line
 from tal_conformance.core.files import default_report_dir
-from tal_conformance.core.names import suggestion
+from tal_conformance.core.names import unknown_name
 from tal_conformance.mutation.kill_matrix import KINDS, NoSuchMutant, try_mutants
 from tal_conformance.mutation.plant import Found, missed_by_gate, plant, store_figures, summary
 from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
@@ -28,14 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("fault", nargs="*", metavar="FAULT", help="planted faults to use (default: all)")
     parser.add_argument(
         "--mutants",
-        choices=("faults", "official", "reference", "history", "all"),
+        type=name_among(
+            "kind of mutants", ("faults", "official", "reference", "history", "all"), "kinds of mutants"
+        ),
+        metavar="{faults,official,reference,history,all}",
         default="faults",
         help="faults: the planted faults (default); official, reference: the source of each with one change; "
         "history: the reference in every dialect, judged by the neighbouring ones",
     )
     parser.add_argument(
         "--profile",
-        choices=("dev", "ci", "nightly"),
+        type=name_among("profile", ("dev", "ci", "nightly")),
+        metavar="{dev,ci,nightly}",
         default="ci",
         help="profile whose batches are used (default: ci)",
     )
@@ -118,9 +122,7 @@ def run_mutation_tests(
     """
     known = FAULTS | FAULTS_OF_USE
     if unknown := [name for name in faults if name not in known]:
-        raise CommandError(
-            f"unknown fault {unknown[0]!r}{suggestion(unknown[0], known) or '.'} Known faults: {', '.join(known)}"
-        )
+        raise CommandError(unknown_name("fault", unknown[0], known))
     if kinds and find_spec("cosmic_ray") is None:
         raise CommandError(
             "mutants need cosmic-ray, which is not installed: pip install 'tal-conformance[power]'"

@@ -17,6 +17,7 @@ from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.commands.cases import case_file
 from tal_conformance.commands.program import CommandError, dialect_named, program_name
+from tal_conformance.core.arguments import name_among
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
@@ -62,7 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", metavar="DIALECT", help="judge every implementation by this dialect instead of its own"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to run on")
+    parser.add_argument(
+        "--device",
+        type=name_among("device", ("cpu", "cuda")),
+        default="cpu",
+        metavar="{cpu,cuda}",
+        help="device to run on",
+    )
     parser.add_argument(
         "--offline",
         action="store_true",
@@ -173,6 +180,8 @@ class Replay:
                 implementation = find(name)
             except (UnknownImplementation, ProtocolViolation) as error:
                 self.report_missing(error)
+                for line in error.details.splitlines()[-TRACEBACK_LINES:]:
+                    warn(printable(f"  {line}"))
             else:
                 held_to = self.against or implementation.dialect
                 self.found.append(replace(implementation, dialect=held_to))

@@ -1,8 +1,9 @@
 """Types of command line arguments, for argparse."""
 
 import argparse
+from collections.abc import Callable, Iterable
 
-from tal_conformance.core.names import cut
+from tal_conformance.core.names import cut, unknown_name
 
 LONGEST_QUOTE = 80
 """Largest number of characters of an argument that a message quotes."""
@@ -32,3 +33,21 @@ def not_negative(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number >= 0, got {cut(text, LONGEST_QUOTE)!r}")
     return number
+
+
+def name_among(kind: str, known: Iterable[str], plural: str = "") -> Callable[[str], str]:
+    """Return an argument type that accepts the known names only, and else says which are similar.
+
+    Args:
+        kind: kind of the name in the singular, such as "profile".
+        known: all valid names.
+        plural: plural of `kind`; "" if it only adds an s.
+    """
+    names = tuple(known)
+
+    def name(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(unknown_name(kind, text, names, plural))
+        return text
+
+    return name

@@ -14,6 +14,7 @@ from torch import Tensor
 from tal_conformance.core import case_file
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.geometry import pixel_boxes
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT, TASKS, Task
 from tal_reference import Head, Hyperparameters
 
@@ -62,7 +63,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(TASKS)}")
+            raise ValueError(unknown_name("task", str(self.task), TASKS))
         _check_hyperparameters(self.hyperparameters)
         _check_class_weights(self.head)
         _check_maps(self.feature_maps, self.head, self.family)

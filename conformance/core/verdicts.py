@@ -198,6 +198,7 @@ class Judgement:
         undefined: True if the specification leaves a part of the result undefined.
         rejected: True if the implementation raised, as the specification requires for this batch.
         unsupported: the adapter's reason for not supporting the batch, on which it raised; "" if it supports it.
+        absent: names of results that the implementation does not have, and which were derived from the others.
         notes: remarks for the reader of the report, as sentences.
     """
 
@@ -209,6 +210,7 @@ class Judgement:
     undefined: bool = False
     rejected: bool = False
     unsupported: str = ""
+    absent: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -4,14 +4,27 @@ from tal_conformance.core.names import LONGEST_MESSAGE, cut
 
 
 class UnknownImplementation(LookupError):
-    """Error: the value of `--implementation` does not name an implementation. The message states what was expected."""
+    """Error: the value of `--implementation` does not name an implementation. The message states what was expected.
+
+    Attributes:
+        details: traceback of the exception that an import of the implementation raised; "" without one.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class PackageUnavailable(LookupError):
-    """Error: a package could not be installed, or its adapter not started. The message says why, and what to do."""
+    """Error: a package could not be installed, or its adapter not started. The message says why, and what to do.
 
-    def __init__(self, message: str) -> None:
+    Attributes:
+        details: traceback of the exception that the adapter raised; "" without one.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
         super().__init__(cut(message, LONGEST_MESSAGE))
+        self.details = details
 
 
 class InvalidSetting(PackageUnavailable, ValueError):
@@ -19,7 +32,15 @@ class InvalidSetting(PackageUnavailable, ValueError):
 
 
 class ProtocolViolation(TypeError):
-    """Error: an adapter, or a value that it returned, does not follow the protocol."""
+    """Error: an adapter, or a value that it returned, does not follow the protocol.
+
+    Attributes:
+        details: traceback of the exception that the adapter raised while it was made; "" without one.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class ImplementationFailed(Exception):
@@ -29,11 +50,14 @@ class ImplementationFailed(Exception):
         what: the failure, as a sentence without a subject, such as "raised ValueError: ...".
         details: the traceback if the adapter itself raised; None if its results violated the protocol.
         types: names of the exception's class and its base classes if the adapter itself raised.
+        formal: a sentence if the failure is a formal mistake, which is reported once while other batches are judged
+            further; "" otherwise.
     """
 
     def __init__(self, what: str, details: str | None = None, types: tuple[str, ...] = ()) -> None:
         super().__init__(what)
         self.what, self.details, self.types = what, details, types
+        self.formal = ""
 
 
 class AnsweredUnsupported(ImplementationFailed):
@@ -47,6 +71,7 @@ class AnsweredUnsupported(ImplementationFailed):
         super().__init__(
             f"returned an answer for what it declares not to support ({reason}): raise an error instead, or support it"
         )
+        self.formal = self.what
 
 
 class NotSupported(Exception):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, LossOutcome, Outcome
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.supervision import supervised
 from tal_conformance.implementations.calling.call import Answer, Call
@@ -31,12 +31,10 @@ from tal_conformance.implementations.guards.side_effects import (
 )
 from tal_conformance.implementations.guards.torch_state import unchanged_torch_state
 from tal_conformance.implementations.kept import fresh_adapter
-from tal_conformance.implementations.protocol import (
-    Implementation,
-    check_assignment,
-    check_inputs,
-    check_loss,
-)
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.validation import Findings, check_assignment, check_inputs, check_loss
+from tal_reference import Dialect
+from tal_reference.composed import total_factor
 
 
 @dataclass
@@ -92,8 +90,13 @@ def execute(
     try:
         outcome = _guarded(implementation, batch, each_term, alone, inputs, unsupported)
     except ImplementationFailed as error:
-        if unsupported and error.details is not None and "Exception" in error.types:
+        raised = error.details is not None and "Exception" in error.types
+        if raised and unsupported:
             raise NotSupported(unsupported[0]) from None
+        if raised and not len(batch.annotations):
+            error.formal = (
+                f"{error.what} on a batch without ground truths, which has zero targets (TAL-EMPTY-1)"
+            )
         raise
     if unsupported and len(batch.annotations):  # without ground truths, an answer is judged as any other
         raise AnsweredUnsupported(unsupported[0])
@@ -160,13 +163,16 @@ def _observe(
     alone: bool,
     copies: PlainCopies,
 ) -> Outcome:
+    findings = Findings()
     if "loss" in implementation.capabilities and not alone:
-        return _observe_loss(implementation, batch, own, each_term, copies)
-    return Outcome(own, False, _observe_assigner(implementation, own, copies), None)
+        outcome = _observe_loss(implementation, batch, own, each_term, copies, findings)
+    else:
+        outcome = Outcome(own, False, _observe_assigner(implementation, own, copies, findings), None)
+    return replace(outcome, formal=tuple(findings.mistakes), absent=tuple(findings.absent))
 
 
 def _observe_assigner(
-    implementation: Implementation, inputs: AssignerInputs, copies: PlainCopies
+    implementation: Implementation, inputs: AssignerInputs, copies: PlainCopies, findings: Findings
 ) -> Assignment:
     originals = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
     given: dict[str, Any] = {name: value.clone() for name, value in originals.items()}
@@ -175,11 +181,16 @@ def _observe_assigner(
         returned = implementation.adapter.assign(private)
     returned = copies.assignment(returned)
     check_inputs_unchanged(given, originals)
-    return check_assignment(returned, inputs, implementation.exposes_stages)
+    return check_assignment(returned, inputs, implementation.exposes_stages, findings)
 
 
 def _observe_loss(
-    implementation: Implementation, batch: Batch, own: AssignerInputs, each_term: bool, copies: PlainCopies
+    implementation: Implementation,
+    batch: Batch,
+    own: AssignerInputs,
+    each_term: bool,
+    copies: PlainCopies,
+    findings: Findings,
 ) -> Outcome:
     feature_maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)
     annotations = batch.annotations.clone()
@@ -191,19 +202,20 @@ def _observe_loss(
     check_inputs_unchanged(
         after | {"annotations": annotations}, originals | {"annotations": batch.annotations}
     )
-    loss = check_loss(returned, feature_maps, batch.family)
+    loss = check_loss(returned, feature_maps, batch.family, findings=findings)
     total = loss.total.sum()
     terms = loss.total.unbind() if each_term and loss.total.ndim else ()
-    term_gradients = tuple(_gradients(term, feature_maps, copies, retain=True) for term in terms)
+    term_gradients = tuple(_gradients(term, feature_maps, copies, findings, retain=True) for term in terms)
     with calls.running():
-        gradients = _gradients(total, feature_maps, copies)
-    outcome = LossOutcome(loss.items, total.detach().clone(), gradients, term_gradients)
-    inputs = own if loss.inputs is None else check_inputs(loss.inputs, own)
+        gradients = _gradients(total, feature_maps, copies, findings)
+    items, shows_items = items_of(loss, batch, implementation.dialect)
+    outcome = LossOutcome(items, total.detach().clone(), gradients, term_gradients, shows_items)
+    inputs = own if loss.inputs is None else check_inputs(loss.inputs, own, findings)
     if loss.assignment is not None:
-        assignment = check_assignment(loss.assignment, inputs, implementation.exposes_stages)
+        assignment = check_assignment(loss.assignment, inputs, implementation.exposes_stages, findings)
         return Outcome(inputs, loss.inputs is not None, assignment, outcome, True)
     if "assign" in implementation.capabilities:
-        return Outcome(own, False, _observe_assigner(implementation, own, copies), outcome)
+        return Outcome(own, False, _observe_assigner(implementation, own, copies, findings), outcome)
     if implementation.exposes_stages:
         raise ProtocolViolation(
             "the adapter declares exposes_stages, but Loss.assignment is None: "
@@ -212,17 +224,39 @@ def _observe_loss(
     return Outcome(own, False, None, outcome)
 
 
+def items_of(loss: Loss, batch: Batch, dialect: Dialect) -> tuple[Tensor, bool]:
+    """Return the items (3,) of a loss, and True if each of them is known.
+
+    A loss without items may have a total with one value for each term, from which the items follow (LOSS-GAIN-1). Of a
+    total in one number only the sum is known, which is returned as the first item; the others are 0.
+    """
+    known: Tensor | None = loss.items
+    if known is not None:
+        return known, True
+    whole = loss.total.detach() / total_factor(batch.images, dialect)
+    if whole.ndim:
+        return whole.clone(), True
+    items = whole.new_zeros(len(batch.family.terms))
+    items[0] = whole
+    return items, False
+
+
 def _gradients(
-    total: Tensor, feature_maps: tuple[Tensor, ...], copies: PlainCopies, retain: bool = False
+    total: Tensor,
+    feature_maps: tuple[Tensor, ...],
+    copies: PlainCopies,
+    findings: Findings,
+    retain: bool = False,
 ) -> tuple[Tensor, ...]:
     gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
         total, feature_maps, retain_graph=retain, allow_unused=True
     )
     missing = [level for level, gradient in enumerate(gradients) if gradient is None]
     if missing:
-        raise ProtocolViolation(
+        findings.mistakes.append(
             f"Loss.total has no gradient on feature map {missing[0]} (LOSS-GRAD-1: zero, not None)"
         )
     return tuple(
-        copies.gradient(level, gradient) for level, gradient in enumerate(gradients) if gradient is not None
+        copies.gradient(level, torch.zeros_like(feature_maps[level]) if gradient is None else gradient)
+        for level, gradient in enumerate(gradients)
     )

@@ -20,20 +20,22 @@ An adapter needs only this module and torch.
 import dataclasses
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from tal_conformance.core.names import unknown_name
-from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.task import DETECT, TASKS, Task
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.task import DETECT, TASKS
 from tal_conformance.core.ways import SEQUENCE_NAMES, WAY_NAMES
 from tal_conformance.implementations.errors import ProtocolViolation
-from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
-from tal_conformance.implementations.guards.plain_copies import is_tensor
+from tal_conformance.implementations.guards.exceptions import (
+    exception_text,
+    own_traceback,
+    recorded_interrupts,
+)
 from tal_conformance.implementations.guards.side_effects import Identity
 from tal_conformance.implementations.support import Support, support_of
 from tal_reference import NEWEST, Dialect, Head, Hyperparameters, parse
@@ -218,19 +220,6 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         raise ProtocolViolation(
             f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}"
         )
-    precisions = getattr(adapter, "precisions", MIXED)
-    listed = isinstance(precisions, (tuple, list))
-    unknown = [one for one in precisions if one not in EVERY] if listed else [precisions]
-    if unknown:
-        raise ProtocolViolation(
-            f"{name}: `precisions` contains {', '.join(map(repr, unknown))}, expected a tuple of names among "
-            f"{', '.join(EVERY)}"
-        )
-    tasks = getattr(adapter, "tasks", (DETECT.name,))
-    if not isinstance(tasks, (tuple, list)) or not tasks or any(task not in TASKS for task in tasks):
-        raise ProtocolViolation(
-            f"{name} declares tasks = {tasks!r}: expected a tuple of names among {', '.join(TASKS)}"
-        )
     return Implementation(
         name=_one_line(getattr(adapter, "name", name)),
         spec=name,
@@ -238,10 +227,10 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         dialect=dialect,
         adapter=adapter,
         exposes_stages=exposes_stages_of(adapter),
-        precisions=tuple(precisions),
-        tasks=tuple(tasks),
+        precisions=_names(adapter, name, "precisions", MIXED, EVERY),
+        tasks=_tasks(adapter, name),
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
-        unsupported_ways=_unsupported_ways(adapter, name),
+        unsupported_ways=_names(adapter, name, "unsupported_ways", (), (*WAY_NAMES, *SEQUENCE_NAMES)),
         reduces_over_ranks=_reduction(adapter, name),
         support=support_of(adapter, name),
         factory=factory,
@@ -261,20 +250,38 @@ REDUCTIONS = (None, "mean", "sum")
 """Ways in which N may be reduced over the processes of a distributed training."""
 
 
-def _unsupported_ways(adapter: Any, name: str) -> tuple[str, ...]:
-    """Return the ways of calling and the sequences of calls that the adapter declares not to support.
+def _names(
+    adapter: Any, name: str, attribute: str, default: tuple[str, ...], known: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the names in an attribute of the adapter, such as `precisions`.
 
     Raises:
-        ProtocolViolation: the attribute is not a tuple, or an entry is not the name of a way or sequence.
+        ProtocolViolation: the attribute is not a tuple, or an entry is not a known name.
     """
-    ways = getattr(adapter, "unsupported_ways", ())
-    if not isinstance(ways, (tuple, list)):
-        raise ProtocolViolation(f"{name} declares unsupported_ways = {ways!r}: expected a tuple of names")
-    known = (*WAY_NAMES, *SEQUENCE_NAMES)
-    for way in ways:
-        if way not in known:
-            raise ProtocolViolation(f"{name}, unsupported_ways: {unknown_name('way', str(way), known)}")
-    return tuple(ways)
+    names = getattr(adapter, attribute, default)
+    if not isinstance(names, (tuple, list)):
+        raise ProtocolViolation(
+            f"{name} declares {attribute} = {names!r}: expected a tuple of names among {', '.join(known)}"
+        )
+    kind = {"precisions": "precision", "tasks": "task", "unsupported_ways": "way"}[attribute]
+    for entry in names:
+        if entry not in known:
+            raise ProtocolViolation(f"{name}, {attribute}: {unknown_name(kind, str(entry), known)}")
+    return tuple(names)
+
+
+def _tasks(adapter: Any, name: str) -> tuple[str, ...]:
+    """Return the names of the loss families that the adapter declares to compute.
+
+    Raises:
+        ProtocolViolation: the attribute is not a tuple, is empty, or an entry is not the name of a family.
+    """
+    tasks = _names(adapter, name, "tasks", (DETECT.name,), tuple(TASKS))
+    if not tasks:
+        raise ProtocolViolation(
+            f"{name} declares tasks = (): expected a tuple of names among {', '.join(TASKS)}"
+        )
+    return tasks
 
 
 def _reduction(adapter: Any, name: str) -> str | None:
@@ -302,7 +309,9 @@ def _called(factory: Any, name: str) -> Any:
             return factory()
         except BaseException as error:
             interrupts.raise_if_arrived()
-            raise ProtocolViolation(f"{name}: making the adapter raised {exception_text(error)}") from error
+            raise ProtocolViolation(
+                f"{name}: making the adapter raised {exception_text(error)}", own_traceback(error)
+            ) from error
 
 
 def exposes_stages_of(adapter: Any) -> bool:
@@ -320,139 +329,3 @@ def exposes_stages_of(adapter: Any) -> bool:
         stacklevel=2,
     )
     return bool(adapter.shows_stages)
-
-
-def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bool) -> Assignment:
-    """Return the assignment if it has the types, shapes, dtypes and device of the protocol.
-
-    Raises:
-        ProtocolViolation: a field is wrong; the message has the field, the expected and the actual value.
-    """
-    if not isinstance(assignment, Assignment):
-        raise ProtocolViolation(f"assign returned {_kind(assignment)}, expected an Assignment")
-    images, anchors, classes = inputs.scores.shape
-    truths = inputs.truth_boxes.shape[1]
-    device = inputs.scores.device
-    real = _floats(assignment.scores, inputs.scores.dtype, inputs.truth_boxes.dtype)
-    finest = torch.promote_types(inputs.truth_boxes.dtype, inputs.scores.dtype)
-    boxes = _floats(assignment.boxes, inputs.truth_boxes.dtype, finest)
-    _check("Assignment.boxes", assignment.boxes, (images, anchors, 4), device, boxes)
-    _check("Assignment.scores", assignment.scores, (images, anchors, classes), device, real)
-    _check("Assignment.foreground", assignment.foreground, (images, anchors), device, torch.bool)
-    # TAL-EMPTY-1: without any ground truth no anchor is a positive, and labels and indices have no meaning.
-    for name in ("labels", "truth_index"):
-        value = getattr(assignment, name)
-        _check(f"Assignment.{name}", value, (images, anchors), device, None, loose=not truths)
-    if exposes_stages and truths and not isinstance(assignment.stages, Stages):
-        raise ProtocolViolation(
-            f"the adapter declares exposes_stages, but Assignment.stages is {_kind(assignment.stages)}"
-        )
-    if assignment.stages is not None:
-        if not isinstance(assignment.stages, Stages):
-            raise ProtocolViolation(f"Assignment.stages is {_kind(assignment.stages)}, expected Stages")
-        masks = ("candidates", "selected", "positives")
-        for field in fields(Stages):
-            value = getattr(assignment.stages, field.name)
-            dtype = (
-                torch.bool
-                if field.name in masks
-                else _floats(value, inputs.scores.dtype, inputs.truth_boxes.dtype)
-            )
-            _check(f"Stages.{field.name}", value, (images, truths, anchors), device, dtype)
-    return assignment
-
-
-def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
-    """Return the assigner's inputs `seen` that a loss exposes if they have the shapes of the expected inputs `own`.
-
-    Raises:
-        ProtocolViolation: a field is wrong; the message has the field, the expected and the actual value.
-    """
-    if not isinstance(seen, AssignerInputs):
-        raise ProtocolViolation(f"Loss.inputs is {_kind(seen)}, expected AssignerInputs")
-    for field in ("scores", "boxes", "anchors", "strides", "labels", "truth_boxes", "truth_mask"):
-        expected, value = getattr(own, field), getattr(seen, field)
-        dtype = _floats(value, expected.dtype, own.scores.dtype, own.truth_boxes.dtype)
-        _check(f"AssignerInputs.{field}", value, tuple(expected.shape), expected.device, dtype)
-    return replace(seen, head=own.head, hyperparameters=own.hyperparameters)  # not those that the adapter set
-
-
-def check_loss(
-    loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT, differentiable: bool = True
-) -> Loss:
-    """Return the loss if it has the type, shapes and device of the protocol.
-
-    Args:
-        loss: the value that the adapter returned.
-        feature_maps: feature maps of the call.
-        task: the loss family.
-        differentiable: False if no feature map requires gradients, or gradients are disabled.
-
-    Raises:
-        ProtocolViolation: a field is wrong; the message has the field, the expected and the actual value.
-    """
-    if not isinstance(loss, Loss):
-        raise ProtocolViolation(f"loss returned {_kind(loss)}, expected a Loss")
-    device = feature_maps[0].device
-    total: Any = loss.total
-    items = (len(task.terms),)
-    shape = items if is_tensor(total) and total.ndim else ()
-    for name, value, expected in (("total", total, shape), ("items", loss.items, items)):
-        dtype = _floats(
-            value, feature_maps[0].dtype, torch.float32
-        )  # official code's choice, whatever the input
-        _check(f"Loss.{name}", value, expected, device, dtype)
-    if loss.inputs is not None and loss.assignment is None:
-        raise ProtocolViolation(
-            "Loss.inputs is set, but Loss.assignment is None: return the assignment of these inputs as well"
-        )
-    if loss.items.requires_grad:
-        raise ProtocolViolation("Loss.items require gradients (LOSS-GAIN-1): return items.detach()")
-    if differentiable and not loss.total.requires_grad:
-        raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")
-    return loss
-
-
-def _floats(value: Any, first: torch.dtype, *others: torch.dtype) -> torch.dtype:
-    """Return the dtype of `value` if it is among the given dtypes (mixed precision allows several), else the first."""
-    return value.dtype if is_tensor(value) and value.dtype in (first, *others) else first
-
-
-def _check(
-    name: str,
-    value: Any,
-    shape: tuple[int, ...],
-    device: torch.device,
-    dtype: torch.dtype | None,
-    loose: bool = False,
-) -> None:
-    """Raise unless `value` is a tensor of this shape, device and dtype.
-
-    Args:
-        name: name of the field, for the message.
-        value: the field's value.
-        shape: expected shape.
-        device: expected device.
-        dtype: expected dtype; None: any integer dtype.
-        loose: accept any dtype.
-
-    Raises:
-        ProtocolViolation: the value is wrong; the message has the expected and the actual property.
-    """
-    if not is_tensor(value):
-        raise ProtocolViolation(f"{name} is {_kind(value)}, expected a tensor of shape {shape}")
-    if tuple(value.shape) != shape:
-        raise ProtocolViolation(f"{name} has shape {tuple(value.shape)}, expected {shape}")
-    if value.device != device:
-        raise ProtocolViolation(f"{name} is on {value.device}, expected {device}")
-    if loose:
-        return
-    if dtype is None:
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected an integer dtype")
-    elif value.dtype != dtype:
-        raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected {dtype}")
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

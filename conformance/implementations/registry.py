@@ -15,7 +15,11 @@ from typing import Any
 import tal_folder_names
 from tal_conformance.core.names import suggestion
 from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
-from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
+from tal_conformance.implementations.guards.exceptions import (
+    exception_text,
+    own_traceback,
+    recorded_interrupts,
+)
 from tal_conformance.implementations.guards.imports import imports_change_nothing
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 
@@ -154,7 +158,7 @@ def _fetched(name: str) -> Any:
         if package in OTHER_PROJECTS:
             return project(package, version)
     except PackageUnavailable as error:
-        raise UnknownImplementation(str(error)) from error
+        raise UnknownImplementation(str(error), error.details) from error
     known = ("ultralytics", *OTHER_PROJECTS)
     raise UnknownImplementation(
         f"unknown package in {name!r}{suggestion(package, known) or '.'} "
@@ -181,7 +185,7 @@ def _isolated(name: str) -> Any:
     try:
         adapter = RemoteAdapter(name, Worker(launch))
     except PackageUnavailable as error:
-        raise UnknownImplementation(str(error)) from error
+        raise UnknownImplementation(str(error), error.details) from error
     adapter.name = adapter.own_name if adapter.own_name != "unknown" else name
     return adapter
 
@@ -235,7 +239,9 @@ def _module(name: str) -> ModuleType:
             return importlib.import_module(name)
         except BaseException as error:
             interrupts.raise_if_arrived()
-            raise UnknownImplementation(f"importing {name} raised {exception_text(error)}") from error
+            raise UnknownImplementation(
+                f"importing {name} raised {exception_text(error)}", own_traceback(error)
+            ) from error
         finally:
             sys.path.pop(0)
 
@@ -265,7 +271,9 @@ def _module_from_file(path: Path) -> ModuleType:
         except BaseException as error:
             del sys.modules[name]
             interrupts.raise_if_arrived()
-            raise UnknownImplementation(f"running {path} raised {exception_text(error)}") from error
+            raise UnknownImplementation(
+                f"running {path} raised {exception_text(error)}", own_traceback(error)
+            ) from error
     return module
 
 

@@ -33,6 +33,7 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
     undefined = expected.undefined_images(outcome.inputs)  # (B,)
     defined = not bool(undefined.any())
     judgement.inconclusive = judgement.undefined = not defined
+    judgement.absent = list(outcome.absent)
     if outcome.assignment is not None:
         finite = judge_assignment(judgement, outcome, expected, undefined)
         if defined and outcome.loss is not None and outcome.from_loss and finite:

@@ -78,15 +78,20 @@ def judge_loss(
         allowed = allowed + enclosed
     items = like_division_by_zero(loss.items, same_dtype, expected.dialect)  # (3,)
     same_dtype = like_overflow(same_dtype, items, known)  # (3,)
-    remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
+    remark = ""
+    if loss.shows_items:
+        remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
     for stage, place in expected.batch.family.item_of.items():
-        if stage == StageName.BOX and not known.is_defined:
+        if not loss.shows_items or (stage == StageName.BOX and not known.is_defined):
             continue
         value_range = None if known.rounding.ranges is None else known.rounding.ranges[place]
         bounded = Bounded(exact[place], allowed[place], same_dtype[place], slack.items[place], value_range)
         clause = SCORE_SUM_CLAUSE if remark else judgement.task.clauses[stage]
         judgement.note(stage, assert_term, Quantity(quantities[place], clause), items[place], bounded, remark)
-    judge_total(judgement, expected, loss)
+    if loss.shows_items:
+        judge_total(judgement, expected, loss)
+    elif known.is_defined:
+        judge_hidden_items(judgement, expected, loss, Bounded(exact.sum(), allowed.sum(), same_dtype.sum()))
     judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
 
 
@@ -185,6 +190,27 @@ def judge_total(judgement: Judgement, expected: Expectation, loss: LossOutcome) 
     error = bound(same_dtype, total, rounding, dtype, "total")
     quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
     judgement.note(StageName.TOTAL, assert_within, quantity, loss.total, Bounded(total, error, same_dtype))
+
+
+def judge_hidden_items(
+    judgement: Judgement, expected: Expectation, loss: LossOutcome, summed: Bounded
+) -> None:
+    """Judge the total of a loss without items: the sum of the expected items, times the batch size (LOSS-GAIN-1).
+
+    Args:
+        judgement: takes the result.
+        expected: expectation of the batch.
+        loss: total of the implementation.
+        summed: sum of the expected items, with the sum of their tolerances.
+    """
+    assert summed.same_dtype is not None
+    dtype, factor = loss_precision(expected.batch), total_factor(expected.batch.images, expected.dialect)
+    total, same_dtype = summed.expected * factor, summed.same_dtype * factor
+    rounding = bound(same_dtype, total, 4 * torch.finfo(dtype).eps * total.abs(), dtype, "total")
+    bounded = Bounded(total, summed.tolerance * factor + rounding, same_dtype)
+    quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
+    observed = like_division_by_zero(loss.total, same_dtype, expected.dialect)
+    judgement.note(StageName.TOTAL, assert_within, quantity, observed, bounded)
 
 
 def judge_gradients(

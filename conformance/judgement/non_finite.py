@@ -158,9 +158,11 @@ def _judge_spread_loss(
     if len(sums) > 1 and not has_no_distance_loss(expected.batch.head.reg_max, expected.dialect):
         sums.append(StageName.DFL)
     values = {
-        name: outcome.loss.items[place] for place, name in enumerate(t.name for t in judgement.task.terms)
+        name: outcome.loss.items[place]
+        for place, name in enumerate(t.name for t in judgement.task.terms)
+        if name in sums and outcome.loss.shows_items
     }
-    for name, value in {**{name: values[name] for name in sums}, "total": outcome.loss.total}.items():
+    for name, value in {**values, "total": outcome.loss.total}.items():
         quantity = Quantity("total is finite" if name == "total" else f"{name} loss is finite", "NONFINITE-2")
         judgement.note(name, _assert_same, quantity, value.isfinite(), torch.zeros_like(value.isfinite()))
 
@@ -226,7 +228,7 @@ def _judge_loss(
         if infinite
     ]
     for place, term in enumerate(term.name for term in batch.family.terms):
-        if term in free or (term != StageName.CLS and lost):
+        if term in free or (term != StageName.CLS and lost) or not outcome.loss.shows_items:
             continue
         named = (
             "NONFINITE-3"

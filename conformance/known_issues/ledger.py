@@ -12,7 +12,7 @@ from packaging.version import InvalidVersion, Version
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.files import check_regular
-from tal_conformance.core.names import LONGEST_MESSAGE, cut
+from tal_conformance.core.names import LONGEST_MESSAGE, cut, unknown_name
 from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.judgement.failure import Failure, Subject
@@ -164,7 +164,7 @@ def entry_of(raw: Any) -> KnownIssue:
     keys = [field.name for field in fields(KnownIssue)]
     unknown = [key for key in raw if key not in keys]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is an unknown key; keys are {', '.join(keys)}")
+        raise ValueError(unknown_name("key", unknown[0], keys))
     missing = [key for key in keys if key not in raw and key not in OPTIONAL]
     if missing:
         raise ValueError(f"{missing[0]!r} is missing")
@@ -198,14 +198,14 @@ def _versions(text: str) -> SpecifierSet:
 def _check_sense(entry: KnownIssue) -> None:
     for device in entry.devices:
         if device not in DEVICES:
-            raise ValueError(f"unknown device {device!r}; devices are {', '.join(DEVICES)}")
+            raise ValueError(unknown_name("device", device, DEVICES))
     for name in entry.when:
         if name not in PREDICATES:
-            raise ValueError(f"unknown predicate {name!r}; predicates are {', '.join(PREDICATES)}")
+            raise ValueError(unknown_name("predicate", name, PREDICATES))
     for stage in (entry.stage, *entry.follows):
         known = list(dict.fromkeys(name for task in TASKS.values() for name in task.clauses))
         if stage not in (*known, RAISES):
-            raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(known)} and {RAISES}")
+            raise ValueError(unknown_name("stage", stage, (*known, RAISES)))
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):
         raise ValueError(f"{entry.clause!r} is not a clause; expected one such as TAL-CAND-2")
     if entry.stage == RAISES and not entry.says:

@@ -1,5 +1,6 @@
 """The checker that tests receive as a fixture: it judges every generated batch of the test, and logs the result."""
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,11 +19,12 @@ from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import calls
-from tal_conformance.judgement.failure import Failure, Subject, failure_from
+from tal_conformance.judgement.failure import Failure, Subject, failure_from, formal_failure
 from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.known_issues.ledger import KnownIssue
 from tal_conformance.suite.shrinking import TestShrinking
 
+NUMBER = re.compile(r"\d+")
 MAX_INCONCLUSIVE_SHARE = 0.25
 """Largest share of a test's batches that may be inconclusive because the implementation hides its assignment.
 
@@ -69,6 +71,8 @@ class Checker(BatchChecker):
         reasons: number of these inconclusive batches by the reason, if the judge gave a reason.
         since: reading of the clock when the previous batch was judged, in seconds.
         last: the batch that was judged last; None before the first batch.
+        formal: a failure for each formal mistake, by the mistake with its numbers replaced by `#`.
+        absent: names of the results that the implementation does not have.
     """
 
     subject: Subject
@@ -85,6 +89,8 @@ class Checker(BatchChecker):
     reasons: Counter[str] = field(default_factory=Counter)
     since: float = field(default_factory=time.perf_counter)
     last: Batch | None = field(default=None)
+    formal: dict[str, Failure] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
 
     def __call__(
         self, batch: Recipe | Batch, by: Judging = judge_against_reference, relates: bool = False
@@ -112,8 +118,9 @@ class Checker(BatchChecker):
         try:
             judgement = by(self.subject, batch)
         except Failure as failure:
-            if self._excuse(batch, failure, began):
-                return failure.judgement or Judgement()
+            settled = self._settled(batch, failure, began)
+            if settled is not None:
+                return settled
             self._pass_on(batch, failure.verdict, failure.judgement, began, failure)
             self.failed = True
             if self.shrinking is not None and not self.shrinking.add(key, failure):
@@ -126,6 +133,7 @@ class Checker(BatchChecker):
         except Exception:
             self._pass_on(batch, Verdict.ERROR, None, began)
             raise
+        self.absent.update(judgement.absent)
         self._pass_on(batch, judgement.verdict, judgement, began)
         return judgement
 
@@ -142,7 +150,7 @@ class Checker(BatchChecker):
         try:
             judgement = check_all_reject(self.subject, batch, stage, clause, reason)
         except Failure as failure:
-            if self._excuse(batch, failure, began):
+            if self._settled(batch, failure, began) is not None:
                 return
             # With fewer anchors than k there is no assignment to draw.
             failure.pictured = stage != StageName.TOP_K
@@ -154,6 +162,39 @@ class Checker(BatchChecker):
         except NotSupported as unsupported:
             judgement = Judgement(batch.family, unsupported=unsupported.reason)
         self._pass_on(batch, judgement.verdict, judgement if judgement.unsupported else None, began)
+
+    def _note_formal(self, failure: Failure) -> None:
+        """Keep the smallest failure with each formal mistake, to be reported after the test."""
+        outcome = failure.outcome
+        mistakes = failure.formal or (() if outcome is None else outcome.formal)
+        for mistake in mistakes:
+            key = NUMBER.sub("#", mistake)
+            known = self.formal.get(key)
+            if known is None or _size(failure.batch) < _size(known.batch):
+                alone = failure.formal == (mistake,)
+                self.formal[key] = (
+                    failure if alone else formal_failure(failure.subject, failure.batch, mistake, outcome)
+                )
+
+    def _settled(self, batch: Batch, failure: Failure, began: CallTiming) -> Judgement | None:
+        """Return the judgement of a batch whose failure is a known issue or only a formal mistake, and pass it on.
+
+        Return None if the failure must be raised.
+        """
+        self._note_formal(failure)
+        if self._excuse(batch, failure, began):
+            return failure.judgement or Judgement()
+        return self._judged_behind(batch, failure, began) if failure.formal else None
+
+    def _judged_behind(self, batch: Batch, failure: Failure, began: CallTiming) -> Judgement:
+        """Pass on the verdict on the values behind a formal mistake, or the failure if there are no values."""
+        judgement = failure.judgement
+        if judgement is not None:
+            self.absent.update(judgement.absent)
+            self._pass_on(batch, judgement.verdict, judgement, began)
+            return judgement
+        self._pass_on(batch, failure.verdict, None, began, failure)
+        return Judgement(batch.family, inconclusive=True)
 
     def blame(self, what: str) -> Failure | None:
         """Return and count a failure for a side effect of the implementation during the test.
@@ -233,6 +274,10 @@ class Checker(BatchChecker):
             parameter=self.parameter,
         )
         self.sink.batch(judged)
+
+
+def _size(batch: Batch) -> int:
+    return batch.images * batch.anchors * (1 + len(batch.annotations))
 
 
 def skip_untested(sink: Sink, reason: str, implementation: str | None = None) -> Never:

@@ -40,9 +40,12 @@ from tal_conformance.suite.session import (
     failures_in,
     find_implementations,
     gates,
+    ignored_ledger,
     load_cases,
     load_ledger,
     log_shrinking,
+    new_mistakes,
+    note_absent,
     note_ledger,
     note_loose_bounds,
     stopped,
@@ -151,7 +154,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     )
     places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
     profile = config.getoption("--conformance-profile")
+    ignored = ignored_ledger(config)
     return [
+        *([shown(f"conformance: {ignored}")] if ignored else []),
         shown(f"conformance: {tested}"),
         shown(f"conformance: {places}; profile {profile}, seed {run.seed}"),
     ]
@@ -242,7 +247,8 @@ def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeS
 def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject) -> Iterator[Checker]:
     """Return the checker of this test, which judges the implementation on a recipe or a batch and logs the result.
 
-    After the test, the fixture fails if too large a share of the batches is inconclusive.
+    After the test, the fixture fails if too large a share of the batches is inconclusive, or if the results have formal
+    mistakes, each of which fails one test of the process.
     """
     marker = request.node.get_closest_marker("clauses")
     group = marker.args[0] if marker else ""
@@ -252,6 +258,10 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
     shrinking = TestShrinking(run.shrinking, subject.id)
     checker = Checker(subject, run.recorder, name, group, parameter_of(request.node), entries, shrinking)
     yield checker
+    note_absent(run, checker)
+    mistakes = new_mistakes(run, checker)
+    for failure in mistakes:
+        run.recorder.failure(name, group, failure)
     if checker.too_inconclusive:
         run.recorder.line(
             "inconclusive",
@@ -263,6 +273,8 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
             reason=checker.too_inconclusive,
         )
         pytest.fail(checker.too_inconclusive, pytrace=False)
+    if mistakes:
+        pytest.fail(shown("\n".join(map(str, mistakes))), pytrace=False)
 
 
 def parameter_of(item: pytest.Item) -> str:
@@ -357,6 +369,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for sentence in (hidden_sentence(config.stash.get(HIDDEN, {})), shrinking_sentence(log)):
         if sentence:
             write_line(terminalreporter, sentence)
+    if ignored := ignored_ledger(config):
+        write_line(terminalreporter, ignored, yellow=True)
     for problem in [*run.uncovered, *run.unsupported, *run.stale]:
         write_line(terminalreporter, problem, red=True)
     if isinstance(run.report, Exception):

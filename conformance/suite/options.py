@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from tal_conformance.checks.profiles import PROFILES, SEEDS
-from tal_conformance.core.arguments import not_negative, positive
+from tal_conformance.core.arguments import name_among, not_negative, positive
 from tal_conformance.core.files import REPOSITORY, default_report_dir
 from tal_conformance.core.names import LONGEST_MESSAGE, cut
 from tal_conformance.core.task import TASKS
@@ -67,12 +67,14 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--device",
-        choices=("cpu", "cuda", "all"),
+        type=name_among("device", ("cpu", "cuda", "all")),
+        metavar="{cpu,cuda,all}",
         help="device to test on (default: every available device; unavailable ones are reported as not tested)",
     )
     group.addoption(
         "--conformance-profile",
-        choices=tuple(PROFILES),
+        type=name_among("profile", PROFILES),
+        metavar="{" + ",".join(PROFILES) + "}",
         default="dev",
         help="how many batches are generated (default: dev)",
     )

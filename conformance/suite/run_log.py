@@ -146,6 +146,7 @@ class RunLogWriter:
             reproduce=reproduction_commands(failure.subject.implementation, failure.batch, case),
             traceback=failure.details or problem,
             **({"parameter": parameter} if parameter else {}),
+            **assignment_source(failure.outcome),
         )
 
     def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
@@ -173,6 +174,19 @@ class RunLogWriter:
         path = cases / f"{batch.id}.safetensors"
         batch.save(path)
         return path
+
+
+def assignment_source(outcome: Outcome | None) -> dict[str, str]:
+    """Return the source of the assignment that a failure of a loss shows, as fields of its log line.
+
+    It is "loss" if the loss shows the assignment that it used, "separate" if `assign` was called besides, and "hidden"
+    if there is none. Without a loss there is no field.
+    """
+    if outcome is None or outcome.loss is None:
+        return {}
+    if outcome.from_loss:
+        return {"assignment": "loss"}
+    return {"assignment": "hidden" if outcome.assignment is None else "separate"}
 
 
 def _draw(failure: Failure) -> tuple[dict[str, Any] | None, str | None]:

@@ -22,6 +22,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.ledger import BUNDLED, InvalidLedger, KnownIssue, read_ledger
 from tal_conformance.known_issues.standing import Standing, standings
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.coverage import loose_bounds, missing_hazards
 from tal_conformance.suite.options import (
     against,
@@ -42,6 +43,8 @@ MAX_UNSUPPORTED_SHARE = 0.75
 Measured with the narrowest adapter of known code bases, which has 16 bins, two levels or more, fixed k, alpha and beta,
 and no topk2: it supports 177 of 518 batches of all checks, and excludes 66 %.
 """
+TRACEBACK_LINES = 30
+"""Maximum number of lines of an adapter's traceback that are printed."""
 GATING = ("ci", "nightly")
 """Profiles whose complete runs fail if too few batches reach a clause or a hazard."""
 
@@ -63,6 +66,8 @@ class SessionState:
         unsupported: sentences about implementations whose adapters exclude too many batches.
         stale: sentences about known issues that make the run fail, such as expired ones.
         shrinking: failures that were shrunk, and the budget of processor time for shrinking.
+        mistakes: formal mistakes that are reported: implementation, device and mistake.
+        absent: results that implementations do not have, and that are logged: implementation and name.
         report: path of the report, or the exception that prevented it; None before the end of the session.
     """
 
@@ -77,6 +82,8 @@ class SessionState:
     unsupported: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     shrinking: ShrinkBudget = field(default_factory=ShrinkBudget)
+    mistakes: set[tuple[str, str, str]] = field(default_factory=set)
+    absent: set[tuple[str, str]] = field(default_factory=set)
     report: Path | Exception | None = None
     progress: TestProgress = field(init=False)
 
@@ -165,7 +172,9 @@ def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[s
             with supervised.calling(name):
                 loaded[name] = find(name, isolate)
         except (UnknownImplementation, ProtocolViolation) as error:
-            problems[name] = visible(f"--implementation {name}: {' '.join(str(error).split())}")
+            message = visible(f"--implementation {name}: {' '.join(str(error).split())}")
+            details = [visible(f"  {line}") for line in error.details.splitlines()[-TRACEBACK_LINES:]]
+            problems[name] = "\n".join([message, *details])
     return [loaded[name] for name in names if name in loaded], [
         problems[name] for name in names if name in problems
     ]
@@ -200,6 +209,17 @@ def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
     except InvalidLedger as error:
         raise pytest.UsageError(f"--ledger {error}") from error
     return () if against(config) else entries
+
+
+def ignored_ledger(config: pytest.Config) -> str:
+    """Return a sentence if `--against` makes the run ignore the file of `--ledger`, or ""."""
+    dialect, own = against(config), config.getoption("--ledger")
+    if dialect is None or not own:
+        return ""
+    return (
+        f"--ledger {own} is ignored: known issues concern the dialect that an implementation declares, and --against "
+        f"{dialect.name} replaces it"
+    )
 
 
 def begin(run: SessionState, config: pytest.Config) -> None:
@@ -275,6 +295,37 @@ def uncovered_clauses(run: SessionState) -> list[str]:
     for reason in reasons:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
     return reasons
+
+
+def new_mistakes(run: SessionState, checker: Checker) -> list[Failure]:
+    """Return the failures for formal mistakes that a test found, and that no test of this process has reported."""
+    subject = checker.subject
+    found = []
+    for mistake, failure in checker.formal.items():
+        key = subject.implementation.name, subject.device, mistake
+        if key not in run.mistakes:
+            run.mistakes.add(key)
+            found.append(failure)
+    return found
+
+
+def note_absent(run: SessionState, checker: Checker) -> None:
+    """Log the results that an implementation does not have, each of them once."""
+    name = checker.subject.implementation.name
+    for absent in sorted(checker.absent):
+        if (name, absent) not in run.absent:
+            run.absent.add((name, absent))
+            run.recorder.line(
+                "not_tested", implementation=name, device=None, reason=f"{absent} is None: {DERIVED[absent]}"
+            )
+
+
+DERIVED = {
+    "Assignment.labels": "the class of each anchor is that of the ground truth of its target box",
+    "Assignment.truth_index": "the owner of each anchor is the ground truth of its target box",
+    "Loss.items": "the terms are judged by the total and the gradients",
+}
+"""How a result that an implementation does not have is judged."""
 
 
 def too_unsupported(run: SessionState) -> list[str]:

@@ -183,6 +183,11 @@ def identified_in_words(found: dict[str, Any]) -> tuple[str, list[str]]:
     details = []
     if found["dialect"] and found["choices"]:
         details.append(f'declare it, if it is meant: dialect = "{found["dialect"]}"')
+    if found["dialect"] and found["complete"] and not (found["choices"] or found["unexplained"]):
+        details.append(
+            f'all of it vanishes under {found["dialect"]}: set dialect = "{found["dialect"]}", or run '
+            "tal-conformance identify"
+        )
     for tie in found["ties"]:
         decision = f"decided by {tie['deciding']}" if tie.get("deciding") else "no drawn batch decides"
         details.append(f"{tie['words']} explains as much; {decision}")

@@ -28,6 +28,15 @@ REPRODUCE = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
 """Ways to reproduce a case: key in the log, and heading on the card."""
 
 
+HIDDEN = {
+    "separate": "The loss hides its assignment: the stages before the loss and the picture show a separate call of "
+    "assign(inputs), which the loss need not have used. Return the assignment that it used as Loss.assignment.",
+    "hidden": "The loss hides its assignment: the stages before the loss are inferred from its gradients or not "
+    "judged, and the picture shows the reference alone. Return the assignment that it used as Loss.assignment.",
+}
+"""Notes on the strip and picture of a loss that does not show its assignment, by the source of the shown one."""
+
+
 @dataclass(frozen=True)
 class Card:
     """One cause of failure, or one declared difference, with the values of its smallest batch."""
@@ -47,6 +56,7 @@ class Card:
     description: str
     facts: list[tuple[str, str]]
     strip: list[dict[str, str]]
+    note: str
     values: list[dict[str, str]]
     more_values: int
     drawing: Drawing | None
@@ -103,6 +113,7 @@ def card_of(
         description=shortened(line.get("description") or "", MAX_TEXT_LENGTH),
         facts=_card_facts(cause),
         strip=_strip(line),
+        note=HIDDEN.get(str(line.get("assignment")), ""),
         values=values[:MAX_VALUES],
         more_values=len(values) - MAX_VALUES,
         drawing=draw(line["picture"], characters)

@@ -184,10 +184,10 @@ class WrongShape(Double):
 
 
 class WrongDtype(Double):
-    """Returns indices of a floating-point dtype."""
+    """Returns indices that are halves, which no conversion explains."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
-        return replace(right, truth_index=right.truth_index.float())
+        return replace(right, truth_index=right.truth_index.float() + 0.5)
 
 
 class WrongDevice(Double):

@@ -8,13 +8,13 @@ from torch import Tensor
 from tal_conformance.checks.devices.checks import first_difference, judged_against
 from tal_conformance.checks.reference import judged_outcome
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome, Stages
-from tal_conformance.core.outcome_tensors import part_from
+from tal_conformance.core.outcome import AssignerInputs, LossOutcome, Outcome, Stages
+from tal_conformance.core.outcome_tensors import assignment_from, part_from
 from tal_conformance.core.verdicts import Divergence, Judgement, Value, Verdict
 from tal_conformance.implementations.calling.call import GRADIENT, Answer
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.kept import renewed
-from tal_conformance.implementations.protocol import check_assignment, check_inputs
+from tal_conformance.implementations.validation import Findings, check_assignment, check_inputs
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.non_finite import judge_any
@@ -138,21 +138,25 @@ def outcome_of(subject: Subject, answer: Answer, plain: Plain) -> Outcome:
     """
     tensors, base, implementation = answer.tensors, plain.outcome, subject.implementation
     stages = part_from(tensors, Stages, Stages.__name__)
-    assignment = part_from(tensors, Assignment, Assignment.__name__, stages=stages)
+    assignment = assignment_from(tensors, stages)
     head, numbers = plain.batch.head, plain.batch.hyperparameters
     inputs = part_from(tensors, AssignerInputs, AssignerInputs.__name__, head=head, hyperparameters=numbers)
-    inputs = base.inputs if inputs is None else check_inputs(inputs, plain.expected.inputs)
+    inputs = base.inputs if inputs is None else check_inputs(inputs, plain.expected.inputs, Findings())
     if assignment is None:
         assignment = base.assignment
     else:
-        check_assignment(assignment, inputs, implementation.exposes_stages)
+        assignment = check_assignment(assignment, inputs, implementation.exposes_stages, Findings())
     if base.loss is None:
         return replace(base, assignment=assignment)
     gradients = tuple(
         _shaped(tensors.get(f"{GRADIENT}{level}", values), values)
         for level, values in enumerate(base.loss.gradients)
     )
-    loss = LossOutcome(tensors["items"], tensors["total"], gradients)
+    items, total = tensors.get("items"), tensors["total"]
+    if items is None:  # of a total with one value for each term, an answer has the sum only
+        same = torch.equal(total, base.loss.total)
+        items = base.loss.items if same else base.loss.items * (total / base.loss.total)
+    loss = LossOutcome(items, total, gradients, shows_items=base.loss.shows_items)
     return replace(base, inputs=inputs, assignment=assignment, loss=loss)
 
 

@@ -174,6 +174,8 @@ def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutco
 def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> bool:
     """Return True if the loss items (3,) and the total of a batch are right, within rounding (LOSS-GAIN-1)."""
     items = loss.items.double()
+    if not loss.shows_items:
+        return _total_holds(batch, loss, exact, same_dtype, unit)
     for place, term in enumerate(batch.family.terms):
         allowed = bound(same_dtype[place], exact[place], unit[place], torch.float32, term.quantity)
         if not (items[place] - exact[place]).abs() <= allowed:
@@ -182,3 +184,15 @@ def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tenso
     rounding = 4 * EPS * items.abs().sum() * batch.images
     allowed = bound(loss.items.sum() * batch.images, total, rounding, torch.float32, "total")
     return bool((loss.total.double() - total).abs() <= allowed)
+
+
+def _total_holds(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> bool:
+    """Return True if the total of a loss without items is the sum of the expected items, times the batch size."""
+    errors = [
+        bound(same_dtype[place], exact[place], unit[place], torch.float32, term.quantity)
+        for place, term in enumerate(batch.family.terms)
+    ]
+    total = exact.sum() * batch.images
+    rounding = 4 * EPS * exact.abs().sum() * batch.images
+    allowed = bound(same_dtype.sum() * batch.images, total, rounding, torch.float32, "total")
+    return bool((loss.total.double() - total).abs() <= allowed + torch.stack(errors).sum() * batch.images)

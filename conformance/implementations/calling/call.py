@@ -21,7 +21,7 @@ from tal_conformance.implementations.guards.side_effects import (
 )
 from tal_conformance.implementations.guards.torch_state import unchanged_torch_state
 from tal_conformance.implementations.kept import KeptAdapter
-from tal_conformance.implementations.protocol import check_loss
+from tal_conformance.implementations.validation import Findings, check_loss
 from tal_reference import Head, Hyperparameters
 
 GRADIENT = "gradients."
@@ -154,7 +154,7 @@ class Caller:
         check_inputs_unchanged(own.tensors, after | {"annotations": rows.detach()})
         _check_grad_attributes(maps, gradients, copies)
         learns = torch.is_grad_enabled() and any(level.requires_grad for level in maps)
-        loss = check_loss(loss, maps, differentiable=learns)
+        loss = check_loss(loss, maps, differentiable=learns, findings=Findings())
         self._returned.check()
         return loss
 
@@ -251,7 +251,9 @@ def named_gradients(gradients: Mapping[int, Tensor | None]) -> dict[str, Tensor]
 
 def answer_tensors(loss: Loss, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a loss and its gradients by name, in the form of `Answer.tensors`."""
-    return copied({"total": loss.total.sum(), "items": loss.items, **gradients, **_visible(loss)})
+    items: Tensor | None = loss.items
+    shown = {} if items is None else {"items": items}
+    return copied({"total": loss.total.sum(), **shown, **gradients, **_visible(loss)})
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

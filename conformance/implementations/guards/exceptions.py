@@ -5,6 +5,7 @@ not derive from `Exception`. Raised by an implementation, they would skip a test
 error. A real Ctrl-C is recognised by the signal that arrives with it.
 """
 
+import os
 import signal
 import threading
 import traceback
@@ -120,6 +121,22 @@ def failure_from(error: BaseException) -> ImplementationFailed:
         cut("".join(traceback.format_exception(error)), LONGEST_TRACEBACK),
         class_names(error),
     )
+
+
+OWN_FRAMES = (f"{os.sep}importlib{os.sep}", "<frozen importlib", str(Path(__file__).resolve().parents[1]))
+"""Beginnings or parts of the files whose frames `own_traceback` leaves out: imports, and this package."""
+
+
+def own_traceback(error: BaseException) -> str:
+    """Return the traceback of an exception of an adapter's code, without the frames of the import system and the suite.
+
+    A syntax error has no other frames, and names its file and line itself.
+    """
+    whole = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in whole.stack if not any(part in frame.filename for part in OWN_FRAMES)]
+    whole.stack = traceback.StackSummary.from_list(frames)
+    whole.__cause__ = whole.__context__ = None
+    return cut("".join(whole.format()).rstrip("\n"), LONGEST_TRACEBACK)
 
 
 def exception_text(error: BaseException) -> str:

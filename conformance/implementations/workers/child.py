@@ -258,7 +258,8 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
 def decoded_failure(error: BaseException) -> dict[str, Any]:
     """Return the answer to a question if processing the question raised `error`."""
     try:
-        message, details = str(error), traceback.format_exc()
+        message = str(error)
+        details = str(getattr(error, "details", "") or traceback.format_exc())
     except BaseException as problem:
         message, details = f"(its message raised {type(problem).__name__})", ""
     return {

@@ -27,6 +27,7 @@ from tal_conformance.core.cache import (
     hashes,
     others_can_write,
 )
+from tal_conformance.core.names import suggestion
 from tal_conformance.core.progress import progress
 from tal_conformance.implementations.errors import PackageUnavailable
 from tal_conformance.implementations.workers.pip_process import QUIET, PipFailed, run_pip
@@ -153,9 +154,11 @@ def install(package: Package, target: Path, because: str) -> None:
         else:
             install_wheel(package, target)
     except PipFailed as error:
+        published = re.findall(r"from versions: ([^)]*)\)", str(error))
+        nearest = suggestion(package.version, ", ".join(published).split(", "))
         raise PackageUnavailable(
-            f"cannot install {package}: {because}. pip said: {error}. Check the version number and the network "
-            f"connection. Installed packages are cached in {cache_folder()} and then used offline"
+            f"cannot install {package}: {because}. pip said: {error}{nearest}. Check the version number and the "
+            f"network connection. Installed packages are cached in {cache_folder()} and then used offline"
         ) from error
 
 

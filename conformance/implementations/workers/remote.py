@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.outcome_tensors import part_from, tensors_of
+from tal_conformance.core.outcome_tensors import OPTIONAL, part_from, tensors_of
+from tal_conformance.core.outcome_tensors import assignment_from as named_assignment
 from tal_conformance.implementations.calling.call import Answer, Call
 from tal_conformance.implementations.calling.run import (
     decode_answers,
@@ -35,8 +36,8 @@ from tal_conformance.implementations.guards.side_effects import (
 )
 from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
 from tal_conformance.implementations.kept import KeptAdapter
-from tal_conformance.implementations.protocol import check_loss
 from tal_conformance.implementations.support import asked_support
+from tal_conformance.implementations.validation import Findings, check_loss
 from tal_conformance.implementations.workers.process import Worker, WorkerFailed
 from tal_reference import Dialect, Head, Hyperparameters
 
@@ -82,7 +83,8 @@ class RemoteAdapter:
         if "raised" in about:
             worker.close()
             raise PackageUnavailable(
-                f"cannot make the adapter of {name}: {about['raised']}: {about['message']}"
+                f"cannot make the adapter of {name}: {about['raised']}: {about['message']}",
+                str(about.get("traceback", "")),
             )
         check_description(name, about)
         self.version: str = about["version"]
@@ -170,7 +172,10 @@ class RemoteAdapter:
         )
         shown = assignment_from(tensors) if answer["assignment"] else None
         read = inputs_from(tensors, head, hyperparameters) if answer["inputs"] else None
-        return Loss(total, tensors["items"], shown, read)
+        items: Any = tensors.get("items")
+        if items is not None and answer.get("items_learn"):
+            items.requires_grad_()
+        return Loss(total, items, shown, read)
 
     def _ask(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
         """Send one question to the worker, and return its answer.
@@ -353,9 +358,9 @@ def loss_answer(
     )
     loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters))
     if facts["differentiate"]:
-        loss = check_loss(loss, maps)
+        check_loss(loss, maps, findings=Findings())  # the suite's process finds the mistakes again
     total = loss.total.sum()
-    results = {"total": total, "items": loss.items}
+    results = {"total": total} | ({} if loss.items is None else {"items": loss.items.detach()})
     if facts["differentiate"]:
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, maps, allow_unused=True)
         results |= {
@@ -367,8 +372,9 @@ def loss_answer(
         results |= checked_tensors(loss.assignment, Assignment)
     if loss.inputs is not None:
         results |= checked_tensors(loss.inputs, AssignerInputs)
-    said = {"assignment": loss.assignment is not None, "inputs": loss.inputs is not None}
-    return {"total": facts["differentiate"]} | said, results
+    visible = {"assignment": loss.assignment is not None, "inputs": loss.inputs is not None}
+    learns = loss.items is not None and loss.items.requires_grad
+    return {"total": facts["differentiate"], "items_learn": learns} | visible, results
 
 
 @contextmanager
@@ -391,6 +397,8 @@ def checked_tensors(part: Any, kind: type) -> dict[str, Tensor]:
         value = getattr(part, field.name)
         if isinstance(value, Stages):
             tensors |= checked_tensors(value, Stages)
+        elif value is None and kind is Assignment and field.name in OPTIONAL:
+            continue
         elif f"{kind.__name__}.{field.name}" not in tensors and field.name not in NOT_TENSORS:
             raise ProtocolViolation(f"{kind.__name__}.{field.name} is {type(value).__name__}, not a tensor")
     return tensors
@@ -399,7 +407,9 @@ def checked_tensors(part: Any, kind: type) -> dict[str, Tensor]:
 def assignment_from(tensors: Mapping[str, Tensor]) -> Assignment:
     """Rebuild the assignment, with its stages if any, from the tensors that the worker sent."""
     stages = part_from(tensors, Stages, Stages.__name__)
-    assignment: Assignment = part_from(tensors, Assignment, Assignment.__name__, stages=stages)
+    assignment = named_assignment(tensors, stages)
+    if assignment is None:
+        raise ProtocolViolation("an assignment without any tensor was returned")
     return assignment
 
 

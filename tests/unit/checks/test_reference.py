@@ -13,7 +13,7 @@ from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations.relations import NotApplicable
 from tal_conformance.core.outcome import Loss
-from tal_conformance.core.verdicts import Judgement
+from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
@@ -149,10 +149,13 @@ class Attached(ReferenceAdapter):
         return Loss(honest.total, honest.total / len(arguments[0][0]), honest.assignment)
 
 
-def test_items_that_keep_the_graph_are_refused(log: RunLog):
-    with pytest.raises(Failure, match=r"Loss.items require gradients \(LOSS-GAIN-1\)"):
-        conformance(log, implementation_from(Attached(), "attached"))(BATCH)
-    assert verdicts(log) == {"error": 1}
+def test_items_that_keep_the_graph_are_a_formal_mistake_behind_which_the_values_are_judged(log: RunLog):
+    checker = conformance(log, implementation_from(Attached(), "attached"))
+    checker(BATCH)
+    (failure,) = checker.formal.values()
+    assert failure.verdict is Verdict.ERROR
+    assert failure.formal == ("Loss.items require gradients (LOSS-GAIN-1): return items.detach()",)
+    assert "error" not in verdicts(log)
 
 
 def test_a_plain_call_says_what_it_cost(log: RunLog):
