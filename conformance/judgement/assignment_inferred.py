@@ -26,7 +26,7 @@ from tal_conformance.judgement.comparators import Quantity, assert_none
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.hidden_weights import narrowed_by_gradients
 from tal_conformance.judgement.loss import SCORE_SUM_CLAUSE, judge_loss, judge_total
-from tal_conformance.judgement.loss_rounding import AssignmentUncertainty
+from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import Targets

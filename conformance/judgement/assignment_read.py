@@ -25,11 +25,8 @@ from tal_conformance.judgement.comparators import Quantity, all_finite, assert_n
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss import judge_loss
 from tal_conformance.judgement.loss_reference import class_factors_of, logit_gradient_roundings
-from tal_conformance.judgement.loss_rounding import (
-    AssignmentUncertainty,
-    add_gradients,
-    gradient_bound,
-)
+from tal_conformance.judgement.loss_rounding import add_gradients, gradient_bound
+from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_reference import BatchTargets, Targets
 from tal_reference.anchors import flatten
 from tal_reference.assignment import NORMALISATION_EPS

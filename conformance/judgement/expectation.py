@@ -23,12 +23,8 @@ from tal_conformance.judgement.bounds import (
 )
 from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.loss_reference import ReferenceLoss, compute_loss
-from tal_conformance.judgement.loss_rounding import (
-    ROUNDING_UNITS_BY_TASK,
-    AssignmentUncertainty,
-    LossRounding,
-    uncertainty_units,
-)
+from tal_conformance.judgement.loss_rounding import ROUNDING_UNITS_BY_TASK, LossRounding
+from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty, uncertainty_units
 from tal_conformance.judgement.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for

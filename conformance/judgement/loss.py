@@ -24,12 +24,12 @@ from tal_conformance.judgement.gradient_term import gradient_remark
 from tal_conformance.judgement.loss_reference import loss_precision
 from tal_conformance.judgement.loss_rounding import (
     NO_JUMP,
-    AssignmentUncertainty,
     LossRounding,
     add_gradients,
     divisor,
     gradient_bound,
 )
+from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_reference import BatchTargets, Dialect
 from tal_reference.anchors import flatten
 from tal_reference.composed import total_factor
