@@ -4,8 +4,9 @@ A composed dialect is written as a dialect's name and the choices that differ fr
 "ultralytics-8.4.190, overlap=iou, edge_counts=yes".
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
@@ -17,7 +18,6 @@ from tal_reference.dialect import (
     SmallBoxFloor,
     WeightBroadcast,
 )
-from tal_reference.names import unknown_name
 from tal_reference.variations import (
     ClassLoss,
     Contested,
@@ -399,7 +399,7 @@ def parse(text: str) -> Dialect:
     """
     name, *choices = (part.strip() for part in text.split(","))
     if name not in DIALECTS:
-        raise ValueError(unknown_name("dialect", name, DIALECTS))
+        raise ValueError(_unknown("dialect", name, DIALECTS))
     dialect, values = DIALECTS[name], dict(_read(choice) for choice in choices)
     composed = dialect.but(**values) if values else dialect
     equal = [known for known in DIALECTS.values() if not differences(composed, known)]
@@ -416,7 +416,7 @@ def _read(choice: str) -> tuple[str, Any]:
     names = {name.replace("_", " "): name for name in CHOICES}
     key = field.lower().replace("_", " ").replace("-", " ")
     if key not in names:
-        raise ValueError(unknown_name("choice", field, CHOICES))
+        raise ValueError(_unknown("choice", field, CHOICES))
     field = names[key]
     default = {entry.name: entry.default for entry in fields(Dialect)}[field]
     if isinstance(default, bool):
@@ -431,5 +431,14 @@ def _read(choice: str) -> tuple[str, Any]:
             raise ValueError(f"{field}={value!r}: expected a number such as {default}") from None
     found = values.get(value.lower().replace("_", " ").replace("-", " "))
     if found is None:
-        raise ValueError(unknown_name(f"value of {field}", value, values, f"values of {field}"))
+        raise ValueError(_unknown(f"value of {field}", value, values))
     return field, found
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return an error message about an unknown name, with similar known names."""
+    names = list(known)
+    nearest = get_close_matches(name.lower(), names, n=3)
+    hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else "."
+    plural = kind.replace("value", "values") if kind.startswith("value") else f"{kind}s"
+    return f"unknown {kind} {name!r}{hint} Known {plural}: {', '.join(names)}"

@@ -55,7 +55,9 @@ def local() -> type:
 
 
 @pytest.mark.parametrize(
-    "target", [Own(), local(), local()(), functools.partial(Own), lambda: 3, len, 3, None], ids=repr
+    "target",
+    [Own(), local(), local()(), functools.partial(Own), lambda: 3, len, 3, None],
+    ids=["object", "local class", "local object", "partial", "lambda", "builtin", "number", "none"],
 )
 def test_an_object_that_no_other_process_can_import_has_no_name(target: object):
     assert importable_name(target) is None
