@@ -142,8 +142,8 @@ def _raw_entries(path: Path) -> list[Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidLedger(f"cannot read the ledger {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidLedger(f"cannot read the ledger {path}: not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # also an integer of too many digits, and deep nesting
+        raise InvalidLedger(f"cannot read the ledger {path}: not valid TOML: {error!s:.200}") from error
     unknown = sorted(set(content) - {"entry"})
     if unknown:
         raise InvalidLedger(f"{path}: {unknown[0]!r} is an unknown table; expected [[entry]] tables only")

@@ -119,7 +119,7 @@ def build_requirements(unpacked: Path) -> list[str]:
         parsed = [Requirement(text) for text in required]
     addresses = [str(requirement) for requirement in parsed if requirement.url]
     if addresses:
-        raise PipFailed(f"its build requires {addresses[0]!r}, expected a package of the index")
+        raise PipFailed(f"its build requires {addresses[0]!r:.200}, expected a package of the index")
     needs_wheel = any(requirement.name.lower() == "setuptools" for requirement in parsed)
     return [
         *map(str, parsed),

@@ -156,9 +156,7 @@ def test_no_levels_are_refused():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(
-        ValueError, match="unknown kind of predictions 'psychic': expected one of random, near"
-    ):
+    with pytest.raises(ValueError, match=r"unknown kind of predictions 'psychic'.*random, near"):
         batch_of("psychic")
 
 

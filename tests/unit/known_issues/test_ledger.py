@@ -75,7 +75,7 @@ def conformance(folder: Path, entries: tuple[KnownIssue, ...], subject: Subject 
         {"profile": "dev", "seed": "1", "command": ["pytest"], "devices": {"cpu": "tested"}, "hazards": {},
          "implementations": [facts]}
     )  # fmt: skip
-    return Checker(subject, recorder, "test_something", "TAL", entries)
+    return Checker(subject, recorder, "test_something", "TAL", known_issues=entries)
 
 
 def test_what_is_on_record_is_known(tmp_path: Path, entry: KnownIssue):
@@ -171,7 +171,7 @@ def test_standings(entry: KnownIssue):
 
 
 FAULTS = {
-    "is an unknown key": GOOD + 'expiry = "x"',
+    "unknown key 'expiry'": GOOD + 'expiry = "x"',
     "'owner' is missing": GOOD.replace('owner = "somebody"', ""),
     "unknown stage 'candidate'": GOOD.replace('"candidates"', '"candidate"'),
     "unknown predicate 'smal'": GOOD.replace('"small_8_16"', '"smal"'),
@@ -194,6 +194,16 @@ def test_an_invalid_ledger(tmp_path: Path, says: str):
     with pytest.raises(InvalidLedger, match=says) as caught:
         read_ledger(ledger(tmp_path, FAULTS[says]))
     assert "ledger.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", [f"a = {'9' * 5000}", f"a = {'[' * 5000}{']' * 5000}"], ids=["5,000 digits", "5,000 lists"]
+)
+def test_toml_that_python_refuses_to_read_is_an_invalid_ledger(tmp_path: Path, text: str):
+    """An integer of 5,000 digits and 5,000 nested lists are reported as invalid TOML, in a short message."""
+    with pytest.raises(InvalidLedger, match="not valid TOML") as caught:
+        read_ledger(ledger(tmp_path, text))
+    assert len(str(caught.value)) < 600
 
 
 def test_a_missing_ledger(tmp_path: Path):
@@ -303,6 +313,6 @@ def test_a_whole_run_in_which_nothing_was_excused(
 
 @pytest.mark.slow
 def test_an_invalid_ledger_stops_the_run_before_anything_is_judged(tmp_path: Path):
-    status, said = run(tmp_path, FAULTS["is an unknown key"])
+    status, said = run(tmp_path, FAULTS["unknown key 'expiry'"])
     assert status == 4
-    assert "entry 1 (floor-too-low): 'expiry' is an unknown key" in said
+    assert "entry 1 (floor-too-low): unknown key 'expiry'" in said
